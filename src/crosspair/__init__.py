@@ -1,0 +1,1 @@
+"""Learn video representations from videos and the text that comes with them (CPD)."""

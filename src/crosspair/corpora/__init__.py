@@ -1,0 +1,5 @@
+"""Where pairs come from: manifests, folders of videos, the rendered corpus."""
+
+from crosspair.corpora.manifest import SCHEMA, SPLITS, Clip, Manifest, manifest_of
+
+__all__ = ["SCHEMA", "SPLITS", "Clip", "Manifest", "manifest_of"]

@@ -1,0 +1,207 @@
+"""The manifest: one Parquet file a corpus, one row a clip. Every loader takes one and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crosspair.errors import ManifestError
+
+SPLITS = ("train", "val", "test")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        ("start", pa.float64()),  # s from the beginning of the file
+        ("end", pa.float64()),
+        ("title", pa.string()),
+        ("title_clean", pa.string()),
+        ("title_tree", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        # What probing the file found.
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.float64()),
+        ("frames", pa.int32()),
+        ("duration", pa.float64()),
+        ("codec", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where the pixels of one pair are: a file (or URL) and, optionally, a part of it in seconds."""
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
+
+class Manifest:
+    """A checked manifest in memory.
+
+    Args:
+        table: rows in the form of `SCHEMA`; columns that are absent are filled with nulls.
+        path: the file it was read from; relative video paths start at its folder.
+
+    Raises:
+        ManifestError: a column is missing, unknown or of another type, a ``pair_id`` is empty or
+            stands twice, or a split is none of train, val and test.
+    """
+
+    def __init__(self, table: pa.Table, path: Path) -> None:
+        self.path = path
+        self.table = _checked(table, path)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Manifest:
+        """Read and check a manifest file."""
+        path = Path(path)
+        if path.is_dir() and (path / "manifest.parquet").is_file():
+            path = path / "manifest.parquet"
+        if not path.is_file():
+            raise ManifestError(
+                f"manifest {path} does not exist; make one with "
+                f'"crosspair corpus folder VIDEOS --titles titles.tsv --out {path}"'
+            )
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ManifestError(f"manifest {path} is not a Parquet file ({reason})") from error
+        return cls(table, path)
+
+    def write(self, path: str | os.PathLike[str]) -> Manifest:
+        """Write to ``path`` in one step: a reader sees the old file or the new one, never half."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            pq.write_table(self.table, partial)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise ManifestError(f"manifest {path} cannot be written: {error.strerror}") from error
+        return Manifest(self.table, path)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def column(self, name: str) -> list[Any]:
+        """One column as a Python list, nulls as ``None``."""
+        values: list[Any] = self.table.column(name).to_pylist()
+        return values
+
+    def take(self, rows: Sequence[int]) -> Manifest:
+        """The given rows, in that order."""
+        return Manifest(self.table.take(pa.array(rows, pa.int64())), self.path)
+
+    def split(self, name: str) -> Manifest:
+        """The rows of one split. A row without a split belongs to ``train``."""
+        if name not in SPLITS:
+            raise ManifestError(f"split {name!r} is unknown; the splits are {', '.join(SPLITS)}")
+        of_rows = self.column("split")
+        return self.take([i for i, of in enumerate(of_rows) if (of or "train") == name])
+
+    def clips(self) -> list[Clip]:
+        """Where the pixels of every row are, with paths made whole."""
+        columns = (self.column(name) for name in ("path", "start", "end"))
+        return [Clip(self._whole(p), start, end) for p, start, end in zip(*columns, strict=True)]
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of what the rows say (not of how Parquet packs them, nor of their place)."""
+        digest = hashlib.sha256()
+        for row in self.table.select(SCHEMA.names[:9]).to_pylist():
+            digest.update(repr(tuple(row.values())).encode())
+        return digest.hexdigest()[:12]
+
+    def _whole(self, path: str) -> str:
+        if "://" in path or Path(path).is_absolute():
+            return path
+        return str(self.path.parent / path)
+
+
+def manifest_of(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
+    """Make a manifest of row dictionaries; keys that a row lacks become null.
+
+    >>> manifest = manifest_of([{"pair_id": "a", "path": "a.mp4", "title": "A dog"}], "m.parquet")
+    >>> len(manifest), manifest.column("label")
+    (1, [None])
+    """
+    rows = list(rows)
+    unknown = sorted({key for row in rows for key in row} - set(SCHEMA.names))
+    if unknown:
+        raise ManifestError(f"manifest {path}: {_unknown(unknown)}")
+    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    return Manifest(pa.table(columns, schema=SCHEMA), Path(path))
+
+
+def _checked(table: pa.Table, path: Path) -> pa.Table:
+    present = table.column_names
+    missing = [name for name in ("pair_id", "path", "title") if name not in present]
+    if missing:
+        raise ManifestError(
+            f"manifest {path} has no column {_quoted(missing)}; it has {_quoted(present)}"
+        )
+    unknown = [name for name in present if name not in SCHEMA.names]
+    if unknown:
+        raise ManifestError(f"manifest {path}: {_unknown(unknown)}")
+    columns = []
+    for field in SCHEMA:
+        if field.name not in present:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        try:
+            columns.append(table.column(field.name).cast(field.type))
+        except pa.ArrowException as error:
+            found = table.schema.field(field.name).type
+            raise ManifestError(
+                f"manifest {path}: column {field.name!r} is {found}, not {field.type}"
+            ) from error
+    checked = pa.table(columns, schema=SCHEMA.remove_metadata())
+    _check_values(checked, path)
+    return checked
+
+
+def _check_values(table: pa.Table, path: Path) -> None:
+    for name in ("pair_id", "path"):
+        for row, value in enumerate(table.column(name).to_pylist()):
+            if not value:
+                raise ManifestError(f"manifest {path}, row {row}: {name!r} is empty")
+    counts = Counter(table.column("pair_id").to_pylist())
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ManifestError(
+            f"manifest {path}: pair_id {twice[0]!r} stands {counts[twice[0]]} times "
+            f"({len(twice)} such ids); every row needs its own"
+        )
+    for row, split in enumerate(table.column("split").to_pylist()):
+        if split is not None and split not in SPLITS:
+            raise ManifestError(
+                f"manifest {path}, row {row}: split {split!r} is none of {', '.join(SPLITS)}"
+            )
+    starts, ends = table.column("start").to_pylist(), table.column("end").to_pylist()
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if start is not None and (start < 0 or (end is not None and end <= start)):
+            raise ManifestError(f"manifest {path}, row {row}: start {start} s, end {end} s")
+
+
+def _unknown(names: Sequence[str]) -> str:
+    return f"column {_quoted(names)} is unknown; the columns are {', '.join(SCHEMA.names)}"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
