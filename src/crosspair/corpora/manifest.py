@@ -1,4 +1,4 @@
-"""The manifest: one Parquet file a corpus, one row a clip. Every loader takes one and nothing else."""
+"""The manifest: one Parquet file a corpus, one row a clip. Every loader takes one, only that."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Clip:
-    """Where the pixels of one pair are: a file (or URL) and, optionally, a part of it in seconds."""
+    """Where the pixels of one pair are: a file (or URL), and optionally a part of it in s."""
 
     path: str
     start: float | None = None
@@ -122,7 +122,7 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """12 hex digits of what the rows say (not of how Parquet packs them, nor of their place)."""
+        """12 hex digits of what the rows say, however and wherever they are stored."""
         digest = hashlib.sha256()
         for row in self.table.select(SCHEMA.names[:9]).to_pylist():
             digest.update(repr(tuple(row.values())).encode())

@@ -1,0 +1,173 @@
+"""What a recipe says, field by field: units, typical values, and where the paper has them.
+
+A recipe is a YAML file of these fields; what it leaves out has the value given here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """How a video becomes the network's input (Sections 3.3 and 4.2)."""
+
+    size: int = 112
+    """Side of the square crop in pixels: 112 with ResNet-34, 224 with ResNet-50."""
+    frames: int = 8
+    """Frames a clip: 8 for pre-training, 16 for fine-tuning."""
+    stride: int = 4
+    """Distance between frames in 30ths of a second, whatever the file's frame rate."""
+    scale: tuple[float, float] = (8 / 7, 1.52)
+    """Range of the training views' short side, in units of ``size``: [128, 170] for 112."""
+    test_scale: float = 8 / 7
+    """Short side of the frames in tests, in units of ``size``: 128 for 112, 256 for 224."""
+    flip: bool = True
+    """Mirror half of the training views; turn off where left and right have a meaning."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation; 0 is the paper's."""
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """The slow-only 3D ResNet (Section 3.3)."""
+
+    depth: Literal[10, 18, 34, 50, 101] = 34
+    """Layers: 34 and 50 in the paper; 10 and 18 for laptops and tests."""
+    width: int = 64
+    """Channels of the first stage; 64 is standard."""
+    shortcut: Literal["A", "B"] = "B"
+    """B: 1×1×1 projection where shapes change. A: no parameters (the authors' checkpoints)."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The language model and the titles it reads (Sections 3.3 and 4.1)."""
+
+    encoder: Literal["words", "transformer"] = "words"
+    """words: mean of word vectors. transformer: mean of a Hugging Face encoder's tokens."""
+    source: str = "titles"
+    """Word vectors: a word2vec, GloVe or fastText file, or "titles" to learn them from the
+    corpus's own titles. Transformer: a folder, or a name on the hub."""
+    column: Literal["title", "title_clean", "title_tree"] = "title"
+    """The manifest's column to read: raw, cleaned, or verbs and nouns only (Table 1c)."""
+    dimensions: int = 300
+    """Length of word vectors learnt from titles; a file brings its own."""
+    max_tokens: int = 64
+    """Tokens after which a title is cut (transformer)."""
+    empty_titles: Literal["error", "drop"] = "error"
+    """Pairs whose title holds no known word: refuse to start, or leave them out by name."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The common space of both towers (Section 3.3)."""
+
+    embedding: int = 256
+    """Dimensions of f_v and f_t."""
+    hidden: int = 512
+    """Width of the text head's hidden layer."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Cross-pair discrimination by noise-contrastive estimation (Sections 3.1 and 3.2)."""
+
+    temperature: float = 0.07
+    """τ of Equation 3."""
+    noise_samples: int = 4096
+    """m of Equation 5: bank entries that each pair is told from."""
+    noise: Literal["batch", "pair"] = "batch"
+    """batch: the m draws are shared by the batch. pair: m draws for each pair (the paper's text);
+    the expected loss is the same, at batch-size times the cost."""
+    normalizer: Literal["ema", "first"] = "ema"
+    """Estimate of Equation 3's denominator: a moving average, or the first batch's for good."""
+    bank_momentum: float = 0.5
+    """Share of the old entry that the memory bank keeps at each update."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights move (Section 4.2)."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd: the paper's, with momentum. adamw: better behaved in short trainings."""
+    lr: float = 0.2
+    """Learning rate of stage I for all but the language model."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 1e-4
+    """Weight decay; 1e-4 in the paper."""
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    """Over the whole training: constant (the paper: stages only), cosine to zero, or ÷10 steps."""
+    step_epochs: tuple[int, ...] = ()
+    """Epochs at which schedule "step" divides the rates by 10."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the rates rise linearly from zero."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient; none in the paper."""
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """When the language model is trained too (Section 3.2, Table 1b)."""
+
+    strategy: Literal["curriculum", "frozen", "joint"] = "curriculum"
+    """curriculum: frozen, then joint. frozen: stage I only. joint: stage II from the start."""
+    stage2_epoch: int | None = None
+    """Epoch at which stage II begins; none: when validation saturates."""
+    patience: int = 10
+    """Validations without a gain after which validation is called saturated."""
+    stage2_lr: float = 0.02
+    """Learning rate of stage II for all but the language model."""
+    text_lr: float = 3e-5
+    """Learning rate of the language model in stage II."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop."""
+
+    epochs: int = 300
+    """Passes over the train split."""
+    batch_size: int = 256
+    """Pairs a step, over all processes."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network, to save memory."""
+    seed: int = 0
+    """Of everything random."""
+    workers: int = 2
+    """Decoding processes for each training process."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bfloat16 where the processor computes in it, else float32."""
+    validate_every: int = 1
+    """Epochs between validations (retrieval on the val split)."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints besides those at the ends of epochs; 0: none."""
+    export: Literal["last", "best"] = "last"
+    """Which weights become the run's ``model/``: the last, or the best on validation."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a pre-training but the data."""
+
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    """Videos."""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    """Video encoder."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Text encoder."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """Common space."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Loss."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimiser."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Stages."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Loop."""

@@ -1,0 +1,153 @@
+"""Recipes: one YAML file each, and how they are read, overridden, checked and hashed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from crosspair.config import Recipe
+from crosspair.errors import RecipeError
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    files = resources.files(__name__).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or file, and apply ``dotted.key=value`` overrides.
+
+    Raises:
+        RecipeError: no such recipe, a key that no recipe has (the nearest one is named), or a
+            value of the wrong type.
+
+    >>> load_recipe("laptop", ["training.epochs=3"]).training.epochs
+    3
+    """
+    settings = _flat(_parsed(_text(name), name), name)
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign:
+            raise RecipeError(f"{override!r} is not of the form key=value, as training.epochs=10")
+        settings[key.strip().removeprefix("--")] = _parsed(value, override)
+    return recipe_of(settings, name)
+
+
+def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
+    """Make a recipe of dotted keys and their values; keys left out have the defaults."""
+    known = list(recipe_settings(Recipe()))
+    for key in settings:
+        if key not in known:
+            raise RecipeError(f"{name}: {key!r} is no key of a recipe; {_nearest(key, known)}")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, "recipe")
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        section, _, field = key.partition(".")
+        nested.setdefault(section, {})[field] = value
+    try:
+        namespace = parser.parse_object({"recipe": nested})
+        recipe = parser.instantiate_classes(namespace).recipe
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise RecipeError(f"{name}: {_first_fault(settings, str(error))}") from error
+    assert isinstance(recipe, Recipe)
+    _check(recipe, name)
+    return recipe
+
+
+def recipe_settings(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as dotted keys and plain values: the inverse of `recipe_of`."""
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists
+    return _flat(plain, "recipe")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as the YAML that a run folder keeps."""
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """12 hex digits that tell recipes apart."""
+    return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]
+
+
+def _text(name: str) -> str:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe file {name} cannot be read: {error}") from error
+    if name not in recipe_names():
+        raise RecipeError(f"no recipe {name!r}; {_nearest(name, recipe_names())}, or give a file")
+    return (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def _flat(nested: Any, name: str) -> dict[str, Any]:
+    if not isinstance(nested, dict):
+        raise RecipeError(f"{name}: a recipe is a YAML mapping of sections, not {nested!r}")
+    flat = {}
+    for section, fields in nested.items():
+        if isinstance(fields, dict):
+            flat.update({f"{section}.{field}": value for field, value in fields.items()})
+        else:
+            flat[str(section)] = fields
+    return flat
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    last = name.rsplit(".", 1)[-1]
+    close = difflib.get_close_matches(name, known, n=1) or [
+        key for key in known if difflib.get_close_matches(last, [key.rsplit(".", 1)[-1]])
+    ]
+    return f"did you mean {close[0]!r}" if close else f"there are {', '.join(known)}"
+
+
+def _first_fault(settings: Mapping[str, Any], message: str) -> str:
+    """jsonargparse explains over several lines; keep what names the key, the value and the cause."""
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    for key, value in settings.items():
+        if f'"recipe.{key}"' in message or key.rsplit(".", 1)[-1] in lines[0]:
+            return f"{key}: {value!r} does not do ({lines[-1]})"
+    return " ".join(lines)
+
+
+def _check(recipe: Recipe, name: str) -> None:
+    positive = {
+        key: value
+        for key, value in recipe_settings(recipe).items()
+        if key.split(".")[-1]
+        in {
+            "size", "frames", "stride", "width", "embedding", "hidden", "dimensions", "max_tokens",
+            "temperature", "noise_samples", "lr", "epochs", "batch_size", "accumulate",
+            "validate_every", "log_every", "patience",
+        }
+    }  # fmt: skip
+    for key, value in positive.items():
+        if value is None or value <= 0:
+            raise RecipeError(f"{name}: {key} is {value}; it must be above 0")
+    if not 1 <= recipe.clip.scale[0] <= recipe.clip.scale[1] or recipe.clip.test_scale < 1:
+        raise RecipeError(f"{name}: clip.scale and clip.test_scale must be at least 1, ascending")
+    if not 0 <= recipe.objective.bank_momentum < 1:
+        raise RecipeError(f"{name}: objective.bank_momentum must lie in [0, 1)")
+    if recipe.training.batch_size % recipe.training.accumulate:
+        raise RecipeError(f"{name}: training.accumulate must divide training.batch_size")

@@ -1,0 +1,230 @@
+"""Decode the frames of a clip that are needed, and nothing else.
+
+The decoder seeks to the key frame before the first wanted instant and stops at the last one; only
+wanted frames are converted and scaled. What is wrong with a file is told as a `VideoError`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any
+
+import av
+import fsspec
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from crosspair.corpora.manifest import Clip
+from crosspair.errors import VideoError
+
+SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek
+TAIL_TOLERANCE = 0.5  # s by which a header may promise more than the file holds
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's header says. ``duration`` in s; ``frames`` may be an estimate."""
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+    duration: float
+    codec: str
+
+
+def probe(path: str) -> VideoInfo:
+    """Read the header of a video file or URL.
+
+    Raises:
+        VideoError: the file is missing, empty, no video, or has no video stream.
+    """
+    with _opened(path) as (_, stream):
+        return _info(stream, path)
+
+
+Instants = Callable[[float], Sequence[float] | np.ndarray]
+Shape = Callable[[int, int], tuple[int, int]]
+
+
+def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
+    """The frames on screen at given instants of a clip.
+
+    Args:
+        clip: the file, and the part of it to look at.
+        instants: from the length of that part in s to ascending instants from its beginning, in s.
+        shape: from (width, height) in pixels as shown to the (width, height) to scale to.
+
+    Returns:
+        (T, H, W, 3) uint8, RGB, upright.
+
+    Raises:
+        VideoError: the file is missing, empty, cut, damaged, or has no video stream.
+    """
+    with _opened(clip.path) as (container, stream):
+        begin, length = _part(clip, _info(stream, clip.path))
+        wanted = [begin + float(t) for t in instants(length)]
+        try:
+            frames = list(_on_screen(container, stream, wanted, clip.path))
+        except av.FFmpegError as error:
+            raise VideoError(f"{clip.path}: damaged ({_reason(error)})") from error
+    # One reformatter for the clip: each frame has its own too, which sets up the scaler anew and
+    # costs ten times as much.
+    reformatter = VideoReformatter()
+    return np.stack([_pixels(frame, shape, reformatter) for frame in frames])
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    remote = "://" in path
+    if not remote:
+        _check_file(path)
+    handle: IO[bytes] | None = None
+    try:
+        if remote:
+            handle = fsspec.open(path, "rb").open()
+        container = av.open(path if handle is None else handle, metadata_errors="ignore")
+    except av.FFmpegError as error:
+        if error.errno == errno.ENOENT:
+            raise VideoError(f"{path}: no such file") from error
+        raise VideoError(f"{path}: not a readable video, or cut ({_reason(error)})") from error
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error})") from error
+    try:
+        if not container.streams.video:
+            raise VideoError(f"{path}: has no video stream")
+        stream = container.streams.video[0]
+        # One thread a clip: the loader's workers are the parallelism.
+        stream.codec_context.thread_type = "NONE"
+        assert isinstance(container, InputContainer)
+        yield container, stream
+    finally:
+        container.close()
+        if handle is not None:
+            handle.close()
+
+
+def _check_file(path: str) -> None:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        found = "no such file" if error.errno == errno.ENOENT else error.strerror
+        raise VideoError(f"{path}: {found}") from error
+    if Path(path).is_dir():
+        raise VideoError(f"{path}: is a folder, not a video")
+    if status.st_size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes)")
+
+
+def _info(stream: VideoStream, path: str) -> VideoInfo:
+    context = stream.codec_context
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    duration = _duration(stream)
+    if duration <= 0 and fps > 0:
+        duration = stream.frames / fps
+    if duration <= 0 or context.width <= 0 or context.height <= 0:
+        raise VideoError(
+            f"{path}: the header gives no length or size "
+            f"({context.width}×{context.height}, {duration:.2f} s); the file is cut or damaged"
+        )
+    frames = stream.frames or round(duration * fps)
+    return VideoInfo(context.width, context.height, fps, frames, duration, context.name)
+
+
+def _duration(stream: VideoStream) -> float:
+    """Seconds, from the first of the places where containers keep it."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    with suppress(KeyError, ValueError):  # Matroska and WebM: "00:00:04.960000000"
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    assert isinstance(stream.container, InputContainer)
+    return float(Fraction(stream.container.duration or 0, av.time_base))
+
+
+def _part(clip: Clip, info: VideoInfo) -> tuple[float, float]:
+    begin = clip.start or 0.0
+    end = min(info.duration if clip.end is None else clip.end, info.duration)
+    if begin >= end:
+        raise VideoError(
+            f"{clip.path}: the clip starts at {begin:g} s "
+            f"but the video ends at {info.duration:.2f} s"
+        )
+    return begin, end - begin
+
+
+def _on_screen(
+    container: InputContainer, stream: VideoStream, wanted: Sequence[float], path: str
+) -> Iterator[VideoFrame]:
+    """For each wanted instant, the last frame that begins at or before it."""
+    frames = _decoded_from(container, stream, wanted[0])
+    shown = next(frames, None)
+    following = next(frames, None)
+    for instant in wanted:
+        while following is not None and following[0] <= instant:
+            shown, following = following, next(frames, None)
+        if shown is None or (following is None and instant - shown[0] > TAIL_TOLERANCE):
+            ends = "it has no frames" if shown is None else f"its frames end at {shown[0]:.2f} s"
+            raise VideoError(
+                f"{path}: cut: the header promises {_duration(stream):.2f} s, but {ends}"
+            )
+        if shown[1].is_corrupt:
+            raise VideoError(f"{path}: damaged: the frame at {shown[0]:.2f} s is corrupt")
+        yield shown[1]
+
+
+def _decoded_from(
+    container: InputContainer, stream: VideoStream, instant: float
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Frames with their seconds, beginning at or before ``instant`` where the file has such."""
+    if instant >= SEEK_FROM:
+        origin = stream.start_time or 0
+        assert stream.time_base is not None
+        container.seek(origin + int(instant / stream.time_base), stream=stream, backward=True)
+        frames = _timed(container, stream)
+        first = next(frames, None)
+        if first is not None and first[0] <= instant + 1e-6:
+            yield first
+            yield from frames
+            return
+        # A wrong index or a cut file took the seek too far: go through it from the beginning.
+        container.seek(origin, stream=stream, backward=True)
+    yield from _timed(container, stream)
+
+
+def _timed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+    tick = float(stream.time_base or 0)
+    origin = stream.start_time or 0
+    step = 1 / float(stream.average_rate or 30)
+    seconds = -step
+    for frame in container.decode(stream):
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        seconds = seconds + step if stamp is None else (stamp - origin) * tick
+        yield seconds, frame
+
+
+def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> np.ndarray:
+    turns = round(frame.rotation / 90) % 4  # phones film sideways and say so beside the pixels
+    sideways = turns % 2 == 1
+    shown = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+    width, height = shape(*shown)
+    if sideways:
+        width, height = height, width
+    scaled = reformatter.reformat(
+        frame, width, height, format="rgb24", interpolation="BILINEAR", threads=1
+    )
+    pixels: np.ndarray = scaled.to_ndarray()
+    return np.rot90(pixels, turns) if turns else pixels
+
+
+def _reason(error: Exception) -> str:
+    text: Any = getattr(error, "strerror", None) or str(error)
+    return str(text)
