@@ -54,6 +54,8 @@ class TextConfig:
     """The manifest's column to read: raw, cleaned, or verbs and nouns only (Table 1c)."""
     dimensions: int = 300
     """Length of word vectors learnt from titles; a file brings its own."""
+    max_words: int = 400_000
+    """Words to read of a word-vector file, which begins with the most frequent."""
     max_tokens: int = 64
     """Tokens after which a title is cut (transformer)."""
     empty_titles: Literal["error", "drop"] = "error"

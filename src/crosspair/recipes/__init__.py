@@ -123,7 +123,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _first_fault(settings: Mapping[str, Any], message: str) -> str:
-    """jsonargparse explains over several lines; keep what names the key, the value and the cause."""
+    """jsonargparse explains over several lines; keep the key, the value and the cause."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     for key, value in settings.items():
         if f'"recipe.{key}"' in message or key.rsplit(".", 1)[-1] in lines[0]:
@@ -137,7 +137,8 @@ def _check(recipe: Recipe, name: str) -> None:
         for key, value in recipe_settings(recipe).items()
         if key.split(".")[-1]
         in {
-            "size", "frames", "stride", "width", "embedding", "hidden", "dimensions", "max_tokens",
+            "size", "frames", "stride", "width", "embedding", "hidden", "dimensions", "max_words",
+            "max_tokens",
             "temperature", "noise_samples", "lr", "epochs", "batch_size", "accumulate",
             "validate_every", "log_every", "patience",
         }

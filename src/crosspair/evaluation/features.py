@@ -1,0 +1,127 @@
+"""Features of whole videos: the mean over uniformly spread clips (Section 4.2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from crosspair.corpora import Manifest
+from crosspair.distributed import World
+from crosspair.errors import VideoError
+from crosspair.models import CPD
+from crosspair.precision import autocast
+from crosspair.video import ClipFormat, test_loader, uniform_positions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a model makes of the videos of a manifest.
+
+    Attributes:
+        rows: (V,) int64, the videos' rows in the manifest, ascending; unreadable ones are absent.
+        visual: (V, F) float32, the mean visual feature (before the mapping layer).
+        embedding: (V, D) float32, the mean embedding f_v, of unit norm again.
+        failures: (pair_id, message) of each video left out.
+    """
+
+    rows: torch.Tensor
+    visual: torch.Tensor
+    embedding: torch.Tensor
+    failures: list[tuple[str, str]]
+
+
+@torch.no_grad()
+def extract_features(
+    model: CPD,
+    manifest: Manifest,
+    *,
+    clips: int = 10,
+    batch_size: int = 32,
+    workers: int = 2,
+    world: World | None = None,
+    precision: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Encode every video of a manifest.
+
+    Args:
+        model: in eval mode while this runs, and afterwards as it was.
+        manifest: the videos.
+        clips: uniformly spread clips a video (10 in the paper).
+        batch_size: clips that go through the network at a time.
+        workers: decoding processes.
+        world: where to compute, and which share (every ``size``-th video) of the work is this
+            process's; all processes get all features.
+        precision: see `crosspair.config.TrainingConfig`.
+        progress: called with the clips done and their number.
+
+    Raises:
+        VideoError: none of the videos can be read.
+    """
+    world = world or World()
+    form = ClipFormat(model.clip.size, model.clip.frames, model.clip.stride)
+    mine = list(range(world.rank, len(manifest), world.size))
+    loader = test_loader(
+        manifest.clips(),
+        mine,
+        uniform_positions(clips),
+        form,
+        scale=model.clip.test_scale,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    was_training = model.training
+    model.eval()
+    visual = torch.zeros(len(manifest), model.video_encoder.features, device=world.device)
+    embedding = torch.zeros(len(manifest), model.head.embedding, device=world.device)
+    count = torch.zeros(len(manifest), device=world.device)
+    broken: dict[int, str] = {}
+    done = 0
+    for batch in loader:
+        broken.update(batch.failures)
+        if len(batch.rows):
+            rows = batch.rows.to(world.device)
+            with autocast(world.device, precision):
+                of_clips, f_v = model.encode_video(batch.clips.to(world.device, non_blocking=True))
+            visual.index_add_(0, rows, of_clips.float())
+            embedding.index_add_(0, rows, f_v)
+            count.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float))
+        done += len(batch.rows) + len(batch.failures)
+        if progress:
+            progress(done, len(mine) * clips)
+    model.train(was_training)
+    count[list(broken)] = 0  # a video counts whole or not at all
+    visual, embedding, count = world.sum(visual), world.sum(embedding), world.sum(count)
+    rows = count.nonzero().squeeze(1)
+    if not len(rows):
+        reason = next(iter(broken.values()), "there are none")
+        raise VideoError(f"none of the {len(manifest)} videos can be read: {reason}")
+    ids = manifest.column("pair_id")
+    failures = [(ids[row], message) for row, message in sorted(broken.items())]
+    for pair_id, message in failures:
+        logger.warning("left out %s: %s", pair_id, message)
+    per_video = count[rows].unsqueeze(1)
+    return Features(
+        rows=rows.cpu(),
+        visual=(visual[rows] / per_video).cpu(),
+        embedding=F.normalize(embedding[rows] / per_video, dim=1).cpu(),
+        failures=failures,
+    )
+
+
+@torch.no_grad()
+def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+    """Embeddings f_t (T, D) float32 of unit norm, on the CPU, with the model in eval mode."""
+    was_training = model.training
+    model.eval()
+    parts = [
+        model.encode_text(texts[i : i + batch_size]).cpu() for i in range(0, len(texts), batch_size)
+    ]
+    model.train(was_training)
+    return torch.cat(parts)

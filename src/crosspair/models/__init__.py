@@ -1,0 +1,46 @@
+"""The two towers: slow-only 3D ResNet, text encoders, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crosspair.config import Recipe, TextConfig
+from crosspair.models.cpd import CPD, TextEncoder
+from crosspair.models.resnet3d import ResNet3d
+from crosspair.models.transformer import TransformerAverage
+from crosspair.models.words import WordAverage, learn_word_vectors, read_word_vectors, tokenize
+
+
+def text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> TextEncoder:
+    """The text encoder that a recipe asks for.
+
+    Args:
+        config: which, and from where.
+        titles: the train split's titles, to learn word vectors from.
+        seed: of that learning.
+    """
+    if config.encoder == "transformer":
+        return TransformerAverage(config.source, config.max_tokens)
+    if config.source == "titles":
+        return learn_word_vectors(titles, config.dimensions, seed)
+    return read_word_vectors(config.source, config.max_words)
+
+
+def build(recipe: Recipe, titles: Sequence[str]) -> CPD:
+    """A fresh model after a recipe; the caller seeds torch."""
+    encoder = text_encoder(recipe.text, titles, recipe.training.seed)
+    return CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
+
+
+__all__ = [
+    "CPD",
+    "ResNet3d",
+    "TextEncoder",
+    "TransformerAverage",
+    "WordAverage",
+    "build",
+    "learn_word_vectors",
+    "read_word_vectors",
+    "text_encoder",
+    "tokenize",
+]

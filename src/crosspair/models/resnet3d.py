@@ -1,0 +1,146 @@
+"""The video encoder: a slow-only 3D ResNet (Section 3.3).
+
+Up to res3 no kernel has an extent in time; res4 and res5 have 3. Time is never downsampled.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}
+TEMPORAL_KERNELS = (1, 1, 3, 3)  # res2, res3, res4, res5
+
+
+class ResNet3d(nn.Module):
+    """Slow-only 3D ResNet.
+
+    Args:
+        depth: 10, 18, 34 (basic blocks), 50 or 101 (bottlenecks).
+        width: channels of res2's 3×3 convolutions; 64 is standard.
+        shortcut: "B", a 1×1×1 projection with batch normalisation where shapes change; or "A",
+            subsampling and zero channels, which only the authors' released checkpoints need.
+
+    Shapes:
+        (B, 3, T, H, W) float → (B, F), the *visual feature*, averaged over time and space;
+        F is 8 × width with basic blocks and 32 × width with bottlenecks.
+    """
+
+    def __init__(self, depth: int = 34, width: int = 64, shortcut: str = "B") -> None:
+        super().__init__()
+        block = Bottleneck if depth >= 50 else BasicBlock
+        self.stem = nn.Sequential(
+            nn.Conv3d(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        )
+        stages = []
+        channels = width
+        for stage, (blocks, temporal) in enumerate(
+            zip(BLOCKS[depth], TEMPORAL_KERNELS, strict=True)
+        ):
+            inner, stride = width * 2**stage, 1 if stage == 0 else 2
+            layers = []
+            for index in range(blocks):
+                layers.append(
+                    block(channels, inner, stride if index == 0 else 1, temporal, shortcut)
+                )
+                channels = inner * block.expansion
+            stages.append(nn.Sequential(*layers))
+        self.res2, self.res3, self.res4, self.res5 = stages
+        self.features = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = self.stem(clips)
+        x = self.res5(self.res4(self.res3(self.res2(x))))
+        return x.mean(dim=(2, 3, 4))  # (B, F, T, H, W) → (B, F)
+
+
+class BasicBlock(nn.Module):
+    """kt×3×3, then 1×3×3, around a shortcut."""
+
+    expansion = 1
+
+    def __init__(
+        self, channels: int, inner: int, stride: int, temporal: int, shortcut: str
+    ) -> None:
+        super().__init__()
+        self.conv1 = _convolution(channels, inner, temporal, 3, stride)
+        self.bn1 = nn.BatchNorm3d(inner)
+        self.conv2 = _convolution(inner, inner, 1, 3)
+        self.bn2 = nn.BatchNorm3d(inner)
+        self.shortcut = _shortcut(channels, inner, stride, shortcut)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.shortcut(x), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """kt×1×1, then 1×3×3, then 1×1×1, around a shortcut."""
+
+    expansion = 4
+
+    def __init__(
+        self, channels: int, inner: int, stride: int, temporal: int, shortcut: str
+    ) -> None:
+        super().__init__()
+        outer = inner * self.expansion
+        self.conv1 = _convolution(channels, inner, temporal, 1)
+        self.bn1 = nn.BatchNorm3d(inner)
+        self.conv2 = _convolution(inner, inner, 1, 3, stride)
+        self.bn2 = nn.BatchNorm3d(inner)
+        self.conv3 = _convolution(inner, outer, 1, 1)
+        self.bn3 = nn.BatchNorm3d(outer)
+        self.shortcut = _shortcut(channels, outer, stride, shortcut)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.shortcut(x), inplace=True)
+
+
+class ZeroPaddedShortcut(nn.Module):
+    """Shortcut "A": every ``stride``-th pixel, and zeros for the channels that are new."""
+
+    def __init__(self, channels: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.new = stride, outer - channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, :, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.new))
+
+
+def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
+    if stride == 1 and channels == outer:
+        return nn.Identity()
+    if kind == "A":
+        return ZeroPaddedShortcut(channels, outer, stride)
+    return nn.Sequential(_convolution(channels, outer, 1, 1, stride), nn.BatchNorm3d(outer))
+
+
+def _convolution(
+    channels: int, outer: int, temporal: int, spatial: int, stride: int = 1
+) -> nn.Conv3d:
+    return nn.Conv3d(
+        channels,
+        outer,
+        (temporal, spatial, spatial),
+        (1, stride, stride),
+        (temporal // 2, spatial // 2, spatial // 2),
+        bias=False,
+    )

@@ -1,0 +1,165 @@
+"""The text encoder of averaged word vectors (Section 3.3), and where word vectors come from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from crosspair.errors import ModelError, TextError
+
+WORDS_FILE = "words.json"
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def tokenize(title: str) -> list[str]:
+    """Split a title into lower-case words; hashtags in camel case come apart.
+
+    >>> tokenize("Baby CRAWLING, #MyFirstSteps 😍 don't_blink")
+    ['baby', 'crawling', 'my', 'first', 'steps', "don't", 'blink']
+    """
+    return [word.lower().replace("’", "'") for word in _WORD.findall(_CAMEL.sub(" ", title))]
+
+
+class WordAverage(nn.Module):
+    """A text becomes the mean of its known words' vectors.
+
+    Args:
+        words: the vocabulary, without repetition.
+        vectors: (words, dimensions) float, one row a word.
+
+    Shapes:
+        list of B texts → (B, dimensions) float; a text without a known word becomes zeros.
+    """
+
+    def __init__(self, words: Sequence[str], vectors: torch.Tensor) -> None:
+        super().__init__()
+        self.words = list(words)
+        self.vectors = nn.EmbeddingBag.from_pretrained(
+            vectors.float(), freeze=False, mode="mean", include_last_offset=True
+        )
+        self.features = vectors.shape[1]
+        self._row = {word: row for row, word in enumerate(self.words)}
+
+    def forward(self, texts: Sequence[str]) -> torch.Tensor:
+        rows = [self._rows(text) for text in texts]
+        offsets = np.cumsum([0, *(len(of_text) for of_text in rows)])
+        flat = [row for of_text in rows for row in of_text]
+        device = self.vectors.weight.device
+        mean: torch.Tensor = self.vectors(
+            torch.tensor(flat, dtype=torch.long, device=device),
+            torch.as_tensor(offsets, device=device),
+        )
+        return mean
+
+    def is_empty(self, text: str) -> bool:
+        """Whether the text holds no known word."""
+        return not self._rows(text)
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary; the vectors are among the model's weights."""
+        text = json.dumps({"words": self.words, "dimensions": self.features}, ensure_ascii=False)
+        (folder / WORDS_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> WordAverage:
+        """Rebuild from `save`'s vocabulary, with vectors still to be loaded."""
+        try:
+            saved = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
+            return cls(saved["words"], torch.zeros(len(saved["words"]), saved["dimensions"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"{folder / WORDS_FILE}: not a model's vocabulary ({error})"
+            ) from error
+
+    def _rows(self, text: str) -> list[int]:
+        return [self._row[word] for word in tokenize(text) if word in self._row]
+
+
+def read_word_vectors(path: str, max_words: int) -> WordAverage:
+    """Read word vectors from a word2vec (binary or text), GloVe or fastText file.
+
+    Args:
+        path: ``.bin`` files are read as word2vec binary, others as text, with or without the
+            header line that tells words from dimensions; ``.gz`` is understood.
+        max_words: how many words to read; files begin with the most frequent.
+
+    Raises:
+        TextError: there is no such file, or it is not one of those formats.
+    """
+    from gensim.models import KeyedVectors
+
+    if not Path(path).is_file():
+        raise TextError(f"word vectors {path}: no such file")
+    binary = ".bin" in Path(path).suffixes
+    try:
+        headless = not binary and not _has_header(path)
+        vectors = KeyedVectors.load_word2vec_format(
+            path, binary=binary, no_header=headless, limit=max_words, unicode_errors="replace"
+        )
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise TextError(_not_vectors(path, " ".join(str(error).split()))) from error
+    rows: dict[str, int] = {}
+    for row, word in enumerate(vectors.index_to_key):
+        rows.setdefault(word.lower(), row)  # files are sorted by frequency: the first is the best
+    if not rows or not np.isfinite(vectors.vectors).all():
+        raise TextError(_not_vectors(path, "it has no words, or values that are not finite"))
+    return WordAverage(list(rows), torch.from_numpy(vectors.vectors[list(rows.values())].copy()))
+
+
+def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> WordAverage:
+    """Learn word vectors from a corpus's own titles by word2vec (skip-gram, in gensim).
+
+    Args:
+        titles: the texts; words that occur once get no vector.
+        dimensions: length of the vectors (300 in the paper; 64 is enough for small corpora).
+        seed: the same titles and seed give the same vectors.
+
+    Raises:
+        TextError: no word occurs twice.
+    """
+    from gensim.models import Word2Vec
+
+    logging.getLogger("gensim").setLevel(logging.WARNING)
+    sentences = [tokenize(title) for title in titles]
+    try:
+        # One worker: more would make the order of updates, and so the vectors, a matter of luck.
+        model = Word2Vec(
+            sentences, vector_size=dimensions, window=8, min_count=2, sg=1, negative=8,
+            sample=1e-3, epochs=40, seed=seed, workers=1, hashfxn=_stable_hash,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise TextError(
+            f"no word occurs twice in the {len(sentences)} titles, so none can be learnt; "
+            "give text.source a word-vector file"
+        ) from error
+    return WordAverage(list(model.wv.index_to_key), torch.from_numpy(model.wv.vectors.copy()))
+
+
+def _stable_hash(word: str) -> int:
+    """Python's own hash of strings changes from one process to the next."""
+    value = 2166136261
+    for byte in word.encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value
+
+
+def _has_header(path: str) -> bool:
+    from smart_open import open as open_any
+
+    with open_any(path, encoding="utf-8", errors="replace") as lines:
+        first = lines.readline(100_000).split()
+    if len(first) < 2:
+        raise ValueError("its first line is neither a header nor a word with its vector")
+    return len(first) == 2
+
+
+def _not_vectors(path: str, reason: str) -> str:
+    return f"word vectors {path}: not a word2vec (.bin or text), GloVe or fastText file ({reason})"
