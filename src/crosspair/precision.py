@@ -25,8 +25,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported: bool = torch.backends.mkldnn.is_available() and (
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-    return supported
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    available: bool = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return available

@@ -6,13 +6,13 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crosspair.clip import Clip
 from crosspair.errors import ManifestError
 
 SPLITS = ("train", "val", "test")
@@ -38,15 +38,6 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Where the pixels of one pair are: a file (or URL), and optionally a part of it in s."""
-
-    path: str
-    start: float | None = None
-    end: float | None = None
 
 
 class Manifest:

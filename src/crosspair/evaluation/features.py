@@ -14,7 +14,7 @@ from crosspair.distributed import World
 from crosspair.errors import VideoError
 from crosspair.models import CPD
 from crosspair.precision import autocast
-from crosspair.video import ClipFormat, test_loader, uniform_positions
+from crosspair.video import test_loader, uniform_positions
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +65,12 @@ def extract_features(
         VideoError: none of the videos can be read.
     """
     world = world or World()
-    form = ClipFormat(model.clip.size, model.clip.frames, model.clip.stride)
     mine = list(range(world.rank, len(manifest), world.size))
     loader = test_loader(
         manifest.clips(),
         mine,
         uniform_positions(clips),
-        form,
-        scale=model.clip.test_scale,
+        model.clip,
         batch_size=batch_size,
         workers=workers,
     )

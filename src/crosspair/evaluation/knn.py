@@ -40,7 +40,7 @@ def knn_predict(
     classes = int(labels.max()) + 1
     train = F.normalize(train, dim=1)
     predictions = []
-    for part in F.normalize(queries, dim=1).split(chunk):
+    for part in torch.split(F.normalize(queries, dim=1), chunk):
         similarity, nearest = (part @ train.T).topk(k, dim=1)  # (q, k)
         voted = labels[nearest]
         votes = torch.zeros(len(part), classes, dtype=torch.float64)

@@ -15,6 +15,7 @@ from torch import nn
 from crosspair.errors import ModelError, TextError
 
 WORDS_FILE = "words.json"
+logging.getLogger("gensim").setLevel(logging.WARNING)  # it tells of every file it opens
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -127,7 +128,6 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
     """
     from gensim.models import Word2Vec
 
-    logging.getLogger("gensim").setLevel(logging.WARNING)
     sentences = [tokenize(title) for title in titles]
     try:
         # One worker: more would make the order of updates, and so the vectors, a matter of luck.

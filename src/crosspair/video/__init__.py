@@ -1,20 +1,22 @@
 """A file becomes a tensor: sampling by time, decoding, views, batches."""
 
 from crosspair.video.decode import VideoInfo, probe, read_frames
-from crosspair.video.loader import Batch, ClipFormat, TrainingOrder, test_loader, training_loader
+from crosspair.video.loader import Batch, TrainingOrder, test_loader, training_loader
+from crosspair.video.pixels import jitter_colors, normalize
 from crosspair.video.sampling import clip_span, clip_times, uniform_positions
 from crosspair.video.views import View, centre_view, load_view, training_view
 
 __all__ = [
     "Batch",
-    "ClipFormat",
     "TrainingOrder",
     "VideoInfo",
     "View",
     "centre_view",
     "clip_span",
     "clip_times",
+    "jitter_colors",
     "load_view",
+    "normalize",
     "probe",
     "read_frames",
     "test_loader",

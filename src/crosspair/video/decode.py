@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from crosspair.corpora.manifest import Clip
+from crosspair.clip import Clip
 from crosspair.errors import VideoError
 
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek

@@ -14,20 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crosspair.corpora.manifest import Clip
+from crosspair.clip import Clip
+from crosspair.config import ClipConfig
 from crosspair.errors import VideoError
 from crosspair.video.views import View, centre_view, load_view, training_view
 
 PERMUTATION, VIEW = 0, 1  # what a generator is for, so that no two uses share their draws
-
-
-@dataclass(frozen=True)
-class ClipFormat:
-    """The tensor that a clip becomes: (3, frames, size, size) uint8, ``stride``/30 s apart."""
-
-    size: int
-    frames: int
-    stride: int
 
 
 @dataclass(frozen=True)
@@ -38,23 +30,23 @@ class Batch:
         epoch: counted from 0 (0 outside training).
         rows: (B,) int64, rows of the clips in the list they were read from.
         clips: (B, 3, T, H, W) uint8, RGB, in channels_last_3d order.
+        colors: (B, 3) float32, factors for `crosspair.video.jitter_colors`.
         failures: (row, message) of each clip left out.
     """
 
     epoch: int
     rows: torch.Tensor
     clips: torch.Tensor
+    colors: torch.Tensor
     failures: list[tuple[int, str]]
 
 
 def training_loader(
     clips: Sequence[Clip],
     order: TrainingOrder,
-    clip_format: ClipFormat,
+    config: ClipConfig,
     *,
     seed: int,
-    scale: tuple[float, float],
-    flip: bool,
     workers: int,
 ) -> DataLoader[Any]:
     """Batches for all the rest of a training, epoch after epoch, without a pause between epochs.
@@ -62,7 +54,7 @@ def training_loader(
     Yields:
         `Batch`: random views (see `training_view`) in the order that ``order`` gives.
     """
-    dataset = _TrainingViews(clips, clip_format, seed, scale, flip)
+    dataset = _TrainingViews(clips, config, seed)
     return _loader(dataset, order, workers)
 
 
@@ -70,9 +62,8 @@ def test_loader(
     clips: Sequence[Clip],
     rows: Sequence[int],
     positions: Sequence[float],
-    clip_format: ClipFormat,
+    config: ClipConfig,
     *,
-    scale: float,
     batch_size: int,
     workers: int,
 ) -> DataLoader[Any]:
@@ -83,7 +74,7 @@ def test_loader(
     """
     jobs = [(row, position) for row in rows for position in positions]
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
-    return _loader(_TestViews(clips, clip_format, scale), batches, workers)
+    return _loader(_TestViews(clips, config), batches, workers)
 
 
 class TrainingOrder:
@@ -129,45 +120,35 @@ class TrainingOrder:
 class _Loaded:
     row: int
     epoch: int
-    pixels: np.ndarray | None
+    view: View
+    pixels: np.ndarray | None = None
     failure: str = ""
 
 
 class _TrainingViews(Dataset[_Loaded]):
-    def __init__(
-        self,
-        clips: Sequence[Clip],
-        clip_format: ClipFormat,
-        seed: int,
-        scale: tuple[float, float],
-        flip: bool,
-    ) -> None:
-        self.clips, self.format = clips, clip_format
-        self.seed, self.scale, self.flip = seed, scale, flip
+    def __init__(self, clips: Sequence[Clip], config: ClipConfig, seed: int) -> None:
+        self.clips, self.config, self.seed = clips, config, seed
 
     def __getitem__(self, job: tuple[int, int]) -> _Loaded:
         row, epoch = job
-        generator = np.random.default_rng((self.seed, VIEW, epoch, row))
-        view = training_view(generator, self.format.size, self.scale, self.flip)
-        return _load(self.clips[row], row, epoch, view, self.format)
+        view = training_view(np.random.default_rng((self.seed, VIEW, epoch, row)), self.config)
+        return _load(self.clips[row], row, epoch, view, self.config)
 
 
 class _TestViews(Dataset[_Loaded]):
-    def __init__(self, clips: Sequence[Clip], clip_format: ClipFormat, scale: float) -> None:
-        self.clips, self.format, self.scale = clips, clip_format, scale
+    def __init__(self, clips: Sequence[Clip], config: ClipConfig) -> None:
+        self.clips, self.config = clips, config
 
     def __getitem__(self, job: tuple[int, float]) -> _Loaded:
         row, position = job
-        view = centre_view(position, self.format.size, self.scale)
-        return _load(self.clips[row], row, 0, view, self.format)
+        return _load(self.clips[row], row, 0, centre_view(position, self.config), self.config)
 
 
-def _load(clip: Clip, row: int, epoch: int, view: View, form: ClipFormat) -> _Loaded:
+def _load(clip: Clip, row: int, epoch: int, view: View, config: ClipConfig) -> _Loaded:
     try:
-        pixels = load_view(clip, view, form.size, form.frames, form.stride)
+        return _Loaded(row, epoch, view, load_view(clip, view, config))
     except VideoError as error:
-        return _Loaded(row, epoch, None, str(error))
-    return _Loaded(row, epoch, pixels)
+        return _Loaded(row, epoch, view, failure=str(error))
 
 
 def _loader(dataset: Dataset[_Loaded], batches: Any, workers: int) -> DataLoader[Any]:
@@ -183,13 +164,15 @@ def _loader(dataset: Dataset[_Loaded], batches: Any, workers: int) -> DataLoader
 
 
 def _collate(items: list[_Loaded]) -> Batch:
-    good = [item.pixels for item in items if item.pixels is not None]
+    good = [item for item in items if item.pixels is not None]
+    pixels = [item.pixels for item in good if item.pixels is not None]
     # (B, T, H, W, C) in memory, seen as (B, C, T, H, W): channels_last_3d without a copy.
-    clips = torch.from_numpy(np.stack(good)).permute(0, 4, 1, 2, 3) if good else torch.empty(0)
+    clips = torch.from_numpy(np.stack(pixels)).permute(0, 4, 1, 2, 3) if good else torch.empty(0)
     return Batch(
         epoch=items[0].epoch,
-        rows=torch.tensor([item.row for item in items if item.pixels is not None]),
+        rows=torch.tensor([item.row for item in good], dtype=torch.long),
         clips=clips,
+        colors=torch.tensor([item.view.colors for item in good], dtype=torch.float32),
         failures=[(item.row, item.failure) for item in items if item.pixels is None],
     )
 

@@ -21,21 +21,17 @@ def normalize(clips: torch.Tensor) -> torch.Tensor:
     return clips.float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
 
 
-def jitter_colors(clips: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Change brightness, contrast and saturation, by one draw for all frames of a clip.
+def jitter_colors(clips: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Change brightness, contrast and saturation of whole clips.
 
     Args:
         clips: (B, 3, T, H, W) float, normalised.
-        strength: largest relative change, 0 to 1 (typically 0.4); 0 changes nothing.
-        generator: a CPU generator to draw from.
+        factors: (B, 3) for brightness, contrast and saturation; 1 changes nothing.
 
     Returns:
         (B, 3, T, H, W) float; not clamped, as the network needs no valid colours.
     """
-    if strength == 0:
-        return clips
-    draws = torch.rand((3, len(clips), 1, 1, 1, 1), generator=generator)
-    brightness, contrast, saturation = (1 + strength * (2 * draws - 1)).to(clips.device)
+    brightness, contrast, saturation = factors.T[:, :, None, None, None, None]
     # Brightness scales the colours themselves, so the normalised values are shifted back for it.
     bright = (clips + MEAN / STD) * brightness - MEAN / STD
     middle = bright.mean(dim=(1, 2, 3, 4), keepdim=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crosspair.corpora.manifest import Clip
+from crosspair.clip import Clip
+from crosspair.config import ClipConfig
 from crosspair.video.decode import read_frames
 from crosspair.video.sampling import clip_times
 
@@ -21,6 +22,7 @@ class View:
         across: where the crop lies along the width, 0 (left) to 1 (right).
         down: where the crop lies along the height, 0 (top) to 1 (bottom).
         flip: whether to mirror left and right.
+        colors: factors of brightness, contrast and saturation, applied on the training device.
     """
 
     position: float
@@ -28,53 +30,55 @@ class View:
     across: float = 0.5
     down: float = 0.5
     flip: bool = False
+    colors: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def training_view(
-    generator: np.random.Generator, size: int, scale: tuple[float, float], flip: bool
-) -> View:
-    """Draw a view for training (Section 4.2; the scale jitter of two-stream networks).
+def training_view(generator: np.random.Generator, config: ClipConfig) -> View:
+    """Draw a view for training (Section 4.2): time, scale, place, flip and colours.
 
     Args:
         generator: what to draw from.
-        size: side of the crop, in pixels.
-        scale: shortest and longest short side as multiples of ``size``; the paper's code draws
-            from [128, 170] for 112 and [256, 340] for 224, that is (8/7, 1.52).
-        flip: whether half of the views are mirrored; not where left and right have a meaning.
+        config: the ranges; the paper's code draws the short side from [128, 170] for 112.
     """
     position, side, across, down, mirror = generator.random(5)
-    low, high = round(scale[0] * size), round(scale[1] * size)
-    short_side = low + int(side * (high - low + 1))
-    return View(position, short_side, across, down, flip and mirror < 0.5)
+    low, high = round(config.scale[0] * config.size), round(config.scale[1] * config.size)
+    brightness, contrast, saturation = 1 + config.color_jitter * generator.uniform(-1, 1, 3)
+    return View(
+        position=position,
+        short_side=low + int(side * (high - low + 1)),
+        across=across,
+        down=down,
+        flip=config.flip and mirror < 0.5,
+        colors=(brightness, contrast, saturation),
+    )
 
 
-def centre_view(position: float, size: int, scale: float) -> View:
-    """The view of a test: the middle of frames scaled to ``scale * size`` pixels."""
-    return View(position, round(scale * size))
+def centre_view(position: float, config: ClipConfig) -> View:
+    """The view of a test: the middle of the frames, at the test's scale."""
+    return View(position, round(config.test_scale * config.size))
 
 
-def load_view(clip: Clip, view: View, size: int, frames: int, stride: int) -> np.ndarray:
+def load_view(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
     """Decode one view of one video.
 
     Args:
         clip: the file, and the part of it to look at.
         view: which instants and which part of the frames.
-        size: side of the square crop, in pixels; at most ``view.short_side``.
-        frames: frames to sample, 4/30 s apart at ``stride`` 4.
-        stride: distance between frames in 30ths of a second.
+        config: size of the crop, number of frames and the distance between them.
 
     Returns:
-        (frames, size, size, 3) uint8, RGB.
+        (frames, size, size, 3) uint8, RGB, before any change of colours.
 
     Raises:
         VideoError: see `crosspair.video.decode.read_frames`.
     """
     pixels = read_frames(
         clip,
-        lambda length: clip_times(view.position, length, frames, stride),
+        lambda length: clip_times(view.position, length, config.frames, config.stride),
         lambda width, height: _scaled(width, height, view.short_side),
     )
     _, height, width, _ = pixels.shape
+    size = config.size
     top = round(view.down * (height - size))
     left = round(view.across * (width - size))
     crop = pixels[:, top : top + size, left : left + size]

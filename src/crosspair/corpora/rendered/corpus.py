@@ -1,0 +1,244 @@
+"""Render a corpus: plan every pair, render the files that are missing, write the manifest."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosspair.corpora.manifest import Manifest, manifest_of
+from crosspair.corpora.rendered.actions import ACTIONS
+from crosspair.corpora.rendered.encoding import ENCODINGS, write_video
+from crosspair.corpora.rendered.scene import Scene, scene_of
+from crosspair.corpora.rendered.titles import titles_of
+from crosspair.errors import ManifestError
+
+_VERSION = 1  # of scenes, titles and files: raise it when the same settings would give others
+_SETTINGS = "rendered.json"
+_MANIFEST = "manifest.parquet"
+_LABELS = 4  # the stream of random numbers that orders the actions
+
+# Dealt in turn to the pairs of one action, then of the next: of any 10 in a row one is val, of any
+# 7 one is test.
+_NOT_TRAIN = {3: "val", 13: "val", 6: "test", 12: "test", 19: "test"}
+_SPLITS = tuple(_NOT_TRAIN.get(place, "train") for place in range(20))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One video to be rendered, with its title and split."""
+
+    scene: Scene
+    title: str
+    split: str
+
+    @property
+    def pair_id(self) -> str:
+        """Unique in the corpus; says nothing about the scene."""
+        return f"{self.scene.index:05d}"
+
+    @property
+    def path(self) -> str:
+        """Of the video, relative to the manifest."""
+        return f"videos/{self.pair_id}.{ENCODINGS[self.scene.codec].container}"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Of the manifest."""
+        scene = self.scene
+        return {
+            "pair_id": self.pair_id,
+            "path": self.path,
+            "title": self.title,
+            "label": scene.label,
+            "split": self.split,
+            "width": scene.width,
+            "height": scene.height,
+            "fps": float(scene.fps),
+            "frames": scene.frames,
+            "duration": scene.seconds,
+            "codec": scene.codec,
+        }
+
+
+def render_corpus(
+    out: str | os.PathLike[str],
+    pairs: int = 1200,
+    seed: int = 0,
+    noise: float = 0.3,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Render videos and write titles for them, in about half a minute for 1,200 pairs on 2 cores.
+
+    The same arguments give the same files and titles, whatever ``workers`` is. A call that was
+    cut short leaves whole files only, and the next call renders what is missing.
+
+    Args:
+        out: folder for ``manifest.parquet`` and ``videos/``; made if absent.
+        pairs: how many; at least one for each of `ACTIONS`, and 200 or more give every action a
+            place in every split (75 % train, 10 % val, 15 % test).
+        seed: 0 or more; another seed gives other scenes and titles.
+        noise: 0 (titles right and complete) to 1 (all wrong); see `titles_of`.
+        workers: processes; by default one for each core this process may use.
+        progress: called with the files done and the files in all, after every file.
+
+    Returns:
+        The manifest, with a ``label`` and a ``split`` in every row and the probed columns filled.
+
+    Raises:
+        ManifestError: an argument is out of range, ``out`` holds something else, the disk is full,
+            or a rendering process was killed.
+    """
+    _check(pairs, seed, noise, workers)
+    out = Path(out)
+    settings = {"version": _VERSION, "pairs": pairs, "seed": seed, "noise": float(noise)}
+    complete = _held(out, settings)
+    planned = plan(pairs, seed, noise)
+    missing = [pair for pair in planned if not (out / pair.path).is_file()]
+    if complete and not missing and (out / _MANIFEST).is_file():
+        return Manifest.read(out / _MANIFEST)
+    _note(out, {**settings, "complete": False})
+    # Closed at once when `progress` raises, so that no process renders on.
+    with closing(_render(missing, out, workers or _cores())) as files:
+        for rendered, _ in enumerate(files, 1):
+            if progress is not None:
+                progress(pairs - len(missing) + rendered, pairs)
+    manifest = manifest_of((pair.row for pair in planned), out / _MANIFEST).write(out / _MANIFEST)
+    _note(out, {**settings, "complete": True})
+    return manifest
+
+
+def plan(pairs: int, seed: int = 0, noise: float = 0.3) -> list[Pair]:
+    """All that a corpus will hold, without rendering any of it.
+
+    >>> pair = plan(16)[0]
+    >>> pair.pair_id, pair.scene.label in ACTIONS
+    ('00000', True)
+    """
+    scenes = [scene_of(seed, index, label) for index, label in enumerate(_labels(pairs, seed))]
+    order = sorted(range(pairs), key=lambda index: (scenes[index].label, index))
+    splits = {index: _SPLITS[place % len(_SPLITS)] for place, index in enumerate(order)}
+    titles = titles_of(scenes, noise)
+    return [
+        Pair(scene, title, splits[scene.index]) for scene, title in zip(scenes, titles, strict=True)
+    ]
+
+
+def _labels(pairs: int, seed: int) -> list[str]:
+    """Every action once in each run of as many pairs as there are actions, in a new order."""
+    actions = list(ACTIONS)
+    labels: list[str] = []
+    for block in range(math.ceil(pairs / len(actions))):
+        order = np.random.default_rng((seed, block, _LABELS)).permutation(len(actions))
+        labels += [actions[i] for i in order]
+    return labels[:pairs]
+
+
+def _check(pairs: int, seed: int, noise: float, workers: int | None) -> None:
+    if pairs < len(ACTIONS):
+        raise ManifestError(
+            f"pairs is {pairs}, but the rendered corpus has {len(ACTIONS)} actions and needs a "
+            f"pair for each: pass {len(ACTIONS)} or more"
+        )
+    if seed < 0:
+        raise ManifestError(f"seed is {seed}: pass 0 or more")
+    if not 0 <= noise <= 1:
+        raise ManifestError(f"noise is {noise}: pass 0 (clean titles) to 1 (all wrong)")
+    if workers is not None and workers < 1:
+        raise ManifestError(f"workers is {workers}: pass 1 or more")
+
+
+def _held(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``out`` holds a complete corpus of these settings.
+
+    Raises:
+        ManifestError: it holds something else.
+    """
+    noted = out / _SETTINGS
+    if not noted.is_file():
+        if (out / _MANIFEST).exists() or any((out / "videos").glob("[!.]*")):
+            raise ManifestError(
+                f"{out} holds a manifest or videos that were not rendered here; "
+                "choose another folder"
+            )
+        return False
+    try:
+        held = json.loads(noted.read_text(encoding="utf-8"))
+        complete = held.pop("complete") is True
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise ManifestError(f"{noted} cannot be read; delete {out} and render again") from error
+    if held != settings:
+        names = [name for name in settings if held.get(name) != settings[name]]
+        raise ManifestError(
+            f"{out} holds a corpus rendered with "
+            + ", ".join(f"{name} {held.get(name)}" for name in names)
+            + ", not "
+            + ", ".join(f"{settings[name]}" for name in names)
+            + "; choose another folder, or delete this one"
+        )
+    return complete
+
+
+def _note(out: Path, settings: dict[str, Any]) -> None:
+    partial = out / f".{_SETTINGS}.partial"
+    try:
+        (out / "videos").mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        partial.replace(out / _SETTINGS)
+    except OSError as error:
+        raise ManifestError(f"{out} cannot be written to: {error.strerror}") from error
+
+
+def _render(pairs: Sequence[Pair], out: Path, workers: int) -> Generator[None]:
+    """Render the files of ``pairs``; yields after each."""
+    workers = min(workers, math.ceil(len(pairs) / 12))  # a process costs as much as 12 files
+    if workers <= 1:
+        for pair in pairs:
+            write_video(pair.scene, out / pair.path)
+            yield
+        return
+    # Spawned, not forked: a fork copies the locks of the caller's threads in whatever state.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+        try:
+            futures = [pool.submit(write_video, pair.scene, out / pair.path) for pair in pairs]
+            for future in as_completed(futures):
+                future.result()
+                yield
+        except BrokenProcessPool as error:
+            raise ManifestError(
+                "a rendering process ended abruptly, perhaps for want of memory; the same call "
+                "goes on from there, with fewer workers if you say so (a script that calls "
+                "render_corpus must do so under \"if __name__ == '__main__':\")"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

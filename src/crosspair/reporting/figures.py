@@ -1,0 +1,170 @@
+"""Figures that take on the colours of the page they stand in, light or dark.
+
+Matplotlib writes fixed colours into an SVG. Here each colour is drawn as a stand-in that is then
+replaced by a CSS variable of the page, with the light theme's colour as its fallback.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Blue, vermilion, bluish green: told apart with any colour vision (Okabe and Ito, 2008). Line
+# styles differ too.
+SERIES = ("#0072b2", "#d55e00", "#009e73")
+STYLES = ("-", "--", "-.")
+INK = "#444c56"
+FAINT = "#d0d7de"
+VARIABLES = {
+    SERIES[0]: "--series-1",
+    SERIES[1]: "--series-2",
+    SERIES[2]: "--series-3",
+    INK: "--ink",
+    FAINT: "--faint",
+}
+_SIZE = (5.0, 3.1)  # in; at 72 points an inch as wide as a phone, so that text keeps its size there
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: small, sharp, and in the page's font
+    "font.size": 10.5,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "ytick.left": False,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a figure.
+
+    Attributes:
+        name: written at the line's end.
+        x: ascending.
+        y: as long as ``x``.
+        level: a value to draw as a thin dotted line for comparison, as that of guessing.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    level: float | None = None
+
+
+def draw_lines(
+    axes: Axes,
+    lines: Sequence[Series],
+    *,
+    ylabel: str,
+    percent: bool = False,
+    mark: tuple[float, str] | None = None,
+) -> None:
+    """Draw series over epochs, each named at its end.
+
+    Args:
+        axes: what to draw on.
+        lines: up to three.
+        ylabel: what the values are, with their unit; written above the axis.
+        percent: whether values are fractions to be shown in %, from 0.
+        mark: an epoch and the words for a vertical line there.
+    """
+    factor = 100.0 if percent else 1.0
+    for line, colour, style in zip(lines, SERIES, STYLES, strict=False):
+        values = [factor * y for y in line.y]
+        dot = "o" if len(values) < 3 else ""
+        axes.plot(
+            line.x, values, color=colour, linestyle=style, linewidth=1.8, marker=dot, markersize=3
+        )
+        if line.level is not None:
+            axes.axhline(factor * line.level, color=colour, linestyle=":", linewidth=1)
+    axes.margins(x=0)
+    if percent:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("epoch")
+    axes.set_title(ylabel, loc="left", fontsize="medium")
+    if mark is not None:
+        axes.axvline(mark[0], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.annotate(
+            mark[1], (mark[0], 1), (4, -2), xycoords=("data", "axes fraction"),
+            textcoords="offset points", va="top", fontsize="small",
+        )  # fmt: skip
+    _name_ends(axes, lines, factor)
+
+
+def line_figure(
+    name: str,
+    lines: Sequence[Series],
+    *,
+    ylabel: str,
+    percent: bool = False,
+    mark: tuple[float, str] | None = None,
+) -> str:
+    """A figure of series over epochs as an SVG element to put into a page.
+
+    Args:
+        name: unique within the page; also the description read to those who cannot see.
+        lines: see `draw_lines`, as for the other arguments.
+    """
+    with styled():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        draw_lines(figure.subplots(), lines, ylabel=ylabel, percent=percent, mark=mark)
+        return svg(figure, name)
+
+
+def styled() -> AbstractContextManager[None]:
+    """The look of all figures, for as long as the context lasts."""
+    return mpl.rc_context(_STYLE)
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as one SVG element without a header, in the page's colours and with its own ids."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    slug = re.sub(r"\W+", "-", name).lower()
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{slug}-", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable}, {colour})")
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1).strip()
+
+
+def _name_ends(axes: Axes, lines: Sequence[Series], factor: float) -> None:
+    """Write each name beside its line's end, apart from the others."""
+    low, high = axes.get_ylim()
+    ends = sorted(
+        (factor * line.y[-1], line.name, colour)
+        for line, colour in zip(lines, SERIES, strict=False)
+        if line.y
+    )
+    room = (high - low) * 0.085  # a line of text
+    place = -float("inf")
+    for value, name, colour in ends:
+        place = max(value, place + room)
+        axes.annotate(
+            name, (1, place), (5, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="center", color=colour, annotation_clip=False,
+        )  # fmt: skip

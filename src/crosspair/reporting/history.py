@@ -1,0 +1,97 @@
+"""What happened in a training: the lines of a run's ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crosspair.errors import RunError
+
+Line = dict[str, Any]
+STAGE_2 = "stage II begins"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class History:
+    """Lines by kind, in the order of steps."""
+
+    train: list[Line] = field(default_factory=list)
+    """Means over the last steps: loss, posteriors, learning rate, speed."""
+    validation: list[Line] = field(default_factory=list)
+    """Retrieval on the validation pairs."""
+    events: list[Line] = field(default_factory=list)
+    """What changed the course of the training."""
+
+    @property
+    def stage2_epoch(self) -> float | None:
+        """Where the language model began to be trained; ``None`` if it never did, or always."""
+        begun = [line["epoch"] for line in self.events if line.get("event") == STAGE_2]
+        return float(begun[0]) if begun else None
+
+
+def read_history(run: str | os.PathLike[str]) -> History:
+    """Read the history of a run.
+
+    A line that a kill cut short is left out. A run that was killed and resumed may repeat steps;
+    the last line of each step counts.
+
+    Args:
+        run: the run's folder, or its ``metrics.jsonl``.
+
+    Raises:
+        RunError: there is no such file, or it cannot be read.
+    """
+    path = Path(run)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    kinds: dict[str, dict[object, Line]] = {"train": {}, "validation": {}, "event": {}}
+    for line in _lines(path):
+        kept = kinds.get(line["kind"], {})
+        kept[line["step"], line.get("event")] = line
+    ordered = {
+        kind: sorted(lines.values(), key=lambda line: float(line["step"]))
+        for kind, lines in kinds.items()
+    }
+    return History(ordered["train"], ordered["validation"], ordered["event"])
+
+
+def series(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of one quantity, from the lines that have it.
+
+    >>> series([{"epoch": 0.5, "loss": 9.0}, {"epoch": 1.0}], "loss")
+    ([0.5], [9.0])
+    """
+    having = [line for line in lines if isinstance(line.get(name), int | float)]
+    return [float(line["epoch"]) for line in having], [float(line[name]) for line in having]
+
+
+def _lines(path: Path) -> list[Line]:
+    try:
+        written = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist; has the training begun?") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    lines = []
+    for number, text in enumerate(written, start=1):
+        line = _line(text)
+        if line is not None:
+            lines.append(line)
+        elif number < len(written):  # the last line may still be being written
+            _logger.warning("%s, line %d is not a line of metrics; left out", path, number)
+    return lines
+
+
+def _line(text: str) -> Line | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    complete = isinstance(line, dict) and {"kind", "step", "epoch"} <= line.keys()
+    return line if complete else None

@@ -1,0 +1,101 @@
+"""Where a number comes from: recipe, data, code, seed and machine."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the numbers were computed on."""
+
+    cpu: str
+    cores: int
+    """Cores that this process may use."""
+    memory: float
+    """GiB of the whole machine; 0 where the system does not tell."""
+    torch: str
+    """Version of PyTorch."""
+    device: str
+    """The accelerator's name, or "cpu"."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """All that is needed to get a number again."""
+
+    recipe: str
+    """Hash of the recipe, see `crosspair.recipes.recipe_hash`."""
+    manifest: str
+    """Hash of the manifest's rows, see `crosspair.corpora.Manifest.hash`."""
+    commit: str
+    """``git describe`` of the package's checkout; empty when it runs from no checkout."""
+    seed: int
+    machine: Machine
+    created: str
+    """ISO 8601, UTC, to the second."""
+
+
+def provenance(recipe_hash: str, manifest_hash: str, seed: int) -> Provenance:
+    """Describe this machine and this moment.
+
+    >>> provenance("0123456789ab", "ba9876543210", seed=0).seed
+    0
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    created = now.isoformat(timespec="seconds")
+    return Provenance(recipe_hash, manifest_hash, _commit(), seed, _machine(), created)
+
+
+def _commit() -> str:
+    folder = Path(__file__).parent
+    # An installed package may lie in an environment within somebody else's checkout: only a
+    # checkout that tracks this very file tells the package's version.
+    tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+    return _git(folder, "describe", "--always", "--dirty", "--tags") if tracked else ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _machine() -> Machine:
+    import torch  # here, since reading results needs none of it
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    return Machine(_cpu(), _cores(), _memory(), torch.__version__, device)
+
+
+def _cpu() -> str:
+    with suppress(OSError):
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> float:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0.0
+    return round(size / 2**30, 1)

@@ -1,0 +1,134 @@
+"""One picture of a whole run: how it learnt, what it gained, what it finds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import findfont
+from matplotlib.ft2font import FT2Font
+
+from crosspair.reporting.curves import retrieval_series, stage_mark
+from crosspair.reporting.figures import FAINT, SERIES, draw_lines, styled
+from crosspair.reporting.history import History
+from crosspair.reporting.results import Result
+from crosspair.reporting.sheets import Sheet
+from crosspair.reporting.table import Row, comparison
+
+_DPI = 200  # so that text of 10 points is still read where the picture is shown at half its size
+_CHARTS = 2.7  # in, height of the upper half
+_QUERY = 0.98  # in, height of one query
+_BARS = 6  # as many measurements as can be read
+_STRIPS = 3
+
+
+def overview_figure(
+    results: Sequence[Result],
+    history: History,
+    sheets: Sequence[Sheet] = (),
+    *,
+    width: int = 1600,
+) -> bytes:
+    """Draw the picture for a README.
+
+    Left: retrieval on validation pairs over epochs. Right: fractions of the trained network, of
+    random weights and of chance, the first six of the results. Beneath: a row for each query with
+    frames of the first three clips that it finds.
+
+    Args:
+        results: see `crosspair.reporting.table.comparison`; ranks are left out.
+        history: of the training.
+        sheets: two or three.
+        width: in pixels.
+
+    Returns:
+        A PNG on white, as it must do on light and dark pages alike.
+    """
+    rows = [row for row in comparison(results) if not row.smaller_is_better][:_BARS]
+    inches = width / _DPI
+    heights = [_CHARTS, *[_QUERY] * len(sheets)]
+    with styled():
+        figure = Figure(figsize=(inches, sum(heights)), dpi=_DPI, facecolor="white")
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        _charts(parts[0], rows, history)
+        for part, sheet in zip(parts[1:], sheets, strict=True):
+            _query(part, sheet, inches / _QUERY)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _charts(figure: SubFigure, rows: Sequence[Row], history: History) -> None:
+    left = figure.add_axes((0.055, 0.2, 0.36, 0.66))
+    lines = retrieval_series(history.validation, "text_to_video")
+    draw_lines(
+        left, lines, ylabel="text → video retrieval, %", percent=True, mark=stage_mark(history)
+    )
+    right = figure.add_axes((0.67, 0.2, 0.29, 0.66))
+    _bars(right, rows)
+
+
+def _bars(axes: Axes, rows: Sequence[Row]) -> None:
+    kinds = [
+        ("trained", SERIES[0], [row.trained for row in rows]),
+        ("random weights", "#8fa3b3", [row.random for row in rows]),
+        ("chance", FAINT, [row.chance for row in rows]),
+    ]
+    thick = 0.27
+    for place, (name, colour, values) in enumerate(kinds):
+        heights = [row + (place - 1) * thick for row in range(len(rows))]
+        lengths = [100 * (value or 0.0) for value in values]
+        axes.barh(heights, lengths, height=thick * 0.92, color=colour, label=name)
+    for row, value in enumerate(kinds[0][2]):
+        if value is not None:
+            axes.annotate(
+                f"{100 * value:.0f}", (100 * value, row - thick), (3, 0), color=SERIES[0],
+                textcoords="offset points", va="center", fontsize="small",
+            )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [_row_name(row) for row in rows], fontsize="small")
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set_title("measured, %", loc="left", fontsize="medium")
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=3, frameon=False, fontsize="small",
+        handlelength=0.9, handletextpad=0.4, columnspacing=1.0,
+    )  # fmt: skip
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xticks([])
+
+
+def _query(figure: SubFigure, sheet: Sheet, aspect: float) -> None:
+    figure.text(0.02, 0.93, f"“{drawable(sheet.query)}”", va="top", parse_math=False)
+    width, gap = 0.309, 0.0165
+    for place, tile in enumerate(sheet.tiles[:_STRIPS]):
+        strip = tile.strip()
+        height = min(0.66, width * aspect * strip.height / strip.width)
+        left = 0.02 + place * (width + gap)
+        axes = figure.add_axes((left, 0.68 - height, width, height))
+        axes.imshow(strip, aspect="auto", interpolation="lanczos")
+        axes.set_axis_off()
+        if tile.found.right is not None:
+            axes.annotate(
+                "✓" if tile.found.right else "✗", (1, 1), (-1, 2), xycoords="axes fraction",
+                textcoords="offset points", ha="right", va="bottom",
+                color=SERIES[2] if tile.found.right else SERIES[1],
+            )  # fmt: skip
+
+
+def drawable(text: str) -> str:
+    """The text without the characters that Matplotlib's own font lacks, as emoji.
+
+    >>> drawable("a dog 🐕 runs")
+    'a dog runs'
+    """
+    font = FT2Font(findfont("DejaVu Sans"))
+    kept = "".join(char for char in text if font.get_char_index(ord(char)))
+    return " ".join(kept.split())
+
+
+def _row_name(row: Row) -> str:
+    """As "kNN top-1, visual" over two lines."""
+    name = row.protocol.replace("retrieval ", "")
+    return f"{name}, {row.metric}" + (f"\n{row.feature}" if row.feature else "")

@@ -1,0 +1,137 @@
+"""Contact sheets: a text query, and the clips that it finds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from crosspair.corpora.manifest import Clip
+from crosspair.errors import VideoError
+from crosspair.video.decode import read_frames
+from crosspair.video.sampling import REFERENCE_FPS, clip_times
+
+_STRIDE = 4  # 30ths of a second between frames, as the network sees them
+_GREY = (128, 132, 138)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A clip that a query found.
+
+    Attributes:
+        clip: where its pixels are.
+        caption: the text that belongs to it.
+        score: cosine of query and clip, -1 to 1.
+        right: whether it is what was asked for; ``None`` if nobody knows.
+    """
+
+    clip: Clip
+    caption: str
+    score: float
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A found clip with its pixels.
+
+    Attributes:
+        found: what it shows.
+        frames: (T, H, W, 3) uint8, 4/30 s apart; one grey frame if the video is broken.
+        error: what is wrong with the video, or empty.
+    """
+
+    found: Found
+    frames: np.ndarray
+    error: str = ""
+
+    def strip(self, count: int = 4) -> Image.Image:
+        """``count`` frames, spread from the first to the last, side by side."""
+        places = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
+        return Image.fromarray(np.concatenate(list(self.frames[places]), axis=1))
+
+    def animation(self, quality: int = 70) -> bytes:
+        """The frames at the speed of life, for ever, as an animated WebP."""
+        first, *others = [Image.fromarray(frame) for frame in self.frames]
+        file = io.BytesIO()
+        first.save(
+            file, "WEBP", save_all=True, append_images=others, loop=0, quality=quality,
+            duration=round(1000 * _STRIDE / REFERENCE_FPS),
+        )  # fmt: skip
+        return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A query and the tiles it found, best first."""
+
+    query: str
+    tiles: tuple[Tile, ...]
+
+
+def load_sheet(
+    query: str, found: Sequence[Found], *, frames: int = 16, short_side: int = 112
+) -> Sheet:
+    """Decode what a query found.
+
+    Args:
+        query: the text that was asked for.
+        found: best first.
+        frames: frames a clip, 4/30 s apart, from the middle of the clip.
+        short_side: of the frames, in pixels.
+    """
+    return Sheet(query, tuple(_tile(each, frames, short_side) for each in found))
+
+
+def contact_sheet(sheet: Sheet, *, count: int = 4, gap: int = 6, score: bool = True) -> Image.Image:
+    """One picture: a row of ``count`` frames for each clip found.
+
+    Args:
+        sheet: what to show.
+        count: frames a clip.
+        gap: between rows, in pixels.
+        score: whether to write the score, and right or wrong, beside each row. Captions are left
+            to the page, whose fonts know more scripts.
+    """
+    strips = [tile.strip(count) for tile in sheet.tiles]
+    margin = 84 if score else 0
+    width = margin + max((strip.width for strip in strips), default=1)
+    height = sum(strip.height + gap for strip in strips) - gap if strips else 1
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=16)
+    top = 0
+    for tile, strip in zip(sheet.tiles, strips, strict=True):
+        picture.paste(strip, (margin, top))
+        if tile.error:
+            draw.text((margin + 8, top + 8), "broken video", fill="white", font=font)
+        if score:
+            words = f"{tile.found.score:.2f}\n{verdict(tile.found.right)}"
+            draw.multiline_text((0, top + 4), words, fill="#444c56", font=font, spacing=6)
+        top += strip.height + gap
+    return picture
+
+
+def verdict(right: bool | None) -> str:
+    """Right or wrong in a word."""
+    return "" if right is None else "right" if right else "wrong"
+
+
+def _tile(found: Found, frames: int, short_side: int) -> Tile:
+    def scaled(width: int, height: int) -> tuple[int, int]:
+        factor = short_side / min(width, height)
+        longest = 2 * short_side  # a banner-shaped video must not burst the page
+        return min(longest, round(width * factor)), min(longest, round(height * factor))
+
+    try:
+        pixels = read_frames(
+            found.clip, lambda length: clip_times(0.5, length, frames, _STRIDE), scaled
+        )
+    except VideoError as error:
+        blank = np.full((1, short_side, short_side * 4 // 3, 3), _GREY, dtype=np.uint8)
+        return Tile(found, blank, str(error))
+    return Tile(found, pixels)

@@ -1,0 +1,117 @@
+"""Checkpoints: one folder each, there whole or not at all.
+
+``checkpoints/step-00001200/`` holds ``shared.pt``, which is the same for all processes, and
+``process-R.pt`` for what only process R has. A folder gets its name when all of it is on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosspair.distributed import World
+from crosspair.errors import RunError
+
+_PREFIX = "step-"
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any],
+    world: World,
+    keep: Collection[int] = (),
+) -> None:
+    """Write a checkpoint, then delete the older ones.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        step: optimiser steps done.
+        shared: tensors and plain values that rank 0 writes for all.
+        own: tensors and plain values of this process.
+        world: the processes; all must call this.
+        keep: steps whose checkpoints stay besides this one.
+
+    Raises:
+        RunError: it cannot be written, as on a full disk; older checkpoints stay as they are.
+    """
+    partial = folder / f".{_PREFIX}{step:08d}.partial"
+    if world.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+    world.barrier()
+    fault = ""
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        if world.is_main:
+            _write(partial / "shared.pt", {**shared, "step": step, "world_size": world.size})
+        _write(partial / f"process-{world.rank}.pt", own)
+    except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in the latter
+        fault = str(error.__cause__ or error).splitlines()[0]
+    failed = int(world.counts(int(bool(fault))).sum())
+    if failed:
+        if world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        last = last_step(folder)
+        raise RunError(
+            f"{folder}: the checkpoint of step {step} cannot be written "
+            f"({fault or 'another process failed'}); "
+            + (f"that of step {last} is whole: " if last else "there is none yet; ")
+            + "make room on the disk and go on with --resume"
+        )
+    if world.is_main:
+        final = folder / f"{_PREFIX}{step:08d}"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for other in _steps(folder):
+            if other != step and other not in keep:
+                shutil.rmtree(folder / f"{_PREFIX}{other:08d}", ignore_errors=True)
+    world.barrier()
+
+
+def load_checkpoint(folder: Path, step: int, world: World) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote: ``shared`` and this process's ``own``.
+
+    Raises:
+        RunError: a file is missing or damaged, or the number of processes is another one.
+    """
+    whole = folder / f"{_PREFIX}{step:08d}"
+    shared = _read(whole / "shared.pt")
+    if shared["world_size"] != world.size:
+        raise RunError(
+            f"{whole} was written by {shared['world_size']} processes and this run has "
+            f"{world.size}; start as many again"
+        )
+    return shared, _read(whole / f"process-{world.rank}.pt")
+
+
+def last_step(folder: Path) -> int | None:
+    """The step of the newest whole checkpoint, or None."""
+    return max(_steps(folder), default=None)
+
+
+def _steps(folder: Path) -> list[int]:
+    names = [path.name for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return [int(name.removeprefix(_PREFIX)) for name in names]
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path}: not a readable checkpoint ({reason})") from error
+    return content

@@ -1,0 +1,207 @@
+"""The loop that every training shares: steps, log, validation, checkpoints, a clean stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from crosspair.config import TrainingConfig
+from crosspair.distributed import World
+from crosspair.errors import VideoError
+from crosspair.progress import Progress
+from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
+from crosspair.training.run import RunFolder
+from crosspair.video import Batch
+
+logger = logging.getLogger(__name__)
+
+
+class Task(Protocol):
+    """What a training does, apart from going round."""
+
+    def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
+        """Learn from a batch of at least two clips.
+
+        Args:
+            batch: this process's clips.
+            epoch: where the training is, fractional.
+            share: what to multiply a mean over these clips by, so that the average over processes
+                is the mean over the whole batch.
+
+        Returns:
+            Scalars to log, still on the device.
+        """
+
+    def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
+        """Validate, change stage, …; tell whether the weights are the best so far."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is the same on every process."""
+
+    def own_state_dict(self) -> dict[str, Any]:
+        """What only this process has."""
+
+    def load_state_dict(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+        """Put back what the other two gave."""
+
+    def pair_id(self, row: int) -> str:
+        """The name of a pair, for messages."""
+
+
+class Loop:
+    """Goes round until the last epoch, or until it is asked to stop.
+
+    Args:
+        task: what to do with a batch.
+        run: where lines, checkpoints and the model go.
+        config: how often to log and to save.
+        world: the processes.
+        steps_per_epoch: batches in an epoch.
+    """
+
+    def __init__(
+        self, task: Task, run: RunFolder, config: TrainingConfig, world: World, steps_per_epoch: int
+    ) -> None:
+        self.task, self.run, self.config, self.world = task, run, config, world
+        self.steps_per_epoch = steps_per_epoch
+        self.step, self.best_step = 0, 0
+        self.left_out: set[str] = set()
+        if run.last_step is not None:
+            shared, own = load_checkpoint(run.checkpoints, run.last_step, world)
+            task.load_state_dict(shared["task"], own["task"])
+            torch.set_rng_state(own["rng"])
+            if world.device.type == "cuda":
+                torch.cuda.set_rng_state(own["cuda_rng"])
+            self.step, self.best_step = shared["step"], shared["best_step"]
+            self.left_out = set(own["left_out"])
+            logger.info("resumed at step %d", self.step)
+
+    def go(self, batches: Iterable[Batch], progress: Progress) -> bool:
+        """Train on what ``batches`` yields; tell whether the last epoch was reached."""
+        with _stop_requests() as stop_requested:
+            meter = _Meter()
+            for batch in batches:
+                meter.received()
+                stop = self._do(batch, meter, stop_requested())
+                epochs_done, within = divmod(self.step, self.steps_per_epoch)
+                progress.advance(self.step, f"epoch {epochs_done}/{self.config.epochs}")
+                if within == 0:
+                    improved = self.task.epoch_ended(epochs_done, self.step, self.run)
+                    self.best_step = self.step if improved else self.best_step
+                due = self.config.checkpoint_steps and not self.step % self.config.checkpoint_steps
+                if stop or due or within == 0:
+                    self.save()
+                if stop:
+                    logger.warning("asked to stop: saved at step %d, --resume goes on", self.step)
+                    return False
+                meter.waiting()
+        if self.left_out:
+            logger.warning("%d pairs were left out, as their videos fail", len(self.left_out))
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        own = {
+            "task": self.task.own_state_dict(),
+            "rng": torch.get_rng_state(),
+            "left_out": sorted(self.left_out),
+        }
+        if self.world.device.type == "cuda":
+            own["cuda_rng"] = torch.cuda.get_rng_state()
+        shared = {"task": self.task.state_dict(), "best_step": self.best_step}
+        save_checkpoint(
+            self.run.checkpoints, self.step, shared, own, self.world, keep=[self.best_step]
+        )
+
+    def _do(self, batch: Batch, meter: _Meter, stop: bool) -> bool:
+        """One step; tell whether any process was asked to stop."""
+        self._note_failures(batch)
+        clips = len(batch.rows)
+        state = torch.tensor([clips, clips < 2, stop], device=self.world.device)
+        everywhere, too_few, stops = self.world.sum(state).tolist()
+        if everywhere == 0:
+            reason = batch.failures[0][1] if batch.failures else "see the other processes' messages"
+            raise VideoError(f"no clip of a whole batch can be read; the first: {reason}")
+        epoch = self.step / self.steps_per_epoch
+        self.step += 1
+        if too_few:  # batch normalisation needs two clips on every process
+            logger.warning("step %d is skipped: too few clips of its batch can be read", self.step)
+            return bool(stops)
+        scalars = self.task.train_step(batch, epoch, clips * self.world.size / everywhere)
+        meter.stepped(everywhere)
+        if self.step % self.config.log_every == 0:
+            values = {name: round(float(value), 7) for name, value in scalars.items()}
+            pairs = self.step * self.config.batch_size
+            position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": pairs}
+            self.run.record("train", self.step, {**position, **values, **meter.read()})
+        return bool(stops)
+
+    def _note_failures(self, batch: Batch) -> None:
+        for row, message in batch.failures:
+            pair_id = self.task.pair_id(row)
+            if pair_id not in self.left_out:
+                self.left_out.add(pair_id)
+                logger.warning("left out %s: %s", pair_id, message)
+                self.run.record(
+                    "event",
+                    self.step,
+                    {"event": "left out", "pair_id": pair_id, "message": message},
+                )
+
+
+class _Meter:
+    """Clips a second, and the share of time spent waiting for the loader."""
+
+    def __init__(self) -> None:
+        self._since = self._mark = time.perf_counter()
+        self._wait, self._clips = 0.0, 0
+
+    def waiting(self) -> None:
+        self._mark = time.perf_counter()
+
+    def received(self) -> None:
+        self._wait += time.perf_counter() - self._mark
+
+    def stepped(self, clips: int) -> None:
+        self._clips += clips
+
+    def read(self) -> dict[str, float]:
+        now = time.perf_counter()
+        elapsed = now - self._since
+        rates = {
+            "clips_per_second": round(self._clips / elapsed, 2),
+            "data_wait": round(self._wait / elapsed, 4),
+        }
+        self._since, self._wait, self._clips = now, 0.0, 0
+        return rates
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Any]:
+    """While this lasts, SIGTERM and the first Ctrl-C ask for a stop instead of killing."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        previous = {
+            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+    except ValueError:  # signals belong to the main thread; elsewhere there is nothing to catch
+        previous = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,80 @@
+"""Optimisers, and the rate at each moment: stage, warm-up, schedule (Section 4.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from crosspair.config import CurriculumConfig, OptimizerConfig
+from crosspair.models import CPD
+
+
+def build_optimizer(
+    model: CPD, objective: nn.Module, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    """An optimiser with two groups: the language model, and all the rest.
+
+    With AdamW, biases and the weights of batch normalisation do not decay.
+    """
+    language = {id(parameter) for parameter in model.text_encoder.parameters()}
+    groups = []
+    for name in ("rest", "text"):
+        for decays in (True, False):
+            parameters = [
+                parameter
+                for parameter in (*model.parameters(), *objective.parameters())
+                if (id(parameter) in language) == (name == "text")
+                and (parameter.dim() > 1 or config.name == "sgd") == decays
+            ]
+            weight_decay = config.weight_decay if decays else 0.0
+            groups.append({"params": parameters, "weight_decay": weight_decay, "role": name})
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer,
+    stage: int,
+    epoch: float,
+    epochs: int,
+    config: OptimizerConfig,
+    curriculum: CurriculumConfig,
+) -> float:
+    """Set every group's learning rate for the moment; return that of all but the language model.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        stage: of the curriculum, 1 or 2.
+        epoch: where the training is, fractional.
+        epochs: where it ends.
+        config: the rates of stage I, warm-up and schedule.
+        curriculum: the rates of stage II.
+    """
+    lowered = stage == 2 and curriculum.strategy == "curriculum"
+    base = {
+        "rest": curriculum.stage2_lr if lowered else config.lr,
+        "text": curriculum.text_lr if stage == 2 else 0.0,
+    }
+    factor = rate_factor(epoch, epochs, config)
+    for group in optimizer.param_groups:
+        group["lr"] = base[group["role"]] * factor
+    return base["rest"] * factor
+
+
+def rate_factor(epoch: float, epochs: int, config: OptimizerConfig) -> float:
+    """Share of the base rate at a moment: warm-up times schedule.
+
+    >>> rate_factor(5, 10, OptimizerConfig(schedule="cosine"))
+    0.5
+    """
+    warmup = min(1.0, epoch / config.warmup_epochs) if config.warmup_epochs else 1.0
+    if config.schedule == "cosine":
+        progress = (epoch - config.warmup_epochs) / max(epochs - config.warmup_epochs, 1e-9)
+        return warmup * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
+    if config.schedule == "step":
+        return warmup * 0.1 ** sum(epoch >= step for step in config.step_epochs)
+    return warmup

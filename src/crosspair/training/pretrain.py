@@ -1,0 +1,308 @@
+"""Pre-training by cross-modal pair discrimination (Section 3)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from crosspair import models
+from crosspair.config import Recipe
+from crosspair.corpora import Manifest
+from crosspair.distributed import World
+from crosspair.errors import ManifestError, RecipeError, TextError
+from crosspair.evaluation import embed_texts, extract_features, retrieval
+from crosspair.models import CPD
+from crosspair.objectives import CrossPairNCE, MemoryBank
+from crosspair.precision import autocast
+from crosspair.progress import progress
+from crosspair.training.curriculum import Curriculum
+from crosspair.training.loop import Loop
+from crosspair.training.optimizer import build_optimizer, set_rates
+from crosspair.training.run import RunFolder
+from crosspair.video import Batch, TrainingOrder, jitter_colors, normalize, training_loader
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(
+    recipe: Recipe,
+    manifest: Manifest,
+    run_folder: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    world: World | None = None,
+) -> CPD | None:
+    """Pre-train a model and write it to ``run_folder/model``.
+
+    Args:
+        recipe: everything that decides the training.
+        manifest: pairs of splits ``train`` (learnt from) and ``val`` (validated on).
+        run_folder: gets ``recipe.yaml``, ``metrics.jsonl``, checkpoints and the model.
+        resume: go on with the run in that folder.
+        world: the processes that train together; each of them calls this.
+
+    Returns:
+        The model, or None where it was asked to stop (SIGTERM, Ctrl-C) before its end.
+
+    Raises:
+        CrosspairError: pairs, recipe, folder or videos do not do; the message says which and why.
+    """
+    world = world or World()
+    task = Pretraining(recipe, manifest, world)
+    config = recipe.training
+    with RunFolder(Path(run_folder), recipe, manifest.hash, resume=resume, world=world) as run:
+        loop = Loop(task, run, config, world, task.steps_per_epoch)
+        order = TrainingOrder(
+            len(task.train), config.batch_size, config.epochs, config.seed,
+            rank=world.rank, world_size=world.size, start=loop.step,
+        )  # fmt: skip
+        loader = training_loader(
+            task.train.clips(), order, recipe.clip, seed=config.seed, workers=config.workers
+        )
+        total = config.epochs * task.steps_per_epoch
+        with progress("pre-training", total, "steps", shown=world.is_main) as bar:
+            finished = loop.go(loader, bar)
+        if not finished:
+            return None
+        if world.is_main and (config.export == "last" or not run.model.exists()):
+            task.model.save_pretrained(run.model)
+        world.barrier()
+    return task.model.eval()
+
+
+class Pretraining:
+    """What pre-training does with a batch, and at the end of an epoch: a `Task` of the loop.
+
+    Args:
+        recipe: everything that decides the training.
+        manifest: the pairs.
+        world: the processes that train together.
+    """
+
+    def __init__(self, recipe: Recipe, manifest: Manifest, world: World) -> None:
+        self.recipe, self.world = recipe, world
+        self.train, self.validation = manifest.split("train"), manifest.split("val")
+        torch.manual_seed(recipe.training.seed)
+        self.model = self._build_model(manifest)
+        self.titles: list[str] = self.train.column(recipe.text.column)
+        self.steps_per_epoch = self._check_sizes(manifest)
+        bank_seed, noise_seed = recipe.training.seed, recipe.training.seed + 1
+        self.objective = CrossPairNCE(recipe.objective, noise_seed, world)
+        self.bank = MemoryBank(
+            len(self.train), recipe.head.embedding, recipe.objective.bank_momentum, bank_seed, world
+        )
+        self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
+        self.curriculum = Curriculum(recipe.curriculum)
+        torch.manual_seed(recipe.training.seed + world.rank)  # dropout: each process its own
+        self._enter_stage()
+
+    def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
+        """One step of Equation 5 in both directions; see `crosspair.training.loop.Task`."""
+        recipe, device = self.recipe, self.world.device
+        lr = set_rates(
+            self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
+            recipe.optimizer, recipe.curriculum,
+        )  # fmt: skip
+        parts = min(recipe.training.accumulate, len(batch.rows) // 2)
+        logged: dict[str, torch.Tensor] = {}
+        embeddings = []
+        for i, rows in enumerate(torch.arange(len(batch.rows)).tensor_split(parts)):
+            pixels = normalize(batch.clips[rows].to(device, non_blocking=True))
+            if recipe.clip.color_jitter:
+                pixels = jitter_colors(pixels, batch.colors[rows].to(device))
+            index = batch.rows[rows].to(device)
+            titles = [self.titles[row] for row in batch.rows[rows].tolist()]
+            with self._synchronized(last=i == parts - 1):
+                with autocast(device, recipe.training.precision):
+                    video, text = self.towers(pixels, titles)
+                loss, scalars = self.objective(video, text, index, self.bank)
+                weight = len(rows) / len(batch.rows)
+                (loss * (weight * share)).backward()
+            embeddings.append((index, video.detach(), text.detach()))
+            for name, value in {"loss": loss.detach(), **scalars}.items():
+                logged[name] = logged.get(name, 0) + weight * value
+        if recipe.optimizer.clip_norm is not None:
+            logged["gradient_norm"] = nn.utils.clip_grad_norm_(
+                [p for group in self.optimizer.param_groups for p in group["params"]],
+                recipe.optimizer.clip_norm,
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.bank.update(*(torch.cat(column) for column in zip(*embeddings, strict=True)))
+        return {**logged, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
+
+    def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
+        """Validate if it is time, and go on to stage II if it is; see `Task`."""
+        training = self.recipe.training
+        self._average_statistics()
+        improved = False
+        due = epochs_done % training.validate_every == 0 or epochs_done == training.epochs
+        if due and len(self.validation):
+            scores = self.validate()
+            improved = self.curriculum.observe(scores["mrr"])
+            position = {"epoch": epochs_done, "stage": self.curriculum.stage}
+            run.record("validation", step, {**position, **scores})
+            if improved and training.export == "best" and self.world.is_main:
+                self.model.save_pretrained(run.model)
+        if self.curriculum.advance(epochs_done):
+            logger.info("epoch %d: stage II, the language model is trained too", epochs_done)
+            run.record("event", step, {"epoch": epochs_done, "event": "stage II begins"})
+            self._enter_stage()
+        return improved
+
+    def validate(self) -> dict[str, float]:
+        """Retrieval both ways on the val split, one centre clip a video (Section 4.2)."""
+        features = extract_features(
+            self.model,
+            self.validation,
+            clips=1,
+            batch_size=self.recipe.training.batch_size,
+            workers=self.recipe.training.workers,
+            world=self.world,
+            precision=self.recipe.training.precision,
+        )
+        titles = self.validation.column(self.recipe.text.column)
+        text = embed_texts(self.model, [titles[row] for row in features.rows.tolist()])
+        scores: dict[str, float] = {"pairs": len(features.rows)}
+        found = {
+            "text_to_video": retrieval(text, features.embedding),
+            "video_to_text": retrieval(features.embedding, text),
+        }
+        for direction, result in found.items():
+            for k, recall in result.recall.items():
+                scores[f"{direction}_R@{k}"] = recall
+            scores[f"{direction}_median_rank"] = result.median_rank
+        scores["mrr"] = sum(result.mrr for result in found.values()) / 2
+        return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every process has the same; see `Task`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state_dict(),
+            "curriculum": self.curriculum.state_dict(),
+        }
+
+    def own_state_dict(self) -> dict[str, Any]:
+        """This process's share of the bank; see `Task`."""
+        return {"bank": self.bank.state_dict()}
+
+    def load_state_dict(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+        """Put back what the other two gave; see `Task`."""
+        self.model.load_state_dict(shared["model"])
+        self.optimizer.load_state_dict(shared["optimizer"])
+        self.objective.load_state_dict(shared["objective"])
+        self.curriculum.load_state_dict(shared["curriculum"])
+        self.bank.load_state_dict(own["bank"])
+        self._enter_stage()
+
+    def pair_id(self, row: int) -> str:
+        """The name of a training pair; see `Task`."""
+        return str(self.train.table["pair_id"][row].as_py())
+
+    def _build_model(self, manifest: Manifest) -> CPD:
+        """The model, after leaving out pairs that cannot be learnt from."""
+        text = self.recipe.text
+        self.train = _usable(self.train, manifest, text.column)
+        self.validation = _usable(self.validation, manifest, text.column)
+        model = models.build(self.recipe, self.train.column(text.column))
+        self.train = _with_words(self.train, model, manifest, text.empty_titles, text.column)
+        self.validation = _with_words(self.validation, model, manifest, "drop", text.column)
+        if self.world.size > 1 and self.world.device.type == "cuda":
+            # On a CPU, SyncBatchNorm does not work under DDP: each process has its own statistics.
+            convert: Callable[[CPD], CPD] = nn.SyncBatchNorm.convert_sync_batchnorm
+            model = convert(model)
+        for parameter in model.video_encoder.parameters():
+            if parameter.dim() == 5:
+                parameter.data = parameter.contiguous(memory_format=torch.channels_last_3d)
+        return model.to(self.world.device)
+
+    def _check_sizes(self, manifest: Manifest) -> int:
+        training, curriculum = self.recipe.training, self.recipe.curriculum
+        if training.batch_size % self.world.size:
+            raise RecipeError(
+                f"training.batch_size {training.batch_size} cannot be shared evenly "
+                f"by {self.world.size} processes"
+            )
+        if len(self.train) < training.batch_size:
+            raise ManifestError(
+                f"{manifest.path}: {len(self.train)} usable pairs in split train, fewer than "
+                f"a batch of {training.batch_size}; add pairs or lower training.batch_size"
+            )
+        if len(self.validation) == 0:
+            if curriculum.strategy == "curriculum" and curriculum.stage2_epoch is None:
+                raise ManifestError(
+                    f"{manifest.path}: no pairs in split val, which tells when stage II begins; "
+                    "add some or give curriculum.stage2_epoch"
+                )
+            logger.warning("%s: no pairs in split val: no validation", manifest.path)
+        return len(self.train) // training.batch_size
+
+    def _enter_stage(self) -> None:
+        """Freeze the language model or set it free, and wrap the towers for it."""
+        self.model.train()
+        trains_text = self.curriculum.stage == 2
+        self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
+        self.towers: nn.Module = self.model
+        if self.world.size > 1:
+            # Running statistics play no part in training; they are averaged at epochs' ends.
+            self.towers = DistributedDataParallel(self.model, broadcast_buffers=False)
+
+    def _synchronized(self, last: bool) -> Any:
+        """Gradients are averaged over processes once a step, with the last part's."""
+        if isinstance(self.towers, DistributedDataParallel) and not last:
+            return self.towers.no_sync()
+        return nullcontext()
+
+    @torch.no_grad()
+    def _average_statistics(self) -> None:
+        if self.world.size == 1:
+            return
+        for buffer in self.model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.world.sum(buffer) / self.world.size)
+
+
+def _usable(split: Manifest, manifest: Manifest, column: str) -> Manifest:
+    """Rows with a title and without an error; the others are named."""
+    ids, titles, errors = (split.column(name) for name in ("pair_id", column, "error"))
+    keep = []
+    for row, (pair_id, title, error) in enumerate(zip(ids, titles, errors, strict=True)):
+        if error or not title:
+            logger.warning("left out %s: %s", pair_id, error or f"no {column}")
+        else:
+            keep.append(row)
+    if len(split) and not keep:
+        raise ManifestError(
+            f"{manifest.path}: none of {len(split)} pairs has a {column} and a readable video"
+        )
+    return split.take(keep)
+
+
+def _with_words(
+    split: Manifest, model: CPD, manifest: Manifest, policy: str, column: str
+) -> Manifest:
+    """Rows whose title the text encoder can read; the others refuse the start, or are named."""
+    titles = split.column(column)
+    empty = [row for row, title in enumerate(titles) if model.text_encoder.is_empty(title)]
+    if empty and policy == "error":
+        first = split.column("pair_id")[empty[0]]
+        raise TextError(
+            f"{manifest.path}: {len(empty)} titles hold no known word (the first: pair {first!r}, "
+            f"{titles[empty[0]]!r}); mend them, or leave them out by text.empty_titles=drop"
+        )
+    for row in empty:
+        logger.warning(
+            "left out %s: no known word in %r", split.column("pair_id")[row], titles[row]
+        )
+    left_out = set(empty)
+    return split.take([row for row in range(len(split)) if row not in left_out])

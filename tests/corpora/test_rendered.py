@@ -1,0 +1,463 @@
+"""The rendered corpus: the same each time, told by motion alone, safe to interrupt."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import multiprocessing
+import os
+import re
+from collections import Counter
+from dataclasses import astuple, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from crosspair.corpora import Manifest
+from crosspair.corpora.rendered import (
+    ACTIONS,
+    PARTNERS,
+    Scene,
+    frames_of,
+    motion_of,
+    plan,
+    render_corpus,
+    scene_of,
+)
+from crosspair.corpora.rendered.encoding import ENCODINGS, encoded
+from crosspair.corpora.rendered.words import (
+    ACTION_WORDS,
+    ACTION_WORDS_ABROAD,
+    COLOUR_WORDS,
+    THING_WORDS,
+)
+from crosspair.errors import ManifestError
+
+PAIRS = 26
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """A small corpus, rendered in this process. Tests only read it."""
+    return render_corpus(tmp_path_factory.mktemp("rendered"), PAIRS, seed=3, workers=1)
+
+
+def decoded(path: Path) -> NDArray[np.uint8]:
+    with av.open(path) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+# --- the same each time -------------------------------------------------------------------------
+
+
+def test_a_scene_renders_to_the_same_frames_and_bytes_each_time() -> None:
+    scene = scene_of(5, 7, "swinging")
+    first, second = list(frames_of(scene)), list(frames_of(scene))
+    np.testing.assert_array_equal(first, second)
+    assert first[0].shape == (scene.height, scene.width, 3)
+    assert first[0].dtype == np.uint8
+    for codec in ENCODINGS:
+        again = replace(scene, codec=codec, frames=10)
+        assert encoded(again) == encoded(again), codec
+
+
+def test_the_number_of_workers_changes_nothing(corpus: Manifest, tmp_path: Path) -> None:
+    other = render_corpus(tmp_path, PAIRS, seed=3, workers=2)
+    assert other.table.equals(corpus.table)
+    for one, two in zip(corpus.clips(), other.clips(), strict=True):
+        assert Path(one.path).read_bytes() == Path(two.path).read_bytes()
+
+
+def test_another_seed_gives_other_scenes_titles_and_order() -> None:
+    one, two = plan(64, seed=0), plan(64, seed=1)
+    assert [p.title for p in one] != [p.title for p in two]
+    assert [p.scene.label for p in one] != [p.scene.label for p in two]
+    a, b = (next(frames_of(replace(one[0].scene, seed=s))) for s in (0, 1))
+    assert np.abs(a.astype(int) - b).mean() > 5
+
+
+def test_noise_changes_titles_and_not_scenes() -> None:
+    clean, noisy = plan(64, noise=0), plan(64, noise=0.6)
+    assert [p.scene for p in clean] == [p.scene for p in noisy]
+    assert sum(a.title != b.title for a, b in zip(clean, noisy, strict=True)) > 50
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_files_are_what_the_manifest_says(corpus: Manifest) -> None:
+    rows = corpus.table.to_pylist()
+    for clip, row in zip(corpus.clips(), rows, strict=True):
+        with av.open(clip.path) as container:
+            stream = container.streams.video[0]
+            times, keys = [], 0
+            for frame in container.decode(stream):
+                times.append(float(frame.time or 0))
+                keys += frame.key_frame
+            assert float(stream.average_rate or 0) == pytest.approx(row["fps"], rel=2e-3)
+            assert stream.codec_context.codec.canonical_name == row["codec"]
+            assert (stream.width, stream.height) == (row["width"], row["height"])
+        assert len(times) == row["frames"]
+        assert keys >= 1
+        # WebM counts in milliseconds.
+        np.testing.assert_allclose(times, np.arange(len(times)) / row["fps"], atol=1.1e-3)
+        assert row["duration"] == pytest.approx(row["frames"] / row["fps"])
+        assert 2 <= row["duration"] <= 6.05
+
+
+def test_decoded_frames_are_close_to_the_rendered_ones(corpus: Manifest) -> None:
+    planned = plan(PAIRS, seed=3)
+    for codec in ENCODINGS:
+        pair = next(p for p in planned if p.scene.codec == codec)
+        seen = decoded(corpus.path.parent / pair.path).astype(float)
+        meant = np.stack(list(frames_of(pair.scene)))
+        assert np.abs(seen - meant).mean() < 8, codec
+
+
+def test_files_are_of_all_kinds() -> None:
+    scenes = [pair.scene for pair in plan(400)]
+    assert {s.codec for s in scenes} == {"h264", "mpeg4", "vp9"}
+    rates = {Fraction(n) for n in (24, 25, 30, 50, 60)} | {Fraction(30000, 1001)}
+    assert {s.fps for s in scenes} == rates
+    shapes = Counter(round(s.width / s.height, 1) for s in scenes)
+    assert set(shapes) == {1.3, 1.8, 0.6}
+    assert all(s.width % 2 == s.height % 2 == 0 for s in scenes)
+    assert {s.gop for s in scenes} == {12, 48, 250}
+    assert len({s.thing for s in scenes}) >= 8
+    assert len({s.colour for s in scenes}) >= 6
+
+
+def test_keyframes_come_at_the_planned_distance() -> None:
+    scene = Scene(0, 0, "rising", "star", "red", 96, 96, Fraction(25), 50, "h264", gop=12)
+    for codec in ENCODINGS:
+        file = io.BytesIO(encoded(replace(scene, codec=codec)))
+        with av.open(file) as container:
+            keys = [n for n, f in enumerate(container.decode(video=0)) if f.key_frame]
+        assert keys == [0, 12, 24, 36, 48], codec
+
+
+# --- labels and splits --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [200, 210, 337])
+@pytest.mark.parametrize("seed", [0, 9])
+def test_every_action_is_in_every_split(pairs: int, seed: int) -> None:
+    planned = plan(pairs, seed)
+    found = {(p.scene.label, p.split) for p in planned}
+    assert found == {(a, s) for a in ACTIONS for s in ("train", "val", "test")}
+    labels = Counter(p.scene.label for p in planned)
+    assert max(labels.values()) - min(labels.values()) <= 1
+    shares = Counter(p.split for p in planned)
+    for split, share in (("train", 0.75), ("val", 0.10), ("test", 0.15)):
+        assert shares[split] / pairs == pytest.approx(share, abs=0.01)
+
+
+def test_actions_are_told_in_words_that_titles_use() -> None:
+    assert len(ACTIONS) >= 14
+    bags = [frozenset(text.split()) for pair in ACTIONS.items() for text in pair]
+    assert len(set(bags)) == len(bags)
+    for label, phrase in ACTIONS.items():
+        assert ACTION_WORDS[label][0] == label
+        assert phrase in ACTION_WORDS[label]
+    owners = Counter(text for texts in ACTION_WORDS.values() for text in texts)
+    assert max(owners.values()) == 1
+    assert sorted(a for group in PARTNERS for a in group) == sorted(ACTIONS)
+
+
+# --- motion alone -------------------------------------------------------------------------------
+
+
+def sampled(label: str, draws: int, apart: float) -> NDArray[np.float64]:
+    """What a frame shows at a random time and ``apart`` seconds later: (draws, 2, values)."""
+    found = []
+    for seed in range(draws):
+        motion = motion_of(label, np.random.default_rng((seed, 99)))
+        time = np.random.default_rng((seed, sum(map(ord, label)))).uniform(0, 3)
+        found.append(
+            [[v for pose in motion(t) for v in astuple(pose)] for t in (time, time + apart)]
+        )
+    return np.array(found)
+
+
+def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Kolmogorov-Smirnov: the largest difference of the two distribution functions."""
+    at = np.concatenate([a, b])
+    shares = [np.searchsorted(np.sort(v), at, "right") / len(v) for v in (a, b)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+@pytest.mark.parametrize("group", PARTNERS)
+def test_single_frames_are_distributed_alike(group: tuple[str, ...]) -> None:
+    draws = 1500
+    frames = {label: sampled(label, draws, 0)[:, 0] for label in group}
+    first, *others = group
+    # The 0.1 % point of the distance between two samples of one distribution.
+    bound = 1.95 * np.sqrt(2 / draws)
+    mixes = np.random.default_rng(0).normal(size=(12, frames[first].shape[1]))
+    for label in others:
+        for column in range(frames[first].shape[1]):
+            a, b = frames[first][:, column], frames[label][:, column]
+            # To within rounding: columns that are constant in one and computed in the other.
+            assert distance(a.round(9), b.round(9)) < bound, (label, column)
+        for mix in mixes:  # joint distributions, too
+            assert distance(frames[first] @ mix, frames[label] @ mix) < bound, label
+
+
+def test_actions_of_different_pairs_do_differ_in_the_same_test() -> None:
+    rising, left = (sampled(label, 1500, 0)[:, 0] for label in ("rising", "moving left"))
+    assert distance(rising[:, 0], left[:, 0]) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("label", "column", "sign"),
+    [
+        *(("rising", 1, -1), ("falling", 1, 1), ("moving left", 0, -1), ("moving right", 0, 1)),
+        *(("growing", 2, 1), ("shrinking", 2, -1)),
+    ],
+)
+def test_displacement_tells_the_direction(label: str, column: int, sign: int) -> None:
+    frames = sampled(label, 300, 0.25)
+    moved = sign * (frames[:, 1] - frames[:, 0])[:, column]
+    jumped = moved < -0.1  # back to the beginning of the cycle, out of sight
+    assert (moved[~jumped] > 0.02).all()
+    assert jumped.mean() < 0.3
+
+
+@pytest.mark.parametrize("kind", ["spinning", "orbiting"])
+def test_turns_go_the_way_they_are_named(kind: str) -> None:
+    for way, sign in (("clockwise", 1), ("anticlockwise", -1)):
+        now, later = sampled(f"{kind} {way}", 300, 0.2).transpose(1, 0, 2)
+        if kind == "spinning":
+            turned = np.angle(np.exp(1j * (later[:, 3] - now[:, 3])))
+        else:  # the cross product of where it is and where it goes; y is down
+            turned = now[:, 0] * (later - now)[:, 1] - now[:, 1] * (later - now)[:, 0]
+        assert (sign * turned > 0).mean() > 0.97
+
+
+def test_distance_tells_meeting_from_parting() -> None:
+    for label, sign in (("coming together", -1), ("drifting apart", 1)):
+        frames = sampled(label, 300, 0.25)
+        gap = np.hypot(frames[..., 0] - frames[..., 6], frames[..., 1] - frames[..., 7])
+        moved = sign * (gap[:, 1] - gap[:, 0])
+        assert (moved[moved > -0.15] > 0.02).all()
+
+
+def test_each_oscillation_moves_its_own_channel() -> None:
+    # Columns of a pose: x 0, y 1, tilt 3, glow 5. Only swinging changes more than one.
+    live = {"shaking sideways": {0}, "bouncing": {1}, "swinging": {0, 1, 3}, "blinking": {5}}
+    for label, columns in live.items():
+        for seed in range(20):
+            motion = motion_of(label, np.random.default_rng(seed))
+            values = np.array([astuple(motion(n * 4 / 30)[0]) for n in range(8)])
+            assert set(np.flatnonzero(np.ptp(values, axis=0) > 1e-6)) == columns, label
+            assert np.ptp(values, axis=0)[list(columns)].max() > 0.2, label
+
+
+def test_motion_is_a_function_of_time_not_of_frames() -> None:
+    slow = scene_of(0, 3, "rising")
+    slow = replace(slow, fps=Fraction(25), frames=60)
+    fast = replace(slow, fps=Fraction(50), frames=120)
+    np.testing.assert_array_equal(list(frames_of(slow)), list(frames_of(fast))[::2])
+
+
+# --- titles -------------------------------------------------------------------------------------
+
+
+def told(title: str, texts: dict[str, tuple[str, ...]]) -> set[str]:
+    """Which of the keys a title tells."""
+    low = title.lower()
+    return {
+        key
+        for key, options in texts.items()
+        if any(re.search(rf"(?<!\w){re.escape(o.lower())}(?!\w)", low) for o in options)
+    }
+
+
+ACTION_TEXTS = {a: ACTION_WORDS[a] + ACTION_WORDS_ABROAD[a] for a in ACTIONS}
+THING_TEXTS = {t: tuple(w for pair in pairs for w in pair) for t, pairs in THING_WORDS.items()}
+
+
+def test_titles_without_noise_are_right_and_complete() -> None:
+    for pair in plan(200, noise=0):
+        assert pair.scene.label in told(pair.title, ACTION_TEXTS), pair.title
+        assert told(pair.title, THING_TEXTS) == {pair.scene.thing}, pair.title
+        assert told(pair.title, dict(COLOUR_WORDS)) == {pair.scene.colour}, pair.title
+        assert pair.title.isascii()
+        assert "#" not in pair.title
+
+
+@pytest.mark.parametrize(("noise", "wrong"), [(0.0, 0.0), (0.3, 0.09), (0.6, 0.36), (1.0, 1.0)])
+def test_the_dial_sets_the_share_of_wrong_titles(noise: float, wrong: float) -> None:
+    telling = [
+        (pair.scene.label, labels)
+        for pair in plan(1600, noise=noise)
+        if (labels := told(pair.title, ACTION_TEXTS))
+    ]
+    share = np.mean([label not in labels for label, labels in telling])
+    assert share == pytest.approx(wrong, abs=4 * np.sqrt(wrong * (1 - wrong) / len(telling)))
+
+
+def test_titles_at_the_default_are_as_people_write_them() -> None:
+    titles = [pair.title for pair in plan(1600)]
+    assert all(titles)
+
+    def share(of: object) -> float:
+        assert callable(of)
+        return float(np.mean([bool(of(t)) for t in titles]))
+
+    assert share(lambda t: told(t, ACTION_TEXTS)) == pytest.approx(0.85, abs=0.04)
+    assert share(lambda t: told(t, THING_TEXTS)) == pytest.approx(0.85, abs=0.04)
+    assert share(lambda t: told(t, dict(COLOUR_WORDS))) == pytest.approx(0.76, abs=0.04)
+    assert share(lambda t: "#" in t) == pytest.approx(0.18, abs=0.04)
+    assert share(lambda t: sum(c.isupper() for c in t) > 0.6 * sum(map(str.isalpha, t))) > 0.1
+    for script in ("[ऀ-ॿ]", "[぀-ヿ]", "[áéíóúñ]", "[à-ÿ]", "[一-鿿]"):
+        assert 0.005 < share(lambda t, s=script: re.search(s, t)) < 0.3, script
+
+
+# --- safe ---------------------------------------------------------------------------------------
+
+
+def test_a_complete_corpus_is_returned_untouched(corpus: Manifest) -> None:
+    files = sorted(corpus.path.parent.rglob("*"))
+    before = [file.stat().st_mtime_ns for file in files]
+    again = render_corpus(
+        corpus.path.parent, PAIRS, seed=3, progress=lambda *_: pytest.fail("rendered")
+    )
+    assert again.table.equals(corpus.table)
+    assert sorted(corpus.path.parent.rglob("*")) == files
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_only_what_is_missing_is_rendered(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    first = render_corpus(tmp_path, 16, workers=1, progress=lambda *n: calls.append(n))
+    assert calls == [(n, 16) for n in range(1, 17)]
+    lost = tmp_path / first.column("path")[5]
+    content = lost.read_bytes()
+    lost.unlink()
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "videos").iterdir()}
+    calls.clear()
+    second = render_corpus(tmp_path, 16, workers=1, progress=lambda *n: calls.append(n))
+    assert calls == [(16, 16)]
+    assert lost.read_bytes() == content
+    assert all(f.stat().st_mtime_ns == at for f, at in before.items())
+    assert second.table.equals(first.table)
+
+
+def test_an_interrupted_run_leaves_whole_files_only(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render_corpus(tmp_path, 16, workers=1, progress=stop)
+    assert len(list((tmp_path / "videos").iterdir())) == 3
+    assert not (tmp_path / "manifest.parquet").exists()
+    assert json.loads((tmp_path / "rendered.json").read_text())["complete"] is False
+    with pytest.raises(ManifestError, match="rendered with seed 0, not 1; choose another"):
+        render_corpus(tmp_path, 16, seed=1)
+    calls: list[int] = []
+    render_corpus(tmp_path, 16, workers=1, progress=lambda done, _: calls.append(done))
+    assert calls == list(range(4, 17))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_interrupted_run_stops_its_workers(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render_corpus(tmp_path, 60, workers=2, progress=stop)
+    assert not multiprocessing.active_children()
+    assert len(list((tmp_path / "videos").iterdir())) < 30
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "rendered with seed 3, not 4; choose another folder, or delete this one"),
+        ({"noise": 0.1}, "rendered with noise 0.3, not 0.1; choose"),
+        ({"pairs": 30, "seed": 4}, "rendered with pairs 26, seed 3, not 30, 4; choose"),
+    ],
+)
+def test_other_settings_are_refused(
+    corpus: Manifest, change: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ManifestError, match=re.escape(message)):
+        render_corpus(corpus.path.parent, **{"pairs": PAIRS, "seed": 3, **change})
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "videos/cat.mp4"])
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(ManifestError, match="were not rendered here; choose another folder"):
+        render_corpus(tmp_path, 16)
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_damaged_settings_are_refused(tmp_path: Path) -> None:
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "rendered.json").write_text(text)
+        with pytest.raises(ManifestError, match=r"rendered\.json cannot be read; delete"):
+            render_corpus(tmp_path, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pairs": 15}, "pairs is 15, but the rendered corpus has 16 actions and needs a pair for"),
+        ({"seed": -1}, "seed is -1: pass 0 or more"),
+        ({"noise": 1.1}, "noise is 1.1: pass 0 (clean titles) to 1 (all wrong)"),
+        ({"noise": float("nan")}, "noise is nan: pass 0"),
+        ({"workers": 0}, "workers is 0: pass 1 or more"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    tmp_path: Path, arguments: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ManifestError, match=re.escape(message)) as refusal:
+        render_corpus(tmp_path / "out", **arguments)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManifestError, match=r"file/out cannot be written to: Not a directory"):
+        render_corpus(tmp_path / "file" / "out", 16)
+
+
+def test_a_full_disk_is_told_and_the_next_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = Path.write_bytes, []
+
+    def filling(path: Path, data: bytes) -> int:
+        if len(written) == 2:
+            write(path, data[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        return write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", filling)
+        with pytest.raises(ManifestError, match="cannot be written: No space left on device; free"):
+            render_corpus(tmp_path, 16, workers=1)
+    assert len(list((tmp_path / "videos").iterdir())) == 2
+    assert len(render_corpus(tmp_path, 16, workers=1)) == 16
+
+
+def test_a_killed_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosspair.corpora.rendered.corpus._start_worker", _die)
+    with pytest.raises(ManifestError, match="ended abruptly, perhaps for want of memory"):
+        render_corpus(tmp_path, 24, workers=2)
+
+
+def _die() -> None:
+    os._exit(9)
