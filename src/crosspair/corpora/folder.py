@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ SUFFIXES = frozenset({
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
     ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 })  # fmt: skip
+LINE = "\n"  # key of a row's line in the title file; no column can have this name
 NAMED = 5  # how many of a kind a message names before it only counts
 
 
@@ -61,15 +64,18 @@ def folder_corpus(
     if out.suffix != ".parquet":
         out = out / "manifest.parquet"
     rows = _joined(_read_titles(titles), _videos(folder), titles, folder)
-    for row in rows:
-        video = Path(row["path"])
-        if label_by_folder:
-            row["label"] = video.parent.name
-        row["path"] = os.path.relpath(video, out.parent)
+    if label_by_folder:
+        for row in rows:
+            row["label"] = Path(row["path"]).parent.name
     for split, file in (split_lists or {}).items():
         _assign_split(rows, split, file)
     _hold_out(rows, val_share, seed)
-    _probe_all(rows, out.parent, skip_broken)
+    _probe_all(rows, skip_broken)
+    for row in rows:
+        # Resolved first: a step up from a linked folder leads elsewhere.
+        video = Path(row["path"])
+        whole = video.parent.resolve() / video.name
+        row["path"] = os.path.relpath(whole, out.parent.resolve())
     return manifest_of(rows, out).write(out)
 
 
@@ -84,7 +90,17 @@ def _read_titles(path: Path) -> list[dict[str, str]]:
                 else csv.reader(file)
             )
             names = [name.strip() for name in next(reader, [])]
-            rows = [dict(zip(names, row, strict=False)) for row in reader if any(row)]
+            separator = "tabs" if delimiter == "\t" else "commas"
+            rows = []
+            for row in reader:
+                if any(row[len(names) :]):
+                    quoted = "" if delimiter == "\t" else " outside quotation marks"
+                    raise ManifestError(
+                        f"title file {path}, line {reader.line_num}: {len(row)} fields under "
+                        f"{len(names)} columns; does a title hold {separator}{quoted}?"
+                    )
+                if any(row):
+                    rows.append({**dict(zip(names, row, strict=False)), LINE: str(reader.line_num)})
     except FileNotFoundError as error:
         raise ManifestError(f"title file {path} does not exist") from error
     except UnicodeDecodeError as error:
@@ -95,7 +111,6 @@ def _read_titles(path: Path) -> list[dict[str, str]]:
     except (OSError, csv.Error) as error:
         raise ManifestError(f"title file {path} cannot be read: {error}") from error
     if "title" not in names or not {"video_id", "path"} & set(names):
-        separator = "tabs" if delimiter == "\t" else "commas"
         raise ManifestError(
             f"title file {path} needs the columns 'title' and 'video_id' or 'path', "
             f"separated by {separator}; it has {', '.join(map(repr, names)) or 'none'}"
@@ -107,19 +122,25 @@ def _videos(folder: Path) -> dict[str, list[Path]]:
     """Videos by each name they may be called by: within the folder, and without suffix."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
             relative = path.relative_to(folder)
             for name in {relative.as_posix(), relative.with_suffix("").as_posix(), path.stem}:
-                found[name].append(path)
+                found[_composed(name)].append(path)
     return found
+
+
+def _composed(name: str) -> str:
+    """One form of a name: file systems and editors disagree on how to write é."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _joined(
     titles: list[dict[str, str]], videos: Mapping[str, list[Path]], file: Path, folder: Path
 ) -> list[dict[str, Any]]:
     rows, lost = [], []
-    for line, given in enumerate(titles, start=2):
-        name = given.get("path", "").strip() or given.get("video_id", "").strip()
+    for given in titles:
+        line = given[LINE]
+        name = _composed(given.get("path", "")) or _composed(given.get("video_id", ""))
         candidates = videos.get(name, [])
         if len(candidates) > 1:
             raise ManifestError(
@@ -158,11 +179,13 @@ def _assign_split(rows: list[dict[str, Any]], split: str, file: Path) -> None:
     if split not in SPLITS:
         raise ManifestError(f"split {split!r} is unknown; the splits are {', '.join(SPLITS)}")
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"split list {file} cannot be read: {error}") from error
-    names = {Path(line.split()[0]).stem for line in lines if line.strip()}
-    members = [row for row in rows if Path(row["path"]).stem in names]
+    # UCF101's train lists have the class's number behind the name.
+    given = [_composed(re.sub(r"\s+\d+\s*$", "", line)) for line in lines if line.strip()]
+    names = {name for line in given for name in (Path(line).name, Path(line).stem)}
+    members = [row for row in rows if _composed(Path(row["path"]).stem) in names]
     if not members:
         raise ManifestError(
             f"split list {file} names none of the {len(rows)} videos"
@@ -181,9 +204,9 @@ def _hold_out(rows: list[dict[str, Any]], share: float, seed: int) -> None:
         train[index]["split"] = "val"
 
 
-def _probe_all(rows: list[dict[str, Any]], base: Path, skip_broken: bool) -> None:
+def _probe_all(rows: list[dict[str, Any]], skip_broken: bool) -> None:
     with ThreadPoolExecutor() as pool:
-        probed = list(pool.map(lambda row: _probed(base / row["path"]), rows))
+        probed = list(pool.map(lambda row: _probed(row["path"]), rows))
     broken = []
     for row, found in zip(rows, probed, strict=True):
         row.update(found)
@@ -197,9 +220,9 @@ def _probe_all(rows: list[dict[str, Any]], base: Path, skip_broken: bool) -> Non
         )
 
 
-def _probed(path: Path) -> dict[str, Any]:
+def _probed(path: str) -> dict[str, Any]:
     try:
-        return asdict(probe(str(path)))
+        return asdict(probe(path))
     except VideoError as error:
         return {"error": str(error)}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +79,16 @@ class Manifest:
     def write(self, path: str | os.PathLike[str]) -> Manifest:
         """Write to ``path`` in one step: a reader sees the old file or the new one, never half."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(self.table, partial)
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise ManifestError(f"manifest {path} cannot be written: {error.strerror}") from error
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            reason = error.strerror or str(error)
+            raise ManifestError(f"manifest {path} cannot be written: {reason}") from error
         return Manifest(self.table, path)
 
     def __len__(self) -> int:
@@ -150,6 +154,9 @@ def _checked(table: pa.Table, path: Path) -> pa.Table:
     unknown = [name for name in present if name not in SCHEMA.names]
     if unknown:
         raise ManifestError(f"manifest {path}: {_unknown(unknown)}")
+    twice = [name for name, count in Counter(present).items() if count > 1]
+    if twice:
+        raise ManifestError(f"manifest {path} has more than one column {_quoted(twice)}")
     columns = []
     for field in SCHEMA:
         if field.name not in present:
@@ -186,8 +193,12 @@ def _check_values(table: pa.Table, path: Path) -> None:
             )
     starts, ends = table.column("start").to_pylist(), table.column("end").to_pylist()
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if start is not None and (start < 0 or (end is not None and end <= start)):
-            raise ManifestError(f"manifest {path}, row {row}: start {start} s, end {end} s")
+        # Written so that a start or an end that is not a number does not pass.
+        if not 0 <= (start or 0) < (math.inf if end is None else end):
+            raise ManifestError(
+                f"manifest {path}, row {row}: start {start} s, end {end} s; "
+                "a part begins at 0 or later and ends after it begins"
+            )
 
 
 def _unknown(names: Sequence[str]) -> str:

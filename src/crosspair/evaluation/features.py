@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from crosspair.corpora import Manifest
 from crosspair.distributed import World
@@ -18,6 +20,8 @@ from crosspair.video import test_loader, uniform_positions
 
 logger = logging.getLogger(__name__)
 
+CLIPS = 10  # uniformly spread over a video (Section 4.2)
+
 
 @dataclass(frozen=True)
 class Features:
@@ -27,12 +31,14 @@ class Features:
         rows: (V,) int64, the videos' rows in the manifest, ascending; unreadable ones are absent.
         visual: (V, F) float32, the mean visual feature (before the mapping layer).
         embedding: (V, D) float32, the mean embedding f_v, of unit norm again.
+        clips: how many clips of each video the means are over.
         failures: (pair_id, message) of each video left out.
     """
 
     rows: torch.Tensor
     visual: torch.Tensor
     embedding: torch.Tensor
+    clips: int
     failures: list[tuple[str, str]]
 
 
@@ -41,7 +47,7 @@ def extract_features(
     model: CPD,
     manifest: Manifest,
     *,
-    clips: int = 10,
+    clips: int = CLIPS,
     batch_size: int = 32,
     workers: int = 2,
     world: World | None = None,
@@ -74,26 +80,25 @@ def extract_features(
         batch_size=batch_size,
         workers=workers,
     )
-    was_training = model.training
-    model.eval()
     visual = torch.zeros(len(manifest), model.video_encoder.features, device=world.device)
     embedding = torch.zeros(len(manifest), model.head.embedding, device=world.device)
     count = torch.zeros(len(manifest), device=world.device)
     broken: dict[int, str] = {}
     done = 0
-    for batch in loader:
-        broken.update(batch.failures)
-        if len(batch.rows):
-            rows = batch.rows.to(world.device)
-            with autocast(world.device, precision):
-                of_clips, f_v = model.encode_video(batch.clips.to(world.device, non_blocking=True))
-            visual.index_add_(0, rows, of_clips.float())
-            embedding.index_add_(0, rows, f_v)
-            count.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float))
-        done += len(batch.rows) + len(batch.failures)
-        if progress:
-            progress(done, len(mine) * clips)
-    model.train(was_training)
+    with _evaluating(model):
+        for batch in loader:
+            broken.update(batch.failures)
+            if len(batch.rows):
+                rows = batch.rows.to(world.device)
+                pixels = batch.clips.to(world.device, non_blocking=True)
+                with autocast(world.device, precision):
+                    of_clips, f_v = model.encode_video(pixels)
+                visual.index_add_(0, rows, of_clips.float())
+                embedding.index_add_(0, rows, f_v)
+                count.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float))
+            done += len(batch.rows) + len(batch.failures)
+            if progress:
+                progress(done, len(mine) * clips)
     count[list(broken)] = 0  # a video counts whole or not at all
     visual, embedding, count = world.sum(visual), world.sum(embedding), world.sum(count)
     rows = count.nonzero().squeeze(1)
@@ -109,6 +114,7 @@ def extract_features(
         rows=rows.cpu(),
         visual=(visual[rows] / per_video).cpu(),
         embedding=F.normalize(embedding[rows] / per_video, dim=1).cpu(),
+        clips=clips,
         failures=failures,
     )
 
@@ -116,10 +122,21 @@ def extract_features(
 @torch.no_grad()
 def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
     """Embeddings f_t (T, D) float32 of unit norm, on the CPU, with the model in eval mode."""
-    was_training = model.training
+    with _evaluating(model):
+        parts = [
+            model.encode_text(texts[i : i + batch_size]).cpu()
+            for i in range(0, len(texts), batch_size)
+        ]
+    return torch.cat(parts) if parts else torch.empty(0, model.head.embedding)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    # Module by module, as stage I trains a model whose language model stays in eval mode.
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    parts = [
-        model.encode_text(texts[i : i + batch_size]).cpu() for i in range(0, len(texts), batch_size)
-    ]
-    model.train(was_training)
-    return torch.cat(parts)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -31,8 +31,10 @@ def knn_predict(
         (Q,) int64, the predicted classes.
 
     Raises:
-        CrosspairError: k exceeds the training set.
+        CrosspairError: k exceeds the training set, or is below 1.
     """
+    if k < 1:
+        raise CrosspairError(f"kNN needs at least 1 neighbour, not k = {k}")
     if k > len(train):
         raise CrosspairError(
             f"kNN with k = {k} needs at least {k} training videos, not {len(train)}"

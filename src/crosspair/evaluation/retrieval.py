@@ -41,7 +41,8 @@ def own_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 1024) -
     for begin in range(0, len(queries), chunk):
         scores = queries[begin : begin + chunk] @ targets.T
         own = scores.diagonal(begin).unsqueeze(1)
-        ranks.append((scores >= own).sum(dim=1))  # counts the counterpart itself
+        # Counts the counterpart itself, and everything where a diverged network gives no numbers.
+        ranks.append((~(scores < own)).sum(dim=1))
     return torch.cat(ranks)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
-from crosspair.errors import ModelError, RecipeError
+from crosspair.errors import ModelError, RecipeError, TextError
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage
@@ -90,9 +90,13 @@ class CPD(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, in place of what it may hold already."""
-        folder = Path(folder)
+        folder = Path(folder).absolute()
         partial = folder.with_name(f".{folder.name}.partial")
+        replaced = folder.with_name(f".{folder.name}.replaced")
+        if folder.exists() and not _may_be_replaced(folder):
+            raise ModelError(f"{folder} is there already and no model folder; give another name")
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
             sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
@@ -101,10 +105,14 @@ class CPD(nn.Module):
             self.text_encoder.save(partial)
             weights = {name: value.contiguous() for name, value in self.state_dict().items()}
             save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                folder.rename(replaced)
             partial.rename(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if replaced.exists() and not folder.exists():
+                replaced.rename(folder)
             raise ModelError(f"model folder {folder} cannot be written: {error}") from error
 
     @classmethod
@@ -116,11 +124,14 @@ class CPD(nn.Module):
         """
         folder = _local(source)
         recipe = _read_config(folder)
-        encoder: TextEncoder = (
-            WordAverage.load(folder)
-            if recipe.text.encoder == "words"
-            else TransformerAverage.load(folder, recipe.text.max_tokens)
-        )
+        try:
+            encoder: TextEncoder = (
+                WordAverage.load(folder)
+                if recipe.text.encoder == "words"
+                else TransformerAverage.load(folder, recipe.text.max_tokens)
+            )
+        except TextError as error:
+            raise ModelError(str(error)) from error
         model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -131,6 +142,10 @@ class CPD(nn.Module):
                 f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it: {_fault(error)}"
             ) from error
         return model.eval()
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / CONFIG_FILE).is_file() or not any(folder.iterdir()))
 
 
 def _local(source: str | os.PathLike[str]) -> Path:
@@ -161,7 +176,9 @@ def _read_config(folder: Path) -> Recipe:
         return recipe_of(
             {f"{s}.{key}": value for s in SECTIONS for key, value in config[s].items()}
         )
-    except (KeyError, AttributeError, RecipeError) as error:
+    except (KeyError, AttributeError) as error:
+        raise ModelError(f"{folder / CONFIG_FILE}: a section is missing ({error})") from error
+    except RecipeError as error:
         raise ModelError(f"{folder / CONFIG_FILE}: {error}") from error
 
 

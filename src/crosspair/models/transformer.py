@@ -38,10 +38,17 @@ class TransformerAverage(nn.Module):
             ) from error
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(source)
-            self.model = AutoModel.from_pretrained(source, dtype=torch.float32)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise TextError(f"language model {source}: cannot be loaded ({reason})") from error
+            self.model, found = AutoModel.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True
+            )
+        except Exception as error:  # tokenizers and safetensors raise kinds of their own
+            raise TextError(f"language model {source}: {_cannot_be_loaded(error)}") from error
+        # Poolers are often absent, and not used here; anything else would be left random.
+        missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)
+        if missing:
+            raise TextError(
+                f"language model {source}: {len(missing)} weights are missing, as {missing[0]}"
+            )
         self.max_tokens = max_tokens
         self.features: int = self.model.config.hidden_size
         self._check_tokenizer(source)
@@ -76,9 +83,13 @@ class TransformerAverage(nn.Module):
 
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
-        encoder.tokenizer = AutoTokenizer.from_pretrained(str(folder / FOLDER))
-        config = AutoConfig.from_pretrained(str(folder / FOLDER))
-        encoder.model = AutoModel.from_config(config)
+        source = str(folder / FOLDER)
+        try:
+            encoder.tokenizer = AutoTokenizer.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source)
+            encoder.model = AutoModel.from_config(config)
+        except Exception as error:  # as above
+            raise TextError(f"language model {source}: {_cannot_be_loaded(error)}") from error
         encoder.max_tokens, encoder.features = max_tokens, config.hidden_size
         return encoder
 
@@ -89,3 +100,7 @@ class TransformerAverage(nn.Module):
                 f"language model {source}: its tokenizer knows no ordinary word; "
                 "the folder needs tokenizer.json or a full set of tokenizer files"
             )
+
+
+def _cannot_be_loaded(error: Exception) -> str:
+    return f"cannot be loaded ({(str(error) or type(error).__name__).splitlines()[0]})"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import unicodedata
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +29,8 @@ def tokenize(title: str) -> list[str]:
     >>> tokenize("Baby CRAWLING, #MyFirstSteps 😍 don't_blink")
     ['baby', 'crawling', 'my', 'first', 'steps', "don't", 'blink']
     """
-    return [word.lower().replace("’", "'") for word in _WORD.findall(_CAMEL.sub(" ", title))]
+    composed = unicodedata.normalize("NFC", title)  # a lone accent would end its word
+    return [word.lower().replace("’", "'") for word in _WORD.findall(_CAMEL.sub(" ", composed))]
 
 
 class WordAverage(nn.Module):
@@ -75,7 +79,7 @@ class WordAverage(nn.Module):
         try:
             saved = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
             return cls(saved["words"], torch.zeros(len(saved["words"]), saved["dimensions"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ModelError(
                 f"{folder / WORDS_FILE}: not a model's vocabulary ({error})"
             ) from error
@@ -95,22 +99,21 @@ def read_word_vectors(path: str, max_words: int) -> WordAverage:
     Raises:
         TextError: there is no such file, or it is not one of those formats.
     """
-    from gensim.models import KeyedVectors
-
+    gensim = _gensim()
     if not Path(path).is_file():
         raise TextError(f"word vectors {path}: no such file")
     binary = ".bin" in Path(path).suffixes
     try:
         headless = not binary and not _has_header(path)
-        vectors = KeyedVectors.load_word2vec_format(
+        vectors = gensim.KeyedVectors.load_word2vec_format(
             path, binary=binary, no_header=headless, limit=max_words, unicode_errors="replace"
         )
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zlib.error) as error:
         raise TextError(_not_vectors(path, " ".join(str(error).split()))) from error
     rows: dict[str, int] = {}
     for row, word in enumerate(vectors.index_to_key):
         rows.setdefault(word.lower(), row)  # files are sorted by frequency: the first is the best
-    if not rows or not np.isfinite(vectors.vectors).all():
+    if not vectors.vectors.size or not np.isfinite(vectors.vectors).all():
         raise TextError(_not_vectors(path, "it has no words, or values that are not finite"))
     return WordAverage(list(rows), torch.from_numpy(vectors.vectors[list(rows.values())].copy()))
 
@@ -126,12 +129,11 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
     Raises:
         TextError: no word occurs twice.
     """
-    from gensim.models import Word2Vec
-
+    gensim = _gensim()
     sentences = [tokenize(title) for title in titles]
     try:
         # One worker: more would make the order of updates, and so the vectors, a matter of luck.
-        model = Word2Vec(
+        model = gensim.Word2Vec(
             sentences, vector_size=dimensions, window=8, min_count=2, sg=1, negative=8,
             sample=1e-3, epochs=40, seed=seed, workers=1, hashfxn=_stable_hash,
         )  # fmt: skip
@@ -141,6 +143,16 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
             "give text.source a word-vector file"
         ) from error
     return WordAverage(list(model.wv.index_to_key), torch.from_numpy(model.wv.vectors.copy()))
+
+
+def _gensim() -> Any:
+    try:
+        from gensim import models
+    except ImportError as error:
+        raise TextError(
+            'text.encoder=words needs the extra: pip install "crosspair[text]"'
+        ) from error
+    return models
 
 
 def _stable_hash(word: str) -> int:

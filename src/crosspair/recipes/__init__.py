@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,17 @@ import yaml
 
 from crosspair.config import Recipe
 from crosspair.errors import RecipeError
+
+SMALLEST = 32  # pixels: res5 sees a sixteenth of them
+POSITIVE = frozenset({
+    "size", "frames", "stride", "width", "embedding", "hidden", "dimensions", "max_words",
+    "max_tokens", "temperature", "noise_samples", "lr", "epochs", "batch_size", "accumulate",
+    "validate_every", "log_every", "patience",
+})  # fmt: skip
+NOT_NEGATIVE = frozenset({
+    "color_jitter", "momentum", "weight_decay", "warmup_epochs", "clip_norm", "stage2_epoch",
+    "stage2_lr", "text_lr", "seed", "workers", "checkpoint_steps",
+})  # fmt: skip
 
 
 def recipe_names() -> list[str]:
@@ -116,38 +128,40 @@ def _flat(nested: Any, name: str) -> dict[str, Any]:
 def _nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     last = name.rsplit(".", 1)[-1]
-    close = difflib.get_close_matches(name, known, n=1) or [
-        key for key in known if difflib.get_close_matches(last, [key.rsplit(".", 1)[-1]])
-    ]
+    close = (
+        [key for key in known if key.endswith(f".{name}")]
+        or difflib.get_close_matches(name, known, n=1)
+        or [key for key in known if difflib.get_close_matches(last, [key.rsplit(".", 1)[-1]])]
+    )
     return f"did you mean {close[0]!r}" if close else f"there are {', '.join(known)}"
 
 
 def _first_fault(settings: Mapping[str, Any], message: str) -> str:
     """jsonargparse explains over several lines; keep the key, the value and the cause."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith("Expected")] or lines[-1:]
     for key, value in settings.items():
-        if f'"recipe.{key}"' in message or key.rsplit(".", 1)[-1] in lines[0]:
-            return f"{key}: {value!r} does not do ({lines[-1]})"
+        if f'"recipe.{key}"' in message:
+            return f"{key}: {value!r} does not do ({', or '.join(causes)})"
     return " ".join(lines)
 
 
 def _check(recipe: Recipe, name: str) -> None:
-    positive = {
-        key: value
-        for key, value in recipe_settings(recipe).items()
-        if key.split(".")[-1]
-        in {
-            "size", "frames", "stride", "width", "embedding", "hidden", "dimensions", "max_words",
-            "max_tokens",
-            "temperature", "noise_samples", "lr", "epochs", "batch_size", "accumulate",
-            "validate_every", "log_every", "patience",
-        }
-    }  # fmt: skip
-    for key, value in positive.items():
-        if value is None or value <= 0:
+    for key, value in recipe_settings(recipe).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecipeError(f"{name}: {key} is {value}; it must be a finite number")
+        last = key.split(".")[-1]
+        if last in POSITIVE and (value is None or value <= 0):
             raise RecipeError(f"{name}: {key} is {value}; it must be above 0")
+        if last in NOT_NEGATIVE and value is not None and value < 0:
+            raise RecipeError(f"{name}: {key} is {value}; it must not be below 0")
     if not 1 <= recipe.clip.scale[0] <= recipe.clip.scale[1] or recipe.clip.test_scale < 1:
         raise RecipeError(f"{name}: clip.scale and clip.test_scale must be at least 1, ascending")
+    if recipe.clip.size < SMALLEST:
+        # From a single pixel on, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
+        raise RecipeError(
+            f"{name}: clip.size is {recipe.clip.size}; below {SMALLEST} res5 would see one pixel"
+        )
     if not 0 <= recipe.objective.bank_momentum < 1:
         raise RecipeError(f"{name}: objective.bank_momentum must lie in [0, 1)")
     if recipe.training.batch_size % recipe.training.accumulate:

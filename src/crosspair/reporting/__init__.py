@@ -2,10 +2,8 @@
 
 from crosspair.reporting.curves import Curve, learning_curves
 from crosspair.reporting.history import History, read_history
-from crosspair.reporting.origin import Machine, Provenance, provenance
 from crosspair.reporting.overview import overview_figure
 from crosspair.reporting.page import write_report
-from crosspair.reporting.results import Result, read_results, write_results
 from crosspair.reporting.sheets import Found, Sheet, Tile, contact_sheet, load_sheet
 from crosspair.reporting.table import Row, comparison
 
@@ -13,9 +11,6 @@ __all__ = [
     "Curve",
     "Found",
     "History",
-    "Machine",
-    "Provenance",
-    "Result",
     "Row",
     "Sheet",
     "Tile",
@@ -24,9 +19,6 @@ __all__ = [
     "learning_curves",
     "load_sheet",
     "overview_figure",
-    "provenance",
     "read_history",
-    "read_results",
     "write_report",
-    "write_results",
 ]

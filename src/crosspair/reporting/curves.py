@@ -33,7 +33,7 @@ def learning_curves(history: History) -> list[Curve]:
             title = f"Retrieval, {words}"
             figure = line_figure(title, lines, ylabel="found, %", percent=True, mark=mark)
             curves.append(Curve(title, figure, _retrieval_caption(history.validation)))
-    loss = _smoothed("loss", history.train, "loss")
+    loss = _smoothed("", history.train, "loss")
     if loss.y:
         figure = line_figure("Loss", [loss], ylabel="loss, both directions", mark=mark)
         caption = "Mean over neighbouring log lines of the training loss."

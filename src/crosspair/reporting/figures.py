@@ -100,12 +100,12 @@ def draw_lines(
     if percent:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
-    axes.set_title(ylabel, loc="left", fontsize="medium")
+    axes.set_title(ylabel, loc="left", fontsize="medium", pad=20 if mark else 6)
     if mark is not None:
         axes.axvline(mark[0], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate(
-            mark[1], (mark[0], 1), (4, -2), xycoords=("data", "axes fraction"),
-            textcoords="offset points", va="top", fontsize="small",
+            mark[1], (mark[0], 1), (0, 3), xycoords=("data", "axes fraction"),
+            textcoords="offset points", ha="center", fontsize="small",
         )  # fmt: skip
     _name_ends(axes, lines, factor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,13 +63,17 @@ def read_history(run: str | os.PathLike[str]) -> History:
 
 
 def series(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
-    """Epochs and values of one quantity, from the lines that have it.
+    """Epochs and values of one quantity, from the lines that have it as a finite number.
 
     >>> series([{"epoch": 0.5, "loss": 9.0}, {"epoch": 1.0}], "loss")
     ([0.5], [9.0])
     """
-    having = [line for line in lines if isinstance(line.get(name), int | float)]
+    having = [line for line in lines if _finite(line.get(name))]
     return [float(line["epoch"]) for line in having], [float(line[name]) for line in having]
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _lines(path: Path) -> list[Line]:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import findfont
 from matplotlib.ft2font import FT2Font
 
+from crosspair.evaluation.results import Result
 from crosspair.reporting.curves import retrieval_series, stage_mark
 from crosspair.reporting.figures import FAINT, SERIES, draw_lines, styled
 from crosspair.reporting.history import History
-from crosspair.reporting.results import Result
 from crosspair.reporting.sheets import Sheet
 from crosspair.reporting.table import Row, comparison
 
@@ -61,12 +61,16 @@ def overview_figure(
 
 
 def _charts(figure: SubFigure, rows: Sequence[Row], history: History) -> None:
-    left = figure.add_axes((0.055, 0.2, 0.36, 0.66))
+    left = figure.add_axes((0.055, 0.19, 0.36, 0.62))
     lines = retrieval_series(history.validation, "text_to_video")
     draw_lines(
-        left, lines, ylabel="text → video retrieval, %", percent=True, mark=stage_mark(history)
+        left,
+        lines,
+        ylabel="text → video, % found (dotted: chance)",
+        percent=True,
+        mark=stage_mark(history),
     )
-    right = figure.add_axes((0.67, 0.2, 0.29, 0.66))
+    right = figure.add_axes((0.69, 0.19, 0.27, 0.62))
     _bars(right, rows)
 
 
@@ -87,10 +91,11 @@ def _bars(axes: Axes, rows: Sequence[Row]) -> None:
                 f"{100 * value:.0f}", (100 * value, row - thick), (3, 0), color=SERIES[0],
                 textcoords="offset points", va="center", fontsize="small",
             )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [_row_name(row) for row in rows], fontsize="small")
+    splits = " and ".join(dict.fromkeys(row.split for row in rows))
+    axes.set_yticks(range(len(rows)), [_row_name(row, rows) for row in rows], fontsize="small")
     axes.invert_yaxis()
     axes.grid(visible=False)
-    axes.set_title("measured, %", loc="left", fontsize="medium")
+    axes.set_title(f"on the {splits} split, %", loc="left", fontsize="medium", pad=20)
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=3, frameon=False, fontsize="small",
         handlelength=0.9, handletextpad=0.4, columnspacing=1.0,
@@ -111,9 +116,10 @@ def _query(figure: SubFigure, sheet: Sheet, aspect: float) -> None:
         axes.set_axis_off()
         if tile.found.right is not None:
             axes.annotate(
-                "✓" if tile.found.right else "✗", (1, 1), (-1, 2), xycoords="axes fraction",
-                textcoords="offset points", ha="right", va="bottom",
+                "✓" if tile.found.right else "✗", (1, 1), (-8, -8), xycoords="axes fraction",
+                textcoords="offset points", ha="center", va="center", fontsize="small",
                 color=SERIES[2] if tile.found.right else SERIES[1],
+                bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip
 
 
@@ -128,7 +134,8 @@ def drawable(text: str) -> str:
     return " ".join(kept.split())
 
 
-def _row_name(row: Row) -> str:
-    """As "kNN top-1, visual" over two lines."""
-    name = row.protocol.replace("retrieval ", "")
-    return f"{name}, {row.metric}" + (f"\n{row.feature}" if row.feature else "")
+def _row_name(row: Row, rows: Sequence[Row]) -> str:
+    """As "kNN, top-1 (visual)", with the feature only where it tells two rows apart."""
+    name = f"{row.protocol.removeprefix('retrieval ')}, {row.metric}"
+    alike = [each for each in rows if (each.protocol, each.metric) == (row.protocol, row.metric)]
+    return f"{name} ({row.feature})" if row.feature and len(alike) > 1 else name

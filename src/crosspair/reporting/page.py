@@ -13,10 +13,10 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from crosspair.reporting.atomic import write_atomically
+from crosspair.atomic import write_atomically
+from crosspair.evaluation.origin import Provenance
+from crosspair.evaluation.results import Result
 from crosspair.reporting.curves import Curve
-from crosspair.reporting.origin import Provenance
-from crosspair.reporting.results import Result
 from crosspair.reporting.sheets import Sheet, Tile, verdict
 from crosspair.reporting.table import comparison, shown, shown_ratio
 

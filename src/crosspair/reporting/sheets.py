@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from crosspair.corpora.manifest import Clip
+from crosspair.clip import Clip
 from crosspair.errors import VideoError
 from crosspair.video.decode import read_frames
 from crosspair.video.sampling import REFERENCE_FPS, clip_times
 
 _STRIDE = 4  # 30ths of a second between frames, as the network sees them
 _GREY = (128, 132, 138)
+_SEAM = 2  # pixels between the frames of a strip
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class Tile:
     def strip(self, count: int = 4) -> Image.Image:
         """``count`` frames, spread from the first to the last, side by side."""
         places = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
-        return Image.fromarray(np.concatenate(list(self.frames[places]), axis=1))
+        _, height, width, _ = self.frames.shape
+        strip = Image.new("RGB", (count * (width + _SEAM) - _SEAM, height), "white")
+        for i, place in enumerate(places):
+            strip.paste(Image.fromarray(self.frames[place]), (i * (width + _SEAM), 0))
+        return strip
 
     def animation(self, quality: int = 70) -> bytes:
         """The frames at the speed of life, for ever, as an animated WebP."""
@@ -98,7 +103,7 @@ def contact_sheet(sheet: Sheet, *, count: int = 4, gap: int = 6, score: bool = T
             to the page, whose fonts know more scripts.
     """
     strips = [tile.strip(count) for tile in sheet.tiles]
-    margin = 84 if score else 0
+    margin = 76 if score else 0
     width = margin + max((strip.width for strip in strips), default=1)
     height = sum(strip.height + gap for strip in strips) - gap if strips else 1
     picture = Image.new("RGB", (width, height), "white")
@@ -111,7 +116,7 @@ def contact_sheet(sheet: Sheet, *, count: int = 4, gap: int = 6, score: bool = T
             draw.text((margin + 8, top + 8), "broken video", fill="white", font=font)
         if score:
             words = f"{tile.found.score:.2f}\n{verdict(tile.found.right)}"
-            draw.multiline_text((0, top + 4), words, fill="#444c56", font=font, spacing=6)
+            draw.multiline_text((8, top + 4), words, fill="#444c56", font=font, spacing=6)
         top += strip.height + gap
     return picture
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crosspair.errors import RunError
-from crosspair.reporting.results import Result, Subject
+from crosspair.evaluation.results import Result, Subject
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def shown(value: float | None, smaller_is_better: bool) -> str:
 def shown_ratio(ratio: float | None) -> str:
     """A ratio with the digits that mean something.
 
-    >>> shown_ratio(6.04), shown_ratio(123.4), shown_ratio(None)
-    ('6.0 ×', '123 ×', '–')
+    >>> shown_ratio(6.04), shown_ratio(1234.5), shown_ratio(None)
+    ('6.0', '1,234', '–')
     """
     if ratio is None:
         return "–"
-    return f"{ratio:.1f} ×" if ratio < 100 else f"{ratio:,.0f} ×"
+    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
 
 
 def _key(result: Result) -> tuple[str, ...]:

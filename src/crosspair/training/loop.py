@@ -14,7 +14,7 @@ import torch
 
 from crosspair.config import TrainingConfig
 from crosspair.distributed import World
-from crosspair.errors import VideoError
+from crosspair.errors import RunError, VideoError
 from crosspair.progress import Progress
 from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
 from crosspair.training.run import RunFolder
@@ -75,7 +75,14 @@ class Loop:
         self.left_out: set[str] = set()
         if run.last_step is not None:
             shared, own = load_checkpoint(run.checkpoints, run.last_step, world)
-            task.load_state_dict(shared["task"], own["task"])
+            try:
+                task.load_state_dict(shared["task"], own["task"])
+            except (RuntimeError, ValueError, KeyError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise RunError(
+                    f"the checkpoint of step {run.last_step} in {run.checkpoints} does not fit "
+                    f"this recipe's network: {reason}"
+                ) from error
             torch.set_rng_state(own["rng"])
             if world.device.type == "cuda":
                 torch.cuda.set_rng_state(own["cuda_rng"])

@@ -27,6 +27,7 @@ from crosspair.errors import VideoError
 
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek
 TAIL_TOLERANCE = 0.5  # s by which a header may promise more than the file holds
+TICK = 1e-3  # s; Matroska and WebM round a frame's instant to it
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,15 @@ def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
         wanted = [begin + float(t) for t in instants(length)]
         try:
             frames = list(_on_screen(container, stream, wanted, clip.path))
+            # One reformatter for the clip: each frame has its own too, which sets up the scaler
+            # anew and costs ten times as much.
+            reformatter = VideoReformatter()
+            pixels = [_pixels(frame, shape, reformatter) for frame in frames]
         except av.FFmpegError as error:
             raise VideoError(f"{clip.path}: damaged ({_reason(error)})") from error
-    # One reformatter for the clip: each frame has its own too, which sets up the scaler anew and
-    # costs ten times as much.
-    reformatter = VideoReformatter()
-    return np.stack([_pixels(frame, shape, reformatter) for frame in frames])
+    if len({of_frame.shape for of_frame in pixels}) > 1:
+        raise VideoError(f"{clip.path}: damaged: its frames change their proportions")
+    return np.stack(pixels)
 
 
 @contextmanager
@@ -96,12 +100,16 @@ def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         if error.errno == errno.ENOENT:
             raise VideoError(f"{path}: no such file") from error
         raise VideoError(f"{path}: not a readable video, or cut ({_reason(error)})") from error
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error})") from error
+    except FileNotFoundError as error:
+        raise VideoError(f"{path}: no such file") from error
+    except (OSError, ValueError, ImportError) as error:  # the last two: fsspec's, of the protocol
+        raise VideoError(f"{path}: cannot be opened ({_reason(error)})") from error
     try:
         if not container.streams.video:
             raise VideoError(f"{path}: has no video stream")
         stream = container.streams.video[0]
+        if not stream.codec_context:
+            raise VideoError(f"{path}: its video stream's codec is unknown")
         # One thread a clip: the loader's workers are the parallelism.
         stream.codec_context.thread_type = "NONE"
         assert isinstance(container, InputContainer)
@@ -169,9 +177,9 @@ def _on_screen(
     shown = next(frames, None)
     following = next(frames, None)
     for instant in wanted:
-        while following is not None and following[0] <= instant:
+        while following is not None and following[0] <= instant + TICK:
             shown, following = following, next(frames, None)
-        if shown is None or (following is None and instant - shown[0] > TAIL_TOLERANCE):
+        if shown is None or (following is None and instant > _over(*shown) + TAIL_TOLERANCE):
             ends = "it has no frames" if shown is None else f"its frames end at {shown[0]:.2f} s"
             raise VideoError(
                 f"{path}: cut: the header promises {_duration(stream):.2f} s, but {ends}"
@@ -179,6 +187,11 @@ def _on_screen(
         if shown[1].is_corrupt:
             raise VideoError(f"{path}: damaged: the frame at {shown[0]:.2f} s is corrupt")
         yield shown[1]
+
+
+def _over(seconds: float, frame: VideoFrame) -> float:
+    """When a frame leaves the screen: a slide show's stay for seconds."""
+    return seconds + float((frame.duration or 0) * (frame.time_base or 0))
 
 
 def _decoded_from(
@@ -191,7 +204,7 @@ def _decoded_from(
         container.seek(origin + int(instant / stream.time_base), stream=stream, backward=True)
         frames = _timed(container, stream)
         first = next(frames, None)
-        if first is not None and first[0] <= instant + 1e-6:
+        if first is not None and first[0] <= instant + TICK:
             yield first
             yield from frames
             return

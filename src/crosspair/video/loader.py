@@ -6,6 +6,7 @@ whichever worker makes it, and a resumed run goes on with the very batch it woul
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,7 @@ class TrainingOrder:
         return self.epochs * self.batches_per_epoch - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first, skip = divmod(self.start, self.batches_per_epoch)
+        first, skip = divmod(self.start, max(1, self.batches_per_epoch))
         for epoch in range(first, self.epochs):
             rows = np.random.default_rng((self.seed, PERMUTATION, epoch)).permutation(self.pairs)
             for batch in range(skip if epoch == first else 0, self.batches_per_epoch):
@@ -152,10 +153,15 @@ def _load(clip: Clip, row: int, epoch: int, view: View, config: ClipConfig) -> _
 
 
 def _loader(dataset: Dataset[_Loaded], batches: Any, workers: int) -> DataLoader[Any]:
+    # Forked from a clean process: a fork of this one, whose threads compute, can hang for ever.
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context:
+        context.set_forkserver_preload(["crosspair.video.loader"])
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        multiprocessing_context=context,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
@@ -172,7 +178,7 @@ def _collate(items: list[_Loaded]) -> Batch:
         epoch=items[0].epoch,
         rows=torch.tensor([item.row for item in good], dtype=torch.long),
         clips=clips,
-        colors=torch.tensor([item.view.colors for item in good], dtype=torch.float32),
+        colors=torch.tensor([item.view.colors for item in good], dtype=torch.float32).view(-1, 3),
         failures=[(item.row, item.failure) for item in items if item.pixels is None],
     )
 

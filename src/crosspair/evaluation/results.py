@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from crosspair.atomic import write_atomically
 from crosspair.errors import RunError
-from crosspair.reporting.atomic import write_atomically
-from crosspair.reporting.origin import Machine, Provenance
+from crosspair.evaluation.origin import Machine, Provenance
 
 Subject = Literal["trained", "random weights", "chance"]
 MEDIAN_RANK = "median rank"

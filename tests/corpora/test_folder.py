@@ -1,0 +1,371 @@
+"""Any folder of videos with a title file: what is joined, what is told, what is refused."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.corpora import Manifest
+from crosspair.corpora.folder import folder_corpus
+from crosspair.corpora.labels import class_phrase
+from crosspair.errors import ManifestError
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    return make_video(tmp_path_factory.mktemp("one") / "a.mp4", frames=12, fps=24)
+
+
+class Corpus:
+    """A folder to put copies of one video in, and what `folder_corpus` makes of it."""
+
+    def __init__(self, root: Path, video: Path) -> None:
+        self.root, self.video, self.folder = root, video, root / "videos"
+        self.out = root / "out" / "manifest.parquet"
+        self.folder.mkdir()
+
+    def add(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.video, self.folder / name)
+
+    def titles(self, text: str | bytes, name: str = "titles.csv") -> Path:
+        file = self.root / name
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        return file
+
+    def made(self, titles: str | bytes, name: str = "titles.csv", **options: Any) -> Manifest:
+        return folder_corpus(self.folder, self.titles(titles, name), self.out, **options)
+
+    def refused(
+        self, message: str, titles: str | bytes, name: str = "titles.csv", **options: Any
+    ) -> None:
+        with pytest.raises(ManifestError, match=message) as caught:
+            self.made(titles, name, **options)
+        assert "\n" not in str(caught.value)
+        assert not self.out.exists()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, video: Path) -> Corpus:
+    return Corpus(tmp_path, video)
+
+
+def read(manifest: Manifest, *names: str) -> list[tuple[Any, ...]]:
+    return list(zip(*(manifest.column(name) for name in names), strict=True))
+
+
+# --- joining ------------------------------------------------------------------------------------
+
+
+def test_videos_are_joined_with_titles_and_probed(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "sub/b.mp4")
+    manifest = corpus.made("video_id,title\nb,A cat\na,A dog\n")
+    assert read(manifest, "pair_id", "title") == [("b", "A cat"), ("a", "A dog")]
+    assert (
+        read(manifest, "width", "height", "frames", "codec", "error")
+        == [(128, 64, 12, "h264", None)] * 2
+    )
+    assert manifest.column("fps") == [24.0, 24.0]
+    assert Manifest.read(corpus.out).hash == manifest.hash
+    for clip in manifest.clips():
+        assert Path(clip.path).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("titles.csv", 'video_id,title\na,"A dog, and ""Rex"""\n'),
+        ("titles.csv", 'video_id,title\r\na,"A dog, and ""Rex"""\r\n'),
+        ("titles.tsv", 'video_id\ttitle\na\tA dog, and "Rex"\n'),
+        ("titles.TSV", 'video_id\ttitle\r\na\tA dog, and "Rex"\r\n'),
+        ("titles.csv", codecs.BOM_UTF8.decode() + 'video_id,title\na,"A dog, and ""Rex"""'),
+        ("titles.csv", ' title , video_id \n"A dog, and ""Rex""",a\n\n'),
+        ("titles.csv", 'path,title\na.mp4,"A dog, and ""Rex"""\n'),
+        ("titles.csv", 'path,title,\na.mp4,"A dog, and ""Rex""",,\n'),
+    ],
+)
+def test_every_usual_form_of_a_title_file_is_read(corpus: Corpus, name: str, text: str) -> None:
+    corpus.add("a.mp4")
+    assert corpus.made(text, name).column("title") == ['A dog, and "Rex"']
+
+
+def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "b.mp4")
+    manifest = corpus.made('video_id\ttitle\na\t"half\nb\twhole\n', "titles.tsv")
+    assert manifest.column("title") == ['"half', "whole"]
+
+
+def test_names_may_hold_spaces_dots_and_any_script(corpus: Corpus) -> None:
+    names = ["My dog", "v.1.final", "собака", "犬 🐕", "Über"]
+    corpus.add(*(f"{name}.mp4" for name in names))
+    lines = "".join(f"{name},title of {name}\n" for name in names)
+    assert corpus.made(f"video_id,title\n{lines}").column("pair_id") == names
+
+
+@pytest.mark.parametrize(("on_disk", "in_file"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_either_way_to_write_an_accent_is_the_same_name(
+    corpus: Corpus, on_disk: str, in_file: str
+) -> None:
+    corpus.add(unicodedata.normalize(on_disk, "café.mp4"))
+    title = unicodedata.normalize(in_file, "café")
+    assert len(corpus.made(f"video_id,title\n{title},Coffee\n")) == 1
+
+
+def test_a_column_path_tells_videos_of_one_name_apart(corpus: Corpus) -> None:
+    corpus.add("x/a.mp4", "y/a.mp4", "a.avi")
+    manifest = corpus.made("path,title\ny/a.mp4,Y\nx/a,X\na.avi,top\n")
+    assert [Path(clip.path).parent.name for clip in manifest.clips()] == ["y", "x", "videos"]
+    assert manifest.column("pair_id") == ["y/a.mp4", "x/a", "a.avi"]
+
+
+def test_labels_splits_and_parts_come_along(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "b.mp4")
+    manifest = corpus.made("video_id,title,label,split,start,end\na,A,dog,val,0.1,0.4\nb,B,,,,\n")
+    found = read(manifest, "label", "split", "start", "end")
+    assert found == [("dog", "val", 0.1, 0.4), (None, None, None, None)]
+
+
+def test_a_folders_name_becomes_the_label(corpus: Corpus) -> None:
+    corpus.add("ApplyLipstick/a.mp4", "deep/Biking/b.mp4")
+    manifest = corpus.made("video_id,title\na,A\nb,B\n", label_by_folder=True)
+    assert manifest.column("label") == ["ApplyLipstick", "Biking"]
+
+
+def test_what_is_no_video_is_passed_over(corpus: Corpus) -> None:
+    corpus.add("a.mp4", ".hidden.mp4", "notes.txt", "B.MP4")
+    (corpus.folder / "folder.mp4").mkdir()
+    manifest = corpus.made("video_id,title\na,A\nB,B\n")
+    assert manifest.column("pair_id") == ["a", "B"]
+
+
+def test_titles_without_videos_and_videos_without_titles_are_told(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus.add(*(f"{name}.mp4" for name in "abcdefgh"))
+    with caplog.at_level(logging.WARNING):
+        manifest = corpus.made("video_id,title\na,A\nx,X\ny,Y\n")
+    assert manifest.column("pair_id") == ["a"]
+    assert "2 titles have no video: x, y" in caplog.text
+    expected = "7 videos have no title: b.mp4, c.mp4, d.mp4, e.mp4, f.mp4 and 2 more"
+    assert expected in caplog.text
+
+
+# --- out ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_videos_are_found_from_wherever_the_manifest_lies(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    corpus.add("sub/a b.mp4")
+    monkeypatch.chdir(corpus.root)
+    root = Path() if relative else corpus.root
+    titles = corpus.titles("video_id,title\na b,A\n")
+    manifest = folder_corpus(root / "videos", titles, root / "deep" / "down" / "m.parquet")
+    assert manifest.column("path") == [str(Path("../../videos/sub/a b.mp4"))]
+    monkeypatch.chdir("/")
+    (clip,) = Manifest.read(corpus.root / "deep" / "down" / "m.parquet").clips()
+    assert Path(clip.path).is_file()
+
+
+def test_an_out_without_suffix_is_a_folder(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    titles = corpus.titles("video_id,title\na,A\n")
+    made = folder_corpus(corpus.folder, titles, corpus.root / "corpus")
+    assert made.path == corpus.root / "corpus" / "manifest.parquet"
+
+
+def test_out_may_lie_behind_a_link(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    (corpus.root / "far" / "away" / "place").mkdir(parents=True)
+    (corpus.root / "link").symlink_to(corpus.root / "far" / "away" / "place")
+    titles = corpus.titles("video_id,title\na,A\n")
+    (clip,) = folder_corpus(corpus.folder, titles, corpus.root / "link" / "m.parquet").clips()
+    assert Path(clip.path).is_file()
+
+
+# --- splits -------------------------------------------------------------------------------------
+
+THREE = "video_id,title\nv_a,A\nv_b,B\nv_c,C\n"
+
+
+def test_split_lists_of_ucf101_assign_splits(corpus: Corpus) -> None:
+    corpus.add("X/v_a.mp4", "X/v_b.mp4", "Y/v_c.mp4")
+    train = corpus.titles("X/v_a.avi 1\r\nX/v_none.avi 1\r\n", "train.txt")
+    test = corpus.titles("Y/v_c.avi\n", "test.txt")
+    manifest = corpus.made(THREE, split_lists={"train": train, "test": test})
+    assert manifest.column("split") == ["train", None, "test"]
+
+
+def test_split_lists_may_hold_a_bom_spaces_and_names_without_suffix(corpus: Corpus) -> None:
+    corpus.add("my dog.mp4", "b.mp4", "v.1.mp4", "clip 2.mp4")
+    names = codecs.BOM_UTF8.decode() + "my dog.mp4\nv.1\nclip 2.mp4\n"
+    manifest = corpus.made(
+        "video_id,title\nmy dog,A\nb,B\nv.1,C\nclip 2,D\n",
+        split_lists={"test": corpus.titles(names, "test.txt")},
+    )
+    assert manifest.column("split") == ["test", None, "test", "test"]
+
+
+def test_a_split_list_of_other_videos_is_refused(corpus: Corpus) -> None:
+    corpus.add("v_a.mp4", "v_b.mp4", "v_c.mp4")
+    other = corpus.titles("X/w.avi 1\n", "other.txt")
+    message = "^split list .*other.txt names none of the 3 videos; it names w"
+    corpus.refused(message, THREE, split_lists={"test": other})
+    missing = corpus.root / "none.txt"
+    corpus.refused("^split list .*none.txt cannot be read: ", THREE, split_lists={"test": missing})
+    corpus.refused("^split 'dev' is unknown", THREE, split_lists={"dev": other})
+
+
+def test_a_seeded_share_of_train_is_held_out(corpus: Corpus) -> None:
+    names = [f"v{i}" for i in range(20)]
+    corpus.add(*(f"{name}.mp4" for name in names))
+    lines = "".join(f"{name},T,{'test' if i < 10 else ''}\n" for i, name in enumerate(names))
+    text = "video_id,title,split\n" + lines
+
+    def held_out(seed: int) -> set[str]:
+        manifest = corpus.made(text, val_share=0.3, seed=seed)
+        assert manifest.column("split")[:10] == ["test"] * 10
+        return set(manifest.split("val").column("pair_id"))
+
+    assert len(held_out(0)) == 3
+    assert held_out(0) == held_out(0)
+    assert len({frozenset(held_out(seed)) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_is_none_is_refused(corpus: Corpus, share: float) -> None:
+    corpus.add("v_a.mp4")
+    corpus.refused("^the share to hold out for validation is ", THREE, val_share=share)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_no_folder(corpus: Corpus) -> None:
+    corpus.folder.rmdir()
+    corpus.refused("videos is no folder of videos$", THREE)
+
+
+def test_no_title_file(corpus: Corpus) -> None:
+    with pytest.raises(ManifestError, match=r"^title file .*none\.csv does not exist$"):
+        folder_corpus(corpus.folder, corpus.root / "none.csv", corpus.out)
+    with pytest.raises(ManifestError, match=r"^title file .* cannot be read: .*directory"):
+        folder_corpus(corpus.folder, corpus.folder, corpus.out)
+
+
+def test_a_title_file_in_latin_1_tells_where_and_what_to_do(corpus: Corpus) -> None:
+    message = r"is not UTF-8 \(byte 20\); save it as UTF-8, for instance by iconv -f latin1"
+    corpus.refused(message, "video_id,title\na,Caf\xe9\n".encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("titles.csv", "", "separated by commas; it has none"),
+        (
+            "titles.csv",
+            "video_id,caption\na,A\n",
+            "separated by commas; it has 'video_id', 'caption'",
+        ),
+        ("titles.csv", "title\nA\n", "separated by commas; it has 'title'"),
+        ("titles.csv", "video_id\ttitle\na\tA\n", r"by commas; it has 'video_id\\ttitle'"),
+        ("titles.tsv", "video_id,title\na,A\n", "separated by tabs; it has 'video_id,title'"),
+    ],
+)
+def test_missing_columns(corpus: Corpus, name: str, text: str, found: str) -> None:
+    corpus.refused(f"needs the columns 'title' and 'video_id' or 'path', .*{found}$", text, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("titles.csv", "video_id,title\n\na,A dog, a cat\n", "line 3: 3 fields under 2 columns; "
+         "does a title hold commas outside quotation marks"),
+        ("titles.tsv", "video_id\ttitle\na\tA\tB\n", "line 2: 3 fields under 2 columns; "
+         "does a title hold tabs"),
+    ],
+)  # fmt: skip
+def test_a_title_is_never_cut_at_a_separator(
+    corpus: Corpus, name: str, text: str, message: str
+) -> None:
+    corpus.add("a.mp4")
+    corpus.refused(message, text, name)
+
+
+def test_a_name_of_two_videos(corpus: Corpus) -> None:
+    corpus.add("x/a.mp4", "y/a.mp4")
+    message = r"titles.csv, line 4: 'a' is the name of 2 videos .* by a column 'path'"
+    corpus.refused(message, "video_id,title\n\n\na,A\n")
+
+
+def test_two_titles_for_one_video(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    corpus.refused("pair_id 'a' stands 2 times", "video_id,title\na,A\na,B\n")
+
+
+def test_no_pair_tells_both_sides(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "b.mp4")
+    message = (
+        "^no pair: none of the 2 titles of .*titles.csv belongs to one of the 2 videos in "
+        ".*videos; titles are for x, y$"
+    )
+    corpus.refused(message, "video_id,title\nx,X\ny,Y\n")
+
+
+def test_no_titles_at_all(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    corpus.refused("^no pair: none of the 0 titles", "video_id,title\n")
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [("1:30", r"line 2: start is '1:30', not a number"), ("nan", "row 0: start nan s"),
+     ("-1", r"row 0: start -1.0 s")],
+)  # fmt: skip
+def test_a_part_that_is_none(corpus: Corpus, start: str, message: str) -> None:
+    corpus.add("a.mp4")
+    corpus.refused(message, f"video_id,title,start\na,A,{start}\n")
+
+
+def test_a_split_of_another_name(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    corpus.refused("row 0: split 'training' is none", "video_id,title,split\na,A,training\n")
+
+
+def test_broken_videos_are_refused_or_marked(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus.add("v_a.mp4")
+    for name in ("v_b.mp4", "v_c.mp4"):
+        (corpus.folder / name).write_text("no video")
+    message = r"^2 of 3 videos cannot be read \(the first: .*v_b\.mp4: not a .*--skip-broken$"
+    corpus.refused(message, THREE)
+    assert len(re.findall(r"broken: .*v_[bc]\.mp4: not a readable video", caplog.text)) == 2
+    manifest = corpus.made(THREE, skip_broken=True)
+    errors = manifest.column("error")
+    assert errors[0] is None
+    assert all("not a readable video" in error for error in errors[1:])
+    assert manifest.column("codec") == ["h264", None, None]
+
+
+# --- names of classes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "phrase"),
+    [("ApplyEyeMakeup", "apply eye makeup"), ("brush_hair", "brush hair"), ("YoYo", "yo yo"),
+     ("playing cello", "playing cello"), ("TaiChi", "tai chi"),
+     ("PlayingTVGame", "playing tv game"),     ("", "")],
+)  # fmt: skip
+def test_labels_in_plain_words(label: str, phrase: str) -> None:
+    assert class_phrase(label) == phrase

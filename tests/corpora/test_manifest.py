@@ -1,0 +1,202 @@
+"""The manifest: what it refuses, what it keeps, and what its hash depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from crosspair.clip import Clip
+from crosspair.corpora import SCHEMA, Manifest, manifest_of
+from crosspair.errors import ManifestError
+
+ROWS = [
+    {"pair_id": "a", "path": "videos/a.mp4", "title": "A dog", "split": "train", "label": "dog"},
+    {"pair_id": "b", "path": "/abs/b.mp4", "title": None, "start": 1.0, "end": 2.5, "split": "val"},
+    {"pair_id": "c", "path": "s3://bucket/c.mp4", "title": "Ein Hörnchen 🐿", "end": 3.0},
+]
+
+
+def table(**columns: Any) -> pa.Table:
+    return pa.table({"pair_id": ["a", "b"], "path": ["a", "b"], "title": ["A", "B"], **columns})
+
+
+def refused(message: str, **columns: Any) -> None:
+    with pytest.raises(ManifestError, match=rf"^manifest m\.parquet{message}") as caught:
+        Manifest(table(**columns), Path("m.parquet"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    written = manifest_of(ROWS, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    again = Manifest.read(tmp_path / "m.parquet")
+    assert again.table.equals(written.table)
+    assert again.table.schema.names == SCHEMA.names
+    assert again.column("title") == ["A dog", None, "Ein Hörnchen 🐿"]
+
+
+def test_a_folder_stands_for_the_manifest_in_it(tmp_path: Path) -> None:
+    manifest_of(ROWS, tmp_path).write(tmp_path / "manifest.parquet")
+    assert len(Manifest.read(tmp_path)) == 3
+
+
+def test_columns_that_are_absent_are_null_and_near_types_are_cast() -> None:
+    strings = pa.array(["a", "b"], pa.large_string())
+    manifest = Manifest(table(pair_id=strings, start=pa.array([0, 1], pa.int16())), Path("m"))
+    assert manifest.table.schema.equals(SCHEMA)
+    assert manifest.column("label") == [None, None]
+    assert manifest.column("start") == [0.0, 1.0]
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pair_id", "path", "title"])
+def test_a_missing_column(name: str) -> None:
+    with pytest.raises(ManifestError, match=f"^manifest m has no column '{name}'; it has '"):
+        Manifest(table().drop_columns([name]), Path("m"))
+
+
+def test_an_unknown_column() -> None:
+    refused(": column 'titel' is unknown; the columns are pair_id, path", titel=["A", "B"])
+    with pytest.raises(ManifestError, match=r"^manifest m: column 'titel' is unknown"):
+        manifest_of([{**ROWS[0], "titel": "A"}], "m")
+
+
+def test_a_column_that_stands_twice() -> None:
+    doubled = table().append_column("title", pa.array(["C", "D"]))
+    with pytest.raises(ManifestError, match=r"^manifest m has more than one column 'title'$"):
+        Manifest(doubled, Path("m"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "found", "wanted"),
+    [
+        ("start", ["soon", "later"], "string", "double"),
+        ("title", [["A"], ["B"]], "list<.*>", "string"),
+        ("frames", [1.5, 2.0], "double", "int32"),
+    ],
+)
+def test_a_column_of_another_type(name: str, values: Any, found: str, wanted: str) -> None:
+    refused(f": column '{name}' is {found}, not {wanted}$", **{name: values})
+
+
+@pytest.mark.parametrize("name", ["pair_id", "path"])
+@pytest.mark.parametrize("nothing", ["", None])
+def test_an_empty_id_or_path(name: str, nothing: str | None) -> None:
+    refused(f", row 1: '{name}' is empty", **{name: ["a", nothing]})
+
+
+def test_an_id_that_stands_twice() -> None:
+    message = r": pair_id 'a' stands 2 times \(1 such ids\); every row needs its own"
+    refused(message, pair_id=["a", "a"])
+
+
+def test_a_split_of_another_name() -> None:
+    refused(", row 1: split 'training' is none of train, val, test", split=["val", "training"])
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(2.0, 1.0), (1.0, 1.0), (-0.5, None), (None, 0.0), (None, -1.0), (float("nan"), 2.0),
+     (0.0, float("nan"))],
+)  # fmt: skip
+def test_a_part_that_is_none(start: float | None, end: float | None) -> None:
+    with pytest.raises(ManifestError, match=r"^manifest m, row 0: start .* s, end .* s; a part"):
+        manifest_of([{**ROWS[0], "start": start, "end": end}], "m")
+
+
+def test_a_manifest_that_does_not_exist_tells_how_to_make_one(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    message = f'^manifest {path} does not exist; make one with "crosspair corpus folder '
+    with pytest.raises(ManifestError, match=message):
+        Manifest.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"video_id,title\n", b"PAR1" + b"\0" * 50])
+def test_a_file_that_is_no_parquet(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ManifestError, match=f"^manifest {path} is not a Parquet file") as caught:
+        Manifest.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cut_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    manifest_of(ROWS, path).write(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ManifestError, match=r"is not a Parquet file"):
+        Manifest.read(path)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.parquet"
+    old = manifest_of(ROWS[:1], path).write(path)
+
+    def full(table: pa.Table, where: Path) -> None:
+        Path(where).write_bytes(b"PAR1 half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(ManifestError, match=r"cannot be written: No space left on device$"):
+        manifest_of(ROWS, path).write(path)
+    assert Manifest.read(path).hash == old.hash
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_manifest_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ManifestError, match=r"cannot be written: File exists$"):
+        manifest_of(ROWS, "m").write(tmp_path / "file" / "m.parquet")
+
+
+def test_a_write_makes_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "m.parquet"
+    assert manifest_of(ROWS, "m").write(path).path == path
+    assert len(Manifest.read(path)) == 3
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def test_the_hash_depends_on_what_rows_say_and_on_nothing_else(tmp_path: Path) -> None:
+    manifest = manifest_of(ROWS, "elsewhere.parquet")
+    written = manifest.write(tmp_path / "m.parquet")
+    probed = manifest_of([{**row, "fps": 25.0, "error": "cut"} for row in ROWS], "m")
+    assert manifest.hash == written.hash == probed.hash
+    assert len(manifest.hash) == 12
+    for key, value in [("title", "A cat"), ("path", "x.mp4"), ("end", 9.0), ("split", "test")]:
+        assert manifest_of([{**ROWS[0], key: value}, *ROWS[1:]], "m").hash != manifest.hash
+    assert manifest_of(ROWS[::-1], "m").hash != manifest.hash
+
+
+def test_rows_are_taken_in_the_order_asked_for() -> None:
+    taken = manifest_of(ROWS, "m").take([2, 0])
+    assert taken.column("pair_id") == ["c", "a"]
+    assert len(manifest_of(ROWS, "m").take([])) == 0
+
+
+def test_a_row_without_a_split_belongs_to_train() -> None:
+    manifest = manifest_of(ROWS, "m")
+    assert manifest.split("train").column("pair_id") == ["a", "c"]
+    assert manifest.split("val").column("pair_id") == ["b"]
+    assert manifest.split("test").column("pair_id") == []
+    with pytest.raises(ManifestError, match=r"^split 'dev' is unknown; the splits are train, val"):
+        manifest.split("dev")
+
+
+def test_relative_paths_start_at_the_manifests_folder() -> None:
+    assert manifest_of(ROWS, "corpus/m.parquet").clips() == [
+        Clip("corpus/videos/a.mp4"),
+        Clip("/abs/b.mp4", 1.0, 2.5),
+        Clip("s3://bucket/c.mp4", None, 3.0),
+    ]

@@ -1,0 +1,70 @@
+"""Two training steps on made-up clips, by however many processes: run by the test beside it."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from crosspair.corpora import manifest_of
+from crosspair.distributed import joined
+from crosspair.recipes import load_recipe
+from crosspair.training.pretrain import Pretraining
+from crosspair.video import Batch
+
+PAIRS, BATCH, STEPS = 40, 8, 2
+
+
+def main(out: Path, noise: str) -> None:
+    settings = [
+        "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
+        "head.embedding=8", "training.batch_size=8", "training.precision=fp32",
+        "optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.warmup_epochs=0",
+        "objective.noise_samples=12",
+        f"objective.noise={noise}", "curriculum.strategy=joint",
+    ]  # fmt: skip
+    words = ["red", "dog", "runs", "home", "fast"]
+    rows = [
+        {"pair_id": str(i), "path": "x", "title": f"{words[i % 5]} {words[i % 3]}"}
+        for i in range(PAIRS)
+    ]
+    with joined() as world:
+        task = Pretraining(load_recipe("laptop", settings), manifest_of(rows, "m.parquet"), world)
+        for module in task.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        gradients = []
+        task.optimizer.register_step_pre_hook(
+            lambda *_: gradients.append([p.grad.clone() for p in task.model.parameters()])
+        )
+        losses = []
+        for step in range(STEPS):
+            generator = torch.Generator().manual_seed(step)
+            rows_of_step = torch.randperm(PAIRS, generator=generator)[:BATCH]
+            clips = torch.randint(0, 256, (BATCH, 3, 2, 32, 32), generator=generator)
+            mine = slice(world.rank * BATCH // world.size, (world.rank + 1) * BATCH // world.size)
+            batch = Batch(
+                epoch=0,
+                rows=rows_of_step[mine],
+                clips=clips[mine].to(torch.uint8),
+                colors=torch.ones(BATCH, 3)[mine],
+                failures=[],
+            )
+            scalars = task.train_step(batch, 0.0, 1.0)
+            losses.append(world.sum(scalars["loss"]) / world.size)
+        bank = torch.zeros(2, PAIRS, 8)
+        bank[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
+        bank = world.sum(bank)
+        if world.is_main:
+            found = {
+                "losses": torch.stack(losses),
+                "gradients": gradients,
+                "bank": bank,
+                "log_z": task.objective.log_z,
+                "weights": list(task.model.state_dict().values()),
+            }
+            torch.save(found, out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

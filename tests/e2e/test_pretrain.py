@@ -1,0 +1,124 @@
+"""Pre-training as a user runs it: to the end, killed and resumed, stopped, on two processes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosspair.models import CPD
+from tests.e2e.conftest import command, crosspair, pretrain_arguments
+
+
+def lines(run: Path, kind: str = "train") -> list[dict]:
+    every = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in every if line["kind"] == kind]
+
+
+def without_rates(line: dict) -> dict:
+    return {k: v for k, v in line.items() if k not in {"clips_per_second", "data_wait"}}
+
+
+@pytest.fixture(scope="module")
+def whole_run(rendered, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = crosspair(*pretrain_arguments(rendered.path, run))
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_a_run_leaves_all_that_its_contract_says(whole_run) -> None:
+    names = {path.name for path in whole_run.iterdir()}
+    assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "model", "tensorboard"} <= names
+    steps = [line["step"] for line in lines(whole_run)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert [line["epoch"] for line in lines(whole_run, "validation")] == [1, 2]
+    assert any((whole_run / "tensorboard").iterdir())
+
+
+def test_the_model_of_a_run_can_be_used(whole_run) -> None:
+    model = CPD.from_pretrained(whole_run / "model")
+    clips = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    features, embedding = model.encode_video(clips)
+    assert features.shape == (2, 32)
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2))
+    assert model.encode_text(["rising", "a red star"]).shape == (2, 16)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(whole_run, rendered, tmp_path) -> None:
+    run = tmp_path / "run"
+    arguments = pretrain_arguments(rendered.path, run, "--resume", "training.checkpoint_steps=2")
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "model").exists()
+    before = len(lines(run))
+    done = crosspair(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert before < len(lines(run))
+    for kind in ("train", "validation"):
+        resumed = [without_rates(line) for line in lines(run, kind)]
+        assert resumed == [without_rates(line) for line in lines(whole_run, kind)]
+    ours, theirs = (CPD.from_pretrained(each / "model").state_dict() for each in (run, whole_run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_sigterm_saves_and_ends_cleanly(whole_run, rendered, tmp_path) -> None:
+    run = tmp_path / "run"
+    arguments = pretrain_arguments(rendered.path, run)
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.terminate()
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "--resume goes on" in " ".join(message.split())
+    done = crosspair(*pretrain_arguments(rendered.path, run, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert [without_rates(line) for line in lines(run)] == [
+        without_rates(line) for line in lines(whole_run)
+    ]
+
+
+def test_torchrun_trains_with_two_processes(rendered, tmp_path) -> None:
+    run = tmp_path / "run"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = map(str, pretrain_arguments(rendered.path, run, "training.epochs=1"))
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "crosspair", *arguments],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(lines(run)) >= 4
+    CPD.from_pretrained(run / "model")
+
+
+def test_a_broken_video_is_named_and_left_out(rendered, tmp_path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "videos").mkdir()
+    for video in (rendered.path.parent / "videos").iterdir():
+        (corpus / "videos" / video.name).write_bytes(video.read_bytes())
+    manifest = rendered.write(corpus / "manifest.parquet")
+    splits, paths = manifest.column("split"), manifest.column("path")
+    broken = next(row for row, split in enumerate(splits) if split == "train")
+    whole = corpus / paths[broken]
+    whole.write_bytes(whole.read_bytes()[:100])
+    run = tmp_path / "run"
+    done = crosspair(*pretrain_arguments(manifest.path, run))
+    assert done.returncode == 0, done.stderr
+    events = lines(run, "event")
+    assert [event["pair_id"] for event in events] == [manifest.column("pair_id")[broken]]
+    assert "1 pairs were left out" in " ".join(done.stderr.split())

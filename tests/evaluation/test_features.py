@@ -1,0 +1,172 @@
+"""Features of whole videos: means of clips, shares of processes, and the broken by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from crosspair.clip import Clip
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.distributed import World
+from crosspair.errors import VideoError
+from crosspair.evaluation import embed_texts, extract_features
+from crosspair.models import CPD, WordAverage
+from crosspair.recipes import recipe_of
+from crosspair.video import centre_view, load_view
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BROKEN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone(World):
+    """One process of several, whose fellows never answer."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Manifest:
+    folder = tmp_path_factory.mktemp("corpus")
+    for row in range(6):
+        make_video(folder / f"{row}.mp4", frames=20 + 15 * row)
+    (folder / f"{BROKEN}.mp4").write_text("no video")
+    rows = [{"pair_id": f"p{i}", "path": f"{i}.mp4", "title": "a dog"} for i in range(6)]
+    return manifest_of(rows, folder / "manifest.parquet")
+
+
+@pytest.fixture
+def model() -> CPD:
+    torch.manual_seed(0)
+    recipe = recipe_of({
+        "video.depth": 10, "video.width": 4, "head.embedding": 8, "head.hidden": 8,
+        "clip.size": 32, "clip.frames": 2,
+    })  # fmt: skip
+    words = WordAverage(["dog", "cat"], torch.randn(2, 6))
+    return CPD(words, recipe.clip, recipe.video, recipe.text, recipe.head)
+
+
+def extracted(model: CPD, manifest: Manifest, **options):
+    given = {"clips": 3, "batch_size": 4, "workers": 0, "precision": "fp32"}
+    return extract_features(model, manifest, **{**given, **options})
+
+
+@torch.no_grad()
+def by_hand(model: CPD, clip: Clip, positions: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    visual, embedding = [], []
+    for position in positions:
+        pixels = load_view(clip, centre_view(position, model.clip), model.clip)
+        of_clip, f_v = model.encode_video(torch.from_numpy(pixels).permute(3, 0, 1, 2)[None])
+        visual.append(of_clip[0])
+        embedding.append(f_v[0])
+    mean = sum(embedding) / len(positions)
+    return sum(visual) / len(positions), mean / mean.norm()
+
+
+@pytest.mark.parametrize(("clips", "positions"), [(3, [0.0, 0.5, 1.0]), (1, [0.5])])
+def test_features_are_the_mean_over_uniform_clips(
+    model: CPD, manifest: Manifest, clips: int, positions: list[float]
+) -> None:
+    found = extracted(model.eval(), manifest, clips=clips)
+    assert found.clips == clips
+    for row, visual, embedding in zip(
+        found.rows.tolist(), found.visual, found.embedding, strict=True
+    ):
+        expected = by_hand(model, manifest.clips()[row], positions)
+        torch.testing.assert_close(visual, expected[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(embedding, expected[1], atol=1e-5, rtol=1e-4)
+
+
+def test_broken_videos_are_left_out_and_named(
+    model: CPD, manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = extracted(model, manifest)
+    assert found.rows.tolist() == [0, 1, 2, 4, 5]
+    assert len(found.visual) == len(found.embedding) == 5
+    ((pair_id, message),) = found.failures
+    assert pair_id == "p3"
+    assert "3.mp4: not a readable video" in message
+    assert "left out p3: " in caplog.text
+
+
+def test_a_video_that_fails_in_part_does_not_count(
+    model: CPD, manifest: Manifest, tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    cut = make_video(tmp_path / "cut.webm", frames=200)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    whole = manifest.clips()[0].path
+    rows = [{"pair_id": Path(p).name, "path": str(p), "title": ""} for p in (cut, whole)]
+    load_view(Clip(str(cut)), centre_view(0.0, model.clip), model.clip)  # its beginning is there
+    found = extracted(model, manifest_of(rows, "m"))
+    assert found.rows.tolist() == [1]
+    assert [pair_id for pair_id, _ in found.failures] == ["cut.webm"]
+
+
+def test_none_that_can_be_read_is_a_fault(model: CPD, manifest: Manifest) -> None:
+    model.train()
+    with pytest.raises(VideoError, match=r"^none of the 1 videos can be read: .*3\.mp4: not a"):
+        extracted(model, manifest.take([BROKEN]))
+    assert model.training
+    with pytest.raises(VideoError, match=r"^none of the 0 videos can be read: there are none$"):
+        extracted(model, manifest.take([]))
+
+
+def test_batches_and_workers_do_not_matter(model: CPD, manifest: Manifest) -> None:
+    one, other = extracted(model, manifest), extracted(model, manifest, batch_size=7, workers=2)
+    torch.testing.assert_close(one.visual, other.visual, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(one.embedding, other.embedding, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_all_processes_make_up_the_whole(
+    model: CPD, manifest: Manifest, size: int
+) -> None:
+    whole = extracted(model, manifest)
+    shares = [extracted(model, manifest, world=Alone(rank, size)) for rank in range(size)]
+    for rank, share in enumerate(shares):
+        assert share.rows.tolist() == [r for r in whole.rows.tolist() if r % size == rank]
+        mine = torch.isin(whole.rows, share.rows)
+        torch.testing.assert_close(share.visual, whole.visual[mine], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(share.embedding, whole.embedding[mine], atol=1e-5, rtol=1e-4)
+
+
+def test_progress_counts_every_clip(model: CPD, manifest: Manifest) -> None:
+    told: list[tuple[int, int]] = []
+    extracted(model, manifest, progress=lambda done, of: told.append((done, of)))
+    assert told[-1] == (18, 18)
+    assert [done for done, _ in told] == [4, 8, 12, 16, 18]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_as_it_was_module_by_module(
+    model: CPD, manifest: Manifest, training: bool
+) -> None:
+    # Stage I: all is trained but the language model, which stays without dropout.
+    model.train(training)
+    model.text_encoder.eval()
+    modes = [module.training for module in model.modules()]
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    extracted(model, manifest)
+    embed_texts(model, ["a dog", "a cat"])
+    assert [module.training for module in model.modules()] == modes
+    for name, values in model.state_dict().items():
+        assert torch.equal(values, before[name]), name
+
+
+def test_texts_are_embedded_in_eval_mode_whatever_the_batch(model: CPD) -> None:
+    texts = ["a dog", "a cat", "dog and cat", "nothing"]
+    with torch.no_grad():
+        expected = model.eval().encode_text(texts)
+    found = embed_texts(model.train(), texts, batch_size=3)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(F.normalize(found, dim=1), found)
+    assert embed_texts(model, []).shape == (0, 8)

@@ -1,0 +1,92 @@
+"""kNN, against a plain loop and against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier
+
+from crosspair.errors import CrosspairError
+from crosspair.evaluation import knn_predict
+
+seeds = st.integers(0, 2**31)
+
+
+def task(
+    seed: int, train: int, queries: int, classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(train, 6, generator=generator)
+    labels = torch.randint(0, classes, (train,), generator=generator)
+    return features, labels, torch.randn(queries, 6, generator=generator)
+
+
+def predicted_by_loop(
+    train: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int
+) -> list[int]:
+    predictions = []
+    for query in queries.double().numpy():
+        cosines = [
+            (float(query @ row / (np.linalg.norm(query) * np.linalg.norm(row))), label)
+            for row, label in zip(train.double().numpy(), labels.tolist(), strict=True)
+        ]
+        nearest = sorted(cosines, reverse=True)[:k]
+        strength: dict[int, tuple[int, float]] = {}
+        for cosine, label in nearest:
+            votes, total = strength.get(label, (0, 0.0))
+            strength[label] = votes + 1, total + cosine
+        predictions.append(max(strength, key=lambda label: strength[label]))
+    return predictions
+
+
+@given(seed=seeds, k=st.integers(1, 12), classes=st.integers(1, 5), chunk=st.integers(1, 20))
+@settings(max_examples=50)
+def test_predictions_equal_a_plain_loops(seed: int, k: int, classes: int, chunk: int) -> None:
+    train, labels, queries = task(seed, 30, 9, classes)
+    found = knn_predict(train, labels, queries, k=k, chunk=chunk)
+    assert found.tolist() == predicted_by_loop(train, labels, queries, k)
+
+
+@pytest.mark.parametrize("k", [1, 5, 25])
+def test_predictions_equal_scikit_learns_where_no_votes_tie(k: int) -> None:
+    train, labels, queries = task(3, 200, 60, 4)
+    judge = KNeighborsClassifier(k, metric="cosine").fit(train.numpy(), labels.numpy())
+    votes = np.sort(judge.predict_proba(queries.numpy()), axis=1)
+    clear = votes[:, -1] - votes[:, -2] > 1e-9
+    assert clear.sum() > 30
+    expected = judge.predict(queries.numpy())[clear]
+    assert knn_predict(train, labels, queries, k=k).numpy()[clear].tolist() == expected.tolist()
+
+
+def test_of_as_many_votes_the_nearer_voters_win() -> None:
+    train = torch.tensor([[1.0, 0.0], [0.9, 0.5], [1.0, 0.05], [0.5, 0.9]])
+    query = torch.tensor([[1.0, 0.0]])
+    for labels, winner in (([0, 0, 1, 1], 0), ([1, 1, 0, 0], 1)):
+        assert knn_predict(train, torch.tensor(labels), query, k=4).tolist() == [winner]
+
+
+def test_a_vote_more_beats_any_nearness() -> None:
+    train = torch.tensor([[1.0, 0.0], [-1.0, 0.01], [-1.0, 0.02]])
+    predicted = knn_predict(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]]), k=3)
+    assert predicted.tolist() == [1]
+
+
+def test_length_does_not_matter() -> None:
+    train, labels, queries = task(0, 40, 10, 3)
+    scales = torch.linspace(0.01, 100, 40).unsqueeze(1)
+    scaled = knn_predict(train * scales, labels, queries * 7, k=5)
+    assert scaled.tolist() == knn_predict(train, labels, queries, k=5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("k", "message"),
+    [(11, "kNN with k = 11 needs at least 11 training videos, not 10"),
+     (0, "kNN needs at least 1 neighbour, not k = 0")],
+)  # fmt: skip
+def test_a_k_that_cannot_be(k: int, message: str) -> None:
+    train, labels, queries = task(0, 10, 2, 2)
+    with pytest.raises(CrosspairError, match=f"^{message}$"):
+        knn_predict(train, labels, queries, k=k)

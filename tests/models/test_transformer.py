@@ -1,0 +1,122 @@
+"""The language model's tower: the mean of real tokens, and folders that do not do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from crosspair.errors import TextError
+from crosspair.models import TransformerAverage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEXTS = ["a dog", "the cat is playing with a ball", "dogs run", "person"]
+
+
+@pytest.fixture(scope="module")
+def encoder(language_model: Path) -> TransformerAverage:
+    return TransformerAverage(str(language_model), max_tokens=16).eval()
+
+
+@pytest.fixture
+def copy(language_model: Path, tmp_path: Path) -> Path:
+    """A copy of the language model to spoil."""
+    return Path(shutil.copytree(language_model, tmp_path / "spoilt"))
+
+
+def refused(folder: Path, cause: str) -> None:
+    with pytest.raises(TextError, match=f"^language model {folder}: {cause}") as caught:
+        TransformerAverage(str(folder), 16)
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_text_is_the_mean_of_its_tokens_last_states(
+    language_model: Path, encoder: TransformerAverage
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    model = AutoModel.from_pretrained(language_model).eval()
+    for text, found in zip(TEXTS, encoder(TEXTS), strict=True):
+        ids = tokenizer(text)["input_ids"]
+        states = model(torch.tensor([ids])).last_hidden_state[0]
+        mean = sum(states) / len(ids)
+        torch.testing.assert_close(found, mean, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_text_is_the_same_in_any_company(encoder: TransformerAverage) -> None:
+    alone = torch.cat([encoder([text]) for text in TEXTS])
+    torch.testing.assert_close(encoder(TEXTS), alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder(TEXTS[::-1]).flip(0), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_words_are_not_unknown(encoder: TransformerAverage) -> None:
+    for text in TEXTS:
+        ids = encoder.tokenizer(text)["input_ids"]
+        assert encoder.tokenizer.unk_token_id not in ids
+        assert not encoder.is_empty(text)
+    assert encoder.tokenizer.unk_token_id in encoder.tokenizer("unicorn")["input_ids"]
+
+
+def test_a_text_of_nothing_known_is_empty_and_finite(encoder: TransformerAverage) -> None:
+    assert encoder.is_empty("")
+    assert encoder.is_empty("unicorn 😍")
+    assert encoder(["", "unicorn"]).isfinite().all()
+
+
+@torch.no_grad()
+def test_long_texts_are_cut(encoder: TransformerAverage) -> None:
+    long = "dog " * 500
+    torch.testing.assert_close(encoder([long]), encoder(["dog " * 14]))
+
+
+def test_the_language_model_learns(encoder: TransformerAverage) -> None:
+    encoder(TEXTS).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.model.parameters())
+    encoder.zero_grad()
+
+
+# --- folders that do not do ---------------------------------------------------------------------
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    refused(tmp_path, r"cannot be loaded \(")
+    refused(tmp_path / "none", r"cannot be loaded \(")
+
+
+def test_a_folder_without_weights(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    refused(copy, r"cannot be loaded \(.*no file named.* model.safetensors")
+
+
+def test_cut_weights(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(copy, r"cannot be loaded \(")
+
+
+def test_weights_of_another_model(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "n_layers": 3}))
+    refused(copy, "16 weights are missing, as transformer.layer.2.")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": {"type": "Nonsense"}}'])
+def test_a_broken_tokenizer(copy: Path, content: str) -> None:
+    (copy / "tokenizer.json").write_text(content)
+    refused(copy, r"cannot be loaded \(")
+
+
+def test_a_tokenizer_that_knows_no_word(copy: Path) -> None:
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {
+        word if word.startswith("[") else f"{word}~": i for word, i in vocabulary.items()
+    }
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(copy, "its tokenizer knows no ordinary word")

@@ -1,0 +1,71 @@
+"""What a small run leaves behind: results, a history, and the clips that a query found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.clip import Clip
+from crosspair.reporting import Found, Machine, Provenance, Result, Sheet, load_sheet
+
+
+@pytest.fixture
+def results() -> list[Result]:
+    knn = {"k": 25, "clips": 10}
+    ranks = "retrieval text→video"
+    return [
+        Result("kNN", "top-1", 0.0625, "chance", count=400, settings=knn),
+        Result("kNN", "top-1", 0.25, "random weights", feature="visual", count=400, settings=knn),
+        Result("kNN", "top-1", 0.75, "trained", feature="visual", count=400, settings=knn),
+        Result(ranks, "median rank", 100.5, "chance", count=200),
+        Result(ranks, "median rank", 80.0, "random weights", count=200),
+        Result(ranks, "median rank", 4.0, "trained", count=200),
+    ]
+
+
+@pytest.fixture
+def origin() -> Provenance:
+    machine = Machine("A processor", 2, 15.6, "2.13.0+cpu", "cpu")
+    return Provenance("0123456789ab", "ba9876543210", "v0.1", 7, machine, "2026-01-02T03:04:05Z")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder of three epochs, killed in the middle of a line."""
+    lines: list[dict[str, Any]] = []
+    for step in range(30):
+        posteriors = {"posterior_positive": step / 40, "posterior_noise": 0.01}
+        lines.append(
+            {"kind": "train", "step": step, "epoch": step / 10, "loss": 9 - step / 10, **posteriors}
+        )
+    lines.append({"kind": "event", "step": 20, "epoch": 2, "event": "stage II begins"})
+    for epoch in (1, 2, 3):
+        found = {
+            f"{way}_R@{k}": min(1.0, epoch * k / 40)
+            for way in ("text_to_video", "video_to_text")
+            for k in (1, 5, 10)
+        }
+        lines.append(
+            {"kind": "validation", "step": 10 * epoch, "epoch": epoch, "pairs": 50, **found}
+        )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text + '{"kind": "train", "step": 30, "ep')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sheet(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Sheet:
+    """Two clips of 5 s whose frames bear their number, and a file that is not there."""
+    video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", frames=150, size=(128, 64))
+    found = [
+        Found(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, right=True),
+        Found(Clip(str(video)), "A cat", 0.61, right=False),
+        Found(Clip("gone.mp4"), "A bird", 0.5),
+    ]
+    return load_sheet("a dog plays", found, short_side=64)

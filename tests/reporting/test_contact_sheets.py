@@ -1,0 +1,52 @@
+"""Contact sheets: the right frames, moving; a broken video does no harm."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from tests.conftest import VideoMaker
+
+from crosspair.reporting import Sheet, contact_sheet
+
+
+def test_frames_are_the_two_seconds_in_the_middle(sheet: Sheet, make_video: VideoMaker) -> None:
+    tile = sheet.tiles[0]
+    assert tile.frames.shape == (16, 64, 128, 3)
+    first = make_video.numbers(tile.frames)[0]
+    assert make_video.numbers(tile.frames) == [first + 4 * i for i in range(16)]
+    assert abs(first - (150 - 61) / 2) <= 1
+
+
+def test_the_animation_has_all_frames_at_the_speed_of_life(sheet: Sheet) -> None:
+    with Image.open(io.BytesIO(sheet.tiles[0].animation())) as animation:
+        assert animation.format == "WEBP"
+        assert getattr(animation, "n_frames", 1) == 16
+        assert animation.size == (128, 64)
+        animation.seek(1)
+        animation.load()
+        assert animation.info["duration"] == 133
+
+
+def test_a_strip_goes_from_the_first_frame_to_the_last(
+    sheet: Sheet, make_video: VideoMaker
+) -> None:
+    strip = np.asarray(sheet.tiles[0].strip(4))
+    frames = np.stack([strip[:, i * 130 : i * 130 + 128] for i in range(4)])
+    numbers = make_video.numbers(sheet.tiles[0].frames)
+    assert make_video.numbers(frames) == [numbers[i] for i in (0, 5, 10, 15)]
+
+
+def test_a_broken_video_is_a_grey_tile_that_says_why(sheet: Sheet) -> None:
+    tile = sheet.tiles[2]
+    assert tile.error == "gone.mp4: no such file"
+    assert tile.frames.shape[0] == 1
+    assert np.ptp(tile.frames.reshape(-1, 3), axis=0).max() == 0
+
+
+def test_a_contact_sheet_has_a_row_for_each_clip(sheet: Sheet) -> None:
+    picture = contact_sheet(sheet, gap=6)
+    assert picture.height == 3 * 64 + 2 * 6
+    assert picture.width > contact_sheet(sheet, score=False).width
+    assert contact_sheet(Sheet("nothing", ())).size[1] == 1

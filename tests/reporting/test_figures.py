@@ -1,0 +1,73 @@
+"""Figures: SVG that can stand beside others in a page, in the page's colours."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from PIL import Image
+
+from crosspair.reporting import Result, Sheet, learning_curves, overview_figure, read_history
+from crosspair.reporting.figures import VARIABLES, Series, line_figure
+
+
+def test_curves_are_well_formed_and_share_no_ids(run: Path) -> None:
+    curves = learning_curves(read_history(run))
+    ids = []
+    for curve in curves:
+        root = ElementTree.fromstring(curve.svg)
+        assert root.get("aria-label") == curve.title
+        own = [each.get("id") for each in root.iter() if each.get("id")]
+        assert set(re.findall(r"url\(#([^)]+)\)", curve.svg)) <= set(own)
+        assert set(re.findall(r'href="#([^"]+)"', curve.svg)) <= set(own)
+        ids += own
+    assert len(ids) == len(set(ids))
+
+
+def test_colours_come_from_the_page() -> None:
+    drawn = line_figure("F", [Series("a", [0, 1], [0, 1], level=0.5)], ylabel="y", mark=(0.5, "m"))
+    for colour, variable in VARIABLES.items():
+        assert drawn.count(colour) == drawn.count(f"var({variable}, {colour})")
+    assert "var(--series-1" in drawn
+    assert "var(--ink" in drawn
+
+
+def test_a_figure_drawn_twice_is_the_same() -> None:
+    lines = [Series("a", [0, 1, 2], [3, 1, 2])]
+    assert line_figure("F", lines, ylabel="y") == line_figure("F", lines, ylabel="y")
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
+    same = [Series(name, [0, 1], [0, 1]) for name in ("one", "two", "three")]
+    root = ElementTree.fromstring(line_figure("F", same, ylabel="y"))
+    places = []
+    for text in root.iter("{http://www.w3.org/2000/svg}text"):
+        if text.text in {"one", "two", "three"}:
+            places.append(
+                float(text.get("y") or re.findall(r"[-\d.]+", text.get("transform", ""))[-1])
+            )
+    assert len(places) == 3
+    places.sort()
+    assert min(b - a for a, b in itertools.pairwise(places)) > 10
+
+
+def test_the_overview_is_a_picture_of_the_width_asked_for(
+    run: Path, results: list[Result], sheet: Sheet
+) -> None:
+    history = read_history(run)
+    with Image.open(io.BytesIO(overview_figure(results, history, [sheet], width=800))) as picture:
+        assert picture.format == "PNG"
+        assert picture.width == 800
+        with_sheet = picture.height
+    with Image.open(io.BytesIO(overview_figure(results, history, width=800))) as picture:
+        assert picture.height < with_sheet
+
+
+def test_the_overview_shows_queries_that_fonts_and_formulas_would_trip_over(
+    run: Path, results: list[Result], sheet: Sheet
+) -> None:
+    awkward = Sheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)
+    assert overview_figure(results, read_history(run), [awkward], width=400)

@@ -1,0 +1,120 @@
+"""Results: what is written is read back; what is wrong is told in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.errors import RunError
+from crosspair.reporting import Provenance, Result, provenance, read_results, write_results
+
+
+def test_what_is_written_is_read_back(
+    tmp_path: Path, results: list[Result], origin: Provenance
+) -> None:
+    path = tmp_path / "deep" / "results.json"
+    write_results(path, results, origin)
+    assert read_results(path) == (results, origin)
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_provenance_describes_this_machine() -> None:
+    found = provenance("recipe", "manifest", seed=3)
+    assert (found.recipe, found.manifest, found.seed) == ("recipe", "manifest", 3)
+    assert found.machine.cpu
+    assert found.machine.cores >= 1
+    assert found.created.endswith("+00:00")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_no_number_is_not_written(
+    value: float, tmp_path: Path, results: list[Result], origin: Provenance
+) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, results, origin)
+    with pytest.raises(RunError, match=r"kNN top-1 of trained is (nan|inf); only finite numbers"):
+        write_results(path, [replace(results[2], value=value)], origin)
+    assert read_results(path)[0] == results
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, results: list[Result], origin: Provenance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, results, origin)
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunError, match=r"results\.json cannot be written: No space left"):
+        write_results(path, results[:1], origin)
+    monkeypatch.undo()
+    assert read_results(path)[0] == results
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist; evaluate the run"):
+        read_results(tmp_path / "results.json")
+
+
+def _cut(content: dict[str, Any]) -> str:
+    return json.dumps(content)[:-20]
+
+
+def _of_another(content: dict[str, Any]) -> str:
+    content["results"][1]["of"] = "magic"
+    return json.dumps(content)
+
+
+def _without_value(content: dict[str, Any]) -> str:
+    del content["results"][2]["value"]
+    return json.dumps(content)
+
+
+def _words_for_value(content: dict[str, Any]) -> str:
+    content["results"][0]["value"] = "much"
+    return json.dumps(content)
+
+
+def _without_origin(content: dict[str, Any]) -> str:
+    return json.dumps({"results": content["results"]})
+
+
+def _listed(content: dict[str, Any]) -> str:
+    return json.dumps(content["results"])
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        (_cut, "is not JSON"),
+        (_of_another, "result 1: 'magic' is none of trained, random weights, chance"),
+        (_without_value, "result 2 has protocol, metric, of, .*; expected protocol, metric, value"),
+        (_words_for_value, "result 0: value 'much' is no number"),
+        (_without_origin, "'provenance' is missing; evaluate the run again"),
+        (_listed, "a file of results is a JSON object, not list"),
+    ],
+)
+def test_a_spoilt_file_is_told_in_one_line(
+    spoilt: Callable[[dict[str, Any]], str],
+    message: str,
+    tmp_path: Path,
+    results: list[Result],
+    origin: Provenance,
+) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, results, origin)
+    path.write_text(spoilt(json.loads(path.read_text())))
+    with pytest.raises(RunError, match=message) as caught:
+        read_results(path)
+    assert "\n" not in str(caught.value)

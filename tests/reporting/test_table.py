@@ -1,0 +1,40 @@
+"""The table: ratios by hand, ranks the other way round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from crosspair.errors import RunError
+from crosspair.reporting import Result, comparison
+
+
+def test_ratios_by_hand(results: list[Result]) -> None:
+    knn, rank = comparison(results)
+    assert (knn.chance, knn.random, knn.trained) == (0.0625, 0.25, 0.75)
+    assert (knn.over_chance, knn.over_random) == (12.0, 3.0)
+    assert (rank.chance, rank.random, rank.trained) == (100.5, 80.0, 4.0)
+    assert (rank.over_chance, rank.over_random) == (25.125, 20.0)
+
+
+def test_the_order_of_results_within_a_row_does_not_matter(results: list[Result]) -> None:
+    assert sorted(map(str, comparison(results[::-1]))) == sorted(map(str, comparison(results)))
+
+
+def test_chance_without_a_feature_serves_all_features(results: list[Result]) -> None:
+    other = replace(results[2], feature="embedding", value=0.5)
+    first, second = comparison([*results[:3], other])
+    assert (first.feature, second.feature) == ("visual", "embedding")
+    assert second.over_chance == 8.0
+    assert second.over_random is None
+
+
+def test_nothing_is_divided_by_zero(results: list[Result]) -> None:
+    (row,) = comparison([replace(results[1], value=0.0), results[2]])
+    assert row.over_random is None
+
+
+def test_two_numbers_for_one_cell_are_refused(results: list[Result]) -> None:
+    with pytest.raises(RunError, match=r"two results of trained for kNN, top-1, visual feature"):
+        comparison([*results, replace(results[2], value=0.8)])

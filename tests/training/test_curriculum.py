@@ -1,0 +1,84 @@
+"""When stage II begins, and what rates hold in each stage."""
+
+import pytest
+import torch
+
+from crosspair.config import CurriculumConfig, OptimizerConfig, Recipe
+from crosspair.models import CPD, WordAverage
+from crosspair.training.curriculum import Curriculum
+from crosspair.training.optimizer import build_optimizer, rate_factor, set_rates
+
+
+def stages(config: CurriculumConfig, scores: list[float]) -> list[int]:
+    curriculum = Curriculum(config)
+    found = []
+    for epoch, score in enumerate(scores, start=1):
+        curriculum.observe(score)
+        curriculum.advance(epoch)
+        found.append(curriculum.stage)
+    return found
+
+
+def test_stage_two_begins_after_patience_validations_without_a_gain() -> None:
+    config = CurriculumConfig(patience=2)
+    assert stages(config, [0.1, 0.2, 0.2, 0.3, 0.1, 0.3, 0.9]) == [1, 1, 1, 1, 1, 2, 2]
+
+
+def test_a_fixed_epoch_overrides_saturation() -> None:
+    config = CurriculumConfig(patience=1, stage2_epoch=4)
+    assert stages(config, [0.1] * 5) == [1, 1, 1, 2, 2]
+
+
+def test_frozen_never_leaves_stage_one_and_joint_never_has_it() -> None:
+    assert stages(CurriculumConfig(strategy="frozen", patience=1), [0.1] * 4) == [1] * 4
+    assert stages(CurriculumConfig(strategy="joint"), [0.1]) == [2]
+
+
+def test_a_restored_curriculum_goes_on_counting() -> None:
+    config = CurriculumConfig(patience=2)
+    curriculum, restored = Curriculum(config), Curriculum(config)
+    for score in (0.5, 0.4):
+        curriculum.observe(score)
+    restored.load_state_dict(curriculum.state_dict())
+    restored.observe(0.5)
+    assert restored.advance(3)
+
+
+def tiny_model() -> CPD:
+    recipe = Recipe()
+    encoder = WordAverage(["dog", "cat"], torch.eye(2))
+    return CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stage", "rest", "text"),
+    [("curriculum", 1, 0.2, 0.0), ("curriculum", 2, 0.02, 3e-5), ("joint", 2, 0.2, 3e-5)],
+)
+def test_each_stage_has_the_papers_rates(strategy, stage, rest, text) -> None:
+    model = tiny_model()
+    optimizer = build_optimizer(model, torch.nn.Identity(), OptimizerConfig())
+    set_rates(optimizer, stage, 5, 10, OptimizerConfig(), CurriculumConfig(strategy=strategy))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in model.text_encoder.parameters()} == {text}
+    others = {id(p) for p in model.parameters()} - {id(p) for p in model.text_encoder.parameters()}
+    assert {rates[each] for each in others} == {rest}
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_schedules_by_hand() -> None:
+    step = OptimizerConfig(schedule="step", step_epochs=(4, 8))
+    assert [rate_factor(e, 10, step) for e in (3.9, 4, 9)] == pytest.approx([1, 0.1, 0.01])
+    cosine = OptimizerConfig(schedule="cosine", warmup_epochs=2)
+    assert [rate_factor(e, 10, cosine) for e in (0, 1, 2, 6, 10)] == pytest.approx(
+        [0, 0.5, 1, 0.5, 0]
+    )
+
+
+def test_adamw_spares_biases_and_normalisation() -> None:
+    model = tiny_model()
+    optimizer = build_optimizer(model, torch.nn.Identity(), OptimizerConfig(name="adamw"))
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert decay[id(model.video_head.bias)] == 0
+    assert decay[id(model.video_head.weight)] == OptimizerConfig().weight_decay

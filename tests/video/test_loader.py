@@ -1,0 +1,209 @@
+"""Batches: the same whoever makes them, resumed exactly, and never under another's label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.clip import Clip
+from crosspair.config import ClipConfig
+from crosspair.video import Batch, TrainingOrder, load_view, training_loader, training_view
+from crosspair.video import test_loader as loader_for_tests  # or pytest would take it for a test
+from crosspair.video.loader import VIEW
+
+CONFIG = ClipConfig(size=16, frames=2, stride=4, color_jitter=0.3)
+BROKEN = (2, 5)
+LEVEL = 25  # of grey, between one row's video and the next one's
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory, make_video, grey_frames) -> list[Clip]:
+    """Row i is grey of level 25 i; rows 2 and 5 cannot be read."""
+    folder = tmp_path_factory.mktemp("rows")
+    made = []
+    for row in range(8):
+        path = folder / f"{row}.mp4"
+        if row in BROKEN:
+            path.write_text("no video")
+        else:
+            make_video(path, size=(48, 32), frames=20, content=grey_frames(LEVEL * row))
+        made.append(Clip(str(path)))
+    return made
+
+
+def batches(clips: list[Clip], workers: int = 0, start: int = 0, epochs: int = 2) -> list[Batch]:
+    order = TrainingOrder(len(clips), 4, epochs, seed=7, start=start)
+    return list(training_loader(clips, order, CONFIG, seed=7, workers=workers))
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right) > 0
+    for a, b in zip(left, right, strict=True):
+        assert (a.epoch, a.failures) == (b.epoch, b.failures)
+        assert torch.equal(a.rows, b.rows)
+        assert torch.equal(a.clips, b.clips)
+        assert torch.equal(a.colors, b.colors)
+
+
+# --- the order ----------------------------------------------------------------------------------
+
+orders = st.tuples(
+    st.integers(4, 60), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31)
+)  # pairs, batch size, epochs, seed
+
+
+@given(orders)
+def test_an_epoch_takes_each_pair_at_most_once_and_drops_less_than_a_batch(
+    order: tuple[int, int, int, int],
+) -> None:
+    pairs, size, epochs, seed = order
+    taken = list(TrainingOrder(pairs, size, epochs, seed))
+    assert len(taken) == epochs * (pairs // size) == len(TrainingOrder(pairs, size, epochs, seed))
+    for epoch in range(epochs):
+        rows = [row for batch in taken for row, of in batch if of == epoch]
+        assert len(rows) == len(set(rows)) == pairs - pairs % size
+        assert set(rows) <= set(range(pairs))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    def rows(seed: int) -> list[int]:
+        return [row for batch in TrainingOrder(100, 10, 2, seed) for row, _ in batch]
+
+    first = rows(0)
+    assert first[:100] != first[100:]
+    assert rows(1) != first == rows(0)
+
+
+@given(orders, st.integers(1, 4))
+def test_the_shares_of_all_processes_make_up_each_batch(
+    order: tuple[int, int, int, int], world_size: int
+) -> None:
+    whole = list(TrainingOrder(*order))
+    shares = [
+        list(TrainingOrder(*order, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        together = [job for part in parts for job in part]
+        assert sorted(together) == sorted(batch)
+
+
+@given(orders, st.data())
+def test_a_resumed_order_goes_on_where_it_was(
+    order: tuple[int, int, int, int], data: st.DataObject
+) -> None:
+    whole = list(TrainingOrder(*order))
+    start = data.draw(st.integers(0, len(whole)))
+    rest = TrainingOrder(*order, start=start)
+    assert list(rest) == whole[start:]
+    assert len(rest) == len(whole) - start
+
+
+def test_fewer_pairs_than_a_batch_make_an_order_without_batches() -> None:
+    order = TrainingOrder(pairs=3, batch_size=4, epochs=5, seed=0)
+    assert len(order) == 0
+    assert list(order) == []
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def test_batches_are_the_same_with_and_without_workers(clips: list[Clip]) -> None:
+    assert_same(batches(clips), batches(clips, workers=2))
+
+
+def test_a_resumed_loader_goes_on_with_the_very_batch(clips: list[Clip]) -> None:
+    assert_same(batches(clips, start=1, epochs=3), batches(clips, epochs=3)[1:])
+
+
+def test_every_row_bears_its_own_pixels(clips: list[Clip]) -> None:
+    seen = set()
+    for batch in batches(clips):
+        for row, pixels in zip(batch.rows.tolist(), batch.clips, strict=True):
+            assert pixels.float().mean().item() == pytest.approx(LEVEL * row, abs=5)
+            seen.add(row)
+    assert seen == set(range(8)) - set(BROKEN)
+
+
+def test_a_broken_video_is_named_under_its_row_and_replaced_by_none(clips: list[Clip]) -> None:
+    for epoch in range(2):
+        made = [batch for batch in batches(clips) if batch.epoch == epoch]
+        failures = {row: message for batch in made for row, message in batch.failures}
+        assert set(failures) == set(BROKEN)
+        for row, message in failures.items():
+            assert message.startswith(f"{clips[row].path}: not a readable video")
+        assert sorted(row for b in made for row in b.rows.tolist()) == [0, 1, 3, 4, 6, 7]
+
+
+def test_a_batch_of_nothing_but_broken_videos_has_no_rows(clips: list[Clip]) -> None:
+    broken = [clips[row] for row in BROKEN]
+    order = TrainingOrder(2, 2, 1, seed=0)
+    (batch,) = training_loader(broken, order, CONFIG, seed=0, workers=0)
+    assert len(batch.rows) == len(batch.clips) == 0
+    assert batch.colors.shape == (0, 3)
+    assert sorted(row for row, _ in batch.failures) == [0, 1]
+
+
+def test_clips_leave_as_uint8_in_channels_last_order(clips: list[Clip]) -> None:
+    for batch in batches(clips, workers=2):
+        count = len(batch.rows)
+        assert batch.clips.shape == (count, 3, 2, 16, 16)
+        assert batch.clips.dtype == torch.uint8
+        assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
+        assert batch.colors.shape == (count, 3)
+
+
+def test_a_view_depends_on_seed_epoch_and_row_alone(clips: list[Clip]) -> None:
+    for batch in batches(clips):
+        for row, pixels, colors in zip(batch.rows.tolist(), batch.clips, batch.colors, strict=True):
+            generator = np.random.default_rng((7, VIEW, batch.epoch, row))
+            view = training_view(generator, CONFIG)
+            expected = load_view(clips[row], view, CONFIG)
+            np.testing.assert_array_equal(pixels.permute(1, 2, 3, 0).numpy(), expected)
+            assert colors.tolist() == pytest.approx(view.colors)
+
+
+def test_views_differ_from_epoch_to_epoch(clips: list[Clip]) -> None:
+    colors = {}
+    for batch in batches(clips):
+        for row, factors in zip(batch.rows.tolist(), batch.colors.tolist(), strict=True):
+            colors[batch.epoch, row] = factors
+    for row in set(range(8)) - set(BROKEN):
+        assert colors[0, row] != colors[1, row]
+
+
+# --- for tests ----------------------------------------------------------------------------------
+
+
+def test_a_videos_views_are_neighbours_at_the_asked_positions(
+    tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    config = ClipConfig(size=32, frames=1, test_scale=2.0)
+    paths = [make_video(tmp_path / f"{i}.mp4", frames=61, size=(128, 64)) for i in range(2)]
+    loader = loader_for_tests(
+        [Clip(str(path)) for path in paths],
+        [1, 0],
+        [0.0, 0.5, 1.0],
+        config,
+        batch_size=4,
+        workers=0,
+    )
+    made = list(loader)
+    assert [batch.rows.tolist() for batch in made] == [[1, 1, 1, 0], [0, 0]]
+    pixels = torch.cat([batch.clips for batch in made])[:, 0, 0]  # (6, 32, 32), of 128×64
+    # The crop shows the barcode's middle: bit 3 in its left half, bit 4 in its right half.
+    bits = (pixels.float().unflatten(2, (2, 16)).mean(dim=(1, 3)) > 127).int().tolist()
+    expected = [[index >> 3 & 1, index >> 4 & 1] for index in (0, 30, 60)]
+    assert bits == expected * 2
+
+
+def test_a_row_that_fails_does_so_at_each_position(clips: list[Clip]) -> None:
+    loader = loader_for_tests(clips, [2, 3], [0.0, 1.0], CONFIG, batch_size=8, workers=0)
+    (batch,) = loader
+    assert batch.rows.tolist() == [3, 3]
+    assert [row for row, _ in batch.failures] == [2, 2]

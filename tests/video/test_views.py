@@ -1,0 +1,135 @@
+"""Views: one draw for all frames of a clip, always inside the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.clip import Clip
+from crosspair.config import ClipConfig
+from crosspair.video import View, centre_view, load_view, training_view
+
+CONFIG = ClipConfig(size=32, frames=4, stride=4)
+PAPER = ClipConfig()
+
+
+def drawn(config: ClipConfig, count: int = 400) -> list[View]:
+    generator = np.random.default_rng(0)
+    return [training_view(generator, config) for _ in range(count)]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_every_view_lies_within_its_ranges(seed: int) -> None:
+    view = training_view(np.random.default_rng(seed), replace(PAPER, color_jitter=0.4))
+    assert 128 <= view.short_side <= 170
+    for share in (view.position, view.across, view.down):
+        assert 0 <= share < 1
+    assert all(0.6 <= factor <= 1.4 for factor in view.colors)
+
+
+def test_the_short_side_takes_every_value_of_its_range() -> None:
+    sides = {view.short_side for view in drawn(PAPER, 3000)}
+    assert sides == set(range(128, 171))
+
+
+def test_half_of_the_views_are_mirrored_and_none_where_that_is_off() -> None:
+    mirrored = np.mean([view.flip for view in drawn(PAPER)])
+    assert 0.4 < mirrored < 0.6
+    assert not any(view.flip for view in drawn(replace(PAPER, flip=False)))
+
+
+def test_turning_the_flip_off_changes_nothing_else() -> None:
+    with_flip, without = drawn(PAPER), drawn(replace(PAPER, flip=False))
+    assert [replace(view, flip=False) for view in with_flip] == without
+
+
+def test_without_jitter_colours_stay() -> None:
+    assert {view.colors for view in drawn(PAPER)} == {(1.0, 1.0, 1.0)}
+
+
+def test_the_same_generator_gives_the_same_view() -> None:
+    seed = (3, 1, 4, 1)
+    first, second, other = (
+        training_view(np.random.default_rng(of), PAPER) for of in (seed, seed, (3, 1, 4, 2))
+    )
+    assert first == second != other
+
+
+def test_the_view_of_a_test_is_the_middle_at_the_tests_scale() -> None:
+    assert centre_view(0.25, PAPER) == View(0.25, short_side=128, across=0.5, down=0.5)
+    assert centre_view(0.25, replace(PAPER, size=224)).short_side == 256
+
+
+def gradient(index: int, width: int, height: int) -> np.ndarray:
+    """Red tells the column, green the row, blue the frame."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width)
+    pixels[..., 1] = np.linspace(0, 255, height)[:, None]
+    pixels[..., 2] = 4 * index
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, make_video) -> Clip:
+    path = tmp_path_factory.mktemp("scene") / "a.mp4"
+    return Clip(str(make_video(path, size=(160, 120), frames=60, content=gradient)))
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_crop_has_the_size_and_lies_inside(scene: Clip, seed: int) -> None:
+    view = training_view(np.random.default_rng(seed), CONFIG)
+    pixels = load_view(scene, view, CONFIG)
+    assert pixels.shape == (4, 32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("across", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("down", [0.0, 0.5, 1.0])
+def test_the_crop_lies_where_the_view_says(scene: Clip, across: float, down: float) -> None:
+    pixels = load_view(scene, View(0.0, short_side=48, across=across, down=down), CONFIG)
+    # Frames are scaled to 64×48; the crop's middle is 16 from the border it touches.
+    column = (16 + across * (64 - 32)) / 64 * 255
+    row = (16 + down * (48 - 32)) / 48 * 255
+    assert pixels[..., 0].mean() == pytest.approx(column, abs=6)
+    assert pixels[..., 1].mean() == pytest.approx(row, abs=6)
+
+
+def test_all_frames_are_cropped_alike_and_follow_each_other(scene: Clip) -> None:
+    view = training_view(np.random.default_rng(5), CONFIG)
+    pixels = load_view(scene, view, CONFIG).astype(int)
+    assert np.abs(pixels[..., :2] - pixels[:1, ..., :2]).mean() < 3
+    steps = np.diff(pixels[..., 2].mean(axis=(1, 2)))
+    np.testing.assert_allclose(steps, 4 * CONFIG.stride, atol=3)
+
+
+def test_a_mirrored_view_is_the_mirror_of_the_view(scene: Clip) -> None:
+    view = View(0.5, short_side=40, across=0.3, down=0.7)
+    mirrored = load_view(scene, replace(view, flip=True), CONFIG)
+    np.testing.assert_array_equal(mirrored, load_view(scene, view, CONFIG)[:, :, ::-1])
+
+
+@pytest.mark.parametrize("size", [(160, 96), (96, 160), (130, 98)])
+def test_proportions_are_kept_whichever_side_is_short(
+    tmp_path: Path, make_video: Callable[..., Path], size: tuple[int, int]
+) -> None:
+    width, height = size
+    clip = Clip(str(make_video(tmp_path / "a.mp4", size=size, frames=20, content=gradient)))
+    config = replace(CONFIG, frames=1)
+    left, right = (
+        load_view(clip, View(0.0, short_side=32, across=a, down=a), config) for a in (0.0, 1.0)
+    )
+    # The whole of the short side is seen at once; the long side's ends are seen one at a time.
+    short, long = (1, 0) if width > height else (0, 1)
+    assert left[..., short].max() > 235
+    assert left[..., short].min() < 20
+    assert left[..., long].min() < 20
+    assert right[..., long].max() > 235
+    expected = 255 * min(size) / max(size)
+    assert left[..., long].max() == pytest.approx(expected, abs=14)
