@@ -19,12 +19,10 @@ from crosspair.corpora.rendered import render_corpus
 from crosspair.distributed import World
 from crosspair.evaluation import (
     Features,
-    Result,
     embed_texts,
     extract_features,
-    frozen_results,
     provenance,
-    random_like,
+    results_beside_random,
     write_results,
 )
 from crosspair.models import CPD
@@ -70,14 +68,12 @@ def quickstart(
     if model is None:
         return None
     with watch.lap("evaluation"):
-        features = _features(model, manifest, recipe, world, "encoding, trained")
-        untrained = random_like(model, seed)
-        of_random = _features(untrained, manifest, recipe, world, "encoding, random weights")
-        results = combined(
-            frozen_results(model, manifest, features),
-            frozen_results(untrained, manifest, of_random, of="random weights"),
+        results, features = results_beside_random(
+            model, manifest, lambda each: _features(each, manifest, recipe, world), seed=seed
         )
-    origin = provenance(recipe_hash(recipe), manifest.hash, seed)
+    origin = provenance(
+        recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed
+    )
     write_results(out / "results.json", results, origin)
     history = reporting.read_history(out / "run")
     sheets = _sheets(model, manifest, features)
@@ -110,17 +106,8 @@ SUMMARY = (
 )
 
 
-def combined(*results: list[Result]) -> list[Result]:
-    """Results put together, each of chance but once."""
-    unique: list[Result] = []
-    for result in (each for several in results for each in several):
-        if result not in unique:
-            unique.append(result)
-    return unique
-
-
-def _features(model: CPD, manifest: Manifest, recipe: Recipe, world: World, name: str) -> Features:
-    with progress(name, len(manifest) * CLIPS, "clips") as bar:
+def _features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> Features:
+    with progress("encoding", len(manifest) * CLIPS, "clips") as bar:
         return extract_features(
             model,
             manifest,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from crosspair.clip import Clip
-from crosspair.reporting import Found, Machine, Provenance, Result, Sheet, load_sheet
+from crosspair.evaluation import Machine, Provenance, Result
+from crosspair.reporting import Found, Sheet, load_sheet
 
 
 @pytest.fixture
@@ -30,7 +31,9 @@ def results() -> list[Result]:
 @pytest.fixture
 def origin() -> Provenance:
     machine = Machine("A processor", 2, 15.6, "2.13.0+cpu", "cpu")
-    return Provenance("0123456789ab", "ba9876543210", "v0.1", 7, machine, "2026-01-02T03:04:05Z")
+    return Provenance(
+        "0123456789ab", "00112233aabb", "ba9876543210", "v0.1", 7, machine, "2026-01-02T03:04:05Z"
+    )
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from crosspair.reporting import Result, Sheet, learning_curves, overview_figure, read_history
+from crosspair.evaluation import Result
+from crosspair.reporting import Sheet, learning_curves, overview_figure, read_history
 from crosspair.reporting.figures import VARIABLES, Series, line_figure
 
 

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.reporting import (
-    Provenance,
-    Result,
-    Sheet,
-    learning_curves,
-    read_history,
-    write_report,
-)
+from crosspair.evaluation import Provenance, Result
+from crosspair.reporting import Sheet, learning_curves, read_history, write_report
 
 
 class _Page(HTMLParser):

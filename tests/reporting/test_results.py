@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.reporting import Provenance, Result, provenance, read_results, write_results
+from crosspair.evaluation import Provenance, Result, provenance, read_results, write_results
 
 
 def test_what_is_written_is_read_back(
@@ -25,7 +25,7 @@ def test_what_is_written_is_read_back(
 
 
 def test_provenance_describes_this_machine() -> None:
-    found = provenance("recipe", "manifest", seed=3)
+    found = provenance(recipe="recipe", model="model", manifest="manifest", seed=3)
     assert (found.recipe, found.manifest, found.seed) == ("recipe", "manifest", 3)
     assert found.machine.cpu
     assert found.machine.cores >= 1

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.reporting import Result, comparison
+from crosspair.evaluation import Result
+from crosspair.reporting import comparison
 
 
 def test_ratios_by_hand(results: list[Result]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from crosspair.clip import Clip
 from crosspair.config import ClipConfig
 from crosspair.video import Batch, TrainingOrder, load_view, training_loader, training_view
-from crosspair.video import test_loader as loader_for_tests  # or pytest would take it for a test
+from crosspair.video import centre_loader as loader_for_tests  # or pytest would take it for a test
 from crosspair.video.loader import VIEW
 
 CONFIG = ClipConfig(size=16, frames=2, stride=4, color_jitter=0.3)

@@ -16,7 +16,7 @@ from crosspair.distributed import World
 from crosspair.errors import VideoError
 from crosspair.models import CPD
 from crosspair.precision import autocast
-from crosspair.video import test_loader, uniform_positions
+from crosspair.video import centre_loader, uniform_positions
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def extract_features(
     """
     world = world or World()
     mine = list(range(world.rank, len(manifest), world.size))
-    loader = test_loader(
+    loader = centre_loader(
         manifest.clips(),
         mine,
         uniform_positions(clips),

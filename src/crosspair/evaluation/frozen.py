@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
@@ -55,6 +56,28 @@ def frozen_results(
         dataclasses.replace(result, settings={**result.settings, "clips": features.clips})
         for result in results
     ]
+
+
+def results_beside_random(
+    model: CPD, manifest: Manifest, extract: Callable[[CPD], Features], *, seed: int = 0
+) -> tuple[list[Result], Features]:
+    """The results of a model, of the same network with random weights, and of chance.
+
+    Args:
+        model: the model to test.
+        manifest: see `frozen_results`.
+        extract: gives the features of the manifest's videos by a model.
+        seed: of the random weights.
+
+    Returns:
+        The results, and the features of the model itself.
+    """
+    features = extract(model)
+    untrained = random_like(model, seed)
+    results = frozen_results(model, manifest, features)
+    results += frozen_results(untrained, manifest, extract(untrained), of="random weights")
+    unique = [result for i, result in enumerate(results) if result not in results[:i]]
+    return unique, features
 
 
 def random_like(model: CPD, seed: int) -> CPD:

@@ -32,7 +32,9 @@ class Provenance:
     """All that is needed to get a number again."""
 
     recipe: str
-    """Hash of the recipe, see `crosspair.recipes.recipe_hash`."""
+    """Hash of the recipe, see `crosspair.recipes.recipe_hash`; empty where it is not known."""
+    model: str
+    """Hash of the model's weights, see `crosspair.models.CPD.hash`."""
     manifest: str
     """Hash of the manifest's rows, see `crosspair.corpora.Manifest.hash`."""
     commit: str
@@ -43,15 +45,15 @@ class Provenance:
     """ISO 8601, UTC, to the second."""
 
 
-def provenance(recipe_hash: str, manifest_hash: str, seed: int) -> Provenance:
+def provenance(*, recipe: str, model: str, manifest: str, seed: int) -> Provenance:
     """Describe this machine and this moment.
 
-    >>> provenance("0123456789ab", "ba9876543210", seed=0).seed
+    >>> provenance(recipe="", model="0123456789ab", manifest="ba9876543210", seed=0).seed
     0
     """
     now = datetime.datetime.now(datetime.UTC)
     created = now.isoformat(timespec="seconds")
-    return Provenance(recipe_hash, manifest_hash, _commit(), seed, _machine(), created)
+    return Provenance(recipe, model, manifest, _commit(), seed, _machine(), created)
 
 
 def _commit() -> str:

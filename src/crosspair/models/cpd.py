@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -87,6 +88,15 @@ class CPD(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings f_v and f_t (B, D) of B pairs: what the objective takes."""
         return self.encode_video(clips)[1], self.encode_text(texts)
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits that tell weights apart, wherever and however they are stored."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, in place of what it may hold already."""

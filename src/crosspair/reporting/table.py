@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.table import Table
+
 from crosspair.errors import RunError
 from crosspair.evaluation.results import Result, Subject
 
@@ -81,6 +84,21 @@ def comparison(results: Sequence[Result]) -> list[Row]:
             )
         )
     return rows
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """Print results side by side to standard output."""
+    table = Table("protocol", "metric", "feature", *_NUMBERS)
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for row in comparison(results):
+        values = [shown(v, row.smaller_is_better) for v in (row.chance, row.random, row.trained)]
+        ratios = [shown_ratio(ratio) for ratio in (row.over_chance, row.over_random)]
+        table.add_row(row.protocol, row.metric, row.feature, *values, *ratios)
+    Console().print(table)
+
+
+_NUMBERS = ("chance", "random", "trained", "× chance", "× random")
 
 
 def shown(value: float | None, smaller_is_better: bool) -> str:

@@ -1,7 +1,7 @@
 """A file becomes a tensor: sampling by time, decoding, views, batches."""
 
 from crosspair.video.decode import VideoInfo, probe, read_frames
-from crosspair.video.loader import Batch, TrainingOrder, test_loader, training_loader
+from crosspair.video.loader import Batch, TrainingOrder, centre_loader, training_loader
 from crosspair.video.pixels import jitter_colors, normalize
 from crosspair.video.sampling import clip_span, clip_times, uniform_positions
 from crosspair.video.views import View, centre_view, load_view, training_view
@@ -11,6 +11,7 @@ __all__ = [
     "TrainingOrder",
     "VideoInfo",
     "View",
+    "centre_loader",
     "centre_view",
     "clip_span",
     "clip_times",
@@ -19,7 +20,6 @@ __all__ = [
     "normalize",
     "probe",
     "read_frames",
-    "test_loader",
     "training_loader",
     "training_view",
     "uniform_positions",

@@ -59,7 +59,7 @@ def training_loader(
     return _loader(dataset, order, workers)
 
 
-def test_loader(
+def centre_loader(
     clips: Sequence[Clip],
     rows: Sequence[int],
     positions: Sequence[float],
