@@ -6,7 +6,6 @@ whichever worker makes it, and a resumed run goes on with the very batch it woul
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,15 +152,10 @@ def _load(clip: Clip, row: int, epoch: int, view: View, config: ClipConfig) -> _
 
 
 def _loader(dataset: Dataset[_Loaded], batches: Any, workers: int) -> DataLoader[Any]:
-    # Forked from a clean process: a fork of this one, whose threads compute, can hang for ever.
-    context = multiprocessing.get_context("forkserver") if workers else None
-    if context:
-        context.set_forkserver_preload(["crosspair.video.loader"])
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        multiprocessing_context=context,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),

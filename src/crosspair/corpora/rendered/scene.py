@@ -26,9 +26,9 @@ _RATES = (
     *((Fraction(24), 0.27), (Fraction(25), 0.27), (NTSC, 0.2)),
     *((Fraction(30), 0.2), (Fraction(50), 0.03), (Fraction(60), 0.03)),
 )
-_ASPECTS = ((Fraction(4, 3), 0.5), (Fraction(16, 9), 0.28), (Fraction(9, 16), 0.22))
+_ASPECTS = ((Fraction(4, 3), 0.5), (Fraction(3, 2), 0.28), (Fraction(4, 5), 0.22))
 _SHORT_SIDES = ((96, 0.3), (108, 0.25), (112, 0.2), (120, 0.15), (128, 0.1))
-_GOPS = ((12, 0.45), (48, 0.35), (250, 0.2))
+_GOPS = ((12, 0.65), (48, 0.25), (250, 0.1))
 
 _LOOK, _MOTION = 1, 2  # streams of random numbers of a pair; titles draw from a third
 
