@@ -32,7 +32,7 @@ from crosspair.training import pretrain
 
 logger = logging.getLogger(__name__)
 
-PAIRS = 1200
+PAIRS, NOISE = 1200, 0.2
 CLIPS = 4  # a video; the rendered ones are so short that four cover them
 QUERIES, FOUND = 4, 6
 
@@ -61,7 +61,7 @@ def quickstart(
     watch = _Stopwatch()
     with watch.lap("rendering"), progress("rendering", pairs, "videos") as bar:
         manifest = render_corpus(
-            out / "corpus", pairs, seed, progress=lambda done, _: bar.advance(done)
+            out / "corpus", pairs, seed, NOISE, progress=lambda done, _: bar.advance(done)
         )
     with watch.lap("pre-training"):
         model = pretrain(recipe, manifest, out / "run", resume=True, world=world)

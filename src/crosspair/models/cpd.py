@@ -85,7 +85,10 @@ class CPD(nn.Module):
 
     @torch.no_grad()
     def center_heads(
-        self, clips: torch.Tensor, texts: Sequence[str], mean: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        clips: torch.Tensor,
+        texts: Sequence[str],
+        mean: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
         """Set the heads' last biases so that the embeddings of a first batch point all ways.
 

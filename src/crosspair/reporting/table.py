@@ -88,17 +88,36 @@ def comparison(results: Sequence[Result]) -> list[Row]:
 
 def print_table(results: Sequence[Result]) -> None:
     """Print results side by side to standard output."""
-    table = Table("protocol", "metric", "feature", *_NUMBERS)
-    for column in table.columns[3:]:
+    table = Table(*_NAMES, *_NUMBERS)
+    for column in table.columns[len(_NAMES) :]:
         column.justify = "right"
-    for row in comparison(results):
-        values = [shown(v, row.smaller_is_better) for v in (row.chance, row.random, row.trained)]
-        ratios = [shown_ratio(ratio) for ratio in (row.over_chance, row.over_random)]
-        table.add_row(row.protocol, row.metric, row.feature, *values, *ratios)
+    for cells in _cells(results):
+        table.add_row(*cells)
     Console().print(table)
 
 
-_NUMBERS = ("chance", "random", "trained", "× chance", "× random")
+def markdown_table(results: Sequence[Result]) -> str:
+    """Results side by side, as a table in Markdown."""
+    head = [*_NAMES, *_NUMBERS]
+    rule = ["---"] * len(_NAMES) + ["--:"] * len(_NUMBERS)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *_cells(results)])
+
+
+_NAMES = ("protocol", "metric", "feature")
+_NUMBERS = ("chance", "random weights", "trained", "over chance", "over random")
+
+
+def _cells(results: Sequence[Result]) -> list[list[str]]:
+    return [
+        [
+            row.protocol,
+            row.metric,
+            row.feature,
+            *(shown(v, row.smaller_is_better) for v in (row.chance, row.random, row.trained)),
+            *(shown_ratio(ratio) for ratio in (row.over_chance, row.over_random)),
+        ]
+        for row in comparison(results)
+    ]
 
 
 def shown(value: float | None, smaller_is_better: bool) -> str:

@@ -1,0 +1,73 @@
+"""The quickstart and the evaluation, small, as a user runs them."""
+
+import re
+
+import pytest
+
+from crosspair.evaluation import read_results
+from crosspair.quickstart import quickstart
+from crosspair.recipes import load_recipe
+from tests.e2e.conftest import TINY, crosspair, pretrain_arguments
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart")
+    recipe = load_recipe("quickstart", TINY)
+    assert quickstart(out, pairs=48, recipe=recipe) == out / "report.html"
+    return out, recipe
+
+
+def test_it_leaves_report_results_picture_and_model(made) -> None:
+    out, _ = made
+    assert {"corpus", "run", "report.html", "results.json", "overview.png"} <= {
+        path.name for path in out.iterdir()
+    }
+    assert (out / "overview.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_every_protocol_stands_beside_random_weights_and_chance(made) -> None:
+    results, origin = read_results(made[0] / "results.json")
+    assert origin.recipe
+    assert origin.model
+    measured = {(r.protocol, r.metric, r.feature, r.of) for r in results}
+    for protocol, metric, feature in (
+        ("retrieval text→video", "R@10", "embedding"),
+        ("retrieval video→text", "median rank", "embedding"),
+        ("kNN", "top-1", "visual"),
+        ("kNN", "top-1", "embedding"),
+        ("zero-shot", "top-1", "embedding"),
+    ):
+        for of in ("trained", "random weights", "chance"):
+            assert (protocol, metric, feature, of) in measured
+
+
+def test_the_report_stands_alone_and_shows_queries(made) -> None:
+    page = (made[0] / "report.html").read_text()
+    assert "<svg" in page
+    assert "data:image/webp" in page
+    assert not re.search(r"""(?:src|href)=["']https?://""", page)
+    assert len(re.findall(r"kNN", page)) >= 2
+
+
+def test_a_second_call_takes_up_what_is_there(made) -> None:
+    out, recipe = made
+    before = (out / "run" / "metrics.jsonl").read_bytes()
+    assert quickstart(out, pairs=48, recipe=recipe)
+    assert (out / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_writes_results_and_a_table(rendered, tmp_path) -> None:
+    run = tmp_path / "run"
+    assert crosspair(*pretrain_arguments(rendered.path, run, "training.epochs=1")).returncode == 0
+    out = tmp_path / "results.json"
+    done = crosspair(
+        "evaluate", "--model", run / "model", "--manifest", rendered.path, "--out", out,
+        "--clips", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "zero-shot" in done.stdout
+    results, origin = read_results(out)
+    assert origin.manifest == rendered.hash
+    assert {result.settings["clips"] for result in results} == {1}
