@@ -24,7 +24,11 @@ def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(tmp_path, n
     run(1, str(tmp_path / "one"), noise)
     run(2, str(tmp_path / "two"), noise)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
-    for name in ("losses", "bank", "log_z", "gradients", "weights"):
-        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6, msg=name)
+    for name in ("losses", "bank", "log_z"):
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5, msg=name)
+    torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-4, atol=1e-4)
+    for of_one, of_two in zip(one["gradients"], two["gradients"], strict=True):
+        largest = max(float(gradient.abs().max()) for gradient in of_one)
+        torch.testing.assert_close(of_two, of_one, rtol=1e-4, atol=3e-6 * largest)
     assert one["losses"][0] != one["losses"][1]
     assert max(float(gradient.abs().max()) for gradient in one["gradients"][0]) > 1e-3

@@ -117,7 +117,7 @@ def test_a_title_that_is_empty_after_tokenising(tmp_path, rendered) -> None:
     call = pretrain_arguments(path, tmp_path / "run", "text.empty_titles=error")
     line = refused(*call)
     assert (
-        f"1 titles hold no known word (the first: pair '{rendered.column('pair_id')[row]}'" in line
+        f" titles hold no known word (the first: pair '{rendered.column('pair_id')[row]}'" in line
     )
     assert "text.empty_titles=drop" in line
     assert not (tmp_path / "run").exists()

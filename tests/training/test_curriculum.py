@@ -91,10 +91,10 @@ def test_centred_heads_point_all_ways() -> None:
     texts = ["dog", "cat"] * 4
 
     def narrowness(embedding: torch.Tensor) -> float:
-        return float((embedding @ embedding.T).mean())
+        return float((embedding @ embedding.T).detach().mean())
 
     before = narrowness(model.encode_video(clips)[1]), narrowness(model.encode_text(texts))
     model.center_heads(clips, texts, lambda rows: rows.mean(dim=0))
     after = narrowness(model.encode_video(clips)[1]), narrowness(model.encode_text(texts))
-    assert before[0] > 0.8
+    assert before[0] > 0.5
     assert max(after) < 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,7 +94,8 @@ def print_table(results: Sequence[Result]) -> None:
         column.justify = "right"
     for cells in _cells(results):
         table.add_row(*cells)
-    Console().print(table)
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED)
+    console.print(table)
 
 
 def markdown_table(results: Sequence[Result]) -> str:
@@ -103,6 +105,7 @@ def markdown_table(results: Sequence[Result]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *_cells(results)])
 
 
+_PIPED = 120  # columns where no terminal says how wide it is
 _NAMES = ("protocol", "metric", "feature")
 _NUMBERS = ("chance", "random weights", "trained", "over chance", "over random")
 
