@@ -97,7 +97,7 @@ def test_torchrun_trains_with_two_processes(rendered, tmp_path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = map(str, pretrain_arguments(rendered.path, run, "training.epochs=1"))
     done = subprocess.run(
-        [sys.executable, *launcher, "-m", "crosspair", *arguments],
+        [sys.executable, *launcher, "-m", "--", "crosspair", *arguments],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
