@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 from PIL import Image
-from tests.conftest import VideoMaker
 
 from crosspair.reporting import Sheet, contact_sheet
+from tests.conftest import VideoMaker
 
 
 def test_frames_are_the_two_seconds_in_the_middle(sheet: Sheet, make_video: VideoMaker) -> None:
