@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; a fault in the user's input ends it with one line and status 2."""
     options = _parser().parse_args(arguments)
     # Idle threads of the network must not spin on the cores that the decoding workers need: on two
-    # cores that costs a third of the speed. It counts only if set before torch is imported.
+    # cores that costs a quarter of the speed. It counts only if set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _log_to_terminal(options.quiet)
     try:

@@ -32,7 +32,7 @@ class Features:
         visual: (V, F) float32, the mean visual feature (before the mapping layer).
         embedding: (V, D) float32, the mean embedding f_v, of unit norm again.
         clips: how many clips of each video the means are over.
-        failures: (pair_id, message) of each video left out.
+        failures: (pair_id, message) of each video that this process had to leave out.
     """
 
     rows: torch.Tensor

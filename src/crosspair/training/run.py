@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from crosspair.atomic import write_atomically
 from crosspair.config import Recipe
 from crosspair.distributed import World
 from crosspair.errors import RunError
@@ -50,8 +50,8 @@ class RunFolder:
         if world.is_main:
             try:
                 self.checkpoints.mkdir(parents=True, exist_ok=True)
-                _write_text(path / "manifest.json", json.dumps({"manifest": manifest}) + "\n")
-                _write_text(path / RECIPE, dump_recipe(recipe))
+                write_atomically(path / "manifest.json", json.dumps({"manifest": manifest}) + "\n")
+                write_atomically(path / RECIPE, dump_recipe(recipe))
             except OSError as error:
                 raise RunError(f"run folder {path} cannot be written: {error.strerror}") from error
         world.barrier()
@@ -104,7 +104,7 @@ class RunFolder:
                     kept.append(line + "\n")
             except (ValueError, KeyError):
                 continue
-        _write_text(metrics, "".join(kept))
+        write_atomically(metrics, "".join(kept))
 
     def _check_same(self, recipe: Recipe, manifest: str) -> None:
         saved = recipe_settings(load_recipe(str(self.path / RECIPE)))
@@ -122,12 +122,3 @@ class RunFolder:
                 f"{self.path} holds a run on other pairs: "
                 f"its manifest was {begun_with}, this one is {manifest}"
             )
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
