@@ -49,12 +49,10 @@ def test_a_write_that_fails_leaves_the_old_file(
     path = tmp_path / "results.json"
     write_results(path, results, origin)
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:10])
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("crosspair.atomic.os.fsync", full)
     with pytest.raises(RunError, match=r"results\.json cannot be written: No space left"):
         write_results(path, results[:1], origin)
     monkeypatch.undo()

@@ -69,7 +69,7 @@ def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
         nested.setdefault(section, {})[field] = value
     try:
         namespace = parser.parse_object({"recipe": nested})
-        recipe = parser.instantiate_classes(namespace).recipe
+        recipe = parser.instantiate(namespace).recipe
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise RecipeError(f"{name}: {_first_fault(settings, str(error))}") from error
     assert isinstance(recipe, Recipe)
