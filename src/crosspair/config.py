@@ -107,6 +107,8 @@ class OptimizerConfig:
     """Epochs at which schedule "step" divides the rates by 10."""
     warmup_epochs: float = 0.0
     """Epochs over which the rates rise linearly from zero."""
+    text_head_factor: float = 1.0
+    """Share of the learning rate that the text head has; 0 keeps it as it was drawn."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient; none in the paper."""
 

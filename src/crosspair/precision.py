@@ -23,6 +23,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def full_precision(device: torch.device) -> torch.autocast:
+    """A context, within `autocast`, in which modules compute in the format of their weights."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -74,6 +74,17 @@ def test_both_towers_end_in_unit_vectors_of_one_space(model: CPD) -> None:
 
 
 @torch.no_grad()
+def test_what_follows_the_encoders_is_computed_in_float32(model: CPD) -> None:
+    text = model.encode_text(TEXTS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features, video = model.encode_video(clips())
+        assert torch.equal(model.encode_text(TEXTS), text)
+    assert features.dtype == torch.float32
+    expected = torch.nn.functional.normalize(model.video_head(features), dim=1)
+    assert torch.equal(video, expected)
+
+
+@torch.no_grad()
 def test_uint8_and_normalised_floats_give_the_same(model: CPD) -> None:
     for of_bytes, of_floats in zip(
         model.encode_video(clips()), model.encode_video(normalize(clips())), strict=True

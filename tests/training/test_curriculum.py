@@ -65,6 +65,19 @@ def test_each_stage_has_the_papers_rates(strategy, stage, rest, text) -> None:
     assert len(rates) == len(list(model.parameters()))
 
 
+def test_the_text_head_can_stay_as_drawn() -> None:
+    model = tiny_model()
+    config = OptimizerConfig(name="adamw", text_head_factor=0)
+    optimizer = build_optimizer(model, torch.nn.Identity(), config)
+    set_rates(optimizer, 1, 5, 10, config, CurriculumConfig())
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = {name for name, value in model.named_parameters() if not value.equal(before[name])}
+    assert moved == {name for name in before if not name.startswith(("text_head", "text_encoder"))}
+
+
 def test_schedules_by_hand() -> None:
     step = OptimizerConfig(schedule="step", step_epochs=(4, 8))
     assert [rate_factor(e, 10, step) for e in (3.9, 4, 9)] == pytest.approx([1, 0.1, 0.01])

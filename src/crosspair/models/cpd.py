@@ -21,6 +21,7 @@ from crosspair.errors import ModelError, RecipeError, TextError
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage
+from crosspair.precision import full_precision
 from crosspair.recipes import recipe_of
 from crosspair.video.pixels import normalize
 
@@ -73,7 +74,8 @@ class CPD(nn.Module):
         """
         pixels = normalize(clips).contiguous(memory_format=torch.channels_last_3d)
         features = self.video_encoder(pixels)
-        return features, F.normalize(self.video_head(features).float(), dim=1)
+        with full_precision(features.device):
+            return features, F.normalize(self.video_head(features), dim=1)
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Encode texts.
@@ -81,7 +83,9 @@ class CPD(nn.Module):
         Returns:
             The embedding f_t (B, D) of unit norm.
         """
-        return F.normalize(self.text_head(self.text_encoder(texts)).float(), dim=1)
+        features = self.text_encoder(texts)
+        with full_precision(features.device):
+            return F.normalize(self.text_head(features), dim=1)
 
     @torch.no_grad()
     def center_heads(
@@ -102,11 +106,11 @@ class CPD(nn.Module):
             mean: from (B, F) to its mean (F,) over the batch of all processes.
         """
         pixels = normalize(clips).contiguous(memory_format=torch.channels_last_3d)
-        video = mean(self.video_encoder(pixels).float())
+        video = mean(self.video_encoder(pixels))
         self.video_head.bias.copy_(-self.video_head.weight @ video)
         last = self.text_head[-1]
         assert isinstance(last, nn.Linear)
-        text = mean(self.text_head[:-1](self.text_encoder(texts)).float())
+        text = mean(self.text_head[:-1](self.text_encoder(texts)))
         last.bias.copy_(-last.weight @ text)
 
     def forward(

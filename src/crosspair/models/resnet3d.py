@@ -64,7 +64,8 @@ class ResNet3d(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         x: torch.Tensor = self.stem(clips)
         x = self.res5(self.res4(self.res3(self.res2(x))))
-        return x.mean(dim=(2, 3, 4))  # (B, F, T, H, W) → (B, F)
+        # (B, F, T, H, W) → (B, F); in bfloat16 the mean would lose what tells clips apart.
+        return x.mean(dim=(2, 3, 4), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class BasicBlock(nn.Module):

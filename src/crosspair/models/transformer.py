@@ -61,7 +61,7 @@ class TransformerAverage(nn.Module):
             max_length=self.max_tokens,
             return_tensors="pt",
         ).to(self.model.device)
-        hidden = self.model(**tokens).last_hidden_state  # (B, L, H)
+        hidden = self.model(**tokens).last_hidden_state.float()  # (B, L, H)
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
         mean: torch.Tensor = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         return mean

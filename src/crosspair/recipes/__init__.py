@@ -26,7 +26,7 @@ POSITIVE = frozenset({
 })  # fmt: skip
 NOT_NEGATIVE = frozenset({
     "color_jitter", "momentum", "weight_decay", "warmup_epochs", "clip_norm", "stage2_epoch",
-    "stage2_lr", "text_lr", "seed", "workers", "checkpoint_steps",
+    "stage2_lr", "text_lr", "text_head_factor", "seed", "workers", "checkpoint_steps",
 })  # fmt: skip
 
 

@@ -14,18 +14,19 @@ from crosspair.models import CPD
 def build_optimizer(
     model: CPD, objective: nn.Module, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """An optimiser with two groups: the language model, and all the rest.
+    """An optimiser with groups for the language model, the text head, and all the rest.
 
     With AdamW, biases and the weights of batch normalisation do not decay.
     """
-    language = {id(parameter) for parameter in model.text_encoder.parameters()}
+    roles = {id(parameter): "text" for parameter in model.text_encoder.parameters()}
+    roles |= {id(parameter): "text_head" for parameter in model.text_head.parameters()}
     groups = []
-    for name in ("rest", "text"):
+    for name in ("rest", "text_head", "text"):
         for decays in (True, False):
             parameters = [
                 parameter
                 for parameter in (*model.parameters(), *objective.parameters())
-                if (id(parameter) in language) == (name == "text")
+                if roles.get(id(parameter), "rest") == name
                 and (parameter.dim() > 1 or config.name == "sgd") == decays
             ]
             weight_decay = config.weight_decay if decays else 0.0
@@ -55,14 +56,16 @@ def set_rates(
         curriculum: the rates of stage II.
     """
     lowered = stage == 2 and curriculum.strategy == "curriculum"
+    rest = curriculum.stage2_lr if lowered else config.lr
     base = {
-        "rest": curriculum.stage2_lr if lowered else config.lr,
+        "rest": rest,
+        "text_head": rest * config.text_head_factor,
         "text": curriculum.text_lr if stage == 2 else 0.0,
     }
     factor = rate_factor(epoch, epochs, config)
     for group in optimizer.param_groups:
         group["lr"] = base[group["role"]] * factor
-    return base["rest"] * factor
+    return rest * factor
 
 
 def rate_factor(epoch: float, epochs: int, config: OptimizerConfig) -> float:
