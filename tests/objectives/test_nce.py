@@ -35,7 +35,7 @@ def slow_nce_loss(query, positive, noise, *, log_z, pairs, temperature):
     return sum(of_positives) / len(query), sum(of_noise) / len(query)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch=st.integers(1, 6),
     m=st.integers(1, 20),
@@ -99,7 +99,7 @@ def test_noise_of_the_batch_and_of_each_pair_have_the_same_expected_loss() -> No
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_the_batch_does_not_matter(seed) -> None:
     query, positive, noise = unit(5, 8, seed=seed), unit(5, 8, seed=seed + 1), unit(7, 8)
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
