@@ -1,0 +1,70 @@
+"""The rendered corpus's titles: right without noise, and as noisy as the dial says."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from crosspair.corpora.rendered import (
+    ACTIONS,
+    plan,
+)
+from crosspair.corpora.rendered.words import (
+    ACTION_WORDS,
+    ACTION_WORDS_ABROAD,
+    COLOUR_WORDS,
+    THING_WORDS,
+)
+
+
+def told(title: str, texts: dict[str, tuple[str, ...]]) -> set[str]:
+    """Which of the keys a title tells."""
+    low = title.lower()
+    return {
+        key
+        for key, options in texts.items()
+        if any(re.search(rf"(?<!\w){re.escape(o.lower())}(?!\w)", low) for o in options)
+    }
+
+
+ACTION_TEXTS = {a: ACTION_WORDS[a] + ACTION_WORDS_ABROAD[a] for a in ACTIONS}
+THING_TEXTS = {t: tuple(w for pair in pairs for w in pair) for t, pairs in THING_WORDS.items()}
+
+
+def test_titles_without_noise_are_right_and_say_the_action() -> None:
+    for pair in plan(200, noise=0):
+        assert pair.scene.label in told(pair.title, ACTION_TEXTS), pair.title
+        assert told(pair.title, THING_TEXTS) <= {pair.scene.thing}, pair.title
+        assert told(pair.title, dict(COLOUR_WORDS)) <= {pair.scene.colour}, pair.title
+        assert pair.title.isascii()
+        assert "#" not in pair.title
+
+
+@pytest.mark.parametrize(("noise", "wrong"), [(0.0, 0.0), (0.3, 0.09), (0.6, 0.36), (1.0, 1.0)])
+def test_the_dial_sets_the_share_of_wrong_titles(noise: float, wrong: float) -> None:
+    telling = [
+        (pair.scene.label, labels)
+        for pair in plan(1600, noise=noise)
+        if (labels := told(pair.title, ACTION_TEXTS))
+    ]
+    share = np.mean([label not in labels for label, labels in telling])
+    assert share == pytest.approx(wrong, abs=4 * np.sqrt(wrong * (1 - wrong) / len(telling)))
+
+
+def test_titles_at_the_default_are_as_people_write_them() -> None:
+    titles = [pair.title for pair in plan(1600)]
+    assert all(titles)
+
+    def share(of: object) -> float:
+        assert callable(of)
+        return float(np.mean([bool(of(t)) for t in titles]))
+
+    assert share(lambda t: told(t, ACTION_TEXTS)) == pytest.approx(0.88, abs=0.04)
+    assert share(lambda t: told(t, THING_TEXTS)) == pytest.approx(0.60, abs=0.04)
+    assert share(lambda t: told(t, dict(COLOUR_WORDS))) == pytest.approx(0.40, abs=0.04)
+    assert share(lambda t: "#" in t) == pytest.approx(0.18, abs=0.04)
+    assert share(lambda t: sum(c.isupper() for c in t) > 0.6 * sum(map(str.isalpha, t))) > 0.1
+    for script in ("[ऀ-ॿ]", "[぀-ヿ]", "[áéíóúñ]", "[à-ÿ]", "[一-鿿]"):
+        assert 0.005 < share(lambda t, s=script: re.search(s, t)) < 0.3, script
