@@ -9,16 +9,14 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from crosspair.corpora.manifest import SPLITS, Manifest, manifest_of
-from crosspair.errors import ManifestError, VideoError
-from crosspair.video.decode import probe
+from crosspair.corpora.probing import probe_all
+from crosspair.errors import ManifestError
 
 logger = logging.getLogger(__name__)
 
@@ -205,10 +203,8 @@ def _hold_out(rows: list[dict[str, Any]], share: float, seed: int) -> None:
 
 
 def _probe_all(rows: list[dict[str, Any]], skip_broken: bool) -> None:
-    with ThreadPoolExecutor() as pool:
-        probed = list(pool.map(lambda row: _probed(row["path"]), rows))
     broken = []
-    for row, found in zip(rows, probed, strict=True):
+    for row, found in zip(rows, probe_all([row["path"] for row in rows]), strict=True):
         row.update(found)
         if "error" in found:
             broken.append(found["error"])
@@ -218,13 +214,6 @@ def _probe_all(rows: list[dict[str, Any]], skip_broken: bool) -> None:
             f"{len(broken)} of {len(rows)} videos cannot be read (the first: {broken[0]}); "
             "mend or remove them, or mark and leave them out by --skip-broken"
         )
-
-
-def _probed(path: str) -> dict[str, Any]:
-    try:
-        return asdict(probe(path))
-    except VideoError as error:
-        return {"error": str(error)}
 
 
 def _seconds(text: str | None, where: str) -> float | None:
