@@ -52,8 +52,9 @@ def save_checkpoint(
         if world.is_main:
             _write(partial / "shared.pt", {**shared, "step": step, "world_size": world.size})
         _write(partial / f"process-{world.rank}.pt", own)
-    except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in the latter
-        fault = str(error.__cause__ or error).splitlines()[0]
+    except (OSError, RuntimeError) as error:  # torch's writer hides a full disk behind the latter
+        cause = error.__context__ or error
+        fault = (getattr(cause, "strerror", None) or str(cause)).splitlines()[0]
     failed = int(world.counts(int(bool(fault))).sum())
     if failed:
         if world.is_main:
