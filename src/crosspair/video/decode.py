@@ -6,16 +6,10 @@ wanted frames are converted and scaled. What is wrong with a file is told as a `
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
-from typing import IO, Any
+from typing import Protocol
 
 import av
-import fsspec
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -23,33 +17,25 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from crosspair.clip import Clip
-from crosspair.errors import VideoError
+from crosspair.faults import BadVideoError, Kind
+from crosspair.video.container import VideoInfo, duration, header, opened, probe, told
+
+__all__ = ["VideoInfo", "probe", "read_frames"]
 
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek
 TAIL_TOLERANCE = 0.5  # s by which a header may promise more than the file holds
 TICK = 1e-3  # s; Matroska and WebM round a frame's instant to it
 
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file's header says. ``duration`` in s; ``frames`` may be an estimate."""
-
-    width: int
-    height: int
-    fps: float
-    frames: int
-    duration: float
-    codec: str
+# The names that `crosspair.corpora.prepare` imports these by.
+_opened, _info = opened, header
 
 
-def probe(path: str) -> VideoInfo:
-    """Read the header of a video file or URL.
+class Source(Protocol):
+    """What going through frames takes of a container."""
 
-    Raises:
-        VideoError: the file is missing, empty, no video, or has no video stream.
-    """
-    with _opened(path) as (_, stream):
-        return _info(stream, path)
+    def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None: ...
+
+    def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]: ...
 
 
 Instants = Callable[[float], Sequence[float] | np.ndarray]
@@ -70,8 +56,8 @@ def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
     Raises:
         VideoError: the file is missing, empty, cut, damaged, or has no video stream.
     """
-    with _opened(clip.path) as (container, stream):
-        begin, length = _part(clip, _info(stream, clip.path))
+    with opened(clip.path) as (container, stream):
+        begin, length = _part(clip, header(stream, clip.path))
         wanted = [begin + float(t) for t in instants(length)]
         try:
             frames = list(_on_screen(container, stream, wanted, clip.path))
@@ -80,91 +66,22 @@ def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
             reformatter = VideoReformatter()
             pixels = [_pixels(frame, shape, reformatter) for frame in frames]
         except av.FFmpegError as error:
-            raise VideoError(f"{clip.path}: damaged ({_reason(error)})") from error
+            raise BadVideoError(clip.path, Kind.UNDECODABLE, f"damaged ({told(error)})") from error
     if len({of_frame.shape for of_frame in pixels}) > 1:
-        raise VideoError(f"{clip.path}: damaged: its frames change their proportions")
-    return np.stack(pixels)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    remote = "://" in path
-    if not remote:
-        _check_file(path)
-    handle: IO[bytes] | None = None
-    try:
-        if remote:
-            handle = fsspec.open(path, "rb").open()
-        container = av.open(path if handle is None else handle, metadata_errors="ignore")
-    except av.FFmpegError as error:
-        if error.errno == errno.ENOENT:
-            raise VideoError(f"{path}: no such file") from error
-        raise VideoError(f"{path}: not a readable video, or cut ({_reason(error)})") from error
-    except FileNotFoundError as error:
-        raise VideoError(f"{path}: no such file") from error
-    except (OSError, ValueError, ImportError) as error:  # the last two: fsspec's, of the protocol
-        raise VideoError(f"{path}: cannot be opened ({_reason(error)})") from error
-    try:
-        if not container.streams.video:
-            raise VideoError(f"{path}: has no video stream")
-        stream = container.streams.video[0]
-        if not stream.codec_context:
-            raise VideoError(f"{path}: its video stream's codec is unknown")
-        # One thread a clip: the loader's workers are the parallelism.
-        stream.codec_context.thread_type = "NONE"
-        assert isinstance(container, InputContainer)
-        yield container, stream
-    finally:
-        container.close()
-        if handle is not None:
-            handle.close()
-
-
-def _check_file(path: str) -> None:
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        found = "no such file" if error.errno == errno.ENOENT else error.strerror
-        raise VideoError(f"{path}: {found}") from error
-    if Path(path).is_dir():
-        raise VideoError(f"{path}: is a folder, not a video")
-    if status.st_size == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes)")
-
-
-def _info(stream: VideoStream, path: str) -> VideoInfo:
-    context = stream.codec_context
-    fps = float(stream.average_rate or stream.guessed_rate or 0)
-    duration = _duration(stream)
-    if duration <= 0 and fps > 0:
-        duration = stream.frames / fps
-    if duration <= 0 or context.width <= 0 or context.height <= 0:
-        raise VideoError(
-            f"{path}: the header gives no length or size "
-            f"({context.width}×{context.height}, {duration:.2f} s); the file is cut or damaged"
+        raise BadVideoError(
+            clip.path, Kind.CORRUPT_FRAMES, "damaged: its frames change their proportions"
         )
-    frames = stream.frames or round(duration * fps)
-    return VideoInfo(context.width, context.height, fps, frames, duration, context.name)
-
-
-def _duration(stream: VideoStream) -> float:
-    """Seconds, from the first of the places where containers keep it."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    with suppress(KeyError, ValueError):  # Matroska and WebM: "00:00:04.960000000"
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    assert isinstance(stream.container, InputContainer)
-    return float(Fraction(stream.container.duration or 0, av.time_base))
+    return np.stack(pixels)
 
 
 def _part(clip: Clip, info: VideoInfo) -> tuple[float, float]:
     begin = clip.start or 0.0
     end = min(info.duration if clip.end is None else clip.end, info.duration)
     if begin >= end:
-        raise VideoError(
-            f"{clip.path}: the clip starts at {begin:g} s "
-            f"but the video ends at {info.duration:.2f} s"
+        raise BadVideoError(
+            clip.path,
+            Kind.OUTSIDE,
+            f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s",
         )
     return begin, end - begin
 
@@ -181,11 +98,13 @@ def _on_screen(
             shown, following = following, next(frames, None)
         if shown is None or (following is None and instant > _over(*shown) + TAIL_TOLERANCE):
             ends = "it has no frames" if shown is None else f"its frames end at {shown[0]:.2f} s"
-            raise VideoError(
-                f"{path}: cut: the header promises {_duration(stream):.2f} s, but {ends}"
+            raise BadVideoError(
+                path, Kind.CUT, f"cut: the header promises {duration(stream):.2f} s, but {ends}"
             )
         if shown[1].is_corrupt:
-            raise VideoError(f"{path}: damaged: the frame at {shown[0]:.2f} s is corrupt")
+            raise BadVideoError(
+                path, Kind.CORRUPT_FRAMES, f"damaged: the frame at {shown[0]:.2f} s is corrupt"
+            )
         yield shown[1]
 
 
@@ -195,7 +114,7 @@ def _over(seconds: float, frame: VideoFrame) -> float:
 
 
 def _decoded_from(
-    container: InputContainer, stream: VideoStream, instant: float
+    container: Source, stream: VideoStream, instant: float
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Frames with their seconds, beginning at or before ``instant`` where the file has such."""
     if instant >= SEEK_FROM:
@@ -213,7 +132,7 @@ def _decoded_from(
     yield from _timed(container, stream)
 
 
-def _timed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+def _timed(container: Source, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
     tick = float(stream.time_base or 0)
     origin = stream.start_time or 0
     step = 1 / float(stream.average_rate or 30)
@@ -236,8 +155,3 @@ def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> n
     )
     pixels: np.ndarray = scaled.to_ndarray()
     return np.rot90(pixels, turns) if turns else pixels
-
-
-def _reason(error: Exception) -> str:
-    text: Any = getattr(error, "strerror", None) or str(error)
-    return str(text)

@@ -1,0 +1,90 @@
+"""Videos that are not files of this machine: any fsspec URL, read in the ranges that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TypeVar
+
+from crosspair.faults import BadVideoError, Kind
+
+# A second of video is about one block, and so is an index: what a clip needs is a few requests,
+# and little that it does not need comes along. A file in use keeps at most 16 blocks.
+BLOCK = 2**18  # bytes
+CACHE = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": 16}}
+
+Result = TypeVar("Result")
+
+
+class RemoteFile:
+    """What the demuxer needs of a file. Whatever goes wrong on the way is kept as ``fault``.
+
+    FFmpeg may take a failed read for the file's end, and then tell something else: who reads asks
+    for ``fault`` first.
+
+    Args:
+        handle: as fsspec opened it.
+        url: for messages.
+    """
+
+    def __init__(self, handle: IO[bytes], url: str) -> None:
+        self._handle, self._url = handle, url
+        self.fault: BadVideoError | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        return self._guarded(lambda: self._handle.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._guarded(lambda: self._handle.seek(offset, whence))
+
+    def tell(self) -> int:
+        return self._guarded(self._handle.tell)
+
+    def _guarded(self, action: Callable[[], Result]) -> Result:
+        try:
+            return action()
+        except Exception as error:
+            self.fault = self.fault or _fault(self._url, error)
+            raise self.fault from error
+
+
+@contextmanager
+def open_remote(url: str) -> Iterator[RemoteFile]:
+    """Open a URL for reading in ranges.
+
+    Raises:
+        BadVideoError: there is no such file, its server does not answer or gives no ranges, or the
+            protocol is unknown or needs a package that is not installed.
+    """
+    try:
+        handle = _opened(url)
+    except Exception as error:  # every protocol has exceptions of its own
+        raise _fault(url, error) from error
+    try:
+        if not handle.seekable():
+            raise BadVideoError(
+                url,
+                Kind.UNREADABLE,
+                "its server sends whole files only, no ranges; download the file",
+            )
+        yield RemoteFile(handle, url)
+    finally:
+        with suppress(Exception):  # what was read is read
+            handle.close()
+
+
+def _opened(url: str) -> IO[bytes]:
+    import fsspec
+
+    # The archive of a chained URL (zip://…::https://…) is read in the same way as a file.
+    filesystem, path = fsspec.url_to_fs(url, http=CACHE, https=CACHE)
+    handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
+    return handle
+
+
+def _fault(url: str, error: Exception) -> BadVideoError:
+    if isinstance(error, FileNotFoundError):
+        return BadVideoError(url, Kind.MISSING, "no such file")
+    reason: Any = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    line = " ".join(str(reason).split())
+    return BadVideoError(url, Kind.UNREADABLE, f"cannot be opened ({line})")
