@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 from crosspair.errors import VideoError
@@ -43,6 +44,14 @@ class Kind(Enum):
 _USABLE = frozenset({
     Kind.FINE, Kind.SHORT, Kind.WRONG_CONTAINER, Kind.ODD_RATE, Kind.WRONG_LENGTH,
 })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a video, or of a part of it: for people in one line, without the path."""
+
+    kind: Kind
+    reason: str = ""
 
 
 class BadVideoError(VideoError):

@@ -66,6 +66,8 @@ def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise
         finally:
             container.close()
+        if remote is not None and remote.fault is not None:  # it passed for the file's end
+            raise remote.fault
 
 
 def header(stream: VideoStream, path: str) -> VideoInfo:

@@ -1,0 +1,253 @@
+"""Whether a video is what its header says, and whether every frame of it can be decoded."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from crosspair.faults import BadVideoError, Kind, Verdict
+from crosspair.isolation import allow
+from crosspair.video.container import VideoInfo, header, opened, told
+from crosspair.video.decode import TAIL_TOLERANCE, TICK, _decoded_from, _over
+from crosspair.video.sampling import clip_span
+
+SIDES = (8, 16384)  # pixels; beyond these a header is not to be believed
+RATES = (1.0, 480.0)  # frames a second
+CLIP = clip_span(frames=8, stride=4)  # s, the paper's
+LENGTH_TOLERANCE = 0.02  # share of frames by which a header may be wrong without a word
+NEAR = 10.0  # s between two parts that are gone through at once, as a seek might not be exact
+LONGEST = 24 * 3600.0  # s that a header can claim to need for decoding
+
+Part = tuple[float | None, float | None]
+
+CONTAINERS = {
+    "mov,mp4,m4a,3gp,3g2,mj2": {".mp4", ".m4v", ".mov", ".3gp"},
+    "matroska,webm": {".mkv", ".webm"},
+    "avi": {".avi"},
+    "flv": {".flv"},
+    "mpegts": {".ts", ".mts", ".m2ts", ".mpg", ".mpeg"},
+    "mpeg": {".mpg", ".mpeg", ".vob"},
+    "mpegvideo": {".mpg", ".mpeg"},
+    "ogg": {".ogv"},
+    "asf": {".wmv", ".asf"},
+}
+SUFFIXES = frozenset().union(*CONTAINERS.values())
+
+
+def inspect(
+    path: str, parts: Sequence[Part], *, decode: bool
+) -> tuple[VideoInfo | None, list[Verdict]]:
+    """Look at a video, whatever state it is in.
+
+    Args:
+        path: a file or URL.
+        parts: (start, end) in s, as in `Clip`.
+        decode: decode every frame of the parts, too; what parts share is decoded once.
+
+    Returns:
+        What the header says, or None where it cannot be read; a verdict for each part. Where a
+        whole video was decoded well and its header is wrong about its length, the length found.
+    """
+    info = None
+    try:
+        with opened(path) as (container, stream):
+            info = header(stream, path)
+            spans = [_span(part, info) for part in parts]
+            verdicts = [_of_header(container, info, path, span) for span in spans]
+            if decode:
+                good = [i for i, verdict in enumerate(verdicts) if not verdict.kind.broken]
+                stretches = _stretches([spans[i] for i in good], info)
+                allow(min(LONGEST, sum(min(e, info.duration) - b for b, e in stretches)))
+                seen = [_go_through(container, stream, *stretch) for stretch in stretches]
+                for i in good:
+                    of_part = next(each for each in reversed(seen) if each.begin <= spans[i][0])
+                    verdicts[i] = _of_frames(of_part, spans[i], info, verdicts[i])
+                    if parts[i] == (None, None):
+                        info, verdicts[i] = _of_length(of_part, info, stream.frames, verdicts[i])
+    except BadVideoError as error:
+        return info, [Verdict(error.kind, error.reason)] * len(parts)
+    except av.FFmpegError as error:
+        return info, [Verdict(Kind.UNDECODABLE, f"damaged ({told(error)})")] * len(parts)
+    return info, verdicts
+
+
+def inspect_job(job: tuple[str, Sequence[Part], bool]) -> tuple[dict[str, Any], list[list[str]]]:
+    """`inspect` for `crosspair.isolation`: its job and its answer are what JSON holds.
+
+    Args:
+        job: path, parts, whether to decode.
+
+    Returns:
+        The fields of `VideoInfo` or none, and for each part its kind's name and the reason.
+    """
+    path, parts, decode = job
+    info, verdicts = inspect(path, [(start, end) for start, end in parts], decode=decode)
+    columns = asdict(info) if info else {}
+    return columns, [[verdict.kind.name, verdict.reason] for verdict in verdicts]
+
+
+Span = tuple[float, float]
+
+
+def _span(part: Part, info: VideoInfo) -> Span:
+    start, end = part
+    return start or 0.0, info.duration if end is None else min(end, info.duration)
+
+
+def _of_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> Verdict:
+    """The verdict without decoding."""
+    begin, end = span
+    if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
+        return Verdict(
+            Kind.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels"
+        )
+    if begin >= end:
+        return Verdict(
+            Kind.OUTSIDE,
+            f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s",
+        )
+    notes = []
+    suffix = PurePosixPath(path.split("::")[0].split("?")[0]).suffix.lower()
+    if suffix in SUFFIXES and suffix not in CONTAINERS.get(container.format.name, ()):
+        notes.append(
+            Verdict(Kind.WRONG_CONTAINER, f"it is {container.format.long_name}, not {suffix}")
+        )
+    if not RATES[0] <= info.fps <= RATES[1]:
+        notes.append(Verdict(Kind.ODD_RATE, f"the header gives {info.fps:g} frames a second"))
+    if end - begin < CLIP - TICK:
+        notes.append(
+            Verdict(
+                Kind.SHORT,
+                f"{end - begin:.2f} s, shorter than a clip of {CLIP:.2f} s (8 frames, 4/30 s "
+                "apart): training repeats its last frame",
+            )
+        )
+    return _all_of(notes)
+
+
+def _all_of(notes: Sequence[Verdict]) -> Verdict:
+    """One verdict, of the first note's kind, that tells all."""
+    notes = [note for note in notes if note.reason]
+    if not notes:
+        return Verdict(Kind.FINE)
+    return Verdict(notes[0].kind, "; ".join(note.reason for note in notes))
+
+
+def _stretches(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
+    """The spans in their order, those that overlap or lie near each other as one.
+
+    One that ends with the video goes on for as long as there are frames.
+    """
+    merged: list[Span] = []
+    for begin, end in sorted((b, math.inf if e == info.duration else e) for b, e in spans):
+        if merged and begin <= merged[-1][1] + NEAR:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
+        else:
+            merged.append((begin, end))
+    return merged
+
+
+@dataclass
+class _Seen:
+    """What was found on the way through a stretch, all in s from the video's beginning."""
+
+    begin: float
+    frames: list[float] = field(default_factory=list)
+    corrupt: list[float] = field(default_factory=list)
+    failed: list[tuple[float, str]] = field(default_factory=list)
+    end: float = 0.0
+
+
+def _go_through(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Seen:
+    seen = _Seen(begin)
+    source = _Forgiving(container)
+    for seconds, frame in _decoded_from(source, stream, begin):
+        seen.end = max(seen.end, _over(seconds, frame))
+        if seconds >= end:
+            break
+        seen.frames.append(seconds)
+        if frame.is_corrupt:
+            seen.corrupt.append(seconds)
+    seen.frames.sort()
+    seen.failed = source.failed
+    return seen
+
+
+class _Forgiving:
+    """A container whose decoder goes on after what it cannot decode, and notes it."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container = container
+        self.failed: list[tuple[float, str]] = []
+
+    def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None:
+        self.failed.clear()
+        self._container.seek(offset, stream=stream, backward=backward)
+
+    def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]:
+        origin, tick = stream.start_time or 0, float(stream.time_base or 0)
+        seconds = 0.0
+        packets = self._container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                seconds = seconds if stamp is None else (stamp - origin) * tick
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                self.failed.append((seconds, told(error)))
+                return
+            try:
+                yield from packet.decode()
+            except av.FFmpegError as error:
+                self.failed.append((seconds, told(error)))
+
+
+def _of_frames(seen: _Seen, span: Span, info: VideoInfo, verdict: Verdict) -> Verdict:
+    """The verdict after decoding a part, which had ``verdict`` by its header."""
+    begin, end = span
+    if not seen.frames and seen.failed:
+        return Verdict(Kind.UNDECODABLE, f"no frame can be decoded ({seen.failed[0][1]})")
+    if not seen.frames or seen.end < end - TAIL_TOLERANCE:
+        ends = f"its frames end at {seen.end:.2f} s" if seen.frames else "it has no frames"
+        return Verdict(Kind.CUT, f"cut: the header promises {info.duration:.2f} s, but {ends}")
+    # The frame that is on the screen when the part begins has come before.
+    first = max(0, bisect_right(seen.frames, begin + TICK) - 1)
+    last = bisect_left(seen.frames, end)
+    from_on = seen.frames[first]
+    bad = [*seen.corrupt, *(seconds for seconds, _ in seen.failed)]
+    bad = [seconds for seconds in bad if from_on <= seconds < end]
+    if bad:
+        return Verdict(
+            Kind.CORRUPT_FRAMES,
+            f"damaged: {len(bad)} of {max(last - first, len(bad))} frames are corrupt, "
+            f"the first at {min(bad):.2f} s",
+        )
+    return verdict
+
+
+def _of_length(
+    seen: _Seen, info: VideoInfo, promised: int, verdict: Verdict
+) -> tuple[VideoInfo, Verdict]:
+    """Compare a whole video with what its header says; ``promised`` frames, 0 if it says none."""
+    found = len(seen.frames)
+    miscounted = promised and abs(found - promised) > max(2, LENGTH_TOLERANCE * promised)
+    longer = seen.end > info.duration + TAIL_TOLERANCE
+    if verdict.kind.broken or not (miscounted or longer):
+        return info, verdict
+    note = Verdict(
+        Kind.WRONG_LENGTH,
+        f"the header says {info.frames} frames in {info.duration:.2f} s, "
+        f"decoding finds {found} in {seen.end:.2f} s",
+    )
+    return replace(info, frames=found, duration=seen.end), _all_of([note, verdict])
