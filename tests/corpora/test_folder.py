@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,9 @@ import pytest
 
 from crosspair.corpora import Manifest
 from crosspair.corpora.folder import folder_corpus
-from crosspair.corpora.labels import class_phrase
+from crosspair.corpora.output import left_out_file
 from crosspair.errors import ManifestError
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
-    return make_video(tmp_path_factory.mktemp("one") / "a.mp4", frames=12, fps=24)
+from tests.corpora.conftest import left_out, read
 
 
 class Corpus:
@@ -55,12 +50,8 @@ class Corpus:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, video: Path) -> Corpus:
-    return Corpus(tmp_path, video)
-
-
-def read(manifest: Manifest, *names: str) -> list[tuple[Any, ...]]:
-    return list(zip(*(manifest.column(name) for name in names), strict=True))
+def corpus(tmp_path: Path, tiny_video: Path) -> Corpus:
+    return Corpus(tmp_path, tiny_video)
 
 
 # --- joining ------------------------------------------------------------------------------------
@@ -78,30 +69,6 @@ def test_videos_are_joined_with_titles_and_probed(corpus: Corpus) -> None:
     assert Manifest.read(corpus.out).hash == manifest.hash
     for clip in manifest.clips():
         assert Path(clip.path).is_file()
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("titles.csv", 'video_id,title\na,"A dog, and ""Rex"""\n'),
-        ("titles.csv", 'video_id,title\r\na,"A dog, and ""Rex"""\r\n'),
-        ("titles.tsv", 'video_id\ttitle\na\tA dog, and "Rex"\n'),
-        ("titles.TSV", 'video_id\ttitle\r\na\tA dog, and "Rex"\r\n'),
-        ("titles.csv", codecs.BOM_UTF8.decode() + 'video_id,title\na,"A dog, and ""Rex"""'),
-        ("titles.csv", ' title , video_id \n"A dog, and ""Rex""",a\n\n'),
-        ("titles.csv", 'path,title\na.mp4,"A dog, and ""Rex"""\n'),
-        ("titles.csv", 'path,title,\na.mp4,"A dog, and ""Rex""",,\n'),
-    ],
-)
-def test_every_usual_form_of_a_title_file_is_read(corpus: Corpus, name: str, text: str) -> None:
-    corpus.add("a.mp4")
-    assert corpus.made(text, name).column("title") == ['A dog, and "Rex"']
-
-
-def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(corpus: Corpus) -> None:
-    corpus.add("a.mp4", "b.mp4")
-    manifest = corpus.made('video_id\ttitle\na\t"half\nb\twhole\n', "titles.tsv")
-    assert manifest.column("title") == ['"half', "whole"]
 
 
 def test_names_may_hold_spaces_dots_and_any_script(corpus: Corpus) -> None:
@@ -154,9 +121,27 @@ def test_titles_without_videos_and_videos_without_titles_are_told(
     with caplog.at_level(logging.WARNING):
         manifest = corpus.made("video_id,title\na,A\nx,X\ny,Y\n")
     assert manifest.column("pair_id") == ["a"]
-    assert "2 titles have no video: x, y" in caplog.text
-    expected = "7 videos have no title: b.mp4, c.mp4, d.mp4, e.mp4, f.mp4 and 2 more"
-    assert expected in caplog.text
+    assert "manifest.parquet: no file: 2 pairs (x, y)" in caplog.text
+    assert "manifest.parquet: no title: 7 pairs (b, c, d, e, f and 2 more)" in caplog.text
+    lines = left_out_file(corpus.out).read_text().splitlines()
+    assert lines[:2] == ["video_id,reason,detail", "x,no file,no video x"]
+    assert lines[-1] == f"h,no title,{corpus.folder / 'h.mp4'}"
+    assert len(lines) == 1 + 2 + 7
+
+
+def test_a_video_with_an_empty_title_is_left_out_once(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "b.mp4")
+    manifest = corpus.made("video_id,title\na,A\nb, \n")
+    assert manifest.column("pair_id") == ["a"]
+    assert left_out(corpus.out) == [("b", "no title", str(corpus.folder / "b.mp4"))]
+
+
+def test_a_list_of_what_was_left_out_goes_with_its_cause(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "b.mp4")
+    corpus.made("video_id,title\na,A\n")
+    assert left_out_file(corpus.out).exists()
+    corpus.made("video_id,title\na,A\nb,B\n")
+    assert not left_out_file(corpus.out).exists()
 
 
 # --- out ----------------------------------------------------------------------------------------
@@ -222,7 +207,7 @@ def test_a_split_list_of_other_videos_is_refused(corpus: Corpus) -> None:
     message = "^split list .*other.txt names none of the 3 videos; it names w"
     corpus.refused(message, THREE, split_lists={"test": other})
     missing = corpus.root / "none.txt"
-    corpus.refused("^split list .*none.txt cannot be read: ", THREE, split_lists={"test": missing})
+    corpus.refused("^split list .*none.txt does not exist$", THREE, split_lists={"test": missing})
     corpus.refused("^split 'dev' is unknown", THREE, split_lists={"dev": other})
 
 
@@ -230,22 +215,14 @@ def test_a_seeded_share_of_train_is_held_out(corpus: Corpus) -> None:
     names = [f"v{i}" for i in range(20)]
     corpus.add(*(f"{name}.mp4" for name in names))
     lines = "".join(f"{name},T,{'test' if i < 10 else ''}\n" for i, name in enumerate(names))
-    text = "video_id,title,split\n" + lines
-
-    def held_out(seed: int) -> set[str]:
-        manifest = corpus.made(text, val_share=0.3, seed=seed)
-        assert manifest.column("split")[:10] == ["test"] * 10
-        return set(manifest.split("val").column("pair_id"))
-
-    assert len(held_out(0)) == 3
-    assert held_out(0) == held_out(0)
-    assert len({frozenset(held_out(seed)) for seed in range(4)}) > 1
+    manifest = corpus.made("video_id,title,split\n" + lines, val_share=0.3, seed=1)
+    assert manifest.column("split")[:10] == ["test"] * 10
+    assert manifest.column("split")[10:].count("val") == 3
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_that_is_none_is_refused(corpus: Corpus, share: float) -> None:
+def test_a_share_that_is_none_is_refused(corpus: Corpus) -> None:
     corpus.add("v_a.mp4")
-    corpus.refused("^the share to hold out for validation is ", THREE, val_share=share)
+    corpus.refused("^the share to hold out for validation is 1.0", THREE, val_share=1.0)
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -263,45 +240,6 @@ def test_no_title_file(corpus: Corpus) -> None:
         folder_corpus(corpus.folder, corpus.folder, corpus.out)
 
 
-def test_a_title_file_in_latin_1_tells_where_and_what_to_do(corpus: Corpus) -> None:
-    message = r"is not UTF-8 \(byte 20\); save it as UTF-8, for instance by iconv -f latin1"
-    corpus.refused(message, "video_id,title\na,Caf\xe9\n".encode("latin-1"))
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "found"),
-    [
-        ("titles.csv", "", "separated by commas; it has none"),
-        (
-            "titles.csv",
-            "video_id,caption\na,A\n",
-            "separated by commas; it has 'video_id', 'caption'",
-        ),
-        ("titles.csv", "title\nA\n", "separated by commas; it has 'title'"),
-        ("titles.csv", "video_id\ttitle\na\tA\n", r"by commas; it has 'video_id\\ttitle'"),
-        ("titles.tsv", "video_id,title\na,A\n", "separated by tabs; it has 'video_id,title'"),
-    ],
-)
-def test_missing_columns(corpus: Corpus, name: str, text: str, found: str) -> None:
-    corpus.refused(f"needs the columns 'title' and 'video_id' or 'path', .*{found}$", text, name)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("titles.csv", "video_id,title\n\na,A dog, a cat\n", "line 3: 3 fields under 2 columns; "
-         "does a title hold commas outside quotation marks"),
-        ("titles.tsv", "video_id\ttitle\na\tA\tB\n", "line 2: 3 fields under 2 columns; "
-         "does a title hold tabs"),
-    ],
-)  # fmt: skip
-def test_a_title_is_never_cut_at_a_separator(
-    corpus: Corpus, name: str, text: str, message: str
-) -> None:
-    corpus.add("a.mp4")
-    corpus.refused(message, text, name)
-
-
 def test_a_name_of_two_videos(corpus: Corpus) -> None:
     corpus.add("x/a.mp4", "y/a.mp4")
     message = r"titles.csv, line 4: 'a' is the name of 2 videos .* by a column 'path'"
@@ -310,14 +248,21 @@ def test_a_name_of_two_videos(corpus: Corpus) -> None:
 
 def test_two_titles_for_one_video(corpus: Corpus) -> None:
     corpus.add("a.mp4")
-    corpus.refused("pair_id 'a' stands 2 times", "video_id,title\na,A\na,B\n")
+    message = r"^title file .*titles.csv, line 3: 'a' stands twice, the first time in line 2; "
+    corpus.refused(message, "video_id,title\na,A\na,B\n")
+
+
+def test_a_title_of_no_video(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    message = "titles.csv, line 2: the title belongs to no video_id and no path$"
+    corpus.refused(message, "video_id,title\n ,A\n")
 
 
 def test_no_pair_tells_both_sides(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     message = (
         "^no pair: none of the 2 titles of .*titles.csv belongs to one of the 2 videos in "
-        ".*videos; titles are for x, y$"
+        ".*videos; looked for x, y$"
     )
     corpus.refused(message, "video_id,title\nx,X\ny,Y\n")
 
@@ -329,8 +274,8 @@ def test_no_titles_at_all(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize(
     ("start", "message"),
-    [("1:30", r"line 2: start is '1:30', not a number"), ("nan", "row 0: start nan s"),
-     ("-1", r"row 0: start -1.0 s")],
+    [("1:30", r"line 2: start is '1:30', not a number"), ("nan", "line 2: start 'nan', end ''; "),
+     ("-1", "line 2: start '-1', end ''; a part begins at 0 s or later")],
 )  # fmt: skip
 def test_a_part_that_is_none(corpus: Corpus, start: str, message: str) -> None:
     corpus.add("a.mp4")
@@ -339,7 +284,8 @@ def test_a_part_that_is_none(corpus: Corpus, start: str, message: str) -> None:
 
 def test_a_split_of_another_name(corpus: Corpus) -> None:
     corpus.add("a.mp4")
-    corpus.refused("row 0: split 'training' is none", "video_id,title,split\na,A,training\n")
+    message = "titles.csv, line 2: split 'dev' is unknown; the names are train, training, val, "
+    corpus.refused(message, "video_id,title,split\na,A,dev\n")
 
 
 def test_broken_videos_are_refused_or_marked(
@@ -358,14 +304,28 @@ def test_broken_videos_are_refused_or_marked(
     assert manifest.column("codec") == ["h264", None, None]
 
 
-# --- names of classes ---------------------------------------------------------------------------
+# --- names of columns and classes ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("label", "phrase"),
-    [("ApplyEyeMakeup", "apply eye makeup"), ("brush_hair", "brush hair"), ("YoYo", "yo yo"),
-     ("playing cello", "playing cello"), ("TaiChi", "tai chi"),
-     ("PlayingTVGame", "playing tv game"),     ("", "")],
-)  # fmt: skip
-def test_labels_in_plain_words(label: str, phrase: str) -> None:
-    assert class_phrase(label) == phrase
+def test_columns_may_have_other_names(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    text = "id,title,caption,kind\na,wrong,A dog,dogs\n"
+    columns = {"video_id": "id", "title": "caption", "label": "kind"}
+    manifest = corpus.made(text, title_columns=columns)
+    assert read(manifest, "pair_id", "title", "label") == [("a", "A dog", "dogs")]
+
+
+def test_labels_stay_or_become_names_for_people(corpus: Corpus) -> None:
+    corpus.add("YoYo/a.mp4", "TaiChi/b.mp4")
+    names = corpus.titles("YoYo,playing with a yo-yo\n", "names.csv")
+    text = "video_id,title\na,A\nb,B\n"
+    manifest = corpus.made(text, label_by_folder=True, class_names=names)
+    assert manifest.column("label") == ["playing with a yo-yo", "TaiChi"]
+
+
+def test_the_progress_of_probing_is_told(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "b.mp4")
+    told: list[tuple[int, int]] = []
+    text = "video_id,path,title,start,end\na,a,A,,\na2,a,A,0.1,0.2\nb,b,B,,\n"
+    corpus.made(text, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]

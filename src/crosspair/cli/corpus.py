@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +12,23 @@ from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
+    from crosspair.corpora import Manifest
+    from crosspair.corpora.official import Choices
+    from crosspair.progress import Progress
 
 
 def add_corpus(verbs: Verbs) -> None:
     corpus = verbs.add_parser(
-        "corpus", help="make a manifest: rendered videos, or a folder of them"
+        "corpus", help="make a manifest: rendered videos, a folder, or one of the paper's corpora"
     )
     kinds = corpus.add_subparsers(required=True, metavar="KIND")
+    for add in (_add_rendered, _add_folder, _add_kinetics, _add_instagram):
+        add(kinds)
+    _add_ucf101(kinds)
+    _add_hmdb51(kinds)
 
+
+def _add_rendered(kinds: Verbs) -> None:
     rendered = kinds.add_parser("rendered", help="render video files with noisy titles")
     rendered.add_argument("out", type=Path, metavar="OUT", help="folder for videos and manifest")
     rendered.add_argument("--pairs", type=int, default=1200, help="default: 1200")
@@ -28,13 +39,14 @@ def add_corpus(verbs: Verbs) -> None:
     rendered.add_argument("--workers", type=int, help="processes (default: one a core)")
     rendered.set_defaults(verb=_corpus_rendered)
 
-    folder = kinds.add_parser("folder", help="join a folder of videos with a title file")
-    folder.add_argument("folder", type=Path, metavar="DIR", help="searched with its subfolders")
+
+def _add_folder(kinds: Verbs) -> None:
+    folder = _reader(kinds, "folder", "join a folder of videos with a title file")
     folder.add_argument(
         "--titles", type=Path, required=True, metavar="FILE",
         help="csv or tsv: video_id or path, title, and optionally label, split, start, end",
     )  # fmt: skip
-    folder.add_argument("--out", type=Path, required=True, help="the manifest, or its folder")
+    _add_title_columns(folder)
     folder.add_argument(
         "--label-by-folder", action="store_true", help="a video's label is its folder's name"
     )
@@ -43,13 +55,87 @@ def add_corpus(verbs: Verbs) -> None:
         help="a text file that names the videos of train, val or test; may be repeated",
     )  # fmt: skip
     folder.add_argument(
-        "--val", type=float, default=0.0, help="share of train to hold out as val (default: 0)"
-    )
-    folder.add_argument("--seed", type=int, default=0, help="of that choice (default: 0)")
-    folder.add_argument(
         "--skip-broken", action="store_true", help="mark broken videos instead of refusing"
     )
     folder.set_defaults(verb=_corpus_folder)
+
+
+def _add_kinetics(kinds: Verbs) -> None:
+    kinetics = _reader(kinds, "kinetics", "Kinetics-400, or with titles Kinetics-210k")
+    kinetics.add_argument(
+        "--csv", type=Path, nargs="+", action="extend", required=True, metavar="FILE",
+        help="official lists: label, youtube_id, time_start, time_end, split",
+    )  # fmt: skip
+    _add_titles(kinetics, "pairs without a title are left out")
+    kinetics.set_defaults(verb=_corpus_kinetics)
+
+
+def _add_instagram(kinds: Verbs) -> None:
+    instagram = _reader(kinds, "instagram", "Instagram-300k: web videos with captions")
+    instagram.add_argument(
+        "--captions", type=Path, required=True, metavar="FILE",
+        help='json: {id: {"subset": ..., "caption": ...}}',
+    )  # fmt: skip
+    instagram.add_argument(
+        "--template", default="trimmed_resize_{id}.mp4", help="of file names; default: %(default)s"
+    )
+    instagram.set_defaults(verb=_corpus_instagram)
+
+
+def _add_ucf101(kinds: Verbs) -> None:
+    help_ = "UCF101 by its official splits; --val holds out whole groups of clips"
+    lists = "classInd.txt, trainlist0N.txt and testlist0N.txt"
+    _add_three_splits(_reader(kinds, "ucf101", help_), lists)
+
+
+def _add_hmdb51(kinds: Verbs) -> None:
+    help_ = "HMDB51 by its official splits; --val holds out all clips of a source"
+    _add_three_splits(_reader(kinds, "hmdb51", help_), "CLASS_test_splitN.txt")
+
+
+def _add_three_splits(reader: argparse.ArgumentParser, lists: str) -> None:
+    reader.add_argument(
+        "--lists", type=Path, required=True, metavar="DIR", help=f"folder of {lists}"
+    )
+    reader.add_argument(
+        "--split", choices=("1", "2", "3", "all"), default="1",
+        help="all: split1.parquet to split3.parquet in the folder --out (default: 1)",
+    )  # fmt: skip
+    _add_titles(reader, "without one, titles are empty")
+    reader.set_defaults(verb=_corpus_three_splits)
+
+
+def _reader(kinds: Verbs, name: str, help_: str) -> argparse.ArgumentParser:
+    """A verb with what all readers of videos on disk take."""
+    reader = kinds.add_parser(name, help=help_)
+    reader.add_argument("folder", type=Path, metavar="DIR", help="searched with its subfolders")
+    reader.add_argument("--out", type=Path, required=True, help="the manifest, or its folder")
+    reader.add_argument(
+        "--class-names", type=Path, metavar="FILE",
+        help="csv or tsv without a header: official name, name for people",
+    )  # fmt: skip
+    reader.add_argument(
+        "--val", type=float, default=0.0, help="share of train to hold out as val (default: 0)"
+    )
+    reader.add_argument("--seed", type=int, default=0, help="of that choice (default: 0)")
+    reader.set_defaults(kind=name)
+    return reader
+
+
+def _add_titles(reader: argparse.ArgumentParser, meaning: str) -> None:
+    reader.add_argument(
+        "--titles", type=Path, metavar="FILE",
+        help="csv or tsv: video_id, title; or the authors' tsv without a header: "
+        f"id, processed title, original title; {meaning}",
+    )  # fmt: skip
+    _add_title_columns(reader)
+
+
+def _add_title_columns(reader: argparse.ArgumentParser) -> None:
+    reader.add_argument(
+        "--title-columns", default="", metavar="COLUMN=NAME,...",
+        help="what the title file calls its columns, as video_id=id,title=caption",
+    )  # fmt: skip
 
 
 def _corpus_rendered(options: argparse.Namespace) -> None:
@@ -61,29 +147,108 @@ def _corpus_rendered(options: argparse.Namespace) -> None:
             options.out, options.pairs, options.seed, options.noise, options.workers,
             progress=lambda done, _: bar.advance(done),
         )  # fmt: skip
-    _tell_manifest(manifest)
+    _tell_manifests([manifest])
 
 
 def _corpus_folder(options: argparse.Namespace) -> None:
     from crosspair.corpora.folder import folder_corpus
 
-    lists = {}
-    for given in options.split_list:
-        split, sign, file = given.partition("=")
+    lists = _pairs(options.split_list, "--split-list", "SPLIT=FILE")
+    with _choices(options) as choices:
+        manifest = folder_corpus(
+            options.folder, options.titles, options.out, title_columns=_title_columns(options),
+            label_by_folder=options.label_by_folder,
+            split_lists={split: Path(file) for split, file in lists.items()},
+            skip_broken=options.skip_broken, **choices,
+        )  # fmt: skip
+    _tell_manifests([manifest])
+
+
+def _corpus_kinetics(options: argparse.Namespace) -> None:
+    from crosspair.corpora.kinetics import kinetics_corpus
+
+    with _choices(options) as choices:
+        manifest = kinetics_corpus(
+            options.folder, options.csv, options.out, titles=options.titles,
+            title_columns=_title_columns(options), **choices,
+        )  # fmt: skip
+    _tell_manifests([manifest])
+
+
+def _corpus_instagram(options: argparse.Namespace) -> None:
+    from crosspair.corpora.instagram import instagram_corpus
+
+    with _choices(options) as choices:
+        manifest = instagram_corpus(
+            options.folder, options.captions, options.out, template=options.template, **choices
+        )
+    _tell_manifests([manifest])
+
+
+def _corpus_three_splits(options: argparse.Namespace) -> None:
+    from crosspair.corpora.hmdb51 import hmdb51_corpus
+    from crosspair.corpora.ucf101 import ucf101_corpus
+
+    read = {"ucf101": ucf101_corpus, "hmdb51": hmdb51_corpus}[options.kind]
+    splits = (1, 2, 3) if options.split == "all" else (int(options.split),)
+    with _choices(options) as choices:
+        manifests = read(
+            options.folder, options.lists, options.out, splits=splits, titles=options.titles,
+            title_columns=_title_columns(options), **choices,
+        )  # fmt: skip
+    _tell_manifests(manifests)
+
+
+@contextmanager
+def _choices(options: argparse.Namespace) -> Iterator[Choices]:
+    """What every reader leaves to its user, with a bar that shows once there is a total."""
+    with _shown_when_counted() as progress:
+        yield {
+            "class_names": options.class_names,
+            "val_share": options.val,
+            "seed": options.seed,
+            "progress": progress,
+        }
+
+
+def _title_columns(options: argparse.Namespace) -> Mapping[str, str]:
+    if options.title_columns and options.titles is None:
+        raise CrosspairError("--title-columns needs the file that has them: --titles FILE")
+    columns = filter(None, options.title_columns.split(","))
+    return _pairs(columns, "--title-columns", "COLUMN=NAME")
+
+
+def _pairs(given: Iterable[str], option: str, form: str) -> Mapping[str, str]:
+    pairs = {}
+    for each in given:
+        key, sign, value = each.partition("=")
         if not sign:
-            raise CrosspairError(f"--split-list {given!r} is not of the form SPLIT=FILE")
-        lists[split] = Path(file)
-    manifest = folder_corpus(
-        options.folder, options.titles, options.out, label_by_folder=options.label_by_folder,
-        split_lists=lists, val_share=options.val, seed=options.seed,
-        skip_broken=options.skip_broken,
-    )  # fmt: skip
-    _tell_manifest(manifest)
+            raise CrosspairError(f"{option} {each!r} is not of the form {form}")
+        pairs[key.strip()] = value.strip()
+    return pairs
 
 
-def _tell_manifest(manifest: object) -> None:
-    from crosspair.corpora import SPLITS, Manifest
+@contextmanager
+def _shown_when_counted() -> Iterator[Callable[[int, int], None]]:
+    from crosspair.progress import progress
 
-    assert isinstance(manifest, Manifest)
-    counts = ", ".join(f"{len(manifest.split(name))} {name}" for name in SPLITS)
-    print(f"{manifest.path}: {len(manifest)} pairs ({counts})")
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def advance(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress("probing", total, "videos")))
+            bars[0].advance(done)
+
+        yield advance
+
+
+def _tell_manifests(manifests: Iterable[Manifest]) -> None:
+    from crosspair.corpora import SPLITS
+    from crosspair.corpora.output import left_out_file
+
+    for manifest in manifests:
+        counts = ", ".join(f"{len(manifest.split(name))} {name}" for name in SPLITS)
+        print(f"{manifest.path}: {len(manifest)} pairs ({counts})")
+        if left_out_file(manifest.path).exists():
+            print(f"{left_out_file(manifest.path)}: pairs that are left out, and why")

@@ -1,0 +1,91 @@
+"""Instagram-300k: web videos with their users' captions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Unpack
+
+from crosspair.corpora.join import Listed
+from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.official import Choices, official_corpus
+from crosspair.corpora.output import Output
+from crosspair.corpora.splits import split_named
+from crosspair.corpora.table import read_text
+from crosspair.errors import ManifestError
+
+TEMPLATE = "trimmed_resize_{id}.mp4"
+
+
+def instagram_corpus(
+    folder: Path,
+    captions: Path,
+    out: Path,
+    *,
+    template: str = TEMPLATE,
+    **choices: Unpack[Choices],
+) -> Manifest:
+    """Write the manifest of Instagram-300k; pairs without a caption are left out.
+
+    Args:
+        folder: of videos.
+        captions: a json file, ``{id: {"subset": …, "caption": …}}``.
+        out: the manifest; in a folder, ``manifest.parquet``.
+        template: of a file's name, or of its path in the folder; ``{id}`` stands for the id.
+        **choices: see `official.Choices`.
+
+    Raises:
+        ManifestError: an input does not do; nothing is written then.
+    """
+    if "{id}" not in template:
+        raise ManifestError(
+            f"template {template!r} holds no {{id}}: all videos would have one name; "
+            f"the usual one is {TEMPLATE!r}"
+        )
+    output = Output(out)
+    listed = list(_listed(captions, template))
+    (manifest,) = official_corpus(
+        folder, [(output, listed)], what="captions", needs_title=True, **choices
+    )
+    return manifest
+
+
+def _listed(file: Path, template: str) -> Iterator[Listed]:
+    for name, entry in _entries(file).items():
+        where = f"captions {file}, {name!r}"
+        if not isinstance(entry, dict) or not {"subset", "caption"} <= set(entry):
+            raise ManifestError(f"{where}: not an object with 'subset' and 'caption'")
+        caption = entry["caption"] or ""
+        if not isinstance(caption, str):
+            raise ManifestError(f"{where}: the caption is {caption!r}, not a text")
+        row = {
+            "title": caption.strip() or None,
+            "split": split_named(str(entry["subset"] or "").strip(), where),
+        }
+        yield Listed(name, where, {template.replace("{id}", name): {}}, row)
+
+
+def _entries(file: Path) -> dict[str, Any]:
+    text = read_text(file, "captions")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        if twice:
+            raise ManifestError(f"captions {file}: {twice[0]!r} stands twice; leave one of them")
+        return dict(pairs)
+
+    try:
+        entries = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise ManifestError(
+            f"captions {file} is not json: {error.msg} (line {error.lineno})"
+        ) from error
+    if not isinstance(entries, dict):
+        raise ManifestError(f"captions {file}: not an object of ids, but a {_kind(entries)}")
+    return entries
+
+
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, list) else type(value).__name__

@@ -1,0 +1,201 @@
+"""Tables and lists as text files: csv, tsv, one thing a line; each row knows where it stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosspair.errors import ManifestError
+
+NAMED = 5  # how many of a kind a message names before it only counts
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table, by the names of its columns.
+
+    Attributes:
+        file: what the table is and where, for messages.
+        line: of the file, from 1.
+        values: as they stand there.
+    """
+
+    file: str
+    line: int
+    values: Mapping[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        """A value without the spaces around it; empty where there is none."""
+        return self.values.get(column, "").strip()
+
+    @property
+    def where(self) -> str:
+        """For the beginning of a message."""
+        return f"{self.file}, line {self.line}"
+
+    def part(self, start: str, end: str) -> tuple[float | None, float | None]:
+        """Where a part of a video begins and ends, in s; None where nothing stands.
+
+        Args:
+            start, end: the columns.
+
+        Raises:
+            ManifestError: one is not a number, or nothing lies between them.
+        """
+        begins, ends = self._seconds(start), self._seconds(end)
+        # Written so that what is not a number does not pass.
+        if not 0 <= (begins or 0) < (math.inf if ends is None else ends):
+            raise ManifestError(
+                f"{self.where}: {start} {self[start]!r}, {end} {self[end]!r}; "
+                "a part begins at 0 s or later and ends after it begins"
+            )
+        return begins, ends
+
+    def _seconds(self, column: str) -> float | None:
+        text = self[column]
+        try:
+            return float(text) if text else None
+        except ValueError as error:
+            raise ManifestError(
+                f"{self.where}: {column} is {text!r}, not a number of seconds"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Table:
+    """The lines of a csv or tsv, before it is said which column is which.
+
+    Attributes:
+        file: what the table is and where, for messages.
+        separator: of its fields, a comma or a tab.
+        lines: number, from 1, and fields of each line that is not empty.
+    """
+
+    file: str
+    separator: str
+    lines: list[tuple[int, list[str]]]
+
+    @property
+    def header(self) -> list[str]:
+        """The first line, as names of columns."""
+        return [name.strip() for name in self.lines[0][1]] if self.lines else []
+
+    @property
+    def separators(self) -> str:
+        """What separates the fields, in words."""
+        return "tabs" if self.separator == "\t" else "commas"
+
+    def below_header(self, columns: Mapping[str, int]) -> list[Row]:
+        """All lines but the first, by the places of their columns."""
+        return self._rows(columns, len(self.header), self.lines[1:])
+
+    def without_header(self, columns: Sequence[str]) -> list[Row]:
+        """All lines, by the names of their columns in order."""
+        places = {name: place for place, name in enumerate(columns)}
+        return self._rows(places, len(columns), self.lines)
+
+    def _rows(
+        self, columns: Mapping[str, int], width: int, lines: Iterable[tuple[int, list[str]]]
+    ) -> list[Row]:
+        rows = []
+        for line, fields in lines:
+            if any(fields[width:]):
+                quoted = "" if self.separator == "\t" else " outside quotation marks"
+                raise ManifestError(
+                    f"{self.file}, line {line}: {len(fields)} fields under {width} columns; "
+                    f"does a title hold {self.separators}{quoted}?"
+                )
+            values = {name: fields[at] for name, at in columns.items() if at < len(fields)}
+            rows.append(Row(self.file, line, values))
+        return rows
+
+
+def read_table(path: Path, what: str) -> Table:
+    """Read a csv (``.csv``), a tsv (``.tsv``, ``.tab``), or either under another suffix.
+
+    Args:
+        path: in UTF-8.
+        what: it is, as "title file", for messages.
+
+    Raises:
+        ManifestError: it is missing, not UTF-8, or not such a file.
+    """
+    text = read_text(path, what)
+    suffix = path.suffix.lower()
+    tabs = suffix in {".tsv", ".tab"} or (suffix != ".csv" and "\t" in text.partition("\n")[0])
+    # A quotation mark in a tsv is part of a title; in a csv it encloses one.
+    reader = (
+        csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        if tabs
+        else csv.reader(io.StringIO(text, newline=""))
+    )
+    try:
+        lines = [(reader.line_num, fields) for fields in reader if any(fields)]
+    except csv.Error as error:
+        raise ManifestError(
+            f"{what} {path} cannot be read: line {reader.line_num}: {error}"
+        ) from error
+    return Table(f"{what} {path}", "\t" if tabs else ",", lines)
+
+
+def read_lines(path: Path, what: str) -> list[Row]:
+    """The lines of a text file that are not empty, each a row with the one column ``line``.
+
+    Raises:
+        ManifestError: it is missing or not UTF-8.
+    """
+    lines = enumerate(read_text(path, what).splitlines(), start=1)
+    return [Row(f"{what} {path}", number, {"line": line}) for number, line in lines if line.strip()]
+
+
+def read_text(path: Path, what: str) -> str:
+    """A file's text.
+
+    Raises:
+        ManifestError: it is missing or not UTF-8.
+    """
+    data = b""
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ManifestError(f"{what} {path} does not exist") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ManifestError(
+            f"{what} {path} is not UTF-8 (line {line}, byte {error.start}); "
+            "save it as UTF-8, for instance by iconv -f latin1 -t utf-8"
+        ) from error
+    except OSError as error:
+        raise ManifestError(f"{what} {path} cannot be read: {error.strerror}") from error
+
+
+def by_key(rows: Iterable[tuple[str, Row]]) -> dict[str, Row]:
+    """Rows by their keys.
+
+    Raises:
+        ManifestError: a key stands twice.
+    """
+    known: dict[str, Row] = {}
+    for key, row in rows:
+        first = known.setdefault(key, row)
+        if first is not row:
+            there = f"line {first.line}" if first.file == row.file else first.where
+            raise ManifestError(
+                f"{row.where}: {key!r} stands twice, the first time in {there}; leave one of them"
+            )
+    return known
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are.
+
+    >>> some(["a", "b", "c", "d", "e", "f"])
+    'a, b, c, d, e and 1 more'
+    """
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,99 @@
+"""The title file: which title belongs to which video."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from crosspair.corpora.table import Row, Table, by_key, read_table
+from crosspair.corpora.videofiles import plain_name
+from crosspair.errors import ManifestError
+
+COLUMNS = ("video_id", "path", "title", "title_clean", "label", "split", "start", "end")
+
+# The lines of the paper's authors have no header: id, processed title, title as it was on the web.
+_OF_AUTHORS = ("video_id", "title_clean", "title")
+_YOUTUBE_ID = re.compile(r"[\w-]{11}")
+
+
+def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[Row]:
+    """Read a title file in one of two forms.
+
+    Args:
+        path: a csv or tsv with a header that has ``title``, and ``video_id`` or ``path``, and any
+            other of `COLUMNS`; or the file of the paper's authors, without a header: YouTube id,
+            processed title and original title, separated by tabs. There the original becomes
+            ``title`` and the processed one ``title_clean``; an original that is missing is
+            replaced by the processed one.
+        columns: of `COLUMNS`, to the name that the header has for it.
+
+    Raises:
+        ManifestError: it is missing, not UTF-8, or lacks a column.
+    """
+    table = read_table(path, "title file")
+    if not columns:
+        if _is_of_authors(table):
+            return [_with_title(row) for row in table.without_header(_OF_AUTHORS)]
+        columns = {}
+    places = {name: place for place, name in enumerate(table.header) if name in COLUMNS}
+    return table.below_header(_checked({**places, **_renamed(table, columns)}, table))
+
+
+def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, Row]:
+    """The rows of a title file by the plain names of their videos.
+
+    Raises:
+        ManifestError: as `read_titles`; or an id is missing or stands twice.
+    """
+    rows = read_titles(path, columns)
+    named = [(plain_name(row["video_id"] or row["path"]), row) for row in rows]
+    for name, row in named:
+        if not name:
+            raise ManifestError(f"{row.where}: the title belongs to no video_id")
+    return by_key(named)
+
+
+def _is_of_authors(table: Table) -> bool:
+    first = table.header
+    return (
+        table.separator == "\t"
+        and len(first) == len(_OF_AUTHORS)
+        and not set(first) & set(COLUMNS)
+        and _YOUTUBE_ID.fullmatch(first[0]) is not None
+    )
+
+
+def _with_title(row: Row) -> Row:
+    if row["title"]:
+        return row
+    return Row(row.file, row.line, {**row.values, "title": row["title_clean"]})
+
+
+def _renamed(table: Table, columns: Mapping[str, str]) -> dict[str, int]:
+    places = {}
+    for column, name in columns.items():
+        if column not in COLUMNS:
+            raise ManifestError(
+                f"{column!r} is no column of titles; the columns are {', '.join(COLUMNS)}"
+            )
+        if name not in table.header:
+            raise ManifestError(
+                f"{table.file} has no column {name!r} to take as {column!r}; "
+                f"separated by {table.separators}, it has {_quoted(table.header)}"
+            )
+        places[column] = table.header.index(name)
+    return places
+
+
+def _checked(places: dict[str, int], table: Table) -> dict[str, int]:
+    if "title" not in places or not {"video_id", "path"} & set(places):
+        raise ManifestError(
+            f"{table.file} needs the columns 'title' and 'video_id' or 'path', "
+            f"separated by {table.separators}; it has {_quoted(table.header)}"
+        )
+    return places
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"

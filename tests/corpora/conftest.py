@@ -1,0 +1,84 @@
+"""Videos on disk and text files beside them, for the readers of corpora."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.corpora import Manifest
+from crosspair.corpora.output import left_out_file
+
+
+class Disk:
+    """A folder of videos, all of them one tiny video, and the files that lie beside it."""
+
+    def __init__(self, root: Path, video: Path) -> None:
+        self.root, self.video = root, video
+        self.videos = root / "videos"
+        self.videos.mkdir()
+
+    def link(self, *names: str) -> None:
+        """Videos by their paths in the folder."""
+        for folder in {(self.videos / name).parent for name in names}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.link(self.video, self.videos / name)
+
+    def break_(self, *names: str) -> None:
+        """Files that are no videos."""
+        for name in names:
+            (self.videos / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.videos / name).write_text("no video")
+
+    def file(self, name: str, text: str | bytes) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+
+@pytest.fixture(scope="session")
+def tiny_video(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    """Half a second."""
+    return make_video(tmp_path_factory.mktemp("tiny") / "tiny.mp4", frames=12, fps=24)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, tiny_video: Path) -> Disk:
+    return Disk(tmp_path, tiny_video)
+
+
+class Probed:
+    """Stands for probing where thousands of files would take long: every file is good."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.duration = 10.0
+
+    def __call__(
+        self, paths: Sequence[str], *, progress: Callable[[int], None]
+    ) -> list[dict[str, Any]]:
+        self.paths += paths
+        return [{"duration": self.duration, "codec": "h264"} for _ in paths]
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> Probed:
+    probing = Probed()
+    monkeypatch.setattr("crosspair.corpora.output.probe_all", probing)
+    return probing
+
+
+def read(manifest: Manifest, *names: str) -> list[tuple[Any, ...]]:
+    return list(zip(*(manifest.column(name) for name in names), strict=True))
+
+
+def left_out(manifest: Path) -> list[tuple[str, ...]]:
+    """The list beside a manifest, without its header."""
+    with left_out_file(manifest).open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file)][1:]
