@@ -23,6 +23,8 @@ from crosspair.faults import BadVideoError, Kind
 from crosspair.video.remote import RemoteFile, open_remote
 from crosspair.video.signature import Signature, signature
 
+MOST_FRAMES = 2**31 - 1  # what a manifest can hold, whatever a damaged header says
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -91,7 +93,7 @@ def header(stream: VideoStream, path: str) -> VideoInfo:
             f"the header gives no length or size ({context.width}×{context.height}, "
             f"{length:.2f} s); the file is cut or damaged",
         )
-    frames = stream.frames or round(length * fps)
+    frames = min(stream.frames or round(length * fps), MOST_FRAMES)
     return VideoInfo(context.width, context.height, fps, frames, length, context.name)
 
 
@@ -138,25 +140,24 @@ def _container(path: str, remote: RemoteFile | None) -> InputContainer:
             raise remote.fault from error
         if error.errno == errno.ENOENT:
             raise BadVideoError(path, Kind.MISSING, "no such file") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
+        if error.errno in (errno.EACCES, errno.EPERM):
             raise BadVideoError(
                 path, Kind.UNREADABLE, f"cannot be opened ({told(error)})"
             ) from error
-        raise _unreadable(path, remote, told(error)) from error
+        raise _unreadable(path, remote, error) from error
     except (OSError, ValueError) as error:
         raise BadVideoError(path, Kind.UNREADABLE, f"cannot be opened ({told(error)})") from error
     assert isinstance(container, InputContainer)
     return container
 
 
-def _unreadable(path: str, remote: RemoteFile | None, reason: str) -> BadVideoError:
+def _unreadable(path: str, remote: RemoteFile | None, error: av.FFmpegError) -> BadVideoError:
     found = signature(path, remote)
-    kind = {
-        Signature.CUT_VIDEO: Kind.CUT,
-        Signature.VIDEO: Kind.DAMAGED_HEADER,
-    }.get(found, Kind.NOT_A_VIDEO)
-    reason = found.value or reason
-    return BadVideoError(path, kind, f"not a readable video, or cut ({reason})")
+    if found is Signature.UNKNOWN and error.errno == errno.EIO:  # of the disk, not of a demuxer
+        return BadVideoError(path, Kind.UNREADABLE, f"cannot be opened ({told(error)})")
+    kinds = {Signature.CUT_VIDEO: Kind.CUT, Signature.VIDEO: Kind.DAMAGED_HEADER}
+    reason = f"not a readable video, or cut ({found.value or told(error)})"
+    return BadVideoError(path, kinds.get(found, Kind.NOT_A_VIDEO), reason)
 
 
 def _stream(container: InputContainer, path: str, remote: RemoteFile | None) -> VideoStream:

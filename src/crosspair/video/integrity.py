@@ -19,11 +19,13 @@ from crosspair.isolation import allow
 from crosspair.video.container import VideoInfo, header, opened, told
 from crosspair.video.decode import TAIL_TOLERANCE, TICK, _decoded_from, _over
 from crosspair.video.sampling import clip_span
+from crosspair.video.signature import Signature, signature
 
 SIDES = (8, 16384)  # pixels; beyond these a header is not to be believed
 RATES = (1.0, 480.0)  # frames a second
 CLIP = clip_span(frames=8, stride=4)  # s, the paper's
 LENGTH_TOLERANCE = 0.02  # share of frames by which a header may be wrong without a word
+VANISHING = 0.1  # share of packets that may give no frame: VP8 has such on purpose
 NEAR = 10.0  # s between two parts that are gone through at once, as a seek might not be exact
 LONGEST = 24 * 3600.0  # s that a header can claim to need for decoding
 
@@ -72,7 +74,9 @@ def inspect(
                     of_part = next(each for each in reversed(seen) if each.begin <= spans[i][0])
                     verdicts[i] = _of_frames(of_part, spans[i], info, verdicts[i])
                     if parts[i] == (None, None):
-                        info, verdicts[i] = _of_length(of_part, info, stream.frames, verdicts[i])
+                        info, verdicts[i] = _of_whole(
+                            of_part, info, stream.frames, path, verdicts[i]
+                        )
     except BadVideoError as error:
         return info, [Verdict(error.kind, error.reason)] * len(parts)
     except av.FFmpegError as error:
@@ -164,6 +168,7 @@ class _Seen:
     frames: list[float] = field(default_factory=list)
     corrupt: list[float] = field(default_factory=list)
     failed: list[tuple[float, str]] = field(default_factory=list)
+    packets: int = 0
     end: float = 0.0
 
 
@@ -178,7 +183,7 @@ def _go_through(container: InputContainer, stream: VideoStream, begin: float, en
         if frame.is_corrupt:
             seen.corrupt.append(seconds)
     seen.frames.sort()
-    seen.failed = source.failed
+    seen.failed, seen.packets = source.failed, source.packets
     return seen
 
 
@@ -188,9 +193,11 @@ class _Forgiving:
     def __init__(self, container: InputContainer) -> None:
         self._container = container
         self.failed: list[tuple[float, str]] = []
+        self.packets = 0  # that hold a frame to be shown
 
     def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None:
         self.failed.clear()
+        self.packets = 0
         self._container.seek(offset, stream=stream, backward=backward)
 
     def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]:
@@ -207,6 +214,7 @@ class _Forgiving:
             except av.FFmpegError as error:
                 self.failed.append((seconds, told(error)))
                 return
+            self.packets += packet.size > 0 and not packet.is_discard
             try:
                 yield from packet.decode()
             except av.FFmpegError as error:
@@ -236,14 +244,29 @@ def _of_frames(seen: _Seen, span: Span, info: VideoInfo, verdict: Verdict) -> Ve
     return verdict
 
 
-def _of_length(
-    seen: _Seen, info: VideoInfo, promised: int, verdict: Verdict
+def _of_whole(
+    seen: _Seen, info: VideoInfo, promised: int, path: str, verdict: Verdict
 ) -> tuple[VideoInfo, Verdict]:
-    """Compare a whole video with what its header says; ``promised`` frames, 0 if it says none."""
+    """The verdict on a whole video, whose header promises so many frames (0: it says nothing)."""
+    if verdict.kind.broken and verdict.kind is not Kind.CORRUPT_FRAMES:
+        return info, verdict
     found = len(seen.frames)
-    miscounted = promised and abs(found - promised) > max(2, LENGTH_TOLERANCE * promised)
+    missing = promised - found
+    tolerated = max(2.0, LENGTH_TOLERANCE * promised)
+    # FFmpeg believes its own eyes about an AVI without its end, and then finds it in order.
+    if missing > tolerated and signature(path, None) is Signature.CUT_VIDEO:
+        return info, Verdict(
+            Kind.CUT, f"cut: the header promises {promised} frames, decoding finds {found}"
+        )
+    if verdict.kind.broken:
+        return info, verdict
+    lost = seen.packets - found
+    if lost > VANISHING * seen.packets:
+        return info, Verdict(
+            Kind.CORRUPT_FRAMES, f"damaged: {lost} of {seen.packets} frames come to nothing"
+        )
     longer = seen.end > info.duration + TAIL_TOLERANCE
-    if verdict.kind.broken or not (miscounted or longer):
+    if not longer and not (promised and abs(missing) > tolerated):
         return info, verdict
     note = Verdict(
         Kind.WRONG_LENGTH,
