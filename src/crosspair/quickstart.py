@@ -32,8 +32,8 @@ from crosspair.training import pretrain
 
 logger = logging.getLogger(__name__)
 
-PAIRS, NOISE = 1200, 0.2
-CLIPS = 4  # a video; the rendered ones are so short that four cover them
+PAIRS, NOISE = 2000, 0.2
+CLIPS = 3  # a video; the rendered ones are so short that three cover them
 QUERIES, FOUND = 4, 6
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -86,32 +86,6 @@ class CPD(nn.Module):
         features = self.text_encoder(texts)
         with full_precision(features.device):
             return F.normalize(self.text_head(features), dim=1)
-
-    @torch.no_grad()
-    def center_heads(
-        self,
-        clips: torch.Tensor,
-        texts: Sequence[str],
-        mean: Callable[[torch.Tensor], torch.Tensor],
-    ) -> None:
-        """Set the heads' last biases so that the embeddings of a first batch point all ways.
-
-        What a network with random weights says of different inputs differs little from what it
-        says of all: their embeddings lie in one narrow cone, where every pair looks like every
-        other and noise-contrastive estimation takes long to find a way out.
-
-        Args:
-            clips: as for `encode_video`.
-            texts: as for `encode_text`.
-            mean: from (B, F) to its mean (F,) over the batch of all processes.
-        """
-        pixels = normalize(clips).contiguous(memory_format=torch.channels_last_3d)
-        video = mean(self.video_encoder(pixels))
-        self.video_head.bias.copy_(-self.video_head.weight @ video)
-        last = self.text_head[-1]
-        assert isinstance(last, nn.Linear)
-        text = mean(self.text_head[:-1](self.text_encoder(texts)))
-        last.bias.copy_(-last.weight @ text)
 
     def forward(
         self, clips: torch.Tensor, texts: Sequence[str]

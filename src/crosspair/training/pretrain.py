@@ -101,15 +101,12 @@ class Pretraining:
         )
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
         self.curriculum = Curriculum(recipe.curriculum)
-        self.centered = False
         torch.manual_seed(recipe.training.seed + world.rank)  # dropout: each process its own
         self._enter_stage()
 
     def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
         """One step of Equation 5 in both directions; see `crosspair.training.loop.Task`."""
         recipe, device = self.recipe, self.world.device
-        if not self.centered:
-            self._center(batch)
         lr = set_rates(
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
             recipe.optimizer, recipe.curriculum,
@@ -206,7 +203,6 @@ class Pretraining:
         self.objective.load_state_dict(shared["objective"])
         self.curriculum.load_state_dict(shared["curriculum"])
         self.bank.load_state_dict(own["bank"])
-        self.centered = True
         self._enter_stage()
 
     def pair_id(self, row: int) -> str:
@@ -250,17 +246,6 @@ class Pretraining:
                 )
             logger.warning("%s: no pairs in split val: no validation", manifest.path)
         return len(self.train) // training.batch_size
-
-    def _center(self, batch: Batch) -> None:
-        """Before the first step; see `CPD.center_heads`."""
-
-        def mean(rows: torch.Tensor) -> torch.Tensor:
-            count = self.world.counts(len(rows)).sum()
-            return self.world.sum(rows.sum(dim=0)) / count
-
-        titles = [self.titles[row] for row in batch.rows.tolist()]
-        self.model.center_heads(batch.clips.to(self.world.device), titles, mean)
-        self.centered = True
 
     def _enter_stage(self) -> None:
         """Freeze the language model or set it free, and wrap the towers for it."""

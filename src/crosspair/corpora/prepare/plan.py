@@ -1,0 +1,145 @@
+"""What there is to prepare: one file a request, and which files are there already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from crosspair.clip import Clip
+from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.prepare.journal import JOURNAL, Journal
+from crosspair.corpora.prepare.names import file_names
+from crosspair.corpora.prepare.settings import Settings
+from crosspair.errors import ManifestError
+
+VERSION = 1  # of the files: raise it when the same request would give other bytes
+VIDEOS = "videos"
+MANIFEST = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One file to be made.
+
+    Attributes:
+        clip: the source, and the part of it to take.
+        target: where the file is to stand; ``None`` to see only how long making it takes.
+        key: of the settings, the clip, and the state in which its source was found.
+    """
+
+    clip: Clip
+    settings: Settings
+    target: Path | None
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a prepared corpus will be, before any of it is made.
+
+    Attributes:
+        manifest: of the sources.
+        out: the folder for the new manifest and its videos.
+        requests: each once, although rows may share it.
+        of_row: index of each row's request.
+        done: what probing found, for each request whose file is there already.
+        journal: of ``out``.
+    """
+
+    manifest: Manifest
+    out: Path
+    requests: list[Request]
+    of_row: list[int]
+    done: dict[int, dict[str, Any]]
+    journal: Journal
+
+    @property
+    def missing(self) -> list[int]:
+        """Requests that are still to be done."""
+        return [index for index in range(len(self.requests)) if index not in self.done]
+
+
+def plan_preparation(manifest: Manifest, out: Path, settings: Settings) -> Plan:
+    """Find out what is to be done, without writing anything.
+
+    Raises:
+        ManifestError: the manifest has no rows, or ``out`` is not a folder to prepare into.
+    """
+    if not len(manifest):
+        raise ManifestError(f"manifest {manifest.path} has no rows; there is nothing to prepare")
+    journal = _checked_folder(manifest, out)
+    clips = [Clip(clip.path, clip.start or 0.0, clip.end) for clip in manifest.clips()]
+    states = _states(sorted({clip.path for clip in clips}), out)
+    requests: list[Request] = []
+    of_clip: dict[Clip, int] = {}
+    of_row = []
+    for clip, name in zip(clips, file_names(manifest.column("pair_id")), strict=True):
+        if clip not in of_clip:
+            of_clip[clip] = len(requests)
+            told = repr((VERSION, astuple(clip), astuple(settings), states[clip.path]))
+            key = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            requests.append(Request(clip, settings, out / VIDEOS / f"{name}.mp4", key))
+        of_row.append(of_clip[clip])
+    done = {}
+    for index, request in enumerate(requests):
+        assert request.target is not None
+        probed = journal.probed(request.target, request.key)
+        if probed is not None:
+            done[index] = probed
+    return Plan(manifest, out, requests, of_row, done, journal)
+
+
+def _checked_folder(manifest: Manifest, out: Path) -> Journal:
+    if ":/" in str(out):
+        raise ManifestError(f"{out} is no local folder; prepare into one, and copy it from there")
+    if out.exists() and not out.is_dir():
+        raise ManifestError(f"{out} is a file; prepared videos need a folder")
+    if out.resolve() == manifest.path.parent.resolve():
+        raise ManifestError(
+            f"{out} is the folder of the manifest itself; prepare into another, as {out / 'small'}"
+        )
+    journal = Journal(out)
+    if not (out / JOURNAL).exists() and (
+        (out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))
+    ):
+        raise ManifestError(
+            f"{out} holds a manifest or videos that were not prepared there; choose another folder"
+        )
+    return journal
+
+
+def _states(paths: list[str], out: Path) -> dict[str, object]:
+    """Of each source what changes when its content does.
+
+    Raises:
+        ManifestError: a source is one of the files that are to be written.
+    """
+    made: set[tuple[int, int]] = set()
+    if (out / VIDEOS).is_dir():
+        with os.scandir(out / VIDEOS) as entries:
+            # Compared by number, since links and other spellings lead to the same file.
+            made = {(at.st_dev, at.st_ino) for at in map(os.stat, entries) if at.st_ino}
+
+    def state(path: str) -> object:
+        try:
+            if "://" in path:
+                system, within = fsspec.core.url_to_fs(path)
+                return system.ukey(within)
+            found = Path(path).stat()
+        except Exception:  # whatever is wrong with a source is told when it is opened
+            return None
+        if (found.st_dev, found.st_ino) in made:
+            raise ManifestError(
+                f"source {path} lies in {out / VIDEOS} and might be overwritten; "
+                "choose another folder"
+            )
+        return found.st_size, found.st_mtime_ns
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(paths, pool.map(state, paths), strict=True))
