@@ -107,7 +107,7 @@ class Table:
                 quoted = "" if self.separator == "\t" else " outside quotation marks"
                 raise ManifestError(
                     f"{self.file}, line {line}: {len(fields)} fields under {width} columns; "
-                    f"does a title hold {self.separators}{quoted}?"
+                    f"does a field hold {self.separators}{quoted}?"
                 )
             values = {name: fields[at] for name, at in columns.items() if at < len(fields)}
             rows.append(Row(self.file, line, values))

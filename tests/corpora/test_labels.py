@@ -1,0 +1,49 @@
+"""Names of classes in plain words, and by a file of names."""
+
+from __future__ import annotations
+
+import pytest
+
+from crosspair.corpora.labels import class_phrase, name_classes
+from crosspair.errors import ManifestError
+from tests.corpora.conftest import Disk
+
+
+@pytest.mark.parametrize(
+    ("label", "phrase"),
+    [("ApplyEyeMakeup", "apply eye makeup"), ("brush_hair", "brush hair"), ("YoYo", "yo yo"),
+     ("playing cello", "playing cello"), ("TaiChi", "tai chi"), ("", ""),
+     ("PlayingTVGame", "playing tv game"), ("Yo-Yo  tricks on TV", "Yo-Yo tricks on TV")],
+)  # fmt: skip
+def test_labels_in_plain_words(label: str, phrase: str) -> None:
+    assert class_phrase(label) == phrase
+    assert class_phrase(phrase) == phrase
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("names.csv", 'TaiChi,"t\'ai chi, slowly"\nnone,of these\n'),
+        ("names.tsv", "official\tfor people\nTaiChi\tt'ai chi, slowly\n"),
+    ],
+)
+def test_a_file_of_names_overrides(disk: Disk, name: str, text: str) -> None:
+    rows = [{"label": label} for label in ("TaiChi", "YoYo", None)]
+    name_classes(rows, disk.file(name, text), class_phrase)
+    assert [row["label"] for row in rows] == ["t'ai chi, slowly", "yo yo", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "^class names .*names.csv is empty$"),
+        ("TaiChi\n", "names.csv, line 1: an official name and a name for people are needed$"),
+        ("TaiChi,a\nTaiChi,b\n", "names.csv, line 2: 'TaiChi' stands twice, the first time in "),
+        ("tai chi,TaiChi\n", r"names.csv: none of its 1 classes \(tai chi\) is one of the corpus' "
+         r"1 \(TaiChi\); the official name comes first"),
+        ("TaiChi,a,b\n", "names.csv, line 1: 3 fields under 2 columns"),
+    ],
+)  # fmt: skip
+def test_a_file_of_names_that_does_not_do(disk: Disk, text: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        name_classes([{"label": "TaiChi"}], disk.file("names.csv", text), class_phrase)

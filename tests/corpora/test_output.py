@@ -1,0 +1,83 @@
+"""What a reader writes, and what it does not replace."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from crosspair.corpora import Manifest
+from crosspair.corpora.leftout import NO_FILE, LeftOut
+from crosspair.corpora.output import Output, left_out_file
+from crosspair.errors import ManifestError
+from tests.corpora.conftest import left_out, read
+
+ROWS = [{"pair_id": "a", "path": "videos/a.mp4"}, {"pair_id": "b", "path": "b", "error": "b: cut"}]
+
+
+def test_manifest_and_list_lie_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    absent = LeftOut()
+    for name in ('c, "d"', "e"):
+        absent.add(name, NO_FILE, "nowhere")
+    with caplog.at_level(logging.WARNING):
+        Output(Path("out/pairs.parquet")).write(ROWS, absent)
+    manifest = Manifest.read("out/pairs.parquet")
+    assert read(manifest, "path", "error") == [("../videos/a.mp4", None), ("../b", "b: cut")]
+    assert left_out(manifest.path) == [
+        ('c, "d"', "no file", "nowhere"), ("e", "no file", "nowhere"),
+        ("b", "broken file", "b: cut"),
+    ]  # fmt: skip
+    assert caplog.messages == [
+        'pairs.parquet: no file: 2 pairs (c, "d", e)', "pairs.parquet: broken file: 1 pair (b)"
+    ]  # fmt: skip
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "pairs.left-out.csv", "pairs.parquet"
+    ]  # fmt: skip
+
+
+def test_a_manifest_and_its_list_are_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "pairs.parquet"
+    Output(out).write(ROWS, LeftOut())
+    assert left_out_file(out).exists()
+    Output(out).write(ROWS[:1], LeftOut())
+    assert len(Manifest.read(out)) == 1
+    assert not left_out_file(out).exists()
+
+
+def test_nothing_that_is_no_manifest_is_replaced(tmp_path: Path) -> None:
+    other = tmp_path / "notes.parquet"
+    other.write_text("my notes")
+    message = "^output .*notes.parquet exists and is no manifest; it is not replaced, name another$"
+    with pytest.raises(ManifestError, match=message):
+        Output(other)
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(ManifestError, match=r"^output .*folder.parquet exists and is no manifest"):
+        Output(tmp_path / "folder.parquet")
+
+
+def test_no_other_list_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.left-out.csv").write_text("name,age\n")
+    message = "^.*a.left-out.csv, the list of what is left out, exists and is no such list; "
+    with pytest.raises(ManifestError, match=message):
+        Output(tmp_path / "a.parquet")
+
+
+def test_a_file_is_no_folder_for_manifests(tmp_path: Path) -> None:
+    (tmp_path / "titles.tsv").write_text("")
+    message = "^output .*titles.tsv is a file, not a folder; a manifest is a folder, or a file with"
+    with pytest.raises(ManifestError, match=message):
+        Output(tmp_path / "titles.tsv")
+
+
+def test_a_folder_without_the_right_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosspair.corpora.output.os.access", lambda *_: False)
+    message = f"^output .*manifest.parquet cannot be written: no right to write in {tmp_path}$"
+    with pytest.raises(ManifestError, match=message):
+        Output(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()

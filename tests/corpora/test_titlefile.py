@@ -1,0 +1,180 @@
+"""Title files: every usual form, the authors' own, and what is refused."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.corpora.table import read_table, some
+from crosspair.corpora.titlefile import read_titles, titles_by_id
+from crosspair.errors import ManifestError
+from tests.corpora.conftest import Disk
+
+BOM = codecs.BOM_UTF8.decode()
+AUTHORS = "0wR5jVB-WPk\tclimb wall\tHow I CLIMB a wall!!\n-_CPS4FHFF8\t \t★ ★\nabcdefghijk\tdog\t\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("titles.csv", 'video_id,title\na,"A dog, and ""Rex"""\n'),
+        ("titles.csv", 'video_id,title\r\na,"A dog, and ""Rex"""\r\n'),
+        ("titles.tsv", 'video_id\ttitle\na\tA dog, and "Rex"\n'),
+        ("titles.TSV", 'video_id\ttitle\r\na\tA dog, and "Rex"\r\n'),
+        ("titles.txt", 'video_id\ttitle\na\tA dog, and "Rex"\n'),
+        ("titles.txt", 'video_id,title\na,"A dog, and ""Rex"""\n'),
+        ("titles.csv", BOM + 'video_id,title\na,"A dog, and ""Rex"""'),
+        ("titles.csv", ' title , video_id \n"A dog, and ""Rex""",a\n\n'),
+        ("titles.csv", 'path,title\na.mp4,"A dog, and ""Rex"""\n'),
+        ("titles.csv", 'path,title,\na.mp4,"A dog, and ""Rex""",,\n'),
+    ],
+)
+def test_every_usual_form_is_read(disk: Disk, name: str, text: str) -> None:
+    (row,) = read_titles(disk.file(name, text))
+    assert row["title"] == 'A dog, and "Rex"'
+    assert titles_by_id(disk.file(name, text)).keys() == {"a"}
+
+
+def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(disk: Disk) -> None:
+    rows = read_titles(disk.file("titles.tsv", 'video_id\ttitle\na\t"half\nb\twhole\n'))
+    assert [row["title"] for row in rows] == ['"half', "whole"]
+
+
+@pytest.mark.parametrize("name", ["titles.tsv", "titles.txt"])
+def test_the_authors_file_has_no_header(disk: Disk, name: str) -> None:
+    rows = read_titles(disk.file(name, AUTHORS))
+    found = [(row["video_id"], row["title"], row["title_clean"]) for row in rows]
+    assert found == [
+        ("0wR5jVB-WPk", "How I CLIMB a wall!!", "climb wall"),
+        ("-_CPS4FHFF8", "★ ★", ""),
+        ("abcdefghijk", "dog", "dog"),
+    ]
+
+
+def test_three_columns_with_a_header_are_not_the_authors(disk: Disk) -> None:
+    file = disk.file("titles.tsv", "youtube_id1\traw\ttitle\nx\tR\tT\n")
+    with pytest.raises(ManifestError, match="needs the columns 'title' and 'video_id' or 'path'"):
+        read_titles(file)
+    (row,) = read_titles(file, {"video_id": "youtube_id1"})
+    assert (row["video_id"], row["title"]) == ("x", "T")
+
+
+def test_a_renamed_column_replaces_the_one_of_that_name(disk: Disk) -> None:
+    file = disk.file("titles.csv", "id,title,caption\na,short,long\n")
+    columns = {"video_id": "id", "title": "caption", "label": "caption"}
+    (row,) = read_titles(file, columns)
+    assert (row["video_id"], row["title"], row["label"]) == ("a", "long", "long")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"name": "id"}, "^'name' is no column of titles; the columns are video_id, path, title, "),
+        ({"title": "text"}, "titles.csv has no column 'text' to take as 'title'; separated by "
+         "commas, it has 'id', 'title'$"),
+        ({"title": "title"}, "needs the columns 'title' and 'video_id' or 'path', separated by "
+         "commas; it has 'id', 'title'$"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_not_there(disk: Disk, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read_titles(disk.file("titles.csv", "id,title\na,A\n"), columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("titles.csv", "", "separated by commas; it has none"),
+        ("titles.csv", "video_id,caption\na,A\n", "by commas; it has 'video_id', 'caption'"),
+        ("titles.csv", "title\nA\n", "separated by commas; it has 'title'"),
+        ("titles.csv", "video_id\ttitle\na\tA\n", r"by commas; it has 'video_id\\ttitle'"),
+        ("titles.tsv", "video_id,title\na,A\n", "separated by tabs; it has 'video_id,title'"),
+    ],
+)
+def test_missing_columns(disk: Disk, name: str, text: str, found: str) -> None:
+    message = f"needs the columns 'title' and 'video_id' or 'path', .*{found}$"
+    with pytest.raises(ManifestError, match=message):
+        read_titles(disk.file(name, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("titles.csv", "video_id,title\n\na,A dog, a cat\n", "line 3: 3 fields under 2 columns; "
+         "does a field hold commas outside quotation marks"),
+        ("titles.tsv", "video_id\ttitle\na\tA\tB\n", "line 2: 3 fields under 2 columns; "
+         "does a field hold tabs"),
+        ("titles.tsv", AUTHORS + "bbbbbbbbbbb\ta\tb\tc\n", "line 4: 4 fields under 3 columns"),
+    ],
+)  # fmt: skip
+def test_a_title_is_never_cut_at_a_separator(
+    disk: Disk, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read_titles(disk.file(name, text))
+
+
+def test_a_file_in_latin_1_tells_where_and_what_to_do(disk: Disk) -> None:
+    file = disk.file("titles.csv", "video_id,title\na,Caf\xe9\n".encode("latin-1"))
+    message = r"is not UTF-8 \(line 2, byte 20\); save it as UTF-8, for instance by iconv -f latin1"
+    with pytest.raises(ManifestError, match=message):
+        read_titles(file)
+
+
+def test_a_field_without_end_in_a_csv(disk: Disk) -> None:
+    file = disk.file("titles.csv", 'video_id,title\na,"' + "long " * 30_000)
+    with pytest.raises(ManifestError, match=r"^title file .*csv cannot be read: line \d+: field"):
+        read_titles(file)
+
+
+def test_ids_are_compared_without_folder_and_suffix(disk: Disk) -> None:
+    file = disk.file("titles.csv", "video_id,title\nBiking/v_a.avi,A\nv_1.5,B\n")
+    assert list(titles_by_id(file)) == ["v_a", "v_1.5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video_id,title\na,A\nx/a.avi,B\n", "csv, line 3: 'a' stands twice, the first time in "
+         "line 2; leave one of them$"),
+        ("video_id,title\n,A\n", "csv, line 2: the title belongs to no video_id$"),
+    ],
+)  # fmt: skip
+def test_ids_that_name_no_one_video(disk: Disk, text: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        titles_by_id(disk.file("titles.csv", text))
+
+
+def test_real_titles_of_the_web_are_read_whole_or_refused(shared_data: Path) -> None:
+    read, refused = {}, {}
+    for file in sorted((shared_data / "titles").glob("*.csv")):
+        try:
+            read[file.stem] = read_titles(file)
+        except ManifestError as error:
+            refused[file.stem] = str(error)
+    assert "is not UTF-8 (line " in refused["US_abhijeet2729"]
+    assert "fields under 11 columns; " in refused["US_numifye"]
+    french = read["FR_AndersonReyes"]
+    assert french[2]["title"].startswith("DESSINS ANIM")
+    assert {len(row["video_id"]) for row in french} == {11}
+
+
+@given(names=st.lists(st.text("ab\"',\t é", min_size=1), min_size=1, max_size=5))
+def test_what_a_csv_writer_wrote_is_read_back(
+    names: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("table") / "names.csv"
+    with file.open("w", newline="") as out:
+        csv.writer(out).writerows([["name"], *([name] for name in names)])
+    rows = read_table(file, "names").below_header({"name": 0})
+    assert [row["name"] for row in rows] == [name.strip() for name in names]
+
+
+def test_few_names_are_all_told() -> None:
+    assert some(["a", "b"]) == "a, b"
+    assert some(list("abcdefg")) == "a, b, c, d, e and 2 more"

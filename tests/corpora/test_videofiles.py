@@ -1,0 +1,88 @@
+"""The videos of a folder: which are seen, and by which names they are found."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.corpora.videofiles import VideoFiles, plain_name
+from crosspair.errors import ManifestError
+from tests.corpora.conftest import Disk
+
+
+def test_a_video_is_found_by_path_and_name_with_and_without_suffix(disk: Disk) -> None:
+    disk.link("deep/down/v.1.final.MP4")
+    videos = VideoFiles(disk.videos)
+    names = ("deep/down/v.1.final.MP4", "deep/down/v.1.final", "v.1.final.MP4", " v.1.final ")
+    assert {videos.named(name) for name in names} == {"deep/down/v.1.final.MP4"}
+    for name in ("v.1", "v.1.final.mp4", "down/v.1.final", "final", ""):
+        assert videos.named(name) is None
+
+
+def test_a_whole_path_goes_before_names(disk: Disk) -> None:
+    disk.link("a.mp4", "x/a.mp4")
+    assert VideoFiles(disk.videos).named("a.mp4") == "a.mp4"
+
+
+@pytest.mark.parametrize(
+    "names", [("x/a.mp4", "y/a.mp4"), ("a.avi", "a.mp4"), ("a.mp4", "x/a.avi")]
+)
+def test_a_name_of_two_videos(disk: Disk, names: tuple[str, ...]) -> None:
+    disk.link(*names)
+    message = f"^list, line 3: 'a' is the name of 2 videos .*{names[0]}, .*{names[1]}.; mend it$"
+    with pytest.raises(ManifestError, match=message):
+        VideoFiles(disk.videos).named("a", "list, line 3", "mend it")
+
+
+def test_hidden_files_folders_and_other_files_are_passed_over(disk: Disk) -> None:
+    disk.link("a.mp4", ".hidden.mp4", "notes.txt", "b.webm")
+    (disk.videos / "folder.mp4").mkdir()
+    (disk.videos / "dangling.mp4").symlink_to("nowhere.mp4")
+    assert VideoFiles(disk.videos).paths == ["a.mp4", "b.webm"]
+
+
+def test_links_are_followed_but_not_in_circles(disk: Disk) -> None:
+    disk.link("real/a.mp4")
+    elsewhere = disk.root / "elsewhere"
+    elsewhere.mkdir()
+    os.link(disk.video, elsewhere / "b.mp4")
+    (disk.videos / "a link to real").symlink_to(disk.videos / "real")
+    (disk.videos / "real" / "up").symlink_to(disk.videos)
+    (disk.videos / "there").symlink_to(elsewhere)
+    assert VideoFiles(disk.videos).paths == ["real/a.mp4", "there/b.mp4"]
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_either_way_to_write_an_accent(disk: Disk, on_disk: str) -> None:
+    name = unicodedata.normalize(on_disk, "café.mp4")
+    disk.link(name)
+    for form in ("NFC", "NFD"):
+        assert VideoFiles(disk.videos).named(unicodedata.normalize(form, "café")) == name
+
+
+def test_no_folder(disk: Disk) -> None:
+    with pytest.raises(ManifestError, match=r"a\.mp4 is no folder of videos$"):
+        VideoFiles(disk.root / "a.mp4")
+
+
+def test_a_folder_that_cannot_be_read(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.link("locked/a.mp4")
+
+    def scan(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("crosspair.corpora.videofiles.os.scandir", scan)
+    with pytest.raises(ManifestError, match=r"videos cannot be read: Permission denied$"):
+        VideoFiles(disk.videos)
+
+
+@given(st.text("ab. ", min_size=1, max_size=8), st.sampled_from(["", ".avi", ".MP4"]))
+def test_a_plain_name_is_that_of_the_file_alone(name: str, suffix: str) -> None:
+    name = f"v{name}x".replace(" ", "_")
+    assert plain_name(f"a folder.mp4/{name}{suffix}") == name
+    assert plain_name(f"{name}.txt") == f"{name}.txt"

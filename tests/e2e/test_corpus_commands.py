@@ -1,0 +1,121 @@
+"""``crosspair corpus`` for corpora on disk, as a user runs it: files, answers, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crosspair.corpora import Manifest
+from tests.e2e.conftest import crosspair
+
+CSV = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.fixture
+def videos(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
+    """One good video under the names that the corpora give, and one that is broken."""
+    folder = tmp_path / "videos"
+    video = make_video(folder / "trimmed_resize_17.mp4", frames=12, fps=24)
+    for name in ("v_YoYo_g01_c01", "v_YoYo_g02_c01", "me_wave_f_nm_np1_fr_bad_0",
+                 "you_wave_f_nm_np1_fr_bad_0", "abcdefghijk_000001_000011"):  # fmt: skip
+        shutil.copy(video, folder / f"{name}.mp4")
+    (folder / "trimmed_resize_18.mp4").write_text("no video")
+    return folder
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def answer(*arguments: object) -> list[str]:
+    """What a call that goes well prints."""
+    done = crosspair("corpus", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def refused(*arguments: object) -> str:
+    """The one line that a faulty call answers with."""
+    done = crosspair("--quiet", "corpus", *arguments)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line.removeprefix("crosspair: error: ")
+
+
+def test_kinetics(tmp_path: Path, videos: Path) -> None:
+    train = write(tmp_path / "train.csv", f"{CSV}playing cello,abcdefghijk,1,11,train\n")
+    val = write(tmp_path / "val.csv", f"{CSV}abseiling,nowhere_111,1,11,validate\n")
+    titles = write(tmp_path / "titles.csv", "id,name\nabcdefghijk,My cello\n")
+    out = tmp_path / "kinetics.parquet"
+    call = ["kinetics", videos, "--csv", train, val, "--titles", titles, "--out", out]
+    assert answer(*call, "--title-columns", "video_id=id,title=name") == [
+        f"{out}: 1 pairs (1 train, 0 val, 0 test)",
+        f"{tmp_path / 'kinetics.left-out.csv'}: pairs that are left out, and why",
+    ]
+    assert Manifest.read(out).column("title") == ["My cello"]
+    assert "--title-columns 'id' is not of the form COLUMN=NAME" in refused(
+        *call, "--title-columns", "id"
+    )
+    assert "has no column 'di' to take as 'video_id'" in refused(
+        *call, "--title-columns", "video_id=di"
+    )
+    without = ["kinetics", videos, "--csv", train, "--title-columns", "title=name", "--out", out]
+    assert refused(*without).startswith("--title-columns needs the file that has them")
+
+
+def test_instagram(tmp_path: Path, videos: Path) -> None:
+    entry = {"subset": "train", "caption": "Snow #ski"}
+    captions = write(tmp_path / "captions.json", json.dumps({"17": entry, "18": entry}))
+    call = ["instagram", videos, "--captions", captions, "--out", tmp_path / "out"]
+    assert answer(*call)[0].endswith("manifest.parquet: 2 pairs (2 train, 0 val, 0 test)")
+    assert (tmp_path / "out" / "manifest.left-out.csv").read_text().count("broken file") == 1
+    assert "template 'video.mp4' holds no {id}" in refused(*call, "--template", "video.mp4")
+
+
+def test_ucf101(tmp_path: Path, videos: Path) -> None:
+    lists = tmp_path / "lists"
+    write(lists / "classInd.txt", "1 YoYo\n")
+    for split in (1, 2, 3):
+        write(lists / f"trainlist0{split}.txt", "YoYo/v_YoYo_g02_c01.avi 1\n")
+        write(lists / f"testlist0{split}.txt", "YoYo/v_YoYo_g01_c01.avi\n")
+    call = ["ucf101", videos, "--lists", lists, "--out", tmp_path / "out"]
+    lines = answer(*call, "--split", "all")
+    assert lines == [
+        f"{tmp_path / 'out' / f'split{split}.parquet'}: 2 pairs (1 train, 0 val, 1 test)"
+        for split in (1, 2, 3)
+    ]
+    file = write(tmp_path / "notes.parquet", "my notes")
+    line = refused("ucf101", videos, "--lists", lists, "--out", file)
+    assert "notes.parquet exists and is no manifest; it is not replaced" in line
+    assert file.read_text() == "my notes"
+
+
+def test_hmdb51(tmp_path: Path, videos: Path) -> None:
+    lists = tmp_path / "lists"
+    text = "me_wave_f_nm_np1_fr_bad_0.avi 1 \nyou_wave_f_nm_np1_fr_bad_0.avi 2 \n"
+    write(lists / "wave_test_split1.txt", text)
+    out = tmp_path / "hmdb.parquet"
+    assert answer("hmdb51", videos, "--lists", lists, "--out", out) == [
+        f"{out}: 2 pairs (1 train, 0 val, 1 test)"
+    ]
+    assert Manifest.read(out).column("label") == ["wave", "wave"]
+    line = refused("hmdb51", videos, "--lists", lists, "--split", "2", "--out", out)
+    assert "wave_test_split2.txt does not exist" in line
+
+
+def test_folder(tmp_path: Path, videos: Path) -> None:
+    titles = write(tmp_path / "titles.tsv", "name\ttitle\nv_YoYo_g01_c01\tLook!\n")
+    names = write(tmp_path / "names.csv", "videos,my videos\n")
+    out = tmp_path / "folder.parquet"
+    call = ["folder", videos, "--titles", titles, "--title-columns", "video_id=name", "--out", out]
+    lines = answer(*call, "--label-by-folder", "--class-names", names)
+    assert lines[0] == f"{out}: 1 pairs (1 train, 0 val, 0 test)"
+    assert Manifest.read(out).column("label") == ["my videos"]
+    assert (tmp_path / "folder.left-out.csv").read_text().count("no title") == 6
+    assert "--split-list 'train' is not of the form" in refused(*call, "--split-list", "train")
