@@ -56,8 +56,13 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
         BadVideoError: there is no such file, its server does not answer or gives no ranges, or the
             protocol is unknown or needs a package that is not installed.
     """
+    import fsspec
+
     try:
-        handle = _opened(url)
+        # The archive of a chained URL (zip://…::https://…) is read in the same way as a file. It
+        # is open for as long as the filesystem is known here.
+        filesystem, path = fsspec.url_to_fs(url, http=CACHE, https=CACHE)
+        handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
     except Exception as error:  # every protocol has exceptions of its own
         raise _fault(url, error) from error
     try:
@@ -71,15 +76,6 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
     finally:
         with suppress(Exception):  # what was read is read
             handle.close()
-
-
-def _opened(url: str) -> IO[bytes]:
-    import fsspec
-
-    # The archive of a chained URL (zip://…::https://…) is read in the same way as a file.
-    filesystem, path = fsspec.url_to_fs(url, http=CACHE, https=CACHE)
-    handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
-    return handle
 
 
 def _fault(url: str, error: Exception) -> BadVideoError:

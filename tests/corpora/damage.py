@@ -1,0 +1,123 @@
+"""Ways to damage a video file, and what a check may call the result."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosspair.faults import Kind
+
+USABLE = {kind for kind in Kind if not kind.broken}
+# A file that opens may turn out to be any of these, as chance will have it.
+WORN = {
+    Kind.CUT, Kind.CORRUPT_FRAMES, Kind.UNDECODABLE, Kind.DAMAGED_HEADER, Kind.NO_VIDEO_STREAM,
+    Kind.ABSURD_SIZE, Kind.NOT_A_VIDEO, Kind.AUDIO_ONLY,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A damaged file: what was done to it, and the kinds that a check may find."""
+
+    path: Path
+    damage: str
+    kinds: set[Kind]
+
+
+def damaged_files(
+    sources: Sequence[Path], audio: Path, folder: Path, count: int, seed: int
+) -> list[Damaged]:
+    """Make files, each by the next of the ways, of sources drawn by chance."""
+    draw = random.Random(seed)
+    made = []
+    for number in range(count):
+        damage = list(WAYS)[number % len(WAYS)]
+        way, kinds = WAYS[damage]
+        source = audio if damage == "audio only" else draw.choice(sources)
+        path = folder / f"{number:04}{source.suffix}"
+        way(path, source.read_bytes(), draw)
+        made.append(Damaged(path, damage, kinds))
+    return made
+
+
+def _intact(path: Path, content: bytes, draw: random.Random) -> None:
+    path.write_bytes(content)
+
+
+def _cut(path: Path, content: bytes, draw: random.Random) -> None:
+    path.write_bytes(content[: draw.randrange(1, len(content) * 3 // 4)])
+
+
+def _flipped(path: Path, content: bytes, draw: random.Random) -> None:
+    changed = bytearray(content)
+    for _ in range(draw.choice([1, 10, 100, 1000])):
+        changed[draw.randrange(len(changed))] ^= draw.randrange(1, 256)
+    path.write_bytes(changed)
+
+
+def _zeroed(path: Path, content: bytes, draw: random.Random) -> None:
+    changed = bytearray(content)
+    length = draw.randrange(1, len(content) // 2)
+    begin = draw.randrange(len(content) - length)
+    changed[begin : begin + length] = bytes(length)
+    path.write_bytes(changed)
+
+
+def _headed(header: bytes) -> Callable[[Path, bytes, random.Random], None]:
+    """Another format's beginning over this file's."""
+
+    def way(path: Path, content: bytes, draw: random.Random) -> None:
+        path.write_bytes(header + content[len(header) :])
+
+    return way
+
+
+def _empty(path: Path, content: bytes, draw: random.Random) -> None:
+    path.touch()
+
+
+def _text(path: Path, content: bytes, draw: random.Random) -> None:
+    path.write_text("Not found. Try again later.\n" * draw.randrange(1, 500))
+
+
+def _html(path: Path, content: bytes, draw: random.Random) -> None:
+    path.write_text("<!DOCTYPE html>\n<html><body>404</body></html>\n")
+
+
+def _loop(path: Path, content: bytes, draw: random.Random) -> None:
+    path.symlink_to(path.name)
+
+
+def _folder(path: Path, content: bytes, draw: random.Random) -> None:
+    path.mkdir()
+
+
+def _pipe(path: Path, content: bytes, draw: random.Random) -> None:
+    os.mkfifo(path)
+
+
+RIFF = b"RIFF\xff\xff\xff\x00AVI LIST"
+BOX = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41"
+EBML = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08"
+WAYS: dict[str, tuple[Callable[[Path, bytes, random.Random], None], set[Kind]]] = {
+    "cut": (_cut, WORN),
+    "flipped bytes": (_flipped, WORN | USABLE),
+    "zeroed run": (_zeroed, WORN | USABLE),
+    "header of an avi": (_headed(RIFF), WORN | USABLE),
+    "cut again": (_cut, WORN),
+    "flipped bytes again": (_flipped, WORN | USABLE),
+    "header of an mp4": (_headed(BOX), WORN | USABLE),
+    "header of a webm": (_headed(EBML), WORN | USABLE),
+    "zeroed run again": (_zeroed, WORN | USABLE),
+    "empty": (_empty, {Kind.EMPTY}),
+    "text": (_text, {Kind.NOT_A_VIDEO}),
+    "html": (_html, {Kind.NOT_A_VIDEO}),
+    "audio only": (_intact, {Kind.AUDIO_ONLY}),
+    "symlink loop": (_loop, {Kind.UNREADABLE}),
+    "folder": (_folder, {Kind.UNREADABLE}),
+    "pipe": (_pipe, {Kind.UNREADABLE}),
+    "intact": (_intact, USABLE),
+}

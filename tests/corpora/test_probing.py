@@ -1,0 +1,217 @@
+"""What is found in files of every state: the probed columns, or one line on what is wrong."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crosspair.corpora import probing
+from crosspair.corpora.probing import WHOLE, find_all, probe_all
+from crosspair.faults import Kind, Verdict
+from crosspair.isolation import Lost
+from crosspair.video import integrity, probe
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    return make_video(tmp_path_factory.mktemp("one") / "a.mp4", frames=60)
+
+
+def kinds(*paths: Path | str, decode: bool = False) -> list[Kind]:
+    jobs = [(str(path), [WHOLE]) for path in paths]
+    found = dict(find_all(jobs, decode=decode))
+    return [found[job].verdicts[0].kind for job in range(len(jobs))]
+
+
+def error(path: Path | str, **options: bool) -> str:
+    """The message about a file, without its name."""
+    (found,) = probe_all([str(path)], **options)
+    assert list(found) == ["error"]
+    assert found["error"].startswith(f"{path}: ")
+    return found["error"].removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_columns_are_what_the_header_says(video: Path, decode: bool) -> None:
+    assert probe_all([str(video)], decode=decode) == [
+        {"width": 128, "height": 64, "fps": 30.0, "frames": 60, "duration": 2.0, "codec": "h264"}
+    ]
+
+
+def test_results_stand_in_the_order_of_the_paths(tmp_path: Path, make_video) -> None:
+    paths = [make_video(tmp_path / f"{n}.mp4", frames=n) for n in range(3, 9)]
+    again = [*paths, *reversed(paths), tmp_path / "none.mp4", paths[0]]
+    done: list[int] = []
+    found = probe_all([str(path) for path in again], progress=done.append, workers=2)
+    counts = [each.get("frames") for each in found]
+    assert counts == [3, 4, 5, 6, 7, 8, 8, 7, 6, 5, 4, 3, None, 3]
+    assert done[-1] == len(again)
+    assert done == sorted(done)
+    found[0]["frames"] = 99
+    assert found[-1]["frames"] == 3
+
+
+def test_nothing_to_probe() -> None:
+    assert probe_all([]) == []
+
+
+def test_what_is_no_file(tmp_path: Path, video: Path) -> None:
+    loop, pipe, folder = (tmp_path / f"{name}.mp4" for name in ("loop", "pipe", "folder"))
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    folder.mkdir()
+    assert error(loop) == "Too many levels of symbolic links"
+    assert error(pipe) == "is no regular file (a pipe, socket or device)"
+    assert error(folder) == "is a folder, not a video"
+    assert error(tmp_path / "none.mp4") == "no such file"
+    assert error(tmp_path / ("a" * 300 + ".mp4")) == "File name too long"
+    assert kinds(loop, pipe, folder, tmp_path / "no.mp4") == [Kind.UNREADABLE] * 3 + [Kind.MISSING]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path, video: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(video.read_bytes())
+    path.chmod(0)
+    assert error(path) == "cannot be opened (Permission denied)"
+    assert kinds(path) == [Kind.UNREADABLE]
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "concat:a.mp4", "100%.mp4", "ä b?.mp4", "-.mp4"])
+def test_any_name_is_a_files_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(video.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert probe_all([name, f"{tmp_path}/{name}"]) == probe_all([str(video)]) * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"Not found\n" * 9, "it is text"),
+        ("Zażółć\n".encode() * 99, "it is text"),
+        (b"\n <!doctype HTML><p>", "it is an HTML page: a download that failed?"),
+        (b"\x00\x01\x02\x80" * 99, "Invalid data found when processing input"),
+    ],
+)
+def test_what_is_no_video(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    assert error(path) == f"not a readable video, or cut ({reason})"
+    assert kinds(path) == [Kind.NOT_A_VIDEO]
+
+
+def test_a_picture_that_can_be_read(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.mp4", format="png")
+    assert error(tmp_path / "a.mp4") == "is a picture, not a video"
+    assert kinds(tmp_path / "a.mp4") == [Kind.NOT_A_VIDEO]
+
+
+def test_sound_with_a_cover_is_audio_only(tmp_path: Path, make_audio) -> None:
+    import av
+    from av.stream import Disposition
+    from PIL import Image
+
+    assert kinds(make_audio(tmp_path / "plain.mp4")) == [Kind.AUDIO_ONLY]
+    covered = tmp_path / "a.mp4"
+    with av.open(str(tmp_path / "plain.mp4")) as sound, av.open(str(covered), "w") as out:
+        audio = out.add_stream_from_template(sound.streams.audio[0])
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        frame = av.VideoFrame.from_image(Image.new("RGB", (64, 48)))
+        out.mux(cover.encode(frame))
+        out.mux(cover.encode())
+        for packet in sound.demux(sound.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = audio
+                out.mux(packet)
+    assert error(covered) == "has no video stream"
+    assert kinds(covered) == [Kind.AUDIO_ONLY]
+
+
+def test_another_container_than_the_name_says(tmp_path: Path, make_video) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(make_video(tmp_path / "a.webm").read_bytes())
+    (_, found), *_ = find_all([(str(path), [WHOLE])])
+    verdict = Verdict(Kind.WRONG_CONTAINER, "it is Matroska / WebM, not .mp4")
+    assert found.verdicts == [verdict]
+    assert probe_all([str(path)])[0]["codec"] == "vp9"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi"])
+def test_the_container_that_the_name_says(tmp_path: Path, make_video, suffix: str) -> None:
+    assert kinds(make_video(tmp_path / f"a{suffix}"), decode=True) == [Kind.FINE]
+
+
+@pytest.mark.parametrize(("frames", "kind"), [(27, Kind.SHORT), (28, Kind.FINE)])
+def test_shorter_than_a_clip(tmp_path: Path, make_video, frames: int, kind: Kind) -> None:
+    assert kinds(make_video(tmp_path / "a.mp4", frames=frames)) == [kind]
+
+
+@pytest.mark.parametrize(("fps", "kind"), [(1, Kind.FINE), (1000, Kind.ODD_RATE)])
+def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: Kind) -> None:
+    path = make_video(tmp_path / "a.mp4", fps=fps, frames=1200 if fps > 1 else 3)
+    assert kinds(path) == [kind]
+
+
+def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integrity, "SIDES", (8, 100))
+    info, verdicts = integrity.inspect(str(video), [WHOLE], decode=True)
+    reason = "the header gives a size of 128×64 pixels"
+    assert verdicts == [Verdict(Kind.ABSURD_SIZE, reason)]
+    assert info == probe(str(video))
+
+
+def test_parts_of_a_video_have_their_own_verdicts(video: Path) -> None:
+    parts = [(0.0, 1.5), (0.5, 1.0), (2.5, 4.0), (1.0, 9.0), (None, None)]
+    (_, found), *_ = find_all([(str(video), parts)], decode=True)
+    assert [verdict.kind for verdict in found.verdicts] == [
+        Kind.FINE, Kind.SHORT, Kind.OUTSIDE, Kind.FINE, Kind.FINE
+    ]  # fmt: skip
+    assert found.verdicts[2].reason == "the clip starts at 2.5 s but the video ends at 2.00 s"
+    assert found.verdicts[1].reason == (
+        "0.50 s, shorter than a clip of 0.93 s (8 frames, 4/30 s apart): "
+        "training repeats its last frame"
+    )
+
+
+def test_lost_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = [Lost("the decoder crashed (signal 11)"), Lost("not done after 20 s", hung=True)]
+
+    def isolated(task, jobs, **options):
+        yield from enumerate(lost)
+
+    monkeypatch.setattr(probing, "isolated", lambda *a, **k: (each for each in isolated(*a, **k)))
+    assert probe_all(["a.mp4", "b.mp4"]) == [
+        {"error": "a.mp4: the decoder crashed (signal 11)"},
+        {"error": "b.mp4: not done after 20 s; left out"},
+    ]
+    found = [found.verdicts for _, found in find_all([("a", [WHOLE] * 2), ("b", [WHOLE])])]
+    assert [[verdict.kind for verdict in of] for of in found] == [[Kind.CRASH] * 2, [Kind.HANG]]
+    _, (_, decoded) = find_all([("a", [WHOLE]), ("b", [WHOLE])], decode=True)
+    assert decoded.verdicts[0].reason == "not done after 20 s and its own length; left out"
+
+
+def test_a_file_within_an_archive(tmp_path: Path, video: Path) -> None:
+    archive = tmp_path / "videos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(video, "deep/a.mp4")
+    url = f"zip://deep/a.mp4::{archive}"
+    assert probe_all([url]) == probe_all([str(video)])
+    assert probe(url).frames == 60
+    assert kinds(url, f"zip://none.mp4::{archive}", f"zip://a.mp4::{tmp_path}/none.zip") == [
+        Kind.FINE, Kind.MISSING, Kind.MISSING
+    ]  # fmt: skip
+
+
+def test_untouched_videos_are_fine(shared_data: Path) -> None:
+    paths = sorted((shared_data / "ucf10" / "videos").rglob("*.mp4"))[::45]
+    assert kinds(*paths, decode=True) == [Kind.FINE] * len(paths)
