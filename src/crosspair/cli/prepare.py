@@ -89,7 +89,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _workers(given: int | None) -> int:
-    from crosspair.corpora.prepare.processes import cores
+    from crosspair.isolation import cores
 
     if given is not None and given < 1:
         raise CrosspairError(f"--workers is {given}; it must be 1 or more")

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from crosspair.atomic import write_atomically
-from crosspair.corpora.prepare.plan import Request
+from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.corpora.prepare.transcode import transcode
 from crosspair.errors import RunError, VideoError
-from crosspair.video.decode import probe
+from crosspair.video.container import probe
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a request.
+def attempt(form: list[Any]) -> dict[str, Any]:
+    """Make a file, in one step.
 
-    Attributes:
-        seconds: how long it took.
-        size: of the file, in bytes.
-        probed: the manifest's columns that probing the file fills.
-        error: what is wrong with the source, in one line; empty where nothing is.
-        fatal: why no other request can do better, in one line; empty where others can.
+    Args:
+        form: `Request.to_json`.
+
+    Returns:
+        The fields of `Outcome`.
     """
-
-    seconds: float = 0.0
-    size: int = 0
-    probed: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    fatal: str = ""
+    return asdict(_outcome(Request.from_json(form)))
 
 
-def attempt(request: Request) -> Outcome:
-    """Make the file, in one step."""
+def _outcome(request: Request) -> Outcome:
     begun = time.perf_counter()
     try:
         content = transcode(request.clip, request.settings)
@@ -47,7 +39,7 @@ def attempt(request: Request) -> Outcome:
             fatal=f"{_one_line(str(error))}; what is done is kept, and the same command goes on "
             "from there"
         )
-    except Exception as error:  # of 240,000 files from the web, one will find a fault unknown yet
+    except Exception as error:  # of 240,000 files from the web, one will show a fault unknown yet
         told = f"{request.clip.path}: cannot be prepared ({type(error).__name__}: {error})"
         return Outcome(time.perf_counter() - begun, error=_one_line(told))
     return Outcome(time.perf_counter() - begun, len(content), probed)

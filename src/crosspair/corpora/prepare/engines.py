@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import Any
 
-from crosspair.corpora.prepare.attempt import Outcome, attempt
-from crosspair.corpora.prepare.plan import Request
-from crosspair.corpora.prepare.processes import Died, each_in_processes
+from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.errors import RunError
+from crosspair.isolation import Lost, isolated
+
+SECONDS = 120.0  # for a file to open and to be written; its frames have time of their own
 
 Engine = Callable[[Sequence[Request]], Generator[tuple[int, Outcome]]]
 """From requests to their indices and outcomes, in the order in which they end."""
 
 
 def on_processes(requests: Sequence[Request], workers: int) -> Generator[tuple[int, Outcome]]:
-    """Answer requests in so many processes of this machine."""
-    for index, result in each_in_processes(attempt, requests, workers):
-        if isinstance(result, Died):
-            yield index, _lost(requests[index], f"exit code {result.code}")
-        else:
-            yield index, result
+    """Answer requests in so many processes of this machine.
+
+    One that crashes or hangs is replaced, and costs its file only.
+    """
+    jobs = [request.to_json() for request in requests]
+    task = "crosspair.corpora.prepare.attempt:attempt"
+    answers = isolated(task, jobs, seconds=SECONDS, workers=workers)
+    with closing(answers):
+        for index, answer in answers:
+            if isinstance(answer, Lost):
+                yield index, _lost(requests[index], answer.reason)
+            else:
+                yield index, Outcome(**answer)
 
 
 def on_ray(
@@ -45,13 +56,17 @@ def on_ray(
         raise RunError(
             "the engine ray needs Ray; install it by pip install 'crosspair[scale]'"
         ) from error
-    own = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
+    from crosspair.corpora.prepare.attempt import attempt
+
+    if address:
+        _check_reachable(address)
+    own: Any = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
     try:
-        ray.init(
-            address or "local", log_to_driver=False, logging_level=logging.ERROR, **own
-        )  # fmt: skip
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise RunError(f"no Ray at {address}: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())
+        where = f"cannot be reached at {address}" if address else "cannot be started"
+        raise RunError(f"Ray {where} ({reason})") from error
     try:
         task = ray.remote(num_cpus=1, max_retries=0)(attempt)
         # More than can run, so that no core waits; not all, since each takes memory of the head.
@@ -60,18 +75,30 @@ def on_ray(
         waiting = iter(range(len(requests)))
         while True:
             while len(pending) < at_once and (index := next(waiting, None)) is not None:
-                pending[task.remote(requests[index])] = index
+                pending[task.remote(requests[index].to_json())] = index
             if not pending:
                 return
             for reference in ray.wait(list(pending), num_returns=1)[0]:
                 index = pending.pop(reference)
                 try:
-                    yield index, ray.get(reference)
+                    yield index, Outcome(**ray.get(reference))
                 except ray.exceptions.RayError as error:
-                    yield index, _lost(requests[index], type(error).__name__)
+                    reason = f"the process that decoded it ended ({type(error).__name__})"
+                    yield index, _lost(requests[index], reason)
     finally:
         ray.shutdown()
 
 
-def _lost(request: Request, how: str) -> Outcome:
-    return Outcome(error=f"{request.clip.path}: the process that decoded it died ({how})")
+def _check_reachable(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would knock for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # as "auto"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(f"Ray cannot be reached at {address} ({error})") from error
+
+
+def _lost(request: Request, reason: str) -> Outcome:
+    return Outcome(error=f"{request.clip.path}: {reason}")

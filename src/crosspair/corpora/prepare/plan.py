@@ -15,28 +15,13 @@ from crosspair.clip import Clip
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.prepare.journal import JOURNAL, Journal
 from crosspair.corpora.prepare.names import file_names
+from crosspair.corpora.prepare.request import Request
 from crosspair.corpora.prepare.settings import Settings
 from crosspair.errors import ManifestError
 
 VERSION = 1  # of the files: raise it when the same request would give other bytes
 VIDEOS = "videos"
 MANIFEST = "manifest.parquet"
-
-
-@dataclass(frozen=True)
-class Request:
-    """One file to be made.
-
-    Attributes:
-        clip: the source, and the part of it to take.
-        target: where the file is to stand; ``None`` to see only how long making it takes.
-        key: of the settings, the clip, and the state in which its source was found.
-    """
-
-    clip: Clip
-    settings: Settings
-    target: Path | None
-    key: str
 
 
 @dataclass(frozen=True)

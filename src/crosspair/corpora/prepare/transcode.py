@@ -17,12 +17,15 @@ from crosspair.clip import Clip
 from crosspair.corpora.prepare.passage import Passage, opened_passage
 from crosspair.corpora.prepare.settings import Settings
 from crosspair.errors import VideoError
+from crosspair.isolation import allow
 from crosspair.video.container import told
 
 # Measured on UCF101 at short side 128: against x264's defaults, decoding without CABAC and
 # deblocking takes a quarter off the time of a clip for 6 % more disk; B-frames give nothing.
 ENCODER = {"preset": "veryfast", "tune": "fastdecode"}
 TIME_BASE = Fraction(1, 120_000)  # s; frames of all usual rates, 30000/1001 too, begin on a tick
+
+SECONDS_A_SECOND = 20  # of video, before a process is taken to hang; large frames take 2
 
 
 def transcode(clip: Clip, settings: Settings) -> bytes:
@@ -44,6 +47,7 @@ def transcode(clip: Clip, settings: Settings) -> bytes:
         VideoError: the source is missing, empty, cut, damaged, or has no video stream.
     """
     with opened_passage(clip, settings.middle) as passage:
+        allow(SECONDS_A_SECOND * (passage.begin + passage.length))
         try:
             return _encoded(passage, settings)
         except av.FFmpegError as error:
