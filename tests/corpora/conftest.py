@@ -29,7 +29,7 @@ class Disk:
         for name in names:
             os.link(self.video, self.videos / name)
 
-    def break_(self, *names: str) -> None:
+    def spoil(self, *names: str) -> None:
         """Files that are no videos."""
         for name in names:
             (self.videos / name).parent.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ def test_the_complete_lists_and_few_videos(disk: Disk, shared_data: Path) -> Non
     lines = (official / "wave_test_split1.txt").read_text().splitlines()
     used = [line.split()[0] for line in lines if line.split()[1] != "0"]
     disk.link(*(f"wave/{name}" for name in used[:20]))
-    disk.break_(*(f"wave/{name}" for name in used[20:23]))
+    disk.spoil(*(f"wave/{name}" for name in used[20:23]))
     manifest = made(disk, official)
     assert [bool(error) for error in manifest.column("error")] == [False] * 20 + [True] * 3
     reasons = [reason for _, reason, _ in left_out(manifest.path)]

@@ -47,7 +47,7 @@ def test_captions_become_titles(disk: Disk) -> None:
 
 def test_what_is_missing_is_listed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.link("trimmed_resize_a.mp4", "trimmed_resize_b.mp4", "trimmed_resize_c.mp4")
-    disk.break_("trimmed_resize_d.mp4")
+    disk.spoil("trimmed_resize_d.mp4")
     captions = {"a": entry("A"), "b": entry(" "), "c": entry(None)}
     manifest = made(disk, captions | {"d": entry("D"), "e": entry("")})
     assert manifest.column("pair_id") == ["a", "d"]

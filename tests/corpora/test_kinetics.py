@@ -117,7 +117,7 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
     ]
     disk.link(*(f"{folder}/{name}.mp4" for folder, name in clips[:60]))
     disk.link(*(f"{row[1]}.mp4" for row in rows[60:80]))
-    disk.break_(*(f"{name}.mp4" for _, name in clips[80:85]))
+    disk.spoil(*(f"{name}.mp4" for _, name in clips[80:85]))
     titles = disk.file(
         "titles.tsv", "".join(f"{row[1]}\tclean\ttitle of {row[1]}\n" for row in rows[:83])
     )

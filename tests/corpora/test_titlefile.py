@@ -56,6 +56,10 @@ def test_the_authors_file_has_no_header(disk: Disk, name: str) -> None:
     ]
 
 
+def test_the_first_title_of_the_authors_file_may_be_any_word(disk: Disk) -> None:
+    assert len(read_titles(disk.file("titles.tsv", f"abcdefghij_\tpath\tlabel\n{AUTHORS}"))) == 4
+
+
 def test_three_columns_with_a_header_are_not_the_authors(disk: Disk) -> None:
     file = disk.file("titles.tsv", "youtube_id1\traw\ttitle\nx\tR\tT\n")
     with pytest.raises(ManifestError, match="needs the columns 'title' and 'video_id' or 'path'"):

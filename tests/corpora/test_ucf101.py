@@ -89,7 +89,7 @@ def test_the_complete_lists_and_few_videos(
 ) -> None:
     present = [f"v_Archery_g{group:02d}_c01.mp4" for group in range(1, 26)]
     disk.link(*present)
-    disk.break_("v_Archery_g01_c02.avi")
+    disk.spoil("v_Archery_g01_c02.avi")
     disk.link("holiday.mp4")
     with caplog.at_level(logging.INFO):
         manifest = made(disk, shared_data / "lists" / "ucf101")

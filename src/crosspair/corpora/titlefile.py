@@ -59,7 +59,8 @@ def _is_of_authors(table: Table) -> bool:
     return (
         table.separator == "\t"
         and len(first) == len(_OF_AUTHORS)
-        and not set(first) & set(COLUMNS)
+        and "title" not in first
+        and first[0] not in COLUMNS
         and _YOUTUBE_ID.fullmatch(first[0]) is not None
     )
 
