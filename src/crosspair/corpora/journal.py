@@ -30,13 +30,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[str, Found] = {}
-        with suppress(FileNotFoundError):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError, KeyError, TypeError):  # a kill cut it short
-                    key, columns, verdicts = json.loads(line)
-                    self._known[key] = Found(columns, [Verdict(Kind[k], r) for k, r in verdicts])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file():
+                self._read()
             self._file = path.open("a", encoding="utf-8")
             self._file.write("\n" if self._known else "")  # whatever the last line was
         except OSError as error:
@@ -51,7 +48,8 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was told by `add`
+            self._file.close()
 
     def known(self, path: str, parts: Sequence[Part]) -> Found | None:
         """What is written of these parts of a video, if it has not changed since."""
@@ -74,6 +72,13 @@ class Journal:
         """All is done, and told elsewhere."""
         self._file.close()
         self.path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        with self.path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with suppress(ValueError, KeyError, TypeError):  # a kill cut it short
+                    key, columns, verdicts = json.loads(line)
+                    self._known[key] = Found(columns, [Verdict(Kind[k], r) for k, r in verdicts])
 
 
 def _key(path: str, parts: Sequence[Part]) -> str:

@@ -1,0 +1,252 @@
+"""The check of a manifest: what is written into it, into the list, and into the journal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.corpora import Manifest, probing
+from crosspair.corpora import check as checking
+from crosspair.corpora.check import check
+from crosspair.corpora.journal import Journal
+from crosspair.corpora.manifest import manifest_of
+from crosspair.corpora.probing import WHOLE, Found
+from crosspair.errors import ManifestError, RunError
+from crosspair.faults import Kind, Verdict
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    return make_video(tmp_path_factory.mktemp("one") / "a.mp4", frames=60)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, video: Path) -> Manifest:
+    """Three videos of which one is in order, and one stands in two rows."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(video, folder / "good.mp4")
+    (folder / "empty.mp4").touch()
+    rows: list[dict[str, Any]] = [
+        {"pair_id": "good", "path": "videos/good.mp4"},
+        {"pair_id": "empty", "path": "videos/empty.mp4"},
+        {"pair_id": "gone, far", "path": "videos/gone.mp4", "error": "as told before"},
+        {"pair_id": "part", "path": "videos/good.mp4", "start": 0.5, "end": 1.0, "error": "old"},
+        {"pair_id": "late", "path": "videos/good.mp4", "start": 5.0, "end": 9.0},
+    ]
+    path = tmp_path / "m.parquet"
+    return manifest_of([{**row, "title": "t", "label": "x"} for row in rows], path).write(path)
+
+
+KINDS = [Kind.FINE, Kind.EMPTY, Kind.MISSING, Kind.SHORT, Kind.OUTSIDE]
+ERRORS = [
+    None, "videos/empty.mp4: the file is empty (0 bytes)", "videos/gone.mp4: no such file", None,
+    "videos/good.mp4: the clip starts at 5 s but the video ends at 2.00 s",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_the_manifest_is_filled_where_it_lies(corpus: Manifest, decode: bool) -> None:
+    before, hashed = corpus.table.to_pylist(), corpus.hash
+    checked = check(corpus, decode=decode)
+    assert [verdict.kind for verdict in checked.verdicts] == KINDS
+    assert checked.broken == 3
+    written = Manifest.read(corpus.path)
+    assert written.table.equals(checked.manifest.table)
+    assert written.column("error") == ERRORS
+    assert written.column("frames") == [60, None, None, 60, 60]
+    assert written.column("codec") == ["h264", None, None, "h264", "h264"]
+    assert written.hash == hashed
+    for name in ("pair_id", "path", "title", "label", "start", "end"):
+        assert written.column(name) == [row[name] for row in before]
+    assert sorted(path.name for path in corpus.path.parent.iterdir()) == ["m.parquet", "videos"]
+
+
+def test_a_mended_video_loses_its_error(corpus: Manifest, video: Path) -> None:
+    check(corpus)
+    for name in ("empty", "gone"):
+        shutil.copy(video, corpus.path.parent / "videos" / f"{name}.mp4")
+    checked = check(Manifest.read(corpus.path))
+    assert checked.manifest.column("error")[:4] == [None] * 4
+    assert checked.manifest.column("width") == [128] * 5
+
+
+@pytest.mark.parametrize(
+    ("out", "written_to", "first"),
+    [("sub/n.parquet", "sub/n.parquet", "../videos/good.mp4"), ("sub", "sub/m.parquet", None),
+     ("n.parquet", "n.parquet", "videos/good.mp4")],
+)  # fmt: skip
+def test_another_manifest_can_be_written(
+    corpus: Manifest, tmp_path: Path, out: str, written_to: str, first: str | None
+) -> None:
+    before = corpus.path.read_bytes()
+    checked = check(corpus, tmp_path / out)
+    assert corpus.path.read_bytes() == before
+    written = Manifest.read(tmp_path / written_to)
+    assert written.path == checked.manifest.path == tmp_path / written_to
+    assert written.column("path")[0] == (first or "../videos/good.mp4")
+    assert Path(written.clips()[0].path).is_file()
+    assert [verdict.kind for verdict in check(written).verdicts] == KINDS
+
+
+def test_whole_paths_and_urls_stay_what_they_are(tmp_path: Path, video: Path) -> None:
+    paths = [str(video), f"zip://a.mp4::{tmp_path}/none.zip"]
+    rows = [{"pair_id": path, "path": path, "title": "t"} for path in paths]
+    checked = check(manifest_of(rows, tmp_path / "m.parquet"), tmp_path / "deep" / "n.parquet")
+    assert checked.manifest.column("path") == paths
+    assert [verdict.kind for verdict in checked.verdicts] == [Kind.FINE, Kind.MISSING]
+
+
+def test_kinds_are_counted_by_video_and_by_pair(corpus: Manifest) -> None:
+    rows = corpus.table.to_pylist()
+    more = [{**rows[0], "pair_id": "again"}, {**rows[1], "pair_id": "more"}]
+    checked = check(manifest_of([*rows, *more], corpus.path))
+    assert checked.counts() == {
+        Kind.FINE: (1, 2), Kind.SHORT: (1, 1), Kind.MISSING: (1, 1), Kind.EMPTY: (1, 2),
+        Kind.OUTSIDE: (1, 1),
+    }  # fmt: skip
+    assert list(checked.counts()) == [kind for kind in Kind if kind in KINDS]
+
+
+def test_the_list_names_all_but_what_is_fine(corpus: Manifest, tmp_path: Path) -> None:
+    check(corpus).write_list(tmp_path / "deep" / "list.csv")
+    assert (tmp_path / "deep" / "list.csv").read_text().splitlines() == [
+        "pair_id,path,kind,message",
+        "empty,videos/empty.mp4,empty file,the file is empty (0 bytes)",
+        '"gone, far",videos/gone.mp4,missing,no such file',
+        'part,videos/good.mp4,shorter than a clip,"0.50 s, shorter than a clip of 0.93 s '
+        '(8 frames, 4/30 s apart): training repeats its last frame"',
+        "late,videos/good.mp4,part outside the video,"
+        "the clip starts at 5 s but the video ends at 2.00 s",
+    ]
+
+
+def test_a_list_that_cannot_be_written(corpus: Manifest) -> None:
+    with pytest.raises(RunError, match=r"videos cannot be written: Is a directory$"):
+        check(corpus).write_list(corpus.path.parent / "videos")
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_manifest_that_cannot_be_written(corpus: Manifest, tmp_path: Path, decode: bool) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ManifestError, match=r"cannot be written: (File exists|Not a directory)$"):
+        check(corpus, tmp_path / "file" / "n.parquet", decode=decode)
+
+
+def test_every_video_is_opened_once_and_told(
+    corpus: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def find_all(jobs, **options):
+        asked.extend(jobs)
+        return probing.find_all(jobs, **options)
+
+    monkeypatch.setattr(checking, "find_all", find_all)
+    done: list[int] = []
+    check(corpus, progress=done.append, decode=True)
+    names = [Path(path).name for path, _ in asked]
+    assert names == ["good.mp4", "empty.mp4", "gone.mp4"]
+    assert [parts for _, parts in asked] == [[WHOLE, (0.5, 1.0), (5.0, 9.0)], [WHOLE], [WHOLE]]
+    assert done == [0, 1, 2, 3]
+
+
+# --- stopped and gone on with -------------------------------------------------------------------
+
+
+def stopped_after(number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let a check be stopped after so many videos; the names of those that are looked at."""
+    asked: list[str] = []
+
+    def find_all(jobs, **options):
+        one_by_one = {**options, "workers": 1}
+        for count, (job, found) in enumerate(probing.find_all(jobs, **one_by_one)):
+            if count == number:
+                raise KeyboardInterrupt
+            asked.append(Path(jobs[job][0]).name)
+            yield job, found
+
+    monkeypatch.setattr(checking, "find_all", find_all)
+    return asked
+
+
+def test_a_check_that_was_stopped_goes_on(
+    corpus: Manifest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = corpus.path.read_bytes()
+    stopped_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        check(corpus, decode=True)
+    assert corpus.path.read_bytes() == before
+    journal = corpus.path.with_name(".m.parquet.checked")
+    assert "good.mp4" in journal.read_text()
+    journal.write_text(journal.read_text() + '["cut sho')
+    asked = stopped_after(99, monkeypatch)
+    done: list[int] = []
+    with caplog.at_level("INFO"):
+        checked = check(corpus, decode=True, progress=done.append)
+    assert "1 of 3 videos are done" in caplog.text
+    assert asked == ["empty.mp4", "gone.mp4"]
+    assert done == [1, 2, 3]
+    assert [verdict.kind for verdict in checked.verdicts] == KINDS
+    assert checked.manifest.column("error") == ERRORS
+    assert not journal.exists()
+
+
+def test_a_video_that_was_changed_since_is_looked_at_again(
+    corpus: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_after(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        check(corpus, decode=True)
+    (corpus.path.parent / "videos" / "empty.mp4").write_text("text, for a change\n")
+    asked = stopped_after(99, monkeypatch)
+    checked = check(corpus, decode=True)
+    assert asked == ["empty.mp4", "gone.mp4"]
+    assert checked.verdicts[1].kind is Kind.NOT_A_VIDEO
+
+
+def test_a_journal_keeps_what_was_found(tmp_path: Path, video: Path) -> None:
+    path = tmp_path / "deep" / ".j"
+    parts = [WHOLE, (0.5, None)]
+    found = Found(
+        {"fps": 29.97, "codec": "h264"}, [Verdict(Kind.CUT, "zu kürz"), Verdict(Kind.FINE)]
+    )
+    with Journal(path) as journal:
+        journal.add(str(video), parts, found)
+        journal.add("http://a/b.mp4", [WHOLE], found)
+    path.write_text(
+        path.read_text() + "\n".join(["", "[1]", "7", '["a", {}, [["NONE", ""]]]', "{"])
+    )
+    with Journal(path) as journal:
+        assert journal.known(str(video), parts) == found
+        assert journal.known("http://a/b.mp4", [WHOLE]) == found
+        assert journal.known(str(video), [WHOLE]) is None
+        journal.add(str(video), [WHOLE], found)
+    with Journal(path) as journal:
+        assert journal.known(str(video), [WHOLE]) == found
+        journal.remove()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(ManifestError, match=r"deep cannot be written: Is a directory$"):
+        Journal(tmp_path / "deep")
+    full = Path("/dev/full")
+    if full.exists():
+        with Journal(full) as journal, pytest.raises(ManifestError, match="No space left"):
+            journal.add("a", [WHOLE], Found({}, []))
+
+
+def test_frames_are_no_more_than_a_manifest_can_hold(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosspair.video import container
+
+    monkeypatch.setattr(container, "MOST_FRAMES", 59)
+    assert container.probe(str(video)).frames == 59
