@@ -1,0 +1,258 @@
+"""The stage that fills the clean and tree titles of a manifest."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+
+from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.titles.cleaning import clean_title
+from crosspair.corpora.titles.scanning import NOT_WORDS, Reason
+from crosspair.corpora.titles.trees import BATCH, trees
+from crosspair.errors import TextError
+
+logger = logging.getLogger(__name__)
+
+Empty = Literal["keep", "drop", "raw"]
+
+_Job = tuple[str, str | None]  # a raw title, and the clean one that is kept, if any
+_NAMED = 5  # how many pairs a message names before it only counts
+_ALONE = 5 * BATCH  # titles that one process has done before a second one is ready
+
+
+class Prepared(NamedTuple):
+    """What became of a title.
+
+    Attributes:
+        clean: English words, numbers and marks; may be empty, as may be the tree.
+        tree: the verbs and nouns of those.
+        removed: what went and why, for people.
+        reasons: how many pieces went for each reason.
+    """
+
+    clean: str
+    tree: str
+    removed: str
+    reasons: tuple[tuple[Reason, int], ...]
+
+
+class Row(NamedTuple):
+    """One pair of the manifest before and after."""
+
+    pair_id: str
+    title: str
+    prepared: Prepared
+
+
+@dataclass(frozen=True)
+class TitleReport:
+    """What the stage did to a manifest.
+
+    Attributes:
+        rows: every pair, also those that were dropped.
+        empty: what was done with pairs whose title ended empty.
+        lemmas: whether words of trees are base forms.
+        reasons: how many pieces went for each reason.
+    """
+
+    rows: list[Row]
+    empty: Empty
+    lemmas: bool
+    reasons: Counter[Reason] = field(default_factory=Counter)
+
+    @property
+    def clean_words(self) -> int:
+        """Words and numbers in all clean titles."""
+        return self.tree_words + self.reasons[Reason.PART]
+
+    @property
+    def tree_words(self) -> int:
+        """Words in all trees."""
+        return sum(len(row.prepared.tree.split()) for row in self.rows)
+
+    @property
+    def raw_words(self) -> int:
+        """Words of all raw titles, with numbers, addresses and words of other scripts."""
+        gone = set(Reason) - NOT_WORDS - {Reason.PART}
+        return self.clean_words + sum(self.reasons[reason] for reason in gone)
+
+    @property
+    def clean_empty(self) -> list[Row]:
+        """Pairs whose clean title is empty."""
+        return [row for row in self.rows if not row.prepared.clean]
+
+    @property
+    def tree_empty(self) -> list[Row]:
+        """Pairs whose clean title has words, but neither a verb nor a noun."""
+        return [row for row in self.rows if row.prepared.clean and not row.prepared.tree]
+
+
+def prepare_titles(
+    manifest: Manifest,
+    *,
+    lemmas: bool = False,
+    empty: Empty = "keep",
+    keep_clean: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda _, __: None,
+) -> tuple[Manifest, TitleReport]:
+    """Fill ``title_clean`` and ``title_tree`` of every pair.
+
+    Args:
+        manifest: with raw titles; what stands in the two columns is replaced.
+        lemmas: write base forms into trees.
+        empty: what becomes of a title of which nothing is left. ``keep``: the column is null.
+            ``raw``: the clean title is the raw one as it is, and an empty tree is the clean title.
+            ``drop``: pairs without a clean title leave the manifest; an empty tree is null.
+        keep_clean: take clean titles as they are where there are any, and only parse them.
+        workers: processes; by default one for each core this process may use.
+        progress: told how many titles are done, of how many.
+
+    Returns:
+        A manifest of the same path, not yet written, and what was done.
+
+    Raises:
+        TextError: the extra ``text`` is not installed, ``workers`` is less than 1, ``empty`` would
+            drop every pair, or a process ended abruptly.
+    """
+    if workers is not None and workers < 1:
+        raise TextError(f"workers is {workers}: pass 1 or more")
+    titles = [title or "" for title in manifest.column("title")]
+    given = manifest.column("title_clean") if keep_clean else [None] * len(titles)
+    times = Counter(zip(titles, given, strict=True))
+    jobs = list(times)  # each title once, however many pairs have it
+    done: dict[_Job, Prepared] = {}
+    pairs = 0
+    for job, prepared in zip(jobs, _prepared(jobs, lemmas, workers or _cores()), strict=True):
+        done[job] = prepared
+        pairs += times[job]
+        progress(pairs, len(titles))
+    found = [done[job] for job in zip(titles, given, strict=True)]
+    rows = list(map(Row, manifest.column("pair_id"), titles, found))
+    report = TitleReport(rows, empty, lemmas)
+    for each in found:
+        report.reasons.update(dict(each.reasons))
+    _tell(report)
+    return _filled(manifest, rows, empty), report
+
+
+def write_elsewhere(manifest: Manifest, path: Path) -> Manifest:
+    """Write a manifest to a path, where its videos are found again from another folder too.
+
+    Raises:
+        ManifestError: it cannot be written.
+    """
+    old, new = manifest.path.parent.resolve(), path.parent.resolve()
+    if old == new:
+        return manifest.write(path)
+    paths = [
+        given if "://" in given or Path(given).is_absolute() else os.path.relpath(old / given, new)
+        for given in manifest.column("path")
+    ]
+    return Manifest(_with_column(manifest.table, "path", paths), path).write(path)
+
+
+def _filled(manifest: Manifest, rows: Sequence[Row], empty: Empty) -> Manifest:
+    cleans, leaves = [], []
+    for row in rows:
+        clean, tree = row.prepared.clean, row.prepared.tree
+        if empty == "raw":
+            clean = clean or row.title.strip()
+            tree = tree or clean
+        cleans.append(clean or None)
+        leaves.append(tree or None)
+    table = _with_column(manifest.table, "title_clean", cleans)
+    table = _with_column(table, "title_tree", leaves)
+    filled = Manifest(table, manifest.path)
+    if empty != "drop":
+        return filled
+    kept = [number for number, clean in enumerate(cleans) if clean]
+    if rows and not kept:
+        raise TextError(
+            f"{manifest.path}: every one of the {len(rows)} titles ends empty, so that no pair "
+            "would be left; keep them by --empty keep or --empty raw"
+        )
+    return filled.take(kept)
+
+
+def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+    place = table.column_names.index(name)
+    return table.set_column(place, table.schema.field(name), pa.array(values, pa.string()))
+
+
+def _tell(report: TitleReport) -> None:
+    did = {"keep": "kept without", "drop": "dropped", "raw": "kept with the raw title"}
+    kinds = (
+        ("clean title", report.clean_empty, did[report.empty]),
+        ("verb or noun", report.tree_empty, did["raw" if report.empty == "raw" else "keep"]),
+    )
+    for what, rows, done in kinds:
+        if rows:
+            named = ", ".join(f"{row.pair_id} {row.title!r}" for row in rows[:_NAMED])
+            more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+            logger.warning("%d pairs have no %s, %s: %s%s", len(rows), what, done, named, more)
+
+
+def _prepared(jobs: Sequence[_Job], lemmas: bool, workers: int) -> Iterator[Prepared]:
+    if workers == 1 or len(jobs) <= _ALONE:
+        for start in range(0, len(jobs), BATCH):
+            yield from _chunk(jobs[start : start + BATCH], lemmas)
+        return
+    chunks = [jobs[start : start + 2 * BATCH] for start in range(0, len(jobs), 2 * BATCH)]
+    # Spawned, not forked: a fork copies the locks of the caller's threads in whatever state.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _leave_interrupts) as pool:
+        try:
+            for prepared in pool.map(_chunk, chunks, [lemmas] * len(chunks)):
+                yield from prepared
+        except BrokenProcessPool as error:
+            raise TextError(
+                "a process that prepares titles ended abruptly, perhaps for want of memory; try "
+                "again with one worker (a script that calls prepare_titles must do so under "
+                "\"if __name__ == '__main__':\")"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _chunk(jobs: Sequence[_Job], lemmas: bool) -> list[Prepared]:
+    cleaned: list[tuple[str, list[tuple[str, Reason]]]] = []
+    for title, given in jobs:
+        if given is not None:
+            cleaned.append((given, []))
+            continue
+        text, pieces = clean_title(title)
+        cleaned.append((text, [(piece.text, piece.reason) for piece in pieces if piece.reason]))
+    parsed = trees((text for text, _ in cleaned), lemmas=lemmas)
+    prepared = []
+    for (text, gone), tree in zip(cleaned, parsed, strict=True):
+        gone = gone + [(word, Reason.PART) for word, stays in tree.words if not stays]
+        reasons = Counter(reason for _, reason in gone)
+        prepared.append(Prepared(text, tree.text, _listed(gone), tuple(reasons.items())))
+    return prepared
+
+
+def _listed(gone: Sequence[tuple[str, Reason]]) -> str:
+    """As "emoji: 😍 🔥; not English: muy fácil"."""
+    by_reason: dict[Reason, list[str]] = {}
+    for text, reason in gone:
+        by_reason.setdefault(reason, []).append(text)
+    return "; ".join(f"{reason}: {' '.join(texts)}" for reason, texts in by_reason.items())
+
+
+def _leave_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,145 @@
+"""What the title stage did, for people: a page, a table of every title, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from crosspair.atomic import write_atomically
+from crosspair.corpora.titles import Piece, Reason, TitleReport, clean_title
+from crosspair.corpora.titles.scanning import NOT_WORDS
+from crosspair.corpora.titles.stage import Row
+from crosspair.corpora.titles.trees import trees
+from crosspair.reporting.title_picture import title_picture
+
+# Kinds of reasons, each with a colour of its own.
+KINDS: dict[Reason, str] = {
+    Reason.EMOJI: "sign",
+    Reason.SYMBOL: "sign",
+    Reason.URL: "address",
+    Reason.EMAIL: "address",
+    Reason.MENTION: "address",
+    Reason.SCRIPT: "language",
+    Reason.LANGUAGE: "language",
+    Reason.UNREADABLE: "language",
+    Reason.ALONE: "language",
+    Reason.PART: "part",
+}
+_EXAMPLES = 16
+_PICTURED = 8
+_LONGEST = 90  # letters of an example
+_LISTED = 50  # empty titles on the page
+
+
+@dataclass(frozen=True)
+class Example:
+    """A title with all its pieces, and its clean title with all its words."""
+
+    pieces: Sequence[Piece]
+    clean: str
+    words: Sequence[tuple[str, bool]]
+    """Words of the clean title, and whether they stayed in the tree."""
+    tree: str
+
+
+@dataclass(frozen=True)
+class ReasonRow:
+    """How much went for a reason."""
+
+    reason: Reason
+    kind: str
+    count: int
+    share: float | None
+    """Of the words it was taken from, 0 to 1; ``None`` for what is no word."""
+
+
+def write_title_report(folder: Path, report: TitleReport) -> None:
+    """Write ``report.html``, ``titles.csv`` and ``titles.png``, each in one step.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    examples = title_examples(report)
+    write_atomically(folder / "titles.csv", _csv(report.rows))
+    write_atomically(folder / "titles.png", title_picture(examples[:_PICTURED], KINDS))
+    write_atomically(folder / "report.html", _page(report, examples))
+
+
+def title_examples(report: TitleReport, most: int = _EXAMPLES) -> list[Example]:
+    """Titles that show every reason, those with many different ones first."""
+    short = [row for row in report.rows if row.prepared.clean and len(row.title) <= _LONGEST]
+    unseen = {reason for row in short for reason, _ in row.prepared.reasons}
+    chosen: dict[str, Row] = {}
+    varied = sorted(short, key=lambda row: (-len(row.prepared.reasons), row.pair_id))
+    for row in varied:
+        reasons = {reason for reason, _ in row.prepared.reasons}
+        if reasons & unseen:
+            chosen[row.title] = row
+            unseen -= reasons
+    step = max(1, len(varied) // most)
+    for row in [*varied[: most // 2], *varied[::step]]:
+        chosen.setdefault(row.title, row)
+    cleaned = [(row, clean_title(row.title)) for row in list(chosen.values())[:most]]
+    # A clean title that was given cannot be shown as made of the raw one.
+    made = [(row, each) for row, each in cleaned if each.text == row.prepared.clean]
+    parsed = trees((each.text for _, each in made), lemmas=report.lemmas)
+    return [
+        Example(each.pieces, each.text, tree.words, tree.text)
+        for (_, each), tree in zip(made, parsed, strict=True)
+    ]
+
+
+def reason_rows(report: TitleReport) -> list[ReasonRow]:
+    """Reasons with their counts and shares, the most frequent first within each stage."""
+    rows = []
+    for reason, count in report.reasons.most_common():
+        whole = report.clean_words if reason is Reason.PART else report.raw_words
+        share = None if reason in NOT_WORDS or not whole else count / whole
+        rows.append(ReasonRow(reason, KINDS[reason], count, share))
+    return sorted(rows, key=lambda row: row.reason is Reason.PART)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["pair_id", "title", "title_clean", "title_tree", "empty", "removed"])
+    for row in rows:
+        clean, tree = row.prepared.clean, row.prepared.tree
+        empty = "clean" if not clean else "tree" if not tree else ""
+        # A half of a surrogate pair cannot be written as UTF-8.
+        cells = [row.pair_id, row.title, clean, tree, empty, row.prepared.removed]
+        writer.writerow([cell.encode(errors="replace").decode() for cell in cells])
+    return file.getvalue()
+
+
+def _page(report: TitleReport, examples: Sequence[Example]) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_resource("titles.html.j2"))
+    text = template.render(
+        look=Markup(_look()),
+        report=report,
+        reasons=reason_rows(report),
+        examples=examples,
+        kinds=KINDS,
+        empty=report.clean_empty[:_LISTED],
+        done={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
+    )
+    return text.encode(errors="replace").decode()
+
+
+def _look() -> str:
+    """The style of the other reports, so that all pages look alike."""
+    return _resource("report.html.j2").partition("<style>")[2].partition("</style>")[0]
+
+
+def _resource(name: str) -> str:
+    return resources.files("crosspair.reporting").joinpath(name).read_text("utf-8")

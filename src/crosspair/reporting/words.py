@@ -1,0 +1,189 @@
+"""What titles have in common with class names, as a table and a figure (Table 6, Figure 2)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from crosspair.atomic import write_atomically
+from crosspair.corpora.words import Overlap, VariantOverlap
+from crosspair.reporting.figures import INK, SERIES, styled
+
+_HEAD = ("titles", "pairs", "at least one", "all", "relevant", "words a title")
+_PIPED = 100  # columns where no terminal says how wide it is
+_ENDS = 10  # classes from the top and from the bottom
+_PREFERRED = ("title_clean", "title", "title_tree")  # for the classes; Figure 2 is of the first
+
+
+def print_words(overlaps: Sequence[VariantOverlap]) -> None:
+    """Print the table of all kinds of titles to standard output."""
+    table = Table(*_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for overlap in overlaps:
+        table.add_row(*_cells(overlap))
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED)
+    console.print(table)
+
+
+def write_words(
+    folder: Path, overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]
+) -> None:
+    """Write ``words.md``, ``words.csv`` and ``words.png``, each in one step.
+
+    Args:
+        folder: is made where it does not exist.
+        overlaps: of each kind of titles.
+        accuracy: of classes, 0 to 1; may be empty, or lack some.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    write_atomically(folder / "words.md", words_markdown(overlaps, accuracy))
+    write_atomically(folder / "words.csv", _csv(overlaps, accuracy))
+    write_atomically(folder / "words.png", overlap_figure(overlaps, accuracy))
+
+
+def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> str:
+    """Both tables in Markdown: kinds of titles, then classes by overlap."""
+    shown = _preferred(overlaps)
+    classes = [
+        [
+            label,
+            f"{shown.classes[label].pairs:,}",
+            _percent(shown.classes[label].at_least_one),
+            _percent(shown.classes[label].all),
+            _percent(accuracy.get(label)),
+        ]
+        for label in shown.ranked()
+    ]
+    parts = [
+        _table(_HEAD, [_cells(overlap) for overlap in overlaps]),
+        f"Classes by the share of {shown.variant} with at least one word of their name:",
+        _table(("class", "pairs", "at least one", "all", "accuracy"), classes),
+    ]
+    related = rank_correlation(shown, accuracy)
+    if related is not None:
+        parts.append(
+            f"Rank correlation of overlap (at least one) and accuracy over classes: {related:+.2f}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def rank_correlation(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> float | None:
+    """Spearman's correlation of overlap and accuracy over classes, -1 to 1.
+
+    Returns:
+        ``None`` where fewer than three classes have an accuracy, or all are alike.
+    """
+    labels = [label for label in overlap.classes if label in accuracy]
+    if len(labels) < 3:
+        return None
+    shares = _ranks([overlap.classes[label].at_least_one for label in labels])
+    values = _ranks([accuracy[label] for label in labels])
+    if shares.std() == 0 or values.std() == 0:
+        return None
+    return float(np.corrcoef(shares, values)[0, 1])
+
+
+def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> bytes:
+    """Draw the classes with the largest and the smallest overlap, and their accuracy.
+
+    Returns:
+        A PNG on white.
+    """
+    overlap = _preferred(overlaps)
+    labels = overlap.ranked()
+    cut = len(labels) > 2 * _ENDS
+    if cut:
+        labels = [*labels[:_ENDS], *labels[-_ENDS:]]
+    places = [row + (row >= _ENDS and cut) for row in range(len(labels))]
+    shares = [100 * overlap.classes[label].at_least_one for label in labels]
+    with styled():
+        height = 1.3 + 0.3 * (len(labels) + cut)
+        figure = Figure(figsize=(8, height), dpi=200, facecolor="white", layout="constrained")
+        axes = figure.subplots()
+        axes.barh(places, shares, 0.72, color="#a9c9e0", label="titles that share a word")
+        marked = [(100 * accuracy[n], y) for n, y in zip(labels, places, strict=True)
+                  if n in accuracy]  # fmt: skip
+        if marked:
+            axes.plot(*zip(*marked, strict=True), "o", color=SERIES[1], label="accuracy")
+        axes.set_yticks(places, [_short(label) for label in labels], parse_math=False)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("%")
+        axes.grid(visible=True, axis="x")
+        axes.grid(visible=False, axis="y")
+        if cut:
+            axes.axhline(_ENDS, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        title = "Classes by word overlap" + (f", top and bottom {_ENDS}" if cut else "")
+        axes.set_title(f"{title} ({overlap.variant})", loc="left", fontsize="medium", pad=24)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small",
+            borderaxespad=0.2,
+        )  # fmt: skip
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _cells(overlap: VariantOverlap) -> list[str]:
+    total = overlap.total
+    shares = (_percent(share) for share in (total.at_least_one, total.all, total.rel))
+    length = f"{total.words / total.titles:.1f}" if total.titles else "–"
+    return [overlap.variant, f"{total.pairs:,}", *shares, length]
+
+
+def _preferred(overlaps: Sequence[VariantOverlap]) -> VariantOverlap:
+    return min(overlaps, key=lambda each: _PREFERRED.index(each.variant))
+
+
+def _csv(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = ("pairs", "titles", "words", "at_least_one", "all", "relevant")
+    writer.writerow(["titles_of", "class", *names, "accuracy"])
+    for overlap in overlaps:
+        writer.writerow([overlap.variant, "", *_numbers(overlap.total), ""])
+        for label in overlap.ranked():
+            found = accuracy.get(label)
+            writer.writerow([
+                overlap.variant, label, *_numbers(overlap.classes[label]),
+                "" if found is None else f"{found:.6g}",
+            ])  # fmt: skip
+    return file.getvalue()
+
+
+def _numbers(of: Overlap) -> list[str]:
+    shares = (of.at_least_one, of.all, of.rel)
+    return [str(of.pairs), str(of.titles), str(of.words), *(f"{share:.6g}" for share in shares)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] + ["--:"] * (len(head) - 1)
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [head, rule, *rows]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _short(label: str, most: int = 34) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Ranks from 0, ties sharing their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    means: np.ndarray[tuple[int], np.dtype[np.float64]] = (last - (counts + 1) / 2)[inverse]
+    return means

