@@ -63,7 +63,7 @@ def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, _stream(container, path, remote)
         except (av.FFmpegError, BadVideoError) as error:
             # What FFmpeg tells of a file whose server failed is not the file's fault.
-            if remote is not None and remote.fault not in (None, error):
+            if remote is not None and remote.fault is not None:
                 raise remote.fault from error
             raise
         finally:

@@ -19,8 +19,8 @@ Result = TypeVar("Result")
 class RemoteFile:
     """What the demuxer needs of a file. Whatever goes wrong on the way is kept as ``fault``.
 
-    FFmpeg may take a failed read for the file's end, and then tell something else: who reads asks
-    for ``fault`` first.
+    To FFmpeg it then is the end of the file, of which it may make what it likes: who reads asks
+    for ``fault`` in the end. (An exception would have to pass through C code, which may go on.)
 
     Args:
         handle: as fsspec opened it.
@@ -32,20 +32,22 @@ class RemoteFile:
         self.fault: BadVideoError | None = None
 
     def read(self, size: int = -1) -> bytes:
-        return self._guarded(lambda: self._handle.read(size))
+        return self._guarded(lambda: self._handle.read(size), b"")
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._guarded(lambda: self._handle.seek(offset, whence))
+        return self._guarded(lambda: self._handle.seek(offset, whence), -1)
 
     def tell(self) -> int:
-        return self._guarded(self._handle.tell)
+        return self._guarded(self._handle.tell, -1)
 
-    def _guarded(self, action: Callable[[], Result]) -> Result:
+    def _guarded(self, action: Callable[[], Result], failed: Result) -> Result:
+        if self.fault is not None:
+            return failed
         try:
             return action()
-        except Exception as error:
-            self.fault = self.fault or _fault(self._url, error)
-            raise self.fault from error
+        except Exception as error:  # every protocol has exceptions of its own
+            self.fault = _fault(self._url, error)
+            return failed
 
 
 @contextmanager
@@ -61,12 +63,13 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
     try:
         # The archive of a chained URL (zip://…::https://…) is read in the same way as a file. It
         # is open for as long as the filesystem is known here.
-        filesystem, path = fsspec.url_to_fs(url, http=CACHE, https=CACHE)
+        archive = {"http": CACHE, "https": CACHE} if "::" in url else {}
+        filesystem, path = fsspec.url_to_fs(url, **archive)
         handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
     except Exception as error:  # every protocol has exceptions of its own
         raise _fault(url, error) from error
     try:
-        if not handle.seekable():
+        if not handle.seekable() or getattr(handle, "size", 0) is None:
             raise BadVideoError(
                 url,
                 Kind.UNREADABLE,
@@ -80,7 +83,13 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
 
 def _fault(url: str, error: Exception) -> BadVideoError:
     if isinstance(error, FileNotFoundError):
-        return BadVideoError(url, Kind.MISSING, "no such file")
-    reason: Any = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = " ".join(str(reason).split())
+        cause = error.__cause__
+        if not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError | KeyError):
+            return BadVideoError(url, Kind.MISSING, "no such file")
+        if getattr(cause, "status", None) in (404, 410):
+            return BadVideoError(url, Kind.MISSING, "no such file")
+        error = cause  # fsspec says so of every server that gives nothing
+    status, message = getattr(error, "status", None), getattr(error, "message", "")
+    reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
+    line = " ".join(str(reason or error or type(error).__name__).split())
     return BadVideoError(url, Kind.UNREADABLE, f"cannot be opened ({line})")

@@ -1,0 +1,256 @@
+"""Videos that are read from elsewhere: only the ranges that are needed, one line for a fault."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import av
+import fsspec
+import numpy as np
+import pytest
+
+from crosspair.clip import Clip
+from crosspair.corpora.check import check
+from crosspair.corpora.manifest import manifest_of
+from crosspair.corpora.probing import probe_all
+from crosspair.errors import VideoError
+from crosspair.faults import Kind
+from crosspair.video import probe, read_frames
+from crosspair.video.remote import BLOCK
+
+pytest.importorskip("aiohttp", reason="reading from the web needs the extra 'remote'")
+
+
+class Server:
+    """A web server on this machine that counts what it sends.
+
+    Attributes:
+        sent: bytes of content so far.
+        mode: "ranges"; "whole" sends whole files and says so; "deaf" sends whole files whatever it
+            said; "failing" breaks down after the first bytes; or a status, as "403".
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.sent, self.mode = folder, 0, "ranges"
+        self._server = _QuietServer(("127.0.0.1", 0), partial(_Handler, self))
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/{name}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is nothing to tell of."""
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def __init__(self, served: Server, *arguments: Any) -> None:
+        self.served = served
+        super().__init__(*arguments, directory=str(served.folder))
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer(head=True)
+
+    def _answer(self, head: bool = False) -> None:
+        path, mode = self.served.folder / self.path.lstrip("/"), self.served.mode
+        if mode.isdigit() or not path.is_file():
+            self.send_error(int(mode) if mode.isdigit() else 404)
+            return
+        content = path.read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted and mode in ("ranges", "failing"):
+            first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+            if mode == "failing" and first > 0:
+                self.send_error(500)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+            content = content[first : last + 1]
+        else:
+            self.send_response(200)
+        self.send_header("Accept-Ranges", "none" if mode == "whole" else "bytes")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if not head:
+            self.served.sent += len(content)
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def long_videos(tmp_path_factory: pytest.TempPathFactory, make_video: Any) -> dict[str, Path]:
+    """Nearly half a minute with noise, so that there are bytes to be spared."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 256, 3), np.uint8)
+
+    def content(index: int, width: int, height: int) -> np.ndarray:
+        pixels = make_video.barcode(index % 256, width, height).copy()
+        pixels[:64] = np.roll(noise, 7 * index, axis=1)
+        return pixels
+
+    folder = tmp_path_factory.mktemp("long")
+    make = partial(make_video, frames=800, size=(256, 128), gop=15, content=content)
+    made = {name: make(folder / name) for name in ("end.mp4", "a.mkv")}
+    made["a.avi"] = make(folder / "a.avi", options={"b": "3M"})
+    front = folder / "front.mp4"
+    with (
+        av.open(str(made["end.mp4"])) as source,
+        av.open(str(front), "w", options={"movflags": "faststart"}) as out,
+    ):
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    assert b"moov" in front.read_bytes()[:100]
+    assert b"moov" not in made["end.mp4"].read_bytes()[:100]
+    return {**made, "front.mp4": front}
+
+
+def frames(path: Path | str) -> np.ndarray:
+    """A clip of a second, from the middle."""
+    instants = np.arange(8) * 4 / 30
+    return read_frames(Clip(str(path), 13.0, 14.0), lambda _: instants, lambda w, h: (w, h))
+
+
+@pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "a.mkv", "a.avi"])
+def test_a_clip_is_read_in_the_ranges_that_it_needs(
+    server: Server, long_videos: dict[str, Path], name: str
+) -> None:
+    (server.folder / name).write_bytes(long_videos[name].read_bytes())
+    size = long_videos[name].stat().st_size
+    assert size > 8 * BLOCK
+    found = frames(server.url(name))
+    np.testing.assert_array_equal(found, frames(long_videos[name]))
+    assert 0 < server.sent < size / 3
+    before = server.sent
+    assert probe(server.url(name)) == probe(str(long_videos[name]))
+    assert server.sent - before < size / 4
+
+
+def test_a_video_in_memory(long_videos: dict[str, Path]) -> None:
+    with fsspec.open("memory://videos/a.mp4", "wb") as file:
+        file.write(long_videos["end.mp4"].read_bytes())
+    np.testing.assert_array_equal(frames("memory://videos/a.mp4"), frames(long_videos["end.mp4"]))
+    with pytest.raises(VideoError, match=r"^memory://none.mp4: no such file$"):
+        probe("memory://none.mp4")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_video_in_an_archive(
+    tmp_path: Path, long_videos: dict[str, Path], compression: int
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as archive:
+        archive.write(long_videos["end.mp4"], "clip.mp4")
+    url = f"zip://clip.mp4::{tmp_path}/a.zip"
+    np.testing.assert_array_equal(frames(url), frames(long_videos["end.mp4"]))
+
+
+def test_a_video_in_an_archive_on_the_web(server: Server, long_videos: dict[str, Path]) -> None:
+    with zipfile.ZipFile(server.folder / "a.zip", "w") as archive:
+        for name, path in long_videos.items():
+            archive.write(path, name)
+    url = f"zip://front.mp4::{server.url('a.zip')}"
+    np.testing.assert_array_equal(frames(url), frames(long_videos["front.mp4"]))
+
+
+def fault(url: str, read: Callable[[str], Any] = probe) -> str:
+    with pytest.raises(VideoError) as caught:
+        read(url)
+    assert str(caught.value).startswith(f"{url}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{url}: ")
+
+
+def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
+    assert fault(server.url("none.mp4")) == "no such file"
+    assert fault(f"zip://a.mp4::{server.url('none.zip')}") == "no such file"
+    (tmp_path / "a.zip").write_text("no archive")
+    assert fault(f"zip://a.mp4::{tmp_path}/a.zip") == "cannot be opened (File is not a zip file)"
+
+
+def test_a_server_that_does_not_answer() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    message = fault(f"http://127.0.0.1:{port}/a.mp4")
+    assert re.fullmatch(r"cannot be opened \(.*[Cc]onnect .*\)", message)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [("403", "status 403: Forbidden"), ("500", "status 500: ")]
+)
+def test_a_server_that_refuses(server: Server, make_video, status: str, said: str) -> None:
+    make_video(server.folder / "a.mp4")
+    server.mode = status
+    message = fault(server.url("a.mp4"))
+    assert message.startswith(f"cannot be opened ({said}")
+
+
+@pytest.mark.parametrize("mode", ["whole", "deaf"])
+def test_a_server_without_ranges(server: Server, long_videos, mode: str) -> None:
+    (server.folder / "a.mp4").write_bytes(long_videos["end.mp4"].read_bytes())
+    server.mode = mode
+    message = fault(server.url("a.mp4"))
+    assert "range" in message
+    assert message.startswith(("its server sends whole files only", "cannot be opened ("))
+
+
+@pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "a.mkv", "a.avi"])
+def test_a_server_that_breaks_down_is_not_the_videos_fault(
+    server: Server, long_videos, name: str
+) -> None:
+    (server.folder / name).write_bytes(long_videos[name].read_bytes())
+    server.mode = "failing"
+    assert fault(server.url(name), frames).startswith("cannot be opened (status 500")
+
+
+@pytest.mark.parametrize("url", ["nowhere://a.mp4", "zip://a.mp4::nowhere://b.zip"])
+def test_a_protocol_that_nobody_knows(url: str) -> None:
+    assert fault(url) == "cannot be opened (Protocol not known: nowhere)"
+
+
+def test_remote_videos_are_probed_and_checked(server: Server, tmp_path: Path, make_video) -> None:
+    video = make_video(server.folder / "a.mp4", frames=60)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(video, "b.mp4")
+    (server.folder / "page.mp4").write_text("<html>")
+    (server.folder / "cut.mp4").write_bytes(video.read_bytes()[:3000])
+    names = ["a.mp4", "none.mp4", "page.mp4", "cut.mp4"]
+    urls = [*map(server.url, names), f"zip://b.mp4::{tmp_path}/b.zip"]
+    found = probe_all(urls)
+    (expected,) = probe_all([str(video)])
+    assert found[0] == found[4] == expected
+    rows = [{"pair_id": url, "path": url, "title": "t"} for url in urls]
+    checked = check(manifest_of(rows, tmp_path / "m.parquet"), decode=True)
+    assert [verdict.kind for verdict in checked.verdicts] == [
+        Kind.FINE, Kind.MISSING, Kind.NOT_A_VIDEO, Kind.CUT, Kind.FINE
+    ]  # fmt: skip
+    assert checked.manifest.column("path") == urls
+    assert [error and error.split(": ")[0] for error in checked.manifest.column("error")] == [
+        None, *urls[1:4], None
+    ]  # fmt: skip
