@@ -96,21 +96,27 @@ class OptimizerConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     """sgd: the paper's, with momentum. adamw: better behaved in short trainings."""
     lr: float = 0.2
-    """Learning rate of stage I for all but the language model."""
+    """Learning rate; in pre-training that of stage I, for all but the language model."""
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 1e-4
-    """Weight decay; 1e-4 in the paper."""
+    """Weight decay; in the paper 1e-4, and 5e-4 in fine-tuning."""
     schedule: Literal["constant", "cosine", "step"] = "constant"
     """Over the whole training: constant (the paper: stages only), cosine to zero, or ÷10 steps."""
     step_epochs: tuple[int, ...] = ()
     """Epochs at which schedule "step" divides the rates by 10."""
     warmup_epochs: float = 0.0
     """Epochs over which the rates rise linearly from zero."""
-    text_head_factor: float = 1.0
-    """Share of the learning rate that the text head has; 0 keeps it as it was drawn."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient; none in the paper."""
+
+
+@dataclass(frozen=True)
+class TowersOptimizerConfig(OptimizerConfig):
+    """How the weights of both towers move."""
+
+    text_head_factor: float = 1.0
+    """Share of the learning rate that the text head has; 0 keeps it as it was drawn."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,9 @@ class TrainingConfig:
     """The loop."""
 
     epochs: int = 300
-    """Passes over the train split."""
+    """Passes over the train split, at most."""
     batch_size: int = 256
-    """Pairs a step, over all processes."""
+    """Pairs, or videos with a label, a step, over all processes."""
     accumulate: int = 1
     """Parts in which a batch goes through the network, to save memory."""
     seed: int = 0
@@ -146,7 +152,7 @@ class TrainingConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bfloat16 where the processor computes in it, else float32."""
     validate_every: int = 1
-    """Epochs between validations (retrieval on the val split)."""
+    """Epochs between validations: retrieval, or classification in fine-tuning."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_steps: int = 0
@@ -169,9 +175,68 @@ class Recipe:
     """Common space."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Loss."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TowersOptimizerConfig = field(default_factory=TowersOptimizerConfig)
     """Optimiser."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     """Stages."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Loop."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What stands in the place of the mapping layer (Section 4.2)."""
+
+    dropout: float = 0.0
+    """Share of the visual feature's values that are dropped in training; none in the paper."""
+    label_smoothing: float = 0.0
+    """Share of the target that goes to all classes alike; none in the paper."""
+    frozen_norm: bool = False
+    """Keep batch normalisation's statistics and weights as they came with the pre-trained network:
+    for batches of a few clips, and for few labels."""
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """Which labels are learnt from (Sections 4.2 and 4.4)."""
+
+    share: float = 1.0
+    """Share of each class's labels that may be seen; 0.01, 0.1 and 0.2 in the paper's low-shot."""
+    hold_out: float = 0.1
+    """Share of the train split that validation is made on, where the manifest has no split val
+    (or that is what is tested)."""
+
+
+@dataclass(frozen=True)
+class PlateauConfig:
+    """The learning rate when validation saturates (Section 4.2)."""
+
+    drops: int = 2
+    """How often the rate is divided by 10; saturation after the last ends the training. 0 leaves
+    rate and end to the optimiser's schedule and to ``epochs``."""
+    patience: int = 3
+    """Validations without a lower loss after which validation is called saturated."""
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Everything that decides a fine-tuning but the data and the weights it begins with."""
+
+    clip: ClipConfig = field(default_factory=lambda: ClipConfig(frames=16))
+    """Videos."""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    """Video encoder; that of the weights to begin with."""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """Classifier."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Labels."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=1e-2, weight_decay=5e-4)
+    )
+    """Optimiser."""
+    plateau: PlateauConfig = field(default_factory=PlateauConfig)
+    """Saturation."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=100, batch_size=32, export="best")
+    )
     """Loop."""

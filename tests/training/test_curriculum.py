@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crosspair.config import CurriculumConfig, OptimizerConfig, Recipe
+from crosspair.config import CurriculumConfig, OptimizerConfig, Recipe, TowersOptimizerConfig
 from crosspair.models import CPD, WordAverage
 from crosspair.training.curriculum import Curriculum
 from crosspair.training.optimizer import build_optimizer, rate_factor, set_rates
@@ -57,7 +57,7 @@ def tiny_model() -> CPD:
 def test_each_stage_has_the_papers_rates(strategy, stage, rest, text) -> None:
     model = tiny_model()
     optimizer = build_optimizer(model, torch.nn.Identity(), OptimizerConfig())
-    set_rates(optimizer, stage, 5, 10, OptimizerConfig(), CurriculumConfig(strategy=strategy))
+    set_rates(optimizer, stage, 5, 10, TowersOptimizerConfig(), CurriculumConfig(strategy=strategy))
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in model.text_encoder.parameters()} == {text}
     others = {id(p) for p in model.parameters()} - {id(p) for p in model.text_encoder.parameters()}
@@ -67,7 +67,7 @@ def test_each_stage_has_the_papers_rates(strategy, stage, rest, text) -> None:
 
 def test_the_text_head_can_stay_as_drawn() -> None:
     model = tiny_model()
-    config = OptimizerConfig(name="adamw", text_head_factor=0)
+    config = TowersOptimizerConfig(name="adamw", text_head_factor=0)
     optimizer = build_optimizer(model, torch.nn.Identity(), config)
     set_rates(optimizer, 1, 5, 10, config, CurriculumConfig())
     before = {name: value.clone() for name, value in model.named_parameters()}

@@ -10,13 +10,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
 
-from crosspair.config import Recipe
+from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.errors import RecipeError
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
+FOLDERS = {Recipe: "", FinetuneRecipe: "finetune"}  # where the packaged files of a kind are
 
 SMALLEST = 32  # pixels: res5 sees a sixteenth of them
 POSITIVE = frozenset({
@@ -26,43 +29,65 @@ POSITIVE = frozenset({
 })  # fmt: skip
 NOT_NEGATIVE = frozenset({
     "color_jitter", "momentum", "weight_decay", "warmup_epochs", "clip_norm", "stage2_epoch",
-    "stage2_lr", "text_lr", "text_head_factor", "seed", "workers", "checkpoint_steps",
+    "stage2_lr", "text_lr", "text_head_factor", "seed", "workers", "checkpoint_steps", "drops",
 })  # fmt: skip
+SHARES = frozenset({"bank_momentum", "dropout", "label_smoothing", "hold_out"})  # of 1, never all
 
 
-def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    files = resources.files(__name__).iterdir()
+def recipe_names(kind: type[Recipe] | type[FinetuneRecipe] = Recipe) -> list[str]:
+    """The recipes of a kind that come with the package."""
+    files = (resources.files(__name__) / FOLDERS[kind]).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe of pre-training by name or file; see `read_recipe`.
+
+    >>> load_recipe("laptop", ["training.epochs=3"]).training.epochs
+    3
+    """
+    return read_recipe(Recipe, name, overrides)
+
+
+def read_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a recipe by name or file, and apply ``dotted.key=value`` overrides.
+
+    Args:
+        kind: of pre-training or of fine-tuning.
+        name: of a recipe that comes with the package, or a file.
+        overrides: later ones hold.
 
     Raises:
         RecipeError: no such recipe, a key that no recipe has (the nearest one is named), or a
             value of the wrong type.
 
-    >>> load_recipe("laptop", ["training.epochs=3"]).training.epochs
-    3
+    >>> read_recipe(FinetuneRecipe, "ucf101").clip.frames
+    16
     """
-    settings = _flat(_parsed(_text(name), name), name)
+    settings = _flat(_parsed(_text(kind, name), name), name)
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:
             raise RecipeError(f"{override!r} is not of the form key=value, as training.epochs=10")
         settings[key.strip().removeprefix("--")] = _parsed(value, override)
-    return recipe_of(settings, name)
+    return make_recipe(kind, settings, name)
 
 
 def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
+    """Make a recipe of pre-training; see `make_recipe`."""
+    return make_recipe(Recipe, settings, name)
+
+
+def make_recipe(
+    kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = "recipe"
+) -> AnyRecipe:
     """Make a recipe of dotted keys and their values; keys left out have the defaults."""
-    known = list(recipe_settings(Recipe()))
+    known = list(recipe_settings(kind()))
     for key in settings:
         if key not in known:
             raise RecipeError(f"{name}: {key!r} is no key of a recipe; {_nearest(key, known)}")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe, "recipe")
+    parser.add_class_arguments(kind, "recipe")
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         section, _, field = key.partition(".")
@@ -72,38 +97,48 @@ def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
         recipe = parser.instantiate(namespace).recipe
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise RecipeError(f"{name}: {_first_fault(settings, str(error))}") from error
-    assert isinstance(recipe, Recipe)
+    assert isinstance(recipe, kind)
     _check(recipe, name)
     return recipe
 
 
-def recipe_settings(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as dotted keys and plain values: the inverse of `recipe_of`."""
+def recipe_settings(recipe: Recipe | FinetuneRecipe) -> dict[str, Any]:
+    """A recipe as dotted keys and plain values: the inverse of `make_recipe`."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists
     return _flat(plain, "recipe")
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: Recipe | FinetuneRecipe) -> str:
     """A recipe as the YAML that a run folder keeps."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: Recipe | FinetuneRecipe) -> str:
     """12 hex digits that tell recipes apart."""
     return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]
 
 
-def _text(name: str) -> str:
+def _text(kind: type[Recipe] | type[FinetuneRecipe], name: str) -> str:
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe file {name} cannot be read: {error}") from error
-    if name not in recipe_names():
-        raise RecipeError(f"no recipe {name!r}; {_nearest(name, recipe_names())}, or give a file")
-    return (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
+    names = recipe_names(kind)
+    if name not in names:
+        of_the_other = [
+            other for other in FOLDERS if other is not kind and name in recipe_names(other)
+        ]
+        if of_the_other:
+            what = "fine-tuning" if kind is Recipe else "pre-training"
+            raise RecipeError(
+                f"{name!r} is a recipe of {what}; those for this are {', '.join(names)}"
+            )
+        raise RecipeError(f"no recipe {name!r}; {_nearest(name, names)}, or give a file")
+    file = resources.files(__name__) / FOLDERS[kind] / f"{name}.yaml"
+    return file.read_text(encoding="utf-8")
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -146,7 +181,7 @@ def _first_fault(settings: Mapping[str, Any], message: str) -> str:
     return " ".join(lines)
 
 
-def _check(recipe: Recipe, name: str) -> None:
+def _check(recipe: Recipe | FinetuneRecipe, name: str) -> None:
     for key, value in recipe_settings(recipe).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise RecipeError(f"{name}: {key} is {value}; it must be a finite number")
@@ -155,6 +190,8 @@ def _check(recipe: Recipe, name: str) -> None:
             raise RecipeError(f"{name}: {key} is {value}; it must be above 0")
         if last in NOT_NEGATIVE and value is not None and value < 0:
             raise RecipeError(f"{name}: {key} is {value}; it must not be below 0")
+        if last in SHARES and not 0 <= value < 1:
+            raise RecipeError(f"{name}: {key} must lie in [0, 1)")
     if not 1 <= recipe.clip.scale[0] <= recipe.clip.scale[1] or recipe.clip.test_scale < 1:
         raise RecipeError(f"{name}: clip.scale and clip.test_scale must be at least 1, ascending")
     if recipe.clip.size < SMALLEST:
@@ -162,7 +199,7 @@ def _check(recipe: Recipe, name: str) -> None:
         raise RecipeError(
             f"{name}: clip.size is {recipe.clip.size}; below {SMALLEST} res5 would see one pixel"
         )
-    if not 0 <= recipe.objective.bank_momentum < 1:
-        raise RecipeError(f"{name}: objective.bank_momentum must lie in [0, 1)")
+    if isinstance(recipe, FinetuneRecipe) and not 0 < recipe.labels.share <= 1:
+        raise RecipeError(f"{name}: labels.share is {recipe.labels.share}; it must lie in (0, 1]")
     if recipe.training.batch_size % recipe.training.accumulate:
         raise RecipeError(f"{name}: training.accumulate must divide training.batch_size")

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
-from crosspair.config import CurriculumConfig, OptimizerConfig
+from crosspair.config import CurriculumConfig, OptimizerConfig, TowersOptimizerConfig
 from crosspair.models import CPD
 
 
 def build_optimizer(
     model: CPD, objective: nn.Module, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """An optimiser with groups for the language model, the text head, and all the rest.
+    """An optimiser of both towers: the language model, the text head, and all the rest."""
+    text, text_head = list(model.text_encoder.parameters()), list(model.text_head.parameters())
+    apart = {id(parameter) for parameter in (*text, *text_head)}
+    every = (*model.parameters(), *objective.parameters())
+    rest = [parameter for parameter in every if id(parameter) not in apart]
+    return optimizer_of({"rest": rest, "text_head": text_head, "text": text}, config)
+
+
+def optimizer_of(
+    roles: Mapping[str, Iterable[nn.Parameter]], config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    """An optimiser with groups of parameters for each role.
 
     With AdamW, biases and the weights of batch normalisation do not decay.
     """
-    roles = {id(parameter): "text" for parameter in model.text_encoder.parameters()}
-    roles |= {id(parameter): "text_head" for parameter in model.text_head.parameters()}
     groups = []
-    for name in ("rest", "text_head", "text"):
-        for decays in (True, False):
-            parameters = [
-                parameter
-                for parameter in (*model.parameters(), *objective.parameters())
-                if roles.get(id(parameter), "rest") == name
-                and (parameter.dim() > 1 or config.name == "sgd") == decays
-            ]
-            weight_decay = config.weight_decay if decays else 0.0
-            groups.append({"params": parameters, "weight_decay": weight_decay, "role": name})
-    groups = [group for group in groups if group["params"]]
+    for role, parameters in roles.items():
+        split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in parameters:
+            split[parameter.dim() > 1 or config.name == "sgd"].append(parameter)
+        for decays, members in split.items():
+            if members:
+                weight_decay = config.weight_decay if decays else 0.0
+                groups.append({"params": members, "weight_decay": weight_decay, "role": role})
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
@@ -42,7 +49,7 @@ def set_rates(
     stage: int,
     epoch: float,
     epochs: int,
-    config: OptimizerConfig,
+    config: TowersOptimizerConfig,
     curriculum: CurriculumConfig,
 ) -> float:
     """Set every group's learning rate for the moment; return that of all but the language model.
