@@ -74,7 +74,7 @@ def test_empty_titles_are_named(caplog: pytest.LogCaptureFixture) -> None:
     first, second = caplog.messages
     assert first.startswith("8 pairs have no clean title, kept with the raw title: p0 '犬 0', p1")
     assert first.endswith("and 3 more")
-    assert second == "1 pairs have no verb or noun, kept with the raw title: p8 'so quick'"
+    assert second == "1 pair has no verb or noun, kept with the raw title: p8 'so quick'"
 
 
 def test_dropping_every_pair_is_refused() -> None:

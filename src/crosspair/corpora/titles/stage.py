@@ -201,7 +201,8 @@ def _tell(report: TitleReport) -> None:
         if rows:
             named = ", ".join(f"{row.pair_id} {row.title!r}" for row in rows[:_NAMED])
             more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-            logger.warning("%d pairs have no %s, %s: %s%s", len(rows), what, done, named, more)
+            have = "pair has" if len(rows) == 1 else "pairs have"
+            logger.warning("%d %s no %s, %s: %s%s", len(rows), have, what, done, named, more)
 
 
 def _prepared(jobs: Sequence[_Job], lemmas: bool, workers: int) -> Iterator[Prepared]:

@@ -1,0 +1,65 @@
+"""``crosspair titles`` and ``crosspair words`` as a user runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from crosspair.corpora import Manifest
+from tests.e2e.conftest import crosspair
+from tests.e2e.test_faults import refused
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, rendered: Manifest) -> Manifest:
+    titles = ["A red ball is rolling 😍"] * len(rendered)
+    titles[3] = "犬 ★"
+    place = rendered.table.column_names.index("title")
+    table = rendered.table.set_column(place, "title", pa.array(titles, pa.string()))
+    return Manifest(table, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+
+
+def test_titles_and_words(tmp_path: Path, manifest: Manifest) -> None:
+    done = crosspair("titles", manifest.path, "--report", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert f"{manifest.path}: 64 pairs; 1 had no English title" in done.stdout
+    assert f"{manifest.column('pair_id')[3]} '犬 ★'" in " ".join(done.stderr.split())
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html", "titles.csv", "titles.png",
+    }  # fmt: skip
+    first = Manifest.read(manifest.path)
+    assert first.column("title_clean").count(None) == 1
+    assert first.column("title") == manifest.column("title")
+
+    assert crosspair("--quiet", "titles", manifest.path).returncode == 0
+    assert Manifest.read(manifest.path).hash == first.hash
+
+    done = crosspair("words", manifest.path, "--out", tmp_path / "words")
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("title_clean", "title_tree", "at least one"))
+    assert {path.name for path in (tmp_path / "words").iterdir()} == {
+        "words.md", "words.csv", "words.png",
+    }  # fmt: skip
+
+
+def test_another_manifest_can_be_written(tmp_path: Path, manifest: Manifest) -> None:
+    out = tmp_path / "new"
+    done = crosspair("titles", manifest.path, "--out", out, "--empty", "drop", "--lemmas")
+    assert done.returncode == 0, done.stderr
+    assert len(Manifest.read(out)) == 63
+    assert Manifest.read(manifest.path).column("title_clean") == [None] * 64
+
+
+def test_faults_are_told_in_one_line(tmp_path: Path, manifest: Manifest) -> None:
+    before = manifest.path.read_bytes()
+    assert "none.parquet does not exist" in refused("titles", tmp_path / "none.parquet")
+    assert "workers is 0: pass 1 or more" in refused("titles", manifest.path, "--workers", 0)
+    missing = refused("words", manifest.path, "--accuracy", tmp_path / "none.csv")
+    assert missing == f"accuracy file {tmp_path / 'none.csv'} does not exist"
+    place = manifest.table.column_names.index("label")
+    none = manifest.table.set_column(place, "label", pa.nulls(64, pa.string()))
+    Manifest(none, tmp_path / "n.parquet").write(tmp_path / "n.parquet")
+    assert "no pair has a label" in refused("words", tmp_path / "n.parquet")
+    assert manifest.path.read_bytes() == before
