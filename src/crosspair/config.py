@@ -6,7 +6,9 @@ A recipe is a YAML file of these fields; what it leaves out has the value given 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Depth: TypeAlias = Literal[10, 18, 34, 50, 101]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ClipConfig:
 class VideoConfig:
     """The slow-only 3D ResNet (Section 3.3)."""
 
-    depth: Literal[10, 18, 34, 50, 101] = 34
+    depth: Depth = 34
     """Layers: 34 and 50 in the paper; 10 and 18 for laptops and tests."""
     width: int = 64
     """Channels of the first stage; 64 is standard."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from crosspair.errors import ModelError
 from crosspair.models import CPD, WordAverage, build, text_encoder
-from crosspair.models import cpd as module
+from crosspair.models import folder as module
 from crosspair.recipes import recipe_of
 from crosspair.video import normalize
 

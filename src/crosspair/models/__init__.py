@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crosspair.config import Recipe, TextConfig
+from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
+from crosspair.models.inflate import imagenet_model, inflate
 from crosspair.models.resnet3d import ResNet3d
+from crosspair.models.start import Start, read_start
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage, learn_word_vectors, read_word_vectors, tokenize
 
@@ -34,12 +37,17 @@ def build(recipe: Recipe, titles: Sequence[str]) -> CPD:
 
 __all__ = [
     "CPD",
+    "Classifier",
     "ResNet3d",
+    "Start",
     "TextEncoder",
     "TransformerAverage",
     "WordAverage",
     "build",
+    "imagenet_model",
+    "inflate",
     "learn_word_vectors",
+    "read_start",
     "read_word_vectors",
     "text_encoder",
     "tokenize",

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.errors import ModelError, RecipeError, TextError
+from crosspair.models.folder import (
+    CONFIG_FILE,
+    CPD_TYPE,
+    load_weights,
+    local_folder,
+    read_config,
+    save_folder,
+    weights_hash,
+)
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage
@@ -27,8 +31,6 @@ from crosspair.video.pixels import normalize
 
 TextEncoder = WordAverage | TransformerAverage
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-MODEL_TYPE = "crosspair-cpd"
 SECTIONS = ("clip", "video", "text", "head")  # of a recipe: what a model is built from
 
 
@@ -96,38 +98,12 @@ class CPD(nn.Module):
     @property
     def hash(self) -> str:
         """12 hex digits that tell weights apart, wherever and however they are stored."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return weights_hash(self.state_dict())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, in place of what it may hold already."""
-        folder = Path(folder).absolute()
-        partial = folder.with_name(f".{folder.name}.partial")
-        replaced = folder.with_name(f".{folder.name}.replaced")
-        if folder.exists() and not _may_be_replaced(folder):
-            raise ModelError(f"{folder} is there already and no model folder; give another name")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-        try:
-            partial.mkdir(parents=True)
-            sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
-            text = json.dumps({"model_type": MODEL_TYPE, **sections}, indent=2)
-            (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-            self.text_encoder.save(partial)
-            weights = {name: value.contiguous() for name, value in self.state_dict().items()}
-            save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-            if folder.exists():
-                folder.rename(replaced)
-            partial.rename(folder)
-            shutil.rmtree(replaced, ignore_errors=True)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if replaced.exists() and not folder.exists():
-                replaced.rename(folder)
-            raise ModelError(f"model folder {folder} cannot be written: {error}") from error
+        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        save_folder(folder, self, {"model_type": CPD_TYPE, **sections}, self.text_encoder.save)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> CPD:
@@ -136,7 +112,7 @@ class CPD(nn.Module):
         Raises:
             ModelError: there is no such folder, or it does not hold a whole model.
         """
-        folder = _local(source)
+        folder = local_folder(source)
         recipe = _read_config(folder)
         try:
             encoder: TextEncoder = (
@@ -147,45 +123,12 @@ class CPD(nn.Module):
         except TextError as error:
             raise ModelError(str(error)) from error
         model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
-        try:
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{folder / WEIGHTS_FILE}: cannot be read ({error})") from error
-        except RuntimeError as error:
-            raise ModelError(
-                f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it: {_fault(error)}"
-            ) from error
+        load_weights(model, folder)
         return model.eval()
 
 
-def _may_be_replaced(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / CONFIG_FILE).is_file() or not any(folder.iterdir()))
-
-
-def _local(source: str | os.PathLike[str]) -> Path:
-    if Path(source).is_dir():
-        return Path(source)
-    name = os.fspath(source)
-    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not looks_like_hub:
-        raise ModelError(f"model folder {name} does not exist")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{name}: neither a folder nor a model on the hub ({reason})") from error
-
-
 def _read_config(folder: Path) -> Recipe:
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no model: no readable {CONFIG_FILE}") from error
-    if not isinstance(config, dict) or config.pop("model_type", None) != MODEL_TYPE:
-        raise ModelError(f"{folder / CONFIG_FILE}: not a configuration of crosspair")
+    config = read_config(folder, CPD_TYPE)
     try:
         return recipe_of(
             {f"{s}.{key}": value for s in SECTIONS for key, value in config[s].items()}
@@ -194,8 +137,3 @@ def _read_config(folder: Path) -> Recipe:
         raise ModelError(f"{folder / CONFIG_FILE}: a section is missing ({error})") from error
     except RecipeError as error:
         raise ModelError(f"{folder / CONFIG_FILE}: {error}") from error
-
-
-def _fault(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[1] if len(lines) > 1 else lines[0]

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-BLOCKS = {
+from crosspair.config import Depth
+
+BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
     10: (1, 1, 1, 1),
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -33,7 +35,7 @@ class ResNet3d(nn.Module):
         F is 8 × width with basic blocks and 32 × width with bottlenecks.
     """
 
-    def __init__(self, depth: int = 34, width: int = 64, shortcut: str = "B") -> None:
+    def __init__(self, depth: Depth = 34, width: int = 64, shortcut: str = "B") -> None:
         super().__init__()
         block = Bottleneck if depth >= 50 else BasicBlock
         self.stem = nn.Sequential(
