@@ -98,7 +98,7 @@ def _stays(word: str, evidence: Sequence[float], language: int, name: bool) -> b
     return gain > 0
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=50_000)
 def _names(evidence: tuple[float, ...]) -> tuple[float, ...]:
     """Evidence of a word with a capital: names travel, so that it says less."""
     english = evidence[0]
@@ -131,7 +131,7 @@ def _capitals_tell(words: Sequence[str]) -> bool:
     return 2 * sum(word[0].isupper() for word in long) <= len(long) + 1
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=50_000)
 def _evidence(word: str) -> tuple[float, ...]:
     """The word's frequency in each language, none below the floor."""
     if word[0].isdigit() or word[0] in "$£€":
@@ -146,7 +146,7 @@ def _evidence(word: str) -> tuple[float, ...]:
     return (max(known[0], floor), *(max(_FLOOR, each) for each in known[1:]))
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=50_000)
 def _gains(word: str) -> tuple[tuple[int, float], ...]:
     """By how much a word speaks for each language that it speaks for, against English."""
     english, *others = _evidence(word)
@@ -158,7 +158,9 @@ _PARTS = re.compile(r"['&.-]")
 
 @cache
 def _frequencies(language: str) -> dict[str, float]:
-    lists = _wordfreq().get_frequency_list(language)
+    source = _wordfreq()
+    lists = source.get_frequency_list(language)
+    source.get_frequency_list.cache_clear()  # most of the words that it holds on to are below it
     buckets = enumerate(lists[: round(100 * (9 - _FLOOR)) + 1])  # the n-th holds 10 ** (-n / 100)
     return {word: 9 - place / 100 for place, words in buckets for word in words}
 
