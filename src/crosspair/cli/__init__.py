@@ -8,8 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from crosspair.cli.check import add_check
 from crosspair.cli.corpus import add_corpus
 from crosspair.cli.evaluation import add_evaluate
+from crosspair.cli.prepare import add_prepare
+from crosspair.cli.titles import add_titles, add_words
 from crosspair.cli.training import add_pretrain, add_quickstart
 from crosspair.errors import CrosspairError
 
@@ -37,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for add in (add_quickstart, add_corpus, add_pretrain, add_evaluate):
+    for add in (
+        add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_pretrain,
+        add_evaluate,
+    ):  # fmt: skip
         add(verbs)
     return parser
 
