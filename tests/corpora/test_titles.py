@@ -39,7 +39,11 @@ TITLES = st.one_of(
 
 
 def by_hand() -> list[tuple[str, str]]:
-    """Titles, and what a careful person made of them before the program did."""
+    """Titles, and their clean forms by the rules of `clean_title`.
+
+    Titles and forms were written by the rules' author before the program first saw them, and not
+    changed since: the agreement tells how well the rules are kept, not that others would want them.
+    """
     text = (Path(__file__).parent / "titles_by_hand.tsv").read_text(encoding="utf-8")
     title, clean = zip(*(line.split("\t") for line in text.split("\n")[1:] if line), strict=True)
     return list(zip(title, clean, strict=True))
