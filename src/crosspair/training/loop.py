@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -109,6 +110,8 @@ class Loop:
                     logger.warning("asked to stop: saved at step %d, --resume goes on", self.step)
                     return False
                 meter.waiting()
+        failed = {"epoch": self.step / self.steps_per_epoch, "failed": len(self.left_out)}
+        self.run.record("pairs", self.step, failed)
         if self.left_out:
             logger.warning("%d pairs were left out, as their videos fail", len(self.left_out))
         return True
@@ -159,8 +162,28 @@ class Loop:
                 self.run.record(
                     "event",
                     self.step,
-                    {"event": "left out", "pair_id": pair_id, "message": message},
+                    {
+                        "epoch": self.step / self.steps_per_epoch,
+                        "event": "left out",
+                        "pair_id": pair_id,
+                        "message": message,
+                    },
                 )
+
+
+@contextmanager
+def decoding(manifest: Path) -> Iterator[None]:
+    """Tell in one line of a decoding process that died, or that gives nothing any more."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        reason = str(error).split(". ")[0].removeprefix("DataLoader ").strip()
+        raise VideoError(
+            f"decoding ended ({reason}): a video crashes its decoder or makes it hang, or memory "
+            f'ran out; find it by "crosspair check --decode {manifest}", and go on by --resume'
+        ) from error
 
 
 class _Meter:

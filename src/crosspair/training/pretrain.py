@@ -24,12 +24,14 @@ from crosspair.objectives import CrossPairNCE, MemoryBank
 from crosspair.precision import autocast
 from crosspair.progress import progress
 from crosspair.training.curriculum import Curriculum
-from crosspair.training.loop import Loop
+from crosspair.training.loop import Loop, decoding
 from crosspair.training.optimizer import build_optimizer, set_rates
 from crosspair.training.run import RunFolder
 from crosspair.video import Batch, TrainingOrder, jitter_colors, normalize, training_loader
 
 logger = logging.getLogger(__name__)
+
+STALLED = 600  # s without a batch: a decoder hangs
 
 
 def pretrain(
@@ -67,8 +69,12 @@ def pretrain(
         loader = training_loader(
             task.train.clips(), order, recipe.clip, seed=config.seed, workers=config.workers
         )
+        loader.timeout = STALLED if config.workers else 0
+        if run.last_step is None:
+            run.record("pairs", 0, {"epoch": 0, **task.pairs})
         total = config.epochs * task.steps_per_epoch
-        with progress("pre-training", total, "steps", shown=world.is_main) as bar:
+        shown = progress("pre-training", total, "steps", shown=world.is_main)
+        with shown as bar, decoding(manifest.path):
             finished = loop.go(loader, bar)
         if not finished:
             return None
@@ -94,6 +100,11 @@ class Pretraining:
         self.model = self._build_model(manifest)
         self.titles: list[str] = self.train.column(recipe.text.column)
         self.steps_per_epoch = self._check_sizes(manifest)
+        self.pairs: dict[str, int] = {}  # how many of each split are used and left out
+        for split, used in (("train", self.train), ("val", self.validation)):
+            given = len(manifest.split(split))
+            self.pairs |= {split: len(used), f"{split}_left_out": given - len(used)}
+            logger.info("split %s: %d of %d pairs are used", split, len(used), given)
         bank_seed, noise_seed = recipe.training.seed, recipe.training.seed + 1
         self.objective = CrossPairNCE(recipe.objective, noise_seed, world)
         self.bank = MemoryBank(
