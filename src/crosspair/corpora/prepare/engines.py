@@ -13,6 +13,7 @@ from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.errors import RunError
 from crosspair.isolation import Lost, isolated
 
+TASK = "crosspair.corpora.prepare.attempt:attempt"
 SECONDS = 120.0  # for a file to open and to be written; its frames have time of their own
 
 Engine = Callable[[Sequence[Request]], Generator[tuple[int, Outcome]]]
@@ -25,8 +26,7 @@ def on_processes(requests: Sequence[Request], workers: int) -> Generator[tuple[i
     One that crashes or hangs is replaced, and costs its file only.
     """
     jobs = [request.to_json() for request in requests]
-    task = "crosspair.corpora.prepare.attempt:attempt"
-    answers = isolated(task, jobs, seconds=SECONDS, workers=workers)
+    answers = isolated(TASK, jobs, seconds=SECONDS, workers=workers)
     with closing(answers):
         for index, answer in answers:
             if isinstance(answer, Lost):
@@ -63,7 +63,7 @@ def on_ray(
     own: Any = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # it has no class of its own for what may go wrong here
         reason = " ".join(str(error).split())
         where = f"cannot be reached at {address}" if address else "cannot be started"
         raise RunError(f"Ray {where} ({reason})") from error

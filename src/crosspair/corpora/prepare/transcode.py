@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 
 import av
 import numpy as np
@@ -25,11 +27,13 @@ from crosspair.video.container import told
 ENCODER = {"preset": "veryfast", "tune": "fastdecode"}
 TIME_BASE = Fraction(1, 120_000)  # s; frames of all usual rates, 30000/1001 too, begin on a tick
 
+CPU = Path("/proc/cpuinfo")
+AVX2 = "MMX2,SSE2,SSE3,SSSE3,SSE4.2,AVX,FMA3,BMI1,BMI2,LZCNT,AVX2"
 SECONDS_A_SECOND = 20  # of video, before a process is taken to hang; large frames take 2
 
 
 def transcode(clip: Clip, settings: Settings) -> bytes:
-    """Make a whole MP4 file; the same arguments give the same bytes.
+    """Make a whole MP4 file; the same arguments give the same bytes (on x86, from AVX2 on).
 
     A source of which a frame within the part fails is an error, never silently shortened: the
     title may tell of what is lost, and damage should be known. What lies outside the part is not
@@ -72,7 +76,8 @@ def _encoded(passage: Passage, settings: Settings) -> bytes:
             options={
                 **ENCODER,
                 "crf": f"{settings.crf:g}",
-                "x264-params": f"keyint={settings.gop}:min-keyint={settings.gop}:scenecut=0",
+                "x264-params": f"keyint={settings.gop}:min-keyint={settings.gop}:scenecut=0"
+                + _instructions(CPU),
             },
         )
         packets = list(_packets(passage, settings, stream))
@@ -81,6 +86,20 @@ def _encoded(passage: Passage, settings: Settings) -> bytes:
         last.duration = max(1, round(passage.length / TIME_BASE) - (last.pts or 0))
         container.mux(packets)
     return file.getvalue()
+
+
+@cache
+def _instructions(cpu: Path) -> str:
+    """x264's option to do without AVX-512, where there is any.
+
+    With it, x264 165 gave other bytes for 2 in 100 encodings of the same small frames, with AVX2
+    for 0 in 600; at these sizes it is no faster.
+    """
+    try:
+        known = "avx512" in cpu.read_text()
+    except (OSError, UnicodeDecodeError):  # not Linux
+        known = False
+    return f":asm={AVX2}" if known else ""
 
 
 def _packets(

@@ -1,0 +1,433 @@
+"""A corpus is prepared: what is done, what is done again, what is told, what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora.prepare import (
+    Estimate,
+    Plan,
+    Settings,
+    estimate,
+    on_processes,
+    plan_preparation,
+    prepare_corpus,
+)
+from crosspair.corpora.prepare.attempt import attempt
+from crosspair.corpora.prepare.journal import Journal, alone_in
+from crosspair.corpora.prepare.names import file_names
+from crosspair.corpora.prepare.request import Outcome, Request
+from crosspair.errors import ManifestError, RunError
+from crosspair.video.decode import read_frames
+
+SMALL = Settings(short_side=32)
+
+
+class Here:
+    """The engine of these tests: this very process. Notes what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, requests: Sequence[Request]) -> Any:
+        for index, request in enumerate(requests):
+            self.asked.append(request.target.name if request.target else "")
+            yield index, Outcome(**attempt(request.to_json()))
+
+
+class Corpus:
+    """A folder with a manifest of a few small videos."""
+
+    def __init__(self, root: Path, make_video: Any) -> None:
+        self.root, self.out = root, root / "out"
+        self.rows: list[dict[str, Any]] = []
+        for name, fps in (("a", 24), ("b", 30)):
+            make_video(root / f"{name}.mp4", fps=fps, frames=2 * fps)
+            self.add(name, f"{name}.mp4")
+
+    def add(self, pair_id: str, path: str, **columns: Any) -> None:
+        self.rows.append({"pair_id": pair_id, "path": path, "title": f"Title {pair_id}", **columns})
+
+    def manifest(self) -> Manifest:
+        return manifest_of(self.rows, self.root / "manifest.parquet").write(
+            self.root / "manifest.parquet"
+        )
+
+    def plan(self, settings: Settings = SMALL) -> Plan:
+        return plan_preparation(self.manifest(), self.out, settings)
+
+    def prepare(self, settings: Settings = SMALL) -> tuple[Manifest, list[str]]:
+        """The new manifest, and the files that were made for it."""
+        engine = Here()
+        return prepare_corpus(self.plan(settings), engine), engine.asked
+
+    def files(self) -> list[str]:
+        return sorted(str(p.relative_to(self.out)) for p in self.out.rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
+    root = tmp_path_factory.mktemp("pristine")
+    Corpus(root, make_video)
+    return root
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, pristine: Path) -> Corpus:
+    shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
+    return Corpus(tmp_path, lambda *_, **__: None)
+
+
+def broken(corpus: Corpus) -> None:
+    (corpus.root / "bad.mp4").write_bytes(b"")
+    corpus.add("bad", "bad.mp4", start=0.5)
+
+
+# --- what is made -------------------------------------------------------------------------------
+
+
+def test_the_new_manifest_tells_of_the_new_files(corpus: Corpus, make_video) -> None:
+    corpus.rows[0] |= {"label": "x", "split": "test", "title_clean": "c", "title_tree": "t"}
+    corpus.rows[1] |= {"start": 0.5, "end": 1.5, "width": 9999}
+    manifest, made = corpus.prepare()
+    assert made == ["a.mp4", "b.mp4"]
+    assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/a.mp4", "videos/b.mp4"]
+    probed = {"width": 64, "height": 32, "codec": "h264", "error": None, "start": None, "end": None}
+    none = dict.fromkeys(("label", "split", "title_clean", "title_tree"))
+    assert Manifest.read(corpus.out).table.to_pylist() == [
+        {
+            **probed, **corpus.rows[0], "path": "videos/a.mp4",
+            "fps": 24.0, "frames": 48, "duration": 2.0,
+        },
+        {
+            **none, **corpus.rows[1], **probed, "path": "videos/b.mp4",
+            "fps": 30.0, "frames": 30, "duration": 1.0,
+        },
+    ]  # fmt: skip
+    frames = read_frames(manifest.clips()[1], lambda _: [0.0, 0.9], lambda w, h: (w, h))
+    assert make_video.numbers(frames) == [15, 42]
+
+
+def test_rows_share_a_file_only_where_they_ask_for_the_same(corpus: Corpus) -> None:
+    corpus.add("c", "a.mp4", start=0.5)
+    corpus.add("d", "a.mp4", start=0.0)  # as row a says it, too
+    corpus.add("e", str(corpus.root / "a.mp4"), start=0.5)
+    manifest, made = corpus.prepare()
+    names = ["a.mp4", "b.mp4", "c.mp4", "a.mp4", "c.mp4"]
+    assert [Path(path).name for path in manifest.column("path")] == names
+    assert made == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_a_source_may_be_a_url(corpus: Corpus) -> None:
+    corpus.add("url", (corpus.root / "a.mp4").as_uri())
+    corpus.prepare()
+    one, two = (corpus.out / "videos" / name for name in ("a.mp4", "url.mp4"))
+    assert one.read_bytes() == two.read_bytes()
+    assert corpus.prepare()[1] == []
+    os.utime(corpus.root / "a.mp4", (1, 1))
+    assert corpus.prepare()[1] == ["a.mp4", "url.mp4"]
+
+
+def test_a_broken_source_keeps_its_row_and_stops_nothing(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(corpus)
+    corpus.rows = corpus.rows[::-1]
+    told: list[tuple[int, int]] = []
+    with caplog.at_level(logging.WARNING):
+        manifest = prepare_corpus(corpus.plan(), Here(), lambda *state: told.append(state))
+    fault = f"{corpus.root / 'bad.mp4'}: the file is empty (0 bytes)"
+    assert manifest.column("error") == [fault, None, None]
+    assert manifest.column("path")[0] == "videos/bad.mp4"
+    assert manifest.column("start") == manifest.column("frames")[:1] * 3 == [None] * 3
+    assert caplog.messages == [f"broken: {fault}"]
+    assert told == [(0, 0), (1, 1), (2, 1), (3, 1)]
+    assert not (corpus.out / "videos" / "bad.mp4").exists()
+    assert corpus.prepare()[1] == ["bad.mp4"]  # it may have been mended
+
+
+def test_the_processes_change_nothing(corpus: Corpus) -> None:
+    broken(corpus)
+    here, _ = corpus.prepare()
+    files = {name: (corpus.out / name).read_bytes() for name in corpus.files()}
+    shutil.rmtree(corpus.out)
+    there = prepare_corpus(corpus.plan(), partial(on_processes, workers=2))
+    assert there.table.equals(here.table)
+    del files["prepared.jsonl"]  # its lines come as the videos are done
+    assert {name: (corpus.out / name).read_bytes() for name in files} == files
+
+
+# --- again --------------------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing(corpus: Corpus) -> None:
+    first, _ = corpus.prepare()
+    before = {p: p.stat().st_mtime_ns for p in (corpus.out / "videos").iterdir()}
+    again, made = corpus.prepare()
+    assert made == []
+    assert again.table.equals(first.table)
+    assert {p: p.stat().st_mtime_ns for p in (corpus.out / "videos").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        (lambda c: (c.out / "videos" / "a.mp4").unlink(), ["a.mp4"]),
+        (lambda c: (c.out / "videos" / "b.mp4").write_bytes(b"cut"), ["b.mp4"]),
+        (lambda c: os.utime(c.root / "b.mp4", (1, 1)), ["b.mp4"]),
+        (lambda c: shutil.copy(c.root / "b.mp4", c.root / "a.mp4"), ["a.mp4"]),
+        (lambda c: c.rows[0].update(end=1.0), ["a.mp4"]),
+        (lambda c: c.rows[0].update(path="b.mp4"), ["a.mp4"]),
+        (lambda c: c.rows[0].update(title="Another", split="val"), []),
+        (lambda c: c.add("new", "a.mp4", start=1.0), ["new.mp4"]),
+        (lambda c: (c.out / "prepared.jsonl").write_text(""), ["a.mp4", "b.mp4"]),
+    ],
+    ids=["lost", "cut", "touched", "replaced", "part", "path", "title", "row", "journal"],
+)
+def test_only_what_changed_is_done_again(
+    corpus: Corpus, change: Callable[[Corpus], object], made: list[str]
+) -> None:
+    corpus.prepare()
+    change(corpus)
+    assert corpus.prepare()[1] == made
+    assert corpus.prepare()[1] == []
+
+
+@pytest.mark.parametrize("other", [{"gop": 8}, {"crf": 30}, {"fps": 25}, {"middle": 1.0}])
+def test_other_settings_do_all_again(corpus: Corpus, other: dict[str, Any]) -> None:
+    corpus.prepare()
+    assert corpus.prepare(Settings(short_side=32, **other))[1] == ["a.mp4", "b.mp4"]
+
+
+def test_a_run_that_is_stopped_is_gone_on_with(corpus: Corpus) -> None:
+    def stop(done: int, _: int) -> None:
+        if done == 1:
+            (corpus.out / "videos" / ".b.mp4.partial").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_corpus(corpus.plan(), Here(), stop)
+    assert corpus.files() == ["prepared.jsonl", "videos/a.mp4"]
+    assert corpus.prepare()[1] == ["b.mp4"]
+
+
+def test_what_a_kill_left_is_cleaned(corpus: Corpus) -> None:
+    corpus.prepare()
+    (corpus.out / "videos" / ".b.mp4.partial").write_bytes(b"half")
+    with (corpus.out / "prepared.jsonl").open("a") as journal:
+        journal.write('{"file": "a.mp4", "key": "torn')
+    assert corpus.prepare()[1] == []
+    assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/a.mp4", "videos/b.mp4"]
+    lines = (corpus.out / "prepared.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file"] for line in lines] == ["a.mp4", "b.mp4"]
+
+
+@given(st.lists(st.sampled_from(["a.mp4", "b.mp4", "c.mp4"])), st.integers(0, 60), st.data())
+def test_a_torn_journal_forgets_its_last_line_at_most(
+    tmp_path_factory: pytest.TempPathFactory, files: list[str], torn: int, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    journal, latest = Journal(folder), {}
+    journal.start()
+    for count, name in enumerate(files):
+        (folder / name).write_bytes(b"x" * count)
+        journal.note(folder / name, f"key {count}", count, {"frames": count})
+        latest[name] = count
+    content = journal.path.read_bytes()
+    last = len(content.splitlines()[-1]) if content else 0
+    journal.path.write_bytes(content[: len(content) - min(torn, last)])
+    read = Journal(folder)
+    for name, count in latest.items():
+        if torn < 2 or name != files[-1]:
+            assert read.probed(folder / name, f"key {count}") == {"frames": count}
+        assert read.probed(folder / name, "another key") is None
+
+
+def test_a_source_that_broke_takes_its_old_file_along(corpus: Corpus) -> None:
+    corpus.prepare()
+    (corpus.root / "a.mp4").write_bytes(b"")
+    manifest, made = corpus.prepare()
+    assert made == ["a.mp4"]
+    assert [error is None for error in manifest.column("error")] == [False, True]
+    assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/b.mp4"]
+
+
+# --- what goes wrong around it ------------------------------------------------------------------
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = attempt
+
+    def full(form: list[Any]) -> dict[str, Any]:
+        if form[2].endswith("b.mp4"):
+            monkeypatch.setattr(os, "fsync", no_space)
+        return real(form)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{__name__}.attempt", full)
+        with pytest.raises(RunError) as caught:
+            prepare_corpus(corpus.plan(), Here())
+        monkeypatch.undo()
+    assert str(caught.value) == (
+        f"{corpus.out / 'videos' / 'b.mp4'} cannot be written: No space left on device; "
+        "what is done is kept, and the same command goes on from there"
+    )
+    assert corpus.files() == ["prepared.jsonl", "videos/a.mp4"]
+    assert corpus.prepare()[1] == ["b.mp4"]
+
+
+def no_space(_: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_an_unknown_fault_of_one_file_is_told_in_its_row(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise ValueError("never\nseen before")
+
+    monkeypatch.setattr("crosspair.corpora.prepare.attempt.transcode", fail)
+    manifest, _ = corpus.prepare()
+    path = corpus.root / "a.mp4"
+    assert manifest.column("error")[0] == (
+        f"{path}: cannot be prepared (ValueError: never seen before)"
+    )
+
+
+def test_a_process_that_dies_costs_its_file(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosspair.corpora.prepare.engines.TASK", "tests.corpora.dying:attempt")
+    broken(corpus)
+    manifest = prepare_corpus(corpus.plan(), partial(on_processes, workers=1))
+    fault = f"{corpus.root / 'bad.mp4'}: the decoder crashed (signal 11)"
+    assert manifest.column("error") == [None, None, fault]
+
+
+def test_one_run_at_a_time(corpus: Corpus) -> None:
+    plan = corpus.plan()
+    corpus.out.mkdir()
+    with alone_in(corpus.out), pytest.raises(RunError, match="another run prepares"):
+        prepare_corpus(plan, Here())
+    assert len(prepare_corpus(plan, Here())) == 2
+
+
+def test_folders_that_will_not_do(corpus: Corpus) -> None:
+    def refused(message: str) -> None:
+        before = sorted(corpus.root.rglob("*"))
+        with pytest.raises(ManifestError, match=message):
+            corpus.plan()
+        assert sorted(corpus.root.rglob("*")) == before
+
+    corpus.manifest()
+    corpus.out = corpus.root
+    refused("is the folder of the manifest itself; prepare into another, as .*small")
+    corpus.out = corpus.root / "x" / ".."
+    corpus.out.parent.mkdir()
+    refused("is the folder of the manifest itself")
+    corpus.out = corpus.root / "a.mp4"
+    refused("a.mp4 is a file; prepared videos need a folder")
+    corpus.out = Path("s3://bucket/out")
+    refused("s3:/bucket/out is no local folder; prepare into one, and copy it from there")
+    for name in ("manifest.parquet", "videos/mine.mp4"):
+        corpus.out = corpus.root / Path(name).stem
+        (corpus.out / name).parent.mkdir(parents=True)
+        (corpus.out / name).write_bytes(b"mine")
+        refused("holds a manifest or videos that were not prepared there; choose another folder")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_sources_are_never_overwritten(corpus: Corpus, link: Callable[..., None]) -> None:
+    corpus.prepare()
+    link(corpus.out / "videos" / "a.mp4", corpus.root / "c.mp4")
+    corpus.add("c", "c.mp4")
+    with pytest.raises(ManifestError, match=r"source .*c\.mp4 lies in .*videos and might be over"):
+        corpus.plan()
+
+
+def test_nothing_to_prepare(corpus: Corpus) -> None:
+    corpus.rows = []
+    with pytest.raises(ManifestError, match=r"manifest\.parquet has no rows; there is nothing to"):
+        corpus.plan()
+
+
+def test_a_folder_that_cannot_be_written(corpus: Corpus) -> None:
+    plan = corpus.plan()
+    corpus.out.write_text("in the way")
+    with pytest.raises(RunError, match=r"out cannot be written to: (File exists|Not a directory)"):
+        prepare_corpus(plan, Here())
+
+
+# --- the estimate -------------------------------------------------------------------------------
+
+
+def test_an_estimate_writes_nothing_and_counts_what_is_missing(corpus: Corpus) -> None:
+    for number in range(6):
+        corpus.add(f"part {number}", "b.mp4", start=number / 10)
+    broken(corpus)
+    found = estimate(corpus.plan(), Here(), sample=100)
+    assert not corpus.out.exists()
+    corpus.prepare()
+    size = sum(p.stat().st_size for p in (corpus.out / "videos").iterdir())
+    assert found == Estimate(8, 8, 1, found.work, size)
+    assert found.work > 0
+    assert estimate(corpus.plan(), Here(), sample=100).missing == 1
+
+
+def test_the_sample_is_drawn_by_its_seed(corpus: Corpus) -> None:
+    for number in range(20):
+        corpus.add(f"part {number}", "b.mp4", start=number / 20)
+    plan, clips = corpus.plan(), []
+    sizes = [(s, estimate(plan, Here(), sample=3, seed=s).size) for s in (0, 1, 2, 0, 1, 2)]
+    clips = dict(sizes)
+    assert sizes == [*clips.items()] * 2
+    assert len(set(clips.values())) > 1
+    with pytest.raises(ManifestError, match="the sample is 0 videos; it must be 1 or more"):
+        estimate(plan, Here(), sample=0)
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(min_size=1), unique=True))
+def test_names_are_safe_and_unique(pair_ids: list[str]) -> None:
+    names = file_names(pair_ids)
+    assert len({name.casefold() for name in names}) == len(pair_ids)
+    for name in names:
+        assert name.isascii()
+        assert not set(name) & set('/\\:*?"<>| \0\n')
+        assert 0 < len(name) <= 97
+        assert name[0] not in ".-"
+    order = np.random.default_rng(0).permutation(len(pair_ids))
+    assert file_names([pair_ids[i] for i in order]) == [names[i] for i in order]
+
+
+@pytest.mark.parametrize(
+    ("pair_ids", "begin"),
+    [
+        (["v_Rowing_g01_c01", "x.y"], ["v_Rowing_g01_c01", "x.y"]),
+        (["../etc/passwd", "-rf"], ["etc_passwd-", "rf-"]),
+        (["Abc", "aBC"], ["Abc-", "aBC-"]),
+        (["é", "漢字", "a" * 300], ["e-", "clip-", "a" * 80 + "-"]),
+        (["a-0123456789abcdef"], ["a-0123456789abcdef-"]),
+    ],
+)
+def test_names_say_what_they_can(pair_ids: list[str], begin: list[str]) -> None:
+    for name, start in zip(file_names(pair_ids), begin, strict=True):
+        assert name.startswith(start)
+        assert name == start or len(name) == len(start) + 16

@@ -1,0 +1,71 @@
+"""A Ray cluster makes the very files that the processes of one machine make."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.corpora import manifest_of
+from crosspair.corpora.prepare import (
+    Settings,
+    on_processes,
+    on_ray,
+    plan_preparation,
+    prepare_corpus,
+)
+from crosspair.errors import RunError
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
+def test_both_engines_give_the_same_files(tmp_path: Path, make_video) -> None:
+    rows = [{"pair_id": "bad", "path": "bad.mp4", "title": "t"}]
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    for fps in (24, 30):
+        name = make_video(tmp_path / f"{fps}.mp4", fps=fps, frames=20).name
+        rows.append({"pair_id": str(fps), "path": name, "title": "t"})
+    manifest = manifest_of(rows, tmp_path / "manifest.parquet")
+    made = {}
+    for engine in (partial(on_processes, workers=2), partial(on_ray, workers=2)):
+        out = tmp_path / engine.func.__name__
+        try:
+            new = prepare_corpus(plan_preparation(manifest, out, Settings(short_side=32)), engine)
+        except RunError as error:
+            if "timed out during startup" in str(error):  # Ray gives itself half a minute
+                pytest.skip("this machine is too busy to start Ray")
+            raise
+        files = {p.name: p.read_bytes() for p in (out / "videos").iterdir()}
+        made[out.name] = new.table.to_pylist(), files
+    assert made["on_ray"] == made["on_processes"]
+    assert sorted(made["on_ray"][1]) == ["24.mp4", "30.mp4"]
+    assert [row["error"] is None for row in made["on_ray"][0]] == [False, True, True]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_is_not_there(scheme: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"  # bound, but nobody listens
+        with pytest.raises(RunError, match=f"Ray cannot be reached at {address} (.*refused)"):
+            next(on_ray([], workers=1, address=address))
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def none(name: str, *rest: Any) -> Any:
+        if name == "ray":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", none)
+    with pytest.raises(
+        RunError, match="the engine ray needs Ray; install it by pip install 'cross"
+    ):
+        next(on_ray([], workers=1))

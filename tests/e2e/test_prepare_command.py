@@ -1,0 +1,133 @@
+"""``crosspair prepare`` as a user runs it: status, what is told, killed and gone on with."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.video.decode import probe
+from tests.e2e.conftest import command, crosspair
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
+    """A manifest of two parts of one video, and one of which the video is not there."""
+    folder = tmp_path_factory.mktemp("sources")
+    make_video(folder / "a.avi", fps=25, frames=75, size=(192, 144))
+    row = {"path": "a.avi", "title": "A title", "label": "x"}
+    rows = [{**row, "pair_id": "one"}, {**row, "pair_id": "two", "start": 1.0}]
+    manifest_of(rows, folder / "good.parquet").write(folder / "good.parquet")
+    rows.append({**row, "pair_id": "three", "path": "none.mp4"})
+    manifest_of(rows, folder / "bad.parquet").write(folder / "bad.parquet")
+    return folder
+
+
+def prepare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    done = crosspair("prepare", *arguments)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_corpus_is_prepared_and_found_prepared(tmp_path: Path, sources: Path) -> None:
+    call = [sources / "good.parquet", "--out", tmp_path / "out", "--short-side", 64,
+            "--middle", 2, "--fps", 30, "--gop", 8, "--crf", 24, "--workers", 2]  # fmt: skip
+    done = prepare(*call)
+    assert done.returncode == 0, done.stderr
+    manifest = tmp_path / "out" / "manifest.parquet"
+    told = f"{manifest}: 2 pairs, 0 broken; 2 videos, {{}} of them prepared before\n"
+    assert done.stdout == told.format(0)
+    for clip in Manifest.read(manifest).clips():
+        info = probe(clip.path)
+        assert (info.width, info.height, info.frames, info.fps) == (86, 64, 60, 30)
+    again = prepare(*call)
+    assert again.returncode == 0
+    assert again.stdout == told.format(2)
+
+
+def test_broken_sources_are_told_by_the_status(tmp_path: Path, sources: Path) -> None:
+    done = prepare(sources / "bad.parquet", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "3 pairs, 1 broken; 3 videos, 0 of them prepared before" in done.stdout
+    assert "none.mp4: no such file" in "".join(done.stderr.split("\n"))
+    errors = Manifest.read(tmp_path / "out").column("error")
+    assert errors == [None, None, f"{sources / 'none.mp4'}: no such file"]
+
+
+def test_a_dry_run_only_tells(tmp_path: Path, sources: Path) -> None:
+    call = sources / "bad.parquet", "--out", tmp_path / "out", "--dry-run", "--sample", 2
+    done = prepare(*call, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"3 pairs, 3 videos: 0 are prepared, 3 are to do\n"
+        r"from 2 of them \([01] broken\): about \d:\d\d:\d\d with 1 processes \(\d:\d\d:\d\d of "
+        r"one\), \d+\.\d MB of disk \(\d+ MB are free\)\n",
+        done.stdout,
+    )
+    assert list(tmp_path.iterdir()) == []
+    prepare(sources / "good.parquet", "--out", tmp_path / "out")
+    done = prepare(sources / "good.parquet", "--out", tmp_path / "out", "--dry-run")
+    assert done.stdout == "2 pairs, 2 videos: 2 are prepared, 0 are to do\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--fps", "fast"], "--fps 'fast' is neither own nor a number"),
+        (["--fps", "0"], "the frame rate is 0.0; it must be 1 to 1000, or own"),
+        (["--short-side", "127"], "the short side is 127 pixels; it must be even, and 16 or more"),
+        (["--workers", "0"], "--workers is 0; it must be 1 or more"),
+        (["--address", "auto"], "--address is of a Ray cluster; add --engine ray"),
+        (["--dry-run", "--sample", "0"], "the sample is 0 videos; it must be 1 or more"),
+    ],
+)
+def test_faults_of_the_call(tmp_path: Path, sources: Path, more: list[str], message: str) -> None:
+    done = prepare(sources / "good.parquet", "--out", tmp_path / "out", *more)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == f"crosspair: error: {message}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_the_manifest_is_refused(sources: Path) -> None:
+    done = prepare(sources / "good.parquet", "--out", sources)
+    assert done.returncode == 2
+    assert f"{sources} is the folder of the manifest itself; prepare into another" in done.stderr
+    assert sorted(p.name for p in sources.iterdir()) == ["a.avi", "bad.parquet", "good.parquet"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_ended_is_gone_on_with(
+    tmp_path: Path, make_video, how: signal.Signals
+) -> None:
+    make_video(tmp_path / "a.mp4", frames=45, size=(320, 240))
+    rows = [
+        {"pair_id": f"{n:03d}", "path": "a.mp4", "title": "t", "start": n / 80} for n in range(60)
+    ]
+    manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    out = tmp_path / "out"
+    call = command("prepare", tmp_path / "m.parquet", "--out", out, "--workers", 1)
+    running = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list((out / "videos").glob("*.mp4"))) < 3:
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(how)
+    running.wait()
+    begun = {p: p.stat().st_mtime_ns for p in (out / "videos").glob("*.mp4")}
+    assert 0 < len(begun) < 60
+    assert not (out / "manifest.parquet").exists()
+    done = prepare(tmp_path / "m.parquet", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert not list(out.rglob("*.partial"))
+    found = re.search(r"(\d+) of them prepared before", done.stdout)
+    assert found is not None
+    before = int(found[1])
+    # What stood there already was not made again; a kill may come between a file and its note.
+    kept = sum(p.stat().st_mtime_ns == at for p, at in begun.items())
+    assert len(begun) - 2 <= before <= kept + 1
+    for clip in Manifest.read(out).clips()[::20]:
+        assert probe(clip.path).codec == "h264"
