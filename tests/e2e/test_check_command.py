@@ -1,0 +1,179 @@
+"""The command ``check``, and a training over good and damaged videos together."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crosspair.corpora import Manifest
+from crosspair.corpora.manifest import manifest_of
+from tests.corpora.damage import damaged_files
+from tests.e2e.conftest import command, crosspair, pretrain_arguments
+
+
+@pytest.fixture
+def corpus(tmp_path, rendered) -> Manifest:
+    """The rendered corpus, to be damaged."""
+    videos = rendered.path.parent / "videos"
+    shutil.copytree(videos, tmp_path / "corpus" / "videos")
+    return rendered.write(tmp_path / "corpus" / "manifest.parquet")
+
+
+def damage(corpus: Manifest, make_audio, split: str = "train") -> list[str]:
+    """Damage ten videos of a split beyond doubt; returns the pairs' names."""
+    rows = [row for row, of in enumerate(corpus.column("split")) if of == split][:10]
+    folder = corpus.path.parent
+    sources = [folder / path for path in corpus.column("path")[10:14]]
+    audio = make_audio(folder / "audio.mp4")
+    (folder / "damaged").mkdir()
+    damaged = damaged_files(sources, audio, folder / "damaged", 160, seed=0)
+    certain = [each for each in damaged if all(kind.broken for kind in each.kinds)]
+    table = corpus.table.to_pylist()
+    for row, each in zip(rows, certain[-10:], strict=True):
+        table[row]["path"] = f"damaged/{each.path.name}"
+    manifest_of(table, corpus.path).write(corpus.path)
+    return [table[row]["pair_id"] for row in rows]
+
+
+def test_a_corpus_without_fault(corpus) -> None:
+    done = crosspair("--quiet", "check", corpus.path)
+    assert done.returncode == 0, done.stderr
+    assert "64 of 64 pairs can be used" in done.stdout
+    assert done.stderr == ""
+
+
+def test_every_kind_is_counted_and_listed(corpus, make_audio, tmp_path) -> None:
+    broken = damage(corpus, make_audio)
+    listed = tmp_path / "list.csv"
+    done = crosspair("check", corpus.path, "--decode", "--list", listed, "--workers", 2)
+    assert done.returncode == 1, done.stderr
+    assert "54 of 64 pairs can be used" in done.stdout
+    assert "Traceback" not in done.stderr
+    with listed.open() as file:
+        found = {line["pair_id"]: line for line in csv.DictReader(file)}
+    assert set(broken) <= set(found)
+    for line in found.values():
+        assert f"{line['kind']} " in done.stdout
+        assert line["message"]
+    errors = Manifest.read(corpus.path).column("error")
+    assert sum(error is not None for error in errors) == 10
+
+
+def test_another_manifest_is_written_if_asked(corpus, tmp_path) -> None:
+    before = corpus.path.read_bytes()
+    done = crosspair("check", corpus.path, "--out", tmp_path / "checked.parquet")
+    assert done.returncode == 0, done.stderr
+    assert corpus.path.read_bytes() == before
+    assert all(
+        Path(clip.path).is_file() for clip in Manifest.read(tmp_path / "checked.parquet").clips()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.parquet"], "crosspair: error: manifest none.parquet does not exist"),
+        (["m.parquet", "--workers", "0"], "argument --workers: 0 is not 1 or more"),
+        (["m.parquet", "--timeout", "-1"], "argument --timeout: -1 is no number of seconds"),
+    ],
+)
+def test_faults_of_the_call(arguments, message) -> None:
+    done = crosspair("check", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_ctrl_c_tells_how_to_go_on_and_leaves_no_process(tmp_path, make_video) -> None:
+    video = make_video(tmp_path / "a.mp4", frames=2)
+    for number in range(400):
+        os.link(video, tmp_path / f"{number}.mp4")
+    rows = [{"pair_id": str(n), "path": f"{n}.mp4", "title": "t"} for n in range(400)]
+    manifest = manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    before = manifest.path.read_bytes()
+    journal = tmp_path / ".m.parquet.checked"
+    process = subprocess.Popen(
+        command("check", manifest.path, "--decode", "--workers", 2),
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message == "stopped; the same command goes on from here\n"
+    assert manifest.path.read_bytes() == before
+    assert workers
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    done = crosspair("check", manifest.path, "--decode", "--workers", 2)
+    assert "going on with a check that was stopped" in " ".join(done.stderr.split())
+    assert "400 of 400 pairs can be used" in done.stdout
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def lines(run: Path, kind: str) -> list[dict]:
+    every = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in every if line["kind"] == kind]
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_used_and_left_out_pairs_add_up(corpus, make_audio, tmp_path, checked) -> None:
+    broken = damage(corpus, make_audio)
+    given = len(corpus.split("train"))
+    if checked:
+        assert crosspair("check", corpus.path, "--decode").returncode == 1
+    run = tmp_path / "run"
+    done = crosspair(*pretrain_arguments(corpus.path, run, "training.epochs=1"))
+    assert done.returncode == 0, done.stderr
+    assert (run / "model").exists()
+    begun, ended = lines(run, "pairs")
+    told = " ".join(done.stderr.split())
+    wordless = set(re.findall(r"left out (\S+): no known word", told))
+    at_start = wordless | (set(broken) if checked else set())
+    assert (begun["train"], begun["train_left_out"]) == (given - len(at_start), len(at_start))
+    assert begun["val"] == len(corpus.split("val"))
+    assert f"split train: {begun['train']} of {given} pairs are used" in told
+    failed = [event["pair_id"] for event in lines(run, "event")]
+    assert ended["failed"] == len(failed)
+    assert sorted(failed) == ([] if checked else sorted(set(broken) - wordless))
+    assert set(re.findall(r"left out (\S+):", told)) == {*wordless, *broken}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("os.kill(os.getpid(), 11)", "worker (pid"),
+        ("time.sleep(1000)", "timed out after 3 seconds"),
+    ],
+)
+def test_a_decoder_that_brings_a_training_down_is_told(rendered, tmp_path, fault, reason) -> None:
+    call = list(map(str, pretrain_arguments(rendered.path, tmp_path / "run")))
+    # Without a fault of FFmpeg's at hand, the worker does to itself what one would do.
+    code = f"""
+import os, sys, time
+import crosspair.training, crosspair.video
+def read_frames(*_): {fault}
+sys.modules["crosspair.video.views"].read_frames = read_frames
+sys.modules["crosspair.training.pretrain"].STALLED = 3
+sys.argv[1:] = {call!r}
+from crosspair.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"crosspair: error: decoding ended ({reason}" in last
+    assert f'find it by "crosspair check --decode {rendered.path}", and go on by --resume' in last
