@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -42,6 +41,9 @@ class Task(Protocol):
 
     def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
         """Validate, change stage, …; tell whether the weights are the best so far."""
+
+    def saturated(self) -> bool:
+        """Whether nothing more is to be gained, so that the training ends with this epoch."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is the same on every process."""
@@ -92,10 +94,10 @@ class Loop:
             logger.info("resumed at step %d", self.step)
 
     def go(self, batches: Iterable[Batch], progress: Progress) -> bool:
-        """Train on what ``batches`` yields; tell whether the last epoch was reached."""
+        """Train on what ``batches`` yields; tell whether the training came to its end."""
         with _stop_requests() as stop_requested:
             meter = _Meter()
-            for batch in batches:
+            for batch in () if self.task.saturated() else batches:
                 meter.received()
                 stop = self._do(batch, meter, stop_requested())
                 epochs_done, within = divmod(self.step, self.steps_per_epoch)
@@ -109,6 +111,8 @@ class Loop:
                 if stop:
                     logger.warning("asked to stop: saved at step %d, --resume goes on", self.step)
                     return False
+                if self.task.saturated():
+                    break
                 meter.waiting()
         failed = {"epoch": self.step / self.steps_per_epoch, "failed": len(self.left_out)}
         self.run.record("pairs", self.step, failed)
@@ -169,21 +173,6 @@ class Loop:
                         "message": message,
                     },
                 )
-
-
-@contextmanager
-def decoding(manifest: Path) -> Iterator[None]:
-    """Tell in one line of a decoding process that died, or that gives nothing any more."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
-            raise
-        reason = str(error).split(". ")[0].removeprefix("DataLoader ").strip()
-        raise VideoError(
-            f"decoding ended ({reason}): a video crashes its decoder or makes it hang, or memory "
-            f'ran out; find it by "crosspair check --decode {manifest}", and go on by --resume'
-        ) from error
 
 
 class _Meter:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from crosspair import models
 from crosspair.config import Recipe
@@ -24,14 +21,19 @@ from crosspair.objectives import CrossPairNCE, MemoryBank
 from crosspair.precision import autocast
 from crosspair.progress import progress
 from crosspair.training.curriculum import Curriculum
-from crosspair.training.loop import Loop, decoding
+from crosspair.training.loop import Loop
 from crosspair.training.optimizer import build_optimizer, set_rates
+from crosspair.training.parallel import (
+    average_statistics,
+    placed,
+    synchronized,
+    training_pixels,
+    wrapped,
+)
 from crosspair.training.run import RunFolder
-from crosspair.video import Batch, TrainingOrder, jitter_colors, normalize, training_loader
+from crosspair.video import Batch, TrainingOrder, decoding, training_loader
 
 logger = logging.getLogger(__name__)
-
-STALLED = 600  # s without a batch: a decoder hangs
 
 
 def pretrain(
@@ -69,12 +71,11 @@ def pretrain(
         loader = training_loader(
             task.train.clips(), order, recipe.clip, seed=config.seed, workers=config.workers
         )
-        loader.timeout = STALLED if config.workers else 0
         if run.last_step is None:
             run.record("pairs", 0, {"epoch": 0, **task.pairs})
         total = config.epochs * task.steps_per_epoch
         shown = progress("pre-training", total, "steps", shown=world.is_main)
-        with shown as bar, decoding(manifest.path):
+        with shown as bar, decoding(manifest.path, ", and go on by --resume"):
             finished = loop.go(loader, bar)
         if not finished:
             return None
@@ -126,12 +127,10 @@ class Pretraining:
         logged: dict[str, torch.Tensor] = {}
         embeddings = []
         for i, rows in enumerate(torch.arange(len(batch.rows)).tensor_split(parts)):
-            pixels = normalize(batch.clips[rows].to(device, non_blocking=True))
-            if recipe.clip.color_jitter:
-                pixels = jitter_colors(pixels, batch.colors[rows].to(device))
+            pixels = training_pixels(batch, rows, recipe.clip, device)
             index = batch.rows[rows].to(device)
             titles = [self.titles[row] for row in batch.rows[rows].tolist()]
-            with self._synchronized(last=i == parts - 1):
+            with synchronized(self.towers, last=i == parts - 1):
                 with autocast(device, recipe.training.precision):
                     video, text = self.towers(pixels, titles)
                 loss, scalars = self.objective(video, text, index, self.bank)
@@ -153,7 +152,7 @@ class Pretraining:
     def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
         """Validate if it is time, and go on to stage II if it is; see `Task`."""
         training = self.recipe.training
-        self._average_statistics()
+        average_statistics(self.model, self.world)
         improved = False
         due = epochs_done % training.validate_every == 0 or epochs_done == training.epochs
         if due and len(self.validation):
@@ -168,6 +167,10 @@ class Pretraining:
             run.record("event", step, {"epoch": epochs_done, "event": "stage II begins"})
             self._enter_stage()
         return improved
+
+    def saturated(self) -> bool:
+        """Never: pre-training goes on to its last epoch; see `Task`."""
+        return False
 
     def validate(self) -> dict[str, float]:
         """Retrieval both ways on the val split, one centre clip a video (Section 4.2)."""
@@ -228,14 +231,7 @@ class Pretraining:
         model = models.build(self.recipe, self.train.column(text.column))
         self.train = _with_words(self.train, model, manifest, text.empty_titles, text.column)
         self.validation = _with_words(self.validation, model, manifest, "drop", text.column)
-        if self.world.size > 1 and self.world.device.type == "cuda":
-            # On a CPU, SyncBatchNorm does not work under DDP: each process has its own statistics.
-            convert: Callable[[CPD], CPD] = nn.SyncBatchNorm.convert_sync_batchnorm
-            model = convert(model)
-        for parameter in model.video_encoder.parameters():
-            if parameter.dim() == 5:
-                parameter.data = parameter.contiguous(memory_format=torch.channels_last_3d)
-        return model.to(self.world.device)
+        return placed(model, self.world)
 
     def _check_sizes(self, manifest: Manifest) -> int:
         training, curriculum = self.recipe.training, self.recipe.curriculum
@@ -263,24 +259,7 @@ class Pretraining:
         self.model.train()
         trains_text = self.curriculum.stage == 2
         self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
-        self.towers: nn.Module = self.model
-        if self.world.size > 1:
-            # Running statistics play no part in training; they are averaged at epochs' ends.
-            self.towers = DistributedDataParallel(self.model, broadcast_buffers=False)
-
-    def _synchronized(self, last: bool) -> Any:
-        """Gradients are averaged over processes once a step, with the last part's."""
-        if isinstance(self.towers, DistributedDataParallel) and not last:
-            return self.towers.no_sync()
-        return nullcontext()
-
-    @torch.no_grad()
-    def _average_statistics(self) -> None:
-        if self.world.size == 1:
-            return
-        for buffer in self.model.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(self.world.sum(buffer) / self.world.size)
+        self.towers = wrapped(self.model, self.world)
 
 
 def _usable(split: Manifest, manifest: Manifest, column: str) -> Manifest:

@@ -9,13 +9,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from crosspair.atomic import write_atomically
-from crosspair.config import Recipe
+from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
-from crosspair.errors import RunError
-from crosspair.recipes import dump_recipe, load_recipe, recipe_settings
+from crosspair.errors import RecipeError, RunError
+from crosspair.recipes import dump_recipe, read_recipe, recipe_settings
 from crosspair.training.checkpoint import last_step
 
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
+ORIGIN = "manifest.json"
 
 
 class RunFolder:
@@ -27,6 +28,7 @@ class RunFolder:
         manifest: what the pairs are (a manifest's hash), so that a run is not resumed on others.
         resume: go on with the run that the folder holds; begin where there is none.
         world: only rank 0 writes.
+        also: what else the run depends on, by name, as the weights that it begins with.
 
     Raises:
         RunError: the folder holds a run and ``resume`` is not set, or a run of another recipe or
@@ -34,8 +36,16 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, recipe: Recipe, manifest: str, *, resume: bool, world: World
+        self,
+        path: Path,
+        recipe: Recipe | FinetuneRecipe,
+        manifest: str,
+        *,
+        resume: bool,
+        world: World,
+        also: Mapping[str, str] | None = None,
     ) -> None:
+        origin = {"manifest": manifest, **(also or {})}
         self.path, self.world = path, world
         self.checkpoints, self.model = path / CHECKPOINTS, path / MODEL
         if (path / RECIPE).exists():
@@ -43,14 +53,15 @@ class RunFolder:
                 raise RunError(
                     f"{path} already holds a run; go on with it by --resume, or name another folder"
                 )
-            self._check_same(recipe, manifest)
+            self._check_same(recipe)
+            self._check_origin(origin)
         elif path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; a run needs a folder")
         world.barrier()
         if world.is_main:
             try:
                 self.checkpoints.mkdir(parents=True, exist_ok=True)
-                write_atomically(path / "manifest.json", json.dumps({"manifest": manifest}) + "\n")
+                write_atomically(path / ORIGIN, json.dumps(origin) + "\n")
                 write_atomically(path / RECIPE, dump_recipe(recipe))
             except OSError as error:
                 raise RunError(f"run folder {path} cannot be written: {error.strerror}") from error
@@ -106,19 +117,32 @@ class RunFolder:
                 continue
         write_atomically(metrics, "".join(kept))
 
-    def _check_same(self, recipe: Recipe, manifest: str) -> None:
-        saved = recipe_settings(load_recipe(str(self.path / RECIPE)))
+    def _check_same(self, recipe: Recipe | FinetuneRecipe) -> None:
+        file = str(self.path / RECIPE)
+        try:
+            saved = recipe_settings(
+                read_recipe(Recipe, file)
+                if isinstance(recipe, Recipe)
+                else read_recipe(FinetuneRecipe, file)
+            )
+        except RecipeError as error:
+            raise RunError(f"{self.path} holds a run of another kind: {error}") from error
         now = recipe_settings(recipe)
         other = [key for key in now if now[key] != saved[key]]
         if other:
             differences = ", ".join(f"{key} was {saved[key]}, not {now[key]}" for key in other)
             raise RunError(f"{self.path} holds a run of another recipe: {differences}")
+
+    def _check_origin(self, origin: Mapping[str, str]) -> None:
         try:
-            begun_with = json.loads((self.path / "manifest.json").read_text())["manifest"]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{self.path / 'manifest.json'} is missing or damaged") from error
-        if begun_with != manifest:
-            raise RunError(
-                f"{self.path} holds a run on other pairs: "
-                f"its manifest was {begun_with}, this one is {manifest}"
-            )
+            saved = json.loads((self.path / ORIGIN).read_text())
+            begun_with = {name: saved[name] for name in origin}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path / ORIGIN} is missing or damaged") from error
+        for name, now in origin.items():
+            if begun_with[name] != now:
+                what = "on other pairs" if name == "manifest" else f"with another {name}"
+                raise RunError(
+                    f"{self.path} holds a run {what}: "
+                    f"its {name} was {begun_with[name]}, this one is {now}"
+                )

@@ -1,10 +1,17 @@
 """A file becomes a tensor: sampling by time, decoding, views, batches."""
 
 from crosspair.video.decode import VideoInfo, probe, read_frames
-from crosspair.video.loader import Batch, TrainingOrder, centre_loader, training_loader
+from crosspair.video.loader import (
+    Batch,
+    TrainingOrder,
+    centre_loader,
+    decoding,
+    training_loader,
+    video_loader,
+)
 from crosspair.video.pixels import jitter_colors, normalize
 from crosspair.video.sampling import clip_span, clip_times, uniform_positions
-from crosspair.video.views import View, centre_view, load_view, training_view
+from crosspair.video.views import View, centre_view, crops_along, load_view, training_view
 
 __all__ = [
     "Batch",
@@ -15,6 +22,8 @@ __all__ = [
     "centre_view",
     "clip_span",
     "clip_times",
+    "crops_along",
+    "decoding",
     "jitter_colors",
     "load_view",
     "normalize",
@@ -23,4 +32,5 @@ __all__ = [
     "training_loader",
     "training_view",
     "uniform_positions",
+    "video_loader",
 ]

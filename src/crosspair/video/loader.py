@@ -6,8 +6,10 @@ whichever worker makes it, and a resumed run goes on with the very batch it woul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from crosspair.clip import Clip
 from crosspair.config import ClipConfig
 from crosspair.errors import VideoError
-from crosspair.video.views import View, centre_view, load_view, training_view
+from crosspair.video.views import View, centre_view, load_frames, load_view, training_view
 
+STALLED = 600  # s without a batch: a decoder hangs
 PERMUTATION, VIEW = 0, 1  # what a generator is for, so that no two uses share their draws
 
 
@@ -75,6 +78,54 @@ def centre_loader(
     jobs = [(row, position) for row in rows for position in positions]
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
     return _loader(_TestViews(clips, config), batches, workers)
+
+
+def video_loader(
+    clips: Sequence[Clip],
+    rows: Sequence[int],
+    positions: Sequence[float],
+    config: ClipConfig,
+    *,
+    batch_size: int,
+    workers: int,
+) -> DataLoader[Any]:
+    """Whole frames at the test's scale, at each of ``positions`` (0 to 1) of the given rows.
+
+    What is in a batch depends on nothing but the video, so that its numbers come out the same to
+    the last bit whichever process computes them.
+
+    Args:
+        batch_size: clips in a batch at most.
+
+    Yields:
+        `Batch`: of clips of one video, uncropped.
+    """
+    chunks = [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)]
+    batches = [[(row, position) for position in chunk] for row in rows for chunk in chunks]
+    return _loader(_WholeFrames(clips, config), batches, workers, prefetch=2)
+
+
+@contextmanager
+def decoding(manifest: Path, then: str = "") -> Iterator[None]:
+    """Tell in one line of a decoding process that died, or that gives nothing any more.
+
+    Args:
+        manifest: whose videos are decoded.
+        then: what to do when the video is found, if there is more to say.
+
+    Raises:
+        VideoError: it did so.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        reason = str(error).split(". ")[0].removeprefix("DataLoader ").strip()
+        raise VideoError(
+            f"decoding ended ({reason}): a video crashes its decoder or makes it hang, or memory "
+            f'ran out; find it by "crosspair check --decode {manifest}"{then}'
+        ) from error
 
 
 class TrainingOrder:
@@ -144,22 +195,40 @@ class _TestViews(Dataset[_Loaded]):
         return _load(self.clips[row], row, 0, centre_view(position, self.config), self.config)
 
 
-def _load(clip: Clip, row: int, epoch: int, view: View, config: ClipConfig) -> _Loaded:
+class _WholeFrames(_TestViews):
+    def __getitem__(self, job: tuple[int, float]) -> _Loaded:
+        row, position = job
+        view = centre_view(position, self.config)
+        return _load(self.clips[row], row, 0, view, self.config, load_frames)
+
+
+def _load(
+    clip: Clip,
+    row: int,
+    epoch: int,
+    view: View,
+    config: ClipConfig,
+    decode: Callable[[Clip, View, ClipConfig], np.ndarray] = load_view,
+) -> _Loaded:
     try:
-        return _Loaded(row, epoch, view, load_view(clip, view, config))
+        return _Loaded(row, epoch, view, decode(clip, view, config))
     except VideoError as error:
         return _Loaded(row, epoch, view, failure=str(error))
 
 
-def _loader(dataset: Dataset[_Loaded], batches: Any, workers: int) -> DataLoader[Any]:
+def _loader(
+    dataset: Dataset[_Loaded], batches: Any, workers: int, prefetch: int = 4
+) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
+        timeout=STALLED if workers else 0,
+        generator=torch.Generator(),  # or each start draws from the one that a resumed run restores
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from crosspair.clip import Clip
 from crosspair.config import ClipConfig
 from crosspair.video.decode import read_frames
-from crosspair.video.sampling import clip_times
+from crosspair.video.sampling import clip_times, uniform_positions
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,48 @@ def load_view(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
     Raises:
         VideoError: see `crosspair.video.decode.read_frames`.
     """
-    pixels = read_frames(
-        clip,
-        lambda length: clip_times(view.position, length, config.frames, config.stride),
-        lambda width, height: _scaled(width, height, view.short_side),
-    )
+    pixels = load_frames(clip, view, config)
     _, height, width, _ = pixels.shape
     size = config.size
     top = round(view.down * (height - size))
     left = round(view.across * (width - size))
     crop = pixels[:, top : top + size, left : left + size]
     return np.ascontiguousarray(crop[:, :, ::-1] if view.flip else crop)
+
+
+def load_frames(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
+    """Decode the frames of one view whole: scaled, but not cropped.
+
+    Returns:
+        (frames, H, W, 3) uint8, RGB; the shorter of H and W is the view's.
+
+    Raises:
+        VideoError: see `crosspair.video.decode.read_frames`.
+    """
+    return read_frames(
+        clip,
+        lambda length: clip_times(view.position, length, config.frames, config.stride),
+        lambda width, height: _scaled(width, height, view.short_side),
+    )
+
+
+def crops_along(frames: torch.Tensor, crops: int) -> list[torch.Tensor]:
+    """Squares along the frames' longer side, as large as the shorter one.
+
+    Args:
+        frames: (..., H, W).
+        crops: how many, evenly spread from one end to the other: 3 for the test's left, centre and
+            right (Section 4.2), 1 for the centre.
+
+    Returns:
+        ``crops`` views of (..., S, S), S the smaller of H and W.
+    """
+    height, width = frames.shape[-2:]
+    side = min(height, width)
+    places = [round(at * (max(height, width) - side)) for at in uniform_positions(crops)]
+    if width >= height:
+        return [frames[..., place : place + side] for place in places]
+    return [frames[..., place : place + side, :] for place in places]
 
 
 def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:

@@ -1,0 +1,207 @@
+"""The test of a classifier: 10 clips × 3 crops of each video, softmax averaged (Section 4.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from crosspair.corpora import Manifest
+from crosspair.distributed import World
+from crosspair.errors import ManifestError, ModelError, VideoError
+from crosspair.evaluation.accuracy import bootstrap_interval, class_details
+from crosspair.evaluation.results import Result
+from crosspair.models import Classifier
+from crosspair.precision import autocast
+from crosspair.progress import Progress, progress
+from crosspair.video import crops_along, decoding, uniform_positions, video_loader
+
+logger = logging.getLogger(__name__)
+
+CLIPS, CROPS = 10, 3  # Section 4.2
+TOGETHER = 10  # clips that go through the network at a time
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier makes of videos.
+
+    Attributes:
+        rows: (V,) int64, the videos' rows in the manifest, ascending; unreadable ones are absent.
+        probabilities: (V, classes) float64, the mean of the softmax over a video's views.
+        clips, crops: their product is how many views the means are over.
+    """
+
+    rows: torch.Tensor
+    probabilities: torch.Tensor
+    clips: int
+    crops: int
+
+
+def multiview_results(
+    model: Classifier,
+    manifest: Manifest,
+    *,
+    split: str = "test",
+    clips: int = CLIPS,
+    crops: int = CROPS,
+    workers: int = 2,
+    world: World | None = None,
+    precision: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+) -> list[Result]:
+    """Top-1 and top-5 accuracy on a split, and those of chance.
+
+    A video that cannot be read is left out by name; how many were is among the results' settings.
+    A video of a class that the classifier does not know counts as wrong.
+
+    Args:
+        model: the classifier to test.
+        manifest: whose videos of ``split`` all have a label.
+        split: what to test on.
+        clips: uniformly spread over a video (10 in the paper).
+        crops: of each clip (3 in the paper: left, centre, right), or 1, the centre.
+        workers: decoding processes for each process.
+        world: the processes that share the videos; each gets all results, the same to the last bit
+            however many they are.
+        precision: see `crosspair.config.TrainingConfig`.
+        settings: what else the results are to tell of.
+
+    Raises:
+        ManifestError: the split is empty, or a video of it has no label.
+        VideoError: none of its videos can be read.
+    """
+    world = world or World()
+    tested = manifest.split(split)
+    labels, ids = tested.column("label"), tested.column("pair_id")
+    if not len(tested):
+        raise ManifestError(f"{manifest.path}: no video of split {split}; nothing to test on")
+    for pair_id, label in zip(ids, labels, strict=True):
+        if not label:
+            raise ManifestError(f"{manifest.path}: pair {pair_id!r} of split {split} has no label")
+    unknown = sorted(set(labels) - set(model.classes))
+    if unknown and world.is_main:
+        logger.warning(
+            "the classifier does not know %d classes of split %s, whose videos count as wrong: %s",
+            len(unknown), split, ", ".join(unknown),
+        )  # fmt: skip
+    with progress("testing", len(tested), "videos", shown=world.is_main) as bar:
+        scores = multiview_scores(
+            model, tested, clips=clips, crops=crops, workers=workers, world=world,
+            precision=precision, bar=bar,
+        )  # fmt: skip
+    position = {name: index for index, name in enumerate(model.classes)}
+    truth = torch.tensor([position.get(labels[row], -1) for row in scores.rows.tolist()])
+    known = truth >= 0
+    best = scores.probabilities.topk(min(5, len(model.classes)), dim=1).indices
+    told = {"clips": clips, "crops": crops, "classes": len(model.classes), **(settings or {})}
+    if len(scores.rows) < len(tested):
+        told["left out"] = len(tested) - len(scores.rows)
+    results = []
+    for k in (1, 5):
+        if k > 1 and k >= len(model.classes):
+            continue
+        correct = (best[:, :k] == truth[:, None]).any(dim=1)
+        one = Result(
+            f"{clips * crops}-view classification", f"top-{k}", float(correct.double().mean()),
+            "trained", split=split, count=len(truth), settings=told,
+            interval=bootstrap_interval(correct, seed=0),
+            details=class_details(model.classes, truth[known], best[known, 0]) if k == 1 else {},
+        )  # fmt: skip
+        guess = k / len(model.classes)
+        results += [
+            one,
+            dataclasses.replace(one, of="chance", value=guess, interval=None, details={}),
+        ]
+    return results
+
+
+@torch.no_grad()
+def multiview_scores(
+    model: Classifier,
+    manifest: Manifest,
+    *,
+    clips: int = CLIPS,
+    crops: int = CROPS,
+    workers: int = 2,
+    world: World | None = None,
+    precision: str = "auto",
+    bar: Progress | None = None,
+) -> Scores:
+    """Classify every video of a manifest by the mean of its views' softmax.
+
+    A clip is decoded once for all its crops: squares along the frames' longer side, as large as
+    the shorter side, which is ``test_scale`` times the size that the network was trained with.
+    Only views of one video go through the network together, so that its numbers do not depend on
+    which videos a process happens to have. Arguments are those of `multiview_results`.
+
+    Raises:
+        ModelError: the network gives values that are not finite.
+        VideoError: none of the videos can be read.
+    """
+    world = world or World()
+    errors = manifest.column("error")
+    mine = range(world.rank, len(manifest), world.size)
+    broken = {row: str(errors[row]) for row in mine if errors[row]}
+    readable = [row for row in mine if row not in broken]
+    sums = torch.zeros(len(manifest), len(model.classes), dtype=torch.float64)
+    views = torch.zeros(len(manifest), dtype=torch.long)
+    loader = video_loader(
+        manifest.clips(), readable, uniform_positions(clips), model.clip,
+        batch_size=TOGETHER, workers=workers,
+    )  # fmt: skip
+    was_training = model.training
+    model.eval()
+    with decoding(manifest.path):
+        for batch in loader:
+            broken.update(batch.failures)
+            if len(batch.rows):
+                row = int(batch.rows[0])
+                for crop in crops_along(batch.clips, crops):
+                    with autocast(world.device, precision):
+                        logits = model(crop.to(world.device, non_blocking=True))
+                    sums[row] += logits.double().softmax(dim=1).sum(dim=0).cpu()
+                    views[row] += len(crop)
+            if bar:
+                bar.advance(min(len(manifest), (int((views > 0).sum()) + len(broken)) * world.size))
+    model.train(was_training)
+    views[list(broken)] = 0  # a video counts whole or not at all
+    _name(manifest, broken)
+    return _gathered(manifest, sums, views, broken, clips, crops, world)
+
+
+def _gathered(
+    manifest: Manifest,
+    sums: torch.Tensor,
+    views: torch.Tensor,
+    broken: Mapping[int, str],
+    clips: int,
+    crops: int,
+    world: World,
+) -> Scores:
+    """The scores of all processes' videos; each video is one process's, so sums change no bit."""
+    views, sums = (world.sum(each.to(world.device)).cpu() for each in (views, sums))
+    left_out = int(world.counts(len(broken)).sum())
+    rows = views.nonzero().squeeze(1)
+    counted = (views[rows] == clips * crops).all()
+    assert counted, "a view was lost"
+    assert len(rows) + left_out == len(manifest), "a video was lost"
+    if not len(rows):
+        reason = next(iter(broken.values()), "see the other processes' messages")
+        raise VideoError(f"none of the {len(manifest)} videos can be read: {reason}")
+    if left_out and world.is_main:
+        logger.warning("%d of %d videos were left out of the test", left_out, len(manifest))
+    probabilities = sums[rows] / views[rows, None]
+    if not probabilities.isfinite().all():
+        raise ModelError("the classifier gives values that are not finite: its training diverged")
+    return Scores(rows, probabilities, clips, crops)
+
+
+def _name(manifest: Manifest, broken: Mapping[int, str]) -> None:
+    ids = manifest.column("pair_id")
+    for row, message in sorted(broken.items()):
+        logger.warning("left out %s: %s", ids[row], message)

@@ -1,0 +1,267 @@
+"""Fine-tuning: the video encoder learns to classify (Sections 4.2 and 4.4)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crosspair.config import FinetuneRecipe
+from crosspair.corpora import Manifest
+from crosspair.distributed import World
+from crosspair.errors import ManifestError, RecipeError, VideoError
+from crosspair.models import Classifier, Start
+from crosspair.precision import autocast
+from crosspair.progress import progress
+from crosspair.training.labelled import labelled_videos
+from crosspair.training.loop import Loop
+from crosspair.training.optimizer import optimizer_of, rate_factor
+from crosspair.training.parallel import (
+    average_statistics,
+    placed,
+    synchronized,
+    training_pixels,
+    wrapped,
+)
+from crosspair.training.plateau import Plateau
+from crosspair.training.run import RunFolder
+from crosspair.video import Batch, TrainingOrder, centre_loader, decoding, training_loader
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    manifest: Manifest,
+    run_folder: str | os.PathLike[str],
+    *,
+    start: Start,
+    tested: str = "test",
+    resume: bool = False,
+    world: World | None = None,
+) -> Classifier | None:
+    """Train a classifier and write it to ``run_folder/model``.
+
+    Args:
+        recipe: everything that decides the training.
+        manifest: videos with labels, of split ``train``, and of ``val`` or else held out of train.
+        run_folder: gets ``recipe.yaml``, ``metrics.jsonl``, checkpoints and the model.
+        start: the weights to begin with.
+        tested: the split that will be tested, of which nothing is read here.
+        resume: go on with the run in that folder.
+        world: the processes that train together; each of them calls this.
+
+    Returns:
+        The classifier, or None where it was asked to stop (SIGTERM, Ctrl-C) before its end.
+
+    Raises:
+        CrosspairError: labels, recipe, weights, folder or videos do not do; the message says which
+            and why.
+    """
+    world = world or World()
+    task = Finetuning(recipe, manifest, start, world, tested)
+    config = recipe.training
+    origin = {"start": start.name, "tested": tested}
+    with RunFolder(
+        Path(run_folder), recipe, manifest.hash, resume=resume, world=world, also=origin
+    ) as run:
+        loop = Loop(task, run, config, world, task.steps_per_epoch)
+        order = TrainingOrder(
+            len(task.clips), config.batch_size, config.epochs, config.seed,
+            rank=world.rank, world_size=world.size, start=loop.step,
+        )  # fmt: skip
+        loader = training_loader(
+            task.clips, order, recipe.clip, seed=config.seed, workers=config.workers
+        )
+        total = config.epochs * task.steps_per_epoch
+        shown = progress("fine-tuning", total, "steps", shown=world.is_main)
+        with shown as bar, decoding(manifest.path, ", and go on by --resume"):
+            finished = loop.go(loader, bar)
+        if not finished:
+            return None
+        if world.is_main and (config.export == "last" or not run.model.exists()):
+            task.model.save_pretrained(run.model)
+        world.barrier()
+        return Classifier.from_pretrained(run.model).to(world.device)
+
+
+class Finetuning:
+    """What fine-tuning does with a batch, and at the end of an epoch: a `Task` of the loop.
+
+    With a share s of the labels, the labelled videos are gone through 1/s times an epoch: so that
+    steps, schedule and validations are as many as with all of them.
+
+    Args:
+        recipe: everything that decides the training.
+        manifest: the videos.
+        start: the weights to begin with.
+        world: the processes that train together.
+        tested: the split that is not to be read.
+    """
+
+    def __init__(
+        self,
+        recipe: FinetuneRecipe,
+        manifest: Manifest,
+        start: Start,
+        world: World,
+        tested: str = "test",
+    ) -> None:
+        self.recipe, self.world = recipe, world
+        self.data = labelled_videos(manifest, recipe.labels, recipe.training.seed, tested)
+        train = self.data.train
+        logger.info(
+            "%d classes, %d videos to learn from, %d to validate on",
+            len(self.data.classes), len(train), len(self.data.validation),
+        )  # fmt: skip
+        batch_size = recipe.training.batch_size
+        repeats = max(round(1 / recipe.labels.share), math.ceil(batch_size / len(train)))
+        self.clips = train.clips() * repeats
+        self.targets = torch.tensor(self.data.targets(train) * repeats)
+        self.ids = train.column("pair_id")
+        self.steps_per_epoch = len(self.clips) // batch_size
+        self._check(manifest, start)
+        torch.manual_seed(recipe.training.seed)
+        model = Classifier(self.data.classes, recipe.clip, recipe.video, recipe.classifier)
+        start.begin(model)
+        # The network is whole, its new layer too, before it is wrapped: or that layer's gradients
+        # would be each process's own.
+        self.model = placed(model, world).train()
+        self.network = wrapped(self.model, world)
+        moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = optimizer_of({"all": moving}, recipe.optimizer)
+        self.plateau = Plateau(recipe.plateau)
+        self._unreadable: set[str] = set()
+        torch.manual_seed(recipe.training.seed + world.rank)  # dropout: each process its own
+
+    def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
+        """One step of cross-entropy; see `crosspair.training.loop.Task`."""
+        recipe, device = self.recipe, self.world.device
+        lr = recipe.optimizer.lr * rate_factor(epoch, recipe.training.epochs, recipe.optimizer)
+        lr *= self.plateau.factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        parts = min(recipe.training.accumulate, len(batch.rows) // 2)
+        logged = {name: torch.zeros((), device=device) for name in ("loss", "top-1")}
+        for i, rows in enumerate(torch.arange(len(batch.rows)).tensor_split(parts)):
+            pixels = training_pixels(batch, rows, recipe.clip, device)
+            targets = self.targets[batch.rows[rows]].to(device)
+            with synchronized(self.network, last=i == parts - 1):
+                with autocast(device, recipe.training.precision):
+                    logits = self.network(pixels)
+                smoothing = recipe.classifier.label_smoothing
+                loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+                weight = len(rows) / len(batch.rows)
+                torch.autograd.backward(loss * (weight * share))
+            logged["loss"] += weight * loss.detach()
+            logged["top-1"] += weight * (logits.argmax(dim=1) == targets).float().mean()
+        if recipe.optimizer.clip_norm is not None:
+            moving = [p for group in self.optimizer.param_groups for p in group["params"]]
+            logged["gradient_norm"] = nn.utils.clip_grad_norm_(moving, recipe.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {**logged, "lr": torch.tensor(lr)}
+
+    def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
+        """Validate if it is time, and lower the rate if that is saturated; see `Task`."""
+        training = self.recipe.training
+        average_statistics(self.model, self.world)
+        due = epochs_done % training.validate_every == 0 or epochs_done == training.epochs
+        if not due or not len(self.data.validation):
+            return False
+        scores = self.validate()
+        improved = self.plateau.observe(scores["loss"])
+        run.record("validation", step, {"epoch": epochs_done, **scores})
+        if improved and training.export == "best" and self.world.is_main:
+            self.model.save_pretrained(run.model)
+        if self.plateau.advance():
+            event = "the training ends" if self.plateau.ended else "learning rate ÷ 10"
+            logger.info("epoch %d: validation is saturated: %s", epochs_done, event)
+            run.record("event", step, {"epoch": epochs_done, "event": event})
+        return improved
+
+    def saturated(self) -> bool:
+        """Whether validation says that there is nothing more to be gained; see `Task`."""
+        return self.plateau.ended
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Cross-entropy and top-1 accuracy of the centre clip of each video of validation."""
+        validation, world, training = self.data.validation, self.world, self.recipe.training
+        targets = torch.tensor(self.data.targets(validation))
+        loader = centre_loader(
+            validation.clips(), range(world.rank, len(validation), world.size), [0.5],
+            self.recipe.clip, batch_size=training.batch_size, workers=training.workers,
+        )  # fmt: skip
+        sums = torch.zeros(3, dtype=torch.float64)
+        self.model.eval()
+        for batch in loader:
+            self._name(batch)
+            if len(batch.rows):
+                with autocast(world.device, training.precision):
+                    logits = self.model(batch.clips.to(world.device, non_blocking=True)).cpu()
+                truth = targets[batch.rows]
+                hits = (logits.argmax(dim=1) == truth).sum()
+                loss = F.cross_entropy(logits.double(), truth, reduction="sum")
+                sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
+        self.model.train()
+        loss, hits, videos = world.sum(sums.to(world.device)).tolist()
+        if not videos:
+            raise VideoError("none of the videos of validation can be read, as told above")
+        return {"videos": int(videos), "loss": loss / videos, "top-1": hits / videos}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every process has the same; see `Task`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+        }
+
+    def own_state_dict(self) -> dict[str, Any]:
+        """Nothing; see `Task`."""
+        return {}
+
+    def load_state_dict(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+        """Put back what the other two gave; see `Task`."""
+        del own
+        self.model.load_state_dict(shared["model"])
+        self.optimizer.load_state_dict(shared["optimizer"])
+        self.plateau.load_state_dict(shared["plateau"])
+
+    def pair_id(self, row: int) -> str:
+        """The name of a training video; see `Task`."""
+        return str(self.ids[row % len(self.ids)])
+
+    def _check(self, manifest: Manifest, start: Start) -> None:
+        recipe, world = self.recipe, self.world
+        if recipe.training.batch_size % world.size:
+            raise RecipeError(
+                f"training.batch_size {recipe.training.batch_size} cannot be shared evenly "
+                f"by {world.size} processes"
+            )
+        if recipe.classifier.frozen_norm and start.video is None:
+            raise RecipeError(
+                "classifier.frozen_norm keeps the statistics of a pre-trained network, and random "
+                "weights have none; turn it off"
+            )
+        if not len(self.data.validation):
+            if recipe.plateau.drops:
+                raise ManifestError(
+                    f"{manifest.path}: no video to validate on, which tells when the learning rate "
+                    "drops; raise labels.hold_out, or give plateau.drops=0"
+                )
+            logger.warning("%s: no video to validate on", manifest.path)
+
+    def _name(self, batch: Batch) -> None:
+        ids = self.data.validation.column("pair_id")
+        for row, message in batch.failures:
+            if ids[row] not in self._unreadable:
+                self._unreadable.add(ids[row])
+                logger.warning("left out of validation: %s: %s", ids[row], message)
