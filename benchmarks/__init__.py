@@ -1,0 +1,1 @@
+"""Measurements against a named alternative, in one run; results are JSON beside their machine."""
