@@ -19,12 +19,14 @@ from crosspair.corpora.rendered import render_corpus
 from crosspair.distributed import World
 from crosspair.evaluation import (
     Features,
+    FrozenConfig,
     embed_texts,
     extract_features,
     provenance,
     results_beside_random,
     write_results,
 )
+from crosspair.evaluation.frozen import Protocols
 from crosspair.models import CPD
 from crosspair.progress import progress
 from crosspair.recipes import dump_recipe, load_recipe, recipe_hash
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 PAIRS, NOISE = 2000, 0.2
 CLIPS = 3  # a video; the rendered ones are so short that three cover them
 QUERIES, FOUND = 4, 6
+PROTOCOLS: Protocols = ("retrieval", "knn", "linear", "zeroshot")
 
 
 def quickstart(
@@ -69,7 +72,11 @@ def quickstart(
         return None
     with watch.lap("evaluation"):
         results, features = results_beside_random(
-            model, manifest, lambda each: _features(each, manifest, recipe, world), seed=seed
+            model,
+            manifest,
+            lambda each: _features(each, manifest, recipe, world),
+            PROTOCOLS,
+            FrozenConfig(seed=seed),
         )
     origin = provenance(
         recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed

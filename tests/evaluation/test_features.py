@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,48 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crosspair.clip import Clip
 from crosspair.corpora import Manifest, manifest_of
 from crosspair.distributed import World
 from crosspair.errors import VideoError
 from crosspair.evaluation import embed_texts, extract_features
-from crosspair.models import CPD, WordAverage
-from crosspair.recipes import recipe_of
+from crosspair.evaluation.features import shares
+from crosspair.models import CPD
 from crosspair.video import centre_view, load_view
+from tests.evaluation.conftest import BROKEN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-BROKEN = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Alone(World):
-    """One process of several, whose fellows never answer."""
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Manifest:
-    folder = tmp_path_factory.mktemp("corpus")
-    for row in range(6):
-        make_video(folder / f"{row}.mp4", frames=20 + 15 * row)
-    (folder / f"{BROKEN}.mp4").write_text("no video")
-    rows = [{"pair_id": f"p{i}", "path": f"{i}.mp4", "title": "a dog"} for i in range(6)]
-    return manifest_of(rows, folder / "manifest.parquet")
-
-
-@pytest.fixture
-def model() -> CPD:
-    torch.manual_seed(0)
-    recipe = recipe_of({
-        "video.depth": 10, "video.width": 4, "head.embedding": 8, "head.hidden": 8,
-        "clip.size": 32, "clip.frames": 2,
-    })  # fmt: skip
-    words = WordAverage(["dog", "cat"], torch.randn(2, 6))
-    return CPD(words, recipe.clip, recipe.video, recipe.text, recipe.head)
 
 
 def extracted(model: CPD, manifest: Manifest, **options):
@@ -126,24 +97,55 @@ def test_batches_and_workers_do_not_matter(model: CPD, manifest: Manifest) -> No
     torch.testing.assert_close(one.embedding, other.embedding, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_the_shares_of_all_processes_make_up_the_whole(
-    model: CPD, manifest: Manifest, size: int
+@given(
+    videos=st.integers(0, 60),
+    clips=st.integers(1, 12),
+    batch=st.integers(1, 40),
+    size=st.integers(1, 5),
+)
+def test_processes_share_the_groups_of_one(videos: int, clips: int, batch: int, size: int) -> None:
+    rows = list(range(3, 3 + videos))
+    whole = shares(rows, clips, batch, World())
+    assert [row for group in whole for row in group] == rows
+    of_all = [shares(rows, clips, batch, World(rank, size)) for rank in range(size)]
+    assert sorted(group for of_one in of_all for group in of_one) == whole
+    assert all(len(group) * clips <= max(batch, clips) for group in whole)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+def test_a_video_may_be_larger_than_a_batch(
+    model: CPD, manifest: Manifest, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = extracted(model, manifest)
-    shares = [extracted(model, manifest, world=Alone(rank, size)) for rank in range(size)]
-    for rank, share in enumerate(shares):
-        assert share.rows.tolist() == [r for r in whole.rows.tolist() if r % size == rank]
-        mine = torch.isin(whole.rows, share.rows)
-        torch.testing.assert_close(share.visual, whole.visual[mine], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(share.embedding, whole.embedding[mine], atol=1e-5, rtol=1e-4)
+    whole = extracted(model, manifest, clips=4, batch_size=100)
+    largest: list[int] = []
+    encode = CPD.encode_video
+
+    def watched(self: CPD, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        largest.append(len(clips))
+        return encode(self, clips)
+
+    monkeypatch.setattr(CPD, "encode_video", watched)
+    found = extracted(model, manifest, clips=4, batch_size=batch_size)
+    assert max(largest) <= batch_size
+    assert found.failures == whole.failures
+    torch.testing.assert_close(found.visual, whole.visual, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.embedding, whole.embedding, atol=1e-5, rtol=1e-4)
+
+
+def test_rows_with_an_error_are_left_out_by_name(model: CPD, manifest: Manifest) -> None:
+    rows = manifest.table.to_pylist()
+    rows[1]["error"] = "cut short"
+    found = extracted(model, manifest_of(rows, manifest.path))
+    assert found.rows.tolist() == [0, 2, 4, 5]
+    assert [pair_id for pair_id, _ in found.failures] == ["p1", "p3"]
+    assert found.failures[0] == ("p1", "cut short")
 
 
 def test_progress_counts_every_clip(model: CPD, manifest: Manifest) -> None:
     told: list[tuple[int, int]] = []
     extracted(model, manifest, progress=lambda done, of: told.append((done, of)))
     assert told[-1] == (18, 18)
-    assert [done for done, _ in told] == [4, 8, 12, 16, 18]
+    assert [done for done, _ in told] == [3, 6, 9, 12, 15, 18]
 
 
 @pytest.mark.parametrize("training", [True, False])

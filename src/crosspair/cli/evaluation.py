@@ -1,60 +1,250 @@
-"""``crosspair evaluate``: a model under the protocols of the paper."""
+"""``crosspair features`` and ``crosspair evaluate``: what a frozen model is worth."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
+    from crosspair.corpora import Manifest
+    from crosspair.distributed import World
+    from crosspair.evaluation import Features, FrozenConfig, Result
+    from crosspair.evaluation.results import Subject
+    from crosspair.models import CPD
+
+_PROTOCOLS = {
+    "all": "all of the following",
+    "retrieval": "texts find their videos and videos their texts: R@1, 5, 10, median rank",
+    "knn": "the labels of the nearest videos, by cosine",
+    "linear": "batch normalisation and one layer, trained on frozen features",
+    "lowshot": "the same with a share of the labels: 1 %%, 10 %%, 20 %%",
+    "zeroshot": "the nearest class name",
+}
+
+
+def add_features(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "features",
+        help="encode every video of a manifest once, into a folder",
+        epilog="What was stopped goes on by the same command. Runs under torchrun, too.",
+    )
+    _add_inputs(verb)
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="gets features.safetensors (visual, embedding) and index.parquet",
+    )  # fmt: skip
+    verb.set_defaults(verb=_features)
 
 
 def add_evaluate(verbs: Verbs) -> None:
     verb = verbs.add_parser(
-        "evaluate", help="retrieval, kNN and zero-shot on the test split, beside random weights"
+        "evaluate", help="test a frozen model: retrieval, kNN, linear, low-shot, zero-shot"
     )
+    protocols = verb.add_subparsers(required=True, metavar="PROTOCOL")
+    for name, text in _PROTOCOLS.items():
+        _add_protocol(protocols, name, text)
+
+
+def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
+    every = name == "all"
+    verb = protocols.add_parser(
+        name, help=text,
+        epilog="A file of results holds those of one command. Runs under torchrun, too.",
+    )  # fmt: skip
+    _add_inputs(verb)
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="results.json")
+    verb.add_argument(
+        "--features", type=Path, metavar="DIR",
+        help='of "crosspair features", made where it is not there (default: a folder beside '
+        "FILE, named after model and manifest)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--split", choices=("test", "val", "train"), default="test",
+        help="to test on (default: test); classifiers learn from the splits before it",
+    )  # fmt: skip
+    verb.add_argument(
+        "--beside-random", action=argparse.BooleanOptionalAction, default=every,
+        help=f"test random weights, too (default: {'yes' if every else 'no'})",
+    )  # fmt: skip
+    verb.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    if name != "retrieval":
+        verb.add_argument(
+            "--details", type=Path, metavar="DIR",
+            help="gets the accuracy of each class (csv) and the confusion of classes (csv, png)",
+        )  # fmt: skip
+    if name in {"all", "knn", "linear", "lowshot"}:
+        verb.add_argument(
+            "--feature", choices=("visual", "embedding"),
+            help="classify this feature: before the mapping layer, or after it (default: both)",
+        )  # fmt: skip
+    if name in {"all", "knn"}:
+        verb.add_argument("--k", type=int, default=25, help="neighbours (default: 25)")
+        verb.add_argument(
+            "--weighting", choices=("uniform", "distance"), default="uniform",
+            help="of votes: all the same (default), or exp(cosine / temperature)",
+        )  # fmt: skip
+        verb.add_argument(
+            "--temperature", type=float, default=0.07, help="of weighting by distance (0.07)"
+        )
+    if name in {"all", "linear", "lowshot"}:
+        verb.add_argument("--epochs", type=int, default=30, help="of training (default: 30)")
+        verb.add_argument("--lr", type=float, default=1e-3, help="÷10 every 10 epochs (1e-3)")
+        verb.add_argument("--train-batch", type=int, default=256, help="videos (default: 256)")
+    if name in {"all", "lowshot"}:
+        verb.add_argument(
+            "--shares", type=float, nargs="+", default=(0.01, 0.1, 0.2), metavar="SHARE",
+            help="of the labels, 0 to 1 (default: 0.01 0.1 0.2)",
+        )  # fmt: skip
+    if name in {"all", "zeroshot"}:
+        verb.add_argument(
+            "--classes", type=int, nargs="+", default=(), metavar="N",
+            help="test on N random classes, too; several numbers may be given",
+        )  # fmt: skip
+        verb.add_argument("--draws", type=int, default=10, help="of N classes (default: 10)")
+        verb.add_argument(
+            "--templates", type=Path, metavar="FILE",
+            help="texts for class names, one a line, with {} for the name; averaged",
+        )  # fmt: skip
+    verb.set_defaults(verb=_evaluate, protocols=tuple(_PROTOCOLS)[1:] if every else (name,))
+
+
+def _add_inputs(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, metavar="DIR", help="a model folder or hub name")
     verb.add_argument("--manifest", required=True, metavar="M")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="results.json")
-    verb.add_argument("--clips", type=int, default=10, help="a video; the paper's and default: 10")
+    verb.add_argument(
+        "--clips", type=_count, default=10, help="a video; the paper's and default: 10"
+    )
     verb.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
-    verb.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
-    verb.set_defaults(verb=_evaluate)
+    verb.add_argument(
+        "--batch-size", type=_count, default=32, help="clips at a time, at most (default: 32)"
+    )
+    verb.add_argument(
+        "--precision", choices=("auto", "bf16", "fp32"), default="auto",
+        help="of the network; auto: bf16 where the processor computes in it",
+    )  # fmt: skip
+
+
+def _features(options: argparse.Namespace) -> None:
+    from crosspair.corpora import Manifest
+    from crosspair.distributed import joined
+    from crosspair.models import CPD
+
+    with joined() as world:
+        _quiet_unless_main(world)
+        manifest, model = Manifest.read(options.manifest), CPD.from_pretrained(options.model)
+        found = _encoded(model.to(world.device), manifest, options.out, options, world)
+        if world.is_main:
+            print(f"{options.out}: features of {len(found.rows)} of {len(manifest)} videos")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    import torch
-
     from crosspair.corpora import Manifest
-    from crosspair.distributed import World
+    from crosspair.distributed import joined
     from crosspair.evaluation import (
-        Features,
-        extract_features,
+        frozen_results,
+        protocol_of,
         provenance,
-        results_beside_random,
+        random_like,
         write_results,
     )
     from crosspair.models import CPD
-    from crosspair.progress import progress
     from crosspair.recipes import load_recipe, recipe_hash
     from crosspair.reporting.table import print_table
 
-    world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    manifest, model = Manifest.read(options.manifest), CPD.from_pretrained(options.model)
-
-    def extract(each: CPD) -> Features:
-        with progress("encoding", len(manifest) * options.clips, "clips") as bar:
-            return extract_features(
-                each, manifest, clips=options.clips, workers=options.workers, world=world,
-                progress=lambda done, _: bar.advance(done),
+    config = _config(options)
+    with joined() as world:
+        _quiet_unless_main(world)
+        manifest, model = Manifest.read(options.manifest), CPD.from_pretrained(options.model)
+        model.to(world.device)
+        subjects: list[tuple[Subject, CPD]] = [("trained", model)]
+        if options.beside_random:
+            subjects.append(("random weights", random_like(model, options.seed)))
+        results: list[Result] = []
+        for of, each in subjects:
+            protocol = protocol_of(
+                each, manifest, clips=options.clips, precision=options.precision,
+                device=world.device,
             )  # fmt: skip
+            folder = options.out.parent / protocol.folder
+            if options.features:
+                folder = options.features
+                folder = folder if each is model else folder.with_name(f"{folder.name}-random")
+            features = _encoded(each, manifest, folder, options, world)
+            if world.is_main:
+                found = frozen_results(
+                    each,
+                    manifest,
+                    features,
+                    options.protocols,
+                    config,
+                    of=of,
+                )
+                results += [result for result in found if result not in results]
+        if not world.is_main:
+            return
+        recipe = Path(options.model).parent / "recipe.yaml"  # a run's model lies beside its recipe
+        origin = provenance(
+            recipe=recipe_hash(load_recipe(str(recipe))) if recipe.is_file() else "",
+            model=model.hash, manifest=manifest.hash, seed=options.seed,
+        )  # fmt: skip
+        write_results(options.out, results, origin)
+        if getattr(options, "details", None):
+            from crosspair.reporting.confusion import write_details
 
-    results, _ = results_beside_random(model.to(world.device), manifest, extract, seed=options.seed)
-    recipe = Path(options.model).parent / "recipe.yaml"  # a run's model lies beside its recipe
-    origin = provenance(
-        recipe=recipe_hash(load_recipe(str(recipe))) if recipe.is_file() else "",
-        model=model.hash, manifest=manifest.hash, seed=options.seed,
-    )  # fmt: skip
-    write_results(options.out, results, origin)
-    print_table(results)
+            write_details(options.details, results)
+        print_table(results)
+
+
+def _config(options: argparse.Namespace) -> FrozenConfig:
+    """The protocols' settings, of those options that the verb has."""
+    from crosspair.evaluation import FrozenConfig, LinearConfig
+    from crosspair.evaluation.zeroshot import read_templates
+
+    given = vars(options)
+    settings: dict[str, Any] = {
+        name: given[name]
+        for name in ("split", "seed", "k", "weighting", "temperature", "draws")
+        if name in given
+    }
+    for name in ("shares", "classes"):
+        if name in given:
+            settings[name] = tuple(given[name])
+    if given.get("feature"):
+        settings["features"] = (options.feature,)
+    if given.get("templates"):
+        settings["templates"] = read_templates(options.templates)
+    if "epochs" in given:
+        settings["linear"] = LinearConfig(
+            epochs=options.epochs, lr=options.lr, batch_size=options.train_batch
+        )
+    return FrozenConfig(**settings)
+
+
+def _encoded(
+    model: CPD, manifest: Manifest, folder: Path, options: argparse.Namespace, world: World
+) -> Features:
+    from crosspair.evaluation import cached_features
+    from crosspair.progress import progress
+
+    clips = len(manifest) * options.clips
+    with progress("encoding", clips, "clips", shown=world.is_main) as bar:
+        return cached_features(
+            model, manifest, folder,
+            clips=options.clips, batch_size=options.batch_size, workers=options.workers,
+            world=world, precision=options.precision, progress=lambda done, _: bar.advance(done),
+        )  # fmt: skip
+
+
+def _quiet_unless_main(world: World) -> None:
+    if not world.is_main:
+        logging.getLogger().setLevel(logging.WARNING)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number

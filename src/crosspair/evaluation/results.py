@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -42,6 +42,11 @@ class Result:
     """Items tested."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What else the protocol depends on, as ``{"k": 25, "clips": 10}``."""
+    interval: tuple[float, float] | None = None
+    """Where the value lies with 95 % of resamples of the tested videos; None where not computed."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """``per_class`` accuracies and ``confusion`` of a top-1 accuracy, see
+    `crosspair.evaluation.class_details`; the single ``draws`` and their ``spread`` of a mean."""
 
     @property
     def smaller_is_better(self) -> bool:
@@ -52,7 +57,7 @@ class Result:
 def write_results(
     path: str | os.PathLike[str], results: Sequence[Result], provenance: Provenance
 ) -> None:
-    """Write results as JSON, in one step.
+    """Write the results of one command as JSON, in one step; an old file is replaced.
 
     Raises:
         RunError: a value is not a finite number, or the file cannot be written.
@@ -63,8 +68,11 @@ def write_results(
                 f"{path}: {result.protocol} {result.metric} of {result.of} is {result.value}; "
                 "only finite numbers are kept, so look for the fault where it was computed"
             )
-    content = {"provenance": asdict(provenance), "results": [asdict(each) for each in results]}
-    write_atomically(Path(path), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    origin = json.dumps(asdict(provenance), indent=2, ensure_ascii=False).replace("\n", "\n  ")
+    # A line for each result: details of many classes would fill pages otherwise.
+    lines = ",\n".join(f"    {json.dumps(_told(each), ensure_ascii=False)}" for each in results)
+    text = f'{{\n  "provenance": {origin},\n  "results": [\n{lines}\n  ]\n}}\n'
+    write_atomically(Path(path), text)
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance]:
@@ -82,6 +90,14 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
         raise RunError(f"{path}: 'results' is no list; evaluate the run again to write it anew")
     results = [_result(each, f"{path}: result {i}") for i, each in enumerate(listed)]
     return results, Provenance(**{**values, "machine": machine})
+
+
+def _told(result: Result) -> dict[str, Any]:
+    told = asdict(result)
+    for name in ("interval", "details"):
+        if not told[name]:
+            del told[name]
+    return told
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -111,12 +127,19 @@ def _result(found: Any, where: str) -> Result:
         raise RunError(f"{where}: {result.of!r} is none of {', '.join(get_args(Subject))}")
     if not isinstance(result.value, int | float):
         raise RunError(f"{where}: value {result.value!r} is no number")
-    return result
+    if result.interval is None:
+        return result
+    match result.interval:
+        case [int() | float() as low, int() | float() as high]:
+            return replace(result, interval=(low, high))
+    raise RunError(f"{where}: interval {result.interval!r} is no pair of numbers")
 
 
 def _checked(kind: type, found: Any, where: str) -> dict[str, Any]:
     names = [each.name for each in fields(kind)]
-    if not isinstance(found, dict) or sorted(found) != sorted(names):
+    # What has a default may be absent, as in files of earlier versions.
+    needed = {f.name for f in fields(kind) if f.default is f.default_factory is MISSING}
+    if not isinstance(found, dict) or not needed <= set(found) <= set(names):
         given = ", ".join(found) if isinstance(found, dict) else repr(found)
         raise RunError(f"{where} has {given}; expected {', '.join(names)}")
     return found

@@ -28,6 +28,8 @@ class Row:
     chance: float | None = None
     random: float | None = None
     trained: float | None = None
+    interval: tuple[float, float] | None = None
+    """95 % interval of ``trained``."""
 
     @property
     def over_chance(self) -> float | None:
@@ -82,6 +84,7 @@ def comparison(results: Sequence[Result]) -> list[Row]:
                 chance=_only(guesses, "chance"),
                 random=_only(same, "random weights"),
                 trained=_only(same, "trained"),
+                interval=next((r.interval for r in same if r.of == "trained"), None),
             )
         )
     return rows
@@ -116,7 +119,8 @@ def _cells(results: Sequence[Result]) -> list[list[str]]:
             row.protocol,
             row.metric,
             row.feature,
-            *(shown(v, row.smaller_is_better) for v in (row.chance, row.random, row.trained)),
+            *(shown(v, row.smaller_is_better) for v in (row.chance, row.random)),
+            shown(row.trained, row.smaller_is_better) + _shown_interval(row.interval),
             *(shown_ratio(ratio) for ratio in (row.over_chance, row.over_random)),
         ]
         for row in comparison(results)
@@ -143,6 +147,10 @@ def shown_ratio(ratio: float | None) -> str:
     if ratio is None:
         return "–"
     return f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+def _shown_interval(interval: tuple[float, float] | None) -> str:
+    return f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else ""
 
 
 def _key(result: Result) -> tuple[str, ...]:

@@ -1,0 +1,144 @@
+"""The folder that features are kept in.
+
+It holds ``features.safetensors``, with ``visual`` (V, F) and ``embedding`` (V, D) as float32, and
+``index.parquet``, with a line for each row of the manifest: ``row``, ``pair_id``, ``clips`` (how
+many the means are over, or 0) and ``error``. The V lines with clips are the tensors' rows, in their
+order. Both files say in their metadata, under ``crosspair``, what the features depend on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from crosspair.corpora import Manifest
+from crosspair.errors import RunError
+from crosspair.evaluation.features import Features
+from crosspair.evaluation.protocol import Protocol
+
+FEATURES_FILE, INDEX_FILE = "features.safetensors", "index.parquet"
+ANEW = "remove the folder or name another, and make them anew"
+
+
+def write_features(
+    folder: Path,
+    manifest: Manifest,
+    protocol: Protocol,
+    tensors: dict[str, torch.Tensor],
+    rows: list[int],
+    failures: dict[int, str],
+) -> None:
+    """Write a folder of features: once the index is there, all is.
+
+    Args:
+        folder: to write to.
+        manifest: of the videos.
+        protocol: what the features depend on.
+        tensors: ``visual`` and ``embedding``, of ``rows``.
+        rows: of the manifest, ascending.
+        failures: row to message.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    there = set(rows)
+    table = pa.table({
+        "row": pa.array(range(len(manifest)), pa.int64()),
+        "pair_id": manifest.table.column("pair_id"),
+        "clips": pa.array(
+            [protocol.clips if row in there else 0 for row in range(len(manifest))], pa.int32()
+        ),
+        "error": pa.array([failures.get(row) for row in range(len(manifest))], pa.string()),
+    }).replace_schema_metadata({_KEY: protocol.json()})  # fmt: skip
+    _in_one_step(
+        folder / FEATURES_FILE, lambda path: save_file(tensors, path, {_KEY: protocol.json()})
+    )
+    _in_one_step(folder / INDEX_FILE, lambda path: pq.write_table(table, path))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all features of the folder are there."""
+    return (folder / INDEX_FILE).is_file()
+
+
+def load_features(folder: Path) -> Features:
+    """Read a whole folder of features.
+
+    Raises:
+        RunError: there is none, or it cannot be read.
+    """
+    lines = _read_index(folder).to_pylist()
+    try:
+        tensors = load_file(folder / FEATURES_FILE)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{folder / FEATURES_FILE} cannot be read ({error}); {ANEW}") from error
+    there = [line for line in lines if line["clips"]]
+    if [len(tensors.get(name, ())) for name in ("visual", "embedding")] != [len(there)] * 2:
+        raise RunError(f"{folder / FEATURES_FILE} does not fit {INDEX_FILE} beside it; {ANEW}")
+    return Features(
+        rows=torch.tensor([line["row"] for line in there]),
+        visual=tensors["visual"],
+        embedding=tensors["embedding"],
+        clips=there[0]["clips"],
+        failures=[(line["pair_id"], line["error"]) for line in lines if line["error"]],
+    )
+
+
+def read_protocol(folder: Path) -> Protocol:
+    """What the features of a whole folder depend on.
+
+    Raises:
+        RunError: there are none, or they do not tell.
+    """
+    metadata = _read_index(folder).schema.metadata or {}
+    return protocol_from(metadata.get(_KEY.encode(), b""), folder)
+
+
+def protocol_from(text: str | bytes, where: Path) -> Protocol:
+    """Read what `Protocol.json` gave.
+
+    Raises:
+        RunError: it is something else.
+    """
+    try:
+        return Protocol(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{where} does not tell what its features depend on; {ANEW}") from error
+
+
+_KEY = "crosspair"
+
+
+def _read_index(folder: Path) -> pa.Table:
+    try:
+        return pq.read_table(folder / INDEX_FILE)
+    except FileNotFoundError as error:
+        raise RunError(
+            f'{folder} holds no whole features; "crosspair features" makes them'
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder / INDEX_FILE} cannot be read ({reason}); {ANEW}") from error
+
+
+def _in_one_step(path: Path, write: Callable[[Path], Any]) -> None:
+    # As `crosspair.atomic.write_atomically`, for what is too large to be held as bytes besides.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError, pa.ArrowException) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path} cannot be written: {reason}") from error
