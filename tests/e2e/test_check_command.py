@@ -155,7 +155,7 @@ def test_used_and_left_out_pairs_add_up(corpus, make_audio, tmp_path, checked) -
     ("fault", "reason"),
     [
         ("os.kill(os.getpid(), 11)", "worker (pid"),
-        ("time.sleep(1000)", "timed out after 3 seconds"),
+        ("time.sleep(100)", "timed out after 3 seconds"),
     ],
 )
 def test_a_decoder_that_brings_a_training_down_is_told(rendered, tmp_path, fault, reason) -> None:
@@ -166,7 +166,7 @@ import os, sys, time
 import crosspair.training, crosspair.video
 def read_frames(*_): {fault}
 sys.modules["crosspair.video.views"].read_frames = read_frames
-sys.modules["crosspair.training.pretrain"].STALLED = 3
+sys.modules["crosspair.video.loader"].STALLED = 3
 sys.argv[1:] = {call!r}
 from crosspair.cli import main
 main()
