@@ -1,4 +1,4 @@
-"""``crosspair quickstart`` and ``crosspair pretrain``."""
+"""``crosspair quickstart``, ``crosspair pretrain`` and ``crosspair finetune``."""
 
 from __future__ import annotations
 
@@ -60,3 +60,80 @@ def _pretrain(options: argparse.Namespace) -> None:
         )  # fmt: skip
         if model is not None and world.is_main:
             print(f"model: {options.run / 'model'}")
+
+
+def add_finetune(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "finetune",
+        help="train a classifier from pre-trained weights, and test it with 30 views",
+        epilog="Recipes' keys and values: see the YAML files, or crosspair/config.py.",
+    )
+    verb.add_argument(
+        "--recipe", required=True, metavar="NAME|FILE",
+        help="ucf101, hmdb51, kinetics400, laptop-finetune, or my.yaml",
+    )  # fmt: skip
+    verb.add_argument(
+        "--init", required=True, metavar="DIR|random|imagenet:FILE",
+        help="weights to begin with: a model folder or hub name; none, to train from scratch; a 2D "
+        "ResNet's state dict, inflated",
+    )  # fmt: skip
+    verb.add_argument("--manifest", required=True, metavar="M", help="videos with labels")
+    verb.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    verb.add_argument(
+        "--labels", type=float, metavar="SHARE",
+        help="low-shot: the share of each class's labels to see, as 0.01; the key labels.share",
+    )  # fmt: skip
+    verb.add_argument(
+        "--splits", type=_numbers, metavar="1,2,3",
+        help="official splits to train and test on in turn: {} stands for their number in "
+        "--manifest and --init; results are averaged",
+    )  # fmt: skip
+    verb.add_argument(
+        "--test-split", choices=("test", "val"), default="test",
+        help="what is tested; with val, validation is held out of train (default: test)",
+    )  # fmt: skip
+    verb.add_argument("--no-test", action="store_true", help="train only")
+    verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    verb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="as training.epochs=30 clip.size=112"
+    )
+    verb.set_defaults(verb=_finetune)
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from crosspair.config import FinetuneRecipe
+    from crosspair.errors import RecipeError
+    from crosspair.recipes import read_recipe
+
+    share = [] if options.labels is None else [f"labels.share={options.labels}"]
+    recipe = read_recipe(FinetuneRecipe, options.recipe, [*options.overrides, *share])
+    if options.splits and options.no_test:
+        raise RecipeError("--splits averages tests; leave out --no-test")
+
+    from crosspair.distributed import joined
+    from crosspair.reporting.table import print_table
+    from crosspair.training.transfer import transfer, transfer_over_splits
+
+    with joined() as world:
+        if not world.is_main:
+            logging.getLogger().setLevel(logging.WARNING)
+        if options.splits:
+            results = transfer_over_splits(
+                recipe, options.manifest, options.init, options.run, options.splits,
+                tested=options.test_split, resume=options.resume, world=world,
+            )  # fmt: skip
+        else:
+            results = transfer(
+                recipe, options.manifest, options.init, options.run,
+                test=not options.no_test, tested=options.test_split, resume=options.resume,
+                world=world,
+            )  # fmt: skip
+        if results is None or not world.is_main:
+            return
+        if results:
+            print_table(results)
+        print(f"model: {options.run / ('split*/model' if options.splits else 'model')}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]

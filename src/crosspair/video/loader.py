@@ -6,6 +6,7 @@ whichever worker makes it, and a resumed run goes on with the very batch it woul
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -226,7 +227,7 @@ def _loader(
         collate_fn=_collate,
         prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         timeout=STALLED if workers else 0,
         generator=torch.Generator(),  # or each start draws from the one that a resumed run restores
     )
@@ -246,6 +247,9 @@ def _collate(items: list[_Loaded]) -> Batch:
     )
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     del worker
     torch.set_num_threads(1)
+    # Ctrl-C and batch systems signal whole groups of processes: a training that is asked to stop
+    # needs its workers until it has saved.
+    os.setpgrp()

@@ -1,0 +1,202 @@
+"""Transfer: fine-tune, test, and average over official splits (Section 4.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from crosspair.config import FinetuneRecipe
+from crosspair.corpora import Manifest
+from crosspair.distributed import World
+from crosspair.errors import ManifestError, RunError
+from crosspair.evaluation import Provenance, Result, provenance, read_results, write_results
+from crosspair.evaluation.multiview import multiview_results
+from crosspair.models import Classifier, read_start
+from crosspair.recipes import recipe_hash
+from crosspair.training.finetune import finetune
+
+logger = logging.getLogger(__name__)
+
+RESULTS = "results.json"
+PLACE = "{}"  # of a split's number, in the names of a manifest and of a model folder
+
+
+def transfer(
+    recipe: FinetuneRecipe,
+    manifest: str,
+    init: str,
+    run: Path,
+    *,
+    test: bool = True,
+    tested: str = "test",
+    resume: bool = False,
+    world: World | None = None,
+) -> list[Result] | None:
+    """Fine-tune, then test with 30 views; results go to ``run/results.json``.
+
+    Args:
+        recipe: of the fine-tuning.
+        manifest: file of the videos.
+        init: the weights to begin with, see `crosspair.models.read_start`.
+        run: the run's folder.
+        test: whether to test at all.
+        tested: on which split.
+        resume: go on with what the folder holds; a test that is there is not made again.
+        world: the processes that work together.
+
+    Returns:
+        The results, none without a test; or None where the training was asked to stop.
+
+    Raises:
+        CrosspairError: as `finetune` and `multiview_results` do.
+    """
+    world = world or World()
+    videos, start = Manifest.read(manifest), read_start(init)
+    if test and not len(videos.split(tested)):  # told before the training, not after it
+        raise ManifestError(
+            f"{videos.path}: no video of split {tested} to test on; give another by --test-split, "
+            "or --no-test"
+        )
+    model = finetune(
+        recipe, videos, run, start=start, tested=tested, resume=resume, world=world
+    )  # fmt: skip
+    if model is None:
+        return None
+    if not test:
+        return []
+    origin = _provenance(recipe, model, videos)
+    found = _results_there(run / RESULTS, origin)
+    if found is not None:
+        return found
+    results = multiview_results(
+        model, videos,
+        split=tested, workers=recipe.training.workers, world=world,
+        precision=recipe.training.precision,
+        settings={"init": start.name, "labels": recipe.labels.share},
+    )  # fmt: skip
+    if world.is_main:
+        write_results(run / RESULTS, results, origin)
+    world.barrier()
+    return results
+
+
+def transfer_over_splits(
+    recipe: FinetuneRecipe,
+    manifest: str,
+    init: str,
+    run: Path,
+    splits: Sequence[int],
+    *,
+    tested: str = "test",
+    resume: bool = False,
+    world: World | None = None,
+) -> list[Result] | None:
+    """`transfer` on each official split, in ``run/split1`` and so on, and the mean of the results.
+
+    Args:
+        recipe: of each fine-tuning.
+        manifest: with ``{}`` for a split's number.
+        init: likewise, where each split has weights of its own.
+        run: gets a folder for each split, and ``results.json`` with the means and all the rest.
+        splits: their numbers.
+        tested, resume, world: see `transfer`.
+
+    Returns:
+        The means, then the results of each split; or None where it was asked to stop.
+
+    Raises:
+        RunError: the manifest's name has no place for a number.
+        CrosspairError: as `transfer` does.
+    """
+    world = world or World()
+    if PLACE not in manifest:
+        raise RunError(f"--splits needs a manifest for each, as split{PLACE}.parquet: {manifest}")
+    each: list[Result] = []
+    origins = []
+    for split in splits:
+        folder = run / f"split{split}"
+        logger.info("split %d", split)
+        results = transfer(
+            recipe,
+            manifest.replace(PLACE, str(split)),
+            init.replace(PLACE, str(split)),
+            folder,
+            tested=tested,
+            resume=resume,
+            world=world,
+        )
+        if results is None:
+            return None
+        each += [_numbered(result, split) for result in results]
+        origins.append(read_results(folder / RESULTS)[1])
+    means = mean_results(each)
+    if world.is_main:
+        write_results(run / RESULTS, means + each, _joined(origins))
+    return means + each
+
+
+def mean_results(results: Sequence[Result]) -> list[Result]:
+    """The mean over official splits of each protocol and metric.
+
+    Args:
+        results: of single splits, which their settings name.
+
+    Returns:
+        A result for each kind; its ``details`` hold the single values, in order.
+    """
+    kinds: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        kinds.setdefault((result.protocol, result.metric, result.of), []).append(result)
+    means = []
+    for members in kinds.values():
+        first, values = members[0], [member.value for member in members]
+        settings = {
+            name: value
+            for name, value in first.settings.items()
+            if all(member.settings.get(name) == value for member in members)
+        }
+        splits = [member.settings["official split"] for member in members]
+        means.append(
+            dataclasses.replace(
+                first,
+                value=sum(values) / len(values),
+                count=sum(member.count for member in members),
+                settings={**settings, "mean of splits": splits},
+                interval=None,
+                details={"draws": values},
+            )
+        )
+    return means
+
+
+def _provenance(recipe: FinetuneRecipe, model: Classifier, manifest: Manifest) -> Provenance:
+    return provenance(
+        recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash,
+        seed=recipe.training.seed,
+    )  # fmt: skip
+
+
+def _results_there(path: Path, origin: Provenance) -> list[Result] | None:
+    """Results of an earlier test of the same classifier on the same videos."""
+    try:
+        results, found = read_results(path)
+    except RunError:
+        return None
+    same = (found.recipe, found.model, found.manifest) == (
+        origin.recipe, origin.model, origin.manifest,
+    )  # fmt: skip
+    return results if same else None
+
+
+def _numbered(result: Result, split: int) -> Result:
+    return dataclasses.replace(result, settings={**result.settings, "official split": split})
+
+
+def _joined(origins: Sequence[Provenance]) -> Provenance:
+    """That of the first, with the models and manifests of all."""
+    model, manifest = (
+        "+".join(getattr(o, name) for o in origins) for name in ("model", "manifest")
+    )
+    return dataclasses.replace(origins[-1], model=model, manifest=manifest)
