@@ -21,7 +21,7 @@ def file_names(pair_ids: Sequence[str]) -> list[str]:
         pair_ids: each different from all others.
 
     >>> file_names(["v_Rowing_g01_c01", "../Été 2019?"])
-    ['v_Rowing_g01_c01', 'Ete_2019-62fbe3b3aef6a58c']
+    ['v_Rowing_g01_c01', 'Ete_2019-c48bf3989875cf88']
     """
     names = [_safe(each) for each in pair_ids]
     counts = Counter(name.casefold() for name in names)
