@@ -32,6 +32,7 @@ BOTTLENECKS = 50  # from this depth on, blocks are bottlenecks
 COUNTER = "num_batches_tracked"  # older files lack it
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
 _NAMES = (("stem.0", "conv1"), ("stem.1", "bn1"), ("shortcut", "downsample"))
+_CODE = re.compile(r"GLOBAL (\S+)")  # how PyTorch names what it refuses
 _SHOWN = 3  # names in a message
 
 
@@ -99,12 +100,14 @@ def _read(path: Path) -> Weights:
             return load_file(path)
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        if "Unsupported" in str(error):  # as PyTorch says of what is no tensor
+        if code := _CODE.search(str(error)):
             raise ModelError(
-                f"{path} holds objects besides tensors, which may run code when they are read, so "
-                "it is refused; save its state dict alone, best as .safetensors"
+                f"{path} holds more than tensors ({code[1]}), which may run code when it is read, "
+                "so it is refused; save its state dict alone, best as .safetensors"
             ) from error
-        reason = " ".join(str(error).split())[:100]
+        pickled = isinstance(error, pickle.UnpicklingError)  # whose message is advice for authors
+        reason = "PyTorch did not write it" if pickled else " ".join(str(error).split())[:100]
+        reason = reason or "it is empty or cut"
         raise ModelError(f"{path}: not a readable file of weights ({reason})") from error
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):

@@ -1,0 +1,262 @@
+"""Inflation: a 2D ResNet, restated plainly, and what the 3D network makes of its weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from crosspair.config import ClipConfig, VideoConfig
+from crosspair.errors import ModelError
+from crosspair.models import ResNet3d, imagenet_model, inflate, read_start
+from crosspair.models.resnet3d import BLOCKS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Weights = dict[str, torch.Tensor]
+WIDTH = 4
+
+
+def norm_of(name: str, channels: int, generator: torch.Generator) -> Weights:
+    def some(low: float, high: float) -> torch.Tensor:
+        return torch.rand(channels, generator=generator) * (high - low) + low
+
+    return {
+        f"{name}.weight": some(0.5, 1.5),
+        f"{name}.bias": some(-0.5, 0.5),
+        f"{name}.running_mean": some(-0.5, 0.5),
+        f"{name}.running_var": some(0.5, 1.5),
+        f"{name}.num_batches_tracked": torch.tensor(7),
+    }
+
+
+def resnet2d(depth: int, width: int = WIDTH) -> Weights:
+    """A state dict with the names that torchvision and timm share."""
+    generator = torch.Generator().manual_seed(depth)
+
+    def kernel(outer: int, inner: int, size: int) -> torch.Tensor:
+        scale = (2 / (inner * size * size)) ** 0.5
+        return torch.randn(outer, inner, size, size, generator=generator) * scale
+
+    weights = {"conv1.weight": kernel(width, 3, 7), **norm_of("bn1", width, generator)}
+    channels, expansion = width, 4 if depth >= 50 else 1
+    for stage, blocks in enumerate(BLOCKS[depth]):
+        inner = width * 2**stage
+        outer = inner * expansion
+        for block in range(blocks):
+            name = f"layer{stage + 1}.{block}"
+            shapes = [(inner, channels, 3), (inner, inner, 3)]
+            if expansion == 4:
+                shapes = [(inner, channels, 1), (inner, inner, 3), (outer, inner, 1)]
+            for index, shape in enumerate(shapes, start=1):
+                weights[f"{name}.conv{index}.weight"] = kernel(*shape)
+                weights |= norm_of(f"{name}.bn{index}", shape[0], generator)
+            if channels != outer or (stage > 0 and block == 0):
+                weights[f"{name}.downsample.0.weight"] = kernel(outer, channels, 1)
+                weights |= norm_of(f"{name}.downsample.1", outer, generator)
+            channels = outer
+    weights["fc.weight"], weights["fc.bias"] = torch.randn(10, channels), torch.randn(10)
+    return weights
+
+
+def features2d(weights: Weights, depth: int, images: torch.Tensor) -> torch.Tensor:
+    """What the 2D network gives for (B, 3, H, W) images, values 0 to 1, before its last layer."""
+    mean, std = (
+        torch.tensor(each).view(1, 3, 1, 1)
+        for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+
+    def normalized(x: torch.Tensor, name: str) -> torch.Tensor:
+        parts = (weights[f"{name}.{key}"] for key in ("running_mean", "running_var"))
+        return F.batch_norm(x, *parts, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    # Beyond the border is a grey of 0.45, which is the 3D network's zero.
+    x = F.pad(images, (3, 3, 3, 3), value=0.45)
+    x = F.conv2d((x - mean) / std, weights["conv1.weight"], stride=2)
+    x = F.max_pool2d(normalized(x, "bn1").relu(), 3, 2, 1)
+    for stage, blocks in enumerate(BLOCKS[depth]):
+        for block in range(blocks):
+            name, stride = f"layer{stage + 1}.{block}", 2 if stage and not block else 1
+            count, strided = (3, 2) if depth >= 50 else (2, 1)
+            y = x
+            for index in range(1, count + 1):
+                kernel = weights[f"{name}.conv{index}.weight"]
+                padding = kernel.shape[-1] // 2
+                y = F.conv2d(y, kernel, stride=stride if index == strided else 1, padding=padding)
+                y = normalized(y, f"{name}.bn{index}")
+                y = y.relu() if index < count else y
+            if f"{name}.downsample.0.weight" in weights:
+                x = F.conv2d(x, weights[f"{name}.downsample.0.weight"], stride=stride)
+                x = normalized(x, f"{name}.downsample.1")
+            x = (x + y).relu()
+    return x.mean(dim=(2, 3))
+
+
+def loaded(file: Path) -> ResNet3d:
+    video, state = inflate(file)
+    model = ResNet3d(video.depth, video.width, video.shortcut).eval()
+    model.load_state_dict(state)
+    return model
+
+
+def saved(weights: Weights, file: Path) -> Path:
+    if file.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in weights.items()}, file)
+    else:
+        torch.save(weights, file)
+    return file
+
+
+def refused(file: Path, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        inflate(file)
+    assert "\n" not in str(caught.value)
+
+
+# --- what comes out -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [10, 18, 34, 50, 101])
+@torch.no_grad()
+def test_a_still_clip_gives_what_the_2d_network_gives_for_its_frame(
+    depth: int, tmp_path: Path
+) -> None:
+    weights = resnet2d(depth)
+    model = loaded(saved(weights, tmp_path / "w.safetensors"))
+    images = torch.rand(2, 3, 64, 64)
+    still = images[:, :, None].expand(2, 3, 4, 64, 64)
+    expected = features2d(weights, depth, images)
+    assert expected.std() > 0.01
+    found = model((still - 0.45) / 0.225)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@torch.no_grad()
+def test_any_clip_gives_the_mean_over_its_frames(depth: int, tmp_path: Path) -> None:
+    weights = resnet2d(depth)
+    model = imagenet_model(saved(weights, tmp_path / "w.pth"), ClipConfig(size=32))
+    clip = torch.randint(0, 256, (1, 3, 5, 64, 64), dtype=torch.uint8)
+    frames = clip[0].permute(1, 0, 2, 3) / 255  # (T, 3, H, W)
+    expected = features2d(weights, depth, frames).mean(dim=0, keepdim=True)
+    visual, _ = model.encode_video(clip)
+    torch.testing.assert_close(visual, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_kernels_are_in_the_middle_of_time(tmp_path: Path) -> None:
+    weights = resnet2d(50)
+    _, state = inflate(saved(weights, tmp_path / "w.pth"))
+    kernel = state["res4.2.conv1.weight"]
+    assert kernel.shape[2] == 3
+    assert torch.equal(kernel[:, :, 1], weights["layer3.2.conv1.weight"])
+    assert not kernel[:, :, 0].any()
+    assert not kernel[:, :, 2].any()
+    assert torch.equal(state["res2.0.conv2.weight"][:, :, 0], weights["layer1.0.conv2.weight"])
+
+
+@pytest.mark.parametrize("depth", [10, 18, 34, 50, 101])
+def test_depth_and_width_are_read_from_the_shapes(depth: int, tmp_path: Path) -> None:
+    video, _ = inflate(saved(resnet2d(depth, width=3), tmp_path / "w.pth"))
+    assert video == VideoConfig(depth=depth, width=3, shortcut="B")
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "module.", "no counters"])
+def test_files_come_in_several_forms(wrap: str, tmp_path: Path) -> None:
+    weights = resnet2d(10)
+    _, expected = inflate(saved(weights, tmp_path / "plain.safetensors"))
+    content: dict = {
+        "plain": weights,
+        "state_dict": {"epoch": 3, "state_dict": weights},
+        "model": {"model": weights},
+        "module.": {f"module.{name}": value for name, value in weights.items()},
+        "no counters": {k: v for k, v in weights.items() if "num_batches" not in k},
+    }[wrap]
+    _, found = inflate(saved(content, tmp_path / "w.pth"))
+    for name, value in expected.items():
+        if "num_batches" not in name:
+            assert torch.equal(found[name], value), name
+
+
+def test_an_inflated_network_is_something_to_begin_with(tmp_path: Path) -> None:
+    start = read_start(f"imagenet:{saved(resnet2d(10), tmp_path / 'w.pth')}")
+    assert start.name.startswith("ImageNet ")
+    assert start.video == VideoConfig(depth=10, width=WIDTH)
+
+
+def test_the_untrained_parts_are_always_the_same(tmp_path: Path) -> None:
+    file = saved(resnet2d(10), tmp_path / "w.pth")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, other = imagenet_model(file), imagenet_model(file)
+    assert one.hash == other.hash
+    assert torch.equal(torch.get_rng_state(), before)
+    one.save_pretrained(tmp_path / "model")
+    assert type(one).from_pretrained(tmp_path / "model").hash == one.hash
+
+
+# --- files that do not do -----------------------------------------------------------------------
+
+
+class Code:
+    def __reduce__(self) -> tuple:
+        return (os.system, ("touch /tmp/must-not-be-there",))
+
+
+def test_a_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": Code()}, tmp_path / "w.pth")
+    refused(
+        tmp_path / "w.pth", r"w.pth holds more than tensors \(\w+.system\), which may run code when"
+    )
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "m.pth")
+    refused(tmp_path / "m.pth", r"m.pth holds more than tensors \(torch.nn.*Linear\), which may")
+    assert not Path("/tmp/must-not-be-there").exists()
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut"])
+def test_a_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, rf"{name}: not a readable file of weights \(.+\)$")
+
+
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    torch.save([torch.zeros(3)], tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", "w.pth: holds list, not a state dict$")
+    saved({"patch_embed.weight": torch.zeros(3)}, tmp_path / "vit.pth")
+    refused(tmp_path / "vit.pth", r"no 2D ResNet: there is no conv1.weight .*\(patch_embed.weight,")
+    saved({"conv1.weight": torch.zeros(4, 3, 7, 7)}, tmp_path / "stem.pth")
+    refused(tmp_path / "stem.pth", r"no 2D ResNet: there is no layer1.0 among")
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    weights = resnet2d(10)
+    for name in ("layer2.0.bn1.weight", "bn1.bias"):
+        del weights[name]
+    file = saved(weights, tmp_path / "w.pth")
+    message = "as a ResNet-10 of width 4 it lacks 2 weights: bn1.bias, layer2.0.bn1.weight$"
+    refused(file, message)
+
+
+def test_unexpected_weights_are_named(tmp_path: Path) -> None:
+    extra = {f"layer1.0.se.fc{i}.weight": torch.zeros(1) for i in range(4)}
+    file = saved({**resnet2d(10), **extra}, tmp_path / "w.pth")
+    refused(file, r"it has besides 4 weights: layer1.0.se.fc0.weight, .*fc2.weight, …$")
+
+
+def test_another_number_of_blocks_is_told(tmp_path: Path) -> None:
+    weights = resnet2d(18)
+    deeper = {f"layer2.2.{k.removeprefix('layer2.1.')}": v for k, v in weights.items()}
+    file = saved(
+        {**weights, **{k: v for k, v in deeper.items() if "conv" in k}}, tmp_path / "w.pth"
+    )
+    refused(file, "a ResNet of 2, 3, 2, 2 basic blocks; the depths here are 10, 18, 34, 50, 101$")
+
+
+def test_another_shape_is_told(tmp_path: Path) -> None:
+    weights = {**resnet2d(10), "layer1.0.conv2.weight": torch.zeros(4, 2, 3, 3)}
+    file = saved(weights, tmp_path / "w.pth")
+    refused(file, r"layer1.0.conv2.weight is \(4, 2, 3, 3\), expected \(4, 4, 3, 3\)$")
