@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,41 @@ def test_a_k_that_cannot_be(k: int, message: str) -> None:
     train, labels, queries = task(0, 10, 2, 2)
     with pytest.raises(CrosspairError, match=f"^{message}$"):
         knn_predict(train, labels, queries, k=k)
+
+
+@given(seed=seeds, k=st.integers(1, 12), temperature=st.floats(0.05, 2))
+@settings(max_examples=50)
+def test_votes_by_distance_equal_a_plain_loops(seed: int, k: int, temperature: float) -> None:
+    train, labels, queries = task(seed, 30, 9, 4)
+    found = knn_predict(
+        train, labels, queries, k=k, weighting="distance", temperature=temperature, chunk=4
+    )
+    for query, prediction in zip(queries.double(), found.tolist(), strict=True):
+        cosines = torch.cosine_similarity(query, train.double())
+        nearest = sorted(range(30), key=lambda i: -cosines[i])[:k]
+        votes = [0.0] * 4
+        for i in nearest:
+            votes[int(labels[i])] += math.exp(float(cosines[i]) / temperature)
+        assert votes[prediction] >= max(votes) * (1 - 1e-4)
+
+
+def test_accuracy_is_that_of_scikit_learn_within_half_a_point() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, 16, generator=generator)
+    labels = torch.randint(0, 10, (6000,), generator=generator)
+    features = centres[labels] + torch.randn(6000, 16, generator=generator)
+    train, test = features[:2000], features[2000:]
+    ours = knn_predict(train, labels[:2000], test)
+    accuracy = float((ours == labels[2000:]).double().mean())
+    judge = KNeighborsClassifier(25, metric="cosine").fit(train.numpy(), labels[:2000].numpy())
+    theirs = judge.score(test.numpy(), labels[2000:].numpy())
+    assert 0.4 < theirs < 0.95
+    assert abs(accuracy - theirs) <= 0.005
+
+
+def test_weights_that_are_none() -> None:
+    train, labels, queries = task(0, 10, 2, 2)
+    with pytest.raises(CrosspairError, match=r"^kNN's weighting 'rank' is none of uniform, dista"):
+        knn_predict(train, labels, queries, k=2, weighting="rank")
+    with pytest.raises(CrosspairError, match=r"^kNN's temperature must be above 0, not 0$"):
+        knn_predict(train, labels, queries, k=2, temperature=0)

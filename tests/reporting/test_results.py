@@ -24,6 +24,28 @@ def test_what_is_written_is_read_back(
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 
+def test_intervals_and_details_are_read_back(
+    tmp_path: Path, results: list[Result], origin: Provenance
+) -> None:
+    path = tmp_path / "results.json"
+    details = {"per_class": {"a “dog”": 0.5}, "confusion": {"a “dog”": {"cat\n": 2}}}
+    full = [*results, replace(results[2], interval=(0.7, 0.8), details=details)]
+    write_results(path, full, origin)
+    assert read_results(path) == (full, origin)
+    assert len(path.read_text().splitlines()) < 30 + len(full)
+
+
+def test_files_of_earlier_versions_are_read(
+    tmp_path: Path, results: list[Result], origin: Provenance
+) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, results, origin)
+    content = json.loads(path.read_text())
+    assert all("interval" not in each and "details" not in each for each in content["results"])
+    path.write_text(json.dumps(content, indent=2))
+    assert read_results(path)[0] == results
+
+
 def test_provenance_describes_this_machine() -> None:
     found = provenance(recipe="recipe", model="model", manifest="manifest", seed=3)
     assert (found.recipe, found.manifest, found.seed) == ("recipe", "manifest", 3)
@@ -84,6 +106,16 @@ def _words_for_value(content: dict[str, Any]) -> str:
     return json.dumps(content)
 
 
+def _half_an_interval(content: dict[str, Any]) -> str:
+    content["results"][2]["interval"] = [0.1]
+    return json.dumps(content)
+
+
+def _unknown_key(content: dict[str, Any]) -> str:
+    content["results"][2]["colour"] = "red"
+    return json.dumps(content)
+
+
 def _without_origin(content: dict[str, Any]) -> str:
     return json.dumps({"results": content["results"]})
 
@@ -99,6 +131,8 @@ def _listed(content: dict[str, Any]) -> str:
         (_of_another, "result 1: 'magic' is none of trained, random weights, chance"),
         (_without_value, "result 2 has protocol, metric, of, .*; expected protocol, metric, value"),
         (_words_for_value, "result 0: value 'much' is no number"),
+        (_half_an_interval, r"result 2: interval \[0.1\] is no pair of numbers"),
+        (_unknown_key, "result 2 has protocol, .*, colour; expected protocol, metric, value"),
         (_without_origin, "'provenance' is missing; evaluate the run again"),
         (_listed, "a file of results is a JSON object, not list"),
     ],

@@ -9,6 +9,7 @@ import pytest
 from crosspair.errors import RunError
 from crosspair.evaluation import Result
 from crosspair.reporting import comparison
+from crosspair.reporting.table import markdown_table
 
 
 def test_ratios_by_hand(results: list[Result]) -> None:
@@ -39,3 +40,9 @@ def test_nothing_is_divided_by_zero(results: list[Result]) -> None:
 def test_two_numbers_for_one_cell_are_refused(results: list[Result]) -> None:
     with pytest.raises(RunError, match=r"two results of trained for kNN, top-1, visual feature"):
         comparison([*results, replace(results[2], value=0.8)])
+
+
+def test_an_interval_stands_beside_what_was_trained(results: list[Result]) -> None:
+    told = replace(results[2], interval=(0.705, 0.79))
+    assert "| 75.0 % (70.5–79.0) |" in markdown_table([*results[:2], told])
+    assert "| 75.0 % |" in markdown_table(results[:3])

@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crosspair.cli.multiview import add_multiview
+
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
     from crosspair.corpora import Manifest
@@ -46,6 +48,7 @@ def add_evaluate(verbs: Verbs) -> None:
     protocols = verb.add_subparsers(required=True, metavar="PROTOCOL")
     for name, text in _PROTOCOLS.items():
         _add_protocol(protocols, name, text)
+    add_multiview(protocols)
 
 
 def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
@@ -92,7 +95,7 @@ def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
     if name in {"all", "linear", "lowshot"}:
         verb.add_argument("--epochs", type=int, default=30, help="of training (default: 30)")
         verb.add_argument("--lr", type=float, default=1e-3, help="÷10 every 10 epochs (1e-3)")
-        verb.add_argument("--train-batch", type=int, default=256, help="videos (default: 256)")
+        verb.add_argument("--train-batch", type=int, default=64, help="videos (default: 64)")
     if name in {"all", "lowshot"}:
         verb.add_argument(
             "--shares", type=float, nargs="+", default=(0.01, 0.1, 0.2), metavar="SHARE",

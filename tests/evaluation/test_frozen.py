@@ -1,0 +1,268 @@
+"""Frozen protocols on made-up features: what is learnt from what, and every fault of a manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.errors import CrosspairError, ManifestError, ModelError
+from crosspair.evaluation import (
+    Features,
+    FrozenConfig,
+    LinearConfig,
+    Result,
+    frozen_results,
+    knn_predict,
+    trial,
+)
+from crosspair.evaluation.classtask import class_task
+from crosspair.models import CPD
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CLASSES = ("cat", "dog", "cat dog")
+CONFIG = FrozenConfig(k=3, linear=LinearConfig(epochs=2, batch_size=8), shares=(0.2, 1.0))
+Row = dict[str, Any]
+
+
+def rows_of(videos: int = 60) -> list[Row]:
+    """Of three classes; 4 of 10 are train, 2 have no split, 2 val, 2 test."""
+    splits = ["train", "train", "train", "train", None, None, "val", "val", "test", "test"]
+    return [
+        {
+            "pair_id": f"p{i}", "path": f"{i}.mp4", "title": f"a {CLASSES[i % 3]}",
+            "label": CLASSES[i % 3], "split": splits[i % 10],
+        }
+        for i in range(videos)
+    ]  # fmt: skip
+
+
+def manifest_with(change: Callable[[list[Row]], object] = len) -> Manifest:
+    rows = rows_of()
+    change(rows)
+    return manifest_of(rows, Path("m.parquet"))
+
+
+@pytest.fixture
+def features() -> Features:
+    """Clusters that overlap; video 1 could not be read."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.tensor([i for i in range(60) if i != 1])
+    centres = torch.randn(3, 12, generator=generator)
+    visual = centres[rows % 3] + 0.8 * torch.randn(59, 12, generator=generator)
+    return Features(rows, visual, F.normalize(visual[:, :8], dim=1), 10, [("p1", "cut")])
+
+
+def value(results: list[Result], protocol: str, feature: str = "visual") -> float:
+    (found,) = (
+        r.value for r in results
+        if (r.protocol, r.feature, r.of) == (protocol, feature, "trained")
+    )  # fmt: skip
+    return found
+
+
+def test_every_protocol_gives_what_its_parts_give(model: CPD, features: Features) -> None:
+    manifest = manifest_with()
+    results = frozen_results(model, manifest, features, config=CONFIG)
+    rows = features.rows.tolist()
+    tested = torch.tensor([row % 10 in (8, 9) for row in rows])
+    truth = features.rows % 3
+    order = torch.tensor([0, 2, 1])  # of the sorted classes: cat, cat dog, dog
+    predicted = knn_predict(
+        features.visual[~tested], order[truth[~tested]], features.visual[tested], k=3
+    )
+    assert value(results, "kNN") == float((predicted == order[truth[tested]]).double().mean())
+    assert value(results, "linear") == value(results, "low-shot 100 %")
+    assert {result.count for result in results} == {12}
+    assert {result.settings["clips"] for result in results} == {10}
+    for result in results:
+        if result.metric == "top-1" and result.of == "chance":
+            assert (result.value, result.interval, result.details) == (1 / 3, None, {})
+        elif result.metric == "top-1":
+            low, high = result.interval
+            assert low <= result.value <= high
+            per_class = result.details["per_class"]
+            assert sorted(per_class) == sorted(CLASSES)
+            assert sum(per_class.values()) / 3 == pytest.approx(result.value)  # 4 of each
+
+
+def test_labels_of_the_test_split_play_no_part_in_learning(
+    model: CPD, features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes: list[list[torch.Tensor]] = []
+    train = trial.train_linear
+
+    def watched(*arguments: Any, **options: Any) -> torch.nn.Module:
+        probe = train(*arguments, **options)
+        probes.append([values.clone() for values in probe.state_dict().values()])
+        return probe
+
+    monkeypatch.setattr(trial, "train_linear", watched)
+
+    def turn(rows: list[Row]) -> None:
+        for i, row in enumerate(rows):
+            if row["split"] == "test":
+                row["label"] = CLASSES[(i + 1) % 3]
+
+    protocols = ("linear", "lowshot")
+    given = frozen_results(model, manifest_with(), features, protocols, CONFIG)
+    first, probes = probes, []
+    turned = frozen_results(model, manifest_with(turn), features, protocols, CONFIG)
+    assert len(first) == len(probes) == 6
+    for one, other in zip(first, probes, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert value(given, "linear") > value(turned, "linear")
+
+
+@pytest.mark.parametrize(
+    ("split", "learnt", "tested"),
+    [("test", {0, 1, 2, 3, 4, 5, 6, 7}, {8, 9}), ("val", {0, 1, 2, 3, 4, 5}, {6, 7})],
+)
+def test_what_is_learnt_from_when_a_split_is_tested(
+    features: Features, split: str, learnt: set[int], tested: set[int]
+) -> None:
+    task = class_task(manifest_with(), features, split)
+    assert {int(row) % 10 for row in features.rows[task.training]} == learnt
+    assert {int(row) % 10 for row in features.rows[task.tested]} == tested
+    for positions, labels in ((task.training, task.labels), (task.tested, task.truth)):
+        names = [CLASSES[row % 3] for row in features.rows[positions].tolist()]
+        assert [task.classes[label] for label in labels.tolist()] == names
+    assert len(task.training) == sum(row % 10 in learnt for row in features.rows.tolist())
+
+
+def test_videos_without_a_label_are_not_learnt_from(features: Features) -> None:
+    task = class_task(manifest_with(lambda rows: rows[0].update(label=None)), features, "test")
+    assert 0 not in features.rows[task.training].tolist()
+
+
+def test_zero_shot_on_draws_is_the_mean_of_zero_shots(model: CPD, features: Features) -> None:
+    config = dataclasses.replace(CONFIG, classes=(2, 3), draws=4)
+    results = frozen_results(model, manifest_with(), features, ("zeroshot",), config)
+    whole = value(results, "zero-shot", "embedding")
+    assert value(results, "zero-shot, 3 random classes", "embedding") == pytest.approx(whole)
+    (drawn,) = (
+        r for r in results
+        if r.protocol == "zero-shot, 2 random classes" and r.of == "trained"
+    )  # fmt: skip
+    draws = drawn.details["draws"]
+    assert len(draws) == 4
+    assert drawn.value == pytest.approx(sum(draws) / 4)
+    spread = (sum((draw - drawn.value) ** 2 for draw in draws) / 3) ** 0.5
+    assert drawn.details["spread"] == pytest.approx(spread)
+    (chance,) = (r for r in results if r.of == "chance" and r.protocol == drawn.protocol)
+    assert chance.value == 0.5
+
+
+def test_retrieval_leaves_out_titles_without_a_known_word(model: CPD, features: Features) -> None:
+    def change(rows: list[Row]) -> None:
+        rows[8]["title"] = "nothing known"
+        rows[9]["title"] = None
+
+    found = frozen_results(model, manifest_with(change), features, ("retrieval",), CONFIG)
+    assert {result.count for result in found} == {10}
+
+
+def without(column: str) -> Callable[[list[Row]], None]:
+    def change(rows: list[Row]) -> None:
+        for row in rows:
+            row[column] = None
+
+    return change
+
+
+def test_protocols_that_have_nothing_to_work_on_are_passed_over(
+    model: CPD, features: Features, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = frozen_results(model, manifest_with(without("label")), features, config=CONFIG)
+        assert {r.protocol.split()[0] for r in found} == {"retrieval"}
+        found = frozen_results(model, manifest_with(without("title")), features, config=CONFIG)
+        assert "retrieval text→video" not in {r.protocol for r in found}
+    assert "m.parquet: split test has no labels for knn" in caplog.text
+    assert "m.parquet: split test has no readable titles for retrieval" in caplog.text
+
+
+def no_test(rows: list[Row]) -> None:
+    for row in rows:
+        row["split"] = "train"
+
+
+def only_test(rows: list[Row]) -> None:
+    for row in rows:
+        row["split"] = "test"
+
+
+def one_class(rows: list[Row]) -> None:
+    for row in rows:
+        row["label"] = "cat"
+
+
+def a_class_that_is_only_tested(rows: list[Row]) -> None:
+    rows[8]["label"] = "parrot"
+
+
+def one_unlabelled(rows: list[Row]) -> None:
+    rows[9]["label"] = None
+
+
+def neither(rows: list[Row]) -> None:
+    without("label")(rows)
+    without("title")(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "protocols", "message"),
+    [
+        (no_test, ("knn",), r"no readable video of split test; there is nothing to test on \(spli"),
+        (only_test, ("knn",), "no readable video of split train and val has a label; there is not"),
+        (one_class, ("zeroshot",), "all labels are 'cat'; there is nothing to tell apart"),
+        (
+            a_class_that_is_only_tested,
+            ("linear",),
+            "1 classes of split test have no readable video in split train and val to learn from: "
+            "'parrot'",
+        ),
+        (one_unlabelled, ("knn",), "pair 'p9' of split test has no label, but others have"),
+        (without("label"), ("knn",), "pair 'p8' of split test has no label; classification needs"),
+        (without("title"), ("retrieval",), "no title of split test holds a known word"),
+        (neither, ("retrieval", "knn"), "split test has neither titles nor labels"),
+    ],
+)
+def test_a_manifest_that_does_not_do(
+    change: Callable[[list[Row]], None],
+    protocols: Any,
+    message: str,
+    model: CPD,
+    features: Features,
+) -> None:
+    with pytest.raises(ManifestError, match=rf"^m\.parquet: {message}") as caught:
+        frozen_results(model, manifest_with(change), features, protocols, CONFIG)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_learnt_from_cannot_be_tested(model: CPD, features: Features) -> None:
+    config = dataclasses.replace(CONFIG, split="train")
+    with pytest.raises(ManifestError, match=r"split train cannot be tested by what is learnt from"):
+        frozen_results(model, manifest_with(), features, ("knn",), config)
+    assert frozen_results(model, manifest_with(), features, ("zeroshot", "retrieval"), config)
+
+
+def test_more_neighbours_than_videos(model: CPD, features: Features) -> None:
+    config = dataclasses.replace(CONFIG, k=48)
+    with pytest.raises(CrosspairError, match=r"^kNN with k = 48 needs at least 48 .*, not 47$"):
+        frozen_results(model, manifest_with(), features, ("knn",), config)
+
+
+@pytest.mark.parametrize("feature", ["visual", "embedding"])
+def test_features_that_are_no_numbers(model: CPD, features: Features, feature: str) -> None:
+    getattr(features, feature)[4, 2] = float("nan")
+    with pytest.raises(ModelError, match=r"^1 of 59 videos have features that are no finite.*'p5'"):
+        frozen_results(model, manifest_with(), features, ("knn",), CONFIG)

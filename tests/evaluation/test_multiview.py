@@ -1,0 +1,247 @@
+"""The 30-view test: a slow twin, every video once, and the same on however many processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crosspair.clip import Clip
+from crosspair.config import ClassifierConfig, ClipConfig, VideoConfig
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.distributed import World
+from crosspair.errors import ManifestError, ModelError, VideoError
+from crosspair.evaluation.multiview import multiview_results, multiview_scores
+from crosspair.models import Classifier
+from crosspair.video import View, load_view
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CLIP = ClipConfig(size=32, frames=2, test_scale=1.25)
+SIDE = 40  # 1.25 × 32
+BROKEN = 3
+SIZES = [(96, 64), (64, 96), (64, 64), (96, 64), (128, 64), (64, 80), (80, 64)]
+
+
+def textured(index: int, width: int, height: int) -> np.ndarray:
+    """No two places alike, so that crops differ."""
+    across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    waves = [np.sin(9 * across + index), np.cos(7 * down - index), np.sin(5 * across * down)]
+    return (127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Manifest:
+    folder = tmp_path_factory.mktemp("corpus")
+    for row, size in enumerate(SIZES):
+        make_video(folder / f"{row}.mp4", frames=20 + 5 * row, size=size, content=textured)
+    (folder / f"{BROKEN}.mp4").write_text("no video")
+    labels = ["cat", "dog", "cat", "dog", "emu", "dog", "cat"]
+    rows = [
+        {"pair_id": f"p{i}", "path": f"{i}.mp4", "title": "", "label": label, "split": "test"}
+        for i, label in enumerate(labels)
+    ]
+    return manifest_of(rows, folder / "manifest.parquet")
+
+
+@pytest.fixture
+def model() -> Classifier:
+    torch.manual_seed(0)
+    made = Classifier(["cat", "dog", "emu"], CLIP, VideoConfig(10, 4), ClassifierConfig())
+    torch.nn.init.normal_(made.fc.weight)  # or all videos look alike
+    return made.eval()
+
+
+def scored(model: Classifier, manifest: Manifest, **options):
+    return multiview_scores(model, manifest, **{"workers": 0, "precision": "fp32", **options})
+
+
+@torch.no_grad()
+def by_hand(model: Classifier, clip: Clip, clips: int, crops: int) -> list[float]:
+    """One view at a time, each decoded and cropped by itself."""
+    whole = dataclasses.replace(model.clip, size=SIDE)
+    sums = [0.0] * len(model.classes)
+    for index in range(clips):
+        position = index / (clips - 1) if clips > 1 else 0.5
+        for place in [0.0, 0.5, 1.0] if crops == 3 else [0.5]:
+            # A square of the short side's size: where it lies along that side means nothing.
+            view = View(position, SIDE, across=place, down=place)
+            pixels = torch.from_numpy(load_view(clip, view, whole)).permute(3, 0, 1, 2)[None]
+            exponents = [float(value) for value in model(pixels)[0].double().exp()]
+            for k, value in enumerate(exponents):
+                sums[k] += value / sum(exponents)
+    return [value / (clips * crops) for value in sums]
+
+
+@pytest.mark.parametrize(("clips", "crops"), [(10, 3), (2, 3), (1, 1), (12, 1)])
+def test_scores_are_the_mean_softmax_of_all_views(
+    model: Classifier, manifest: Manifest, clips: int, crops: int
+) -> None:
+    found = scored(model, manifest, clips=clips, crops=crops)
+    assert found.rows.tolist() == [0, 1, 2, 4, 5, 6]
+    assert found.probabilities.dtype == torch.float64
+    for row, probabilities in zip(found.rows.tolist(), found.probabilities, strict=True):
+        expected = torch.tensor(by_hand(model, manifest.clips()[row], clips, crops))
+        torch.testing.assert_close(probabilities, expected.double(), atol=1e-5, rtol=1e-4)
+    assert found.probabilities.std(dim=0).min() > 1e-3
+
+
+def test_a_clip_is_decoded_once_for_its_crops(
+    model: Classifier, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosspair.video import views
+
+    decoded: list[str] = []
+    read = views.read_frames
+
+    def counting(clip: Clip, *rest):
+        decoded.append(clip.path)
+        return read(clip, *rest)
+
+    monkeypatch.setattr(views, "read_frames", counting)
+    scored(model, manifest.take([0, 1]), clips=4, crops=3)
+    assert len(decoded) == 2 * 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone(World):
+    """One process of several, whose fellows never answer."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def counts(self, mine: int) -> torch.Tensor:
+        """As if all videos of the others failed."""
+        counts = torch.tensor(
+            [len(range(rank, len(SIZES), self.size)) for rank in range(self.size)]
+        )
+        counts[self.rank] = mine
+        return counts
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_shares_of_all_processes_make_up_the_whole_bit_for_bit(
+    model: Classifier, manifest: Manifest, size: int
+) -> None:
+    whole = scored(model, manifest, clips=3)
+    seen: list[int] = []
+    for rank in range(size):
+        share = scored(model, manifest, clips=3, world=Alone(rank, size))
+        seen += share.rows.tolist()
+        mine = torch.isin(whole.rows, share.rows)
+        assert torch.equal(share.probabilities, whole.probabilities[mine])
+    assert sorted(seen) == whole.rows.tolist()
+
+
+def test_a_video_that_fails_is_left_out_by_name_and_told_by_count(
+    model: Classifier, manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        results = multiview_results(model, manifest, clips=2, workers=0)
+    assert "left out p3: " in caplog.text
+    assert "1 of 7 videos were left out of the test" in caplog.text
+    assert {result.count for result in results} == {6}
+    assert results[0].settings == {"clips": 2, "crops": 3, "classes": 3, "left out": 1}
+
+
+def test_a_known_error_leaves_a_video_out_unread(
+    model: Classifier, manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = manifest.table.to_pylist()
+    rows[0]["error"] = "cut"
+    whole = manifest_of(rows, manifest.path)
+    assert scored(model, whole, clips=1).rows.tolist() == [1, 2, 4, 5, 6]
+    assert "left out p0: cut" in caplog.text
+
+
+def test_a_video_that_fails_in_part_does_not_count(
+    model: Classifier, manifest: Manifest, tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    cut = make_video(tmp_path / "cut.webm", frames=200)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    paths = [str(cut), manifest.clips()[0].path]
+    rows = [{"pair_id": str(i), "path": path, "title": ""} for i, path in enumerate(paths)]
+    assert scored(model, manifest_of(rows, "m"), clips=3).rows.tolist() == [1]
+
+
+def test_accuracy_is_the_share_of_videos_whose_best_class_is_theirs(
+    model: Classifier, manifest: Manifest
+) -> None:
+    results = multiview_results(
+        model, manifest, clips=2, workers=0, precision="fp32", settings={"init": "random"}
+    )
+    scores = scored(model, manifest, clips=2)
+    labels = manifest.column("label")
+    hits = sum(
+        model.classes[int(p.argmax())] == labels[row]
+        for row, p in zip(scores.rows.tolist(), scores.probabilities, strict=True)
+    )
+    trained, chance = results
+    assert (trained.protocol, trained.metric) == ("6-view classification", "top-1")
+    assert (trained.value, trained.of) == (hits / 6, "trained")
+    assert (chance.value, chance.of) == (1 / 3, "chance")
+    assert trained.settings["init"] == "random"
+    assert trained.interval is not None
+    assert trained.interval[0] <= trained.value <= trained.interval[1]
+
+
+def test_top_5_is_there_where_there_are_more_classes(manifest: Manifest) -> None:
+    names = ["cat", "dog", "emu", "fox", "gnu", "hen"]
+    torch.manual_seed(0)
+    model = Classifier(names, CLIP, VideoConfig(10, 4), ClassifierConfig()).eval()
+    results = multiview_results(model, manifest, clips=1, crops=1, workers=0)
+    assert [(r.metric, r.of) for r in results] == [
+        ("top-1", "trained"), ("top-1", "chance"), ("top-5", "trained"), ("top-5", "chance"),
+    ]  # fmt: skip
+    assert results[3].value == 5 / 6
+    assert results[2].value >= results[0].value
+
+
+def test_a_class_that_the_classifier_does_not_know_counts_as_wrong(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = Classifier(["cat", "dog"], CLIP, VideoConfig(10, 4), ClassifierConfig()).eval()
+    results = multiview_results(model, manifest.take([4]), clips=1, workers=0)
+    assert (results[0].value, results[0].count) == (0.0, 1)
+    assert "does not know 1 classes of split test, whose videos count as wrong: emu" in caplog.text
+
+
+def test_the_classifier_is_as_it_was(model: Classifier, manifest: Manifest) -> None:
+    model.train()
+    before = model.hash
+    scored(model, manifest.take([0]), clips=1)
+    assert model.training
+    assert model.hash == before
+
+
+# --- what does not do ---------------------------------------------------------------------------
+
+
+def test_nothing_to_test_on(model: Classifier, manifest: Manifest) -> None:
+    message = "manifest.parquet: no video of split val; nothing to test on$"
+    with pytest.raises(ManifestError, match=message):
+        multiview_results(model, manifest, split="val")
+
+
+def test_a_video_without_a_label(model: Classifier, manifest: Manifest) -> None:
+    rows = manifest.table.to_pylist()
+    rows[2]["label"] = None
+    with pytest.raises(ManifestError, match=r"pair 'p2' of split test has no label$"):
+        multiview_results(model, manifest_of(rows, manifest.path))
+
+
+def test_none_that_can_be_read(model: Classifier, manifest: Manifest) -> None:
+    with pytest.raises(VideoError, match=r"^none of the 1 videos can be read: .*3\.mp4: not a"):
+        scored(model, manifest.take([BROKEN]))
+
+
+def test_a_classifier_that_diverged(model: Classifier, manifest: Manifest) -> None:
+    model.fc.weight.data[0] = float("nan")
+    with pytest.raises(ModelError, match="values that are not finite: its training diverged"):
+        scored(model, manifest.take([0]), clips=1)
