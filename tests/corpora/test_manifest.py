@@ -171,8 +171,10 @@ def test_a_write_makes_the_folder(tmp_path: Path) -> None:
 def test_the_hash_depends_on_what_rows_say_and_on_nothing_else(tmp_path: Path) -> None:
     manifest = manifest_of(ROWS, "elsewhere.parquet")
     written = manifest.write(tmp_path / "m.parquet")
-    probed = manifest_of([{**row, "fps": 25.0, "error": "cut"} for row in ROWS], "m")
+    probed = manifest_of([{**row, "fps": 25.0} for row in ROWS], "m")
     assert manifest.hash == written.hash == probed.hash
+    broken = [manifest_of([{**row, "error": why} for row in ROWS], "m") for why in ("cut", "gone")]
+    assert manifest.hash != broken[0].hash == broken[1].hash
     assert len(manifest.hash) == 12
     for key, value in [("title", "A cat"), ("path", "x.mp4"), ("end", 9.0), ("split", "test")]:
         assert manifest_of([{**ROWS[0], key: value}, *ROWS[1:]], "m").hash != manifest.hash

@@ -11,12 +11,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crosspair.clip import Clip
 from crosspair.corpora.prepare import Settings
-from crosspair.corpora.prepare.passage import _in_order
 from crosspair.corpora.prepare.transcode import AVX2, _instructions, transcode
 from crosspair.errors import ManifestError, VideoError
 from crosspair.video.decode import probe, read_frames
@@ -129,14 +126,6 @@ def test_uneven_frames_keep_their_instants(tmp_path: Path, make_video) -> None:
     at_a_rate = prepared(source, Settings(short_side=32, fps=25))
     assert numbers(make_video, at_a_rate, [0.0, 0.04, 0.44, 1.32, 2.76]) == [0, 1, 3, 4, 5]
     assert probe(at_a_rate.path).frames == 70
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
-def test_instants_out_of_order_are_put_in_order(jumps: list[int]) -> None:
-    """An instant comes at most three frames late, as where B-frames are packed."""
-    late = sorted(range(len(jumps)), key=lambda frame: (frame + jumps[frame], frame))
-    mended = list(_in_order((float(instant), f"frame {n}") for n, instant in enumerate(late)))
-    assert mended == [(float(n), f"frame {n}") for n in range(len(jumps))]
 
 
 def test_packed_b_frames_of_untouched_files_are_all_kept(tmp_path: Path, shared_data: Path) -> None:

@@ -54,7 +54,7 @@ def test_broken_sources_are_told_by_the_status(tmp_path: Path, sources: Path) ->
     done = prepare(sources / "bad.parquet", "--out", tmp_path / "out")
     assert done.returncode == 1
     assert "3 pairs, 1 broken; 3 videos, 0 of them prepared before" in done.stdout
-    assert "none.mp4: no such file" in "".join(done.stderr.split("\n"))
+    assert "none.mp4: no such file" in " ".join(done.stderr.split())
     errors = Manifest.read(tmp_path / "out").column("error")
     assert errors == [None, None, f"{sources / 'none.mp4'}: no such file"]
 

@@ -9,6 +9,8 @@ import av
 import fsspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crosspair.clip import Clip
 from crosspair.errors import VideoError
@@ -99,6 +101,16 @@ def test_seeking_does_not_decode_what_lies_far_before(
     assert numbers(make_video, path, [5.0, 5.1]) == [150, 153]
     assert min(decoded) >= 5.0 - 10 / 30
     assert max(decoded) <= 5.1 + 2 / 30
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_instants_out_of_order_are_put_in_order(jumps: list[int]) -> None:
+    """An instant comes at most three frames late, as where B-frames are packed."""
+    late = sorted(range(len(jumps)), key=lambda frame: (frame + jumps[frame], frame))
+    mended = list(
+        decode._in_order((float(instant), f"frame {n}") for n, instant in enumerate(late))
+    )
+    assert mended == [(float(n), f"frame {n}") for n in range(len(jumps))]
 
 
 def test_a_video_shorter_than_the_clip_repeats_its_last_frame(tmp_path: Path, make_video) -> None:

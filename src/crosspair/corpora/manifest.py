@@ -117,10 +117,14 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """12 hex digits of what the rows say, however and wherever they are stored."""
+        """12 hex digits of what the rows say, however and wherever they are stored.
+
+        Of what probing found only whether a video is broken counts: such a row is left out.
+        """
         digest = hashlib.sha256()
-        for row in self.table.select(SCHEMA.names[:9]).to_pylist():
-            digest.update(repr(tuple(row.values())).encode())
+        rows = self.table.select(SCHEMA.names[:9]).to_pylist()
+        for row, error in zip(rows, self.column("error"), strict=True):
+            digest.update(repr((*row.values(), *["broken"] * bool(error))).encode())
         return digest.hexdigest()[:12]
 
     def _whole(self, path: str) -> str:

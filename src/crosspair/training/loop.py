@@ -95,6 +95,7 @@ class Loop:
 
     def go(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Train on what ``batches`` yields; tell whether the training came to its end."""
+        begun = self.step
         with _stop_requests() as stop_requested:
             meter = _Meter()
             for batch in () if self.task.saturated() else batches:
@@ -114,8 +115,10 @@ class Loop:
                 if self.task.saturated():
                     break
                 meter.waiting()
-        failed = {"epoch": self.step / self.steps_per_epoch, "failed": len(self.left_out)}
-        self.run.record("pairs", self.step, failed)
+        if self.step > begun:
+            failed = int(self.world.counts(len(self.left_out)).sum())
+            epoch = self.step / self.steps_per_epoch
+            self.run.record("pairs", self.step, {"epoch": epoch, "failed": failed})
         if self.left_out:
             logger.warning("%d pairs were left out, as their videos fail", len(self.left_out))
         return True

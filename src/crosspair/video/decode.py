@@ -6,7 +6,9 @@ wanted frames are converted and scaled. What is wrong with a file is told as a `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from typing import Protocol
 
 import av
@@ -25,9 +27,7 @@ __all__ = ["VideoInfo", "probe", "read_frames"]
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek
 TAIL_TOLERANCE = 0.5  # s by which a header may promise more than the file holds
 TICK = 1e-3  # s; Matroska and WebM round a frame's instant to it
-
-# The names that `crosspair.corpora.prepare` imports these by.
-_opened, _info = opened, header
+REORDERED = 4  # frames over which the instants of an AVI may be out of order
 
 
 class Source(Protocol):
@@ -133,6 +133,12 @@ def _decoded_from(
 
 
 def _timed(container: Source, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+    stamped = _stamped(container, stream)
+    jumps = stream.container.format.name == "avi" and stream.codec_context.has_b_frames
+    return _in_order(stamped) if jumps else stamped
+
+
+def _stamped(container: Source, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
     tick = float(stream.time_base or 0)
     origin = stream.start_time or 0
     step = 1 / float(stream.average_rate or 30)
@@ -141,6 +147,23 @@ def _timed(container: Source, stream: VideoStream) -> Iterator[tuple[float, Vide
         stamp = frame.pts if frame.pts is not None else frame.dts
         seconds = seconds + step if stamp is None else (stamp - origin) * tick
         yield seconds, frame
+
+
+def _in_order(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
+    """Give the frames, which come in order, instants in order.
+
+    AVI keeps none. Those guessed for a file with B-frames packed two to a chunk, as many of Xvid
+    are, jump to and fro; frames would be lost as if they were late.
+    """
+    frames: deque[VideoFrame] = deque()
+    instants: list[float] = []
+    for seconds, frame in decoded:
+        frames.append(frame)
+        heappush(instants, seconds)
+        if len(frames) > REORDERED:
+            yield heappop(instants), frames.popleft()
+    for frame in frames:
+        yield heappop(instants), frame
 
 
 def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> np.ndarray:

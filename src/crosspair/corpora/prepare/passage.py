@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from heapq import heappop, heappush
 
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -16,8 +14,6 @@ from crosspair.clip import Clip
 from crosspair.errors import VideoError
 from crosspair.video.container import header, opened
 from crosspair.video.decode import TAIL_TOLERANCE, TICK, _decoded_from, _over, _part
-
-REORDERED = 4  # frames over which the instants of a file may be out of order
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,7 @@ class Passage:
     def _shown(self) -> Iterator[tuple[float, VideoFrame]]:
         end = self.begin + self.length
         shown: tuple[float, VideoFrame] | None = None
-        decoded = _decoded_from(self.container, self.stream, self.begin)
-        for seconds, frame in _in_order(decoded):
+        for seconds, frame in _decoded_from(self.container, self.stream, self.begin):
             if seconds >= end - TICK and shown is not None:
                 break
             # A frame that begins no later than the one before takes its place on screen.
@@ -83,23 +78,6 @@ class Passage:
                 )
                 raise VideoError(f"{self.path}: cut: frames are missing before {end:.2f} s; {last}")
         yield shown
-
-
-def _in_order(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
-    """Give the frames, which come in order, instants in order.
-
-    AVI keeps none. Those guessed for a file with B-frames packed two to a chunk, as many of Xvid
-    are, jump to and fro; frames would be lost as if they were late.
-    """
-    frames: deque[VideoFrame] = deque()
-    instants: list[float] = []
-    for seconds, frame in decoded:
-        frames.append(frame)
-        heappush(instants, seconds)
-        if len(frames) > REORDERED:
-            yield heappop(instants), frames.popleft()
-    for frame in frames:
-        yield heappop(instants), frame
 
 
 @contextmanager
