@@ -7,22 +7,29 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).with_name("one_step.py")
+from crosspair.config import ClassifierConfig, ClipConfig, VideoConfig
+from crosspair.corpora import manifest_of
+from crosspair.models import Classifier
+
+ONE_STEP, ONE_FINETUNE_STEP, MULTIVIEW = (
+    Path(__file__).with_name(name)
+    for name in ("one_step.py", "one_finetune_step.py", "multiview.py")
+)
 
 
-def run(processes: int, *arguments: str) -> None:
-    command = [sys.executable, str(SCRIPT), *arguments]
+def run(script: Path, processes: int, *arguments: str) -> None:
+    command = [sys.executable, str(script), *arguments]
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *launcher, str(SCRIPT), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+        command = [sys.executable, *launcher, str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("noise", ["batch", "pair"])
 def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(tmp_path, noise) -> None:
-    run(1, str(tmp_path / "one"), noise)
-    run(2, str(tmp_path / "two"), noise)
+    run(ONE_STEP, 1, str(tmp_path / "one"), noise)
+    run(ONE_STEP, 2, str(tmp_path / "two"), noise)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
     for name in ("losses", "bank", "log_z"):
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5, msg=name)
@@ -32,3 +39,35 @@ def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(tmp_path, n
         torch.testing.assert_close(of_two, of_one, rtol=1e-4, atol=3e-6 * largest)
     assert one["losses"][0] != one["losses"][1]
     assert max(float(gradient.abs().max()) for gradient in one["gradients"][0]) > 1e-3
+
+
+def test_the_new_layers_gradients_are_those_of_the_whole_batch(tmp_path) -> None:
+    run(ONE_FINETUNE_STEP, 1, str(tmp_path / "one"))
+    run(ONE_FINETUNE_STEP, 2, str(tmp_path / "two"))
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-4, atol=1e-5)
+    for of_one, of_two in zip(one["gradients"], two["gradients"], strict=True):
+        largest = max(float(gradient.abs().max()) for gradient in of_one)
+        torch.testing.assert_close(of_two, of_one, rtol=1e-4, atol=3e-6 * largest)
+    assert two["layer"].shape[0] == 2
+    assert torch.equal(two["layer"][0], two["layer"][1])
+    assert one["losses"][0] != one["losses"][1]
+
+
+def test_the_test_of_a_classifier_is_the_same_to_the_last_bit(tmp_path, make_video) -> None:
+    torch.manual_seed(0)
+    model = Classifier(["a", "b", "c"], ClipConfig(32, 2), VideoConfig(10, 4), ClassifierConfig())
+    torch.nn.init.normal_(model.fc.weight)
+    model.save_pretrained(tmp_path / "model")
+    for row in range(5):  # two processes have three and two of them; batches are of 10 and 2 clips
+        make_video(tmp_path / f"{row}.mp4", frames=30 + 7 * row, size=(96, 64))
+    rows = [{"pair_id": str(i), "path": f"{i}.mp4", "title": ""} for i in range(5)]
+    manifest = manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    for processes in (1, 2):
+        out = str(tmp_path / f"{processes}.pt")
+        run(MULTIVIEW, processes, str(manifest.path), str(tmp_path / "model"), out)
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    assert one["rows"].tolist() == two["rows"].tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(one["probabilities"], two["probabilities"])
+    assert one["probabilities"].std(dim=0).min() > 0

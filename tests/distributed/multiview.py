@@ -1,0 +1,26 @@
+"""The test of a classifier by however many processes: run by the test beside it."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from crosspair.corpora import Manifest
+from crosspair.distributed import joined
+from crosspair.evaluation.multiview import multiview_scores
+from crosspair.models import Classifier
+
+
+def main(manifest: Path, model: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    with joined() as world:
+        scores = multiview_scores(
+            Classifier.from_pretrained(model), Manifest.read(manifest),
+            clips=12, workers=0, world=world,
+        )  # fmt: skip
+        if world.is_main:
+            torch.save({"rows": scores.rows, "probabilities": scores.probabilities}, out)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
