@@ -124,10 +124,19 @@ def test_real_titles_share_words_as_they_were_composed_to(shared_data: Path) -> 
 # --- accuracy -----------------------------------------------------------------------------------
 
 
+RESULTS = [
+    {"protocol": "retrieval text→video", "of": "trained"},
+    {"protocol": "kNN", "of": "trained", "details": {"per_class": {"dog": 0.1, "cat": 0.1}}},
+    {"protocol": "zero-shot", "of": "chance", "details": {}},
+    {"protocol": "zero-shot", "of": "trained", "details": {"per_class": {"dog": 0.5, "cat": 1.0}}},
+]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("a.json", json.dumps({"dog": 0.5, "cat": 1, "cow": 0})),
+        ("a.json", json.dumps({"results": RESULTS})),
         ("a.csv", "class,accuracy\ndog,0.5\ncat,1\ncow,0\n"),
         ("a.csv", "\ufeffn, class ,accuracy\r\n1,dog,0.5\r\n1, cat,1.0\r\n1,cow,0\r\n"),
     ],
@@ -141,6 +150,7 @@ def test_accuracies_are_read(tmp_path: Path, name: str, text: str) -> None:
     ("name", "text", "message"),
     [
         ("a.json", "[1]", "a JSON object of classes and accuracies is expected, not list"),
+        ("a.json", '{"results": []}', "holds no result that tells classes apart; make one by"),
         ("a.json", "{", "cannot be read: Expecting"),
         ("a.csv", "label,accuracy\ndog,1\n", "needs the columns 'class' and 'accuracy'; it has"),
         ("a.csv", "", "needs the columns 'class' and 'accuracy'; it has none"),

@@ -84,8 +84,8 @@ def add_words(verbs: Verbs) -> None:
     )  # fmt: skip
     verb.add_argument(
         "--accuracy", type=Path, metavar="FILE",
-        help="accuracy of each class, 0 to 1: a csv with the columns class and accuracy, or a "
-        "JSON object",
+        help="accuracy of each class, to draw beside the words: results of crosspair evaluate, a "
+        "csv with the columns class and accuracy, or a JSON object (0 to 1)",
     )  # fmt: skip
     verb.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for words.md, words.csv and words.png"

@@ -142,8 +142,9 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
     """Read the accuracy of each class.
 
     Args:
-        path: a JSON object of labels and accuracies, or a csv with the columns ``class`` and
-            ``accuracy``; accuracies are fractions, 0 to 1.
+        path: a csv with the columns ``class`` and ``accuracy``, a JSON object of labels and
+            accuracies, or a file of results, of which zero-shot's are taken, or else the first
+            that tell classes apart; accuracies are fractions, 0 to 1.
         labels: of the manifest; what the file holds for others is left out.
 
     Raises:
@@ -227,7 +228,22 @@ def _from_json(text: str, path: Path) -> dict[str, Any]:
             f"accuracy file {path}: a JSON object of classes and accuracies is expected, "
             f"not {type(given).__name__}"
         )
-    return given
+    return _of_results(given["results"], path) if "results" in given else given
+
+
+def _of_results(results: Any, path: Path) -> dict[str, Any]:
+    """The accuracies of classes in a file that ``crosspair evaluate`` wrote."""
+    listed = results if isinstance(results, list) else []
+    by_protocol: dict[str, dict[str, Any]] = {}
+    for result in listed:
+        if result.get("of") == "trained" and result.get("details", {}).get("per_class"):
+            by_protocol.setdefault(result["protocol"], result["details"]["per_class"])
+    if not by_protocol:
+        raise ManifestError(
+            f"accuracy file {path} holds no result that tells classes apart; "
+            "make one by crosspair evaluate zeroshot"
+        )
+    return by_protocol.get("zero-shot") or next(iter(by_protocol.values()))
 
 
 def _from_csv(text: str, path: Path) -> dict[str, Any]:
