@@ -191,7 +191,7 @@ def test_accuracy_is_the_share_of_videos_whose_best_class_is_theirs(
         for row, p in zip(scores.rows.tolist(), scores.probabilities, strict=True)
     )
     trained, chance = results
-    assert (trained.protocol, trained.metric) == ("6-view classification", "top-1")
+    assert (trained.protocol, trained.metric) == ("6 views", "top-1")
     assert (trained.value, trained.of) == (hits / 6, "trained")
     assert (chance.value, chance.of) == (1 / 3, "chance")
     assert trained.settings["init"] == "random"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosspair import config
-from crosspair.config import Recipe
+from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.errors import RecipeError
 from crosspair.recipes import (
     dump_recipe,
@@ -83,10 +83,11 @@ def test_the_papers_recipes_hold_the_papers_numbers(name: str) -> None:
 
 def test_every_field_says_what_it_is() -> None:
     source = inspect.getsource(config)
-    for section in dataclasses.fields(Recipe):
-        for field in dataclasses.fields(getattr(Recipe(), section.name)):
-            _, _, behind = source.partition(f"\n    {field.name}: ")
-            assert behind.split("\n", 1)[1].lstrip().startswith('"""'), field.name
+    for kind in (Recipe, FinetuneRecipe):
+        for section in dataclasses.fields(kind):
+            for field in dataclasses.fields(getattr(kind(), section.name)):
+                _, _, behind = source.partition(f"\n    {field.name}: ")
+                assert behind.split("\n", 1)[1].lstrip().startswith('"""'), field.name
 
 
 # --- overrides ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from crosspair.training.transfer import mean_results, transfer, transfer_over_sp
 
 def result(split: int, value: float, of="trained", metric="top-1", **settings) -> Result:
     told = {"clips": 10, "official split": split, **settings}
-    return Result("30-view classification", metric, value, of, count=10 * split, settings=told)
+    return Result("30 views", metric, value, of, count=10 * split, settings=told)
 
 
 def test_the_mean_is_of_each_kind_by_itself() -> None:

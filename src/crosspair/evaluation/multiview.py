@@ -107,7 +107,7 @@ def multiview_results(
             continue
         correct = (best[:, :k] == truth[:, None]).any(dim=1)
         one = Result(
-            f"{clips * crops}-view classification", f"top-{k}", float(correct.double().mean()),
+            f"{clips * crops} views", f"top-{k}", float(correct.double().mean()),
             "trained", split=split, count=len(truth), settings=told,
             interval=bootstrap_interval(correct, seed=0),
             details=class_details(model.classes, truth[known], best[known, 0]) if k == 1 else {},

@@ -99,12 +99,12 @@ def transfer_over_splits(
         recipe: of each fine-tuning.
         manifest: with ``{}`` for a split's number.
         init: likewise, where each split has weights of its own.
-        run: gets a folder for each split, and ``results.json`` with the means and all the rest.
+        run: gets a folder for each split, and ``results.json`` with the means, then those of each.
         splits: their numbers.
         tested, resume, world: see `transfer`.
 
     Returns:
-        The means, then the results of each split; or None where it was asked to stop.
+        The means; or None where it was asked to stop.
 
     Raises:
         RunError: the manifest's name has no place for a number.
@@ -133,8 +133,10 @@ def transfer_over_splits(
         origins.append(read_results(folder / RESULTS)[1])
     means = mean_results(each)
     if world.is_main:
-        write_results(run / RESULTS, means + each, _joined(origins))
-    return means + each
+        # Chance is the same for every split, and stands beside the means.
+        measured = [result for result in each if result.of != "chance"]
+        write_results(run / RESULTS, means + measured, _joined(origins))
+    return means
 
 
 def mean_results(results: Sequence[Result]) -> list[Result]:
