@@ -39,9 +39,9 @@ def train_linear(
 ) -> nn.Module:
     """Train a linear probe by cross-entropy. The features are never changed.
 
-    Batch normalisation has its own scales and shifts, as is usual, and its statistics for the test
-    are the mean over all batches of the training. The layer starts at zero: all that is random is
-    the order of the videos.
+    Batch normalisation has no scales and shifts, as the layer after it does without them; its
+    statistics for the test are the mean over all batches of the training. The layer starts at zero:
+    all that is random is the order of the videos.
 
     Args:
         features: (N, F) float32, of the training videos alone.
@@ -62,7 +62,7 @@ def train_linear(
     _check(features, config)
     device = device or features.device
     probe = _probe(features.shape[1], classes).to(device)
-    optimizer = torch.optim.Adam(probe.parameters(), config.lr)
+    optimizer = torch.optim.Adam(probe.parameters(), config.lr, fused=True)
     generator = torch.Generator().manual_seed(seed)
     # Equal parts rather than a remainder: normalisation needs two videos in each.
     batches = max(1, len(features) // config.batch_size)
@@ -94,7 +94,7 @@ def _probe(features: int, classes: int) -> nn.Module:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     # Without a momentum, statistics are the mean over all batches: frozen features do not drift.
-    return nn.Sequential(nn.BatchNorm1d(features, momentum=None), layer)
+    return nn.Sequential(nn.BatchNorm1d(features, momentum=None, affine=False), layer)
 
 
 def _check(features: torch.Tensor, config: LinearConfig) -> None:

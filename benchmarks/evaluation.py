@@ -1,0 +1,179 @@
+"""kNN and the linear probe on a large corpus, beside scikit-learn and the bare products.
+
+    python -m benchmarks.evaluation [--scale 0.02]
+
+At scale 1: 240,000 training videos and 20,000 queries of 400 classes, 2,048 features, float32, made
+up. scikit-learn gets a part of the work, as told, and its time is extrapolated: kNN by queries, the
+linear probe (its SGDClassifier, one epoch) by videos and epochs. A bare matrix product of the same
+size says what cannot be beaten: kNN needs one, a probe two an epoch. Times are processor seconds
+on one thread; memory is the most that the process held so far, features and libraries included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import SGDClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
+
+from benchmarks.measuring import write_results
+from crosspair.evaluation import LinearConfig, knn_predict, linear_predict, train_linear
+from crosspair.progress import progress
+
+RESULTS = Path(__file__).parent / "results" / "evaluation.json"
+TRAIN, QUERIES, CLASSES, FEATURES = 240_000, 20_000, 400, 2048
+QUERIES_OF_SCIKIT, VIDEOS_OF_SCIKIT = 0.01, 0.005  # shares of the work
+NOISE = 3.0  # in units of the distance between centres, along each feature
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--scale", type=float, default=1.0, help="of the videos (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the features (default: 0)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        results = measured(options.scale, options.seed)
+    show(results)
+    write_results(options.out, results, seed=options.seed, packages=["torch", "scikit-learn"])
+
+
+def measured(scale: float, seed: int) -> dict[str, Any]:
+    """All times, in s, and what they are times of."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, FEATURES, generator=generator)
+    train, labels = made_up(round(scale * TRAIN), centres, generator)
+    queries, truth = made_up(round(scale * QUERIES), centres, generator)
+    knn = knn_times(train, labels, queries, truth)
+    linear = linear_times(train, labels, queries, truth)
+    sizes = {"train": len(train), "queries": len(queries), "classes": CLASSES, "features": FEATURES}
+    return {"settings": {"scale": scale, **sizes}, "results": {"kNN": knn, "linear": linear}}
+
+
+def made_up(
+    videos: int, centres: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (videos, FEATURES) around the centres of their classes, and the classes."""
+    labels = torch.randint(len(centres), (videos,), generator=generator)
+    features = torch.empty(videos, centres.shape[1]).normal_(0, NOISE, generator=generator)
+    for rows in torch.arange(videos).split(4096):  # a copy of all would count as memory
+        features[rows] += centres[labels[rows]]
+    return features, labels
+
+
+def knn_times(
+    train: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, truth: torch.Tensor
+) -> dict[str, Any]:
+    """kNN on all queries; scikit-learn's on the first of them."""
+    ours, predicted = timed(lambda: knn_predict(train, labels, queries))
+    memory = most_memory()
+
+    def product() -> None:
+        for part in queries.split(256):
+            torch.mm(part, train.T)
+
+    bare, _ = timed(product)
+    part = max(25, round(QUERIES_OF_SCIKIT * len(queries)))
+    judge = KNeighborsClassifier(25, algorithm="brute", metric="cosine")
+    judge.fit(train.numpy(), labels.numpy())
+    theirs, judged = timed(lambda: judge.predict(queries[:part].numpy()))
+    return {
+        "crosspair": {"s": ours, "GiB": memory, "accuracy": share(predicted, truth)},
+        "matrix product": {"s": bare},
+        "scikit-learn": {
+            "s": theirs * len(queries) / part,
+            "extrapolated_from": f"{part} of {len(queries)} queries",
+            "agreement": share(torch.from_numpy(judged), predicted[:part]),
+        },
+        "times_a_matrix_product": ours / bare,
+        "times_faster_than_scikit_learn": theirs * len(queries) / part / ours,
+    }
+
+
+def linear_times(
+    train: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, truth: torch.Tensor
+) -> dict[str, Any]:
+    """The paper's 30 epochs on all videos; an epoch of scikit-learn on the first of them."""
+    config = LinearConfig()
+    with progress("linear probe", config.epochs, "epochs") as bar:
+        ours, probe = timed(
+            lambda: train_linear(
+                train, labels, CLASSES, config, progress=lambda done, _: bar.advance(done)
+            )
+        )
+    memory = most_memory()
+    layer = torch.randn(FEATURES, CLASSES, generator=torch.Generator().manual_seed(0))
+    once, _ = timed(lambda: train @ layer)
+    bare = 2 * config.epochs * once  # logits, and the gradient of the weights
+    part = max(2 * CLASSES, round(VIDEOS_OF_SCIKIT * len(train)))
+    judge = SGDClassifier(loss="log_loss", max_iter=1, tol=None)
+    once, _ = timed(lambda: judge.fit(train[:part].numpy(), labels[:part].numpy()))
+    theirs = once * len(train) / part * config.epochs
+    return {
+        "crosspair": {
+            "s": ours,
+            "GiB": memory,
+            "accuracy": share(linear_predict(probe, queries), truth),
+            "epochs": config.epochs,
+            "batch": config.batch_size,
+        },
+        "matrix product": {"s": bare, "extrapolated_from": f"one of {2 * config.epochs} products"},
+        "scikit-learn": {
+            "s": theirs,
+            "extrapolated_from": f"1 of {config.epochs} epochs, {part} of {len(train)} videos",
+        },
+        "times_a_matrix_product": ours / bare,
+        "times_faster_than_scikit_learn": theirs / ours,
+    }
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor seconds that something takes, and what it gives."""
+    begun = time.process_time()
+    given = work()
+    return time.process_time() - begun, given
+
+
+def most_memory() -> float:
+    """GiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def share(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """How much of what was found is as expected, 0 to 1."""
+    return float((found == expected).double().mean())
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print times, memory and ratios."""
+    sizes = results["settings"]
+    title = f"{sizes['train']:,} × {sizes['features']:,}, {sizes['queries']:,} queries"
+    table = Table("protocol", "way", title=title, box=None, header_style="bold")
+    for column in ("s", "GiB", "times a matrix product", "times faster than scikit-learn"):
+        table.add_column(column, justify="right")
+    for protocol, of in results["results"].items():
+        for way in ("crosspair", "matrix product", "scikit-learn"):
+            told = of[way]
+            ratios = [""] * 2
+            if way == "crosspair":
+                ratios = [f"{of['times_a_matrix_product']:.2f}",
+                          f"{of['times_faster_than_scikit_learn']:.1f}"]  # fmt: skip
+            about = "~" if "extrapolated_from" in told else ""
+            memory = f"{told['GiB']:.1f}" if "GiB" in told else ""
+            table.add_row(protocol, way, f"{about}{told['s']:,.1f}", memory, *ratios)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
