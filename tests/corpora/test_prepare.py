@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +27,6 @@ from crosspair.corpora.prepare import (
 )
 from crosspair.corpora.prepare.attempt import attempt
 from crosspair.corpora.prepare.journal import Journal, alone_in
-from crosspair.corpora.prepare.names import file_names
 from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.errors import ManifestError, RunError
 from crosspair.video.decode import read_frames
@@ -399,35 +397,3 @@ def test_the_sample_is_drawn_by_its_seed(corpus: Corpus) -> None:
     assert len(set(clips.values())) > 1
     with pytest.raises(ManifestError, match="the sample is 0 videos; it must be 1 or more"):
         estimate(plan, Here(), sample=0)
-
-
-# --- names --------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.text(min_size=1), unique=True))
-def test_names_are_safe_and_unique(pair_ids: list[str]) -> None:
-    names = file_names(pair_ids)
-    assert len({name.casefold() for name in names}) == len(pair_ids)
-    for name in names:
-        assert name.isascii()
-        assert not set(name) & set('/\\:*?"<>| \0\n')
-        assert 0 < len(name) <= 97
-        assert name[0] not in ".-"
-    order = np.random.default_rng(0).permutation(len(pair_ids))
-    assert file_names([pair_ids[i] for i in order]) == [names[i] for i in order]
-
-
-@pytest.mark.parametrize(
-    ("pair_ids", "begin"),
-    [
-        (["v_Rowing_g01_c01", "x.y"], ["v_Rowing_g01_c01", "x.y"]),
-        (["../etc/passwd", "-rf"], ["etc_passwd-", "rf-"]),
-        (["Abc", "aBC"], ["Abc-", "aBC-"]),
-        (["é", "漢字", "a" * 300], ["e-", "clip-", "a" * 80 + "-"]),
-        (["a-0123456789abcdef"], ["a-0123456789abcdef-"]),
-    ],
-)
-def test_names_say_what_they_can(pair_ids: list[str], begin: list[str]) -> None:
-    for name, start in zip(file_names(pair_ids), begin, strict=True):
-        assert name.startswith(start)
-        assert name == start or len(name) == len(start) + 16
