@@ -143,7 +143,7 @@ def test_no_video_is_lost_without_a_word(model: Classifier, manifest: Manifest) 
         def counts(self, mine: int) -> torch.Tensor:
             return torch.zeros(self.size, dtype=torch.long)
 
-    with pytest.raises(AssertionError, match="^a video was lost"):
+    with pytest.raises(AssertionError, match=r"^a video was lost"):
         scored(model, manifest, clips=1, world=Silent(0, 2))
 
 

@@ -81,7 +81,7 @@ def test_hashes_tell_recipes_of_either_kind_apart() -> None:
 
 def test_a_recipe_of_the_other_kind_is_told() -> None:
     refused("^'laptop' is a recipe of pre-training; those for this are hmdb51, ", name="laptop")
-    with pytest.raises(RecipeError, match="^'ucf101' is a recipe of fine-tuning; those for this"):
+    with pytest.raises(RecipeError, match=r"^'ucf101' is a recipe of fine-tuning; those for this"):
         load_recipe("ucf101")
     refused("^no recipe 'ucf10'; did you mean 'ucf101', or give a file$", name="ucf10")
 

@@ -12,6 +12,7 @@ from crosspair.cli.check import add_check
 from crosspair.cli.corpus import add_corpus
 from crosspair.cli.evaluation import add_evaluate, add_features
 from crosspair.cli.prepare import add_prepare
+from crosspair.cli.report import add_report
 from crosspair.cli.titles import add_titles, add_words
 from crosspair.cli.training import add_finetune, add_pretrain, add_quickstart
 from crosspair.errors import CrosspairError
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for add in (
         add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_pretrain,
-        add_finetune, add_features, add_evaluate,
+        add_finetune, add_features, add_evaluate, add_report,
     ):  # fmt: skip
         add(verbs)
     return parser
