@@ -1,0 +1,44 @@
+"""``crosspair report`` as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crosspair.evaluation import Result, provenance, write_results
+from tests.e2e.conftest import crosspair
+from tests.e2e.test_faults import refused
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    result = Result("zero-shot", "top-1", 0.5, "trained", feature="embedding", count=40)
+    origin = provenance(recipe="", model="0123456789ab", manifest="ba9876543210", seed=0)
+    write_results(tmp_path / "run" / "results.json", [result], origin)
+    return tmp_path / "run"
+
+
+def test_a_report_of_two_runs(tmp_path: Path, run: Path) -> None:
+    done = crosspair("report", run, f"again={run}", "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "report" / "report.html"
+    assert done.stdout == (
+        f"{page}: 2 numbers of 2 runs in 1 table; report.md, report.csv beside it\n"
+    )
+    assert {path.name for path in page.parent.iterdir()} == {
+        "report.html", "report.md", "report.csv",
+    }  # fmt: skip
+    assert page.read_text("utf-8").count("50.0 %") == 2
+
+
+def test_faults_are_told_in_one_line_and_nothing_is_written(tmp_path: Path, run: Path) -> None:
+    out = tmp_path / "report"
+    assert "two runs are named 'run'" in refused("report", run, run, "--out", out)
+    assert "holds no results.json" in refused("report", tmp_path, "--out", out)
+    (tmp_path / "notes.json").write_text("[]")
+    assert "notes.json: a file of results is a JSON object, not list" in refused(
+        "report", run, tmp_path / "notes.json", "--out", out
+    )
+    assert not out.exists()
+    assert "cannot be written" in refused("report", run, "--out", run / "results.json")

@@ -1,0 +1,253 @@
+"""Runs side by side: what stands in which table, and what was published beside it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.errors import RunError
+from crosspair.evaluation import Provenance, Result, write_results
+from crosspair.reporting.published import PUBLISHED
+from crosspair.reporting.summary import Run, Table, read_runs, summarise
+from crosspair.reporting.summary_files import write_summary
+
+KNN = {"k": 25, "classes": 10, "clips": 10}
+VIEWS = {"clips": 10, "crops": 3, "classes": 101, "labels": 1.0}
+
+
+def finetuned(value: float, of: str = "trained", **settings: object) -> Result:
+    return Result("30 views", "top-1", value, of, count=300, settings={**VIEWS, **settings})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def frozen() -> list[Result]:
+    visual = Result(
+        "kNN", "top-1", 0.4444, "trained", feature="visual", count=378, settings=KNN,
+        interval=(0.3915, 0.4948),
+    )  # fmt: skip
+    return [
+        visual,
+        replace(visual, value=0.1, of="chance", feature="", interval=None),
+        replace(visual, value=0.45, feature="embedding"),
+        replace(visual, value=0.24, of="random weights"),
+        replace(visual, protocol="zero-shot", feature="embedding", value=0.3),
+        Result("retrieval text→video", "median rank", 63.0, "trained", feature="embedding"),
+    ]
+
+
+def table_of(results: Sequence[Result], origin: Provenance, number: str) -> Table:
+    tables = summarise([Run("mine", Path("r.json"), results, origin)])
+    (table,) = [each for each in tables if each.number == number]
+    return table
+
+
+def grid(table: Table) -> dict[tuple[str, str], list[float | None]]:
+    values: dict[tuple[str, str], list[float | None]] = {}
+    for row in table.rows:
+        cells = [row.cells.get(column) for column in table.columns]
+        values[row.name, row.of] = [cell and cell.value for cell in cells]
+    return values
+
+
+def test_every_number_stands_in_one_place(frozen: list[Result], origin: Provenance) -> None:
+    tables = summarise([Run("mine", Path("r.json"), frozen, origin)])
+    assert [table.number for table in tables] == ["2", "5", ""]
+    found = grid(tables[0])
+    assert found["mine", "trained"] == [0.4444, 0.45]
+    assert found["mine", "random weights"] == [0.24, None]
+    assert found["mine", "chance"] == [0.1, 0.1]
+    assert grid(tables[2]) == {("mine", "trained"): [63.0]}
+
+
+def test_accuracies_over_more_classes_have_a_column_of_their_own(
+    frozen: list[Result], origin: Provenance
+) -> None:
+    other = [replace(frozen[0], settings={**KNN, "classes": 16}, value=0.8)]
+    runs = [Run("a", Path("a"), frozen[:1], origin), Run("b", Path("b"), other, origin)]
+    found = grid(summarise(runs)[0])
+    assert found["a", "trained"] == [0.4444, None]
+    assert found["b", "trained"] == [None, 0.8]
+
+
+def test_means_and_single_splits_stand_apart(origin: Provenance) -> None:
+    mean = replace(finetuned(0.45, **{"mean of splits": [1, 2]}), details={"draws": [0.4, 0.5]})
+    single = [finetuned(0.4, **{"official split": 1}), finetuned(0.5, **{"official split": 2})]
+    table = table_of([mean, *single], origin, "3")
+    assert [column.over for column in table.columns] == [
+        "mean of splits 1, 2", "official split 1", "official split 2",
+    ]  # fmt: skip
+    assert grid(table)["mine", "trained"] == [0.45, 0.4, 0.5]
+    assert table.notes[0].endswith("mean of splits 1, 2; single values 40.0, 50.0 %")
+
+
+def test_published_numbers_of_the_same_data_stand_beside(origin: Provenance) -> None:
+    on_ucf101 = grid(table_of([finetuned(0.9)], origin, "3"))
+    assert on_ucf101["CPD", "published"] == [0.928]
+    assert on_ucf101["Shuffle & Learn", "published"] == [0.502]
+    on_hmdb51 = grid(table_of([finetuned(0.9, classes=51)], origin, "3"))
+    assert on_hmdb51["CPD", "published"] == [0.636]
+    assert ("CMC", "published") not in on_hmdb51
+
+
+def test_on_other_data_only_the_papers_method_stands_and_says_so(origin: Provenance) -> None:
+    table = table_of([finetuned(0.9, classes=10)], origin, "3")
+    published = [row for row in table.rows if row.of == "published"]
+    assert [row.name for row in published] == ["CPD", "CPD"]
+    assert [row.detail for row in published] == [
+        f"published: authors' released model, 3 splits; {data}; network: 3D ResNet-50; "
+        "pre-training: Instagram-300k"
+        for data in ("UCF101", "HMDB51")
+    ]
+    assert table.notes[1:] == [
+        f"published, authors' released model, 3 splits: {data} classes "
+        "(not the data of this column)"
+        for data in ("UCF101, 101", "HMDB51, 51")
+    ]
+
+
+def test_low_shot_of_whole_networks_has_published_numbers_and_a_probe_has_none(
+    frozen: list[Result], origin: Provenance
+) -> None:
+    whole = table_of([finetuned(0.1, labels=0.01, classes=400)], origin, "4")
+    assert [values for (_, of), values in grid(whole).items() if of == "published"] == [
+        [0.187], [0.259],
+    ]  # fmt: skip
+    probe = table_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "4")
+    assert {row.of for row in probe.rows} == {"trained"}
+    assert "not beside linear probes" in probe.remark
+
+
+def test_other_protocols_have_nothing_published(frozen: list[Result], origin: Provenance) -> None:
+    top_5 = replace(finetuned(0.9), metric="top-5")
+    fewer_views = replace(finetuned(0.9), protocol="3 views")
+    table = table_of([top_5, fewer_views, replace(frozen[0], protocol="3 views")], origin, "3")
+    assert {row.of for row in table.rows} == {"trained"}
+
+
+def test_published_numbers_are_fractions_and_name_their_source() -> None:
+    assert all(0 < each.value < 1 and each.source for each in PUBLISHED)
+    assert len({replace(each, value=0.0) for each in PUBLISHED}) == len(PUBLISHED)
+    assert {each.table for each in PUBLISHED} == {"2", "3", "4", "5"}
+
+
+def test_two_numbers_for_one_place_are_refused(frozen: list[Result], origin: Provenance) -> None:
+    twice = [*frozen, replace(frozen[0], value=0.5, settings={**KNN, "seed": 1})]
+    with pytest.raises(
+        RunError,
+        match=r"r\.json: two results of trained for kNN, top-1 \(visual; 10 classes; test\): "
+        r"0\.4444 and 0\.5; a table holds one",
+    ):
+        summarise([Run("mine", Path("r.json"), twice, origin)])
+
+
+def test_runs_are_named_as_their_folders_files_or_as_asked(
+    tmp_path: Path, frozen: list[Result], origin: Provenance
+) -> None:
+    for name in ("one/results.json", "two.json", "three/results.json", "a=b/results.json"):
+        write_results(tmp_path / name, frozen, origin)
+    given = [
+        f"{tmp_path}/one", f"{tmp_path}/two.json", f"x={tmp_path}/three", f"{tmp_path}/a=b",
+    ]  # fmt: skip
+    assert [run.name for run in read_runs(given)] == ["one", "two", "x", "a=b"]
+    assert read_runs(given)[0].results == frozen
+
+
+def test_what_is_no_run_is_told(tmp_path: Path, frozen: list[Result], origin: Provenance) -> None:
+    write_results(tmp_path / "a" / "results.json", frozen, origin)
+    write_results(tmp_path / "b" / "a" / "results.json", frozen, origin)
+    write_results(tmp_path / "none.json", [], origin)
+    (tmp_path / "other.json").write_text(json.dumps({"clip": 3}))
+    (tmp_path / "text.json").write_text("kNN 44 %")
+    (tmp_path / "run").mkdir()
+    for names, line in {
+        ("a", "b/a"): f"two runs are named 'a': {tmp_path}/a/results.json and {tmp_path}/b/a/",
+        ("run",): f"{tmp_path}/run holds no results.json: test the run by crosspair evaluate all",
+        ("none.json",): "none.json holds no result; evaluate the run again",
+        ("other.json",): "other.json: 'provenance' is missing",
+        ("text.json",): "text.json is not JSON",
+        ("gone",): "gone does not exist; evaluate the run to write it",
+    }.items():
+        with pytest.raises(RunError) as told:
+            read_runs([f"{tmp_path}/{each}" for each in names])
+        assert line in str(told.value)
+        assert "\n" not in str(told.value)
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_the_best_is_not_chosen_and_none_is_lost(values: list[float]) -> None:
+    origin = Provenance("", "w", "m", "", 0, None, "")  # type: ignore[arg-type]
+    runs = [
+        Run(f"run {i}", Path(f"{i}"), [finetuned(value)], origin) for i, value in enumerate(values)
+    ]
+    (table,) = summarise(runs)
+    (column,) = table.columns
+    assert [row.cells[column].value for row in table.rows if row.run] == values
+
+
+class _Page(HTMLParser):
+    """Links, text and the rows of tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in {"href", "src"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += " ".join(data.split()) + " "
+
+
+@pytest.fixture
+def written(tmp_path: Path, frozen: list[Result], origin: Provenance) -> Path:
+    write_results(tmp_path / "runs" / "<b>a #1|" / "results.json", frozen, origin)
+    write_results(
+        tmp_path / "b.json", [finetuned(0.9)], replace(origin, manifest="another manifest")
+    )
+    runs = read_runs([f"{tmp_path}/runs/<b>a #1|", f"{tmp_path}/b.json"])
+    write_summary(tmp_path / "out", runs)
+    return tmp_path / "out"
+
+
+def test_the_page_holds_all_and_links_to_the_files(written: Path) -> None:
+    text = (written / "report.html").read_text("utf-8")
+    page = _Page(text)
+    assert set(page.links) == {"../runs/%3Cb%3Ea%20%231%7C/results.json", "../b.json"}
+    assert "<b>a #1| trained 44.4 % 1 39.1–49.5" in " ".join(page.text.split())
+    assert "378 of test; classes 10; clips 10; k 25" in page.text
+    assert "published: authors' released model, 3 splits; UCF101" in page.text
+    assert "different manifests" in page.text
+    assert "default-src 'none'" in text
+    assert text.count("<table>") == text.count('<div class="card scroll"')
+
+
+def test_markdown_says_the_same(written: Path) -> None:
+    text = (written / "report.md").read_text("utf-8")
+    link = "(../runs/%3Cb%3Ea%20%231%7C/results.json)"
+    assert rf"| \<b\>a #1\|<br>trained | [44.4 %]{link} (39.1–49.5) <sup>1</sup> |" in text
+    assert "| *92.8 %* <sup>" in text
+    tables = [block for block in text.split("\n\n") if block.startswith("| run")]
+    for block in tables:
+        widths = {line.replace(r"\|", "").count("|") for line in block.splitlines()}
+        assert len(widths) == 1
+
+
+def test_the_csv_holds_numbers_as_they_are(written: Path, frozen: list[Result]) -> None:
+    with (written / "report.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    first = rows[0]
+    assert (float(first["value"]), float(first["low"]), first["of"]) == (0.4444, 0.3915, "trained")
+    assert (written / first["results"]).is_file()
+    own = [row for row in rows if row["of"] != "published"]
+    assert len(own) == len(frozen) + 2  # chance with no feature stands twice; a fine-tuned run
+    assert all(not row["results"] for row in rows if row["of"] == "published")
