@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crosspair.models import CPD
 
 _PROTOCOLS = {
-    "all": "all of the following",
+    "all": "the five that follow",
     "retrieval": "texts find their videos and videos their texts: R@1, 5, 10, median rank",
     "knn": "the labels of the nearest videos, by cosine",
     "linear": "batch normalisation and one layer, trained on frozen features",
