@@ -23,7 +23,7 @@ def test_it_runs_and_agrees_with_scikit_learn(
     assert content["settings"]["train"] == 1200
     knn, linear = content["results"]["kNN"], content["results"]["linear"]
     assert knn["scikit-learn"]["agreement"] >= 0.9
-    assert knn["scikit-learn"]["extrapolated_from"] == "25 of 100 queries"
+    assert knn["scikit-learn"]["extrapolated_from"] == "50 and 100 of 100 queries"
     assert linear["crosspair"]["epochs"] == 30
     assert 0.2 < linear["crosspair"]["accuracy"] < 1
     assert "1,200 × 16, 100 queries" in capsys.readouterr().out
