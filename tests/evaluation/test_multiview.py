@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CLIP = ClipConfig(size=32, frames=2, test_scale=1.25)
 SIDE = 40  # 1.25 × 32
 BROKEN = 3
+UPRIGHT = (1, 5)
 SIZES = [(96, 64), (64, 96), (64, 64), (96, 64), (128, 64), (64, 80), (80, 64)]
 
 
@@ -62,16 +63,15 @@ def scored(model: Classifier, manifest: Manifest, **options):
 
 
 @torch.no_grad()
-def by_hand(model: Classifier, clip: Clip, clips: int, crops: int) -> list[float]:
+def by_hand(model: Classifier, clip: Clip, clips: int, crops: int, upright: bool) -> list[float]:
     """One view at a time, each decoded and cropped by itself."""
-    whole = dataclasses.replace(model.clip, size=SIDE)
     sums = [0.0] * len(model.classes)
     for index in range(clips):
         position = index / (clips - 1) if clips > 1 else 0.5
         for place in [0.0, 0.5, 1.0] if crops == 3 else [0.5]:
-            # A square of the short side's size: where it lies along that side means nothing.
-            view = View(position, SIDE, across=place, down=place)
-            pixels = torch.from_numpy(load_view(clip, view, whole)).permute(3, 0, 1, 2)[None]
+            across, down = (0.5, place) if upright else (place, 0.5)
+            view = View(position, SIDE, across, down)
+            pixels = torch.from_numpy(load_view(clip, view, CLIP)).permute(3, 0, 1, 2)[None]
             exponents = [float(value) for value in model(pixels)[0].double().exp()]
             for k, value in enumerate(exponents):
                 sums[k] += value / sum(exponents)
@@ -86,7 +86,7 @@ def test_scores_are_the_mean_softmax_of_all_views(
     assert found.rows.tolist() == [0, 1, 2, 4, 5, 6]
     assert found.probabilities.dtype == torch.float64
     for row, probabilities in zip(found.rows.tolist(), found.probabilities, strict=True):
-        expected = torch.tensor(by_hand(model, manifest.clips()[row], clips, crops))
+        expected = torch.tensor(by_hand(model, manifest.clips()[row], clips, crops, row in UPRIGHT))
         torch.testing.assert_close(probabilities, expected.double(), atol=1e-5, rtol=1e-4)
     assert found.probabilities.std(dim=0).min() > 1e-3
 

@@ -134,8 +134,8 @@ def multiview_scores(
 ) -> Scores:
     """Classify every video of a manifest by the mean of its views' softmax.
 
-    A clip is decoded once for all its crops: squares along the frames' longer side, as large as
-    the shorter side, which is ``test_scale`` times the size that the network was trained with.
+    A clip is decoded once for all its crops: squares along the frames' longer side, of the size
+    that the network was trained with, while the shorter side is ``test_scale`` times as long.
     Only views of one video go through the network together, so that its numbers do not depend on
     which videos a process happens to have. Arguments are those of `multiview_results`.
 
@@ -161,7 +161,7 @@ def multiview_scores(
             broken.update(batch.failures)
             if len(batch.rows):
                 row = int(batch.rows[0])
-                for crop in crops_along(batch.clips, crops):
+                for crop in crops_along(batch.clips, crops, model.clip.size):
                     with autocast(world.device, precision):
                         logits = model(crop.to(world.device, non_blocking=True))
                     sums[row] += logits.double().softmax(dim=1).sum(dim=0).cpu()

@@ -98,23 +98,26 @@ def load_frames(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
     )
 
 
-def crops_along(frames: torch.Tensor, crops: int) -> list[torch.Tensor]:
-    """Squares along the frames' longer side, as large as the shorter one.
+def crops_along(frames: torch.Tensor, crops: int, size: int) -> list[torch.Tensor]:
+    """Squares along the frames' longer side, in the middle of the shorter one.
 
     Args:
         frames: (..., H, W).
         crops: how many, evenly spread from one end to the other: 3 for the test's left, centre and
             right (Section 4.2), 1 for the centre.
+        size: of a square in pixels, at most the shorter of H and W. The size of training: a small
+            network takes another one amiss, as its last maps, of 2×2 pixels, become 3×3.
 
     Returns:
-        ``crops`` views of (..., S, S), S the smaller of H and W.
+        ``crops`` views of (..., size, size).
     """
     height, width = frames.shape[-2:]
-    side = min(height, width)
-    places = [round(at * (max(height, width) - side)) for at in uniform_positions(crops)]
-    if width >= height:
-        return [frames[..., place : place + side] for place in places]
-    return [frames[..., place : place + side, :] for place in places]
+    squares = []
+    for along in uniform_positions(crops):
+        across, down = (along, 0.5) if width >= height else (0.5, along)
+        left, top = round(across * (width - size)), round(down * (height - size))
+        squares.append(frames[..., top : top + size, left : left + size])
+    return squares
 
 
 def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
