@@ -76,19 +76,31 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Cross-pair discrimination by noise-contrastive estimation (Sections 3.1 and 3.2)."""
+    """What the pairs are trained to (Sections 3.1 and 3.2; docs/objectives.md compares them)."""
 
+    name: Literal["cross_pair", "self_instance", "ranking", "in_batch"] = "cross_pair"
+    """cross_pair: the paper's, Equation 3. self_instance: Equations 1 and 2. ranking: Equation 4.
+    in_batch: Equation 3 over the batch instead of all pairs, as CLIP."""
+    estimate: Literal["nce", "softmax"] = "nce"
+    """Of cross_pair and self_instance. nce: from noise samples, Equation 5. softmax: exactly, over
+    all pairs."""
+    instances: Literal["bank", "weights"] = "bank"
+    """What stands for a pair in self_instance. bank: its entries, Equation 2. weights: two learned
+    vectors, Equation 1."""
     temperature: float = 0.07
-    """τ of Equation 3."""
+    """τ of Equations 2 and 3, and of in_batch; Equations 1 and 4 have none."""
     noise_samples: int = 4096
     """m of Equation 5: bank entries that each pair is told from."""
     noise: Literal["batch", "pair"] = "batch"
     """batch: the m draws are shared by the batch. pair: m draws for each pair (the paper's text);
     the expected loss is the same, at batch-size times the cost."""
     normalizer: Literal["ema", "first"] = "ema"
-    """Estimate of Equation 3's denominator: a moving average, or the first batch's for good."""
+    """Of nce, estimate of Equation 3's denominator: a moving average, or the first batch's for
+    good."""
     bank_momentum: float = 0.5
     """Share of the old entry that the memory bank keeps at each update."""
+    margin: float = 0.2
+    """δ of ranking: by how much a pair is to be more similar than the pairs it is told from."""
 
 
 @dataclass(frozen=True)

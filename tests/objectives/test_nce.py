@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
-from crosspair.objectives import CrossPairNCE, MemoryBank, nce_loss
+from crosspair.objectives import CrossPair, MemoryBank, NoiseContrastive, nce_loss
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -125,7 +125,9 @@ def test_gradient_is_the_closed_form_of_appendix_a1() -> None:
 
 
 def objective_on(pairs: int = 40, seed: int = 0, **config):
-    objective = CrossPairNCE(ObjectiveConfig(**config), seed, World())
+    settings = ObjectiveConfig(**config)
+    task = CrossPair(settings.temperature, World())
+    objective = NoiseContrastive(task, settings, seed, World())
     return objective, MemoryBank(pairs, 8, 0.5, seed, World())
 
 

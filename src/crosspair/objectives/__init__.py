@@ -1,6 +1,63 @@
-"""What pairs are trained to: the memory bank and the objectives over it."""
+"""What pairs are trained to: the memory bank and the objectives over it.
 
+Each is called alike: ``loss, scalars = objective(video, text, index, bank)``.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from crosspair.config import ObjectiveConfig
+from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.nce import CrossPairNCE, nce_loss
+from crosspair.objectives.cross_pair import CrossPair
+from crosspair.objectives.discrimination import Discrimination
+from crosspair.objectives.in_batch import InBatch
+from crosspair.objectives.nce import NoiseContrastive, nce_loss
+from crosspair.objectives.ranking import Ranking, ranking_loss
+from crosspair.objectives.self_instance import LearnedInstance, SelfInstance
+from crosspair.objectives.softmax import ExactSoftmax, log_normalizer
 
-__all__ = ["CrossPairNCE", "MemoryBank", "nce_loss"]
+__all__ = [
+    "CrossPair",
+    "Discrimination",
+    "ExactSoftmax",
+    "InBatch",
+    "LearnedInstance",
+    "MemoryBank",
+    "NoiseContrastive",
+    "Ranking",
+    "SelfInstance",
+    "build",
+    "log_normalizer",
+    "nce_loss",
+    "ranking_loss",
+]
+
+
+def build(
+    config: ObjectiveConfig, pairs: int, dimensions: int, seed: int, world: World
+) -> nn.Module:
+    """The objective that a recipe asks for.
+
+    Args:
+        config: which, and its constants.
+        pairs: N, of the memory bank.
+        dimensions: D of the common space.
+        seed: of the noise, and of learned class weights at their start.
+        world: the processes that share batch and bank.
+    """
+    if config.name == "ranking":
+        return Ranking(config.margin, world)
+    if config.name == "in_batch":
+        return InBatch(config.temperature, world)
+    discrimination: Discrimination
+    if config.name == "cross_pair":
+        discrimination = CrossPair(config.temperature, world)
+    elif config.instances == "bank":
+        discrimination = SelfInstance(config.temperature, world)
+    else:
+        discrimination = LearnedInstance(pairs, dimensions, seed, world.device)
+    if config.estimate == "softmax":
+        return ExactSoftmax(discrimination)
+    return NoiseContrastive(discrimination, config, seed, world)

@@ -1,14 +1,15 @@
-"""Cross-pair discrimination by noise-contrastive estimation (Equations 3 and 5).
+"""Noise-contrastive estimation (Equation 5) of a discrimination among N classes.
 
-A pair's text is told from m texts drawn uniformly from all N: with p(i|v) = exp(s_i/τ)/Z and the
-noise distribution p_n = 1/N, the posterior of "this is the pair's own" is
+A query's own class is told from m classes drawn uniformly from all N: with p(i) = exp(s_i/τ)/Z and
+the noise distribution p_n = 1/N, the posterior of "this is the query's own" is
 
-    h(i) = p(i|v) / (p(i|v) + m p_n) = σ(s_i/τ − log Z − log(m/N)).
+    h(i) = p(i) / (p(i) + m p_n) = σ(s_i/τ − log Z − log(m/N)).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import nn
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
+from crosspair.objectives.discrimination import Discrimination, logged
 
 EMA = 0.99  # share of the old estimate of log Z that a step keeps
 
@@ -32,10 +34,18 @@ def nce_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both terms of Equation 5, in log space.
 
+    With h as above, the gradient with respect to a query f is
+
+        ∂L/∂f = −[1 − h(i⁺)]/τ·c⁺ + Σ_k h(i_k)/τ·c_k    (k over the m noise samples),
+
+    which is Appendix A.1's form with its sum over the noise; h holds the m p_n that the appendix
+    leaves unsaid, and Z counts as a constant. See `docs/objectives.md` for how far it is from the
+    gradient of the exact likelihood.
+
     Args:
-        query: (B, D) unit vectors, f_v (or f_t).
-        positive: (B, D) each query's own bank entry of the other kind, f̄ᵗ (or f̄ᵛ).
-        noise: (m, D) bank entries shared by the batch, or (B, m, D) for each query its own.
+        query: (B, D), as unit vectors f_v (or f_t).
+        positive: (B, D) each query's own class, as the bank's f̄ᵗ (or f̄ᵛ).
+        noise: (m, D) classes shared by the batch, or (B, m, D) for each query its own.
         log_z: logarithm of Equation 3's denominator Σ_j exp(s_j/τ).
         pairs: N, so that p_n = 1/N.
         temperature: τ (0.07 in the paper).
@@ -47,23 +57,27 @@ def nce_loss(
     return _terms(*_posterior_logits(*similarities, log_z, pairs))
 
 
-class CrossPairNCE(nn.Module):
-    """The paper's objective: −log p(i_t|v) − log p(i_v|t), each by NCE over the memory bank.
+class NoiseContrastive(nn.Module):
+    """−log p(own class) by NCE, summed over the distributions of a discrimination.
 
     Args:
-        config: temperature, number and kind of noise samples, kind of normaliser.
+        discrimination: what is told from what.
+        config: number and kind of noise samples, kind of normaliser.
         seed: of the noise.
         world: the processes that share the batch; the noise is the same on all.
     """
 
     log_z: torch.Tensor
 
-    def __init__(self, config: ObjectiveConfig, seed: int, world: World) -> None:
+    def __init__(
+        self, discrimination: Discrimination, config: ObjectiveConfig, seed: int, world: World
+    ) -> None:
         super().__init__()
-        self.config, self.world = config, world
+        self.discrimination, self.config, self.world = discrimination, config, world
         self.generator = torch.Generator().manual_seed(seed)
-        # Of texts given a video, and of videos given a text; NaN until the first batch.
-        self.register_buffer("log_z", torch.full((2,), math.nan, device=world.device))
+        # One for each distribution; NaN until the first batch.
+        unknown = torch.full((len(discrimination.names),), math.nan, device=world.device)
+        self.register_buffer("log_z", unknown)
 
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
@@ -79,28 +93,23 @@ class CrossPairNCE(nn.Module):
         Returns:
             The loss, a scalar to minimise, and scalars to log.
         """
-        own_video, own_text = bank.lookup(index)
-        noise_video, noise_text = self._noise(len(index), bank)
-        temperature = self.config.temperature
-        to_text = _similarities(video, own_text, noise_text, temperature)
-        to_video = _similarities(text, own_video, noise_video, temperature)
-        self._estimate_z(to_text[1], to_video[1], bank.pairs)
-        text_logits = _posterior_logits(*to_text, self.log_z[0], bank.pairs)
-        video_logits = _posterior_logits(*to_video, self.log_z[1], bank.pairs)
-        loss_to_text = torch.stack(_terms(*text_logits)).sum()
-        loss_to_video = torch.stack(_terms(*video_logits)).sum()
+        task = self.discrimination
+        positives = task.lookup(index, bank)
+        noises = self._noise(len(index), bank)
+        similarities = [
+            _similarities(*each, task.temperature)
+            for each in zip(task.queries(video, text), positives, noises, strict=True)
+        ]
+        self._estimate_z([noise for _, noise in similarities], bank.pairs)
+        logits = [
+            _posterior_logits(*each, log_z, bank.pairs)
+            for each, log_z in zip(similarities, self.log_z, strict=True)
+        ]
+        losses = [torch.stack(_terms(*each)).sum() for each in logits]
         positive, noise = (
-            torch.cat(both).detach().sigmoid().mean()
-            for both in zip(text_logits, video_logits, strict=True)
+            torch.cat(every).detach().sigmoid().mean() for every in zip(*logits, strict=True)
         )
-        return loss_to_text + loss_to_video, {
-            "loss_video_to_text": loss_to_text.detach(),
-            "loss_text_to_video": loss_to_video.detach(),
-            "posterior_positive": positive,
-            "posterior_noise": noise,
-            "log_z_text": self.log_z[0].clone(),
-            "log_z_video": self.log_z[1].clone(),
-        }
+        return torch.stack(losses).sum(), logged(task.names, losses, self.log_z, positive, noise)
 
     def get_extra_state(self) -> torch.Tensor:
         """The noise generator's state, so that a resumed run draws what it would have drawn."""
@@ -110,23 +119,23 @@ class CrossPairNCE(nn.Module):
         """Put back what `get_extra_state` gave."""
         self.generator.set_state(state)
 
-    def _noise(self, batch: int, bank: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Video and text entries of pairs drawn uniformly: (m, D), or (B, m, D), each."""
+    def _noise(self, batch: int, bank: MemoryBank) -> list[torch.Tensor]:
+        """Classes of pairs drawn uniformly: (m, d), or (B, m, d), for each distribution."""
         m, device = self.config.noise_samples, self.world.device
         if self.config.noise == "batch":
             drawn = torch.randint(bank.pairs, (m,), generator=self.generator)
-            return bank.lookup(drawn.to(device), shared=True)
+            return self.discrimination.lookup(drawn.to(device), bank, shared=True)
         counts = self.world.counts(batch)
         drawn = torch.randint(bank.pairs, (int(counts.sum()), m), generator=self.generator)
         begin = int(counts[: self.world.rank].sum())
-        return bank.lookup(drawn[begin : begin + batch].to(device))
+        return self.discrimination.lookup(drawn[begin : begin + batch].to(device), bank)
 
     @torch.no_grad()
-    def _estimate_z(self, to_text: torch.Tensor, to_video: torch.Tensor, pairs: int) -> None:
+    def _estimate_z(self, noises: Sequence[torch.Tensor], pairs: int) -> None:
         """log Z = log N + log of the mean exp(s/τ) over the noise (B, m) of all processes."""
-        sums = torch.stack([to_text.flatten().logsumexp(0), to_video.flatten().logsumexp(0)])
-        sums = self.world.gather_rows(sums.unsqueeze(0)).logsumexp(0)  # (2,)
-        samples = self.world.counts(to_text.numel()).sum()
+        sums = torch.stack([noise.flatten().logsumexp(0) for noise in noises])
+        sums = self.world.gather_rows(sums.unsqueeze(0)).logsumexp(0)  # (K,)
+        samples = self.world.counts(noises[0].numel()).sum()
         estimate = sums - samples.log() + math.log(pairs)
         keep = 1.0 if self.config.normalizer == "first" else EMA
         moved = keep * self.log_z + (1 - keep) * estimate

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from crosspair.config import FinetuneRecipe, Recipe
+from crosspair.config import FinetuneRecipe, ObjectiveConfig, Recipe
 from crosspair.errors import RecipeError
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
@@ -25,13 +25,18 @@ SMALLEST = 32  # pixels: res5 sees a sixteenth of them
 POSITIVE = frozenset({
     "size", "frames", "stride", "width", "embedding", "hidden", "dimensions", "max_words",
     "max_tokens", "temperature", "noise_samples", "lr", "epochs", "batch_size", "accumulate",
-    "validate_every", "log_every", "patience",
+    "validate_every", "log_every", "patience", "margin",
 })  # fmt: skip
 NOT_NEGATIVE = frozenset({
     "color_jitter", "momentum", "weight_decay", "warmup_epochs", "clip_norm", "stage2_epoch",
     "stage2_lr", "text_lr", "text_head_factor", "seed", "workers", "checkpoint_steps", "drops",
 })  # fmt: skip
 SHARES = frozenset({"bank_momentum", "dropout", "label_smoothing", "hold_out"})  # of 1, never all
+OBJECTIVES_OF = {  # fields that other objectives can do nothing with
+    "estimate": {"cross_pair", "self_instance"},
+    "instances": {"self_instance"},
+    "margin": {"ranking"},
+}
 
 
 def recipe_names(kind: type[Recipe] | type[FinetuneRecipe] = Recipe) -> list[str]:
@@ -203,3 +208,22 @@ def _check(recipe: Recipe | FinetuneRecipe, name: str) -> None:
         raise RecipeError(f"{name}: labels.share is {recipe.labels.share}; it must lie in (0, 1]")
     if recipe.training.batch_size % recipe.training.accumulate:
         raise RecipeError(f"{name}: training.accumulate must divide training.batch_size")
+    if isinstance(recipe, Recipe):
+        _check_objective(recipe, name)
+
+
+def _check_objective(recipe: Recipe, name: str) -> None:
+    objective, parts = recipe.objective, recipe.training.accumulate
+    for field, objectives in OBJECTIVES_OF.items():
+        value = getattr(objective, field)
+        if value != getattr(ObjectiveConfig, field) and objective.name not in objectives:
+            raise RecipeError(
+                f"{name}: objective.{field}={value} means nothing to objective.name="
+                f"{objective.name}, only to {' and '.join(sorted(objectives))}; leave it out"
+            )
+    if objective.name in {"ranking", "in_batch"} and parts > 1:
+        raise RecipeError(
+            f"{name}: training.accumulate is {parts}, but objective.name={objective.name} tells "
+            "pairs from the rest of their batch, which must not be in parts; set it to 1, "
+            "and lower training.batch_size if memory does not do"
+        )

@@ -15,7 +15,10 @@ from crosspair.models import CPD
 def build_optimizer(
     model: CPD, objective: nn.Module, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """An optimiser of both towers: the language model, the text head, and all the rest."""
+    """An optimiser of both towers: the language model, the text head, and all the rest.
+
+    Class weights that an objective learns (Equation 1) move as fast as the rest.
+    """
     text, text_head = list(model.text_encoder.parameters()), list(model.text_head.parameters())
     apart = {id(parameter) for parameter in (*text, *text_head)}
     every = (*model.parameters(), *objective.parameters())

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from crosspair import models
+from crosspair import models, objectives
 from crosspair.config import Recipe
 from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, TextError
 from crosspair.evaluation import embed_texts, extract_features, retrieval
 from crosspair.models import CPD
-from crosspair.objectives import CrossPairNCE, MemoryBank
+from crosspair.objectives import MemoryBank
 from crosspair.precision import autocast
 from crosspair.progress import progress
 from crosspair.training.curriculum import Curriculum
@@ -107,7 +107,9 @@ class Pretraining:
             self.pairs |= {split: len(used), f"{split}_left_out": given - len(used)}
             logger.info("split %s: %d of %d pairs are used", split, len(used), given)
         bank_seed, noise_seed = recipe.training.seed, recipe.training.seed + 1
-        self.objective = CrossPairNCE(recipe.objective, noise_seed, world)
+        self.objective = objectives.build(
+            recipe.objective, len(self.train), recipe.head.embedding, noise_seed, world
+        )
         self.bank = MemoryBank(
             len(self.train), recipe.head.embedding, recipe.objective.bank_momentum, bank_seed, world
         )
@@ -117,7 +119,7 @@ class Pretraining:
         self._enter_stage()
 
     def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
-        """One step of Equation 5 in both directions; see `crosspair.training.loop.Task`."""
+        """One step of the recipe's objective; see `crosspair.training.loop.Task`."""
         recipe, device = self.recipe, self.world.device
         lr = set_rates(
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
@@ -139,6 +141,9 @@ class Pretraining:
             embeddings.append((index, video.detach(), text.detach()))
             for name, value in {"loss": loss.detach(), **scalars}.items():
                 logged[name] = logged.get(name, 0) + weight * value
+        for weights in self.objective.parameters():  # learned classes, which are in no DDP
+            assert weights.grad is not None
+            weights.grad = self.world.sum(weights.grad) / self.world.size
         if recipe.optimizer.clip_norm is not None:
             logged["gradient_norm"] = nn.utils.clip_grad_norm_(
                 [p for group in self.optimizer.param_groups for p in group["params"]],
