@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from crosspair.reporting import Sheet, contact_sheet
+from crosspair.reporting import Sheet
 from tests.conftest import VideoMaker
 
 
@@ -43,10 +43,3 @@ def test_a_broken_video_is_a_grey_tile_that_says_why(sheet: Sheet) -> None:
     assert tile.error == "gone.mp4: no such file"
     assert tile.frames.shape[0] == 1
     assert np.ptp(tile.frames.reshape(-1, 3), axis=0).max() == 0
-
-
-def test_a_contact_sheet_has_a_row_for_each_clip(sheet: Sheet) -> None:
-    picture = contact_sheet(sheet, gap=6)
-    assert picture.height == 3 * 64 + 2 * 6
-    assert picture.width > contact_sheet(sheet, score=False).width
-    assert contact_sheet(Sheet("nothing", ())).size[1] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -87,6 +88,20 @@ def test_the_table_says_what_the_results_say(report: Path) -> None:
         "kNN, top-1 visual; 400 of test; clips 10, k 25 6.2 % 25.0 % 75.0 % 12.0 3.0" in page.text
     )
     assert "median rank 200 of test 100.5 80 4 25.1 20.0" in page.text
+
+
+def test_intervals_and_the_data_are_named_where_they_are_known(
+    tmp_path: Path, results: list[Result], origin: Provenance
+) -> None:
+    told = [*results[:2], replace(results[2], interval=(0.7, 0.79))]
+    known = replace(origin, manifest_file="ucf.parquet")
+    for name, numbers, of in (("with", told, known), ("without", results, origin)):
+        write_report(tmp_path / name, title="T", summary="S", results=numbers, provenance=of)
+    text = _Page((tmp_path / "with").read_text("utf-8")).text
+    assert "75.0 % 70.0–79.0 12.0 3.0" in text
+    assert "95 % interval" in text
+    assert "ucf.parquet ba9876543210" in text
+    assert "95 % interval" not in _Page((tmp_path / "without").read_text("utf-8")).text
 
 
 def test_right_and_wrong_are_told_in_words_and_broken_files_by_name(report: Path) -> None:

@@ -167,6 +167,9 @@ def test_what_is_no_run_is_told(tmp_path: Path, frozen: list[Result], origin: Pr
     (tmp_path / "other.json").write_text(json.dumps({"clip": 3}))
     (tmp_path / "text.json").write_text("kNN 44 %")
     (tmp_path / "run").mkdir()
+    odd = json.loads((tmp_path / "a" / "results.json").read_text())
+    odd["results"][0]["settings"] = ["k", 25]
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
     for names, line in {
         ("a", "b/a"): f"two runs are named 'a': {tmp_path}/a/results.json and {tmp_path}/b/a/",
         ("run",): f"{tmp_path}/run holds no results.json: test the run by crosspair evaluate all",
@@ -174,6 +177,7 @@ def test_what_is_no_run_is_told(tmp_path: Path, frozen: list[Result], origin: Pr
         ("other.json",): "other.json: 'provenance' is missing",
         ("text.json",): "text.json is not JSON",
         ("gone",): "gone does not exist; evaluate the run to write it",
+        ("odd.json",): "odd.json: result 0: settings ['k', 25] is no JSON object",
     }.items():
         with pytest.raises(RunError) as told:
             read_runs([f"{tmp_path}/{each}" for each in names])
@@ -212,7 +216,9 @@ class _Page(HTMLParser):
 def written(tmp_path: Path, frozen: list[Result], origin: Provenance) -> Path:
     write_results(tmp_path / "runs" / "<b>a #1|" / "results.json", frozen, origin)
     write_results(
-        tmp_path / "b.json", [finetuned(0.9)], replace(origin, manifest="another manifest")
+        tmp_path / "b.json",
+        [finetuned(0.9)],
+        replace(origin, manifest="cafe", manifest_file="ucf.parquet"),
     )
     runs = read_runs([f"{tmp_path}/runs/<b>a #1|", f"{tmp_path}/b.json"])
     write_summary(tmp_path / "out", runs)
@@ -227,8 +233,9 @@ def test_the_page_holds_all_and_links_to_the_files(written: Path) -> None:
     assert "378 of test; classes 10; clips 10; k 25" in page.text
     assert "published: authors' released model, 3 splits; UCF101" in page.text
     assert "different manifests" in page.text
+    assert "ucf.parquet cafe" in page.text
     assert "default-src 'none'" in text
-    assert text.count("<table>") == text.count('<div class="card scroll"')
+    assert text.count("<table") == text.count('<div class="card scroll"')
 
 
 def test_markdown_says_the_same(written: Path) -> None:

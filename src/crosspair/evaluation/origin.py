@@ -43,9 +43,18 @@ class Provenance:
     machine: Machine
     created: str
     """ISO 8601, UTC, to the second."""
+    manifest_file: str = ""
+    """The manifest's file name, for people; empty in files of earlier versions."""
+
+    @property
+    def data(self) -> str:
+        """As "ucf10.parquet ba9876543210": the manifest's file name, if known, and its hash."""
+        return f"{self.manifest_file} {self.manifest}".strip()
 
 
-def provenance(*, recipe: str, model: str, manifest: str, seed: int) -> Provenance:
+def provenance(
+    *, recipe: str, model: str, manifest: str, seed: int, manifest_file: str = ""
+) -> Provenance:
     """Describe this machine and this moment.
 
     >>> provenance(recipe="", model="0123456789ab", manifest="ba9876543210", seed=0).seed
@@ -53,7 +62,7 @@ def provenance(*, recipe: str, model: str, manifest: str, seed: int) -> Provenan
     """
     now = datetime.datetime.now(datetime.UTC)
     created = now.isoformat(timespec="seconds")
-    return Provenance(recipe, model, manifest, _commit(), seed, _machine(), created)
+    return Provenance(recipe, model, manifest, _commit(), seed, _machine(), created, manifest_file)
 
 
 def _commit() -> str:

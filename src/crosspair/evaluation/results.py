@@ -121,12 +121,21 @@ def _keys(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     return found
 
 
+_KINDS = (
+    ("value", int | float, "number"),
+    ("count", int, "whole number"),
+    *((name, str, "text") for name in ("protocol", "metric", "split", "feature")),
+    *((name, dict, "JSON object") for name in ("settings", "details")),
+)
+
+
 def _result(found: Any, where: str) -> Result:
     result = Result(**_checked(Result, found, where))
     if result.of not in get_args(Subject):
         raise RunError(f"{where}: {result.of!r} is none of {', '.join(get_args(Subject))}")
-    if not isinstance(result.value, int | float):
-        raise RunError(f"{where}: value {result.value!r} is no number")
+    for name, kind, called in _KINDS:
+        if not isinstance(getattr(result, name), kind):
+            raise RunError(f"{where}: {name} {getattr(result, name)!r} is no {called}")
     if result.interval is None:
         return result
     match result.interval:

@@ -3,8 +3,8 @@
 from crosspair.reporting.curves import Curve, learning_curves
 from crosspair.reporting.history import History, read_history
 from crosspair.reporting.overview import overview_figure
-from crosspair.reporting.page import write_report
-from crosspair.reporting.sheets import Found, Sheet, Tile, contact_sheet, load_sheet
+from crosspair.reporting.run_report import write_report
+from crosspair.reporting.sheets import Found, Sheet, Tile, load_sheet
 from crosspair.reporting.table import Row, comparison
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "Sheet",
     "Tile",
     "comparison",
-    "contact_sheet",
     "learning_curves",
     "load_sheet",
     "overview_figure",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +9,8 @@ from matplotlib.figure import Figure
 
 from crosspair.atomic import write_atomically
 from crosspair.evaluation.results import Result
-from crosspair.reporting.figures import INK, styled
+from crosspair.reporting.figures import INK, png, styled
+from crosspair.reporting.tabular import csv_text
 
 _NAMED = 60  # classes whose names can be read in a picture
 _DPI = 150
@@ -46,8 +45,8 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
         ]
         pairs = [(of, given, n) for of, row in confusion.items() for given, n in row.items()]
         for suffix, content in (
-            ("classes.csv", _csv(("class", "accuracy", "videos"), per_class)),
-            ("confusion.csv", _csv(("class", "predicted", "videos"), pairs)),
+            ("classes.csv", csv_text(("class", "accuracy", "videos"), per_class)),
+            ("confusion.csv", csv_text(("class", "predicted", "videos"), pairs)),
             ("confusion.png", confusion_figure(confusion, f"{result.protocol}, {result.feature}")),
         ):
             files.append(folder / f"{name}.{suffix}")
@@ -86,14 +85,4 @@ def confusion_figure(confusion: dict[str, dict[str, int]], title: str) -> bytes:
         else:
             axes.set_xticks([])
             axes.set_yticks([])
-        file = io.BytesIO()
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+        return png(figure)

@@ -152,6 +152,13 @@ def svg(figure: Figure, name: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1).strip()
 
 
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG, at its own size and resolution."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
 def _name_ends(axes: Axes, lines: Sequence[Series], factor: float) -> None:
     """Write each name beside its line's end, apart from the others."""
     low, high = axes.get_ylim()

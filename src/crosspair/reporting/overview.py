@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from matplotlib.ft2font import FT2Font
 
 from crosspair.evaluation.results import Result
 from crosspair.reporting.curves import retrieval_series, stage_mark
-from crosspair.reporting.figures import FAINT, SERIES, draw_lines, styled
+from crosspair.reporting.figures import FAINT, SERIES, draw_lines, png, styled
 from crosspair.reporting.history import History
 from crosspair.reporting.sheets import Sheet
 from crosspair.reporting.table import Row, comparison
@@ -55,9 +54,7 @@ def overview_figure(
         _charts(parts[0], rows, history)
         for part, sheet in zip(parts[1:], sheets, strict=True):
             _query(part, sheet, inches / _QUERY)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+        return png(figure)
 
 
 def _charts(figure: SubFigure, rows: Sequence[Row], history: History) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from crosspair.clip import Clip
 from crosspair.errors import VideoError
@@ -90,35 +90,6 @@ def load_sheet(
         short_side: of the frames, in pixels.
     """
     return Sheet(query, tuple(_tile(each, frames, short_side) for each in found))
-
-
-def contact_sheet(sheet: Sheet, *, count: int = 4, gap: int = 6, score: bool = True) -> Image.Image:
-    """One picture: a row of ``count`` frames for each clip found.
-
-    Args:
-        sheet: what to show.
-        count: frames a clip.
-        gap: between rows, in pixels.
-        score: whether to write the score, and right or wrong, beside each row. Captions are left
-            to the page, whose fonts know more scripts.
-    """
-    strips = [tile.strip(count) for tile in sheet.tiles]
-    margin = 76 if score else 0
-    width = margin + max((strip.width for strip in strips), default=1)
-    height = sum(strip.height + gap for strip in strips) - gap if strips else 1
-    picture = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=16)
-    top = 0
-    for tile, strip in zip(sheet.tiles, strips, strict=True):
-        picture.paste(strip, (margin, top))
-        if tile.error:
-            draw.text((margin + 8, top + 8), "broken video", fill="white", font=font)
-        if score:
-            words = f"{tile.found.score:.2f}\n{verdict(tile.found.right)}"
-            draw.multiline_text((8, top + 4), words, fill="#444c56", font=font, spacing=6)
-        top += strip.height + gap
-    return picture
 
 
 def verdict(right: bool | None) -> str:

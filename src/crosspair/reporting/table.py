@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
 from crosspair.errors import RunError
 from crosspair.evaluation.results import Result, Subject
+from crosspair.reporting.tabular import markdown_rows, print_rows
 
 
 @dataclass(frozen=True)
@@ -92,23 +89,14 @@ def comparison(results: Sequence[Result]) -> list[Row]:
 
 def print_table(results: Sequence[Result]) -> None:
     """Print results side by side to standard output."""
-    table = Table(*_NAMES, *_NUMBERS)
-    for column in table.columns[len(_NAMES) :]:
-        column.justify = "right"
-    for cells in _cells(results):
-        table.add_row(*cells)
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPED)
-    console.print(table)
+    print_rows([*_NAMES, *_NUMBERS], _cells(results), names=len(_NAMES), piped=120)
 
 
 def markdown_table(results: Sequence[Result]) -> str:
     """Results side by side, as a table in Markdown."""
-    head = [*_NAMES, *_NUMBERS]
-    rule = ["---"] * len(_NAMES) + ["--:"] * len(_NUMBERS)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *_cells(results)])
+    return markdown_rows([*_NAMES, *_NUMBERS], _cells(results), names=len(_NAMES))
 
 
-_PIPED = 120  # columns where no terminal says how wide it is
 _NAMES = ("protocol", "metric", "feature")
 _NUMBERS = ("chance", "random weights", "trained", "over chance", "over random")
 
@@ -120,7 +108,7 @@ def _cells(results: Sequence[Result]) -> list[list[str]]:
             row.metric,
             row.feature,
             *(shown(v, row.smaller_is_better) for v in (row.chance, row.random)),
-            shown(row.trained, row.smaller_is_better) + _shown_interval(row.interval),
+            shown(row.trained, row.smaller_is_better) + _beside(row.interval),
             *(shown_ratio(ratio) for ratio in (row.over_chance, row.over_random)),
         ]
         for row in comparison(results)
@@ -149,8 +137,17 @@ def shown_ratio(ratio: float | None) -> str:
     return f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
 
 
-def _shown_interval(interval: tuple[float, float] | None) -> str:
-    return f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else ""
+def shown_interval(interval: tuple[float, float] | None) -> str:
+    """The ends of an interval of fractions, in %; nothing where there is none.
+
+    >>> shown_interval((0.705, 0.79))
+    '70.5–79.0'
+    """
+    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval else ""
+
+
+def _beside(interval: tuple[float, float] | None) -> str:
+    return f" ({shown_interval(interval)})" if interval else ""
 
 
 def _key(result: Result) -> tuple[str, ...]:

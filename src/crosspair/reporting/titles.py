@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
 
 from crosspair.atomic import write_atomically
 from crosspair.corpora.titles import Piece, Reason, TitleReport, clean_title
 from crosspair.corpora.titles.scanning import NOT_WORDS
 from crosspair.corpora.titles.stage import Row
 from crosspair.corpora.titles.trees import trees
+from crosspair.reporting.page import render_page
+from crosspair.reporting.tabular import csv_text
 from crosspair.reporting.title_picture import title_picture
 
 # Kinds of reasons, each with a colour of its own.
@@ -69,7 +65,16 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     examples = title_examples(report)
     write_atomically(folder / "titles.csv", _csv(report.rows))
     write_atomically(folder / "titles.png", title_picture(examples[:_PICTURED], KINDS))
-    write_atomically(folder / "report.html", _page(report, examples))
+    page = render_page(
+        "titles.html.j2",
+        report=report,
+        reasons=reason_rows(report),
+        examples=examples,
+        kinds=KINDS,
+        empty=report.clean_empty[:_LISTED],
+        done={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
+    )
+    write_atomically(folder / "report.html", page)
 
 
 def title_examples(report: TitleReport, most: int = _EXAMPLES) -> list[Example]:
@@ -107,39 +112,11 @@ def reason_rows(report: TitleReport) -> list[ReasonRow]:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["pair_id", "title", "title_clean", "title_tree", "empty", "removed"])
+    told = []
     for row in rows:
         clean, tree = row.prepared.clean, row.prepared.tree
         empty = "clean" if not clean else "tree" if not tree else ""
         # A half of a surrogate pair cannot be written as UTF-8.
         cells = [row.pair_id, row.title, clean, tree, empty, row.prepared.removed]
-        writer.writerow([cell.encode(errors="replace").decode() for cell in cells])
-    return file.getvalue()
-
-
-def _page(report: TitleReport, examples: Sequence[Example]) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_resource("titles.html.j2"))
-    text = template.render(
-        look=Markup(_look()),
-        report=report,
-        reasons=reason_rows(report),
-        examples=examples,
-        kinds=KINDS,
-        empty=report.clean_empty[:_LISTED],
-        done={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
-    )
-    return text.encode(errors="replace").decode()
-
-
-def _look() -> str:
-    """The style of the other reports, so that all pages look alike."""
-    return _resource("report.html.j2").partition("<style>")[2].partition("</style>")[0]
-
-
-def _resource(name: str) -> str:
-    return resources.files("crosspair.reporting").joinpath(name).read_text("utf-8")
+        told.append([cell.encode(errors="replace").decode() for cell in cells])
+    return csv_text(["pair_id", "title", "title_clean", "title_tree", "empty", "removed"], told)

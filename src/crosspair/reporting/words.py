@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from crosspair.atomic import write_atomically
 from crosspair.corpora.words import Overlap, VariantOverlap
-from crosspair.reporting.figures import INK, SERIES, styled
+from crosspair.reporting.figures import INK, SERIES, png, styled
+from crosspair.reporting.tabular import csv_text, markdown_rows, plain, print_rows
 
 _HEAD = ("titles", "pairs", "at least one", "all", "relevant", "words a title")
-_PIPED = 100  # columns where no terminal says how wide it is
 _ENDS = 10  # classes from the top and from the bottom
 _PREFERRED = ("title_clean", "title", "title_tree")  # for the classes; Figure 2 is of the first
 
 
 def print_words(overlaps: Sequence[VariantOverlap]) -> None:
     """Print the table of all kinds of titles to standard output."""
-    table = Table(*_HEAD)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for overlap in overlaps:
-        table.add_row(*_cells(overlap))
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPED)
-    console.print(table)
+    print_rows(_HEAD, map(_cells, overlaps), names=1, piped=100)
 
 
 def write_words(
@@ -57,7 +46,7 @@ def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
     shown = _preferred(overlaps)
     classes = [
         [
-            label,
+            plain(label),
             f"{shown.classes[label].pairs:,}",
             _percent(shown.classes[label].at_least_one),
             _percent(shown.classes[label].all),
@@ -66,9 +55,9 @@ def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
         for label in shown.ranked()
     ]
     parts = [
-        _table(_HEAD, [_cells(overlap) for overlap in overlaps]),
+        markdown_rows(_HEAD, map(_cells, overlaps)),
         f"Classes by the share of {shown.variant} with at least one word of their name:",
-        _table(("class", "pairs", "at least one", "all", "accuracy"), classes),
+        markdown_rows(("class", "pairs", "at least one", "all", "accuracy"), classes),
     ]
     related = rank_correlation(shown, accuracy)
     if related is not None:
@@ -130,9 +119,7 @@ def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
             loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small",
             borderaxespad=0.2,
         )  # fmt: skip
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-    return file.getvalue()
+        return png(figure)
 
 
 def _cells(overlap: VariantOverlap) -> list[str]:
@@ -147,30 +134,20 @@ def _preferred(overlaps: Sequence[VariantOverlap]) -> VariantOverlap:
 
 
 def _csv(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = ("pairs", "titles", "words", "at_least_one", "all", "relevant")
-    writer.writerow(["titles_of", "class", *names, "accuracy"])
+    rows = []
     for overlap in overlaps:
-        writer.writerow([overlap.variant, "", *_numbers(overlap.total), ""])
+        rows.append([overlap.variant, "", *_numbers(overlap.total), ""])
         for label in overlap.ranked():
             found = accuracy.get(label)
-            writer.writerow([
-                overlap.variant, label, *_numbers(overlap.classes[label]),
-                "" if found is None else f"{found:.6g}",
-            ])  # fmt: skip
-    return file.getvalue()
+            told = "" if found is None else f"{found:.6g}"
+            rows.append([overlap.variant, label, *_numbers(overlap.classes[label]), told])
+    return csv_text(["titles_of", "class", *names, "accuracy"], rows)
 
 
 def _numbers(of: Overlap) -> list[str]:
     shares = (of.at_least_one, of.all, of.rel)
     return [str(of.pairs), str(of.titles), str(of.words), *(f"{share:.6g}" for share in shares)]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] + ["--:"] * (len(head) - 1)
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [head, rule, *rows]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _percent(share: float | None) -> str:
