@@ -13,10 +13,10 @@ import torch
 
 from crosspair.corpora import Manifest, manifest_of
 from crosspair.evaluation import read_results
-from crosspair.models import Classifier, imagenet_model
+from crosspair.models import Classifier, build
+from crosspair.recipes import recipe_of
 from tests.e2e.conftest import command, crosspair
 from tests.e2e.test_pretrain import lines, without_rates
-from tests.models.test_inflate import resnet2d
 
 TINY = (
     "clip.size=32", "clip.frames=4", "video.width=4", "training.batch_size=8", "training.epochs=3",
@@ -40,10 +40,10 @@ def labelled(rendered, tmp_path_factory) -> Manifest:
 @pytest.fixture(scope="module")
 def init(tmp_path_factory) -> Path:
     """A pre-trained model's folder."""
-    folder = tmp_path_factory.mktemp("init")
-    torch.save(resnet2d(10), folder / "w.pth")
-    imagenet_model(folder / "w.pth").save_pretrained(folder / "model")
-    return folder / "model"
+    folder = tmp_path_factory.mktemp("init") / "model"
+    torch.manual_seed(0)
+    build(recipe_of({"video.depth": 10, "video.width": 4}), ["a dog"]).save_pretrained(folder)
+    return folder
 
 
 def arguments(manifest: Path | str, run: Path, init: Path | str, *more: str) -> list[object]:

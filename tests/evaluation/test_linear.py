@@ -142,6 +142,9 @@ def test_progress_counts_epochs() -> None:
         (1, LinearConfig(), "needs 2 training videos or more, not 1"),
         (9, LinearConfig(batch_size=1), "needs 2 videos in a batch or more, not 1"),
         (9, LinearConfig(epochs=0), "needs 1 epoch or more, not 0"),
+        (9, LinearConfig(drop_every=0), "needs 1 epoch before the rate drops or more, not 0"),
+        (9, LinearConfig(lr=0.0), "needs a learning rate above 0, not 0"),
+        (9, LinearConfig(lr=float("nan")), "needs a learning rate above 0, not nan"),
     ],
 )
 def test_what_cannot_be_trained(videos: int, config: LinearConfig, message: str) -> None:

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.multiview import add_multiview
+from crosspair.cli.multiview import add_multiview, check_is_file
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
@@ -115,7 +115,11 @@ def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
 
 
 def _add_inputs(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--model", required=True, metavar="DIR", help="a model folder or hub name")
+    verb.add_argument(
+        "--model", required=True, metavar="DIR|imagenet:FILE",
+        help="a model folder or hub name; or a 2D ResNet's state dict, for features of frames "
+        "(visual ones alone: its embedding is untrained)",
+    )  # fmt: skip
     verb.add_argument("--manifest", required=True, metavar="M")
     verb.add_argument(
         "--clips", type=_count, default=10, help="a video; the paper's and default: 10"
@@ -133,11 +137,11 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
 def _features(options: argparse.Namespace) -> None:
     from crosspair.corpora import Manifest
     from crosspair.distributed import joined
-    from crosspair.models import CPD
+    from crosspair.models import frozen_model
 
     with joined() as world:
         _quiet_unless_main(world)
-        manifest, model = Manifest.read(options.manifest), CPD.from_pretrained(options.model)
+        manifest, model = Manifest.read(options.manifest), frozen_model(options.model)
         found = _encoded(model.to(world.device), manifest, options.out, options, world)
         if world.is_main:
             print(f"{options.out}: features of {len(found.rows)} of {len(manifest)} videos")
@@ -147,21 +151,24 @@ def _evaluate(options: argparse.Namespace) -> None:
     from crosspair.corpora import Manifest
     from crosspair.distributed import joined
     from crosspair.evaluation import (
+        check_protocols,
         frozen_results,
         protocol_of,
         provenance,
         random_like,
         write_results,
     )
-    from crosspair.models import CPD
+    from crosspair.models import frozen_model
     from crosspair.recipes import load_recipe, recipe_hash
     from crosspair.reporting.table import print_table
 
+    check_is_file(options.out)
     config = _config(options)
     with joined() as world:
         _quiet_unless_main(world)
-        manifest, model = Manifest.read(options.manifest), CPD.from_pretrained(options.model)
+        manifest, model = Manifest.read(options.manifest), frozen_model(options.model)
         model.to(world.device)
+        check_protocols(model, manifest, options.protocols, config)
         subjects: list[tuple[Subject, CPD]] = [("trained", model)]
         if options.beside_random:
             subjects.append(("random weights", random_like(model, options.seed)))

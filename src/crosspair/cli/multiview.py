@@ -46,6 +46,7 @@ def _multiview(options: argparse.Namespace) -> None:
     from crosspair.recipes import read_recipe, recipe_hash
     from crosspair.reporting.table import print_table
 
+    check_is_file(options.out)
     manifest = Manifest.read(options.manifest)
     model = Classifier.from_pretrained(options.model)
     recipe = Path(options.model).parent / "recipe.yaml"  # a run's model lies beside its recipe
@@ -66,6 +67,20 @@ def _multiview(options: argparse.Namespace) -> None:
         )  # fmt: skip
         write_results(options.out, results, origin)
         print_table(results)
+
+
+def check_is_file(out: Path) -> None:
+    """See that results can be written to a file, before they are computed.
+
+    Raises:
+        RunError: it is a folder.
+    """
+    from crosspair.errors import RunError
+
+    if out.is_dir():
+        raise RunError(
+            f"--out names a file of results, and {out} is a folder; try {out}/results.json"
+        )
 
 
 def _count(text: str) -> int:

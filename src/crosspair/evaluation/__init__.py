@@ -2,6 +2,7 @@
 
 from crosspair.evaluation.accuracy import bootstrap_interval, class_details
 from crosspair.evaluation.cache import cached_features
+from crosspair.evaluation.feasibility import check_protocols
 from crosspair.evaluation.featurefiles import load_features
 from crosspair.evaluation.features import Features, embed_texts, extract_features
 from crosspair.evaluation.frozen import frozen_results, random_like, results_beside_random
@@ -26,6 +27,7 @@ __all__ = [
     "Retrieval",
     "bootstrap_interval",
     "cached_features",
+    "check_protocols",
     "class_details",
     "class_embeddings",
     "draw_classes",

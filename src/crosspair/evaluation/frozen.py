@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 
 from crosspair.corpora import Manifest
-from crosspair.errors import ManifestError, ModelError
-from crosspair.evaluation.classtask import has_labels, tested_positions
+from crosspair.errors import ModelError
+from crosspair.evaluation.feasibility import Protocol, possible_protocols
 from crosspair.evaluation.features import Features
 from crosspair.evaluation.results import Result, Subject
 from crosspair.evaluation.trial import (
@@ -21,15 +20,12 @@ from crosspair.evaluation.trial import (
     knn_results,
     linear_results,
     lowshot_results,
-    readable_titles,
     retrieval_results,
     zeroshot_results,
 )
-from crosspair.models import CPD
+from crosspair.models import CPD, FrameModel
 
-logger = logging.getLogger(__name__)
-
-Protocols = Sequence[Literal["retrieval", "knn", "linear", "lowshot", "zeroshot"]]
+Protocols = Sequence[Protocol]
 ALL: Protocols = ("retrieval", "knn", "linear", "lowshot", "zeroshot")
 
 
@@ -45,7 +41,7 @@ def frozen_results(
     """Test a model by frozen protocols.
 
     Where several protocols are asked for, those are passed over, with a warning, that the tested
-    videos have no labels or no readable titles for.
+    videos have no labels or no readable titles for, or a `FrameModel` no text tower.
 
     Args:
         model: the model to test.
@@ -61,31 +57,17 @@ def frozen_results(
 
     Raises:
         ManifestError: the tested split is empty, or its labels or titles do not do.
-        ModelError: features are not finite.
+        ModelError: features are not finite, or a `FrameModel` is asked for what it has not.
     """
     config = config or FrozenConfig()
-    tested = tested_positions(manifest, features, config.split)
-    _check_finite(manifest, features)
     trial = Trial(model, manifest, features, config, of)
-    labelled = has_labels(manifest, features, tested)
-    results: list[Result] = []
-    for protocol in protocols:
-        if protocol == "retrieval":
-            there, lacking = bool(readable_titles(trial, tested).any()), "readable titles"
-        else:
-            there, lacking = labelled, "labels"
-        if not there and len(protocols) > 1:
-            logger.warning(
-                "%s: split %s has no %s for %s", manifest.path, config.split, lacking, protocol
-            )
-            continue
-        results += _RUN[protocol](trial)
-    if not results:
-        raise ManifestError(f"{manifest.path}: split {config.split} has neither titles nor labels")
-    return [
-        dataclasses.replace(result, settings={**result.settings, "clips": features.clips})
-        for result in results
-    ]
+    possible = possible_protocols(trial, protocols)
+    _check_finite(manifest, features)
+    results = [result for protocol in possible for result in _RUN[protocol](trial)]
+    told: dict[str, Any] = {"clips": features.clips}
+    if isinstance(model, FrameModel):
+        told["network"] = f"ImageNet ResNet-{model.video.depth}"
+    return [dataclasses.replace(result, settings={**result.settings, **told}) for result in results]
 
 
 def results_beside_random(
@@ -126,7 +108,7 @@ def random_like(model: CPD, seed: int) -> CPD:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = copy.deepcopy(model.text_encoder)
-        fresh = CPD(encoder, model.clip, model.video, model.text, model.head)
+        fresh = type(model)(encoder, model.clip, model.video, model.text, model.head)
     return fresh.to(next(model.parameters()).device).eval()
 
 

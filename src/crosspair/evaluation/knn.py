@@ -43,7 +43,7 @@ def knn_predict(
     Raises:
         CrosspairError: k exceeds the training set or is below 1, or another argument is none.
     """
-    _check(train, k, weighting, temperature)
+    check_knn(len(train), k, weighting, temperature)
     classes = int(labels.max()) + 1
     # Cosines are scaled rather than features, whose copy may be all that memory holds.
     scale = torch.linalg.vector_norm(train, dim=1).clamp_min(1e-12).reciprocal()
@@ -63,13 +63,12 @@ def knn_predict(
     return torch.cat(predictions) if predictions else labels.new_empty(0)
 
 
-def _check(train: torch.Tensor, k: int, weighting: str, temperature: float) -> None:
+def check_knn(videos: int, k: int, weighting: str, temperature: float) -> None:
+    """See that so many training videos do; arguments and errors are those of `knn_predict`."""
     if k < 1:
         raise CrosspairError(f"kNN needs at least 1 neighbour, not k = {k}")
-    if k > len(train):
-        raise CrosspairError(
-            f"kNN with k = {k} needs at least {k} training videos, not {len(train)}"
-        )
+    if k > videos:
+        raise CrosspairError(f"kNN with k = {k} needs at least {k} training videos, not {videos}")
     if weighting not in get_args(Weighting):
         raise CrosspairError(
             f"kNN's weighting {weighting!r} is none of {', '.join(get_args(Weighting))}"

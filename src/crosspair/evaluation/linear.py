@@ -59,7 +59,7 @@ def train_linear(
         CrosspairError: there are fewer than two videos, or the configuration is none.
     """
     config = config or LinearConfig()
-    _check(features, config)
+    check_linear(len(features), config)
     device = device or features.device
     probe = _probe(features.shape[1], classes).to(device)
     optimizer = torch.optim.Adam(probe.parameters(), config.lr, fused=True)
@@ -89,20 +89,23 @@ def linear_predict(probe: nn.Module, features: torch.Tensor, chunk: int = 4096) 
     return torch.cat(parts)
 
 
+def check_linear(videos: int, config: LinearConfig) -> None:
+    """See that so many training videos do; errors are those of `train_linear`."""
+    for least, what, found in (
+        (2, "training videos", videos),
+        (2, "videos in a batch", config.batch_size),
+        (1, "epoch", config.epochs),
+        (1, "epoch before the rate drops", config.drop_every),
+    ):
+        if found < least:
+            raise CrosspairError(f"a linear probe needs {least} {what} or more, not {found}")
+    if not config.lr > 0:
+        raise CrosspairError(f"a linear probe needs a learning rate above 0, not {config.lr:g}")
+
+
 def _probe(features: int, classes: int) -> nn.Module:
     layer = nn.Linear(features, classes, device="meta").to_empty(device="cpu")  # draws nothing
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     # Without a momentum, statistics are the mean over all batches: frozen features do not drift.
     return nn.Sequential(nn.BatchNorm1d(features, momentum=None, affine=False), layer)
-
-
-def _check(features: torch.Tensor, config: LinearConfig) -> None:
-    if len(features) < 2:
-        raise CrosspairError(f"a linear probe needs 2 training videos or more, not {len(features)}")
-    if config.batch_size < 2:
-        raise CrosspairError(
-            f"a linear probe needs 2 videos in a batch or more, not {config.batch_size}"
-        )
-    if config.epochs < 1:
-        raise CrosspairError(f"a linear probe needs 1 epoch or more, not {config.epochs}")

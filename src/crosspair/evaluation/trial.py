@@ -19,7 +19,7 @@ from crosspair.evaluation.lowshot import SHARES, label_subset
 from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject
 from crosspair.evaluation.retrieval import retrieval
 from crosspair.evaluation.zeroshot import DRAWS, class_embeddings, draw_classes, zero_shot_predict
-from crosspair.models import CPD
+from crosspair.models import CPD, FrameModel
 
 VISUAL, EMBEDDING = "visual", "embedding"
 
@@ -74,6 +74,12 @@ class Trial:
         if learns:
             task.check_training(self.manifest)
         return task
+
+    @property
+    def classified(self) -> tuple[str, ...]:
+        """The features to classify; those after an untrained mapping layer are none of them."""
+        untrained = (EMBEDDING,) if isinstance(self.model, FrameModel) else ()
+        return tuple(name for name in self.config.features if name not in untrained)
 
     def values(self, feature: str) -> torch.Tensor:
         """Features of that name, of all videos."""
@@ -144,7 +150,7 @@ def knn_results(trial: Trial) -> list[Result]:
     if config.weighting != "uniform":
         settings |= {"weighting": config.weighting, "temperature": config.temperature}
     results = []
-    for feature in config.features:
+    for feature in trial.classified:
         values = trial.values(feature)
         train, labels, queries = (
             each.to(trial.device)
@@ -162,7 +168,7 @@ def linear_results(trial: Trial) -> list[Result]:
     """A linear probe on each feature."""
     task = trial.task()
     results = []
-    for feature in trial.config.features:
+    for feature in trial.classified:
         results += _probed(trial, "linear", feature, task, task.training, task.labels)
     return results
 
@@ -175,7 +181,7 @@ def lowshot_results(trial: Trial) -> list[Result]:
     for share in config.shares:
         drawn = torch.tensor(label_subset(names, share, config.seed))
         name = f"low-shot {100 * share:g} %"
-        for feature in config.features:
+        for feature in trial.classified:
             training, labels = task.training[drawn], task.labels[drawn]
             results += _probed(trial, name, feature, task, training, labels)
     return results

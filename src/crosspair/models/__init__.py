@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from crosspair.config import Recipe, TextConfig
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
-from crosspair.models.inflate import imagenet_model, inflate
+from crosspair.models.frames import FrameModel, frozen_model, imagenet_model
+from crosspair.models.inflate import inflate
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.start import Start, read_start
 from crosspair.models.transformer import TransformerAverage
@@ -38,12 +39,14 @@ def build(recipe: Recipe, titles: Sequence[str]) -> CPD:
 __all__ = [
     "CPD",
     "Classifier",
+    "FrameModel",
     "ResNet3d",
     "Start",
     "TextEncoder",
     "TransformerAverage",
     "WordAverage",
     "build",
+    "frozen_model",
     "imagenet_model",
     "inflate",
     "learn_word_vectors",

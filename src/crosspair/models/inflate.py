@@ -3,7 +3,7 @@
 The baseline of Sections 4.3 and 4.4. Kernels of 3 in time get the 2D kernel in their middle and
 zeros around it, rather than a third of it at each instant: so the 3D network gives the mean of what
 the 2D network gives for each frame, at a clip's ends too, where zeros stand for frames beyond. What
-was learnt of images is there unchanged, and frozen it is the baseline of frame features.
+was learnt of images is there unchanged; frozen, it is the baseline of `crosspair.models.frames`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from crosspair.config import ClipConfig, HeadConfig, TextConfig, VideoConfig
+from crosspair.config import VideoConfig
 from crosspair.errors import ModelError
-from crosspair.models.cpd import CPD
 from crosspair.models.resnet3d import BLOCKS, ResNet3d
-from crosspair.models.words import WordAverage
 from crosspair.video.pixels import MEAN, STD
 
 Weights = dict[str, torch.Tensor]
@@ -36,14 +34,15 @@ _CODE = re.compile(r"GLOBAL (\S+)")  # how PyTorch names what it refuses
 _SHOWN = 3  # names in a message
 
 
-def inflate(file: str | Path) -> tuple[VideoConfig, Weights]:
+def inflate(file: str | Path, *, as_trained: bool = False) -> tuple[VideoConfig, Weights]:
     """Read a 2D ResNet's weights as those of the video encoder.
 
     Args:
         file: ``.safetensors``, or a state dict of PyTorch, with the names that torchvision and timm
             share (``conv1.weight``, ``layer1.0.conv1.weight``, …). It is taken as trained on RGB
-            images normalised as ImageNet's usually are; the difference to this package's
-            normalisation goes into the first layer.
+            images normalised as ImageNet's usually are.
+        as_trained: leave it to the caller to give it such pixels; otherwise the difference to this
+            package's normalisation goes into the first layer.
 
     Returns:
         The architecture, as read from the shapes, and the state of its `ResNet3d`.
@@ -69,27 +68,9 @@ def inflate(file: str | Path) -> tuple[VideoConfig, Weights]:
         ours: _inflated(flat.get(theirs, torch.tensor(0)), expected[ours].shape, theirs, file)
         for ours, theirs in names.items()
     }
-    _renormalize(state)
+    if not as_trained:
+        renormalize(state)
     return video, state
-
-
-def imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> CPD:
-    """A 2D ResNet as a model whose visual feature is the mean over its frames' features.
-
-    It serves wherever a `CPD` is asked for visual features (kNN, linear probe). Its heads and its
-    text encoder are untrained: embeddings, retrieval and zero-shot mean nothing.
-
-    Args:
-        file: see `inflate`.
-        clip: how videos are looked at; 8 frames of 224×224 if none is given.
-    """
-    video, state = inflate(file)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        words = WordAverage(["video"], torch.zeros(1, TextConfig.dimensions))
-        model = CPD(words, clip or ClipConfig(size=224), video, TextConfig(), HeadConfig())
-    model.video_encoder.load_state_dict(state)
-    return model.eval()
 
 
 def _read(path: Path) -> Weights:
@@ -164,7 +145,7 @@ def _inflated(value: torch.Tensor, shape: torch.Size, name: str, file: str | Pat
     return inflated
 
 
-def _renormalize(state: Weights) -> None:
+def renormalize(state: Weights) -> None:
     """Let the first layer take pixels as this package normalises them.
 
     A pixel x here is (x STD + MEAN - mean) / std there: the factor goes into the kernel, the shift

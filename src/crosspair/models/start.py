@@ -19,10 +19,11 @@ from crosspair.models.folder import (
     read_weights,
     weights_hash,
 )
+from crosspair.models.frames import IMAGENET
 from crosspair.models.inflate import inflate
 from crosspair.recipes import make_recipe
 
-RANDOM, IMAGENET = "random", "imagenet:"
+RANDOM = "random"
 _ENCODER, _LAYER = "video_encoder.", "fc."
 _SHORT = {CPD_TYPE: "CPD", CLASSIFIER_TYPE: "classifier"}
 

@@ -1,0 +1,152 @@
+"""What stops protocols is told before a video is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crosspair.errors import CrosspairError, ModelError
+from crosspair.evaluation import (
+    Features,
+    FrozenConfig,
+    LinearConfig,
+    check_protocols,
+    frozen_results,
+    random_like,
+)
+from crosspair.models import CPD, FrameModel, imagenet_model
+from tests.evaluation.test_frozen import (
+    CONFIG,
+    Row,
+    a_class_that_is_only_tested,
+    manifest_with,
+    no_test,
+    one_class,
+    one_unlabelled,
+    only_test,
+    without,
+)
+from tests.models.test_inflate import resnet2d, saved
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def changed(**settings: Any) -> FrozenConfig:
+    return dataclasses.replace(CONFIG, **settings)
+
+
+def all_readable(size: int = 8) -> Features:
+    generator = torch.Generator().manual_seed(0)
+    visual, embedding = torch.randn(2, 60, size, generator=generator)
+    return Features(torch.arange(60), visual, embedding, 10, [])
+
+
+FAULTS: list[tuple[Callable[[list[Row]], object], str, FrozenConfig]] = [
+    (no_test, "knn", CONFIG),
+    (only_test, "linear", CONFIG),
+    (one_class, "lowshot", CONFIG),
+    (one_class, "zeroshot", CONFIG),
+    (a_class_that_is_only_tested, "linear", CONFIG),
+    (one_unlabelled, "zeroshot", CONFIG),
+    (without("label"), "knn", CONFIG),
+    (len, "knn", changed(k=49)),
+    (len, "knn", changed(weighting="distance", temperature=0)),
+    (len, "knn", changed(split="train")),
+    (len, "linear", changed(linear=LinearConfig(epochs=0))),
+    (len, "linear", changed(linear=LinearConfig(lr=-1))),
+    (len, "lowshot", changed(shares=(0.1, 1.5))),
+    (len, "lowshot", changed(linear=LinearConfig(batch_size=1))),
+    (len, "zeroshot", changed(classes=(2, 4))),
+    (len, "zeroshot", changed(classes=(2,), draws=0)),
+]
+
+
+@pytest.mark.parametrize(("change", "protocol", "config"), FAULTS)
+def test_a_fault_is_told_beforehand_in_the_words_that_would_tell_it_later(
+    change: Callable[[list[Row]], object], protocol: Any, config: FrozenConfig, model: CPD
+) -> None:
+    manifest = manifest_with(change)
+    with pytest.raises(CrosspairError) as later:
+        frozen_results(model, manifest, all_readable(), (protocol,), config)
+    with pytest.raises(CrosspairError) as before:
+        check_protocols(model, manifest, (protocol,), config)
+    assert str(before.value) == str(later.value)
+    assert type(before.value) is type(later.value)
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_what_can_be_done_is_not_stopped(
+    model: CPD, label: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = manifest_with(len if label else without("label"))
+    config = changed(classes=(2, 3), draws=2, k=48)
+    protocols: Any = ("retrieval", "knn", "linear", "lowshot", "zeroshot")
+    check_protocols(model, manifest, protocols, config)
+    assert not caplog.records  # those that are passed over are told of by the test itself
+    assert frozen_results(model, manifest, all_readable(), protocols, config)
+
+
+def test_videos_that_all_have_an_error_are_not_its_matter(model: CPD) -> None:
+    def broken(rows: list[Row]) -> None:
+        for row in rows:
+            row["error"] = "cut"
+
+    check_protocols(model, manifest_with(broken), ("knn",), CONFIG)
+
+
+def test_videos_with_an_error_are_not_counted_as_training(model: CPD) -> None:
+    def broken(rows: list[Row]) -> None:
+        rows[0]["error"] = "cut"
+
+    with pytest.raises(CrosspairError, match=r"^kNN with k = 48 needs .*, not 47$"):
+        check_protocols(model, manifest_with(broken), ("knn",), changed(k=48))
+
+
+# --- a network of frames ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_frames(tmp_path: Path) -> FrameModel:
+    return imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
+
+
+def test_a_network_of_frames_is_tested_by_its_visual_feature_alone(
+    of_frames: FrameModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = frozen_results(of_frames, manifest_with(), all_readable(), config=CONFIG)
+    assert {r.protocol.split()[0] for r in found} == {"kNN", "linear", "low-shot"}
+    assert {r.feature for r in found} == {"visual"}
+    assert {r.settings["network"] for r in found} == {"ImageNet ResNet-10"}
+    for protocol in ("retrieval", "zeroshot"):
+        assert f"a 2D network has no text tower for {protocol}" in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["retrieval", "zeroshot"])
+def test_protocols_that_need_text_refuse_a_network_of_frames(
+    of_frames: FrameModel, protocol: Any
+) -> None:
+    message = (
+        f"^{protocol} needs a model that reads text, and a 2D network does not; it can be tested "
+        "by knn, linear and lowshot$"
+    )
+    with pytest.raises(ModelError, match=message):
+        check_protocols(of_frames, manifest_with(), (protocol,), CONFIG)
+
+
+def test_an_embedding_that_is_not_there_is_refused(of_frames: FrameModel) -> None:
+    message = "^a 2D network has no embedding; it can be tested by --feature visual$"
+    with pytest.raises(ModelError, match=message):
+        check_protocols(of_frames, manifest_with(), ("knn",), changed(features=("embedding",)))
+
+
+def test_its_random_twin_is_a_network_of_frames_too(of_frames: FrameModel) -> None:
+    twin = random_like(of_frames, 0)
+    assert isinstance(twin, FrameModel)
+    assert twin.hash != of_frames.hash
