@@ -63,7 +63,7 @@ def isolated(
     ends after the job that it is at.
 
     Args:
-        task: "module:function", from a job to an answer; both are what JSON holds. Its module is
+        task: "module:function", from a job to an answer; both can be pickled. Its module is
             imported over there, without its packages' ``__init__``. It may ask for more time by
             `allow`.
         jobs: what to do.
@@ -179,7 +179,7 @@ class _Worker:
             index = left.popleft()
             self.taken.append(index)
             with suppress(OSError):  # if it has ended, that is seen when its answer is read
-                self.connection.send_bytes(json.dumps(jobs[index]).encode())
+                self.connection.send(jobs[index])
 
     def receive(self) -> tuple[int, Any] | None:
         """What it says: an answer, or at first that it is ready.
@@ -188,7 +188,7 @@ class _Worker:
             EOFError: it has ended.
             CrosspairError: it cannot import the task.
         """
-        kind, content = json.loads(self.connection.recv_bytes())
+        kind, content = self.connection.recv()
         if kind == "answer":
             return self.taken.popleft(), content
         if kind == "raised":
@@ -224,20 +224,17 @@ def _serve(handle: int, path: list[str], name: str, seconds: float, memory: int)
     del path  # it was needed to come here
     connection = Connection(handle)
 
-    def tell(kind: str, content: Any) -> None:
-        connection.send_bytes(json.dumps([kind, content]).encode())
-
     try:
         module, _, function = name.partition(":")
         task = getattr(_imported(module), function)
         _limit(memory)
     except Exception as error:
-        tell("stopped", _line(error))
+        connection.send(("stopped", _line(error)))
         return
     with suppress(EOFError, OSError):
-        tell("ready", None)
+        connection.send(("ready", None))
         while True:
-            job = json.loads(connection.recv_bytes())
+            job = connection.recv()
             # The system ends the process then, however deep in the decoder it is.
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
@@ -245,7 +242,7 @@ def _serve(handle: int, path: list[str], name: str, seconds: float, memory: int)
             except Exception as error:
                 said = "raised", _line(error)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            tell(*said)
+            connection.send(said)
 
 
 def _imported(name: str) -> Any:

@@ -3,12 +3,12 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
-from crosspair.corpora.prepare.attempt import attempt as answer
+from crosspair.corpora.prepare.request import Outcome, Request
+from crosspair.corpora.prepare.request import attempt as answer
 
 
-def attempt(form: list[Any]) -> dict[str, Any]:
-    if Path(form[0]["path"]).stat().st_size == 0:
+def attempt(request: Request) -> Outcome:
+    if Path(request.clip.path).stat().st_size == 0:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return answer(form)
+    return answer(request)

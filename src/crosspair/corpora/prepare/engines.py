@@ -13,7 +13,7 @@ from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.errors import RunError
 from crosspair.isolation import Lost, isolated
 
-TASK = "crosspair.corpora.prepare.attempt:attempt"
+TASK = "crosspair.corpora.prepare.request:attempt"
 SECONDS = 120.0  # for a file to open and to be written; its frames have time of their own
 
 Engine = Callable[[Sequence[Request]], Generator[tuple[int, Outcome]]]
@@ -25,14 +25,10 @@ def on_processes(requests: Sequence[Request], workers: int) -> Generator[tuple[i
 
     One that crashes or hangs is replaced, and costs its file only.
     """
-    jobs = [request.to_json() for request in requests]
-    answers = isolated(TASK, jobs, seconds=SECONDS, workers=workers)
-    with closing(answers):
+    with closing(isolated(TASK, requests, seconds=SECONDS, workers=workers)) as answers:
         for index, answer in answers:
-            if isinstance(answer, Lost):
-                yield index, _lost(requests[index], answer.reason)
-            else:
-                yield index, Outcome(**answer)
+            lost = isinstance(answer, Lost)
+            yield index, _lost(requests[index], answer.reason) if lost else answer
 
 
 def on_ray(
@@ -56,7 +52,8 @@ def on_ray(
         raise RunError(
             "the engine ray needs Ray; install it by pip install 'crosspair[scale]'"
         ) from error
-    from crosspair.corpora.prepare.attempt import attempt
+
+    from crosspair.corpora.prepare.request import attempt
 
     if address:
         _check_reachable(address)
@@ -75,13 +72,13 @@ def on_ray(
         waiting = iter(range(len(requests)))
         while True:
             while len(pending) < at_once and (index := next(waiting, None)) is not None:
-                pending[task.remote(requests[index].to_json())] = index
+                pending[task.remote(requests[index])] = index
             if not pending:
                 return
             for reference in ray.wait(list(pending), num_returns=1)[0]:
                 index = pending.pop(reference)
                 try:
-                    yield index, Outcome(**ray.get(reference))
+                    yield index, ray.get(reference)
                 except ray.exceptions.RayError as error:
                     reason = f"the process that decoded it ended ({type(error).__name__})"
                     yield index, _lost(requests[index], reason)

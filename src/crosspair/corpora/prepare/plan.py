@@ -13,15 +13,18 @@ import fsspec
 
 from crosspair.clip import Clip
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.prepare.journal import JOURNAL, Journal
 from crosspair.corpora.prepare.names import file_names
 from crosspair.corpora.prepare.request import Request
 from crosspair.corpora.prepare.settings import Settings
 from crosspair.errors import ManifestError
+from crosspair.journal import entries
 
 VERSION = 1  # of the files: raise it when the same request would give other bytes
 VIDEOS = "videos"
 MANIFEST = "manifest.parquet"
+JOURNAL = "prepared.jsonl"
+"""A line for each prepared file: its name, its request's key, its size in bytes, what probing it
+found. Of two lines for one file the later counts."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,6 @@ class Plan:
         requests: each once, although rows may share it.
         of_row: index of each row's request.
         done: what probing found, for each request whose file is there already.
-        journal: of ``out``.
     """
 
     manifest: Manifest
@@ -42,7 +44,6 @@ class Plan:
     requests: list[Request]
     of_row: list[int]
     done: dict[int, dict[str, Any]]
-    journal: Journal
 
     @property
     def missing(self) -> list[int]:
@@ -58,7 +59,7 @@ def plan_preparation(manifest: Manifest, out: Path, settings: Settings) -> Plan:
     """
     if not len(manifest):
         raise ManifestError(f"manifest {manifest.path} has no rows; there is nothing to prepare")
-    journal = _checked_folder(manifest, out)
+    _check_folder(manifest, out)
     clips = [Clip(clip.path, clip.start or 0.0, clip.end) for clip in manifest.clips()]
     states = _states(sorted({clip.path for clip in clips}), out)
     requests: list[Request] = []
@@ -71,16 +72,10 @@ def plan_preparation(manifest: Manifest, out: Path, settings: Settings) -> Plan:
             key = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
             requests.append(Request(clip, settings, out / VIDEOS / f"{name}.mp4", key))
         of_row.append(of_clip[clip])
-    done = {}
-    for index, request in enumerate(requests):
-        assert request.target is not None
-        probed = journal.probed(request.target, request.key)
-        if probed is not None:
-            done[index] = probed
-    return Plan(manifest, out, requests, of_row, done, journal)
+    return Plan(manifest, out, requests, of_row, _done(requests, out))
 
 
-def _checked_folder(manifest: Manifest, out: Path) -> Journal:
+def _check_folder(manifest: Manifest, out: Path) -> None:
     if ":/" in str(out):
         raise ManifestError(f"{out} is no local folder; prepare into one, and copy it from there")
     if out.exists() and not out.is_dir():
@@ -89,14 +84,12 @@ def _checked_folder(manifest: Manifest, out: Path) -> Journal:
         raise ManifestError(
             f"{out} is the folder of the manifest itself; prepare into another, as {out / 'small'}"
         )
-    journal = Journal(out)
     if not (out / JOURNAL).exists() and (
         (out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))
     ):
         raise ManifestError(
             f"{out} holds a manifest or videos that were not prepared there; choose another folder"
         )
-    return journal
 
 
 def _states(paths: list[str], out: Path) -> dict[str, object]:
@@ -128,3 +121,20 @@ def _states(paths: list[str], out: Path) -> dict[str, object]:
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(paths, pool.map(state, paths), strict=True))
+
+
+def _done(requests: list[Request], out: Path) -> dict[int, dict[str, Any]]:
+    latest = {entry["file"]: entry for entry in entries(out / JOURNAL)}
+    done = {}
+    for index, request in enumerate(requests):
+        entry = latest.get(request.target.name)
+        if entry and entry["key"] == request.key and _size(request.target) == entry["size"]:
+            done[index] = entry["probed"]
+    return done
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None

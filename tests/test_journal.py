@@ -1,0 +1,57 @@
+"""Journals: what was written is there again, whatever a kill tore off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.errors import RunError
+from crosspair.journal import Journal, entries
+
+ENTRIES = st.lists(
+    st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=2)
+    | st.lists(st.floats(allow_nan=False) | st.none(), max_size=2)
+)
+
+
+@given(ENTRIES, ENTRIES, st.integers(0, 60))
+def test_a_torn_journal_forgets_its_last_line_at_most(
+    tmp_path_factory: pytest.TempPathFactory, before: list[Any], after: list[Any], torn: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "deep" / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.add(*before)
+    content = path.read_bytes()
+    last = len(content.splitlines()[-1]) if content else 0
+    path.write_bytes(content[: len(content) - min(torn, last)])
+    with Journal(path) as journal:
+        for entry in after:
+            journal.add(entry)
+    kept = before if torn < 2 else before[:-1]
+    assert list(entries(path)) == [*kept, *after]
+
+
+def test_no_journal_holds_nothing(tmp_path: Path) -> None:
+    assert list(entries(tmp_path / "none" / "journal.jsonl")) == []
+
+
+def test_a_line_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.add(["a", None])
+        assert list(entries(tmp_path / "j")) == [["a", None]]
+
+
+def test_a_journal_that_cannot_be_written_or_read(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(RunError, match=r"deep cannot be written: Is a directory$"):
+        Journal(tmp_path / "deep")
+    with pytest.raises(RunError, match=r"deep cannot be read: Is a directory$"):
+        list(entries(tmp_path / "deep"))
+    full = Path("/dev/full")
+    if full.exists():
+        with Journal(full) as journal, pytest.raises(RunError, match="No space left"):
+            journal.add("a")
