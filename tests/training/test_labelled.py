@@ -137,6 +137,7 @@ def test_targets_are_positions_among_the_classes() -> None:
         ([row("x", "a", "test")], "split train has no readable video with a label; a classifier"),
     ],
 )
-def test_too_few_classes(rows: list[dict], message: str) -> None:
+def test_too_few_classes(rows: list[dict], message: str, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ManifestError, match=f"^m.parquet: {message}"):
         seen(rows)
+    assert not caplog.records

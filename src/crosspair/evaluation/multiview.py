@@ -77,12 +77,10 @@ def multiview_results(
     """
     world = world or World()
     tested = manifest.split(split)
-    labels, ids = tested.column("label"), tested.column("pair_id")
     if not len(tested):
         raise ManifestError(f"{manifest.path}: no video of split {split}; nothing to test on")
-    for pair_id, label in zip(ids, labels, strict=True):
-        if not label:
-            raise ManifestError(f"{manifest.path}: pair {pair_id!r} of split {split} has no label")
+    check_labels(tested, split)
+    labels = tested.column("label")
     unknown = sorted(set(labels) - set(model.classes))
     if unknown and world.is_main:
         logger.warning(
@@ -118,6 +116,17 @@ def multiview_results(
             dataclasses.replace(one, of="chance", value=guess, interval=None, details={}),
         ]
     return results
+
+
+def check_labels(tested: Manifest, split: str) -> None:
+    """See that all videos of a split have a label.
+
+    Raises:
+        ManifestError: one has none.
+    """
+    for pair_id, label in zip(tested.column("pair_id"), tested.column("label"), strict=True):
+        if not label:
+            raise ManifestError(f"{tested.path}: pair {pair_id!r} of split {split} has no label")
 
 
 @torch.no_grad()

@@ -57,7 +57,9 @@ def labelled_videos(
     Raises:
         ManifestError: there are no labels, or those of one class only.
     """
-    train = _usable(manifest.split("train"))
+    train = manifest.split("train")
+    # Without any label, one line is told rather than one for each video.
+    train = _usable(train) if any(train.column("label")) else manifest.take([])
     classes = sorted(set(train.column("label")))
     if len(classes) < 2:
         found = f"one class only, {classes[0]!r}" if classes else "no readable video with a label"

@@ -12,8 +12,8 @@ from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RunError
 from crosspair.evaluation import Provenance, Result, provenance, read_results, write_results
-from crosspair.evaluation.multiview import multiview_results
-from crosspair.models import Classifier, read_start
+from crosspair.evaluation.multiview import check_labels, multiview_results
+from crosspair.models import Classifier, Start, read_start
 from crosspair.recipes import recipe_hash
 from crosspair.training.finetune import finetune
 
@@ -53,12 +53,7 @@ def transfer(
         CrosspairError: as `finetune` and `multiview_results` do.
     """
     world = world or World()
-    videos, start = Manifest.read(manifest), read_start(init)
-    if test and not len(videos.split(tested)):  # told before the training, not after it
-        raise ManifestError(
-            f"{videos.path}: no video of split {tested} to test on; give another by --test-split, "
-            "or --no-test"
-        )
+    videos, start = _inputs(manifest, init, tested if test else None)
     model = finetune(
         recipe, videos, run, start=start, tested=tested, resume=resume, world=world
     )  # fmt: skip
@@ -113,20 +108,17 @@ def transfer_over_splits(
     world = world or World()
     if PLACE not in manifest:
         raise RunError(f"--splits needs a manifest for each, as split{PLACE}.parquet: {manifest}")
+    inputs = {
+        split: [name.replace(PLACE, str(split)) for name in (manifest, init)] for split in splits
+    }
+    for names in inputs.values():  # a fault of the last is told before the first is trained on
+        _inputs(*names, tested)
     each: list[Result] = []
     origins = []
-    for split in splits:
+    for split, names in inputs.items():
         folder = run / f"split{split}"
         logger.info("split %d", split)
-        results = transfer(
-            recipe,
-            manifest.replace(PLACE, str(split)),
-            init.replace(PLACE, str(split)),
-            folder,
-            tested=tested,
-            resume=resume,
-            world=world,
-        )
+        results = transfer(recipe, *names, folder, tested=tested, resume=resume, world=world)
         if results is None:
             return None
         each += [_numbered(result, split) for result in results]
@@ -171,6 +163,21 @@ def mean_results(results: Sequence[Result]) -> list[Result]:
             )
         )
     return means
+
+
+def _inputs(manifest: str, init: str, tested: str | None) -> tuple[Manifest, Start]:
+    """What to train on and to begin with; whatever stops the test is told before the training."""
+    videos, start = Manifest.read(manifest), read_start(init)
+    if tested is None:
+        return videos, start
+    split = videos.split(tested)
+    if not len(split):
+        raise ManifestError(
+            f"{videos.path}: no video of split {tested} to test on; give another by --test-split, "
+            "or --no-test"
+        )
+    check_labels(split, tested)
+    return videos, start
 
 
 def _provenance(recipe: FinetuneRecipe, model: Classifier, manifest: Manifest) -> Provenance:
