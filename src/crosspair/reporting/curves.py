@@ -33,14 +33,14 @@ def learning_curves(history: History) -> list[Curve]:
             title = f"Retrieval, {words}"
             figure = line_figure(title, lines, ylabel="found, %", percent=True, mark=mark)
             curves.append(Curve(title, figure, _retrieval_caption(history.validation)))
-    loss = _smoothed("", history.train, "loss")
+    loss = smoothed("", history.train, "loss")
     if loss.y:
         figure = line_figure("Loss", [loss], ylabel="loss, both directions", mark=mark)
         caption = "Mean over neighbouring log lines of the training loss."
         curves.append(Curve("Loss", figure, caption))
     posteriors = [
-        _smoothed("true pairs", history.train, "posterior_positive"),
-        _smoothed("noise", history.train, "posterior_noise"),
+        smoothed("true pairs", history.train, "posterior_positive"),
+        smoothed("noise", history.train, "posterior_noise"),
     ]
     if all(line.y for line in posteriors):
         title = "Posterior of being a pair"
@@ -76,14 +76,7 @@ def stage_mark(history: History) -> tuple[float, str] | None:
     return None if epoch is None else (epoch, "stage II")
 
 
-def _retrieval_caption(validation: Sequence[Line]) -> str:
-    pairs = validation[-1].get("pairs")
-    among = f" among {pairs:,} validation pairs" if pairs else ""
-    dotted = " Dotted: what guessing finds." if pairs else ""
-    return f"How often the right one is within the first 1, 5 and 10{among}.{dotted}"
-
-
-def _smoothed(name: str, lines: Sequence[Line], key: str) -> Series:
+def smoothed(name: str, lines: Sequence[Line], key: str) -> Series:
     """Means over windows of 1/50 of the history, at no more points than can be seen."""
     epochs, values = series(lines, key)
     reach = len(values) // 100
@@ -91,3 +84,10 @@ def _smoothed(name: str, lines: Sequence[Line], key: str) -> Series:
     places = sorted({*range(0, len(values), every), *([len(values) - 1] if values else [])})
     smooth = [statistics.fmean(values[max(0, i - reach) : i + reach + 1]) for i in places]
     return Series(name, [epochs[i] for i in places], smooth)
+
+
+def _retrieval_caption(validation: Sequence[Line]) -> str:
+    pairs = validation[-1].get("pairs")
+    among = f" among {pairs:,} validation pairs" if pairs else ""
+    dotted = " Dotted: what guessing finds." if pairs else ""
+    return f"How often the right one is within the first 1, 5 and 10{among}.{dotted}"

@@ -17,16 +17,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Blue, vermilion, bluish green: told apart with any colour vision (Okabe and Ito, 2008). Line
-# styles differ too.
-SERIES = ("#0072b2", "#d55e00", "#009e73")
-STYLES = ("-", "--", "-.")
+# Told apart with any colour vision (Okabe and Ito, 2008). Line styles differ too.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#5a6470")
+STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (3, 3)))
 INK = "#444c56"
 FAINT = "#d0d7de"
 VARIABLES = {
-    SERIES[0]: "--series-1",
-    SERIES[1]: "--series-2",
-    SERIES[2]: "--series-3",
+    **{colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)},
     INK: "--ink",
     FAINT: "--faint",
 }
@@ -82,7 +79,7 @@ def draw_lines(
 
     Args:
         axes: what to draw on.
-        lines: up to three.
+        lines: up to six.
         ylabel: what the values are, with their unit; written above the axis.
         percent: whether values are fractions to be shown in %, from 0.
         mark: an epoch and the words for a vertical line there.
@@ -107,7 +104,8 @@ def draw_lines(
             mark[1], (mark[0], 1), (0, 3), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="center", fontsize="small",
         )  # fmt: skip
-    _name_ends(axes, lines, factor)
+    ends = zip(lines, SERIES, strict=False)
+    name_ends(axes, [(factor * line.y[-1], line.name, colour) for line, colour in ends if line.y])
 
 
 def line_figure(
@@ -128,6 +126,24 @@ def line_figure(
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw_lines(figure.subplots(), lines, ylabel=ylabel, percent=percent, mark=mark)
         return svg(figure, name)
+
+
+def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write names to the right of the axes, apart from one another.
+
+    Args:
+        axes: with its limits as they will be.
+        ends: where each line ends, its name and its colour.
+    """
+    low, high = axes.get_ylim()
+    room = (high - low) * 0.085  # a line of text
+    place = -float("inf")
+    for value, name, colour in sorted(ends):
+        place = max(value, place + room)
+        axes.annotate(
+            name, (1, place), (5, 0), xycoords=("axes fraction", "data"), parse_math=False,
+            textcoords="offset points", va="center", color=colour, annotation_clip=False,
+        )  # fmt: skip
 
 
 def styled() -> AbstractContextManager[None]:
@@ -157,21 +173,3 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
-
-
-def _name_ends(axes: Axes, lines: Sequence[Series], factor: float) -> None:
-    """Write each name beside its line's end, apart from the others."""
-    low, high = axes.get_ylim()
-    ends = sorted(
-        (factor * line.y[-1], line.name, colour)
-        for line, colour in zip(lines, SERIES, strict=False)
-        if line.y
-    )
-    room = (high - low) * 0.085  # a line of text
-    place = -float("inf")
-    for value, name, colour in ends:
-        place = max(value, place + room)
-        axes.annotate(
-            name, (1, place), (5, 0), xycoords=("axes fraction", "data"),
-            textcoords="offset points", va="center", color=colour, annotation_clip=False,
-        )  # fmt: skip

@@ -162,10 +162,48 @@ def summarise(runs: Sequence[Run]) -> list[Table]:
     tables = []
     for number in TITLES:
         rows = [row for run in runs for row in _rows(run, number)]
-        columns = _ordered([column for row in rows for column in row.cells])
+        columns = ordered([column for row in rows for column in row.cells])
         if columns:
             tables.append(Table(number, columns, rows + _published_rows(number, columns)))
     return tables
+
+
+def table_number(result: Result) -> str:
+    """Which of the paper's tables a result belongs to: "2" to "5", or "" for none."""
+    if result.protocol in {"kNN", "linear"}:
+        return "2"
+    if result.protocol.startswith("low-shot"):
+        return "4"
+    if result.protocol.endswith("views"):
+        return "3" if result.settings.get("labels", 1) == 1 else "4"
+    return "5" if result.protocol.startswith("zero-shot") else ""
+
+
+def column_of(result: Result) -> Column:
+    """The column that a result stands in."""
+    settings, over = result.settings, ""
+    classes, labels = settings.get("classes"), settings.get("labels", 1.0)
+    if "mean of splits" in settings:
+        over = f"mean of splits {_shown(settings['mean of splits'])}"
+    elif "official split" in settings:
+        over = f"official split {settings['official split']}"
+    return Column(
+        result.protocol, result.metric, result.feature, result.split,
+        classes if isinstance(classes, int) else None,
+        labels if isinstance(labels, int | float) else 1.0,
+        over,
+    )  # fmt: skip
+
+
+def ordered(columns: Sequence[Column]) -> list[Column]:
+    """Each once, those of one protocol together."""
+    protocols = list(dict.fromkeys(column.protocol for column in columns))
+    return sorted(dict.fromkeys(columns), key=lambda column: protocols.index(column.protocol))
+
+
+def is_rank(column: Column) -> bool:
+    """Whether the column's numbers are ranks rather than fractions."""
+    return column.metric == MEDIAN_RANK
 
 
 def _read_run(given: str) -> Run:
@@ -190,15 +228,15 @@ def _read_run(given: str) -> Run:
 
 
 def _rows(run: Run, number: str) -> list[Row]:
-    results = [result for result in run.results if _table(result) == number]
-    measured = {_column(result) for result in results if result.of != "chance"}
+    results = [result for result in run.results if table_number(result) == number]
+    measured = {column_of(result) for result in results if result.of != "chance"}
     rows = []
     for of in ("trained", "random weights", "chance"):
         cells: dict[Column, Cell] = {}
         for result in results:
             if result.of != of:
                 continue
-            own, cell = _column(result), _cell(result)
+            own, cell = column_of(result), _cell(result)
             # Chance with no feature is that of every feature.
             places = [each for each in measured if of == "chance" and _without_feature(each, own)]
             for column in places or [own]:
@@ -211,31 +249,6 @@ def _rows(run: Run, number: str) -> list[Row]:
         if cells:
             rows.append(Row(run.name, of, of, cells, run))
     return rows
-
-
-def _table(result: Result) -> str:
-    if result.protocol in {"kNN", "linear"}:
-        return "2"
-    if result.protocol.startswith("low-shot"):
-        return "4"
-    if result.protocol.endswith("views"):
-        return "3" if result.settings.get("labels", 1) == 1 else "4"
-    return "5" if result.protocol.startswith("zero-shot") else ""
-
-
-def _column(result: Result) -> Column:
-    settings, over = result.settings, ""
-    classes, labels = settings.get("classes"), settings.get("labels", 1.0)
-    if "mean of splits" in settings:
-        over = f"mean of splits {_shown(settings['mean of splits'])}"
-    elif "official split" in settings:
-        over = f"official split {settings['official split']}"
-    return Column(
-        result.protocol, result.metric, result.feature, result.split,
-        classes if isinstance(classes, int) else None,
-        labels if isinstance(labels, int | float) else 1.0,
-        over,
-    )  # fmt: skip
 
 
 def _without_feature(column: Column, chance: Column) -> bool:
@@ -254,12 +267,6 @@ def _cell(result: Result) -> Cell:
 
 def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
-
-
-def _ordered(columns: Sequence[Column]) -> list[Column]:
-    """Each once, those of one protocol together."""
-    protocols = list(dict.fromkeys(column.protocol for column in columns))
-    return sorted(dict.fromkeys(columns), key=lambda column: protocols.index(column.protocol))
 
 
 def _published_rows(number: str, columns: Sequence[Column]) -> list[Row]:
@@ -295,8 +302,3 @@ def _has_own(column: Column) -> bool:
 def _published_note(published: Published, column: Column) -> str:
     other = "" if column.classes == published.classes else " (not the data of this column)"
     return f"published, {published.source}: {published.data}, {published.classes} classes{other}"
-
-
-def is_rank(column: Column) -> bool:
-    """Whether the column's numbers are ranks rather than fractions."""
-    return column.metric == MEDIAN_RANK

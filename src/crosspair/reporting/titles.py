@@ -38,6 +38,7 @@ _LISTED = 50  # empty titles on the page
 class Example:
     """A title with all its pieces, and its clean title with all its words."""
 
+    raw: str
     pieces: Sequence[Piece]
     clean: str
     words: Sequence[tuple[str, bool]]
@@ -96,8 +97,8 @@ def title_examples(report: TitleReport, most: int = _EXAMPLES) -> list[Example]:
     made = [(row, each) for row, each in cleaned if each.text == row.prepared.clean]
     parsed = trees((each.text for _, each in made), lemmas=report.lemmas)
     return [
-        Example(each.pieces, each.text, tree.words, tree.text)
-        for (_, each), tree in zip(made, parsed, strict=True)
+        Example(row.title, each.pieces, each.text, tree.words, tree.text)
+        for (row, each), tree in zip(made, parsed, strict=True)
     ]
 
 

@@ -1,0 +1,117 @@
+"""Examples for an ablation's report: what the first row's model finds, and what it learnt from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from crosspair.corpora import Manifest
+from crosspair.corpora.titles import prepare_titles
+from crosspair.errors import CrosspairError, RunError
+from crosspair.evaluation import embed_texts, load_features, own_ranks
+from crosspair.models import CPD
+from crosspair.reporting.ablation_cells import DONE, Ablation, Cell
+from crosspair.reporting.sheets import Found, Sheet, Tile, load_sheet
+from crosspair.reporting.titles import Example, title_examples
+
+_QUERIES, _FOUND = 3, 4  # of the best and of the worst; clips a query
+_TITLES, _PAIRS = 300, 6  # titles to choose from; pairs that are shown
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What could be shown, and what could not and why."""
+
+    best: Sequence[Sheet] = ()
+    worst: Sequence[Sheet] = ()
+    pairs: Sequence[tuple[Tile, Example]] = ()
+    lacking: Sequence[str] = ()
+
+
+def examples(ablation: Ablation) -> Examples:
+    """Retrievals of the first row's first cell that is done, and some of its pairs.
+
+    Models, features, videos and language models may be gone since: what is lacking is told.
+    """
+    done = [cell for cell in ablation.rows[ablation.first] if cell.status == DONE]
+    if not done:
+        return Examples(lacking=["No cell of the first row is done: its retrievals lack."])
+    lacking: list[str] = []
+    best: Sequence[Sheet] = ()
+    worst: Sequence[Sheet] = ()
+    pairs: Sequence[tuple[Tile, Example]] = ()
+    try:
+        best, worst = best_and_worst(done[0])
+    except CrosspairError as error:
+        lacking.append(f"Retrievals of the first row lack: {error}")
+    try:
+        pairs = _pairs(Manifest.read(_job(done[0], "manifest")))
+    except CrosspairError as error:
+        lacking.append(f"Examples of pairs lack: {error}")
+    if any(tile.error for sheet in [*best, *worst] for tile in sheet.tiles):
+        lacking.append("Grey pictures are of videos that are gone or broken since.")
+    return Examples(best, worst, pairs, lacking)
+
+
+def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:
+    """Titles of tested videos whose own clip is found first by the widest margin, and latest.
+
+    Raises:
+        CrosspairError: the cell's model, its features or its manifest are gone.
+    """
+    manifest = Manifest.read(_job(cell, "videos"))
+    model = CPD.from_pretrained(cell.path / "model")
+    features = load_features(cell.path / "features")
+    splits = manifest.column("split")
+    titles = manifest.column(model.text.column)
+    kept = [
+        i for i, row in enumerate(features.rows.tolist()) if splits[row] == "test" and titles[row]
+    ]
+    rows = features.rows[kept].tolist()
+    if len(rows) < 2:
+        raise RunError(f"{manifest.path} has no two tested videos with titles")
+    videos = features.embedding[kept]
+    texts = embed_texts(model, [titles[row] for row in rows])
+    scores = texts @ videos.T
+    ranks = own_ranks(texts, videos)
+    others = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+    margins = scores.diagonal() - others.amax(dim=1)
+    order = sorted(range(len(rows)), key=lambda i: (int(ranks[i]), -float(margins[i])))
+    clips = manifest.clips()
+
+    def sheet(query: int) -> Sheet:
+        places = scores[query].topk(min(_FOUND, len(rows))).indices.tolist()
+        if query not in places:
+            places = [*places[:-1], query]
+        found = [
+            Found(clips[rows[i]], titles[rows[i]], float(scores[query, i]), i == query)
+            for i in places
+        ]
+        told = f"{titles[rows[query]]} (found at place {int(ranks[query])} of {len(rows)})"
+        return load_sheet(told, found)
+
+    return [sheet(i) for i in order[:_QUERIES]], [sheet(i) for i in order[: -_QUERIES - 1 : -1]]
+
+
+def _pairs(manifest: Manifest) -> list[tuple[Tile, Example]]:
+    """Training pairs, each with its title as it was, cleaned, and as a tree (Figures 3 and 4)."""
+    train = manifest.split("train")
+    train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
+    shown = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
+    rows = {title: row for row, title in enumerate(train.column("title"))}
+    clips = train.clips()
+    found = [Found(clips[rows[each.raw]], each.raw, 0.0) for each in shown]
+    return list(zip(load_sheet("", found).tiles, shown, strict=True))
+
+
+def _job(cell: Cell, name: str) -> Path:
+    """A manifest of the cell's, as it was told."""
+    path = cell.path / "job.json"
+    try:
+        return Path(json.loads(path.read_text(encoding="utf-8"))[name])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{path} is missing or damaged") from error

@@ -1,0 +1,102 @@
+"""Folders as ``crosspair ablate`` leaves them, with numbers that are known beforehand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crosspair.evaluation import Machine, Provenance, Result, write_results
+
+OBJECTIVES = ("cross-pair NCE", "ranking", "in-batch")
+MACHINE = Machine("A processor", 2, 15.6, "2.13.0+cpu", "cpu")
+
+
+def write_ablation(
+    folder: Path,
+    axes: Mapping[str, Sequence[str]],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    lost: Mapping[tuple[str, int], str] | None = None,
+    published: Sequence[dict[str, Any]] = (),
+    shift: float = 0.02,
+    **plan: Any,
+) -> Path:
+    """Write an ablation whose row number r has a kNN accuracy of 0.4 + r · ``shift`` + seed/100.
+
+    Args:
+        folder: to write to.
+        axes: axis to values; the first value of each makes the first row.
+        seeds: of every row.
+        lost: row's name and seed to "failed" or "missing".
+        published: as in the plan.
+        shift: between rows; the kNN accuracies of a seed all have it, so the differences of rows
+            have no spread but what the linear probe's have.
+        plan: more of the plan's keys.
+    """
+    cells = []
+    rows = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    for seed, (number, row) in itertools.product(seeds, enumerate(rows)):
+        status = (lost or {}).get((" / ".join(row.values()), seed), "done")
+        place = f"cells/{number:02}{seed}"
+        if status != "missing":
+            _write_cell(folder / place, number, seed, shift, done=status == "done")
+        error = "RunError: the loss is not finite" if status == "failed" else None
+        cells.append({
+            "row": row, "seed": seed, "hash": f"{number:02}{seed}", "folder": place,
+            "status": status, "error": error, "clips": 16000, "pairs": 1472,
+            "seconds": {"pretrain": 80.0, "evaluate": 15.0} if status == "done" else {},
+        })  # fmt: skip
+    settings = {
+        "title": "Objectives", "table": "1a", "first": rows[0], "seeds": list(seeds),
+        "axes": {axis: {value: {} for value in values} for axis, values in axes.items()},
+        "published": list(published), **plan,
+    }  # fmt: skip
+    content = json.dumps({"plan": settings, "cells": cells})
+    (folder / "ablation.json").write_text(content, encoding="utf-8")
+    return folder
+
+
+def _write_cell(cell: Path, number: int, seed: int, shift: float, *, done: bool) -> None:
+    chance = random.Random(100 * number + seed)
+    cell.mkdir(parents=True)
+    (cell / "log.txt").write_text("...\nRunError: the loss is not finite\n")
+    with (cell / "metrics.jsonl").open("w") as file:
+        for step in range(1, 41 if done else 21):
+            line = {"step": step, "epoch": step / 10}
+            loss = 9 / (1 + 0.05 * step) + chance.gauss(0, 0.1)
+            file.write(json.dumps({"kind": "train", **line, "pairs": 400 * step, "loss": loss}))
+            file.write("\n")
+            if step % 5 == 0:
+                found = (0.3 + number * shift) * (1 - 0.9**step) + chance.gauss(0, 0.01)
+                scores = {"text_to_video_R@10": max(0.0, found)}
+                file.write(json.dumps({"kind": "validation", **line, "pairs": 150, **scores}))
+                file.write("\n")
+    if done:
+        origin = Provenance("r", "m", "ba98", "", seed, MACHINE, "2026-01-02T03:04:05Z")
+        write_results(cell / "results.json", _results(number, seed, shift, chance), origin)
+
+
+def _results(number: int, seed: int, shift: float, chance: random.Random) -> list[Result]:
+    knn, views = {"k": 25, "classes": 16}, {"classes": 16, "labels": 1.0}
+    value = 0.4 + number * shift + seed / 100
+    noisy = value + chance.gauss(0.1, 0.01)
+    results = [
+        Result("kNN", "top-1", value, "trained", feature="visual", count=300, settings=knn),
+        Result("kNN", "top-1", 1 / 16, "chance", feature="visual", count=300, settings=knn),
+        Result("kNN", "top-1", value - 0.1, "trained", feature="embedding", settings=knn),
+        Result("linear", "top-1", noisy, "trained", feature="visual", settings=knn),
+        Result("3 views", "top-1", noisy + 0.2, "trained", settings=views),
+        Result("retrieval text→video", "R@10", noisy - 0.3, "trained", feature="embedding"),
+        Result("retrieval text→video", "median rank", 30.0 - number, "trained"),
+    ]
+    if number == 0:
+        results += [
+            Result("kNN", "top-1", 0.2 + seed / 50, "random weights", feature="visual",
+                   settings=knn),
+            Result("3 views", "top-1", 0.5 + seed / 50, "random weights", settings=views),
+        ]  # fmt: skip
+    return results
