@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from crosspair.corpora import Manifest, manifest_of
 from crosspair.errors import RunError, VideoError
 from crosspair.evaluation import Features, cached_features, extract_features, load_features
-from crosspair.evaluation import parts as parts_module
 from crosspair.models import CPD
 from tests.evaluation.conftest import BROKEN, tiny_model
 
@@ -119,13 +118,19 @@ def test_what_was_stopped_goes_on_to_the_last_digit(
     assert told[0] > 3 * OPTIONS["clips"]
 
 
-def test_a_part_is_written_now_and_then(
+def test_a_kill_loses_nothing_that_is_encoded(
     model: CPD, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts_module, "SAVE_EVERY", 0.0)
+    written: list[int] = []
+
+    def progress(done: int, of: int) -> None:
+        lines = (tmp_path / "f" / "parts" / "0.jsonl").read_text().splitlines()
+        written.append(len([line for line in lines if line]))
+        stop_after(5)(done, of)
+
     with pytest.raises(KeyboardInterrupt):
-        cached(model, manifest, tmp_path / "f", progress=stop_after(5))
-    assert len(list((tmp_path / "f" / "parts").glob("*.safetensors"))) == 5
+        cached(model, manifest, tmp_path / "f", progress=progress)
+    assert written == [1, 2, 3, 4, 5]
     assert same(
         cached(model, manifest, tmp_path / "f"), extract_features(model, manifest, **OPTIONS)
     )
@@ -236,17 +241,30 @@ def test_a_folder_of_something_else_is_not_touched(
 def test_no_video_that_can_be_read(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"^none of the 1 videos can be read: .*3\.mp4"):
         cached(model, manifest.take([BROKEN]), tmp_path / "f")
-    assert not list((tmp_path / "f").rglob("*.safetensors"))
+    assert not [path for path in (tmp_path / "f").rglob("*") if path.is_file()]
 
 
-def test_a_spoilt_part_is_told(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [0, 1, 20, -1, -30])
+def test_what_a_kill_tore_off_is_encoded_again(
+    model: CPD, manifest: Manifest, tmp_path: Path, left: int
+) -> None:
+    whole = cached(model, manifest, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         cached(model, manifest, tmp_path / "f", progress=stop_after(3))
-    (part,) = (tmp_path / "f" / "parts").glob("*.safetensors")
-    part.write_bytes(part.read_bytes()[:20])
-    with pytest.raises(RunError, match=r"0-000000\.safetensors cannot be read .*; remove it, and"):
-        cached(model, manifest, tmp_path / "f")
+    (part,) = (tmp_path / "f" / "parts").glob("*.jsonl")
+    part.write_bytes(part.read_bytes()[:left])
+    assert same(cached(model, manifest, tmp_path / "f"), whole)
+
+
+def test_parts_that_cannot_be_read_are_told(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        cached(model, manifest, tmp_path / "f", progress=stop_after(3))
+    (part,) = (tmp_path / "f" / "parts").glob("*.jsonl")
     part.unlink()
+    part.mkdir()
+    with pytest.raises(RunError, match=r"0\.jsonl cannot be read: Is a directory"):
+        cached(model, manifest, tmp_path / "f")
+    part.rmdir()
     assert len(cached(model, manifest, tmp_path / "f").rows) == 5
 
 

@@ -28,7 +28,7 @@ from crosspair.evaluation.features import (
     shares,
     usable_rows,
 )
-from crosspair.evaluation.parts import Parts
+from crosspair.evaluation.parts import Parts, lines
 from crosspair.evaluation.protocol import Protocol, protocol_of
 from crosspair.models import CPD
 
@@ -82,15 +82,17 @@ def cached_features(
         ready = len(usable) - len(waiting)
         if ready and world.is_main:
             logger.info("%d of %d videos are encoded already", ready, len(usable))
-        with parts:
+        added = 0
+        with parts.journal() as journal:
             for encoded in encode_videos(
                 model, manifest, mine,
                 clips=clips, batch_size=batch_size, workers=workers, world=world,
                 precision=precision,
             ):  # fmt: skip
-                parts.add(encoded)
+                journal.add(*lines(encoded))
+                added += len(encoded)
                 if progress:
-                    all_done = min(ready + world.size * parts.added, len(usable))
+                    all_done = min(ready + world.size * added, len(usable))
                     progress(all_done * clips, len(usable) * clips)
         parts.wait_for_all()
         if world.is_main:
@@ -129,31 +131,32 @@ def _join(
     errors: dict[int, str],
 ) -> None:
     """Put all parts together: every video once."""
-    failures = dict(errors)
-    found: set[int] = set()
-    for part in parts.read(rows_only=True):
-        found.update(part.rows)
-        failures.update(part.failures)
-    failures = {row: message for row, message in failures.items() if row not in found}
-    missing = set(usable) - found - set(failures)
+    failures: dict[int, str] = {}
+    place = {row: i for i, row in enumerate(usable)}
+    found = torch.zeros(len(usable), dtype=torch.bool)
+    tensors: dict[str, torch.Tensor] = {}
+    for each in parts.read():
+        if each.error:
+            failures[each.row] = each.error
+            continue
+        found[place[each.row]] = True
+        for name, values in (("visual", each.visual), ("embedding", each.embedding)):
+            whole = tensors.setdefault(name, torch.empty(len(usable), len(values)))
+            whole[place[each.row]] = values
+    rows = [row for row, there in zip(usable, found.tolist(), strict=True) if there]
+    failures = {row: message for row, message in failures.items() if not found[place[row]]}
+    missing = len(usable) - len(rows) - len(failures)
     if missing:
         raise RunError(
-            f"{folder}: {len(missing)} of {len(usable)} videos are in no part; all processes need "
+            f"{folder}: {missing} of {len(usable)} videos are in no part; all processes need "
             "this one folder, and the same command again encodes what is missing"
         )
-    if not found:
+    failures |= errors
+    if not rows:
         parts.remove()
         raise none_readable(manifest, failures)
-    rows = sorted(found)
-    place = {row: i for i, row in enumerate(rows)}
-    tensors: dict[str, torch.Tensor] = {}
-    for part in parts.read():
-        places = [place[row] for row in part.rows]
-        for name in ("visual", "embedding"):
-            if places:
-                values = torch.stack(getattr(part, name))
-                whole = tensors.setdefault(name, torch.empty(len(rows), values.shape[1]))
-                whole[places] = values
+    if len(rows) < len(usable):
+        tensors = {name: whole[found] for name, whole in tensors.items()}
     write_features(folder, manifest, protocol, tensors, rows, failures)
     parts.remove()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,7 @@ from crosspair.video import Batch, centre_loader, decoding, uniform_positions
 logger = logging.getLogger(__name__)
 
 CLIPS = 10  # uniformly spread over a video (Section 4.2)
+_NONE = torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -43,28 +47,20 @@ class Features:
     failures: list[tuple[str, str]]
 
 
-@dataclass
-class Encoded:
-    """What came of some videos: a batch of them, or many batches put together.
+class Encoded(NamedTuple):
+    """What came of one video.
 
     Attributes:
-        rows: of the videos that could be read, v in number.
-        visual: (F,) float32 on the CPU for each of them: the mean visual feature.
-        embedding: (D,) float32 likewise: the mean embedding, of unit norm again.
-        failures: a message for the row of each of the others.
+        row: of the manifest.
+        visual: (F,) float32 on the CPU, the mean visual feature; empty where there is an error.
+        embedding: (D,) float32 likewise, the mean embedding, of unit norm again.
+        error: why it could not be read; empty where it could.
     """
 
-    rows: list[int] = field(default_factory=list)
-    visual: list[torch.Tensor] = field(default_factory=list)
-    embedding: list[torch.Tensor] = field(default_factory=list)
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def extend(self, other: Encoded) -> None:
-        """Take in the videos of another."""
-        self.rows += other.rows
-        self.visual += other.visual
-        self.embedding += other.embedding
-        self.failures |= other.failures
+    row: int
+    visual: torch.Tensor = _NONE
+    embedding: torch.Tensor = _NONE
+    error: str = ""
 
 
 def extract_features(
@@ -102,14 +98,16 @@ def extract_features(
     embedding = torch.zeros(len(manifest), model.head.embedding)
     count = torch.zeros(len(manifest), dtype=torch.long)
     broken: dict[int, str] = {}
-    for found in encode_videos(
+    for encoded in encode_videos(
         model, manifest, mine,
         clips=clips, batch_size=batch_size, workers=workers, world=world, precision=precision,
     ):  # fmt: skip
-        broken |= found.failures
-        for row, of_row, f_v in zip(found.rows, found.visual, found.embedding, strict=True):
-            visual[row], embedding[row] = of_row, f_v
-            count[row] += 1
+        for each in encoded:
+            if each.error:
+                broken[each.row] = each.error
+            else:
+                visual[each.row], embedding[each.row] = each.visual, each.embedding
+                count[each.row] += 1
         if progress:
             progress((int(count.sum()) + len(broken)) * clips, len(mine) * clips)
     failures |= _gathered(broken, world)
@@ -156,14 +154,14 @@ def encode_videos(
     workers: int,
     world: World,
     precision: str,
-) -> Iterator[Encoded]:
+) -> Iterator[list[Encoded]]:
     """Encode videos batch by batch, with the model in eval mode.
 
     Args:
         rows: whole groups of `shares`.
 
     Yields:
-        What came of the videos that are done by now, but for those told before.
+        The videos that a batch completes. One that fails counts not at all, and may come twice.
 
     Raises:
         VideoError: a decoding process died, or gives nothing any more.
@@ -175,11 +173,16 @@ def encode_videos(
         manifest.clips(), rows, uniform_positions(clips), model.clip,
         batch_size=together, workers=workers,
     )  # fmt: skip
-    sums: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
+    begun: dict[int, list[list[torch.Tensor]]] = defaultdict(list)
     with _evaluating(model), decoding(manifest.path):
         for batch in loader:
-            of_parts = _encode(model, batch, part, world, precision)
-            yield _finished(of_parts, batch, sums, part, clips)
+            done = [Encoded(row, error=message) for row, message in dict(batch.failures).items()]
+            for row, *sums in _encode(model, batch, part, world, precision):
+                begun[row].append(sums)
+                if len(begun[row]) * part == clips:
+                    visual, embedding = map(_added, zip(*begun.pop(row), strict=True))
+                    done.append(Encoded(row, visual / clips, F.normalize(embedding, dim=0)))
+            yield done
 
 
 @torch.no_grad()
@@ -227,31 +230,8 @@ def _encode(
     return list(zip(batch.rows[whole][::part].tolist(), *sums, strict=True))
 
 
-def _finished(
-    of_parts: list[tuple[int, torch.Tensor, torch.Tensor]],
-    batch: Batch,
-    sums: dict[int, tuple[torch.Tensor, torch.Tensor, int]],
-    part: int,
-    clips: int,
-) -> Encoded:
-    """Add parts of videos to what is there of them; take out the videos that are whole now."""
-    done = Encoded()
-    for row, visual, embedding in of_parts:
-        if row in sums:
-            before = sums.pop(row)
-            visual, embedding = before[0] + visual, before[1] + embedding
-            count = before[2] + part
-        else:
-            count = part
-        if count < clips:
-            sums[row] = visual, embedding, count
-        else:
-            done.rows.append(row)
-            done.visual.append(visual / clips)
-            done.embedding.append(F.normalize(embedding, dim=0))
-    # A video counts whole or not at all.
-    done.failures.update(batch.failures)
-    return done
+def _added(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 def _gathered(failures: dict[int, str], world: World) -> dict[int, str]:

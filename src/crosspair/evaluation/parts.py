@@ -1,31 +1,27 @@
-"""Features that are being made: parts on disk, so that what was killed goes on where it was."""
+"""Features that are being made: journals on disk, so that what was killed goes on where it was."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from crosspair.atomic import write_atomically
 from crosspair.distributed import World
-from crosspair.errors import RunError
 from crosspair.evaluation.features import Encoded
+from crosspair.journal import Journal, entries
 
-SAVE_EVERY = 30.0  # s between parts: what a kill costs at most
 LOOK_EVERY = 0.2  # s between looks for the other processes' marks
-SUFFIX = ".safetensors"
 
 
 class Parts:
-    """A folder of parts; as a context, open for more by this process.
+    """A folder with a journal of each process.
 
     Args:
         folder: shared by all processes; need not be there.
@@ -34,10 +30,7 @@ class Parts:
 
     def __init__(self, folder: Path, world: World) -> None:
         self.folder, self.world = folder, world
-        self.added = 0
-        """Videos, readable or not, that this process added."""
-        self._next = 0
-        self._new, self._saved = Encoded(), time.monotonic()
+        self._protocol_file = folder / "protocol.json"
 
     @property
     def protocol(self) -> str:
@@ -48,41 +41,25 @@ class Parts:
             return ""
 
     def begin(self, protocol: str) -> set[int]:
-        """Make the folder where there is none; each process calls this before any adds a part.
+        """Make the folder where there is none; each process calls this before any adds to it.
 
         Returns:
             The rows of the manifest that are done, readable or not.
 
         Raises:
-            RunError: the folder cannot be written, or a part cannot be read.
+            RunError: the folder cannot be written, or a journal cannot be read.
         """
         if self.world.is_main and not self.protocol:
             write_atomically(self._protocol_file, protocol)
         self.world.barrier()
         self._mark(self.world.rank).unlink(missing_ok=True)
-        mine = self.folder.glob(f"{self.world.rank}-*{SUFFIX}")
-        self._next = 1 + max((int(path.stem.split("-")[1]) for path in mine), default=-1)
-        done = {row for part in self.read(rows_only=True) for row in (*part.rows, *part.failures)}
+        done = {each.row for each in self.read()}
         self.world.barrier()
         return done
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._flush()  # after Ctrl-C, too
-
-    def add(self, encoded: Encoded) -> None:
-        """Take what came of some videos; now and then, write it."""
-        self._new.extend(encoded)
-        self.added += len(encoded.rows) + len(encoded.failures)
-        if time.monotonic() - self._saved >= SAVE_EVERY:
-            self._flush()
+    def journal(self) -> Journal:
+        """This process's, open for more; takes what `lines` gives."""
+        return Journal(self.folder / f"{self.world.rank}.jsonl")
 
     def wait_for_all(self) -> None:
         """Until every process has written all that it will."""
@@ -94,50 +71,32 @@ class Parts:
             time.sleep(LOOK_EVERY)
         self.world.barrier()
 
-    def read(self, rows_only: bool = False) -> Iterator[Encoded]:
-        """The parts of all processes.
+    def read(self) -> Iterator[Encoded]:
+        """What all processes have written; a video that was encoded twice comes twice.
 
         Raises:
-            RunError: one cannot be read.
+            RunError: a journal cannot be read.
         """
-        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            try:
-                with safe_open(path, framework="pt") as part:
-                    yield _encoded(part, rows_only)
-            except (SafetensorError, OSError, ValueError, KeyError) as error:
-                raise RunError(
-                    f"{path} cannot be read ({error}); remove it, and its videos are encoded again"
-                ) from error
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for row, visual, embedding, error in entries(path):
+                yield Encoded(row, _tensor(visual), _tensor(embedding), error)
 
     def remove(self) -> None:
         """All is done, and kept elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @property
-    def _protocol_file(self) -> Path:
-        return self.folder / "protocol.json"
-
     def _mark(self, rank: int) -> Path:
         return self.folder / f"{rank}.done"
 
-    def _flush(self) -> None:
-        new = self._new
-        if new.rows or new.failures:
-            tensors = {"rows": torch.tensor(new.rows, dtype=torch.long)}
-            if new.rows:
-                tensors["visual"] = torch.stack(new.visual)
-                tensors["embedding"] = torch.stack(new.embedding)
-            name = f"{self.world.rank}-{self._next:06d}{SUFFIX}"
-            content = save(tensors, {"failures": json.dumps(new.failures)})
-            write_atomically(self.folder / name, content)
-            self._next += 1
-        self._new, self._saved = Encoded(), time.monotonic()
+
+def lines(encoded: Sequence[Encoded]) -> list[Any]:
+    """What a journal holds of videos: floats to the last digit, as base64."""
+    return [[e.row, _text(e.visual), _text(e.embedding), e.error] for e in encoded]
 
 
-def _encoded(part: Any, rows_only: bool) -> Encoded:
-    failures = {int(row): text for row, text in json.loads(part.metadata()["failures"]).items()}
-    rows = part.get_tensor("rows").tolist()
-    if rows_only or not rows:
-        return Encoded(rows, failures=failures)
-    visual, embedding = (list(part.get_tensor(name)) for name in ("visual", "embedding"))
-    return Encoded(rows, visual, embedding, failures)
+def _text(values: torch.Tensor) -> str:
+    return b64encode(values.numpy().astype("<f4").tobytes()).decode()
+
+
+def _tensor(text: str) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(b64decode(text), "<f4").astype(np.float32))
