@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.hmdb51 import hmdb51_corpus
 from crosspair.corpora.output import left_out_file
+from crosspair.corpora.threesplits import hmdb51_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, Probed, left_out, read
 

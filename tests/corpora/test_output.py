@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.leftout import NO_FILE, LeftOut
-from crosspair.corpora.output import Output, left_out_file
+from crosspair.corpora.output import NO_FILE, LeftOut, Output, left_out_file
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import left_out, read
 

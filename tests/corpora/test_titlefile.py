@@ -81,8 +81,8 @@ def test_a_renamed_column_replaces_the_one_of_that_name(disk: Disk) -> None:
         ({"name": "id"}, "^'name' is no column of titles; the columns are video_id, path, title, "),
         ({"title": "text"}, "titles.csv has no column 'text' to take as 'title'; separated by "
          "commas, it has 'id', 'title'$"),
-        ({"title": "title"}, "needs the columns 'title' and 'video_id' or 'path', separated by "
-         "commas; it has 'id', 'title'$"),
+        ({"title": "title"}, "needs the columns 'title' and 'video_id' or 'path'; separated by "
+         "commas, it has 'id', 'title'$"),
     ],
 )  # fmt: skip
 def test_columns_that_are_not_there(disk: Disk, columns: dict[str, str], message: str) -> None:
@@ -93,15 +93,15 @@ def test_columns_that_are_not_there(disk: Disk, columns: dict[str, str], message
 @pytest.mark.parametrize(
     ("name", "text", "found"),
     [
-        ("titles.csv", "", "separated by commas; it has none"),
-        ("titles.csv", "video_id,caption\na,A\n", "by commas; it has 'video_id', 'caption'"),
-        ("titles.csv", "title\nA\n", "separated by commas; it has 'title'"),
-        ("titles.csv", "video_id\ttitle\na\tA\n", r"by commas; it has 'video_id\\ttitle'"),
-        ("titles.tsv", "video_id,title\na,A\n", "separated by tabs; it has 'video_id,title'"),
+        ("titles.csv", "", "separated by commas, it has none"),
+        ("titles.csv", "video_id,caption\na,A\n", "by commas, it has 'video_id', 'caption'"),
+        ("titles.csv", "title\nA\n", "separated by commas, it has 'title'"),
+        ("titles.csv", "video_id\ttitle\na\tA\n", r"by commas, it has 'video_id\\ttitle'"),
+        ("titles.tsv", "video_id,title\na,A\n", "separated by tabs, it has 'video_id,title'"),
     ],
 )
 def test_missing_columns(disk: Disk, name: str, text: str, found: str) -> None:
-    message = f"needs the columns 'title' and 'video_id' or 'path', .*{found}$"
+    message = f"needs the columns 'title' and 'video_id' or 'path'; .*{found}$"
     with pytest.raises(ManifestError, match=message):
         read_titles(disk.file(name, text))
 

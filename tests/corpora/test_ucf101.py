@@ -10,7 +10,7 @@ import pytest
 
 from crosspair.corpora import Manifest
 from crosspair.corpora.output import left_out_file
-from crosspair.corpora.ucf101 import ucf101_corpus
+from crosspair.corpora.threesplits import ucf101_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, Probed, left_out, read
 

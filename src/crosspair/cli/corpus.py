@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crosspair.cli.verbs import Verbs
     from crosspair.corpora import Manifest
-    from crosspair.corpora.official import Choices
     from crosspair.progress import Progress
+
+    Read = Callable[[argparse.Namespace, dict[str, Any]], list[Manifest]]
 
 
 def add_corpus(verbs: Verbs) -> None:
@@ -22,10 +25,8 @@ def add_corpus(verbs: Verbs) -> None:
         "corpus", help="make a manifest: rendered videos, a folder, or one of the paper's corpora"
     )
     kinds = corpus.add_subparsers(required=True, metavar="KIND")
-    for add in (_add_rendered, _add_folder, _add_kinetics, _add_instagram):
+    for add in (_add_rendered, _add_folder, _add_kinetics, _add_instagram, _add_three_splits):
         add(kinds)
-    _add_ucf101(kinds)
-    _add_hmdb51(kinds)
 
 
 def _add_rendered(kinds: Verbs) -> None:
@@ -41,7 +42,7 @@ def _add_rendered(kinds: Verbs) -> None:
 
 
 def _add_folder(kinds: Verbs) -> None:
-    folder = _reader(kinds, "folder", "join a folder of videos with a title file")
+    folder = _reader(kinds, "folder", "join a folder of videos with a title file", _folder)
     folder.add_argument(
         "--titles", type=Path, required=True, metavar="FILE",
         help="csv or tsv: video_id or path, title, and optionally label, split, start, end",
@@ -57,21 +58,21 @@ def _add_folder(kinds: Verbs) -> None:
     folder.add_argument(
         "--skip-broken", action="store_true", help="mark broken videos instead of refusing"
     )
-    folder.set_defaults(verb=_corpus_folder)
 
 
 def _add_kinetics(kinds: Verbs) -> None:
-    kinetics = _reader(kinds, "kinetics", "Kinetics-400, or with titles Kinetics-210k")
+    help_ = "Kinetics-400, or with titles Kinetics-210k"
+    kinetics = _reader(kinds, "kinetics", help_, _kinetics)
     kinetics.add_argument(
         "--csv", type=Path, nargs="+", action="extend", required=True, metavar="FILE",
         help="official lists: label, youtube_id, time_start, time_end, split",
     )  # fmt: skip
     _add_titles(kinetics, "pairs without a title are left out")
-    kinetics.set_defaults(verb=_corpus_kinetics)
 
 
 def _add_instagram(kinds: Verbs) -> None:
-    instagram = _reader(kinds, "instagram", "Instagram-300k: web videos with captions")
+    help_ = "Instagram-300k: web videos with captions"
+    instagram = _reader(kinds, "instagram", help_, _instagram)
     instagram.add_argument(
         "--captions", type=Path, required=True, metavar="FILE",
         help='json: {id: {"subset": ..., "caption": ...}}',
@@ -79,35 +80,30 @@ def _add_instagram(kinds: Verbs) -> None:
     instagram.add_argument(
         "--template", default="trimmed_resize_{id}.mp4", help="of file names; default: %(default)s"
     )
-    instagram.set_defaults(verb=_corpus_instagram)
 
 
-def _add_ucf101(kinds: Verbs) -> None:
-    help_ = "UCF101 by its official splits; --val holds out whole groups of clips"
-    lists = "classInd.txt, trainlist0N.txt and testlist0N.txt"
-    _add_three_splits(_reader(kinds, "ucf101", help_), lists)
+def _add_three_splits(kinds: Verbs) -> None:
+    for name, lists, group in (
+        ("ucf101", "classInd.txt, trainlist0N.txt and testlist0N.txt", "whole groups of clips"),
+        ("hmdb51", "CLASS_test_splitN.txt", "all clips of a source"),
+    ):
+        help_ = f"{name.upper()} by its official splits; --val holds out {group}"
+        reader = _reader(kinds, name, help_, _three_splits)
+        reader.set_defaults(corpus=name)
+        reader.add_argument(
+            "--lists", type=Path, required=True, metavar="DIR", help=f"folder of {lists}"
+        )
+        reader.add_argument(
+            "--split", choices=("1", "2", "3", "all"), default="1",
+            help="all: split1.parquet to split3.parquet in the folder --out (default: 1)",
+        )  # fmt: skip
+        _add_titles(reader, "without one, titles are empty")
 
 
-def _add_hmdb51(kinds: Verbs) -> None:
-    help_ = "HMDB51 by its official splits; --val holds out all clips of a source"
-    _add_three_splits(_reader(kinds, "hmdb51", help_), "CLASS_test_splitN.txt")
-
-
-def _add_three_splits(reader: argparse.ArgumentParser, lists: str) -> None:
-    reader.add_argument(
-        "--lists", type=Path, required=True, metavar="DIR", help=f"folder of {lists}"
-    )
-    reader.add_argument(
-        "--split", choices=("1", "2", "3", "all"), default="1",
-        help="all: split1.parquet to split3.parquet in the folder --out (default: 1)",
-    )  # fmt: skip
-    _add_titles(reader, "without one, titles are empty")
-    reader.set_defaults(verb=_corpus_three_splits)
-
-
-def _reader(kinds: Verbs, name: str, help_: str) -> argparse.ArgumentParser:
+def _reader(kinds: Verbs, name: str, help_: str, read: Read) -> argparse.ArgumentParser:
     """A verb with what all readers of videos on disk take."""
     reader = kinds.add_parser(name, help=help_)
+    reader.set_defaults(verb=_read, read=read)
     reader.add_argument("folder", type=Path, metavar="DIR", help="searched with its subfolders")
     reader.add_argument("--out", type=Path, required=True, help="the manifest, or its folder")
     reader.add_argument(
@@ -118,7 +114,6 @@ def _reader(kinds: Verbs, name: str, help_: str) -> argparse.ArgumentParser:
         "--val", type=float, default=0.0, help="share of train to hold out as val (default: 0)"
     )
     reader.add_argument("--seed", type=int, default=0, help="of that choice (default: 0)")
-    reader.set_defaults(kind=name)
     return reader
 
 
@@ -150,65 +145,68 @@ def _corpus_rendered(options: argparse.Namespace) -> None:
     _tell_manifests([manifest])
 
 
-def _corpus_folder(options: argparse.Namespace) -> None:
-    from crosspair.corpora.folder import folder_corpus
+def _read(options: argparse.Namespace) -> None:
+    """Run a reader with what all leave to their user, and a bar once there is a total."""
+    from crosspair.progress import progress
 
-    lists = _pairs(options.split_list, "--split-list", "SPLIT=FILE")
-    with _choices(options) as choices:
-        manifest = folder_corpus(
-            options.folder, options.titles, options.out, title_columns=_title_columns(options),
-            label_by_folder=options.label_by_folder,
-            split_lists={split: Path(file) for split, file in lists.items()},
-            skip_broken=options.skip_broken, **choices,
-        )  # fmt: skip
-    _tell_manifests([manifest])
+    with ExitStack() as stack:
+        bars: list[Progress] = []
 
+        def advance(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress("probing", total, "videos")))
+            bars[0].advance(done)
 
-def _corpus_kinetics(options: argparse.Namespace) -> None:
-    from crosspair.corpora.kinetics import kinetics_corpus
-
-    with _choices(options) as choices:
-        manifest = kinetics_corpus(
-            options.folder, options.csv, options.out, titles=options.titles,
-            title_columns=_title_columns(options), **choices,
-        )  # fmt: skip
-    _tell_manifests([manifest])
-
-
-def _corpus_instagram(options: argparse.Namespace) -> None:
-    from crosspair.corpora.instagram import instagram_corpus
-
-    with _choices(options) as choices:
-        manifest = instagram_corpus(
-            options.folder, options.captions, options.out, template=options.template, **choices
-        )
-    _tell_manifests([manifest])
-
-
-def _corpus_three_splits(options: argparse.Namespace) -> None:
-    from crosspair.corpora.hmdb51 import hmdb51_corpus
-    from crosspair.corpora.ucf101 import ucf101_corpus
-
-    read = {"ucf101": ucf101_corpus, "hmdb51": hmdb51_corpus}[options.kind]
-    splits = (1, 2, 3) if options.split == "all" else (int(options.split),)
-    with _choices(options) as choices:
-        manifests = read(
-            options.folder, options.lists, options.out, splits=splits, titles=options.titles,
-            title_columns=_title_columns(options), **choices,
-        )  # fmt: skip
+        choices = {
+            "class_names": options.class_names, "val_share": options.val, "seed": options.seed,
+            "progress": advance,
+        }  # fmt: skip
+        if "title_columns" in options:
+            choices["title_columns"] = _title_columns(options)
+        manifests = options.read(options, choices)
     _tell_manifests(manifests)
 
 
-@contextmanager
-def _choices(options: argparse.Namespace) -> Iterator[Choices]:
-    """What every reader leaves to its user, with a bar that shows once there is a total."""
-    with _shown_when_counted() as progress:
-        yield {
-            "class_names": options.class_names,
-            "val_share": options.val,
-            "seed": options.seed,
-            "progress": progress,
-        }
+def _folder(options: argparse.Namespace, choices: dict[str, Any]) -> list[Manifest]:
+    from crosspair.corpora.folder import folder_corpus
+
+    lists = _pairs(options.split_list, "--split-list", "SPLIT=FILE")
+    return [
+        folder_corpus(
+            options.folder, options.titles, options.out, label_by_folder=options.label_by_folder,
+            split_lists={split: Path(file) for split, file in lists.items()},
+            skip_broken=options.skip_broken, **choices,
+        )
+    ]  # fmt: skip
+
+
+def _kinetics(options: argparse.Namespace, choices: dict[str, Any]) -> list[Manifest]:
+    from crosspair.corpora.kinetics import kinetics_corpus
+
+    return [
+        kinetics_corpus(options.folder, options.csv, options.out, titles=options.titles, **choices)
+    ]
+
+
+def _instagram(options: argparse.Namespace, choices: dict[str, Any]) -> list[Manifest]:
+    from crosspair.corpora.instagram import instagram_corpus
+
+    template = options.template
+    return [
+        instagram_corpus(
+            options.folder, options.captions, options.out, template=template, **choices
+        )
+    ]
+
+
+def _three_splits(options: argparse.Namespace, choices: dict[str, Any]) -> list[Manifest]:
+    from crosspair.corpora.threesplits import SPLITS, hmdb51_corpus, ucf101_corpus
+
+    read = {"ucf101": ucf101_corpus, "hmdb51": hmdb51_corpus}[options.corpus]
+    splits = SPLITS if options.split == "all" else (int(options.split),)
+    return read(
+        options.folder, options.lists, options.out, splits=splits, titles=options.titles, **choices
+    )
 
 
 def _title_columns(options: argparse.Namespace) -> Mapping[str, str]:
@@ -226,21 +224,6 @@ def _pairs(given: Iterable[str], option: str, form: str) -> Mapping[str, str]:
             raise CrosspairError(f"{option} {each!r} is not of the form {form}")
         pairs[key.strip()] = value.strip()
     return pairs
-
-
-@contextmanager
-def _shown_when_counted() -> Iterator[Callable[[int, int], None]]:
-    from crosspair.progress import progress
-
-    with ExitStack() as stack:
-        bars: list[Progress] = []
-
-        def advance(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(progress("probing", total, "videos")))
-            bars[0].advance(done)
-
-        yield advance
 
 
 def _tell_manifests(manifests: Iterable[Manifest]) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 
 from crosspair.corpora.join import Listed, join
 from crosspair.corpora.labels import name_classes
-from crosspair.corpora.leftout import NO_TITLE, LeftOut
 from crosspair.corpora.manifest import SPLITS, Manifest
-from crosspair.corpora.output import Output, probe_rows
+from crosspair.corpora.output import NO_TITLE, LeftOut, Output, probe_rows
 from crosspair.corpora.splits import hold_out, split_named
 from crosspair.corpora.table import Row, by_key, read_lines, some
 from crosspair.corpora.titlefile import read_titles

@@ -47,7 +47,7 @@ def instagram_corpus(
     output = Output(out)
     listed = list(_listed(captions, template))
     (manifest,) = official_corpus(
-        folder, [(output, listed)], what="captions", needs_title=True, **choices
+        folder, [(output, listed)], choices, what="captions", needs_title=True
     )
     return manifest
 
@@ -83,9 +83,6 @@ def _entries(file: Path) -> dict[str, Any]:
             f"captions {file} is not json: {error.msg} (line {error.lineno})"
         ) from error
     if not isinstance(entries, dict):
-        raise ManifestError(f"captions {file}: not an object of ids, but a {_kind(entries)}")
+        kind = type(entries).__name__
+        raise ManifestError(f"captions {file}: not an object of ids, but a {kind}")
     return entries
-
-
-def _kind(value: Any) -> str:
-    return "list" if isinstance(value, list) else type(value).__name__

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crosspair.corpora.leftout import NO_FILE, NO_TITLE, LeftOut
+from crosspair.corpora.output import NO_FILE, NO_TITLE, LeftOut
 from crosspair.corpora.table import some
 from crosspair.corpora.videofiles import VideoFiles
 from crosspair.errors import ManifestError
@@ -32,11 +32,6 @@ class Listed:
     files: Mapping[str, Mapping[str, Any]]
     row: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def has_title(self) -> bool:
-        """In whatever form."""
-        return bool(self.row.get("title") or self.row.get("title_clean"))
-
 
 def join(
     listed: Sequence[Listed],
@@ -50,8 +45,7 @@ def join(
     """The manifest's rows of the pairs whose videos are there.
 
     Args:
-        listed: pairs.
-        videos: to find theirs in.
+        listed: pairs, whose videos are sought in ``videos``.
         left_out: gets the pairs without a video, and without a title.
         what: the pairs are called, for messages.
         needs_title: a pair without a title is left out.
@@ -68,7 +62,7 @@ def join(
         found = _found(pair, videos, advice)
         if found is None:
             left_out.add(pair.pair_id, NO_FILE, f"no video {' or '.join(pair.files)}")
-        elif needs_title and not pair.has_title:
+        elif needs_title and not (pair.row.get("title") or pair.row.get("title_clean")):
             left_out.add(pair.pair_id, NO_TITLE, found["path"])
         else:
             rows.append({"pair_id": pair.pair_id, **found, **pair.row})

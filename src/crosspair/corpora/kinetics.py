@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from crosspair.corpora.join import Listed
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.official import TitleChoices, official_corpus
+from crosspair.corpora.official import Choices, official_corpus
 from crosspair.corpora.output import Output
 from crosspair.corpora.splits import split_named
 from crosspair.corpora.table import Row, by_key, read_table
@@ -24,7 +24,7 @@ TRIMMED_WITHIN = 1.0  # s by which a cut at key frames may be longer than its se
 
 
 def kinetics_corpus(
-    folder: Path, lists: Sequence[Path], out: Path, **choices: Unpack[TitleChoices]
+    folder: Path, lists: Sequence[Path], out: Path, **choices: Unpack[Choices]
 ) -> Manifest:
     """Write the manifest of Kinetics.
 
@@ -46,8 +46,8 @@ def kinetics_corpus(
     segments = by_key((row["youtube_id"], row) for file in lists for row in _segments(file))
     listed = [_listed(row) for row in segments.values()]
     (manifest,) = official_corpus(
-        folder, [(output, listed)], what="segments", when_probed=_trim,
-        needs_title=choices.get("titles") is not None, **choices,
+        folder, [(output, listed)], choices, what="segments", when_probed=_trim,
+        needs_title=choices.get("titles") is not None,
     )  # fmt: skip
     return manifest
 
@@ -57,8 +57,7 @@ def _segments(file: Path) -> list[Row]:
     missing = [name for name in COLUMNS if name not in table.header]
     if missing:
         raise ManifestError(
-            f"{table.file} has no column {', '.join(map(repr, missing))}; separated by "
-            f"{table.separators}, it has {', '.join(map(repr, table.header)) or 'none'}"
+            f"{table.file} has no column {', '.join(map(repr, missing))}; {table.columns}"
         )
     return table.below_header({name: table.header.index(name) for name in COLUMNS})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -12,10 +13,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crosspair.atomic import write_atomically
-from crosspair.corpora.leftout import BROKEN, LeftOut
 from crosspair.corpora.manifest import Manifest, manifest_of
 from crosspair.corpora.probing import probe_all
+from crosspair.corpora.table import csv_text, some
 from crosspair.errors import ManifestError
+
+logger = logging.getLogger(__name__)
+
+NO_FILE, NO_TITLE, BROKEN = "no file", "no title", "broken file"
+HEADER = ("video_id", "reason", "detail")
+
+
+class LeftOut:
+    """Pairs that a corpus' lists promise and a training cannot use."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[str, str, str]] = []
+
+    def add(self, video_id: str, reason: str, detail: str) -> None:
+        """One pair; ``detail`` is for people."""
+        self.pairs.append((video_id, reason, detail))
+
+    def ids(self, reason: str) -> list[str]:
+        """Of the pairs with that reason."""
+        return [video_id for video_id, of, _ in self.pairs if of == reason]
+
+    def tell(self, of: str) -> None:
+        """Log one line a reason, with the first few names; ``of`` begins the line."""
+        for reason in dict.fromkeys(reason for _, reason, _ in self.pairs):
+            ids = self.ids(reason)
+            count = "1 pair" if len(ids) == 1 else f"{len(ids)} pairs"
+            logger.warning("%s: %s: %s (%s)", of, reason, count, some(ids))
 
 
 class Output:
@@ -33,7 +61,15 @@ class Output:
         self.path = out if out.suffix == ".parquet" else out / name
         self.left_out = left_out_file(self.path)
         _check_folder(self.path)
-        _check_replaced(self.path, self.left_out)
+        if self.path.exists() and not _is_manifest(self.path):
+            raise ManifestError(
+                f"output {self.path} exists and is no manifest; it is not replaced, name another"
+            )
+        if self.left_out.exists() and not _is_list(self.left_out):
+            raise ManifestError(
+                f"{self.left_out}, the list of what is left out, exists and is no such list; "
+                "it is not replaced, move it away or name another output"
+            )
 
     def write(self, rows: list[dict[str, Any]], left_out: LeftOut) -> Manifest:
         """Write the manifest, and the list where there is something to list.
@@ -49,7 +85,7 @@ class Output:
                 left_out.add(row["pair_id"], BROKEN, row["error"])
         if left_out.pairs:
             left_out.tell(self.path.name)
-            write_atomically(self.left_out, left_out.csv())
+            write_atomically(self.left_out, csv_text(HEADER, left_out.pairs))
         else:
             self.left_out.unlink(missing_ok=True)
         return manifest.write(self.path)
@@ -67,12 +103,7 @@ def left_out_file(manifest: Path) -> Path:
 def probe_rows(
     rows: Iterable[dict[str, Any]], progress: Callable[[int, int], None] = lambda _, __: None
 ) -> None:
-    """Fill the columns of rows that probing finds; each file is probed once.
-
-    Args:
-        rows: with ``path``.
-        progress: told how many files are done, and how many there are.
-    """
+    """Fill the columns of rows that probing finds; each file is probed once."""
     rows = list(rows)
     paths = list(dict.fromkeys(row["path"] for row in rows))
     found = probe_all(paths, progress=lambda done: progress(done, len(paths)))
@@ -110,18 +141,6 @@ def _check_folder(path: Path) -> None:
         raise ManifestError(f"output {path} cannot be written: no right to write in {folder}")
 
 
-def _check_replaced(manifest: Path, left_out: Path) -> None:
-    if manifest.exists() and not _is_manifest(manifest):
-        raise ManifestError(
-            f"output {manifest} exists and is no manifest; it is not replaced, name another"
-        )
-    if left_out.exists() and not _is_list(left_out):
-        raise ManifestError(
-            f"{left_out}, the list of what is left out, exists and is no such list; "
-            "it is not replaced, move it away or name another output"
-        )
-
-
 def _is_manifest(path: Path) -> bool:
     try:
         return {"pair_id", "path"} <= set(pq.read_schema(path).names)
@@ -132,6 +151,6 @@ def _is_manifest(path: Path) -> bool:
 def _is_list(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.readline().strip() == ",".join(LeftOut.HEADER).encode()
+            return file.readline().strip() == ",".join(HEADER).encode()
     except OSError:
         return False

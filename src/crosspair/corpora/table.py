@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from crosspair.errors import ManifestError
 
@@ -85,9 +86,10 @@ class Table:
         return [name.strip() for name in self.lines[0][1]] if self.lines else []
 
     @property
-    def separators(self) -> str:
-        """What separates the fields, in words."""
-        return "tabs" if self.separator == "\t" else "commas"
+    def columns(self) -> str:
+        """What the header says, for messages."""
+        found = ", ".join(map(repr, self.header)) or "none"
+        return f"separated by {self._separators}, it has {found}"
 
     def below_header(self, columns: Mapping[str, int]) -> list[Row]:
         """All lines but the first, by the places of their columns."""
@@ -98,6 +100,10 @@ class Table:
         places = {name: place for place, name in enumerate(columns)}
         return self._rows(places, len(columns), self.lines)
 
+    @property
+    def _separators(self) -> str:
+        return "tabs" if self.separator == "\t" else "commas"
+
     def _rows(
         self, columns: Mapping[str, int], width: int, lines: Iterable[tuple[int, list[str]]]
     ) -> list[Row]:
@@ -107,7 +113,7 @@ class Table:
                 quoted = "" if self.separator == "\t" else " outside quotation marks"
                 raise ManifestError(
                     f"{self.file}, line {line}: {len(fields)} fields under {width} columns; "
-                    f"does a field hold {self.separators}{quoted}?"
+                    f"does a field hold {self._separators}{quoted}?"
                 )
             values = {name: fields[at] for name, at in columns.items() if at < len(fields)}
             rows.append(Row(self.file, line, values))
@@ -128,11 +134,8 @@ def read_table(path: Path, what: str) -> Table:
     suffix = path.suffix.lower()
     tabs = suffix in {".tsv", ".tab"} or (suffix != ".csv" and "\t" in text.partition("\n")[0])
     # A quotation mark in a tsv is part of a title; in a csv it encloses one.
-    reader = (
-        csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-        if tabs
-        else csv.reader(io.StringIO(text, newline=""))
-    )
+    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    reader = csv.reader(io.StringIO(text, newline=""), **form)
     try:
         lines = [(reader.line_num, fields) for fields in reader if any(fields)]
     except csv.Error as error:
@@ -189,6 +192,15 @@ def by_key(rows: Iterable[tuple[str, Row]]) -> dict[str, Row]:
                 f"{row.where}: {key!r} stands twice, the first time in {there}; leave one of them"
             )
     return known
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A csv."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def some(names: Sequence[str]) -> str:

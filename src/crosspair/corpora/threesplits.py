@@ -1,48 +1,158 @@
-"""Corpora of classes with three official splits, one manifest a split."""
+"""UCF101 and HMDB51: classes with three official splits, one manifest a split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from crosspair.corpora.join import Listed
 from crosspair.corpora.labels import class_phrase
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.official import TitleChoices, official_corpus
+from crosspair.corpora.official import Choices, official_corpus
 from crosspair.corpora.output import Output
+from crosspair.corpora.table import Row, by_key, read_lines
+from crosspair.corpora.videofiles import plain_name
 from crosspair.errors import ManifestError
+
+logger = logging.getLogger(__name__)
 
 SPLITS = (1, 2, 3)
 
 
-def three_splits_corpus(
+def ucf101_corpus(
+    folder: Path,
+    lists: Path,
+    out: Path,
+    *,
+    splits: Sequence[int] = (1,),
+    **choices: Unpack[Choices],
+) -> list[Manifest]:
+    """Write the manifest of each split of UCF101: 13,320 videos in 101 classes.
+
+    The clips of one group (``g08`` of ``v_Archery_g08_c01``) are parts of one recording; a group is
+    held out for validation as a whole, so that none of it is recognised.
+
+    Args:
+        folder: of videos, as ``.avi`` or re-encoded, in folders of classes or flat.
+        lists: the folder of ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
+        out: a manifest, if one split is asked for; in a folder, ``split1.parquet`` and so on.
+        splits: of `SPLITS`.
+        **choices: see `Choices`; a pair without a title stays, with an empty one.
+
+    Raises:
+        ManifestError: an input does not do; nothing is written then.
+    """
+    _check_lists(lists, "UCF101")
+    classes = set()
+    for row in read_lines(lists / "classInd.txt", "list of classes"):
+        found = _UCF101_CLASS.fullmatch(row["line"])
+        if not found:
+            raise ManifestError(f"{row.where}: {row['line']!r} is not a number and a class")
+        classes.add(found[1])
+
+    def pairs(split: int) -> Iterator[tuple[Row, Listed]]:
+        for name in ("train", "test"):
+            for row in read_lines(lists / f"{name}list{split:02d}.txt", "list of videos"):
+                found = _UCF101_VIDEO.fullmatch(row["line"])
+                if not found:
+                    raise ManifestError(f"{row.where}: {row['line']!r} is not CLASS/VIDEO")
+                # The number behind is not compared: lists cut to some classes may renumber them.
+                if found["label"] not in classes:
+                    label = found["label"]
+                    raise ManifestError(f"{row.where}: class {label!r} is not in classInd.txt")
+                yield row, _listed(row, found["file"], found["label"], name)
+
+    return _corpus(folder, out, splits, pairs, _UCF101_GROUP, choices)
+
+
+def hmdb51_corpus(
+    folder: Path,
+    lists: Path,
+    out: Path,
+    *,
+    splits: Sequence[int] = (1,),
+    **choices: Unpack[Choices],
+) -> list[Manifest]:
+    """Write the manifest of each split of HMDB51: 6,766 videos in 51 classes.
+
+    The videos that a split does not use (0) are not in its manifest. Videos of one class cut from
+    one source (``April_09_brush_hair`` of ``April_09_brush_hair_u_nm_np1_ba_goo_0``) are held out
+    for validation as a whole, so that none is recognised.
+
+    Args:
+        folder, out, splits, **choices: as for `ucf101_corpus`.
+        lists: the folder of ``CLASS_test_splitN.txt``.
+
+    Raises:
+        ManifestError: an input does not do; nothing is written then.
+    """
+    _check_lists(lists, "HMDB51")
+    classes = {found[1] for file in lists.iterdir() if (found := _HMDB51_LIST.fullmatch(file.name))}
+    if not classes:
+        raise ManifestError(f"{lists} holds no list of HMDB51, as brush_hair_test_split1.txt")
+
+    def pairs(split: int) -> Iterator[tuple[Row, Listed]]:
+        for label in sorted(classes):
+            for row in read_lines(lists / f"{label}_test_split{split}.txt", "list of videos"):
+                found = _HMDB51_VIDEO.fullmatch(row["line"])
+                if not found:
+                    raise ManifestError(
+                        f"{row.where}: {row['line']!r} is not a video and 0, 1 or 2"
+                    )
+                yield row, _listed(row, found["file"], label, _HMDB51_USES[found["use"]])
+
+    return _corpus(folder, out, splits, pairs, _HMDB51_SOURCE, choices)
+
+
+_UCF101_CLASS = re.compile(r"\d+\s+(\S+)")
+_UCF101_VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<file>.+?)(\s+\d+)?")
+_UCF101_GROUP = re.compile(r"(.+)_c\d+")
+_HMDB51_LIST = re.compile(r"(.+)_test_split[123]\.txt")
+_HMDB51_VIDEO = re.compile(r"(?P<file>.+?)\s+(?P<use>[012])")
+_HMDB51_USES = {"0": None, "1": "train", "2": "test"}
+# Behind the source and the class come five properties of the shot and a running number.
+_HMDB51_SOURCE = re.compile(r"(.+)_[a-z]+_(cm|nm)_np\d+_[a-z]{2}_(bad|med|goo)_\d+")
+
+
+def _check_lists(lists: Path, corpus: str) -> None:
+    if not lists.is_dir():
+        raise ManifestError(f"{lists} is no folder of {corpus}'s lists")
+
+
+def _listed(row: Row, file: str, label: str, split: str | None) -> Listed:
+    name = plain_name(file)
+    return Listed(name, row.where, {name: {}}, {"label": label, "split": split})
+
+
+def _corpus(
     folder: Path,
     out: Path,
     splits: Sequence[int],
-    members: Callable[[int], Sequence[Listed]],
-    group: Callable[[Mapping[str, Any]], str],
-    **choices: Unpack[TitleChoices],
+    pairs: Callable[[int], Iterable[tuple[Row, Listed]]],
+    group: re.Pattern[str],
+    choices: Choices,
 ) -> list[Manifest]:
-    """Write a manifest for each split that is asked for; every video is probed once.
-
-    Args:
-        folder: of videos.
-        out: a manifest; in a folder, ``split1.parquet`` and so on.
-        splits: of `SPLITS`.
-        members: from the number of a split to its pairs, with official labels.
-        group: of a row, to be held out as a whole.
-        **choices: a pair without a title stays, with an empty one.
-
-    Raises:
-        ManifestError: an input does not do, or several splits should go to one file; nothing is
-            written then.
-    """
     if out.suffix == ".parquet" and len(splits) > 1:
         raise ManifestError(
             f"output {out}: {len(splits)} splits are as many manifests; name a folder for them"
         )
+
+    def members(split: int) -> list[Listed]:
+        of_split = list(pairs(split))
+        by_key((listed.pair_id, row) for row, listed in of_split)
+        used = [listed for _, listed in of_split if listed.row["split"]]
+        if len(used) < len(of_split):
+            logger.info("split %d does not use %d videos", split, len(of_split) - len(used))
+        return used
+
+    def group_of(row: dict[str, Any]) -> str:
+        found = group.fullmatch(row["pair_id"])
+        return found[1] if found else str(row["pair_id"])
+
     lists = [(Output(out, f"split{split}.parquet"), members(split)) for split in splits]
     return official_corpus(
-        folder, lists, what="listed videos", phrase=class_phrase, group=group, **choices
+        folder, lists, choices, what="listed videos", phrase=class_phrase, group=group_of
     )

@@ -37,7 +37,12 @@ def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[Ro
             return [_with_title(row) for row in table.without_header(_OF_AUTHORS)]
         columns = {}
     places = {name: place for place, name in enumerate(table.header) if name in COLUMNS}
-    return table.below_header(_checked({**places, **_renamed(table, columns)}, table))
+    places |= _renamed(table, columns)
+    if "title" not in places or not {"video_id", "path"} & set(places):
+        raise ManifestError(
+            f"{table.file} needs the columns 'title' and 'video_id' or 'path'; {table.columns}"
+        )
+    return table.below_header(places)
 
 
 def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, Row]:
@@ -80,21 +85,7 @@ def _renamed(table: Table, columns: Mapping[str, str]) -> dict[str, int]:
             )
         if name not in table.header:
             raise ManifestError(
-                f"{table.file} has no column {name!r} to take as {column!r}; "
-                f"separated by {table.separators}, it has {_quoted(table.header)}"
+                f"{table.file} has no column {name!r} to take as {column!r}; {table.columns}"
             )
         places[column] = table.header.index(name)
     return places
-
-
-def _checked(places: dict[str, int], table: Table) -> dict[str, int]:
-    if "title" not in places or not {"video_id", "path"} & set(places):
-        raise ManifestError(
-            f"{table.file} needs the columns 'title' and 'video_id' or 'path', "
-            f"separated by {table.separators}; it has {_quoted(table.header)}"
-        )
-    return places
-
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(map(repr, names)) or "none"
