@@ -15,13 +15,13 @@ from crosspair.video import Batch
 PAIRS, BATCH, STEPS = 40, 8, 2
 
 
-def main(out: Path, noise: str) -> None:
+def main(out: Path, *of_objective: str) -> None:
     settings = [
         "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
         "head.embedding=8", "training.batch_size=8", "training.precision=fp32",
         "optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.warmup_epochs=0",
         "objective.noise_samples=12",
-        f"objective.noise={noise}", "curriculum.strategy=joint",
+        "curriculum.strategy=joint", *of_objective,
     ]  # fmt: skip
     words = ["red", "dog", "runs", "home", "fast"]
     rows = [
@@ -34,8 +34,9 @@ def main(out: Path, noise: str) -> None:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         gradients = []
+        parameters = [*task.model.parameters(), *task.objective.parameters()]
         task.optimizer.register_step_pre_hook(
-            lambda *_: gradients.append([p.grad.clone() for p in task.model.parameters()])
+            lambda *_: gradients.append([p.grad.clone() for p in parameters])
         )
         losses = []
         for step in range(STEPS):
@@ -60,11 +61,11 @@ def main(out: Path, noise: str) -> None:
                 "losses": torch.stack(losses),
                 "gradients": gradients,
                 "bank": bank,
-                "log_z": task.objective.log_z,
-                "weights": list(task.model.state_dict().values()),
+                "log_z": task.objective.state_dict().get("log_z", torch.empty(0)),
+                "weights": [p.detach() for p in parameters],
             }
             torch.save(found, out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -26,10 +26,17 @@ def run(script: Path, processes: int, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("noise", ["batch", "pair"])
-def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(tmp_path, noise) -> None:
-    run(ONE_STEP, 1, str(tmp_path / "one"), noise)
-    run(ONE_STEP, 2, str(tmp_path / "two"), noise)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ["objective.noise=batch"],
+        ["objective.noise=pair"],
+        ["objective.name=self_instance", "objective.instances=weights"],
+    ],
+)
+def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(tmp_path, objective) -> None:
+    run(ONE_STEP, 1, str(tmp_path / "one"), *objective)
+    run(ONE_STEP, 2, str(tmp_path / "two"), *objective)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
     for name in ("losses", "bank", "log_z"):
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5, msg=name)

@@ -1,0 +1,39 @@
+"""Every objective on two processes has the loss and the gradients of one with the whole batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.objective_step import OBJECTIVES
+from tests.distributed.test_processes import run
+
+SCRIPT = Path(__file__).with_name("objective_step.py")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, list]]]:
+    """What one process finds, and what two do, for every objective."""
+    folder = tmp_path_factory.mktemp("objectives")
+    for processes in (1, 2):
+        run(SCRIPT, processes, str(folder / f"{processes}.pt"))
+    return [torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2)]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_find_what_one_finds(found, objective: str) -> None:
+    one, two = (each[objective] for each in found)
+    for what in ("losses", "bank"):
+        torch.testing.assert_close(two[what], one[what], rtol=1e-5, atol=1e-5, msg=what)
+    assert len(one["gradients"]) == (10 if objective.startswith("weights") else 8)
+    for of_one, of_two in zip(one["gradients"], two["gradients"], strict=True):
+        largest = float(of_one.abs().max())
+        assert largest > 0
+        torch.testing.assert_close(of_two, of_one, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_the_objectives_are_not_one_and_the_same(found) -> None:
+    losses = {round(float(each["losses"][1]), 6) for each in found[0].values()}
+    assert len(losses) == len(OBJECTIVES)

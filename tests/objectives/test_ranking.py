@@ -1,0 +1,90 @@
+"""The ranking loss (Equation 4): plain loops, values by hand, Appendix A.1's gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crosspair.distributed import World
+from crosspair.objectives import Ranking, ranking_loss
+from tests.objectives.pairs import bank_of, unit
+
+
+def slow_ranking(query, candidates, margin):
+    """Equation 4 as it is printed, the mean over queries; and the share of terms above zero."""
+    n, total, within = len(query), 0.0, 0
+    for i in range(n):
+        for j in range(n):
+            if j != i:
+                own, other = float(query[i] @ candidates[i]), float(query[i] @ candidates[j])
+                term = max(0.0, margin + other - own)
+                total += term / (n - 1)
+                within += term > 0
+    return total / n, within / n / (n - 1)
+
+
+@settings(max_examples=40)
+@given(n=st.integers(2, 8), margin=st.floats(0.01, 2), seed=st.integers(0, 1000))
+def test_the_loss_is_the_slow_twins(n, margin, seed) -> None:
+    video, text = unit(n, 5, seed=seed), unit(n, 5, seed=seed + 1)
+    loss, scalars = Ranking(margin, World())(video, text, torch.arange(n), bank_of(n, 5))
+    to_text, to_video = slow_ranking(video, text, margin), slow_ranking(text, video, margin)
+    assert float(scalars["loss_video_to_text"]) == pytest.approx(to_text[0], abs=1e-12)
+    assert float(scalars["loss_text_to_video"]) == pytest.approx(to_video[0], abs=1e-12)
+    assert float(loss) == pytest.approx(to_text[0] + to_video[0], abs=1e-12)
+    share = (to_text[1] + to_video[1]) / 2
+    assert float(scalars["within_margin"]) == pytest.approx(share, abs=1e-6)
+    similarities = video @ text.T
+    assert float(scalars["similarity_positive"]) == pytest.approx(float(similarities.diag().mean()))
+    assert float(scalars["similarity_all"]) == pytest.approx(float(similarities.mean()))
+
+
+def test_values_by_hand() -> None:
+    # One query with similarities 0.6 (own), 0.8 and −1; δ = 0.2: (0.4 + 0) / 2.
+    query = torch.tensor([[1.0, 0.0]])
+    candidates = torch.tensor([[0.6, 0.8], [0.8, 0.6], [-1.0, 0.0]])
+    loss, within = ranking_loss(query, candidates, torch.tensor([0]), 0.2)
+    assert float(loss) == pytest.approx(0.2)
+    assert float(within) == 0.5
+
+
+@given(seed=st.integers(0, 1000), margin=st.floats(0.05, 1.5))
+@settings(max_examples=30)
+def test_gradient_is_the_closed_form_of_appendix_a1(seed, margin) -> None:
+    """−∂L/∂f_v = Σ (f_t⁺ − f_t⁻)/(n − 1) over the negatives within the margin, all alike.
+
+    The appendix leaves out the sum, and 1/(n − 1).
+    """
+    query = unit(1, 5, seed=seed).requires_grad_()
+    candidates = unit(7, 5, seed=seed + 1)
+    loss, _ = ranking_loss(query, candidates, torch.tensor([2]), margin)
+    loss.backward()
+    similarities = candidates @ query[0].detach()
+    expected = torch.zeros(5, dtype=torch.float64)
+    for j in range(7):
+        if j != 2 and float(margin + similarities[j] - similarities[2]) > 0:
+            expected += (candidates[2] - candidates[j]) / 6
+    torch.testing.assert_close(-query.grad[0], expected)
+
+
+def test_pairs_apart_by_more_than_the_margin_have_no_loss_and_no_gradient() -> None:
+    video = torch.eye(3, dtype=torch.float64).requires_grad_()
+    loss, scalars = Ranking(0.5, World())(
+        video, torch.eye(3).double(), torch.arange(3), bank_of(3, 3)
+    )
+    loss.backward()
+    assert loss.item() == scalars["within_margin"].item() == 0
+    assert float(video.grad.abs().max()) == 0
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_the_order_of_the_batch_does_not_matter(seed) -> None:
+    video, text = unit(6, 5, seed=seed), unit(6, 5, seed=seed + 1)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    objective, bank = Ranking(0.2, World()), bank_of(6, 5)
+    one, _ = objective(video, text, torch.arange(6), bank)
+    other, _ = objective(video[order], text[order], order, bank)
+    torch.testing.assert_close(one, other)

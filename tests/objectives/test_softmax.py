@@ -1,0 +1,156 @@
+"""The exact softmax over the bank: plain loops, values by hand, and memory that N leaves alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from crosspair.distributed import World
+from crosspair.objectives import (
+    CrossPair,
+    ExactSoftmax,
+    LearnedInstance,
+    SelfInstance,
+    log_normalizer,
+    softmax,
+)
+from tests.objectives.pairs import bank_of, unit
+
+
+def slow_cross_pair(video, text, index, bank, temperature):
+    """Equation 3 as it is printed, both ways; and how much of it all is the pairs' own."""
+    of_texts, of_videos, own = 0.0, 0.0, 0.0
+    for i, pair in enumerate(index.tolist()):
+        texts = [math.exp(float(entry @ video[i]) / temperature) for entry in bank.text]
+        videos = [math.exp(float(entry @ text[i]) / temperature) for entry in bank.video]
+        of_texts -= math.log(texts[pair] / sum(texts))
+        of_videos -= math.log(videos[pair] / sum(videos))
+        own += texts[pair] / sum(texts) + videos[pair] / sum(videos)
+    return of_texts / len(index), of_videos / len(index), own / 2 / len(index)
+
+
+@settings(max_examples=30)
+@given(
+    batch=st.integers(1, 5),
+    pairs=st.integers(5, 40),
+    chunk=st.integers(1, 50),
+    temperature=st.floats(0.05, 1.0),
+    seed=st.integers(0, 1000),
+)
+def test_the_loss_is_the_slow_twins_however_it_is_cut(batch, pairs, chunk, temperature, seed):
+    bank, video, text = bank_of(pairs, 6, seed), unit(batch, 6, seed=seed + 1), unit(batch, 6)
+    index = torch.randperm(pairs, generator=torch.Generator().manual_seed(seed))[:batch]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(softmax, "CHUNK", chunk)
+        objective = ExactSoftmax(CrossPair(temperature, World()))
+        loss, scalars = objective(video, text, index, bank)
+    to_text, to_video, own = slow_cross_pair(video, text, index, bank, temperature)
+    assert float(loss) == pytest.approx(to_text + to_video, rel=1e-9)
+    assert float(scalars["loss_video_to_text"]) == pytest.approx(to_text, rel=1e-9)
+    assert float(scalars["loss_text_to_video"]) == pytest.approx(to_video, rel=1e-9)
+    assert float(scalars["posterior_positive"]) == pytest.approx(own, rel=1e-9)
+    assert float(scalars["posterior_noise"]) == pytest.approx((1 - own) / (pairs - 1), abs=1e-12)
+
+
+def test_values_by_hand() -> None:
+    # Similarities 1 and 0 to two texts, and to two videos; τ = 1: p = e / (e + 1) both ways.
+    bank = bank_of(2, 2)
+    bank.video = bank.text = torch.eye(2, dtype=torch.float64)
+    own = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    loss, scalars = ExactSoftmax(CrossPair(1.0, World()))(own, own, torch.tensor([0]), bank)
+    assert float(loss) == pytest.approx(2 * math.log(1 + math.exp(-1)), rel=1e-12)
+    assert float(scalars["posterior_positive"]) == pytest.approx(0.731058578630, rel=1e-9)
+    assert float(scalars["posterior_noise"]) == pytest.approx(0.268941421369, rel=1e-9)
+    assert float(scalars["log_z_text"]) == pytest.approx(math.log(math.e + 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_gradients_are_those_of_all_logits_at_once(chunk: int, monkeypatch) -> None:
+    monkeypatch.setattr(softmax, "CHUNK", chunk)
+    given_tensors = [unit(4, 5, seed=1), unit(20, 5, seed=2)]
+    scale = torch.arange(4, dtype=torch.float64)
+    ours, plain = ([each.clone().requires_grad_() for each in given_tensors] for _ in range(2))
+    (log_normalizer(ours[0], [ours[1]], 0.3, World()) * scale).sum().backward()
+    ((plain[0] @ plain[1].T / 0.3).logsumexp(dim=1) * scale).sum().backward()
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_autograd_agrees_with_finite_differences() -> None:
+    query, weights = unit(3, 4, seed=1).requires_grad_(), unit(9, 4, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda q, w: log_normalizer(q, [w], 0.5, World()), (query, weights)
+    )
+
+
+def test_no_overflow_where_probabilities_overflow() -> None:
+    query = unit(2, 4).float().requires_grad_()
+    log_z = log_normalizer(query, [unit(9, 4, seed=1).float()], 0.001, World())
+    log_z.sum().backward()
+    assert log_z.isfinite().all()
+    assert query.grad.isfinite().all()
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers of any tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+        self.numbers = max([self.numbers, *(each.numel() for each in tensors)])
+        return made
+
+
+@pytest.mark.parametrize("kind", [CrossPair, SelfInstance])
+def test_what_a_step_holds_does_not_grow_with_the_pairs(kind, monkeypatch) -> None:
+    monkeypatch.setattr(softmax, "CHUNK", 16)
+    video, text = unit(6, 4, seed=1).requires_grad_(), unit(6, 4, seed=2).requires_grad_()
+    largest, saved = [], []
+    for pairs in (64, 4096):
+        kept = [0]
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept[0] += tensor.numel()
+            return tensor
+
+        bank = bank_of(pairs, 4)
+        with Largest() as made, saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, _ = ExactSoftmax(kind(0.1, World()))(video, text, torch.arange(6), bank)
+            loss.backward()
+        largest.append(made.numbers)
+        saved.append(kept[0])
+    assert largest[0] == largest[1] == (16 * 8 if kind is SelfInstance else 16 * 6)
+    assert saved[0] == saved[1] > 0
+
+
+def test_what_learned_classes_need_besides_their_gradient_does_not_grow(monkeypatch) -> None:
+    monkeypatch.setattr(softmax, "CHUNK", 16)
+    video, text = unit(6, 4, seed=1), unit(6, 4, seed=2)
+    task = LearnedInstance(4096, 4, 0, torch.device("cpu")).double()
+    with Largest() as made:
+        loss, _ = ExactSoftmax(task)(video, text, torch.arange(6), bank_of(4096, 4))
+        loss.backward()
+    assert made.numbers == task.weights.numel()  # and 6 × 4096 is not there
+
+
+def test_the_sharpest_temperature_leaves_no_gradient_of_what_is_told_apart() -> None:
+    bank = bank_of(10, 8)
+    video = bank.text[:3].clone().requires_grad_()
+    loss, scalars = ExactSoftmax(CrossPair(0.01, World()))(
+        video, bank.video[:3], torch.arange(3), bank
+    )
+    loss.backward()
+    assert float(scalars["posterior_positive"]) == pytest.approx(1, abs=1e-9)
+    assert float(video.grad.norm()) < 1e-6
