@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from crosspair.config import Recipe, TextConfig
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
+from crosspair.models.foreign import Imported, import_weights
 from crosspair.models.frames import FrameModel, frozen_model, imagenet_model
 from crosspair.models.inflate import inflate
 from crosspair.models.resnet3d import ResNet3d
@@ -40,6 +41,7 @@ __all__ = [
     "CPD",
     "Classifier",
     "FrameModel",
+    "Imported",
     "ResNet3d",
     "Start",
     "TextEncoder",
@@ -48,6 +50,7 @@ __all__ = [
     "build",
     "frozen_model",
     "imagenet_model",
+    "import_weights",
     "inflate",
     "learn_word_vectors",
     "read_start",

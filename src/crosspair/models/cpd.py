@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from crosspair.video.pixels import normalize
 TextEncoder = WordAverage | TransformerAverage
 
 SECTIONS = ("clip", "video", "text", "head")  # of a recipe: what a model is built from
+PARTS = ("video_encoder", "video_head", "text_encoder", "text_head")
 
 
 class CPD(nn.Module):
@@ -43,6 +45,9 @@ class CPD(nn.Module):
         video: the video encoder's architecture.
         text: what the text encoder is; kept to rebuild it.
         head: the common space.
+
+    Attributes:
+        untrained: which of `PARTS` are as they were drawn, as in networks that came without text.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class CPD(nn.Module):
     ) -> None:
         super().__init__()
         self.clip, self.video, self.text, self.head = clip, video, text, head
+        self.untrained: tuple[str, ...] = ()
         self.video_encoder = ResNet3d(video.depth, video.width, video.shortcut)
         self.video_head = nn.Linear(self.video_encoder.features, head.embedding)
         self.text_encoder = text_encoder
@@ -103,7 +109,8 @@ class CPD(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, in place of what it may hold already."""
         sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
-        save_folder(folder, self, {"model_type": CPD_TYPE, **sections}, self.text_encoder.save)
+        config = {"model_type": CPD_TYPE, **sections, "untrained": list(self.untrained)}
+        save_folder(folder, self, config, self.text_encoder.save)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> CPD:
@@ -113,7 +120,8 @@ class CPD(nn.Module):
             ModelError: there is no such folder, or it does not hold a whole model.
         """
         folder = local_folder(source)
-        recipe = _read_config(folder)
+        config = read_config(folder, CPD_TYPE)
+        recipe = _recipe(config, folder)
         try:
             encoder: TextEncoder = (
                 WordAverage.load(folder)
@@ -123,12 +131,12 @@ class CPD(nn.Module):
         except TextError as error:
             raise ModelError(str(error)) from error
         model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
+        model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
         load_weights(model, folder)
         return model.eval()
 
 
-def _read_config(folder: Path) -> Recipe:
-    config = read_config(folder, CPD_TYPE)
+def _recipe(config: Mapping[str, Any], folder: Path) -> Recipe:
     try:
         return recipe_of(
             {f"{s}.{key}": value for s in SECTIONS for key, value in config[s].items()}

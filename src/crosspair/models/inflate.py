@@ -8,29 +8,22 @@ was learnt of images is there unchanged; frozen, it is the baseline of `crosspai
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from crosspair.config import VideoConfig
 from crosspair.errors import ModelError
 from crosspair.models.resnet3d import BLOCKS, ResNet3d
+from crosspair.models.tensorfile import Weights, read_tensors
 from crosspair.video.pixels import MEAN, STD
-
-Weights = dict[str, torch.Tensor]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of R, G, B
 BOTTLENECKS = 50  # from this depth on, blocks are bottlenecks
 COUNTER = "num_batches_tracked"  # older files lack it
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
 _NAMES = (("stem.0", "conv1"), ("stem.1", "bn1"), ("shortcut", "downsample"))
-_CODE = re.compile(r"GLOBAL (\S+)")  # how PyTorch names what it refuses
 _SHOWN = 3  # names in a message
 
 
@@ -50,7 +43,7 @@ def inflate(file: str | Path, *, as_trained: bool = False) -> tuple[VideoConfig,
     Raises:
         ModelError: the file cannot be read, holds code, or is no ResNet of a depth there is here.
     """
-    flat = _read(Path(file))
+    flat = read_tensors(file).weights
     video = _architecture(flat, file)
     with torch.device("meta"):
         expected = ResNet3d(video.depth, video.width, video.shortcut).state_dict()
@@ -71,35 +64,6 @@ def inflate(file: str | Path, *, as_trained: bool = False) -> tuple[VideoConfig,
     if not as_trained:
         renormalize(state)
     return video, state
-
-
-def _read(path: Path) -> Weights:
-    if not path.is_file():
-        raise ModelError(f"weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        if code := _CODE.search(str(error)):
-            raise ModelError(
-                f"{path} holds more than tensors ({code[1]}), which may run code when it is read, "
-                "so it is refused; save its state dict alone, best as .safetensors"
-            ) from error
-        pickled = isinstance(error, pickle.UnpicklingError)  # whose message is advice for authors
-        reason = "PyTorch did not write it" if pickled else " ".join(str(error).split())[:100]
-        reason = reason or "it is empty or cut"
-        raise ModelError(f"{path}: not a readable file of weights ({reason})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping):
-        raise ModelError(f"{path}: holds {type(found).__name__}, not a state dict")
-    return {
-        str(name).removeprefix("module."): value
-        for name, value in found.items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 def _architecture(flat: Weights, file: str | Path) -> VideoConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,15 +31,10 @@ class TransformerAverage(nn.Module):
 
     def __init__(self, source: str, max_tokens: int) -> None:
         super().__init__()
+        transformers = _transformers()
         try:
-            from transformers import AutoModel, AutoTokenizer
-        except ImportError as error:
-            raise TextError(
-                'text.encoder=transformer needs the extra: pip install "crosspair[text]"'
-            ) from error
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-            self.model, found = AutoModel.from_pretrained(
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            self.model, found = transformers.AutoModel.from_pretrained(
                 source, dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # tokenizers and safetensors raise kinds of their own
@@ -54,17 +50,45 @@ class TransformerAverage(nn.Module):
         self._check_tokenizer(source)
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
+        ids, mask = self.tokens(texts)
+        return self.average(ids.to(self.model.device), mask.to(self.model.device))
+
+    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (B, L) int64 of B texts, and a mask (B, L) int64: 0 where padding fills up."""
+        if self.attends_to_padding:
+            fill = [self.tokenizer.pad_token_id] * self.max_tokens
+            rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
+            ids = torch.tensor([(row + fill)[: self.max_tokens] for row in rows])
+            return ids, (ids != self.tokenizer.pad_token_id).long()
         tokens = self.tokenizer(
             list(texts),
             padding=True,
             truncation=True,
             max_length=self.max_tokens,
             return_tensors="pt",
-        ).to(self.model.device)
-        hidden = self.model(**tokens).last_hidden_state.float()  # (B, L, H)
-        mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
-        mean: torch.Tensor = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        )
+        return tokens["input_ids"], tokens["attention_mask"]
+
+    def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The mean (B, H) of what `tokens` gives."""
+        attended = torch.ones_like(mask) if self.attends_to_padding else mask
+        output = self.model(input_ids=ids, attention_mask=attended)
+        hidden = output.last_hidden_state.float()  # (B, L, H)
+        weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+        mean: torch.Tensor = (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
         return mean
+
+    @property
+    def attends_to_padding(self) -> bool:
+        """Whether the model sees texts cut and filled up to ``max_tokens``, all of it attended to.
+
+        So were the authors' released weights trained.
+        """
+        return bool(getattr(self.model.config, "attends_to_padding", False))
+
+    def attend_to_padding(self) -> None:
+        """See `attends_to_padding`; `save` keeps it."""
+        self.model.config.attends_to_padding = True
 
     def is_empty(self, text: str) -> bool:
         """Whether nothing but special and unknown tokens is left of the text."""
@@ -79,18 +103,27 @@ class TransformerAverage(nn.Module):
     @classmethod
     def load(cls, folder: Path, max_tokens: int) -> TransformerAverage:
         """Rebuild from `save`'s files, with weights still to be loaded."""
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        return cls.untrained(str(folder / FOLDER), max_tokens)
 
+    @classmethod
+    def untrained(cls, source: str, max_tokens: int) -> TransformerAverage:
+        """Build from a folder's configuration and tokenizer, with weights still to be loaded.
+
+        Raises:
+            TextError: transformers is missing, the folder lacks one of them, or the tokenizer
+                knows no ordinary word.
+        """
+        transformers = _transformers()
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
-        source = str(folder / FOLDER)
         try:
-            encoder.tokenizer = AutoTokenizer.from_pretrained(source)
-            config = AutoConfig.from_pretrained(source)
-            encoder.model = AutoModel.from_config(config)
+            encoder.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            config = transformers.AutoConfig.from_pretrained(source)
+            encoder.model = transformers.AutoModel.from_config(config)
         except Exception as error:  # as above
             raise TextError(f"language model {source}: {_cannot_be_loaded(error)}") from error
         encoder.max_tokens, encoder.features = max_tokens, config.hidden_size
+        encoder._check_tokenizer(source)
         return encoder
 
     def _check_tokenizer(self, source: str) -> None:
@@ -100,6 +133,16 @@ class TransformerAverage(nn.Module):
                 f"language model {source}: its tokenizer knows no ordinary word; "
                 "the folder needs tokenizer.json or a full set of tokenizer files"
             )
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise TextError(
+            'text.encoder=transformer needs the extra: pip install "crosspair[text]"'
+        ) from error
+    return transformers
 
 
 def _cannot_be_loaded(error: Exception) -> str:

@@ -1,0 +1,153 @@
+"""Weights of other projects as models of this one.
+
+The authors' released checkpoints, both towers; and as video encoders the slow-only 3D ResNets of
+PySlowFast, pytorchvideo and mmaction2, and 2D ResNets that get an extent in time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosspair.config import ClipConfig, HeadConfig, TextConfig, VideoConfig
+from crosspair.errors import ModelError
+from crosspair.models.cpd import CPD, PARTS, TextEncoder
+from crosspair.models.foreign.encoder import clip_form, fitted, read_encoder
+from crosspair.models.foreign.layout import AUTHORS, LAYOUTS, layout_of
+from crosspair.models.foreign.text import MAX_TOKENS, read_text_encoder
+from crosspair.models.inflate import inflate
+from crosspair.models.tensorfile import TensorFile, Weights, read_tensors
+from crosspair.models.words import WordAverage
+from crosspair.recipes import recipe_of
+
+_HEADS = {"video_head": "vis_emb", "text_head": "text_emb"}  # ours, and the authors'
+_BANKS = ("vis_memory", "text_memory")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model out of another project's file.
+
+    Attributes:
+        model: parts that the file has not are as random weights are; `CPD.untrained` names them.
+        project: whose file it is.
+        left_out: what the file holds besides, and why it is not taken, a line each.
+    """
+
+    model: CPD
+    project: str
+    left_out: list[str]
+
+
+def import_weights(
+    file: str | Path, *, tokenizer: str | None = None, clip: Mapping[str, Any] | None = None
+) -> Imported:
+    """Read another project's file; whose it is, its depth and its sizes are seen from it.
+
+    Args:
+        file: a checkpoint or state dict of PyTorch, or ``.safetensors``.
+        tokenizer: of the authors' checkpoints, a folder with configuration and tokenizer of their
+            language model; without it the text tower is left out.
+        clip: fields of `ClipConfig`, as ``{"frames": 4}``: the form of clips that the network was
+            trained on, where the file does not tell.
+
+    Raises:
+        ModelError: the file cannot be read, holds code, or is nothing known.
+        RecipeError: a key or a value of ``clip`` does not do.
+    """
+    path = Path(file)
+    found = read_tensors(path)
+    layout = layout_of(found)
+    if layout is None:
+        if getattr(found.weights.get("conv1.weight"), "ndim", 0) != 4:
+            raise ModelError(_unknown(found, path))
+        video, encoder = inflate(path)
+        project, form = "a 2D ResNet, inflated", ClipConfig(size=224)
+    else:
+        video, encoder = read_encoder(found, layout, path)
+        project, form = layout.project, clip_form(found, layout)
+    form = _changed(form, clip or {})
+    if layout is AUTHORS:
+        return _authors_model(found.weights, video, encoder, form, tokenizer, path)
+    if tokenizer is not None:
+        raise ModelError(f"{path}: of {project}, which has no text tower; leave out --tokenizer")
+    model = _model(WordAverage(["video"], torch.zeros(1, 1)), form, video, TextConfig())
+    model.video_encoder.load_state_dict(encoder)
+    model.untrained = tuple(part for part in PARTS if part != "video_encoder")
+    left = [name for name in found.weights if layout and name.startswith(layout.beside)]
+    return Imported(model, project, [f"the classifier ({', '.join(left)})"] if left else [])
+
+
+def _authors_model(
+    weights: Weights,
+    video: VideoConfig,
+    encoder: Weights,
+    clip: ClipConfig,
+    tokenizer: str | None,
+    path: Path,
+) -> Imported:
+    """Both towers, or the video tower alone where there is no tokenizer."""
+    for name in ("vis_emb.weight", "text_emb.0.weight"):
+        if name not in weights or weights[name].dim() != 2:
+            raise ModelError(f"{path}: of {AUTHORS.project}, but there is no matrix {name}")
+    head = HeadConfig(len(weights["vis_emb.weight"]), len(weights["text_emb.0.weight"]))
+    left_out = [
+        f"the memory banks ({len(weights[bank]):,} pairs): they belong to the authors' corpus"
+        for bank in _BANKS[:1]
+        if bank in weights
+    ]
+    text = TextConfig()
+    text_encoder: TextEncoder = WordAverage(["video"], torch.zeros(1, 1))
+    if tokenizer is None:
+        left_out.append(
+            "the text tower: its tokenizer is not in the file; give a folder with DistilBERT's "
+            "config.json and tokenizer files by --tokenizer DIR"
+        )
+    else:
+        text = TextConfig(encoder="transformer", source=tokenizer, max_tokens=MAX_TOKENS)
+        text_encoder = read_text_encoder(weights, tokenizer, path)
+    model = _model(text_encoder, clip, video, text, head)
+    model.video_encoder.load_state_dict(encoder)
+    for ours, theirs in _HEADS.items():
+        if ours == "text_head" and tokenizer is None:
+            continue
+        part = getattr(model, ours)
+        names = {name: f"{theirs}.{name}" for name in part.state_dict()}
+        found = {n: value for n, value in weights.items() if n.startswith(theirs + ".")}
+        part.load_state_dict(fitted(part.state_dict(), names, found, "as a head", path))
+    model.untrained = () if tokenizer else ("text_encoder", "text_head")
+    return Imported(model, AUTHORS.project, left_out)
+
+
+def _model(
+    encoder: TextEncoder,
+    clip: ClipConfig,
+    video: VideoConfig,
+    text: TextConfig,
+    head: HeadConfig | None = None,
+) -> CPD:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # so that what is not in the file is always the same
+        return CPD(encoder, clip, video, text, head or HeadConfig()).eval()
+
+
+def _changed(clip: ClipConfig, settings: Mapping[str, Any]) -> ClipConfig:
+    fields = {**dataclasses.asdict(clip), **settings}
+    return recipe_of({f"clip.{key}": value for key, value in fields.items()}, "import-weights").clip
+
+
+def _unknown(file: TensorFile, path: Path) -> str:
+    two = [n for n in file.weights if "pathway1" in n or "multipathway" in n or "fast_path" in n]
+    if two:
+        return f"{path}: a network of two pathways ({two[0]}); only slow-only ones fit"
+    known = ", ".join(layout.theirs("stem.0.weight") for layout in LAYOUTS)
+    some = ", ".join(sorted(file.weights)[:3]) or "nothing"
+    return (
+        f"{path}: nobody's names that are known here; a first convolution would be {known} "
+        f"or, of a 2D ResNet, conv1.weight, but the file has {some}, …"
+    )

@@ -1,0 +1,127 @@
+"""The video encoder out of another project's file, by names and shapes, or refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosspair.config import ClipConfig, VideoConfig
+from crosspair.errors import ModelError
+from crosspair.models.foreign.layout import Layout
+from crosspair.models.inflate import BOTTLENECKS, COUNTER, renormalize
+from crosspair.models.resnet3d import BLOCKS, ResNet3d
+from crosspair.models.tensorfile import TensorFile, Weights
+
+_SHOWN = 3  # names in a message
+# What a configuration says of networks that have the same weights and compute something else.
+_OTHERWISE = {
+    r"STRIDE_1X1: [Tt]rue": "strides in 1×1 convolutions (RESNET.STRIDE_1X1)",
+    r"SPATIAL_DILATIONS:\s*(?:- - 1\s*)*- - [2-9]": "dilated convolutions",
+    r"style='caffe'": "strides in 1×1 convolutions (style='caffe')",
+}
+_CLIP = {  # how configurations of PySlowFast and mmaction2 tell the form of clips
+    "frames": r"\b(?:NUM_FRAMES: |clip_len=)(\d+)",
+    "stride": r"\b(?:SAMPLING_RATE: |frame_interval=)(\d+)",
+    "size": r"\bTRAIN_CROP_SIZE: (\d+)",
+}
+
+
+def read_encoder(file: TensorFile, layout: Layout, path: Path) -> tuple[VideoConfig, Weights]:
+    """Take the video encoder out of a file.
+
+    Args:
+        file: what was read.
+        layout: whose names it has.
+        path: of the file, for messages.
+
+    Returns:
+        The architecture, as read from names and shapes, and the state of its `ResNet3d`.
+
+    Raises:
+        ModelError: it is no slow-only 3D ResNet of a depth there is here, or computes otherwise.
+    """
+    for pattern, what in _OTHERWISE.items():
+        if re.search(pattern, file.settings):
+            raise ModelError(
+                f"{path}: its configuration tells of {what}, which the video encoder has not"
+            )
+    video = _architecture(file.weights, layout, path)
+    with torch.device("meta"):
+        expected = ResNet3d(video.depth, video.width, video.shortcut).state_dict()
+    what = f"as a slow-only ResNet-{video.depth} of width {video.width} of {layout.project}"
+    names = {ours: layout.theirs(ours) for ours in expected}
+    beside = [name for name in file.weights if not name.startswith(layout.beside)]
+    state = fitted(expected, names, {name: file.weights[name] for name in beside}, what, path)
+    if layout.imagenet_pixels:
+        renormalize(state)
+    return video, state
+
+
+def clip_form(file: TensorFile, layout: Layout) -> ClipConfig:
+    """The form of clips that a network was trained on, as the file tells, or as is usual."""
+    told: dict[str, Any] = {
+        field: int(found[1])
+        for field, pattern in _CLIP.items()
+        if (found := re.search(pattern, file.settings))
+    }
+    return dataclasses.replace(layout.clip, **told)
+
+
+def fitted(
+    expected: Mapping[str, torch.Tensor],
+    names: Mapping[str, str],
+    found: Mapping[str, torch.Tensor],
+    what: str,
+    path: Path,
+) -> Weights:
+    """A state of our names out of weights of theirs, all there and nothing left over.
+
+    Args:
+        expected: a state of the right shapes, whatever its values.
+        names: from ours to theirs.
+        found: their weights.
+        what: they are taken for, as "as a …", for messages.
+        path: of the file, for messages.
+
+    Raises:
+        ModelError: weights are missing, left over or of other shapes; they are named.
+    """
+    missing = [n for n in names.values() if n not in found and not n.endswith(COUNTER)]
+    left = sorted(set(found) - set(names.values()))
+    for fault, of in (("lacks", missing), ("has besides", left)):
+        if of:
+            more = ", …" if len(of) > _SHOWN else ""
+            raise ModelError(
+                f"{path}: {what} it {fault} {len(of)} weights: {', '.join(of[:_SHOWN])}{more}"
+            )
+    state = {}
+    for ours, theirs in names.items():
+        value = found.get(theirs, torch.tensor(0))  # of all, older files lack only the counters
+        if value.shape != expected[ours].shape:
+            raise ModelError(
+                f"{path}: {what} its {theirs} should be {tuple(expected[ours].shape)}, "
+                f"and is {tuple(value.shape)}"
+            )
+        state[ours] = value.to(expected[ours].dtype)
+    return state
+
+
+def _architecture(weights: Weights, layout: Layout, path: Path) -> VideoConfig:
+    names = set(weights)
+    counts = layout.blocks(names)
+    bottlenecks = layout.theirs("res2.0.conv3.weight") in names
+    projects = layout.theirs("res3.0.shortcut.0.weight") in names
+    for depth, blocks in BLOCKS.items():
+        if blocks == counts and (depth >= BOTTLENECKS) == bottlenecks:
+            width = len(weights[layout.theirs("stem.0.weight")])
+            return VideoConfig(depth=depth, width=width, shortcut="B" if projects else "A")
+    raise ModelError(
+        f"{path}: of {layout.project}, a ResNet of {', '.join(map(str, counts))} "
+        f"{'bottlenecks' if bottlenecks else 'basic blocks'}; the depths here are "
+        f"{', '.join(map(str, BLOCKS))}"
+    )
