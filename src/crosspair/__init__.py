@@ -1,1 +1,25 @@
-"""Learn video representations from videos and the text that comes with them (CPD)."""
+"""Learn video representations from videos and the text that comes with them (CPD).
+
+`load` and what belongs to it come from `crosspair.api`, which is imported once it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crosspair.api import CPD, Classified, Embedded, Model, Windows, load
+
+__all__ = ["CPD", "Classified", "Embedded", "Model", "Windows", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from crosspair import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,227 @@
+"""``crosspair embed`` and ``crosspair classify``: a trained model put to use."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosspair.errors import CrosspairError, VideoError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from crosspair.cli.verbs import Verbs
+    from crosspair.corpora import Manifest
+    from crosspair.library.timeline import Stretch
+    from crosspair.library.windows import Windows
+
+LONG = 30.0  # s; a longer video is classified window by window
+TOP = 5
+
+
+def add_embed(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "embed",
+        help="features of any videos, into one Parquet file",
+        epilog="A row a video, or a window: video, start, end, visual, embedding, error. For a "
+        'manifest to evaluate on, there is "crosspair features", which goes on where it was '
+        "stopped.",
+    )
+    _add_videos(verb)
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    verb.add_argument(
+        "--clips", type=int, default=10, help="a video, where no window is given (default: 10)"
+    )
+    add_windows(verb, "a row for each so many seconds (default: one for the whole video)")
+    add_engine(verb)
+    verb.set_defaults(verb=_embed)
+
+
+def add_classify(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "classify",
+        help="the nearest of some class names for any video, without training",
+        epilog=f"Videos longer than {LONG:g} s get a timeline of windows of 4 s every 2 s.",
+    )
+    _add_videos(verb)
+    classes = verb.add_mutually_exclusive_group(required=True)
+    classes.add_argument("--classes", metavar='"A, B, C"', help="names, separated by commas")
+    classes.add_argument("--classes-file", type=Path, metavar="F", help="names, one a line")
+    verb.add_argument(
+        "--templates", type=Path, metavar="FILE",
+        help="texts for class names, one a line, with {} for the name; averaged",
+    )  # fmt: skip
+    add_windows(verb, "a timeline of windows of so many seconds for every video")
+    verb.add_argument(
+        "--top", type=int, default=TOP, metavar="N", help=f"classes to show (default: {TOP})"
+    )
+    verb.add_argument("--json", action="store_true", help="all scores, for programs")
+    add_engine(verb)
+    verb.set_defaults(verb=_classify)
+
+
+def add_windows(verb: argparse.ArgumentParser, help_: str) -> None:
+    """The options of `windows_of`."""
+    verb.add_argument("--window", type=float, metavar="S", help=help_)
+    verb.add_argument(
+        "--stride", type=float, metavar="S",
+        help="seconds between windows' beginnings (default: half a window)",
+    )  # fmt: skip
+
+
+def windows_of(options: argparse.Namespace) -> Windows | None:
+    """What was asked for, or None."""
+    from crosspair.library.windows import Windows
+
+    if options.window is None:
+        if options.stride is not None:
+            raise CrosspairError("--stride is of windows; give --window, too")
+        return None
+    stride = options.window / 2 if options.stride is None else options.stride
+    return Windows(options.window, stride)
+
+
+def add_engine(verb: argparse.ArgumentParser, *, model: bool = True) -> None:
+    """Which model, and where it computes: the options of `engine_choices`."""
+    if model:
+        verb.add_argument(
+            "--model", required=True, metavar="DIR", help="a model folder or hub name"
+        )
+    verb.add_argument("--device", default="auto", help="as cuda:1 (default: auto)")
+    verb.add_argument(
+        "--precision", choices=("auto", "bf16", "fp32"), default="auto",
+        help="of the network; auto: bf16 where the processor computes in it",
+    )  # fmt: skip
+    verb.add_argument("--workers", type=int, help="decoding processes (default: one a core)")
+    verb.add_argument(
+        "--batch-size", type=int, default=32, help="clips at a time, at most (default: 32)"
+    )
+
+
+def engine_choices(options: argparse.Namespace) -> dict[str, Any]:
+    """What `crosspair.library.engine` takes besides the model."""
+    if options.batch_size < 1 or (options.workers or 0) < 0:
+        raise CrosspairError("--batch-size must be 1 or more, and --workers 0 or more")
+    return {name: getattr(options, name) for name in ("device", "precision", "workers")} | {
+        "batch_size": options.batch_size
+    }
+
+
+def _add_videos(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="files, folders, URLs or manifests (.parquet)"
+    )
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from crosspair.api import load
+    from crosspair.library.embeddings import write_embeddings
+
+    windows = windows_of(options)
+    model = load(options.model, **engine_choices(options))
+    about = {
+        "model": model.engine.model.hash,
+        "clips": None if windows else options.clips,
+        "window": windows and windows.length,
+        "stride": windows and windows.stride,
+    }
+    encoded = model.encode(options.videos, clips=options.clips, windows=windows)
+    rows, failures = write_embeddings(options.out, encoded, about)
+    failed = f"; {len(failures)} videos could not be read (column error)" if failures else ""
+    print(f"{options.out}: {rows} rows{failed}")
+
+
+def _classify(options: argparse.Namespace) -> None:
+    from crosspair.api import load
+    from crosspair.evaluation.zeroshot import read_templates
+    from crosspair.library.videos import probed, videos_of
+
+    classes = _classes(options)
+    templates = read_templates(options.templates) if options.templates else ("{}",)
+    windows = windows_of(options)
+    model = load(options.model, **engine_choices(options))
+    manifest = probed(videos_of(options.videos))
+    told = [
+        {"video": name, "error": error}
+        for name, error in zip(manifest.column("pair_id"), manifest.column("error"), strict=True)
+        if error
+    ]
+    for part, cut in _by_length(manifest, windows):
+        answer = model.classify(part, classes, templates=templates, windows=cut)
+        told += [{"video": name, "error": error} for name, error in answer.failures]
+        told += [_told(*each) for each in answer.videos()]
+    if all("classes" not in each for each in told):
+        raise VideoError(f"none of the {len(manifest)} videos can be read: {told[0]['error']}")
+    if options.json:
+        print(json.dumps(told, ensure_ascii=False, indent=2))
+    else:
+        _print(told, options.top)
+
+
+def _classes(options: argparse.Namespace) -> list[str]:
+    if options.classes_file:
+        from crosspair.corpora.table import read_lines
+
+        given = [row["line"] for row in read_lines(options.classes_file, "class file")]
+    else:
+        given = [name.strip() for name in options.classes.split(",")]
+    classes = list(dict.fromkeys(filter(None, given)))
+    if not classes:
+        raise CrosspairError("there are no classes; give at least one name")
+    return classes
+
+
+def _by_length(
+    manifest: Manifest, windows: Windows | None
+) -> Iterator[tuple[Manifest, Windows | None]]:
+    """Readable videos that are short, and those of which a timeline is to be told."""
+    from crosspair.library.windows import Windows
+
+    short, long = list[int](), list[int]()
+    for row, says in enumerate(manifest.table.to_pylist()):
+        if not says["error"]:
+            end = says["duration"] if says["end"] is None else says["end"]
+            cut = windows is not None or end - (says["start"] or 0.0) > LONG
+            (long if cut else short).append(row)
+    if short:
+        yield manifest.take(short), None
+    if long:
+        yield manifest.take(long), windows or Windows()
+
+
+def _told(name: str, ranked: list[tuple[str, float]], stretches: list[Stretch]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "video": name,
+        "classes": [{"class": label, "score": round(score, 4)} for label, score in ranked],
+    }
+    if stretches:
+        told["timeline"] = [
+            {"start": each.start, "end": each.end, "class": each.label,
+             "score": round(each.score, 4)}
+            for each in stretches
+        ]  # fmt: skip
+    return told
+
+
+def _print(told: Sequence[dict[str, Any]], top: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from crosspair.library.timeline import clock
+
+    table = Table("video", "time", "class", box=None, header_style="bold", pad_edge=False)
+    table.add_column("score", justify="right")
+    for each in told:
+        if "error" in each:
+            table.add_row(escape(each["video"]), "", f"[red]{escape(each['error'])}[/red]", "")
+            continue
+        for i, of_class in enumerate(each["classes"][:top]):
+            name = "" if i else escape(each["video"])
+            table.add_row(name, "", escape(of_class["class"]), f"{of_class['score']:.2f}")
+        for stretch in each.get("timeline", ()):
+            time = f"{clock(stretch['start'])}–{clock(stretch['end'])}"
+            table.add_row("", time, escape(stretch["class"]), f"{stretch['score']:.2f}")
+    Console().print(table)

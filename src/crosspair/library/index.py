@@ -1,0 +1,259 @@
+"""Index videos: only those that are new or have changed, and safe to stop at any moment.
+
+A video's windows are added in one version of the table, with those of others; the old windows of a
+changed video are dropped before. Whatever a kill leaves is a library that lacks some videos: the
+next call sees that they are not there, and adds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crosspair.corpora import Manifest
+from crosspair.library.broken import Broken, read_broken, write_broken
+from crosspair.library.encoding import Encoded, Engine, Progress, encode_windows
+from crosspair.library.store import (
+    Known,
+    Library,
+    LibraryError,
+    State,
+    is_library,
+    writing,
+)
+from crosspair.library.videos import Named, probed, videos_of
+from crosspair.library.windows import Windows
+from crosspair.models import CPD
+
+logger = logging.getLogger(__name__)
+
+COMMIT_WINDOWS, COMMIT_SECONDS = 4096, 30.0  # what is encoded is written after so much of either
+NOT_THERE = (-1, -1)  # the state of a file that is missing
+PART = "#t="  # between the path and the seconds, where a video is a part of a file
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What an index run did, in videos.
+
+    Attributes:
+        added, changed, removed, unchanged: how many there were; the unreadable ones, too.
+        windows: how many were written.
+        broken: why a video could not be read, all of it or a part, for all in the library.
+    """
+
+    added: int
+    changed: int
+    removed: int
+    unchanged: int
+    windows: int
+    broken: Mapping[str, str]
+
+
+def index(
+    folder: Path,
+    of: Engine,
+    named: Sequence[Named],
+    *,
+    windows: Windows | None = None,
+    titles: Path | None = None,
+    progress: Progress | None = None,
+) -> Indexed:
+    """Bring a library up to date with some videos; others that it holds stay.
+
+    A video that lay in one of the given folders and lies there no more is taken out.
+
+    Args:
+        folder: of the library, made where it is not there.
+        of: what to encode with.
+        named: see `crosspair.library.videos.videos_of`.
+        windows: how to cut videos; None: as the library does.
+        titles: a title file.
+        progress: called with the clips done and their number.
+
+    Raises:
+        LibraryError: it is another model's or has other windows, or somebody else writes to it.
+        ManifestError: what is named does not do.
+    """
+    wholes = [_absolute(name) for name in named]
+    manifest = videos_of(wholes, titles)
+    videos = _videos(manifest)
+    with writing(folder):
+        library = _opened(folder, of.model, windows)
+        known, broken = library.videos(), read_broken(folder)
+        seen = {name: each.state for name, each in broken.items()}
+        seen |= {name: each.state for name, each in known.items()}
+        fresh = [video for video in videos.values() if seen.get(video.name) != video.state]
+        gone = [name for name in seen if name not in videos and _lies_in(name, wholes)]
+        stale = {*gone, *(video.name for video in fresh)}
+        library.remove([name for name in known if name in stale])
+        _give_titles(library, [videos[name] for name in known if name in videos], known)
+        broken = {name: each for name, each in broken.items() if name not in stale}
+        written = 0
+        for rows, failed in _batches(of, library, manifest, fresh, progress):
+            library.add(rows)
+            written += len(rows)
+            broken |= failed
+            write_broken(folder, broken)
+        write_broken(folder, broken)
+        library.tidy()
+    return Indexed(
+        added=sum(video.name not in seen for video in fresh),
+        changed=sum(video.name in seen for video in fresh),
+        removed=len(gone),
+        unchanged=len(videos) - len(fresh),
+        windows=written,
+        broken={name: each.reason for name, each in broken.items()},
+    )
+
+
+def forget(folder: Path, named: Sequence[Named]) -> int:
+    """Take videos out of a library: files, and all that lie in folders, there or not.
+
+    Returns:
+        How many it were.
+
+    Raises:
+        LibraryError: there is no library, or somebody else writes to it.
+    """
+    wholes = [_absolute(name) for name in named]
+    library = Library(folder)
+    with writing(folder):
+        known, broken = library.videos(), read_broken(folder)
+        gone = {
+            name for name in {*known, *broken} if _lies_in(name, wholes) or _path(name) in wholes
+        }
+        library.remove([name for name in known if name in gone])
+        write_broken(folder, {name: each for name, each in broken.items() if name not in gone})
+        library.tidy()
+    return len(gone)
+
+
+@dataclass(frozen=True)
+class _Video:
+    """A video that is to be in the library.
+
+    Attributes:
+        name: in the library.
+        row: of the manifest.
+        path: of its file.
+        state: of its file, see `crosspair.library.store.Known`.
+        title: or None.
+    """
+
+    name: str
+    row: int
+    path: str
+    state: State
+    title: str | None
+
+
+def _absolute(name: Named) -> str:
+    name = os.fspath(name)
+    return name if "://" in name else str(Path(name).absolute())
+
+
+def _videos(manifest: Manifest) -> dict[str, _Video]:
+    """By their names; what is named twice counts once."""
+    videos: dict[str, _Video] = {}
+    rows = zip(manifest.clips(), manifest.column("title"), strict=True)
+    for row, (clip, title) in enumerate(rows):
+        part = f"{PART}{clip.start or 0:g}"
+        part += "" if clip.end is None else f",{clip.end:g}"
+        name = clip.path if clip.start is None and clip.end is None else clip.path + part
+        videos.setdefault(name, _Video(name, row, clip.path, _state(clip.path), title))
+    return videos
+
+
+def _state(path: str) -> State:
+    if "://" in path:
+        return 0, 0
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return NOT_THERE
+    return status.st_size, status.st_mtime_ns
+
+
+def _path(name: str) -> str:
+    return name.partition(PART)[0]
+
+
+def _lies_in(name: str, folders: Sequence[str]) -> bool:
+    return any(name.startswith(folder.rstrip("/") + "/") for folder in folders)
+
+
+def _opened(folder: Path, model: CPD, windows: Windows | None) -> Library:
+    if not is_library(folder):
+        return Library.create(folder, model, windows or Windows())
+    library = Library(folder)
+    if library.about.model != model.hash:
+        raise LibraryError(
+            f"library {folder} is of another model ({library.about.model}, not {model.hash}); "
+            "leave --model out to go on with its own, or make another library"
+        )
+    if windows not in (None, library.windows):
+        raise LibraryError(
+            f"library {folder} has {library.windows}, not {windows}; "
+            "leave them as they are, or make another library"
+        )
+    return library
+
+
+def _give_titles(library: Library, videos: Sequence[_Video], known: Mapping[str, Known]) -> None:
+    """Change the titles of videos that are there, where one is given that differs."""
+    titles = {
+        video.name: video.title
+        for video in videos
+        if video.title and video.title != known[video.name].title
+    }
+    if titles:
+        library.rename(titles)
+
+
+def _batches(
+    of: Engine,
+    library: Library,
+    manifest: Manifest,
+    videos: Sequence[_Video],
+    progress: Progress | None,
+) -> Iterator[tuple[list[dict[str, Any]], dict[str, Broken]]]:
+    """Rows of the table to write together, and what could not be read."""
+    taken = probed(manifest.take([video.row for video in videos]))
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, Broken] = {}
+    begun = time.monotonic()
+    for encoded in encode_windows(
+        of, taken, library.windows, thumbnails=True, progress=progress
+    ):  # fmt: skip
+        video = videos[encoded.row]
+        rows += _rows(video, encoded)
+        if encoded.failure:
+            logger.warning("%s", encoded.failure)
+            failed[video.name] = Broken(video.state, encoded.failure)
+        if len(rows) >= COMMIT_WINDOWS or time.monotonic() - begun >= COMMIT_SECONDS:
+            yield rows, failed
+            rows, failed = [], {}
+            begun = time.monotonic()
+    yield rows, failed
+
+
+def _rows(video: _Video, encoded: Encoded) -> Iterator[dict[str, Any]]:
+    each = zip(encoded.spans, encoded.embedding.numpy(), encoded.thumbnails, strict=True)
+    for (start, end), vector, thumbnail in each:
+        yield {
+            "vector": vector,
+            "video": video.name,
+            "path": video.path,
+            "start": start,
+            "end": end,
+            "title": video.title,
+            "thumbnail": thumbnail,
+            "size": video.state[0],
+            "modified": video.state[1],
+        }

@@ -1,0 +1,157 @@
+"""Many clips of many videos, decoded by worker processes: a few neighbouring clips in one passage.
+
+A passage seeks once and decodes what lies between its clips. Going through a whole video at once
+gains little over eight clips a passage, and would leave a single long video to a single worker.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from crosspair.clip import Clip
+from crosspair.config import ClipConfig
+from crosspair.errors import VideoError
+from crosspair.library.frames import array_frames
+from crosspair.library.windows import Plan
+from crosspair.video import crops_along, read_frames
+from crosspair.video.loader import STALLED
+
+TOGETHER = 8  # clips a passage
+THUMBNAIL = 160  # pixels of the longer side
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Neighbouring clips of a video.
+
+    Attributes:
+        row: of the video in its manifest.
+        first: which of the video's clips is the first of these.
+        source: see `crosspair.library.windows.Plan`.
+        times: (k, T) instants of their frames, in s from the beginning of the source.
+    """
+
+    row: int
+    first: int
+    source: Clip | np.ndarray
+    times: np.ndarray
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What came of a passage.
+
+    Attributes:
+        passage: that it is of, without what it was decoded from.
+        clips: (k, 3, T, H, W) uint8, RGB, the centre of the frames; none where it failed.
+        thumbnails: the middle frame of each clip, as JPEG, where they were asked for.
+        failure: what is wrong, or empty.
+    """
+
+    row: int
+    first: int
+    clips: torch.Tensor
+    thumbnails: list[bytes]
+    failure: str = ""
+
+
+def passages(plan: Plan, together: int = TOGETHER) -> Iterator[Passage]:
+    """The clips of a plan, a few at a time."""
+    for first in range(0, len(plan.times), together):
+        yield Passage(plan.row, first, plan.source, plan.times[first : first + together])
+
+
+def batched(jobs: Sequence[Passage], clips: int) -> list[list[Passage]]:
+    """Passages in their order, in batches of at most ``clips`` clips where one alone is no more."""
+    batches: list[list[Passage]] = []
+    room = 0
+    for job in jobs:
+        if len(job.times) > room:
+            batches.append([])
+            room = clips
+        batches[-1].append(job)
+        room -= len(job.times)
+    return batches
+
+
+def passage_loader(
+    batches: Sequence[list[Passage]], config: ClipConfig, *, workers: int, thumbnails: bool
+) -> DataLoader[Any]:
+    """Decode batches of passages in their order.
+
+    Args:
+        batches: see `batched`.
+        config: the form of clips.
+        workers: decoding processes.
+        thumbnails: whether to make them.
+
+    Yields:
+        list[Decoded]: of a batch.
+    """
+    return DataLoader(
+        _Passages(batches, config, thumbnails),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_begin_worker,
+        timeout=STALLED if workers else 0,
+        generator=torch.Generator(),  # the caller's random numbers are none of its business
+    )
+
+
+class _Passages(Dataset[list[Decoded]]):
+    def __init__(
+        self, batches: Sequence[list[Passage]], config: ClipConfig, thumbnails: bool
+    ) -> None:
+        self.batches, self.config, self.thumbnails = batches, config, thumbnails
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> list[Decoded]:
+        return [_decoded(job, self.config, self.thumbnails) for job in self.batches[index]]
+
+
+def _decoded(job: Passage, config: ClipConfig, thumbnails: bool) -> Decoded:
+    # Where windows are close, clips overlap: a frame is wanted once.
+    wanted, places = np.unique(job.times, return_inverse=True)
+    side = round(config.test_scale * config.size)
+
+    def shape(width: int, height: int) -> tuple[int, int]:
+        factor = side / min(width, height)
+        return max(side, round(width * factor)), max(side, round(height * factor))
+
+    try:
+        if isinstance(job.source, Clip):
+            frames = read_frames(job.source, lambda length: np.minimum(wanted, length), shape)
+        else:
+            frames = array_frames(job.source, wanted, shape)
+    except VideoError as error:
+        return Decoded(job.row, job.first, torch.empty(0), [], str(error))
+    places = places.reshape(job.times.shape)  # (k, T)
+    middle = config.frames // 2
+    pictures = [_jpeg(frames[of_clip[middle]]) for of_clip in places] if thumbnails else []
+    (crops,) = crops_along(torch.from_numpy(frames).permute(0, 3, 1, 2), 1, config.size)
+    clips = crops[torch.from_numpy(places)]  # (k, T, 3, H, W)
+    return Decoded(job.row, job.first, clips.transpose(1, 2).contiguous(), pictures)
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    picture = Image.fromarray(frame)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def _begin_worker(worker: int) -> None:
+    del worker
+    torch.set_num_threads(1)

@@ -1,0 +1,79 @@
+"""The videos that somebody names: files, folders, URLs, manifests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora.probing import probe_all
+from crosspair.corpora.titlefile import titles_by_id
+from crosspair.corpora.videofiles import VideoFiles, plain_name
+from crosspair.errors import ManifestError
+
+Named = str | os.PathLike[str]
+
+
+def videos_of(named: Sequence[Named], titles: Path | None = None) -> Manifest:
+    """One manifest of all videos that are named; one that is named twice counts once.
+
+    Args:
+        named: files and URLs, which need not be readable; folders, searched with their subfolders;
+            manifests (``.parquet``), whose rows keep their ``pair_id``. The others are called
+            after their path.
+        titles: a title file, as `crosspair.corpora.titlefile.read_titles` takes it; a manifest's
+            own titles stay where it has none.
+
+    Raises:
+        ManifestError: a folder holds no video, or a manifest or the title file does not do.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name in named:
+        for row in _rows(os.fspath(name)):
+            if rows.setdefault(row["pair_id"], row)["path"] != row["path"]:
+                raise ManifestError(
+                    f"{name}: {row['pair_id']!r} is the name of another video, too "
+                    f"({rows[row['pair_id']]['path']}); name them one after the other"
+                )
+    if titles is not None:
+        by_id = titles_by_id(titles)
+        for row in rows.values():
+            title = by_id.get(plain_name(row["path"]))
+            row["title"] = title["title"] if title else row.get("title")
+    return manifest_of(rows.values(), ".")
+
+
+def probed(manifest: Manifest, workers: int | None = None) -> Manifest:
+    """With what probing finds filled in where it is not known yet.
+
+    Each file is looked at in a process of its own kind, which it may crash.
+    """
+    rows = manifest.table.to_pylist()
+    waiting = [row for row in rows if row["duration"] is None and not row["error"]]
+    found = probe_all([row["path"] for row in waiting], workers=workers)
+    for row, columns in zip(waiting, found, strict=True):
+        row.update(columns)
+    return manifest_of(rows, manifest.path)
+
+
+def _rows(name: str) -> Iterator[dict[str, Any]]:
+    path = Path(name)
+    if path.suffix == ".parquet":
+        manifest = Manifest.read(path)
+        wholes = [clip.path for clip in manifest.clips()]
+        for row, whole in zip(manifest.table.to_pylist(), wholes, strict=True):
+            yield {**row, "path": whole}
+    elif "://" not in name and path.is_dir():
+        files = VideoFiles(path)
+        if not len(files):
+            raise ManifestError(f"folder {name} holds no video")
+        for within in files.paths:
+            yield _row(files.whole(within))
+    else:
+        yield _row(name)
+
+
+def _row(path: str) -> dict[str, Any]:
+    return {"pair_id": path, "path": path}
