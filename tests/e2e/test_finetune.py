@@ -42,7 +42,7 @@ def init(tmp_path_factory) -> Path:
     """A pre-trained model's folder."""
     folder = tmp_path_factory.mktemp("init") / "model"
     torch.manual_seed(0)
-    build(recipe_of({"video.depth": 10, "video.width": 4}), ["a dog"]).save_pretrained(folder)
+    build(recipe_of({"video.depth": 10, "video.width": 4}), ["a dog"] * 2).save_pretrained(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.multiview import add_multiview, check_is_file
+from crosspair.cli.multiview import add_multiview, check_place, whole_number
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
@@ -122,11 +122,16 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     verb.add_argument("--manifest", required=True, metavar="M")
     verb.add_argument(
-        "--clips", type=_count, default=10, help="a video; the paper's and default: 10"
+        "--clips", type=whole_number(1), default=10, help="a video; the paper's and default: 10"
     )
-    verb.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
     verb.add_argument(
-        "--batch-size", type=_count, default=32, help="clips at a time, at most (default: 32)"
+        "--workers", type=whole_number(0), default=2, help="decoding processes (default: 2)"
+    )
+    verb.add_argument(
+        "--batch-size",
+        type=whole_number(1),
+        default=32,
+        help="clips at a time, at most (default: 32)",
     )
     verb.add_argument(
         "--precision", choices=("auto", "bf16", "fp32"), default="auto",
@@ -162,7 +167,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from crosspair.recipes import load_recipe, recipe_hash
     from crosspair.reporting.table import print_table
 
-    check_is_file(options.out)
+    check_place(options.out)
     config = _config(options)
     with joined() as world:
         _quiet_unless_main(world)
@@ -251,10 +256,3 @@ def _encoded(
 def _quiet_unless_main(world: World) -> None:
     if not world.is_main:
         logging.getLogger().setLevel(logging.WARNING)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number

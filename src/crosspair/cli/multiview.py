@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,14 @@ def add_multiview(kinds: Verbs) -> None:
     verb.add_argument(
         "--split", choices=("test", "val", "train"), default="test", help="to test on (test)"
     )
-    verb.add_argument("--clips", type=_count, default=10, help="a video; the paper's: 10")
+    verb.add_argument("--clips", type=whole_number(1), default=10, help="a video; the paper's: 10")
     verb.add_argument(
         "--crops", type=int, choices=(1, 3), default=3,
         help="a clip: 3, left, centre and right (the paper's), or 1, the centre",
     )  # fmt: skip
-    verb.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
+    verb.add_argument(
+        "--workers", type=whole_number(0), default=2, help="decoding processes (default: 2)"
+    )
     verb.add_argument(
         "--precision", choices=("auto", "bf16", "fp32"), default="auto",
         help="auto: bfloat16 where the processor computes in it",
@@ -46,7 +49,7 @@ def _multiview(options: argparse.Namespace) -> None:
     from crosspair.recipes import read_recipe, recipe_hash
     from crosspair.reporting.table import print_table
 
-    check_is_file(options.out)
+    check_place(options.out)
     manifest = Manifest.read(options.manifest)
     model = Classifier.from_pretrained(options.model)
     recipe = Path(options.model).parent / "recipe.yaml"  # a run's model lies beside its recipe
@@ -69,11 +72,11 @@ def _multiview(options: argparse.Namespace) -> None:
         print_table(results)
 
 
-def check_is_file(out: Path) -> None:
+def check_place(out: Path) -> None:
     """See that results can be written to a file, before they are computed.
 
     Raises:
-        RunError: it is a folder.
+        RunError: it is a folder, or lies in a file.
     """
     from crosspair.errors import RunError
 
@@ -81,10 +84,17 @@ def check_is_file(out: Path) -> None:
         raise RunError(
             f"--out names a file of results, and {out} is a folder; try {out}/results.json"
         )
+    for folder in out.parents:
+        if folder.is_file():
+            raise RunError(f"--out {out}: {folder} is a file, not a folder")
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
+def whole_number(least: int) -> Callable[[str], int]:
+    """A type of options."""
+
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return parsed

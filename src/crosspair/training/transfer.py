@@ -108,17 +108,20 @@ def transfer_over_splits(
     world = world or World()
     if PLACE not in manifest:
         raise RunError(f"--splits needs a manifest for each, as split{PLACE}.parquet: {manifest}")
-    inputs = {
-        split: [name.replace(PLACE, str(split)) for name in (manifest, init)] for split in splits
-    }
-    for names in inputs.values():  # a fault of the last is told before the first is trained on
-        _inputs(*names, tested)
+    inputs = [
+        (split, manifest.replace(PLACE, str(split)), init.replace(PLACE, str(split)))
+        for split in splits
+    ]
+    for _, videos, weights in inputs:  # a fault of the last is told before the first is trained on
+        _inputs(videos, weights, tested)
     each: list[Result] = []
     origins = []
-    for split, names in inputs.items():
+    for split, videos, weights in inputs:
         folder = run / f"split{split}"
         logger.info("split %d", split)
-        results = transfer(recipe, *names, folder, tested=tested, resume=resume, world=world)
+        results = transfer(
+            recipe, videos, weights, folder, tested=tested, resume=resume, world=world
+        )  # fmt: skip
         if results is None:
             return None
         each += [_numbered(result, split) for result in results]

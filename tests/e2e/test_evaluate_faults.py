@@ -1,0 +1,413 @@
+"""Every fault at which testing and fine-tuning stop: one line, status 2, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosspair.cli import main
+from crosspair.config import FinetuneRecipe
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.models import Classifier, build
+from crosspair.recipes import read_recipe, recipe_of
+from tests.e2e.conftest import command
+from tests.models.test_inflate import Code, resnet2d, saved
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VIDEOS = 12
+CLASSES = ["falling", "rising", "turning"]
+TINY = {"video.depth": 10, "video.width": 4, "clip.size": 32, "clip.frames": 2}
+SMALL = ("--clips=2", "--workers=0")
+
+
+@pytest.fixture(scope="module")
+def corpus(rendered: Manifest) -> Path:
+    """Twelve videos of three classes, three of them tested."""
+    return write(rendered, "faults", as_they_are)
+
+
+def write(rendered: Manifest, name: str, change: Callable[[list[dict]], object]) -> Path:
+    rows = rendered.table.to_pylist()[:VIDEOS]
+    for index, row in enumerate(rows):
+        row["label"] = CLASSES[index % 3]
+        row["split"] = "test" if index < 3 else "train"
+    change(rows)
+    path = rendered.path.with_name(f"{name}.parquet")
+    return manifest_of(rows, path).write(path).path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model folders of each kind, and one that diverged."""
+    folder = tmp_path_factory.mktemp("models")
+    heads = {"text.dimensions": 4, "head.hidden": 4, "head.embedding": 4}
+    torch.manual_seed(0)
+    for depth in (10, 18):
+        recipe = recipe_of({**TINY, **heads, "video.depth": depth})
+        model = build(recipe, ["a falling dog"] * 2)
+        model.save_pretrained(folder / f"cpd{depth}")
+    model.video_head.weight.data[0] = float("nan")
+    model.save_pretrained(folder / "diverged")
+    recipe = read_recipe(FinetuneRecipe, "laptop-finetune", [f"{k}={v}" for k, v in TINY.items()])
+    classifier = Classifier(CLASSES, recipe.clip, recipe.video, recipe.classifier)
+    classifier.save_pretrained(folder / "classifier")
+    shutil.copytree(folder / "cpd10", folder / "cut")
+    weights = folder / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    saved(resnet2d(18), folder / "resnet18.pth")
+    torch.save({"conv1.weight": Code()}, folder / "code.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(corpus: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the good model and corpus."""
+    out = tmp_path_factory.mktemp("features") / "features"
+    main(["-q", "features", *inputs(folder / "cpd10", corpus), f"--out={out}", *SMALL])
+    return out
+
+
+def inputs(model: object, manifest: object) -> list[str]:
+    return [f"--model={model}", f"--manifest={manifest}"]
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Calls the command, and gives the one line that it answers with."""
+
+    def call(*arguments: object) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["--quiet", *map(str, arguments)])
+        out, told = capfd.readouterr()
+        assert ended.value.code == 2, told
+        assert not out
+        *_, last = told.strip().splitlines()
+        assert told.count("crosspair: error: ") == 1
+        return last.removeprefix("crosspair: error: ")
+
+    return call
+
+
+# --- evaluate: what is told before a video is read ----------------------------------------------
+
+
+def no_labels(rows: list[dict]) -> None:
+    for row in rows:
+        row["label"] = None
+
+
+def one_class(rows: list[dict]) -> None:
+    for row in rows:
+        row["label"] = "rising"
+
+
+def no_test(rows: list[dict]) -> None:
+    for row in rows:
+        row["split"] = "train"
+
+
+def a_new_class(rows: list[dict]) -> None:
+    rows[0]["label"] = "parrot"
+
+
+def as_they_are(rows: list[dict]) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("protocol", "change", "more", "message"),
+    [
+        ("knn", no_labels, (), "pair '00000' of split test has no label; classification needs la"),
+        ("zeroshot", one_class, (), "all labels are 'rising'; there is nothing to tell apart"),
+        ("knn", no_test, (), "no readable video of split test; there is nothing to test on (split"),
+        (
+            "lowshot", a_new_class, (),
+            "1 classes of split test have no readable video in split train and val to learn from: "
+            "'parrot'",
+        ),
+        ("knn", as_they_are, (), "kNN with k = 25 needs at least 25 training videos, not 9"),
+        ("knn", as_they_are, ("--k=0",), "kNN needs at least 1 neighbour, not k = 0"),
+        (
+            "knn", as_they_are, ("--weighting=distance", "--k=2", "--temperature=0"),
+            "kNN's temperature must be above 0, not 0",
+        ),
+        ("knn", as_they_are, ("--split=train",), "split train cannot be tested by what is learnt"),
+        ("linear", as_they_are, ("--epochs=0",), "a linear probe needs 1 epoch or more, not 0"),
+        ("linear", as_they_are, ("--lr=-1",), "a linear probe needs a learning rate above 0, not"),
+        (
+            "lowshot", as_they_are, ("--shares", "0.5", "1.5"),
+            "a share of labels lies above 0 and goes up to 1; 1.5 does not",
+        ),
+        (
+            "zeroshot", as_they_are, ("--classes", "9"),
+            "zero-shot on 9 random classes: from 2 to the 3 classes that the tested videos have",
+        ),
+    ],
+)  # fmt: skip
+def test_a_manifest_or_setting_that_does_not_do(
+    rendered: Manifest, folder: Path, tmp_path: Path, refused: Refused,
+    protocol: str, change: Callable, more: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    manifest = write(rendered, "changed", change)
+    out = tmp_path / "out" / "results.json"
+    given = (*inputs(folder / "cpd10", manifest), f"--out={out}", *SMALL, *more)
+    line = refused("evaluate", protocol, *given)
+    assert message in line
+    assert not out.parent.exists()  # no features either
+
+
+@pytest.mark.parametrize(
+    ("protocol", "model", "message"),
+    [
+        ("knn", "nowhere", "nowhere does not exist"),
+        ("knn", "cut", "model.safetensors: cannot be read (Error while deserializing header: "),
+        ("knn", "classifier", "classifier holds a fine-tuned classifier; what is needed is a pre-"),
+        ("multiview", "cpd10", "cpd10 holds a pre-trained model (CPD); what is needed is a fine-"),
+    ],
+)
+def test_a_model_that_does_not_do(
+    corpus: Path, folder: Path, tmp_path: Path, refused: Refused,
+    protocol: str, model: str, message: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "results.json"
+    given = (*inputs(folder / model, corpus), f"--out={out}", "--workers=0")
+    assert message in refused("evaluate", protocol, *given)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("protocol", ["knn", "multiview"])
+def test_results_that_cannot_be_written(
+    corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
+) -> None:
+    model = "classifier" if protocol == "multiview" else "cpd10"
+    given = ("evaluate", protocol, *inputs(folder / model, corpus))
+    assert refused(*given, f"--out={tmp_path}") == (
+        f"--out names a file of results, and {tmp_path} is a folder; try {tmp_path}/results.json"
+    )
+    file = tmp_path / "file"
+    file.write_text("mine")
+    line = refused(*given, f"--out={file / 'deep' / 'results.json'}")
+    assert line == f"--out {file}/deep/results.json: {file} is a file, not a folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("option", "least"), [("--clips=0", 1), ("--workers=-1", 0), ("--batch-size=x", 1)]
+)
+def test_numbers_that_are_none(
+    corpus: Path, folder: Path, capsys: pytest.CaptureFixture[str], option: str, least: int
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "knn", *inputs(folder / "cpd10", corpus), "--out=r.json", option])
+    assert ended.value.code == 2
+    name, _, given = option.partition("=")
+    line = f"argument {name}: {given!r} is no whole number from {least} on"
+    assert line in capsys.readouterr().err
+
+
+def test_a_template_without_a_place_for_the_name(
+    corpus: Path, folder: Path, tmp_path: Path, refused: Refused
+) -> None:
+    templates, out = tmp_path / "templates.txt", tmp_path / "results.json"
+    templates.write_text("a video of {}\na video\n")
+    given = (*inputs(folder / "cpd10", corpus), f"--out={out}", f"--templates={templates}")
+    assert "line 2: 'a video' lacks {}, which stands for" in refused("evaluate", "zeroshot", *given)
+    assert not out.exists()
+
+
+# --- evaluate: what only the videos tell --------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["knn", "multiview"])
+def test_videos_that_are_all_broken(
+    rendered: Manifest, folder: Path, tmp_path: Path, refused: Refused, protocol: str
+) -> None:
+    def lost(rows: list[dict]) -> None:
+        for row in rows:
+            row["path"] = "videos/gone.mp4"
+
+    model = "classifier" if protocol == "multiview" else "cpd10"
+    given = (*inputs(folder / model, write(rendered, "lost", lost)), "--workers=0")
+    more = () if protocol == "multiview" else ("--k=3", f"--features={tmp_path / 'features'}")
+    line = refused("evaluate", protocol, *given, *more, f"--out={tmp_path / 'results.json'}")
+    assert line.startswith("none of the ")
+    assert "videos can be read: " in line
+    assert "gone.mp4: no such file" in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_features_that_are_no_numbers(
+    corpus: Path, folder: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out = tmp_path / "results.json"
+    given = (*inputs(folder / "diverged", corpus), *SMALL, "--k=3", f"--out={out}")
+    assert refused("evaluate", "knn", *given).startswith(
+        "12 of 12 videos have features that are no finite numbers, as '00000'; the model's training"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("another model", "holds features of another model (model "),
+        ("another protocol", "holds features of another protocol (clips 2, not 3); name another"),
+        ("features.safetensors", "features.safetensors cannot be read (Error while deserializing"),
+        ("index.parquet", "index.parquet cannot be read (Could not open Parquet input source"),
+    ],
+)
+def test_a_folder_of_features_that_does_not_do(
+    corpus: Path, folder: Path, features: Path, tmp_path: Path, refused: Refused,
+    spoil: str, message: str,
+) -> None:  # fmt: skip
+    there = shutil.copytree(features, tmp_path / "features")
+    if (there / spoil).is_file():
+        os.truncate(there / spoil, 500)
+    model = folder / ("cpd18" if spoil == "another model" else "cpd10")
+    clips = 3 if spoil == "another protocol" else 2
+    given = (*inputs(model, corpus), f"--features={there}", f"--clips={clips}", "--k=3")
+    line = refused("evaluate", "knn", *given, f"--out={tmp_path / 'results.json'}")
+    assert message in line
+    assert "remove th" in line
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_results_go_into_a_folder_that_is_not_there_yet(
+    corpus: Path, folder: Path, features: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "not" / "yet" / "results.json"
+    given = (*inputs(folder / "cpd10", corpus), *SMALL, f"--features={features}", "--k=3")
+    main(["-q", "evaluate", "knn", *given, f"--out={out}"])
+    assert json.loads(out.read_text())["results"]
+
+
+def test_ctrl_c_leaves_no_results_and_what_is_encoded(
+    corpus: Path, folder: Path, tmp_path: Path
+) -> None:
+    out, features = tmp_path / "results.json", tmp_path / "features"
+    given = (*inputs(folder / "cpd10", corpus), "--workers=2", "--k=3", f"--features={features}")
+    line = command("evaluate", "knn", *given, f"--out={out}", "--clips=200", "--batch-size=10")
+    # Its own group, as a terminal gives it, whose every process gets the signal.
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (features / "parts" / "protocol.json").exists():
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    assert not out.exists()
+    assert not (features / "index.parquet").exists()
+
+
+# --- a network of frames ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["retrieval", "zeroshot"])
+def test_protocols_with_text_refuse_a_network_of_frames(
+    corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
+) -> None:
+    given = inputs(f"imagenet:{folder / 'resnet18.pth'}", corpus)
+    line = refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}")
+    assert line.startswith(f"{protocol} needs a model that reads text, and a 2D network does not;")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["evaluate", "finetune"])
+def test_a_file_with_code_is_refused(
+    corpus: Path, folder: Path, tmp_path: Path, refused: Refused, call: str
+) -> None:
+    source = f"imagenet:{folder / 'code.pth'}"
+    line = (
+        refused("evaluate", "knn", *inputs(source, corpus), f"--out={tmp_path / 'results.json'}")
+        if call == "evaluate"
+        else refused(*finetuning(corpus, tmp_path / "run", source))
+    )
+    assert "code.pth holds more than tensors (posix.system), which may run code when it is " in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_features_of_frames_are_tested(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    given = inputs(f"imagenet:{saved(resnet2d(10), tmp_path / 'w.safetensors')}", corpus)
+    more = ("--clips=1", "--workers=0", "--k=3", "--no-beside-random", f"--out={out}")
+    main(["-q", "evaluate", "all", *given, *more])
+    results = json.loads(out.read_text())["results"]
+    assert {(r["protocol"], r["feature"]) for r in results} == {
+        (name, "visual")
+        for name in ("kNN", "linear", "low-shot 1 %", "low-shot 10 %", "low-shot 20 %")
+    }
+    assert {r["settings"]["network"] for r in results} == {"ImageNet ResNet-10"}
+    assert {r["of"] for r in results} == {"trained", "chance"}
+
+
+# --- finetune -----------------------------------------------------------------------------------
+
+
+def finetuning(manifest: object, run: Path, init: object, *more: str) -> list[object]:
+    tiny = [f"{key}={value}" for key, value in TINY.items()]
+    return [
+        "finetune", "--recipe=laptop-finetune", f"--init={init}", f"--manifest={manifest}",
+        f"--run={run}", *more, *tiny, "training.workers=0", "training.batch_size=4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("init", "more", "message"),
+    [
+        ("cpd18", (), "have video.depth 18 (the recipe: 10); give video.depth=18"),
+        ("imagenet:resnet18.pth", (), "have video.depth 18 (the recipe: 10); give video.depth=18"),
+        ("nowhere", (), "nowhere does not exist"),
+        ("cut", (), "model.safetensors: cannot be read (Error while deserializing header: "),
+        ("random", ("--labels=0",), "laptop-finetune: labels.share is 0.0; it must lie in (0, 1]"),
+        ("random", ("--labels=1.5",), "labels.share is 1.5; it must lie in (0, 1]"),
+        ("random", ("--splits=1,2",), "--splits needs a manifest for each, as split{}.parquet: "),
+    ],
+)
+def test_weights_or_settings_that_do_not_do(
+    corpus: Path, folder: Path, tmp_path: Path, refused: Refused,
+    init: str, more: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    kind, _, name = init.rpartition(":")
+    source = init if init == "random" else f"{kind}{':' if kind else ''}{folder / name}"
+    assert message in refused(*finetuning(corpus, tmp_path / "run", source, *more))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_labels, "pair '00000' of split test has no label"),
+        (one_class, "split train has one class only, 'rising'; a classifier needs two classes at"),
+        (no_test, "no video of split test to test on; give another by --test-split, or --no-test"),
+    ],
+)
+def test_a_manifest_that_cannot_be_learnt_from(
+    rendered: Manifest, tmp_path: Path, refused: Refused, change: Callable, message: str
+) -> None:
+    manifest = write(rendered, "unlearnable", change)
+    assert message in refused(*finetuning(manifest, tmp_path / "run", "random"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_the_place_of_a_file(corpus: Path, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "run").write_text("mine")
+    line = refused(*finetuning(corpus, tmp_path / "run", "random"))
+    assert line == f"{tmp_path / 'run'} is a file; a run needs a folder"
+    assert (tmp_path / "run").read_text() == "mine"
