@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from crosspair.atomic import write_atomically
-from crosspair.reporting.ablation_cells import Ablation, read_ablation
+from crosspair.reporting.ablation_cells import ABLATION, Ablation, read_ablation
 from crosspair.reporting.ablation_examples import examples
-from crosspair.reporting.ablation_figures import dial_charts, loss_panels, validation_panels
+from crosspair.reporting.ablation_figures import (
+    dial_charts,
+    dot_charts,
+    loss_panels,
+    validation_panels,
+)
 from crosspair.reporting.ablation_tables import (
     AblationTable,
     TableRow,
@@ -23,7 +27,7 @@ from crosspair.reporting.summary import Column
 from crosspair.reporting.tabular import csv_text, markdown_rows, plain
 from crosspair.reporting.titles import KINDS
 
-logger = logging.getLogger(__name__)
+__all__ = ["ABLATION", "write_ablation_report"]
 
 _FIELDS = (
     "row", "of", "protocol", "metric", "feature", "split", "over", "classes", "labels", "seed",
@@ -55,7 +59,7 @@ def write_ablation_report(out: Path) -> Path:
         tables=tables,
         conclusion=conclusion(ablation, tables),
         caution=caution(ablation, tables),
-        dials=dial_charts(ablation, tables),
+        charts=dial_charts(ablation, tables) or dot_charts(tables),
         validation=validation_panels(ablation),
         losses=loss_panels(ablation),
         examples=examples(ablation),
@@ -90,7 +94,8 @@ def _cells(ablation: Ablation) -> list[tuple[str, str, list[str]]]:
 
 
 def _markdown(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
-    parts = [f"# {plain(ablation.title)}", plain(conclusion(ablation, tables))]
+    whole, *best = (plain(each) for each in conclusion(ablation, tables))
+    parts = [f"# {plain(ablation.title)}", whole, "\n".join(f"- {each}" for each in best)]
     parts.append(plain(caution(ablation, tables)))
     for table in tables:
         published = ["published, not measured here"] if table.is_published else []

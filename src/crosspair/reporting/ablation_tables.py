@@ -88,16 +88,16 @@ def ablation_tables(ablation: Ablation) -> list[AblationTable]:
     return tables
 
 
-def headlines(tables: Sequence[AblationTable]) -> list[Column]:
-    """The columns to be told in words and drawn: one a protocol, of those that are there.
+def headlines(tables: Sequence[AblationTable]) -> list[tuple[AblationTable, Column]]:
+    """The columns to be told in words and drawn, one a protocol, with their tables.
 
     Accuracies, of the visual feature where there is one; and R@10 from text to video.
     """
-    columns = [column for table in tables for column in table.columns]
-    visual = {column.protocol for column in columns if column.feature == "visual"}
+    columns = [(table, column) for table in tables for column in table.columns]
+    visual = {column.protocol for _, column in columns if column.feature == "visual"}
     return [
-        column
-        for column in columns
+        (table, column)
+        for table, column in columns
         if (
             column.metric == "top-1" and (column.feature == "visual") == (column.protocol in visual)
         )
@@ -157,7 +157,11 @@ def _row(
 def _detail(cells: Sequence[Cell]) -> str:
     """As "2 of 3 seeds; seed 1 failed"."""
     done = sum(cell.status == DONE for cell in cells)
-    lost = [f"seed {cell.seed} {cell.status}" for cell in cells if cell.status != DONE]
+    statuses = dict.fromkeys(cell.status for cell in cells if cell.status != DONE)
+    lost = [
+        f"seed {', '.join(str(cell.seed) for cell in cells if cell.status == status)} {status}"
+        for status in statuses
+    ]
     seeds = "seed" if len(cells) == 1 else "seeds"
     return "; ".join([f"{done} of {len(cells)} {seeds}" if lost else f"{done} {seeds}", *lost])
 

@@ -18,21 +18,18 @@ from crosspair.reporting.summary import Column, is_rank
 _FEW = 5  # seeds that are called few
 
 
-def conclusion(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
-    """The first paragraph: what is best by each protocol, and whether seeds alone explain it."""
+def conclusion(ablation: Ablation, tables: Sequence[AblationTable]) -> list[str]:
+    """What there is, and what is best by each protocol, a text each."""
     rows, done = len(ablation.rows), ablation.count(DONE)
     seeds = "1 seed" if ablation.seeds == 1 else f"{ablation.seeds} seeds"
-    told = [f"{rows} rows with {seeds} each, compared with “{ablation.first}”."]
+    told = f"{rows} rows with {seeds} each, compared with “{ablation.first}”."
     lost = len(ablation.cells) - done
     if lost:
-        told.append(
-            f"Of {len(ablation.cells)} cells {done} are done; {ablation.count('failed')} failed "
-            f"and {ablation.count('missing')} are missing, and are shown as such."
+        told += (
+            f" Of {len(ablation.cells)} cells {done} are done, {ablation.count('failed')} failed "
+            f"and {ablation.count('missing')} are missing."
         )
-    for column in headlines(tables):
-        (table,) = [each for each in tables if column in each.columns]
-        told.append(_best(ablation, table, column))
-    return " ".join(told)
+    return [told, *(_best(ablation, table, column) for table, column in headlines(tables))]
 
 
 def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
@@ -58,8 +55,8 @@ def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
         )
     apart = sum(difference.told_apart for difference in compared)
     return (
-        f"{told} Of {len(compared)} differences {apart} are beyond their interval (bold); of as "
-        f"many where nothing differs, about {len(compared) / 20:.0f} would be."
+        f"{told} Of {len(compared)} differences {apart} have an interval without zero (bold); of "
+        f"as many where nothing differs, about {len(compared) / 20:.0f} would have one."
     )
 
 
@@ -69,8 +66,9 @@ def _best(ablation: Ablation, table: AblationTable, column: Column) -> str:
         key=lambda row: row.entries[column].mean.value * (1 if is_rank(column) else -1),
     )
     named = f"{column.protocol} {column.metric}".removesuffix(" top-1")
+    named = f"Fine-tuned, {named}" if column.protocol.endswith("views") else named
     best = ranked[0]
-    told = f"By {named}, {_named(best, column)} is best"
+    told = f"{named}: {_named(best, column)} is best"
     if len(ranked) == 1:
         return f"{told}, and the only one."
     own = best.name == ablation.first
@@ -78,17 +76,17 @@ def _best(ablation: Ablation, table: AblationTable, column: Column) -> str:
     difference = other.entries[column].difference
     if difference is None:
         return f"{told}; it shares no seed with the first row."
-    told += f"; the next, {_named(other, column)}, has" if own else ":"
-    told += f" {signed(100 * difference.value)} points to the first row"
+    told += f"; next is {_named(other, column)}" if own else ""
+    told += f", {signed(100 * difference.value)} points to the first row"
     if difference.interval is None:
         return f"{told}, by one seed."
     low, high = (signed(100 * end) for end in difference.interval)
     verdict = (
         "more than chance between seeds explains"
         if difference.told_apart
-        else "which chance between seeds could explain"
+        else "which chance between seeds can explain"
     )
-    return f"{told} (interval {low} to {high}), {verdict}."
+    return f"{told} (interval {low} to {high}): {verdict}."
 
 
 def _named(row: TableRow, column: Column) -> str:

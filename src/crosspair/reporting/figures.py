@@ -168,6 +168,15 @@ def svg(figure: Figure, name: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1).strip()
 
 
+def shortened(text: str, most: int) -> str:
+    """So many letters at most, so that a name leaves room for what it names.
+
+    >>> shortened("a long name", 6)
+    'a lon…'
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def png(figure: Figure) -> bytes:
     """A figure as a PNG, at its own size and resolution."""
     file = io.BytesIO()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from crosspair.atomic import write_atomically
 from crosspair.corpora.words import Overlap, VariantOverlap
-from crosspair.reporting.figures import INK, SERIES, png, styled
+from crosspair.reporting.figures import INK, SERIES, png, shortened, styled
 from crosspair.reporting.tabular import csv_text, markdown_rows, plain, print_rows
 
 _HEAD = ("titles", "pairs", "at least one", "all", "relevant", "words a title")
@@ -105,7 +105,7 @@ def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
                   if n in accuracy]  # fmt: skip
         if marked:
             axes.plot(*zip(*marked, strict=True), "o", color=SERIES[1], label="accuracy")
-        axes.set_yticks(places, [_short(label) for label in labels], parse_math=False)
+        axes.set_yticks(places, [shortened(label, 34) for label in labels], parse_math=False)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("%")
@@ -152,10 +152,6 @@ def _numbers(of: Overlap) -> list[str]:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _short(label: str, most: int = 34) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -1,0 +1,273 @@
+"""What objectives do with their negatives, computed with the objectives themselves on made-up pairs.
+
+Both figures are of gradients with respect to a video's embedding, one direction of Equation 3.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, PercentFormatter
+
+from crosspair.config import ObjectiveConfig
+from crosspair.distributed import World
+from crosspair.objectives import log_normalizer, nce_loss, ranking_loss
+from crosspair.reporting.figures import INK, SERIES, png, styled
+
+Points = dict[str, Any]  # plain lists of numbers, as they are written beside the picture
+
+_SIZE, _DPI = (8.0, 3.1), 200  # in; 1,600 pixels wide
+_BINS = 30  # of the logarithm of the posterior
+_HARDEST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class MadeUpPairs:
+    """Embeddings of N pairs as training makes them: topics, and titles that fit more or less.
+
+    Attributes:
+        pairs: N.
+        batch: of the first pairs, whose gradients are looked at.
+        topics: that texts gather about, each text half its topic and half its own.
+        dimensions: D.
+        seed: of everything random.
+    """
+
+    pairs: int = 4096
+    batch: int = 256
+    topics: int = 64
+    dimensions: int = 128
+    seed: int = 0
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """f_v (batch, D) and f_t (N, D), unit vectors."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def unit(rows: int) -> torch.Tensor:
+            return F.normalize(torch.randn(rows, self.dimensions, generator=generator), dim=1)
+
+        topic = torch.randint(self.topics, (self.pairs,), generator=generator)
+        text = F.normalize(unit(self.topics)[topic] + unit(self.pairs), dim=1)
+        misfit = 0.5 + 2 * torch.rand(self.batch, 1, generator=generator)
+        video = F.normalize(text[: self.batch] + misfit * unit(self.batch), dim=1)
+        return video, text
+
+
+def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
+    """How much each negative of a batch counts in a gradient: NCE's h, ranking's 0 or 1.
+
+    The negatives of a video are the batch's other texts, for both objectives. A weight is
+    |∂L/∂s| of a negative's similarity s, times τ for NCE and times n − 1 for ranking, so that both
+    go to 1 (Appendix A.1).
+
+    Returns:
+        Means within bins of the posterior, and the share of all weight that the hardest negatives
+        have, those of the highest posterior first.
+    """
+    pairs, config = pairs or MadeUpPairs(), ObjectiveConfig()
+    video, text = pairs.draw()
+    n, tau = pairs.batch, config.temperature
+    others = torch.stack([torch.arange(n)[torch.arange(n) != i] for i in range(n)])  # (n, n - 1)
+    noise = text[others].requires_grad_()
+    log_z = (video @ text.T / tau).logsumexp(dim=1).logsumexp(dim=0) - math.log(n)
+    loss = nce_loss(video, text[:n], noise, log_z=log_z, pairs=pairs.pairs, temperature=tau)[1]
+    (of_noise,) = torch.autograd.grad(loss, noise)  # each a multiple of its video
+    nce = (of_noise * video.unsqueeze(1)).sum(dim=2) * n * tau  # (n, n - 1)
+    ranking = torch.stack([
+        _ranking_weights(video[i], text[:n], i, config.margin)[others[i]] for i in range(n)
+    ])  # fmt: skip
+    shift = log_z + math.log((n - 1) / pairs.pairs)
+    posterior = ((video.unsqueeze(1) * text[others]).sum(dim=2) / tau - shift).sigmoid().flatten()
+    flat = {"NCE": nce.flatten(), "ranking": ranking.flatten()}
+    hardest = posterior.argsort(descending=True)
+    counts = [max(1, round(share * len(hardest))) for share in _HARDEST]
+    return {
+        "settings": {**vars(pairs), "temperature": tau, "margin": config.margin},
+        "bins": _binned(posterior, flat),
+        "hardest": {
+            "share_of_negatives": list(_HARDEST),
+            **{
+                name: [float(weights[hardest[:count]].sum() / weights.sum()) for count in counts]
+                for name, weights in flat.items()
+            },
+        },
+    }
+
+
+def gradient_weights_figure(points: Points) -> bytes:
+    """Draw what `gradient_weights` returns, as a PNG on white."""
+    bins, hardest = points["bins"], points["hardest"]
+    with styled():
+        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
+        left, right = figure.subplots(1, 2)
+        for name, colour, style in zip(("NCE", "ranking"), SERIES, ("-", "--"), strict=False):
+            drawn = {"color": colour, "linestyle": style, "linewidth": 1.8, "label": _LABELS[name]}
+            left.plot(bins["posterior"], bins[name], **drawn)
+            right.plot(hardest["share_of_negatives"], hardest[name], **drawn)
+        left.set_xscale("log")
+        _titled(left, "weight of a negative in the gradient", "its posterior h, of being the pair")
+        left.legend(frameon=False, loc="upper left", fontsize="small")
+        right.set_xscale("log")
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=None))
+        right.xaxis.set_minor_formatter(NullFormatter())
+        _titled(right, "share of all weight", "hardest negatives, share of all")
+        return png(figure)
+
+
+def estimate_quality(
+    pairs: MadeUpPairs | None = None,
+    samples: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384),
+    draws: int = 24,
+) -> Points:
+    """NCE's gradient beside the exact softmax's, for more and more noise samples m.
+
+    Once with each query's own Z, and once with one Z for all, as it is estimated in training.
+
+    Args:
+        pairs: N, and the queries: a batch of a few.
+        samples: values of m.
+        draws: of the noise, for each query and m.
+
+    Returns:
+        For each m the quartiles over queries and draws of the cosine with the exact gradient and
+        of the length of the difference, in lengths of the exact one; and that of the mean's
+        difference, which no averaging takes away (the median over queries).
+    """
+    pairs, tau = (
+        pairs or MadeUpPairs(pairs=2000, batch=16, topics=32),
+        ObjectiveConfig().temperature,
+    )
+    video, text = pairs.draw()
+    video.requires_grad_()
+    exact_z = log_normalizer(video, [text], tau, World())
+    exact_loss = (exact_z - (video * text[: pairs.batch]).sum(dim=1) / tau).sum()
+    (exact,) = torch.autograd.grad(exact_loss, video)  # (B, D)
+    log_z = exact_z.detach()
+    one_z = (log_z.logsumexp(dim=0) - math.log(pairs.batch)).expand_as(log_z)
+    generator = torch.Generator().manual_seed(pairs.seed + 1)
+    found: dict[str, list[Points]] = {_OWN_Z: [], _ONE_Z: []}
+    left_over = []
+    for m in samples:
+        both: dict[str, list[torch.Tensor]] = {_OWN_Z: [], _ONE_Z: []}
+        for i, query in enumerate(video.detach()):
+            drawn = torch.randint(pairs.pairs, (draws, m), generator=generator)
+            for name, z in ((_OWN_Z, log_z[i]), (_ONE_Z, one_z[i])):
+                both[name].append(_nce_gradients(query, text, i, drawn, z, tau))
+        for name, gradients in both.items():
+            found[name].append(_compared(torch.stack(gradients), exact))
+        lengths = _systematic(video.detach(), text, log_z, m, tau).norm(dim=1) / exact.norm(dim=1)
+        left_over.append(float(lengths.median()))
+    return {
+        "settings": {**vars(pairs), "temperature": tau, "draws": draws},
+        "m": list(samples),
+        **found,
+        "difference_of_the_mean": left_over,
+    }
+
+
+def estimate_quality_figure(points: Points) -> bytes:
+    """Draw what `estimate_quality` returns, as a PNG on white."""
+    m, pairs = points["m"], points["settings"]["pairs"]
+    with styled():
+        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
+        left, right = figure.subplots(1, 2)
+        for name, colour, style in zip((_OWN_Z, _ONE_Z), SERIES, ("-", "--"), strict=False):
+            for axes, what in ((left, "cosine"), (right, "difference")):
+                low, median, high = ([each[what][q] for each in points[name]] for q in range(3))
+                axes.plot(m, median, color=colour, linestyle=style, linewidth=1.8, label=name)
+                axes.fill_between(m, low, high, color=colour, alpha=0.15, linewidth=0)
+        right.plot(
+            m, points["difference_of_the_mean"], color=INK, linestyle=":", linewidth=1.4,
+            label="what the mean over draws is off",
+        )  # fmt: skip
+        right.set_yscale("log")
+        for axes, title in (
+            (left, "cosine with the exact gradient"),
+            (right, "length of the difference, exact gradient = 1"),
+        ):
+            axes.set_xscale("log", base=2)
+            axes.axvline(pairs, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+            _titled(axes, title, f"noise samples m  (dashed: N = {pairs:,} pairs)")
+        left.set_ylim(top=1)
+        left.legend(frameon=False, loc="lower right", fontsize="small")
+        right.legend(frameon=False, loc="lower left", fontsize="small")
+        return png(figure)
+
+
+_OWN_Z, _ONE_Z = "each query's own Z", "one Z for all, as in training"
+_LABELS = {"NCE": "CPD (NCE): h", "ranking": "ranking: 0 or 1, share that has 1"}
+
+
+def _titled(axes: Axes, title: str, xlabel: str) -> None:
+    axes.set_title(title, loc="left", fontsize="medium")
+    axes.set_xlabel(xlabel)
+    axes.margins(x=0)
+
+
+def _ranking_weights(
+    query: torch.Tensor, texts: torch.Tensor, own: int, margin: float
+) -> torch.Tensor:
+    """(n,): |∂L/∂s| of each candidate, times n − 1."""
+    candidates = texts.clone().requires_grad_()
+    loss, _ = ranking_loss(query.unsqueeze(0), candidates, torch.tensor([own]), margin)
+    (gradient,) = torch.autograd.grad(loss, candidates)
+    return gradient @ query * (len(texts) - 1)
+
+
+def _binned(posterior: torch.Tensor, weights: dict[str, torch.Tensor]) -> Points:
+    """Means within bins of equal width in log h; empty bins are left out."""
+    logs = posterior.log10()
+    edges = torch.linspace(float(logs.min()), float(logs.max()), _BINS + 1)
+    place = torch.bucketize(logs, edges[1:-1])
+    used = [each for each in range(_BINS) if (place == each).any()]
+    return {
+        "posterior": [float(10 ** logs[place == each].mean()) for each in used],
+        "negatives": [int((place == each).sum()) for each in used],
+        **{n: [float(w[place == each].mean()) for each in used] for n, w in weights.items()},
+    }
+
+
+def _nce_gradients(
+    query: torch.Tensor,
+    text: torch.Tensor,
+    own: int,
+    drawn: torch.Tensor,
+    log_z: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """(draws, D): Equation 5's gradient with respect to a query for each draw of noise."""
+    queries = query.expand(len(drawn), -1).clone().requires_grad_()
+    terms = nce_loss(
+        queries, text[own].expand_as(queries), text[drawn],
+        log_z=log_z, pairs=len(text), temperature=temperature,
+    )  # fmt: skip
+    (of_mean,) = torch.autograd.grad(terms[0] + terms[1], queries)
+    return of_mean * len(drawn)
+
+
+def _compared(gradients: torch.Tensor, exact: torch.Tensor) -> Points:
+    """Quartiles of cosine and relative difference of (B, draws, D) from (B, D)."""
+    cosine = F.cosine_similarity(gradients, exact.unsqueeze(1), dim=2)
+    lengths = (gradients - exact.unsqueeze(1)).norm(dim=2) / exact.norm(dim=1, keepdim=True)
+    quarters = torch.tensor([0.25, 0.5, 0.75])
+    return {
+        "cosine": cosine.flatten().quantile(quarters).tolist(),
+        "difference": lengths.flatten().quantile(quarters).tolist(),
+    }
+
+
+def _systematic(
+    video: torch.Tensor, text: torch.Tensor, log_z: torch.Tensor, m: int, temperature: float
+) -> torch.Tensor:
+    """(B, D): the mean gradient's difference from the exact one, [h⁺c⁺ − Σ_j p_j h_j c_j]/τ."""
+    p = (video @ text.T / temperature - log_z.unsqueeze(1)).exp()  # (B, N)
+    h = p / (p + m / len(text))
+    own = h.diagonal().unsqueeze(1) * text[: len(video)]
+    return (own - (p * h) @ text) / temperature

@@ -1,0 +1,157 @@
+"""Every page in a real browser: nothing is fetched or complained of, and no page scrolls sideways.
+
+Needs Chromium and the package playwright; no browser is downloaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from crosspair.corpora import manifest_of
+from crosspair.corpora.titles import prepare_titles
+from crosspair.evaluation import Provenance, Result, write_results
+from crosspair.reporting import Sheet, learning_curves, read_history, write_report
+from crosspair.reporting.ablation import write_ablation_report
+from crosspair.reporting.summary import read_runs
+from crosspair.reporting.summary_files import write_summary
+from crosspair.reporting.titles import write_title_report
+from tests.reporting.ablations import OBJECTIVES, write_ablation
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PAGES = ("run", "summary", "ablation", "dial", "titles")
+WIDTHS = (360, 800, 1400)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with api.sync_playwright() as playwright:
+        # Its sandbox asks for rights that containers lack; only pages made here are opened.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page_of(
+    tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: Sheet, kind: str
+) -> Path:
+    """A page with all that it can hold, with words that do not break by themselves."""
+    page = tmp_path / "out" / "report.html"
+    long = "v_" + "NeverEnding" * 12
+    if kind == "run":
+        write_report(
+            page, title=long, summary=long, results=results, provenance=origin,
+            curves=learning_curves(read_history(run)), sheets=[sheet], facts=[(long, long)],
+            recipe=f"key: {long}{long}",
+        )  # fmt: skip
+    elif kind == "summary":
+        many = [
+            Result(f"zero-shot, {n} random classes", "top-1", 0.5, "trained", interval=(0.4, 0.6))
+            for n in range(9)
+        ]
+        write_results(tmp_path / long / "results.json", many, origin)
+        write_summary(page.parent, read_runs([str(tmp_path / long)]))
+    elif kind == "titles":
+        rows = [
+            {"pair_id": long, "path": "a.mp4", "title": f"a dog 😍 {long} muy bonito www.a.com"},
+            {"pair_id": "b", "path": "b.mp4", "title": "चलो साथ"},
+        ]
+        write_title_report(page.parent, prepare_titles(manifest_of(rows, "m.parquet"))[1])
+    else:
+        axes = {"objective": (long, *OBJECTIVES)}
+        if kind == "dial":
+            axes["wrong titles"] = ("0", "0.25", "0.5")
+        lost = {} if kind == "dial" else {("ranking", 0): "failed", ("in-batch", 1): "missing"}
+        said = {"row": {axis: values[0] for axis, values in axes.items()}, "note": long}
+        page.parent.mkdir()
+        write_ablation(page.parent, axes, lost=lost, published=[said], title=long)
+        write_ablation_report(page.parent)
+    return page
+
+
+def opened(
+    browser: Browser, path: Path, width: int, scheme: str = "light"
+) -> tuple[Page, list[str]]:
+    """The page, and all that is wrong with it."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda request: (
+            request.url.startswith("data:")
+            or request.url == path.as_uri()
+            or faults.append(f"request: {request.url}")
+        ),
+    )
+    page.goto(path.as_uri())
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    if wide > width:
+        faults.append(f"{wide} pixels wide")
+    return page, faults
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_page_is_quiet_and_fits(browser: Browser, page_of: Path) -> None:
+    for width in WIDTHS:
+        page, faults = opened(browser, page_of, width)
+        assert faults == [], width
+        page.close()
+
+
+@pytest.mark.parametrize("kind", ["summary"])
+def test_wide_tables_scroll_in_their_boxes_which_the_keyboard_reaches(
+    browser: Browser, page_of: Path
+) -> None:
+    page, _ = opened(browser, page_of, 360)
+    boxes: Sequence[bool] = page.eval_on_selector_all(
+        ".scroll", "boxes => boxes.map(box => box.scrollWidth > box.clientWidth)"
+    )
+    assert any(boxes)
+    page.keyboard.press("Tab")
+    focus = page.evaluate(
+        "[document.activeElement.className, getComputedStyle(document.activeElement).outlineStyle]"
+    )
+    page.close()
+    assert focus == ["card scroll", "solid"]
+
+
+@pytest.mark.parametrize("kind", ["run"])
+def test_dark_and_print_have_a_look_of_their_own(browser: Browser, page_of: Path) -> None:
+    def look(page: Page, selector: str, name: str) -> str:
+        script = f"name => getComputedStyle(document.querySelector({selector!r}))[name]"
+        return str(page.evaluate(script, name))
+
+    light, dark = (opened(browser, page_of, 800, scheme)[0] for scheme in ("light", "dark"))
+    for selector, name in (("body", "color"), ("body", "backgroundColor"), ("svg text", "fill")):
+        assert look(light, selector, name) != look(dark, selector, name), (selector, name)
+    assert look(light, ".scroll", "overflowX") == "auto"
+    light.emulate_media(media="print")
+    assert look(light, ".scroll", "overflowX") == "visible"
+
+
+def test_faults_would_be_seen(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text(
+        '<!doctype html><img src="http://localhost:9/a.png"><p style="width: 500px">wide</p>'
+        '<script>console.error("a"); b()</script>'
+    )
+    page, faults = opened(browser, path, 360)
+    page.wait_for_timeout(100)
+    told = " ".join(faults)
+    assert "request: http://localhost:9/a.png" in told
+    assert "console: a" in told
+    assert "error: b is not defined" in told
+    assert "pixels wide" in told
