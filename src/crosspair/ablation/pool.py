@@ -1,0 +1,211 @@
+"""Cells in processes of their own, a few at a time; one view of all; a clean stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from crosspair.ablation.cells import Cell
+from crosspair.ablation.job import STOPPED
+from crosspair.ablation.ledger import read_state, write_state
+from crosspair.isolation import cores
+from crosspair.progress import console
+
+logger = logging.getLogger(__name__)
+
+LOG = "log.txt"
+_LOOK_EVERY = 0.2  # s
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    jobs: int,
+    lock: int,
+    ended: Callable[[Cell], None],
+    minutes: float,
+) -> bool:
+    """Run cells, each in ``out/cells/HASH``, where ``job.json`` is already.
+
+    A cell that fails has status "failed" and the last line of its log as ``error`` in its
+    ``cell.json``; the rest goes on. A stop (SIGTERM, Ctrl-C) lets each running cell save itself; a
+    second Ctrl-C does not wait for that.
+
+    Args:
+        cells: in their order.
+        out: the ablation's folder.
+        jobs: how many at a time; they share the cores, and have the accelerators in turn.
+        lock: of ``out``, a file descriptor that the cells hold as well.
+        ended: called after each that is done or has failed.
+        minutes: what the plan says that all its cells take.
+
+    Returns:
+        Whether all were run; False where a stop was asked for.
+    """
+    waiting, running = deque(cells), dict[int, _Running]()
+    view = _View(len(cells), jobs, minutes)
+    with _stop_requests() as stop_requested, view.shown():
+        try:
+            while running or (waiting and not stop_requested()):
+                for slot in range(jobs):
+                    if waiting and slot not in running and not stop_requested():
+                        running[slot] = _start(waiting.popleft(), out, slot, jobs, lock)
+                        view.begun(running[slot])
+                for slot, each in list(running.items()):
+                    if stop_requested():
+                        each.ask_to_stop()
+                    code = each.process.poll()
+                    if code is not None:
+                        del running[slot]
+                        if code == STOPPED or (each.asked and code == -signal.SIGTERM):
+                            continue
+                        _keep_fault(each, code)
+                        view.ended(each, code)
+                        ended(each.cell)
+                view.update(running.values())
+                time.sleep(_LOOK_EVERY)
+        finally:
+            for each in running.values():
+                each.process.kill()
+                each.process.wait()
+        return not (stop_requested() and view.left)
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    folder: Path
+    process: subprocess.Popen[bytes]
+    begun: float
+    asked: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def ask_to_stop(self) -> None:
+        if not self.asked:
+            self.asked = True
+            self.process.terminate()
+
+
+def _start(cell: Cell, out: Path, slot: int, jobs: int, lock: int) -> _Running:
+    folder = out / cell.folder
+    threads = str(max(1, cores() // jobs))
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "crosspair.ablation", str(folder), str(slot)],
+            stdin=subprocess.PIPE,  # never written to: its end tells the cell that we are gone
+            stdout=log,
+            stderr=log,
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": threads},
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C is for us, who then ask each cell
+        )
+    return _Running(cell, folder, process, time.monotonic())
+
+
+def _keep_fault(each: _Running, code: int) -> None:
+    if not code:
+        return
+    lines = (each.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "nothing in its log")
+    error = f"ended by {signal.Signals(-code).name}, after: {last}" if code < 0 else last
+    state = read_state(each.folder)
+    write_state(each.folder, {**state, "status": "failed", "error": error})
+
+
+class _View:
+    """Cells done, failed and running, and the time left by the mean of those done."""
+
+    def __init__(self, cells: int, jobs: int, minutes: float) -> None:
+        self._cells, self._jobs, self._minutes = cells, jobs, minutes
+        self._seconds: list[float] = []
+        self._failed = 0
+        self._status = console.status("") if console.is_terminal else None
+
+    @property
+    def left(self) -> int:
+        return self._cells - len(self._seconds) - self._failed
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        if self._status is None:
+            yield
+            return
+        with self._status:
+            yield
+
+    def begun(self, each: _Running) -> None:
+        if self._status is None:
+            logger.info("%s: begun, see %s", each.cell.name, each.folder / LOG)
+
+    def ended(self, each: _Running, code: int) -> None:
+        if code:
+            self._failed += 1
+            error = read_state(each.folder).get("error")
+            logger.error("%s failed: %s (%s)", each.cell.name, error, each.folder / LOG)
+        else:
+            self._seconds.append(each.seconds)
+        what = "failed" if code else f"done in {_told(each.seconds)}"
+        logger.info("%s: %s; %s", each.cell.name, what, self._summary())
+        if len(self._seconds) == 1 and not code:
+            whole = each.seconds * self._cells / self._jobs
+            logger.info(
+                "after the first: about %s for these %d cells (the whole plan is meant to take %s)",
+                _told(whole), self._cells, _told(60 * self._minutes),
+            )  # fmt: skip
+
+    def update(self, running: Iterable[_Running]) -> None:
+        if self._status is None:
+            return
+        now = ", ".join(f"{each.cell.name} ({_told(each.seconds)})" for each in running)
+        self._status.update(f"{self._summary()}; now: {now}")
+
+    def _summary(self) -> str:
+        told = f"{len(self._seconds)} of {self._cells} cells done, {self._failed} failed"
+        if self._seconds and self.left:
+            mean = sum(self._seconds) / len(self._seconds)
+            told += f", about {_told(mean * self.left / self._jobs)} left"
+        return told
+
+
+def _told(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """While this lasts, SIGTERM and the first Ctrl-C ask for a stop."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+        logger.warning("asked to stop: the running cells save themselves first")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        previous = {
+            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+    except ValueError:  # signals belong to the main thread; elsewhere there is nothing to catch
+        previous = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

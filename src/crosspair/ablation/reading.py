@@ -1,0 +1,198 @@
+"""Read a plan by name or file, with ``key=value`` beside it; every fault is told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from crosspair.ablation.plan import CorpusPlan, EvaluationPlan, FinetuningPlan, Plan, rows_of
+from crosspair.errors import RecipeError
+
+SECTIONS = {"corpus": CorpusPlan, "evaluation": EvaluationPlan, "finetuning": FinetuningPlan}
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+def plan_names() -> list[str]:
+    """The plans that come with the package."""
+    files = (resources.files(__package__) / "plans").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
+    """Read a plan.
+
+    Args:
+        name: of a plan that comes with the package, or a file.
+        overrides: ``key=value`` each: what the plan needs, ``seeds``, a key of the sections corpus,
+            evaluation and finetuning (of a recipe of fine-tuning: ``finetuning.training.epochs``),
+            or else a key of the recipe, for all cells.
+
+    Raises:
+        RecipeError: no such plan, an unknown key (the nearest one is named), a value that does not
+            do, a name that stands twice, or something needed that is not given.
+    """
+    where = f"plan {name}"
+    settings = _mapping(_parsed(_text(name), where), where)
+    given: dict[str, str] = {}
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign:
+            raise RecipeError(f"{override!r} is not of the form key=value, as training.epochs=10")
+        if key in (settings.get("needs") or {}):
+            given[key] = value
+        else:
+            _apply(settings, key, _parsed(value, override))
+    return _checked(_made(_filled(settings, given, where), where), where)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """For messages: what was probably meant, or all there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}" if close else f"there are {', '.join(known)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes keys as they are written, and refuses one that stands twice, of which YAML keeps the
+    last without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        del deep  # values are whole before they are handed on
+        found: dict[Hashable, Any] = {}
+        for key, value in node.value:
+            if key.value in found:
+                line = key.start_mark.line + 1
+                raise RecipeError(f"line {line}: {key.value!r} stands twice")
+            found[key.value] = self.construct_object(value, deep=True)
+        return found
+
+
+def _text(name: str) -> str:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"plan {name} cannot be read: {error}") from error
+    if name not in plan_names():
+        raise RecipeError(f"no plan {name!r}; {nearest(name, plan_names())}, or give a file")
+    file = resources.files(__package__) / "plans" / f"{name}.yaml"
+    return file.read_text(encoding="utf-8")
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except RecipeError as error:
+        raise RecipeError(f"{where}, {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where} is a YAML mapping, not {value!r}")
+    return value
+
+
+def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
+    """An override goes to its section, or to those of the recipe."""
+    section, _, rest = key.partition(".")
+    if key == "seeds":
+        settings[key] = value if isinstance(value, list) else [value]
+    elif section in SECTIONS and rest and settings.get(section) is not False:
+        of = settings[section] = dict(settings.get(section) or {})
+        if section == "finetuning" and "." in rest:
+            of["overrides"] = {**of.get("overrides", {}), rest: value}
+        else:
+            of[rest] = value
+    elif key == "finetuning":
+        settings[key] = value  # null: none
+    else:
+        settings["overrides"] = {**(settings.get("overrides") or {}), key: value}
+
+
+def _filled(settings: dict[str, Any], given: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The settings with what the user gave in its places."""
+    needs: Mapping[str, str] = settings.get("needs") or {}
+    missing = [f"{name}=… ({what})" for name, what in needs.items() if not given.get(name)]
+    if missing:
+        raise RecipeError(f"{where} needs {' and '.join(missing)} on the command line")
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(each) for key, each in value.items()}
+        found = _PLACE.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            return value
+        if found[1] not in given:
+            raise RecipeError(f"{where}: {value} stands for nothing; name it under needs")
+        return given[found[1]]
+
+    return {key: fill(value) for key, value in settings.items()}
+
+
+def _made(settings: dict[str, Any], where: str) -> Plan:
+    _check_keys(settings, Plan, where)
+    for section, kind in SECTIONS.items():
+        if settings.get(section) is not None:
+            _check_keys(_mapping(settings[section], f"{where}, {section}"), kind, where, section)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Plan, "plan")
+    try:
+        plan = parser.instantiate(parser.parse_object({"plan": settings})).plan
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+        raise RecipeError(f"{where}: {'; '.join(lines)[:300]}") from error
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def _check_keys(settings: Mapping[str, Any], kind: type, where: str, section: str = "") -> None:
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    prefix = f"{section}." if section else ""
+    for key in settings:
+        if key not in fields:
+            raise RecipeError(f"{where}: {prefix}{key} is no key of a plan; {nearest(key, fields)}")
+    for name, each in fields.items():
+        if each.default is each.default_factory is dataclasses.MISSING and name not in settings:
+            raise RecipeError(f"{where}: {prefix}{name} is missing")
+
+
+def _checked(plan: Plan, where: str) -> Plan:
+    if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
+        raise RecipeError(f"{where}: seeds are {list(plan.seeds)}; give one or more, each once")
+    if not plan.axes:
+        raise RecipeError(f"{where}: there are no axes, and so no rows")
+    for axis, values in plan.axes.items():
+        if not values:
+            raise RecipeError(f"{where}: axis {axis!r} has no values")
+    keys = {axis: {key for keys in values.values() for key in keys}
+            for axis, values in plan.axes.items()}  # fmt: skip
+    for axis, own in keys.items():
+        others = {key: other for other in keys if other != axis for key in keys[other]}
+        for key in sorted(own):
+            if key in others:
+                raise RecipeError(f"{where}: both axes {axis!r} and {others[key]!r} set {key}")
+            if key in plan.overrides:
+                raise RecipeError(
+                    f"{where}: {key} is what axis {axis!r} varies; it cannot be given for all"
+                )
+    rows = rows_of(plan)
+    for row, what in ((plan.first, "first"), *((p.row, "published") for p in plan.published)):
+        if row not in rows:
+            raise RecipeError(f"{where}: {what} names no row: {row}; a row is {rows[0]} and so on")
+    if not plan.evaluation.protocols and plan.finetuning is None:
+        raise RecipeError(f"{where}: nothing is tested: name evaluation.protocols, or finetuning")
+    for name, count in (("evaluation.clips", plan.evaluation.clips), ("minutes", plan.minutes)):
+        if count <= 0:
+            raise RecipeError(f"{where}: {name} is {count}; it must be above 0")
+    return plan
