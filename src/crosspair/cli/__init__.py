@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from crosspair.cli.ablate import add_ablate
 from crosspair.cli.check import add_check
 from crosspair.cli.corpus import add_corpus
 from crosspair.cli.evaluation import add_evaluate, add_features
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for add in (
         add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_pretrain,
-        add_finetune, add_features, add_evaluate, add_report,
+        add_finetune, add_features, add_evaluate, add_report, add_ablate,
     ):  # fmt: skip
         add(verbs)
     return parser
