@@ -73,9 +73,9 @@ def cells_of(plan: Plan, source: Pairs) -> list[Cell]:
         ManifestError: the pairs do not do.
     """
     cells = [_cell(plan, source, row, seed) for seed in plan.seeds for row in rows_of(plan)]
-    known: dict[str, Cell] = {}
+    known: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
-        other = known.setdefault(cell.hash, cell)
+        other = known.setdefault((cell.recipe, cell.corpus), cell)
         if other is not cell:
             raise RecipeError(
                 f"plan {plan.title!r}: rows {row_name(other.row)!r} and {row_name(cell.row)!r} are "

@@ -48,6 +48,8 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
             raise RecipeError(f"{override!r} is not of the form key=value, as training.epochs=10")
         if key in (settings.get("needs") or {}):
             given[key] = value
+        elif key == "seeds":  # as 0,1,2
+            settings[key] = _parsed(f"[{value.strip('[]')}]", override)
         else:
             _apply(settings, key, _parsed(value, override))
     return _checked(_made(_filled(settings, given, where), where), where)
@@ -106,9 +108,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
     """An override goes to its section, or to those of the recipe."""
     section, _, rest = key.partition(".")
-    if key == "seeds":
-        settings[key] = value if isinstance(value, list) else [value]
-    elif section in SECTIONS and rest and settings.get(section) is not False:
+    if section in SECTIONS and rest and settings.get(section) is not False:
         of = settings[section] = dict(settings.get(section) or {})
         if section == "finetuning" and "." in rest:
             of["overrides"] = {**of.get("overrides", {}), rest: value}
@@ -150,8 +150,9 @@ def _made(settings: dict[str, Any], where: str) -> Plan:
     try:
         plan = parser.instantiate(parser.parse_object({"plan": settings})).plan
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-        raise RecipeError(f"{where}: {'; '.join(lines)[:300]}") from error
+        told = " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
+        told = re.sub(r'Parser key "plan\.([\w.]+)":', r"\1:", told)
+        raise RecipeError(f"{where}: {told[:300]}") from error
     assert isinstance(plan, Plan)
     return plan
 
