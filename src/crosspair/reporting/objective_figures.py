@@ -1,4 +1,4 @@
-"""What objectives do with their negatives, computed with the objectives themselves on made-up pairs.
+"""What objectives do with their negatives, computed by the objectives themselves on made-up pairs.
 
 Both figures are of gradients with respect to a video's embedding, one direction of Equation 3.
 """
@@ -6,6 +6,7 @@ Both figures are of gradients with respect to a video's embedding, one direction
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import NullLocator
 
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
 from crosspair.objectives import log_normalizer, nce_loss, ranking_loss
-from crosspair.reporting.figures import INK, SERIES, png, styled
+from crosspair.reporting.figures import INK, SERIES, STYLES, png, styled
 
 Points = dict[str, Any]  # plain lists of numbers, as they are written beside the picture
 
 _SIZE, _DPI = (8.0, 3.1), 200  # in; 1,600 pixels wide
-_BINS = 30  # of the logarithm of the posterior
+_BINS, _DOTS = 30, 12  # of the logarithm of the posterior; negatives shown of each
 _HARDEST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -67,8 +68,8 @@ def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
     go to 1 (Appendix A.1).
 
     Returns:
-        Means within bins of the posterior, and the share of all weight that the hardest negatives
-        have, those of the highest posterior first.
+        Negatives of every posterior with their weights, and the share of all weight that the
+        hardest have, those of the highest posterior first.
     """
     pairs, config = pairs or MadeUpPairs(), ObjectiveConfig()
     video, text = pairs.draw()
@@ -89,7 +90,7 @@ def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
     counts = [max(1, round(share * len(hardest))) for share in _HARDEST]
     return {
         "settings": {**vars(pairs), "temperature": tau, "margin": config.margin},
-        "bins": _binned(posterior, flat),
+        "negatives": _of_every_posterior(posterior, flat, pairs.seed),
         "hardest": {
             "share_of_negatives": list(_HARDEST),
             **{
@@ -102,29 +103,33 @@ def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
 
 def gradient_weights_figure(points: Points) -> bytes:
     """Draw what `gradient_weights` returns, as a PNG on white."""
-    bins, hardest = points["bins"], points["hardest"]
+    negatives, hardest = points["negatives"], points["hardest"]
     with styled():
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2)
-        for name, colour, style in zip(("NCE", "ranking"), SERIES, ("-", "--"), strict=False):
-            drawn = {"color": colour, "linestyle": style, "linewidth": 1.8, "label": _LABELS[name]}
-            left.plot(bins["posterior"], bins[name], **drawn)
-            right.plot(hardest["share_of_negatives"], hardest[name], **drawn)
-        left.set_xscale("log")
-        _titled(left, "weight of a negative in the gradient", "its posterior h, of being the pair")
-        left.legend(frameon=False, loc="upper left", fontsize="small")
-        right.set_xscale("log")
+        for name, colour, style, mark in zip(_WEIGHTS, SERIES, STYLES, ("o", "|"), strict=False):
+            left.plot(
+                negatives["posterior"], negatives[name], mark, color=colour, markersize=4,
+                alpha=0.6, label=_WEIGHTS[name], clip_on=False,
+            )  # fmt: skip
+            right.plot(
+                hardest["share_of_negatives"], hardest[name], color=colour, linestyle=style,
+                linewidth=1.8, label=name,
+            )  # fmt: skip
+        _titled(left, "weight of a negative in the gradient", "its posterior h")
+        _titled(right, "share of all weight that they have", "the hardest negatives")
+        left.legend(**_LEGEND, loc="center left")
+        right.legend(**_LEGEND, loc="lower right")
+        right.set_ylim(0, 1)
         for axis in (right.xaxis, right.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, decimals=None))
-        right.xaxis.set_minor_formatter(NullFormatter())
-        _titled(right, "share of all weight", "hardest negatives, share of all")
+            axis.set_major_formatter(lambda value, _: f"{100 * value:g}\u2009%")
         return png(figure)
 
 
 def estimate_quality(
     pairs: MadeUpPairs | None = None,
-    samples: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384),
-    draws: int = 24,
+    samples: Sequence[int] = (16, 64, 256, 1024, 4096, 16384),
+    draws: int = 32,
 ) -> Points:
     """NCE's gradient beside the exact softmax's, for more and more noise samples m.
 
@@ -137,13 +142,12 @@ def estimate_quality(
 
     Returns:
         For each m the quartiles over queries and draws of the cosine with the exact gradient and
-        of the length of the difference, in lengths of the exact one; and that of the mean's
-        difference, which no averaging takes away (the median over queries).
+        of the length of the difference, in lengths of the exact one; beside them, medians over
+        queries of its root mean square over draws, and of what remains of it in the mean of
+        endless draws.
     """
-    pairs, tau = (
-        pairs or MadeUpPairs(pairs=2000, batch=16, topics=32),
-        ObjectiveConfig().temperature,
-    )
+    pairs = pairs or MadeUpPairs(pairs=2000, batch=16, topics=32, dimensions=64)
+    tau = ObjectiveConfig().temperature
     video, text = pairs.draw()
     video.requires_grad_()
     exact_z = log_normalizer(video, [text], tau, World())
@@ -178,37 +182,40 @@ def estimate_quality_figure(points: Points) -> bytes:
     with styled():
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2)
-        for name, colour, style in zip((_OWN_Z, _ONE_Z), SERIES, ("-", "--"), strict=False):
-            for axes, what in ((left, "cosine"), (right, "difference")):
-                low, median, high = ([each[what][q] for each in points[name]] for q in range(3))
-                axes.plot(m, median, color=colour, linestyle=style, linewidth=1.8, label=name)
+        for name, colour, style in zip((_OWN_Z, _ONE_Z), SERIES, STYLES, strict=False):
+            for axes, what, line in ((left, "cosine", "median"), (right, "difference", "rms")):
+                low, high = ([each[what][q] for each in points[name]] for q in ("low", "high"))
+                middle = [each[what][line] for each in points[name]]
+                axes.plot(m, middle, color=colour, linestyle=style, linewidth=1.8, label=name)
                 axes.fill_between(m, low, high, color=colour, alpha=0.15, linewidth=0)
         right.plot(
             m, points["difference_of_the_mean"], color=INK, linestyle=":", linewidth=1.4,
-            label="what the mean over draws is off",
+            label="own Z, mean over endless draws",
         )  # fmt: skip
         right.set_yscale("log")
         for axes, title in (
             (left, "cosine with the exact gradient"),
             (right, "length of the difference, exact gradient = 1"),
         ):
-            axes.set_xscale("log", base=2)
             axes.axvline(pairs, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-            _titled(axes, title, f"noise samples m  (dashed: N = {pairs:,} pairs)")
-        left.set_ylim(top=1)
-        left.legend(frameon=False, loc="lower right", fontsize="small")
-        right.legend(frameon=False, loc="lower left", fontsize="small")
+            _titled(axes, title, f"noise samples m; dashed: N = {pairs:,}")
+        left.set_ylim(0, 1)
+        left.legend(**_LEGEND, loc="lower right")
+        right.legend(**_LEGEND, loc="lower left")
         return png(figure)
 
 
 _OWN_Z, _ONE_Z = "each query's own Z", "one Z for all, as in training"
-_LABELS = {"NCE": "CPD (NCE): h", "ranking": "ranking: 0 or 1, share that has 1"}
+_WEIGHTS = {"NCE": "NCE: h", "ranking": "ranking: 0 or 1"}
+_LEGEND: Points = {"fontsize": "small", "edgecolor": "none", "framealpha": 0.9}
 
 
 def _titled(axes: Axes, title: str, xlabel: str) -> None:
     axes.set_title(title, loc="left", fontsize="medium")
     axes.set_xlabel(xlabel)
+    axes.set_xscale("log")
     axes.margins(x=0)
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _ranking_weights(
@@ -221,16 +228,18 @@ def _ranking_weights(
     return gradient @ query * (len(texts) - 1)
 
 
-def _binned(posterior: torch.Tensor, weights: dict[str, torch.Tensor]) -> Points:
-    """Means within bins of equal width in log h; empty bins are left out."""
+def _of_every_posterior(
+    posterior: torch.Tensor, weights: dict[str, torch.Tensor], seed: int
+) -> Points:
+    """Up to `_DOTS` negatives, drawn at random, from each of `_BINS` equal ranges of log h."""
     logs = posterior.log10()
     edges = torch.linspace(float(logs.min()), float(logs.max()), _BINS + 1)
-    place = torch.bucketize(logs, edges[1:-1])
-    used = [each for each in range(_BINS) if (place == each).any()]
+    order = torch.randperm(len(logs), generator=torch.Generator().manual_seed(seed))
+    place = torch.bucketize(logs[order], edges[1:-1])
+    shown = torch.cat([order[place == each][:_DOTS] for each in range(_BINS)])
     return {
-        "posterior": [float(10 ** logs[place == each].mean()) for each in used],
-        "negatives": [int((place == each).sum()) for each in used],
-        **{n: [float(w[place == each].mean()) for each in used] for n, w in weights.items()},
+        "posterior": posterior[shown].tolist(),
+        **{name: of[shown].tolist() for name, of in weights.items()},
     }
 
 
@@ -253,14 +262,16 @@ def _nce_gradients(
 
 
 def _compared(gradients: torch.Tensor, exact: torch.Tensor) -> Points:
-    """Quartiles of cosine and relative difference of (B, draws, D) from (B, D)."""
-    cosine = F.cosine_similarity(gradients, exact.unsqueeze(1), dim=2)
+    """Cosine and relative difference of (B, draws, D) and (B, D), over queries and draws."""
+    cosine = F.cosine_similarity(gradients, exact.unsqueeze(1), dim=2)  # (B, draws)
     lengths = (gradients - exact.unsqueeze(1)).norm(dim=2) / exact.norm(dim=1, keepdim=True)
-    quarters = torch.tensor([0.25, 0.5, 0.75])
-    return {
-        "cosine": cosine.flatten().quantile(quarters).tolist(),
-        "difference": lengths.flatten().quantile(quarters).tolist(),
-    }
+    rms = lengths.square().mean(dim=1).sqrt().median()
+    return {"cosine": _quartiles(cosine), "difference": {**_quartiles(lengths), "rms": float(rms)}}
+
+
+def _quartiles(values: torch.Tensor) -> Points:
+    found = values.flatten().quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    return dict(zip(("low", "median", "high"), found, strict=True))
 
 
 def _systematic(

@@ -1,0 +1,95 @@
+"""The figures of objectives: their points are the formulas', and the pictures are pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks import objectives
+from PIL import Image
+
+from crosspair.reporting.objective_figures import (
+    MadeUpPairs,
+    estimate_quality,
+    estimate_quality_figure,
+    gradient_weights,
+    gradient_weights_figure,
+)
+
+SMALL = MadeUpPairs(pairs=120, batch=12, topics=6, dimensions=16, seed=1)
+OWN, ONE = "each query's own Z", "one Z for all, as in training"
+
+
+def weights():
+    return gradient_weights(SMALL)
+
+
+def quality():
+    return estimate_quality(SMALL, samples=(8, 256, 8192), draws=8)
+
+
+def test_nce_weighs_a_negative_by_its_posterior_and_ranking_by_0_or_1() -> None:
+    negatives = weights()["negatives"]
+    assert negatives["NCE"] == pytest.approx(negatives["posterior"], rel=1e-4)
+    assert all(min(abs(w), abs(w - 1)) < 1e-5 for w in negatives["ranking"])
+    assert {round(w) for w in negatives["ranking"]} == {0, 1}
+
+
+def test_the_hardest_negatives_have_more_than_their_share() -> None:
+    hardest = weights()["hardest"]
+    for name in ("NCE", "ranking"):
+        assert hardest[name] == sorted(hardest[name])
+        assert hardest[name][-1] == pytest.approx(1)
+    assert all(
+        of_weight >= of_negatives - 1e-6
+        for of_weight, of_negatives in zip(
+            hardest["NCE"], hardest["share_of_negatives"], strict=True
+        )
+    )
+    tenth = hardest["share_of_negatives"].index(0.1)
+    assert hardest["NCE"][tenth] > 0.3
+
+
+def test_more_noise_comes_nearer_to_the_exact_gradient_only_with_the_true_z() -> None:
+    points = quality()
+    median = {name: [each["cosine"]["median"] for each in points[name]] for name in (OWN, ONE)}
+    assert median[OWN] == sorted(median[OWN])
+    assert median[OWN][-1] > 0.99 > median[ONE][-1]
+    off = points["difference_of_the_mean"]
+    assert off[1] / off[2] == pytest.approx(32, rel=0.5)  # with 1/m
+    # A draw is off by as much as the mean of endless draws, and by its own chance besides.
+    rms = [each["difference"]["rms"] for each in points[OWN]]
+    assert all(draw > mean for draw, mean in zip(rms, off, strict=True))
+
+
+def test_points_depend_on_the_seed_alone() -> None:
+    assert weights() == weights()
+    assert weights() != gradient_weights(MadeUpPairs(120, 12, 6, 16, seed=2))
+
+
+def test_pictures_are_as_wide_as_a_page() -> None:
+    for drawn in (gradient_weights_figure(weights()), estimate_quality_figure(quality())):
+        with Image.open(io.BytesIO(drawn)) as picture:
+            assert (picture.format, picture.width) == ("PNG", 1600)
+
+
+def test_the_command_writes_pictures_and_their_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {
+        "weights": (weights, gradient_weights_figure),
+        "nce": (quality, estimate_quality_figure),
+    }
+    monkeypatch.setattr(objectives, "FIGURES", small)
+    monkeypatch.setattr(sys, "argv", ["objectives", "--out", str(tmp_path)])
+    objectives.main()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "weights.png", "weights.json", "nce.png", "nce.json",
+    }  # fmt: skip
+    written = json.loads((tmp_path / "weights.json").read_text())
+    assert written["negatives"] == weights()["negatives"]
+    assert written["seed"] == 1
+    assert "weights.png" in capsys.readouterr().out.replace("\n", "")

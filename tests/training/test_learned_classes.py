@@ -1,0 +1,72 @@
+"""Classes that an objective learns (Equation 1): trained with the rest, saved, and put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosspair.corpora import manifest_of
+from crosspair.distributed import World
+from crosspair.recipes import load_recipe
+from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
+from crosspair.training.pretrain import Pretraining
+from crosspair.video import Batch
+
+PAIRS, BATCH = 24, 6
+
+
+def task(estimate: str) -> Pretraining:
+    settings = [
+        "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
+        "head.embedding=8", f"training.batch_size={BATCH}", "training.precision=fp32",
+        "optimizer.warmup_epochs=0", "objective.noise_samples=12", "curriculum.strategy=joint",
+        "objective.name=self_instance", "objective.instances=weights",
+        f"objective.estimate={estimate}",
+    ]  # fmt: skip
+    rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
+    return Pretraining(load_recipe("laptop", settings), manifest_of(rows, "m.parquet"), World())
+
+
+def step(training: Pretraining, number: int) -> float:
+    generator = torch.Generator().manual_seed(number)
+    batch = Batch(
+        epoch=0,
+        rows=torch.randperm(PAIRS, generator=generator)[:BATCH],
+        clips=torch.randint(0, 256, (BATCH, 3, 2, 32, 32), generator=generator).to(torch.uint8),
+        colors=torch.ones(BATCH, 3),
+        failures=[],
+    )
+    return float(training.train_step(batch, 0.0, 1.0)["loss"])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("estimate", ["nce", "softmax"])
+def test_a_resumed_run_has_the_weights_and_goes_on_as_it_would_have(
+    estimate: str, tmp_path: Path
+) -> None:
+    run = task(estimate)
+    before = run.objective.discrimination.weights.detach().clone()
+    for number in range(2):
+        step(run, number)
+    after = run.objective.discrimination.weights.detach().clone()
+    assert not torch.equal(before, after)
+    save_checkpoint(tmp_path, 2, {"task": run.state_dict()}, run.own_state_dict(), World())
+    resumed = task(estimate)
+    shared, own = load_checkpoint(tmp_path, 2, World())
+    resumed.load_state_dict(shared["task"], own)
+    assert torch.equal(resumed.objective.discrimination.weights, after)
+    torch.manual_seed(7)
+    expected = [step(run, 2), step(run, 3)]
+    torch.manual_seed(7)
+    assert [step(resumed, 2), step(resumed, 3)] == expected
+    ours, theirs = (t.objective.discrimination.weights for t in (resumed, run))
+    assert torch.equal(ours, theirs)
+
+
+def test_class_weights_move_as_fast_as_the_towers() -> None:
+    run = task("nce")
+    weights = run.objective.discrimination.weights
+    groups = [g for g in run.optimizer.param_groups if any(p is weights for p in g["params"])]
+    assert [group["role"] for group in groups] == ["rest"]
