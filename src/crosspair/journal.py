@@ -61,7 +61,7 @@ def entries(path: Path) -> Iterator[Any]:
                 except ValueError:  # torn
                     continue
                 yield entry
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise _fault(path, "read", error) from error

@@ -12,7 +12,6 @@ import pytest
 from crosspair.corpora import Manifest, probing
 from crosspair.corpora import check as checking
 from crosspair.corpora.check import check
-from crosspair.corpora.journal import Journal
 from crosspair.corpora.manifest import manifest_of
 from crosspair.corpora.probing import WHOLE, Found
 from crosspair.errors import ManifestError, RunError
@@ -130,10 +129,12 @@ def test_a_list_that_cannot_be_written(corpus: Manifest) -> None:
         check(corpus).write_list(corpus.path.parent / "videos")
 
 
-@pytest.mark.parametrize("decode", [False, True])
-def test_a_manifest_that_cannot_be_written(corpus: Manifest, tmp_path: Path, decode: bool) -> None:
+@pytest.mark.parametrize(("decode", "kind"), [(False, ManifestError), (True, RunError)])
+def test_a_manifest_that_cannot_be_written(
+    corpus: Manifest, tmp_path: Path, decode: bool, kind: type[Exception]
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ManifestError, match=r"cannot be written: (File exists|Not a directory)$"):
+    with pytest.raises(kind, match=r"cannot be written: (File exists|Not a directory)$"):
         check(corpus, tmp_path / "file" / "n.parquet", decode=decode)
 
 
@@ -210,37 +211,45 @@ def test_a_video_that_was_changed_since_is_looked_at_again(
     assert checked.verdicts[1].kind is Kind.NOT_A_VIDEO
 
 
-def test_a_journal_keeps_what_was_found(tmp_path: Path, video: Path) -> None:
-    path = tmp_path / "deep" / ".j"
-    parts = [WHOLE, (0.5, None)]
+def test_a_journal_keeps_what_was_found(corpus: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here something that no check would find, lest it be found again."""
     found = Found(
         {"fps": 29.97, "codec": "h264"}, [Verdict(Kind.CUT, "zu kürz"), Verdict(Kind.FINE)]
     )
-    with Journal(path) as journal:
-        journal.add(str(video), parts, found)
-        journal.add("http://a/b.mp4", [WHOLE], found)
-    path.write_text(
-        path.read_text() + "\n".join(["", "[1]", "7", '["a", {}, [["NONE", ""]]]', "{"])
+    corpus = corpus.take([0, 3])
+    monkeypatch.setattr(checking, "find_all", lambda *_, **__: (each for each in [(0, found)]))
+    with pytest.raises(KeyboardInterrupt):
+        check(corpus, decode=True, progress=interrupt)
+    journal = corpus.path.with_name(".m.parquet.checked")
+    journal.write_text(
+        journal.read_text() + "\n".join(["[1]", "7", '["a", {}, [["NONE", ""]]]', "{"])
     )
-    with Journal(path) as journal:
-        assert journal.known(str(video), parts) == found
-        assert journal.known("http://a/b.mp4", [WHOLE]) == found
-        assert journal.known(str(video), [WHOLE]) is None
-        journal.add(str(video), [WHOLE], found)
-    with Journal(path) as journal:
-        assert journal.known(str(video), [WHOLE]) == found
-        journal.remove()
-    assert list(path.parent.iterdir()) == []
+    assert stopped_after(99, monkeypatch) == []
+    checked = check(corpus, decode=True)
+    assert checked.verdicts == found.verdicts
+    assert checked.manifest.column("fps") == [29.97] * 2
+    assert not journal.exists()
 
 
-def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    with pytest.raises(ManifestError, match=r"deep cannot be written: Is a directory$"):
-        Journal(tmp_path / "deep")
-    full = Path("/dev/full")
-    if full.exists():
-        with Journal(full) as journal, pytest.raises(ManifestError, match="No space left"):
-            journal.add("a", [WHOLE], Found({}, []))
+def interrupt(done: int) -> None:
+    if done:
+        raise KeyboardInterrupt
+
+
+def test_other_parts_of_a_video_are_looked_at_again(
+    corpus: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        check(corpus.take([0, 3]), decode=True, progress=interrupt)
+    asked = stopped_after(99, monkeypatch)
+    check(corpus.take([0]), decode=True)
+    assert asked == ["good.mp4"]
+
+
+def test_a_journal_that_cannot_be_written(corpus: Manifest) -> None:
+    corpus.path.with_name(".m.parquet.checked").mkdir()
+    with pytest.raises(RunError, match=r"\.m\.parquet\.checked cannot be .*: Is a directory$"):
+        check(corpus, decode=True)
 
 
 def test_frames_are_no_more_than_a_manifest_can_hold(

@@ -202,3 +202,20 @@ def test_relative_paths_start_at_the_manifests_folder() -> None:
         Clip("/abs/b.mp4", 1.0, 2.5),
         Clip("s3://bucket/c.mp4", None, 3.0),
     ]
+
+
+def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
+    rows = [
+        {"pair_id": "a", "path": "videos/a.mp4", "title": "A"},
+        {"pair_id": "b", "path": "/b.mp4", "title": "B"},
+        {"pair_id": "c", "path": "http://c.org/c.mp4", "title": "C"},
+    ]
+    old = manifest_of(rows, tmp_path / "old" / "m.parquet").write(tmp_path / "old" / "m.parquet")
+    new = old.moved(tmp_path / "new" / "n.parquet")
+    assert new.column("path") == ["../old/videos/a.mp4", "/b.mp4", "http://c.org/c.mp4"]
+    beside = old.moved(tmp_path / "old" / "n.parquet")
+    assert beside.column("path") == old.column("path")
+    assert [moved.path.name for moved in (new, beside)] == ["n.parquet"] * 2
+    assert [Path(clip.path).resolve() for clip in new.clips()[:1]] == [
+        tmp_path / "old" / "videos" / "a.mp4"
+    ]

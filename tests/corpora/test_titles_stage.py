@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crosspair.corpora import Manifest, manifest_of
-from crosspair.corpora.titles import Reason, prepare_titles, stage, write_elsewhere
+from crosspair.corpora.titles import Reason, prepare_titles, stage
 from crosspair.corpora.titles.trees import english, trees
 from crosspair.errors import TextError
 
@@ -135,19 +134,6 @@ def test_several_processes_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_are_at_least_one() -> None:
     with pytest.raises(TextError, match="workers is 0: pass 1 or more"):
         prepare_titles(manifest(), workers=0)
-
-
-def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
-    rows = [
-        {"pair_id": "a", "path": "videos/a.mp4", "title": "A"},
-        {"pair_id": "b", "path": "/b.mp4", "title": "B"},
-        {"pair_id": "c", "path": "http://c.org/c.mp4", "title": "C"},
-    ]
-    old = manifest_of(rows, tmp_path / "old" / "m.parquet").write(tmp_path / "old" / "m.parquet")
-    new = write_elsewhere(old, tmp_path / "new" / "n.parquet")
-    assert new.column("path") == ["../old/videos/a.mp4", "/b.mp4", "http://c.org/c.mp4"]
-    beside = write_elsewhere(old, tmp_path / "old" / "n.parquet")
-    assert beside.column("path") == old.column("path")
 
 
 # --- trees --------------------------------------------------------------------------------------

@@ -186,6 +186,18 @@ def test_a_row_found_broken_since_is_left_out(
     assert found.failures[0] == ("p1", "cut short")
 
 
+def test_a_row_found_broken_while_it_was_stopped_is_left_out(
+    model: CPD, manifest: Manifest, tmp_path: Path
+) -> None:
+    whole = cached(model, manifest, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        cached(model, manifest, tmp_path / "f", progress=stop_after(3))
+    found = cached(model, changed(manifest, 1, error="cut short"), tmp_path / "f")
+    assert found.rows.tolist() == [0, 2, 4, 5]
+    assert torch.equal(found.visual, whole.visual[whole.rows != 1])
+    assert found.failures[0] == ("p1", "cut short")
+
+
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("what", ["model", "videos", "clips"])
 def test_features_of_something_else_are_refused(

@@ -45,7 +45,7 @@ def add_titles(verbs: Verbs) -> None:
 
 def _titles(options: argparse.Namespace) -> None:
     from crosspair.corpora import Manifest
-    from crosspair.corpora.titles import prepare_titles, write_elsewhere
+    from crosspair.corpora.titles import prepare_titles
     from crosspair.progress import progress
 
     manifest = Manifest.read(options.manifest)
@@ -61,7 +61,7 @@ def _titles(options: argparse.Namespace) -> None:
     out = options.out or manifest.path
     if out.suffix != ".parquet":
         out = out / "manifest.parquet"
-    written = write_elsewhere(filled, out)
+    written = filled.moved(out).write(out)
     print(
         f"{written.path}: {len(written)} pairs; {len(report.clean_empty)} had no English title, "
         f"{len(report.tree_empty)} more neither verb nor noun; of {report.raw_words:,} words "

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from crosspair.atomic import write_atomically
-from crosspair.clip import Clip
-from crosspair.corpora.journal import Journal
 from crosspair.corpora.manifest import SCHEMA, Manifest
 from crosspair.corpora.probing import Found, Part, find_all
+from crosspair.corpora.table import csv_text
 from crosspair.faults import Kind, Verdict
+from crosspair.journal import Journal, entries
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +58,13 @@ class Checked:
         Raises:
             RunError: it cannot be written.
         """
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(LISTED)
         columns = (self.manifest.column(name) for name in ("pair_id", "path"))
-        for pair_id, of_row, verdict in zip(*columns, self.verdicts, strict=True):
-            if verdict.kind is not Kind.FINE:
-                lines.writerow([pair_id, of_row, verdict.kind.value, verdict.reason])
-        write_atomically(path, text.getvalue())
+        rows = [
+            (pair_id, of_row, verdict.kind.value, verdict.reason)
+            for pair_id, of_row, verdict in zip(*columns, self.verdicts, strict=True)
+            if verdict.kind is not Kind.FINE
+        ]
+        write_atomically(path, csv_text(LISTED, rows))
 
 
 def check(
@@ -89,7 +85,7 @@ def check(
         manifest: read from its file.
         out: where to write, a file or a folder; over ``manifest`` where it is None.
         decode: decode every frame of the rows' parts, too.
-        workers, seconds: as for `crosspair.corpora.probing.probe_all`.
+        workers, seconds: as for `crosspair.corpora.probing.find_all`.
         progress: told how many videos are done.
 
     Raises:
@@ -99,92 +95,73 @@ def check(
         out = manifest.path
     elif out.suffix != ".parquet":
         out = out / manifest.path.name
-    videos = _Videos(manifest.clips())
-    journal = Journal(out.with_name(f".{out.name}.checked")) if decode else None
-    with journal or nullcontext():
-        found = dict(_known(videos, journal))
-        progress(len(found))
-        left = [video for video in range(len(videos.jobs)) if video not in found]
-        jobs = [videos.jobs[video] for video in left]
-        with closing(find_all(jobs, decode=decode, workers=workers, seconds=seconds)) as finding:
-            for job, of_video in finding:
-                found[left[job]] = of_video
-                if journal:
-                    journal.add(*jobs[job], of_video)
-                progress(len(found))
-    checked = _filled(manifest, videos, found, out)
-    if journal:
-        journal.remove()
+    numbers: dict[str, dict[Part, int]] = defaultdict(dict)  # of the parts, for each video
+    places = []  # of each row: its video, and the number of its part
+    for clip in manifest.clips():
+        parts = numbers[clip.path]
+        places.append((clip.path, parts.setdefault((clip.start, clip.end), len(parts))))
+    videos = {path: list(parts) for path, parts in numbers.items()}
+    journal = out.with_name(f".{out.name}.checked")
+    found = _found(videos, journal, decode, workers, seconds, progress)
+    verdicts = [found[path].verdicts[part] for path, part in places]
+    moved = manifest.moved(out)
+    columns: dict[str, list[Any]] = {
+        name: [found[path].columns.get(name) for path, _ in places] for name in PROBED
+    }
+    columns["error"] = [
+        f"{path}: {verdict.reason}" if verdict.kind.broken else None
+        for path, verdict in zip(moved.column("path"), verdicts, strict=True)
+    ]
+    checked = Checked(moved.with_columns(columns).write(out), verdicts)
+    if decode:
+        journal.unlink(missing_ok=True)
     return checked
 
 
-class _Videos:
-    """The videos of some clips, each once.
-
-    Attributes:
-        jobs: path and parts of each video, without repetition.
-        places: for each clip, the number of its video and of its part.
-    """
-
-    def __init__(self, clips: list[Clip]) -> None:
-        self.jobs: list[tuple[str, list[Part]]] = []
-        self.places: list[tuple[int, int]] = []
-        numbers: dict[str, int] = {}
-        parts: list[dict[Part, int]] = []
-        for clip in clips:
-            video = numbers.setdefault(clip.path, len(self.jobs))
-            if video == len(self.jobs):
-                self.jobs.append((clip.path, []))
-                parts.append({})
-            part = clip.start, clip.end
-            number = parts[video].setdefault(part, len(parts[video]))
-            if number == len(self.jobs[video][1]):
-                self.jobs[video][1].append(part)
-            self.places.append((video, number))
-
-
-def _known(videos: _Videos, journal: Journal | None) -> Iterator[tuple[int, Found]]:
-    """What an earlier check found before it was stopped."""
-    if journal is None:
-        return
-    known = [(video, journal.known(*job)) for video, job in enumerate(videos.jobs)]
-    done = [(video, found) for video, found in known if found is not None]
-    if done:
+def _found(
+    videos: Mapping[str, list[Part]],
+    journal: Path,
+    decode: bool,
+    workers: int | None,
+    seconds: float | None,
+    progress: Callable[[int], None],
+) -> dict[str, Found]:
+    """What is found in each video; with ``decode``, by the journal of a stopped check first."""
+    keys = {path: _key(path, parts) for path, parts in videos.items()} if decode else {}
+    known = _known(journal) if decode else {}
+    found = {path: known[key] for path, key in keys.items() if key in known}
+    if found:
         logger.info(
             "going on with a check that was stopped: %d of %d videos are done",
-            len(done), len(known),
+            len(found), len(videos),
         )  # fmt: skip
-    yield from done
+    progress(len(found))
+    jobs = [(path, parts) for path, parts in videos.items() if path not in found]
+    finding = find_all(jobs, decode=decode, workers=workers, seconds=seconds)
+    with Journal(journal) if decode else nullcontext() as lines, closing(finding):
+        for job, of_video in finding:
+            path = jobs[job][0]
+            found[path] = of_video
+            if lines:
+                verdicts = [[verdict.kind.name, verdict.reason] for verdict in of_video.verdicts]
+                lines.add([keys[path], of_video.columns, verdicts])
+            progress(len(found))
+    return found
 
 
-def _filled(manifest: Manifest, videos: _Videos, found: dict[int, Found], out: Path) -> Checked:
-    verdicts = [found[video].verdicts[part] for video, part in videos.places]
-    paths = _moved(manifest, out)
-    values: dict[str, list[Any]] = {
-        name: [found[video].columns.get(name) for video, _ in videos.places] for name in PROBED
-    }
-    values["error"] = [
-        f"{path}: {verdict.reason}" if verdict.kind.broken else None
-        for path, verdict in zip(paths, verdicts, strict=True)
-    ]
-    values["path"] = paths
-    table = manifest.table
-    for name, column in values.items():
-        place = SCHEMA.get_field_index(name)
-        field = SCHEMA.field(place)
-        table = table.set_column(place, field, pa.array(column, field.type))
-    return Checked(Manifest(table, out).write(out), verdicts)
+def _known(journal: Path) -> dict[str, Found]:
+    known = {}
+    for entry in entries(journal):
+        with suppress(ValueError, KeyError, TypeError):  # of another version
+            key, columns, verdicts = entry
+            known[key] = Found(columns, [Verdict(Kind[kind], why) for kind, why in verdicts])
+    return known
 
 
-def _moved(manifest: Manifest, out: Path) -> list[str]:
-    """The paths of the rows, as seen from the folder of ``out``."""
-    paths: list[str] = manifest.column("path")
-    here, there = manifest.path.parent.resolve(), out.parent.resolve()
-    if here == there:
-        return paths
-    return [
-        path
-        if "://" in path or Path(path).is_absolute()
-        else Path(os.path.relpath(here / path, there)).as_posix()
-        for path in paths
-    ]
+def _key(path: str, parts: list[Part]) -> str:
+    """Parts of a video as long as it is not changed; a remote one is taken to be what it was."""
+    state: Any = None
+    with suppress(OSError, ValueError):
+        status = Path(path).stat()
+        state = status.st_size, status.st_mtime_ns
+    return json.dumps([path, state, parts])

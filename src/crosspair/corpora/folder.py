@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from crosspair.corpora.join import Listed, join
 from crosspair.corpora.labels import name_classes
 from crosspair.corpora.manifest import SPLITS, Manifest
+from crosspair.corpora.official import Choices
 from crosspair.corpora.output import NO_TITLE, LeftOut, Output, probe_rows
 from crosspair.corpora.splits import hold_out, split_named
 from crosspair.corpora.table import Row, by_key, read_lines, some
@@ -26,14 +27,10 @@ def folder_corpus(
     titles: Path,
     out: Path,
     *,
-    title_columns: Mapping[str, str] | None = None,
     label_by_folder: bool = False,
-    class_names: Path | None = None,
     split_lists: Mapping[str, Path] | None = None,
-    val_share: float = 0.0,
-    seed: int = 0,
     skip_broken: bool = False,
-    progress: Callable[[int, int], None] = lambda _, __: None,
+    **choices: Unpack[Choices],
 ) -> Manifest:
     """Join a folder of videos with a title file, and write the manifest.
 
@@ -42,21 +39,17 @@ def folder_corpus(
         titles: a file as `titlefile.read_titles` takes it. ``video_id`` is a file's name without
             its suffix, ``path`` that within ``folder``; ``start`` and ``end`` in s.
         out: the manifest; in a folder, ``manifest.parquet``.
-        title_columns: columns of the title file, where they have other names.
         label_by_folder: take the name of the folder that holds a video as its label.
-        class_names: a file of names for people, as `labels.name_classes` takes it.
         split_lists: split to a text file that names its videos, one a line, as UCF101's.
-        val_share: share of the train split, 0 to 1, to hold out as split ``val``.
-        seed: of that choice.
         skip_broken: write the manifest although videos are broken; they are marked and left out.
-        progress: told how many files are probed, and how many there are.
+        **choices: see `official.Choices`.
 
     Raises:
         ManifestError: an input does not do, no title belongs to a video, or videos are broken and
             ``skip_broken`` is not set. Nothing is written then.
     """
     output = Output(out)
-    listed = _listed(read_titles(titles, title_columns))
+    listed = _listed(read_titles(titles, choices.get("title_columns")))
     videos, left_out = VideoFiles(folder), LeftOut()
     rows = join(
         listed, videos, left_out, what=f"titles of {titles}", needs_title=True,
@@ -66,11 +59,11 @@ def folder_corpus(
     if label_by_folder:
         for row in rows:
             row["label"] = Path(row["path"]).parent.name
-    name_classes(rows, class_names, str)
+    name_classes(rows, choices.get("class_names"), str)
     for split, file in (split_lists or {}).items():
         _assign_split(rows, split, file)
-    hold_out(rows, val_share, seed)
-    probe_rows(rows, progress)
+    hold_out(rows, choices.get("val_share", 0.0), choices.get("seed", 0))
+    probe_rows(rows, choices.get("progress", lambda *_: None))
     if not skip_broken:
         _refuse_broken(rows)
     return output.write(rows, left_out)

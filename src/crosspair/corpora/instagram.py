@@ -47,7 +47,7 @@ def instagram_corpus(
     output = Output(out)
     listed = list(_listed(captions, template))
     (manifest,) = official_corpus(
-        folder, [(output, listed)], choices, what="captions", needs_title=True
+        folder, [(output, listed)], {"titles": None, **choices}, what="captions", needs_title=True
     )
     return manifest
 

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from crosspair.corpora.join import Listed
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.official import Choices, official_corpus
+from crosspair.corpora.official import TitleChoices, official_corpus
 from crosspair.corpora.output import Output
 from crosspair.corpora.splits import split_named
 from crosspair.corpora.table import Row, by_key, read_table
@@ -24,7 +24,7 @@ TRIMMED_WITHIN = 1.0  # s by which a cut at key frames may be longer than its se
 
 
 def kinetics_corpus(
-    folder: Path, lists: Sequence[Path], out: Path, **choices: Unpack[Choices]
+    folder: Path, lists: Sequence[Path], out: Path, **choices: Unpack[TitleChoices]
 ) -> Manifest:
     """Write the manifest of Kinetics.
 

@@ -99,6 +99,26 @@ class Manifest:
         values: list[Any] = self.table.column(name).to_pylist()
         return values
 
+    def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Manifest:
+        """With other values in some columns."""
+        table = self.table
+        for name, values in columns.items():
+            field = SCHEMA.field(name)
+            place = SCHEMA.get_field_index(name)
+            table = table.set_column(place, field, pa.array(values, field.type))
+        return Manifest(table, self.path)
+
+    def moved(self, path: Path) -> Manifest:
+        """For a file at ``path``: relative paths start at its folder, and lead where they led."""
+        old, new = self.path.parent.resolve(), path.parent.resolve()
+        if old == new:
+            return Manifest(self.table, path)
+        paths = [
+            each if _is_whole(each) else Path(os.path.relpath(old / each, new)).as_posix()
+            for each in self.column("path")
+        ]
+        return Manifest(self.with_columns({"path": paths}).table, path)
+
     def take(self, rows: Sequence[int]) -> Manifest:
         """The given rows, in that order."""
         return Manifest(self.table.take(pa.array(rows, pa.int64())), self.path)
@@ -113,7 +133,10 @@ class Manifest:
     def clips(self) -> list[Clip]:
         """Where the pixels of every row are, with paths made whole."""
         columns = (self.column(name) for name in ("path", "start", "end"))
-        return [Clip(self._whole(p), start, end) for p, start, end in zip(*columns, strict=True)]
+        return [
+            Clip(path if _is_whole(path) else str(self.path.parent / path), start, end)
+            for path, start, end in zip(*columns, strict=True)
+        ]
 
     @property
     def hash(self) -> str:
@@ -127,11 +150,6 @@ class Manifest:
             digest.update(repr((*row.values(), *["broken"] * bool(error))).encode())
         return digest.hexdigest()[:12]
 
-    def _whole(self, path: str) -> str:
-        if "://" in path or Path(path).is_absolute():
-            return path
-        return str(self.path.parent / path)
-
 
 def manifest_of(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
     """Make a manifest of row dictionaries; keys that a row lacks become null.
@@ -141,11 +159,13 @@ def manifest_of(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str])
     (1, [None])
     """
     rows = list(rows)
-    unknown = sorted({key for row in rows for key in row} - set(SCHEMA.names))
-    if unknown:
-        raise ManifestError(f"manifest {path}: {_unknown(unknown)}")
+    _check_known(sorted({key for row in rows for key in row}), path)
     columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
     return Manifest(pa.table(columns, schema=SCHEMA), Path(path))
+
+
+def _is_whole(path: str) -> bool:
+    return "://" in path or Path(path).is_absolute()
 
 
 def _checked(table: pa.Table, path: Path) -> pa.Table:
@@ -155,9 +175,7 @@ def _checked(table: pa.Table, path: Path) -> pa.Table:
         raise ManifestError(
             f"manifest {path} has no column {_quoted(missing)}; it has {_quoted(present)}"
         )
-    unknown = [name for name in present if name not in SCHEMA.names]
-    if unknown:
-        raise ManifestError(f"manifest {path}: {_unknown(unknown)}")
+    _check_known(present, path)
     twice = [name for name, count in Counter(present).items() if count > 1]
     if twice:
         raise ManifestError(f"manifest {path} has more than one column {_quoted(twice)}")
@@ -195,8 +213,8 @@ def _check_values(table: pa.Table, path: Path) -> None:
             raise ManifestError(
                 f"manifest {path}, row {row}: split {split!r} is none of {', '.join(SPLITS)}"
             )
-    starts, ends = table.column("start").to_pylist(), table.column("end").to_pylist()
-    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+    parts = (table.column(name).to_pylist() for name in ("start", "end"))
+    for row, (start, end) in enumerate(zip(*parts, strict=True)):
         # Written so that a start or an end that is not a number does not pass.
         if not 0 <= (start or 0) < (math.inf if end is None else end):
             raise ManifestError(
@@ -205,8 +223,13 @@ def _check_values(table: pa.Table, path: Path) -> None:
             )
 
 
-def _unknown(names: Sequence[str]) -> str:
-    return f"column {_quoted(names)} is unknown; the columns are {', '.join(SCHEMA.names)}"
+def _check_known(columns: Sequence[str], path: str | os.PathLike[str]) -> None:
+    unknown = [name for name in columns if name not in SCHEMA.names]
+    if unknown:
+        raise ManifestError(
+            f"manifest {path}: column {_quoted(unknown)} is unknown; "
+            f"the columns are {', '.join(SCHEMA.names)}"
+        )
 
 
 def _quoted(names: Sequence[str]) -> str:

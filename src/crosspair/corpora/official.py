@@ -21,15 +21,13 @@ class Choices(TypedDict, total=False):
     """What every corpus leaves to its user.
 
     Attributes:
-        titles: a title file, as `titlefile.read_titles` takes it.
-        title_columns: its columns, where they have other names.
+        title_columns: of the title file, where they have other names.
         class_names: a file of names for people, as `labels.name_classes` takes it.
         val_share: share of the train split, 0 to 1, to hold out as split ``val``.
         seed: of that choice.
         progress: told how many files are probed, and how many there are.
     """
 
-    titles: Path | None
     title_columns: Mapping[str, str] | None
     class_names: Path | None
     val_share: float
@@ -37,10 +35,16 @@ class Choices(TypedDict, total=False):
     progress: Callable[[int, int], None]
 
 
+class TitleChoices(Choices, total=False):
+    """Of a corpus whose own files hold no titles: ``titles`` is a title file besides."""
+
+    titles: Path | None
+
+
 def official_corpus(
     folder: Path,
     lists: Sequence[tuple[Output, Sequence[Listed]]],
-    choices: Choices,
+    choices: TitleChoices,
     *,
     what: str,
     needs_title: bool = False,

@@ -42,14 +42,12 @@ def probe_all(
     workers: int | None = None,
     seconds: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Probe files or URLs in parallel.
+    """Probe files or URLs in parallel; one that stands several times is looked at once.
 
     Args:
-        paths: as in `Clip.path`; one that stands several times is looked at once.
+        paths: as in `Clip.path`.
         progress: told how many are done.
-        decode: decode every frame, too.
-        workers: processes; one a core where it is None.
-        seconds: for one file (default: 20, and 60 and the video's own length for decoding).
+        decode, workers, seconds: as for `find_all`.
 
     Returns:
         For each path, in order, the manifest's columns that probing fills: those of `VideoInfo`,
@@ -87,7 +85,8 @@ def find_all(
     Args:
         jobs: paths, each with the parts of it that are wanted: (start, end) in s, as in `Clip`.
         decode: decode every frame of the parts, too.
-        workers, seconds: as for `probe_all`.
+        workers: processes; one a core where it is None.
+        seconds: for one file (default: 20, and 60 and the video's own length for decoding).
 
     Yields:
         (index of the job, `Found`), in the order in which they are done.

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from crosspair.corpora.join import Listed
 from crosspair.corpora.labels import class_phrase
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.official import Choices, official_corpus
+from crosspair.corpora.official import TitleChoices, official_corpus
 from crosspair.corpora.output import Output
 from crosspair.corpora.table import Row, by_key, read_lines
 from crosspair.corpora.videofiles import plain_name
@@ -28,7 +28,7 @@ def ucf101_corpus(
     out: Path,
     *,
     splits: Sequence[int] = (1,),
-    **choices: Unpack[Choices],
+    **choices: Unpack[TitleChoices],
 ) -> list[Manifest]:
     """Write the manifest of each split of UCF101: 13,320 videos in 101 classes.
 
@@ -40,7 +40,7 @@ def ucf101_corpus(
         lists: the folder of ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
         out: a manifest, if one split is asked for; in a folder, ``split1.parquet`` and so on.
         splits: of `SPLITS`.
-        **choices: see `Choices`; a pair without a title stays, with an empty one.
+        **choices: see `official.TitleChoices`; a pair without a title stays, with an empty one.
 
     Raises:
         ManifestError: an input does not do; nothing is written then.
@@ -74,7 +74,7 @@ def hmdb51_corpus(
     out: Path,
     *,
     splits: Sequence[int] = (1,),
-    **choices: Unpack[Choices],
+    **choices: Unpack[TitleChoices],
 ) -> list[Manifest]:
     """Write the manifest of each split of HMDB51: 6,766 videos in 51 classes.
 
@@ -133,7 +133,7 @@ def _corpus(
     splits: Sequence[int],
     pairs: Callable[[int], Iterable[tuple[Row, Listed]]],
     group: re.Pattern[str],
-    choices: Choices,
+    choices: TitleChoices,
 ) -> list[Manifest]:
     if out.suffix == ".parquet" and len(splits) > 1:
         raise ManifestError(

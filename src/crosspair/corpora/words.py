@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import operator
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from crosspair.corpora.labels import class_phrase
 from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.table import read_table, read_text
 from crosspair.corpora.titles.trees import english
 from crosspair.errors import ManifestError
 
@@ -64,8 +65,7 @@ class Overlap:
         return self.relevant / self.words if self.words else 0.0
 
     def __add__(self, other: Overlap) -> Overlap:
-        names = self.__dataclass_fields__
-        return Overlap(*(getattr(self, name) + getattr(other, name) for name in names))
+        return Overlap(*map(operator.add, astuple(self), astuple(other)))
 
 
 _NOTHING = Overlap(0, 0, 0, 0, 0, 0)
@@ -150,13 +150,7 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
     Raises:
         ManifestError: the file cannot be read, a value is no fraction, or no class is known.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        given = _from_json(text, path) if path.suffix == ".json" else _from_csv(text, path)
-    except FileNotFoundError as error:
-        raise ManifestError(f"accuracy file {path} does not exist") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ManifestError(f"accuracy file {path} cannot be read: {error}") from error
+    given = _from_json(path) if path.suffix == ".json" else _from_csv(path)
     accuracy = {label: _fraction(value, label, path) for label, value in given.items()}
     known = {label: accuracy[label] for label in labels if label in accuracy}
     if not known:
@@ -221,8 +215,11 @@ def _words(text: str) -> list[str]:
     return [word.removesuffix("'s") for word in words]
 
 
-def _from_json(text: str, path: Path) -> dict[str, Any]:
-    given = json.loads(text)
+def _from_json(path: Path) -> dict[str, Any]:
+    try:
+        given = json.loads(read_text(path, "accuracy file"))
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"accuracy file {path} cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise ManifestError(
             f"accuracy file {path}: a JSON object of classes and accuracies is expected, "
@@ -246,16 +243,14 @@ def _of_results(results: Any, path: Path) -> dict[str, Any]:
     return by_protocol.get("zero-shot") or next(iter(by_protocol.values()))
 
 
-def _from_csv(text: str, path: Path) -> dict[str, Any]:
-    reader = csv.DictReader(text.splitlines())
-    names = [name.strip() for name in reader.fieldnames or []]
-    if not {"class", "accuracy"} <= set(names):
+def _from_csv(path: Path) -> dict[str, Any]:
+    table = read_table(path, "accuracy file")
+    if not {"class", "accuracy"} <= set(table.header):
         raise ManifestError(
-            f"accuracy file {path} needs the columns 'class' and 'accuracy'; it has "
-            f"{', '.join(map(repr, names)) or 'none'}"
+            f"{table.file} needs the columns 'class' and 'accuracy'; {table.columns}"
         )
-    reader.fieldnames = names
-    return {(row["class"] or "").strip(): row["accuracy"] for row in reader}
+    rows = table.below_header({name: place for place, name in enumerate(table.header)})
+    return {row["class"]: row["accuracy"] for row in rows}
 
 
 def _fraction(value: Any, label: str, path: Path) -> float:

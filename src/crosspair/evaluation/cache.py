@@ -53,14 +53,10 @@ def cached_features(
     since is left out, too.
 
     Args:
-        model: see `crosspair.evaluation.extract_features`, as for the arguments that follow.
-        manifest: the videos.
+        model, manifest, clips, batch_size, workers, precision: as for
+            `crosspair.evaluation.extract_features`.
         folder: for this model's features of these videos alone; shared by all processes.
-        clips: uniformly spread clips a video.
-        batch_size: clips that go through the network at a time, at most.
-        workers: decoding processes.
         world: the processes that make them together; each of them calls this.
-        precision: see `crosspair.config.TrainingConfig`.
         progress: called with the clips done and their number, over all processes about.
 
     Raises:
@@ -136,14 +132,17 @@ def _join(
     found = torch.zeros(len(usable), dtype=torch.bool)
     tensors: dict[str, torch.Tensor] = {}
     for each in parts.read():
+        at = place.get(each.row)
+        if at is None:
+            continue  # it was given an error since
         if each.error:
             failures[each.row] = each.error
             continue
-        found[place[each.row]] = True
+        found[at] = True
         for name, values in (("visual", each.visual), ("embedding", each.embedding)):
             whole = tensors.setdefault(name, torch.empty(len(usable), len(values)))
-            whole[place[each.row]] = values
-    rows = [row for row, there in zip(usable, found.tolist(), strict=True) if there]
+            whole[at] = values
+    rows = [row for row in usable if found[place[row]]]
     failures = {row: message for row, message in failures.items() if not found[place[row]]}
     missing = len(usable) - len(rows) - len(failures)
     if missing:
@@ -170,8 +169,6 @@ def _without_errors(features: Features, manifest: Manifest, world: World) -> Fea
     keep = torch.tensor([row not in errors for row in features.rows.tolist()])
     if not keep.any():
         raise none_readable(manifest, failures)
-    if keep.all():
-        return dataclasses.replace(features, failures=named)
     return dataclasses.replace(
         features, rows=features.rows[keep], visual=features.visual[keep],
         embedding=features.embedding[keep], failures=named,

@@ -40,9 +40,6 @@ def write_features(
     """Write a folder of features: once the index is there, all is.
 
     Args:
-        folder: to write to.
-        manifest: of the videos.
-        protocol: what the features depend on.
         tensors: ``visual`` and ``embedding``, of ``rows``.
         rows: of the manifest, ascending.
         failures: row to message.
@@ -50,14 +47,12 @@ def write_features(
     Raises:
         RunError: it cannot be written.
     """
-    there = set(rows)
+    there, every = set(rows), range(len(manifest))
     table = pa.table({
-        "row": pa.array(range(len(manifest)), pa.int64()),
+        "row": pa.array(every, pa.int64()),
         "pair_id": manifest.table.column("pair_id"),
-        "clips": pa.array(
-            [protocol.clips if row in there else 0 for row in range(len(manifest))], pa.int32()
-        ),
-        "error": pa.array([failures.get(row) for row in range(len(manifest))], pa.string()),
+        "clips": pa.array([protocol.clips if row in there else 0 for row in every], pa.int32()),
+        "error": pa.array(map(failures.get, every), pa.string()),
     }).replace_schema_metadata({_KEY: protocol.json()})  # fmt: skip
     _in_one_step(
         folder / FEATURES_FILE, lambda path: save_file(tensors, path, {_KEY: protocol.json()})

@@ -36,9 +36,10 @@ def on_ray(
 ) -> Generator[tuple[int, Outcome]]:
     """Answer requests by tasks of Ray, one core each.
 
+    Sources and targets must be at the same paths, or URLs, on all nodes, and this package must be
+    installed there.
+
     Args:
-        requests: sources and targets must be at the same paths, or URLs, on all nodes, and this
-            package must be installed there.
         workers: cores of the instance that is started here where no address is given.
         address: of a running cluster, as ``auto`` or ``ray://head:10001``.
 

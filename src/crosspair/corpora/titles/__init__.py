@@ -2,7 +2,7 @@
 
 from crosspair.corpora.titles.cleaning import Cleaned, clean_title
 from crosspair.corpora.titles.scanning import Piece, Reason
-from crosspair.corpora.titles.stage import TitleReport, prepare_titles, write_elsewhere
+from crosspair.corpora.titles.stage import TitleReport, prepare_titles
 
 __all__ = [
     "Cleaned",
@@ -11,5 +11,4 @@ __all__ = [
     "TitleReport",
     "clean_title",
     "prepare_titles",
-    "write_elsewhere",
 ]

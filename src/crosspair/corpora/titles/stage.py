@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import pyarrow as pa
-
 from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.table import some
 from crosspair.corpora.titles.cleaning import clean_title
 from crosspair.corpora.titles.scanning import NOT_WORDS, Reason
 from crosspair.corpora.titles.trees import BATCH, trees
 from crosspair.errors import TextError
+from crosspair.isolation import Lost, cores, isolated
 
 logger = logging.getLogger(__name__)
 
 Empty = Literal["keep", "drop", "raw"]
 
 _Job = tuple[str, str | None]  # a raw title, and the clean one that is kept, if any
-_NAMED = 5  # how many pairs a message names before it only counts
+_TASK = "crosspair.corpora.titles.stage:prepared_chunk"
+_SECONDS = 900.0  # for titles that take two
+_MEMORY = 2**36  # bytes to reserve: spaCy brings torch, where it is installed
 _ALONE = 5 * BATCH  # titles that one process has done before a second one is ready
 
 
@@ -124,17 +121,16 @@ def prepare_titles(
 
     Raises:
         TextError: the extra ``text`` is not installed, ``workers`` is less than 1, ``empty`` would
-            drop every pair, or a process ended abruptly.
+            drop every pair, or a process ended.
     """
     if workers is not None and workers < 1:
         raise TextError(f"workers is {workers}: pass 1 or more")
     titles = [title or "" for title in manifest.column("title")]
     given = manifest.column("title_clean") if keep_clean else [None] * len(titles)
-    times = Counter(zip(titles, given, strict=True))
-    jobs = list(times)  # each title once, however many pairs have it
+    times = Counter(zip(titles, given, strict=True))  # each title is prepared once
     done: dict[_Job, Prepared] = {}
     pairs = 0
-    for job, prepared in zip(jobs, _prepared(jobs, lemmas, workers or _cores()), strict=True):
+    for job, prepared in _prepared(list(times), lemmas, workers or cores()):
         done[job] = prepared
         pairs += times[job]
         progress(pairs, len(titles))
@@ -147,22 +143,6 @@ def prepare_titles(
     return _filled(manifest, rows, empty), report
 
 
-def write_elsewhere(manifest: Manifest, path: Path) -> Manifest:
-    """Write a manifest to a path, where its videos are found again from another folder too.
-
-    Raises:
-        ManifestError: it cannot be written.
-    """
-    old, new = manifest.path.parent.resolve(), path.parent.resolve()
-    if old == new:
-        return manifest.write(path)
-    paths = [
-        given if "://" in given or Path(given).is_absolute() else os.path.relpath(old / given, new)
-        for given in manifest.column("path")
-    ]
-    return Manifest(_with_column(manifest.table, "path", paths), path).write(path)
-
-
 def _filled(manifest: Manifest, rows: Sequence[Row], empty: Empty) -> Manifest:
     cleans, leaves = [], []
     for row in rows:
@@ -172,9 +152,7 @@ def _filled(manifest: Manifest, rows: Sequence[Row], empty: Empty) -> Manifest:
             tree = tree or clean
         cleans.append(clean or None)
         leaves.append(tree or None)
-    table = _with_column(manifest.table, "title_clean", cleans)
-    table = _with_column(table, "title_tree", leaves)
-    filled = Manifest(table, manifest.path)
+    filled = manifest.with_columns({"title_clean": cleans, "title_tree": leaves})
     if empty != "drop":
         return filled
     kept = [number for number, clean in enumerate(cleans) if clean]
@@ -186,11 +164,6 @@ def _filled(manifest: Manifest, rows: Sequence[Row], empty: Empty) -> Manifest:
     return filled.take(kept)
 
 
-def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
-    place = table.column_names.index(name)
-    return table.set_column(place, table.schema.field(name), pa.array(values, pa.string()))
-
-
 def _tell(report: TitleReport) -> None:
     did = {"keep": "kept without", "drop": "dropped", "raw": "kept with the raw title"}
     kinds = (
@@ -199,45 +172,40 @@ def _tell(report: TitleReport) -> None:
     )
     for what, rows, done in kinds:
         if rows:
-            named = ", ".join(f"{row.pair_id} {row.title!r}" for row in rows[:_NAMED])
-            more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+            named = some([f"{row.pair_id} {row.title!r}" for row in rows])
             have = "pair has" if len(rows) == 1 else "pairs have"
-            logger.warning("%d %s no %s, %s: %s%s", len(rows), have, what, done, named, more)
+            logger.warning("%d %s no %s, %s: %s", len(rows), have, what, done, named)
 
 
-def _prepared(jobs: Sequence[_Job], lemmas: bool, workers: int) -> Iterator[Prepared]:
-    if workers == 1 or len(jobs) <= _ALONE:
-        for start in range(0, len(jobs), BATCH):
-            yield from _chunk(jobs[start : start + BATCH], lemmas)
+def _prepared(jobs: Sequence[_Job], lemmas: bool, workers: int) -> Iterator[tuple[_Job, Prepared]]:
+    alone = workers == 1 or len(jobs) <= _ALONE
+    size = BATCH if alone else 2 * BATCH
+    chunks = [(jobs[start : start + size], lemmas) for start in range(0, len(jobs), size)]
+    if alone:
+        for chunk in chunks:
+            yield from zip(chunk[0], prepared_chunk(chunk), strict=True)
         return
-    chunks = [jobs[start : start + 2 * BATCH] for start in range(0, len(jobs), 2 * BATCH)]
-    # Spawned, not forked: a fork copies the locks of the caller's threads in whatever state.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _leave_interrupts) as pool:
-        try:
-            for prepared in pool.map(_chunk, chunks, [lemmas] * len(chunks)):
-                yield from prepared
-        except BrokenProcessPool as error:
-            raise TextError(
-                "a process that prepares titles ended abruptly, perhaps for want of memory; try "
-                "again with one worker (a script that calls prepare_titles must do so under "
-                "\"if __name__ == '__main__':\")"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    answers = isolated(_TASK, chunks, seconds=_SECONDS, workers=workers, memory=_MEMORY)
+    with closing(answers):
+        for place, answer in answers:
+            if isinstance(answer, Lost):
+                raise TextError(
+                    f"titles cannot be prepared ({answer.reason}); try again with one worker"
+                )
+            yield from zip(chunks[place][0], answer, strict=True)
 
 
-def _chunk(jobs: Sequence[_Job], lemmas: bool) -> list[Prepared]:
+def prepared_chunk(chunk: tuple[Sequence[_Job], bool]) -> list[Prepared]:
+    """What becomes of some titles, with base forms in trees or not: a process's task."""
+    jobs, lemmas = chunk
     cleaned: list[tuple[str, list[tuple[str, Reason]]]] = []
     for title, given in jobs:
-        if given is not None:
-            cleaned.append((given, []))
-            continue
-        text, pieces = clean_title(title)
+        text, pieces = (given, []) if given is not None else clean_title(title)
         cleaned.append((text, [(piece.text, piece.reason) for piece in pieces if piece.reason]))
-    parsed = trees((text for text, _ in cleaned), lemmas=lemmas)
     prepared = []
+    parsed = trees((text for text, _ in cleaned), lemmas=lemmas)
     for (text, gone), tree in zip(cleaned, parsed, strict=True):
-        gone = gone + [(word, Reason.PART) for word, stays in tree.words if not stays]
+        gone += [(word, Reason.PART) for word, stays in tree.words if not stays]
         reasons = Counter(reason for _, reason in gone)
         prepared.append(Prepared(text, tree.text, _listed(gone), tuple(reasons.items())))
     return prepared
@@ -249,11 +217,3 @@ def _listed(gone: Sequence[tuple[str, Reason]]) -> str:
     for text, reason in gone:
         by_reason.setdefault(reason, []).append(text)
     return "; ".join(f"{reason}: {' '.join(texts)}" for reason, texts in by_reason.items())
-
-
-def _leave_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
