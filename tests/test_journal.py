@@ -45,6 +45,14 @@ def test_a_line_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
         assert list(entries(tmp_path / "j")) == [["a", None]]
 
 
+def test_opening_a_whole_journal_changes_nothing(tmp_path: Path) -> None:
+    for content in (b"", b"[1]\n"):
+        (tmp_path / "j").write_bytes(content)
+        with Journal(tmp_path / "j"):
+            pass
+        assert (tmp_path / "j").read_bytes() == content
+
+
 def test_a_journal_that_cannot_be_written_or_read(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     with pytest.raises(RunError, match=r"deep cannot be written: Is a directory$"):

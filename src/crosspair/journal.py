@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,9 +26,11 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
+            self._file = path.open("ab+")
             if self._file.tell():
-                self._file.write("\n")  # a kill may have torn the last line
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read() != b"\n":  # a kill has torn the last line
+                    self._file.write(b"\n")
         except OSError as error:
             raise _fault(path, "written", error) from error
 
@@ -41,7 +44,7 @@ class Journal:
     def add(self, *entries: Any) -> None:
         """Write what is done, each a line of what JSON holds."""
         try:
-            self._file.write("".join(json.dumps(entry) + "\n" for entry in entries))
+            self._file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
             self._file.flush()
         except OSError as error:
             raise _fault(self.path, "written", error) from error

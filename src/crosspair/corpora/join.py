@@ -48,7 +48,7 @@ def join(
         listed: pairs, whose videos are sought in ``videos``.
         left_out: gets the pairs without a video, and without a title.
         what: the pairs are called, for messages.
-        needs_title: a pair without a title is left out.
+        needs_title: leave out pairs without one.
         advice: to who has several videos of one name.
 
     Returns:

@@ -39,10 +39,7 @@ class Row:
         return f"{self.file}, line {self.line}"
 
     def part(self, start: str, end: str) -> tuple[float | None, float | None]:
-        """Where a part of a video begins and ends, in s; None where nothing stands.
-
-        Args:
-            start, end: the columns.
+        """Where a part of a video begins and ends, in s, by two columns; None where nothing stands.
 
         Raises:
             ManifestError: one is not a number, or nothing lies between them.
@@ -123,12 +120,8 @@ class Table:
 def read_table(path: Path, what: str) -> Table:
     """Read a csv (``.csv``), a tsv (``.tsv``, ``.tab``), or either under another suffix.
 
-    Args:
-        path: in UTF-8.
-        what: it is, as "title file", for messages.
-
     Raises:
-        ManifestError: it is missing, not UTF-8, or not such a file.
+        ManifestError: as `read_text`, or it is not such a file.
     """
     text = read_text(path, what)
     suffix = path.suffix.lower()
@@ -146,17 +139,13 @@ def read_table(path: Path, what: str) -> Table:
 
 
 def read_lines(path: Path, what: str) -> list[Row]:
-    """The lines of a text file that are not empty, each a row with the one column ``line``.
-
-    Raises:
-        ManifestError: it is missing or not UTF-8.
-    """
+    """The lines of a text file that are not empty, each a row with the one column ``line``."""
     lines = enumerate(read_text(path, what).splitlines(), start=1)
     return [Row(f"{what} {path}", number, {"line": line}) for number, line in lines if line.strip()]
 
 
 def read_text(path: Path, what: str) -> str:
-    """A file's text.
+    """The text of a file, which messages call ``what``.
 
     Raises:
         ManifestError: it is missing or not UTF-8.

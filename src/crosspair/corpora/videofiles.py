@@ -39,15 +39,12 @@ class VideoFiles:
         return len(self.paths)
 
     def named(self, name: str, where: str = "", advice: str = "leave one of them") -> str | None:
-        """The video of a name.
+        """The path in the folder of the video of a name; None where there is none.
 
         Args:
             name: its path in the folder, or its file's name; both with or without suffix.
             where: the name stands, for messages.
             advice: to who has several videos of that name.
-
-        Returns:
-            Its path in the folder; None where there is no such video.
 
         Raises:
             ManifestError: several videos are called so.

@@ -73,13 +73,7 @@ _NOTHING = Overlap(0, 0, 0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class VariantOverlap:
-    """The overlap of one column of titles.
-
-    Attributes:
-        variant: ``title``, ``title_clean`` or ``title_tree``.
-        total: of all pairs that have a label.
-        classes: by label.
-    """
+    """The overlap of one column of titles (``variant``): of all labelled pairs, and by label."""
 
     variant: str
     total: Overlap
