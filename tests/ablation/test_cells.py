@@ -137,9 +137,9 @@ def test_rows_see_equally_many_clips(plan_file, tmp_path) -> None:
 
 def test_pairs_that_do_not_do(plan_file, tmp_path, shared_manifest) -> None:
     own = {"manifest": str(shared_manifest), "corpus": {"manifest": True}}
-    with pytest.raises(ManifestError, match=r"20 usable pairs in split train, fewer than a batch"):
-        cells(plan_file, tmp_path, "training.batch_size=32", **own)
     with pytest.raises(
-        ManifestError, match=r'has no title_clean, .*; "crosspair titles" writes it'
+        ManifestError, match=r"20 usable pairs to learn from, less than a batch \(32\)"
     ):
+        cells(plan_file, tmp_path, "training.batch_size=32", **own)
+    with pytest.raises(ManifestError, match=r'has no title_clean; "crosspair titles" fills it'):
         cells(plan_file, tmp_path, "text.column=title_clean", **own)

@@ -75,7 +75,8 @@ def test_what_a_plan_needs_fills_its_places(plan_file) -> None:
         axes={"text": {"a": {"text.source": "{words}"}, "b": {"text.source": "titles"}}},
         first={"text": "a"},
     )
-    assert read_plan(path, ["words=v.bin"]).axes["text"]["a"] == {"text.source": "v.bin"}
+    plan = read_plan(path, ["words=v.bin"])
+    assert (plan.axes["text"]["a"], plan.needs) == ({"text.source": "v.bin"}, {})
     with pytest.raises(RecipeError, match=r"needs words=… \(a file\) on the command line"):
         read_plan(path)
 

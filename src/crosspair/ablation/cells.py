@@ -72,7 +72,9 @@ def cells_of(plan: Plan, source: Pairs) -> list[Cell]:
             unequally many clips.
         ManifestError: the pairs do not do.
     """
-    cells = [_cell(plan, source, row, seed) for seed in plan.seeds for row in rows_of(plan)]
+    named = {plan.evaluation.manifest, plan.finetuning.manifest if plan.finetuning else ""}
+    videos = {path: Manifest.read(path).hash if path else "" for path in named}
+    cells = [_cell(plan, source, videos, row, seed) for seed in plan.seeds for row in rows_of(plan)]
     known: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
         other = known.setdefault((cell.recipe, cell.corpus), cell)
@@ -112,7 +114,7 @@ def clips_seen(recipe: Recipe, pairs: int) -> int:
     return training.epochs * (pairs // training.batch_size) * training.batch_size
 
 
-def _cell(plan: Plan, source: Pairs, row: Row, seed: int) -> Cell:
+def _cell(plan: Plan, source: Pairs, videos: Mapping[str, str], row: Row, seed: int) -> Cell:
     where = f"plan {plan.title!r}, row {row_name(row)!r}"
     settings = recipe_settings(load_recipe(plan.recipe)) | plan.overrides
     corpus = plan.corpus
@@ -122,19 +124,22 @@ def _cell(plan: Plan, source: Pairs, row: Row, seed: int) -> Cell:
         settings |= {key: each for key, each in own.items() if not key.startswith(_CORPUS)}
     recipe = make_recipe(Recipe, settings | {"training.seed": seed}, where)
     finetuning = _finetuning(plan, recipe, where)
-    manifest = source.planned(corpus, seed)
-    pairs = _learnt_from(manifest, recipe, source.has_titles(corpus), where)
+    pairs, batch = source.count(corpus, seed, recipe.text.column), recipe.training.batch_size
+    if pairs < batch:
+        raise ManifestError(
+            f"{where}: {pairs} usable pairs to learn from, less than a batch ({batch})"
+        )
     beside_random = row == plan.first
     decides = {
         "version": VERSION,
         "recipe": recipe_settings(recipe),
-        "pairs": manifest.hash,
+        "pairs": source.hash_of(corpus, seed),
         "protocols": list(plan.evaluation.protocols),
         "clips": plan.evaluation.clips,
-        "videos": _hash_of(plan.evaluation.manifest),
+        "videos": videos[plan.evaluation.manifest],
         "finetuning": None if finetuning is None or plan.finetuning is None else {
             "recipe": recipe_settings(finetuning),
-            "videos": _hash_of(plan.finetuning.manifest),
+            "videos": videos[plan.finetuning.manifest],
             "views": [plan.finetuning.clips, plan.finetuning.crops],
         },
         "random": beside_random,
@@ -160,29 +165,6 @@ def _finetuning(plan: Plan, recipe: Recipe, where: str) -> FinetuneRecipe | None
     settings |= {f"video.{k}": v for k, v in dataclasses.asdict(recipe.video).items()}
     settings |= {"training.seed": recipe.training.seed}
     return make_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")
-
-
-def _learnt_from(manifest: Manifest, recipe: Recipe, has_titles: bool, where: str) -> int:
-    """Pairs of the train split with a title that is read and a video that is not broken."""
-    train, column = manifest.split("train"), recipe.text.column
-    titles = train.column("title" if has_titles else column)
-    errors = train.column("error")
-    pairs = sum(bool(t) and not e for t, e in zip(titles, errors, strict=True))
-    if len(train) and not any(titles):
-        raise ManifestError(
-            f'{manifest.path} has no {column}, which {where} learns from; "crosspair titles" '
-            "writes it"
-        )
-    if pairs < recipe.training.batch_size:
-        raise ManifestError(
-            f"{manifest.path}: {pairs} usable pairs in split train, fewer than a batch of "
-            f"{recipe.training.batch_size} of {where}"
-        )
-    return pairs
-
-
-def _hash_of(manifest: str) -> str:
-    return Manifest.read(manifest).hash if manifest else ""
 
 
 def _check_equal(plan: Plan, cells: Sequence[Cell]) -> None:

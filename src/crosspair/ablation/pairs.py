@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 from crosspair.ablation.plan import CorpusPlan
@@ -12,10 +10,8 @@ from crosspair.corpora.rendered import render_corpus
 from crosspair.corpora.rendered.corpus import plan as scenes
 from crosspair.corpora.titles import prepare_titles
 from crosspair.corpora.wrongtitles import with_wrong_titles
-from crosspair.errors import RecipeError
+from crosspair.errors import ManifestError, RecipeError
 from crosspair.progress import progress
-
-logger = logging.getLogger(__name__)
 
 
 class Pairs:
@@ -32,6 +28,10 @@ class Pairs:
         self.folder, self.titles = folder, titles
         self._given = Manifest.read(given) if given else None
         self._sources: dict[CorpusPlan, Manifest] = {}
+        # Of a quarter of a million pairs each of these takes seconds, for every cell anew.
+        self._planned: dict[tuple[CorpusPlan, int], Manifest] = {}
+        self._hashes: dict[tuple[CorpusPlan, int], str] = {}
+        self._counts: dict[tuple[CorpusPlan, int, str], int] = {}
 
     def has_titles(self, corpus: CorpusPlan) -> bool:
         """Whether clean and tree titles are made here."""
@@ -48,7 +48,36 @@ class Pairs:
             RecipeError: a manifest is needed and none is given.
             ManifestError: settings that do not do.
         """
-        return with_wrong_titles(self._source(corpus), corpus.wrong_titles, seed)
+        key = _key(corpus, seed)
+        if key not in self._planned:
+            source = self._source(corpus)
+            self._planned[key] = with_wrong_titles(source, corpus.wrong_titles, seed)
+        return self._planned[key]
+
+    def hash_of(self, corpus: CorpusPlan, seed: int) -> str:
+        """What tells these pairs from others, see `planned`."""
+        key = _key(corpus, seed)
+        if key not in self._hashes:
+            self._hashes[key] = self.planned(corpus, seed).hash
+        return self._hashes[key]
+
+    def count(self, corpus: CorpusPlan, seed: int, column: str) -> int:
+        """Pairs of the train split with such a title and a video that is not broken.
+
+        Raises:
+            ManifestError: no pair has such a title.
+        """
+        key = (*_key(corpus, seed), column)
+        if key not in self._counts:
+            manifest = self.planned(corpus, seed)
+            train = manifest.split("train")
+            titles = train.column("title" if self.has_titles(corpus) else column)
+            if len(train) and not any(titles):
+                raise ManifestError(f'{manifest.path} has no {column}; "crosspair titles" fills it')
+            errors = train.column("error")
+            usable = (bool(t) and not e for t, e in zip(titles, errors, strict=True))
+            self._counts[key] = sum(usable)
+        return self._counts[key]
 
     def write(self, corpus: CorpusPlan, seed: int) -> Path:
         """Render, prepare and write what is not there yet; return the manifest's file."""
@@ -92,8 +121,6 @@ class Pairs:
             )  # fmt: skip
 
 
-def write_all(
-    source: Pairs, wanted: Iterable[tuple[CorpusPlan, int]]
-) -> dict[tuple[CorpusPlan, int], Path]:
-    """Each of the wanted pairs once, see `Pairs.write`."""
-    return {each: source.write(*each) for each in dict.fromkeys(wanted)}
+def _key(corpus: CorpusPlan, seed: int) -> tuple[CorpusPlan, int]:
+    """Without wrong titles there is nothing that the seed decides."""
+    return corpus, seed if corpus.wrong_titles else 0

@@ -99,7 +99,7 @@ class Plan:
     published: tuple[PublishedRow, ...] = ()
     needs: dict[str, str] = field(default_factory=dict)
     """What the user must name on the command line (``name=value``), and what it is, for people;
-    "{name}" stands for it as a value of overrides, axes and manifests."""
+    "{name}" stands for it as a value of overrides, axes and manifests. Empty once it is named."""
     minutes: float = 60.0
     """What the whole is meant to take on two quiet cores, or on what ``title`` says."""
 

@@ -154,13 +154,12 @@ class _View:
     def ended(self, each: _Running, code: int) -> None:
         if code:
             self._failed += 1
-            error = read_state(each.folder).get("error")
-            logger.error("%s failed: %s (%s)", each.cell.name, error, each.folder / LOG)
-        else:
-            self._seconds.append(each.seconds)
-        what = "failed" if code else f"done in {_told(each.seconds)}"
-        logger.info("%s: %s; %s", each.cell.name, what, self._summary())
-        if len(self._seconds) == 1 and not code:
+            error, log = read_state(each.folder).get("error"), each.folder / LOG
+            logger.error("%s failed: %s (%s); %s", each.cell.name, error, log, self._summary())
+            return
+        self._seconds.append(each.seconds)
+        logger.info("%s: done in %s; %s", each.cell.name, _told(each.seconds), self._summary())
+        if len(self._seconds) == 1:
             whole = each.seconds * self._cells / self._jobs
             logger.info(
                 "after the first: about %s for these %d cells (the whole plan is meant to take %s)",

@@ -137,7 +137,7 @@ def _filled(settings: dict[str, Any], given: Mapping[str, str], where: str) -> d
             raise RecipeError(f"{where}: {value} stands for nothing; name it under needs")
         return given[found[1]]
 
-    return {key: fill(value) for key, value in settings.items()}
+    return {**{key: fill(value) for key, value in settings.items()}, "needs": {}}
 
 
 def _made(settings: dict[str, Any], where: str) -> Plan:

@@ -22,7 +22,7 @@ from crosspair.recipes import recipe_settings
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 20.0  # s that cells of a killed ablation have to save themselves
+_PATIENCE = 120.0  # s that cells of a killed ablation have to save themselves
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _locked(out: Path) -> Iterator[int]:
     except OSError as error:
         raise RunError(f"{out} cannot be written to: {error.strerror}") from error
     try:
-        until = time.monotonic() + _PATIENCE
+        until, told = time.monotonic() + _PATIENCE, False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,6 +147,9 @@ def _locked(out: Path) -> Iterator[int]:
             except OSError as error:
                 if time.monotonic() > until:
                     raise RunError(f"another ablation is at work in {out}; wait for it") from error
+                if not told:
+                    logger.info("waiting for the cells of an earlier command to save themselves")
+                    told = True
                 time.sleep(0.2)
         yield lock
     finally:

@@ -1,0 +1,67 @@
+"""What an ablation has on the disk: pairs that cells share, one command at a time, failed cells."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+from crosspair.ablation import ablate, planned, read_plan, run
+from crosspair.ablation.ledger import Ledger, read_state, status, write_state
+from crosspair.corpora import Manifest
+from crosspair.errors import RunError
+
+
+@pytest.mark.parametrize("column", ["title", "title_tree"])
+def test_pairs_on_the_disk_are_as_planned(plan_file, tmp_path, column) -> None:
+    plan = read_plan(plan_file(), [f"text.column={column}", "corpus.wrong_titles=0.5"])
+    source, cells = planned(plan, tmp_path / "out")
+    paths = {source.write(cell.corpus, cell.seed) for cell in cells}
+    assert len(paths) == 1  # shared by both rows
+    written = Manifest.read(paths.pop())
+    assert written.column("title") == source.planned(cells[0].corpus, 0).column("title")
+    train = written.split("train")
+    assert sum(bool(title) for title in train.column(column)) == cells[0].pairs
+    rendered = Manifest.read(next((tmp_path / "out" / "corpora").glob("rendered-*/")))
+    for clip, other in zip(written.clips(), rendered.clips(), strict=True):
+        assert Path(clip.path).samefile(other.path)
+
+
+def test_two_commands_do_not_share_a_folder(plan_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "_PATIENCE", 0.0)
+    (tmp_path / "cells").mkdir()
+    with (tmp_path / "cells" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=r"another ablation is at work in .*; wait for it"):
+            ablate(read_plan(plan_file()), tmp_path)
+
+
+def test_a_folder_that_cannot_be(plan_file, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file cannot be written to"):
+        ablate(read_plan(plan_file()), tmp_path / "file")
+
+
+def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
+    plan = read_plan(plan_file(seeds=[0, 1]))
+    _, cells = planned(plan, tmp_path)
+    states = [
+        {"status": "done", "seconds": {"pretrain": 2.0}, "clips": 16, "pairs": 17},
+        {"status": "failed", "error": "no room"},
+        {"status": "done"},  # but its results are gone
+    ]
+    for cell, state in zip(cells, states, strict=False):
+        write_state(tmp_path / cell.folder, state)
+    (tmp_path / cells[0].folder / "results.json").write_text("{}")
+    (tmp_path / cells[3].folder).mkdir(parents=True)
+    (tmp_path / cells[3].folder / "cell.json").write_text("{torn")
+    Ledger(tmp_path, plan, cells).write()
+    told = json.loads((tmp_path / "ablation.json").read_text())
+    assert told["plan"]["first"] == {"temperature": "cold"}
+    assert [cell["status"] for cell in told["cells"]] == ["done", "failed", "missing", "missing"]
+    assert [cell["error"] for cell in told["cells"]] == [None, "no room", None, None]
+    assert (told["cells"][0]["clips"], told["cells"][0]["pairs"]) == (16, 17)
+    assert told["cells"][3]["clips"] == cells[3].clips
+    assert read_plan(str(tmp_path / "plan.yaml")) == plan
+    assert status(tmp_path / cells[1].folder) == "failed"
+    assert read_state(tmp_path / "nowhere") == {}

@@ -1,0 +1,190 @@
+"""An ablation as a user runs it: killed, gone on with, failed, tried again, reported."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from crosspair.evaluation import read_results
+from tests.ablation.conftest import PLAN, write_plan
+from tests.e2e.conftest import command, crosspair
+
+WORDS = ("a", "an", "the", "this", "my", "red", "blue", "up", "down", "left", "right", "moving")
+
+
+def cells(out: Path) -> dict[str, dict]:
+    """By the name of their row's value, as ``ablation.json`` tells."""
+    told = json.loads((out / "ablation.json").read_text())["cells"]
+    return {next(iter(cell["row"].values())): cell for cell in told}
+
+
+def wait_for(happened, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 280
+    while not happened():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> tuple[Path, list[object]]:
+    """An ablation of which the first cell is done, killed in the middle of the second."""
+    folder = tmp_path_factory.mktemp("ablate")
+    settings = {**PLAN, "overrides": {**PLAN["overrides"], "training.checkpoint_steps": 1}}
+    plan = write_plan(folder / "tiny.yaml", {
+        **settings,
+        "finetuning": {
+            "recipe": "laptop-finetune", "clips": 1, "crops": 1,
+            "overrides": {
+                "clip.size": 32, "clip.frames": 4, "training.batch_size": 8, "training.epochs": 1,
+                "training.workers": 1, "labels.hold_out": 0.2,
+            },
+        },
+    })  # fmt: skip
+    out = folder / "out"
+    arguments = ["ablate", plan, "--out", out]
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
+
+    wait_for(lambda: (out / "ablation.json").exists(), process)
+    second = out / cells(out)["warm"]["folder"] / "metrics.jsonl"
+    wait_for(lambda: second.exists() and second.read_text().count("\n") >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return out, arguments
+
+
+@pytest.fixture(scope="module")
+def whole(killed) -> tuple[Path, subprocess.CompletedProcess[str], dict[str, float]]:
+    """The same command again; with when the first cell's files were written before it."""
+    out, arguments = killed
+    first = out / cells(out)["cold"]["folder"]
+    written = {path.name: path.stat().st_mtime for path in first.iterdir() if path.is_file()}
+    return out, crosspair(*arguments), written
+
+
+def test_what_was_done_is_not_done_again(whole) -> None:
+    out, done, written = whole
+    assert done.returncode == 0, done.stderr
+    assert "2 cells, 1 of them to be run" in done.stderr
+    first = out / cells(out)["cold"]["folder"]
+    assert "results.json" in written
+    assert {p.name: p.stat().st_mtime for p in first.iterdir() if p.is_file()} == written
+
+
+def test_what_was_killed_goes_on(whole) -> None:
+    out, _, _ = whole
+    second = out / cells(out)["warm"]["folder"]
+    assert "resumed at step" in (second / "log.txt").read_text()
+    steps = [json.loads(line)["step"] for line in (second / "metrics.jsonl").open()
+             if '"train"' in line and '"loss"' in line]  # fmt: skip
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_every_cell_tells_what_it_took_and_found(whole) -> None:
+    out, done, _ = whole
+    assert {path.name for path in out.iterdir()} == {
+        "plan.yaml", "ablation.json", "cells", "corpora", "report.html", "report.md", "report.csv",
+    }  # fmt: skip
+    assert f"{out / 'report.html'}: 2 of 2 cells done, 0 failed" in done.stdout
+    for name, cell in cells(out).items():
+        assert (cell["status"], cell["error"], cell["seed"]) == ("done", None, 0)
+        assert set(cell["seconds"]) == {"pretrain", "evaluate", "finetune"}
+        assert cell["clips"] == cell["pairs"] // 8 * 8 > 0
+        folder = out / cell["folder"]
+        assert {"recipe.yaml", "log.txt", "metrics.jsonl", "cell.json", "model"} <= {
+            path.name for path in folder.iterdir()
+        }
+        assert not list(folder.glob("**/checkpoints"))
+        results, origin = read_results(folder / "results.json")
+        of = {(result.protocol, result.of) for result in results}
+        subjects = {"trained", "chance"} | ({"random weights"} if name == "cold" else set())
+        assert of == {(protocol, s) for protocol in ("kNN", "1 views") for s in subjects}
+        assert len({json.dumps(r.__dict__, default=str) for r in results}) == len(results)
+        assert origin.seed == 0
+
+
+def test_the_report_alone_runs_nothing(whole) -> None:
+    out, done, _ = whole
+    (out / "report.html").unlink()
+    plan = done.args[done.args.index("ablate") + 1]
+    again = crosspair("ablate", plan, "--out", out, "--report-only")
+    assert again.returncode == 0, again.stderr
+    assert (out / "report.html").is_file()
+    assert "to be run" not in again.stderr
+
+
+def test_a_failed_cell_is_told_and_tried_again(tmp_path) -> None:
+    vectors = tmp_path / "vectors.txt"
+    plan = write_plan(tmp_path / "tiny.yaml", {
+        **PLAN,
+        "axes": {"text": {"given": {"text.source": str(vectors)}, "learnt": {}}},
+        "first": {"text": "learnt"},
+        "overrides": {k: v for k, v in PLAN["overrides"].items() if k != "text.source"},
+    })  # fmt: skip
+    out = tmp_path / "out"
+    done = crosspair("ablate", plan, "--out", out, "--jobs", 2)
+    assert done.returncode == 1, done.stderr
+    failed, other = cells(out)["given"], cells(out)["learnt"]
+    assert (failed["status"], other["status"]) == ("failed", "done")
+    assert f"error: word vectors {vectors}" in failed["error"]
+    log = out / failed["folder"] / "log.txt"
+    assert log.read_text().strip().endswith(failed["error"])
+    told = " ".join(done.stderr.split())
+    assert "given, seed 0 failed: error:" in told
+    assert "1 of 2 cells done, 1 failed" in done.stdout
+    vectors.write_text("".join(f"{word} 1.0 0.5 {i}.0\n" for i, word in enumerate(WORDS)))
+    again = crosspair("ablate", plan, "--out", out)
+    assert cells(out)["given"]["status"] == "done", again.stderr
+    assert again.returncode == 0
+    assert "2 cells, 1 of them to be run" in again.stderr
+
+
+def test_a_stop_lets_the_cell_save_itself(tmp_path) -> None:
+    overrides = {**PLAN["overrides"], "training.epochs": 50}
+    plan = write_plan(tmp_path / "tiny.yaml", {**PLAN, "overrides": overrides})
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command("ablate", plan, "--out", out), stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: any(out.glob("cells/*/checkpoints/step-*")), process)
+    os.kill(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the running cells save themselves first" in " ".join(told.split())
+    cell = cells(out)["cold"]
+    assert cell["status"] == "missing"
+    assert "asked to stop: saved at step" in (out / cell["folder"] / "log.txt").read_text()
+    assert not (out / cells(out)["warm"]["folder"] / "log.txt").exists()
+
+
+def test_a_dry_run_writes_nothing(tmp_path) -> None:
+    done = crosspair("ablate", "table-1a", "seeds=0,1", "--out", tmp_path / "out", "--dry-run",
+                     "--only", "ranking")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Objectives, on rendered videos: 2 cells")
+    assert [line.split("  ")[-1] for line in lines[1:]] == ["ranking, seed 0", "ranking, seed 1"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("table-2",), "no plan 'table-2'; did you mean 'table-1"),
+        (("table-1b",), "plan table-1b needs words=…"),
+        (("table-1a-ucf",), "this plan is for pairs of your own: give --manifest M"),
+        (("table-1a", "--only=rankings"), "no row is called 'rankings'; did you mean 'ranking'"),
+        (("table-1a", "training.epoch=3"), "did you mean 'training.epochs'"),
+    ],
+)
+def test_a_fault_is_told_before_anything_runs(tmp_path, arguments, message) -> None:
+    done = crosspair("--quiet", "ablate", *arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("crosspair: error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
