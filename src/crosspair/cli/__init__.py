@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from crosspair.cli.ablate import add_ablate
 from crosspair.cli.check import add_check
 from crosspair.cli.corpus import add_corpus
+from crosspair.cli.doctor import add_doctor
 from crosspair.cli.evaluation import add_evaluate, add_features
+from crosspair.cli.library import add_index, add_search
 from crosspair.cli.prepare import add_prepare
 from crosspair.cli.report import add_report
 from crosspair.cli.titles import add_titles, add_words
 from crosspair.cli.training import add_finetune, add_pretrain, add_quickstart
+from crosspair.cli.use import add_classify, add_embed
+from crosspair.cli.weights import add_export, add_import_weights, add_publish
 from crosspair.errors import CrosspairError
 
 
@@ -45,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_pretrain,
         add_finetune, add_features, add_evaluate, add_report, add_ablate,
+        add_embed, add_classify, add_index, add_search, add_doctor,
+        add_import_weights, add_export, add_publish,
     ):  # fmt: skip
         add(verbs)
     return parser

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,16 @@ from crosspair.distributed import World
 from crosspair.errors import ModelError, RecipeError, VideoError
 from crosspair.evaluation.features import CLIPS, extract_features
 from crosspair.isolation import cores
-from crosspair.library.passage import TOGETHER, Decoded, Passage, batched, passage_loader, passages
+from crosspair.library.passage import (
+    PREFETCH,
+    TOGETHER,
+    Decoded,
+    DecodingEndedError,
+    Passage,
+    batched,
+    decode_passages,
+    passages,
+)
 from crosspair.library.windows import Plan, Windows
 from crosspair.models import CPD
 from crosspair.precision import autocast
@@ -220,20 +230,18 @@ def _decoded(of: Engine, jobs: Sequence[Passage], thumbnails: bool) -> Iterator[
     """Batches of passages in their order; a video that ends its decoding process fails."""
     left = deque(batched(jobs, of.batch_size))
     while left:
-        workers = min(of.workers, len(left) // 2)
-        loader = passage_loader(list(left), of.model.clip, workers=workers, thumbnails=thumbnails)
+        workers = min(of.workers, len(left))
+        batches = decode_passages(list(left), of.model.clip, workers=workers, thumbnails=thumbnails)
         try:
-            for decoded in loader:
+            for decoded in batches:
                 left.popleft()
                 yield decoded
-        except RuntimeError as error:
-            if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
-                raise
-            in_flight = [job for _, batch in zip(range(3 * workers), left) for job in batch]  # noqa: B905
+        except DecodingEndedError as error:
+            in_flight = [job for batch in islice(left, PREFETCH * workers) for job in batch]
             broken = _crashing(in_flight)
             if not broken:
                 raise VideoError(
-                    f"decoding ended ({str(error).splitlines()[0]}): perhaps memory ran out; "
+                    f"decoding ended ({error}): perhaps memory ran out; "
                     "fewer workers or a smaller batch need less"
                 ) from error
             # They are done with, in one batch of failures.
@@ -243,8 +251,8 @@ def _decoded(of: Engine, jobs: Sequence[Passage], thumbnails: bool) -> Iterator[
                 for job in batch
                 if job.row in broken
             ]
-            batches = ([job for job in batch if job.row not in broken] for batch in left)
-            left = deque(batch for batch in batches if batch)
+            rest = ([job for job in batch if job.row not in broken] for batch in left)
+            left = deque(batch for batch in rest if batch)
 
 
 def _crashing(jobs: Sequence[Passage]) -> dict[int, str]:

@@ -23,6 +23,7 @@ from crosspair.library.store import (
     Library,
     LibraryError,
     State,
+    check_free,
     is_library,
     writing,
 )
@@ -77,9 +78,11 @@ def index(
         progress: called with the clips done and their number.
 
     Raises:
-        LibraryError: it is another model's or has other windows, or somebody else writes to it.
+        LibraryError: it is another model's or has other windows, somebody else writes to it, or
+            the folder holds something else.
         ManifestError: what is named does not do.
     """
+    check_free(folder)
     wholes = [_absolute(name) for name in named]
     manifest = videos_of(wholes, titles)
     videos = _videos(manifest)

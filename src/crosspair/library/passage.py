@@ -7,14 +7,16 @@ gains little over eight clips a passage, and would leave a single long video to 
 from __future__ import annotations
 
 import io
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crosspair.clip import Clip
 from crosspair.config import ClipConfig
@@ -22,10 +24,15 @@ from crosspair.errors import VideoError
 from crosspair.library.frames import array_frames
 from crosspair.library.windows import Plan
 from crosspair.video import crops_along, read_frames
-from crosspair.video.loader import STALLED
 
 TOGETHER = 8  # clips a passage
+PREFETCH = 2  # batches for each process
+STALLED = 120.0  # s for a batch: a decoder hangs
 THUMBNAIL = 160  # pixels of the longer side
+
+
+class DecodingEndedError(Exception):
+    """A decoding process ended: a video crashes its decoder or makes it hang, or memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Decoded:
     """What came of a passage.
 
     Attributes:
-        passage: that it is of, without what it was decoded from.
+        row, first: see `Passage`.
         clips: (k, 3, T, H, W) uint8, RGB, the centre of the frames; none where it failed.
         thumbnails: the middle frame of each clip, as JPEG, where they were asked for.
         failure: what is wrong, or empty.
@@ -82,9 +89,9 @@ def batched(jobs: Sequence[Passage], clips: int) -> list[list[Passage]]:
     return batches
 
 
-def passage_loader(
+def decode_passages(
     batches: Sequence[list[Passage]], config: ClipConfig, *, workers: int, thumbnails: bool
-) -> DataLoader[Any]:
+) -> Iterator[list[Decoded]]:
     """Decode batches of passages in their order.
 
     Args:
@@ -93,18 +100,30 @@ def passage_loader(
         workers: decoding processes.
         thumbnails: whether to make them.
 
-    Yields:
-        list[Decoded]: of a batch.
+    Raises:
+        DecodingEndedError: a process ended, or was at one batch for too long. It is told here, and
+            never by an exception that comes from nowhere.
     """
-    return DataLoader(
+    loader = DataLoader(
         _Passages(batches, config, thumbnails),
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_begin_worker,
-        timeout=STALLED if workers else 0,
         generator=torch.Generator(),  # the caller's random numbers are none of its business
     )
+    decoded = iter(loader)
+    with _no_signal_of_children():
+        while True:
+            try:
+                batch = next(decoded, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise DecodingEndedError(str(error).splitlines()[0]) from error
+            if batch is None:
+                return
+            yield batch
 
 
 class _Passages(Dataset[list[Decoded]]):
@@ -117,7 +136,13 @@ class _Passages(Dataset[list[Decoded]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> list[Decoded]:
-        return [_decoded(job, self.config, self.thumbnails) for job in self.batches[index]]
+        in_worker = get_worker_info() is not None
+        if in_worker:
+            signal.setitimer(signal.ITIMER_REAL, STALLED)
+        decoded = [_decoded(job, self.config, self.thumbnails) for job in self.batches[index]]
+        if in_worker:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return decoded
 
 
 def _decoded(job: Passage, config: ClipConfig, thumbnails: bool) -> Decoded:
@@ -155,3 +180,20 @@ def _jpeg(frame: np.ndarray) -> bytes:
 def _begin_worker(worker: int) -> None:
     del worker
     torch.set_num_threads(1)
+    # The system ends a process that is at one batch for too long, however deep in the decoder.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@contextmanager
+def _no_signal_of_children() -> Iterator[None]:
+    """PyTorch raises an exception wherever the program is when one of its processes ends; here it
+    is enough, and needed, that the loader sees so itself when it waits for that process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)

@@ -93,7 +93,8 @@ class Library:
             LibraryError: the folder holds something else, or cannot be written.
         """
         if not is_library(folder):
-            _check_free(folder)
+            check_free(folder)
+            shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
             database = _connected(folder)
             model.save_pretrained(folder / MODEL_FOLDER)
             database.create_table(TABLE, schema=schema(model.head.embedding), mode="overwrite")
@@ -186,6 +187,24 @@ def is_library(folder: Path) -> bool:
     return (folder / ABOUT_FILE).is_file()
 
 
+def check_free(folder: Path) -> None:
+    """See that a library may be made there, or be there.
+
+    Raises:
+        LibraryError: the folder holds something else.
+    """
+    if is_library(folder) or not folder.exists():
+        return
+    # A model and a table without library.json are what a kill left of making a library.
+    ours = {MODEL_FOLDER, f"{TABLE}.lance"}
+    foreign = [path.name for path in folder.iterdir() if path.name not in ours]
+    foreign = sorted(name for name in foreign if not name.startswith("."))
+    if foreign:
+        raise LibraryError(
+            f"{folder} is there already and no library: it holds {foreign[0]}; name another folder"
+        )
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Be the only one who writes to a library. The lock ends with its process, however that ends.
@@ -235,17 +254,6 @@ def _about(folder: Path) -> About:
             f"library {folder} has format {about.format}; this version of crosspair reads {FORMAT}"
         )
     return about
-
-
-def _check_free(folder: Path) -> None:
-    # A model and a table without library.json are what a kill left of making a library.
-    ours = {LOCK_FILE, MODEL_FOLDER, f".{MODEL_FOLDER}.partial", f"{TABLE}.lance"}
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
-    if foreign and not foreign == [f".{ABOUT_FILE}.partial"]:
-        raise LibraryError(
-            f"{folder} is there already and no library: it holds {foreign[0]}; name another folder"
-        )
-    shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
 
 
 def _connected(folder: Path) -> Any:

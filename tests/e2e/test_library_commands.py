@@ -1,0 +1,83 @@
+"""index and search as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import crosspair
+from tests.e2e.test_use_commands import FAST, refused, run
+from tests.evaluation.conftest import tiny_model
+
+pytest.importorskip("lancedb")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    """A folder with a model, videos and a library of them."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny_model().save_pretrained(folder / "model")
+    for seconds in (2, 6):
+        make_video(folder / "videos" / f"{seconds}.mp4", frames=10 * seconds, fps=10)
+    (folder / "videos" / "broken.mp4").write_text("no video")
+    (folder / "titles.csv").write_text("video_id,title\n2,[bold] brackets\n")
+    done = crosspair(
+        "index", folder / "videos", "--library", folder / "library", "--model", folder / "model",
+        "--titles", folder / "titles.csv", "--window", 2, "--stride", 1, "--device", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "3 videos added, 0 changed, 0 removed, 0 unchanged; 6 windows written" in done.stdout
+    assert "broken.csv: 1 videos that cannot be read, and why" in done.stdout
+    assert "it is text" in done.stderr
+    assert "Warning" not in done.stderr
+    return folder
+
+
+def test_a_second_index_needs_no_model_and_does_nothing(made, capsys) -> None:
+    run("index", made / "videos", "--library", made / "library", *FAST)
+    assert "0 videos added, 0 changed, 0 removed, 3 unchanged; 0 windows" in capsys.readouterr().out
+
+
+def test_search_tells_moments(made, tmp_path, capsys) -> None:
+    search = ("search", "--library", made / "library", *FAST)
+    run(*search, "a dog", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert {Path(each["path"]).name for each in told} == {"2.mp4", "6.mp4"}
+    assert set(told[0]) == {"path", "start", "end", "score", "title"}
+    run(*search, "a dog", "--where", "title LIKE '%bold%'", "--sheet", tmp_path / "s.png")
+    shown = capsys.readouterr().out
+    assert "[bold] brackets" in shown
+    assert "0:00–0:02" in shown
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    run(*search, "--video", made / "videos" / "2.mp4", "--json", "--limit", 1)
+    (told,) = json.loads(capsys.readouterr().out)
+    assert Path(told["path"]).name == "6.mp4"
+    run(*search, "a dog", "--folder", made / "elsewhere")
+    assert capsys.readouterr().out == "nothing found\n"
+
+
+def test_forget(made, tmp_path, capsys) -> None:
+    library = tmp_path / "library"
+    of = ("--library", library, *FAST)
+    run("index", made / "videos", *of, "--model", made / "model")
+    run("index", made / "videos" / "2.mp4", *of, "--forget")
+    assert "1 videos taken out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", "a dog", "--library", "{}/videos"), "is no library; \"crosspair index VIDEOS"),
+        (("search", "a dog", "--library", "{}/library", "--where", "x ="), "library"),
+        (("search", "a dog", "--library", "{}/library", "--limit", "0"), "--limit is 0; it must"),
+        (("search", "zzz", "--library", "{}/library"), "the model knows no word of 'zzz'"),
+        (("index", "{}/videos", "--library", "{}/new"), "to make one, say with which model"),
+    ],
+)  # fmt: skip
+def test_what_does_not_do(made, capsys, arguments, message) -> None:
+    call = [argument.format(made) for argument in arguments]
+    assert message in refused(capsys, *call)
+    assert not (made / "new").exists()

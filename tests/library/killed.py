@@ -1,0 +1,20 @@
+"""An index run in a process of its own, which somebody may kill."""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from crosspair.library import engine, index
+
+
+def run(library: Path, videos: Path, model: Path, begun: Connection) -> None:
+    """Index, with a version of the table for every video."""
+    torch.set_num_threads(1)
+    vars(sys.modules[index.__module__])["COMMIT_SECONDS"] = 0.0
+    of = engine(model, device="cpu", precision="fp32", workers=0)
+    begun.send("begun")
+    index(library, of, [videos])

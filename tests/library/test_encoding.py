@@ -1,0 +1,155 @@
+"""Windows by passages are what one clip at a time gives; what fails is named, and nothing more."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from crosspair.corpora import Clip, manifest_of
+from crosspair.errors import ModelError, RecipeError, VideoError
+from crosspair.evaluation import extract_features
+from crosspair.library import Engine, Windows, encode_whole, encode_windows, engine
+from crosspair.library import encoding as module
+from crosspair.library import passage as passage_module
+from crosspair.library.passage import Passage, batched
+from crosspair.library.videos import probed, videos_of
+from crosspair.models import CPD
+from crosspair.video import centre_view, load_view, read_frames
+from tests.library.conftest import WINDOWS
+
+
+def slowly(model: CPD, path: Path, start: float, length: float) -> tuple[torch.Tensor, ...]:
+    """The features of the clip in the middle of some seconds, by the evaluation's own way."""
+    pixels = load_view(
+        Clip(str(path), start, start + length), centre_view(0.5, model.clip), model.clip
+    )
+    with torch.no_grad():
+        visual, embedding = model.encode_video(torch.from_numpy(pixels).permute(3, 0, 1, 2)[None])
+    return visual[0], embedding[0]
+
+
+def test_windows_are_means_over_their_clips(tiny: Engine, folder: Path) -> None:
+    manifest = probed(videos_of([folder / "4.mp4"]))
+    (found,) = encode_windows(tiny, manifest, WINDOWS)
+    assert found.spans == [(0, 2), (1, 3), (2, 4)]
+    clips = [slowly(tiny.model, folder / "4.mp4", second, 1) for second in range(4)]
+    for i in range(3):
+        visual = (clips[i][0] + clips[i + 1][0]) / 2
+        embedding = F.normalize(clips[i][1] + clips[i + 1][1], dim=0)
+        torch.testing.assert_close(found.visual[i], visual, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.embedding[i], embedding, atol=1e-4, rtol=1e-4)
+
+
+def test_passages_batches_and_processes_change_nothing(
+    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = probed(videos_of([folder]))
+    once = list(encode_windows(tiny, manifest, WINDOWS, thumbnails=True))
+    monkeypatch.setattr(module, "TOGETHER", 1)
+    two = Engine(tiny.model, tiny.device, "fp32", batch_size=2, workers=2)
+    again = list(encode_windows(two, manifest, WINDOWS, thumbnails=True))
+    assert [each.row for each in once] == [each.row for each in again] == [4, 0, 1, 2, 3]
+    for one, other in zip(once, again, strict=True):
+        assert (one.spans, one.thumbnails, one.failure) == (
+            other.spans, other.thumbnails, other.failure,
+        )  # fmt: skip
+        torch.testing.assert_close(one.embedding, other.embedding, atol=1e-5, rtol=1e-5)
+    assert all(each.thumbnails[0].startswith(b"\xff\xd8") for each in once[1:])
+
+
+def test_what_cannot_be_read_is_named(tiny: Engine, folder: Path) -> None:
+    rows = videos_of([folder]).table.to_pylist()
+    rows.append({"pair_id": "late", "path": str(folder / "1.mp4"), "start": 50.0})
+    found = {
+        each.row: each for each in encode_windows(tiny, probed(manifest_of(rows, ".")), WINDOWS)
+    }
+    assert set(found) == set(range(6))
+    assert "not a readable video, or cut (it is text)" in found[4].failure
+    assert "the part is outside the video" in found[5].failure
+    assert [len(found[row].spans) for row in (4, 5)] == [0, 0]
+    assert found[4].embedding.shape == (0, 8)
+
+
+def test_a_part_that_cannot_be_read_costs_its_windows(
+    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(clip, instants, shape):
+        wanted = instants(4.0)
+        if wanted[0] <= 2.5 <= wanted[-1]:
+            raise VideoError(f"{clip.path}: damaged")
+        return read_frames(clip, lambda _: wanted, shape)
+
+    monkeypatch.setattr(passage_module, "read_frames", damaged)
+    monkeypatch.setattr(module, "TOGETHER", 1)
+    (found,) = encode_windows(tiny, probed(videos_of([folder / "4.mp4"])), WINDOWS)
+    assert found.spans == [(0, 2)]
+    assert len(found.embedding) == 1
+    assert found.failure.endswith("4.mp4: damaged (2 of 3 windows left out)")
+
+
+def test_a_video_that_kills_its_decoder_costs_itself_alone(
+    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(clip, instants, shape):
+        if clip.path.endswith("3.mp4"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_frames(clip, instants, shape)
+
+    def told(paths, decode):
+        assert decode
+        return [{"error": f"{p}: crashes"} if p.endswith("3.mp4") else {} for p in paths]
+
+    monkeypatch.setattr(passage_module, "read_frames", killed)
+    monkeypatch.setattr(module, "probe_all", told)
+    manifest = probed(videos_of([folder]))
+    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
+    found = {each.row: each for each in encode_windows(of, manifest, WINDOWS)}
+    assert set(found) == set(range(5))
+    assert found[2].failure.endswith("3.mp4: crashes")
+    assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
+
+
+def test_decoding_that_ends_by_no_video_is_told(
+    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        passage_module, "read_frames", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
+    with pytest.raises(VideoError, match=r"decoding ended .* fewer workers or a smaller batch"):
+        list(encode_windows(of, probed(videos_of([folder / "4.mp4"])), WINDOWS))
+
+
+def test_whole_videos_are_those_of_the_evaluation(tiny: Engine, folder: Path) -> None:
+    manifest = videos_of([folder])
+    found = list(encode_whole(tiny, manifest, clips=2))
+    judge = extract_features(tiny.model, manifest, clips=2, workers=0, precision="fp32")
+    good = [each for each in found if not each.failure]
+    assert [each.row for each in good] == judge.rows.tolist() == [0, 1, 2, 3]
+    assert torch.equal(torch.cat([each.embedding for each in good]), judge.embedding)
+    assert torch.equal(torch.cat([each.visual for each in good]), judge.visual)
+    assert "it is text" in found[4].failure
+
+
+def test_batches_hold_as_many_clips_as_they_may() -> None:
+    jobs = [Passage(row, 0, Clip("a"), np.zeros((k, 2))) for row, k in enumerate((3, 5, 8, 9, 1))]
+    assert [[job.row for job in batch] for batch in batched(jobs, 8)] == [[0, 1], [2], [3], [4]]
+
+
+def test_an_engine_that_cannot_be(model_folder: Path) -> None:
+    loaded = engine(model_folder, device="cpu", workers=0)
+    assert not loaded.model.training
+    with pytest.raises(ModelError, match="device 'toaster' cannot be used here"):
+        engine(model_folder, device="toaster")
+    with pytest.raises(RecipeError, match="precision 'int8' is none of auto, bf16, fp32"):
+        engine(model_folder, precision="int8")
+
+
+def test_no_video_at_all(tiny: Engine) -> None:
+    assert list(encode_windows(tiny, manifest_of([], "."), Windows())) == []

@@ -1,0 +1,208 @@
+"""Indexing: what changed and nothing else, one writer, and whatever a kill leaves is a library."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosspair.corpora import manifest_of
+from crosspair.errors import ManifestError
+from crosspair.library import Engine, Library, LibraryError, Windows, forget, index
+from crosspair.library.store import is_library, writing
+from tests.evaluation.conftest import tiny_model
+from tests.library import killed
+from tests.library.conftest import WINDOWS
+
+pytest.importorskip("lancedb")
+
+COUNTS = {"1.mp4": 1, "2.mp4": 1, "3.mp4": 2, "4.mp4": 3}
+
+
+def windows_in(library: Path) -> dict[str, int]:
+    """Windows by the names of files; none stands twice."""
+    rows = Library(library).table.search().select(["video", "start"]).to_list()
+    places = Counter((row["video"], row["start"]) for row in rows)
+    assert set(places.values()) <= {1}
+    return dict(Counter(Path(row["video"]).name for row in rows))
+
+
+def touch(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+
+
+def test_only_what_changed_is_encoded(
+    tiny: Engine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    library = tmp_path / "library"
+    first = index(library, tiny, [folder], windows=WINDOWS)
+    assert (first.added, first.changed, first.removed, first.unchanged) == (5, 0, 0, 0)
+    assert first.windows == sum(COUNTS.values())
+    assert windows_in(library) == COUNTS
+    assert "it is text" in first.broken[str(folder / "broken.mp4")]
+
+    again = index(library, tiny, [folder])
+    assert (again.added, again.changed, again.removed, again.unchanged) == (0, 0, 0, 5)
+    assert again.windows == 0
+    assert again.broken == first.broken
+
+    make_video(folder / "deep" / "5.mp4", frames=20, fps=10)
+    make_video(folder / "1.mp4", frames=40, fps=10)
+    (folder / "2.mp4").unlink()
+    third = index(library, tiny, [folder])
+    assert (third.added, third.changed, third.removed, third.unchanged) == (1, 1, 1, 3)
+    assert third.windows == 1 + 3
+    assert windows_in(library) == {"1.mp4": 3, "3.mp4": 2, "4.mp4": 3, "5.mp4": 1}
+
+    make_video(folder / "broken.mp4", frames=20, fps=10)
+    (folder / "4.mp4").write_text("no video any more")
+    fourth = index(library, tiny, [folder])
+    assert (fourth.added, fourth.changed, fourth.removed) == (0, 2, 0)
+    assert list(fourth.broken) == [str(folder / "4.mp4")]
+    assert windows_in(library) == {"1.mp4": 3, "3.mp4": 2, "5.mp4": 1, "broken.mp4": 1}
+
+
+def test_broken_videos_are_listed(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+    index(tmp_path / "library", tiny, [folder], windows=WINDOWS)
+    listed = tmp_path / "library" / "broken.csv"
+    (line,) = csv.DictReader(listed.open(encoding="utf-8"))
+    assert line["video"] == str(folder / "broken.mp4")
+    assert "it is text" in line["reason"]
+    (folder / "broken.mp4").unlink()
+    index(tmp_path / "library", tiny, [folder])
+    assert not listed.exists()
+
+
+def test_other_folders_stay_and_folders_can_be_forgotten(
+    tiny: Engine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    library = tmp_path / "library"
+    make_video(tmp_path / "videos2" / "a.mp4", frames=20, fps=10)
+    index(library, tiny, [folder], windows=WINDOWS)
+    index(library, tiny, [tmp_path / "videos2"])
+    assert windows_in(library) == COUNTS | {"a.mp4": 1}
+    shutil.rmtree(folder)
+    folder.mkdir()  # a disk that is not mounted looks like this
+    with pytest.raises(ManifestError, match="holds no video"):
+        index(library, tiny, [folder])
+    assert forget(library, [folder]) == 5
+    assert windows_in(library) == {"a.mp4": 1}
+    assert not (library / "broken.csv").exists()
+    assert forget(library, [tmp_path / "videos2" / "a.mp4"]) == 1
+    assert len(Library(library)) == 0
+
+
+def test_titles_come_from_a_file_or_a_manifest(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+    library, titles = tmp_path / "library", tmp_path / "titles.tsv"
+    rows = [{"pair_id": "x", "path": "videos/3.mp4", "title": "old", "start": 1.0, "end": 3.0}]
+    manifest = manifest_of(rows, ".").write(tmp_path / "m.parquet")
+    index(library, tiny, [folder, manifest.path], windows=WINDOWS)
+    videos = Library(library).videos()
+    part = f"{folder / '3.mp4'}#t=1,3"
+    assert videos[part].title == "old"
+    assert videos[part].path == str(folder / "3.mp4")
+    assert videos[str(folder / "1.mp4")].title is None
+    titles.write_text("video_id\ttitle\n1\tit's one\n3\tthree\n")
+    assert index(library, tiny, [folder], titles=titles).windows == 0
+    videos = Library(library).videos()
+    assert videos[str(folder / "1.mp4")].title == "it's one"
+    assert videos[str(folder / "3.mp4")].title == "three"
+    assert index(library, tiny, [folder]).unchanged == 5
+    assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
+
+
+def test_a_library_of_something_else(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    index(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
+    other = Engine(tiny_model(1).eval(), torch.device("cpu"), "fp32", workers=0)
+    with pytest.raises(LibraryError, match=r"is of another model .* leave --model out"):
+        index(library, other, [folder])
+    with pytest.raises(LibraryError, match="has windows of 2 s every 1 s, not windows of 4 s"):
+        index(library, tiny, [folder], windows=Windows(4, 2))
+    with pytest.raises(LibraryError, match=r"no library: it holds 1\.mp4; name another folder"):
+        index(folder, tiny, [folder])
+    assert not (folder / ".lock").exists()
+    (library / "library.json").write_text((library / "library.json").read_text()
+                                          .replace('"format": 1', '"format": 9'))  # fmt: skip
+    with pytest.raises(LibraryError, match="has format 9; this version of crosspair reads 1"):
+        Library(library)
+    with pytest.raises(LibraryError, match=r"is no library; .crosspair index VIDEOS --library"):
+        Library(tmp_path)
+
+
+def test_one_writes_at_a_time(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    child = (
+        "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX);"
+        "print(os.getpid(), file=file, end='', flush=True); print('locked', flush=True); input()"
+    )
+    library.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", child, str(library / ".lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(LibraryError, match=f"is being written by process {other.pid}; wait"):
+            index(library, tiny, [folder])
+        other.kill()
+    with writing(library):  # the lock ended with its process
+        pass
+
+
+def test_without_lancedb_a_line_tells_what_to_do(
+    tmp_path: Path, tiny: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(LibraryError, match=r'needs the extra: pip install "crosspair\[search\]"'):
+        Library.create(tmp_path, tiny.model, WINDOWS)
+
+
+def test_kills_at_ten_moments_leave_a_library(
+    folder: Path, model_folder: Path, tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    for copy in range(4):
+        make_video(folder / f"more{copy}.mp4", frames=30, fps=10)
+    expected = COUNTS | {f"more{copy}.mp4": 1 for copy in range(4)}  # windows of 4 s every 2 s
+    expected |= {"3.mp4": 1, "4.mp4": 1}
+    library = tmp_path / "library"
+    # Processes that are forked from one that has the imports behind it: they begin at once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.library.killed"])
+    draw = random.Random(0)
+    whole, opened = 0.0, 0
+    for kill in range(11):
+        for path in draw.sample(sorted(folder.iterdir()), 4):
+            touch(path)
+        here, there = context.Pipe()
+        process = context.Process(target=killed.run, args=(library, folder, model_folder, there))
+        process.start()
+        here.recv()
+        begun = time.monotonic()
+        if kill:
+            process.join(draw.uniform(0, whole))
+            process.kill()
+        process.join()
+        whole = whole or time.monotonic() - begun
+        if is_library(library):
+            found = windows_in(library)
+            assert found.items() <= expected.items()  # each video whole, or not there
+            opened += 1
+        if kill == 5:
+            shutil.rmtree(library)  # the next kills are at a library that is being made
+    assert opened > 5
+    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
+    index(library, of, [folder])
+    assert windows_in(library) == expected

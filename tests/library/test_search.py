@@ -1,0 +1,156 @@
+"""Search: the nearest windows, each moment once, as conditions allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosspair.errors import TextError, VideoError
+from crosspair.library import Engine, Library, LibraryError, Searcher, Windows, index
+from crosspair.library import store as store_module
+from crosspair.library.sheet import contact_sheet
+from crosspair.models import CPD
+
+pytest.importorskip("lancedb")
+
+D = 8
+
+
+def filled(folder: Path, model: CPD, rows: list[tuple[str, float, float, str | None, np.ndarray]]):
+    """A library of windows given by hand: path, start, end, title, vector."""
+    library = Library.create(folder, model, Windows())
+    names = ("path", "start", "end", "title", "vector")
+    library.add([
+        {**dict(zip(names, row, strict=True)), "video": row[0], "thumbnail": b"jpeg",
+         "size": 1, "modified": 1}
+        for row in rows
+    ])  # fmt: skip
+    return library
+
+
+def near(cosine: float) -> np.ndarray:
+    """A unit vector of that cosine with the first axis."""
+    vector = np.zeros(D, np.float32)
+    vector[:2] = cosine, np.sqrt(1 - cosine**2)
+    return vector
+
+
+FIRST = near(1.0)
+
+
+@pytest.fixture
+def library(tmp_path: Path, model: CPD) -> Library:
+    return filled(tmp_path / "library", model, [
+        ("/a/x.mp4", 0, 4, "a dog", near(0.5)),
+        ("/a/x.mp4", 2, 6, "a dog", near(0.9)),
+        ("/a/x.mp4", 4, 8, "a dog", near(0.8)),
+        ("/a/x.mp4", 6, 10, "a dog", near(0.7)),
+        ("/a/x.mp4", 8, 12, "a dog", near(0.6)),
+        ("/a_b/it's.mp4", 0, 4, None, near(0.85)),
+        ("/a_b/it's.mp4", 20, 24, None, near(0.2)),
+        ("/ab/y.mp4", 0, 4, "50 % off", near(-0.5)),
+    ])  # fmt: skip
+
+
+def found(library: Library, **choices: object) -> list[tuple[str, float, float]]:
+    moments = Searcher(library).nearest(FIRST, **choices)  # type: ignore[arg-type]
+    assert all(moment.thumbnail == b"jpeg" for moment in moments)
+    return [(moment.path, moment.start, round(moment.score, 3)) for moment in moments]
+
+
+def test_moments_are_told_once_and_best_first(library: Library) -> None:
+    assert found(library) == [
+        ("/a/x.mp4", 2, 0.9), ("/a_b/it's.mp4", 0, 0.85), ("/a/x.mp4", 8, 0.6),
+        ("/a_b/it's.mp4", 20, 0.2), ("/ab/y.mp4", 0, -0.5),
+    ]  # fmt: skip
+    assert found(library, limit=2) == found(library)[:2]
+
+
+def test_more_windows_are_looked_at_where_neighbours_fill_the_first_look(
+    tmp_path: Path, model: CPD
+) -> None:
+    rows = [("/x.mp4", i / 10, 10 + i / 10, None, near(0.9 + i / 1e4)) for i in range(40)]
+    library = filled(tmp_path / "library", model, [*rows, ("/y.mp4", 0, 4, None, near(0.1))])
+    assert [path for path, _, _ in found(library, limit=2)] == ["/x.mp4", "/y.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "paths"),
+    [
+        ({"where": "title LIKE '%dog%'"}, {"/a/x.mp4"}),
+        ({"where": "title IS NULL OR start > 7"}, {"/a/x.mp4", "/a_b/it's.mp4"}),
+        ({"where": "\"end\" > 20"}, {"/a_b/it's.mp4"}),
+        ({"folder": "/a"}, {"/a/x.mp4"}),
+        ({"folder": "/a_b/"}, {"/a_b/it's.mp4"}),
+        ({"folder": "/a", "where": "start < 0 OR start > 100"}, set()),
+        ({"without": "/a_b/it's.mp4"}, {"/a/x.mp4", "/ab/y.mp4"}),
+        ({"exact": True, "limit": 1}, {"/a/x.mp4"}),
+    ],
+)  # fmt: skip
+def test_conditions(library: Library, choices: dict[str, object], paths: set[str]) -> None:
+    assert {path for path, _, _ in found(library, **choices)} == paths
+
+
+def test_conditions_that_are_none(library: Library) -> None:
+    with pytest.raises(LibraryError, match=r"library .*: .*No field named colour"):
+        found(library, where="colour = 'red'")
+    with pytest.raises(LibraryError, match=r"\A.*\Z"):  # one line
+        found(library, where="path LIKE")
+    with pytest.raises(LibraryError, match="of 8 dimensions; the query has 3"):
+        Searcher(library).nearest(np.ones(3, np.float32))
+
+
+def test_an_index_finds_what_is_near_and_what_came_later(
+    tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((600, D)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = [(f"/{i}.mp4", 0.0, 4.0, None, vector) for i, vector in enumerate(vectors)]
+    library = filled(tmp_path / "library", model, rows[:500])
+    library.tidy()
+    assert not list(library.table.list_indices())
+    monkeypatch.setattr(store_module, "EXACT_UP_TO", 499)
+    library.tidy()
+    assert len(list(library.table.list_indices())) == 1
+    later = Library(library.folder)
+    later.add([dict(zip(("path", "video", "vector"), (p, p, v), strict=True))
+               for p, _, _, _, v in rows[500:]])  # fmt: skip
+    for part in (slice(0, 500), slice(0, 600)):
+        hits = 0
+        for query in vectors[part][:: len(vectors[part]) // 20]:
+            exact = Searcher(library).nearest(query, exact=True, limit=5)
+            hits += len({m.path for m in exact}
+                        & {m.path for m in Searcher(library).nearest(query, limit=5)})  # fmt: skip
+        assert hits >= 95
+
+
+def test_texts_and_videos_as_queries(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+    index(tmp_path / "library", tiny, [folder], windows=Windows(2, 1))
+    searcher = Searcher(tmp_path / "library")
+    by_text = searcher.text("a dog", limit=3)
+    assert [len(by_text), by_text[0].thumbnail[:2]] == [3, b"\xff\xd8"]
+    assert by_text[0].score >= by_text[1].score >= by_text[2].score
+    by_video = searcher.video(folder / "4.mp4", limit=10)
+    assert {Path(moment.path).name for moment in by_video} == {"1.mp4", "2.mp4", "3.mp4"}
+    with pytest.raises(TextError, match="the model knows no word of 'zzz'"):
+        searcher.text("zzz")
+    with pytest.raises(VideoError, match=r"none of the 1 videos can be read: .*it is text"):
+        searcher.video(folder / "broken.mp4")
+
+
+def test_a_contact_sheet_has_a_row_for_each(
+    tiny: Engine, tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    make_video(tmp_path / "videos" / "a.mp4", frames=40, fps=10)
+    index(tmp_path / "library", tiny, [tmp_path / "videos"], windows=Windows(1, 1))
+    moments = Searcher(tmp_path / "library").text("a dog")
+    assert len(moments) == 2
+    sheet = contact_sheet("a dog", moments)
+    assert sheet.startswith(b"\x89PNG")
+    height = int.from_bytes(sheet[20:24], "big")
+    assert height == 2 * (112 + 6)
+    assert contact_sheet("a dog", []).startswith(b"\x89PNG")

@@ -1,0 +1,87 @@
+"""Windows: the whole video is in some of them, and clips are shared by those that overlap."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosspair.clip import Clip
+from crosspair.config import ClipConfig
+from crosspair.errors import CrosspairError
+from crosspair.library.windows import SPACING, Windows, whole_plan
+from crosspair.video.sampling import clip_span
+
+CONFIG = ClipConfig(size=32, frames=8, stride=4)
+
+lengths = st.floats(0.05, 500)
+windows = st.builds(
+    lambda stride, strides: Windows(stride * strides, stride),
+    st.floats(0.25, 20),
+    st.integers(1, 5),
+)
+
+
+@given(windows, lengths)
+def test_windows_follow_each_other_and_leave_nothing_out(cut: Windows, length: float) -> None:
+    spans = cut.of(length)
+    assert spans[0][0] == 0
+    assert spans[-1][1] == length
+    for (start, end), (following, _) in pairwise(spans):
+        assert following - start == pytest.approx(cut.stride)
+        assert following <= end or end == pytest.approx(following)
+    for start, end in spans[:-1]:
+        assert end - start == pytest.approx(cut.length)
+    assert spans[-1][1] - spans[-1][0] <= cut.length + cut.stride / 2 + 1e-6
+
+
+@given(windows, lengths)
+def test_a_window_is_the_mean_over_clips_within_it(cut: Windows, length: float) -> None:
+    plan = cut.plan(3, Clip("a.mp4", 7.0, None), length, CONFIG)
+    assert plan.row == 3
+    np.testing.assert_allclose(np.array(plan.spans) - 7, cut.of(length), atol=1e-9)
+    assert plan.times.shape[1] == CONFIG.frames
+    assert (np.diff(plan.times) >= 0).all()
+    assert 0 <= plan.times.min() <= plan.times.max() <= length
+    assert {clip for clips in plan.clips for clip in clips} == set(range(len(plan.times)))
+    span = clip_span(CONFIG.frames, CONFIG.stride)
+    middles = plan.times.mean(axis=1)
+    for (start, end), clips in zip(cut.of(length), plan.clips, strict=True):
+        assert (end - start) / len(clips) <= 1.5 * SPACING + 1e-6
+        if end - start > 2 * span:
+            assert all(start <= middles[clip] <= end for clip in clips)
+
+
+def test_overlapping_windows_share_their_clips() -> None:
+    plan = Windows(4, 2).plan(0, Clip("a.mp4"), 10.0, CONFIG)
+    assert [list(clips) for clips in plan.clips] == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert plan.times.mean(axis=1) == pytest.approx([1, 3, 5, 7, 9])
+
+
+def test_a_long_window_has_a_clip_every_two_seconds() -> None:
+    plan = Windows(10, 5).plan(0, Clip("a.mp4"), 10.0, CONFIG)
+    assert [list(clips) for clips in plan.clips] == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_frames_in_memory_are_thirty_a_second() -> None:
+    plan = whole_plan(0, np.zeros((61, 4, 4, 3), np.uint8), 3, CONFIG)
+    assert plan.times[0, 0] == 0
+    assert plan.times[-1, -1] == pytest.approx(61 / 30)
+    assert plan.spans == [(None, None)]
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "message"),
+    [
+        (4, 5, "the stride is more than 0 and at most the window"),
+        (4, 0, "windows of 4 s every 0 s: the stride is more than 0"),
+        (float("inf"), 2, "windows of inf s every 2 s"),
+        (4, 3, "a window must be a whole number of strides, as 6 s is"),
+    ],
+)
+def test_windows_that_do_not_do(length: float, stride: float, message: str) -> None:
+    with pytest.raises(CrosspairError, match=message):
+        Windows(length, stride)

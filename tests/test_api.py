@@ -1,0 +1,127 @@
+"""A model put to use from Python: what is named is there, or told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import crosspair
+from crosspair.corpora import Clip, manifest_of
+from crosspair.errors import CrosspairError, VideoError
+from crosspair.evaluation import class_embeddings
+from crosspair.library import Engine
+from crosspair.video import read_frames
+from tests.evaluation.conftest import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model() -> crosspair.Model:
+    return crosspair.Model(
+        Engine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for seconds in (1, 2, 4):
+        make_video(folder / f"{seconds}.mp4", frames=30 * seconds)
+    (folder / "broken.avi").write_text("no video")
+    return folder
+
+
+def test_importing_is_cheap() -> None:
+    check = (
+        "import sys, crosspair; sys.exit('torch' in sys.modules or not callable(crosspair.load))"
+    )
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+    assert {"load", "Windows"} <= set(dir(crosspair))
+    with pytest.raises(AttributeError, match="module 'crosspair' has no attribute 'lod'"):
+        crosspair.lod  # noqa: B018
+
+
+def test_files_folders_manifests_and_arrays(model: crosspair.Model, folder: Path) -> None:
+    rows = [{"pair_id": "p", "path": "2.mp4", "title": "x", "start": 0.5}]
+    manifest = manifest_of(rows, folder / "m.parquet").write(folder / "m.parquet")
+    frames = read_frames(
+        Clip(str(folder / "4.mp4")), lambda _: np.arange(120) / 30, lambda w, h: (w, h)
+    )
+    found = model.embed_videos([str(folder / "1.mp4"), folder, manifest.path, frames], clips=3)
+    names = [str(folder / f"{seconds}.mp4") for seconds in (1, 2, 4)]
+    assert found.ids == [*names, "p", "array 0"]
+    assert found.spans[3:] == [(0.5, None), (None, None)]
+    assert found.visual.shape == (5, 32)
+    assert found.embedding.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found.embedding, axis=1), 1, rtol=1e-5)
+    ((name, reason),) = found.failures
+    assert (name, "it is text" in reason) == (str(folder / "broken.avi"), True)
+    np.testing.assert_allclose(found.embedding[4], found.embedding[2], atol=0.02)
+    one = model.embed_videos(folder / "2.mp4", clips=3)
+    np.testing.assert_allclose(one.embedding[0], found.embedding[1], atol=1e-5)
+
+
+def test_windows_of_files_and_arrays(model: crosspair.Model, folder: Path) -> None:
+    windows = crosspair.Windows(2, 1)
+    found = model.embed_videos([folder / "4.mp4", folder / "broken.avi"], windows=windows)
+    assert found.ids == [str(folder / "4.mp4")] * 3
+    assert found.spans == [(0, 2), (1, 3), (2, 4)]
+    assert [name for name, _ in found.failures] == [str(folder / "broken.avi")]
+    array = model.embed_videos(np.zeros((75, 40, 50, 3), np.uint8), windows=windows)
+    assert array.spans == [(0, 2.5)]
+
+
+def test_classes_by_the_nearest_name(model: crosspair.Model, folder: Path) -> None:
+    found = model.classify(folder, ["dog", "cat"], templates=["{}", "a {}"], clips=2)
+    names = class_embeddings(model.engine.model, ["dog", "cat"], ["{}", "a {}"]).numpy()
+    videos = model.embed_videos(folder, clips=2).embedding
+    np.testing.assert_allclose(found.cosines, videos @ names.T, atol=1e-6)
+    np.testing.assert_allclose(found.scores.sum(axis=1), 1, rtol=1e-5)
+    ratio = np.exp((found.cosines[0, 0] - found.cosines[0, 1]) / 0.07)
+    assert found.scores[0, 0] / found.scores[0, 1] == pytest.approx(ratio, rel=1e-3)
+    for (name, ranked, timeline), row in zip(found.videos(), range(3), strict=True):
+        assert (name, timeline) == (found.ids[row], [])
+        assert ranked[0] == (
+            ["dog", "cat"][found.cosines[row].argmax()],
+            pytest.approx(found.scores[row].max(), rel=1e-5),
+        )
+        assert ranked[0][1] >= ranked[1][1]
+
+
+def test_a_timeline_covers_the_video(model: crosspair.Model, folder: Path) -> None:
+    found = model.classify(folder / "4.mp4", ["dog", "cat"], windows=crosspair.Windows(2, 1))
+    ((name, ranked, timeline),) = found.videos()
+    assert name == str(folder / "4.mp4")
+    assert {label for label, _ in ranked} == {"dog", "cat"}
+    assert (timeline[0].start, timeline[-1].end) == (0, 4)
+
+
+def test_texts(model: crosspair.Model) -> None:
+    assert model.embed_texts(["a dog", "a cat"]).shape == (2, 8)
+    assert model.embed_texts([]).shape == (0, 8)
+    with pytest.raises(CrosspairError, match=r"takes a list of texts; give \[text\] for one"):
+        model.embed_texts("a dog")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.embed_videos(["gone.mp4"]), r"none of the 1 videos .*no such file"),
+        (lambda m: m.embed_videos([]), "none of the 0 videos can be read: none are named"),
+        (lambda m: m.embed_videos(np.zeros((4, 4, 3), np.uint8)),
+         r"array 0 is uint8 of shape \(4, 4, 3\); a video in memory is uint8 of shape \(frames"),
+        (lambda m: m.embed_videos(np.zeros((2, 4, 4, 3))), "array 0 is float64 of shape"),
+        (lambda m: m.classify("a.mp4", "dog, cat"), "classify takes a list of class names"),
+        (lambda m: m.classify("a.mp4", ["dog"], templates=["a"]), "a template holds {} where"),
+    ],
+)  # fmt: skip
+def test_what_does_not_do(
+    model: crosspair.Model, call: Callable[[crosspair.Model], object], message: str
+) -> None:
+    with pytest.raises((CrosspairError, VideoError), match=message):
+        call(model)
