@@ -65,3 +65,13 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
     assert read_plan(str(tmp_path / "plan.yaml")) == plan
     assert status(tmp_path / cells[1].folder) == "failed"
     assert read_state(tmp_path / "nowhere") == {}
+
+
+def test_unequal_clips_are_told(plan_file, tmp_path, caplog) -> None:
+    plan = read_plan(plan_file())
+    _, cells = planned(plan, tmp_path)
+    for cell, clips in zip(cells, (24, 16), strict=True):
+        write_state(tmp_path / cell.folder, {"status": "done", "clips": clips})
+        (tmp_path / cell.folder / "results.json").write_text("{}")
+    run._check_clips(tmp_path, cells)
+    assert "cold, seed 0 has seen 24 clips, warm, seed 0 only 16" in caplog.text

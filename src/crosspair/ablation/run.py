@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosspair.ablation.cells import Cell, cells_of, select
+from crosspair.ablation.cells import ALIKE, Cell, cells_of, select
 from crosspair.ablation.job import Job, write_job
-from crosspair.ablation.ledger import DONE, FAILED, Ledger, status
+from crosspair.ablation.ledger import DONE, FAILED, Ledger, read_state, status
 from crosspair.ablation.pairs import Pairs
 from crosspair.ablation.plan import Plan
 from crosspair.ablation.pool import run_cells
@@ -84,6 +84,7 @@ def ablate(
                 jobs=jobs, lock=lock, ended=lambda _: ledger.write(), minutes=plan.minutes,
             )  # fmt: skip
         ledger.write()
+        _check_clips(out, cells)
         found = [status(out / cell.folder) for cell in cells]
         report = _report(out) if DONE in found else None
     return Outcome(found.count(DONE), found.count(FAILED), len(cells), not finished, report)
@@ -122,6 +123,18 @@ def _write_jobs(plan: Plan, todo: Sequence[Cell], source: Pairs, out: Path) -> N
 
 def _absolute(path: str) -> str:
     return str(Path(path).absolute()) if path else ""
+
+
+def _check_clips(out: Path, cells: Sequence[Cell]) -> None:
+    """Pairs whose title a text encoder cannot read are only known when a cell has begun."""
+    done = [cell for cell in cells if status(out / cell.folder) == DONE]
+    seen = {read_state(out / cell.folder)["clips"]: cell.name for cell in done}
+    if seen and max(seen) - min(seen) > ALIKE * max(seen):
+        logger.warning(
+            "%s has seen %d clips, %s only %d, as titles without a word that its text encoder "
+            "knows were left out: compare them with care",
+            seen[max(seen)], max(seen), seen[min(seen)], min(seen),
+        )  # fmt: skip
 
 
 def _report(out: Path) -> Path:
