@@ -9,6 +9,7 @@ import pytest
 from crosspair.evaluation import Result, provenance, write_results
 from tests.e2e.conftest import crosspair
 from tests.e2e.test_faults import refused
+from tests.reporting.ablations import write_ablation
 
 
 @pytest.fixture
@@ -42,3 +43,26 @@ def test_faults_are_told_in_one_line_and_nothing_is_written(tmp_path: Path, run:
     )
     assert not out.exists()
     assert "cannot be written" in refused("report", run, "--out", run / "results.json")
+
+
+def test_the_report_of_an_ablation_is_written_in_its_folder(tmp_path: Path, run: Path) -> None:
+    folder = tmp_path / "ablation"
+    folder.mkdir()
+    write_ablation(folder, {"objective": ("one", "other")})
+    line = f"{folder} is an ablation: report it alone and without --out"
+    assert line in refused("report", folder, run)
+    assert line in refused("report", folder, "--out", tmp_path)
+    assert "--out DIR is missing" in refused("report", run)
+    done = crosspair("report", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"{folder / 'report.html'}: the ablation's report; report.md, report.csv beside it\n"
+    )
+    assert "other" in (folder / "report.html").read_text("utf-8")
+
+
+def test_a_results_file_of_another_make_is_told_in_a_line(tmp_path: Path, run: Path) -> None:
+    file = run / "results.json"
+    file.write_text(file.read_text().replace('"settings": {}', '"settings": "k 25"'))
+    line = "results.json: result 0: settings 'k 25' is no JSON object"
+    assert line in refused("report", run, "--out", tmp_path / "out")

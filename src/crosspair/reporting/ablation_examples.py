@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -84,15 +84,16 @@ def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:
     clips = manifest.clips()
 
     def sheet(query: int) -> Sheet:
-        places = scores[query].topk(min(_FOUND, len(rows))).indices.tolist()
-        if query not in places:
-            places = [*places[:-1], query]
+        own = int(ranks[query])
+        best = [(i, 0) for i in scores[query].topk(min(_FOUND, len(rows))).indices.tolist()]
+        if own > len(best):
+            best[-1] = (query, own)
         found = [
-            Found(clips[rows[i]], titles[rows[i]], float(scores[query, i]), i == query)
-            for i in places
+            Found(clips[rows[i]], titles[rows[i]], float(scores[query, i]), i == query, place)
+            for i, place in best
         ]
-        told = f"{titles[rows[query]]} (found at place {int(ranks[query])} of {len(rows)})"
-        return load_sheet(told, found)
+        sheet = load_sheet(titles[rows[query]], found)
+        return replace(sheet, note=f"Its own clip is at place {own} of {len(rows)}.")
 
     return [sheet(i) for i in order[:_QUERIES]], [sheet(i) for i in order[: -_QUERIES - 1 : -1]]
 

@@ -167,7 +167,8 @@ def _panel(
         for (x, y), done in lines:
             style = "-" if done else (0, (1, 1))
             axes.plot(x, y, color=SERIES[0], linewidth=0.8, alpha=0.8, linestyle=style)
-        axes.plot(*_mean(lines), color=SERIES[0], linewidth=2.2)
+        mean = _mean(lines)
+        axes.plot(*mean, color=SERIES[0], linewidth=2.2, marker="o" if len(mean[0]) == 1 else "")
         _finish(axes, ylabel, top)
         lost = sum(not done for _, done in lines)
         seeds = f"{len(lines)} seeds" if len(lines) > 1 else "1 seed"

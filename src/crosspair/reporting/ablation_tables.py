@@ -162,8 +162,11 @@ def _detail(cells: Sequence[Cell]) -> str:
         f"seed {', '.join(str(cell.seed) for cell in cells if cell.status == status)} {status}"
         for status in statuses
     ]
-    seeds = "seed" if len(cells) == 1 else "seeds"
-    return "; ".join([f"{done} of {len(cells)} {seeds}" if lost else f"{done} {seeds}", *lost])
+    return "; ".join([f"{done} of {_seeds(len(cells))}" if lost else _seeds(done), *lost])
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def _references(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]:
@@ -181,7 +184,7 @@ def _references(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]
                 entries[column] = Entry(values)
         if entries:
             most = max(len(entry.values) for entry in entries.values())
-            detail = f"{most} seeds; before any training" if of != "chance" else "guessing"
+            detail = f"{_seeds(most)}; before any training" if of != "chance" else "guessing"
             rows.append(TableRow(of, of, detail, entries))
     return rows
 

@@ -29,7 +29,7 @@ def conclusion(ablation: Ablation, tables: Sequence[AblationTable]) -> list[str]
             f" Of {len(ablation.cells)} cells {done} are done, {ablation.count('failed')} failed "
             f"and {ablation.count('missing')} are missing."
         )
-    return [told, *(_best(ablation, table, column) for table, column in headlines(tables))]
+    return [told, *(_told(ablation, table, column) for table, column in headlines(tables))]
 
 
 def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
@@ -58,6 +58,14 @@ def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
         f"{told} Of {len(compared)} differences {apart} have an interval without zero (bold); of "
         f"as many where nothing differs, about {len(compared) / 20:.0f} would have one."
     )
+
+
+def _told(ablation: Ablation, table: AblationTable, column: Column) -> str:
+    told = _best(ablation, table, column)
+    for row in table.rows:
+        if row.of == "random weights" and column in row.entries:
+            told += f" Random weights have {shown_mean(row.entries[column], column)}."
+    return told
 
 
 def _best(ablation: Ablation, table: AblationTable, column: Column) -> str:

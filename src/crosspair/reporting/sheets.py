@@ -28,12 +28,14 @@ class Found:
         caption: the text that belongs to it.
         score: cosine of query and clip, -1 to 1.
         right: whether it is what was asked for; ``None`` if nobody knows.
+        place: its rank, from 1; 0 if it is that among the clips shown.
     """
 
     clip: Clip
     caption: str
     score: float
     right: bool | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A query and the tiles it found, best first."""
+    """A query and the tiles it found, best first; a note is what else is known of them."""
 
     query: str
     tiles: tuple[Tile, ...]
+    note: str = ""
 
 
 def load_sheet(

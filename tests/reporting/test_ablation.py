@@ -1,0 +1,240 @@
+"""Reports of ablations: every cell is shown, numbers are the cells', words follow numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from crosspair.errors import RunError
+from crosspair.reporting.ablation import write_ablation_report
+from crosspair.reporting.ablation_cells import read_ablation
+from crosspair.reporting.ablation_figures import dial_charts, dot_charts, validation_panels
+from crosspair.reporting.ablation_tables import (
+    AblationTable,
+    TableRow,
+    ablation_tables,
+    shown_difference,
+    shown_mean,
+)
+from crosspair.reporting.ablation_words import caution, conclusion
+from tests.reporting.ablations import OBJECTIVES, write_ablation
+
+AXES = {"objective": OBJECTIVES}
+LOST = {("ranking", 1): "failed", ("in-batch", 0): "missing", ("in-batch", 2): "missing"}
+DIAL = {"objective": OBJECTIVES[:2], "wrong titles": ("0", "0.25", "0.5")}
+
+
+def tables_of(folder: Path) -> list[AblationTable]:
+    return ablation_tables(read_ablation(folder))
+
+
+def knn(row: TableRow, table: AblationTable) -> tuple[str, str]:
+    """The row's mean and difference by kNN on the visual feature."""
+    column = table.columns[0]
+    entry = row.entries[column]
+    return shown_mean(entry, column), shown_difference(entry.difference, column)
+
+
+def test_means_and_paired_differences_over_seeds(tmp_path: Path) -> None:
+    table, *_ = tables_of(write_ablation(tmp_path, AXES))
+    assert [row.name for row in table.rows] == [*OBJECTIVES, "random weights", "chance"]
+    assert [knn(row, table) for row in table.rows] == [
+        ("41.0 ± 1.0 %", ""),
+        ("43.0 ± 1.0 %", "+2.0 ± 0.0 (+2.0 to +2.0)"),  # the seeds' spread is not in it
+        ("45.0 ± 1.0 %", "+4.0 ± 0.0 (+4.0 to +4.0)"),
+        ("22.0 ± 2.0 %", ""),
+        ("6.2 %", ""),
+    ]
+    assert [row.detail for row in table.rows[2:]] == [
+        "3 seeds", "3 seeds; before any training", "guessing",
+    ]  # fmt: skip
+
+
+def test_each_protocol_stands_in_the_papers_table_of_it(tmp_path: Path) -> None:
+    tables = tables_of(write_ablation(tmp_path, AXES))
+    assert [[column.title for column in table.columns] for table in tables] == [
+        ["kNN, top-1", "kNN, top-1", "linear, top-1"],
+        ["3 views, top-1"],
+        ["retrieval text→video, R@10", "retrieval text→video, median rank"],
+    ]
+    rank = tables[2].columns[1]
+    entry = tables[2].rows[1].entries[rank]
+    assert (shown_mean(entry, rank), shown_difference(entry.difference, rank)) == (
+        "29 ± 0", "−1.0 ± 0.0 (−1.0 to −1.0)",
+    )  # fmt: skip
+
+
+def test_what_failed_or_lacks_is_shown_and_not_averaged(tmp_path: Path) -> None:
+    lost = {**LOST, ("in-batch", 1): "failed"}
+    table, *_ = tables_of(write_ablation(tmp_path, AXES, lost=lost))
+    _, ranking, in_batch, *_ = table.rows
+    assert knn(ranking, table) == ("43.0 ± 1.4 %", "+2.0 ± 0.0 (+2.0 to +2.0)")
+    assert ranking.detail == "2 of 3 seeds; seed 1 failed"
+    assert not in_batch.entries
+    assert in_batch.detail == "0 of 3 seeds; seed 0, 2 missing; seed 1 failed"
+    page = write_ablation_report(tmp_path).read_text("utf-8")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    for told in (page, text):
+        assert "9 cells 5 are done, 2 failed and 2 are missing" in told
+        assert told.count("RunError: the loss is not finite") == 2
+        assert "2 of 3 seeds; seed 1 failed" in told
+        assert "cells/011/log.txt" in told
+    assert page.count(">missing</td>") >= 3
+    with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    states = [(row["row"], row["seed"], row["status"]) for row in rows]
+    for (name, seed), status in lost.items():
+        assert states.count((name, str(seed), status)) == 1
+
+
+def test_a_cell_whose_results_are_damaged_counts_as_failed(tmp_path: Path) -> None:
+    write_ablation(tmp_path, AXES)
+    (tmp_path / "cells" / "000" / "results.json").write_text("{")
+    (cell, *_) = read_ablation(tmp_path).cells
+    assert cell.status == "failed"
+    assert "results.json is not JSON" in cell.error
+
+
+def test_csv_means_are_those_of_its_seeds(tmp_path: Path) -> None:
+    write_ablation_report(write_ablation(tmp_path, AXES))
+    with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seeds: dict[tuple[str, ...], list[float]] = {}
+    means = 0
+    for row in rows:
+        key = tuple(row[name] for name in ("row", "of", "protocol", "metric", "feature"))
+        if row["status"] == "done":
+            seeds.setdefault(key, []).append(float(row["value"]))
+        else:
+            assert float(row["value"]) == pytest.approx(statistics.fmean(seeds[key]))
+            assert int(row["seeds"]) == len(seeds[key])
+            means += 1
+    assert means == len(seeds) > 20
+
+
+def test_published_numbers_stand_apart_with_their_source(tmp_path: Path) -> None:
+    published = [
+        {"row": {"objective": "ranking"}, "source": "paper, Table 9", "value": 0.842,
+         "protocol": "30 views", "metric": "top-1"},
+        {"row": {"objective": "in-batch"}, "source": "paper", "difference": -0.02,
+         "against": {"objective": "ranking"}, "note": "one seed"},
+    ]  # fmt: skip
+    write_ablation(tmp_path, AXES, published=published)
+    tables = tables_of(tmp_path)
+    assert [table.is_published for table in tables] == [True, True, False]
+    assert [row.published for row in tables[1].rows][:3] == [
+        "", "84.2 % (paper, Table 9; 30 views, top-1)", "",
+    ]  # fmt: skip
+    # What is of no protocol that was measured stands in the first table.
+    assert tables[0].rows[2].published == "−2.0 points to ranking, one seed (paper)"
+    page = write_ablation_report(tmp_path).read_text("utf-8")
+    assert "not measured here" in page
+    assert "84.2 % (paper, Table 9; 30 views, top-1)" in page
+
+
+def test_words_follow_the_numbers(tmp_path: Path) -> None:
+    for folder, shift in (("up", 0.02), ("down", -0.02)):
+        (tmp_path / folder).mkdir()
+        write_ablation(tmp_path / folder, AXES, shift=shift)
+    up, down = (read_ablation(tmp_path / name) for name in ("up", "down"))
+    whole, knn, *_ = conclusion(up, ablation_tables(up))
+    assert whole == "3 rows with 3 seeds each, compared with “cross-pair NCE”."
+    assert knn == (
+        "kNN: “in-batch” (45.0 ± 1.0 %) is best, +4.0 points to the first row (interval +4.0 to "
+        "+4.0): more than chance between seeds explains. Random weights have 22.0 ± 2.0 %."
+    )
+    assert conclusion(down, ablation_tables(down))[1].startswith(
+        "kNN: “cross-pair NCE” (41.0 ± 1.0 %) is best; next is “ranking” (39.0 ± 1.0 %), −2.0 "
+        "points to the first row (interval −2.0 to −2.0): more than"
+    )
+    assert "3 seeds are few: an interval reaches 4.3 standard errors" in caution(
+        up, ablation_tables(up)
+    )
+
+
+def test_what_chance_can_explain_is_called_so_and_one_seed_tells_nothing(tmp_path: Path) -> None:
+    for folder, seeds in (("three", (0, 1, 2)), ("one", (0,))):
+        (tmp_path / folder).mkdir()
+        write_ablation(tmp_path / folder, AXES, shift=0.0001, seeds=seeds)
+    three, one = (read_ablation(tmp_path / name) for name in ("three", "one"))
+    linear = conclusion(three, ablation_tables(three))[2]
+    assert "which chance between seeds can explain" in linear
+    assert "by one seed" in conclusion(one, ablation_tables(one))[1]
+    assert caution(one, ablation_tables(one)).startswith("One seed tells nothing of chance")
+
+
+def test_a_numeric_axis_is_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> None:
+    for name, axes in (("dial", DIAL), ("rows", AXES)):
+        (tmp_path / name).mkdir()
+        write_ablation(tmp_path / name, axes, seeds=(0, 1))
+    dial, rows = (read_ablation(tmp_path / name) for name in ("dial", "rows"))
+    charts = dial_charts(dial, ablation_tables(dial))
+    assert [chart.title for chart in charts] == [
+        "kNN, top-1", "linear, top-1", "3 views, top-1", "retrieval text→video, R@10",
+    ]  # fmt: skip
+    for name in (*OBJECTIVES[:2], "wrong titles", "0.25"):
+        assert f">{name}<" in charts[0].svg
+    assert dial_charts(rows, ablation_tables(rows)) == []
+    for name in (*OBJECTIVES, "random weights", "chance"):
+        assert f">{name}<" in dot_charts(ablation_tables(rows))[0].svg
+
+
+def test_every_row_that_has_begun_has_a_curve(tmp_path: Path) -> None:
+    lost = {**LOST, ("in-batch", 1): "missing"}
+    panels = validation_panels(read_ablation(write_ablation(tmp_path, AXES, lost=lost)))
+    assert [(panel.title, panel.caption) for panel in panels] == [
+        ("cross-pair NCE", "3 seeds"), ("ranking", "3 seeds, 1 of them not done (dotted)"),
+    ]  # fmt: skip
+    assert ">16<" in panels[0].svg  # thousand clips, as the cells' logs count them
+
+
+class _Links(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in {"meta", "img", "source"}:
+            self.open.append(tag)
+        self.found += [value or "" for name, value in attrs if name in {"href", "src"}]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Parts of figures."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_its_links_lead_to_files(tmp_path: Path) -> None:
+    write_ablation(tmp_path, {"a <b>": ("x & y", "<z>")}, lost={("<z>", 0): "failed"})
+    text = write_ablation_report(tmp_path).read_text("utf-8")
+    links = _Links(text).found
+    assert len([link for link in links if not link.startswith("#")]) == 6
+    assert all((tmp_path / link).is_file() for link in links if not link.startswith("#"))
+    assert "job.json is missing or damaged" in text  # of retrievals, which cannot be shown
+
+
+def test_what_is_no_ablation_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"ablation\.json cannot be read: No such file"):
+        write_ablation_report(tmp_path)
+    write_ablation(tmp_path, AXES)
+    path = tmp_path / "ablation.json"
+    content = json.loads(path.read_text())
+    for change, line in (
+        ({"cells": [{"row": {}}]}, r"is damaged \(KeyError: 'folder'\); run the same crosspair"),
+        ({"cells": []}, "no cell is of the first row, 'cross-pair NCE'"),
+        ({"plan": []}, r"is damaged \(TypeError"),
+    ):
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(RunError, match=line) as told:
+            write_ablation_report(tmp_path)
+        assert "\n" not in str(told.value)
+    assert not (tmp_path / "report.html").exists()
