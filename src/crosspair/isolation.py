@@ -55,6 +55,7 @@ def isolated(
     workers: int | None = None,
     window: int = 1,
     memory: int = MEMORY,
+    name: str = "the decoder",
 ) -> Generator[tuple[int, Any]]:
     """Do jobs in other processes.
 
@@ -72,6 +73,7 @@ def isolated(
         window: jobs that a process is handed in advance. More than one hides the way to it and
             back where jobs are short; where they are long, it leaves others without work.
         memory: bytes that a process may take on top of what it begins with.
+        name: of a process, for people.
 
     Yields:
         (index of the job, its answer or `Lost`), in the order in which they are done.
@@ -107,7 +109,7 @@ def isolated(
                     starts += not worker.ready
                     if starts == STARTS:
                         raise CrosspairError(
-                            f"a process for decoding ends as it begins ({_ended(status)}); "
+                            f"a process for decoding ends as it begins ({_ended(name, status)}); "
                             'see whether "import av" works in this Python'
                         ) from None
                     done = None
@@ -116,7 +118,7 @@ def isolated(
                         if status == -signal.SIGALRM:
                             done = index, Lost(f"not done after {seconds:g} s", hung=True)
                         elif index in crashed:
-                            done = index, Lost(_ended(status))
+                            done = index, Lost(_ended(name, status))
                         else:
                             crashed.add(index)
                             worker.taken.appendleft(index)
@@ -211,12 +213,12 @@ class _Worker:
         return self._process.wait()
 
 
-def _ended(status: int) -> str:
+def _ended(name: str, status: int) -> str:
     if status == -signal.SIGKILL:
-        return "the decoder was killed (signal 9: no memory left?)"
+        return f"{name} was killed (signal 9: no memory left?)"
     if status < 0:
-        return f"the decoder crashed (signal {-status})"
-    return f"the decoder ended its process (status {status})"
+        return f"{name} crashed (signal {-status})"
+    return f"{name} ended its process (status {status})"
 
 
 def _serve(handle: int, path: list[str], name: str, seconds: float, memory: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,8 +24,9 @@ from crosspair.corpora.prepare import (
     plan_preparation,
     prepare_corpus,
 )
+from crosspair.corpora.prepare.attempt import attempt
 from crosspair.corpora.prepare.corpus import alone_in
-from crosspair.corpora.prepare.request import Outcome, Request, attempt
+from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.errors import ManifestError, RunError
 from crosspair.journal import entries
 from crosspair.video.decode import read_frames
@@ -275,7 +278,7 @@ def test_an_unknown_fault_of_one_file_is_told_in_its_row(
     def fail(*_: object) -> bytes:
         raise ValueError("never\nseen before")
 
-    monkeypatch.setattr("crosspair.corpora.prepare.request.transcode", fail)
+    monkeypatch.setattr("crosspair.corpora.prepare.attempt.transcode", fail)
     manifest, _ = corpus.prepare()
     path = corpus.root / "a.mp4"
     assert manifest.column("error")[0] == (
@@ -373,3 +376,8 @@ def test_the_sample_is_drawn_by_its_seed(corpus: Corpus) -> None:
     assert len(set(clips.values())) > 1
     with pytest.raises(ManifestError, match="the sample is 0 videos; it must be 1 or more"):
         estimate(plan, Here(), sample=0)
+
+
+def test_planning_does_not_bring_what_decoding_needs() -> None:
+    check = "import sys, crosspair.corpora.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0

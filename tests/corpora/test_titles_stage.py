@@ -131,6 +131,17 @@ def test_several_processes_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert many.table.equals(one.table)
 
 
+def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_ALONE", 2)
+    monkeypatch.setattr(stage, "_TASK", "tests.corpora.dying:kill")
+    message = (
+        r"^titles cannot be prepared \(the parser was killed \(signal 9: no memory left\?\)\); "
+        "try again with one worker$"
+    )
+    with pytest.raises(TextError, match=message):
+        prepare_titles(manifest(), workers=2)
+
+
 def test_workers_are_at_least_one() -> None:
     with pytest.raises(TextError, match="workers is 0: pass 1 or more"):
         prepare_titles(manifest(), workers=0)

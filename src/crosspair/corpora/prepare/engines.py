@@ -13,7 +13,7 @@ from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.errors import RunError
 from crosspair.isolation import Lost, isolated
 
-TASK = "crosspair.corpora.prepare.request:attempt"
+TASK = "crosspair.corpora.prepare.attempt:attempt"
 SECONDS = 120.0  # for a file to open and to be written; its frames have time of their own
 
 Engine = Callable[[Sequence[Request]], Generator[tuple[int, Outcome]]]
@@ -54,7 +54,7 @@ def on_ray(
             "the engine ray needs Ray; install it by pip install 'crosspair[scale]'"
         ) from error
 
-    from crosspair.corpora.prepare.request import attempt
+    from crosspair.corpora.prepare.attempt import attempt
 
     if address:
         _check_reachable(address)

@@ -185,7 +185,9 @@ def _prepared(jobs: Sequence[_Job], lemmas: bool, workers: int) -> Iterator[tupl
         for chunk in chunks:
             yield from zip(chunk[0], prepared_chunk(chunk), strict=True)
         return
-    answers = isolated(_TASK, chunks, seconds=_SECONDS, workers=workers, memory=_MEMORY)
+    answers = isolated(
+        _TASK, chunks, seconds=_SECONDS, workers=workers, memory=_MEMORY, name="the parser"
+    )
     with closing(answers):
         for place, answer in answers:
             if isinstance(answer, Lost):
