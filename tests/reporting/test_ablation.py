@@ -158,14 +158,21 @@ def test_words_follow_the_numbers(tmp_path: Path) -> None:
 
 
 def test_what_chance_can_explain_is_called_so_and_one_seed_tells_nothing(tmp_path: Path) -> None:
-    for folder, seeds in (("three", (0, 1, 2)), ("one", (0,))):
+    for folder, seeds, shift in (
+        ("three", (0, 1, 2), 1e-4),
+        ("one", (0,), 1e-4),
+        ("level", (0, 1), 0),
+    ):
         (tmp_path / folder).mkdir()
-        write_ablation(tmp_path / folder, AXES, shift=0.0001, seeds=seeds)
-    three, one = (read_ablation(tmp_path / name) for name in ("three", "one"))
+        write_ablation(tmp_path / folder, AXES, shift=shift, seeds=seeds)
+    three, one, level = (read_ablation(tmp_path / name) for name in ("three", "one", "level"))
     linear = conclusion(three, ablation_tables(three))[2]
     assert "which chance between seeds can explain" in linear
     assert "by one seed" in conclusion(one, ablation_tables(one))[1]
     assert caution(one, ablation_tables(one)).startswith("One seed tells nothing of chance")
+    assert conclusion(level, ablation_tables(level))[1].startswith(
+        "kNN: “cross-pair NCE”, “ranking”, “in-batch” are level at 40.5 ± 0.7 %."
+    )
 
 
 def test_a_numeric_axis_is_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> None:

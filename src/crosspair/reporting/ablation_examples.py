@@ -18,7 +18,7 @@ from crosspair.reporting.ablation_cells import DONE, Ablation, Cell
 from crosspair.reporting.sheets import Found, Sheet, Tile, load_sheet
 from crosspair.reporting.titles import Example, title_examples
 
-_QUERIES, _FOUND = 3, 4  # of the best and of the worst; clips a query
+_QUERIES, _FOUND = 3, 5  # of the best and of the worst; clips a query
 _TITLES, _PAIRS = 300, 6  # titles to choose from; pairs that are shown
 
 

@@ -76,6 +76,11 @@ def _best(ablation: Ablation, table: AblationTable, column: Column) -> str:
     named = f"{column.protocol} {column.metric}".removesuffix(" top-1")
     named = f"Fine-tuned, {named}" if column.protocol.endswith("views") else named
     best = ranked[0]
+    value = best.entries[column].mean.value
+    level = [row for row in ranked if row.entries[column].mean.value == value]
+    if len(level) > 1:
+        names = ", ".join(f"“{row.name}”" for row in level)
+        return f"{named}: {names} are level at {shown_mean(best.entries[column], column)}."
     told = f"{named}: {_named(best, column)} is best"
     if len(ranked) == 1:
         return f"{told}, and the only one."
