@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 VIDEOS = 12
 CLASSES = ["falling", "rising", "turning"]
-TINY = {"video.depth": 10, "video.width": 4, "clip.size": 32, "clip.frames": 2}
+TINY = {"video.depth": 10, "video.width": 4, "clip.size": 32, "clip.frames": 4}
 SMALL = ("--clips=2", "--workers=0")
 
 
@@ -325,7 +325,7 @@ def test_protocols_with_text_refuse_a_network_of_frames(
 ) -> None:
     given = inputs(f"imagenet:{folder / 'resnet18.pth'}", corpus)
     line = refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}")
-    assert line.startswith(f"{protocol} needs a model that reads text, and a 2D network does not;")
+    assert line.startswith(f"{protocol} needs a model that reads text, and this one does not;")
     assert not any(tmp_path.iterdir())
 
 

@@ -125,7 +125,7 @@ def test_a_network_of_frames_is_tested_by_its_visual_feature_alone(
     assert {r.feature for r in found} == {"visual"}
     assert {r.settings["network"] for r in found} == {"ImageNet ResNet-10"}
     for protocol in ("retrieval", "zeroshot"):
-        assert f"a 2D network has no text tower for {protocol}" in caplog.text
+        assert f"this model has no text tower for {protocol}" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["retrieval", "zeroshot"])
@@ -133,7 +133,7 @@ def test_protocols_that_need_text_refuse_a_network_of_frames(
     of_frames: FrameModel, protocol: Any
 ) -> None:
     message = (
-        f"^{protocol} needs a model that reads text, and a 2D network does not; it can be tested "
+        f"^{protocol} needs a model that reads text, and this one does not; it can be tested "
         "by knn, linear and lowshot$"
     )
     with pytest.raises(ModelError, match=message):
@@ -141,7 +141,7 @@ def test_protocols_that_need_text_refuse_a_network_of_frames(
 
 
 def test_an_embedding_that_is_not_there_is_refused(of_frames: FrameModel) -> None:
-    message = "^a 2D network has no embedding; it can be tested by --feature visual$"
+    message = "^this model has no embedding; it can be tested by --feature visual$"
     with pytest.raises(ModelError, match=message):
         check_protocols(of_frames, manifest_with(), ("knn",), changed(features=("embedding",)))
 

@@ -169,7 +169,7 @@ def test_a_saved_classifier_gives_the_same_bit_for_bit(tmp_path: Path) -> None:
     assert (again.clip, again.video, again.hash) == (model.clip, model.video, model.hash)
     assert torch.equal(again(clips()), model(clips()))
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
-    assert names == ["config.json", "model.safetensors"]
+    assert names == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_the_two_kinds_of_models_are_not_taken_for_each_other(tmp_path: Path) -> None:

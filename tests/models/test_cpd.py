@@ -146,7 +146,7 @@ def test_a_saved_model_gives_the_same_bit_for_bit(
 
 def test_a_model_folder_holds_no_pickle_and_nothing_hidden(saved: Path) -> None:
     names = sorted(path.name for path in saved.iterdir())
-    assert names == ["config.json", "model.safetensors", "words.json"]
+    assert names == ["README.md", "config.json", "model.safetensors", "words.json"]
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
 

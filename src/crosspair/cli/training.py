@@ -34,6 +34,11 @@ def add_pretrain(verbs: Verbs) -> None:
     )
     verb.add_argument("--recipe", required=True, metavar="NAME|FILE", help="as laptop, my.yaml")
     verb.add_argument("--manifest", required=True, metavar="M", help="pairs to learn from")
+    verb.add_argument(
+        "--init", default="random", metavar="DIR|imagenet:FILE",
+        help="weights to begin with, as far as they fit: a model folder or hub name; a 2D ResNet's "
+        "state dict, inflated (default: none)",
+    )  # fmt: skip
     verb.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
     verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     verb.add_argument(
@@ -56,7 +61,7 @@ def _pretrain(options: argparse.Namespace) -> None:
             logging.getLogger().setLevel(logging.WARNING)
         model = pretrain(
             recipe, Manifest.read(options.manifest), options.run,
-            resume=options.resume, world=world,
+            init=options.init, resume=options.resume, world=world,
         )  # fmt: skip
         if model is not None and world.is_main:
             print(f"model: {options.run / 'model'}")

@@ -17,7 +17,7 @@ from crosspair.evaluation.linear import check_linear
 from crosspair.evaluation.lowshot import label_subset
 from crosspair.evaluation.trial import FrozenConfig, Trial, readable_titles
 from crosspair.evaluation.zeroshot import draw_classes
-from crosspair.models import CPD, FrameModel
+from crosspair.models import CPD
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +71,15 @@ def possible_protocols(
 
     Raises:
         ManifestError: the tested split is empty, or has neither titles nor labels.
-        ModelError: a 2D network is asked for what it has not.
+        ModelError: the model is asked for what it was not trained for.
     """
     tested = tested_positions(trial.manifest, trial.features, trial.config.split)
     if not trial.classified:
-        raise ModelError("a 2D network has no embedding; it can be tested by --feature visual")
+        raise ModelError("this model has no embedding; it can be tested by --feature visual")
     if len(protocols) == 1:
-        if isinstance(trial.model, FrameModel) and protocols[0] in WITH_TEXT:
+        if "text_encoder" in trial.model.untrained and protocols[0] in WITH_TEXT:
             raise ModelError(
-                f"{protocols[0]} needs a model that reads text, and a 2D network does not; it can "
+                f"{protocols[0]} needs a model that reads text, and this one does not; it can "
                 "be tested by knn, linear and lowshot"
             )
         return list(protocols)
@@ -96,8 +96,8 @@ def possible_protocols(
 
 def _lacking(trial: Trial, protocol: Protocol, tested: torch.Tensor) -> str:
     """What there is not for a protocol, or nothing."""
-    if protocol in WITH_TEXT and isinstance(trial.model, FrameModel):
-        return "a 2D network has no text tower"
+    if protocol in WITH_TEXT and "text_encoder" in trial.model.untrained:
+        return "this model has no text tower"
     if protocol == "retrieval":
         there, what = bool(readable_titles(trial, tested).any()), "readable titles"
     else:

@@ -19,7 +19,7 @@ from crosspair.evaluation.lowshot import SHARES, label_subset
 from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject
 from crosspair.evaluation.retrieval import retrieval
 from crosspair.evaluation.zeroshot import DRAWS, class_embeddings, draw_classes, zero_shot_predict
-from crosspair.models import CPD, FrameModel
+from crosspair.models import CPD
 
 VISUAL, EMBEDDING = "visual", "embedding"
 
@@ -78,7 +78,7 @@ class Trial:
     @property
     def classified(self) -> tuple[str, ...]:
         """The features to classify; those after an untrained mapping layer are none of them."""
-        untrained = (EMBEDDING,) if isinstance(self.model, FrameModel) else ()
+        untrained = (EMBEDDING,) if "video_head" in self.model.untrained else ()
         return tuple(name for name in self.config.features if name not in untrained)
 
     def values(self, feature: str) -> torch.Tensor:

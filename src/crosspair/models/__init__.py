@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from crosspair.config import Recipe, TextConfig
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
+from crosspair.models.folder import CLASSIFIER_TYPE, CPD_TYPE, local_folder, read_config
 from crosspair.models.foreign import Imported, import_weights
 from crosspair.models.frames import FrameModel, frozen_model, imagenet_model
 from crosspair.models.inflate import inflate
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.start import Start, read_start
+from crosspair.models.towers import begin_towers
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage, learn_word_vectors, read_word_vectors, tokenize
 
@@ -37,6 +40,17 @@ def build(recipe: Recipe, titles: Sequence[str]) -> CPD:
     return CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
 
 
+def read_model(source: str | os.PathLike[str]) -> CPD | Classifier:
+    """A model of either kind, from its folder or by its name on the hub.
+
+    Raises:
+        ModelError: there is none, or it is not whole.
+    """
+    folder = local_folder(source)
+    kind = read_config(folder, CPD_TYPE, CLASSIFIER_TYPE)["model_type"]
+    return (CPD if kind == CPD_TYPE else Classifier).from_pretrained(folder)
+
+
 __all__ = [
     "CPD",
     "Classifier",
@@ -47,12 +61,14 @@ __all__ = [
     "TextEncoder",
     "TransformerAverage",
     "WordAverage",
+    "begin_towers",
     "build",
     "frozen_model",
     "imagenet_model",
     "import_weights",
     "inflate",
     "learn_word_vectors",
+    "read_model",
     "read_start",
     "read_word_vectors",
     "text_encoder",

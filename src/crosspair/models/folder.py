@@ -1,4 +1,8 @@
-"""Model folders: ``config.json`` and ``model.safetensors``, there whole or not at all."""
+"""Model folders, there whole or not at all, here or on the Hugging Face Hub.
+
+``config.json`` with the form of the input, ``model.safetensors``, ``README.md``; and what the text
+encoder needs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from crosspair.atomic import write_atomically
 from crosspair.errors import ModelError
+from crosspair.models.card import CARD_FILE, model_card
+from crosspair.video.pixels import MEAN, STD
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 CPD_TYPE, CLASSIFIER_TYPE = "crosspair-cpd", "crosspair-classifier"
@@ -40,6 +47,7 @@ def save_folder(
         ModelError: it cannot be written; what was there stays.
     """
     folder = Path(folder).absolute()
+    config = {**config, "preprocessing": preprocessing(config["clip"])}
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
     if folder.exists() and not _may_be_replaced(folder):
@@ -49,6 +57,7 @@ def save_folder(
     try:
         partial.mkdir(parents=True)
         (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        (partial / CARD_FILE).write_text(model_card(config, folder.parent), encoding="utf-8")
         if also:
             also(partial)
         weights = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -62,6 +71,75 @@ def save_folder(
         if replaced.exists() and not folder.exists():
             replaced.rename(folder)
         raise ModelError(f"model folder {folder} cannot be written: {error}") from error
+
+
+def preprocessing(clip: Mapping[str, Any]) -> dict[str, Any]:
+    """What becomes of a video before the network sees it: for programs other than this one.
+
+    Args:
+        clip: the fields of a `ClipConfig`.
+    """
+    return {
+        "frames": clip["frames"],
+        "seconds_between_frames": clip["stride"] / 30,
+        "short_side": round(clip["test_scale"] * clip["size"]),
+        "size": clip["size"],
+        "channels": "RGB",
+        "mean": MEAN,
+        "std": STD,
+    }
+
+
+def write_card(folder: str | os.PathLike[str], **about: Any) -> Path:
+    """Write a model folder's card anew.
+
+    Args:
+        folder: of the model.
+        about: what the folder does not tell, see `crosspair.models.card.model_card`.
+
+    Raises:
+        ModelError: there is no model.
+    """
+    folder = Path(folder)
+    config = read_config(folder, *KINDS)
+    try:
+        config.setdefault("preprocessing", preprocessing(config["clip"]))  # older folders lack it
+        card = model_card(config, folder.absolute().parent, **about)
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / CONFIG_FILE}: a section is missing ({error})") from error
+    write_atomically(folder / CARD_FILE, card)
+    return folder / CARD_FILE
+
+
+def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) -> str:
+    """Upload a model folder to the hub, where `local_folder` finds it by its name.
+
+    Args:
+        folder: of the model.
+        name: "user/model", made if need be.
+        private: whether only its owner sees it, if it is made.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ModelError: there is no model, or the hub refuses it.
+    """
+    folder = Path(folder)
+    read_config(folder, *KINDS)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        hub = HfApi()
+        url = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=url.repo_id, folder_path=folder, ignore_patterns=".*")
+    except LocalTokenNotFoundError as error:
+        raise ModelError(f"{name}: the hub knows no user here; log in by: hf auth login") from error
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{name}: the hub did not take {folder} ({reason})") from error
+    return str(url)
 
 
 def local_folder(source: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,7 @@ import torch
 
 from crosspair.config import ClipConfig, HeadConfig, TextConfig
 from crosspair.errors import ModelError
-from crosspair.models.cpd import CPD
+from crosspair.models.cpd import CPD, PARTS
 from crosspair.models.inflate import IMAGENET_MEAN, IMAGENET_STD, inflate
 from crosspair.models.words import WordAverage
 from crosspair.video.pixels import MEAN, STD, normalize
@@ -58,6 +58,7 @@ def imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> FrameMod
         words = WordAverage(["video"], torch.zeros(1, TextConfig.dimensions))
         model = FrameModel(words, clip or ClipConfig(size=224), video, TextConfig(), HeadConfig())
     model.video_encoder.load_state_dict(state)
+    model.untrained = PARTS[1:]
     return model.eval()
 
 

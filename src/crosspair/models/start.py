@@ -1,4 +1,4 @@
-"""The weights that a fine-tuning begins with."""
+"""The weights that a fine-tuning begins with, and the video encoder of a pre-training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from crosspair.config import FinetuneRecipe, VideoConfig
 from crosspair.errors import ModelError, RecipeError
 from crosspair.models.classifier import Classifier
+from crosspair.models.cpd import CPD
 from crosspair.models.folder import (
     CLASSIFIER_TYPE,
     CONFIG_FILE,
@@ -46,7 +47,7 @@ class Start:
     classes: list[str] = field(default_factory=list)
     layer: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def begin(self, model: Classifier) -> None:
+    def begin(self, model: Classifier | CPD) -> None:
         """Put the weights into a network; its last layer stays new unless the classes are the same.
 
         Raises:
@@ -64,7 +65,7 @@ class Start:
             overrides = " ".join(f"video.{k}={v}" for k, v in given.items() if asked[k] != v)
             raise ModelError(f"the weights of {self.name} have {differences}; give {overrides}")
         model.video_encoder.load_state_dict(self.encoder)
-        if self.classes == model.classes:
+        if isinstance(model, Classifier) and self.classes == model.classes:
             model.fc.load_state_dict(self.layer)
 
 

@@ -64,6 +64,19 @@ class WordAverage(nn.Module):
         )
         return mean
 
+    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B, L) int64 of the words of B texts, and a mask (B, L) int64: 0 where none is."""
+        rows = [torch.tensor(self._rows(text), dtype=torch.long) for text in texts]
+        ids = nn.utils.rnn.pad_sequence([*rows, torch.zeros(1, dtype=torch.long)], True)[:-1]
+        lengths = torch.tensor([len(row) for row in rows])
+        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+
+    def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The mean (B, dimensions) of what `tokens` gives: for programs that know no texts."""
+        weight = mask.unsqueeze(-1).to(self.vectors.weight.dtype)  # (B, L, 1)
+        vectors = nn.functional.embedding(ids, self.vectors.weight) * weight
+        return vectors.sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
     def is_empty(self, text: str) -> bool:
         """Whether the text holds no known word."""
         return not self._rows(text)

@@ -41,6 +41,7 @@ def pretrain(
     manifest: Manifest,
     run_folder: str | os.PathLike[str],
     *,
+    init: str = "random",
     resume: bool = False,
     world: World | None = None,
 ) -> CPD | None:
@@ -50,6 +51,7 @@ def pretrain(
         recipe: everything that decides the training.
         manifest: pairs of splits ``train`` (learnt from) and ``val`` (validated on).
         run_folder: gets ``recipe.yaml``, ``metrics.jsonl``, checkpoints and the model.
+        init: weights to begin with, see `crosspair.models.begin_towers`.
         resume: go on with the run in that folder.
         world: the processes that train together; each of them calls this.
 
@@ -60,9 +62,12 @@ def pretrain(
         CrosspairError: pairs, recipe, folder or videos do not do; the message says which and why.
     """
     world = world or World()
-    task = Pretraining(recipe, manifest, world)
+    task = Pretraining(recipe, manifest, world, init)
     config = recipe.training
-    with RunFolder(Path(run_folder), recipe, manifest.hash, resume=resume, world=world) as run:
+    origin = {"init": task.init}
+    with RunFolder(
+        Path(run_folder), recipe, manifest.hash, resume=resume, world=world, also=origin
+    ) as run:
         loop = Loop(task, run, config, world, task.steps_per_epoch)
         order = TrainingOrder(
             len(task.train), config.batch_size, config.epochs, config.seed,
@@ -92,10 +97,13 @@ class Pretraining:
         recipe: everything that decides the training.
         manifest: the pairs.
         world: the processes that train together.
+        init: weights to begin with; the attribute of that name says what they are.
     """
 
-    def __init__(self, recipe: Recipe, manifest: Manifest, world: World) -> None:
-        self.recipe, self.world = recipe, world
+    def __init__(
+        self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random"
+    ) -> None:
+        self.recipe, self.world, self.init = recipe, world, init
         self.train, self.validation = manifest.split("train"), manifest.split("val")
         torch.manual_seed(recipe.training.seed)
         self.model = self._build_model(manifest)
@@ -234,6 +242,7 @@ class Pretraining:
         self.train = _usable(self.train, manifest, text.column)
         self.validation = _usable(self.validation, manifest, text.column)
         model = models.build(self.recipe, self.train.column(text.column))
+        self.init = models.begin_towers(model, self.init)
         self.train = _with_words(self.train, model, manifest, text.empty_titles, text.column)
         self.validation = _with_words(self.validation, model, manifest, "drop", text.column)
         return placed(model, self.world)

@@ -135,7 +135,7 @@ class RunFolder:
 
     def _check_origin(self, origin: Mapping[str, str]) -> None:
         try:
-            saved = json.loads((self.path / ORIGIN).read_text())
+            saved = {"init": "random", **json.loads((self.path / ORIGIN).read_text())}
             begun_with = {name: saved[name] for name in origin}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.path / ORIGIN} is missing or damaged") from error

@@ -78,7 +78,7 @@ def import_weights(
         raise ModelError(f"{path}: of {project}, which has no text tower; leave out --tokenizer")
     model = _model(WordAverage(["video"], torch.zeros(1, 1)), form, video, TextConfig())
     model.video_encoder.load_state_dict(encoder)
-    model.untrained = tuple(part for part in PARTS if part != "video_encoder")
+    model.untrained = PARTS[1:]
     left = [name for name in found.weights if layout and name.startswith(layout.beside)]
     return Imported(model, project, [f"the classifier ({', '.join(left)})"] if left else [])
 

@@ -1,0 +1,170 @@
+"""Weights in and out as a user sees it: imported, begun with, exported, published."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosspair.evaluation import Result, provenance, write_results
+from crosspair.models import CPD
+from tests.e2e.conftest import crosspair, pretrain_arguments
+from tests.models import conftest as of_models
+from tests.models.slowonly import authors, pyslowfast, slow_only
+from tests.models.test_inflate import Code
+
+language_model = of_models.language_model
+A10 = ("video.depth=10", "video.width=4", "video.shortcut=A")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, language_model) -> Path:
+    """A file as the authors' training saves it."""
+    file = tmp_path_factory.mktemp("authors") / "cpd.pth"
+    torch.save(authors(10, 4, language_model, pairs=300), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def imported(checkpoint, tmp_path_factory, language_model) -> Path:
+    """Its model folder, both towers."""
+    out = tmp_path_factory.mktemp("imported") / "model"
+    done = crosspair("import-weights", checkpoint, "--out", out, "--tokenizer", language_model)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "the authors' code: ResNet-10 of width 4, shortcut A; clips of 8 frames, 4/30 s apart, "
+        "224 px",
+        "left out: the memory banks (300 pairs): they belong to the authors' corpus",
+        f"model: {out}",
+        f"to go on: --init {out} {' '.join(A10)}",
+    ]
+    return out
+
+
+def test_an_imported_model_is_a_model_with_a_card(imported) -> None:
+    model = CPD.from_pretrained(imported)
+    assert model.untrained == ()
+    card = (imported / "README.md").read_text()
+    assert "| data | weights of the authors' code, from cpd.pth; its licence holds |" in card
+
+
+def test_the_video_tower_alone_is_imported_and_what_is_missing_said(checkpoint, tmp_path) -> None:
+    done = crosspair("import-weights", checkpoint, "--out", tmp_path / "model", "--frames", 16)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "clips of 16 frames" in lines[0]
+    assert lines[2].startswith("left out: the text tower: its tokenizer is not in the file; give")
+    assert lines[3] == "untrained: text_encoder, text_head"
+
+
+def test_pretraining_begins_with_it_and_resumes_with_nothing_else(
+    rendered, imported, tmp_path
+) -> None:
+    run = tmp_path / "run"
+    given = pretrain_arguments(rendered.path, run, f"--init={imported}", "training.epochs=1", *A10)
+    done = crosspair(*given)
+    assert done.returncode == 0, done.stderr
+    model = CPD.from_pretrained(imported)
+    told = " ".join(re.sub(r"\d\d:\d\d:\d\d", "", done.stderr).split())
+    assert f"begins with CPD {model.hash}: video_encoder; new: video_head, text_encoder" in told
+    assert json.loads((run / "manifest.json").read_text())["init"] == f"CPD {model.hash}"
+    again = crosspair(*given, "--resume")
+    assert again.returncode == 0, again.stderr
+    without = [each for each in given if not str(each).startswith("--init")]
+    done = crosspair(*without, "--resume")
+    assert done.returncode == 2
+    assert (
+        f"crosspair: error: {run} holds a run with another init: its init was CPD {model.hash}, "
+        "this one is random"
+    ) in done.stderr
+
+
+def test_a_run_of_an_earlier_version_goes_on(rendered, tmp_path) -> None:
+    run = tmp_path / "run"
+    given = pretrain_arguments(rendered.path, run, "training.epochs=1")
+    assert crosspair(*given).returncode == 0
+    origin = json.loads((run / "manifest.json").read_text())
+    assert origin.pop("init") == "random"
+    (run / "manifest.json").write_text(json.dumps(origin))
+    done = crosspair(*given, "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_model_is_exported_and_what_was_checked_told(imported, tmp_path, form) -> None:
+    pytest.importorskip("onnxscript")
+    # At its own 224 × 224 a test would take long.
+    config = json.loads((imported / "config.json").read_text())
+    config["clip"].update(size=40, frames=2)
+    model = tmp_path / "model"
+    CPD.from_pretrained(imported).save_pretrained(model)
+    (model / "config.json").write_text(json.dumps(config))
+    out = tmp_path / ("m.onnx" if form == "onnx" else "m.pt2")
+    done = crosspair("export", "--model", model, "--out", out, "--format", form)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(rf"{out}: \d+\.\d MiB", lines[0])
+    assert lines[1:3] == [
+        "  in   clips uint8 (B, 3, T, H, W)",
+        "  out  visual_feature float32 (B, 32), video_embedding float32 (B, 6)",
+    ]
+    checks = [line for line in lines if "differs by" in line]
+    assert len(checks) == 6
+    assert all(line.endswith("at most (allowed: 1e-04)") for line in checks)
+    assert lines[-1] == f"ids and mask come from the tokenizer in language_model/ of {model}"
+    assert out.exists()
+    assert out.with_suffix(f".text{out.suffix}").exists()
+
+
+def test_a_card_is_written_with_results_of_the_model_and_of_no_other(imported, tmp_path) -> None:
+    model = CPD.from_pretrained(imported)
+    model.save_pretrained(tmp_path / "model")
+    result = Result("kNN", "top-1", 0.25, "trained", feature="visual", count=8)
+    for name, of in (("results.json", model.hash), ("other.json", "0123456789ab")):
+        origin = provenance(recipe="", model=of, manifest="", seed=0)
+        write_results(tmp_path / name, [result], origin)
+    done = crosspair("publish", "--model", tmp_path / "model", "--license", "mit")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"card: {tmp_path / 'model' / 'README.md'}, 1 results\n"
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "license: mit\n" in card
+    assert "| kNN | visual | test | top-1 | 25.0 % |\n" in card
+    other = tmp_path / "other.json"
+    done = crosspair("publish", "--model", tmp_path / "model", "--results", other)
+    assert done.returncode == 2
+    assert (
+        f"crosspair: error: {other} is of the model 0123456789ab, and {tmp_path / 'model'} holds "
+        f"{model.hash}; evaluate it, or name its results by --results"
+    ) in done.stderr
+
+
+def test_faults_are_told_in_one_line_and_leave_nothing(tmp_path) -> None:
+    torch.save({"state_dict": {"w": Code()}}, tmp_path / "code.pth")
+    torch.save({"cfg": "  STRIDE_1X1: True", **pyslowfast(slow_only(18, 4))}, tmp_path / "s.pyth")
+    out = tmp_path / "out"
+    model = tmp_path / "none"
+    for arguments, message in (
+        (("import-weights", tmp_path / "code.pth", "--out", out), "holds more than tensors ("),
+        (("import-weights", tmp_path / "s.pyth", "--out", out), "tells of strides in 1×1"),
+        (("import-weights", model, "--out", out), f"weights {model}: no such file"),
+        (("export", "--model", model, "--out", out), f"model folder {model} does not exist"),
+        (("publish", "--model", tmp_path), f"{tmp_path} holds no model"),
+        (("publish", "--model", tmp_path, "--private"), "--private is of an upload"),
+    ):
+        done = crosspair(*arguments)
+        assert done.returncode == 2, done.stderr
+        told = [line for line in done.stderr.splitlines() if line]
+        assert len(told) == 1, done.stderr
+        assert message in told[0]
+        assert told[0].startswith("crosspair: error: ")
+        assert not out.exists()
+
+
+def test_the_command_still_imports_no_torch() -> None:
+    check = "import sys, crosspair.cli; crosspair.cli._parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0

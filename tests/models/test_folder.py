@@ -1,0 +1,120 @@
+"""Model folders elsewhere: what other programs need to know, and the way to the hub and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from crosspair.config import ClipConfig
+from crosspair.errors import ModelError
+from crosspair.models import CPD, WordAverage, read_model
+from crosspair.models.folder import push
+from crosspair.recipes import recipe_of
+
+TINY = {
+    "video.depth": 10, "video.width": 4, "head.embedding": 6, "head.hidden": 8,
+    "clip.size": 112, "clip.frames": 5, "clip.stride": 6,
+}  # fmt: skip
+
+
+def saved(folder: Path) -> CPD:
+    recipe = recipe_of(TINY)
+    words = WordAverage(["dog", "cat"], torch.randn(2, 5))
+    model = CPD(words, recipe.clip, recipe.video, recipe.text, recipe.head).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+class LocalHub:
+    """What of the hub is used, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.private = folder, {}
+
+    def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> SimpleNamespace:
+        assert exist_ok
+        self.private.setdefault(name, private)
+        return Address(name)
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, ignore_patterns: str) -> None:
+        ignored = shutil.ignore_patterns(ignore_patterns)
+        shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True, ignore=ignored)
+
+    def snapshot_download(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+class Address(str):
+    """As the hub gives it."""
+
+    def __new__(cls, name: str):
+        address = super().__new__(cls, f"https://hub/{name}")
+        address.repo_id = name
+        return address
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+    hub = LocalHub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    return hub
+
+
+def test_the_configuration_tells_other_programs_what_to_do_with_a_video(tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["preprocessing"] == {
+        "frames": 5, "seconds_between_frames": 0.2, "short_side": 128, "size": 112,
+        "channels": "RGB", "mean": 0.45, "std": 0.225,
+    }  # fmt: skip
+    assert ClipConfig(**config["clip"]).stride == 6
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_model_comes_back_from_the_hub(tmp_path: Path, hub: LocalHub, private: bool) -> None:
+    model = saved(tmp_path / "model")
+    (tmp_path / "model" / ".cache").touch()
+    assert push(tmp_path / "model", "me/dogs", private=private) == "https://hub/me/dogs"
+    assert hub.private == {"me/dogs": private}
+    again = read_model("me/dogs")
+    assert isinstance(again, CPD)
+    assert again.hash == model.hash
+    names = sorted(path.name for path in (hub.folder / "me/dogs").iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors", "words.json"]
+
+
+def test_what_the_hub_refuses_is_told(
+    tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "model")
+
+    def fails(error: Exception):
+        def create_repo(*_: object, **__: object) -> None:
+            raise error
+
+        return create_repo
+
+    refusal = HfHubHTTPError.__new__(HfHubHTTPError)
+    Exception.__init__(refusal, "403 Forbidden\nmore on this")
+    monkeypatch.setattr(hub, "create_repo", fails(refusal))
+    message = rf"^me/dogs: the hub did not take {tmp_path}/model \(403 Forbidden\)$"
+    with pytest.raises(ModelError, match=message):
+        push(tmp_path / "model", "me/dogs")
+    monkeypatch.setattr(hub, "create_repo", fails(LocalTokenNotFoundError("no token")))
+    message = "^me/dogs: the hub knows no user here; log in by: hf auth login$"
+    with pytest.raises(ModelError, match=message):
+        push(tmp_path / "model", "me/dogs")
+
+
+def test_a_folder_without_a_model_is_not_uploaded(tmp_path: Path, hub: LocalHub) -> None:
+    with pytest.raises(ModelError, match=f"^{tmp_path} holds no model: no readable config.json$"):
+        push(tmp_path, "me/dogs")
+    assert not hub.private
