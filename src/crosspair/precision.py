@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from crosspair.errors import RecipeError
+
 
 def dtype_for(device: torch.device, precision: str) -> torch.dtype:
     """The format of convolutions and matrix products.
@@ -26,6 +28,22 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def full_precision(device: torch.device) -> torch.autocast:
     """A context, within `autocast`, in which modules compute in the format of their weights."""
     return torch.autocast(device.type, enabled=False)
+
+
+def check_frames(frames: int, device: torch.device, precision: str) -> None:
+    """Refuse to train on clips for which oneDNN's gradient reads memory that nobody wrote.
+
+    With 2 frames, bfloat16 and a kernel of 3 in time, the gradient of the kernel comes out as
+    anything up to NaN, while the loss looks well; any other number of frames is right.
+
+    Raises:
+        RecipeError: these are such clips.
+    """
+    if frames == 2 and device.type == "cpu" and dtype_for(device, precision) == torch.bfloat16:
+        raise RecipeError(
+            "clip.frames is 2, for which this processor's gradients in bfloat16 are wrong; give "
+            "another number, or training.precision=fp32"
+        )
 
 
 def _computes_bfloat16(device: torch.device) -> bool:

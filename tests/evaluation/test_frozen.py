@@ -94,32 +94,61 @@ def test_every_protocol_gives_what_its_parts_give(model: CPD, features: Features
             assert sum(per_class.values()) / 3 == pytest.approx(result.value)  # 4 of each
 
 
-def test_labels_of_the_test_split_play_no_part_in_learning(
-    model: CPD, features: Features, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    probes: list[list[torch.Tensor]] = []
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Tensor]]:
+    """The weights and statistics of each probe that is trained."""
+    trained: list[list[torch.Tensor]] = []
     train = trial.train_linear
 
     def watched(*arguments: Any, **options: Any) -> torch.nn.Module:
         probe = train(*arguments, **options)
-        probes.append([values.clone() for values in probe.state_dict().values()])
+        trained.append([values.clone() for values in probe.state_dict().values()])
         return probe
 
     monkeypatch.setattr(trial, "train_linear", watched)
+    return trained
 
-    def turn(rows: list[Row]) -> None:
-        for i, row in enumerate(rows):
-            if row["split"] == "test":
-                row["label"] = CLASSES[(i + 1) % 3]
 
-    protocols = ("linear", "lowshot")
-    given = frozen_results(model, manifest_with(), features, protocols, CONFIG)
-    first, probes = probes, []
-    turned = frozen_results(model, manifest_with(turn), features, protocols, CONFIG)
-    assert len(first) == len(probes) == 6
-    for one, other in zip(first, probes, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def turn(rows: list[Row], split: str = "test") -> None:
+    for i, row in enumerate(rows):
+        if row["split"] == split:
+            row["label"] = CLASSES[(i + 1) % 3]
+
+
+def same(one: list[list[torch.Tensor]], other: list[list[torch.Tensor]]) -> bool:
+    pairs = ((a, b) for each in zip(one, other, strict=True) for a, b in zip(*each, strict=True))
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+LEARNING = ("linear", "lowshot")
+
+
+def test_labels_of_the_test_split_play_no_part_in_learning(
+    model: CPD, features: Features, probes: list[list[torch.Tensor]]
+) -> None:
+    given = frozen_results(model, manifest_with(), features, LEARNING, CONFIG)
+    turned = frozen_results(model, manifest_with(turn), features, LEARNING, CONFIG)
+    assert len(probes) == 12
+    assert same(probes[:6], probes[6:])
     assert value(given, "linear") > value(turned, "linear")
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_neither_what_is_tested_nor_what_is_kept_for_later_shapes_a_probe(
+    model: CPD, features: Features, probes: list[list[torch.Tensor]], split: str
+) -> None:
+    """Not by its features either, as statistics of batch normalisation would let it."""
+    config = dataclasses.replace(CONFIG, split=split)
+    unseen = {"test": {8, 9}, "val": {6, 7, 8, 9}}[split]
+    places = torch.tensor([row % 10 in unseen for row in features.rows.tolist()])
+    frozen_results(model, manifest_with(), features, LEARNING, config)
+    for values in (features.visual, features.embedding):
+        values[places] = values[places] * 30 + 7
+    frozen_results(model, manifest_with(turn), features, LEARNING, config)
+    assert same(probes[:6], probes[6:])
+    features.visual[~places] += torch.randn(int((~places).sum()), 12)
+    frozen_results(model, manifest_with(), features, LEARNING, config)
+    assert not same(probes[:6], probes[12:])
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,13 @@ def test_a_plateau_needs_validation(caplog: pytest.LogCaptureFixture) -> None:
     assert "no video to validate on" in caplog.text
 
 
+def test_clips_whose_gradients_would_be_wrong() -> None:
+    message = "^clip.frames is 2, for which this processor's gradients in bfloat16 are wrong; give"
+    with pytest.raises(RecipeError, match=message):
+        task(**{"training.precision": "bf16"})
+    task(**{"training.precision": "bf16", "clip.frames": 3})
+
+
 def test_a_batch_is_shared_evenly() -> None:
     rows = [{"pair_id": c, "path": "x", "title": "", "label": c} for c in "abcd"]
     message = "^training.batch_size 8 cannot be shared evenly by 3 processes$"

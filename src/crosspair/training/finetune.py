@@ -17,7 +17,7 @@ from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, VideoError
 from crosspair.models import Classifier, Start
-from crosspair.precision import autocast
+from crosspair.precision import autocast, check_frames
 from crosspair.progress import progress
 from crosspair.training.labelled import labelled_videos
 from crosspair.training.loop import Loop
@@ -241,6 +241,7 @@ class Finetuning:
 
     def _check(self, manifest: Manifest, start: Start) -> None:
         recipe, world = self.recipe, self.world
+        check_frames(recipe.clip.frames, world.device, recipe.training.precision)
         if recipe.training.batch_size % world.size:
             raise RecipeError(
                 f"training.batch_size {recipe.training.batch_size} cannot be shared evenly "
