@@ -226,11 +226,12 @@ def test_what_a_kill_left_is_cleaned(corpus: Corpus) -> None:
     corpus.prepare()
     (corpus.out / "videos" / ".b.mp4.partial").write_bytes(b"half")
     with (corpus.out / "prepared.jsonl").open("a") as journal:
-        journal.write('{"file": "a.mp4", "key": "torn')
+        journal.write('7\n{"file": "a.mp4"}\n{"file": "a.mp4", "key": "torn')
     assert corpus.prepare()[1] == []
     assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/a.mp4", "videos/b.mp4"]
     known = list(entries(corpus.out / "prepared.jsonl"))
-    assert [entry["file"] for entry in known] == ["a.mp4", "b.mp4"]
+    assert [entry["file"] for entry in known[:2]] == ["a.mp4", "b.mp4"]
+    assert known[2:] == [7, {"file": "a.mp4"}]
 
 
 def test_a_source_that_broke_takes_its_old_file_along(corpus: Corpus) -> None:

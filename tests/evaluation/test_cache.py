@@ -264,7 +264,7 @@ def test_what_a_kill_tore_off_is_encoded_again(
     with pytest.raises(KeyboardInterrupt):
         cached(model, manifest, tmp_path / "f", progress=stop_after(3))
     (part,) = (tmp_path / "f" / "parts").glob("*.jsonl")
-    part.write_bytes(part.read_bytes()[:left])
+    part.write_bytes(part.read_bytes()[:left] + b'\n7\n[0, "a", "b", ""]\n')
     assert same(cached(model, manifest, tmp_path / "f"), whole)
 
 

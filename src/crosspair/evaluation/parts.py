@@ -78,8 +78,13 @@ class Parts:
             RunError: a journal cannot be read.
         """
         for path in sorted(self.folder.glob("*.jsonl")):
-            for row, visual, embedding, error in entries(path):
-                yield Encoded(row, _tensor(visual), _tensor(embedding), error)
+            for entry in entries(path):
+                try:
+                    row, visual, embedding, error = entry
+                    encoded = Encoded(row, _tensor(visual), _tensor(embedding), error)
+                except (TypeError, ValueError):
+                    continue  # spoilt: the video is encoded again
+                yield encoded
 
     def remove(self) -> None:
         """All is done, and kept elsewhere."""

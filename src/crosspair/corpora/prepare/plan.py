@@ -124,7 +124,11 @@ def _states(paths: list[str], out: Path) -> dict[str, object]:
 
 
 def _done(requests: list[Request], out: Path) -> dict[int, dict[str, Any]]:
-    latest = {entry["file"]: entry for entry in entries(out / JOURNAL)}
+    latest = {
+        entry["file"]: entry
+        for entry in entries(out / JOURNAL)
+        if isinstance(entry, dict) and entry.keys() >= {"file", "key", "size", "probed"}
+    }
     done = {}
     for index, request in enumerate(requests):
         entry = latest.get(request.target.name)
