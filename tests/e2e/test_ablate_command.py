@@ -13,6 +13,8 @@ from crosspair.evaluation import read_results
 from tests.ablation.conftest import PLAN, write_plan
 from tests.e2e.conftest import command, crosspair
 
+# So that a kill comes in the middle.
+LONG = {"training.epochs": 12, "training.checkpoint_steps": 2}
 WORDS = ("a", "an", "the", "this", "my", "red", "blue", "up", "down", "left", "right", "moving")
 
 
@@ -34,7 +36,7 @@ def wait_for(happened, process: subprocess.Popen) -> None:
 def killed(tmp_path_factory) -> tuple[Path, list[object]]:
     """An ablation of which the first cell is done, killed in the middle of the second."""
     folder = tmp_path_factory.mktemp("ablate")
-    settings = {**PLAN, "overrides": {**PLAN["overrides"], "training.checkpoint_steps": 1}}
+    settings = {**PLAN, "overrides": {**PLAN["overrides"], **LONG}}
     plan = write_plan(folder / "tiny.yaml", {
         **settings,
         "finetuning": {
@@ -93,7 +95,7 @@ def test_every_cell_tells_what_it_took_and_found(whole) -> None:
     for name, cell in cells(out).items():
         assert (cell["status"], cell["error"], cell["seed"]) == ("done", None, 0)
         assert set(cell["seconds"]) == {"pretrain", "evaluate", "finetune"}
-        assert cell["clips"] == cell["pairs"] // 8 * 8 > 0
+        assert cell["clips"] == 12 * (cell["pairs"] // 8 * 8) > 0
         folder = out / cell["folder"]
         assert {"recipe.yaml", "log.txt", "metrics.jsonl", "cell.json", "model"} <= {
             path.name for path in folder.iterdir()

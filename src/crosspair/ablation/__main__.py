@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
-from crosspair.ablation.job import STOPPED
+from crosspair.ablation.job import ASK_EVERY, STOPPED
 from crosspair.errors import CrosspairError
 
 
@@ -42,7 +43,9 @@ def _end_with_parent() -> None:
         # Not sys.stdin: a decoding process would inherit its lock, held here, and wait for ever.
         while os.read(0, 1):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # one may come when a training is at its end and no longer looks
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(ASK_EVERY)
 
     threading.Thread(target=follow, daemon=True).start()
 

@@ -12,6 +12,7 @@ from crosspair.atomic import write_atomically
 
 JOB = "job.json"
 STOPPED = 75  # status of a process that was asked to stop and can go on
+ASK_EVERY = 5.0  # s between requests to stop
 
 
 @dataclass(frozen=True)

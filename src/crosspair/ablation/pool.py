@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from crosspair.ablation.cells import Cell
-from crosspair.ablation.job import STOPPED
+from crosspair.ablation.job import ASK_EVERY, STOPPED
 from crosspair.ablation.ledger import read_state, write_state
 from crosspair.isolation import cores
 from crosspair.progress import console
@@ -68,7 +68,7 @@ def run_cells(
                     code = each.process.poll()
                     if code is not None:
                         del running[slot]
-                        if code == STOPPED or (each.asked and code == -signal.SIGTERM):
+                        if code == STOPPED or (each.asked is not None and code == -signal.SIGTERM):
                             continue
                         _keep_fault(each, code)
                         view.ended(each, code)
@@ -88,15 +88,16 @@ class _Running:
     folder: Path
     process: subprocess.Popen[bytes]
     begun: float
-    asked: bool = False
+    asked: float | None = None  # when it was last asked to stop
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.begun
 
     def ask_to_stop(self) -> None:
-        if not self.asked:
-            self.asked = True
+        now = time.monotonic()
+        if self.asked is None or now - self.asked > ASK_EVERY:
+            self.asked = now
             self.process.terminate()
 
 
