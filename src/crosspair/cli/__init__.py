@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"crosspair: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda _: None  # what was half-built complains when it is taken down
         sys.exit(130)
 
 
