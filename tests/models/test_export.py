@@ -174,6 +174,32 @@ def test_a_file_that_would_give_something_else_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_text_tower_that_no_exporter_understands_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = module._program
+
+    def fails(for_input: str):
+        def make(tower, about):
+            if for_input in tower.axes:
+                raise RuntimeError("no such operator\nmore on this")
+            return program(tower, about)
+
+        return make
+
+    monkeypatch.setattr(module, "_program", fails("ids"))
+    (file,) = export(with_words(), tmp_path / "model.pt2", "torch")
+    assert file.path == tmp_path / "model.pt2"
+    told = f"{tmp_path}/model.text.pt2 is not written: the text tower cannot be exported (no such"
+    assert caplog.messages[-1].startswith(told)
+    file.path.unlink()
+    monkeypatch.setattr(module, "_program", fails("clips"))
+    message = r"model.pt2 is not written: the video tower cannot be exported \(no such operator\)$"
+    with pytest.raises(ModelError, match=message):
+        export(with_words(), tmp_path / "model.pt2", "torch")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(

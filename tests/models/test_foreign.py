@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
-from crosspair.config import ClipConfig, VideoConfig
+from crosspair.config import ClipConfig, FinetuneRecipe, VideoConfig
 from crosspair.errors import ModelError, RecipeError
-from crosspair.models import CPD, ResNet3d, import_weights, inflate
+from crosspair.models import CPD, Classifier, ResNet3d, import_weights, inflate, read_start
 from crosspair.models.foreign.layout import LAYOUTS
+from crosspair.recipes import make_recipe
 from tests.models.slowonly import (
     Weights,
     authors,
@@ -266,6 +267,17 @@ def test_the_form_of_clips_is_read_from_the_files_configuration(
     assert (clip.frames, clip.stride, clip.size) == (5, *told[1:])
     with pytest.raises(RecipeError, match=r"^import-weights: clip.size is 3; below 32"):
         import_weights(tmp_path / "w.pyth", clip={"size": 3})
+
+
+def test_fine_tuning_begins_with_an_imported_network(tmp_path: Path) -> None:
+    torch.save(other("pytorchvideo"), tmp_path / "w.pyth")
+    model = import_weights(tmp_path / "w.pyth").model
+    model.save_pretrained(tmp_path / "model")
+    recipe = make_recipe(FinetuneRecipe, {"video.depth": 50, "video.width": 4})
+    classifier = Classifier(["a", "b"], recipe.clip, recipe.video, recipe.classifier)
+    read_start(str(tmp_path / "model")).begin(classifier)
+    found = classifier.video_encoder.state_dict()
+    assert all(torch.equal(found[n], v) for n, v in model.video_encoder.state_dict().items())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.project)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
-    from crosspair.models import CPD
 
 
 def add_import_weights(verbs: Verbs) -> None:
@@ -85,24 +84,20 @@ def _export(options: argparse.Namespace) -> None:
     from crosspair.models.export import TOLERANCE, export
 
     model = models.read_model(options.model)
-    for file in export(model, options.out, options.format):
+    files = export(model, options.out, options.format)
+    for file in files:
         size = file.path.stat().st_size / 2**20
         print(f"{file.path}: {size:.1f} MiB")
         print(f"  in   {', '.join(file.inputs)}")
         print(f"  out  {', '.join(file.outputs)}")
         for what, difference in file.differences.items():
             print(f"  {what}: differs by {difference:.1e} at most (allowed: {TOLERANCE:.0e})")
-    if isinstance(model, models.CPD):
-        _tell_of_text(model, options.model)
-
-
-def _tell_of_text(model: CPD, source: str) -> None:
-    if "text_encoder" in model.untrained:
-        print("no text tower: the model has an untrained one")
-    elif model.text.encoder == "words":
-        print(f"ids are the places of lower-case words in words.json of {source}")
-    else:
-        print(f"ids and mask come from the tokenizer in language_model/ of {source}")
+    if isinstance(model, models.CPD) and "text_encoder" in model.untrained:
+        print("no text tower: that of the model is untrained")
+    elif isinstance(model, models.CPD) and len(files) == 2:
+        words = "are the places of lower-case words in words.json"
+        tokens = "and mask come from the tokenizer in language_model/"
+        print(f"ids {words if model.text.encoder == 'words' else tokens} of {options.model}")
 
 
 def add_publish(verbs: Verbs) -> None:

@@ -33,6 +33,8 @@ from crosspair.precision import full_precision
 Format = Literal["onnx", "torch"]
 Tensors = tuple[torch.Tensor, ...]
 
+logger = logging.getLogger(__name__)
+
 TOLERANCE = 1e-4  # of differences to the model, in units of its largest value
 SMALLEST = 33  # pixels from which res5 sees more than one, in each direction
 _OTHER_FORM = (2, 3, 3, 64, 80)  # of clips: what a model is not meant for, but must do
@@ -71,27 +73,34 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
 
     Raises:
         ModelError: what it needs is not installed, or the file would not give what the model gives.
-        RunError: the file cannot be written.
+        RunError: a file cannot be written.
     """
     path = Path(out)
     model = model.to("cpu").eval()
     about = {"crosspair": json.dumps(_about(model))}
     make, load = (_onnx, _load_onnx) if form == "onnx" else (_program, _load_program)
-    files = []
+    files: list[tuple[Exported, bytes]] = []
     for name, tower in _towers(model).items():
         file = path if name == "video" else path.with_suffix(f".{name}{path.suffix}")
-        with _quiet():
-            try:
+        try:
+            with _quiet():
                 content = make(tower, about)
                 run = load(content)
-            except ImportError as error:
-                raise ModelError(
-                    f'export needs the extra: pip install "crosspair[export]" ({error})'
-                ) from error
-            differences = _differences(tower, run, file)
-        write_atomically(file, content)
-        files.append(Exported(file, tower.inputs, tower.outputs, differences))
-    return files
+        except ImportError as error:
+            raise ModelError(
+                f'export needs the extra: pip install "crosspair[export]" ({error})'
+            ) from error
+        except Exception as error:  # exporters raise many kinds
+            reason = f"the {name} tower cannot be exported ({_first_line(error)})"
+            if name == "video":
+                raise ModelError(f"{file} is not written: {reason}") from error
+            logger.warning("%s is not written: %s", file, reason)
+            continue
+        differences = _differences(tower, run, file)
+        files.append((Exported(file, tower.inputs, tower.outputs, differences), content))
+    for exported, content in files:  # all of them, or none
+        write_atomically(exported.path, content)
+    return [exported for exported, _ in files]
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,8 @@ class _ClassTower(nn.Module):
 def _towers(model: CPD | Classifier) -> dict[str, _Tower]:
     dim = torch.export.Dim
     generator = torch.Generator().manual_seed(0)
-    own = (1, 3, model.clip.frames, model.clip.size, model.clip.size)
+    size = max(model.clip.size, SMALLEST)
+    own = (1, 3, model.clip.frames, size, size)
     trials = [
         (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),)
         for shape in (_OTHER_FORM, own)
@@ -249,6 +259,10 @@ def _differences(tower: _Tower, run: Callable[[Tensors], Tensors], file: Path) -
                 )
             differences[f"{name} of {form}"] = difference
     return differences
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

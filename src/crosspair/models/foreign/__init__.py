@@ -26,7 +26,8 @@ from crosspair.models.words import WordAverage
 from crosspair.recipes import recipe_of
 
 _HEADS = {"video_head": "vis_emb", "text_head": "text_emb"}  # ours, and the authors'
-_BANKS = ("vis_memory", "text_memory")
+_BANK = "vis_memory"
+_TEXT_TOWER: tuple[str, ...] = ("text_encoder", "text_head")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def import_weights(
         return _authors_model(found.weights, video, encoder, form, tokenizer, path)
     if tokenizer is not None:
         raise ModelError(f"{path}: of {project}, which has no text tower; leave out --tokenizer")
-    model = _model(WordAverage(["video"], torch.zeros(1, 1)), form, video, TextConfig())
+    model = _model(_no_text_encoder(), form, video, TextConfig(), HeadConfig())
     model.video_encoder.load_state_dict(encoder)
     model.untrained = PARTS[1:]
     left = [name for name in found.weights if layout and name.startswith(layout.beside)]
@@ -96,13 +97,11 @@ def _authors_model(
         if name not in weights or weights[name].dim() != 2:
             raise ModelError(f"{path}: of {AUTHORS.project}, but there is no matrix {name}")
     head = HeadConfig(len(weights["vis_emb.weight"]), len(weights["text_emb.0.weight"]))
-    left_out = [
-        f"the memory banks ({len(weights[bank]):,} pairs): they belong to the authors' corpus"
-        for bank in _BANKS[:1]
-        if bank in weights
-    ]
-    text = TextConfig()
-    text_encoder: TextEncoder = WordAverage(["video"], torch.zeros(1, 1))
+    left_out = []
+    if _BANK in weights:
+        pairs = f"{len(weights[_BANK]):,} pairs"
+        left_out.append(f"the memory banks ({pairs}): they belong to the authors' corpus")
+    text, text_encoder, untrained = TextConfig(), _no_text_encoder(), _TEXT_TOWER
     if tokenizer is None:
         left_out.append(
             "the text tower: its tokenizer is not in the file; give a folder with DistilBERT's "
@@ -110,18 +109,23 @@ def _authors_model(
         )
     else:
         text = TextConfig(encoder="transformer", source=tokenizer, max_tokens=MAX_TOKENS)
-        text_encoder = read_text_encoder(weights, tokenizer, path)
+        text_encoder, untrained = read_text_encoder(weights, tokenizer, path), ()
     model = _model(text_encoder, clip, video, text, head)
     model.video_encoder.load_state_dict(encoder)
+    model.untrained = untrained
     for ours, theirs in _HEADS.items():
-        if ours == "text_head" and tokenizer is None:
+        if ours in untrained:
             continue
         part = getattr(model, ours)
         names = {name: f"{theirs}.{name}" for name in part.state_dict()}
         found = {n: value for n, value in weights.items() if n.startswith(theirs + ".")}
         part.load_state_dict(fitted(part.state_dict(), names, found, "as a head", path))
-    model.untrained = () if tokenizer else ("text_encoder", "text_head")
     return Imported(model, AUTHORS.project, left_out)
+
+
+def _no_text_encoder() -> TextEncoder:
+    """What stands where a model needs one and there is none."""
+    return WordAverage(["video"], torch.zeros(1, 1))
 
 
 def _model(
@@ -129,11 +133,11 @@ def _model(
     clip: ClipConfig,
     video: VideoConfig,
     text: TextConfig,
-    head: HeadConfig | None = None,
+    head: HeadConfig,
 ) -> CPD:
     with torch.random.fork_rng():
         torch.manual_seed(0)  # so that what is not in the file is always the same
-        return CPD(encoder, clip, video, text, head or HeadConfig()).eval()
+        return CPD(encoder, clip, video, text, head).eval()
 
 
 def _changed(clip: ClipConfig, settings: Mapping[str, Any]) -> ClipConfig:
