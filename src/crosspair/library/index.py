@@ -227,6 +227,8 @@ def _batches(
     progress: Progress | None,
 ) -> Iterator[tuple[list[dict[str, Any]], dict[str, Broken]]]:
     """Rows of the table to write together, and what could not be read."""
+    if videos:
+        logger.info("%d videos are new or have changed", len(videos))
     taken = probed(manifest.take([video.row for video in videos]))
     rows: list[dict[str, Any]] = []
     failed: dict[str, Broken] = {}

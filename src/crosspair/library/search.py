@@ -18,7 +18,8 @@ from crosspair.library.store import Library, LibraryError, quoted
 from crosspair.library.videos import videos_of
 
 FIRST_LOOK = 8  # windows that are looked at for each moment wanted, at first
-NPROBES, EF = 32, 256  # of an index: more finds more of the nearest windows, and takes longer
+# Of an index: more finds more of the nearest windows, and takes longer. REFINE makes cosines exact.
+NPROBES, EF, REFINE = 32, 256, 2
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,10 @@ class Searcher:
             .select(["video", "path", "start", "end", "title", "thumbnail", "_distance"])
             .limit(count)
         )
-        search = search.bypass_vector_index() if exact else search.nprobes(NPROBES).ef(EF)
+        if exact:
+            search = search.bypass_vector_index()
+        else:
+            search = search.nprobes(NPROBES).ef(max(EF, REFINE * count)).refine_factor(REFINE)
         try:
             rows: list[dict[str, Any]] = (
                 search.where(condition) if condition else search

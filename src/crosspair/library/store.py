@@ -153,7 +153,9 @@ class Library:
         """Join small files, drop old versions, and keep the index that a large library needs."""
         with self._changing():
             if len(self) > EXACT_UP_TO and not self.table.list_indices():
-                self.table.create_index(metric="cosine", index_type="IVF_HNSW_SQ")
+                from lancedb.index import HnswSq
+
+                self.table.create_index("vector", config=HnswSq(distance_type="cosine"))
             # Nobody else writes: a file that belongs to no version is what a kill left.
             self.table.optimize(cleanup_older_than=KEPT, delete_unverified=True)
 
