@@ -45,8 +45,8 @@ def test_means_and_paired_differences_over_seeds(tmp_path: Path) -> None:
     assert [row.name for row in table.rows] == [*OBJECTIVES, "random weights", "chance"]
     assert [knn(row, table) for row in table.rows] == [
         ("41.0 ± 1.0 %", ""),
-        ("43.0 ± 1.0 %", "+2.0 ± 0.0 (+2.0 to +2.0)"),  # the seeds' spread is not in it
-        ("45.0 ± 1.0 %", "+4.0 ± 0.0 (+4.0 to +4.0)"),
+        ("43.0 ± 1.2 %", "+2.0 ± 0.1 (+1.5 to +2.5)"),  # the seeds' own spread is not in it
+        ("45.0 ± 1.4 %", "+4.0 ± 0.2 (+3.0 to +5.0)"),
         ("22.0 ± 2.0 %", ""),
         ("6.2 %", ""),
     ]
@@ -65,7 +65,7 @@ def test_each_protocol_stands_in_the_papers_table_of_it(tmp_path: Path) -> None:
     rank = tables[2].columns[1]
     entry = tables[2].rows[1].entries[rank]
     assert (shown_mean(entry, rank), shown_difference(entry.difference, rank)) == (
-        "29 ± 0", "−1.0 ± 0.0 (−1.0 to −1.0)",
+        "29 ± 0", "−1.0 ± 0.0",
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_what_failed_or_lacks_is_shown_and_not_averaged(tmp_path: Path) -> None:
     lost = {**LOST, ("in-batch", 1): "failed"}
     table, *_ = tables_of(write_ablation(tmp_path, AXES, lost=lost))
     _, ranking, in_batch, *_ = table.rows
-    assert knn(ranking, table) == ("43.0 ± 1.4 %", "+2.0 ± 0.0 (+2.0 to +2.0)")
+    assert knn(ranking, table) == ("43.0 ± 1.7 %", "+2.0 ± 0.2 (−0.5 to +4.5)")
     assert ranking.detail == "2 of 3 seeds; seed 1 failed"
     assert not in_batch.entries
     assert in_batch.detail == "0 of 3 seeds; seed 0, 2 missing; seed 1 failed"
@@ -145,12 +145,12 @@ def test_words_follow_the_numbers(tmp_path: Path) -> None:
     whole, knn, *_ = conclusion(up, ablation_tables(up))
     assert whole == "3 rows with 3 seeds each, compared with “cross-pair NCE”."
     assert knn == (
-        "kNN: “in-batch” (45.0 ± 1.0 %) is best, +4.0 points to the first row (interval +4.0 to "
-        "+4.0): more than chance between seeds explains. Random weights have 22.0 ± 2.0 %."
+        "kNN: “in-batch” (45.0 ± 1.4 %) is best, +4.0 points to the first row (interval +3.0 to "
+        "+5.0): more than chance between seeds explains. Random weights have 22.0 ± 2.0 %."
     )
     assert conclusion(down, ablation_tables(down))[1].startswith(
-        "kNN: “cross-pair NCE” (41.0 ± 1.0 %) is best; next is “ranking” (39.0 ± 1.0 %), −2.0 "
-        "points to the first row (interval −2.0 to −2.0): more than"
+        "kNN: “cross-pair NCE” (41.0 ± 1.0 %) is best; next is “ranking” (39.0 ± 0.8 %), −2.0 "
+        "points to the first row (interval −2.5 to −1.5): more than"
     )
     assert "3 seeds are few: an interval reaches 4.3 standard errors" in caution(
         up, ablation_tables(up)

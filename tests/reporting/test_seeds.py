@@ -50,4 +50,13 @@ def test_only_shared_seeds_are_compared() -> None:
     assert (found.value, found.error, found.interval, found.count) == (0.25, None, None, 1)
     assert not found.told_apart
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_the_same_difference_in_every_seed_has_no_interval() -> None:
+    found = paired_difference({0: 0.3, 1: 0.4}, {0: 0.1, 1: 0.2})
+    assert found is not None
+    assert (found.error, found.interval, found.told_apart) == (0.0, None, False)
+
+
+def test_a_single_seed_has_no_deviation() -> None:
     assert mean_over({3: 0.5}).deviation is None

@@ -123,10 +123,13 @@ def shown_difference(difference: Difference | None, column: Column) -> str:
         return ""
     scale = 1 if is_rank(column) else 100
     told = signed(scale * difference.value)
-    if difference.error is None or difference.interval is None:
+    if difference.error is None:
+        return told
+    told += f" ± {scale * difference.error:.1f}"
+    if difference.interval is None:
         return told
     low, high = (signed(scale * end) for end in difference.interval)
-    return f"{told} ± {scale * difference.error:.1f} ({low} to {high})"
+    return f"{told} ({low} to {high})"
 
 
 def signed(value: float) -> str:

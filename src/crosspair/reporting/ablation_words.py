@@ -41,7 +41,7 @@ def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
         for entry in row.entries.values()
         if entry.difference is not None and entry.difference.interval is not None
     ]
-    if not compared:
+    if ablation.seeds == 1:
         return "One seed tells nothing of chance: how far two seeds lie apart is not known."
     told = (
         "Beneath a mean is its difference to the first row over the same seeds, ± its standard "
@@ -92,7 +92,8 @@ def _best(ablation: Ablation, table: AblationTable, column: Column) -> str:
     told += f"; next is {_named(other, column)}" if own else ""
     told += f", {signed(100 * difference.value)} points to the first row"
     if difference.interval is None:
-        return f"{told}, by one seed."
+        seeds = "by one seed" if difference.count == 1 else "in every seed, so without an interval"
+        return f"{told}, {seeds}."
     low, high = (signed(100 * end) for end in difference.interval)
     verdict = (
         "more than chance between seeds explains"

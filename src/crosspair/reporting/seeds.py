@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_ROUNDING = 1e-9  # of differences that are the same
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -30,7 +32,8 @@ class Difference:
     Attributes:
         value: the mean difference.
         error: its standard error; None of a single seed.
-        interval: where it lies with 95 % by Student's t-distribution; None of a single seed.
+        interval: where it lies with 95 % by Student's t-distribution; None of a single seed, and
+            where every seed happens to have the same difference, which tells nothing of its spread.
         count: seeds.
     """
 
@@ -65,6 +68,8 @@ def paired_difference(row: Mapping[int, float], other: Mapping[int, float]) -> D
     if mean.deviation is None:
         return Difference(mean.value, None, None, 1)
     error = mean.deviation / math.sqrt(mean.count)
+    if error < _ROUNDING:
+        return Difference(mean.value, 0.0, None, mean.count)
     reach = error * t_quantile(mean.count - 1)
     return Difference(mean.value, error, (mean.value - reach, mean.value + reach), mean.count)
 
