@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
-from crosspair.library import engine, index
+from crosspair.library import engine, index, indexing
 
 
 def run(library: Path, videos: Path, model: Path, begun: Connection) -> None:
     """Index, with a version of the table for every video."""
     torch.set_num_threads(1)
-    vars(sys.modules[index.__module__])["COMMIT_SECONDS"] = 0.0
+    indexing.COMMIT_SECONDS = 0.0
     of = engine(model, device="cpu", precision="fp32", workers=0)
     begun.send("begun")
     index(library, of, [videos])

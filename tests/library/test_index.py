@@ -18,9 +18,19 @@ import pytest
 import torch
 
 from crosspair.corpora import manifest_of
-from crosspair.errors import ManifestError
-from crosspair.library import Engine, Library, LibraryError, Windows, forget, index
+from crosspair.errors import ManifestError, VideoError
+from crosspair.library import (
+    Engine,
+    Library,
+    LibraryError,
+    Windows,
+    encoding,
+    forget,
+    index,
+    passage,
+)
 from crosspair.library.store import is_library, writing
+from crosspair.video import read_frames
 from tests.evaluation.conftest import tiny_model
 from tests.library import killed
 from tests.library.conftest import WINDOWS
@@ -83,6 +93,32 @@ def test_broken_videos_are_listed(tiny: Engine, folder: Path, tmp_path: Path) ->
     (folder / "broken.mp4").unlink()
     index(tmp_path / "library", tiny, [folder])
     assert not listed.exists()
+
+
+def test_a_video_that_is_read_in_part_is_indexed_and_listed(
+    tiny: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(clip, instants, shape):
+        wanted = instants(4.0)
+        if clip.path.endswith("4.mp4") and wanted[-1] > 2.2:
+            raise VideoError(f"{clip.path}: damaged")
+        return read_frames(clip, lambda _: wanted, shape)
+
+    def stopped(*_: object) -> None:
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr(passage, "read_frames", damaged)
+    monkeypatch.setattr(encoding, "TOGETHER", 1)
+    library = tmp_path / "library"
+    with monkeypatch.context() as patch:
+        patch.setattr(Library, "add", stopped)
+        with pytest.raises(RuntimeError, match="killed here"):
+            index(library, tiny, [folder], windows=WINDOWS)
+    assert "4.mp4" in (library / "broken.csv").read_text()
+    found = index(library, tiny, [folder])
+    assert windows_in(library) == COUNTS | {"4.mp4": 1}
+    assert found.broken[str(folder / "4.mp4")].endswith("damaged (2 of 3 windows left out)")
+    assert index(library, tiny, [folder]).broken == found.broken
 
 
 def test_other_folders_stay_and_folders_can_be_forgotten(

@@ -140,6 +140,8 @@ def test_texts_and_videos_as_queries(tiny: Engine, folder: Path, tmp_path: Path)
         searcher.text("zzz")
     with pytest.raises(VideoError, match=r"none of the 1 videos can be read: .*it is text"):
         searcher.video(folder / "broken.mp4")
+    with pytest.raises(VideoError, match="is 5 videos; a query is one"):
+        searcher.video(folder)
 
 
 def test_a_contact_sheet_has_a_row_for_each(

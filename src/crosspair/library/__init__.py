@@ -1,7 +1,7 @@
 """A searchable library of one's own videos: windows, encoding, the table, index, search."""
 
 from crosspair.library.encoding import Engine, encode_whole, encode_windows, engine
-from crosspair.library.index import Indexed, forget, index
+from crosspair.library.indexing import Indexed, forget, index
 from crosspair.library.search import Moment, Searcher
 from crosspair.library.store import Library, LibraryError
 from crosspair.library.windows import Windows

@@ -13,7 +13,7 @@ from crosspair.atomic import write_atomically
 from crosspair.library.store import State
 
 BROKEN_FILE = "broken.csv"
-_COLUMNS = ("video", "reason", "size", "modified")
+_COLUMNS = ("video", "reason", "windows", "size", "modified")
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Broken:
     Attributes:
         state: of its file, then; it is tried again once that has changed.
         reason: for people, in one line.
+        windows: of it that could be read.
     """
 
     state: State
     reason: str
+    windows: int = 0
 
 
 def read_broken(folder: Path) -> dict[str, Broken]:
@@ -36,7 +38,7 @@ def read_broken(folder: Path) -> dict[str, Broken]:
         text = (folder / BROKEN_FILE).read_text(encoding="utf-8")
         for line in csv.DictReader(io.StringIO(text, newline="")):
             state = int(line["size"]), int(line["modified"])
-            broken[line["video"]] = Broken(state, line["reason"])
+            broken[line["video"]] = Broken(state, line["reason"], int(line["windows"]))
     return broken
 
 
@@ -48,5 +50,6 @@ def write_broken(folder: Path, broken: Mapping[str, Broken]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    writer.writerows((name, each.reason, *each.state) for name, each in sorted(broken.items()))
+    for name, each in sorted(broken.items()):
+        writer.writerow((name, each.reason, each.windows, *each.state))
     write_atomically(folder / BROKEN_FILE, text.getvalue())

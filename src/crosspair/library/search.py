@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crosspair.errors import TextError
+from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.features import embed_texts
 from crosspair.library.encoding import Engine, encode_whole, engine
 from crosspair.library.store import Library, LibraryError, quoted
@@ -86,10 +86,13 @@ class Searcher:
             choices: see `nearest`.
 
         Raises:
-            VideoError: it cannot be read.
+            VideoError: it cannot be read, or is not one.
             LibraryError: the condition is no SQL.
         """
-        (query,) = encode_whole(self.engine, videos_of([path]))
+        named = videos_of([path])
+        if len(named) != 1:
+            raise VideoError(f"{path} is {len(named)} videos; a query is one")
+        (query,) = encode_whole(self.engine, named)
         itself = str(path) if "://" in str(path) else str(Path(path).absolute())
         return self.nearest(query.embedding[0].numpy(), without=itself, **choices)
 

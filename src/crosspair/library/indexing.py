@@ -89,21 +89,23 @@ def index(
     with writing(folder):
         library = _opened(folder, of.model, windows)
         known, broken = library.videos(), read_broken(folder)
-        seen = {name: each.state for name, each in broken.items()}
+        # Of a part that was read, only the table knows whether it was written.
+        seen = {name: each.state for name, each in broken.items() if not each.windows}
         seen |= {name: each.state for name, each in known.items()}
         fresh = [video for video in videos.values() if seen.get(video.name) != video.state]
-        gone = [name for name in seen if name not in videos and _lies_in(name, wholes)]
+        gone = [
+            name for name in {**known, **broken} if name not in videos and _lies_in(name, wholes)
+        ]
         stale = {*gone, *(video.name for video in fresh)}
         library.remove([name for name in known if name in stale])
         _give_titles(library, [videos[name] for name in known if name in videos], known)
         broken = {name: each for name, each in broken.items() if name not in stale}
         written = 0
         for rows, failed in _batches(of, library, manifest, fresh, progress):
-            library.add(rows)
-            written += len(rows)
             broken |= failed
             write_broken(folder, broken)
-        write_broken(folder, broken)
+            library.add(rows)
+            written += len(rows)
         library.tidy()
     return Indexed(
         added=sum(video.name not in seen for video in fresh),
@@ -240,7 +242,7 @@ def _batches(
         rows += _rows(video, encoded)
         if encoded.failure:
             logger.warning("%s", encoded.failure)
-            failed[video.name] = Broken(video.state, encoded.failure)
+            failed[video.name] = Broken(video.state, encoded.failure, len(encoded.spans))
         if len(rows) >= COMMIT_WINDOWS or time.monotonic() - begun >= COMMIT_SECONDS:
             yield rows, failed
             rows, failed = [], {}
