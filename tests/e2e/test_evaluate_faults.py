@@ -300,11 +300,12 @@ def test_ctrl_c_leaves_no_results_and_what_is_encoded(
 ) -> None:
     out, features = tmp_path / "results.json", tmp_path / "features"
     given = (*inputs(folder / "cpd10", corpus), "--workers=2", "--k=3", f"--features={features}")
-    line = command("evaluate", "knn", *given, f"--out={out}", "--clips=200", "--batch-size=10")
+    line = command("evaluate", "knn", *given, f"--out={out}", "--clips=100", "--batch-size=10")
     # Its own group, as a terminal gives it, whose every process gets the signal.
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not (features / "parts" / "protocol.json").exists():
+    journal = features / "parts" / "0.jsonl"
+    while not (journal.exists() and journal.stat().st_size):
         assert process.poll() is None, "it ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -314,6 +315,7 @@ def test_ctrl_c_leaves_no_results_and_what_is_encoded(
     assert "Traceback" not in told
     assert not out.exists()
     assert not (features / "index.parquet").exists()
+    assert 1 <= len(journal.read_text().splitlines()) < VIDEOS
 
 
 # --- a network of frames ------------------------------------------------------------------------

@@ -150,3 +150,8 @@ def test_its_random_twin_is_a_network_of_frames_too(of_frames: FrameModel) -> No
     twin = random_like(of_frames, 0)
     assert isinstance(twin, FrameModel)
     assert twin.hash != of_frames.hash
+    tested = [
+        {(r.protocol, r.feature) for r in frozen_results(each, manifest_with(), all_readable())}
+        for each in (of_frames, twin)
+    ]
+    assert tested[0] == tested[1]

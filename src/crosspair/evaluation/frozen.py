@@ -109,6 +109,7 @@ def random_like(model: CPD, seed: int) -> CPD:
         torch.manual_seed(seed)
         encoder = copy.deepcopy(model.text_encoder)
         fresh = type(model)(encoder, model.clip, model.video, model.text, model.head)
+    fresh.untrained = model.untrained  # tested by the same protocols, on the same features
     return fresh.to(next(model.parameters()).device).eval()
 
 
