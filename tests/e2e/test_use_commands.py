@@ -95,7 +95,8 @@ def test_classify_tells_a_timeline_of_long_videos(model, videos, capsys) -> None
     assert (timeline[0]["start"], timeline[-1]["end"]) == (0, 33)
     run(*inputs, "--classes", "dog, cat", "--window", 1, "--stride", 1, "--top", 1)
     shown = capsys.readouterr().out
-    assert "short.mp4" in shown
+    assert f"\n{videos / 'short.mp4'}\n" in shown
+    assert "cannot be read: " in shown
     assert "0:00–" in shown
 
 

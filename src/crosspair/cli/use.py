@@ -207,21 +207,22 @@ def _told(name: str, ranked: list[tuple[str, float]], stretches: list[Stretch]) 
 
 def _print(told: Sequence[dict[str, Any]], top: int) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from crosspair.library.timeline import clock
 
-    table = Table("video", "time", "class", box=None, header_style="bold", pad_edge=False)
-    table.add_column("score", justify="right")
+    console = Console()
     for each in told:
+        # On a line of its own: paths are long.
+        console.print(Text(each["video"], style="bold"), soft_wrap=True)
         if "error" in each:
-            table.add_row(escape(each["video"]), "", f"[red]{escape(each['error'])}[/red]", "")
+            console.print(Text(f"  cannot be read: {each['error']}", style="red"), soft_wrap=True)
             continue
-        for i, of_class in enumerate(each["classes"][:top]):
-            name = "" if i else escape(each["video"])
-            table.add_row(name, "", escape(of_class["class"]), f"{of_class['score']:.2f}")
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for of_class in each["classes"][:top]:
+            table.add_row(f"{of_class['score']:.2f}", Text(of_class["class"]))
         for stretch in each.get("timeline", ()):
             time = f"{clock(stretch['start'])}–{clock(stretch['end'])}"
-            table.add_row("", time, escape(stretch["class"]), f"{stretch['score']:.2f}")
-    Console().print(table)
+            table.add_row(f"{stretch['score']:.2f}", Text(stretch["class"]), time)
+        console.print(table)
