@@ -29,6 +29,7 @@ from crosspair.models.folder import preprocessing
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage
 from crosspair.precision import full_precision
+from crosspair.video.pixels import normalize
 
 Format = Literal["onnx", "torch"]
 Tensors = tuple[torch.Tensor, ...]
@@ -126,8 +127,10 @@ class _VideoTower(nn.Module):
         self.embeds = "video_head" not in model.untrained
 
     def forward(self, clips: torch.Tensor) -> Tensors:
-        feature, embedding = self.model.encode_video(clips)
-        return (feature, embedding) if self.embeds else (feature,)
+        if self.embeds:
+            return self.model.encode_video(clips)
+        # An embedding that is left unused would leave a program that torch.export refuses.
+        return (self.model.video_encoder(normalize(clips)),)
 
 
 class _TextTower(nn.Module):
