@@ -139,20 +139,16 @@ def _told(moment: Moment) -> dict[str, Any]:
 
 def _print(moments: Sequence[Moment]) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     from crosspair.library.timeline import clock
 
     if not moments:
         print("nothing found")
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("score", justify="right")
-    table.add_column("time", no_wrap=True)
-    for name in ("video", "title"):
-        table.add_column(name, overflow="fold")
+    console = Console()
     for moment in moments:
         time = f"{clock(moment.start)}–{clock(moment.end)}"
-        table.add_row(f"{moment.score:.2f}", time, escape(moment.path), escape(moment.title or ""))
-    Console().print(table)
+        # No table: it would break long paths into pieces.
+        line = Text(f"{moment.score:5.2f}  {time:13}  {moment.path}")
+        line.append(f"  {moment.title}" if moment.title else "", style="dim")
+        console.print(line, soft_wrap=True)
