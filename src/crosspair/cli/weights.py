@@ -26,11 +26,13 @@ def add_import_weights(verbs: Verbs) -> None:
         help="of the authors' checkpoints: a folder with DistilBERT's config.json and tokenizer "
         "files, which are not in them; without it the text tower is left out",
     )  # fmt: skip
-    for name, unit in (("frames", "a clip"), ("stride", "30ths of a second"), ("size", "pixels")):
-        verb.add_argument(
-            f"--{name}", type=int, metavar="N",
-            help=f"{unit}: the form of clips, where the file does not tell it",
-        )  # fmt: skip
+    for name, what in (
+        ("frames", "frames of a clip"),
+        ("stride", "30ths of a second between them"),
+        ("size", "side of the crop in pixels"),
+    ):
+        told = f"{what} (default: as the file tells, or as is usual)"
+        verb.add_argument(f"--{name}", type=int, metavar="N", help=told)
     verb.set_defaults(verb=_import_weights)
 
 
