@@ -79,8 +79,9 @@ def quickstart(
             FrozenConfig(seed=seed),
         )
     origin = provenance(
-        recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed
-    )
+        recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed,
+        manifest_file=manifest.path.name,
+    )  # fmt: skip
     write_results(out / "results.json", results, origin)
     history = reporting.read_history(out / "run")
     sheets = _sheets(model, manifest, features)

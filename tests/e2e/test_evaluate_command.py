@@ -196,3 +196,35 @@ def test_weights_of_another_depth_are_told(corpus, model, tmp_path) -> None:
     out = tmp_path / "out.json"
     line = refused(evaluate("knn", other, corpus, out), out)
     assert "model.safetensors does not fit config.json beside it: Missing key(s)" in line
+
+
+def test_splits_are_tested_in_turn_and_averaged(model, corpus, tmp_path) -> None:
+    for split in (1, 2):  # the same videos, tested on one part of them and on another
+        rows = corpus.table.to_pylist()
+        for row, values in enumerate(rows):
+            values["path"] = str(corpus.path.parent / values["path"])
+            values["split"] = "test" if row % 5 == split else "train"
+        manifest_of(rows, tmp_path / "m").write(tmp_path / f"split{split}.parquet")
+    out = tmp_path / "results.json"
+    done = crosspair(
+        "evaluate", "knn", "--model", model, "--manifest", tmp_path / "split{}.parquet",
+        "--out", out, *SMALL, "--k", 3, "--splits", "1,2", "--details", tmp_path / "details",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results, origin = read_results(out)
+    trained = [each for each in results if each.of == "trained" and each.feature == "visual"]
+    mean, first, second = trained
+    assert mean.value == pytest.approx((first.value + second.value) / 2)
+    assert mean.settings["mean of splits"] == [1, 2]
+    assert mean.interval is not None
+    assert origin.manifest_file == "split1.parquet+split2.parquet"
+    assert (tmp_path / "details" / "split2").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("splits", "line"),
+    [("1,x", "'1,x' is no list of splits, as 1,2,3"), ("2,2", "'2,2' names a split twice")],
+)
+def test_splits_that_are_none(splits, line, model, corpus, tmp_path) -> None:
+    done = evaluate("knn", model, corpus, tmp_path / "results.json", "--splits", splits)
+    assert (done.returncode, line in done.stderr) == (2, True), done.stderr

@@ -1,4 +1,4 @@
-"""Means over official splits."""
+"""Fine-tuning over official splits: what is told before the first training."""
 
 from __future__ import annotations
 
@@ -9,33 +9,7 @@ import pytest
 from crosspair.config import FinetuneRecipe
 from crosspair.corpora import manifest_of
 from crosspair.errors import ManifestError, ModelError, RunError
-from crosspair.evaluation import Result
-from crosspair.training.transfer import mean_results, transfer, transfer_over_splits
-
-
-def result(split: int, value: float, of="trained", metric="top-1", **settings) -> Result:
-    told = {"clips": 10, "official split": split, **settings}
-    return Result("30 views", metric, value, of, count=10 * split, settings=told)
-
-
-def test_the_mean_is_of_each_kind_by_itself() -> None:
-    each = [
-        result(1, 0.5, init="CPD a"), result(1, 0.1, "chance"), result(1, 0.9, metric="top-5"),
-        result(2, 0.6, init="CPD b"), result(2, 0.1, "chance"), result(2, 0.8, metric="top-5"),
-        result(3, 0.1, init="CPD c"), result(3, 0.1, "chance"), result(3, 1.0, metric="top-5"),
-    ]  # fmt: skip
-    trained, chance, top5 = mean_results(each)
-    assert trained.value == pytest.approx(0.4)
-    assert trained.details == {"draws": [0.5, 0.6, 0.1]}
-    assert trained.settings == {"clips": 10, "mean of splits": [1, 2, 3]}
-    assert trained.count == 60
-    assert chance.value == pytest.approx(0.1)
-    assert top5.value == pytest.approx(0.9)
-
-
-def test_what_all_splits_have_in_common_is_told_of_the_mean() -> None:
-    (mean,) = mean_results([result(1, 0.5, init="random"), result(2, 0.6, init="random")])
-    assert mean.settings["init"] == "random"
+from crosspair.training.transfer import transfer, transfer_over_splits
 
 
 def test_splits_need_a_manifest_each(tmp_path: Path) -> None:

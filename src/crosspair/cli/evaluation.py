@@ -7,13 +7,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.multiview import add_multiview, check_place, whole_number
+from crosspair.cli.multiview import add_multiview
+from crosspair.cli.verbs import add_splits, check_place, whole_number
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
     from crosspair.corpora import Manifest
     from crosspair.distributed import World
-    from crosspair.evaluation import Features, FrozenConfig, Result
+    from crosspair.evaluation import Features, FrozenConfig, Provenance, Result
     from crosspair.evaluation.results import Subject
     from crosspair.models import CPD
 
@@ -59,6 +60,7 @@ def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
     )  # fmt: skip
     _add_inputs(verb)
     verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="results.json")
+    add_splits(verb, "--model, --manifest and --features")
     verb.add_argument(
         "--features", type=Path, metavar="DIR",
         help='of "crosspair features", made where it is not there (default: a folder beside '
@@ -153,64 +155,90 @@ def _features(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from crosspair.corpora import Manifest
     from crosspair.distributed import joined
-    from crosspair.evaluation import (
-        check_protocols,
-        frozen_results,
-        protocol_of,
-        provenance,
-        random_like,
-        write_results,
-    )
-    from crosspair.models import frozen_model
-    from crosspair.recipes import load_recipe, recipe_hash
+    from crosspair.evaluation import write_results
+    from crosspair.evaluation.officialsplits import check_manifest_name, write_over_splits
     from crosspair.reporting.table import print_table
 
     check_place(options.out)
     config = _config(options)
+    if options.splits:
+        check_manifest_name(options.manifest)
     with joined() as world:
         _quiet_unless_main(world)
-        manifest, model = Manifest.read(options.manifest), frozen_model(options.model)
-        model.to(world.device)
-        check_protocols(model, manifest, options.protocols, config)
-        subjects: list[tuple[Subject, CPD]] = [("trained", model)]
-        if options.beside_random:
-            subjects.append(("random weights", random_like(model, options.seed)))
-        results: list[Result] = []
-        for of, each in subjects:
-            protocol = protocol_of(
-                each, manifest, clips=options.clips, precision=options.precision,
-                device=world.device,
-            )  # fmt: skip
-            folder = options.out.parent / protocol.folder
-            if options.features:
-                folder = options.features
-                folder = folder if each is model else folder.with_name(f"{folder.name}-random")
-            features = _encoded(each, manifest, folder, options, world)
-            if world.is_main:
-                found = frozen_results(
-                    each,
-                    manifest,
-                    features,
-                    options.protocols,
-                    config,
-                    of=of,
-                )
-                results += [result for result in found if result not in results]
+        # What is wrong with the last split is told before the first one's videos are encoded.
+        inputs = {split: _inputs(options, config, split) for split in options.splits or [None]}
+        found = {
+            split: _tested(split, *each, options, config, world) for split, each in inputs.items()
+        }
         if not world.is_main:
             return
-        recipe = Path(options.model).parent / "recipe.yaml"  # a run's model lies beside its recipe
-        origin = provenance(
-            recipe=recipe_hash(load_recipe(str(recipe))) if recipe.is_file() else "",
-            model=model.hash, manifest=manifest.hash, seed=options.seed,
-        )  # fmt: skip
-        write_results(options.out, results, origin)
+        if options.splits:
+            shown = write_over_splits(options.out, {s: each for s, each in found.items() if s})
+        else:
+            shown, origin = found[None]
+            write_results(options.out, shown, origin)
         if getattr(options, "details", None):
             from crosspair.reporting.confusion import write_details
 
-            write_details(options.details, results)
-        print_table(results)
+            for split, (results, _) in found.items():
+                write_details(options.details / (f"split{split}" if split else ""), results)
+        print_table(shown)
+
+
+def _inputs(
+    options: argparse.Namespace, config: FrozenConfig, split: int | None
+) -> tuple[CPD, Manifest]:
+    """The model and the videos of an official split, or of the one there is."""
+    from crosspair.corpora import Manifest
+    from crosspair.evaluation import check_protocols
+    from crosspair.evaluation.officialsplits import name_of_split
+    from crosspair.models import frozen_model
+
+    model = frozen_model(name_of_split(options.model, split))
+    manifest = Manifest.read(name_of_split(options.manifest, split))
+    check_protocols(model, manifest, options.protocols, config)
+    return model, manifest
+
+
+def _tested(
+    split: int | None,
+    model: CPD,
+    manifest: Manifest,
+    options: argparse.Namespace,
+    config: FrozenConfig,
+    world: World,
+) -> tuple[list[Result], Provenance]:
+    """What the protocols measure (on the main process alone), and where it comes from."""
+    from crosspair.evaluation import frozen_results, protocol_of, provenance, random_like
+    from crosspair.evaluation.officialsplits import name_of_split
+    from crosspair.recipes import load_recipe, recipe_hash
+
+    model.to(world.device)
+    subjects: list[tuple[Subject, CPD]] = [("trained", model)]
+    if options.beside_random:
+        subjects.append(("random weights", random_like(model, options.seed)))
+    results: list[Result] = []
+    for of, each in subjects:
+        protocol = protocol_of(
+            each, manifest, clips=options.clips, precision=options.precision, device=world.device
+        )
+        folder = options.out.parent / protocol.folder
+        if options.features:
+            folder = Path(name_of_split(str(options.features), split))
+            folder = folder if each is model else folder.with_name(f"{folder.name}-random")
+        features = _encoded(each, manifest, folder, options, world)
+        if world.is_main:
+            found = frozen_results(each, manifest, features, options.protocols, config, of=of)
+            results += [result for result in found if result not in results]
+    recipe = (
+        Path(name_of_split(options.model, split)).parent / "recipe.yaml"
+    )  # a run's model lies beside its recipe
+    return results, provenance(
+        recipe=recipe_hash(load_recipe(str(recipe))) if recipe.is_file() else "",
+        model=model.hash, manifest=manifest.hash, seed=options.seed,
+        manifest_file=manifest.path.name,
+    )  # fmt: skip
 
 
 def _config(options: argparse.Namespace) -> FrozenConfig:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from crosspair.cli.verbs import check_place, whole_number
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
@@ -67,34 +68,7 @@ def _multiview(options: argparse.Namespace) -> None:
         origin = provenance(
             recipe=recipe_hash(read_recipe(FinetuneRecipe, str(recipe))) if known else "",
             model=model.hash, manifest=manifest.hash, seed=0,
+            manifest_file=manifest.path.name,
         )  # fmt: skip
         write_results(options.out, results, origin)
         print_table(results)
-
-
-def check_place(out: Path) -> None:
-    """See that results can be written to a file, before they are computed.
-
-    Raises:
-        RunError: it is a folder, or lies in a file.
-    """
-    from crosspair.errors import RunError
-
-    if out.is_dir():
-        raise RunError(
-            f"--out names a file of results, and {out} is a folder; try {out}/results.json"
-        )
-    for folder in out.parents:
-        if folder.is_file():
-            raise RunError(f"--out {out}: {folder} is a file, not a folder")
-
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """A type of options."""
-
-    def parsed(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
-        return int(text)
-
-    return parsed

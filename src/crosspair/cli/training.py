@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosspair.cli.verbs import add_splits
+
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
 
@@ -88,11 +90,7 @@ def add_finetune(verbs: Verbs) -> None:
         "--labels", type=float, metavar="SHARE",
         help="low-shot: the share of each class's labels to see, as 0.01; the key labels.share",
     )  # fmt: skip
-    verb.add_argument(
-        "--splits", type=_numbers, metavar="1,2,3",
-        help="official splits to train and test on in turn: {} stands for their number in "
-        "--manifest and --init; results are averaged",
-    )  # fmt: skip
+    add_splits(verb, "--manifest and --init")
     verb.add_argument(
         "--test-split", choices=("test", "val"), default="test",
         help="what is tested; with val, validation is held out of train (default: test)",
@@ -138,7 +136,3 @@ def _finetune(options: argparse.Namespace) -> None:
         if results:
             print_table(results)
         print(f"model: {options.run / ('split*/model' if options.splits else 'model')}")
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]

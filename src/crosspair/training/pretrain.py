@@ -18,7 +18,7 @@ from crosspair.errors import ManifestError, RecipeError, TextError
 from crosspair.evaluation import embed_texts, extract_features, retrieval
 from crosspair.models import CPD
 from crosspair.objectives import MemoryBank
-from crosspair.precision import autocast
+from crosspair.precision import autocast, check_frames
 from crosspair.progress import progress
 from crosspair.training.curriculum import Curriculum
 from crosspair.training.loop import Loop
@@ -249,6 +249,7 @@ class Pretraining:
 
     def _check_sizes(self, manifest: Manifest) -> int:
         training, curriculum = self.recipe.training, self.recipe.curriculum
+        check_frames(self.recipe.clip.frames, self.world.device, training.precision)
         if training.batch_size % self.world.size:
             raise RecipeError(
                 f"training.batch_size {training.batch_size} cannot be shared evenly "

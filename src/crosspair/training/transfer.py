@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,11 @@ from crosspair.distributed import World
 from crosspair.errors import ManifestError, RunError
 from crosspair.evaluation import Provenance, Result, provenance, read_results, write_results
 from crosspair.evaluation.multiview import check_labels, multiview_results
+from crosspair.evaluation.officialsplits import (
+    check_manifest_name,
+    name_of_split,
+    write_over_splits,
+)
 from crosspair.models import Classifier, Start, read_start
 from crosspair.recipes import recipe_hash
 from crosspair.training.finetune import finetune
@@ -20,7 +24,6 @@ from crosspair.training.finetune import finetune
 logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
-PLACE = "{}"  # of a split's number, in the names of a manifest and of a model folder
 
 
 def transfer(
@@ -99,24 +102,21 @@ def transfer_over_splits(
         tested, resume, world: see `transfer`.
 
     Returns:
-        The means; or None where it was asked to stop.
+        The means (on the main process alone); or None where it was asked to stop.
 
     Raises:
         RunError: the manifest's name has no place for a number.
         CrosspairError: as `transfer` does.
     """
     world = world or World()
-    if PLACE not in manifest:
-        raise RunError(f"--splits needs a manifest for each, as split{PLACE}.parquet: {manifest}")
-    inputs = [
-        (split, manifest.replace(PLACE, str(split)), init.replace(PLACE, str(split)))
-        for split in splits
-    ]
-    for _, videos, weights in inputs:  # a fault of the last is told before the first is trained on
+    check_manifest_name(manifest)
+    inputs = {
+        split: (name_of_split(manifest, split), name_of_split(init, split)) for split in splits
+    }
+    for videos, weights in inputs.values():  # the last's fault is told before the first's training
         _inputs(videos, weights, tested)
-    each: list[Result] = []
-    origins = []
-    for split, videos, weights in inputs:
+    found = {}
+    for split, (videos, weights) in inputs.items():
         folder = run / f"split{split}"
         logger.info("split %d", split)
         results = transfer(
@@ -124,48 +124,8 @@ def transfer_over_splits(
         )  # fmt: skip
         if results is None:
             return None
-        each += [_numbered(result, split) for result in results]
-        origins.append(read_results(folder / RESULTS)[1])
-    means = mean_results(each)
-    if world.is_main:
-        # Chance is the same for every split, and stands beside the means.
-        measured = [result for result in each if result.of != "chance"]
-        write_results(run / RESULTS, means + measured, _joined(origins))
-    return means
-
-
-def mean_results(results: Sequence[Result]) -> list[Result]:
-    """The mean over official splits of each protocol and metric.
-
-    Args:
-        results: of single splits, which their settings name.
-
-    Returns:
-        A result for each kind; its ``details`` hold the single values, in order.
-    """
-    kinds: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        kinds.setdefault((result.protocol, result.metric, result.of), []).append(result)
-    means = []
-    for members in kinds.values():
-        first, values = members[0], [member.value for member in members]
-        settings = {
-            name: value
-            for name, value in first.settings.items()
-            if all(member.settings.get(name) == value for member in members)
-        }
-        splits = [member.settings["official split"] for member in members]
-        means.append(
-            dataclasses.replace(
-                first,
-                value=sum(values) / len(values),
-                count=sum(member.count for member in members),
-                settings={**settings, "mean of splits": splits},
-                interval=None,
-                details={"draws": values},
-            )
-        )
-    return means
+        found[split] = results, read_results(folder / RESULTS)[1]
+    return write_over_splits(run / RESULTS, found) if world.is_main else []
 
 
 def _inputs(manifest: str, init: str, tested: str | None) -> tuple[Manifest, Start]:
@@ -186,7 +146,7 @@ def _inputs(manifest: str, init: str, tested: str | None) -> tuple[Manifest, Sta
 def _provenance(recipe: FinetuneRecipe, model: Classifier, manifest: Manifest) -> Provenance:
     return provenance(
         recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash,
-        seed=recipe.training.seed,
+        seed=recipe.training.seed, manifest_file=manifest.path.name,
     )  # fmt: skip
 
 
@@ -200,15 +160,3 @@ def _results_there(path: Path, origin: Provenance) -> list[Result] | None:
         origin.recipe, origin.model, origin.manifest,
     )  # fmt: skip
     return results if same else None
-
-
-def _numbered(result: Result, split: int) -> Result:
-    return dataclasses.replace(result, settings={**result.settings, "official split": split})
-
-
-def _joined(origins: Sequence[Provenance]) -> Provenance:
-    """That of the first, with the models and manifests of all."""
-    model, manifest = (
-        "+".join(getattr(o, name) for o in origins) for name in ("model", "manifest")
-    )
-    return dataclasses.replace(origins[-1], model=model, manifest=manifest)
