@@ -35,6 +35,7 @@ lint: $(VENV)/.developing ## Check style and types
 bench: $(VENV)/.developing ## Measure, beside named alternatives; writes benchmarks/results
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.objectives
 
 format: $(VENV)/.developing ## Mend what style can be mended by itself
 	$(BIN)/ruff format src tests benchmarks
