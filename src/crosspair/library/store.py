@@ -60,7 +60,6 @@ class About:
 class Known:
     """What is known of a video in a library: it counts for as long as its file stays as it was."""
 
-    path: str
     state: State
     title: str | None
     windows: int
@@ -112,7 +111,7 @@ class Library:
 
     def videos(self) -> dict[str, Known]:
         """All videos by their names."""
-        names = ["video", "path", "size", "modified"]
+        names = ["video", "size", "modified"]
         found = (
             self.table.search()
             .select([*names, "title", "start"])
@@ -122,7 +121,7 @@ class Library:
         )
         return {
             row["video"]: Known(
-                row["path"], (row["size"], row["modified"]), row["title_max"], row["start_count"]
+                (row["size"], row["modified"]), row["title_max"], row["start_count"]
             )
             for row in found.to_pylist()
         }

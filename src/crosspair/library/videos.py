@@ -12,6 +12,7 @@ from crosspair.corpora.probing import probe_all
 from crosspair.corpora.titlefile import titles_by_id
 from crosspair.corpora.videofiles import VideoFiles, plain_name
 from crosspair.errors import ManifestError
+from crosspair.library.late import late_progress
 
 Named = str | os.PathLike[str]
 
@@ -45,14 +46,17 @@ def videos_of(named: Sequence[Named], titles: Path | None = None) -> Manifest:
     return manifest_of(rows.values(), ".")
 
 
-def probed(manifest: Manifest, workers: int | None = None) -> Manifest:
+def probed(manifest: Manifest) -> Manifest:
     """With what probing finds filled in where it is not known yet.
 
-    Each file is looked at in a process of its own kind, which it may crash.
+    Files are looked at in other processes, which they may crash.
     """
     rows = manifest.table.to_pylist()
     waiting = [row for row in rows if row["duration"] is None and not row["error"]]
-    found = probe_all([row["path"] for row in waiting], workers=workers)
+    with late_progress("probing", "videos") as progress:
+        found = probe_all(
+            [row["path"] for row in waiting], progress=lambda done: progress(done, len(waiting))
+        )
     for row, columns in zip(waiting, found, strict=True):
         row.update(columns)
     return manifest_of(rows, manifest.path)
