@@ -78,6 +78,12 @@ def test_the_configuration_tells_other_programs_what_to_do_with_a_video(tmp_path
     assert ClipConfig(**config["clip"]).stride == 6
 
 
+def test_who_may_read_the_configuration_may_read_the_weights(tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_a_model_comes_back_from_the_hub(tmp_path: Path, hub: LocalHub, private: bool) -> None:
     model = saved(tmp_path / "model")

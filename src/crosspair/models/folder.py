@@ -62,6 +62,8 @@ def save_folder(
             also(partial)
         weights = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        # safetensors lets nobody but the owner read it; those who may read the rest may read this.
+        (partial / WEIGHTS_FILE).chmod((partial / CONFIG_FILE).stat().st_mode)
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
