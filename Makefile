@@ -36,6 +36,7 @@ bench: $(VENV)/.developing ## Measure, beside named alternatives; writes benchma
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.objectives
+	$(BIN)/python -m benchmarks.export
 
 format: $(VENV)/.developing ## Mend what style can be mended by itself
 	$(BIN)/ruff format src tests benchmarks
