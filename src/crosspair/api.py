@@ -21,8 +21,9 @@ from crosspair.corpora import Manifest
 from crosspair.errors import CrosspairError, VideoError
 from crosspair.evaluation.features import CLIPS, embed_texts
 from crosspair.evaluation.zeroshot import class_embeddings
-from crosspair.library.encoding import Encoded, Engine, encode_plans, encode_whole, encode_windows
-from crosspair.library.encoding import engine as load_engine
+from crosspair.library.encoding import Encoded, encode_plans, encode_whole, encode_windows
+from crosspair.library.engines import Engine
+from crosspair.library.engines import engine as load_engine
 from crosspair.library.frames import check_frames
 from crosspair.library.late import late_progress
 from crosspair.library.timeline import Stretch, timeline

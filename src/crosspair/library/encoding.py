@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ from crosspair.clip import Clip
 from crosspair.corpora import Manifest
 from crosspair.corpora.probing import probe_all
 from crosspair.distributed import World
-from crosspair.errors import ModelError, RecipeError, VideoError
+from crosspair.errors import VideoError
 from crosspair.evaluation.features import CLIPS, extract_features
-from crosspair.isolation import cores
+from crosspair.library.engines import Engine
 from crosspair.library.passage import (
     PREFETCH,
     TOGETHER,
@@ -29,32 +28,11 @@ from crosspair.library.passage import (
     passages,
 )
 from crosspair.library.windows import Plan, Windows
-from crosspair.models import CPD
 from crosspair.precision import autocast
 
 Progress = Callable[[int, int], None]
 
-PRECISIONS = ("auto", "bf16", "fp32")
 FULL_HD = 1920 * 1080  # pixels; larger frames are decoded fewer at a time, as all are held at once
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A model where it computes.
-
-    Attributes:
-        model: in eval mode, on ``device``.
-        device: of the network.
-        precision: see `crosspair.config.TrainingConfig`.
-        batch_size: clips that go through the network at a time, at most.
-        workers: decoding processes.
-    """
-
-    model: CPD
-    device: torch.device
-    precision: str = "auto"
-    batch_size: int = 32
-    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -76,44 +54,6 @@ class Encoded:
     embedding: torch.Tensor
     thumbnails: list[bytes] = field(default_factory=list)
     failure: str = ""
-
-
-def engine(
-    source: str | os.PathLike[str],
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int = 32,
-    workers: int | None = None,
-) -> Engine:
-    """Load a model to where it computes fastest.
-
-    Args:
-        source: a model folder, or a name on the hub.
-        device: as PyTorch calls it; "auto": the first GPU, or else the processor.
-        precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
-        batch_size: clips that go through the network at a time, at most.
-        workers: decoding processes; None: one a core, 8 at most.
-
-    Raises:
-        ModelError: there is no such model, or no such device.
-        RecipeError: there is no such precision.
-    """
-    if precision not in PRECISIONS:
-        raise RecipeError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    name = device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        where = torch.device(name)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {device!r} cannot be used here: {reason}") from error
-    model = CPD.from_pretrained(source).to(where).eval()
-    return Engine(
-        model, where, precision, batch_size, min(8, cores()) if workers is None else workers
-    )
 
 
 def encode_whole(

@@ -17,7 +17,8 @@ from typing import Any
 
 from crosspair.corpora import Manifest
 from crosspair.library.broken import Broken, read_broken, write_broken
-from crosspair.library.encoding import Encoded, Engine, Progress, encode_windows
+from crosspair.library.encoding import Encoded, Progress, encode_windows
+from crosspair.library.engines import Engine
 from crosspair.library.store import (
     Known,
     Library,

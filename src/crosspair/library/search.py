@@ -13,7 +13,8 @@ import numpy as np
 
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.features import embed_texts
-from crosspair.library.encoding import Engine, encode_whole, engine
+from crosspair.library.encoding import encode_whole
+from crosspair.library.engines import Engine, engine
 from crosspair.library.store import Library, LibraryError, quoted
 from crosspair.library.videos import videos_of
 
