@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "crosspair"
 # A folder may import from those before it, and from the modules that stand beside the folders.
 ORDER = [
     "video", "corpora", "models", "objectives", "evaluation", "training", "reporting", "ablation",
+    "library", "serve",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -40,7 +41,9 @@ def test_files_stay_readable() -> None:
     assert not long
 
 
-@pytest.mark.parametrize("module", ["crosspair.cli", "crosspair.recipes", "crosspair.corpora"])
+@pytest.mark.parametrize(
+    "module", ["crosspair", "crosspair.cli", "crosspair.recipes", "crosspair.corpora"]
+)
 def test_modules_that_need_no_torch_do_not_import_it(module) -> None:
     check = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
