@@ -16,6 +16,7 @@ from crosspair.cli.evaluation import add_evaluate, add_features
 from crosspair.cli.library import add_index, add_search
 from crosspair.cli.prepare import add_prepare
 from crosspair.cli.report import add_report
+from crosspair.cli.serve import add_serve
 from crosspair.cli.titles import add_titles, add_words
 from crosspair.cli.training import add_finetune, add_pretrain, add_quickstart
 from crosspair.cli.use import add_classify, add_embed
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_pretrain,
         add_finetune, add_features, add_evaluate, add_report, add_ablate,
-        add_embed, add_classify, add_index, add_search, add_doctor,
+        add_embed, add_classify, add_index, add_search, add_serve, add_doctor,
         add_import_weights, add_export, add_publish,
     ):  # fmt: skip
         add(verbs)

@@ -1,0 +1,56 @@
+"""``crosspair serve``: a library in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crosspair.cli.use import add_engine, engine_choices
+from crosspair.errors import CrosspairError
+
+if TYPE_CHECKING:
+    from crosspair.cli.verbs import Verbs
+
+logger = logging.getLogger(__name__)
+
+
+def add_serve(verbs: Verbs) -> None:
+    verb = verbs.add_parser(
+        "serve",
+        help="a page to search a library, play what is found, and classify a video",
+        epilog="It gives away the library's videos and nothing else. Uploads are removed as soon "
+        "as they were looked at. Ctrl-C ends it.",
+    )
+    verb.add_argument("--library", type=Path, required=True, metavar="L", help="its folder")
+    verb.add_argument(
+        "--host", default="127.0.0.1",
+        help="address to listen at; 0.0.0.0 lets others in (default: 127.0.0.1)",
+    )  # fmt: skip
+    verb.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
+    verb.add_argument(
+        "--max-upload", type=int, default=200, metavar="MB", help="largest file (default: 200)"
+    )
+    add_engine(verb, model=False)
+    verb.set_defaults(verb=_serve)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from crosspair.library import Library, engine
+    from crosspair.serve import serve
+    from crosspair.serve.site import is_loopback
+
+    if options.max_upload < 1:
+        raise CrosspairError(f"--max-upload is {options.max_upload}; it must be 1 (MB) or more")
+    library = Library(options.library)
+    if not is_loopback(options.host):
+        logger.warning(
+            "whoever reaches %s can see all videos of this library: there is no password",
+            options.host,
+        )
+    serve(
+        library, engine(library.model_folder, **engine_choices(options)),
+        host=options.host, port=options.port, max_upload=options.max_upload,
+        ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True),
+    )  # fmt: skip

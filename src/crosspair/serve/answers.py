@@ -1,0 +1,208 @@
+"""What the page answers, as HTML: whatever stands in a title, a name or a query stays text."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from crosspair.api import Classified
+from crosspair.corpora.labels import class_phrase
+from crosspair.errors import TextError, VideoError
+from crosspair.evaluation.zeroshot import class_embeddings
+from crosspair.library import Searcher, Windows, encode_windows
+from crosspair.library.timeline import clock
+from crosspair.library.videos import probed, videos_of
+from crosspair.serve.moments import Moments
+
+FOUND = 24  # moments
+LETTERS = 1000  # of a query or of all classes, at most
+LONG, LONGEST = 30.0, 600.0  # s; longer uploads get a timeline, or are refused
+EVERYWHERE = "All folders"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that is kept of an upload.
+
+    Attributes:
+        name: of the file, as the user has it.
+        length: in s.
+        spans: start and end of each of its windows, in s.
+        embedding: (n, D) float32, f_v of each, of unit norm.
+        thumbnail: JPEG.
+    """
+
+    name: str
+    length: float
+    spans: list[tuple[float | None, float | None]]
+    embedding: np.ndarray
+    thumbnail: bytes
+
+    @property
+    def whole(self) -> np.ndarray:
+        """(D,) float32, of unit norm: the mean over the windows."""
+        mean = self.embedding.mean(axis=0)
+        whole: np.ndarray = mean / np.linalg.norm(mean)
+        return whole
+
+
+class Answers:
+    """A library, asked by many.
+
+    Args:
+        searcher: of the library.
+        moments: what they may play.
+
+    Attributes:
+        folders: names of the folders that videos lie in, under that which all lie in; the first
+            stands for all.
+        videos: how many the library holds.
+    """
+
+    def __init__(self, searcher: Searcher, moments: Moments) -> None:
+        self._searcher, self._moments = searcher, moments
+        paths = {name.partition("#t=")[0] for name in searcher.library.videos()}
+        self.videos = len(paths)
+        inside = {str(Path(path).parent) for path in paths if "://" not in path}
+        self._root = os.path.commonpath(inside) if inside else ""
+        places = {place for folder in inside for place in self._above(folder)}
+        self._places = {place: str(Path(self._root, place)) for place in sorted(places)}
+        self.folders = [EVERYWHERE, *self._places]
+
+    def search(self, asked: str | Seen, folder: str) -> str:
+        """The moments nearest to a text or to an upload, in one of ``folders``.
+
+        Raises:
+            TextError: there is no text, or the model knows no word of it; there is no such folder.
+        """
+        if folder not in self.folders:
+            raise TextError("the library has no such folder")
+        within = self._places.get(folder)
+        if isinstance(asked, Seen):
+            found = self._searcher.nearest(asked.whole, limit=FOUND, folder=within)
+            query = f"like {asked.name}"
+        else:
+            query = " ".join(asked.split())[:LETTERS]
+            if not query:
+                raise TextError("Say what is to be seen, in a few words.")
+            found = self._searcher.text(query, limit=FOUND, folder=within)
+            query = f"for “{query}”"
+        place = "" if within is None else f" in {folder}"
+        count = f"{len(found)} moment{'s' * (len(found) != 1)}" if found else "Nothing"
+        return self._html(
+            "moments",
+            told=f"{count} {query}{place}{', best first' * (len(found) > 1)}",
+            found=[(moment, self._moments.show(moment)) for moment in found],
+        )
+
+    def see(self, path: Path, name: str) -> Seen:
+        """Look at an upload, in other processes.
+
+        Args:
+            path: of the file.
+            name: to call it by.
+
+        Raises:
+            VideoError: it cannot be read, is too long, or is no video.
+        """
+        try:
+            return self._seen(path, name)
+        except VideoError as error:
+            raise VideoError(str(error).replace(str(path), name)) from error
+
+    def classify(self, seen: Seen, classes: str) -> str:
+        """How near an upload is to classes, separated by commas or lines (Appendix C).
+
+        Raises:
+            TextError: there are no classes, or the model knows no word of one.
+        """
+        lines = classes[:LETTERS].replace(",", "\n").splitlines()
+        names = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
+        if not names:
+            raise TextError("Name the classes to choose among, separated by commas.")
+        self._check_known(names)
+        vectors = class_embeddings(self._searcher.engine.model, names, ("{}",)).numpy()
+        cosines = seen.embedding @ vectors.T
+        answer = Classified([seen.name] * len(seen.spans), seen.spans, names, cosines, [])
+        ((_, ranked, timeline),) = answer.videos()
+        return self._html(
+            "classes",
+            told=f"{seen.name}, {clock(seen.length)}: {ranked[0][0]}",
+            thumbnail=seen.thumbnail, ranked=ranked, timeline=timeline,
+        )  # fmt: skip
+
+    def heading(self, name: str) -> str:
+        """What the library is."""
+        return self._html(
+            "heading", name=name, videos=self.videos, windows=len(self._searcher.library)
+        )
+
+    def note(self) -> str:
+        """What becomes of uploads."""
+        return self._html("note", longest=LONGEST)
+
+    def ready(self, seen: Seen) -> str:
+        """An upload was looked at, and no class is named yet."""
+        return self._html("ready", seen=seen)
+
+    def fault(self, message: str) -> str:
+        """A fault, for the user to mend."""
+        return self._html("fault", fault=message[:1].upper() + message[1:])
+
+    def _above(self, folder: str) -> list[str]:
+        """The folder and those around it, as seen from the root, which is none of them."""
+        inside = Path(folder).relative_to(self._root)
+        return [str(place) for place in (inside, *inside.parents) if place != Path()]
+
+    def _place(self, path: str) -> str:
+        if "://" in path:
+            return path
+        inside = Path(path).is_relative_to(self._root)  # not if it was added since
+        return str(Path(path).relative_to(self._root)) if inside else Path(path).name
+
+    def _seen(self, path: Path, name: str) -> Seen:
+        manifest = probed(videos_of([path]))
+        (row,) = manifest.table.to_pylist()
+        if row["error"]:
+            raise VideoError(row["error"])
+        length = row["duration"]
+        if length > LONGEST:
+            raise VideoError(
+                f"{name} is {clock(length)} long; at most {clock(LONGEST)} can be looked at here"
+            )
+        windows = Windows() if length > LONG else Windows(length, length)
+        (encoded,) = encode_windows(self._searcher.engine, manifest, windows, thumbnails=True)
+        if not encoded.spans:
+            raise VideoError(encoded.failure)
+        return Seen(
+            name, length, encoded.spans, encoded.embedding.numpy(),
+            encoded.thumbnails[len(encoded.thumbnails) // 2],
+        )  # fmt: skip
+
+    def _check_known(self, names: Sequence[str]) -> None:
+        encoder = self._searcher.engine.model.text_encoder
+        unknown = [name for name in names if encoder.is_empty(class_phrase(name))]
+        if unknown:
+            raise TextError(f"the model knows no word of “{unknown[0]}”")
+
+    def _html(self, template: str, **values: Any) -> str:
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("crosspair.serve"), autoescape=True,
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        environment.filters.update(
+            base64=lambda content: base64.b64encode(content).decode(),
+            clock=clock,
+            place=self._place,
+        )
+        html = environment.get_template(f"{template}.html.j2").render(values)
+        # Gradio fills templates of its own in the browser; nothing in here is one.
+        html = html.replace("$", "&#36;").replace("{", "&#123;").replace("`", "&#96;")
+        return html.encode(errors="replace").decode()  # halves of surrogate pairs

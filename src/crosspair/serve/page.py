@@ -1,0 +1,158 @@
+"""What is to be seen on the page, and what happens when somebody asks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from crosspair.errors import TextError, VideoError
+from crosspair.serve.answers import EVERYWHERE, LETTERS, Answers, Seen
+
+logger = logging.getLogger(__name__)
+
+ABANDONED = 600  # s; uploads that nobody asked about are removed then
+WAITING = 200  # questions; more are told to come again
+
+STYLE = Path(__file__).with_name("page.css")
+SCRIPT = Path(__file__).with_name("page.js")
+
+
+def page(answers: Answers, name: str, uploads: Path) -> gr.Blocks:
+    """The page, to be mounted.
+
+    Args:
+        answers: of a library.
+        name: of the library.
+        uploads: the folder in which Gradio puts them.
+    """
+    blocks = gr.Blocks(
+        title=f"{name}: crosspair", analytics_enabled=False, delete_cache=(60, ABANDONED)
+    )
+    with blocks:
+        gr.HTML(answers.heading(name), elem_id="heading")
+        asked, seen = gr.State(), gr.State()
+        with gr.Tab("Search"):
+            with gr.Row(equal_height=True):
+                text = gr.Textbox(
+                    label="What is to be seen?", placeholder="somebody plays the cello",
+                    max_length=LETTERS, max_lines=1, autofocus=True, scale=5, elem_id="text",
+                )  # fmt: skip
+                folder = gr.Dropdown(
+                    answers.folders, value=EVERYWHERE, label="Where?", scale=2, min_width=180,
+                    visible=len(answers.folders) > 1, elem_id="folder",
+                )  # fmt: skip
+                search = gr.Button(
+                    "Search", variant="primary", scale=1, min_width=120, elem_id="search"
+                )
+            with gr.Accordion("Or search by a video that looks like it", open=False):
+                example = _upload("example", answers)
+            found = gr.HTML(elem_id="found")
+        with gr.Tab("Classify"):
+            video = _upload("video", answers)
+            with gr.Row(equal_height=True):
+                classes = gr.Textbox(
+                    label="Classes to choose among", placeholder="playing cello, tennis swing",
+                    info="Separated by commas; in words, as in a title.",
+                    max_length=LETTERS, scale=5, elem_id="classes",
+                )  # fmt: skip
+                classify = gr.Button(
+                    "Classify", variant="primary", scale=1, min_width=120, elem_id="classify"
+                )
+            ranked = gr.HTML(elem_id="ranked")
+
+        def answered(asked: str | Seen | None, folder: str) -> str:
+            return _html(answers, lambda: answers.search(asked or "", folder))
+
+        def by_text(text: str, folder: str) -> tuple[str, str]:
+            return text, answered(text, folder)
+
+        def by_video(path: str, folder: str) -> tuple[Any, ...]:
+            looked_at, fault = _seen(answers, path, uploads)
+            return looked_at, None, fault or answered(looked_at, folder)
+
+        def filtered(asked: str | Seen | None, folder: str) -> str:
+            return answered(asked, folder) if asked else ""
+
+        def classified(seen: Seen | None, classes: str) -> str:
+            def answer() -> str:
+                if seen is None:
+                    raise VideoError("Give a video first: drop a file above.")
+                return answers.classify(seen, classes)
+
+            return _html(answers, answer)
+
+        def looked(path: str, classes: str) -> tuple[Any, ...]:
+            looked_at, fault = _seen(answers, path, uploads)
+            if looked_at is None:
+                return None, None, fault
+            if classes.strip():
+                return looked_at, None, classified(looked_at, classes)
+            return looked_at, None, answers.ready(looked_at)
+
+        # The text encoder is for one at a time, and decoding, which takes long, for another.
+        text_, video_ = _one_at_a_time("text"), _one_at_a_time("video")
+        gr.on([text.submit, search.click], by_text, [text, folder], [asked, found], **text_)
+        folder.change(filtered, [asked, folder], found, **text_)
+        example.upload(by_video, [example, folder], [asked, example, found], **video_)
+        video.upload(looked, [video, classes], [seen, video, ranked], **video_)
+        gr.on([classes.submit, classify.click], classified, [seen, classes], ranked, **text_)
+    blocks.queue(max_size=WAITING)
+    return blocks
+
+
+def look() -> gr.themes.Base:
+    """Fonts that are there already, and greys that can be read."""
+    theme = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+    )
+    light, dark = "#57606a", "#9da7b1"
+    theme.set(
+        body_text_color_subdued=light, body_text_color_subdued_dark=dark,
+        block_info_text_color=light, block_info_text_color_dark=dark,
+        input_placeholder_color=light, input_placeholder_color_dark=dark,
+        button_primary_background_fill="#0072b2", button_primary_background_fill_hover="#005a8d",
+    )  # fmt: skip
+    return theme
+
+
+def _one_at_a_time(what: str) -> dict[str, Any]:
+    return {"concurrency_limit": 1, "concurrency_id": what, "api_visibility": "private"}
+
+
+def _upload(name: str, answers: Answers) -> gr.File:
+    file = gr.File(label="Video", file_types=["video"], height=150, elem_id=name)
+    gr.HTML(answers.note(), padding=True)
+    return file
+
+
+def _seen(answers: Answers, path: str, uploads: Path) -> tuple[Seen | None, str]:
+    """What an upload shows, or a fault; the file is removed."""
+    upload = Path(path).resolve()
+    if not upload.is_relative_to(uploads.resolve()):
+        return None, answers.fault("That is no upload.")
+    found: list[Seen] = []
+
+    def look() -> str:
+        found.append(answers.see(upload, upload.name))
+        return ""
+
+    try:
+        fault = _html(answers, look)
+    finally:
+        upload.unlink(missing_ok=True)
+    return (found[0] if found else None), fault
+
+
+def _html(answers: Answers, answer: Callable[[], str]) -> str:
+    """An answer, or the fault in its place; what is not the user's is for the log."""
+    try:
+        return answer()
+    except (TextError, VideoError) as error:
+        return answers.fault(str(error))
+    except Exception:
+        logger.exception("the page cannot answer")
+        return answers.fault("This did not work; the server's log says why.")
