@@ -154,7 +154,7 @@ class Answers:
 
     def fault(self, message: str) -> str:
         """A fault, for the user to mend."""
-        return self._html("fault", fault=message[:1].upper() + message[1:])
+        return self._html("fault", fault=message)
 
     def _above(self, folder: str) -> list[str]:
         """The folder and those around it, as seen from the root, which is none of them."""

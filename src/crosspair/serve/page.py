@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,8 @@ def page(answers: Answers, name: str, uploads: Path) -> gr.Blocks:
         def by_text(text: str, folder: str) -> tuple[str, str]:
             return text, answered(text, folder)
 
-        def by_video(path: str, folder: str) -> tuple[Any, ...]:
-            looked_at, fault = _seen(answers, path, uploads)
+        def by_video(given: object, folder: str) -> tuple[Any, ...]:
+            looked_at, fault = _seen(answers, given, uploads)
             return looked_at, None, fault or answered(looked_at, folder)
 
         def filtered(asked: str | Seen | None, folder: str) -> str:
@@ -85,8 +86,8 @@ def page(answers: Answers, name: str, uploads: Path) -> gr.Blocks:
 
             return _html(answers, answer)
 
-        def looked(path: str, classes: str) -> tuple[Any, ...]:
-            looked_at, fault = _seen(answers, path, uploads)
+        def looked(given: object, classes: str) -> tuple[Any, ...]:
+            looked_at, fault = _seen(answers, given, uploads)
             if looked_at is None:
                 return None, None, fault
             if classes.strip():
@@ -94,7 +95,9 @@ def page(answers: Answers, name: str, uploads: Path) -> gr.Blocks:
             return looked_at, None, answers.ready(looked_at)
 
         # The text encoder is for one at a time, and decoding, which takes long, for another.
-        text_, video_ = _one_at_a_time("text"), _one_at_a_time("video")
+        # Gradio's own handling of uploads fetches addresses, and leaves a file behind each time.
+        text_ = _one_at_a_time("text")
+        video_ = {**_one_at_a_time("video"), "preprocess": False}
         gr.on([text.submit, search.click], by_text, [text, folder], [asked, found], **text_)
         folder.change(filtered, [asked, folder], found, **text_)
         example.upload(by_video, [example, folder], [asked, example, found], **video_)
@@ -129,10 +132,17 @@ def _upload(name: str, answers: Answers) -> gr.File:
     return file
 
 
-def _seen(answers: Answers, path: str, uploads: Path) -> tuple[Seen | None, str]:
-    """What an upload shows, or a fault; the file is removed."""
-    upload = Path(path).resolve()
-    if not upload.is_relative_to(uploads.resolve()):
+def _seen(answers: Answers, given: object, uploads: Path) -> tuple[Seen | None, str]:
+    """What an upload shows, or a fault; the file is removed.
+
+    Args:
+        answers: of the library.
+        given: what a browser, or whoever, says of the file.
+        uploads: where it must lie.
+    """
+    path = given.get("path") if isinstance(given, dict) else None
+    upload = Path(path if isinstance(path, str) else "").resolve()
+    if upload.parent.parent != uploads.resolve() or not upload.is_file():
         return None, answers.fault("That is no upload.")
     found: list[Seen] = []
 
@@ -143,7 +153,7 @@ def _seen(answers: Answers, path: str, uploads: Path) -> tuple[Seen | None, str]
     try:
         fault = _html(answers, look)
     finally:
-        upload.unlink(missing_ok=True)
+        shutil.rmtree(upload.parent, ignore_errors=True)
     return (found[0] if found else None), fault
 
 
@@ -151,8 +161,10 @@ def _html(answers: Answers, answer: Callable[[], str]) -> str:
     """An answer, or the fault in its place; what is not the user's is for the log."""
     try:
         return answer()
-    except (TextError, VideoError) as error:
+    except VideoError as error:  # it begins with the file's name
         return answers.fault(str(error))
+    except TextError as error:
+        return answers.fault(f"{error}"[:1].upper() + f"{error}"[1:])
     except Exception:
         logger.exception("the page cannot answer")
         return answers.fault("This did not work; the server's log says why.")

@@ -63,16 +63,12 @@ def serve(
     Raises:
         CrosspairError: the extra "demo" is not installed, or the address cannot be had.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio  # noqa: F401
-        import uvicorn
-    except ImportError as error:
-        raise CrosspairError('the page needs the extra: pip install "crosspair[demo]"') from error
     with _listening(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
         app = site(
             Searcher(library, of), Path(scratch), max_upload * MB, local=is_loopback(host)
         )  # fmt: skip
+        import uvicorn
+
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
         bracketed = f"[{host}]" if ":" in host else host
         ready(f"http://{bracketed}:{listening.getsockname()[1]}")
@@ -88,14 +84,20 @@ def site(searcher: Searcher, scratch: Path, max_upload: int, *, local: bool) -> 
         max_upload: bytes.
         local: whether only this machine reaches it; then it answers to no other name, so that no
             page from elsewhere can pass for it.
+
+    Raises:
+        CrosspairError: the extra "demo" is not installed.
     """
     uploads, conversions = scratch / "uploads", scratch / "moments"
     uploads.mkdir()
     conversions.mkdir()
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-
-    import gradio as gr
-    from fastapi import FastAPI
+    # It looks at both as it is imported.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(uploads)}
+    try:
+        import gradio as gr
+        from fastapi import FastAPI
+    except ImportError as error:
+        raise CrosspairError('the page needs the extra: pip install "crosspair[demo]"') from error
 
     from crosspair.serve.page import SCRIPT, STYLE, look, page
 

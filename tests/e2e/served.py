@@ -1,0 +1,144 @@
+"""A small library behind the command ``crosspair serve``, and questions to it as a browser asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from crosspair.library import Engine, Windows, index
+from tests.evaluation.conftest import tiny_model
+
+EVIL = "<img src=x onerror=alert(1)>"
+EVIL_TITLE = "<script>alert(2)</script> ${alert(3)} {{alert(4)}} `"
+MINUTES = 300.0  # s; a busy machine is no failure
+ALL = "All folders"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server.
+
+    Attributes:
+        url: of the page.
+        folder: holds ``videos`` and ``library``.
+        scratch: where the server's temporary files lie.
+        process: it.
+    """
+
+    url: str
+    folder: Path
+    scratch: Path
+    process: subprocess.Popen[str]
+
+    def ask(self, name: str, *data: Any, session: str = "s") -> list[Any]:
+        """What a function of the page gives for some inputs."""
+        function = functions(self.url)[name]
+        join = {"data": data, "fn_index": function, "session_hash": session}
+        place = f"{self.url}/gradio_api/queue"
+        joined = httpx.post(f"{place}/join", json=join, timeout=MINUTES)
+        assert joined.status_code == 200, joined.text
+        event = joined.json()["event_id"]
+        with httpx.stream(
+            "GET", f"{place}/data", params={"session_hash": session}, timeout=MINUTES
+        ) as lines:
+            for line in lines.iter_lines():
+                said = json.loads(line.removeprefix("data: ")) if line else {}
+                if said.get("msg") == "process_completed" and said["event_id"] == event:
+                    if not said["success"]:
+                        raise RefusedError(str(said["output"]))
+                    given: list[Any] = said["output"]["data"]
+                    return given
+        raise AssertionError("no answer")
+
+    def search(self, text: str, folder: str = ALL, session: str = "s") -> str:
+        """The page's HTML for a search."""
+        return str(self.ask("by_text", text, folder, session=session)[1])
+
+    def upload(self, path: Path) -> dict[str, Any]:
+        """An uploaded file, as Gradio wants to be told of it."""
+        with path.open("rb") as file:
+            answer = httpx.post(
+                f"{self.url}/gradio_api/upload", files={"files": (path.name, file)}, timeout=MINUTES
+            )
+        assert answer.status_code == 200, answer.text
+        return as_file(answer.json()[0])
+
+    def uploads(self) -> list[Path]:
+        """Files that uploads left."""
+        files = (path for path in self.scratch.rglob("*") if path.is_file())
+        return [path for path in files if path.parent.name != "moments"]
+
+
+@cache
+def functions(url: str) -> dict[str, int]:
+    """Numbers of the page's functions."""
+    config = httpx.get(f"{url}/config", timeout=MINUTES).json()
+    return {each["api_name"]: each["id"] for each in config["dependencies"]}
+
+
+class RefusedError(Exception):
+    """Gradio does not answer."""
+
+
+def as_file(path: str) -> dict[str, Any]:
+    name = path.rpartition("/")[2]
+    return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def text_of(html: str) -> str:
+    """What a person reads."""
+    return unescape(re.sub(r"<[^>]*>", " ", html))
+
+
+def make_library(folder: Path, make_video: Callable[..., Path]) -> None:
+    """Videos in two folders, one of them AVI, one with markup in name and title."""
+    videos = folder / "videos"
+    for name in ("day/2.mp4", "day/6.mp4", "night/3.avi", f"night/{EVIL}.mp4"):
+        make_video(videos / name, frames=60 if "6" in name else 30, fps=10)
+    titles = folder / "titles.tsv"
+    titles.write_text(f"video_id\ttitle\n{EVIL}\t{EVIL_TITLE}\n")
+    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
+    done = index(folder / "library", of, [videos], windows=Windows(2, 1), titles=titles)
+    assert (done.added, dict(done.broken)) == (4, {})
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Served]:
+    """The server, until the end; it gets 1 MB of an upload at most."""
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    arguments = (
+        "serve", "--library", folder / "library", "--port", 0, "--max-upload", 1,
+        "--device", "cpu", "--workers", 1, "--precision", "fp32",
+    )  # fmt: skip
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "crosspair", *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=log, text=True,
+            env={**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("http://127.0.0.1:"), (folder / "log").read_text()
+        yield Served(said.split()[0], folder, scratch, process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()

@@ -1,0 +1,209 @@
+"""serve in a real browser: search, play, filter, upload, a fault; by mouse and by keyboard, in a
+narrow window. Needs Chromium and the package playwright; no browser is downloaded.
+
+With CROSSPAIR_PICTURES=FOLDER, and CROSSPAIR_QUICKSTART naming what ``crosspair quickstart`` made,
+it takes the pictures of docs/page.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.conftest import crosspair
+from tests.e2e.served import EVIL, MINUTES, Served, make_library, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+pytest.importorskip("lancedb", reason="lancedb is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with api.sync_playwright() as playwright:
+        # Its sandbox asks for rights that containers lack; only pages made here are opened.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]
+) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    make_library(folder, make_video)
+    with serving(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """The page of a library; in the end nothing was fetched from elsewhere, or complained of."""
+    opened, faults = open_page(browser, served.url, 1200)
+    yield opened
+    opened.close()
+    assert faults == []
+
+
+def open_page(browser: Browser, url: str, width: int) -> tuple[Page, list[str]]:
+    """The page, and all that goes wrong with it from now on."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(1000 * MINUTES)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+    page.on(
+        "request",
+        lambda request: (
+            request.url.startswith((url, "data:", "blob:"))
+            or faults.append(f"request: {request.url}")
+        ),
+    )
+    page.goto(url)
+    page.locator("#text input").wait_for()
+    return page, faults
+
+
+def search(page: Page, text: str) -> None:
+    page.locator("#text input").fill(text)
+    page.keyboard.press("Enter")
+    page.locator("#found .told", has_text=text).wait_for()
+
+
+def names(page: Page) -> set[str]:
+    return {text.rpartition("/")[2] for text in page.locator(".place").all_inner_texts()}
+
+
+def upload(page: Page, file: Path) -> None:
+    page.get_by_role("tab", name="Classify").click()
+    page.locator("#video input[type=file]").set_input_files(file)
+
+
+def test_a_moment_is_played_from_its_beginning(page: Page) -> None:
+    search(page, "a dog")
+    late = page.locator("li", has_text="6.mp4").filter(has_not_text="0:00").first
+    begin = late.locator(".meta span").first.inner_text()
+    second = int(begin.split("–")[0].split(":")[1])
+    assert second > 0
+    video = late.locator("video")
+    video.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("video => video.currentTime > 0", arg=video.element_handle())
+    assert second <= video.evaluate("video => video.currentTime")
+    page.wait_for_function("video => video.paused", arg=video.element_handle())
+    end = int(begin.split("–")[1].split(":")[1])
+    assert video.evaluate("video => video.currentTime") == pytest.approx(end, abs=0.5)
+
+
+def test_what_it_cannot_play_is_converted_and_says_so(page: Page) -> None:
+    search(page, "a dog")
+    item = page.locator("li", has_text="3.avi").first
+    assert not item.locator(".converted").is_visible()
+    item.locator("video").evaluate("video => void video.play()")
+    item.locator(".converted").wait_for()
+    page.wait_for_function(
+        "video => video.currentTime > 0", arg=item.locator("video").element_handle()
+    )
+
+
+def test_a_folder_and_a_fault_by_keyboard_alone(page: Page) -> None:
+    page.locator("#text input").focus()
+    page.keyboard.type("a dog")
+    page.keyboard.press("Enter")
+    page.locator("#found .told", has_text="a dog").wait_for()
+    assert {"2.mp4", "6.mp4", "3.avi", f"{EVIL}.mp4"} == names(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.locator("#found .told", has_text="in day").wait_for()
+    assert names(page) == {"2.mp4", "6.mp4"}
+    page.locator("#text input").fill("zzz")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").filter(has_text="The model knows no word of 'zzz'").wait_for()
+    assert page.evaluate("document.querySelectorAll('#found img, #found script').length") == 0
+
+
+def test_uploads(page: Page, served: Served, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("no video")
+    upload(page, tmp_path / "notes.mp4")
+    page.get_by_role("alert").filter(has_text="notes.mp4").wait_for()
+    upload(page, served.folder / "videos" / "day" / "6.mp4")
+    page.locator("#ranked .told", has_text="now name the classes").wait_for()
+    page.locator("#classes input").fill("dog, cat")
+    page.keyboard.press("Enter")
+    page.locator("#ranked .classes li").nth(1).wait_for()
+    assert sorted(page.locator("#ranked .classes .name").all_inner_texts()) == ["cat", "dog"]
+    assert served.uploads() == []
+
+
+def test_a_large_upload_is_refused_in_words(page: Page, served: Served, tmp_path: Path) -> None:
+    (tmp_path / "large.mp4").write_bytes(b"x" * 3_000_000)
+    upload(page, tmp_path / "large.mp4")
+    page.get_by_text("exceeds the maximum").first.wait_for()
+    assert served.uploads() == []
+
+
+def test_a_narrow_window_does_not_scroll_sideways(browser: Browser, served: Served) -> None:
+    page, faults = open_page(browser, served.url, 360)
+    search(page, "a dog")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.get_by_role("tab", name="Classify").click()
+    page.locator("#classify").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+    assert faults == []
+
+
+def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> None:
+    if "CROSSPAIR_PICTURES" not in os.environ:
+        pytest.skip("CROSSPAIR_PICTURES names no folder for pictures")
+    out, quickstart = (Path(os.environ[f"CROSSPAIR_{name}"]) for name in ("PICTURES", "QUICKSTART"))
+    videos = tmp_path / "rendered"
+    for place, file in enumerate(sorted((quickstart / "corpus" / "videos").iterdir())[:90]):
+        copy = videos / ("morning", "noon", "evening")[place % 3] / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    model = quickstart / "run" / "model"
+    made = ("index", videos, "--library", tmp_path / "library", "--model", model, "--workers", 1)
+    assert crosspair(*made).returncode == 0
+    with serving(tmp_path) as server:
+        page, faults = open_page(browser, server.url, 1200)
+        search(page, "a red box moving right")
+        playing = page.locator("video").first
+        playing.evaluate("video => void video.play()")
+        page.wait_for_function("video => video.currentTime > 0.3", arg=playing.element_handle())
+        page.screenshot(path=out / "page-search.png")
+        search_fault = page.locator("#text input")
+        search_fault.fill("zzz")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").first.wait_for()
+        page.screenshot(path=out / "page-fault.png", clip=_upper(420))
+        upload(page, next(videos.glob("noon/*.mp4")))
+        page.locator("#ranked .told").wait_for()
+        page.locator("#classes input").fill("moving right, bouncing, spinning, rising, shrinking")
+        page.keyboard.press("Enter")
+        page.locator("#ranked .classes li").nth(1).wait_for()
+        page.mouse.move(0, 0)
+        page.screenshot(path=out / "page-classify.png", full_page=True)
+        page.close()
+        narrow, _ = open_page(browser, server.url, 390)
+        search(narrow, "a red box moving right")
+        narrow.screenshot(path=out / "page-narrow.png")
+        assert faults == []
+
+
+def _upper(height: int) -> dict[str, float]:
+    return {"x": 0, "y": 0, "width": 1200, "height": height}
