@@ -50,7 +50,8 @@ class Served:
         join = {"data": data, "fn_index": function, "session_hash": session}
         place = f"{self.url}/gradio_api/queue"
         joined = httpx.post(f"{place}/join", json=join, timeout=MINUTES)
-        assert joined.status_code == 200, joined.text
+        if joined.status_code != 200:
+            raise RefusedError(joined.text)
         event = joined.json()["event_id"]
         with httpx.stream(
             "GET", f"{place}/data", params={"session_hash": session}, timeout=MINUTES

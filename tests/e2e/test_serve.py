@@ -129,10 +129,13 @@ def test_no_upload_is_a_file_of_the_server_or_another_host(served) -> None:
     url = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/a.mp4"
     (server,) = served.scratch.glob("*/uploads")
     for path in (str(mine), f"{server}/../../../videos/day/2.mp4", str(server), url):
-        for given in (as_file(path), {**as_file(path), "url": url}, path, [path], None):
-            assert "That is no upload." in served.ask("looked", given, "dog, cat")[2]
-            assert "That is no upload." in served.ask("by_video", given, ALL)[2]
+        for given in (as_file(path), {"a": as_file(path)}, [as_file(path)], {}, 1):
+            for name in ("looked", "by_video", "by_text"):
+                with pytest.raises(RefusedError, match="no such question"):
+                    served.ask(name, given, ALL)
     assert mine.exists()
+    assert served.uploads() == []
+    assert "Give a video first" in served.ask("looked", None, "dog, cat")[2]
     elsewhere.settimeout(0.5)
     with pytest.raises(TimeoutError):
         elsewhere.accept()

@@ -16,19 +16,19 @@ from crosspair.serve.answers import EVERYWHERE, LETTERS, Answers, Seen
 logger = logging.getLogger(__name__)
 
 ABANDONED = 600  # s; uploads that nobody asked about are removed then
+NOTHING_YET = "Give a video first: drop a file above."
 WAITING = 200  # questions; more are told to come again
 
 STYLE = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
 
 
-def page(answers: Answers, name: str, uploads: Path) -> gr.Blocks:
+def page(answers: Answers, name: str) -> gr.Blocks:
     """The page, to be mounted.
 
     Args:
         answers: of a library.
         name: of the library.
-        uploads: the folder in which Gradio puts them.
     """
     blocks = gr.Blocks(
         title=f"{name}: crosspair", analytics_enabled=False, delete_cache=(60, ABANDONED)
@@ -71,23 +71,20 @@ def page(answers: Answers, name: str, uploads: Path) -> gr.Blocks:
         def by_text(text: str, folder: str) -> tuple[str, str]:
             return text, answered(text, folder)
 
-        def by_video(given: object, folder: str) -> tuple[Any, ...]:
-            looked_at, fault = _seen(answers, given, uploads)
+        def by_video(given: dict[str, str] | None, folder: str) -> tuple[Any, ...]:
+            looked_at, fault = _seen(answers, given)
             return looked_at, None, fault or answered(looked_at, folder)
 
         def filtered(asked: str | Seen | None, folder: str) -> str:
             return answered(asked, folder) if asked else ""
 
         def classified(seen: Seen | None, classes: str) -> str:
-            def answer() -> str:
-                if seen is None:
-                    raise VideoError("Give a video first: drop a file above.")
-                return answers.classify(seen, classes)
+            if seen is None:
+                return answers.fault(NOTHING_YET)
+            return _html(answers, lambda: answers.classify(seen, classes))
 
-            return _html(answers, answer)
-
-        def looked(given: object, classes: str) -> tuple[Any, ...]:
-            looked_at, fault = _seen(answers, given, uploads)
+        def looked(given: dict[str, str] | None, classes: str) -> tuple[Any, ...]:
+            looked_at, fault = _seen(answers, given)
             if looked_at is None:
                 return None, None, fault
             if classes.strip():
@@ -95,7 +92,7 @@ def page(answers: Answers, name: str, uploads: Path) -> gr.Blocks:
             return looked_at, None, answers.ready(looked_at)
 
         # The text encoder is for one at a time, and decoding, which takes long, for another.
-        # Gradio's own handling of uploads fetches addresses, and leaves a file behind each time.
+        # Preprocessing an upload would leave an empty file behind each time.
         text_ = _one_at_a_time("text")
         video_ = {**_one_at_a_time("video"), "preprocess": False}
         gr.on([text.submit, search.click], by_text, [text, folder], [asked, found], **text_)
@@ -132,18 +129,16 @@ def _upload(name: str, answers: Answers) -> gr.File:
     return file
 
 
-def _seen(answers: Answers, given: object, uploads: Path) -> tuple[Seen | None, str]:
+def _seen(answers: Answers, given: dict[str, str] | None) -> tuple[Seen | None, str]:
     """What an upload shows, or a fault; the file is removed.
 
     Args:
         answers: of the library.
-        given: what a browser, or whoever, says of the file.
-        uploads: where it must lie.
+        given: the file, of which `crosspair.serve.guard` has seen that it is an upload.
     """
-    path = given.get("path") if isinstance(given, dict) else None
-    upload = Path(path if isinstance(path, str) else "").resolve()
-    if upload.parent.parent != uploads.resolve() or not upload.is_file():
-        return None, answers.fault("That is no upload.")
+    if given is None:
+        return None, answers.fault(NOTHING_YET)
+    upload = Path(given["path"])
     found: list[Seen] = []
 
     def look() -> str:

@@ -1,0 +1,161 @@
+"""What is not answered at all: whatever the page never asks for is refused, at the door."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MB = 10**6
+QUESTION = MB  # bytes of whatever is no upload
+
+# All of Gradio that the page uses. Its ways to files, to other hosts and to tools for developers
+# are not among them.
+PLACES = ("/assets/", "/static/", "/moments/", "/gradio_api/heartbeat/")
+PAGES = frozenset({
+    "/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/queue/join",
+    "/gradio_api/queue/data", "/gradio_api/upload", "/gradio_api/upload_progress",
+    "/gradio_api/startup-events", "/gradio_api/cancel", "/gradio_api/reset",
+})  # fmt: skip
+UPLOAD, ASK = "/gradio_api/upload", "/gradio_api/queue/join"
+# Nothing comes from elsewhere, nothing goes elsewhere, and no other page frames this one. Gradio
+# makes functions of its templates.
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; "
+    "form-action 'self'; object-src 'none'; frame-ancestors 'none'"
+)
+
+
+class Guard:
+    """Refuses requests before the application sees them.
+
+    Args:
+        app: the application.
+        uploads: its folder for uploads, with a folder for each.
+        max_upload: bytes.
+        local: whether it answers to the names of this machine only.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: Path, max_upload: int, local: bool) -> None:
+        self._app, self._uploads = app, uploads.resolve()
+        self._max_upload, self._local = max_upload, local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.responses import PlainTextResponse
+
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close"})
+        elif refusal := self._refusal(scope):
+            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
+        elif scope["path"] != ASK:
+            await self._app(scope, receive, _with_policy(send))
+        elif (question := self._question(await _whole(receive))) is None:
+            await PlainTextResponse("no such question", 400)(scope, receive, send)
+        else:
+            await self._app(scope, _saying(question), _with_policy(send))
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        path = scope["path"]
+        if self._local and not is_loopback(_host(headers.get(b"host", ""))):
+            return 400, "it answers to localhost only"
+        if path not in PAGES and not path.startswith(PLACES):
+            return 404, "nothing here"
+        if scope["method"] not in ("GET", "HEAD"):
+            length = headers.get(b"content-length", "")
+            if not length.isdecimal():
+                return 411, "say how long it is"
+            limit = self._max_upload + QUESTION if path == UPLOAD else QUESTION
+            if int(length) > limit:
+                return 413, f"more than the {limit // MB} MB that are allowed"
+        return None
+
+    def _question(self, body: bytes) -> bytes | None:
+        """A question if it holds texts and uploads only, else None.
+
+        Gradio would copy any file of this machine that a question names to where uploads are, and
+        fetch any address.
+        """
+        try:
+            question = json.loads(body)
+        except ValueError:
+            return None
+        given = question.get("data") if isinstance(question, dict) else None
+        if not isinstance(given, list) or not all(map(self._is_input, given)):
+            return None
+        return json.dumps(question).encode()  # what was checked is what is read
+
+    def _is_input(self, given: Any) -> bool:
+        if isinstance(given, dict):
+            path = given.get("path")
+            return isinstance(path, str) and self._is_upload(path)
+        return given is None or isinstance(given, str)
+
+    def _is_upload(self, path: str) -> bool:
+        try:
+            file = Path(path).resolve()
+            return file.parent.parent == self._uploads and file.is_file()
+        except (OSError, ValueError):  # no name of any file
+            return False
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine reaches an address.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "a.org")]
+    [True, True, True, False, False]
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _host(header: str) -> str | None:
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None
+
+
+async def _whole(receive: Receive) -> bytes:
+    """A request's body, whose length is limited already."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+def _saying(body: bytes) -> Receive:
+    said = False
+
+    async def receive() -> Message:
+        nonlocal said
+        if said:
+            return {"type": "http.disconnect"}
+        said = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+def _with_policy(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [
+                *message["headers"],
+                (b"content-security-policy", POLICY.encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ]
+        await send(message)
+
+    return sending

@@ -1,0 +1,96 @@
+"""The door of the page: which requests come in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.serve.guard import Guard
+
+pytest.importorskip("starlette", reason="gradio is not installed")
+
+
+def asked(guard: Guard, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+    """The status of the answer, and the body that the application got."""
+    given = {"host": "localhost:7860", "content-length": str(len(body)), **headers}
+    scope = {
+        "type": "http", "path": path, "method": "POST" if body else "GET",
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+    }  # fmt: skip
+    messages: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    asyncio.run(guard(scope, receive, send))
+    return messages[0]["status"], messages[1]["body"]
+
+
+@pytest.fixture
+def guard(tmp_path: Path) -> Guard:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    (tmp_path / "uploads" / "a").mkdir(parents=True)
+    for place in ("uploads/a/in.mp4", "uploads/loose.mp4", "out.mp4"):
+        (tmp_path / place).write_bytes(b"video")
+    (tmp_path / "uploads" / "a" / "link.mp4").symlink_to(tmp_path / "out.mp4")
+    return Guard(application, tmp_path / "uploads", max_upload=10**6, local=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("a dog", 200), (None, 200), ("uploads/a/in.mp4", 200), ({"path": "uploads/a/in.mp4"}, 200),
+        ({"path": "uploads/a/../a/in.mp4"}, 200), ({"path": "out.mp4"}, 400),
+        ({"path": "uploads/loose.mp4"}, 400), ({"path": "uploads/a/link.mp4"}, 400),
+        ({"path": "uploads/a/none.mp4"}, 400), ({"path": "uploads/a"}, 400),
+        ({"path": "uploads/a/../../out.mp4"}, 400), ({"path": "http://a.org/b.mp4"}, 400),
+        ({"path": "a\0b"}, 400), ({"path": "a" * 9999}, 400), ({"path": None}, 400), ({}, 400),
+        (1, 400), ([{"path": "uploads/a/in.mp4"}], 400), ({"a": {"path": "out.mp4"}}, 400),
+    ],
+)  # fmt: skip
+def test_a_question_holds_texts_and_uploads(
+    guard: Guard, tmp_path: Path, monkeypatch, given, status
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = json.dumps({"data": ["text", given], "fn_index": 1}).encode()
+    found, seen = asked(guard, "/gradio_api/queue/join", body)
+    assert found == status
+    assert (json.loads(seen) == json.loads(body)) if status == 200 else seen == b"no such question"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"data": {}}', b"\xff"])
+def test_what_is_no_question(guard: Guard, body: bytes) -> None:
+    assert asked(guard, "/gradio_api/queue/join", body)[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:1", 200), ("[::1]:1", 200), ("a.org", 400), ("", 400),
+     ("[", 400), ("127.0.0.1.a.org", 400)],
+)  # fmt: skip
+def test_which_names_it_answers_to(guard: Guard, host: str, status: int) -> None:
+    assert asked(guard, "/", host=host)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [
+        ("/gradio_api/upload", "1000000", 200), ("/gradio_api/upload", "5000000000", 413),
+        ("/gradio_api/queue/join", "1000001", 413), ("/gradio_api/upload", "", 411),
+        ("/gradio_api/upload", "-1", 411), ("/gradio_api/vibe-edit", "1", 404),
+        ("/gradio_api/file=/etc/passwd", "0", 404), ("/assets/a.js", "0", 200),
+    ],
+)  # fmt: skip
+def test_lengths_and_places(guard: Guard, path: str, length: str, status: int) -> None:
+    assert asked(guard, path, b"x", **{"content-length": length})[0] == status
