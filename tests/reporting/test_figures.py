@@ -12,7 +12,11 @@ from PIL import Image
 
 from crosspair.evaluation import Result
 from crosspair.reporting import Sheet, learning_curves, overview_figure, read_history
-from crosspair.reporting.figures import VARIABLES, Series, line_figure
+from crosspair.reporting.figures import VARIABLES, Series, draw_lines, svg_figure
+
+
+def line_figure(*lines: Series, mark: tuple[float, str] | None = None) -> str:
+    return svg_figure("F", lambda axes: draw_lines(axes, lines, "y", mark=mark))
 
 
 def test_curves_are_well_formed_and_share_no_ids(run: Path) -> None:
@@ -29,7 +33,7 @@ def test_curves_are_well_formed_and_share_no_ids(run: Path) -> None:
 
 
 def test_colours_come_from_the_page() -> None:
-    drawn = line_figure("F", [Series("a", [0, 1], [0, 1], level=0.5)], ylabel="y", mark=(0.5, "m"))
+    drawn = line_figure(Series("a", [0, 1], [0, 1], level=0.5), mark=(0.5, "m"))
     for colour, variable in VARIABLES.items():
         assert drawn.count(colour) == drawn.count(f"var({variable}, {colour})")
     assert "var(--series-1" in drawn
@@ -37,13 +41,13 @@ def test_colours_come_from_the_page() -> None:
 
 
 def test_a_figure_drawn_twice_is_the_same() -> None:
-    lines = [Series("a", [0, 1, 2], [3, 1, 2])]
-    assert line_figure("F", lines, ylabel="y") == line_figure("F", lines, ylabel="y")
+    line = Series("a", [0, 1, 2], [3, 1, 2])
+    assert line_figure(line) == line_figure(line)
 
 
 def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
     same = [Series(name, [0, 1], [0, 1]) for name in ("one", "two", "three")]
-    root = ElementTree.fromstring(line_figure("F", same, ylabel="y"))
+    root = ElementTree.fromstring(line_figure(*same))
     places = []
     for text in root.iter("{http://www.w3.org/2000/svg}text"):
         if text.text in {"one", "two", "three"}:
@@ -55,15 +59,15 @@ def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
     assert min(b - a for a, b in itertools.pairwise(places)) > 10
 
 
-def test_the_overview_is_a_picture_of_the_width_asked_for(
+def test_the_overview_is_a_picture_with_a_row_for_each_query(
     run: Path, results: list[Result], sheet: Sheet
 ) -> None:
     history = read_history(run)
-    with Image.open(io.BytesIO(overview_figure(results, history, [sheet], width=800))) as picture:
+    with Image.open(io.BytesIO(overview_figure(results, history, [sheet]))) as picture:
         assert picture.format == "PNG"
-        assert picture.width == 800
+        assert picture.width == 1600
         with_sheet = picture.height
-    with Image.open(io.BytesIO(overview_figure(results, history, width=800))) as picture:
+    with Image.open(io.BytesIO(overview_figure(results, history))) as picture:
         assert picture.height < with_sheet
 
 
@@ -71,4 +75,4 @@ def test_the_overview_shows_queries_that_fonts_and_formulas_would_trip_over(
     run: Path, results: list[Result], sheet: Sheet
 ) -> None:
     awkward = Sheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)
-    assert overview_figure(results, read_history(run), [awkward], width=400)
+    assert overview_figure(results, read_history(run), [awkward])

@@ -16,8 +16,8 @@ from PIL import Image
 from crosspair.corpora import manifest_of
 from crosspair.corpora.titles import Reason, TitleReport, prepare_titles
 from crosspair.errors import RunError
-from crosspair.reporting.title_picture import shown, title_picture
-from crosspair.reporting.titles import KINDS, reason_rows, title_examples, write_title_report
+from crosspair.reporting.title_picture import KINDS, shown, title_picture
+from crosspair.reporting.titles import reason_rows, title_examples, write_title_report
 
 TITLES = [
     "A dog runs 😍 muy bonito | www.a.com",
@@ -117,7 +117,7 @@ def test_the_picture_grows_with_its_examples(folder: Path, report: TitleReport) 
         assert picture.width == 1600
         assert len(set(picture.convert("RGB").getcolors(1 << 24) or [])) > 50
         height = picture.height
-    one = title_picture(title_examples(report)[:1], KINDS)
+    one = title_picture(title_examples(report)[:1])
     with Image.open(io.BytesIO(one)) as picture:
         assert picture.height < height
 

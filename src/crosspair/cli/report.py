@@ -37,6 +37,7 @@ def _report(options: argparse.Namespace) -> None:
     from crosspair.reporting.ablation import ABLATION, write_ablation_report
     from crosspair.reporting.summary import read_runs
     from crosspair.reporting.summary_files import write_summary
+    from crosspair.reporting.tabular import counted
 
     ablations = [run for run in options.runs if (Path(run) / ABLATION).is_file()]
     if ablations and (len(options.runs) > 1 or options.out):
@@ -51,7 +52,6 @@ def _report(options: argparse.Namespace) -> None:
     tables = write_summary(options.out, runs)
     numbers = sum(len(row.cells) for table in tables for row in table.rows if row.run)
     print(
-        f"{options.out / 'report.html'}: {numbers} numbers of {len(runs)} "
-        f"{'run' if len(runs) == 1 else 'runs'} in {len(tables)} "
-        f"{'table' if len(tables) == 1 else 'tables'}; report.md, report.csv beside it"
+        f"{options.out / 'report.html'}: {numbers} numbers of {counted(len(runs), 'run')} in "
+        f"{counted(len(tables), 'table')}; report.md, report.csv beside it"
     )

@@ -18,23 +18,24 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the plan with one seed."""
+    """One row of the plan with one seed.
+
+    Attributes:
+        row: axis to the name of its value.
+        path: the cell's folder.
+        status: "done", "failed" or "missing".
+        error: of a failed cell, its log's last line.
+        seconds: "pretrain", "evaluate" and "finetune", those that were done.
+        clips: seen in pre-training.
+    """
 
     row: Mapping[str, str]
-    """Axis to the name of its value."""
     seed: int
     path: Path
-    """The cell's folder."""
-    folder: str
-    """The same, as a link from the report."""
     status: str
-    """"done", "failed" or "missing"."""
     error: str
-    """Of a failed cell, its log's last line."""
     seconds: Mapping[str, float]
-    """"pretrain", "evaluate" and "finetune", those that were done."""
     clips: int
-    """Seen in pre-training."""
     results: Sequence[Result]
     history: History
 
@@ -52,18 +53,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What there is of an ablation."""
+    """What there is of an ablation.
+
+    Attributes:
+        table: the paper's table that it answers, as "1a"; empty where there is none.
+        first: name of the row that the others are compared with.
+        published: what the paper says: name of the row, source, protocol, metric; value,
+            difference or note.
+        cells: in the plan's order.
+    """
 
     folder: Path
     title: str
     table: str
-    """The paper's table that it answers, as "1a"; empty where there is none."""
     first: str
-    """Name of the row that the others are compared with."""
     published: Sequence[Mapping[str, Any]]
-    """What the paper says: name of the row, source, protocol, metric; value, difference or note."""
     axes: Sequence[str]
-    """Their names."""
     cells: Sequence[Cell]
 
     @property
@@ -80,7 +85,7 @@ class Ablation:
         return len({cell.seed for cell in self.cells})
 
     def count(self, status: str) -> int:
-        """Cells of a status."""
+        """Of cells of a status."""
         return sum(cell.status == status for cell in self.cells)
 
 
@@ -124,15 +129,13 @@ def _name(row: Mapping[str, str], axes: Sequence[str]) -> str:
 def _cell(folder: Path, told: Mapping[str, Any]) -> Cell:
     path, status, error = folder / told["folder"], told["status"], told["error"] or ""
     results: Sequence[Result] = ()
-    history = History()
     if status == DONE:
         try:
             results, _ = read_results(path / "results.json")
         except RunError as fault:
             status, error = "failed", str(fault)
-    if (path / "metrics.jsonl").is_file():
-        history = read_history(path)
+    history = read_history(path) if (path / "metrics.jsonl").is_file() else History()
     return Cell(
-        told["row"], told["seed"], path, told["folder"], status, error, told["seconds"],
-        told["clips"], results, history,
+        told["row"], told["seed"], path, status, error, told["seconds"], told["clips"],
+        results, history,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,20 +16,21 @@ from crosspair.evaluation import embed_texts, load_features, own_ranks
 from crosspair.models import CPD
 from crosspair.reporting.ablation_cells import DONE, Ablation, Cell
 from crosspair.reporting.sheets import Found, Sheet, Tile, load_sheet
-from crosspair.reporting.titles import Example, title_examples
+from crosspair.reporting.title_picture import Example
+from crosspair.reporting.titles import title_examples
 
 _QUERIES, _FOUND = 3, 5  # of the best and of the worst; clips a query
 _TITLES, _PAIRS = 300, 6  # titles to choose from; pairs that are shown
 
 
-@dataclass(frozen=True)
+@dataclass
 class Examples:
     """What could be shown, and what could not and why."""
 
     best: Sequence[Sheet] = ()
     worst: Sequence[Sheet] = ()
     pairs: Sequence[tuple[Tile, Example]] = ()
-    lacking: Sequence[str] = ()
+    lacking: list[str] = field(default_factory=list)
 
 
 def examples(ablation: Ablation) -> Examples:
@@ -40,21 +41,18 @@ def examples(ablation: Ablation) -> Examples:
     done = [cell for cell in ablation.rows[ablation.first] if cell.status == DONE]
     if not done:
         return Examples(lacking=["No cell of the first row is done: its retrievals lack."])
-    lacking: list[str] = []
-    best: Sequence[Sheet] = ()
-    worst: Sequence[Sheet] = ()
-    pairs: Sequence[tuple[Tile, Example]] = ()
+    found = Examples()
     try:
-        best, worst = best_and_worst(done[0])
+        found.best, found.worst = best_and_worst(done[0])
     except CrosspairError as error:
-        lacking.append(f"Retrievals of the first row lack: {error}")
+        found.lacking.append(f"Retrievals of the first row lack: {error}")
     try:
-        pairs = _pairs(Manifest.read(_job(done[0], "manifest")))
+        found.pairs = _pairs(Manifest.read(_job(done[0], "manifest")))
     except CrosspairError as error:
-        lacking.append(f"Examples of pairs lack: {error}")
-    if any(tile.error for sheet in [*best, *worst] for tile in sheet.tiles):
-        lacking.append("Grey pictures are of videos that are gone or broken since.")
-    return Examples(best, worst, pairs, lacking)
+        found.lacking.append(f"Examples of pairs lack: {error}")
+    if any(tile.error for sheet in [*found.best, *found.worst] for tile in sheet.tiles):
+        found.lacking.append("Grey pictures are of videos that are gone or broken since.")
+    return found
 
 
 def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:

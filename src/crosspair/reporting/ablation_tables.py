@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from crosspair.evaluation.results import Subject
 from crosspair.reporting.ablation_cells import DONE, Ablation, Cell
+from crosspair.reporting.columns import TITLES, Column, column_of, ordered, stands_in
 from crosspair.reporting.seeds import Difference, Mean, mean_over, paired_difference
-from crosspair.reporting.summary import (
-    TITLES,
-    Column,
-    column_of,
-    is_rank,
-    ordered,
-    table_number,
-)
-from crosspair.reporting.table import shown
+from crosspair.reporting.tabular import counted, signed
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a row has in a column."""
+    """What a row has in a column: values by seed, and their difference to those of the first row.
+
+    The first row itself has no difference, nor has what shares no seed with it.
+    """
 
     values: Mapping[int, float]
-    """By seed."""
     difference: Difference | None = None
-    """To the first row over the same seeds; None in the first row itself."""
 
     @property
     def mean(self) -> Mean:
@@ -37,19 +31,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row."""
+    """One row.
+
+    Attributes:
+        detail: how many seeds it has, and which failed.
+        published: what the paper says of it, with its source.
+        lacking: what stands where there is no number: "failed", "missing", or nothing was measured.
+        is_partial: whether a cell is not done.
+    """
 
     name: str
     of: Subject
     detail: str
-    """How many seeds it has, and which failed."""
     entries: Mapping[Column, Entry]
     published: str = ""
-    """What the paper says of it, with its source."""
     lacking: str = "–"
-    """What stands where there is no number: "failed", "missing", or nothing was measured."""
     is_partial: bool = False
-    """Whether a cell is not done."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +68,20 @@ def ablation_tables(ablation: Ablation) -> list[AblationTable]:
 
     What was published stands in the table of its protocol, or in the first where there is none.
     """
-    results = [result for cell in ablation.cells for result in cell.results]
-    columns: dict[str, list[Column]] = {number: [] for number in TITLES}
-    for result in results:
-        if result.of == "trained":
-            columns[table_number(result)].append(column_of(result))
-    there = {number: ordered(own) for number, own in columns.items() if own}
+    columns = ordered(
+        column_of(result)
+        for cell in ablation.cells
+        for result in cell.results
+        if result.of == "trained"
+    )
+    there = {
+        number: [column for column in columns if column.table == number]
+        for number in TITLES
+        if any(column.table == number for column in columns)
+    }
     tables = []
     for number, own in there.items():
-        published = _published(ablation, number, next(iter(there)), "3" in there)
+        published = _published(ablation, number, list(there))
         rows = [
             _row(ablation, cells, name, own, published.get(name, ""))
             for name, cells in ablation.rows.items()
@@ -105,14 +107,12 @@ def headlines(tables: Sequence[AblationTable]) -> list[tuple[AblationTable, Colu
     ]
 
 
-def shown_mean(entry: Entry | None, column: Column) -> str:
+def shown_mean(entry: Entry, column: Column) -> str:
     """As "63.2 ± 1.1 %", or "4 ± 0.5" where numbers are ranks; without ± of a single seed."""
-    if entry is None:
-        return "–"
-    mean, rank = entry.mean, is_rank(column)
+    mean = entry.mean
     if mean.deviation is None:
-        return shown(mean.value, rank)
-    if rank:
+        return column.shown(mean.value)
+    if column.is_rank:
         return f"{mean.value:.4g} ± {mean.deviation:.2g}"
     return f"{100 * mean.value:.1f} ± {100 * mean.deviation:.1f} %"
 
@@ -121,7 +121,7 @@ def shown_difference(difference: Difference | None, column: Column) -> str:
     """As "+2.1 ± 0.4 (0.3 to 3.9)": difference, its standard error, and its 95 % interval."""
     if difference is None:
         return ""
-    scale = 1 if is_rank(column) else 100
+    scale = 1 if column.is_rank else 100
     told = signed(scale * difference.value)
     if difference.error is None:
         return told
@@ -130,15 +130,6 @@ def shown_difference(difference: Difference | None, column: Column) -> str:
         return told
     low, high = (signed(scale * end) for end in difference.interval)
     return f"{told} ({low} to {high})"
-
-
-def signed(value: float) -> str:
-    """A difference, to one decimal.
-
-    >>> signed(-2.04)
-    '−2.0'
-    """
-    return f"{value:+.1f}".replace("-", "−")
 
 
 def _row(
@@ -159,17 +150,13 @@ def _row(
 
 def _detail(cells: Sequence[Cell]) -> str:
     """As "2 of 3 seeds; seed 1 failed"."""
-    done = sum(cell.status == DONE for cell in cells)
-    statuses = dict.fromkeys(cell.status for cell in cells if cell.status != DONE)
-    lost = [
-        f"seed {', '.join(str(cell.seed) for cell in cells if cell.status == status)} {status}"
-        for status in statuses
-    ]
-    return "; ".join([f"{done} of {_seeds(len(cells))}" if lost else _seeds(done), *lost])
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"
+    seeds: dict[str, list[str]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.status, []).append(str(cell.seed))
+    done = len(seeds.pop(DONE, ()))
+    lost = [f"seed {', '.join(own)} {status}" for status, own in seeds.items()]
+    whole = counted(len(cells), "seed")
+    return "; ".join([f"{done} of {whole}" if lost else whole, *lost])
 
 
 def _references(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]:
@@ -187,28 +174,29 @@ def _references(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]
                 entries[column] = Entry(values)
         if entries:
             most = max(len(entry.values) for entry in entries.values())
-            detail = f"{_seeds(most)}; before any training" if of != "chance" else "guessing"
+            detail = (
+                f"{counted(most, 'seed')}; before any training" if of != "chance" else "guessing"
+            )
             rows.append(TableRow(of, of, detail, entries))
     return rows
 
 
 def _values(cells: Sequence[Cell], column: Column, of: Subject) -> dict[int, float]:
-    """By seed. Chance with no feature is that of every feature."""
-    alike = {column, replace(column, feature="")} if of == "chance" else {column}
+    """By seed."""
     return {
         cell.seed: result.value
         for cell in cells
         for result in cell.results
-        if result.of == of and column_of(result) in alike
+        if result.of == of and stands_in(result, column)
     }
 
 
-def _published(ablation: Ablation, number: str, first: str, finetuned: bool) -> dict[str, str]:
-    """What the paper says of rows, in one of the tables."""
+def _published(ablation: Ablation, number: str, there: Sequence[str]) -> dict[str, str]:
+    """What the paper says of rows, in one of the tables that there are."""
     told: dict[str, list[str]] = {}
     for each in ablation.published:
-        own = "3" if str(each.get("protocol", "")).endswith("views") and finetuned else first
-        if own == number:
+        finetuned = "3" in there and str(each.get("protocol", "")).endswith("views")
+        if number == ("3" if finetuned else there[0]):
             told.setdefault(each["name"], []).append(_said(each))
     return {name: "; ".join(parts) for name, parts in told.items()}
 

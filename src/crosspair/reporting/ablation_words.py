@@ -10,21 +10,22 @@ from crosspair.reporting.ablation_tables import (
     TableRow,
     headlines,
     shown_mean,
-    signed,
 )
+from crosspair.reporting.columns import Column
 from crosspair.reporting.seeds import t_quantile
-from crosspair.reporting.summary import Column, is_rank
+from crosspair.reporting.tabular import counted, signed
 
 _FEW = 5  # seeds that are called few
 
 
 def conclusion(ablation: Ablation, tables: Sequence[AblationTable]) -> list[str]:
     """What there is, and what is best by each protocol, a text each."""
-    rows, done = len(ablation.rows), ablation.count(DONE)
-    seeds = "1 seed" if ablation.seeds == 1 else f"{ablation.seeds} seeds"
-    told = f"{rows} rows with {seeds} each, compared with “{ablation.first}”."
-    lost = len(ablation.cells) - done
-    if lost:
+    done = ablation.count(DONE)
+    told = (
+        f"{len(ablation.rows)} rows with {counted(ablation.seeds, 'seed')} each, compared with "
+        f"“{ablation.first}”."
+    )
+    if done < len(ablation.cells):
         told += (
             f" Of {len(ablation.cells)} cells {done} are done, {ablation.count('failed')} failed "
             f"and {ablation.count('missing')} are missing."
@@ -34,15 +35,10 @@ def conclusion(ablation: Ablation, tables: Sequence[AblationTable]) -> list[str]
 
 def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
     """What to bear in mind of the intervals."""
-    compared = [
-        entry.difference
-        for table in tables
-        for row in table.rows
-        for entry in row.entries.values()
-        if entry.difference is not None and entry.difference.interval is not None
-    ]
     if ablation.seeds == 1:
         return "One seed tells nothing of chance: how far two seeds lie apart is not known."
+    entries = [e for table in tables for row in table.rows for e in row.entries.values()]
+    compared = [e.difference for e in entries if e.difference and e.difference.interval]
     told = (
         "Beneath a mean is its difference to the first row over the same seeds, ± its standard "
         "error, with its 95 % interval by Student's t-distribution."
@@ -61,46 +57,45 @@ def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
 
 
 def _told(ablation: Ablation, table: AblationTable, column: Column) -> str:
-    told = _best(ablation, table, column)
-    for row in table.rows:
-        if row.of == "random weights" and column in row.entries:
+    rows = [row for row in table.rows if column in row.entries]
+    ranked = sorted(
+        (row for row in rows if row.of == "trained"),
+        key=lambda row: row.entries[column].mean.value * (1 if column.is_rank else -1),
+    )
+    named = f"{column.protocol} {column.metric}".removesuffix(" top-1")
+    named = f"Fine-tuned, {named}" if column.protocol.endswith("views") else named
+    told = f"{named}: {_best(ablation, ranked, column)}."
+    for row in rows:
+        if row.of == "random weights":
             told += f" Random weights have {shown_mean(row.entries[column], column)}."
     return told
 
 
-def _best(ablation: Ablation, table: AblationTable, column: Column) -> str:
-    ranked = sorted(
-        (row for row in table.rows if row.of == "trained" and column in row.entries),
-        key=lambda row: row.entries[column].mean.value * (1 if is_rank(column) else -1),
-    )
-    named = f"{column.protocol} {column.metric}".removesuffix(" top-1")
-    named = f"Fine-tuned, {named}" if column.protocol.endswith("views") else named
-    best = ranked[0]
-    value = best.entries[column].mean.value
-    level = [row for row in ranked if row.entries[column].mean.value == value]
+def _best(ablation: Ablation, ranked: Sequence[TableRow], column: Column) -> str:
+    """Which row is best, and what that is worth; of rows from the best on."""
+    best, *others = ranked
+    mean = best.entries[column].mean.value
+    level = [row.name for row in ranked if row.entries[column].mean.value == mean]
     if len(level) > 1:
-        names = ", ".join(f"“{row.name}”" for row in level)
-        return f"{named}: {names} are level at {shown_mean(best.entries[column], column)}."
-    told = f"{named}: {_named(best, column)} is best"
-    if len(ranked) == 1:
-        return f"{told}, and the only one."
-    own = best.name == ablation.first
-    other = ranked[1] if own else best
-    difference = other.entries[column].difference
+        names = ", ".join(f"“{name}”" for name in level)
+        return f"{names} are level at {shown_mean(best.entries[column], column)}"
+    told = f"{_named(best, column)} is best"
+    if not others:
+        return f"{told}, and the only one"
+    is_first = best.name == ablation.first
+    difference = (others[0] if is_first else best).entries[column].difference
     if difference is None:
-        return f"{told}; it shares no seed with the first row."
-    told += f"; next is {_named(other, column)}" if own else ""
+        return f"{told}; it shares no seed with the first row"
+    told += f"; next is {_named(others[0], column)}" if is_first else ""
     told += f", {signed(100 * difference.value)} points to the first row"
     if difference.interval is None:
         seeds = "by one seed" if difference.count == 1 else "in every seed, so without an interval"
-        return f"{told}, {seeds}."
+        return f"{told}, {seeds}"
     low, high = (signed(100 * end) for end in difference.interval)
-    verdict = (
-        "more than chance between seeds explains"
-        if difference.told_apart
-        else "which chance between seeds can explain"
-    )
-    return f"{told} (interval {low} to {high}): {verdict}."
+    chance = "which chance between seeds can explain"
+    if difference.told_apart:
+        chance = "more than chance between seeds explains"
+    return f"{told} (interval {low} to {high}): {chance}"
 
 
 def _named(row: TableRow, column: Column) -> str:

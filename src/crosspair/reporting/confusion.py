@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from crosspair.atomic import write_atomically
 from crosspair.evaluation.results import Result
-from crosspair.reporting.figures import INK, png, styled
+from crosspair.reporting.figures import INK, png_figure
 from crosspair.reporting.tabular import csv_text
 
 _NAMED = 60  # classes whose names can be read in a picture
@@ -27,11 +27,8 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
         folder: to write to.
         results: those without details by class are passed over.
 
-    Returns:
-        The files.
-
     Raises:
-        RunError: they cannot be written.
+        RunError: the files cannot be written.
     """
     files = []
     for result in results:
@@ -59,30 +56,22 @@ def confusion_figure(confusion: dict[str, dict[str, int]], title: str) -> bytes:
 
     Args:
         confusion: class to predicted classes, each with how many videos were given it.
-        title: above the picture.
-
-    Returns:
-        A PNG on white.
+        title: above the picture, a PNG on white.
     """
     classes = sorted({*confusion, *(given for row in confusion.values() for given in row)})
     shares = [
         [row.get(given, 0) / max(1, sum(row.values())) for given in classes]
         for row in (confusion.get(of, {}) for of in classes)
     ]
-    named = len(classes) <= _NAMED
-    side = max(4.0, 0.22 * len(classes)) + 1.5 if named else 9.0  # in
-    with styled():
-        figure = Figure(figsize=(side, side), dpi=_DPI, facecolor="white", layout="constrained")
-        axes = figure.subplots()
+    names = classes if len(classes) <= _NAMED else []
+    side = max(4.0, 0.22 * len(classes)) + 1.5 if names else 9.0  # in
+
+    def draw(axes: Axes) -> None:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         axes.grid(visible=False)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
+        axes.set(xlabel="predicted", ylabel="true")
         axes.set_title(f"{title}: share of each class's videos", loc="left", color=INK)
-        if named:
-            axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize="small")
-            axes.set_yticks(range(len(classes)), classes, fontsize="small")
-        else:
-            axes.set_xticks([])
-            axes.set_yticks([])
-        return png(figure)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize="small")
+        axes.set_yticks(range(len(names)), names, fontsize="small")
+
+    return png_figure(draw, (side, side), _DPI)

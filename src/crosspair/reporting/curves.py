@@ -5,13 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from crosspair.reporting.figures import Series, line_figure
+from crosspair.reporting.figures import Series, draw_lines, svg_figure
 from crosspair.reporting.history import History, Line, series
 
-RANKS = ("R@1", "R@5", "R@10")
+RANKS = (1, 5, 10)
 _POINTS = 400  # of a line; more cannot be seen
-_DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
+_LOSS = "Mean over neighbouring log lines of the training loss."
+_POSTERIOR = (
+    "How surely a video and a title are taken for a pair, as the recipe's objective has it (nce: h "
+    "of Equation 5; softmax: the probability). True pairs should rise, noise stay near zero."
+)
 
 
 @dataclass(frozen=True)
@@ -25,32 +30,26 @@ class Curve:
 
 def learning_curves(history: History) -> list[Curve]:
     """The figures that a history has numbers for, the most telling first."""
-    curves = []
-    mark = stage_mark(history)
-    for direction, words in _DIRECTIONS.items():
-        lines = retrieval_series(history.validation, direction)
-        if lines:
-            title = f"Retrieval, {words}"
-            figure = line_figure(title, lines, ylabel="found, %", percent=True, mark=mark)
-            curves.append(Curve(title, figure, _retrieval_caption(history.validation)))
-    loss = smoothed("", history.train, "loss")
-    if loss.y:
-        figure = line_figure("Loss", [loss], ylabel="loss, both directions", mark=mark)
-        caption = "Mean over neighbouring log lines of the training loss."
-        curves.append(Curve("Loss", figure, caption))
+    train, mark = history.train, stage_mark(history)
+    pairs = _pairs(history.validation)
+    among = f" among {pairs:,} validation pairs. Dotted: what guessing finds." if pairs else "."
+    found = f"How often the right one is within the first 1, 5 and 10{among}"
+    to_video, to_text = (
+        retrieval_series(history.validation, direction)
+        for direction in ("text_to_video", "video_to_text")
+    )
+    loss = smoothed("", train, "loss")
     posteriors = [
-        smoothed("true pairs", history.train, "posterior_positive"),
-        smoothed("noise", history.train, "posterior_noise"),
+        smoothed("true pairs", train, "posterior_positive"),
+        smoothed("noise", train, "posterior_noise"),
     ]
-    if all(line.y for line in posteriors):
-        title = "Posterior of being a pair"
-        figure = line_figure(title, posteriors, ylabel="posterior, %", percent=True, mark=mark)
-        caption = (
-            "How surely a video and a title are taken for a pair (h of Equation 5): "
-            "true pairs should rise, noise should stay near zero."
-        )
-        curves.append(Curve(title, figure, caption))
-    return curves
+    curves = [
+        _curve("Retrieval, text → video", to_video, "found, %", found, mark),
+        _curve("Retrieval, video → text", to_text, "found, %", found, mark),
+        _curve("Loss", [loss], "loss, both directions", _LOSS, mark),
+        _curve("Posterior of being a pair", posteriors, "posterior, %", _POSTERIOR, mark),
+    ]
+    return [curve for curve in curves if curve]
 
 
 def retrieval_series(validation: Sequence[Line], direction: str) -> list[Series]:
@@ -60,13 +59,13 @@ def retrieval_series(validation: Sequence[Line], direction: str) -> list[Series]
         validation: lines of a `History`.
         direction: "text_to_video" or "video_to_text".
     """
+    pairs = _pairs(validation)
     lines = []
     for rank in RANKS:
-        epochs, values = series(validation, f"{direction}_{rank}")
-        pairs = validation[-1].get("pairs") if validation else None
-        chance = min(1.0, int(rank.removeprefix("R@")) / pairs) if pairs else None
+        epochs, values = series(validation, f"{direction}_R@{rank}")
         if values:
-            lines.append(Series(rank, epochs, values, chance))
+            chance = min(1.0, rank / pairs) if pairs else None
+            lines.append(Series(f"R@{rank}", epochs, values, chance))
     return lines
 
 
@@ -86,8 +85,19 @@ def smoothed(name: str, lines: Sequence[Line], key: str) -> Series:
     return Series(name, [epochs[i] for i in places], smooth)
 
 
-def _retrieval_caption(validation: Sequence[Line]) -> str:
-    pairs = validation[-1].get("pairs")
-    among = f" among {pairs:,} validation pairs" if pairs else ""
-    dotted = " Dotted: what guessing finds." if pairs else ""
-    return f"How often the right one is within the first 1, 5 and 10{among}.{dotted}"
+def _curve(
+    title: str,
+    lines: Sequence[Series],
+    ylabel: str,
+    caption: str,
+    mark: tuple[float, str] | None,
+) -> Curve | None:
+    """A figure, in % where its values are; None where a line has no values."""
+    if not lines or not all(line.y for line in lines):
+        return None
+    draw = partial(draw_lines, lines=lines, ylabel=ylabel, percent="%" in ylabel, mark=mark)
+    return Curve(title, svg_figure(title, draw), caption)
+
+
+def _pairs(validation: Sequence[Line]) -> int | None:
+    return validation[-1].get("pairs") if validation else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
@@ -27,7 +27,7 @@ VARIABLES = {
     INK: "--ink",
     FAINT: "--faint",
 }
-_SIZE = (5.0, 3.1)  # in; at 72 points an inch as wide as a phone, so that text keeps its size there
+CHART = (5.0, 3.1)  # in; at 72 points an inch as wide as a phone, so that text keeps its size there
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, sharp, and in the page's font
     "font.size": 10.5,
@@ -56,8 +56,7 @@ class Series:
 
     Attributes:
         name: written at the line's end.
-        x: ascending.
-        y: as long as ``x``.
+        x, y: epochs, ascending, and values.
         level: a value to draw as a thin dotted line for comparison, as that of guessing.
     """
 
@@ -70,8 +69,8 @@ class Series:
 def draw_lines(
     axes: Axes,
     lines: Sequence[Series],
-    *,
     ylabel: str,
+    *,
     percent: bool = False,
     mark: tuple[float, str] | None = None,
 ) -> None:
@@ -108,24 +107,37 @@ def draw_lines(
     name_ends(axes, [(factor * line.y[-1], line.name, colour) for line, colour in ends if line.y])
 
 
-def line_figure(
-    name: str,
-    lines: Sequence[Series],
-    *,
-    ylabel: str,
-    percent: bool = False,
-    mark: tuple[float, str] | None = None,
-) -> str:
-    """A figure of series over epochs as an SVG element to put into a page.
+def svg_figure(name: str, draw: Callable[[Axes], None], size: tuple[float, float] = CHART) -> str:
+    """A figure as one SVG element without a header, in the page's colours and with its own ids.
 
     Args:
         name: unique within the page; also the description read to those who cannot see.
-        lines: see `draw_lines`, as for the other arguments.
+        draw: draws on the figure's only axes.
+        size: in inches, of which a page makes 72 points at its narrowest.
     """
+    file = io.StringIO()
+    with styled(), mpl.rc_context({"svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    slug = re.sub(r"\W+", "-", name).lower()
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{slug}-", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable}, {colour})")
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1).strip()
+
+
+def png_figure(draw: Callable[[Axes], None], size: tuple[float, float], dpi: int = 200) -> bytes:
+    """A figure as a PNG on white; see `svg_figure`."""
     with styled():
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        draw_lines(figure.subplots(), lines, ylabel=ylabel, percent=percent, mark=mark)
-        return svg(figure, name)
+        figure = Figure(figsize=size, dpi=dpi, facecolor="white", layout="constrained")
+        draw(figure.subplots())
+        return png(figure)
 
 
 def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -146,26 +158,17 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )  # fmt: skip
 
 
+def name_rows(axes: Axes, names: Sequence[str], places: Sequence[float] | None = None) -> None:
+    """Write names beside rows, from top to bottom, at 0, 1, … if no places are given."""
+    axes.set_yticks(range(len(names)) if places is None else places, names, parse_math=False)
+    axes.invert_yaxis()
+    axes.grid(visible=True, axis="x")
+    axes.grid(visible=False, axis="y")
+
+
 def styled() -> AbstractContextManager[None]:
     """The look of all figures, for as long as the context lasts."""
     return mpl.rc_context(_STYLE)
-
-
-def svg(figure: Figure, name: str) -> str:
-    """A figure as one SVG element without a header, in the page's colours and with its own ids."""
-    file = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    slug = re.sub(r"\W+", "-", name).lower()
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{slug}-", text)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var({variable}, {colour})")
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
-    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1).strip()
 
 
 def shortened(text: str, most: int) -> str:

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from crosspair.errors import RunError
 
 Line = dict[str, Any]
-STAGE_2 = "stage II begins"
+_STAGE_2 = "stage II begins"
+_KINDS = ("train", "validation", "event")
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class History:
-    """Lines by kind, in the order of steps."""
+    """Lines by kind, in the order of steps.
 
-    train: list[Line] = field(default_factory=list)
-    """Means over the last steps: loss, posteriors, learning rate, speed."""
-    validation: list[Line] = field(default_factory=list)
-    """Retrieval on the validation pairs."""
-    events: list[Line] = field(default_factory=list)
-    """What changed the course of the training."""
+    Attributes:
+        train: means over the last steps: loss, posteriors, learning rate, speed.
+        validation: retrieval on the validation pairs.
+        events: what changed the course of the training.
+    """
+
+    train: Sequence[Line] = ()
+    validation: Sequence[Line] = ()
+    events: Sequence[Line] = ()
 
     @property
     def stage2_epoch(self) -> float | None:
         """Where the language model began to be trained; ``None`` if it never did, or always."""
-        begun = [line["epoch"] for line in self.events if line.get("event") == STAGE_2]
+        begun = [line["epoch"] for line in self.events if line.get("event") == _STAGE_2]
         return float(begun[0]) if begun else None
 
 
@@ -51,15 +55,9 @@ def read_history(run: str | os.PathLike[str]) -> History:
     """
     path = Path(run)
     path = path / "metrics.jsonl" if path.is_dir() else path
-    kinds: dict[str, dict[object, Line]] = {"train": {}, "validation": {}, "event": {}}
-    for line in _lines(path):
-        kept = kinds.get(line["kind"], {})
-        kept[line["step"], line.get("event")] = line
-    ordered = {
-        kind: sorted(lines.values(), key=lambda line: float(line["step"]))
-        for kind, lines in kinds.items()
-    }
-    return History(ordered["train"], ordered["validation"], ordered["event"])
+    last = {(line["kind"], line["step"], line.get("event")): line for line in _lines(path)}
+    lines = sorted(last.values(), key=lambda line: float(line["step"]))
+    return History(*([line for line in lines if line["kind"] == kind] for kind in _KINDS))
 
 
 def series(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
@@ -68,12 +66,9 @@ def series(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
     >>> series([{"epoch": 0.5, "loss": 9.0}, {"epoch": 1.0}], "loss")
     ([0.5], [9.0])
     """
-    having = [line for line in lines if _finite(line.get(name))]
-    return [float(line["epoch"]) for line in having], [float(line[name]) for line in having]
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    found = [(line["epoch"], line.get(name)) for line in lines]
+    finite = [(float(x), float(y)) for x, y in found if isinstance(y, int | float) and isfinite(y)]
+    return [x for x, _ in finite], [y for _, y in finite]
 
 
 def _lines(path: Path) -> list[Line]:

@@ -16,6 +16,7 @@ from crosspair.reporting.history import History
 from crosspair.reporting.sheets import Sheet
 from crosspair.reporting.table import Row, comparison
 
+_INCHES = 8.0
 _DPI = 200  # so that text of 10 points is still read where the picture is shown at half its size
 _CHARTS = 2.7  # in, height of the upper half
 _QUERY = 0.98  # in, height of one query
@@ -27,8 +28,6 @@ def overview_figure(
     results: Sequence[Result],
     history: History,
     sheets: Sequence[Sheet] = (),
-    *,
-    width: int = 1600,
 ) -> bytes:
     """Draw the picture for a README.
 
@@ -40,54 +39,45 @@ def overview_figure(
         results: see `crosspair.reporting.table.comparison`; ranks are left out.
         history: of the training.
         sheets: two or three.
-        width: in pixels.
 
     Returns:
-        A PNG on white, as it must do on light and dark pages alike.
+        A PNG, 1600 pixels wide, on white, as it must do on light and dark pages alike.
     """
     rows = [row for row in comparison(results) if not row.smaller_is_better][:_BARS]
-    inches = width / _DPI
     heights = [_CHARTS, *[_QUERY] * len(sheets)]
     with styled():
-        figure = Figure(figsize=(inches, sum(heights)), dpi=_DPI, facecolor="white")
+        figure = Figure(figsize=(_INCHES, sum(heights)), dpi=_DPI, facecolor="white")
         parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         _charts(parts[0], rows, history)
         for part, sheet in zip(parts[1:], sheets, strict=True):
-            _query(part, sheet, inches / _QUERY)
+            _query(part, sheet)
         return png(figure)
 
 
 def _charts(figure: SubFigure, rows: Sequence[Row], history: History) -> None:
-    left = figure.add_axes((0.055, 0.19, 0.36, 0.62))
-    lines = retrieval_series(history.validation, "text_to_video")
     draw_lines(
-        left,
-        lines,
-        ylabel="text → video, % found (dotted: chance)",
+        figure.add_axes((0.055, 0.19, 0.36, 0.62)),
+        retrieval_series(history.validation, "text_to_video"),
+        "text → video, % found (dotted: chance)",
         percent=True,
         mark=stage_mark(history),
     )
-    right = figure.add_axes((0.69, 0.19, 0.27, 0.62))
-    _bars(right, rows)
+    _bars(figure.add_axes((0.69, 0.19, 0.27, 0.62)), rows)
 
 
 def _bars(axes: Axes, rows: Sequence[Row]) -> None:
-    kinds = [
+    thick = 0.27
+    for place, (name, colour, values) in enumerate((
         ("trained", SERIES[0], [row.trained for row in rows]),
         ("random weights", "#8fa3b3", [row.random for row in rows]),
         ("chance", FAINT, [row.chance for row in rows]),
-    ]
-    thick = 0.27
-    for place, (name, colour, values) in enumerate(kinds):
+    )):  # fmt: skip
         heights = [row + (place - 1) * thick for row in range(len(rows))]
         lengths = [100 * (value or 0.0) for value in values]
-        axes.barh(heights, lengths, height=thick * 0.92, color=colour, label=name)
-    for row, value in enumerate(kinds[0][2]):
-        if value is not None:
-            axes.annotate(
-                f"{100 * value:.0f}", (100 * value, row - thick), (3, 0), color=SERIES[0],
-                textcoords="offset points", va="center", fontsize="small",
-            )  # fmt: skip
+        bars = axes.barh(heights, lengths, height=thick * 0.92, color=colour, label=name)
+        if name == "trained":
+            told = ["" if value is None else f"{100 * value:.0f}" for value in values]
+            axes.bar_label(bars, told, padding=3, color=colour, fontsize="small")
     splits = " and ".join(dict.fromkeys(row.split for row in rows))
     axes.set_yticks(range(len(rows)), [_row_name(row, rows) for row in rows], fontsize="small")
     axes.invert_yaxis()
@@ -101,12 +91,12 @@ def _bars(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xticks([])
 
 
-def _query(figure: SubFigure, sheet: Sheet, aspect: float) -> None:
+def _query(figure: SubFigure, sheet: Sheet) -> None:
     figure.text(0.02, 0.93, f"“{drawable(sheet.query)}”", va="top", parse_math=False)
     width, gap = 0.309, 0.0165
     for place, tile in enumerate(sheet.tiles[:_STRIPS]):
         strip = tile.strip()
-        height = min(0.66, width * aspect * strip.height / strip.width)
+        height = min(0.66, width * _INCHES / _QUERY * strip.height / strip.width)
         left = 0.02 + place * (width + gap)
         axes = figure.add_axes((left, 0.68 - height, width, height))
         axes.imshow(strip, aspect="auto", interpolation="lanczos")

@@ -10,7 +10,7 @@ from crosspair.atomic import write_atomically
 from crosspair.evaluation.origin import Provenance
 from crosspair.evaluation.results import Result
 from crosspair.reporting.curves import Curve
-from crosspair.reporting.page import render_page
+from crosspair.reporting.page import render
 from crosspair.reporting.sheets import Sheet
 from crosspair.reporting.table import comparison
 
@@ -43,15 +43,8 @@ def write_report(
     Raises:
         RunError: the file cannot be written, or two results claim the same cell of the table.
     """
-    page = render_page(
-        "run.html.j2",
-        title=title,
-        summary=summary,
-        rows=comparison(results),
-        provenance=provenance,
-        curves=curves,
-        sheets=sheets,
-        facts=facts,
-        recipe=recipe,
-    )
+    page = render(
+        "run.html", title=title, summary=summary, rows=comparison(results),
+        provenance=provenance, curves=curves, sheets=sheets, facts=facts, recipe=recipe,
+    )  # fmt: skip
     write_atomically(Path(path), page)

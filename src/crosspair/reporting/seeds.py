@@ -12,13 +12,7 @@ _ROUNDING = 1e-9  # of differences that are the same
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds.
-
-    Attributes:
-        value: the mean.
-        deviation: standard deviation of one seed (n − 1); None of a single seed.
-        count: seeds.
-    """
+    """A mean over so many seeds; the standard deviation of one seed (n − 1), None of a single."""
 
     value: float
     deviation: float | None
@@ -30,7 +24,6 @@ class Difference:
     """A mean difference of two rows over the seeds that both have.
 
     Attributes:
-        value: the mean difference.
         error: its standard error; None of a single seed.
         interval: where it lies with 95 % by Student's t-distribution; None of a single seed, and
             where every seed happens to have the same difference, which tells nothing of its spread.
@@ -75,10 +68,7 @@ def paired_difference(row: Mapping[int, float], other: Mapping[int, float]) -> D
 
 
 def t_quantile(freedom: int) -> float:
-    """What Student's t stays within, to both sides, with 95 %.
-
-    Args:
-        freedom: degrees of freedom, at least 1.
+    """What Student's t of so many degrees of freedom (at least 1) stays within with 95 %.
 
     >>> round(t_quantile(2), 3)
     4.303

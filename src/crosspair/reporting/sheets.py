@@ -14,7 +14,7 @@ from crosspair.errors import VideoError
 from crosspair.video.decode import read_frames
 from crosspair.video.sampling import REFERENCE_FPS, clip_times
 
-_STRIDE = 4  # 30ths of a second between frames, as the network sees them
+_FRAMES, _STRIDE = 16, 4  # of a clip; 30ths of a second between them, as the network sees them
 _GREY = (128, 132, 138)
 _SEAM = 2  # pixels between the frames of a strip
 
@@ -24,7 +24,6 @@ class Found:
     """A clip that a query found.
 
     Attributes:
-        clip: where its pixels are.
         caption: the text that belongs to it.
         score: cosine of query and clip, -1 to 1.
         right: whether it is what was asked for; ``None`` if nobody knows.
@@ -43,8 +42,8 @@ class Tile:
     """A found clip with its pixels.
 
     Attributes:
-        found: what it shows.
-        frames: (T, H, W, 3) uint8, 4/30 s apart; one grey frame if the video is broken.
+        frames: (T, H, W, 3) uint8, 16 of the clip's middle, 4/30 s apart; one grey frame if the
+            video is broken.
         error: what is wrong with the video, or empty.
     """
 
@@ -61,15 +60,13 @@ class Tile:
             strip.paste(Image.fromarray(self.frames[place]), (i * (width + _SEAM), 0))
         return strip
 
-    def animation(self, quality: int = 70) -> bytes:
+    def animation(self) -> bytes:
         """The frames at the speed of life, for ever, as an animated WebP."""
-        first, *others = [Image.fromarray(frame) for frame in self.frames]
-        file = io.BytesIO()
-        first.save(
-            file, "WEBP", save_all=True, append_images=others, loop=0, quality=quality,
-            duration=round(1000 * _STRIDE / REFERENCE_FPS),
-        )  # fmt: skip
-        return file.getvalue()
+        return _webp(self.frames)
+
+    def still(self) -> bytes:
+        """The middle frame as a WebP, for print and for those who asked for no motion."""
+        return _webp(self.frames[[len(self.frames) // 2]])
 
 
 @dataclass(frozen=True)
@@ -81,26 +78,26 @@ class Sheet:
     note: str = ""
 
 
-def load_sheet(
-    query: str, found: Sequence[Found], *, frames: int = 16, short_side: int = 112
-) -> Sheet:
+def load_sheet(query: str, found: Sequence[Found], *, short_side: int = 112) -> Sheet:
     """Decode what a query found.
 
     Args:
         query: the text that was asked for.
         found: best first.
-        frames: frames a clip, 4/30 s apart, from the middle of the clip.
         short_side: of the frames, in pixels.
     """
-    return Sheet(query, tuple(_tile(each, frames, short_side) for each in found))
+    return Sheet(query, tuple(_tile(each, short_side) for each in found))
 
 
-def verdict(right: bool | None) -> str:
-    """Right or wrong in a word."""
-    return "" if right is None else "right" if right else "wrong"
+def _webp(frames: np.ndarray) -> bytes:
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    moving = {"append_images": others, "loop": 0, "duration": round(1000 * _STRIDE / REFERENCE_FPS)}
+    file = io.BytesIO()
+    first.save(file, "WEBP", quality=70, save_all=bool(others), **moving)
+    return file.getvalue()
 
 
-def _tile(found: Found, frames: int, short_side: int) -> Tile:
+def _tile(found: Found, short_side: int) -> Tile:
     def scaled(width: int, height: int) -> tuple[int, int]:
         factor = short_side / min(width, height)
         longest = 2 * short_side  # a banner-shaped video must not burst the page
@@ -108,7 +105,7 @@ def _tile(found: Found, frames: int, short_side: int) -> Tile:
 
     try:
         pixels = read_frames(
-            found.clip, lambda length: clip_times(0.5, length, frames, _STRIDE), scaled
+            found.clip, lambda length: clip_times(0.5, length, _FRAMES, _STRIDE), scaled
         )
     except VideoError as error:
         blank = np.full((1, short_side, short_side * 4 // 3, 3), _GREY, dtype=np.uint8)

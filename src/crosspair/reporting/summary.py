@@ -3,120 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from crosspair.errors import RunError
 from crosspair.evaluation.origin import Provenance
-from crosspair.evaluation.results import MEDIAN_RANK, Result, read_results
+from crosspair.evaluation.results import Result, read_results
+from crosspair.reporting.columns import TITLES, Column, column_of, listed, ordered, stands_in
 from crosspair.reporting.published import PUBLISHED, Published
 
 RESULTS = "results.json"
-TITLES = {
-    "2": "Frozen features: kNN and linear probe",
-    "3": "Fine-tuned",
-    "4": "Low-shot: a share of the labels",
-    "5": "Zero-shot",
-    "": "Retrieval, and what the paper has no table of",
-}
-_REMARKS = {
-    "4": "The paper fine-tunes the whole network on a share of the labels: its numbers stand "
-    "beside such runs only, not beside linear probes on frozen features.",
-}
+_LOW_SHOT = (
+    "The paper fine-tunes the whole network on a share of the labels: its numbers stand beside "
+    "such runs only, not beside linear probes on frozen features."
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one file of results holds."""
+    """What one file of results holds; its name stands before its rows."""
 
     name: str
-    """Stands before the run's rows."""
     path: Path
-    """The file."""
     results: Sequence[Result]
     origin: Provenance
 
 
 @dataclass(frozen=True)
-class Column:
-    """What numbers beneath one another have in common."""
-
-    protocol: str
-    metric: str
-    feature: str
-    split: str
-    classes: int | None
-    """Of the test, since accuracies over more and fewer classes do not compare."""
-    labels: float
-    """Share of the labels that a fine-tuned network saw."""
-    over: str
-    """Official splits, as "mean of splits 1, 2, 3"."""
-
-    @property
-    def title(self) -> str:
-        """As "kNN, top-1"."""
-        return f"{self.protocol}, {self.metric}"
-
-    @property
-    def detail(self) -> str:
-        """As "visual; 400 classes; test"."""
-        told = [
-            self.feature,
-            f"{self.classes} classes" if self.classes else "",
-            f"{100 * self.labels:g} % of labels" if self.labels != 1 else "",
-            self.over,
-            self.split,
-        ]
-        return "; ".join(each for each in told if each)
-
-
-@dataclass(frozen=True)
 class Cell:
-    """A number, and what is to be known of it."""
+    """A number, and what is to be known of it.
+
+    Attributes:
+        value: a fraction, 0 to 1, or a median rank.
+        note: the settings of its protocol; of a published number, what it was tested on.
+        count: items tested; 0 where it is not told.
+    """
 
     value: float
-    """A fraction, 0 to 1, or a median rank."""
     note: str
-    """The settings of its protocol; of a published number, what it was tested on."""
     interval: tuple[float, float] | None = None
     count: int = 0
-    """Items tested; 0 where it is not told."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run's numbers of one subject, or what was published of one method on one data set."""
+    """A run's numbers of one subject, or what was published of one method on one data set.
+
+    Attributes:
+        name: of the run or the method.
+        of: "trained", "random weights", "chance" or "published".
+        detail: small print beneath the name.
+        run: where the numbers come from; None where they were published.
+    """
 
     name: str
     of: str
-    """"trained", "random weights", "chance" or "published"."""
     detail: str
-    """Small print beneath the name."""
     cells: Mapping[Column, Cell]
     run: Run | None = None
-    """Where the numbers come from; ``None`` where they were published."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables, of one's own runs."""
+    """One of the paper's tables, of one's own runs; its number is a key of `TITLES`."""
 
     number: str
-    """As the paper numbers it: "2" to "5"; "" where it has none."""
     columns: Sequence[Column]
     rows: Sequence[Row]
-    notes: Sequence[str] = field(init=False)
-    """Every cell's note once, in order."""
 
-    def __post_init__(self) -> None:
-        notes = dict.fromkeys(
-            row.cells[column].note
-            for row in self.rows
-            for column in self.columns
-            if column in row.cells
-        )
-        object.__setattr__(self, "notes", list(notes))
+    @cached_property
+    def notes(self) -> list[str]:
+        """Every cell's note once, in order."""
+        cells = [row.cells.get(column) for row in self.rows for column in self.columns]
+        return list(dict.fromkeys(cell.note for cell in cells if cell))
 
     @property
     def title(self) -> str:
@@ -127,7 +87,7 @@ class Table:
     @property
     def remark(self) -> str:
         """What a reader could take amiss, or nothing."""
-        return _REMARKS.get(self.number, "")
+        return _LOW_SHOT if self.number == "4" else ""
 
 
 def read_runs(given: Sequence[str]) -> list[Run]:
@@ -159,51 +119,14 @@ def summarise(runs: Sequence[Run]) -> list[Table]:
     Raises:
         RunError: a file holds two numbers for one place.
     """
+    own = [row for run in runs for row in _rows(run)]
     tables = []
     for number in TITLES:
-        rows = [row for run in runs for row in _rows(run, number)]
-        columns = ordered([column for row in rows for column in row.cells])
+        columns = ordered(c for _, row in own for c in row.cells if c.table == number)
+        rows = [row for of, row in own if of == number]
         if columns:
-            tables.append(Table(number, columns, rows + _published_rows(number, columns)))
+            tables.append(Table(number, columns, rows + _published_rows(columns)))
     return tables
-
-
-def table_number(result: Result) -> str:
-    """Which of the paper's tables a result belongs to: "2" to "5", or "" for none."""
-    if result.protocol in {"kNN", "linear"}:
-        return "2"
-    if result.protocol.startswith("low-shot"):
-        return "4"
-    if result.protocol.endswith("views"):
-        return "3" if result.settings.get("labels", 1) == 1 else "4"
-    return "5" if result.protocol.startswith("zero-shot") else ""
-
-
-def column_of(result: Result) -> Column:
-    """The column that a result stands in."""
-    settings, over = result.settings, ""
-    classes, labels = settings.get("classes"), settings.get("labels", 1.0)
-    if "mean of splits" in settings:
-        over = f"mean of splits {_shown(settings['mean of splits'])}"
-    elif "official split" in settings:
-        over = f"official split {settings['official split']}"
-    return Column(
-        result.protocol, result.metric, result.feature, result.split,
-        classes if isinstance(classes, int) else None,
-        labels if isinstance(labels, int | float) else 1.0,
-        over,
-    )  # fmt: skip
-
-
-def ordered(columns: Sequence[Column]) -> list[Column]:
-    """Each once, those of one protocol together."""
-    protocols = list(dict.fromkeys(column.protocol for column in columns))
-    return sorted(dict.fromkeys(columns), key=lambda column: protocols.index(column.protocol))
-
-
-def is_rank(column: Column) -> bool:
-    """Whether the column's numbers are ranks rather than fractions."""
-    return column.metric == MEDIAN_RANK
 
 
 def _read_run(given: str) -> Run:
@@ -227,36 +150,32 @@ def _read_run(given: str) -> Run:
     )
 
 
-def _rows(run: Run, number: str) -> list[Row]:
-    results = [result for result in run.results if table_number(result) == number]
-    measured = {column_of(result) for result in results if result.of != "chance"}
-    rows = []
-    for of in ("trained", "random weights", "chance"):
-        cells: dict[Column, Cell] = {}
-        for result in results:
-            if result.of != of:
-                continue
-            own, cell = column_of(result), _cell(result)
-            # Chance with no feature is that of every feature.
-            places = [each for each in measured if of == "chance" and _without_feature(each, own)]
-            for column in places or [own]:
-                if column in cells:
-                    raise RunError(
-                        f"{run.path}: two results of {of} for {column.title} ({column.detail}): "
-                        f"{cells[column].value:g} and {cell.value:g}; a table holds one"
-                    )
-                cells[column] = cell
-        if cells:
-            rows.append(Row(run.name, of, of, cells, run))
-    return rows
-
-
-def _without_feature(column: Column, chance: Column) -> bool:
-    return not chance.feature and replace(column, feature="") == chance
+def _rows(run: Run) -> list[tuple[str, Row]]:
+    """A row for each subject of each table, with the table's number."""
+    measured = {column_of(result) for result in run.results if result.of != "chance"}
+    found: dict[tuple[str, str], dict[Column, Cell]] = {
+        (number, of): {} for number in TITLES for of in ("trained", "random weights", "chance")
+    }
+    for result in run.results:
+        own, cell = column_of(result), _cell(result)
+        cells = found[own.table, result.of]
+        for column in [each for each in measured if stands_in(result, each)] or [own]:
+            if column in cells:
+                raise RunError(
+                    f"{run.path}: two results of {result.of} for {column.title} "
+                    f"({column.detail}): {cells[column].value:g} and {cell.value:g}; a table "
+                    "holds one"
+                )
+            cells[column] = cell
+    return [
+        (number, Row(run.name, of, of, cells, run))
+        for (number, of), cells in found.items()
+        if cells
+    ]
 
 
 def _cell(result: Result) -> Cell:
-    told = [f"{name} {_shown(value)}" for name, value in sorted(result.settings.items())]
+    told = [f"{name} {listed(value)}" for name, value in sorted(result.settings.items())]
     if result.count:
         told.insert(0, f"{result.count:,} of {result.split}")
     if "draws" in result.details:
@@ -265,40 +184,31 @@ def _cell(result: Result) -> Cell:
     return Cell(result.value, "; ".join(told), result.interval, result.count)
 
 
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
-
-
-def _published_rows(number: str, columns: Sequence[Column]) -> list[Row]:
-    rows: dict[Published, Row] = {}
+def _published_rows(columns: Sequence[Column]) -> list[Row]:
+    rows = []
     for each in PUBLISHED:
-        same = [column for column in columns if each.table == number and _measures(each, column)]
-        # On other data only the paper's own method: the others' numbers would tell nothing there.
-        cells = {
-            column: Cell(each.value, _published_note(each, column))
-            for column in same
-            if column.classes == each.classes or (each.is_cpd and not _has_own(column))
-        }
+        detail = (
+            f"published: {each.source}; {each.data}; network: {each.network}; "
+            f"pre-training: {each.pretrained}"
+        )
+        cells = {column: _published_cell(each, column) for column in columns if _of(each, column)}
         if cells:
-            detail = (
-                f"published: {each.source}; {each.data}; network: {each.network}; "
-                f"pre-training: {each.pretrained}"
-            )
-            rows[each] = Row(each.method, "published", detail, cells)
-    return list(rows.values())
+            rows.append(Row(each.method, "published", detail, cells))
+    return rows
 
 
-def _measures(published: Published, column: Column) -> bool:
-    """Whether the protocol is the same."""
-    own = (column.protocol, column.metric, column.labels)
-    return own == (published.protocol, "top-1", published.labels)
+def _of(published: Published, column: Column) -> bool:
+    """Whether a published number is to stand in a column of one's own.
+
+    On other data only the paper's own method is: the others' numbers would tell nothing there.
+    """
+    of_protocol = [each for each in PUBLISHED if each.measures(column)]
+    if all(each.classes != column.classes for each in of_protocol):
+        return published in of_protocol and published.is_cpd
+    return published in of_protocol and published.classes == column.classes
 
 
-def _has_own(column: Column) -> bool:
-    """Whether numbers were published on data of as many classes."""
-    return any(_measures(each, column) and each.classes == column.classes for each in PUBLISHED)
-
-
-def _published_note(published: Published, column: Column) -> str:
+def _published_cell(published: Published, column: Column) -> Cell:
     other = "" if column.classes == published.classes else " (not the data of this column)"
-    return f"published, {published.source}: {published.data}, {published.classes} classes{other}"
+    told = f"published, {published.source}: {published.data}, {published.classes} classes{other}"
+    return Cell(published.value, told)

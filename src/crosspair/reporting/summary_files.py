@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from crosspair.atomic import write_atomically
-from crosspair.reporting.page import render_page
-from crosspair.reporting.summary import Column, Row, Run, Table, is_rank, summarise
-from crosspair.reporting.table import shown, shown_interval
-from crosspair.reporting.tabular import csv_text, markdown_rows, plain
+from crosspair.evaluation.origin import Provenance
+from crosspair.reporting.columns import FIELDS
+from crosspair.reporting.page import render
+from crosspair.reporting.summary import Run, Table, summarise
+from crosspair.reporting.tabular import csv_text
 
-_FIELDS = (
-    "table", "run", "of", "protocol", "metric", "feature", "split", "over", "classes", "labels",
-    "value", "low", "high", "count", "note", "results",
-)  # fmt: skip
+_FIELDS = ("table", "run", "of", *FIELDS, "value", "low", "high", "count", "note", "results")
 
 
 def write_summary(folder: Path, runs: Sequence[Run]) -> list[Table]:
@@ -35,25 +34,24 @@ def write_summary(folder: Path, runs: Sequence[Run]) -> list[Table]:
         RunError: a run holds two numbers for one place, or a file cannot be written.
     """
     tables = summarise(runs)
+    told: dict[str, Any] = {
+        "tables": tables,
+        "explanation": _explanation(runs),
+        # A colon in a folder's name would read as a scheme.
+        "links": {run.name: quote(_relative(folder, run), safe="/") for run in runs},
+        "origins": {run.name: _origin(run.origin) for run in runs},
+    }
     contents = {
-        "report.md": _markdown(folder, tables, runs),
+        "report.md": render("summary.md", **told),
         "report.csv": _csv(folder, tables),
-        "report.html": render_page(
-            "summary.html.j2",
-            tables=tables,
-            told=explanation(runs),
-            is_rank=is_rank,
-            origins=_ORIGIN,
-            runs=[(run.name, _link(folder, run), _origin(run)) for run in runs],
-            link=lambda run: _link(folder, run),
-        ),
+        "report.html": render("summary.html", **told),
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return tables
 
 
-def explanation(runs: Sequence[Run]) -> list[str]:
+def _explanation(runs: Sequence[Run]) -> list[str]:
     """What to know before numbers are compared, a sentence each."""
     told = [
         "Beside a number, in parentheses or beneath it, is its 95 % interval: where it lies when "
@@ -69,68 +67,27 @@ def explanation(runs: Sequence[Run]) -> list[str]:
     return told
 
 
-def _markdown(folder: Path, tables: Sequence[Table], runs: Sequence[Run]) -> str:
-    parts = ["# Results", " ".join(explanation(runs))]
-    for table in tables:
-        heads = [f"{column.title}<br>{column.detail}" for column in table.columns]
-        rows = [
-            [
-                f"{plain(row.name)}<br>{row.detail}",
-                *(_markdown_cell(folder, table, row, column) for column in table.columns),
-            ]
-            for row in table.rows
-        ]
-        notes = [f"{i}. {plain(note)}" for i, note in enumerate(table.notes, start=1)]
-        parts += [f"## {table.title}", markdown_rows(["run", *heads], rows), "\n".join(notes)]
-        if table.remark:
-            parts.append(table.remark)
-    origins = [
-        [f"[{plain(run.name)}]({_link(folder, run)})", *map(plain, _origin(run))] for run in runs
-    ]
-    names = 1 + len(_ORIGIN)
-    parts += ["## Runs", markdown_rows(["run", *_ORIGIN], origins, names=names)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_cell(folder: Path, table: Table, row: Row, column: Column) -> str:
-    cell = row.cells.get(column)
-    if cell is None:
-        return "–"
-    value = shown(cell.value, is_rank(column))
-    value = f"[{value}]({_link(folder, row.run)})" if row.run else f"*{value}*"
-    interval = f" ({shown_interval(cell.interval)})" if cell.interval else ""
-    return f"{value}{interval} <sup>{table.notes.index(cell.note) + 1}</sup>"
-
-
 def _csv(folder: Path, tables: Sequence[Table]) -> str:
-    rows = []
-    for table in tables:
-        for row in table.rows:
-            for column, cell in row.cells.items():
-                low, high = cell.interval or ("", "")
-                rows.append([
-                    table.number, row.name, row.of, column.protocol, column.metric, column.feature,
-                    column.split, column.over, column.classes or "", f"{column.labels:g}",
-                    cell.value, low, high, cell.count or "", cell.note,
-                    _relative(folder, row.run) if row.run else "",
-                ])  # fmt: skip
-    return csv_text(_FIELDS, rows)
+    return csv_text(_FIELDS, (
+        [
+            table.number, row.name, row.of, *column.fields, cell.value,
+            *(cell.interval or ("", "")), cell.count or "", cell.note,
+            _relative(folder, row.run) if row.run else "",
+        ]
+        for table in tables for row in table.rows for column, cell in row.cells.items()
+    ))  # fmt: skip
 
 
-_ORIGIN = ("weights", "manifest", "recipe", "seed", "commit", "device", "created")
-
-
-def _origin(run: Run) -> list[str]:
-    origin = run.origin
-    return [
-        origin.model, origin.data, origin.recipe or "not known", str(origin.seed),
-        origin.commit or "not in a checkout", origin.machine.device, origin.created,
-    ]  # fmt: skip
-
-
-def _link(folder: Path, run: Run) -> str:
-    # A colon in a folder's name would read as a scheme.
-    return quote(_relative(folder, run), safe="/")
+def _origin(origin: Provenance) -> dict[str, str]:
+    return {
+        "weights": origin.model,
+        "manifest": origin.data,
+        "recipe": origin.recipe or "not known",
+        "seed": str(origin.seed),
+        "commit": origin.commit or "not in a checkout",
+        "device": origin.machine.device,
+        "created": origin.created,
+    }
 
 
 def _relative(folder: Path, run: Run) -> str:

@@ -1,4 +1,4 @@
-"""Tables as text: on the terminal and in Markdown for people, as csv for other programs."""
+"""Numbers and tables as text: for the terminal, in Markdown, and as csv for other programs."""
 
 from __future__ import annotations
 
@@ -10,33 +10,76 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+_PIPED = 120  # columns of text where no terminal says how wide it is
 
-def print_rows(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int, piped: int
-) -> None:
+
+def shown(value: float | None, is_rank: bool = False) -> str:
+    """A value as people read it: a percentage with one decimal, or a rank as it is.
+
+    >>> shown(0.2564), shown(12.0, True), shown(None)
+    ('25.6 %', '12', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:g}" if is_rank else f"{100 * value:.1f} %"
+
+
+def shown_ratio(ratio: float | None) -> str:
+    """A ratio with the digits that mean something.
+
+    >>> shown_ratio(6.04), shown_ratio(1234.5), shown_ratio(None)
+    ('6.0', '1,234', '–')
+    """
+    if ratio is None:
+        return "–"
+    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+def shown_interval(interval: tuple[float, float]) -> str:
+    """The ends of an interval of fractions, in %.
+
+    >>> shown_interval((0.705, 0.79))
+    '70.5–79.0'
+    """
+    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
+
+
+def signed(value: float) -> str:
+    """A difference, to one decimal.
+
+    >>> signed(-2.04)
+    '−2.0'
+    """
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something.
+
+    >>> counted(1, "seed"), counted(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
     """Print a table to standard output.
 
     Args:
-        head: names of the columns.
-        rows: as long as ``head`` each.
+        head, rows: names of the columns, and as many cells in each row.
         names: how many columns hold names; the others hold numbers and stand on the right.
-        piped: columns of text where no terminal says how wide it is.
     """
     table = Table(*head)
     for column in table.columns[names:]:
         column.justify = "right"
     for row in rows:
         table.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=piped)
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED)
     console.print(table)
 
 
 def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> str:
-    """A table in Markdown, without a newline at its end.
-
-    Args:
-        head, rows, names: see `print_rows`; cells are Markdown, see `plain`.
-    """
+    """A table in Markdown, without a newline at its end; as `print_rows`, cells are Markdown."""
     rule = ["---"] * names + ["--:"] * (len(head) - names)
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
@@ -56,6 +99,5 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A csv file's content, with "\\n" at the ends of lines."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
+    writer.writerows([head, *rows])
     return file.getvalue()

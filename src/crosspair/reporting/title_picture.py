@@ -4,71 +4,85 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.font_manager import findfont
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from crosspair.corpora.titles import Reason
+from crosspair.corpora.titles import Piece, Reason
 from crosspair.reporting.figures import FAINT, INK, SERIES
 
-if TYPE_CHECKING:
-    from crosspair.reporting.titles import Example
-
-_WIDTH = 1600  # pixels; shown at half of it in a page
-_SIZE = 25  # of letters
-_LINE = 38
-_MARGIN = 36
-_COLUMNS = ((0.0, 0.45), (0.48, 0.29), (0.80, 0.20))  # left edge and width, of what is within
-_TEXT = "#1f2328"
-_COLOURS = {"sign": SERIES[1], "address": SERIES[2], "language": SERIES[0], "part": "#8b949e"}
-_NAMES = {
-    "sign": "emoji, symbol",
-    "address": "address",
-    "language": "not English",
-    "part": "neither verb nor noun",
+# Kinds of reasons, each with a colour of its own.
+KINDS: dict[Reason, str] = {
+    Reason.EMOJI: "sign",
+    Reason.SYMBOL: "sign",
+    Reason.URL: "address",
+    Reason.EMAIL: "address",
+    Reason.MENTION: "address",
+    Reason.SCRIPT: "language",
+    Reason.LANGUAGE: "language",
+    Reason.UNREADABLE: "language",
+    Reason.ALONE: "language",
+    Reason.PART: "part",
 }
+_LEGEND = {  # name and colour of each kind
+    "sign": ("emoji, symbol", SERIES[1]),
+    "address": ("address", SERIES[2]),
+    "language": ("not English", SERIES[0]),
+    "part": ("neither verb nor noun", "#8b949e"),
+}
+_TEXT = "#1f2328"
+_WIDTH, _MARGIN, _INDENT = 1600, 36, 120  # pixels; shown at half of it in a page
+_SIZE, _SMALL, _LINE, _GAP = 25, 21, 38, 26  # of letters, from line to line, between examples
 
-_Word = tuple[str, str, bool]  # text, kind of reason or "", whether a space stands before it
+
+@dataclass(frozen=True)
+class Example:
+    """A title with all its pieces, and its clean title with all its words.
+
+    Attributes:
+        raw, clean, tree: the title as it was, cleaned, and its verbs and nouns.
+        pieces: of the raw title.
+        words: of the clean title, and whether they stayed in the tree.
+    """
+
+    raw: str
+    pieces: Sequence[Piece]
+    clean: str
+    words: Sequence[tuple[str, bool]]
+    tree: str
 
 
-def title_picture(examples: Sequence[Example], kinds: Mapping[Reason, str]) -> bytes:
-    """Draw examples one under the other.
+def title_picture(examples: Sequence[Example]) -> bytes:
+    """Draw examples one under the other, raw, clean and tree, a line each.
 
     Args:
-        examples: of titles; what the font cannot show is named, as "[emoji]".
-        kinds: of reasons; each kind has its colour.
+        examples: of titles; what the font cannot show is named, as "[emoji]", and what is too long
+            is cut.
 
     Returns:
         A PNG on white, 1600 pixels wide.
     """
-    font = ImageFont.truetype(findfont("DejaVu Sans"), _SIZE)
-    small = ImageFont.truetype(findfont("DejaVu Sans"), 21)
-    inner = _WIDTH - 2 * _MARGIN
-    rows = []
-    for example in examples:
-        cells = (_raw(example, kinds), _clean(example), [(example.tree, "", True)])
-        rows.append(
-            [
-                _lines(cell, font, share * inner)
-                for cell, (_, share) in zip(cells, _COLUMNS, strict=True)
-            ]
-        )
-    heights = [max(map(len, row)) * _LINE + 26 for row in rows]
-    picture = Image.new("RGB", (_WIDTH, 2 * _MARGIN + 92 + sum(heights)), "white")
+    each = 3 * _LINE + _GAP
+    height = 2 * _MARGIN + len(examples) * each + _LINE
+    picture = Image.new("RGB", (_WIDTH, height), "white")
     draw = ImageDraw.Draw(picture)
-    for name, (left, _) in zip(("title", "title_clean", "title_tree"), _COLUMNS, strict=True):
-        draw.text((_MARGIN + left * inner, _MARGIN - 8), name, INK, small)
-    top = _MARGIN + 34
-    for row, height in zip(rows, heights, strict=True):
+    font, small = (ImageFont.truetype(findfont("DejaVu Sans"), size) for size in (_SIZE, _SMALL))
+    legend = [_Word(name, kind, "   ") for kind, (name, _) in _LEGEND.items()]
+    _write(draw, _MARGIN, _MARGIN - _GAP / 2, legend, small)
+    for number, example in enumerate(examples):
+        top = _MARGIN + _LINE + number * each
         draw.line((_MARGIN, top, _WIDTH - _MARGIN, top), FAINT, 2)
-        for cell, (left, _) in zip(row, _COLUMNS, strict=True):
-            _draw(draw, cell, font, _MARGIN + left * inner, top + 12)
-        top += height
-    draw.line((_MARGIN, top, _WIDTH - _MARGIN, top), FAINT, 2)
-    _legend(draw, small, top + 16)
+        tree = [_Word(example.tree)]
+        for place, (name, words) in enumerate(
+            (("raw", _raw(example)), ("clean", _clean(example)), ("tree", tree))
+        ):
+            y = top + _GAP / 2 + place * _LINE
+            draw.text((_MARGIN, y + _SIZE - _SMALL), name, INK, small)
+            _write(draw, _MARGIN + _INDENT, y, words, font)
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -90,14 +104,22 @@ def shown(text: str, reason: Reason | None) -> str:
     return "".join(char if ord(char) in known else "□" for char in text).replace("□", "[?]")
 
 
-def _raw(example: Example, kinds: Mapping[Reason, str]) -> list[_Word]:
+class _Word(NamedTuple):
+    """A text, the kind of the reason why it went, if it did, and the space before it."""
+
+    text: str
+    kind: str = ""
+    space: str = ""
+
+
+def _raw(example: Example) -> list[_Word]:
     words: list[_Word] = []
     for piece in example.pieces:
-        text = shown(piece.text, piece.reason)
-        kind = kinds[piece.reason] if piece.reason else ""
-        if words and text.startswith("[") and words[-1][:2] == (text, kind):
+        kind = KINDS[piece.reason] if piece.reason else ""
+        word = _Word(shown(piece.text, piece.reason), kind, " " if piece.spaced else "")
+        if words and word.text.startswith("[") and words[-1][:2] == word[:2]:
             continue  # a phrase in another script is named once
-        words.append((text, kind, piece.spaced))
+        words.append(word)
     return words
 
 
@@ -107,65 +129,30 @@ def _clean(example: Example) -> list[_Word]:
     end = 0
     for word, stays in example.words:
         place = example.clean.find(word, end)
-        between = example.clean[end:place]
-        if between.strip():
-            found.append((between.strip(), "", between.startswith(" ")))
-        spaced = not between or between.endswith(" ")
-        found.append((shown(word, None), "" if stays else "part", spaced and place > 0))
+        found.append(_Word(example.clean[end:place]))
+        found.append(_Word(shown(word, None), "" if stays else "part"))
         end = place + len(word)
-    if example.clean[end:]:
-        found.append((example.clean[end:], "", False))
-    return found
+    return [*found, _Word(example.clean[end:])]
 
 
-def _lines(
-    words: Iterable[_Word], font: ImageFont.FreeTypeFont, width: float
-) -> list[list[tuple[float, str, str]]]:
-    """Break words into lines of places, texts and kinds; what touches stays together."""
-    lines: list[list[tuple[float, str, str]]] = [[]]
-    x = 0.0
-    for together in _touching(words):
-        length = sum(font.getlength(text) for text, _ in together)
-        x += font.getlength(" ") if lines[-1] else 0.0
-        if lines[-1] and x + length > width:
-            lines.append([])
-            x = 0.0
-        for text, kind in together:
-            lines[-1].append((x, text, kind))
-            x += font.getlength(text)
-    return lines
-
-
-def _touching(words: Iterable[_Word]) -> list[list[tuple[str, str]]]:
-    groups: list[list[tuple[str, str]]] = []
-    for text, kind, spaced in words:
-        for number, part in enumerate(text.split()):
-            if spaced or number or not groups:
-                groups.append([])
-            groups[-1].append((part, kind))
-    return groups
-
-
-def _draw(
+def _write(
     draw: ImageDraw.ImageDraw,
-    lines: Sequence[Sequence[tuple[float, str, str]]],
+    x: float,
+    y: float,
+    words: Sequence[_Word],
     font: ImageFont.FreeTypeFont,
-    left: float,
-    top: float,
 ) -> None:
-    for number, line in enumerate(lines):
-        y = top + number * _LINE
-        for x, text, kind in line:
-            draw.text((left + x, y), text, _COLOURS.get(kind, _TEXT), font)
-            if kind:
-                end = left + x + font.getlength(text)
-                draw.line((left + x - 1, y + 17, end + 1, y + 17), _COLOURS[kind], 3)
-
-
-def _legend(draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, top: float) -> None:
-    x = float(_MARGIN)
-    for kind, name in _NAMES.items():
-        draw.text((x, top), name, _COLOURS[kind], font)
-        end = x + font.getlength(name)
-        draw.line((x - 1, top + 14, end + 1, top + 14), _COLOURS[kind], 2)
-        x = end + 36
+    """Write words on a line as far as they fit, each struck out in its kind's colour if it went."""
+    start = x
+    for text, kind, space in words:
+        x += font.getlength(space) if x > start else 0
+        end = x + font.getlength(text)
+        if end > _WIDTH - _MARGIN - font.getlength("…"):
+            draw.text((x, y), "…", INK, font)
+            return
+        _, colour = _LEGEND.get(kind, ("", _TEXT))
+        draw.text((x, y), text, colour, font)
+        if kind:
+            middle = y + round(0.68 * font.size)
+            draw.line((x - 1, middle, end + 1, middle), colour, 3)
+        x = end

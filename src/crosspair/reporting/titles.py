@@ -7,54 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosspair.atomic import write_atomically
-from crosspair.corpora.titles import Piece, Reason, TitleReport, clean_title
+from crosspair.corpora.titles import Reason, TitleReport, clean_title
 from crosspair.corpora.titles.scanning import NOT_WORDS
 from crosspair.corpora.titles.stage import Row
 from crosspair.corpora.titles.trees import trees
-from crosspair.reporting.page import render_page
+from crosspair.reporting.page import render
 from crosspair.reporting.tabular import csv_text
-from crosspair.reporting.title_picture import title_picture
+from crosspair.reporting.title_picture import KINDS, Example, title_picture
 
-# Kinds of reasons, each with a colour of its own.
-KINDS: dict[Reason, str] = {
-    Reason.EMOJI: "sign",
-    Reason.SYMBOL: "sign",
-    Reason.URL: "address",
-    Reason.EMAIL: "address",
-    Reason.MENTION: "address",
-    Reason.SCRIPT: "language",
-    Reason.LANGUAGE: "language",
-    Reason.UNREADABLE: "language",
-    Reason.ALONE: "language",
-    Reason.PART: "part",
-}
 _EXAMPLES = 16
-_PICTURED = 8
+_PICTURED = 6
 _LONGEST = 90  # letters of an example
 _LISTED = 50  # empty titles on the page
 
 
 @dataclass(frozen=True)
-class Example:
-    """A title with all its pieces, and its clean title with all its words."""
-
-    raw: str
-    pieces: Sequence[Piece]
-    clean: str
-    words: Sequence[tuple[str, bool]]
-    """Words of the clean title, and whether they stayed in the tree."""
-    tree: str
-
-
-@dataclass(frozen=True)
 class ReasonRow:
-    """How much went for a reason."""
+    """How much went for a reason, and its share of the words it was taken from, 0 to 1.
+
+    The share is ``None`` for what is no word.
+    """
 
     reason: Reason
-    kind: str
     count: int
     share: float | None
-    """Of the words it was taken from, 0 to 1; ``None`` for what is no word."""
 
 
 def write_title_report(folder: Path, report: TitleReport) -> None:
@@ -65,16 +41,12 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     """
     examples = title_examples(report)
     write_atomically(folder / "titles.csv", _csv(report.rows))
-    write_atomically(folder / "titles.png", title_picture(examples[:_PICTURED], KINDS))
-    page = render_page(
-        "titles.html.j2",
-        report=report,
-        reasons=reason_rows(report),
-        examples=examples,
-        kinds=KINDS,
-        empty=report.clean_empty[:_LISTED],
+    write_atomically(folder / "titles.png", title_picture(examples[:_PICTURED]))
+    page = render(
+        "titles.html", report=report, reasons=reason_rows(report), examples=examples,
+        kinds=KINDS, empty=report.clean_empty[:_LISTED],
         done={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
-    )
+    )  # fmt: skip
     write_atomically(folder / "report.html", page)
 
 
@@ -108,7 +80,7 @@ def reason_rows(report: TitleReport) -> list[ReasonRow]:
     for reason, count in report.reasons.most_common():
         whole = report.clean_words if reason is Reason.PART else report.raw_words
         share = None if reason in NOT_WORDS or not whole else count / whole
-        rows.append(ReasonRow(reason, KINDS[reason], count, share))
+        rows.append(ReasonRow(reason, count, share))
     return sorted(rows, key=lambda row: row.reason is Reason.PART)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from crosspair.atomic import write_atomically
-from crosspair.corpora.words import Overlap, VariantOverlap
-from crosspair.reporting.figures import INK, SERIES, png, shortened, styled
-from crosspair.reporting.tabular import csv_text, markdown_rows, plain, print_rows
+from crosspair.corpora.words import VariantOverlap
+from crosspair.reporting.figures import INK, SERIES, name_rows, png_figure, shortened
+from crosspair.reporting.tabular import csv_text, markdown_rows, plain, print_rows, shown
 
 _HEAD = ("titles", "pairs", "at least one", "all", "relevant", "words a title")
 _ENDS = 10  # classes from the top and from the bottom
@@ -20,7 +20,7 @@ _PREFERRED = ("title_clean", "title", "title_tree")  # for the classes; Figure 2
 
 def print_words(overlaps: Sequence[VariantOverlap]) -> None:
     """Print the table of all kinds of titles to standard output."""
-    print_rows(_HEAD, map(_cells, overlaps), names=1, piped=100)
+    print_rows(_HEAD, map(_cells, overlaps))
 
 
 def write_words(
@@ -43,23 +43,17 @@ def write_words(
 
 def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> str:
     """Both tables in Markdown: kinds of titles, then classes by overlap."""
-    shown = _preferred(overlaps)
+    best = _preferred(overlaps)
     classes = [
-        [
-            plain(label),
-            f"{shown.classes[label].pairs:,}",
-            _percent(shown.classes[label].at_least_one),
-            _percent(shown.classes[label].all),
-            _percent(accuracy.get(label)),
-        ]
-        for label in shown.ranked()
+        [plain(label), f"{of.pairs:,}", *map(shown, (of.at_least_one, of.all, accuracy.get(label)))]
+        for label, of in ((label, best.classes[label]) for label in best.ranked())
     ]
     parts = [
         markdown_rows(_HEAD, map(_cells, overlaps)),
-        f"Classes by the share of {shown.variant} with at least one word of their name:",
+        f"Classes by the share of {best.variant} with at least one word of their name:",
         markdown_rows(("class", "pairs", "at least one", "all", "accuracy"), classes),
     ]
-    related = rank_correlation(shown, accuracy)
+    related = rank_correlation(best, accuracy)
     if related is not None:
         parts.append(
             f"Rank correlation of overlap (at least one) and accuracy over classes: {related:+.2f}"
@@ -70,8 +64,7 @@ def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
 def rank_correlation(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> float | None:
     """Spearman's correlation of overlap and accuracy over classes, -1 to 1.
 
-    Returns:
-        ``None`` where fewer than three classes have an accuracy, or all are alike.
+    None where fewer than three classes have an accuracy, or all are alike.
     """
     labels = [label for label in overlap.classes if label in accuracy]
     if len(labels) < 3:
@@ -84,11 +77,7 @@ def rank_correlation(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> 
 
 
 def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> bytes:
-    """Draw the classes with the largest and the smallest overlap, and their accuracy.
-
-    Returns:
-        A PNG on white.
-    """
+    """Draw the classes with the largest and smallest overlap, and their accuracy, as a PNG."""
     overlap = _preferred(overlaps)
     labels = overlap.ranked()
     cut = len(labels) > 2 * _ENDS
@@ -96,21 +85,14 @@ def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
         labels = [*labels[:_ENDS], *labels[-_ENDS:]]
     places = [row + (row >= _ENDS and cut) for row in range(len(labels))]
     shares = [100 * overlap.classes[label].at_least_one for label in labels]
-    with styled():
-        height = 1.3 + 0.3 * (len(labels) + cut)
-        figure = Figure(figsize=(8, height), dpi=200, facecolor="white", layout="constrained")
-        axes = figure.subplots()
+    marked = [(100 * accuracy[n], y) for n, y in zip(labels, places, strict=True) if n in accuracy]
+
+    def draw(axes: Axes) -> None:
         axes.barh(places, shares, 0.72, color="#a9c9e0", label="titles that share a word")
-        marked = [(100 * accuracy[n], y) for n, y in zip(labels, places, strict=True)
-                  if n in accuracy]  # fmt: skip
         if marked:
             axes.plot(*zip(*marked, strict=True), "o", color=SERIES[1], label="accuracy")
-        axes.set_yticks(places, [shortened(label, 34) for label in labels], parse_math=False)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("%")
-        axes.grid(visible=True, axis="x")
-        axes.grid(visible=False, axis="y")
+        name_rows(axes, [shortened(label, 34) for label in labels], places)
+        axes.set(xlim=(0, 100), xlabel="%")
         if cut:
             axes.axhline(_ENDS, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         title = "Classes by word overlap" + (f", top and bottom {_ENDS}" if cut else "")
@@ -119,12 +101,13 @@ def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
             loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small",
             borderaxespad=0.2,
         )  # fmt: skip
-        return png(figure)
+
+    return png_figure(draw, (8, 1.3 + 0.3 * (len(labels) + cut)))
 
 
 def _cells(overlap: VariantOverlap) -> list[str]:
     total = overlap.total
-    shares = (_percent(share) for share in (total.at_least_one, total.all, total.rel))
+    shares = map(shown, (total.at_least_one, total.all, total.rel))
     length = f"{total.words / total.titles:.1f}" if total.titles else "–"
     return [overlap.variant, f"{total.pairs:,}", *shares, length]
 
@@ -134,24 +117,21 @@ def _preferred(overlaps: Sequence[VariantOverlap]) -> VariantOverlap:
 
 
 def _csv(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> str:
-    names = ("pairs", "titles", "words", "at_least_one", "all", "relevant")
-    rows = []
-    for overlap in overlaps:
-        rows.append([overlap.variant, "", *_numbers(overlap.total), ""])
-        for label in overlap.ranked():
-            found = accuracy.get(label)
-            told = "" if found is None else f"{found:.6g}"
-            rows.append([overlap.variant, label, *_numbers(overlap.classes[label]), told])
-    return csv_text(["titles_of", "class", *names, "accuracy"], rows)
-
-
-def _numbers(of: Overlap) -> list[str]:
-    shares = (of.at_least_one, of.all, of.rel)
-    return [str(of.pairs), str(of.titles), str(of.words), *(f"{share:.6g}" for share in shares)]
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    head = (
+        "titles_of", "class", "pairs", "titles", "words", "at_least_one", "all", "relevant",
+        "accuracy",
+    )  # fmt: skip
+    return csv_text(head, (
+        [
+            overlap.variant, label, of.pairs, of.titles, of.words,
+            *(f"{share:.6g}" for share in (of.at_least_one, of.all, of.rel)),
+            f"{accuracy[label]:.6g}" if label in accuracy else "",
+        ]
+        for overlap in overlaps
+        for label, of in (
+            ("", overlap.total), *((label, overlap.classes[label]) for label in overlap.ranked()),
+        )
+    ))  # fmt: skip
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
