@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.measuring import write_results
-from crosspair.atomic import write_atomically
-from crosspair.reporting.objective_figures import (
+from benchmarks.gradients import (
     estimate_quality,
     estimate_quality_figure,
     gradient_weights,
     gradient_weights_figure,
 )
+from benchmarks.measuring import write_results
+from crosspair.atomic import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "objectives"
 FIGURES = {

@@ -176,7 +176,7 @@ def test_faults_are_told_in_one_line(everything, corpus, model, tmp_path) -> Non
     (folder,) = everything.parent.glob(f"features-{CPD.from_pretrained(model).hash}-*")
     there = ("--features", folder)
     line = refused(evaluate("knn", model, corpus, out, "--k", 100, *there), out)
-    assert line == "kNN with k = 100 needs at least 100 training videos, not 22"
+    assert line == "kNN with k = 100 needs at least 100 training videos, not 23"
     line = refused(evaluate("knn", model, corpus, out, "--split", "val", *there), out)
     assert "no readable video of split val; there is nothing to test on" in line
     line = refused(evaluate("knn", model, corpus, out, *there, "--clips", 3), out)

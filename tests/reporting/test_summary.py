@@ -82,11 +82,11 @@ def test_means_and_single_splits_stand_apart(origin: Provenance) -> None:
     mean = replace(finetuned(0.45, **{"mean of splits": [1, 2]}), details={"draws": [0.4, 0.5]})
     single = [finetuned(0.4, **{"official split": 1}), finetuned(0.5, **{"official split": 2})]
     table = table_of([mean, *single], origin, "3")
-    assert [column.over for column in table.columns] == [
-        "mean of splits 1, 2", "official split 1", "official split 2",
+    assert [(row.over, *[cell.value for cell in row.cells.values()]) for row in table.rows[:3]] == [
+        ("mean of splits 1, 2", 0.45), ("official split 1", 0.4), ("official split 2", 0.5),
     ]  # fmt: skip
-    assert grid(table)["mine", "trained"] == [0.45, 0.4, 0.5]
-    assert table.notes[0].endswith("mean of splits 1, 2; single values 40.0, 50.0 %")
+    assert table.rows[0].detail == "trained; mean of splits 1, 2"
+    assert table.notes[0].endswith("; single values 40.0, 50.0 %")
 
 
 def test_published_numbers_of_the_same_data_stand_beside(origin: Provenance) -> None:
@@ -136,7 +136,7 @@ def test_other_protocols_have_nothing_published(frozen: list[Result], origin: Pr
 def test_published_numbers_are_fractions_and_name_their_source() -> None:
     assert all(0 < each.value < 1 and each.source for each in PUBLISHED)
     assert len({replace(each, value=0.0) for each in PUBLISHED}) == len(PUBLISHED) == 43
-    columns = {Column(p.protocol, "top-1", "", "test", "", p.classes, p.labels) for p in PUBLISHED}
+    columns = {Column(p.protocol, "top-1", "", "test", p.classes, p.labels) for p in PUBLISHED}
     assert {column.table for column in columns} == {"2", "3", "4", "5"}
 
 

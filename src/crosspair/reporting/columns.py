@@ -16,7 +16,9 @@ TITLES = {
     "5": "Zero-shot",
     "": "Retrieval, and what the paper has no table of",
 }
-FIELDS = ("protocol", "metric", "feature", "split", "over", "classes", "labels")
+FIELDS = ("protocol", "metric", "feature", "split", "classes", "labels")
+
+SPLITS = ("mean of splits", "official split")  # settings that rows tell
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,6 @@ class Column:
 
     Attributes:
         protocol, metric, feature, split: as in `crosspair.evaluation.Result`.
-        over: official splits, as "mean of splits 1, 2, 3".
         classes: of the test, since accuracies over more and fewer classes do not compare.
         labels: share of the labels that a fine-tuned network saw.
     """
@@ -34,7 +35,6 @@ class Column:
     metric: str
     feature: str
     split: str
-    over: str
     classes: int | None
     labels: float
 
@@ -50,7 +50,6 @@ class Column:
             self.feature,
             f"{self.classes} classes" if self.classes else "",
             f"{100 * self.labels:g} % of labels" if self.labels != 1 else "",
-            self.over,
             self.split,
         ]
         return "; ".join(each for each in told if each)
@@ -58,7 +57,7 @@ class Column:
     @property
     def fields(self) -> list[object]:
         """The values of `FIELDS` for a csv file."""
-        own = [self.protocol, self.metric, self.feature, self.split, self.over]
+        own = [self.protocol, self.metric, self.feature, self.split]
         return [*own, self.classes or "", f"{self.labels:g}"]
 
     @property
@@ -84,17 +83,18 @@ class Column:
 
 def column_of(result: Result) -> Column:
     """The column that a result stands in."""
-    settings, over = result.settings, ""
-    classes, labels = settings.get("classes"), settings.get("labels", 1.0)
-    if "mean of splits" in settings:
-        over = f"mean of splits {listed(settings['mean of splits'])}"
-    elif "official split" in settings:
-        over = f"official split {settings['official split']}"
+    classes, labels = result.settings.get("classes"), result.settings.get("labels", 1.0)
     return Column(
-        result.protocol, result.metric, result.feature, result.split, over,
+        result.protocol, result.metric, result.feature, result.split,
         classes if isinstance(classes, int) else None,
         labels if isinstance(labels, int | float) else 1.0,
     )  # fmt: skip
+
+
+def over_splits(result: Result) -> str:
+    """Which official splits a result is of, as "mean of splits 1, 2, 3", or nothing."""
+    told = [f"{name} {listed(result.settings[name])}" for name in SPLITS if name in result.settings]
+    return "; ".join(told)
 
 
 def stands_in(result: Result, column: Column) -> bool:

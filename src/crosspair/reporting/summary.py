@@ -10,7 +10,16 @@ from pathlib import Path
 from crosspair.errors import RunError
 from crosspair.evaluation.origin import Provenance
 from crosspair.evaluation.results import Result, read_results
-from crosspair.reporting.columns import TITLES, Column, column_of, listed, ordered, stands_in
+from crosspair.reporting.columns import (
+    SPLITS,
+    TITLES,
+    Column,
+    column_of,
+    listed,
+    ordered,
+    over_splits,
+    stands_in,
+)
 from crosspair.reporting.published import PUBLISHED, Published
 
 RESULTS = "results.json"
@@ -53,12 +62,14 @@ class Row:
     Attributes:
         name: of the run or the method.
         of: "trained", "random weights", "chance" or "published".
+        over: official splits, as "mean of splits 1, 2, 3"; empty where there is but one.
         detail: small print beneath the name.
         run: where the numbers come from; None where they were published.
     """
 
     name: str
     of: str
+    over: str
     detail: str
     cells: Mapping[Column, Cell]
     run: Run | None = None
@@ -151,14 +162,17 @@ def _read_run(given: str) -> Run:
 
 
 def _rows(run: Run) -> list[tuple[str, Row]]:
-    """A row for each subject of each table, with the table's number."""
+    """A row for each subject and official split of each table, with the table's number."""
     measured = {column_of(result) for result in run.results if result.of != "chance"}
-    found: dict[tuple[str, str], dict[Column, Cell]] = {
-        (number, of): {} for number in TITLES for of in ("trained", "random weights", "chance")
+    found: dict[tuple[str, str, str], dict[Column, Cell]] = {
+        (number, of, over): {}
+        for number in TITLES
+        for of in ("trained", "random weights", "chance")
+        for over in dict.fromkeys(over_splits(result) for result in run.results)
     }
     for result in run.results:
         own, cell = column_of(result), _cell(result)
-        cells = found[own.table, result.of]
+        cells = found[own.table, result.of, over_splits(result)]
         for column in [each for each in measured if stands_in(result, each)] or [own]:
             if column in cells:
                 raise RunError(
@@ -168,14 +182,15 @@ def _rows(run: Run) -> list[tuple[str, Row]]:
                 )
             cells[column] = cell
     return [
-        (number, Row(run.name, of, of, cells, run))
-        for (number, of), cells in found.items()
+        (number, Row(run.name, of, over, f"{of}; {over}" if over else of, cells, run))
+        for (number, of, over), cells in found.items()
         if cells
     ]
 
 
 def _cell(result: Result) -> Cell:
-    told = [f"{name} {listed(value)}" for name, value in sorted(result.settings.items())]
+    settings = sorted((k, v) for k, v in result.settings.items() if k not in SPLITS)
+    told = [f"{name} {listed(value)}" for name, value in settings]
     if result.count:
         told.insert(0, f"{result.count:,} of {result.split}")
     if "draws" in result.details:
@@ -193,7 +208,7 @@ def _published_rows(columns: Sequence[Column]) -> list[Row]:
         )
         cells = {column: _published_cell(each, column) for column in columns if _of(each, column)}
         if cells:
-            rows.append(Row(each.method, "published", detail, cells))
+            rows.append(Row(each.method, "published", "", detail, cells))
     return rows
 
 

@@ -15,7 +15,19 @@ from crosspair.reporting.page import render
 from crosspair.reporting.summary import Run, Table, summarise
 from crosspair.reporting.tabular import csv_text
 
-_FIELDS = ("table", "run", "of", *FIELDS, "value", "low", "high", "count", "note", "results")
+_FIELDS = (
+    "table",
+    "run",
+    "of",
+    "over",
+    *FIELDS,
+    "value",
+    "low",
+    "high",
+    "count",
+    "note",
+    "results",
+)
 
 
 def write_summary(folder: Path, runs: Sequence[Run]) -> list[Table]:
@@ -70,7 +82,7 @@ def _explanation(runs: Sequence[Run]) -> list[str]:
 def _csv(folder: Path, tables: Sequence[Table]) -> str:
     return csv_text(_FIELDS, (
         [
-            table.number, row.name, row.of, *column.fields, cell.value,
+            table.number, row.name, row.of, row.over, *column.fields, cell.value,
             *(cell.interval or ("", "")), cell.count or "", cell.note,
             _relative(folder, row.run) if row.run else "",
         ]

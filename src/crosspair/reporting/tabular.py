@@ -14,14 +14,14 @@ _PIPED = 120  # columns of text where no terminal says how wide it is
 
 
 def shown(value: float | None, is_rank: bool = False) -> str:
-    """A value as people read it: a percentage with one decimal, or a rank as it is.
+    """A value as people read it: a percentage or, where it is a mean, a rank with one decimal.
 
-    >>> shown(0.2564), shown(12.0, True), shown(None)
-    ('25.6 %', '12', '–')
+    >>> shown(0.2564), shown(12.0, True), shown(187.333, True), shown(None)
+    ('25.6 %', '12', '187.3', '–')
     """
     if value is None:
         return "–"
-    return f"{value:g}" if is_rank else f"{100 * value:.1f} %"
+    return f"{round(value, 1):g}" if is_rank else f"{100 * value:.1f} %"
 
 
 def shown_ratio(ratio: float | None) -> str:

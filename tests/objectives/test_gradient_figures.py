@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 from benchmarks import objectives
-from PIL import Image
-
-from crosspair.reporting.objective_figures import (
+from benchmarks.gradients import (
     MadeUpPairs,
     estimate_quality,
     estimate_quality_figure,
     gradient_weights,
     gradient_weights_figure,
 )
+from PIL import Image
 
 SMALL = MadeUpPairs(pairs=120, batch=12, topics=6, dimensions=16, seed=1)
 OWN, ONE = "each query's own Z", "one Z for all, as in training"
