@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from crosspair.ablation.cells import Cell
 from crosspair.ablation.job import ASK_EVERY, STOPPED
 from crosspair.ablation.ledger import read_state, write_state
 from crosspair.isolation import cores
 from crosspair.progress import console
+from crosspair.stopping import stop_requests
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def run_cells(
     """
     waiting, running = deque(cells), dict[int, _Running]()
     view = _View(len(cells), jobs, minutes)
-    with _stop_requests() as stop_requested, view.shown():
+    asked = stop_requests("asked to stop: the running cells save themselves first")
+    with asked as stop_requested, view.shown():
         try:
             while running or (waiting and not stop_requested()):
                 for slot in range(jobs):
@@ -185,27 +186,3 @@ def _told(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """While this lasts, SIGTERM and the first Ctrl-C ask for a stop."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        asked.append(number)
-        logger.warning("asked to stop: the running cells save themselves first")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        previous = {
-            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-    except ValueError:  # signals belong to the main thread; elsewhere there is nothing to catch
-        previous = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

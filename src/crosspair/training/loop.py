@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +13,7 @@ from crosspair.config import TrainingConfig
 from crosspair.distributed import World
 from crosspair.errors import RunError, VideoError
 from crosspair.progress import Progress
+from crosspair.stopping import stop_requests
 from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
 from crosspair.training.run import RunFolder
 from crosspair.video import Batch
@@ -96,7 +94,7 @@ class Loop:
     def go(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Train on what ``batches`` yields; tell whether the training came to its end."""
         begun = self.step
-        with _stop_requests() as stop_requested:
+        with stop_requests() as stop_requested:
             meter = _Meter()
             for batch in () if self.task.saturated() else batches:
                 meter.received()
@@ -203,27 +201,3 @@ class _Meter:
         }
         self._since, self._wait, self._clips = now, 0.0, 0
         return rates
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Any]:
-    """While this lasts, SIGTERM and the first Ctrl-C ask for a stop instead of killing."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        asked.append(number)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        previous = {
-            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-    except ValueError:  # signals belong to the main thread; elsewhere there is nothing to catch
-        previous = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
