@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT ?= quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint bench format clean
+.PHONY: help install quickstart test lint docs bench format clean
 
 help: ## List the verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: $(VENV)/.developing ## Check style and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
+
+docs: $(VENV)/.developing ## Build the pages into build/site; warnings are errors
+	$(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/.developing ## Measure, beside named alternatives; writes benchmarks/results
 	$(BIN)/python -m benchmarks.loading
