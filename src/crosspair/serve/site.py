@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable
@@ -52,6 +53,8 @@ def serve(
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
         bracketed = f"[{host}]" if ":" in host else host
         ready(f"http://{bracketed}:{listening.getsockname()[1]}")
+        # Uvicorn raises again what stopped it: a service's end must not skip the cleaning up.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         uvicorn.Server(config).run([listening])
 
 
