@@ -151,7 +151,7 @@ def test_uploads(page: Page, served: Served, tmp_path: Path) -> None:
 def test_a_large_upload_is_refused_in_words(page: Page, served: Served, tmp_path: Path) -> None:
     (tmp_path / "large.mp4").write_bytes(b"x" * 3_000_000)
     upload(page, tmp_path / "large.mp4")
-    page.get_by_text("exceeds the maximum").first.wait_for()
+    page.get_by_text("exceed the maximum allowed size").first.wait_for()
     assert served.uploads() == []
 
 
