@@ -39,7 +39,7 @@ def add_serve(verbs: Verbs) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from crosspair.library import Library, engine
     from crosspair.serve import serve
-    from crosspair.serve.site import is_loopback
+    from crosspair.serve.guard import is_loopback
 
     if options.max_upload < 1:
         raise CrosspairError(f"--max-upload is {options.max_upload}; it must be 1 (MB) or more")
