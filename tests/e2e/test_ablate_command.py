@@ -178,7 +178,7 @@ def test_a_dry_run_writes_nothing(tmp_path) -> None:
     [
         (("table-2",), "no plan 'table-2'; did you mean 'table-1"),
         (("table-1b",), "plan table-1b needs words=…"),
-        (("table-1a-ucf",), "this plan is for pairs of your own: give --manifest M"),
+        (("table-1a-ucf", "words=titles"), "this plan is for pairs of your own: give --manifest M"),
         (("table-1a", "--only=rankings"), "no row is called 'rankings'; did you mean 'ranking'"),
         (("table-1a", "training.epoch=3"), "did you mean 'training.epochs'"),
     ],

@@ -179,7 +179,7 @@ def test_faults_are_told_in_one_line(everything, corpus, model, tmp_path) -> Non
     assert line == "kNN with k = 100 needs at least 100 training videos, not 23"
     line = refused(evaluate("knn", model, corpus, out, "--split", "val", *there), out)
     assert "no readable video of split val; there is nothing to test on" in line
-    line = refused(evaluate("knn", model, corpus, out, *there, "--clips", 3), out)
+    line = refused(evaluate("knn", model, corpus, out, *there, "--k", 3, "--clips", 3), out)
     assert "holds features of another protocol (clips 2, not 3)" in line
     templates = tmp_path / "templates.txt"
     templates.write_text("a video of {}\na clip\n")
