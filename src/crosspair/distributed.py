@@ -76,5 +76,8 @@ def joined() -> Iterator[World]:
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
+        # Gloo's threads outlive the group where DistributedDataParallel held it, and abort a process
+        # that ends while one lets go of a tensor. They have nothing to let go of after a barrier.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
