@@ -48,8 +48,11 @@ class World:
         return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
 
     def counts(self, mine: int) -> torch.Tensor:
-        """(size,) int64: the number that each process gives."""
-        counts = torch.zeros(self.size, dtype=torch.long, device=self.device)
+        """(size,) int64 on the host: the number that each process gives.
+
+        Hosts exchange it by themselves, so that none waits for its device to finish.
+        """
+        counts = torch.zeros(self.size, dtype=torch.long)
         counts[self.rank] = mine
         return self.sum(counts)
 
@@ -73,7 +76,7 @@ def joined() -> Iterator[World]:
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
         # Gloo's threads outlive the group where DistributedDataParallel held it, and abort a process

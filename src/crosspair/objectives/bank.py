@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from crosspair.devices import sent
 from crosspair.distributed import World
 from crosspair.errors import RunError
 
@@ -62,14 +63,16 @@ class MemoryBank:
         """Move the entries of a batch towards its embeddings, on whichever process they are.
 
         Args:
-            index: (B,) int64, this process's pairs.
+            index: (B,) int64, this process's pairs; best on the host, which must know whose they
+                are, and would else wait for the device.
             video: (B, D) f_v of unit norm.
             text: (B, D) f_t of unit norm.
         """
         index = self.world.gather_rows(index)
         new = self.world.gather_rows(torch.stack([video, text], dim=1).float())  # (B, 2, D)
-        mine = index % self.world.size == self.world.rank
-        row, new = index[mine] // self.world.size, new[mine]
+        mine = (index % self.world.size == self.world.rank).nonzero().squeeze(1)
+        row = sent(index[mine] // self.world.size, new.device)
+        new = new[sent(mine, new.device)]
         for entries, vectors in ((self.video, new[:, 0]), (self.text, new[:, 1])):
             mixed = self.momentum * entries[row] + (1 - self.momentum) * vectors
             entries[row] = F.normalize(mixed, dim=1)
