@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -14,6 +16,9 @@ import pytest
 import torch
 from hypothesis import settings
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 Pixels = NDArray[np.uint8]
 Content = Callable[[int, int, int], Pixels]
@@ -127,6 +132,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real test data: {folder} does not exist (set CROSSPAIR_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; needs the package playwright, and no browser is downloaded."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with api.sync_playwright() as playwright:
+        # Its sandbox asks for rights that containers lack; only pages made here are opened.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from crosspair.evaluation import load_features, read_results
 from crosspair.models import CPD
 from crosspair.recipes import recipe_of
 from tests.e2e.conftest import command, crosspair
+from tests.models.test_inflate import resnet2d, saved
 
 SMALL = ("--clips", 2, "--batch-size", 6, "--workers", 0)
 
@@ -47,7 +48,7 @@ def model(corpus: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(protocol: str, model: Path, corpus: Manifest, out: Path, *more: object):
+def evaluate(protocol: str, model: Path | str, corpus: Manifest, out: Path, *more: object):
     inputs = ("--model", model, "--manifest", corpus.path, "--out", out)
     return crosspair("evaluate", protocol, *inputs, *SMALL, *more)
 
@@ -106,6 +107,20 @@ def test_the_accuracy_of_each_class_goes_to_the_words(everything, corpus) -> Non
     out = everything.parent / "words"
     done = crosspair("words", corpus.path, "--exact", "--accuracy", table, "--out", out)
     assert done.returncode == 0, done.stderr
+
+
+def test_features_of_frames_are_tested(corpus, tmp_path) -> None:
+    out = tmp_path / "results.json"
+    weights = f"imagenet:{saved(resnet2d(10), tmp_path / 'w.safetensors')}"
+    done = evaluate("all", weights, corpus, out, "--k", 3, "--no-beside-random")
+    assert done.returncode == 0, done.stderr
+    results = told(out)
+    assert {(r["protocol"], r["feature"]) for r in results} == {
+        (name, "visual")
+        for name in ("kNN", "linear", "low-shot 1 %", "low-shot 10 %", "low-shot 20 %")
+    }
+    assert {r["settings"]["network"] for r in results} == {"ImageNet ResNet-10"}
+    assert {r["of"] for r in results} == {"trained", "chance"}
 
 
 def test_another_protocol_takes_the_features_that_are_there(everything, corpus, model) -> None:

@@ -346,20 +346,6 @@ def test_a_file_with_code_is_refused(
     assert not any(tmp_path.iterdir())
 
 
-def test_features_of_frames_are_tested(corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "results.json"
-    given = inputs(f"imagenet:{saved(resnet2d(10), tmp_path / 'w.safetensors')}", corpus)
-    more = ("--clips=1", "--workers=0", "--k=3", "--no-beside-random", f"--out={out}")
-    main(["-q", "evaluate", "all", *given, *more])
-    results = json.loads(out.read_text())["results"]
-    assert {(r["protocol"], r["feature"]) for r in results} == {
-        (name, "visual")
-        for name in ("kNN", "linear", "low-shot 1 %", "low-shot 10 %", "low-shot 20 %")
-    }
-    assert {r["settings"]["network"] for r in results} == {"ImageNet ResNet-10"}
-    assert {r["of"] for r in results} == {"trained", "chance"}
-
-
 # --- finetune -----------------------------------------------------------------------------------
 
 

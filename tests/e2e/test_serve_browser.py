@@ -26,19 +26,6 @@ pytest.importorskip("lancedb", reason="lancedb is not installed")
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    with api.sync_playwright() as playwright:
-        # Its sandbox asks for rights that containers lack; only pages made here are opened.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def served(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]
 ) -> Iterator[Served]:

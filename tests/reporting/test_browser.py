@@ -5,8 +5,7 @@ Needs Chromium and the package playwright; no browser is downloaded.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,19 +26,6 @@ if TYPE_CHECKING:
 
 PAGES = ("run", "summary", "ablation", "dial", "titles")
 WIDTHS = (360, 800, 1400)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    with api.sync_playwright() as playwright:
-        # Its sandbox asks for rights that containers lack; only pages made here are opened.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -85,7 +85,9 @@ def inspect(
 
 
 def inspect_job(job: tuple[str, Sequence[Part], bool]) -> tuple[dict[str, Any], list[list[str]]]:
-    """`inspect` for `crosspair.isolation`: its job and its answer are what JSON holds.
+    """`inspect` for `crosspair.isolation`: its answer is made of plain values.
+
+    Whoever asks need not import a decoder to read it.
 
     Args:
         job: path, parts, whether to decode.
