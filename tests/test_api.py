@@ -13,7 +13,7 @@ import torch
 
 import crosspair
 from crosspair.corpora import Clip, manifest_of
-from crosspair.errors import CrosspairError, VideoError
+from crosspair.errors import CrosspairError, ModelError, VideoError
 from crosspair.evaluation import class_embeddings
 from crosspair.library import Engine
 from crosspair.video import read_frames
@@ -99,6 +99,15 @@ def test_a_timeline_covers_the_video(model: crosspair.Model, folder: Path) -> No
     assert name == str(folder / "4.mp4")
     assert {label for label, _ in ranked} == {"dog", "cat"}
     assert (timeline[0].start, timeline[-1].end) == (0, 4)
+
+
+def test_a_model_that_reads_no_text(folder: Path) -> None:
+    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
+    of.model.untrained = ("text_encoder", "text_head")
+    model = crosspair.Model(of)
+    for ask in (lambda: model.embed_texts(["a dog"]), lambda: model.classify(folder, ["dog"])):
+        with pytest.raises(ModelError, match="this model reads no text, as its text tower is not"):
+            ask()
 
 
 def test_texts(model: crosspair.Model) -> None:

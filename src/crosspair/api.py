@@ -22,7 +22,7 @@ from crosspair.errors import CrosspairError, VideoError
 from crosspair.evaluation.features import CLIPS, embed_texts
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.library.encoding import Encoded, encode_plans, encode_whole, encode_windows
-from crosspair.library.engines import Engine
+from crosspair.library.engines import Engine, check_reads_text
 from crosspair.library.engines import engine as load_engine
 from crosspair.library.frames import check_frames
 from crosspair.library.late import late_progress
@@ -143,7 +143,12 @@ class Model:
         )
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, D) float32, f_t, of unit norm."""
+        """(n, D) float32, f_t, of unit norm.
+
+        Raises:
+            ModelError: the model's text tower is untrained.
+        """
+        check_reads_text(self.engine.model)
         if isinstance(texts, str):
             raise CrosspairError("embed_texts takes a list of texts; give [text] for one")
         embedded: np.ndarray = embed_texts(self.engine.model, list(texts)).numpy()
@@ -167,7 +172,9 @@ class Model:
 
         Raises:
             CrosspairError: there are no classes, or a template lacks ``{}``.
+            ModelError: the model's text tower is untrained.
         """
+        check_reads_text(self.engine.model)
         if isinstance(classes, str) or not classes:
             raise CrosspairError("classify takes a list of class names, at least one")
         lacking = [template for template in templates if "{}" not in template]

@@ -67,6 +67,20 @@ def test_forget(made, tmp_path, capsys) -> None:
     assert "1 videos taken out" in capsys.readouterr().out
 
 
+def test_a_model_without_a_text_tower_compares_no_texts(made, tmp_path, capsys) -> None:
+    model = tiny_model()
+    model.untrained = ("text_encoder", "text_head")
+    model.save_pretrained(tmp_path / "model")
+    run("index", made / "videos" / "2.mp4", "--library", tmp_path / "library",
+        "--model", tmp_path / "model", *FAST)  # fmt: skip
+    capsys.readouterr()
+    for call in (
+        ("search", "a dog", "--library", tmp_path / "library"),
+        ("classify", made / "videos" / "2.mp4", "--classes", "a, b", "--model", tmp_path / "model"),
+    ):
+        assert "this model reads no text, as its text tower is not" in refused(capsys, *call, *FAST)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

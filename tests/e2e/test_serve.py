@@ -11,10 +11,14 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import httpx
+import numpy as np
 import pytest
+import torch
 
 from crosspair.cli import main
-from crosspair.library import forget
+from crosspair.library import Engine, Library, Searcher, forget
+from crosspair.serve.answers import Answers, Seen
+from crosspair.serve.moments import Moments
 from tests.e2e.served import (
     ALL,
     EVIL,
@@ -26,6 +30,7 @@ from tests.e2e.served import (
     text_of,
 )
 from tests.e2e.test_use_commands import refused
+from tests.evaluation.conftest import tiny_model
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 pytest.importorskip("lancedb", reason="lancedb is not installed")
@@ -65,6 +70,19 @@ def test_what_nobody_can_search_for(served, text, message) -> None:
     html = served.search(text)
     assert 'role="alert"' in html
     assert message in text_of(html)
+
+
+def test_a_model_that_reads_no_text_is_told_of(served, tmp_path) -> None:
+    from crosspair.serve.page import _html
+
+    of = Engine(tiny_model().eval(), torch.device("cpu"), workers=0)
+    of.model.untrained = ("text_encoder", "text_head")
+    library = Library(served.folder / "library")
+    answers = Answers(Searcher(library, of), Moments(library, tmp_path))
+    seen = Seen("a.mp4", 4.0, [(0.0, 4.0)], np.ones((1, 8), np.float32), b"")
+    for ask in (lambda: answers.search("a dog", ALL), lambda: answers.classify(seen, "dog, cat")):
+        assert "This model reads no text, as its" in text_of(_html(answers, ask))
+    assert "moments like a.mp4" in text_of(answers.search(seen, ALL))
 
 
 def test_a_whole_file_is_played_from_any_byte(served) -> None:

@@ -84,6 +84,17 @@ def test_only_what_changed_is_encoded(
     assert windows_in(library) == {"1.mp4": 3, "3.mp4": 2, "5.mp4": 1, "broken.mp4": 1}
 
 
+def test_a_file_has_one_name(
+    tiny: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "deep").mkdir()
+    index(tmp_path / "library", tiny, ["deep/..", "1.mp4"], windows=WINDOWS)
+    again = index(tmp_path / "library", tiny, [folder])
+    assert (again.added, again.unchanged) == (0, 5)
+    assert forget(tmp_path / "library", ["../videos"]) == 5
+
+
 def test_broken_videos_are_listed(tiny: Engine, folder: Path, tmp_path: Path) -> None:
     index(tmp_path / "library", tiny, [folder], windows=WINDOWS)
     listed = tmp_path / "library" / "broken.csv"

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from crosspair.errors import TextError, VideoError
+from crosspair.errors import ModelError, TextError, VideoError
 from crosspair.library import Engine, Library, LibraryError, Searcher, Windows, index
 from crosspair.library import store as store_module
 from crosspair.library.sheet import contact_sheet
 from crosspair.models import CPD
+from tests.evaluation.conftest import tiny_model
 
 pytest.importorskip("lancedb")
 
@@ -52,6 +54,7 @@ def library(tmp_path: Path, model: CPD) -> Library:
         ("/a_b/it's.mp4", 0, 4, None, near(0.85)),
         ("/a_b/it's.mp4", 20, 24, None, near(0.2)),
         ("/ab/y.mp4", 0, 4, "50 % off", near(-0.5)),
+        ("https://a.org/b//z.mp4", 0, 4, None, near(-0.6)),
     ])  # fmt: skip
 
 
@@ -64,7 +67,7 @@ def found(library: Library, **choices: object) -> list[tuple[str, float, float]]
 def test_moments_are_told_once_and_best_first(library: Library) -> None:
     assert found(library) == [
         ("/a/x.mp4", 2, 0.9), ("/a_b/it's.mp4", 0, 0.85), ("/a/x.mp4", 8, 0.6),
-        ("/a_b/it's.mp4", 20, 0.2), ("/ab/y.mp4", 0, -0.5),
+        ("/a_b/it's.mp4", 20, 0.2), ("/ab/y.mp4", 0, -0.5), ("https://a.org/b//z.mp4", 0, -0.6),
     ]  # fmt: skip
     assert found(library, limit=2) == found(library)[:2]
 
@@ -81,12 +84,16 @@ def test_more_windows_are_looked_at_where_neighbours_fill_the_first_look(
     ("choices", "paths"),
     [
         ({"where": "title LIKE '%dog%'"}, {"/a/x.mp4"}),
-        ({"where": "title IS NULL OR start > 7"}, {"/a/x.mp4", "/a_b/it's.mp4"}),
+        ({"where": "start > 7"}, {"/a/x.mp4", "/a_b/it's.mp4"}),
         ({"where": "\"end\" > 20"}, {"/a_b/it's.mp4"}),
         ({"folder": "/a"}, {"/a/x.mp4"}),
         ({"folder": "/a_b/"}, {"/a_b/it's.mp4"}),
+        ({"folder": Path("/ab/../a")}, {"/a/x.mp4"}),
+        ({"folder": "https://a.org/b/"}, {"https://a.org/b//z.mp4"}),
+        ({"folder": "https://a.org/"}, {"https://a.org/b//z.mp4"}),
+        ({"folder": "https://a.or"}, set()),
         ({"folder": "/a", "where": "start < 0 OR start > 100"}, set()),
-        ({"without": "/a_b/it's.mp4"}, {"/a/x.mp4", "/ab/y.mp4"}),
+        ({"without": "/a_b/it's.mp4", "where": "path LIKE '/%'"}, {"/a/x.mp4", "/ab/y.mp4"}),
         ({"exact": True, "limit": 1}, {"/a/x.mp4"}),
     ],
 )  # fmt: skip
@@ -142,6 +149,20 @@ def test_texts_and_videos_as_queries(tiny: Engine, folder: Path, tmp_path: Path)
         searcher.video(folder / "broken.mp4")
     with pytest.raises(VideoError, match="is 5 videos; a query is one"):
         searcher.video(folder)
+
+
+@pytest.mark.parametrize("part", ["video_head", "text_encoder", "text_head"])
+def test_a_model_that_reads_no_text_is_asked_by_videos_alone(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
+    of.model.untrained = (part,)
+    index(tmp_path / "library", of, [folder], windows=Windows(2, 1))
+    assert "this model reads no text; the library can be searched by videos" in caplog.text
+    searcher = Searcher(tmp_path / "library")
+    with pytest.raises(ModelError, match=r"reads no text, as its text tower .* search by a video"):
+        searcher.text("a dog")
+    assert searcher.video(folder / "4.mp4")
 
 
 def test_a_contact_sheet_has_a_row_for_each(

@@ -12,6 +12,7 @@ from crosspair.isolation import cores
 from crosspair.models import CPD
 
 PRECISIONS = ("auto", "bf16", "fp32")
+EMBEDDING = ("video_head", "text_encoder", "text_head")  # without these a text means nothing
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,21 @@ def engine(
     return Engine(
         model, where, precision, batch_size, min(8, cores()) if workers is None else workers
     )
+
+
+def reads_text(model: CPD) -> bool:
+    """Whether cosines of texts and videos mean anything; by imported video encoders they do not."""
+    return not set(EMBEDDING) & set(model.untrained)
+
+
+def check_reads_text(model: CPD) -> None:
+    """See that texts can be compared with videos.
+
+    Raises:
+        ModelError: they cannot.
+    """
+    if not reads_text(model):
+        raise ModelError(
+            "this model reads no text, as its text tower is not trained; search by a video, or let "
+            '"crosspair pretrain --init" make a model of it that reads'
+        )

@@ -8,7 +8,6 @@ next call sees that they are not there, and adds them.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 from crosspair.corpora import Manifest
 from crosspair.library.broken import Broken, read_broken, write_broken
 from crosspair.library.encoding import Encoded, Progress, encode_windows
-from crosspair.library.engines import Engine
+from crosspair.library.engines import Engine, reads_text
 from crosspair.library.store import (
     Known,
     Library,
@@ -28,7 +27,7 @@ from crosspair.library.store import (
     is_library,
     writing,
 )
-from crosspair.library.videos import Named, probed, videos_of
+from crosspair.library.videos import Named, absolute, probed, videos_of
 from crosspair.library.windows import Windows
 from crosspair.models import CPD
 
@@ -84,7 +83,7 @@ def index(
         ManifestError: what is named does not do.
     """
     check_free(folder)
-    wholes = [_absolute(name) for name in named]
+    wholes = [absolute(name) for name in named]
     manifest = videos_of(wholes, titles)
     videos = _videos(manifest)
     with writing(folder):
@@ -127,7 +126,7 @@ def forget(folder: Path, named: Sequence[Named]) -> int:
     Raises:
         LibraryError: there is no library, or somebody else writes to it.
     """
-    wholes = [_absolute(name) for name in named]
+    wholes = [absolute(name) for name in named]
     library = Library(folder)
     with writing(folder):
         known, broken = library.videos(), read_broken(folder)
@@ -157,11 +156,6 @@ class _Video:
     path: str
     state: State
     title: str | None
-
-
-def _absolute(name: Named) -> str:
-    name = os.fspath(name)
-    return name if "://" in name else str(Path(name).absolute())
 
 
 def _videos(manifest: Manifest) -> dict[str, _Video]:
@@ -196,6 +190,8 @@ def _lies_in(name: str, folders: Sequence[str]) -> bool:
 
 def _opened(folder: Path, model: CPD, windows: Windows | None) -> Library:
     if not is_library(folder):
+        if not reads_text(model):
+            logger.warning("this model reads no text; the library can be searched by videos alone")
         return Library.create(folder, model, windows or Windows())
     library = Library(folder)
     if library.about.model != model.hash:

@@ -14,9 +14,9 @@ import numpy as np
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.features import embed_texts
 from crosspair.library.encoding import encode_whole
-from crosspair.library.engines import Engine, engine
+from crosspair.library.engines import Engine, check_reads_text, engine
 from crosspair.library.store import Library, LibraryError, quoted
-from crosspair.library.videos import videos_of
+from crosspair.library.videos import absolute, videos_of
 
 FIRST_LOOK = 8  # windows that are looked at for each moment wanted, at first
 # Of an index: more finds more of the nearest windows, and takes longer. REFINE makes cosines exact.
@@ -72,9 +72,11 @@ class Searcher:
             choices: see `nearest`.
 
         Raises:
+            ModelError: the model's text tower is untrained.
             TextError: the model knows no word of the text.
             LibraryError: the condition is no SQL.
         """
+        check_reads_text(self.engine.model)
         if self.engine.model.text_encoder.is_empty(query):
             raise TextError(f"the model knows no word of {query!r}")
         return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **choices)
@@ -94,8 +96,7 @@ class Searcher:
         if len(named) != 1:
             raise VideoError(f"{path} is {len(named)} videos; a query is one")
         (query,) = encode_whole(self.engine, named)
-        itself = str(path) if "://" in str(path) else str(Path(path).absolute())
-        return self.nearest(query.embedding[0].numpy(), without=itself, **choices)
+        return self.nearest(query.embedding[0].numpy(), without=absolute(path), **choices)
 
     def nearest(
         self,
@@ -116,7 +117,7 @@ class Searcher:
             limit: moments, at most.
             where: a condition in SQL on the columns ``path``, ``start``, ``"end"``, ``title``,
                 ``size`` and ``video``.
-            folder: only videos that lie in it.
+            folder: only videos that lie in it; a URL may be one, too.
             without: the path of a video that is left out.
             exact: look at every window, even where there is an index.
 
@@ -125,7 +126,7 @@ class Searcher:
         """
         conditions = [f"({where})"] if where else []
         if folder is not None:
-            within = str(Path(folder).absolute()).rstrip("/") + "/"
+            within = absolute(folder).rstrip("/") + "/"
             conditions.append(f"starts_with(path, {quoted(within)})")
         if without:
             conditions.append(f"path != {quoted(without)}")

@@ -17,6 +17,7 @@ from crosspair.corpora.labels import class_phrase
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.library import Searcher, Windows, encode_windows
+from crosspair.library.engines import check_reads_text
 from crosspair.library.timeline import clock
 from crosspair.library.videos import probed, videos_of
 from crosspair.serve.moments import Moments
@@ -81,6 +82,7 @@ class Answers:
 
         Raises:
             TextError: there is no text, or the model knows no word of it; there is no such folder.
+            ModelError: the model's text tower is untrained.
         """
         if folder not in self.folders:
             raise TextError("the library has no such folder")
@@ -122,7 +124,9 @@ class Answers:
 
         Raises:
             TextError: there are no classes, or the model knows no word of one.
+            ModelError: the model's text tower is untrained.
         """
+        check_reads_text(self._searcher.engine.model)
         lines = classes[:LETTERS].replace(",", "\n").splitlines()
         names = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
         if not names:

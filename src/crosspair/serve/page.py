@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from crosspair.errors import TextError, VideoError
+from crosspair.errors import ModelError, TextError, VideoError
 from crosspair.serve.answers import EVERYWHERE, LETTERS, Answers, Seen
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def _html(answers: Answers, answer: Callable[[], str]) -> str:
         return answer()
     except VideoError as error:  # it begins with the file's name
         return answers.fault(str(error))
-    except TextError as error:
+    except (ModelError, TextError) as error:
         return answers.fault(f"{error}"[:1].upper() + f"{error}"[1:])
     except Exception:
         logger.exception("the page cannot answer")
