@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosspair.cli.verbs import add_splits
+from crosspair.cli.verbs import add_profile, add_splits
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
@@ -43,6 +43,7 @@ def add_pretrain(verbs: Verbs) -> None:
     )  # fmt: skip
     verb.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
     verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    add_profile(verb)
     verb.add_argument(
         "overrides", nargs="*", metavar="key=value", help="as training.epochs=30 clip.size=112"
     )
@@ -63,7 +64,7 @@ def _pretrain(options: argparse.Namespace) -> None:
             logging.getLogger().setLevel(logging.WARNING)
         model = pretrain(
             recipe, Manifest.read(options.manifest), options.run,
-            init=options.init, resume=options.resume, world=world,
+            init=options.init, resume=options.resume, profile=options.profile, world=world,
         )  # fmt: skip
         if model is not None and world.is_main:
             print(f"model: {options.run / 'model'}")
@@ -97,6 +98,7 @@ def add_finetune(verbs: Verbs) -> None:
     )  # fmt: skip
     verb.add_argument("--no-test", action="store_true", help="train only")
     verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    add_profile(verb)
     verb.add_argument(
         "overrides", nargs="*", metavar="key=value", help="as training.epochs=30 clip.size=112"
     )
@@ -123,13 +125,14 @@ def _finetune(options: argparse.Namespace) -> None:
         if options.splits:
             results = transfer_over_splits(
                 recipe, options.manifest, options.init, options.run, options.splits,
-                tested=options.test_split, resume=options.resume, world=world,
+                tested=options.test_split, resume=options.resume, profile=options.profile,
+                world=world,
             )  # fmt: skip
         else:
             results = transfer(
                 recipe, options.manifest, options.init, options.run,
                 test=not options.no_test, tested=options.test_split, resume=options.resume,
-                world=world,
+                profile=options.profile, world=world,
             )  # fmt: skip
         if results is None or not world.is_main:
             return

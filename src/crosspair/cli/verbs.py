@@ -20,6 +20,15 @@ def add_splits(verb: argparse.ArgumentParser, named: str) -> None:
     )  # fmt: skip
 
 
+def add_profile(verb: argparse.ArgumentParser) -> None:
+    """``--profile`` of a training."""
+    verb.add_argument(
+        "--profile", action="store_true",
+        help="time the parts of 20 steps: a page and a trace for Perfetto in the folder profile/ "
+        "of the run; its numbers stay as they are",
+    )  # fmt: skip
+
+
 def _splits(text: str) -> list[int]:
     numbers = text.split(",")
     if not all(number.isdecimal() and int(number) > 0 for number in numbers):

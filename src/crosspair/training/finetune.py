@@ -30,6 +30,7 @@ from crosspair.training.parallel import (
     wrapped,
 )
 from crosspair.training.plateau import Plateau
+from crosspair.training.profile import part, profiled
 from crosspair.training.run import RunFolder
 from crosspair.video import Batch, TrainingOrder, centre_loader, decoding, training_loader
 
@@ -44,6 +45,7 @@ def finetune(
     start: Start,
     tested: str = "test",
     resume: bool = False,
+    profile: bool = False,
     world: World | None = None,
 ) -> Classifier | None:
     """Train a classifier and write it to ``run_folder/model``.
@@ -55,6 +57,7 @@ def finetune(
         start: the weights to begin with.
         tested: the split that will be tested, of which nothing is read here.
         resume: go on with the run in that folder.
+        profile: time the parts of some steps, see `crosspair.training.profile`.
         world: the processes that train together; each of them calls this.
 
     Returns:
@@ -82,7 +85,7 @@ def finetune(
         total = config.epochs * task.steps_per_epoch
         shown = progress("fine-tuning", total, "steps", shown=world.is_main)
         with shown as bar, decoding(manifest.path, ", and go on by --resume"):
-            finished = loop.go(loader, bar)
+            finished = loop.go(profiled(loader, run, world) if profile else loader, bar)
         if not finished:
             return None
         if world.is_main and (config.export == "last" or not run.model.exists()):
@@ -150,22 +153,27 @@ class Finetuning:
         parts = min(recipe.training.accumulate, len(batch.rows) // 2)
         logged = {name: torch.zeros((), device=device) for name in ("loss", "top-1")}
         for i, rows in enumerate(torch.arange(len(batch.rows)).tensor_split(parts)):
-            pixels = training_pixels(batch, rows, recipe.clip, device)
-            targets = self.targets[batch.rows[rows]].to(device)
+            with part("copy"):
+                pixels = training_pixels(batch, rows, recipe.clip, device)
+                targets = self.targets[batch.rows[rows]].to(device)
             with synchronized(self.network, last=i == parts - 1):
-                with autocast(device, recipe.training.precision):
+                with part("forward"), autocast(device, recipe.training.precision):
                     logits = self.network(pixels)
-                smoothing = recipe.classifier.label_smoothing
-                loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+                with part("objective"):
+                    smoothing = recipe.classifier.label_smoothing
+                    loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
                 weight = len(rows) / len(batch.rows)
-                torch.autograd.backward(loss * (weight * share))
+                with part("backward"):
+                    torch.autograd.backward(loss * (weight * share))
             logged["loss"] += weight * loss.detach()
             logged["top-1"] += weight * (logits.argmax(dim=1) == targets).float().mean()
-        if recipe.optimizer.clip_norm is not None:
-            moving = [p for group in self.optimizer.param_groups for p in group["params"]]
-            logged["gradient_norm"] = nn.utils.clip_grad_norm_(moving, recipe.optimizer.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with part("optimiser"):
+            if recipe.optimizer.clip_norm is not None:
+                moving = [p for group in self.optimizer.param_groups for p in group["params"]]
+                norm = nn.utils.clip_grad_norm_(moving, recipe.optimizer.clip_norm)
+                logged["gradient_norm"] = norm
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return {**logged, "lr": torch.tensor(lr)}
 
     def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:

@@ -15,6 +15,7 @@ from crosspair.errors import RunError, VideoError
 from crosspair.progress import Progress
 from crosspair.stopping import stop_requests
 from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
+from crosspair.training.profile import part
 from crosspair.training.run import RunFolder
 from crosspair.video import Batch
 
@@ -102,11 +103,13 @@ class Loop:
                 epochs_done, within = divmod(self.step, self.steps_per_epoch)
                 progress.advance(self.step, f"epoch {epochs_done}/{self.config.epochs}")
                 if within == 0:
-                    improved = self.task.epoch_ended(epochs_done, self.step, self.run)
+                    with part("validation"):
+                        improved = self.task.epoch_ended(epochs_done, self.step, self.run)
                     self.best_step = self.step if improved else self.best_step
                 due = self.config.checkpoint_steps and not self.step % self.config.checkpoint_steps
                 if stop or due or within == 0:
-                    self.save()
+                    with part("checkpoint"):
+                        self.save()
                 if stop:
                     logger.warning("asked to stop: saved at step %d, --resume goes on", self.step)
                     return False
@@ -152,10 +155,11 @@ class Loop:
         scalars = self.task.train_step(batch, epoch, clips * self.world.size / everywhere)
         meter.stepped(everywhere)
         if self.step % self.config.log_every == 0:
-            values = {name: round(float(value), 7) for name, value in scalars.items()}
-            pairs = self.step * self.config.batch_size
-            position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": pairs}
-            self.run.record("train", self.step, {**position, **values, **meter.read()})
+            with part("logging"):
+                values = {name: round(float(value), 7) for name, value in scalars.items()}
+                pairs = self.step * self.config.batch_size
+                position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": pairs}
+                self.run.record("train", self.step, {**position, **values, **meter.read()})
         return bool(stops)
 
     def _note_failures(self, batch: Batch) -> None:

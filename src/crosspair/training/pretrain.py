@@ -30,6 +30,7 @@ from crosspair.training.parallel import (
     training_pixels,
     wrapped,
 )
+from crosspair.training.profile import part, profiled
 from crosspair.training.run import RunFolder
 from crosspair.video import Batch, TrainingOrder, decoding, training_loader
 
@@ -43,6 +44,7 @@ def pretrain(
     *,
     init: str = "random",
     resume: bool = False,
+    profile: bool = False,
     world: World | None = None,
 ) -> CPD | None:
     """Pre-train a model and write it to ``run_folder/model``.
@@ -53,6 +55,7 @@ def pretrain(
         run_folder: gets ``recipe.yaml``, ``metrics.jsonl``, checkpoints and the model.
         init: weights to begin with, see `crosspair.models.begin_towers`.
         resume: go on with the run in that folder.
+        profile: time the parts of some steps, see `crosspair.training.profile`.
         world: the processes that train together; each of them calls this.
 
     Returns:
@@ -81,7 +84,7 @@ def pretrain(
         total = config.epochs * task.steps_per_epoch
         shown = progress("pre-training", total, "steps", shown=world.is_main)
         with shown as bar, decoding(manifest.path, ", and go on by --resume"):
-            finished = loop.go(loader, bar)
+            finished = loop.go(profiled(loader, run, world) if profile else loader, bar)
         if not finished:
             return None
         if world.is_main and (config.export == "last" or not run.model.exists()):
@@ -124,7 +127,7 @@ class Pretraining:
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
         self.curriculum = Curriculum(recipe.curriculum)
         torch.manual_seed(recipe.training.seed + world.rank)  # dropout: each process its own
-        self._enter_stage()
+        self.enter_stage()
 
     def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
         """One step of the recipe's objective; see `crosspair.training.loop.Task`."""
@@ -137,29 +140,34 @@ class Pretraining:
         logged: dict[str, torch.Tensor] = {}
         embeddings = []
         for i, rows in enumerate(torch.arange(len(batch.rows)).tensor_split(parts)):
-            pixels = training_pixels(batch, rows, recipe.clip, device)
-            index = batch.rows[rows].to(device)
+            with part("copy"):
+                pixels = training_pixels(batch, rows, recipe.clip, device)
+                index = batch.rows[rows].to(device)
             titles = [self.titles[row] for row in batch.rows[rows].tolist()]
             with synchronized(self.towers, last=i == parts - 1):
-                with autocast(device, recipe.training.precision):
+                with part("forward"), autocast(device, recipe.training.precision):
                     video, text = self.towers(pixels, titles)
-                loss, scalars = self.objective(video, text, index, self.bank)
+                with part("objective"):
+                    loss, scalars = self.objective(video, text, index, self.bank)
                 weight = len(rows) / len(batch.rows)
-                (loss * (weight * share)).backward()
+                with part("backward"):
+                    (loss * (weight * share)).backward()
             embeddings.append((index, video.detach(), text.detach()))
             for name, value in {"loss": loss.detach(), **scalars}.items():
                 logged[name] = logged.get(name, 0) + weight * value
-        for weights in self.objective.parameters():  # learned classes, which are in no DDP
-            assert weights.grad is not None
-            weights.grad = self.world.sum(weights.grad) / self.world.size
-        if recipe.optimizer.clip_norm is not None:
-            logged["gradient_norm"] = nn.utils.clip_grad_norm_(
-                [p for group in self.optimizer.param_groups for p in group["params"]],
-                recipe.optimizer.clip_norm,
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.bank.update(*(torch.cat(column) for column in zip(*embeddings, strict=True)))
+        with part("optimiser"):
+            for weights in self.objective.parameters():  # learned classes, which are in no DDP
+                assert weights.grad is not None
+                weights.grad = self.world.sum(weights.grad) / self.world.size
+            if recipe.optimizer.clip_norm is not None:
+                logged["gradient_norm"] = nn.utils.clip_grad_norm_(
+                    [p for group in self.optimizer.param_groups for p in group["params"]],
+                    recipe.optimizer.clip_norm,
+                )
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        with part("bank"):
+            self.bank.update(*(torch.cat(column) for column in zip(*embeddings, strict=True)))
         return {**logged, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
 
     def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
@@ -178,7 +186,7 @@ class Pretraining:
         if self.curriculum.advance(epochs_done):
             logger.info("epoch %d: stage II, the language model is trained too", epochs_done)
             run.record("event", step, {"epoch": epochs_done, "event": "stage II begins"})
-            self._enter_stage()
+            self.enter_stage()
         return improved
 
     def saturated(self) -> bool:
@@ -230,11 +238,18 @@ class Pretraining:
         self.objective.load_state_dict(shared["objective"])
         self.curriculum.load_state_dict(shared["curriculum"])
         self.bank.load_state_dict(own["bank"])
-        self._enter_stage()
+        self.enter_stage()
 
     def pair_id(self, row: int) -> str:
         """The name of a training pair; see `Task`."""
         return str(self.train.table["pair_id"][row].as_py())
+
+    def enter_stage(self) -> None:
+        """Freeze the language model or set it free, as the curriculum's stage says."""
+        self.model.train()
+        trains_text = self.curriculum.stage == 2
+        self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
+        self.towers = wrapped(self.model, self.world)
 
     def _build_model(self, manifest: Manifest) -> CPD:
         """The model, after leaving out pairs that cannot be learnt from."""
@@ -268,13 +283,6 @@ class Pretraining:
                 )
             logger.warning("%s: no pairs in split val: no validation", manifest.path)
         return len(self.train) // training.batch_size
-
-    def _enter_stage(self) -> None:
-        """Freeze the language model or set it free, and wrap the towers for it."""
-        self.model.train()
-        trains_text = self.curriculum.stage == 2
-        self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
-        self.towers = wrapped(self.model, self.world)
 
 
 def _usable(split: Manifest, manifest: Manifest, column: str) -> Manifest:

@@ -35,6 +35,7 @@ def transfer(
     test: bool = True,
     tested: str = "test",
     resume: bool = False,
+    profile: bool = False,
     world: World | None = None,
 ) -> list[Result] | None:
     """Fine-tune, then test with 30 views; results go to ``run/results.json``.
@@ -47,6 +48,7 @@ def transfer(
         test: whether to test at all.
         tested: on which split.
         resume: go on with what the folder holds; a test that is there is not made again.
+        profile: time the parts of some steps of the training.
         world: the processes that work together.
 
     Returns:
@@ -58,7 +60,8 @@ def transfer(
     world = world or World()
     videos, start = _inputs(manifest, init, tested if test else None)
     model = finetune(
-        recipe, videos, run, start=start, tested=tested, resume=resume, world=world
+        recipe, videos, run,
+        start=start, tested=tested, resume=resume, profile=profile, world=world,
     )  # fmt: skip
     if model is None:
         return None
@@ -89,6 +92,7 @@ def transfer_over_splits(
     *,
     tested: str = "test",
     resume: bool = False,
+    profile: bool = False,
     world: World | None = None,
 ) -> list[Result] | None:
     """`transfer` on each official split, in ``run/split1`` and so on, and the mean of the results.
@@ -99,7 +103,7 @@ def transfer_over_splits(
         init: likewise, where each split has weights of its own.
         run: gets a folder for each split, and ``results.json`` with the means, then those of each.
         splits: their numbers.
-        tested, resume, world: see `transfer`.
+        tested, resume, profile, world: see `transfer`.
 
     Returns:
         The means (on the main process alone); or None where it was asked to stop.
@@ -120,7 +124,8 @@ def transfer_over_splits(
         folder = run / f"split{split}"
         logger.info("split %d", split)
         results = transfer(
-            recipe, videos, weights, folder, tested=tested, resume=resume, world=world
+            recipe, videos, weights, folder,
+            tested=tested, resume=resume, profile=profile, world=world,
         )  # fmt: skip
         if results is None:
             return None
