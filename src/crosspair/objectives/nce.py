@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from crosspair.config import ObjectiveConfig
+from crosspair.devices import sent
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
 from crosspair.objectives.discrimination import Discrimination, logged
+from crosspair.objectives.gathered import gathered_dots
 
 EMA = 0.99  # share of the old estimate of log Z that a step keeps
 
@@ -53,8 +55,9 @@ def nce_loss(
     Returns:
         Means over the batch of −log h(positive), and of −Σ log(1 − h) over the m noise samples.
     """
-    similarities = _similarities(query, positive, noise, temperature)
-    return _terms(*_posterior_logits(*similarities, log_z, pairs))
+    own = (query * positive).sum(dim=1) / temperature
+    of_noise = _dots(query, noise) / temperature
+    return _terms(*_posterior_logits(own, of_noise, log_z, pairs))
 
 
 class NoiseContrastive(nn.Module):
@@ -94,11 +97,12 @@ class NoiseContrastive(nn.Module):
             The loss, a scalar to minimise, and scalars to log.
         """
         task = self.discrimination
-        positives = task.lookup(index, bank)
-        noises = self._noise(len(index), bank)
+        queries = task.queries(video, text)
         similarities = [
-            _similarities(*each, task.temperature)
-            for each in zip(task.queries(video, text), positives, noises, strict=True)
+            ((query * own).sum(dim=1) / task.temperature, of_noise / task.temperature)
+            for query, own, of_noise in zip(
+                queries, task.lookup(index, bank), self._of_noise(queries, bank), strict=True
+            )
         ]
         self._estimate_z([noise for _, noise in similarities], bank.pairs)
         logits = [
@@ -119,16 +123,22 @@ class NoiseContrastive(nn.Module):
         """Put back what `get_extra_state` gave."""
         self.generator.set_state(state)
 
-    def _noise(self, batch: int, bank: MemoryBank) -> list[torch.Tensor]:
-        """Classes of pairs drawn uniformly: (m, d), or (B, m, d), for each distribution."""
-        m, device = self.config.noise_samples, self.world.device
+    def _of_noise(self, queries: Sequence[torch.Tensor], bank: MemoryBank) -> list[torch.Tensor]:
+        """Each query times classes of pairs drawn uniformly, (B, m), for each distribution."""
+        task, m, batch = self.discrimination, self.config.noise_samples, len(queries[0])
         if self.config.noise == "batch":
             drawn = torch.randint(bank.pairs, (m,), generator=self.generator)
-            return self.discrimination.lookup(drawn.to(device), bank, shared=True)
+            noises = task.lookup(sent(drawn, self.world.device), bank, shared=True)
+            return [_dots(*each) for each in zip(queries, noises, strict=True)]
         counts = self.world.counts(batch)
         drawn = torch.randint(bank.pairs, (int(counts.sum()), m), generator=self.generator)
         begin = int(counts[: self.world.rank].sum())
-        return self.discrimination.lookup(drawn[begin : begin + batch].to(device), bank)
+        rows = sent(drawn[begin : begin + batch], self.world.device)
+        if task.world.size == 1:
+            tables = task.classes(bank)
+            return [gathered_dots(*each, rows) for each in zip(queries, tables, strict=True)]
+        noises = task.lookup(rows, bank)
+        return [_dots(*each) for each in zip(queries, noises, strict=True)]
 
     @torch.no_grad()
     def _estimate_z(self, noises: Sequence[torch.Tensor], pairs: int) -> None:
@@ -142,13 +152,9 @@ class NoiseContrastive(nn.Module):
         self.log_z.copy_(torch.where(self.log_z.isnan(), estimate, moved))
 
 
-def _similarities(
-    query: torch.Tensor, positive: torch.Tensor, noise: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """s/τ: (B,) with the positives and (B, m) with the noise."""
-    shared = noise.dim() == 2
-    of_noise = query @ noise.T if shared else torch.einsum("bd,bmd->bm", query, noise)
-    return (query * positive).sum(dim=1) / temperature, of_noise / temperature
+def _dots(query: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """(B, m): queries (B, d) times (m, d) or (B, m, d)."""
+    return query @ noise.T if noise.dim() == 2 else torch.einsum("bd,bmd->bm", query, noise)
 
 
 def _posterior_logits(

@@ -1,0 +1,52 @@
+"""Similarities of queries with rows of a table, for each query its own: noise of each pair.
+
+Plain PyTorch copies the rows first, (B, m, d) values: 1 GiB for 256 pairs with 4096 rows of 256,
+which stay until the backward pass. On a GPU a Triton kernel multiplies them where they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+Dots = Callable[[torch.Tensor, Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+def gathered_dots(
+    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
+) -> torch.Tensor:
+    """Each query times its own rows of a table.
+
+    Args:
+        query: (B, d).
+        columns: the table, as columns (N, d₁), (N, d₂), … that sum up to d; float32 or bfloat16.
+        rows: (B, m) int64, 0 to N - 1.
+
+    Returns:
+        (B, m), with a gradient for the queries, and for the table where that learns.
+    """
+    kernel = _kernel() if query.is_cuda and not any(c.requires_grad for c in columns) else None
+    return (kernel or plain_dots)(query, columns, rows)
+
+
+def plain_dots(
+    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
+) -> torch.Tensor:
+    """`gathered_dots` anywhere; it holds (B, m, d) values."""
+    table = torch.cat([column[rows] for column in columns], dim=-1)  # (B, m, d)
+    return torch.einsum("bd,bmd->bm", query, table.to(query.dtype))
+
+
+@functools.cache
+def _kernel() -> Dots | None:
+    try:
+        from crosspair.objectives.gathered_kernel import kernel_dots
+    except ImportError as error:
+        logger.warning("no Triton (%s): noise of each pair takes more memory and time", error)
+        return None
+    return kernel_dots

@@ -1,0 +1,100 @@
+"""Queries times their own rows: the Triton kernel and plain PyTorch against each other."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crosspair.objectives import gathered
+from crosspair.objectives.gathered import Dots, gathered_dots, plain_dots
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Dots]:
+    """The kernel on a GPU, else in Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("no Triton: it comes with PyTorch for CUDA")
+    with pytest.MonkeyPatch.context() as environment:
+        if DEVICE == "cpu":
+            environment.setenv("TRITON_INTERPRET", "1")
+        from crosspair.objectives import gathered_kernel
+
+        environment.setattr(gathered_kernel, "BLOCK", 4)
+        environment.setattr(gathered_kernel, "SPLITS", 2)
+        yield gathered_kernel.kernel_dots
+
+
+def made_up(batch: int, m: int, pairs: int, width: int, seed: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(batch, width, generator=generator)
+    table = torch.randn(pairs, width, generator=generator)
+    rows = torch.randint(pairs, (batch, m), generator=generator)
+    weights = torch.randn(batch, m, generator=generator)  # of the gradient
+    return query, table, rows, weights
+
+
+@settings(max_examples=10)
+@given(
+    batch=st.integers(1, 3),
+    m=st.integers(1, 20),  # more and less than the blocks of all splits
+    pairs=st.integers(1, 40),
+    widths=st.lists(st.integers(1, 20), min_size=1, max_size=2),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 1000),
+)
+def test_the_kernel_is_its_twin(kernel, batch, m, pairs, widths, dtype, seed) -> None:
+    query, table, rows, weights = made_up(batch, m, pairs, sum(widths), seed)
+    columns = table.to(DEVICE, dtype).split(widths, dim=1)
+    found = []
+    for dots in (kernel, plain_dots):
+        own = query.to(DEVICE).requires_grad_()
+        values = dots(own, columns, rows.to(DEVICE))
+        values.backward(weights.to(DEVICE))
+        found.append((values.detach(), own.grad))
+    for of_kernel, of_twin in zip(*found, strict=True):
+        torch.testing.assert_close(of_kernel, of_twin, rtol=1e-5, atol=1e-4)
+
+
+def test_values_by_hand() -> None:
+    query = torch.tensor([[1.0, 2.0], [0.0, 1.0]], requires_grad=True)
+    table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]])
+    rows = torch.tensor([[0, 1, 2], [2, 2, 0]])
+    expected = torch.tensor([[1.0, 2.0, 11.0], [4.0, 4.0, 0.0]])
+    side_by_side = [table[:, :1], table[:, 1:]]
+    for columns in ([table], side_by_side):
+        assert torch.equal(gathered_dots(query, columns, rows), expected)
+    gathered_dots(query, side_by_side, rows)[0, 2].backward()
+    assert torch.equal(query.grad, torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+
+
+def test_a_table_that_learns_gets_its_gradient() -> None:
+    query, table, rows, weights = made_up(2, 5, 7, 3, seed=0)
+    table.requires_grad_()
+    gathered_dots(query, [table], rows).backward(weights)
+    expected = torch.zeros(7, 3)
+    for pair in range(2):
+        for k in range(5):
+            expected[rows[pair, k]] += weights[pair, k] * query[pair]
+    torch.testing.assert_close(table.grad, expected)
+
+
+def test_without_triton_it_is_told_once(monkeypatch, caplog) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "crosspair.objectives.gathered_kernel", raising=False)
+    gathered._kernel.cache_clear()
+    with caplog.at_level(logging.WARNING, "crosspair"):
+        assert gathered._kernel() is gathered._kernel() is None
+    gathered._kernel.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no Triton (import of triton halted; None in sys.modules): "
+        "noise of each pair takes more memory and time"
+    ]
