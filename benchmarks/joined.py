@@ -1,0 +1,63 @@
+"""Long videos made of short ones, so that it is known what is to be seen when; and poor copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+TICKS = 90_000  # a second
+JOINED = {"preset": "ultrafast", "crf": "20"}
+POOR = {"preset": "ultrafast", "crf": "30"}
+
+
+def join(paths: Sequence[str], out: Path) -> list[tuple[float, float]]:
+    """Write videos one after the other, of the first one's size, at their own frame rates.
+
+    Returns:
+        When each begins and ends, in s.
+    """
+    spans = []
+    with av.open(str(out), "w") as container:
+        stream = None
+        begin = 0.0
+        for path in paths:
+            end = begin
+            with av.open(path) as source:
+                video = source.streams.video[0]
+                interval = float(1 / (video.average_rate or 30))
+                for frame in source.decode(video):
+                    if stream is None:
+                        stream = _stream(container, frame.width, frame.height, JOINED)
+                    frame = frame.reformat(stream.width, stream.height, "yuv420p")
+                    frame.pts, frame.time_base = round(end * TICKS), Fraction(1, TICKS)
+                    container.mux(stream.encode(frame))
+                    end += interval
+            spans.append((begin, end))
+            begin = end
+        if stream is not None:
+            container.mux(stream.encode())
+    return spans
+
+
+def poor_copy(path: str, out: Path) -> None:
+    """Write a video again, half as large and worse."""
+    with av.open(path) as source, av.open(str(out), "w") as container:
+        video = source.streams.video[0]
+        stream = _stream(container, video.width // 2, video.height // 2, POOR)
+        for frame in source.decode(video):
+            frame = frame.reformat(stream.width, stream.height, "yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _stream(
+    container: av.container.OutputContainer, width: int, height: int, options: dict[str, str]
+) -> av.VideoStream:
+    stream = container.add_stream("libx264", rate=30, options=options)
+    stream.width, stream.height = width // 2 * 2, height // 2 * 2
+    stream.pix_fmt = "yuv420p"
+    stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
+    return stream
