@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import pairwise
+from types import FrameType
+from typing import Never
 
 import torch
 import torch.distributed as dist
+
+# Its functions keep, as defaults, the group that there is when it is first imported; importing it
+# is part of making a DistributedDataParallel. A group that is kept has threads that outlive it, and
+# one of gloo's that lets go of a tensor while the interpreter ends aborts the process.
+import torch.distributed.nn
+
+from crosspair.errors import RunError
+
+# A process may wait for one that decodes slower videos or writes a checkpoint; a loader that hangs
+# (`crosspair.video.loader.STALLED`) is to be told by itself, and not by those that wait for it. A
+# process that dies is noticed at once.
+PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -60,15 +79,27 @@ class World:
         """How many the processes before this one give."""
         return int(self.counts(mine)[: self.rank].sum())
 
+    def gather_texts(self, mine: str) -> list[str]:
+        """Every process's text, in the order of ranks."""
+        if self.size == 1:
+            return [mine]
+        data = torch.tensor(list(mine.encode()), dtype=torch.uint8)
+        every = bytes(self.gather_rows(data).tolist())
+        ends = self.counts(len(data)).cumsum(0).tolist()
+        return [every[begin:end].decode() for begin, end in pairwise([0, *ends])]
+
     def barrier(self) -> None:
         """Wait until every process is here."""
-        if self.size > 1:
-            dist.barrier()
+        self.counts(0)
 
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Join the processes that ``torchrun`` started; alone where there are none."""
+    """Join the processes that ``torchrun`` started; alone where there are none.
+
+    Raises:
+        RunError: another process died, or was not heard of for half an hour.
+    """
     cuda = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
         yield World(device=torch.device("cuda" if cuda else "cpu"))
@@ -76,11 +107,43 @@ def joined() -> Iterator[World]:
     device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    world = World(dist.get_rank(), dist.get_world_size(), device)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
-        # Gloo's threads outlive the group where DistributedDataParallel held it, and abort a process
-        # that ends while one lets go of a tensor. They have nothing to let go of after a barrier.
-        dist.barrier()
+        with _telling_losses(world):
+            yield world
     finally:
         dist.destroy_process_group()
+        gc.collect()  # a DistributedDataParallel holds the group, too, and is part of a cycle
+
+
+@contextmanager
+def _telling_losses(world: World) -> Iterator[None]:
+    """One line from whoever waits for a process that died, or is asked to stop for it."""
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        previous = signal.SIG_IGN  # torchrun's, which may come before the line is out
+        reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]
+        raise RunError(
+            f"process {world.rank} of {world.size} lost another one ({reason}): why, that one "
+            f"says, or torchrun; {_GO_ON}"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _stop(number: int, frame: FrameType | None) -> Never:
+    del number, frame
+    raise RunError(
+        "asked to stop (SIGTERM), as torchrun does where another process was lost: it says which; "
+        + _GO_ON
+    )
+
+
+_GO_ON = (
+    "the same command goes on from what is done (a training with --resume, on fewer processes, too)"
+)

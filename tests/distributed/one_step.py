@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crosspair.corpora import manifest_of
+from crosspair.corpora import Manifest, manifest_of
 from crosspair.distributed import joined
 from crosspair.recipes import load_recipe
 from crosspair.training.pretrain import Pretraining
@@ -15,21 +15,27 @@ from crosspair.video import Batch
 PAIRS, BATCH, STEPS = 40, 8, 2
 
 
-def main(out: Path, *of_objective: str) -> None:
-    settings = [
-        "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
-        "head.embedding=8", "training.batch_size=8", "training.precision=fp32",
-        "optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.warmup_epochs=0",
-        "objective.noise_samples=12",
-        "curriculum.strategy=joint", *of_objective,
-    ]  # fmt: skip
+SETTINGS = (
+    "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
+    "head.embedding=8", "training.batch_size=8", "training.precision=fp32",
+    "optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.warmup_epochs=0",
+    "objective.noise_samples=12",
+    "curriculum.strategy=joint",
+)  # fmt: skip
+
+
+def some_pairs() -> Manifest:
+    """Pairs without videos."""
     words = ["red", "dog", "runs", "home", "fast"]
-    rows = [
-        {"pair_id": str(i), "path": "x", "title": f"{words[i % 5]} {words[i % 3]}"}
-        for i in range(PAIRS)
-    ]
+    titles = [f"{words[i % 5]} {words[i % 3]}" for i in range(PAIRS)]
+    rows = [{"pair_id": str(i), "path": "x", "title": title} for i, title in enumerate(titles)]
+    return manifest_of(rows, "m.parquet")
+
+
+def main(out: Path, *of_objective: str) -> None:
     with joined() as world:
-        task = Pretraining(load_recipe("laptop", settings), manifest_of(rows, "m.parquet"), world)
+        recipe = load_recipe("laptop", [*SETTINGS, *of_objective])
+        task = Pretraining(recipe, some_pairs(), world)
         for module in task.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

@@ -17,11 +17,14 @@ ONE_STEP, ONE_FINETUNE_STEP, MULTIVIEW = (
 )
 
 
+def launched(script: Path, processes: int, *arguments: str) -> list[str]:
+    """The command that runs a script by so many processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(launcher if processes > 1 else []), str(script), *arguments]
+
+
 def run(script: Path, processes: int, *arguments: str) -> None:
-    command = [sys.executable, str(script), *arguments]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *launcher, str(script), *arguments]
+    command = launched(script, processes, *arguments)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 

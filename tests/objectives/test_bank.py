@@ -3,10 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crosspair.distributed import World
 from crosspair.errors import RunError
 from crosspair.objectives import MemoryBank
+from crosspair.objectives import bank as bank_module
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_it_starts_with_unit_vectors_that_its_seed_decides() -> None:
@@ -55,9 +60,60 @@ def test_lookup_takes_any_shape() -> None:
     assert torch.equal(text[1, 2], bank.text[6])
 
 
-def test_state_comes_back_and_another_size_is_refused() -> None:
-    bank, other = (MemoryBank(10, 4, 0.5, seed, World()) for seed in (0, 1))
-    other.load_state_dict(bank.state_dict())
-    assert torch.equal(other.video, bank.video)
-    with pytest.raises(RunError, match="other pairs or another number of processes"):
-        MemoryBank(11, 4, 0.5, 0, World()).load_state_dict(bank.state_dict())
+def shares_of(bank: MemoryBank, processes: int) -> list[dict[str, torch.Tensor]]:
+    """What so many processes would have written of a bank that one process has."""
+    return [
+        {name: entries[rank::processes] for name, entries in bank.state_dict().items()}
+        for rank in range(processes)
+    ]
+
+
+@given(pairs=st.integers(1, 60), then=st.integers(1, 7), now=st.integers(1, 7))
+def test_any_number_of_processes_goes_on_with_the_bank_of_any_other(
+    pairs: int, then: int, now: int
+) -> None:
+    whole = MemoryBank(pairs, 3, 0.5, 1, World())
+    for rank in range(now):
+        share = MemoryBank(pairs, 3, 0.5, 0, World(rank, now))
+        share.load_state_dict(shares_of(whole, then))
+        assert torch.equal(share.video, whole.video[rank::now])
+        assert torch.equal(share.text, whole.text[rank::now])
+
+
+def test_a_bank_of_several_blocks_is_shared_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_module, "_BLOCK", 4)
+    whole = MemoryBank(50, 3, 0.5, 1, World())
+    share = MemoryBank(50, 3, 0.5, 0, World(1, 2))
+    share.load_state_dict(shares_of(whole, 3))
+    assert torch.equal(share.video, whole.video[1::2])
+
+
+@pytest.mark.parametrize("shape", [(11, 4), (10, 5)])
+def test_the_bank_of_other_pairs_is_refused(shape: tuple[int, int]) -> None:
+    bank = MemoryBank(10, 4, 0.5, 0, World())
+    told = r"holds 10 entries of 4 dimensions, this run's \d+ of \d: other pairs$"
+    with pytest.raises(RunError, match=told):
+        MemoryBank(*shape, 0.5, 0, World()).load_state_dict([bank.state_dict()])
+
+
+@given(st.integers(0, 2**31))
+def test_what_bfloat16_costs(seed: int) -> None:
+    """Similarities are off by 2⁻⁹ at most, and so a posterior by a factor of exp(2⁻⁹/τ)."""
+    pairs, dimensions, temperature = 200, 256, 0.07
+    exact, coarse = (
+        MemoryBank(pairs, dimensions, 0.5, seed, World(), dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    query = F.normalize(torch.randn(8, dimensions, generator=torch.Generator().manual_seed(seed)))
+    index = torch.arange(pairs)
+    for bank in (exact, coarse):
+        bank.update(index[:8], query, query)
+    assert coarse.state_dict()["video"].dtype == torch.bfloat16
+    scores = [query @ bank.lookup(index)[0].T / temperature for bank in (exact, coarse)]
+    error = (scores[0] - scores[1]).abs()
+    assert 0 < error.max() < 2**-9 / temperature
+    assert error.mean() < 1e-4 / temperature
+    posterior = [each.softmax(dim=1) for each in scores]
+    ratio = (posterior[1] / posterior[0]).log().abs()
+    assert ratio.max() < 2 * 2**-9 / temperature
+    assert ratio.mean() < 0.01

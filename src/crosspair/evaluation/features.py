@@ -19,6 +19,7 @@ from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, VideoError
 from crosspair.models import CPD
+from crosspair.models.inference import inference
 from crosspair.precision import autocast
 from crosspair.video import Batch, centre_loader, decoding, uniform_positions
 
@@ -174,7 +175,8 @@ def encode_videos(
         batch_size=together, workers=workers,
     )  # fmt: skip
     begun: dict[int, list[list[torch.Tensor]]] = defaultdict(list)
-    with _evaluating(model), decoding(manifest.path):
+    fastest = inference(model.video_encoder, world.device, precision)
+    with _evaluating(model), fastest, decoding(manifest.path):
         for batch in loader:
             done = [Encoded(row, error=message) for row, message in dict(batch.failures).items()]
             for row, *sums in _encode(model, batch, part, world, precision):
@@ -236,13 +238,8 @@ def _added(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _gathered(failures: dict[int, str], world: World) -> dict[int, str]:
     """The failures of all processes."""
-    if world.size == 1:
-        return failures
-    # As bytes in a tensor: what the processes exchange are tensors.
-    text = "".join(json.dumps([row, message]) + "\n" for row, message in failures.items())
-    mine = torch.tensor(list(text.encode()), dtype=torch.uint8, device=world.device)
-    everyones = bytes(world.gather_rows(mine).tolist()).decode()
-    return dict(json.loads(line) for line in everyones.splitlines())
+    everyones = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
+    return {row: message for of_one in everyones for row, message in of_one}
 
 
 @contextmanager

@@ -119,7 +119,7 @@ class _LogNormalizer(torch.autograd.Function):
         of_classes: list[torch.Tensor | None] = [None] * (len(ctx.needs_input_grad) - 3)
         for weights in learned:
             rows = []
-            for chunk in _chunks([weights]):
+            for chunk in _chunks([weights], query.dtype):
                 p = (query @ chunk.T / ctx.temperature - log_z.unsqueeze(1)).exp()  # (B, chunk)
                 rows.append(p.T @ (query * scaled))
             of_classes = [torch.cat(rows)]
@@ -132,7 +132,7 @@ def _over_chunks(
     """log Z (B,) and the mean class (B, d) over these classes alone."""
     log_z = query.new_full((len(query),), -torch.inf)
     mean = torch.zeros_like(query)
-    for chunk in _chunks(classes):
+    for chunk in _chunks(classes, query.dtype):
         logits = query @ chunk.T / temperature  # (B, chunk)
         larger = torch.logaddexp(log_z, logits.logsumexp(dim=1))
         mean *= (log_z - larger).exp().unsqueeze(1)
@@ -141,8 +141,8 @@ def _over_chunks(
     return log_z, mean
 
 
-def _chunks(classes: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _chunks(classes: Sequence[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:
     """The classes (≤ CHUNK, d) of each chunk in turn."""
     for begin in range(0, len(classes[0]), CHUNK):
-        columns = [each[begin : begin + CHUNK] for each in classes]
+        columns = [each[begin : begin + CHUNK].to(dtype) for each in classes]
         yield columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)

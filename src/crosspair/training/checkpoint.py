@@ -2,6 +2,7 @@
 
 ``checkpoints/step-00001200/`` holds ``shared.pt``, which is the same for all processes, and
 ``process-R.pt`` for what only process R has. A folder gets its name when all of it is on the disk.
+Any number of processes can go on from it: each of them reads all files, of which it keeps its part.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def save_checkpoint(
         keep: steps whose checkpoints stay besides this one.
 
     Raises:
-        RunError: it cannot be written, as on a full disk; older checkpoints stay as they are.
+        RunError: it cannot be written, as on a full disk, or the machines write to folders of
+            their own; older checkpoints stay as they are.
     """
     partial = folder / f".{_PREFIX}{step:08d}.partial"
     if world.is_main:
@@ -51,11 +53,16 @@ def save_checkpoint(
         partial.mkdir(parents=True, exist_ok=True)
         if world.is_main:
             _write(partial / "shared.pt", {**shared, "step": step, "world_size": world.size})
-        _write(partial / f"process-{world.rank}.pt", own)
+        _write(partial / _own(world.rank), own)
     except (OSError, RuntimeError) as error:  # torch's writer hides a full disk behind the latter
         cause = error.__context__ or error
         fault = (getattr(cause, "strerror", None) or str(cause)).splitlines()[0]
     failed = int(world.counts(int(bool(fault))).sum())
+    if not failed:
+        missing = [rank for rank in range(world.size) if not (partial / _own(rank)).exists()]
+        if missing:
+            fault = f"{_own(missing[0])} is elsewhere: all machines need one folder"
+        failed = int(world.counts(len(missing)).sum())
     if failed:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -76,25 +83,27 @@ def save_checkpoint(
     world.barrier()
 
 
-def load_checkpoint(folder: Path, step: int, world: World) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what `save_checkpoint` wrote: ``shared`` and this process's ``own``.
+def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read what `save_checkpoint` wrote: ``shared``, and the ``own`` of each process there was.
+
+    Tensors of the latter stay in their files until they are used.
 
     Raises:
-        RunError: a file is missing or damaged, or the number of processes is another one.
+        RunError: a file is missing or damaged.
     """
     whole = folder / f"{_PREFIX}{step:08d}"
     shared = _read(whole / "shared.pt")
-    if shared["world_size"] != world.size:
-        raise RunError(
-            f"{whole} was written by {shared['world_size']} processes and this run has "
-            f"{world.size}; start as many again"
-        )
-    return shared, _read(whole / f"process-{world.rank}.pt")
+    every = range(shared["world_size"])
+    return shared, [_read(whole / _own(rank), mapped=True) for rank in every]
 
 
 def last_step(folder: Path) -> int | None:
     """The step of the newest whole checkpoint, or None."""
     return max(_steps(folder), default=None)
+
+
+def _own(rank: int) -> str:
+    return f"process-{rank}.pt"
 
 
 def _steps(folder: Path) -> list[int]:
@@ -109,9 +118,11 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=mapped
+        )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path}: not a readable checkpoint ({reason})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from crosspair.training.checkpoint import last_step
 
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
 ORIGIN = "manifest.json"
+SEEN_WITHIN = 90  # s after which network file systems look anew
 
 
 class RunFolder:
@@ -66,7 +68,9 @@ class RunFolder:
             except OSError as error:
                 raise RunError(f"run folder {path} cannot be written: {error.strerror}") from error
         world.barrier()
-        self.last_step = last_step(self.checkpoints)
+        _wait_for(path / ORIGIN)
+        # What the first process finds there: other machines may see the newest folder only later.
+        self.last_step = int(world.counts(last_step(self.checkpoints) or 0)[0]) or None
 
     def __enter__(self) -> Self:
         if self.world.is_main:
@@ -146,3 +150,15 @@ class RunFolder:
                     f"{self.path} holds a run {what}: "
                     f"its {name} was {begun_with[name]}, this one is {now}"
                 )
+
+
+def _wait_for(file: Path) -> None:
+    """Until a file that is there can be seen on this machine, too."""
+    for _ in range(SEEN_WITHIN):
+        if file.exists():
+            return
+        time.sleep(1)
+    raise RunError(
+        f"{file.parent} is not the folder that the first process made: all machines need one run "
+        "folder, on a file system that they share"
+    )

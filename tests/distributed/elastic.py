@@ -1,0 +1,81 @@
+"""A training on made-up clips that goes on with what there is: run by the test beside it.
+
+Arguments: the run's folder, and the step that the last process is killed before (0: none).
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from crosspair.distributed import World, joined
+from crosspair.progress import progress
+from crosspair.recipes import load_recipe
+from crosspair.training.loop import Loop
+from crosspair.training.pretrain import Pretraining
+from crosspair.training.run import RunFolder
+from crosspair.video import Batch, TrainingOrder
+from tests.distributed.one_step import SETTINGS, some_pairs
+
+BROKEN = 3  # the row of a pair whose video fails
+CONFIG = ("training.epochs=2", "training.checkpoint_steps=2")  # epochs of five steps
+
+
+class FixedStatistics(Pretraining):
+    """Statistics over a process's share of the batch would not be those over all of it."""
+
+    def _enter_stage(self) -> None:
+        super()._enter_stage()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def main(folder: Path, killed: int) -> None:
+    torch.set_num_threads(1)
+    recipe = load_recipe("laptop", [*SETTINGS, *CONFIG])
+    with joined() as world:
+        task, config = FixedStatistics(recipe, some_pairs(), world), recipe.training
+        with RunFolder(folder, recipe, "these", resume=True, world=world) as run:
+            loop = Loop(task, run, config, world, task.steps_per_epoch)
+            order = TrainingOrder(
+                len(task.train), config.batch_size, config.epochs, config.seed,
+                rank=world.rank, world_size=world.size, start=loop.step,
+            )  # fmt: skip
+            with progress("", len(order), "steps", shown=False) as bar:
+                loop.go(batches(order, killed, world), bar)
+        whole = torch.zeros(2, len(task.train), 8)
+        whole[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
+        found = {
+            "bank": world.sum(whole),
+            "log_z": task.objective.state_dict()["log_z"],
+            "weights": [each.detach() for each in task.model.parameters()],
+            "velocities": [each["momentum_buffer"] for each in task.optimizer.state.values()],
+        }
+        if world.is_main:
+            torch.save(found, folder / "found.pt")
+
+
+def batches(order: TrainingOrder, killed: int, world: World) -> Iterator[Batch]:
+    """Clips that depend on nothing but pair and epoch."""
+    for step, jobs in enumerate(order, order.start + 1):
+        if step == killed and world.rank == world.size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        good = [(row, epoch) for row, epoch in jobs if row != BROKEN]
+        generators = [torch.Generator().manual_seed(1000 * epoch + row) for row, epoch in good]
+        clips = [torch.randint(0, 256, (3, 2, 32, 32), generator=each) for each in generators]
+        yield Batch(
+            epoch=jobs[0][1],
+            rows=torch.tensor([row for row, _ in good]),
+            clips=torch.stack(clips).to(torch.uint8),
+            colors=torch.ones(len(good), 3),
+            failures=[(BROKEN, "it is broken")] if len(good) < len(jobs) else [],
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

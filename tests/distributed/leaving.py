@@ -1,0 +1,48 @@
+"""Join, train as the package does, and leave one by one: run by the test beside it.
+
+The argument is the step that process 1 is killed before, or 0.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from crosspair.distributed import World, joined
+from crosspair.stopping import stop_requests
+from crosspair.training.parallel import wrapped
+
+STEPS = 3
+
+
+def main(killed: int) -> None:
+    torch.set_num_threads(1)
+    with joined() as world:
+        with stop_requests():
+            train(world, killed)
+        if world.is_main:
+            time.sleep(1)
+    assert not _threads_of_gloo()
+
+
+def train(world: World, killed: int) -> None:
+    network = wrapped(nn.Linear(64, 64), world)
+    for step in range(1, STEPS + 1):
+        if step == killed and not world.is_main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        network(torch.randn(4, 64)).sum().backward()
+        world.sum(torch.zeros(3))
+
+
+def _threads_of_gloo() -> list[str]:
+    names = [each.read_text() for each in Path("/proc/self/task").glob("*/comm")]
+    assert names
+    return [name for name in names if "gloo" in name]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,46 @@
+"""A run that lost a process goes on with another number of them, as if nothing had happened."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.test_processes import launched
+
+STEPS, KILLED, SAVED = 10, 8, 6  # of the second epoch, in its midst
+
+
+def trained(run: Path, processes: int, killed: int = 0) -> None:
+    # As a module, so that it finds what it shares with the other scripts.
+    command = launched(Path("tests.distributed.elastic"), processes, str(run), str(killed))
+    command.insert(-3, "-m")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode == 0) is (killed == 0), done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    run = tmp_path_factory.mktemp("elastic") / "run"
+    trained(run, 1)
+    return torch.load(run / "found.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_to_the_same_weights(
+    uninterrupted, tmp_path, before: int, after: int
+) -> None:
+    run = tmp_path / "run"
+    trained(run, before, KILLED)
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert int(saved.name.removeprefix("step-")) == SAVED
+    assert len(list(saved.glob("process-*.pt"))) == before
+    trained(run, after)
+    found = torch.load(run / "found.pt", weights_only=True)
+    assert len(found["weights"]) == len(found["velocities"]) > 10
+    torch.testing.assert_close(found, uninterrupted, rtol=1e-4, atol=1e-5)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    events = [(line["pair_id"], line["message"]) for line in lines if line["kind"] == "event"]
+    assert events == [("3", "it is broken")]
+    assert [line["failed"] for line in lines if "failed" in line] == [1]

@@ -1,0 +1,56 @@
+"""What travels in a step is what the formula says, whatever the number of pairs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crosspair.config import ObjectiveConfig
+from crosspair.objectives.traffic import Traffic, bank_memory, bank_traffic
+from tests.distributed.counted_steps import BATCH, DIMENSIONS, PAIRS, SAMPLES, SETTINGS
+from tests.distributed.test_processes import run
+
+SCRIPT = Path(__file__).with_name("counted_steps.py")
+
+
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory: pytest.TempPathFactory) -> list:
+    out = tmp_path_factory.mktemp("weighed") / "bytes.json"
+    run(SCRIPT, 2, str(out))
+    return json.loads(out.read_text())
+
+
+def test_bytes_are_those_of_the_formula(weighed) -> None:
+    assert [each[:2] for each in weighed] == [[s, pairs] for s in SETTINGS for pairs in PAIRS]
+    for settings, _, found in weighed:
+        config = ObjectiveConfig(noise_samples=SAMPLES, **settings)
+        expected = bank_traffic(config, BATCH, DIMENSIONS, 2)
+        update = expected.pop("update")
+        loss = sum(expected.values(), Traffic())
+        for name, of_formula in (("loss", loss), ("update", update)):
+            given = {"all_reduce": of_formula.reduced, "all_gather": of_formula.gathered}
+            assert found[name] == given, settings
+
+
+def test_bytes_do_not_depend_on_the_number_of_pairs(weighed) -> None:
+    for few, many in zip(weighed[::2], weighed[1::2], strict=True):
+        assert (few[1], many[1]) == PAIRS
+        assert few[2] == many[2]
+    assert len({str(each[2]["loss"]) for each in weighed}) == len(SETTINGS)
+
+
+def test_numbers_by_hand() -> None:
+    # 256 pairs on 8 processes, D = 256, m = 4096: an entry is 2 · 256 · 4 bytes, counts are 64.
+    assert bank_traffic(ObjectiveConfig(), 256, 256, 8) == {
+        "positives": Traffic(64 + 256 * 2048 + 64, 32 * 8),
+        "noise": Traffic(4096 * 2048),
+        "normaliser": Traffic(64 + 64, 2 * 4),
+        "update": Traffic(2 * 64, 32 * (8 + 2048)),
+    }
+    assert bank_traffic(ObjectiveConfig(bank_precision="bf16"), 256, 256, 8)["noise"] == Traffic(
+        4096 * 1024
+    )
+    assert bank_memory(10, 3, 4) == 2 * 3 * 3 * 4  # the first process has rows 0, 4 and 8
+    assert bank_memory(10, 3, 4, "bf16") == 2 * 3 * 3 * 2
+    assert Traffic(800, 100).sent(4) == 2 * 3 * 200 + 3 * 100
+    assert Traffic(800, 100).sent(1) == 0
