@@ -19,6 +19,7 @@ from crosspair.errors import VideoError
 from crosspair.evaluation import embed_texts, extract_features
 from crosspair.evaluation.features import shares
 from crosspair.models import CPD
+from crosspair.models.inference import FoldedResNet3d
 from crosspair.video import centre_view, load_view
 from tests.evaluation.conftest import BROKEN
 
@@ -130,6 +131,23 @@ def test_a_video_may_be_larger_than_a_batch(
     assert found.failures == whole.failures
     torch.testing.assert_close(found.visual, whole.visual, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.embedding, whole.embedding, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch._C._has_mkldnn, reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_bfloat16_the_networks_fastest_form_computes(
+    model: CPD, manifest: Manifest, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def watched(self: FoldedResNet3d, clips: torch.Tensor) -> torch.Tensor:
+        calls.append(len(clips))
+        return torch.zeros(len(clips), model.video_encoder.features)
+
+    monkeypatch.setattr(FoldedResNet3d, "__call__", watched)
+    found = extracted(model, manifest, clips=2, precision=precision)
+    assert bool(calls) == (precision == "bf16")
+    assert bool(found.visual.any()) == (precision == "fp32")
 
 
 def test_rows_with_an_error_are_left_out_by_name(model: CPD, manifest: Manifest) -> None:

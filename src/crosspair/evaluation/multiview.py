@@ -16,6 +16,7 @@ from crosspair.errors import ManifestError, ModelError, VideoError
 from crosspair.evaluation.accuracy import bootstrap_interval, class_details
 from crosspair.evaluation.results import Result
 from crosspair.models import Classifier
+from crosspair.models.inference import inference
 from crosspair.precision import autocast
 from crosspair.progress import Progress, progress
 from crosspair.video import crops_along, decoding, uniform_positions, video_loader
@@ -165,7 +166,7 @@ def multiview_scores(
     )  # fmt: skip
     was_training = model.training
     model.eval()
-    with decoding(manifest.path):
+    with inference(model.video_encoder, world.device, precision), decoding(manifest.path):
         for batch in loader:
             broken.update(batch.failures)
             if len(batch.rows):

@@ -28,6 +28,7 @@ from crosspair.library.passage import (
     passages,
 )
 from crosspair.library.windows import Plan, Windows
+from crosspair.models.inference import inference
 from crosspair.precision import autocast
 
 Progress = Callable[[int, int], None]
@@ -145,16 +146,17 @@ def encode_plans(
     waiting = {plan.row: -(-len(plan.times) // k) for plan, k in zip(plans, together, strict=True)}
     parts: dict[int, list[_Part]] = defaultdict(list)
     total, done = sum(len(plan.times) for plan in plans), 0
-    for decoded in _decoded(of, jobs, thumbnails):
-        for part in _encoded(of, decoded):
-            parts[part.of.row].append(part)
-            waiting[part.of.row] -= 1
-            if not waiting[part.of.row]:
-                plan = left.pop(part.of.row)
-                yield _joined(of, plan, parts.pop(plan.row))
-                done += len(plan.times)
-                if progress:
-                    progress(done, total)
+    with inference(of.model.video_encoder, of.device, of.precision):
+        for decoded in _decoded(of, jobs, thumbnails):
+            for part in _encoded(of, decoded):
+                parts[part.of.row].append(part)
+                waiting[part.of.row] -= 1
+                if not waiting[part.of.row]:
+                    plan = left.pop(part.of.row)
+                    yield _joined(of, plan, parts.pop(plan.row))
+                    done += len(plan.times)
+                    if progress:
+                        progress(done, total)
 
 
 @dataclass(frozen=True)

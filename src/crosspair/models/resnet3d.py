@@ -5,6 +5,8 @@ Up to res3 no kernel has an extent in time; res4 and res5 have 3. Time is never 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -33,13 +35,18 @@ class ResNet3d(nn.Module):
     Shapes:
         (B, 3, T, H, W) float → (B, F), the *visual feature*, averaged over time and space;
         F is 8 × width with basic blocks and 32 × width with bottlenecks.
+
+    Attributes:
+        folded: what computes the same in eval mode and in the lower precision of an autocast, see
+            `crosspair.models.inference`; None: the layers themselves.
     """
 
     def __init__(self, depth: Depth = 34, width: int = 64, shortcut: str = "B") -> None:
         super().__init__()
         block = Bottleneck if depth >= 50 else BasicBlock
+        self.folded: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.stem = nn.Sequential(
-            nn.Conv3d(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
+            Convolution(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
             nn.BatchNorm3d(width),
             nn.ReLU(inplace=True),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
@@ -64,10 +71,11 @@ class ResNet3d(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        folded = None if self.training else self.folded
+        if folded and torch.is_autocast_enabled(clips.device.type):
+            return folded(clips)
         x: torch.Tensor = self.stem(clips)
-        x = self.res5(self.res4(self.res3(self.res2(x))))
-        # (B, F, T, H, W) → (B, F); in bfloat16 the mean would lose what tells clips apart.
-        return x.mean(dim=(2, 3, 4), dtype=torch.promote_types(x.dtype, torch.float32))
+        return average(self.res5(self.res4(self.res3(self.res2(x)))))
 
 
 class BasicBlock(nn.Module):
@@ -116,6 +124,21 @@ class Bottleneck(nn.Module):
         return F.relu(y + self.shortcut(x), inplace=True)
 
 
+class Convolution(nn.Conv3d):
+    """A 3D convolution, done as a 2D one over B·T images where that is faster.
+
+    That is in bfloat16 on a CPU, where the kernel has no extent in time.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        on_cpu = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if self.kernel_size[0] > 1 or not on_cpu:
+            return super().forward(x)
+        stride, padding = self.stride[1:], self.padding[1:]
+        y = F.conv2d(as_images(x), self.weight.squeeze(2), None, stride, padding)
+        return as_clips(y, x.shape[2])
+
+
 class ZeroPaddedShortcut(nn.Module):
     """Shortcut "A": every ``stride``-th pixel, and zeros for the channels that are new."""
 
@@ -128,6 +151,21 @@ class ZeroPaddedShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.new))
 
 
+def as_images(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, T, H, W) → (B·T, C, H, W); in channels_last_3d no value moves."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def as_clips(x: torch.Tensor, frames: int) -> torch.Tensor:
+    """(B·T, C, H, W) → (B, C, T, H, W), T being ``frames``."""
+    return x.reshape(-1, frames, *x.shape[1:]).transpose(1, 2)
+
+
+def average(x: torch.Tensor) -> torch.Tensor:
+    """(B, F, T, H, W) → (B, F); in bfloat16 the mean would lose what tells clips apart."""
+    return x.mean(dim=(2, 3, 4), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
 def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
     if stride == 1 and channels == outer:
         return nn.Identity()
@@ -138,8 +176,8 @@ def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
 
 def _convolution(
     channels: int, outer: int, temporal: int, spatial: int, stride: int = 1
-) -> nn.Conv3d:
-    return nn.Conv3d(
+) -> Convolution:
+    return Convolution(
         channels,
         outer,
         (temporal, spatial, spatial),

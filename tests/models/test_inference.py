@@ -1,0 +1,129 @@
+"""The form of the video encoder for inference: it is the network, and goes when it has to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from crosspair.models.inference import FoldedResNet3d, inference
+from crosspair.models.resnet3d import BLOCKS, Convolution, ResNet3d, as_clips, as_images
+from crosspair.precision import autocast
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(not torch._C._has_mkldnn, reason="this PyTorch has no oneDNN"),
+]
+CPU = torch.device("cpu")
+
+
+def network(depth: int = 10, shortcut: str = "B") -> ResNet3d:
+    """In eval mode, every batch normalisation with statistics and weights of its own."""
+    torch.manual_seed(0)
+    model = ResNet3d(depth, width=8, shortcut=shortcut).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+            nn.init.uniform_(part.running_mean, -0.5, 0.5)
+    return model
+
+
+def clips(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Relative."""
+    return float((one - other).detach().norm() / other.detach().norm())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 32, 40), (1, 3, 1, 33, 47)])
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize("depth", BLOCKS)
+@torch.no_grad()
+def test_in_float32_the_form_is_the_network(depth: int, shortcut: str, shape) -> None:
+    model, x = network(depth, shortcut), clips(*shape)
+    found = FoldedResNet3d(model, torch.float32)(x)
+    assert found.dtype == torch.float32
+    assert difference(found, model(x)) < 1e-5
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@torch.no_grad()
+def test_in_bfloat16_it_is_no_further_from_float32_than_the_layers_are(depth: int) -> None:
+    model, x = network(depth), clips(4, 3, 4, 32, 32)
+    exact = model(x)
+    with autocast(CPU, "bf16"):
+        layers = model(x)
+        with inference(model, CPU, "bf16"):
+            folded = model(x)
+    assert not torch.equal(folded, layers)
+    assert difference(folded, exact) < 1.5 * difference(layers, exact)
+
+
+def test_it_is_used_in_the_lower_precision_alone() -> None:
+    model = network()
+    with inference(model, CPU, "fp32"):
+        assert model.folded is None
+    with inference(model, CPU, "bf16"), torch.no_grad():
+        assert model.folded is not None
+        x = clips(1, 3, 2, 32, 32)
+        expected = ResNet3d.forward(network(), x)
+        assert torch.equal(model(x), expected)  # outside an autocast
+    assert model.folded is None
+
+
+def test_a_network_that_trains_does_not_use_it() -> None:
+    model = network()
+    with inference(model, CPU, "bf16"), autocast(CPU, "bf16"):
+        model.train()
+        features = model(clips(2, 3, 4, 32, 32))
+    features.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_what_fails_within_leaves_the_network_as_it_was() -> None:
+    model = network()
+    with pytest.raises(KeyError), inference(model, CPU, "bf16"):
+        raise KeyError
+    assert model.folded is None
+
+
+@torch.no_grad()
+def test_the_next_time_it_has_the_weights_of_then() -> None:
+    model, x = network(), clips(1, 3, 2, 32, 32)
+    with autocast(CPU, "bf16"):
+        with inference(model, CPU, "bf16"):
+            before = model(x)
+        model.res5[0].bn2.bias += 1
+        with inference(model, CPU, "bf16"):
+            assert difference(model(x), before) > 0.1
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("spatial", [1, 3, 7])
+def test_convolutions_of_images_are_those_of_clips(spatial: int, stride: int) -> None:
+    torch.manual_seed(0)
+    pad = (0, spatial // 2, spatial // 2)
+    ours = Convolution(5, 6, (1, spatial, spatial), (1, stride, stride), pad, bias=False)
+    plain = nn.Conv3d(5, 6, (1, spatial, spatial), (1, stride, stride), pad, bias=False)
+    plain.load_state_dict(ours.state_dict())
+    given = [clips(2, 5, 3, 9, 11).requires_grad_() for _ in range(2)]
+    with autocast(CPU, "bf16"):
+        made = [module(x) for module, x in zip((ours, plain), given, strict=True)]
+    assert difference(made[0].float(), made[1].float()) < 1e-3
+    for each in made:
+        each.float().square().sum().backward()
+    assert difference(given[0].grad, given[1].grad) < 0.01
+    assert difference(ours.weight.grad, plain.weight.grad) < 0.01
+
+
+def test_images_are_the_frames_of_clips_and_back() -> None:
+    x = clips(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
+    images = as_images(x)
+    assert images.data_ptr() == x.data_ptr()
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images[5], x[1, :, 1])
+    assert torch.equal(as_clips(images, 4), x)
