@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ def optimizer_of(
 
     With AdamW, biases and the weights of batch normalisation do not decay.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
     for role, parameters in roles.items():
         split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for parameter in parameters:
@@ -42,9 +43,12 @@ def optimizer_of(
             if members:
                 weight_decay = config.weight_decay if decays else 0.0
                 groups.append({"params": members, "weight_decay": weight_decay, "role": role})
+    # One pass over the weights in place of one for each operation, where there is a kernel for it.
+    devices = {each.device.type for group in groups for each in group["params"]}
+    fused = devices <= {"cpu", "cuda"} or None
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
 
 
 def set_rates(
