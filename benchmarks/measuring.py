@@ -40,16 +40,23 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median, low, high)
 
 
-def rounds_of_turns(ways: Ways, jobs: Sequence[Any], rounds: int) -> dict[str, list[list[float]]]:
+def rounds_of_turns(
+    ways: Ways,
+    jobs: Sequence[Any],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[list[float]]]:
     """Do every job in every way, taking turns, so that whatever slows the machine slows all ways.
 
     Args:
         ways: from their names to functions of a job.
         jobs: what they are given.
         rounds: how many times all is done, after a round that does not count.
+        clock: what tells seconds: the processor's, in which other processes do not count, or
+            `time.perf_counter`.
 
     Returns:
-        For each way and round, the processor seconds of each job. Other processes' do not count.
+        For each way and round, the seconds of each job.
     """
     seconds: dict[str, list[list[float]]] = {name: [] for name in ways}
     for count in range(-1, rounds):
@@ -58,9 +65,9 @@ def rounds_of_turns(ways: Ways, jobs: Sequence[Any], rounds: int) -> dict[str, l
             names = list(ways)
             turn = (number + count) % len(names)  # no way always comes after the same other
             for name in names[turn:] + names[:turn]:
-                begun = time.process_time()
+                begun = clock()
                 ways[name](job)
-                this_round[name].append(time.process_time() - begun)
+                this_round[name].append(clock() - begun)
         if count >= 0:
             for name, taken in this_round.items():
                 seconds[name].append(taken)

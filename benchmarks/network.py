@@ -1,0 +1,201 @@
+"""The video network beside the common way: training and inference, and what the machine could do.
+
+    python -m benchmarks.network [--rounds 5] [--scale 1]
+
+ResNet-18 and -34 on 8 frames of 112×112 and ResNet-50 on 8 frames of 224×224, random weights and
+clips in memory. A training step is forward, backward and SGD. The common way is 3D convolutions in
+float32 and PyTorch's usual layout; between it and crosspair's stands what two changes give:
+bfloat16 and channels_last_3d. Times are of the clock, on all cores, in turns. The machine's rate is
+the larger of those of a large matrix product and of a large convolution; a network's share of it
+counts the operations that its convolutions need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measuring import compared, print_comparison, rounds_of_turns, write_results
+from crosspair.config import Depth, OptimizerConfig
+from crosspair.isolation import cores
+from crosspair.models import ResNet3d
+from crosspair.models.inference import inference
+from crosspair.models.resnet3d import Convolution
+from crosspair.precision import autocast, dtype_for
+from crosspair.training.optimizer import optimizer_of
+
+RESULTS = Path(__file__).parent / "results" / "network.json"
+NETWORKS: dict[Depth, tuple[int, int]] = {18: (112, 8), 34: (112, 8), 50: (224, 2)}
+FRAMES = 8
+BASE = "float32, 3D convolutions"
+HALFWAY = "bfloat16, channels_last_3d"
+OURS = "crosspair"
+CPU = torch.device("cpu")
+LAYOUT = torch.channels_last_3d
+SGD = OptimizerConfig(lr=1e-3)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="in turns (default: 5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the clips' sides (default: 1)")
+    parser.add_argument("--depths", type=int, nargs="+", default=list(NETWORKS), metavar="DEPTH")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and clips (default: 0)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(cores())
+    torch.manual_seed(options.seed)
+    rates = machine_rates(options.rounds, round(options.scale * 2048))
+    results = {
+        f"ResNet-{depth}": measured(depth, options.rounds, options.scale, rates)
+        for depth in options.depths
+    }
+    settings = {"frames": FRAMES, "rounds": options.rounds, "scale": options.scale,
+                "threads": torch.get_num_threads(), "GFLOP_per_s": rates}  # fmt: skip
+    write_results(
+        options.out, {"settings": settings, "results": results},
+        seed=options.seed, packages=["torch"],
+    )  # fmt: skip
+
+
+def machine_rates(rounds: int, size: int) -> dict[str, dict[str, float]]:
+    """GFLOP/s of a matrix product and of a convolution, the best of some rounds, by format."""
+    rates: dict[str, dict[str, float]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        square = torch.randn(size, size).to(dtype)
+        images = torch.randn(64, 256, size // 64, size // 64).to(dtype)
+        images = images.contiguous(memory_format=torch.channels_last)
+        kernel = torch.randn(256, 256, 3, 3).to(dtype)
+        jobs: dict[str, Callable[[], torch.Tensor]] = {
+            "matrix product": lambda square=square: square @ square,
+            "convolution": lambda images=images, kernel=kernel: F.conv2d(images, kernel, padding=1),
+        }
+        rates[str(dtype).removeprefix("torch.")] = {
+            name: operations(job) / min(seconds_of(job) for _ in range(rounds + 1)) / 1e9
+            for name, job in jobs.items()
+        }
+    for dtype_name, of in rates.items():
+        told = ", ".join(f"{name} {rate:.0f}" for name, rate in of.items())
+        Console().print(f"{dtype_name}, GFLOP/s: {told}")
+    return rates
+
+
+def measured(
+    depth: Depth, rounds: int, scale: float, rates: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Both comparisons of a network, and its share of the machine's rate."""
+    size, batch = NETWORKS[depth]
+    size = round(size * scale)
+    clips = torch.randn(batch, 3, FRAMES, size, size)
+    ours = ResNet3d(depth)
+    for parameter in ours.parameters():
+        if parameter.dim() == 5:  # as crosspair.training.parallel.placed does
+            parameter.data = parameter.contiguous(memory_format=LAYOUT)
+    common, halfway = plain(ours, torch.contiguous_format), plain(ours, LAYOUT)
+    found: dict[str, Any] = {"size": size, "batch": batch}
+    fast = clips.contiguous(memory_format=LAYOUT)
+    trained = {
+        BASE: training(common, clips, "fp32", usual_sgd(common)),
+        HALFWAY: training(halfway, fast, "auto", usual_sgd(halfway)),
+        OURS: training(ours, fast, "auto", optimizer_of({"rest": ours.parameters()}, SGD)),
+    }
+    used = {
+        BASE: inferring(common, clips, "fp32"),
+        HALFWAY: inferring(halfway, fast, "auto"),
+        OURS: inferring(ours, fast, "auto", folded=True),
+    }
+    for doing, ways in (("training", trained), ("inference", used)):
+        needed = operations(lambda run=ways[BASE]: run(None)) / batch
+        times = compared(rounds_of_turns(ways, [None], rounds, time.perf_counter), BASE)
+        peak = max(rates[str(dtype_for(CPU, "auto")).removeprefix("torch.")].values())
+        rate = needed * batch / times[OURS]["ms"]["median"] / 1e6
+        found[doing] = {
+            "ways": times, "GFLOP_a_clip": needed / 1e9,
+            "clips_per_s": {name: 1e3 * batch / way["ms"]["median"] for name, way in times.items()},
+            "share_of_the_rate": rate / peak,
+        }  # fmt: skip
+        print_comparison(f"ResNet-{depth}, {batch} clips of {FRAMES}×{size}², {doing}", times)
+        Console().print(f"{needed / 1e9:.1f} GFLOP a clip: {rate / peak:.0%} of the machine's rate")
+    return found
+
+
+def plain(network: ResNet3d, layout: torch.memory_format) -> ResNet3d:
+    """The same network with PyTorch's own convolutions, in a layout."""
+    copied = copy.deepcopy(network)
+    for module in list(copied.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Convolution):
+                own = nn.Conv3d(
+                    child.in_channels, child.out_channels, child.kernel_size, child.stride,
+                    child.padding, bias=False,
+                )  # fmt: skip
+                own.weight.data = child.weight.detach().contiguous(memory_format=layout)
+                setattr(module, name, own)
+    return copied
+
+
+def usual_sgd(network: ResNet3d) -> torch.optim.SGD:
+    """As most code has it."""
+    return torch.optim.SGD(
+        network.parameters(), SGD.lr, SGD.momentum, weight_decay=SGD.weight_decay
+    )
+
+
+def training(
+    network: ResNet3d, clips: torch.Tensor, precision: str, optimizer: torch.optim.Optimizer
+) -> Callable[[None], None]:
+    """A step of training."""
+
+    def step(_: None) -> None:
+        network.train()
+        with autocast(CPU, precision):
+            features = network(clips)
+        features.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def inferring(
+    network: ResNet3d, clips: torch.Tensor, precision: str, *, folded: bool = False
+) -> Callable[[None], None]:
+    """Inference; ``folded``: in crosspair's form for it, made once as for a whole corpus."""
+
+    def run(_: None) -> None:
+        network.eval()
+        with torch.no_grad(), autocast(CPU, precision):
+            network(clips)
+
+    if folded:
+        inference(network, CPU, precision).__enter__()
+    return run
+
+
+def operations(job: Callable[[], object]) -> float:
+    """Floating-point operations, a multiplication and an addition being two."""
+    with FlopCounterMode(display=False) as counter:
+        job()
+    return float(counter.get_total_flops())
+
+
+def seconds_of(job: Callable[[], object]) -> float:
+    """Of the clock."""
+    begun = time.perf_counter()
+    job()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The benchmark of the network, small: it runs, and its ways compute the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import network
+
+from crosspair.models import ResNet3d
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(network.NETWORKS, 18, (112, 2))
+    monkeypatch.setattr(network, "cores", lambda: 1)
+    out = tmp_path / "network.json"
+    small = ["--scale", "0.3", "--depths", "18", "--rounds", "2", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["network", *small])
+    network.main()
+    content = json.loads(out.read_text())
+    assert set(content["settings"]["GFLOP_per_s"]) == {"float32", "bfloat16"}
+    of = content["results"]["ResNet-18"]
+    assert of["training"]["GFLOP_a_clip"] > 2.5 * of["inference"]["GFLOP_a_clip"]
+    for doing in ("training", "inference"):
+        assert list(of[doing]["ways"]) == [network.BASE, network.HALFWAY, network.OURS]
+        assert of[doing]["ways"][network.BASE]["times_faster"]["median"] == 1
+        assert 0 < of[doing]["share_of_the_rate"] < 3
+    assert "ResNet-18, 2 clips of 8×34²" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_the_common_way_is_the_same_network() -> None:
+    torch.manual_seed(0)
+    ours = ResNet3d(18, width=8).eval()
+    clips = torch.randn(2, 3, 4, 32, 32)
+    common = network.plain(ours, torch.contiguous_format)
+    assert not any(isinstance(module, network.Convolution) for module in common.modules())
+    torch.testing.assert_close(common(clips), ours(clips))
