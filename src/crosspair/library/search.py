@@ -20,7 +20,7 @@ from crosspair.library.videos import absolute, videos_of
 
 FIRST_LOOK = 8  # windows that are looked at for each moment wanted, at first
 # Of an index: more finds more of the nearest windows, and takes longer. REFINE makes cosines exact.
-NPROBES, EF, REFINE = 32, 256, 2
+NPROBES, REFINE = 64, 2
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Searcher:
         if exact:
             search = search.bypass_vector_index()
         else:
-            search = search.nprobes(NPROBES).ef(max(EF, REFINE * count)).refine_factor(REFINE)
+            search = search.nprobes(NPROBES).refine_factor(REFINE)
         try:
             rows: list[dict[str, Any]] = (
                 search.where(condition) if condition else search
