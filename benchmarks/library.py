@@ -239,7 +239,8 @@ def kills(
         seconds: that all takes.
     """
     whole, another = windows_of(library), material.folder / "another"
-    told = Counter(dict.fromkeys(("kills", "no library yet", "opened", "faults", "in the end"), 0))
+    told = Counter(dict.fromkeys(("kills", "no library yet", "opened", "grown", "faults"), 0))
+    before = 0
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.library"])
     for _ in range(KILLS):
@@ -250,7 +251,7 @@ def kills(
         process.start()
         there.close()
         here.recv()
-        process.join(draw.uniform(0, seconds / KILLS))
+        process.join(draw.uniform(0, seconds / 3))
         told["kills"] += process.exitcode is None
         process.kill()
         process.join()
@@ -258,7 +259,9 @@ def kills(
             told["opened"] += 1
             left = windows_of(another)
             told["faults"] += any(whole[path] != spans for path, spans in left.items())
-            told["in the end"] = sum(map(len, left.values()))
+            now = sum(map(len, left.values()))
+            told["grown"] += now > before
+            before = now
         else:
             told["no library yet"] += 1
     index(another, engine(model), material.folders)
