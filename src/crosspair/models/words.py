@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from crosspair.devices import sent
 from crosspair.errors import ModelError, TextError
 
 WORDS_FILE = "words.json"
@@ -59,8 +60,8 @@ class WordAverage(nn.Module):
         flat = [row for of_text in rows for row in of_text]
         device = self.vectors.weight.device
         mean: torch.Tensor = self.vectors(
-            torch.tensor(flat, dtype=torch.long, device=device),
-            torch.as_tensor(offsets, device=device),
+            sent(torch.tensor(flat, dtype=torch.long), device),
+            sent(torch.as_tensor(offsets), device),
         )
         return mean
 

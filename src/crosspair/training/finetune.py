@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest
+from crosspair.devices import sent
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, VideoError
 from crosspair.models import Classifier, Start
@@ -27,6 +29,7 @@ from crosspair.training.parallel import (
     placed,
     synchronized,
     training_pixels,
+    uploaded,
     wrapped,
 )
 from crosspair.training.plateau import Plateau
@@ -152,10 +155,12 @@ class Finetuning:
             group["lr"] = lr
         parts = min(recipe.training.accumulate, len(batch.rows) // 2)
         logged = {name: torch.zeros((), device=device) for name in ("loss", "top-1")}
-        for i, rows in enumerate(torch.arange(len(batch.rows)).tensor_split(parts)):
+        with part("copy"):
+            on_device = uploaded(batch, parts, device)
+        for i, (rows, clips, colors) in enumerate(on_device):
             with part("copy"):
-                pixels = training_pixels(batch, rows, recipe.clip, device)
-                targets = self.targets[batch.rows[rows]].to(device)
+                pixels = training_pixels(clips, colors, recipe.clip)
+                targets = sent(self.targets[rows], device)
             with synchronized(self.network, last=i == parts - 1):
                 with part("forward"), autocast(device, recipe.training.precision):
                     logits = self.network(pixels)
@@ -236,9 +241,9 @@ class Finetuning:
         """Nothing; see `Task`."""
         return {}
 
-    def load_state_dict(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+    def load_state_dict(self, shared: dict[str, Any], owns: Sequence[dict[str, Any]]) -> None:
         """Put back what the other two gave; see `Task`."""
-        del own
+        del owns
         self.model.load_state_dict(shared["model"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.plateau.load_state_dict(shared["plateau"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -50,8 +51,8 @@ class Task(Protocol):
     def own_state_dict(self) -> dict[str, Any]:
         """What only this process has."""
 
-    def load_state_dict(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
-        """Put back what the other two gave."""
+    def load_state_dict(self, shared: dict[str, Any], owns: Sequence[dict[str, Any]]) -> None:
+        """Put back what the other two gave, the second on each process that there was then."""
 
     def pair_id(self, row: int) -> str:
         """The name of a pair, for messages."""
@@ -74,22 +75,23 @@ class Loop:
         self.task, self.run, self.config, self.world = task, run, config, world
         self.steps_per_epoch = steps_per_epoch
         self.step, self.best_step = 0, 0
-        self.left_out: set[str] = set()
+        self.left_out: dict[str, str] = {}  # pair to reason
         if run.last_step is not None:
-            shared, own = load_checkpoint(run.checkpoints, run.last_step, world)
+            shared, owns = load_checkpoint(run.checkpoints, run.last_step)
             try:
-                task.load_state_dict(shared["task"], own["task"])
+                task.load_state_dict(shared["task"], [own["task"] for own in owns])
             except (RuntimeError, ValueError, KeyError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise RunError(
                     f"the checkpoint of step {run.last_step} in {run.checkpoints} does not fit "
                     f"this recipe's network: {reason}"
                 ) from error
-            torch.set_rng_state(own["rng"])
-            if world.device.type == "cuda":
-                torch.cuda.set_rng_state(own["cuda_rng"])
+            if world.rank < len(owns):  # one that is new keeps the generators it began with
+                torch.set_rng_state(owns[world.rank]["rng"])
+                if world.device.type == "cuda":
+                    torch.cuda.set_rng_state(owns[world.rank]["cuda_rng"])
             self.step, self.best_step = shared["step"], shared["best_step"]
-            self.left_out = set(own["left_out"])
+            self.left_out = shared["left_out"]
             logger.info("resumed at step %d", self.step)
 
     def go(self, batches: Iterable[Batch], progress: Progress) -> bool:
@@ -117,23 +119,22 @@ class Loop:
                     break
                 meter.waiting()
         if self.step > begun:
-            failed = int(self.world.counts(len(self.left_out)).sum())
-            epoch = self.step / self.steps_per_epoch
-            self.run.record("pairs", self.step, {"epoch": epoch, "failed": failed})
+            self._share_failures()
+            values = {"epoch": self.step / self.steps_per_epoch, "failed": len(self.left_out)}
+            self.run.record("pairs", self.step, values)
         if self.left_out:
             logger.warning("%d pairs were left out, as their videos fail", len(self.left_out))
         return True
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
-        own = {
-            "task": self.task.own_state_dict(),
-            "rng": torch.get_rng_state(),
-            "left_out": sorted(self.left_out),
-        }
+        self._share_failures()
+        own = {"task": self.task.own_state_dict(), "rng": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             own["cuda_rng"] = torch.cuda.get_rng_state()
-        shared = {"task": self.task.state_dict(), "best_step": self.best_step}
+        shared = {
+            "task": self.task.state_dict(), "best_step": self.best_step, "left_out": self.left_out,
+        }  # fmt: skip
         save_checkpoint(
             self.run.checkpoints, self.step, shared, own, self.world, keep=[self.best_step]
         )
@@ -142,7 +143,7 @@ class Loop:
         """One step; tell whether any process was asked to stop."""
         self._note_failures(batch)
         clips = len(batch.rows)
-        state = torch.tensor([clips, clips < 2, stop], device=self.world.device)
+        state = torch.tensor([clips, clips < 2, stop])  # on the host: no step waits for the last
         everywhere, too_few, stops = self.world.sum(state).tolist()
         if everywhere == 0:
             reason = batch.failures[0][1] if batch.failures else "see the other processes' messages"
@@ -166,18 +167,21 @@ class Loop:
         for row, message in batch.failures:
             pair_id = self.task.pair_id(row)
             if pair_id not in self.left_out:
-                self.left_out.add(pair_id)
                 logger.warning("left out %s: %s", pair_id, message)
-                self.run.record(
-                    "event",
-                    self.step,
-                    {
-                        "epoch": self.step / self.steps_per_epoch,
-                        "event": "left out",
-                        "pair_id": pair_id,
-                        "message": message,
-                    },
-                )
+                self._leave_out(pair_id, message)
+
+    def _share_failures(self) -> None:
+        """Make what any process has left out known to all: another may draw that pair next."""
+        for text in self.world.gather_texts(json.dumps(self.left_out)):
+            for pair_id, message in json.loads(text).items():
+                if pair_id not in self.left_out:
+                    self._leave_out(pair_id, message)
+
+    def _leave_out(self, pair_id: str, message: str) -> None:
+        self.left_out[pair_id] = message
+        epoch = self.step / self.steps_per_epoch
+        values = {"epoch": epoch, "event": "left out", "pair_id": pair_id, "message": message}
+        self.run.record("event", self.step, values)
 
 
 class _Meter:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crosspair.config import ClipConfig
+from crosspair.devices import sent
 from crosspair.distributed import World
 from crosspair.video import Batch, jitter_colors, normalize
 
@@ -29,6 +31,8 @@ def placed(model: Network, world: World) -> Network:
     for parameter in model.parameters():
         if parameter.dim() == 5:
             parameter.data = parameter.contiguous(memory_format=torch.channels_last_3d)
+    if world.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # clips are of one size: it pays to search once
     return model.to(world.device)
 
 
@@ -57,11 +61,39 @@ def average_statistics(model: nn.Module, world: World) -> None:
             buffer.copy_(world.sum(buffer) / world.size)
 
 
-def training_pixels(
-    batch: Batch, rows: torch.Tensor, clip: ClipConfig, device: torch.device
-) -> torch.Tensor:
-    """(B, 3, T, H, W) float on ``device``: some clips of a batch, normalised and jittered."""
-    pixels = normalize(batch.clips[rows].to(device, non_blocking=True))
-    if clip.color_jitter:
-        pixels = jitter_colors(pixels, batch.colors[rows].to(device))
-    return pixels
+def uploaded(
+    batch: Batch, parts: int, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """A batch in parts of nearly the same size.
+
+    On a GPU copies have a stream of their own, which waits for nothing that the GPU still has to
+    do: a batch travels while the step before is computed.
+
+    Returns:
+        Rows (B,) on the host, clips (B, 3, T, H, W) uint8 and colours (B, 3) on ``device``.
+    """
+    columns = (batch.rows, *_copied([batch.clips, batch.colors], device))
+    return list(zip(*(column.tensor_split(parts) for column in columns), strict=True))
+
+
+def training_pixels(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
+    """(B, 3, T, H, W) float: clips of `uploaded`, normalised and jittered."""
+    pixels = normalize(clips)
+    return jitter_colors(pixels, colors) if clip.color_jitter else pixels
+
+
+def _copied(tensors: Sequence[torch.Tensor], device: torch.device) -> Sequence[torch.Tensor]:
+    if device.type != "cuda":
+        return tensors
+    computes, copies = torch.cuda.current_stream(device), _copies(device)
+    with torch.cuda.stream(copies):
+        found = [sent(each, device) for each in tensors]
+    computes.wait_stream(copies)
+    for each in found:
+        each.record_stream(computes)  # or its memory would be taken for the next copy too early
+    return found
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

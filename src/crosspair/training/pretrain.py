@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch import nn
 from crosspair import models, objectives
 from crosspair.config import Recipe
 from crosspair.corpora import Manifest
+from crosspair.devices import sent
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, TextError
 from crosspair.evaluation import embed_texts, extract_features, retrieval
 from crosspair.models import CPD
 from crosspair.objectives import MemoryBank
-from crosspair.precision import autocast, check_frames
+from crosspair.precision import autocast, check_frames, dtype_for
 from crosspair.progress import progress
 from crosspair.training.curriculum import Curriculum
 from crosspair.training.loop import Loop
@@ -28,6 +30,7 @@ from crosspair.training.parallel import (
     placed,
     synchronized,
     training_pixels,
+    uploaded,
     wrapped,
 )
 from crosspair.training.profile import part, profiled
@@ -122,8 +125,9 @@ class Pretraining:
             recipe.objective, len(self.train), recipe.head.embedding, noise_seed, world
         )
         self.bank = MemoryBank(
-            len(self.train), recipe.head.embedding, recipe.objective.bank_momentum, bank_seed, world
-        )
+            len(self.train), recipe.head.embedding, recipe.objective.bank_momentum, bank_seed,
+            world, dtype_for(world.device, recipe.objective.bank_precision),
+        )  # fmt: skip
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
         self.curriculum = Curriculum(recipe.curriculum)
         torch.manual_seed(recipe.training.seed + world.rank)  # dropout: each process its own
@@ -139,11 +143,13 @@ class Pretraining:
         parts = min(recipe.training.accumulate, len(batch.rows) // 2)
         logged: dict[str, torch.Tensor] = {}
         embeddings = []
-        for i, rows in enumerate(torch.arange(len(batch.rows)).tensor_split(parts)):
+        with part("copy"):
+            on_device = uploaded(batch, parts, device)
+        for i, (rows, clips, colors) in enumerate(on_device):
             with part("copy"):
-                pixels = training_pixels(batch, rows, recipe.clip, device)
-                index = batch.rows[rows].to(device)
-            titles = [self.titles[row] for row in batch.rows[rows].tolist()]
+                pixels = training_pixels(clips, colors, recipe.clip)
+                index = sent(rows, device)
+            titles = [self.titles[row] for row in rows.tolist()]
             with synchronized(self.towers, last=i == parts - 1):
                 with part("forward"), autocast(device, recipe.training.precision):
                     video, text = self.towers(pixels, titles)
@@ -152,7 +158,7 @@ class Pretraining:
                 weight = len(rows) / len(batch.rows)
                 with part("backward"):
                     (loss * (weight * share)).backward()
-            embeddings.append((index, video.detach(), text.detach()))
+            embeddings.append((video.detach(), text.detach()))
             for name, value in {"loss": loss.detach(), **scalars}.items():
                 logged[name] = logged.get(name, 0) + weight * value
         with part("optimiser"):
@@ -167,7 +173,8 @@ class Pretraining:
             self.optimizer.step()
             self.optimizer.zero_grad()
         with part("bank"):
-            self.bank.update(*(torch.cat(column) for column in zip(*embeddings, strict=True)))
+            both = (torch.cat(column) for column in zip(*embeddings, strict=True))
+            self.bank.update(batch.rows, *both)
         return {**logged, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
 
     def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
@@ -231,13 +238,13 @@ class Pretraining:
         """This process's share of the bank; see `Task`."""
         return {"bank": self.bank.state_dict()}
 
-    def load_state_dict(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
+    def load_state_dict(self, shared: dict[str, Any], owns: Sequence[dict[str, Any]]) -> None:
         """Put back what the other two gave; see `Task`."""
         self.model.load_state_dict(shared["model"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.objective.load_state_dict(shared["objective"])
         self.curriculum.load_state_dict(shared["curriculum"])
-        self.bank.load_state_dict(own["bank"])
+        self.bank.load_state_dict([own["bank"] for own in owns])
         self.enter_stage()
 
     def pair_id(self, row: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ class Batch:
     clips: torch.Tensor
     colors: torch.Tensor
     failures: list[tuple[int, str]]
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU reads by itself; the loader asks for it where one is."""
+        rows, clips, colors = (each.pin_memory() for each in (self.rows, self.clips, self.colors))
+        return replace(self, rows=rows, clips=clips, colors=colors)
 
 
 def training_loader(
@@ -137,8 +142,9 @@ class TrainingOrder:
         batch_size: pairs in a batch over all processes.
         epochs: when to end.
         seed: the permutations' seed.
-        rank, world_size: which share of each batch is this process's (every ``world_size``-th).
-        start: batches, counted over the whole training, that are already done.
+        rank, world_size: which share of each batch is this process's; the shares one after
+            another are the batch, in its order, for any number of processes.
+        start: batches, counted over the whole training, that are already done, by however many.
     """
 
     def __init__(
@@ -164,8 +170,9 @@ class TrainingOrder:
         for epoch in range(first, self.epochs):
             rows = np.random.default_rng((self.seed, PERMUTATION, epoch)).permutation(self.pairs)
             for batch in range(skip if epoch == first else 0, self.batches_per_epoch):
-                mine = rows[batch * self.batch_size : (batch + 1) * self.batch_size]
-                yield [(int(row), epoch) for row in mine[self.rank :: self.world_size]]
+                whole = rows[batch * self.batch_size : (batch + 1) * self.batch_size]
+                mine = np.array_split(whole, self.world_size)[self.rank]
+                yield [(int(row), epoch) for row in mine]
 
 
 @dataclass(frozen=True)
