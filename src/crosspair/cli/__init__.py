@@ -14,6 +14,7 @@ from crosspair.cli.corpus import add_corpus
 from crosspair.cli.doctor import add_doctor
 from crosspair.cli.evaluation import add_evaluate, add_features
 from crosspair.cli.library import add_index, add_search
+from crosspair.cli.plan import add_plan
 from crosspair.cli.prepare import add_prepare
 from crosspair.cli.report import add_report
 from crosspair.cli.serve import add_serve
@@ -49,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for add in (
-        add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_pretrain,
-        add_finetune, add_features, add_evaluate, add_report, add_ablate,
+        add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_plan,
+        add_pretrain, add_finetune, add_features, add_evaluate, add_report, add_ablate,
         add_embed, add_classify, add_index, add_search, add_serve, add_doctor,
         add_import_weights, add_export, add_publish,
     ):  # fmt: skip

@@ -38,8 +38,12 @@ def _splits(text: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def check_place(out: Path) -> None:
+def check_place(out: Path, option: str = "--out") -> None:
     """See that results can be written to a file, before they are computed.
+
+    Args:
+        out: the file.
+        option: that names it.
 
     Raises:
         RunError: it is a folder, or lies in a file.
@@ -48,11 +52,11 @@ def check_place(out: Path) -> None:
 
     if out.is_dir():
         raise RunError(
-            f"--out names a file of results, and {out} is a folder; try {out}/results.json"
+            f"{option} names a file of results, and {out} is a folder; try {out}/results.json"
         )
     for folder in out.parents:
         if folder.is_file():
-            raise RunError(f"--out {out}: {folder} is a file, not a folder")
+            raise RunError(f"{option} {out}: {folder} is a file, not a folder")
 
 
 def whole_number(least: int) -> Callable[[str], int]:

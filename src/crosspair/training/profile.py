@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
@@ -93,6 +93,7 @@ class Profile:
     @contextmanager
     def _recording(self) -> Iterator[torch_profile]:
         global _running
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells the terminal of itself
         on_gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
         with torch_profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:
             _running, self._begun = self, self._moment()
@@ -104,7 +105,7 @@ class Profile:
     def _moment(self) -> Any:
         if self.device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -156,7 +157,7 @@ class Profile:
         found = [
             (event.key, event.count, getattr(event, of) / 1e6)
             for event in profiler.key_averages()
-            if event.key not in PARTS and event.device_type == DeviceType.CPU
+            if event.key not in PARTS and event.device_type.name == "CPU"
         ]
         return sorted(found, key=lambda each: -each[2])[:OPERATIONS]
 

@@ -1,0 +1,244 @@
+"""Measuring a training on this machine: loading alone, the step alone, and both together.
+
+Nothing is written anywhere; the weights that the steps move are thrown away.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from crosspair.clip import Clip
+from crosspair.errors import VideoError
+from crosspair.planning.memory import Memory
+from crosspair.precision import autocast
+from crosspair.progress import progress
+from crosspair.training.finetune import Finetuning
+from crosspair.training.pretrain import Pretraining
+from crosspair.video import Batch, TrainingOrder, training_loader
+
+logger = logging.getLogger(__name__)
+
+LOADED = 8  # clips a batch while loading alone is measured: small, so that little time is a lot
+SHARES = {"one worker": 0.15, "all workers": 0.2, "step": 0.25, "together": 0.35, "forward": 0.05}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Clips a second, and bytes.
+
+    Attributes:
+        seconds: that all the measuring took.
+        by_worker: clips/s that one worker loads.
+        loading: clips/s that the recipe's workers load while nothing else is done.
+        step: clips/s of training steps on clips in memory.
+        together: clips/s of the training as it will be.
+        data_wait: share of that time in which the network waits for clips.
+        forward: clips/s of the network in validation.
+        part: clips that went through the network at a time; as many as the recipe says, or fewer
+            where those take too long or too much memory.
+        memory: peak of the training process with such a part; on a GPU what it takes there.
+        by_clip: how much more each further clip of a part takes; 0 where only one size did.
+        worker_memory: of one worker; 0 where the system does not tell.
+        available: nine tenths of all the memory that there is.
+    """
+
+    seconds: float
+    by_worker: float
+    loading: float
+    step: float
+    together: float
+    data_wait: float
+    forward: float
+    part: int
+    memory: int
+    by_clip: float
+    worker_memory: int
+    available: int
+
+    def memory_of(self, clips: int) -> int:
+        """The peak with so many clips at a time; computed, where they are not those measured."""
+        return int(self.memory + self.by_clip * (clips - self.part))
+
+
+def measure(task: Pretraining | Finetuning, whole: int, seconds: float) -> Measured:
+    """Measure a training by doing some of it.
+
+    Args:
+        task: whose weights will not be used any more.
+        whole: clips that go through the network at a time, by the recipe.
+        seconds: to measure for; a step that takes long takes longer than that.
+
+    Raises:
+        VideoError: hardly any clip can be read.
+    """
+    begun = time.perf_counter()
+    memory = Memory(task.world.device)
+    with progress("measuring", len(SHARES), "figures") as bar:
+        by_worker, clips = _loading(task, 1, SHARES["one worker"] * seconds)
+        bar.advance(1, "loading")
+        workers = task.recipe.training.workers
+        loading = by_worker
+        if workers != 1:
+            loading, more = _loading(task, workers, SHARES["all workers"] * seconds, memory)
+            clips = clips + more
+        bar.advance(2, "steps")
+        batch = _gathered(clips, whole)
+        batch, by_clip = _grown(task, batch, whole, SHARES["step"] * seconds, memory)
+        times = _steps(task, batch, SHARES["step"] * seconds)
+        bar.advance(3, "loading and steps")
+        part = len(batch.rows)
+        together, wait = _together(task, part, SHARES["together"] * seconds)
+        bar.advance(4, "validation")
+        forward = _forward(task, batch, SHARES["forward"] * seconds)
+        bar.advance(5)
+    return Measured(
+        time.perf_counter() - begun, by_worker, loading, part / statistics.median(times), together,
+        wait, forward, part, memory.peak, by_clip, memory.of_a_worker, memory.available,
+    )  # fmt: skip
+
+
+def training_clips(task: Pretraining | Finetuning) -> list[Clip]:
+    """The clips of an epoch."""
+    return task.clips if isinstance(task, Finetuning) else task.train.clips()
+
+
+def _batches(task: Pretraining | Finetuning, size: int, workers: int) -> Iterator[Batch]:
+    """Training batches of a given size, epoch after epoch."""
+    clips, training = training_clips(task), task.recipe.training
+    order = TrainingOrder(len(clips), min(size, len(clips)), 10**6, training.seed)
+    loader = training_loader(
+        clips, order, task.recipe.clip, seed=training.seed, workers=workers
+    )  # fmt: skip
+    return iter(loader)
+
+
+def _loading(
+    task: Pretraining | Finetuning, workers: int, seconds: float, memory: Memory | None = None
+) -> tuple[float, list[Batch]]:
+    """Clips/s that are loaded, from each worker's second batch on; and some of them."""
+    batches = _batches(task, LOADED, workers)
+    kept = [next(batches) for _ in range(max(1, workers))]
+    begun, count = time.perf_counter(), 0
+    for batch in batches:
+        count += len(batch.rows) + len(batch.failures)
+        if len(kept) * LOADED < task.recipe.training.batch_size:
+            kept.append(batch)
+        elapsed = time.perf_counter() - begun
+        if elapsed >= seconds and count >= LOADED * max(2, workers):
+            break
+    if memory:
+        memory.look_at_workers()
+    return count / elapsed, kept
+
+
+def _gathered(batches: list[Batch], size: int) -> Batch:
+    """One batch of ``size`` clips; where fewer were loaded, some stand in it more than once."""
+    readable = [batch for batch in batches if len(batch.rows)]
+    if sum(len(batch.rows) for batch in readable) < 2:
+        reason = next(message for batch in batches for _, message in batch.failures)
+        raise VideoError(f"hardly any clip can be read; the first fault: {reason}")
+    columns = zip(*((batch.rows, batch.clips, batch.colors) for batch in readable), strict=True)
+    return _some(Batch(0, *(torch.cat(column) for column in columns), failures=[]), size)
+
+
+def _some(batch: Batch, size: int) -> Batch:
+    rows = torch.arange(size) % len(batch.rows)
+    clips = batch.clips[rows].contiguous(memory_format=torch.channels_last_3d)  # as workers give
+    return Batch(0, batch.rows[rows], clips, batch.colors[rows], failures=[])
+
+
+def _grown(
+    task: Pretraining | Finetuning, batch: Batch, whole: int, seconds: float, memory: Memory
+) -> tuple[Batch, float]:
+    """The largest part of a batch that time and memory allow, up to ``whole`` clips.
+
+    Returns:
+        The part, and the bytes that each of its clips takes (0: not known).
+    """
+    by_clip, size, part, begun = 0.0, min(2, whole), batch, time.perf_counter()
+    peaks: dict[int, int] = {}
+    while True:
+        part = _some(batch, size)
+        memory.begin()
+        try:
+            took = _step(task, part)
+        except torch.OutOfMemoryError:
+            # What is left of the failed step must not weigh on the next.
+            task.optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            logger.info("%d clips at a time do not fit into memory", size)
+            return _some(batch, max(peaks)), by_clip
+        peaks[size] = memory.end()
+        if len(peaks) > 1:
+            before = sorted(peaks)[-2]
+            by_clip = max(0.0, (peaks[size] - peaks[before]) / (size - before))
+        following = min(2 * size, whole)
+        fits = peaks[size] + by_clip * (following - size) < memory.available
+        in_time = time.perf_counter() - begun + 2 * took < seconds or len(peaks) < 2
+        if size == whole or not (fits and in_time):
+            return part, by_clip
+        size = following
+
+
+def _steps(task: Pretraining | Finetuning, batch: Batch, seconds: float) -> list[float]:
+    """Seconds of each of some steps on one batch; two at least."""
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 2:
+        times.append(_step(task, batch))
+    return times
+
+
+def _step(task: Pretraining | Finetuning, batch: Batch) -> float:
+    device = task.world.device
+    begun = _now(device)
+    task.train_step(batch, 0.0, 1.0)
+    return _now(device) - begun
+
+
+def _together(task: Pretraining | Finetuning, part: int, seconds: float) -> tuple[float, float]:
+    """Clips/s of the training as it will be, and the share of it that waits for clips."""
+    workers, device = task.recipe.training.workers, task.world.device
+    batches = _batches(task, part, workers)
+    for _ in range(2):  # workers start, and a first step makes room
+        batch = next(batches)
+        if len(batch.rows) > 1:
+            task.train_step(batch, 0.0, 1.0)
+    begun, count, waited, steps = _now(device), 0, 0.0, 0
+    while True:
+        mark = _now(device)
+        batch = next(batches)
+        waited += _now(device) - mark
+        if len(batch.rows) > 1:
+            task.train_step(batch, 0.0, 1.0)
+        count, steps = count + len(batch.rows) + len(batch.failures), steps + 1
+        elapsed = _now(device) - begun
+        if elapsed >= seconds and steps > 1:
+            return count / elapsed, waited / elapsed
+
+
+@torch.no_grad()
+def _forward(task: Pretraining | Finetuning, batch: Batch, seconds: float) -> float:
+    """Clips/s of the video network alone."""
+    device, precision = task.world.device, task.recipe.training.precision
+    network: Any = task.model.eval()
+    if isinstance(task, Pretraining):
+        network = task.model.encode_video
+    clips, count, begun = batch.clips.to(device), 0, _now(device)
+    while count == 0 or _now(device) - begun < seconds:
+        with autocast(device, precision):
+            network(clips)
+        count += len(clips)
+    return count / (_now(device) - begun)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,139 @@
+"""crosspair plan as a user runs it: figures that agree with each other, and no file touched."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosspair.cli import main
+from crosspair.corpora import Manifest
+from tests.e2e.conftest import TINY, crosspair
+
+SHORT = ["--seconds", "1"]
+
+
+def planned(*arguments: object) -> None:
+    main(["plan", *map(str, arguments)])
+
+
+def refused(message: str, capsys: pytest.CaptureFixture[str], *arguments: object) -> None:
+    with pytest.raises(SystemExit) as ended:
+        planned(*arguments)
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, last), last
+
+
+def files(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def figures(rendered: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    file = tmp_path_factory.mktemp("plan") / "plan.json"
+    done = crosspair(
+        "plan", "--recipe", "laptop", "--manifest", rendered.path, *SHORT, "--gpus", "2,4",
+        "--json", file, *TINY, "training.epochs=5", "training.validate_every=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {"printed": done.stdout, **json.loads(file.read_text())}
+
+
+def test_the_clips_are_those_that_the_training_sees(
+    figures: dict[str, Any], rendered: Manifest
+) -> None:
+    steps_an_epoch = figures["pairs"] // 8
+    assert 0 < figures["pairs"] <= len(rendered.split("train"))
+    assert figures["clips"] == 5 * 8 * steps_an_epoch
+    assert 2 <= figures["measured"]["part"] <= figures["part"] == 8  # as time allowed
+
+
+def test_hours_follow_from_what_was_measured(figures: dict[str, Any], rendered: Manifest) -> None:
+    measured, (one, two, four) = figures["measured"], figures["projections"]
+    assert [each["processes"] for each in (one, two, four)] == [1, 2, 4]
+    assert [each["measured"] for each in (one, two, four)] == [True, False, False]
+    assert one["clips_per_second"] == measured["together"] > 0
+    training = figures["clips"] / measured["together"] / 3600
+    # Three validations: of epochs 2, 4 and the last.
+    most = 3 * len(rendered.split("val")) / min(measured["forward"], measured["loading"]) / 3600
+    assert training < one["hours"] <= training + most + 1e-9
+    assert four["hours"] < two["hours"] < one["hours"]
+    assert 0 <= measured["data_wait"] <= 1
+    assert figures["data_bound"] == (measured["data_wait"] > 0.1)
+
+
+def test_what_is_printed_are_these_figures(figures: dict[str, Any]) -> None:
+    printed = figures["printed"]
+    for figure in ("by_worker", "step", "together"):
+        assert f"{figures['measured'][figure]:.1f} clips/s" in printed
+    assert re.search(r"^measured +[\d.]+ +[\d.]+ +[\d.]+ [MG]B +–$", printed, re.MULTILINE)
+    assert re.search(r"^computed, 4 (machines|GPUs) ", printed, re.MULTILINE)
+    assert ("data-bound" in printed) == figures["data_bound"]
+
+
+def test_the_disk_is_what_a_run_takes(
+    figures: dict[str, Any], rendered: Manifest, tmp_path: Path
+) -> None:
+    run = ["--run", str(tmp_path / "run"), "--manifest", str(rendered.path)]
+    main(["pretrain", "--recipe", "laptop", *run, *TINY])
+    model = (tmp_path / "run/model/model.safetensors").stat().st_size
+    assert figures["model"] == pytest.approx(model, rel=0.2)
+    newest = max((tmp_path / "run/checkpoints").iterdir())
+    checkpoint = sum(file.stat().st_size for file in newest.iterdir())
+    assert figures["checkpoints"] == pytest.approx(3 * checkpoint, rel=0.3)
+
+
+def test_nothing_is_written_and_fine_tuning_is_planned_too(
+    rendered: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    labels = [str(row % 2) for row in range(len(rendered))]
+    manifest = rendered.with_columns({"label": labels}).moved(tmp_path / "m.parquet")
+    manifest.write(tmp_path / "m.parquet")
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path) | files(rendered.path.parent)
+    tiny = [each for each in TINY if each.startswith(("clip", "video", "training"))]
+    recipe = ["--recipe", "laptop-finetune", "--manifest", "m.parquet"]
+    planned(*recipe, *SHORT, *tiny, "video.depth=10", "training.workers=0")
+    assert files(tmp_path) | files(rendered.path.parent) == before
+    printed = capsys.readouterr().out
+    assert printed.startswith("laptop-finetune on m.parquet: ")
+    assert "computed, 8 " in printed
+
+
+def test_a_file_may_be_of_either_kind(
+    rendered: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("classifier: {dropout: 0.1}\n")
+    options = ["--recipe", file, "--manifest", rendered.path]
+    refused("split train has no readable video with a label", capsys, *options)
+    file.write_text("classifier: {drop: 0.1}\n")
+    refused("'classifier.drop' is no key of a recipe", capsys, *options)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("no recipe 'lapto'; did you mean 'laptop'", ["--recipe", "lapto"]),
+        ("manifest nowhere does not exist", ["--recipe", "laptop"]),
+        ("'training.batch' is no key", ["--recipe", "laptop", "training.batch=1"]),
+        ("--json names a file of results", ["--recipe", "laptop", "--json", "."]),
+        ("'x' is no whole number from 1 on", ["--recipe", "laptop", "--gpus", "2,x"]),
+    ],
+)
+def test_faults_are_one_line(
+    message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(message, capsys, "--manifest", "nowhere", *arguments)
+
+
+def test_a_batch_that_cannot_be_shared_is_told_at_once(
+    rendered: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--recipe", "laptop", "--manifest", rendered.path, "--gpus", "3"]
+    refused("training.batch_size 32 cannot be shared evenly by 3 processes", capsys, *options)
