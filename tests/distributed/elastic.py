@@ -28,8 +28,8 @@ CONFIG = ("training.epochs=2", "training.checkpoint_steps=2")  # epochs of five 
 class FixedStatistics(Pretraining):
     """Statistics over a process's share of the batch would not be those over all of it."""
 
-    def _enter_stage(self) -> None:
-        super()._enter_stage()
+    def enter_stage(self) -> None:
+        super().enter_stage()
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

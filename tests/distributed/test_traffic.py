@@ -4,19 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks import counted
+from benchmarks.counted import PAIRS
 
 from crosspair.config import ObjectiveConfig
 from crosspair.objectives.traffic import Traffic, bank_memory, bank_traffic
-from tests.distributed.counted_steps import BATCH, DIMENSIONS, PAIRS, SAMPLES, SETTINGS
 from tests.distributed.test_processes import run
 
-SCRIPT = Path(__file__).with_name("counted_steps.py")
+SCRIPT = Path(counted.__file__)
+SETTINGS = [{}, {"bank_precision": "bf16"}, {"noise": "pair"}, {"name": "self_instance"}]
+BATCH, DIMENSIONS, SAMPLES = 8, 16, 64
 
 
 @pytest.fixture(scope="module")
 def weighed(tmp_path_factory: pytest.TempPathFactory) -> list:
     out = tmp_path_factory.mktemp("weighed") / "bytes.json"
-    run(SCRIPT, 2, str(out))
+    run(SCRIPT, 2, str(out), json.dumps(SETTINGS), *map(str, (BATCH, DIMENSIONS, SAMPLES)))
     return json.loads(out.read_text())
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crosspair.cli.engines import add_engine, on_cluster
 from crosspair.cli.multiview import add_multiview
 from crosspair.cli.verbs import add_splits, check_place, whole_number
 
@@ -39,6 +41,7 @@ def add_features(verbs: Verbs) -> None:
         "--out", type=Path, required=True, metavar="DIR",
         help="gets features.safetensors (visual, embedding) and index.parquet",
     )  # fmt: skip
+    add_engine(verb)
     verb.set_defaults(verb=_features)
 
 
@@ -142,14 +145,18 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
+    ray = on_cluster(options)
+
     from crosspair.corpora import Manifest
     from crosspair.distributed import joined
+    from crosspair.evaluation.on_ray import encode_on_ray
     from crosspair.models import frozen_model
 
     with joined() as world:
         _quiet_unless_main(world)
         manifest, model = Manifest.read(options.manifest), frozen_model(options.model)
-        found = _encoded(model.to(world.device), manifest, options.out, options, world)
+        how = {"encode": partial(encode_on_ray, address=options.address)} if ray else {}
+        found = _encoded(model.to(world.device), manifest, options.out, options, world, **how)
         if world.is_main:
             print(f"{options.out}: features of {len(found.rows)} of {len(manifest)} videos")
 
@@ -168,11 +175,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         _quiet_unless_main(world)
         # What is wrong with the last split is told before the first one's videos are encoded.
         inputs = {split: _inputs(options, config, split) for split in options.splits or [None]}
-        found = {
-            split: _tested(split, *each, options, config, world) for split, each in inputs.items()
-        }
-        if not world.is_main:
+        encoded = {split: _subjects(split, *each, options, world) for split, each in inputs.items()}
+        if not world.is_main:  # tests may take long, and nobody waits for them
             return
+        found = {
+            split: _tested(split, *each, encoded[split], options, config)
+            for split, each in inputs.items()
+        }
         if options.splits:
             shown = write_over_splits(options.out, {s: each for s, each in found.items() if s})
         else:
@@ -201,24 +210,18 @@ def _inputs(
     return model, manifest
 
 
-def _tested(
-    split: int | None,
-    model: CPD,
-    manifest: Manifest,
-    options: argparse.Namespace,
-    config: FrozenConfig,
-    world: World,
-) -> tuple[list[Result], Provenance]:
-    """What the protocols measure (on the main process alone), and where it comes from."""
-    from crosspair.evaluation import frozen_results, protocol_of, provenance, random_like
+def _subjects(
+    split: int | None, model: CPD, manifest: Manifest, options: argparse.Namespace, world: World
+) -> list[tuple[Subject, CPD, Features]]:
+    """What is tested, and its features, which all processes make together."""
+    from crosspair.evaluation import protocol_of, random_like
     from crosspair.evaluation.officialsplits import name_of_split
-    from crosspair.recipes import load_recipe, recipe_hash
 
     model.to(world.device)
     subjects: list[tuple[Subject, CPD]] = [("trained", model)]
     if options.beside_random:
         subjects.append(("random weights", random_like(model, options.seed)))
-    results: list[Result] = []
+    found = []
     for of, each in subjects:
         protocol = protocol_of(
             each, manifest, clips=options.clips, precision=options.precision, device=world.device
@@ -227,10 +230,27 @@ def _tested(
         if options.features:
             folder = Path(name_of_split(str(options.features), split))
             folder = folder if each is model else folder.with_name(f"{folder.name}-random")
-        features = _encoded(each, manifest, folder, options, world)
-        if world.is_main:
-            found = frozen_results(each, manifest, features, options.protocols, config, of=of)
-            results += [result for result in found if result not in results]
+        found.append((of, each, _encoded(each, manifest, folder, options, world)))
+    return found
+
+
+def _tested(
+    split: int | None,
+    model: CPD,
+    manifest: Manifest,
+    subjects: list[tuple[Subject, CPD, Features]],
+    options: argparse.Namespace,
+    config: FrozenConfig,
+) -> tuple[list[Result], Provenance]:
+    """What the protocols measure, and where it comes from."""
+    from crosspair.evaluation import frozen_results, provenance
+    from crosspair.evaluation.officialsplits import name_of_split
+    from crosspair.recipes import load_recipe, recipe_hash
+
+    results: list[Result] = []
+    for of, each, features in subjects:
+        found = frozen_results(each, manifest, features, options.protocols, config, of=of)
+        results += [result for result in found if result not in results]
     recipe = (
         Path(name_of_split(options.model, split)).parent / "recipe.yaml"
     )  # a run's model lies beside its recipe
@@ -267,7 +287,12 @@ def _config(options: argparse.Namespace) -> FrozenConfig:
 
 
 def _encoded(
-    model: CPD, manifest: Manifest, folder: Path, options: argparse.Namespace, world: World
+    model: CPD,
+    manifest: Manifest,
+    folder: Path,
+    options: argparse.Namespace,
+    world: World,
+    **how: Any,
 ) -> Features:
     from crosspair.evaluation import cached_features
     from crosspair.progress import progress
@@ -278,6 +303,7 @@ def _encoded(
             model, manifest, folder,
             clips=options.clips, batch_size=options.batch_size, workers=options.workers,
             world=world, precision=options.precision, progress=lambda done, _: bar.advance(done),
+            **how,
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosspair.cli.engines import add_engine, on_cluster
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
@@ -44,11 +45,7 @@ def add_prepare(verbs: Verbs) -> None:
         "--sample", type=int, default=20, help="videos that --dry-run tries out (default: 20)"
     )
     verb.add_argument("--seed", type=int, default=0, help="of that sample (default: 0)")
-    verb.add_argument(
-        "--engine", choices=("local", "ray"), default="local",
-        help="processes of this machine, or a Ray cluster with a shared file system",
-    )  # fmt: skip
-    verb.add_argument("--address", help="of the cluster, as auto (default: start Ray here)")
+    add_engine(verb)
     verb.set_defaults(verb=_prepare)
 
 
@@ -101,10 +98,8 @@ def _engine(options: argparse.Namespace, workers: int) -> Engine:
 
     from crosspair.corpora.prepare import on_processes, on_ray
 
-    if options.engine == "ray":
+    if on_cluster(options):
         return partial(on_ray, workers=workers, address=options.address)
-    if options.address is not None:
-        raise CrosspairError("--address is of a Ray cluster; add --engine ray")
     return partial(on_processes, workers=workers)
 
 

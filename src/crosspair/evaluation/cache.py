@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from crosspair.evaluation.featurefiles import (
 )
 from crosspair.evaluation.features import (
     CLIPS,
+    Encoded,
     Features,
     encode_videos,
     name_failures,
@@ -46,6 +47,7 @@ def cached_features(
     world: World | None = None,
     precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    encode: Callable[..., Iterator[list[Encoded]]] = encode_videos,
 ) -> Features:
     """The features in a folder; they are made there, or the rest of them, where they are not.
 
@@ -58,6 +60,7 @@ def cached_features(
         folder: for this model's features of these videos alone; shared by all processes.
         world: the processes that make them together; each of them calls this.
         progress: called with the clips done and their number, over all processes about.
+        encode: what computes them, called as `crosspair.evaluation.features.encode_videos`.
 
     Raises:
         RunError: the folder is of another model, of other videos or another protocol, or holds
@@ -80,7 +83,7 @@ def cached_features(
             logger.info("%d of %d videos are encoded already", ready, len(usable))
         added = 0
         with parts.journal() as journal:
-            for encoded in encode_videos(
+            for encoded in encode(
                 model, manifest, mine,
                 clips=clips, batch_size=batch_size, workers=workers, world=world,
                 precision=precision,

@@ -1,0 +1,70 @@
+"""One process of a training dies: the job ends with a line, and fewer processes go on with it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crosspair.models import CPD
+from tests.e2e.conftest import crosspair, pretrain_arguments
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
+
+
+def steps(run: Path) -> list[int]:
+    try:
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return [line["step"] for line in lines if line["kind"] == "train"]
+    except (OSError, ValueError):  # not there yet, or a line is being written
+        return []
+
+
+def processes_of(launcher: int) -> dict[str, int]:
+    """Rank to process id."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    environments = {child: Path(f"/proc/{child}/environ").read_bytes() for child in children}
+    return {
+        variable.removeprefix(b"RANK=").decode(): int(child)
+        for child, environment in environments.items()
+        for variable in environment.split(b"\0")
+        if variable.startswith(b"RANK=")
+    }
+
+
+def test_a_lost_process_ends_the_job_and_one_goes_on(rendered, tmp_path) -> None:
+    run = tmp_path / "run"
+    arguments = pretrain_arguments(
+        rendered.path, run, "--resume", "training.checkpoint_steps=2", "training.epochs=6"
+    )
+    job = subprocess.Popen(
+        [sys.executable, *LAUNCHER, "crosspair", *map(str, arguments)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while len(steps(run)) < 5:
+        assert job.poll() is None, "it ended before a process could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    processes = processes_of(job.pid)
+    assert set(processes) == {"0", "1"}
+    os.kill(processes["1"], signal.SIGKILL)
+    _, told = job.communicate(timeout=300)
+    assert job.returncode
+    assert "crosspair: error: process 0 of 2 lost another one (" in told
+    assert "(a training with --resume, on fewer processes, too)" in told
+    assert not Path(f"/proc/{processes['0']}").exists()
+    assert not (run / "model").exists()
+    (saved,) = (run / "checkpoints").glob("step-*")
+
+    done = crosspair(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at step {int(saved.name.removeprefix('step-'))}" in done.stderr
+    assert steps(run) == list(range(1, max(steps(run)) + 1))
+    assert len(list((run / "checkpoints").glob("step-*/process-*.pt"))) == 1
+    CPD.from_pretrained(run / "model")
