@@ -29,7 +29,7 @@ from benchmarks.measuring import compared, print_comparison, rounds_of_turns, wr
 from crosspair.config import Depth, OptimizerConfig
 from crosspair.isolation import cores
 from crosspair.models import ResNet3d
-from crosspair.models.inference import inference
+from crosspair.models.inference import FoldedResNet3d
 from crosspair.models.resnet3d import Convolution
 from crosspair.precision import autocast, dtype_for
 from crosspair.training.optimizer import optimizer_of
@@ -178,8 +178,8 @@ def inferring(
         with torch.no_grad(), autocast(CPU, precision):
             network(clips)
 
-    if folded:
-        inference(network, CPU, precision).__enter__()
+    if folded and dtype_for(CPU, precision) == torch.bfloat16:
+        network.eval().folded = FoldedResNet3d(network, torch.bfloat16)
     return run
 
 

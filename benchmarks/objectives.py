@@ -1,48 +1,197 @@
-"""What objectives do with their negatives: two figures of gradients, on made-up pairs.
+"""A step of an objective beside the authors' way: time and memory, by number of pairs.
 
-    python -m benchmarks.objectives
+    python -m benchmarks.objectives [--pairs 10000 210000 …]
 
-Appendix A.1: the weight that a negative has in CPD's gradient and in that of the ranking loss. And
-how near NCE's gradient is to that of the exact softmax, by number of noise samples. Pictures, and
-their points as JSON, go to docs/results/objectives. Seconds on one thread.
+A step is the loss of 64 pairs in 256 dimensions with 4,096 noise samples, its gradient with respect
+to both embeddings, and the update of the memory bank; at 210,000 pairs (Kinetics-210k), also with
+every other objective, and with the paper's batch of 256. The authors' way gathers, for each pair,
+its own noise rows of both banks, (B, m + 1, D) values each. Times are of the clock, on all cores,
+in turns; memory is the most that a step holds besides the bank. A bank that fits into no free
+memory is left out, with a line; ten million pairs are in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gradients import (
-    estimate_quality,
-    estimate_quality_figure,
-    gradient_weights,
-    gradient_weights_figure,
-)
-from benchmarks.measuring import write_results
-from crosspair.atomic import write_atomically
+from benchmarks.measuring import compared, rounds_of_turns, write_results
+from crosspair import objectives
+from crosspair.config import ObjectiveConfig
+from crosspair.distributed import World
+from crosspair.isolation import cores
+from crosspair.objectives import MemoryBank
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "objectives"
-FIGURES = {
-    "weights": (gradient_weights, gradient_weights_figure),
-    "nce": (estimate_quality, estimate_quality_figure),
+RESULTS = Path(__file__).parent / "results" / "objectives.json"
+PAIRS = (10_000, 210_000, 1_000_000, 10_000_000)
+ALL_AT = 210_000  # pairs, of Kinetics-210k, at which every objective is measured
+HALVED = 5_000_000  # pairs from which banks are in bfloat16
+BATCH, PAPERS_BATCH, DIMENSIONS = 64, 256, 256
+BASE = "authors' way: rows of each pair gathered"
+CROSS_PAIR = {
+    "cross-pair, NCE, noise of each pair": ObjectiveConfig(noise="pair"),
+    "cross-pair, NCE, noise of the batch": ObjectiveConfig(),
+    "cross-pair, exact softmax": ObjectiveConfig(estimate="softmax"),
 }
+OTHERS = {
+    "self-instance, NCE, noise of each pair": ObjectiveConfig(name="self_instance", noise="pair"),
+    "self-instance, NCE, noise of the batch": ObjectiveConfig(name="self_instance"),
+    "self-instance, exact softmax": ObjectiveConfig(name="self_instance", estimate="softmax"),
+    "self-instance, learned classes, NCE": ObjectiveConfig(
+        name="self_instance", instances="weights"
+    ),
+    "self-instance, learned classes, exact softmax": ObjectiveConfig(
+        name="self_instance", instances="weights", estimate="softmax"
+    ),
+    "in batch": ObjectiveConfig(name="in_batch"),
+    "ranking": ObjectiveConfig(name="ranking"),
+}
+Step = Callable[[Any], None]
 
 
 def main() -> None:
-    """Compute, draw, write."""
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS, metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, help="in turns (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    for name, (compute, draw) in FIGURES.items():
-        points = compute()
-        write_atomically(options.out / f"{name}.png", draw(points))
-        seed = points["settings"]["seed"]
-        write_results(options.out / f"{name}.json", points, seed=seed, packages=["torch"])
-        Console().print(options.out / f"{name}.png")
+    torch.set_num_threads(cores())
+    results = {}
+    for pairs in options.pairs:
+        dtype = torch.bfloat16 if pairs >= HALVED else torch.float32
+        needed = 2 * pairs * DIMENSIONS * dtype.itemsize
+        if needed > 0.9 * free_memory():
+            Console().print(f"{pairs:,} pairs are left out: no {needed / 2**30:.1f} GiB are free")
+            continue
+        results[str(pairs)] = measured(pairs, BATCH, dtype, options.rounds, options.seed)
+        if pairs == ALL_AT:
+            results[f"{pairs} in batches of {PAPERS_BATCH}"] = measured(
+                pairs, PAPERS_BATCH, dtype, options.rounds, options.seed
+            )
+    settings = {
+        "dimensions": DIMENSIONS, "noise_samples": ObjectiveConfig.noise_samples,
+        "rounds": options.rounds, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    write_results(
+        options.out, {"settings": settings, "results": results},
+        seed=options.seed, packages=["torch"],
+    )  # fmt: skip
+
+
+def measured(pairs: int, batch: int, dtype: torch.dtype, rounds: int, seed: int) -> dict[str, Any]:
+    """Times and memory of all ways at a number of pairs."""
+    bank = MemoryBank(pairs, DIMENSIONS, ObjectiveConfig.bank_momentum, seed, World(), dtype)
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = F.normalize(torch.randn(2, batch, DIMENSIONS, generator=generator), dim=2)
+    index = torch.randperm(pairs, generator=generator)[:batch]
+    of = CROSS_PAIR | (OTHERS if (pairs, batch) == (ALL_AT, BATCH) else {})
+    ways: dict[str, Step] = {BASE: authors_step(bank, embeddings, index)} | {
+        name: our_step(config, bank, embeddings, index, seed) for name, config in of.items()
+    }
+    times = compared(rounds_of_turns(ways, [None], rounds, time.perf_counter), BASE)
+    held = {name: most_held(way) for name, way in ways.items()}
+    for name, way in times.items():
+        way["MiB"] = held[name] / 2**20
+        way["share_of_memory"] = held[name] / held[BASE]
+    show(f"{pairs:,} pairs, batches of {batch}", times)
+    return {"pairs": pairs, "batch": batch, "bank": {"dtype": str(dtype).removeprefix("torch."),
+                     "GiB": 2 * bank.video.nbytes / 2**30}, "ways": times}  # fmt: skip
+
+
+def authors_step(bank: MemoryBank, embeddings: torch.Tensor, index: torch.Tensor) -> Step:
+    """Noise-contrastive estimation with rows gathered for each pair, in both directions."""
+    m, temperature = ObjectiveConfig.noise_samples, ObjectiveConfig.temperature
+    batch = len(index)
+    log_zs: dict[int, torch.Tensor] = {}
+
+    def step(_: object) -> None:
+        drawn = torch.randint(bank.pairs, (batch, m + 1))
+        drawn[:, 0] = index
+        queries = [each.clone().requires_grad_() for each in embeddings]
+        loss = torch.zeros(())
+        for number, entries in enumerate((bank.text, bank.video)):
+            rows = entries.index_select(0, drawn.flatten()).view(batch, m + 1, -1).float()
+            scores = torch.bmm(rows, queries[number].unsqueeze(2)).squeeze(2) / temperature
+            p = scores.exp()
+            z = log_zs.setdefault(number, p.detach().mean() * bank.pairs)
+            p = p / z
+            h = p / (p + m / bank.pairs)
+            loss = loss - h[:, 0].log().mean() - (1 - h[:, 1:]).log().sum(dim=1).mean()
+        loss.backward()
+        for entries, new in zip((bank.video, bank.text), embeddings, strict=True):
+            mixed = bank.momentum * entries.index_select(0, index) + (1 - bank.momentum) * new
+            entries.index_copy_(0, index, F.normalize(mixed, dim=1).to(entries.dtype))
+
+    return step
+
+
+def our_step(
+    config: ObjectiveConfig,
+    bank: MemoryBank,
+    embeddings: torch.Tensor,
+    index: torch.Tensor,
+    seed: int,
+) -> Step:
+    """An objective of crosspair's."""
+    objective: nn.Module = objectives.build(config, bank.pairs, DIMENSIONS, seed, World())
+
+    def step(_: object) -> None:
+        video, text = (each.clone().requires_grad_() for each in embeddings)
+        loss, _scalars = objective(video, text, index, bank)
+        loss.backward()
+        objective.zero_grad()
+        bank.update(index, video.detach(), text.detach())
+
+    return step
+
+
+def most_held(step: Step) -> int:
+    """Bytes of tensors that a step holds at most, besides those that were there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        step(None)
+    events = [
+        each for each in watched.profiler.kineto_results.events() if each.name() == "[memory]"
+    ]
+    held = most = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping; without bound where the system does not tell."""
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    of = dict(line.split(":") for line in lines)
+    return 1024 * int(of["MemAvailable"].split()[0]) if "MemAvailable" in of else 1 << 62
+
+
+def show(title: str, ways: dict[str, Any]) -> None:
+    """Print times and memory."""
+    table = Table("a step", title=title, box=None, header_style="bold")
+    for column in ("ms", "quartiles", "times faster", "MiB", "share"):
+        table.add_column(column, justify="right")
+    for name, of in ways.items():
+        ms = of["ms"]
+        table.add_row(
+            name, f"{ms['median']:.1f}", f"{ms['low']:.1f} to {ms['high']:.1f}",
+            f"{of['times_faster']['median']:.1f}", f"{of['MiB']:.1f}",
+            f"1/{1 / of['share_of_memory']:.0f}" if of["share_of_memory"] < 0.5 else "",
+        )  # fmt: skip
+    Console().print(table)
 
 
 if __name__ == "__main__":

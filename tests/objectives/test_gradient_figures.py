@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import objectives
+from benchmarks import gradient_figures
 from benchmarks.gradients import (
     MadeUpPairs,
     estimate_quality,
@@ -82,9 +82,9 @@ def test_the_command_writes_pictures_and_their_points(
         "weights": (weights, gradient_weights_figure),
         "nce": (quality, estimate_quality_figure),
     }
-    monkeypatch.setattr(objectives, "FIGURES", small)
-    monkeypatch.setattr(sys, "argv", ["objectives", "--out", str(tmp_path)])
-    objectives.main()
+    monkeypatch.setattr(gradient_figures, "FIGURES", small)
+    monkeypatch.setattr(sys, "argv", ["gradient_figures", "--out", str(tmp_path)])
+    gradient_figures.main()
     assert {path.name for path in tmp_path.iterdir()} == {
         "weights.png", "weights.json", "nce.png", "nce.json",
     }  # fmt: skip
