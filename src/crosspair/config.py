@@ -168,6 +168,9 @@ class TrainingConfig:
     """Decoding processes for each training process."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bfloat16 where the processor computes in it, else float32."""
+    compile: bool = False
+    """Have torch.compile make the video encoder's training passes, which takes minutes at first: on
+    GPUs where that measures faster (docs/cuda.md); on CPUs it does not."""
     validate_every: int = 1
     """Epochs between validations: retrieval, or classification in fine-tuning."""
     log_every: int = 10

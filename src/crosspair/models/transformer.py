@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from crosspair.devices import sent
 from crosspair.errors import TextError
 
 FOLDER = "language_model"
+# Models of which every layer attends to all tokens alike, and which take its mask ready-made.
+READY_MADE = frozenset({"bert", "distilbert", "roberta", "xlm-roberta"})
 
 
 class TransformerAverage(nn.Module):
@@ -51,7 +54,7 @@ class TransformerAverage(nn.Module):
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
         ids, mask = self.tokens(texts)
-        return self.average(ids.to(self.model.device), mask.to(self.model.device))
+        return self.average(sent(ids, self.model.device), sent(mask, self.model.device))
 
     def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids (B, L) int64 of B texts, and a mask (B, L) int64: 0 where padding fills up."""
@@ -72,6 +75,8 @@ class TransformerAverage(nn.Module):
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The mean (B, H) of what `tokens` gives."""
         attended = torch.ones_like(mask) if self.attends_to_padding else mask
+        if ids.is_cuda and self.model.config.model_type in READY_MADE:
+            attended = as_attention(attended)
         output = self.model(input_ids=ids, attention_mask=attended)
         hidden = output.last_hidden_state.float()  # (B, L, H)
         weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
@@ -133,6 +138,15 @@ class TransformerAverage(nn.Module):
                 f"language model {source}: its tokenizer knows no ordinary word; "
                 "the folder needs tokenizer.json or a full set of tokenizer files"
             )
+
+
+def as_attention(mask: torch.Tensor) -> torch.Tensor:
+    """A mask (B, L) as attention takes it, (B, 1, 1, L): what each token may attend to.
+
+    Models make this themselves, but look first whether the mask hides anything: with it on a GPU,
+    the host would wait there in each step.
+    """
+    return mask[:, None, None, :].bool()
 
 
 def _transformers() -> Any:

@@ -26,9 +26,11 @@ from crosspair.training.loop import Loop
 from crosspair.training.optimizer import optimizer_of, rate_factor
 from crosspair.training.parallel import (
     average_statistics,
+    compiled,
     placed,
     synchronized,
     training_pixels,
+    uncompiled,
     uploaded,
     wrapped,
 )
@@ -139,6 +141,8 @@ class Finetuning:
         # The network is whole, its new layer too, before it is wrapped: or that layer's gradients
         # would be each process's own.
         self.model = placed(model, world).train()
+        if recipe.training.compile:
+            compiled(self.model.video_encoder, world.device)
         self.network = wrapped(self.model, world)
         moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_of({"all": moving}, recipe.optimizer)
@@ -217,7 +221,7 @@ class Finetuning:
         for batch in loader:
             self._name(batch)
             if len(batch.rows):
-                with autocast(world.device, training.precision):
+                with uncompiled(training), autocast(world.device, training.precision):
                     logits = self.model(batch.clips.to(world.device, non_blocking=True)).cpu()
                 truth = targets[batch.rows]
                 hits = (logits.argmax(dim=1) == truth).sum()

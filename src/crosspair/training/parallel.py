@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crosspair.config import ClipConfig
+from crosspair.config import ClipConfig, TrainingConfig
 from crosspair.devices import sent
 from crosspair.distributed import World
+from crosspair.errors import RecipeError
 from crosspair.video import Batch, jitter_colors, normalize
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -42,6 +43,29 @@ def wrapped(model: nn.Module, world: World) -> nn.Module:
         return model
     # Running statistics play no part in training; they are averaged at epochs' ends.
     return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def compiled(network: nn.Module, device: torch.device) -> None:
+    """Let torch.compile make a network's passes from now on; its weights keep their names.
+
+    Raises:
+        RecipeError: there is nothing here that it can compile with.
+    """
+    try:
+        torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # kinds of its own, of the compiler's, of Triton's
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(
+            f"training.compile is true, and torch.compile does not work here ({reason}); "
+            "give training.compile=false"
+        ) from error
+    network.compile()
+
+
+def uncompiled(config: TrainingConfig) -> AbstractContextManager[Any]:
+    """A context for validation, whose batches are of sizes not worth compiling for."""
+    # Not where nothing is compiled: the compiler takes seconds to import.
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
 def synchronized(network: nn.Module, last: bool) -> Any:

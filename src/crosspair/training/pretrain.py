@@ -27,9 +27,11 @@ from crosspair.training.loop import Loop
 from crosspair.training.optimizer import build_optimizer, set_rates
 from crosspair.training.parallel import (
     average_statistics,
+    compiled,
     placed,
     synchronized,
     training_pixels,
+    uncompiled,
     uploaded,
     wrapped,
 )
@@ -202,15 +204,12 @@ class Pretraining:
 
     def validate(self) -> dict[str, float]:
         """Retrieval both ways on the val split, one centre clip a video (Section 4.2)."""
-        features = extract_features(
-            self.model,
-            self.validation,
-            clips=1,
-            batch_size=self.recipe.training.batch_size,
-            workers=self.recipe.training.workers,
-            world=self.world,
-            precision=self.recipe.training.precision,
-        )
+        training = self.recipe.training
+        with uncompiled(training):
+            features = extract_features(
+                self.model, self.validation, clips=1, batch_size=training.batch_size,
+                workers=training.workers, world=self.world, precision=training.precision,
+            )  # fmt: skip
         titles = self.validation.column(self.recipe.text.column)
         text = embed_texts(self.model, [titles[row] for row in features.rows.tolist()])
         scores: dict[str, float] = {"pairs": len(features.rows)}
@@ -267,7 +266,10 @@ class Pretraining:
         self.init = models.begin_towers(model, self.init)
         self.train = _with_words(self.train, model, manifest, text.empty_titles, text.column)
         self.validation = _with_words(self.validation, model, manifest, "drop", text.column)
-        return placed(model, self.world)
+        model = placed(model, self.world)
+        if self.recipe.training.compile:
+            compiled(model.video_encoder, self.world.device)
+        return model
 
     def _check_sizes(self, manifest: Manifest) -> int:
         training, curriculum = self.recipe.training, self.recipe.curriculum

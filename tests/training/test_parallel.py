@@ -1,0 +1,127 @@
+"""Batches on their way to the device, and networks that torch.compile makes passes for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosspair.config import ClipConfig
+from crosspair.corpora import manifest_of
+from crosspair.distributed import World
+from crosspair.errors import RecipeError
+from crosspair.models import CPD
+from crosspair.recipes import load_recipe
+from crosspair.training.parallel import compiled, training_pixels, uploaded
+from crosspair.training.pretrain import Pretraining
+from crosspair.video import Batch, jitter_colors, normalize
+
+PAIRS, CLIPS = 24, 7
+CPU = torch.device("cpu")
+
+
+def batch(seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        epoch=0,
+        rows=torch.randperm(PAIRS, generator=generator)[:CLIPS],
+        clips=torch.randint(0, 256, (CLIPS, 3, 2, 32, 32), generator=generator).to(torch.uint8),
+        colors=torch.rand(CLIPS, 3, generator=generator) + 0.5,
+        failures=[(3, "broken")],
+    )
+
+
+def task(*settings: str) -> Pretraining:
+    settings = (
+        "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
+        "head.embedding=8", f"training.batch_size={CLIPS}", "training.precision=fp32",
+        "optimizer.warmup_epochs=0", "objective.noise_samples=12", "curriculum.stage2_epoch=1",
+        *settings,
+    )  # fmt: skip
+    rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
+    return Pretraining(load_recipe("laptop", settings), manifest_of(rows, "m.parquet"), World())
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_parts_are_the_batch_one_after_another(jitter: float, parts: int) -> None:
+    whole, config = batch(), ClipConfig(color_jitter=jitter)
+    found = uploaded(whole, parts, CPU)
+    assert [len(rows) for rows, _, _ in found] == {1: [7], 2: [4, 3], 3: [3, 2, 2]}[parts]
+    assert torch.equal(torch.cat([rows for rows, _, _ in found]), whole.rows)
+    expected = normalize(whole.clips)
+    if jitter:
+        expected = jitter_colors(expected, whole.colors)
+    pixels = [training_pixels(clips, colors, config) for _, clips, colors in found]
+    torch.testing.assert_close(torch.cat(pixels), expected)
+
+
+def test_a_pinned_batch_is_the_batch(monkeypatch) -> None:
+    pinned: list[torch.Tensor] = []  # what would be, where a GPU is
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda each: pinned.append(each) or each)
+    whole = batch()
+    again = whole.pin_memory()
+    assert [id(each) for each in pinned] == [
+        id(each) for each in (whole.rows, whole.clips, whole.colors)
+    ]
+    assert (again.clips is whole.clips, again.failures) == (True, [(3, "broken")])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_waits_for_no_gpu() -> None:
+    device = torch.device("cuda")
+    pair = torch.nn.Linear(2, 2).to(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _, clips, colors in uploaded(batch().pin_memory(), 2, device):
+            pair(training_pixels(clips, colors, ClipConfig(color_jitter=0.4))[..., :2])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def eager_backend() -> Iterator[None]:
+    """Compiled, but by no compiler: that takes minutes, and a C++ compiler."""
+    with torch.compiler.set_stance("default", force_backend="aot_eager"):
+        yield
+
+
+def graphs() -> int:
+    """How many torch.compile has made so far."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.usefixtures("one_thread", "eager_backend")
+def test_a_compiled_network_learns_what_a_plain_one_does(tmp_path: Path) -> None:
+    plain, made = task(), task("training.compile=true")
+    before = graphs()
+    for step in range(4):
+        if step == 2:
+            for each in (plain, made):
+                each.curriculum.stage = 2
+                each.enter_stage()
+        losses = [each.train_step(batch(step), 0.0, 1.0)["loss"] for each in (plain, made)]
+        torch.testing.assert_close(*losses)
+    assert graphs() > before
+    weights = plain.model.state_dict()
+    assert list(weights) == list(made.model.state_dict())
+    torch.testing.assert_close(dict(made.model.state_dict()), dict(weights))
+    made.model.save_pretrained(tmp_path / "model")
+    assert CPD.from_pretrained(tmp_path / "model").hash == made.model.hash
+
+
+def test_without_a_compiler_it_is_told_in_one_line(monkeypatch) -> None:
+    def fails(_) -> None:
+        raise RuntimeError("Cannot find a working\ntriton installation")
+
+    monkeypatch.setattr("crosspair.training.parallel.torch.compile", fails)
+    with pytest.raises(RecipeError) as told:
+        compiled(torch.nn.Linear(2, 2), CPU)
+    assert str(told.value) == (
+        "training.compile is true, and torch.compile does not work here (Cannot find a working "
+        "triton installation); give training.compile=false"
+    )
