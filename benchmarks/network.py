@@ -6,8 +6,9 @@ ResNet-18 and -34 on 8 frames of 112×112 and ResNet-50 on 8 frames of 224×224,
 clips in memory. A training step is forward, backward and SGD. The common way is 3D convolutions in
 float32 and PyTorch's usual layout; between it and crosspair's stands what two changes give:
 bfloat16 and channels_last_3d. Times are of the clock, on all cores, in turns. The machine's rate is
-the larger of those of a large matrix product and of a large convolution; a network's share of it
-counts the operations that its convolutions need.
+the larger of those of a large matrix product and of a large convolution. A network's share of it
+counts the operations of its convolutions, and with them the zeros around small images, which
+convolutions leave out: of a network that is as fast as the machine it is above 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import compared, print_comparison, rounds_of_turns, write_results
@@ -30,7 +30,6 @@ from crosspair.config import Depth, OptimizerConfig
 from crosspair.isolation import cores
 from crosspair.models import ResNet3d
 from crosspair.models.inference import FoldedResNet3d
-from crosspair.models.resnet3d import Convolution
 from crosspair.precision import autocast, dtype_for
 from crosspair.training.optimizer import optimizer_of
 
@@ -98,11 +97,8 @@ def measured(
     size, batch = NETWORKS[depth]
     size = round(size * scale)
     clips = torch.randn(batch, 3, FRAMES, size, size)
-    ours = ResNet3d(depth)
-    for parameter in ours.parameters():
-        if parameter.dim() == 5:  # as crosspair.training.parallel.placed does
-            parameter.data = parameter.contiguous(memory_format=LAYOUT)
-    common, halfway = plain(ours, torch.contiguous_format), plain(ours, LAYOUT)
+    common = ResNet3d(depth)
+    halfway, ours = laid_out(common, LAYOUT), laid_out(common, LAYOUT)
     found: dict[str, Any] = {"size": size, "batch": batch}
     fast = clips.contiguous(memory_format=LAYOUT)
     trained = {
@@ -130,18 +126,12 @@ def measured(
     return found
 
 
-def plain(network: ResNet3d, layout: torch.memory_format) -> ResNet3d:
-    """The same network with PyTorch's own convolutions, in a layout."""
+def laid_out(network: ResNet3d, layout: torch.memory_format) -> ResNet3d:
+    """The same network, its kernels in a layout."""
     copied = copy.deepcopy(network)
-    for module in list(copied.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, Convolution):
-                own = nn.Conv3d(
-                    child.in_channels, child.out_channels, child.kernel_size, child.stride,
-                    child.padding, bias=False,
-                )  # fmt: skip
-                own.weight.data = child.weight.detach().contiguous(memory_format=layout)
-                setattr(module, name, own)
+    for parameter in copied.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.contiguous(memory_format=layout)
     return copied
 
 

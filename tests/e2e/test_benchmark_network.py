@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from benchmarks import network
-
-from crosspair.models import ResNet3d
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -32,13 +29,3 @@ def test_it_runs(
         assert of[doing]["ways"][network.BASE]["times_faster"]["median"] == 1
         assert 0 < of[doing]["share_of_the_rate"] < 3
     assert "ResNet-18, 2 clips of 8×34²" in capsys.readouterr().out
-
-
-@torch.no_grad()
-def test_the_common_way_is_the_same_network() -> None:
-    torch.manual_seed(0)
-    ours = ResNet3d(18, width=8).eval()
-    clips = torch.randn(2, 3, 4, 32, 32)
-    common = network.plain(ours, torch.contiguous_format)
-    assert not any(isinstance(module, network.Convolution) for module in common.modules())
-    torch.testing.assert_close(common(clips), ours(clips))

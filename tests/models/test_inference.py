@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from crosspair.models.inference import FoldedResNet3d, inference
-from crosspair.models.resnet3d import BLOCKS, Convolution, ResNet3d, as_clips, as_images
+from crosspair.models.resnet3d import BLOCKS, ResNet3d, as_clips, as_images
 from crosspair.precision import autocast
 
 pytestmark = [
@@ -100,24 +100,6 @@ def test_the_next_time_it_has_the_weights_of_then() -> None:
         model.res5[0].bn2.bias += 1
         with inference(model, CPU, "bf16"):
             assert difference(model(x), before) > 0.1
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("spatial", [1, 3, 7])
-def test_convolutions_of_images_are_those_of_clips(spatial: int, stride: int) -> None:
-    torch.manual_seed(0)
-    pad = (0, spatial // 2, spatial // 2)
-    ours = Convolution(5, 6, (1, spatial, spatial), (1, stride, stride), pad, bias=False)
-    plain = nn.Conv3d(5, 6, (1, spatial, spatial), (1, stride, stride), pad, bias=False)
-    plain.load_state_dict(ours.state_dict())
-    given = [clips(2, 5, 3, 9, 11).requires_grad_() for _ in range(2)]
-    with autocast(CPU, "bf16"):
-        made = [module(x) for module, x in zip((ours, plain), given, strict=True)]
-    assert difference(made[0].float(), made[1].float()) < 1e-3
-    for each in made:
-        each.float().square().sum().backward()
-    assert difference(given[0].grad, given[1].grad) < 0.01
-    assert difference(ours.weight.grad, plain.weight.grad) < 0.01
 
 
 def test_images_are_the_frames_of_clips_and_back() -> None:

@@ -46,7 +46,7 @@ class ResNet3d(nn.Module):
         block = Bottleneck if depth >= 50 else BasicBlock
         self.folded: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.stem = nn.Sequential(
-            Convolution(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
+            nn.Conv3d(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
             nn.BatchNorm3d(width),
             nn.ReLU(inplace=True),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
@@ -124,21 +124,6 @@ class Bottleneck(nn.Module):
         return F.relu(y + self.shortcut(x), inplace=True)
 
 
-class Convolution(nn.Conv3d):
-    """A 3D convolution, done as a 2D one over B·T images where that is faster.
-
-    That is in bfloat16 on a CPU, where the kernel has no extent in time.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        on_cpu = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        if self.kernel_size[0] > 1 or not on_cpu:
-            return super().forward(x)
-        stride, padding = self.stride[1:], self.padding[1:]
-        y = F.conv2d(as_images(x), self.weight.squeeze(2), None, stride, padding)
-        return as_clips(y, x.shape[2])
-
-
 class ZeroPaddedShortcut(nn.Module):
     """Shortcut "A": every ``stride``-th pixel, and zeros for the channels that are new."""
 
@@ -176,8 +161,8 @@ def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
 
 def _convolution(
     channels: int, outer: int, temporal: int, spatial: int, stride: int = 1
-) -> Convolution:
-    return Convolution(
+) -> nn.Conv3d:
+    return nn.Conv3d(
         channels,
         outer,
         (temporal, spatial, spatial),
