@@ -38,7 +38,10 @@ docs: $(VENV)/.developing ## Build the pages into build/site; warnings are error
 bench: $(VENV)/.developing ## Measure, beside named alternatives; writes benchmarks/results
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.gradient_figures
+	$(BIN)/python -m benchmarks.network
 	$(BIN)/python -m benchmarks.objectives
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.export
 
 format: $(VENV)/.developing ## Mend what style can be mended by itself
