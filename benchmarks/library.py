@@ -146,7 +146,7 @@ def prepared(manifest: Manifest, folder: Path, draw: random.Random) -> Material:
 def indexing_told(material: Material, library: Path, of: Engine) -> dict[str, float]:
     """What indexing everything takes."""
     begun, worked = time.perf_counter(), processor_seconds()
-    with late_progress("indexing", "clips") as advance:
+    with late_progress("indexing", "videos") as advance:
         done = index(library, of, material.folders, progress=advance)
     seconds, worked = time.perf_counter() - begun, processor_seconds() - worked
     length = sum(max(end for _, end in of_video) for of_video in windows_of(library).values())

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.corpora import manifest_of
+from crosspair.corpora import Manifest, manifest_of
 from crosspair.errors import ManifestError, VideoError
 from crosspair.library import (
     Engine,
@@ -27,9 +27,11 @@ from crosspair.library import (
     encoding,
     forget,
     index,
+    indexing,
     passage,
 )
 from crosspair.library.store import is_library, writing
+from crosspair.library.videos import probed
 from crosspair.video import read_frames
 from tests.evaluation.conftest import tiny_model
 from tests.library import killed
@@ -93,6 +95,24 @@ def test_a_file_has_one_name(
     again = index(tmp_path / "library", tiny, [folder])
     assert (again.added, again.unchanged) == (0, 5)
     assert forget(tmp_path / "library", ["../videos"]) == 5
+
+
+def test_what_is_done_counts_before_all_videos_are_probed(
+    tiny: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "PROBED", 2)
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    library, told, probing = tmp_path / "library", list[tuple[int, int]](), list[int]()
+
+    def probed_and_noted(manifest: Manifest, **choices: bool) -> Manifest:
+        probing.append(len(Library(library)))
+        return probed(manifest, **choices)
+
+    monkeypatch.setattr(indexing, "probed", probed_and_noted)
+    index(library, tiny, [folder], windows=WINDOWS, progress=lambda *done: told.append(done))
+    assert told == [(done, 5) for done in range(1, 6)]
+    assert probing == [0, 2, 7]  # windows that were there
+    assert windows_in(library) == COUNTS
 
 
 def test_broken_videos_are_listed(tiny: Engine, folder: Path, tmp_path: Path) -> None:

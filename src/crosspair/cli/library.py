@@ -84,7 +84,7 @@ def _index(options: argparse.Namespace) -> None:
             )
         model = options.library / MODEL_FOLDER
     of = engine(model, **engine_choices(options))
-    with late_progress("indexing", "clips") as progress:
+    with late_progress("indexing", "videos") as progress:
         done = index(
             options.library, of, options.videos,
             windows=windows, titles=options.titles, progress=progress,

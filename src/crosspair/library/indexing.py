@@ -34,6 +34,7 @@ from crosspair.models import CPD
 logger = logging.getLogger(__name__)
 
 COMMIT_WINDOWS, COMMIT_SECONDS = 4096, 30.0  # what is encoded is written after so much of either
+PROBED = 1000  # videos that are looked at before the first of them is encoded
 NOT_THERE = (-1, -1)  # the state of a file that is missing
 PART = "#t="  # between the path and the seconds, where a video is a part of a file
 
@@ -75,7 +76,7 @@ def index(
         named: see `crosspair.library.videos.videos_of`.
         windows: how to cut videos; None: as the library does.
         titles: a title file.
-        progress: called with the clips done and their number.
+        progress: called with the videos done and their number.
 
     Raises:
         LibraryError: it is another model's or has other windows, somebody else writes to it, or
@@ -228,14 +229,12 @@ def _batches(
     """Rows of the table to write together, and what could not be read."""
     if videos:
         logger.info("%d videos are new or have changed", len(videos))
-    taken = probed(manifest.take([video.row for video in videos]))
     rows: list[dict[str, Any]] = []
     failed: dict[str, Broken] = {}
     begun = time.monotonic()
-    for encoded in encode_windows(
-        of, taken, library.windows, thumbnails=True, progress=progress
-    ):  # fmt: skip
-        video = videos[encoded.row]
+    for done, (video, encoded) in enumerate(_encoded(of, library, manifest, videos), start=1):
+        if progress:
+            progress(done, len(videos))
         rows += _rows(video, encoded)
         if encoded.failure:
             logger.warning("%s", encoded.failure)
@@ -245,6 +244,17 @@ def _batches(
             rows, failed = [], {}
             begun = time.monotonic()
     yield rows, failed
+
+
+def _encoded(
+    of: Engine, library: Library, manifest: Manifest, videos: Sequence[_Video]
+) -> Iterator[tuple[_Video, Encoded]]:
+    """What came of each video; of a large folder, what is done counts before all are probed."""
+    for first in range(0, len(videos), PROBED):
+        part = videos[first : first + PROBED]
+        taken = probed(manifest.take([video.row for video in part]), shown=not first)
+        for encoded in encode_windows(of, taken, library.windows, thumbnails=True):
+            yield part[encoded.row], encoded
 
 
 def _rows(video: _Video, encoded: Encoded) -> Iterator[dict[str, Any]]:

@@ -12,8 +12,8 @@ LATE = 1.0  # s before a bar is worth its place
 
 
 @contextmanager
-def late_progress(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a piece of work, once it has lasted for a second.
+def late_progress(name: str, unit: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Show a piece of work, once it has lasted for a second; never, where a bar is there already.
 
     Yields:
         What to call with the units done and their number.
@@ -23,7 +23,7 @@ def late_progress(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         bars: list[Progress] = []
 
         def advance(done: int, total: int) -> None:
-            if not bars and time.monotonic() - begun >= LATE:
+            if shown and not bars and time.monotonic() - begun >= LATE:
                 bars.append(stack.enter_context(progress(name, total, unit)))
             if bars:
                 bars[0].advance(done)

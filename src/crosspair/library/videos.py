@@ -56,14 +56,14 @@ def absolute(name: Named) -> str:
     return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
 
 
-def probed(manifest: Manifest) -> Manifest:
+def probed(manifest: Manifest, *, shown: bool = True) -> Manifest:
     """With what probing finds filled in where it is not known yet.
 
     Files are looked at in other processes, which they may crash.
     """
     rows = manifest.table.to_pylist()
     waiting = [row for row in rows if row["duration"] is None and not row["error"]]
-    with late_progress("probing", "videos") as progress:
+    with late_progress("probing", "videos", shown) as progress:
         found = probe_all(
             [row["path"] for row in waiting], progress=lambda done: progress(done, len(waiting))
         )
