@@ -16,6 +16,7 @@ import torch
 
 from crosspair.clip import Clip
 from crosspair.errors import VideoError
+from crosspair.models.inference import inference
 from crosspair.planning.memory import Memory
 from crosspair.precision import autocast
 from crosspair.progress import progress
@@ -231,10 +232,10 @@ def _forward(task: Pretraining | Finetuning, batch: Batch, seconds: float) -> fl
     if isinstance(task, Pretraining):
         network = task.model.encode_video
     clips, count, begun = batch.clips.to(device), 0, _now(device)
-    while count == 0 or _now(device) - begun < seconds:
-        with autocast(device, precision):
+    with inference(task.model.video_encoder, device, precision), autocast(device, precision):
+        while count == 0 or _now(device) - begun < seconds:
             network(clips)
-        count += len(clips)
+            count += len(clips)
     return count / (_now(device) - begun)
 
 

@@ -19,6 +19,7 @@ from crosspair.devices import sent
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, VideoError
 from crosspair.models import Classifier, Start
+from crosspair.models.inference import inference
 from crosspair.precision import autocast, check_frames
 from crosspair.progress import progress
 from crosspair.training.labelled import labelled_videos
@@ -218,15 +219,16 @@ class Finetuning:
         )  # fmt: skip
         sums = torch.zeros(3, dtype=torch.float64)
         self.model.eval()
-        for batch in loader:
-            self._name(batch)
-            if len(batch.rows):
-                with uncompiled(training), autocast(world.device, training.precision):
-                    logits = self.model(batch.clips.to(world.device, non_blocking=True)).cpu()
-                truth = targets[batch.rows]
-                hits = (logits.argmax(dim=1) == truth).sum()
-                loss = F.cross_entropy(logits.double(), truth, reduction="sum")
-                sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
+        with inference(self.model.video_encoder, world.device, training.precision):
+            for batch in loader:
+                self._name(batch)
+                if len(batch.rows):
+                    with uncompiled(training), autocast(world.device, training.precision):
+                        logits = self.model(batch.clips.to(world.device, non_blocking=True)).cpu()
+                    truth = targets[batch.rows]
+                    hits = (logits.argmax(dim=1) == truth).sum()
+                    loss = F.cross_entropy(logits.double(), truth, reduction="sum")
+                    sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
         self.model.train()
         loss, hits, videos = world.sum(sums.to(world.device)).tolist()
         if not videos:
