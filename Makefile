@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT ?= quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint docs bench format clean
+.PHONY: help install quickstart test lint docs bench benchall format clean
 
 help: ## List the verbs
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,14 +35,17 @@ lint: $(VENV)/.developing ## Check style and types
 docs: $(VENV)/.developing ## Build the pages into build/site; warnings are errors
 	$(BIN)/mkdocs build --quiet --strict
 
-bench: $(VENV)/.developing ## Measure, beside named alternatives; writes benchmarks/results
+bench: $(VENV)/.developing ## Measure, beside named alternatives, in a quarter of an hour
 	$(BIN)/python -m benchmarks.loading
-	$(BIN)/python -m benchmarks.evaluation
-	$(BIN)/python -m benchmarks.gradient_figures
 	$(BIN)/python -m benchmarks.network
 	$(BIN)/python -m benchmarks.objectives
-	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training $(MANIFEST)
+	$(BIN)/python -m benchmarks.curves
 	$(BIN)/python -m benchmarks.export
+	$(BIN)/python -m benchmarks.gradient_figures
+
+benchall: bench ## Measure evaluation at full size, too: half an hour more
+	$(BIN)/python -m benchmarks.evaluation
 
 format: $(VENV)/.developing ## Mend what style can be mended by itself
 	$(BIN)/ruff format src tests benchmarks
