@@ -59,7 +59,8 @@ def project(whole: Whole, measured: Measured, processes: int) -> Projection:
     there are.
     """
     loading = _loading(whole, measured, processes)
-    rate = measured.together * _limit(whole, measured, processes) / _limit(whole, measured, 1)
+    faster = _limit(whole, measured, processes) / _limit(whole, measured, 1)
+    rate = measured.together * faster
     validation = whole.validated / min(processes * measured.forward, loading)
     part = whole.batch // processes // whole.parts
     # What a process keeps of the bank is its share.
