@@ -177,6 +177,17 @@ def test_a_large_upload_is_refused_before_it_is_sent(served) -> None:
     assert served.uploads() == []
 
 
+def test_who_sends_all_the_same_is_cut_off(served) -> None:
+    place = urlsplit(served.url)
+    length = 5 * 2**30
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {length}"
+    with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+        connection.sendall(f"{head}\r\n\r\n".encode())
+        with pytest.raises(ConnectionError):
+            connection.sendall(bytes(length // 5))
+    assert served.uploads() == []
+
+
 def test_an_upload_that_is_a_little_too_large_leaves_nothing(served) -> None:
     answer = httpx.post(
         f"{served.url}/gradio_api/upload", files={"files": ("a.mp4", b"x" * 1_500_000)}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from crosspair.corpora import Manifest
 from tests.e2e.conftest import crosspair
 from tests.e2e.served import EVIL, MINUTES, Served, make_library, serving
 
@@ -85,10 +86,12 @@ def test_a_moment_is_played_from_its_beginning(page: Page) -> None:
     second = int(begin.split("–")[0].split(":")[1])
     assert second > 0
     video = late.locator("video")
-    video.focus()
-    page.keyboard.press("Space")
+    assert not video.evaluate("video => video.controls")
+    late.get_by_role("button", name="play").focus()
+    page.keyboard.press("Enter")
     page.wait_for_function("video => video.currentTime > 0", arg=video.element_handle())
     assert second <= video.evaluate("video => video.currentTime")
+    assert video.evaluate("video => video.controls && video === document.activeElement")
     page.wait_for_function("video => video.paused", arg=video.element_handle())
     end = int(begin.split("–")[1].split(":")[1])
     assert video.evaluate("video => video.currentTime") == pytest.approx(end, abs=0.5)
@@ -98,7 +101,7 @@ def test_what_it_cannot_play_is_converted_and_says_so(page: Page) -> None:
     search(page, "a dog")
     item = page.locator("li", has_text="3.avi").first
     assert not item.locator(".converted").is_visible()
-    item.locator("video").evaluate("video => void video.play()")
+    item.locator(".frame").click()
     item.locator(".converted").wait_for()
     page.wait_for_function(
         "video => video.currentTime > 0", arg=item.locator("video").element_handle()
@@ -163,11 +166,16 @@ def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> Non
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
     model = quickstart / "run" / "model"
-    made = ("index", videos, "--library", tmp_path / "library", "--model", model, "--workers", 1)
+    corpus = Manifest.read(quickstart / "corpus")
+    lines = zip(corpus.column("pair_id"), corpus.column("title"), strict=True)
+    titles = tmp_path / "titles.tsv"
+    titles.write_text("video_id\ttitle\n" + "".join(f"{name}\t{said}\n" for name, said in lines))
+    made = ("index", videos, "--library", tmp_path / "library", "--model", model, "--workers", 1,
+            "--titles", titles)  # fmt: skip
     assert crosspair(*made).returncode == 0
     with serving(tmp_path) as server:
         page, faults = open_page(browser, server.url, 1200)
-        search(page, "a red box moving right")
+        search(page, "something moving right")
         playing = page.locator("video").first
         playing.evaluate("video => void video.play()")
         page.wait_for_function("video => video.currentTime > 0.3", arg=playing.element_handle())
@@ -186,7 +194,8 @@ def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> Non
         page.screenshot(path=out / "page-classify.png", full_page=True)
         page.close()
         narrow, _ = open_page(browser, server.url, 390)
-        search(narrow, "a red box moving right")
+        search(narrow, "something moving right")
+        narrow.wait_for_timeout(1000)  # what is new fades in
         narrow.screenshot(path=out / "page-narrow.png")
         assert faults == []
 

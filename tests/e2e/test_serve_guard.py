@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_a_question_holds_texts_and_uploads(
     found, seen = asked(guard, "/gradio_api/queue/join", body)
     assert found == status
     assert (json.loads(seen) == json.loads(body)) if status == 200 else seen == b"no such question"
+
+
+def test_what_is_broken_off_goes_and_disks_are_not_filled(guard: Guard, tmp_path: Path) -> None:
+    uploads = tmp_path / "uploads"
+    os.utime(uploads / "loose.mp4", (0, 0))
+    assert asked(guard, "/gradio_api/upload", b"x")[0] == 200
+    assert not (uploads / "loose.mp4").exists()
+    assert (uploads / "a" / "in.mp4").exists()
+    assert (tmp_path / "out.mp4").exists()
+    with (uploads / "waiting.mp4").open("wb") as file:
+        file.truncate(20 * 10**6)  # ten of the largest, with what is around them
+    status, said = asked(guard, "/gradio_api/upload", b"x")
+    assert (status, said) == (503, b"too many uploads at a time; come again in ten minutes")
+    assert asked(guard, "/gradio_api/queue/join", b'{"data": []}')[0] == 200
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"data": {}}', b"\xff"])

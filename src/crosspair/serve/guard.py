@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 
 MB = 10**6
 QUESTION = MB  # bytes of whatever is no upload
+UPLOADS = 10  # of the largest may lie here at a time
+ABANDONED = 600  # s; uploads that were broken off, or that nobody asked about, are removed then
 
 # All of Gradio that the page uses. Its ways to files, to other hosts and to tools for developers
 # are not among them.
@@ -53,7 +58,9 @@ class Guard:
         elif scope["type"] != "http":
             await send({"type": "websocket.close"})
         elif refusal := self._refusal(scope):
-            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
+            # Whoever sends gigabytes all the same is not listened to.
+            response = PlainTextResponse(refusal[1], refusal[0], {"connection": "close"})
+            await response(scope, receive, send)
         elif scope["path"] != ASK:
             await self._app(scope, receive, _with_policy(send))
         elif (question := self._question(await _whole(receive))) is None:
@@ -75,7 +82,23 @@ class Guard:
             limit = self._max_upload + QUESTION if path == UPLOAD else QUESTION
             if int(length) > limit:
                 return 413, f"more than the {limit // MB} MB that are allowed"
+            if path == UPLOAD and self._uploaded() + int(length) > UPLOADS * limit:
+                return 503, "too many uploads at a time; come again in ten minutes"
         return None
+
+    def _uploaded(self) -> int:
+        """Bytes of all uploads; those that are abandoned are removed, which Gradio does only of
+        whole ones."""
+        now, size = time.time(), 0
+        for path in self._uploads.rglob("*"):
+            with suppress(FileNotFoundError):  # it was looked at meanwhile
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    if now - status.st_mtime > ABANDONED:
+                        path.unlink()
+                    else:
+                        size += status.st_size
+        return size
 
     def _question(self, body: bytes) -> bytes | None:
         """A question if it holds texts and uploads only, else None.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import gradio as gr
 
 from crosspair.errors import ModelError, TextError, VideoError
 from crosspair.serve.answers import EVERYWHERE, LETTERS, Answers, Seen
+from crosspair.serve.guard import ABANDONED
 
 logger = logging.getLogger(__name__)
 
-ABANDONED = 600  # s; uploads that nobody asked about are removed then
 NOTHING_YET = "Give a video first: drop a file above."
 WAITING = 200  # questions; more are told to come again
 
@@ -148,7 +148,10 @@ def _seen(answers: Answers, given: dict[str, str] | None) -> tuple[Seen | None, 
     try:
         fault = _html(answers, look)
     finally:
-        shutil.rmtree(upload.parent, ignore_errors=True)
+        # Its folder is that of all uploads with the same content: others may be under way.
+        upload.unlink(missing_ok=True)
+        with suppress(OSError):
+            upload.parent.rmdir()
     return (found[0] if found else None), fault
 
 
