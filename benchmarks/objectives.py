@@ -68,7 +68,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(cores())
-    results = {}
+    settings = {
+        "dimensions": DIMENSIONS, "noise_samples": ObjectiveConfig.noise_samples,
+        "rounds": options.rounds, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    results: dict[str, Any] = {}
     for pairs in options.pairs:
         dtype = torch.bfloat16 if pairs >= HALVED else torch.float32
         needed = 2 * pairs * DIMENSIONS * dtype.itemsize
@@ -80,14 +84,8 @@ def main() -> None:
             results[f"{pairs} in batches of {PAPERS_BATCH}"] = measured(
                 pairs, PAPERS_BATCH, dtype, options.rounds, options.seed
             )
-    settings = {
-        "dimensions": DIMENSIONS, "noise_samples": ObjectiveConfig.noise_samples,
-        "rounds": options.rounds, "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    write_results(
-        options.out, {"settings": settings, "results": results},
-        seed=options.seed, packages=["torch"],
-    )  # fmt: skip
+        content = {"settings": settings, "results": results}
+        write_results(options.out, content, seed=options.seed, packages=["torch"])
 
 
 def measured(pairs: int, batch: int, dtype: torch.dtype, rounds: int, seed: int) -> dict[str, Any]:
