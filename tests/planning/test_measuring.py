@@ -89,6 +89,15 @@ def test_a_part_that_does_not_fit_is_taken_back(monkeypatch: pytest.MonkeyPatch)
     assert len(part.rows) == 8
 
 
+def test_a_recipe_that_fits_nowhere_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fits_nothing(task: Pretraining, part: Batch) -> float:
+        raise torch.OutOfMemoryError("2 are too many")
+
+    monkeypatch.setattr(measuring, "_step", fits_nothing)
+    with pytest.raises(RecipeError, match=r"2 clips do not fit into memory; lower clip\.size"):
+        _grown(task(), batch(24), 24, LONG, Memory(torch.device("cpu")))
+
+
 def test_memory_that_a_step_takes_is_seen() -> None:
     memory = Memory(torch.device("cpu"))
     memory.begin()

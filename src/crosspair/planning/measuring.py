@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from crosspair.clip import Clip
-from crosspair.errors import VideoError
+from crosspair.errors import RecipeError, VideoError
 from crosspair.models.inference import inference
 from crosspair.planning.memory import Memory
 from crosspair.precision import autocast
@@ -145,14 +145,18 @@ def _gathered(batches: list[Batch], size: int) -> Batch:
     if sum(len(batch.rows) for batch in readable) < 2:
         reason = next(message for batch in batches for _, message in batch.failures)
         raise VideoError(f"hardly any clip can be read; the first fault: {reason}")
-    columns = zip(*((batch.rows, batch.clips, batch.colors) for batch in readable), strict=True)
-    return _some(Batch(0, *(torch.cat(column) for column in columns), failures=[]), size)
+    rows, clips, colors = (
+        torch.cat([getattr(batch, column) for batch in readable])
+        for column in ("rows", "clips", "colors")
+    )
+    return _some(Batch(0, rows, clips, colors, []), size)
 
 
 def _some(batch: Batch, size: int) -> Batch:
     rows = torch.arange(size) % len(batch.rows)
     clips = batch.clips[rows].contiguous(memory_format=torch.channels_last_3d)  # as workers give
-    return Batch(0, batch.rows[rows], clips, batch.colors[rows], failures=[])
+    some = Batch(0, batch.rows[rows], clips, batch.colors[rows], [])
+    return some.pin_memory() if torch.cuda.is_available() else some
 
 
 def _grown(
@@ -163,29 +167,36 @@ def _grown(
     Returns:
         The part, and the bytes that each of its clips takes (0: not known).
     """
-    by_clip, size, part, begun = 0.0, min(2, whole), batch, time.perf_counter()
-    peaks: dict[int, int] = {}
+    by_clip, size, peaks, begun = 0.0, min(2, whole), [(0, 0)], time.perf_counter()
     while True:
-        part = _some(batch, size)
         memory.begin()
-        try:
-            took = _step(task, part)
-        except torch.OutOfMemoryError:
-            # What is left of the failed step must not weigh on the next.
-            task.optimizer.zero_grad()
-            torch.cuda.empty_cache()
-            logger.info("%d clips at a time do not fit into memory", size)
-            return _some(batch, max(peaks)), by_clip
-        peaks[size] = memory.end()
-        if len(peaks) > 1:
-            before = sorted(peaks)[-2]
-            by_clip = max(0.0, (peaks[size] - peaks[before]) / (size - before))
+        took = _first_step(task, _some(batch, size))
+        before, peak_before = peaks[-1]
+        if took is None:
+            if not before:
+                raise RecipeError(f"{size} clips do not fit into memory; lower clip.size")
+            return _some(batch, before), by_clip
+        peaks.append((size, memory.end()))
+        if before:
+            by_clip = max(0.0, (peaks[-1][1] - peak_before) / (size - before))
         following = min(2 * size, whole)
-        fits = peaks[size] + by_clip * (following - size) < memory.available
-        in_time = time.perf_counter() - begun + 2 * took < seconds or len(peaks) < 2
+        fits = peaks[-1][1] + by_clip * (following - size) < memory.available
+        in_time = time.perf_counter() - begun + 2 * took < seconds or not before
         if size == whole or not (fits and in_time):
-            return part, by_clip
+            return _some(batch, size), by_clip
         size = following
+
+
+def _first_step(task: Pretraining | Finetuning, batch: Batch) -> float | None:
+    """Seconds of a step; None where a GPU's memory does not do for it."""
+    try:
+        return _step(task, batch)
+    except torch.OutOfMemoryError:
+        logger.info("%d clips at a time do not fit into memory", len(batch.rows))
+    # Only now, that the exception holds it no more, can what the step had so far be let go.
+    task.optimizer.zero_grad()
+    torch.cuda.empty_cache()
+    return None
 
 
 def _steps(task: Pretraining | Finetuning, batch: Batch, seconds: float) -> list[float]:
