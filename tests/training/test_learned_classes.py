@@ -54,8 +54,8 @@ def test_a_resumed_run_has_the_weights_and_goes_on_as_it_would_have(
     assert not torch.equal(before, after)
     save_checkpoint(tmp_path, 2, {"task": run.state_dict()}, run.own_state_dict(), World())
     resumed = task(estimate)
-    shared, own = load_checkpoint(tmp_path, 2, World())
-    resumed.load_state_dict(shared["task"], own)
+    shared, owns = load_checkpoint(tmp_path, 2)
+    resumed.load_state_dict(shared["task"], owns)
     assert torch.equal(resumed.objective.discrimination.weights, after)
     torch.manual_seed(7)
     expected = [step(run, 2), step(run, 3)]
