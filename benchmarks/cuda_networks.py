@@ -76,6 +76,12 @@ def inference_rate(depth: Depth, way: Way, device: torch.device, scale: Scale) -
     return _clips_a_second(step, depth, way, len(clips), device, scale, passes=1)
 
 
+def sizes(depth: Depth, scale: Scale) -> tuple[int, int]:
+    """Side of the clips in pixels, and how many a batch has."""
+    size, batch = SIZES[depth]
+    return (size, batch) if scale.shrink == 1 else (32, 4)
+
+
 def _clips_a_second(
     step: Callable[[], None], depth: Depth, way: Way, clips: int,
     device: torch.device, scale: Scale, passes: int,
@@ -93,7 +99,7 @@ def _clips_a_second(
 def _network(
     depth: Depth, way: Way, device: torch.device, scale: Scale
 ) -> tuple[nn.Module, torch.Tensor]:
-    size, batch = (max(value // scale.shrink, 2) for value in SIZES[depth])
+    size, batch = sizes(depth, scale)
     layout = torch.channels_last_3d if way.last else torch.contiguous_format
     torch.manual_seed(0)
     encoder = placed(ResNet3d(depth, scale.width), World(device=device))
@@ -131,7 +137,7 @@ def _as_images(network: nn.Module) -> None:
 
 def _flops(depth: Depth, scale: Scale) -> float:
     """Floating-point operations of a forward pass of one clip: two a multiplication."""
-    size = max(SIZES[depth][0] // scale.shrink, 2)
+    size, _ = sizes(depth, scale)
     with torch.device("meta"):
         encoder, clip = ResNet3d(depth, scale.width), torch.empty(1, 3, 8, size, size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

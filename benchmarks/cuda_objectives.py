@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.cuda_device import Scale, Values, finish, memory, peak, rates, timed
-from benchmarks.cuda_networks import SIZES
+from benchmarks.cuda_networks import sizes
 from crosspair import objectives
 from crosspair.config import (
     ClipConfig,
@@ -124,7 +124,7 @@ def _pretraining(
     objective: ObjectiveConfig, depth: Depth, device: torch.device, scale: Scale
 ) -> tuple[Pretraining, Batch]:
     """The product's own training step, around what a manifest and a recipe file would give."""
-    size, batch = (max(value // scale.shrink, 2) for value in SIZES[depth])
+    size, batch = sizes(depth, scale)
     recipe = Recipe(
         clip=ClipConfig(size=size, color_jitter=0.2),
         video=VideoConfig(depth, scale.width),
