@@ -51,6 +51,7 @@ def main(folder: Path, killed: int) -> None:
         whole = torch.zeros(2, len(task.train), 8)
         whole[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
         found = {
+            "seeds": world.gather_rows(torch.tensor([torch.initial_seed()])),
             "bank": world.sum(whole),
             "log_z": task.objective.state_dict()["log_z"],
             "weights": [each.detach() for each in task.model.parameters()],

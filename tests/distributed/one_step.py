@@ -62,11 +62,13 @@ def main(out: Path, *of_objective: str) -> None:
         bank = torch.zeros(2, PAIRS, 8)
         bank[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
         bank = world.sum(bank)
+        seeds = world.gather_rows(torch.tensor([torch.initial_seed()]))
         if world.is_main:
             found = {
                 "losses": torch.stack(losses),
                 "gradients": gradients,
                 "bank": bank,
+                "seeds": seeds,
                 "log_z": task.objective.state_dict().get("log_z", torch.empty(0)),
                 "weights": [p.detach() for p in parameters],
             }

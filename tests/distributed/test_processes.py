@@ -47,6 +47,7 @@ def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(tmp_path, o
     for of_one, of_two in zip(one["gradients"], two["gradients"], strict=True):
         largest = max(float(gradient.abs().max()) for gradient in of_one)
         torch.testing.assert_close(of_two, of_one, rtol=1e-4, atol=3e-6 * largest)
+    assert (one["seeds"].tolist(), two["seeds"].tolist()) == ([0], [0, 1])
     assert one["losses"][0] != one["losses"][1]
     assert max(float(gradient.abs().max()) for gradient in one["gradients"][0]) > 1e-3
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from crosspair.cli import main
 from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import RunError, VideoError
@@ -102,3 +103,19 @@ def test_faults_of_tasks_are_told(
     monkeypatch.setattr(on_ray, "ray_cluster", lambda *_: nullcontext(cluster))
     with pytest.raises((VideoError, RunError), match=told):
         list(encode_on_ray(model, manifest, [0], world=World(), **OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "told"),
+    [
+        (["--address", "auto"], "1", "--address is of a Ray cluster; add --engine ray"),
+        (["--engine", "ray"], "2", "--engine ray starts processes by itself; leave out torchrun"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options, processes, told
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(SystemExit, match="2"):
+        main(["features", "--model", "m", "--manifest", "m", "--out", "o", *options])
+    assert capsys.readouterr().err == f"crosspair: error: {told}\n"
