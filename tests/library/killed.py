@@ -1,13 +1,18 @@
-"""An index run in a process of its own, which somebody may kill."""
+"""Work in a process of its own, which somebody may kill."""
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from crosspair.config import ClipConfig
 from crosspair.library import engine, index, indexing
+from crosspair.library.passage import Passage, decode_passages
 
 
 def run(library: Path, videos: Path, model: Path, begun: Connection) -> None:
@@ -17,3 +22,15 @@ def run(library: Path, videos: Path, model: Path, begun: Connection) -> None:
     of = engine(model, device="cpu", precision="fp32", workers=0)
     begun.send("begun")
     index(library, of, [videos])
+
+
+def decode(begun: Connection) -> None:
+    """Let others decode more than pipes hold, and fetch no more than the first of it."""
+    torch.set_num_threads(1)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), np.uint8)
+    times = np.arange(8)[:, None] / 30  # 8 clips of one frame
+    batches = [[Passage(row, 0, noise, times)] for row in range(8)]
+    decoded = decode_passages(batches, ClipConfig(frames=1), workers=2, thumbnails=True)
+    next(decoded)
+    begun.send([child.pid for child in multiprocessing.active_children()])
+    time.sleep(600)

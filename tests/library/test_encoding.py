@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from crosspair.library.passage import Passage, batched
 from crosspair.library.videos import probed, videos_of
 from crosspair.models import CPD
 from crosspair.video import centre_view, load_view, read_frames
+from tests.library import killed
 from tests.library.conftest import WINDOWS
 
 
@@ -124,6 +127,31 @@ def test_decoding_that_ends_by_no_video_is_told(
     of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
     with pytest.raises(VideoError, match=r"decoding ended .* fewer workers or a smaller batch"):
         list(encode_windows(of, probed(videos_of([folder / "4.mp4"])), WINDOWS))
+
+
+def test_no_decoder_outlives_who_was_killed() -> None:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=killed.decode, args=(there,))
+    process.start()
+    workers = here.recv()
+    assert len(workers) == 2
+    time.sleep(1)  # until pipes are full
+    assert all(map(lives, workers))
+    process.kill()
+    process.join()
+    given_up = time.monotonic() + 60
+    while any(map(lives, workers)) and time.monotonic() < given_up:
+        time.sleep(0.1)
+    assert not any(map(lives, workers))
+
+
+def lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_whole_videos_are_those_of_the_evaluation(tiny: Engine, folder: Path) -> None:

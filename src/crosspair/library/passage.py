@@ -7,8 +7,10 @@ gains little over eight clips a passage, and would leave a single long video to 
 from __future__ import annotations
 
 import io
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,6 +184,15 @@ def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # The system ends a process that is at one batch for too long, however deep in the decoder.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent was killed: pictures that nobody fetches would hold up its
+    end for ever, and a gigabyte with it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextmanager
