@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from crosspair.errors import TextError
 from crosspair.models import TransformerAverage
+from crosspair.models.transformer import READY_MADE, SDPA, as_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,6 +54,26 @@ def test_a_text_is_the_same_in_any_company(encoder: TransformerAverage) -> None:
     alone = torch.cat([encoder([text]) for text in TEXTS])
     torch.testing.assert_close(encoder(TEXTS), alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(encoder(TEXTS[::-1]).flip(0), alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", sorted(READY_MADE))
+def test_a_mask_that_is_ready_made_hides_what_the_models_own_does(kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    if kind != "distilbert":
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        sizes = dict(zip(names, sizes.values(), strict=True))
+    model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=50, **sizes)).eval()
+    assert model.config._attn_implementation == SDPA
+    ids, lengths = torch.randint(5, 50, (3, 7)), torch.tensor([[7], [4], [2]])
+    mask = (torch.arange(7) < lengths).long()
+    of_own, of_ready_made, of_none = (
+        model(input_ids=ids, attention_mask=each).last_hidden_state[mask.bool()]
+        for each in (mask, as_attention(mask), None)
+    )
+    torch.testing.assert_close(of_ready_made, of_own)
+    assert (of_none - of_own).abs().max() > 1e-3
 
 
 def test_words_are_not_unknown(encoder: TransformerAverage) -> None:

@@ -13,8 +13,10 @@ from crosspair.devices import sent
 from crosspair.errors import TextError
 
 FOLDER = "language_model"
-# Models of which every layer attends to all tokens alike, and which take its mask ready-made.
+# Models of which every layer attends to all tokens alike, and which take its mask ready-made, as
+# PyTorch's own attention has it.
 READY_MADE = frozenset({"bert", "distilbert", "roberta", "xlm-roberta"})
+SDPA = "sdpa"
 
 
 class TransformerAverage(nn.Module):
@@ -75,7 +77,8 @@ class TransformerAverage(nn.Module):
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The mean (B, H) of what `tokens` gives."""
         attended = torch.ones_like(mask) if self.attends_to_padding else mask
-        if ids.is_cuda and self.model.config.model_type in READY_MADE:
+        config = self.model.config
+        if ids.is_cuda and config.model_type in READY_MADE and config._attn_implementation == SDPA:
             attended = as_attention(attended)
         output = self.model(input_ids=ids, attention_mask=attended)
         hidden = output.last_hidden_state.float()  # (B, L, H)
