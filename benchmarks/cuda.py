@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="parts with this in their name")
     options = parser.parse_args()
     device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch sees no GPU here; --device cpu --tiny shows that the rest works")
     scale = Scale(4, 64, 2, 16) if options.tiny else Scale()
     begun = time.monotonic()
     rows: list[dict[str, Any]] = []

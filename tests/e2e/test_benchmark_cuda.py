@@ -51,6 +51,15 @@ def test_it_runs_where_only_pytorch_and_numpy_are(tmp_path: Path) -> None:
     assert "### whole step, ResNet-50" in done.stdout
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_it_says_so(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["cuda"])
+    with pytest.raises(SystemExit) as ended:
+        cuda.main()
+    assert ended.value.code == 2
+    assert "PyTorch sees no GPU here; --device cpu --tiny" in capsys.readouterr().err
+
+
 def test_all_ways_compute_one_network() -> None:
     scale, found = Scale(width=4, shrink=16), []
     ways = [way for way in TRAINING if way.by == "eager"]
