@@ -40,7 +40,7 @@ def page(answers: Answers, name: str) -> gr.Blocks:
             with gr.Row(equal_height=True):
                 text = gr.Textbox(
                     label="What is to be seen?", placeholder="somebody plays the cello",
-                    max_length=LETTERS, max_lines=1, scale=5, elem_id="text",
+                    max_length=LETTERS, max_lines=1, scale=5, min_width=260, elem_id="text",
                 )  # fmt: skip
                 folder = gr.Dropdown(
                     answers.folders, value=EVERYWHERE, label="Where?", scale=2, min_width=180,
@@ -58,7 +58,7 @@ def page(answers: Answers, name: str) -> gr.Blocks:
                 classes = gr.Textbox(
                     label="Classes to choose among", placeholder="playing cello, tennis swing",
                     info="Separated by commas; in words, as in a title.",
-                    max_length=LETTERS, max_lines=1, scale=5, elem_id="classes",
+                    max_length=LETTERS, max_lines=1, scale=5, min_width=260, elem_id="classes",
                 )  # fmt: skip
                 classify = gr.Button(
                     "Classify", variant="primary", scale=1, min_width=120, elem_id="classify"
