@@ -46,3 +46,13 @@ def test_tables_come_from_results(site: Path) -> None:
     page = (site / "results.html").read_text(encoding="utf-8")
     assert page.count("<table") == (ROOT / "docs/results.md").read_text().count("<!-- results: ")
     assert "zero-shot" in page
+
+
+def test_every_place_of_a_table_holds_one(site: Path) -> None:
+    places = re.compile(r"<!-- \w+: \S+\.json -->")
+    asked = [page for page in (ROOT / "docs").glob("*.md") if places.search(page.read_text())]
+    assert {"results", "speed"} <= {page.stem for page in asked}
+    for page in asked:
+        html = (site / f"{page.stem}.html").read_text(encoding="utf-8")
+        assert "<table" in html, page
+        assert not places.search(html), page
