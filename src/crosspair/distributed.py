@@ -7,12 +7,12 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 from types import FrameType
-from typing import Never
+from typing import Any, Never
 
 import torch
 import torch.distributed as dist
@@ -109,31 +109,28 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     world = World(dist.get_rank(), dist.get_world_size(), device)
-    try:
-        with _telling_losses(world):
+    with ExitStack() as leaving:
+        leaving.callback(_leave, signal.signal(signal.SIGTERM, _stop))
+        try:
             yield world
-    finally:
-        dist.destroy_process_group()
-        gc.collect()  # a DistributedDataParallel holds the group, too, and is part of a cycle
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            # To leave may be to wait for the lost one, and torchrun's signal may come before the
+            # line is out.
+            leaving.pop_all()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]
+            raise RunError(
+                f"process {world.rank} of {world.size} lost another one ({reason}): why, that one "
+                f"says, or torchrun; {_GO_ON}"
+            ) from error
 
 
-@contextmanager
-def _telling_losses(world: World) -> Iterator[None]:
-    """One line from whoever waits for a process that died, or is asked to stop for it."""
-    previous = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        previous = signal.SIG_IGN  # torchrun's, which may come before the line is out
-        reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]
-        raise RunError(
-            f"process {world.rank} of {world.size} lost another one ({reason}): why, that one "
-            f"says, or torchrun; {_GO_ON}"
-        ) from error
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _leave(handler: Any) -> None:
+    dist.destroy_process_group()
+    gc.collect()  # a DistributedDataParallel holds the group, too, and is part of a cycle
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> Never:
