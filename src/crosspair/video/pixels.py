@@ -32,10 +32,12 @@ def jitter_colors(clips: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         (B, 3, T, H, W) float; not clamped, as the network needs no valid colours.
     """
     brightness, contrast, saturation = factors.T[:, :, None, None, None, None]
+    grey = clips.mean(dim=1, keepdim=True)  # (B, 1, T, H, W)
+    # One after the other, the three would pass over all values many times. What they do is linear:
+    # a clip times its gain plus an offset, mixed with its own grey.
+    gain = brightness * contrast
     # Brightness scales the colours themselves, so the normalised values are shifted back for it.
-    bright = (clips + MEAN / STD) * brightness - MEAN / STD
-    middle = bright.mean(dim=(1, 2, 3, 4), keepdim=True)
-    contrasted = middle + (bright - middle) * contrast
-    grey = contrasted.mean(dim=1, keepdim=True)
-    jittered: torch.Tensor = grey + (contrasted - grey) * saturation
-    return jittered
+    shift = MEAN / STD
+    middle = (grey.mean(dim=(2, 3, 4), keepdim=True) + shift) * brightness - shift
+    offset = (brightness - 1) * shift * contrast + middle * (1 - contrast)
+    return torch.addcmul(grey * (gain * (1 - saturation)) + offset, clips, gain * saturation)
