@@ -111,7 +111,8 @@ def test_a_file_may_be_of_either_kind(
     file = tmp_path / "my.yaml"
     file.write_text("classifier: {dropout: 0.1}\n")
     options = ["--recipe", file, "--manifest", rendered.path]
-    refused("split train has no readable video with a label", capsys, *options)
+    # The batch that fine-tuning has where a recipe says nothing; pre-training has 256.
+    refused("batch_size 32 cannot be shared evenly by 3", capsys, *options, "--gpus", "3")
     file.write_text("classifier: {drop: 0.1}\n")
     refused("'classifier.drop' is no key of a recipe", capsys, *options)
 
