@@ -41,6 +41,7 @@ bench: $(VENV)/.developing ## Measure, beside named alternatives, in a quarter o
 	$(BIN)/python -m benchmarks.objectives
 	$(BIN)/python -m benchmarks.training $(MANIFEST)
 	$(BIN)/python -m benchmarks.curves
+	$(BIN)/python -m benchmarks.traffic
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.gradient_figures
 
