@@ -31,6 +31,12 @@ def _results(file: Path) -> str:
     return markdown_table([each for each in results if "official split" not in each.settings])
 
 
+def _conclusion(file: Path) -> str:
+    """What the report of an ablation says first."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if line.startswith("- "))
+
+
 def _classes(file: Path) -> str:
     """P@10 by class, of benchmarks.library."""
     of = _measured(file)["classes"]
@@ -146,7 +152,7 @@ def _measured(file: Path) -> dict[str, Any]:
 
 
 TABLES = {
-    "results": _results, "classes": _classes, "moments": _moments, "indexing": _indexing,
+    "results": _results, "conclusion": _conclusion, "classes": _classes, "moments": _moments, "indexing": _indexing,
     "making": _making, "search": _search, "export": _export, "memory": _memory,
     "traffic": _traffic, "counted": _counted,
 }  # fmt: skip
