@@ -319,9 +319,6 @@ def test_ctrl_c_leaves_no_results_and_what_is_encoded(
     assert 1 <= len(journal.read_text().splitlines()) < VIDEOS
 
 
-# --- a network of frames ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("protocol", ["retrieval", "zeroshot"])
 def test_protocols_with_text_refuse_a_network_of_frames(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
@@ -337,11 +334,10 @@ def test_a_file_with_code_is_refused(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused, call: str
 ) -> None:
     source = f"imagenet:{folder / 'code.pth'}"
-    line = (
-        refused("evaluate", "knn", *inputs(source, corpus), f"--out={tmp_path / 'results.json'}")
-        if call == "evaluate"
-        else refused(*finetuning(corpus, tmp_path / "run", source))
-    )
+    given = ["evaluate", "knn", *inputs(source, corpus), f"--out={tmp_path / 'results.json'}"]
+    if call == "finetune":
+        given = finetuning(corpus, tmp_path / "run", source)
+    line = refused(*given)
     assert "code.pth holds more than tensors (posix.system), which may run code when it is " in line
     assert not any(tmp_path.iterdir())
 
