@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,23 @@ def test_a_video_that_kills_its_decoder_costs_itself_alone(
     assert set(found) == set(range(5))
     assert found[2].failure.endswith("3.mp4: crashes")
     assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
+
+
+def test_a_decoder_that_ends_at_once_is_told_all_the_same(
+    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def late():
+        time.sleep(60)  # PyTorch's own signal comes meanwhile
+        yield
+
+    monkeypatch.setattr(passage_module, "_no_signal_of_children", late)
+    monkeypatch.setattr(
+        passage_module, "read_frames", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
+    with pytest.raises(VideoError, match=r"^decoding ended \(DataLoader worker .* is killed"):
+        list(encode_windows(of, probed(videos_of([folder / "4.mp4"])), WINDOWS))
 
 
 def test_decoding_that_ends_by_no_video_is_told(

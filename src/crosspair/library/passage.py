@@ -114,18 +114,20 @@ def decode_passages(
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # the caller's random numbers are none of its business
     )
-    decoded = iter(loader)
-    with _no_signal_of_children():
-        while True:
-            try:
-                batch = next(decoded, None)
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
-                    raise
-                raise DecodingEndedError(str(error).splitlines()[0]) from error
-            if batch is None:
-                return
-            yield batch
+    ended = ""
+    decoded = None
+    try:
+        decoded = iter(loader)  # whose processes may end before it is here
+        with _no_signal_of_children():
+            while (batch := next(decoded, None)) is not None:
+                yield batch
+    except RuntimeError as error:
+        ended = str(error).splitlines()[0]
+        if not ended.startswith("DataLoader worker"):
+            raise
+    if ended:
+        del decoded  # PyTorch would tell of its lost process again whenever any other one ends
+        raise DecodingEndedError(ended)
 
 
 class _Passages(Dataset[list[Decoded]]):
