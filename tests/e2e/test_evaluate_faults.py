@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = folder / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     saved(resnet2d(18), folder / "resnet18.pth")
-    torch.save({"conv1.weight": Code()}, folder / "code.pth")
+    torch.save({"conv1.weight": Code(folder / "made")}, folder / "code.pth")
     return folder
 
 

@@ -142,7 +142,7 @@ def test_a_card_is_written_with_results_of_the_model_and_of_no_other(imported, t
 
 
 def test_faults_are_told_in_one_line_and_leave_nothing(tmp_path) -> None:
-    torch.save({"state_dict": {"w": Code()}}, tmp_path / "code.pth")
+    torch.save({"state_dict": {"w": Code(tmp_path / "made")}}, tmp_path / "code.pth")
     torch.save({"cfg": "  STRIDE_1X1: True", **pyslowfast(slow_only(18, 4))}, tmp_path / "s.pyth")
     out = tmp_path / "out"
     model = tmp_path / "none"
