@@ -35,7 +35,7 @@ lint: $(VENV)/.developing ## Check style and types
 docs: $(VENV)/.developing ## Build the pages into build/site; warnings are errors
 	$(BIN)/mkdocs build --quiet --strict
 
-bench: $(VENV)/.developing ## Measure, beside named alternatives, in a quarter of an hour
+bench: $(VENV)/.developing ## Measure, beside named alternatives
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.network
 	$(BIN)/python -m benchmarks.objectives
@@ -45,7 +45,7 @@ bench: $(VENV)/.developing ## Measure, beside named alternatives, in a quarter o
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.gradient_figures
 
-benchall: bench ## Measure evaluation at full size, too: half an hour more
+benchall: bench ## Measure evaluation at full size, too
 	$(BIN)/python -m benchmarks.evaluation
 
 format: $(VENV)/.developing ## Mend what style can be mended by itself
