@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -119,21 +118,24 @@ def test_a_video_that_kills_its_decoder_costs_itself_alone(
     assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
 
 
-def test_a_decoder_that_ends_at_once_is_told_all_the_same(
+def test_a_decoder_that_hangs_costs_its_video_alone(
     tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextmanager
-    def late():
-        time.sleep(60)  # PyTorch's own signal comes meanwhile
-        yield
+    def hanging(clip, instants, shape):
+        if clip.path.endswith("3.mp4"):
+            time.sleep(600)
+        return read_frames(clip, instants, shape)
 
-    monkeypatch.setattr(passage_module, "_no_signal_of_children", late)
-    monkeypatch.setattr(
-        passage_module, "read_frames", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    )
-    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
-    with pytest.raises(VideoError, match=r"^decoding ended \(DataLoader worker .* is killed"):
-        list(encode_windows(of, probed(videos_of([folder / "4.mp4"])), WINDOWS))
+    def told(paths, decode):
+        return [{"error": f"{p}: hangs"} if p.endswith("3.mp4") else {} for p in paths]
+
+    monkeypatch.setattr(passage_module, "read_frames", hanging)
+    monkeypatch.setattr(passage_module, "STALLED", 3.0)
+    monkeypatch.setattr(module, "probe_all", told)
+    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=2)
+    found = {each.row: each for each in encode_windows(of, probed(videos_of([folder])), WINDOWS)}
+    assert found[2].failure.endswith("3.mp4: hangs")
+    assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
 
 
 def test_decoding_that_ends_by_no_video_is_told(
@@ -143,7 +145,7 @@ def test_decoding_that_ends_by_no_video_is_told(
         passage_module, "read_frames", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     )
     of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
-    with pytest.raises(VideoError, match=r"decoding ended .* fewer workers or a smaller batch"):
+    with pytest.raises(VideoError, match=r"^decoding ended .* fewer workers or a smaller batch"):
         list(encode_windows(of, probed(videos_of([folder / "4.mp4"])), WINDOWS))
 
 

@@ -11,14 +11,15 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crosspair.clip import Clip
 from crosspair.config import ClipConfig
@@ -103,50 +104,38 @@ def decode_passages(
         thumbnails: whether to make them.
 
     Raises:
-        DecodingEndedError: a process ended, or was at one batch for too long. It is told here, and
-            never by an exception that comes from nowhere.
+        DecodingEndedError: a process ended, or was at one batch for too long.
     """
-    loader = DataLoader(
-        _Passages(batches, config, thumbnails),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_begin_worker,
-        generator=torch.Generator(),  # the caller's random numbers are none of its business
-    )
-    ended = ""
-    decoded = None
-    try:
-        decoded = iter(loader)  # whose processes may end before it is here
-        with _no_signal_of_children():
-            while (batch := next(decoded, None)) is not None:
-                yield batch
-    except RuntimeError as error:
-        ended = str(error).splitlines()[0]
-        if not ended.startswith("DataLoader worker"):
-            raise
-    if ended:
-        del decoded  # PyTorch would tell of its lost process again whenever any other one ends
-        raise DecodingEndedError(ended)
+    task = _Decoding(batches, config, thumbnails)
+    if not workers:
+        yield from map(task, range(len(batches)))
+        return
+    # No DataLoader: where one of its processes ends, PyTorch raises an exception wherever the
+    # program happens to be.
+    mine = (task, os.getpid())
+    with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=mine) as pool:
+        ahead: deque[Future[list[Decoded]]] = deque()
+        try:
+            for index in range(len(batches)):
+                ahead.append(pool.submit(_decode_here, index))
+                if len(ahead) == PREFETCH * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        except BrokenProcessPool:
+            raise DecodingEndedError("a decoding process is gone") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-class _Passages(Dataset[list[Decoded]]):
-    def __init__(
-        self, batches: Sequence[list[Passage]], config: ClipConfig, thumbnails: bool
-    ) -> None:
-        self.batches, self.config, self.thumbnails = batches, config, thumbnails
+@dataclass(frozen=True)
+class _Decoding:
+    batches: Sequence[list[Passage]]
+    config: ClipConfig
+    thumbnails: bool
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> list[Decoded]:
-        in_worker = get_worker_info() is not None
-        if in_worker:
-            signal.setitimer(signal.ITIMER_REAL, STALLED)
-        decoded = [_decoded(job, self.config, self.thumbnails) for job in self.batches[index]]
-        if in_worker:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        return decoded
+    def __call__(self, index: int) -> list[Decoded]:
+        return [_decoded(job, self.config, self.thumbnails) for job in self.batches[index]]
 
 
 def _decoded(job: Passage, config: ClipConfig, thumbnails: bool) -> Decoded:
@@ -181,12 +170,26 @@ def _jpeg(frame: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _begin_worker(worker: int) -> None:
-    del worker
+_task: _Decoding | None = None  # of this worker process
+
+
+def _begin_worker(task: _Decoding, parent: int) -> None:
+    global _task
+    _task = task
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The system ends a process that is at one batch for too long, however deep in the decoder.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _decode_here(index: int) -> list[Decoded]:
+    assert _task is not None
+    signal.setitimer(signal.ITIMER_REAL, STALLED)
+    decoded = _task(index)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return decoded
 
 
 def _end_with(parent: int) -> None:
@@ -195,18 +198,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-@contextmanager
-def _no_signal_of_children() -> Iterator[None]:
-    """PyTorch raises an exception wherever the program is when one of its processes ends; here it
-    is enough, and needed, that the loader sees so itself when it waits for that process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGCHLD)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)
