@@ -36,7 +36,7 @@ from crosspair.corpora.rendered import render_corpus
 from crosspair.isolation import cores
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
-from crosspair.training import profile as profiling
+from crosspair.training.profile import observed
 from crosspair.video import Batch
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
@@ -93,7 +93,7 @@ class Recorder:
         for _step in range(WARM_UP):
             yield next(source)
         begun = time.perf_counter()
-        with self._marked():
+        with observed(self.part):
             while True:
                 with self.part("data wait"):
                     batch = next(source, None)
@@ -129,14 +129,6 @@ class Recorder:
             "network": sum(parts[name] for name in NETWORK) / whole,
             "most_MiB": max(each["MiB"] for each in self.holding),
         }
-
-    @contextmanager
-    def _marked(self) -> Iterator[None]:
-        profiling._running = self  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            profiling._running = None
 
 
 def watched(corpus: Manifest, recipe: Recipe, run: Path) -> Recorder:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from crosspair.evaluation import read_results
+from crosspair.markdown import markdown_rows
 from crosspair.reporting.table import markdown_table
-from crosspair.reporting.tabular import markdown_rows
 
-PLACE = re.compile(r"^<!-- (\w+): (\S+) -->$", re.MULTILINE)
+PLACE = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
@@ -19,9 +19,10 @@ def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
     folder = Path(config["docs_dir"])
 
     def table(place: re.Match[str]) -> str:
-        if place[1] not in TABLES:  # another hook's
-            return place[0]
-        return TABLES[place[1]](folder / place[2])
+        kind, file = place[1], folder / place[2]
+        if kind in REPORTS:
+            return REPORTS[kind](file)
+        return MEASURED[kind](json.loads(file.read_text(encoding="utf-8"))["results"])
 
     return PLACE.sub(table, markdown)
 
@@ -37,9 +38,9 @@ def _conclusion(file: Path) -> str:
     return "\n".join(line for line in lines if line.startswith("- "))
 
 
-def _classes(file: Path) -> str:
+def _classes(results: dict[str, Any]) -> str:
     """P@10 by class, of benchmarks.library."""
-    of = _measured(file)["classes"]
+    of = results["classes"]
     lines = [(label, [of[label][among] for among in ("all", "test")]) for label in of]
     means = [
         {name: sum(found[i][name] for _, found in lines) / len(lines) for name in lines[0][1][i]}
@@ -53,46 +54,44 @@ def _classes(file: Path) -> str:
     )  # fmt: skip
 
 
-def _moments(file: Path) -> str:
+def _moments(results: dict[str, Any]) -> str:
     """How often the right second was found, of benchmarks.library."""
-    of = _measured(file)["long videos"]
+    of = results["long videos"]
     rows = [(name, f"{each['queries']}", f"{each['right']:.2f}", f"{each['chance']:.3f}")
             for name, each in of.items()]  # fmt: skip
     return markdown_rows(("asked", "queries", "right", "chance"), rows)
 
 
-def _indexing(file: Path) -> str:
+def _indexing(results: dict[str, Any]) -> str:
     """What indexing took, of benchmarks.library."""
-    of = _measured(file)["index"]
+    of = results["index"]
     names = ("videos", "video_s", "windows", "s", "windows_a_s", "video_s_a_s", "MB")
     head = ("videos", "seconds of them", "windows", "took, s", "windows/s", "video s/s", "disk, MB")
     return markdown_rows(head, [[f"{of[name]:,.0f}" for name in names]], names=0)
 
 
-def _making(file: Path) -> str:
+def _making(results: dict[str, Any]) -> str:
     """What a large library takes, of benchmarks.search."""
-    of = _measured(file)
-    made = of["making"]
-    memory = (made["GiB_of_memory"], of["index"]["GiB_of_memory"])
+    made = results["making"]
+    memory = (made["GiB_of_memory"], results["index"]["GiB_of_memory"])
     cells = (f"{made['add_s']:.0f}", f"{made['index_s']:.0f}", f"{made['GB']:.1f}",
              *(f"{each:.1f}" for each in memory))  # fmt: skip
     head = ("adding, s", "its index, s", "disk, GB", "memory for making, GiB", "searching, GiB")
     return markdown_rows(head, [cells], names=0)
 
 
-def _search(file: Path) -> str:
+def _search(results: dict[str, Any]) -> str:
     """Times and recall, of benchmarks.search."""
-    of = _measured(file)
-    of.pop("making")
     rows = [(name, *(f"{each[time]:.0f}" for time in ("p50_ms", "p95_ms", "cpu_ms")),
-             f"{each.get('recall@10', 1.0):.3f}") for name, each in of.items()]  # fmt: skip
+             f"{each.get('recall@10', 1.0):.3f}")
+            for name, each in results.items() if name != "making"]  # fmt: skip
     return markdown_rows(("way", "p50, ms", "p95, ms", "processor, ms", "recall@10"), rows)
 
 
-def _export(file: Path) -> str:
+def _export(results: dict[str, Any]) -> str:
     """Size, difference and time of exported towers, of benchmarks.export."""
     rows = []
-    for network, of in _measured(file).items():
+    for network, of in results.items():
         for name, each in of["latency"].items():
             written = of["files"].get(name)
             about = (
@@ -113,9 +112,9 @@ def _export(file: Path) -> str:
     return markdown_rows(head, rows, names=2)
 
 
-def _memory(file: Path) -> str:
+def _memory(results: dict[str, Any]) -> str:
     """The bank on each GPU, of benchmarks.traffic."""
-    of = _measured(file)["computed"]["memory"]["fp32"]
+    of = results["computed"]["memory"]["fp32"]
     head = ("pairs", *(f"{gpus} GPU{'s' * (gpus != '1')}" for gpus in next(iter(of.values()))))
     rows = [
         (f"{int(pairs):,}", *(f"{size / 1e9:.3g}" for size in by_gpus.values()))
@@ -124,15 +123,15 @@ def _memory(file: Path) -> str:
     return markdown_rows(head, rows)
 
 
-def _traffic(file: Path) -> str:
+def _traffic(results: dict[str, Any]) -> str:
     """What a GPU sends in a step, of benchmarks.traffic."""
-    of = _measured(file)["computed"]["sent"]
+    of = results["computed"]["sent"]
     names = ("fp32", "bf16", "gradients")
     rows = [(gpus, *(f"{each[name] / 1e6:.1f}" for name in names)) for gpus, each in of.items()]
     return markdown_rows(("GPUs", "bank in fp32", "bank in bf16", "gradients"), rows)
 
 
-def _counted(file: Path) -> str:
+def _counted(results: dict[str, Any]) -> str:
     """What two processes handed over, of benchmarks.traffic."""
     rows = [
         (
@@ -141,18 +140,81 @@ def _counted(file: Path) -> str:
             f"{each['all_reduce']:,}",
             f"{each['all_gather']:,}",
         )
-        for each in _measured(file)["counted"]
+        for each in results["counted"]
     ]
     return markdown_rows(("bank", "pairs", "to all-reduce", "to all-gather"), rows)
 
 
-def _measured(file: Path) -> dict[str, Any]:
-    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["results"]
-    return results
+def _network(results: dict[str, Any]) -> str:
+    rows = []
+    for network, of in results.items():
+        for doing in ("training", "inference"):
+            for way, each in of[doing]["ways"].items():
+                ours = way == "crosspair"
+                rows.append((
+                    f"{network}, 8×{of['size']}²", doing, way,
+                    f"{each['ms']['median'] / of['batch']:.0f}",
+                    f"{each['times_faster']['median']:.2f}",
+                    f"{each['times_faster']['low']:.2f}–{each['times_faster']['high']:.2f}",
+                    f"{of[doing]['share_of_the_rate']:.2f}" if ours else "",
+                ))  # fmt: skip
+    head = ("network", "doing", "way", "ms a clip", "times faster", "quartiles", "of the rate")
+    return markdown_rows(head, rows, names=3)
 
 
-TABLES = {
-    "results": _results, "conclusion": _conclusion, "classes": _classes, "moments": _moments, "indexing": _indexing,
-    "making": _making, "search": _search, "export": _export, "memory": _memory,
-    "traffic": _traffic, "counted": _counted,
+def _objective(results: dict[str, Any]) -> str:
+    """The authors' way and three of ours, by number of pairs."""
+    rows = []
+    for of in results.values():
+        base, *_ = of["ways"].values()
+        for way, each in list(of["ways"].items())[:4]:
+            less = base["MiB"] / each["MiB"]
+            rows.append((
+                f"{of['pairs']:,} × {of['batch']}", way, f"{each['ms']['median']:.1f}",
+                f"{each['times_faster']['median']:.2f}", f"{each['MiB']:.1f}", f"{less:.1f}",
+            ))  # fmt: skip
+    head = ("pairs × batch", "a step", "ms", "times faster", "MiB", "times less")
+    return markdown_rows(head, rows, names=2)
+
+
+def _every(results: dict[str, Any]) -> str:
+    """Every objective, where all were measured."""
+    of = max(results.values(), key=lambda each: len(each["ways"]))
+    rows = [(way, f"{each['ms']['median']:.1f}", f"{each['MiB']:.1f}")
+            for way, each in of["ways"].items()]  # fmt: skip
+    return markdown_rows(("a step", "ms", "MiB"), rows)
+
+
+def _epoch(results: dict[str, Any]) -> str:
+    parts = list(dict.fromkeys(part for of in results.values() for part in of["parts"]))
+    rows = []
+    for part in parts:
+        every = [of["parts"].get(part, {"ms": 0.0, "share": 0.0}) for of in results.values()]
+        rows.append((part, *(f"{x['ms']:.1f} ({x['share']:.1%})" for x in every)))
+    rows.append(("**a step**", *(f"{of['ms_a_step']:.1f}" for of in results.values())))
+    rows.append(("**the network**", *(f"{of['network']:.1%}" for of in results.values())))
+    rows.append(("clips/s", *(f"{of['clips_per_s']:.0f}" for of in results.values())))
+    rows.append(("memory at most, MiB", *(f"{of['most_MiB']:.0f}" for of in results.values())))
+    return markdown_rows(("part, ms", *results), rows)
+
+
+def _curves(results: dict[str, Any]) -> str:
+    rows = [
+        (
+            way,
+            f"{of['last']:.3f}",
+            f"{of['largest_difference']:.2%}",
+            f"{of['last_difference']:+.2%}",
+        )
+        for way, of in results.items()
+    ]
+    return markdown_rows(("way", "last loss", "largest difference", "last difference"), rows)
+
+
+REPORTS = {"results": _results, "conclusion": _conclusion}
+MEASURED = {
+    "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
+    "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
+    "counted": _counted, "network": _network, "objective": _objective, "every": _every,
+    "epoch": _epoch, "curves": _curves,
 }  # fmt: skip

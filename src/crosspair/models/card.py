@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from crosspair.markdown import markdown_rows
 
 CARD_FILE = "README.md"
 UNKNOWN = "unknown"  # the hub's word for a licence that nobody told
@@ -56,7 +58,7 @@ def model_card(
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {kind}: {network}\n\n{what}\n",
         f"## Use\n\n```python\n{_usage(kind)}```\n",
-        f"## Input\n\n{_table(_input(config))}",
+        f"## Input\n\n{_table(('', ''), _input(config))}",
         f"## Training\n\n{_training(config, run, data)}",
     ]
     if results:
@@ -103,7 +105,7 @@ def _training(config: Mapping[str, Any], run: Path, data: str) -> str:
     if untrained:
         rows.append(("untrained", ", ".join(_PARTS[part] for part in untrained)))
     recipe = run / "recipe.yaml"
-    text = _table(iter(rows)) if rows else "Nothing is known of it.\n"
+    text = _table(("", ""), rows) if rows else "Nothing is known of it.\n"
     if recipe.is_file():
         content = recipe.read_text(encoding="utf-8")
         text += f"\n<details><summary>Recipe</summary>\n\n```yaml\n{content}```\n\n</details>\n"
@@ -134,15 +136,10 @@ def _results(results: Sequence[Any]) -> str:
         value = f"{result.value:g}" if result.smaller_is_better else f"{100 * result.value:.1f} %"
         rows.setdefault(where, {})[result.of] = value
     head = ["protocol", "feature", "split", "metric", *subjects]
-    lines = [_row(head), _row(["---"] * len(head))]
-    lines += [_row([*where, *(of.get(s, "") for s in subjects)]) for where, of in rows.items()]
-    return "".join(lines)
+    lines = ([*where, *(of.get(s, "") for s in subjects)] for where, of in rows.items())
+    return _table(head, lines)
 
 
-def _table(rows: Iterator[tuple[str, str]]) -> str:
-    return "".join([_row(("", "")), _row(("---", "---")), *(_row(row) for row in rows)])
-
-
-def _row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(escaped)} |\n"
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
+    return markdown_rows(head, escaped, names=len(head)) + "\n"

@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from crosspair.reporting.tabular import plain, shown, shown_interval, shown_ratio
+from crosspair.markdown import plain
+from crosspair.reporting.tabular import shown, shown_interval, shown_ratio
 
 
 def render(template: str, **values: Any) -> str:

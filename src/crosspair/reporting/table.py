@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from crosspair.errors import RunError
 from crosspair.evaluation.results import Result, Subject
+from crosspair.markdown import markdown_rows
 from crosspair.reporting.tabular import (
-    markdown_rows,
     print_rows,
     shown,
     shown_interval,

@@ -1,4 +1,4 @@
-"""Numbers and tables as text: for the terminal, in Markdown, and as csv for other programs."""
+"""Numbers and tables as text: for the terminal, and as csv for other programs."""
 
 from __future__ import annotations
 
@@ -76,23 +76,6 @@ def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int
         table.add_row(*row)
     console = Console() if sys.stdout.isatty() else Console(width=_PIPED)
     console.print(table)
-
-
-def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> str:
-    """A table in Markdown, without a newline at its end; as `print_rows`, cells are Markdown."""
-    rule = ["---"] * names + ["--:"] * (len(head) - names)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
-
-
-def plain(text: str) -> str:
-    r"""Text that Markdown takes for nothing else.
-
-    >>> plain("a|b")
-    'a\\|b'
-    """
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 
 from crosspair.atomic import write_atomically
 from crosspair.corpora.words import VariantOverlap
+from crosspair.markdown import markdown_rows, plain
 from crosspair.reporting.figures import INK, SERIES, name_rows, png_figure, shortened
-from crosspair.reporting.tabular import csv_text, markdown_rows, plain, print_rows, shown
+from crosspair.reporting.tabular import csv_text, print_rows, shown
 
 _HEAD = ("titles", "pairs", "at least one", "all", "relevant", "words a title")
 _ENDS = 10  # classes from the top and from the bottom

@@ -80,18 +80,18 @@ class Loop:
             shared, owns = load_checkpoint(run.checkpoints, run.last_step)
             try:
                 task.load_state_dict(shared["task"], [own["task"] for own in owns])
+                if world.rank < len(owns):  # one that is new keeps the generators it began with
+                    torch.set_rng_state(owns[world.rank]["rng"])
+                    if world.device.type == "cuda":
+                        torch.cuda.set_rng_state(owns[world.rank]["cuda_rng"])
+                self.step, self.best_step = shared["step"], shared["best_step"]
+                self.left_out = shared["left_out"]
             except (RuntimeError, ValueError, KeyError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise RunError(
                     f"the checkpoint of step {run.last_step} in {run.checkpoints} does not fit "
-                    f"this recipe's network: {reason}"
+                    f"this recipe's network, or is another version's: {reason}"
                 ) from error
-            if world.rank < len(owns):  # one that is new keeps the generators it began with
-                torch.set_rng_state(owns[world.rank]["rng"])
-                if world.device.type == "cuda":
-                    torch.cuda.set_rng_state(owns[world.rank]["cuda_rng"])
-            self.step, self.best_step = shared["step"], shared["best_step"]
-            self.left_out = shared["left_out"]
             logger.info("resumed at step %d", self.step)
 
     def go(self, batches: Iterable[Batch], progress: Progress) -> bool:

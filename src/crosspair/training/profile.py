@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.profiler import profile as torch_profile
 from crosspair.atomic import write_atomically
 from crosspair.distributed import World
 from crosspair.evaluation.origin import provenance
+from crosspair.markdown import markdown_rows
 from crosspair.training.run import RunFolder
 from crosspair.video import Batch
 
@@ -33,12 +34,25 @@ PARTS = (
 )  # fmt: skip
 OPERATIONS = 10  # that the page names
 
-_running: Profile | None = None  # of this process
+Observer = Callable[[str], AbstractContextManager[Any]]
+
+_observer: Observer | None = None  # of this process
 
 
 def part(name: str) -> AbstractContextManager[Any]:
-    """A context for one of `PARTS` of a step; it does nothing unless a profile is being taken."""
-    return nullcontext() if _running is None else _running.part(name)
+    """A context for one of `PARTS` of a step; it does nothing unless somebody observes them."""
+    return nullcontext() if _observer is None else _observer(name)
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Have every part of a step be within a context that ``observer`` makes of its name."""
+    global _observer
+    _observer = observer
+    try:
+        yield
+    finally:
+        _observer = None
 
 
 def profiled(batches: Iterable[Batch], run: RunFolder, world: World) -> Iterable[Batch]:
@@ -92,15 +106,13 @@ class Profile:
 
     @contextmanager
     def _recording(self) -> Iterator[torch_profile]:
-        global _running
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells the terminal of itself
         on_gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
         with torch_profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:
-            _running, self._begun = self, self._moment()
-            try:
+            self._begun = self._moment()
+            with observed(self.part):
                 yield profiler
-            finally:
-                _running, self._ended = None, self._moment()
+            self._ended = self._moment()
 
     def _moment(self) -> Any:
         if self.device.type != "cuda":
@@ -138,13 +150,13 @@ class Profile:
             f"{where} with {machine.cores} cores: {sum(self.clips) / whole:.1f} clips/s. Profiling "
             "has its own cost, and most where operations are small; the run's metrics.jsonl tells "
             "the speed without.\n",
-            *_table(("part", "ms a step", "share"), [
+            markdown_rows(("part", "ms a step", "share"), [
                 (name, f"{1000 * seconds / steps:.2f}", f"{seconds / whole:.1%}")
                 for name, seconds in rows
             ]),
             f"\nThe operations that took longest; all of them are in {TRACE}, which "
             "https://ui.perfetto.dev shows (it stays on your machine).\n",
-            *_table(("operation", "calls a step", "ms a step"), [
+            markdown_rows(("operation", "calls a step", "ms a step"), [
                 (f"`{name}`", f"{calls / steps:g}", f"{1000 * seconds / steps:.2f}")
                 for name, calls, seconds in self._operations(profiler)
             ]),
@@ -160,10 +172,3 @@ class Profile:
             if event.key not in PARTS and event.device_type.name == "CPU"
         ]
         return sorted(found, key=lambda each: -each[2])[:OPERATIONS]
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield "|---" + "|---:" * (len(head) - 1) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
