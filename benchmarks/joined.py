@@ -1,9 +1,10 @@
-"""Long videos made of short ones, so that it is known what is to be seen when; and poor copies."""
+"""Long videos made of short ones, so that it is known what is to be seen when; and copies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -50,6 +51,23 @@ def poor_copy(path: str, out: Path) -> None:
         for frame in source.decode(video):
             frame = frame.reformat(stream.width, stream.height, "yuv420p")
             container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def looped(path: str, out: Path, *, size: tuple[int, int], gop: int, seconds: float) -> None:
+    """Write a video at 30 frames a second, again and again until it is so long."""
+    options = {"x264-params": f"keyint={gop}"}
+    with av.open(str(out), "w") as container:
+        stream = _stream(container, *size, options)
+        count = 0
+        while count < 30 * seconds:
+            with av.open(path) as source:
+                for frame in islice(source.decode(video=0), round(30 * seconds) - count):
+                    frame = frame.reformat(*size, "yuv420p")
+                    frame.pict_type = 0  # or x264 would make a key frame of each that was one
+                    frame.pts, frame.time_base = count * TICKS // 30, Fraction(1, TICKS)
+                    container.mux(stream.encode(frame))
+                    count += 1
         container.mux(stream.encode())
 
 

@@ -145,6 +145,31 @@ def _counted(results: dict[str, Any]) -> str:
     return markdown_rows(("bank", "pairs", "to all-reduce", "to all-gather"), rows)
 
 
+def _loading(results: dict[str, Any]) -> str:
+    rows = [
+        (setting, way, f"{each['ms']['median']:.1f}", f"{each['times_faster']['median']:.1f}")
+        for setting, of in results["ways"].items()
+        for way, each in of.items()
+    ]
+    return markdown_rows(("untouched files, clip", "way", "ms", "times faster"), rows, names=2)
+
+
+def _loading_parts(results: dict[str, Any]) -> str:
+    """Where a clip's time goes, and what loading processes give."""
+    parts, workers = results["parts"], results["workers"]
+    of_parts, of_workers = next(iter(parts.values())), next(iter(workers.values()))
+    rows = [
+        (
+            files,
+            *(f"{ms:.2f}" for ms in parts[files].values()),
+            *(f"{clips:.0f}" for clips in workers[files].values()),
+        )
+        for files in parts
+    ]
+    head = ("files", *(f"{part}, ms" for part in of_parts), *(f"clips/s by {n}" for n in of_workers))
+    return markdown_rows(head, rows)
+
+
 def _network(results: dict[str, Any]) -> str:
     rows = []
     for network, of in results.items():
@@ -216,5 +241,5 @@ MEASURED = {
     "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
     "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
     "counted": _counted, "network": _network, "objective": _objective, "every": _every,
-    "epoch": _epoch, "curves": _curves,
+    "epoch": _epoch, "curves": _curves, "loading": _loading, "parts": _loading_parts,
 }  # fmt: skip

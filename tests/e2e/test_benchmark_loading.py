@@ -17,19 +17,34 @@ def test_the_benchmark_runs_and_tells_no_paths(
     for name, fps in (("a.avi", 25), ("b.mp4", 30)):
         make_video(tmp_path / "videos" / name, fps=fps, frames=60, size=(192, 144))
     out = tmp_path / "loading.json"
-    call = ["loading", tmp_path / "videos", "--rounds", 2, "--views", 1, "--out", out]
+    call = [
+        "loading",
+        tmp_path / "videos",
+        "--rounds",
+        2,
+        "--views",
+        1,
+        "--seconds",
+        3,
+        "--out",
+        out,
+    ]
     monkeypatch.setattr(sys, "argv", list(map(str, call)))
     main()
     assert str(tmp_path) not in out.read_text()
     content = json.loads(out.read_text())
     assert content["settings"]["videos"] == 2
     assert {"commit", "machine", "versions", "created", "seed"} <= set(content)
-    assert list(content["results"]) == ["112x112", "64x64"]
-    for results in content["results"].values():
+    assert len(content["results"]["ways"]) == 4
+    for results in content["results"]["ways"].values():
         assert results[BASE]["times_faster"]["median"] == 1
         assert results["ours, untouched"]["difference"] == 0
         # A frame missed by one would differ by a third of the range.
         assert all(result["difference"] < 12 for result in results.values())
+    for state, parts in content["results"]["parts"].items():
+        assert list(parts) == ["open", "seek, first frame", "decode", "scale", "crop and copy"]
+        assert content["results"]["workers"][state].keys() == {"1", "2", "4"}
+        assert all(clips > 0 for clips in content["results"]["workers"][state].values())
     assert "ours, prepared" in capsys.readouterr().out
 
 

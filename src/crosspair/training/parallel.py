@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -42,7 +43,9 @@ def wrapped(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
     # Running statistics play no part in training; they are averaged at epochs' ends.
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    with warnings.catch_warnings():  # what PyTorch 2.13 wants instead would copy them here
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def compiled(network: nn.Module, device: torch.device) -> None:
