@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -36,6 +37,26 @@ def _conclusion(file: Path) -> str:
     """What the report of an ablation says first."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if line.startswith("- "))
+
+
+def _dial(file: Path) -> str:
+    """kNN accuracy in an ablation's report.csv, a row for each objective, a column for each turn."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        means = {
+            line["row"]: f"{100 * float(line['value']):.1f} ± {100 * float(line['deviation']):.1f}"
+            for line in csv.DictReader(lines)
+            if (line["protocol"], line["feature"], line["status"]) == ("kNN", "visual", "mean")
+            and line["metric"] == "top-1" and line["deviation"]
+        }  # fmt: skip
+    rows: dict[str, dict[str, str]] = {}
+    for row, mean in means.items():
+        name, _, turn = row.rpartition(" / ")
+        if name:
+            rows.setdefault(name, {})[turn] = mean
+    turns = list(dict.fromkeys(turn for of in rows.values() for turn in of))
+    cells = [(name, *(of.get(turn, "") for turn in turns)) for name, of in rows.items()]
+    untrained = (means["random weights"], *[""] * (len(turns) - 1))
+    return markdown_rows(("kNN top-1, %", *turns), [*cells, ("random weights", *untrained)])
 
 
 def _classes(results: dict[str, Any]) -> str:
@@ -236,7 +257,7 @@ def _curves(results: dict[str, Any]) -> str:
     return markdown_rows(("way", "last loss", "largest difference", "last difference"), rows)
 
 
-REPORTS = {"results": _results, "conclusion": _conclusion}
+REPORTS = {"results": _results, "conclusion": _conclusion, "dial": _dial}
 MEASURED = {
     "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
     "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
