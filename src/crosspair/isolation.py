@@ -70,7 +70,7 @@ def isolated(
         jobs: what to do.
         seconds: for one job.
         workers: processes; one a core where it is None. Never more than the jobs keep busy.
-        window: jobs that a process is handed in advance. More than one hides the way to it and
+        window: jobs that a process is handed at once. More than one hides the way to it and
             back where jobs are short; where they are long, it leaves others without work.
         memory: bytes that a process may take on top of what it begins with.
         name: of a process, for people.
@@ -176,12 +176,16 @@ class _Worker:
             theirs.close()
 
     def take(self, left: deque[int], jobs: Sequence[Any], window: int) -> None:
-        """Take jobs up to ``window``."""
-        while left and len(self.taken) < window:
-            index = left.popleft()
-            self.taken.append(index)
+        """Take up to ``window`` jobs, once all before are answered.
+
+        Until then it may be writing, and as long as this writes, too, neither would read.
+        """
+        if self.taken:
+            return
+        self.taken.extend(left.popleft() for _ in range(min(window, len(left))))
+        if self.taken:
             with suppress(OSError):  # if it has ended, that is seen when its answer is read
-                self.connection.send(jobs[index])
+                self.connection.send([jobs[index] for index in self.taken])
 
     def receive(self) -> tuple[int, Any] | None:
         """What it says: an answer, or at first that it is ready.
@@ -236,15 +240,15 @@ def _serve(handle: int, path: list[str], name: str, seconds: float, memory: int)
     with suppress(EOFError, OSError):
         connection.send(("ready", None))
         while True:
-            job = connection.recv()
-            # The system ends the process then, however deep in the decoder it is.
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            try:
-                said = "answer", task(job)
-            except Exception as error:
-                said = "raised", _line(error)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(said)
+            for job in connection.recv():
+                # The system ends the process then, however deep in the decoder it is.
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                try:
+                    said = "answer", task(job)
+                except Exception as error:
+                    said = "raised", _line(error)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                connection.send(said)
 
 
 def _imported(name: str) -> Any:

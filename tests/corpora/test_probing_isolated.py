@@ -34,6 +34,20 @@ def test_every_job_is_answered_once(window: int) -> None:
     assert answers(*jobs, workers=2, window=window) == [number for _, number in jobs]
 
 
+def test_jobs_and_answers_that_no_pipe_holds_pass_each_other() -> None:
+    def over(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(60)  # neither side would ever end
+    try:
+        jobs = [("echo", str(number) * 2**20) for number in range(8)]
+        assert answers(*jobs, workers=1, window=4) == [text for _, text in jobs]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_no_jobs_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     assert answers() == []

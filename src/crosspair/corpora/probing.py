@@ -15,7 +15,7 @@ from crosspair.faults import Kind, Verdict
 from crosspair.isolation import Lost, isolated
 
 HEADER_SECONDS, DECODE_SECONDS = 20.0, 60.0  # for one file; decoding has its own length besides
-HEADER_WINDOW, DECODE_WINDOW = 32, 1  # files that a process is handed in advance
+HEADER_WINDOW, DECODE_WINDOW = 32, 1  # files that a process is handed at once
 
 Part: TypeAlias = "tuple[float | None, float | None]"
 WHOLE: Part = (None, None)
