@@ -151,6 +151,9 @@ def test_no_upload_is_a_file_of_the_server_or_another_host(served) -> None:
             for name in ("looked", "by_video", "by_text"):
                 with pytest.raises(RefusedError, match="no such question"):
                     served.ask(name, given, ALL)
+    upload = served.upload(served.folder / "videos" / "day" / "6.mp4")
+    html = served.ask("by_video", {**upload, "x": as_file(str(mine))}, ALL)[2]
+    assert "like 6.mp4" in text_of(html)
     assert mine.exists()
     assert served.uploads() == []
     assert "Give a video first" in served.ask("looked", None, "dog, cat")[2]

@@ -15,11 +15,13 @@ from crosspair.serve.guard import Guard
 pytest.importorskip("starlette", reason="gradio is not installed")
 
 
-def asked(guard: Guard, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+def asked(
+    guard: Guard, path: str, body: bytes = b"", query: bytes = b"", **headers: str
+) -> tuple[int, bytes]:
     """The status of the answer, and the body that the application got."""
     given = {"host": "localhost:7860", "content-length": str(len(body)), **headers}
     scope = {
-        "type": "http", "path": path, "method": "POST" if body else "GET",
+        "type": "http", "path": path, "query_string": query, "method": "POST" if body else "GET",
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }  # fmt: skip
     messages: list[Any] = []
@@ -48,6 +50,9 @@ def guard(tmp_path: Path) -> Guard:
     return Guard(application, tmp_path / "uploads", max_upload=10**6, local=True)
 
 
+FILE = {"meta": {"_type": "gradio.FileData"}}
+
+
 @pytest.mark.parametrize(
     ("given", "status"),
     [
@@ -67,7 +72,24 @@ def test_a_question_holds_texts_and_uploads(
     body = json.dumps({"data": ["text", given], "fn_index": 1}).encode()
     found, seen = asked(guard, "/gradio_api/queue/join", body)
     assert found == status
-    assert (json.loads(seen) == json.loads(body)) if status == 200 else seen == b"no such question"
+    handed_on = {**given, **FILE} if isinstance(given, dict) else given
+    expected = {"data": ["text", handed_on], "fn_index": 1}
+    assert (json.loads(seen) == expected) if status == 200 else seen == b"no such question"
+
+
+def test_what_lies_around_an_upload_is_not_handed_on(
+    guard: Guard, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outside = {"path": "out.mp4", **FILE}
+    upload = {"path": "uploads/a/in.mp4", "x": outside, "url": "http://a.org", "meta": outside}
+    known = {"fn_index": 1, "trigger_id": 2, "session_hash": "s"}
+    more = {"event_data": outside, "event_id": "e", "batched": True, "simple_format": True}
+    body = json.dumps({"data": [upload], **known, **more}).encode()
+    status, seen = asked(guard, "/gradio_api/queue/join", body)
+    assert (status, json.loads(seen)) == (
+        200, {"data": [{"path": "uploads/a/in.mp4", **FILE}], **known}
+    )  # fmt: skip
 
 
 def test_what_is_broken_off_goes_and_disks_are_not_filled(guard: Guard, tmp_path: Path) -> None:
@@ -109,3 +131,9 @@ def test_which_names_it_answers_to(guard: Guard, host: str, status: int) -> None
 )  # fmt: skip
 def test_lengths_and_places(guard: Guard, path: str, length: str, status: int) -> None:
     assert asked(guard, path, b"x", **{"content-length": length})[0] == status
+
+
+@pytest.mark.parametrize("query", [b"deep_link=a", b"a=b&deep%5flink=../a"])
+def test_no_link_leads_into_what_others_gave(guard: Guard, query: bytes) -> None:
+    assert asked(guard, "/config", query=query)[0] == 404
+    assert asked(guard, "/config", query=b"page=a")[0] == 200

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +28,7 @@ PAGES = frozenset({
     "/gradio_api/startup-events", "/gradio_api/cancel", "/gradio_api/reset",
 })  # fmt: skip
 UPLOAD, ASK = "/gradio_api/upload", "/gradio_api/queue/join"
+ABOUT = ("fn_index", "trigger_id", "session_hash")  # a question: which, by what, whose
 # Nothing comes from elsewhere, nothing goes elsewhere, and no other page frames this one. Gradio
 # makes functions of its templates.
 POLICY = (
@@ -75,6 +76,8 @@ class Guard:
             return 400, "it answers to localhost only"
         if path not in PAGES and not path.startswith(PLACES):
             return 404, "nothing here"
+        if b"deep_link" in unquote_to_bytes(scope.get("query_string", b"")):
+            return 404, "nothing here"  # another way to files
         if scope["method"] not in ("GET", "HEAD"):
             length = headers.get(b"content-length", "")
             if not length.isdecimal():
@@ -103,8 +106,8 @@ class Guard:
     def _question(self, body: bytes) -> bytes | None:
         """A question if it holds texts and uploads only, else None.
 
-        Gradio would copy any file of this machine that a question names to where uploads are, and
-        fetch any address.
+        Gradio would copy any file of this machine that a question names, however deep in it, to
+        where uploads are, and fetch any address: only what is known is handed on.
         """
         try:
             question = json.loads(body)
@@ -113,7 +116,8 @@ class Guard:
         given = question.get("data") if isinstance(question, dict) else None
         if not isinstance(given, list) or not all(map(self._is_input, given)):
             return None
-        return json.dumps(question).encode()  # what was checked is what is read
+        known = {name: question[name] for name in ABOUT if name in question}
+        return json.dumps({**known, "data": [_input(each) for each in given]}).encode()
 
     def _is_input(self, given: Any) -> bool:
         if isinstance(given, dict):
@@ -146,6 +150,13 @@ def _host(header: str) -> str | None:
         return urlsplit(f"//{header}").hostname
     except ValueError:
         return None
+
+
+def _input(given: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+    """A text, or an upload's path alone, marked as Gradio marks files."""
+    if isinstance(given, dict):
+        return {"path": given["path"], "meta": {"_type": "gradio.FileData"}}
+    return given
 
 
 async def _whole(receive: Receive) -> bytes:
