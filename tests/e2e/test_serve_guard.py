@@ -133,6 +133,12 @@ def test_lengths_and_places(guard: Guard, path: str, length: str, status: int) -
     assert asked(guard, path, b"x", **{"content-length": length})[0] == status
 
 
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join"])
+def test_a_length_that_chunks_would_belie(guard: Guard, path: str) -> None:
+    answer = asked(guard, path, b"x", **{"content-length": "1", "transfer-encoding": "chunked"})
+    assert answer == (411, b"say how long it is")
+
+
 @pytest.mark.parametrize("query", [b"deep_link=a", b"a=b&deep%5flink=../a"])
 def test_no_link_leads_into_what_others_gave(guard: Guard, query: bytes) -> None:
     assert asked(guard, "/config", query=query)[0] == 404
