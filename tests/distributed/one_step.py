@@ -32,9 +32,11 @@ def some_pairs() -> Manifest:
     return manifest_of(rows, "m.parquet")
 
 
-def main(out: Path, *of_objective: str) -> None:
+def main(out: Path, unreadable: int, *settings: str) -> None:
+    """Train on batches of which the last process cannot read so many clips."""
+    clips_read = BATCH - unreadable
     with joined() as world:
-        recipe = load_recipe("laptop", [*SETTINGS, *of_objective])
+        recipe = load_recipe("laptop", [*SETTINGS, *settings])
         task = Pretraining(recipe, some_pairs(), world)
         for module in task.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -47,18 +49,19 @@ def main(out: Path, *of_objective: str) -> None:
         losses = []
         for step in range(STEPS):
             generator = torch.Generator().manual_seed(step)
-            rows_of_step = torch.randperm(PAIRS, generator=generator)[:BATCH]
-            clips = torch.randint(0, 256, (BATCH, 3, 2, 32, 32), generator=generator)
+            rows_of_step = torch.randperm(PAIRS, generator=generator)[:clips_read]
+            clips = torch.randint(0, 256, (clips_read, 3, 2, 32, 32), generator=generator)
             mine = slice(world.rank * BATCH // world.size, (world.rank + 1) * BATCH // world.size)
             batch = Batch(
                 epoch=0,
                 rows=rows_of_step[mine],
                 clips=clips[mine].to(torch.uint8),
-                colors=torch.ones(BATCH, 3)[mine],
+                colors=torch.ones(clips_read, 3)[mine],
                 failures=[],
             )
-            scalars = task.train_step(batch, 0.0, 1.0)
-            losses.append(world.sum(scalars["loss"]) / world.size)
+            share = len(batch.rows) * world.size / clips_read
+            scalars = task.train_step(batch, 0.0, share)
+            losses.append(world.sum(scalars["loss"] * share) / world.size)
         bank = torch.zeros(2, PAIRS, 8)
         bank[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
         bank = world.sum(bank)
@@ -76,4 +79,4 @@ def main(out: Path, *of_objective: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -30,16 +30,20 @@ def run(script: Path, processes: int, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "objective",
+    ("unreadable", "of_one", "of_two"),
     [
-        ["objective.noise=batch"],
-        ["objective.noise=pair"],
-        ["objective.name=self_instance", "objective.instances=weights"],
+        (0, ["objective.noise=batch"], []),
+        (0, ["objective.noise=pair"], []),
+        (0, ["objective.name=self_instance", "objective.instances=weights"], []),
+        # Three clips make no two parts of two: nor do the four of the other process, then.
+        (1, [], ["training.accumulate=2"]),
     ],
 )
-def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(tmp_path, objective) -> None:
-    run(ONE_STEP, 1, str(tmp_path / "one"), *objective)
-    run(ONE_STEP, 2, str(tmp_path / "two"), *objective)
+def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(
+    tmp_path, unreadable: int, of_one: list[str], of_two: list[str]
+) -> None:
+    run(ONE_STEP, 1, str(tmp_path / "one"), str(unreadable), *of_one)
+    run(ONE_STEP, 2, str(tmp_path / "two"), str(unreadable), *of_one, *of_two)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
     for name in ("losses", "bank", "log_z"):
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5, msg=name)

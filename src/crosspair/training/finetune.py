@@ -158,7 +158,9 @@ class Finetuning:
         lr *= self.plateau.factor
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        parts = min(recipe.training.accumulate, len(batch.rows) // 2)
+        # As many on every process, whatever could be read: each part has its collectives.
+        fewest = int(self.world.counts(len(batch.rows)).min())
+        parts = min(recipe.training.accumulate, fewest // 2)
         logged = {name: torch.zeros((), device=device) for name in ("loss", "top-1")}
         with part("copy"):
             on_device = uploaded(batch, parts, device)

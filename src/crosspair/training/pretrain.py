@@ -142,7 +142,9 @@ class Pretraining:
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
             recipe.optimizer, recipe.curriculum,
         )  # fmt: skip
-        parts = min(recipe.training.accumulate, len(batch.rows) // 2)
+        # As many on every process, whatever could be read: each part has its collectives.
+        fewest = int(self.world.counts(len(batch.rows)).min())
+        parts = min(recipe.training.accumulate, fewest // 2)
         logged: dict[str, torch.Tensor] = {}
         embeddings = []
         with part("copy"):
