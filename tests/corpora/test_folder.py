@@ -201,10 +201,40 @@ def test_split_lists_may_hold_a_bom_spaces_and_names_without_suffix(corpus: Corp
     assert manifest.column("split") == ["test", None, "test", "test"]
 
 
+def test_a_split_lists_folders_tell_videos_of_one_name_apart(corpus: Corpus) -> None:
+    corpus.add("biking/001.mp4", "rowing/001.mp4")
+    titles = "path,title\nbiking/001.mp4,A\nrowing/001.mp4,B\n"
+    for line in ("biking/001.mp4", "biking/001.avi 7", "biking/001"):
+        test = corpus.titles(line, "test.txt")
+        assert corpus.made(titles, split_lists={"test": test}).column("split") == ["test", None]
+    corpus.out.unlink()
+    message = r"^split list .*test.txt, line 2: '001.mp4' is the name of 2 videos .* write its fold"
+    test = corpus.titles("\n001.mp4\n", "test.txt")
+    corpus.refused(message, titles, split_lists={"test": test})
+
+
+def test_a_number_is_cut_behind_a_suffix_only(corpus: Corpus) -> None:
+    corpus.add("trip.mp4", "trip 1.mp4", "trip v.2.mp4", "trip v.2 1.mp4")
+    titles = "video_id,title\ntrip,A\ntrip 1,B\ntrip v.2,C\ntrip v.2 1,D\n"
+    test = corpus.titles("trip 1\ntrip v.2 1\n", "test.txt")
+    manifest = corpus.made(titles, split_lists={"test": test})
+    assert manifest.column("split") == [None, "test", None, "test"]
+
+
+def test_lines_of_a_split_list_that_name_nothing_are_told(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus.add("v_a.mp4", "untitled.mp4", "trip.mp4")
+    test = corpus.titles("v_a\ntrip 1\nuntitled\n", "test.txt")
+    corpus.made("video_id,title\nv_a,A\ntrip,B\n", split_lists={"test": test})
+    told = "test.txt: 2 of 3 lines name no video with a title (trip 1, untitled)"
+    assert told in caplog.text
+
+
 def test_a_split_list_of_other_videos_is_refused(corpus: Corpus) -> None:
     corpus.add("v_a.mp4", "v_b.mp4", "v_c.mp4")
     other = corpus.titles("X/w.avi 1\n", "other.txt")
-    message = "^split list .*other.txt names none of the 3 videos; it names w"
+    message = "^split list .*other.txt names none of the 3 videos; it names X/w.avi$"
     corpus.refused(message, THREE, split_lists={"test": other})
     missing = corpus.root / "none.txt"
     corpus.refused("^split list .*none.txt does not exist$", THREE, split_lists={"test": missing})

@@ -119,3 +119,5 @@ def test_folder(tmp_path: Path, videos: Path) -> None:
     assert Manifest.read(out).column("label") == ["my videos"]
     assert (tmp_path / "folder.left-out.csv").read_text().count("no title") == 6
     assert "--split-list 'train' is not of the form" in refused(*call, "--split-list", "train")
+    twice = ["--split-list", "test=a.txt", "--split-list", "test=b.txt"]
+    assert refused(*call, *twice) == "--split-list gives test twice; give it once"

@@ -217,11 +217,13 @@ def _title_columns(options: argparse.Namespace) -> Mapping[str, str]:
 
 
 def _pairs(given: Iterable[str], option: str, form: str) -> Mapping[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for each in given:
         key, sign, value = each.partition("=")
         if not sign:
             raise CrosspairError(f"{option} {each!r} is not of the form {form}")
+        if key.strip() in pairs:
+            raise CrosspairError(f"{option} gives {key.strip()} twice; give it once")
         pairs[key.strip()] = value.strip()
     return pairs
 

@@ -16,7 +16,7 @@ from crosspair.corpora.output import NO_TITLE, LeftOut, Output, probe_rows
 from crosspair.corpora.splits import hold_out, split_named
 from crosspair.corpora.table import Row, by_key, read_lines, some
 from crosspair.corpora.titlefile import read_titles
-from crosspair.corpora.videofiles import VideoFiles, composed, plain_name
+from crosspair.corpora.videofiles import VideoFiles, composed, plain_name, without_suffix
 from crosspair.errors import ManifestError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def folder_corpus(
             row["label"] = Path(row["path"]).parent.name
     name_classes(rows, choices.get("class_names"), str)
     for split, file in (split_lists or {}).items():
-        _assign_split(rows, split, file)
+        _assign_split(rows, videos, split, file)
     hold_out(rows, choices.get("val_share", 0.0), choices.get("seed", 0))
     probe_rows(rows, choices.get("progress", lambda *_: None))
     if not skip_broken:
@@ -97,18 +97,44 @@ def _list_unnamed(videos: VideoFiles, rows: list[dict[str, Any]], left_out: Left
             left_out.add(plain_name(path), NO_TITLE, videos.whole(path))
 
 
-def _assign_split(rows: list[dict[str, Any]], split: str, file: Path) -> None:
+def _assign_split(rows: list[dict[str, Any]], videos: VideoFiles, split: str, file: Path) -> None:
     if split not in SPLITS:
         raise ManifestError(f"split {split!r} is unknown; the splits are {', '.join(SPLITS)}")
-    # UCF101's train lists have the class's number behind the name.
-    given = [re.sub(r"\s+\d+$", "", row["line"]) for row in read_lines(file, "split list")]
-    names = {plain_name(line) for line in given}
-    members = [row for row in rows if plain_name(row["path"]) in names]
-    if not members:
-        named = f"; it names {some(sorted(names))}" if names else ""
+    of_video: dict[str | None, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_video.setdefault(row["path"], []).append(row)
+    lines = read_lines(file, "split list")
+    strange = []
+    for line in lines:
+        name = _without_number(line["line"])
+        members = of_video.get(_video_named(name, videos, line.where), [])
+        for row in members:
+            row["split"] = split
+        if not members:
+            strange.append(name)
+    if len(strange) == len(lines):
+        named = f"; it names {some(strange)}" if strange else ""
         raise ManifestError(f"split list {file} names none of the {len(rows)} videos{named}")
-    for row in members:
-        row["split"] = split
+    if strange:
+        logger.warning(
+            "split list %s: %d of %d lines name no video with a title (%s)",
+            file, len(strange), len(lines), some(strange),
+        )  # fmt: skip
+
+
+def _without_number(line: str) -> str:
+    """UCF101's train lists have the class's number behind the file."""
+    cut = re.sub(r"\s+\d+$", "", line)
+    return line if without_suffix(cut) == cut else cut
+
+
+def _video_named(line: str, videos: VideoFiles, where: str) -> str | None:
+    """The video of a list's line, which may have another suffix and other folders on disk."""
+    for name in (line, without_suffix(line), plain_name(line)):
+        path = videos.named(name, where, "write its folder before it")
+        if path is not None:
+            return videos.whole(path)
+    return None
 
 
 def _refuse_broken(rows: list[dict[str, Any]]) -> None:

@@ -74,7 +74,13 @@ def plain_name(path: str) -> str:
     >>> plain_name("Biking/v_1.5_c01.avi"), plain_name("v_1.5")
     ('v_1.5_c01', 'v_1.5')
     """
-    return _without_suffix(composed(path).rpartition("/")[2])
+    return without_suffix(composed(path).rpartition("/")[2])
+
+
+def without_suffix(path: str) -> str:
+    """A video's path or name without its suffix, if that is a video's."""
+    stem, suffix = os.path.splitext(path)  # noqa: PTH122 - pathlib is slow on many names
+    return stem if suffix.lower() in SUFFIXES else path
 
 
 def composed(name: str) -> str:
@@ -82,14 +88,9 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def _without_suffix(path: str) -> str:
-    stem, suffix = os.path.splitext(path)  # noqa: PTH122 - pathlib is slow on many names
-    return stem if suffix.lower() in SUFFIXES else path
-
-
 def _names(path: str) -> set[str]:
     path = composed(path)
-    return {_without_suffix(path), path.rpartition("/")[2], plain_name(path)}
+    return {without_suffix(path), path.rpartition("/")[2], plain_name(path)}
 
 
 def _relative_paths(folder: Path) -> Iterator[str]:
