@@ -26,7 +26,7 @@ SETTINGS = (
 
 def some_pairs() -> Manifest:
     """Pairs without videos."""
-    words = ["red", "dog", "runs", "home", "fast"]
+    words = ["ball", "dog", "runs", "cat", "playing"]
     titles = [f"{words[i % 5]} {words[i % 3]}" for i in range(PAIRS)]
     rows = [{"pair_id": str(i), "path": "x", "title": title} for i, title in enumerate(titles)]
     return manifest_of(rows, "m.parquet")
@@ -42,7 +42,8 @@ def main(out: Path, unreadable: int, *settings: str) -> None:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         gradients = []
-        parameters = [*task.model.parameters(), *task.objective.parameters()]
+        every = (*task.model.parameters(), *task.objective.parameters())
+        parameters = [each for each in every if each.requires_grad]
         task.optimizer.register_step_pre_hook(
             lambda *_: gradients.append([p.grad.clone() for p in parameters])
         )

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel, BertConfig
 
 from crosspair.config import ClassifierConfig, ClipConfig, VideoConfig
 from crosspair.corpora import manifest_of
 from crosspair.models import Classifier
+from tests.models.conftest import write_language_model
 
 ONE_STEP, ONE_FINETUNE_STEP, MULTIVIEW = (
     Path(__file__).with_name(name)
@@ -41,6 +43,22 @@ def run(script: Path, processes: int, *arguments: str) -> None:
 )
 def test_losses_gradients_and_bank_of_two_processes_are_those_of_one(
     tmp_path, unreadable: int, of_one: list[str], of_two: list[str]
+) -> None:
+    compare_one_with_two(tmp_path, unreadable, of_one, of_two)
+
+
+def test_a_language_model_with_a_pooler_learns_on_two_processes(tmp_path) -> None:
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    folder = write_language_model(tmp_path / "bert", config)
+    compare_one_with_two(tmp_path, 0, ["text.encoder=transformer", f"text.source={folder}"], [])
+    assert any("pooler" in name for name in AutoModel.from_pretrained(folder).state_dict())
+
+
+def compare_one_with_two(
+    tmp_path: Path, unreadable: int, of_one: list[str], of_two: list[str]
 ) -> None:
     run(ONE_STEP, 1, str(tmp_path / "one"), str(unreadable), *of_one)
     run(ONE_STEP, 2, str(tmp_path / "two"), str(unreadable), *of_one, *of_two)

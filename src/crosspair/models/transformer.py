@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -57,6 +57,16 @@ class TransformerAverage(nn.Module):
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
         ids, mask = self.tokens(texts)
         return self.average(sent(ids, self.model.device), sent(mask, self.model.device))
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let the weights learn, or not; a pooler never, as the mean makes no use of it.
+
+        Processes that train together would wait for its gradient.
+        """
+        super().requires_grad_(requires_grad)
+        if isinstance(pooler := getattr(self.model, "pooler", None), nn.Module):
+            pooler.requires_grad_(False)
+        return self
 
     def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids (B, L) int64 of B texts, and a mask (B, L) int64: 0 where padding fills up."""
