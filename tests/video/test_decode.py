@@ -156,7 +156,18 @@ def test_a_screen_recording_whose_last_frame_stays_for_seconds_is_not_called_cut
 def test_a_clip_begins_and_ends_where_it_says(tmp_path: Path, make_video) -> None:
     path = str(make_video(tmp_path / "a.mp4", frames=120))
     found = numbers(make_video, Clip(path, 1.0, 2.0), lambda length: [0.0, length / 2, length])
-    assert found == [30, 45, 60]
+    assert found == [30, 45, 59]
+
+
+def test_a_part_shows_nothing_from_behind_its_end(tmp_path: Path, make_video) -> None:
+    path = str(make_video(tmp_path / "a.mp4", frames=50, fps=25))
+
+    def instants(length: float) -> np.ndarray:
+        return clip_times(0, length, frames=5, stride=4)
+
+    assert numbers(make_video, Clip(path, 0.0, 0.4), instants) == [0, 3, 6, 9, 9]
+    assert numbers(make_video, Clip(path, 0.4, 0.401), instants) == [10] * 5
+    assert numbers(make_video, Clip(path, 1.6), instants) == [40, 43, 46, 49, 49]
 
 
 def test_an_end_beyond_the_videos_is_the_videos(tmp_path: Path, make_video) -> None:

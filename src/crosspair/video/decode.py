@@ -58,7 +58,9 @@ def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
     """
     with opened(clip.path) as (container, stream):
         begin, length = _part(clip, header(stream, clip.path))
-        wanted = [begin + float(t) for t in instants(length)]
+        # A frame that begins where a part ends is not of it, though an instant may round up to it.
+        last = begin + length - (2 * TICK if clip.end is not None else 0)
+        wanted = [max(begin, min(begin + float(t), last)) for t in instants(length)]
         try:
             frames = list(_on_screen(container, stream, wanted, clip.path))
             # One reformatter for the clip: each frame has its own too, which sets up the scaler
