@@ -14,7 +14,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         RunError: the folder or the file cannot be written; an old file is left as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import os
 import re
 import shutil
 import unicodedata
@@ -134,6 +135,21 @@ def test_a_video_with_an_empty_title_is_left_out_once(corpus: Corpus) -> None:
     manifest = corpus.made("video_id,title\na,A\nb, \n")
     assert manifest.column("pair_id") == ["a"]
     assert left_out(corpus.out) == [("b", "no title", str(corpus.folder / "b.mp4"))]
+
+
+def test_a_name_that_is_not_utf_8_may_be_left_out_and_else_is_told(corpus: Corpus) -> None:
+    corpus.add("a.mp4")
+    latin = "caf\udce9"  # as Python gives é of an old file system
+    os.link(corpus.folder / "a.mp4", corpus.folder / f"{latin}.mp4")
+    corpus.made("video_id,title\na,A\n")
+    ((name, reason, _),) = left_out(corpus.out)
+    assert (name, reason) == ("caf\\udce9", "no title")
+    corpus.out.unlink()
+    folder = corpus.folder.rename(corpus.root / latin)
+    message = r"^manifest .*: '.*caf\\udce9/a.mp4' is not UTF-8, which a manifest needs; rename the"
+    with pytest.raises(ManifestError, match=message):
+        folder_corpus(folder, corpus.titles("video_id,title\na,A\n"), corpus.out)
+    assert not corpus.out.exists()
 
 
 def test_a_list_of_what_was_left_out_goes_with_its_cause(corpus: Corpus) -> None:

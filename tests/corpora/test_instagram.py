@@ -45,6 +45,12 @@ def test_captions_become_titles(disk: Disk) -> None:
     assert all(Path(clip.path).is_file() for clip in manifest.clips())
 
 
+def test_half_an_emoji_at_the_end_of_a_cut_caption_is_replaced(disk: Disk) -> None:
+    disk.link("trimmed_resize_a.mp4")
+    manifest = made(disk, '{"a": {"subset": "train", "caption": "Snow \\ud83d\\ude0d \\ud83d"}}')
+    assert manifest.column("title") == ["Snow 😍 \ufffd"]
+
+
 def test_what_is_missing_is_listed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.link("trimmed_resize_a.mp4", "trimmed_resize_b.mp4", "trimmed_resize_c.mp4")
     disk.spoil("trimmed_resize_d.mp4")

@@ -60,6 +60,8 @@ def _listed(file: Path, template: str) -> Iterator[Listed]:
         caption = entry["caption"] or ""
         if not isinstance(caption, str):
             raise ManifestError(f"{where}: the caption is {caption!r}, not a text")
+        # A caption that was cut within an emoji holds half of one.
+        caption = caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         row = {
             "title": caption.strip() or None,
             "split": split_named(str(entry["subset"] or "").strip(), where),

@@ -161,7 +161,14 @@ def manifest_of(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str])
     rows = list(rows)
     _check_known(sorted({key for row in rows for key in row}), path)
     columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
-    return Manifest(pa.table(columns, schema=SCHEMA), Path(path))
+    try:
+        table = pa.table(columns, schema=SCHEMA)
+    except UnicodeEncodeError as error:
+        raise ManifestError(
+            f"manifest {path}: {error.object!r} is not UTF-8, which a manifest needs; "
+            "rename the file, or mend the text"
+        ) from error
+    return Manifest(table, Path(path))
 
 
 def _is_whole(path: str) -> bool:
