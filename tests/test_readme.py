@@ -18,10 +18,20 @@ TRANSFER = {
     "from scratch, 10 % of the labels": "scratch-10",
 }
 
+REAL = {
+    ("retrieval text→video", "R@10"), ("kNN", "top-1"), ("linear", "top-1"),
+    ("low-shot 1 %", "top-1"), ("zero-shot", "top-1"),
+}  # fmt: skip
+
 
 def means_of(results: list[Result]) -> list[Result]:
     """The results without those of single official splits."""
     return [result for result in results if "official split" not in result.settings]
+
+
+def of_real_videos(results: list[Result]) -> list[Result]:
+    """The rows of them that the README has room for."""
+    return [r for r in means_of(results) if (r.protocol, r.metric) in REAL]
 
 
 def transfer_table() -> str:
@@ -42,10 +52,13 @@ def transfer_table() -> str:
 def test_tables_are_those_of_the_results() -> None:
     tables = dict(re.findall(r"<!-- results: (\S+) -->\n(.*?)<!-- end -->", README, re.DOTALL))
     assert tables.pop("docs/results/ucf10").strip() == transfer_table()
-    assert len(tables) == 2
-    for file, table in tables.items():
+    for file, shown in {
+        "docs/results/quickstart.json": means_of,
+        "docs/results/ucf10/frozen/results.json": of_real_videos,
+    }.items():
         results, _ = read_results(ROOT / file)
-        assert table.strip() == markdown_table(means_of(results)).strip()
+        assert tables.pop(file).strip() == markdown_table(shown(results)).strip()
+    assert not tables
 
 
 def test_every_recipe_is_told() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from crosspair import reporting
+from crosspair.atomic import write_atomically
 from crosspair.config import Recipe
 from crosspair.corpora import Manifest
 from crosspair.corpora.labels import class_phrase
@@ -85,10 +86,12 @@ def quickstart(
     write_results(out / "results.json", results, origin)
     history = reporting.read_history(out / "run")
     sheets = _sheets(model, manifest, features)
+    training = recipe.training
+    steps = training.epochs * (len(manifest.split("train")) // training.batch_size)
     facts = [
         ("Videos", f"{len(manifest)} rendered files, {len(manifest.split('test'))} of them tested"),
-        ("Pairs seen in training", f"{recipe.training.epochs * len(manifest.split('train')):,}"),
-        *[(name.capitalize(), f"{seconds:.0f} s") for name, seconds in watch.laps.items()],
+        ("Pairs seen in training", f"{steps * training.batch_size:,}"),
+        ("This call took", ", ".join(f"{s:.0f} s for {name}" for name, s in watch.laps.items())),
     ]
     reporting.write_report(
         out / "report.html",
@@ -101,7 +104,8 @@ def quickstart(
         facts=facts,
         recipe=dump_recipe(recipe),
     )
-    (out / "overview.png").write_bytes(reporting.overview_figure(results, history, sheets[:2]))
+    picture = reporting.overview_figure(results, history, sheets[:2])
+    write_atomically(out / "overview.png", picture)
     return out / "report.html"
 
 

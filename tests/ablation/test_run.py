@@ -1,5 +1,6 @@
 """What an ablation has on the disk: pairs that cells share, one command at a time, failed cells."""
 
+import dataclasses
 import fcntl
 import json
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from crosspair.ablation import ablate, planned, read_plan, run
+from crosspair.ablation.job import Job
 from crosspair.ablation.ledger import Ledger, read_state, status, write_state
+from crosspair.ablation.work import _tested
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
 
@@ -46,7 +49,13 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]))
     _, cells = planned(plan, tmp_path)
     states = [
-        {"status": "done", "seconds": {"pretrain": 2.0}, "clips": 16, "pairs": 17},
+        {
+            "status": "done",
+            "error": "of an earlier trial",
+            "seconds": {"pretrain": 2.0},
+            "clips": 16,
+            "pairs": 17,
+        },
         {"status": "failed", "error": "no room"},
         {"status": "done"},  # but its results are gone
     ]
@@ -65,6 +74,23 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
     assert read_plan(str(tmp_path / "plan.yaml")) == plan
     assert status(tmp_path / cells[1].folder) == "failed"
     assert read_state(tmp_path / "nowhere") == {}
+
+
+def test_a_report_of_another_plan_leaves_what_is_there(plan_file, tmp_path) -> None:
+    plan = read_plan(plan_file())
+    _, cells = planned(plan, tmp_path)
+    Ledger(tmp_path, plan, cells).write()
+    before = (tmp_path / "plan.yaml").read_bytes()
+    with pytest.raises(RunError, match=r"no cell of this plan that is done; give the manifest"):
+        ablate(read_plan(plan_file(seeds=[7])), tmp_path, report_only=True)
+    assert (tmp_path / "plan.yaml").read_bytes() == before
+
+
+def test_results_name_what_was_tested_and_not_what_was_learnt_from() -> None:
+    job = Job({}, "pairs", ("knn",), 3, "tested", {"videos": "tuned"}, False)
+    assert _tested(job) == ["tested", "tuned"]
+    assert _tested(dataclasses.replace(job, finetuning={"videos": "tested"})) == ["tested"]
+    assert _tested(dataclasses.replace(job, protocols=())) == ["tuned"]
 
 
 def test_unequal_clips_are_told(plan_file, tmp_path, caplog) -> None:

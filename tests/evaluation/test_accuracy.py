@@ -42,6 +42,12 @@ def test_the_seed_decides_and_nothing_else_is_drawn_from() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_draw_without_any_counted_video_plays_no_part() -> None:
+    counted = torch.tensor([[True] + [False] * 5])
+    low, high = bootstrap_interval(torch.ones(1, 6), counted, seed=0)
+    assert (low, high) == (1, 1)
+
+
 def test_the_mean_of_several_tests_equals_a_plain_loops() -> None:
     draw = random.Random(3)
     correct = [[draw.random() < 0.6 for _ in range(30)] for _ in range(3)]

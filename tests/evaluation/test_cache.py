@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora.fingerprint import fingerprint
 from crosspair.errors import RunError, VideoError
 from crosspair.evaluation import Features, cached_features, extract_features, load_features
 from crosspair.models import CPD
@@ -174,6 +176,19 @@ def test_labels_and_titles_may_change(
     other = changed(manifest, 0, label="cat", title="a cat", split="test")
     assert other.hash != manifest.hash
     assert same(cached(model, other, tmp_path / "f"), first)
+
+
+def test_other_files_of_the_same_names_are_other_videos(
+    model: CPD, manifest: Manifest, tmp_path: Path
+) -> None:
+    other = tmp_path / "larger"
+    shutil.copytree(manifest.path.parent, other)
+    same_files = manifest_of(manifest.table.to_pylist(), other / manifest.path.name)
+    assert fingerprint(same_files) == fingerprint(manifest)
+    with Path(same_files.clips()[0].path).open("ab") as file:
+        file.write(b"1")
+    assert same_files.hash == manifest.hash
+    assert fingerprint(same_files) != fingerprint(manifest)
 
 
 def test_a_row_found_broken_since_is_left_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -115,13 +116,10 @@ class Alone(World):
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def counts(self, mine: int) -> torch.Tensor:
+    def gather_texts(self, text: str) -> list[str]:
         """As if all videos of the others failed."""
-        counts = torch.tensor(
-            [len(range(rank, len(SIZES), self.size)) for rank in range(self.size)]
-        )
-        counts[self.rank] = mine
-        return counts
+        rows = [row for row in range(len(SIZES)) if row % self.size != self.rank]
+        return [text, json.dumps([(row, "failed") for row in rows])]
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -140,8 +138,8 @@ def test_the_shares_of_all_processes_make_up_the_whole_bit_for_bit(
 
 def test_no_video_is_lost_without_a_word(model: Classifier, manifest: Manifest) -> None:
     class Silent(Alone):
-        def counts(self, mine: int) -> torch.Tensor:
-            return torch.zeros(self.size, dtype=torch.long)
+        def gather_texts(self, text: str) -> list[str]:
+            return [text]
 
     with pytest.raises(AssertionError, match=r"^a video was lost"):
         scored(model, manifest, clips=1, world=Silent(0, 2))

@@ -51,7 +51,7 @@ def test_means_and_paired_differences_over_seeds(tmp_path: Path) -> None:
         ("6.2 %", ""),
     ]
     assert [row.detail for row in table.rows[2:]] == [
-        "3 seeds", "3 seeds; before any training", "guessing",
+        "3 seeds", "3 seeds; no pre-training", "guessing",
     ]  # fmt: skip
 
 
@@ -155,6 +155,26 @@ def test_words_follow_the_numbers(tmp_path: Path) -> None:
     assert "3 seeds are few: an interval reaches 4.3 standard errors" in caution(
         up, ablation_tables(up)
     )
+
+
+def test_what_is_best_is_so_over_the_same_seeds(tmp_path: Path) -> None:
+    lost = {("in-batch", 0): "failed", ("in-batch", 1): "missing"}  # in-batch's seed is the best
+    (tmp_path / "one").mkdir()
+    found = read_ablation(write_ablation(tmp_path / "one", AXES, lost=lost))
+    assert conclusion(found, ablation_tables(found))[1].startswith(
+        "kNN, of the 2 rows with all seeds: “ranking” (43.0 ± 1.2 %) is best, +2.0"
+    )
+    lost = {(name, seed): "missing" for seed, name in enumerate(OBJECTIVES)}
+    (tmp_path / "none").mkdir()
+    found = read_ablation(write_ablation(tmp_path / "none", AXES, lost=lost))
+    assert conclusion(found, ablation_tables(found))[1].startswith("kNN: no row has all seeds yet.")
+
+
+def test_from_scratch_is_not_called_untrained(tmp_path: Path) -> None:
+    found = read_ablation(write_ablation(tmp_path, AXES))
+    told = next(text for text in conclusion(found, ablation_tables(found)) if "views" in text)
+    assert " From scratch it is " in told
+    assert "Random weights" not in told
 
 
 def test_what_chance_can_explain_is_called_so_and_one_seed_tells_nothing(tmp_path: Path) -> None:

@@ -19,29 +19,31 @@ from tests.conftest import VideoMaker
 from tests.evaluation.conftest import tiny_model
 from tests.reporting.ablations import write_ablation
 
-TITLES = ["dog", "cat", "dog cat", "nothing known 😍"]
+TITLES = ["dog", "cat", "dog cat", "nothing known 😍", "123 unheard of"]
 
 
 @pytest.fixture
 def ablation(tmp_path: Path, make_video: VideoMaker) -> Ablation:
     """The model finds every tested video but that of "cat", whose embedding is turned round."""
-    for name in ("0", "1", "2", "3"):
+    for name in map(str, range(len(TITLES))):
         make_video(tmp_path / f"{name}.mp4", frames=40)
     rows = [
         {"pair_id": f"p{i}", "path": f"{i}.mp4", "title": title, "split": split}
-        for i, (title, split) in enumerate(zip(TITLES, ["test"] * 3 + ["train"], strict=True))
+        for i, (title, split) in enumerate(
+            zip(TITLES, ["test"] * 3 + ["train", "test"], strict=True)
+        )
     ]
     manifest = manifest_of(rows, tmp_path / "pairs.parquet").write(tmp_path / "pairs.parquet")
     found = read_ablation(write_ablation(tmp_path, {"objective": ("first",)}, seeds=(0,)))
     cell, model = found.cells[0].path, tiny_model().eval()
     model.save_pretrained(cell / "model")
-    embedding = embed_texts(model, TITLES[:3])
+    embedding = embed_texts(model, [*TITLES[:3], TITLES[4]])
     embedding[1] *= -1
     (cell / "features").mkdir()
     write_features(
         cell / "features", manifest,
         protocol_of(model, manifest, clips=1, precision="float32", device=torch.device("cpu")),
-        {"visual": torch.zeros(3, 4), "embedding": embedding}, [0, 1, 2], {},
+        {"visual": torch.zeros(4, 4), "embedding": embedding}, [0, 1, 2, 4], {},
     )  # fmt: skip
     path = str(tmp_path / "pairs.parquet")
     (cell / "job.json").write_text(json.dumps({"videos": path, "manifest": path}))

@@ -39,6 +39,11 @@ def test_files_hold_what_the_results_do(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_no_class_name_is_taken_for_a_formula() -> None:
+    name = "it costs $x_{ $"
+    assert confusion_figure({name: {name: 1}}, "kNN").startswith(b"\x89PNG")
+
+
 def test_the_accuracies_can_be_compared_with_words(tmp_path: Path) -> None:
     table, *_ = write_details(tmp_path, RESULTS)
     assert read_accuracy(table, ["cat", "dog", "bird"]) == ACCURACY

@@ -86,7 +86,7 @@ def test_means_and_single_splits_stand_apart(origin: Provenance) -> None:
         ("mean of splits 1, 2", 0.45), ("official split 1", 0.4), ("official split 2", 0.5),
     ]  # fmt: skip
     assert table.rows[0].detail == "trained; mean of splits 1, 2"
-    assert table.notes[0].endswith("; single values 40.0, 50.0 %")
+    assert table.notes[0].endswith("; single values 40.0 %, 50.0 %")
 
 
 def test_published_numbers_of_the_same_data_stand_beside(origin: Provenance) -> None:

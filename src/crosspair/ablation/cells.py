@@ -14,6 +14,7 @@ from crosspair.ablation.plan import CorpusPlan, Plan, Row, row_name, rows_of
 from crosspair.ablation.reading import nearest
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora import Manifest
+from crosspair.corpora.fingerprint import fingerprint
 from crosspair.errors import ManifestError, RecipeError
 from crosspair.recipes import load_recipe, make_recipe, read_recipe, recipe_settings
 
@@ -73,7 +74,7 @@ def cells_of(plan: Plan, source: Pairs) -> list[Cell]:
         ManifestError: the pairs do not do.
     """
     named = {plan.evaluation.manifest, plan.finetuning.manifest if plan.finetuning else ""}
-    videos = {path: Manifest.read(path).hash if path else "" for path in named}
+    videos = {path: _videos(path) if path else "" for path in named}
     cells = [_cell(plan, source, videos, row, seed) for seed in plan.seeds for row in rows_of(plan)]
     known: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
@@ -112,6 +113,11 @@ def clips_seen(recipe: Recipe, pairs: int) -> int:
     """Clips of a whole pre-training on so many pairs; what does not fill a batch is left over."""
     training = recipe.training
     return training.epochs * (pairs // training.batch_size) * training.batch_size
+
+
+def _videos(path: str) -> str:
+    manifest = Manifest.read(path)
+    return manifest.hash + fingerprint(manifest)
 
 
 def _cell(plan: Plan, source: Pairs, videos: Mapping[str, str], row: Row, seed: int) -> Cell:

@@ -62,14 +62,14 @@ class Ledger:
 
     def _entry(self, cell: Cell) -> dict[str, Any]:
         folder = self.out / cell.folder
-        state = read_state(folder)
+        state, now = read_state(folder), status(folder)
         return {
             "row": cell.row,
             "seed": cell.seed,
             "hash": cell.hash,
             "folder": cell.folder,
-            "status": status(folder),
-            "error": state.get("error"),
+            "status": now,
+            "error": state.get("error") if now == FAILED else None,  # not of an earlier trial
             "seconds": state.get("seconds", {}),
             "clips": state.get("clips", cell.clips),
             "pairs": state.get("pairs", cell.pairs),

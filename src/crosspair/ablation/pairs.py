@@ -6,6 +6,7 @@ from pathlib import Path
 
 from crosspair.ablation.plan import CorpusPlan
 from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora.fingerprint import fingerprint
 from crosspair.corpora.rendered import render_corpus
 from crosspair.corpora.rendered.corpus import plan as scenes
 from crosspair.corpora.titles import prepare_titles
@@ -58,7 +59,9 @@ class Pairs:
         """What tells these pairs from others, see `planned`."""
         key = _key(corpus, seed)
         if key not in self._hashes:
-            self._hashes[key] = self.planned(corpus, seed).hash
+            pairs = self.planned(corpus, seed)
+            files = fingerprint(pairs) if corpus.manifest else ""  # what is rendered, seeds decide
+            self._hashes[key] = pairs.hash + files
         return self._hashes[key]
 
     def count(self, corpus: CorpusPlan, seed: int, column: str) -> int:

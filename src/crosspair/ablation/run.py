@@ -70,6 +70,11 @@ def ablate(
     """
     source, cells = planned(plan, out, manifest)
     wanted = select(cells, only)
+    if report_only and not any(status(out / cell.folder) == DONE for cell in cells):
+        raise RunError(
+            f"{out} has no cell of this plan that is done; give the manifest and the overrides "
+            "that it was run with (its plan.yaml tells them)"
+        )
     with _locked(out) as lock:
         ledger = Ledger(out, plan, cells)
         todo = [] if report_only else [c for c in wanted if status(out / c.folder) != DONE]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crosspair.ablation.cells import clips_seen
 from crosspair.ablation.job import Job, read_job
 from crosspair.ablation.ledger import DONE, RESULTS, read_state, write_state
 from crosspair.config import FinetuneRecipe, Recipe
@@ -61,19 +62,27 @@ def run_cell(folder: Path, world: World) -> bool:
         if tuned is None:
             return False
         results += tuned
+    tested = [Manifest.read(path) for path in _tested(job)]
     origin = provenance(
-        recipe=recipe_hash(recipe), model=model.hash, manifest=pairs.hash,
-        seed=recipe.training.seed, manifest_file=pairs.path.name,
+        recipe=recipe_hash(recipe), model=model.hash, seed=recipe.training.seed,
+        manifest="+".join(each.hash for each in tested),
+        manifest_file="+".join(each.path.name for each in tested),
     )  # fmt: skip
     unique = [result for i, result in enumerate(results) if result not in results[:i]]
     write_results(folder / RESULTS, unique, origin)
     used = _pairs_used(folder)
-    training = recipe.training
-    clips = training.epochs * (used // training.batch_size) * training.batch_size
-    write_state(folder, {**read_state(folder), "status": DONE, "pairs": used, "clips": clips})
+    found = {"status": DONE, "pairs": used, "clips": clips_seen(recipe, used)}
+    write_state(folder, {**read_state(folder), **found})
     for run in (folder, folder / "finetuning", folder / "finetuning-random"):
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # nothing will be resumed
     return True
+
+
+def _tested(job: Job) -> list[str]:
+    """The manifests that results are of; that of the pairs is noted by the training."""
+    paths = [job.videos] if job.protocols else []
+    paths += [job.finetuning["videos"]] if job.finetuning else []
+    return list(dict.fromkeys(paths))
 
 
 def _frozen(job: Job, recipe: Recipe, model: CPD, folder: Path, world: World) -> list[Result]:

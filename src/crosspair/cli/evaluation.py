@@ -175,12 +175,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         _quiet_unless_main(world)
         # What is wrong with the last split is told before the first one's videos are encoded.
         inputs = {split: _inputs(options, config, split) for split in options.splits or [None]}
-        encoded = {split: _subjects(split, *each, options, world) for split, each in inputs.items()}
+        encoded = {
+            split: _subjects(split, model, manifest, options, world)
+            for split, (model, manifest, _) in inputs.items()
+        }
         if not world.is_main:  # tests may take long, and nobody waits for them
             return
         found = {
-            split: _tested(split, *each, encoded[split], options, config)
-            for split, each in inputs.items()
+            split: _tested(*each, encoded[split], options, config) for split, each in inputs.items()
         }
         if options.splits:
             shown = write_over_splits(options.out, {s: each for s, each in found.items() if s})
@@ -197,17 +199,20 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _inputs(
     options: argparse.Namespace, config: FrozenConfig, split: int | None
-) -> tuple[CPD, Manifest]:
-    """The model and the videos of an official split, or of the one there is."""
+) -> tuple[CPD, Manifest, str]:
+    """The model and the videos of an official split, or of the one there is; the recipe's hash."""
     from crosspair.corpora import Manifest
     from crosspair.evaluation import check_protocols
     from crosspair.evaluation.officialsplits import name_of_split
     from crosspair.models import frozen_model
+    from crosspair.recipes import load_recipe, recipe_hash
 
-    model = frozen_model(name_of_split(options.model, split))
+    name = name_of_split(options.model, split)
+    model = frozen_model(name)
     manifest = Manifest.read(name_of_split(options.manifest, split))
     check_protocols(model, manifest, options.protocols, config)
-    return model, manifest
+    recipe = Path(name).parent / "recipe.yaml"  # a run's model lies beside it
+    return model, manifest, recipe_hash(load_recipe(str(recipe))) if recipe.is_file() else ""
 
 
 def _subjects(
@@ -235,28 +240,22 @@ def _subjects(
 
 
 def _tested(
-    split: int | None,
     model: CPD,
     manifest: Manifest,
+    recipe: str,
     subjects: list[tuple[Subject, CPD, Features]],
     options: argparse.Namespace,
     config: FrozenConfig,
 ) -> tuple[list[Result], Provenance]:
     """What the protocols measure, and where it comes from."""
     from crosspair.evaluation import frozen_results, provenance
-    from crosspair.evaluation.officialsplits import name_of_split
-    from crosspair.recipes import load_recipe, recipe_hash
 
     results: list[Result] = []
     for of, each, features in subjects:
         found = frozen_results(each, manifest, features, options.protocols, config, of=of)
         results += [result for result in found if result not in results]
-    recipe = (
-        Path(name_of_split(options.model, split)).parent / "recipe.yaml"
-    )  # a run's model lies beside its recipe
     return results, provenance(
-        recipe=recipe_hash(load_recipe(str(recipe))) if recipe.is_file() else "",
-        model=model.hash, manifest=manifest.hash, seed=options.seed,
+        recipe=recipe, model=model.hash, manifest=manifest.hash, seed=options.seed,
         manifest_file=manifest.path.name,
     )  # fmt: skip
 
@@ -274,7 +273,7 @@ def _config(options: argparse.Namespace) -> FrozenConfig:
     }
     for name in ("shares", "classes"):
         if name in given:
-            settings[name] = tuple(given[name])
+            settings[name] = tuple(dict.fromkeys(given[name]))
     if given.get("feature"):
         settings["features"] = (options.feature,)
     if given.get("templates"):

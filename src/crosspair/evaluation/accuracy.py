@@ -41,7 +41,8 @@ def bootstrap_interval(
         # A test none of whose videos was drawn has no accuracy, and is no part of the mean.
         accuracies.append(((right * about) @ times / (about @ times)).nanmean())
     tail = (1 - LEVEL) / 2
-    low, high = torch.stack(accuracies).quantile(torch.tensor([tail, 1 - tail]).double()).tolist()
+    ends = torch.tensor([tail, 1 - tail]).double()
+    low, high = torch.stack(accuracies).nanquantile(ends).tolist()
     return low, high
 
 

@@ -70,7 +70,7 @@ def possible_protocols(
         warn: whether to tell of those that are passed over.
 
     Raises:
-        ManifestError: the tested split is empty, or has neither titles nor labels.
+        ManifestError: the tested split is empty, or lacks what all the protocols need.
         ModelError: the model is asked for what it was not trained for.
     """
     tested = tested_positions(trial.manifest, trial.features, trial.config.split)
@@ -84,13 +84,11 @@ def possible_protocols(
             )
         return list(protocols)
     lacking = {protocol: _lacking(trial, protocol, tested) for protocol in protocols}
+    if all(lacking.values()):
+        raise ManifestError("; ".join(dict.fromkeys(lacking.values())))
     for protocol, what in lacking.items():
         if what and warn:
             logger.warning("%s for %s", what, protocol)
-    if all(lacking.values()):
-        raise ManifestError(
-            f"{trial.manifest.path}: split {trial.config.split} has neither titles nor labels"
-        )
     return [protocol for protocol in protocols if not lacking[protocol]]
 
 

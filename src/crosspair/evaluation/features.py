@@ -111,7 +111,7 @@ def extract_features(
                 count[each.row] += 1
         if progress:
             progress((int(count.sum()) + len(broken)) * clips, len(mine) * clips)
-    failures |= _gathered(broken, world)
+    failures |= failures_of_all(broken, world)
     # A row that is not this process's is all zeros, so that these sums change no digit.
     visual, embedding, count = (
         world.sum(each.to(world.device)).cpu() for each in (visual, embedding, count)
@@ -198,6 +198,12 @@ def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torc
     return torch.cat(parts) if parts else torch.empty(0, model.head.embedding)
 
 
+def failures_of_all(failures: dict[int, str], world: World) -> dict[int, str]:
+    """What failed in any process, by row."""
+    everyones = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
+    return {row: message for of_one in everyones for row, message in of_one}
+
+
 def name_failures(
     manifest: Manifest, failures: dict[int, str], world: World
 ) -> list[tuple[str, str]]:
@@ -234,12 +240,6 @@ def _encode(
 
 def _added(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return functools.reduce(torch.add, parts)
-
-
-def _gathered(failures: dict[int, str], world: World) -> dict[int, str]:
-    """The failures of all processes."""
-    everyones = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
-    return {row: message for of_one in everyones for row, message in of_one}
 
 
 @contextmanager

@@ -12,8 +12,14 @@ import torch
 
 from crosspair.corpora import Manifest
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, ModelError, VideoError
+from crosspair.errors import ManifestError, ModelError
 from crosspair.evaluation.accuracy import bootstrap_interval, class_details
+from crosspair.evaluation.features import (
+    failures_of_all,
+    name_failures,
+    none_readable,
+    usable_rows,
+)
 from crosspair.evaluation.results import Result
 from crosspair.models import Classifier
 from crosspair.models.inference import inference
@@ -154,14 +160,13 @@ def multiview_scores(
         VideoError: none of the videos can be read.
     """
     world = world or World()
-    errors = manifest.column("error")
-    mine = range(world.rank, len(manifest), world.size)
-    broken = {row: str(errors[row]) for row in mine if errors[row]}
-    readable = [row for row in mine if row not in broken]
+    usable, failures = usable_rows(manifest)
+    mine = usable[world.rank :: world.size]
+    broken: dict[int, str] = {}
     sums = torch.zeros(len(manifest), len(model.classes), dtype=torch.float64)
     views = torch.zeros(len(manifest), dtype=torch.long)
     loader = video_loader(
-        manifest.clips(), readable, uniform_positions(clips), model.clip,
+        manifest.clips(), mine, uniform_positions(clips), model.clip,
         batch_size=TOGETHER, workers=workers,
     )  # fmt: skip
     was_training = model.training
@@ -177,41 +182,22 @@ def multiview_scores(
                     sums[row] += logits.double().softmax(dim=1).sum(dim=0).cpu()
                     views[row] += len(crop)
             if bar:
-                bar.advance(min(len(manifest), (int((views > 0).sum()) + len(broken)) * world.size))
+                bar.advance(min(len(usable), (int((views > 0).sum()) + len(broken)) * world.size))
     model.train(was_training)
     views[list(broken)] = 0  # a video counts whole or not at all
-    _name(manifest, broken)
-    return _gathered(manifest, sums, views, broken, clips, crops, world)
-
-
-def _gathered(
-    manifest: Manifest,
-    sums: torch.Tensor,
-    views: torch.Tensor,
-    broken: Mapping[int, str],
-    clips: int,
-    crops: int,
-    world: World,
-) -> Scores:
-    """The scores of all processes' videos; each video is one process's, so sums change no bit."""
+    failures |= failures_of_all(broken, world)
+    # Each video is one process's, so that these sums change no bit.
     views, sums = (world.sum(each.to(world.device)).cpu() for each in (views, sums))
-    left_out = int(world.counts(len(broken)).sum())
     rows = views.nonzero().squeeze(1)
     counted = (views[rows] == clips * crops).all()
     assert counted, "a view was lost"
-    assert len(rows) + left_out == len(manifest), "a video was lost"
+    assert len(rows) + len(failures) == len(manifest), "a video was lost"
+    name_failures(manifest, failures, world)
     if not len(rows):
-        reason = next(iter(broken.values()), "see the other processes' messages")
-        raise VideoError(f"none of the {len(manifest)} videos can be read: {reason}")
-    if left_out and world.is_main:
-        logger.warning("%d of %d videos were left out of the test", left_out, len(manifest))
+        raise none_readable(manifest, failures)
+    if failures and world.is_main:
+        logger.warning("%d of %d videos were left out of the test", len(failures), len(manifest))
     probabilities = sums[rows] / views[rows, None]
     if not probabilities.isfinite().all():
         raise ModelError("the classifier gives values that are not finite: its training diverged")
     return Scores(rows, probabilities, clips, crops)
-
-
-def _name(manifest: Manifest, broken: Mapping[int, str]) -> None:
-    ids = manifest.column("pair_id")
-    for row, message in sorted(broken.items()):
-        logger.warning("left out %s: %s", ids[row], message)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 
 import torch
 
 from crosspair.corpora import Manifest
+from crosspair.corpora.fingerprint import fingerprint
 from crosspair.models import CPD
 from crosspair.precision import dtype_for
 
@@ -21,8 +21,8 @@ class Protocol:
     model: str
     """Hash of the weights, see `crosspair.models.CPD.hash`."""
     videos: str
-    """Hash of the manifest's columns pair_id, path, start and end. Titles, labels and splits may
-    change, as features do not depend on them."""
+    """See `crosspair.corpora.fingerprint`. Titles, labels and splits may change, as features do not
+    depend on them."""
     clips: int
     """Uniformly spread clips a video."""
     frames: int
@@ -68,13 +68,10 @@ def protocol_of(
         precision: see `crosspair.config.TrainingConfig`.
         device: where they are computed, which decides what precision "auto" is.
     """
-    videos = hashlib.sha256()
-    for row in manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist():
-        videos.update(repr(tuple(row.values())).encode())
     clip = model.clip
     return Protocol(
         model=model.hash,
-        videos=videos.hexdigest()[:12],
+        videos=fingerprint(manifest),
         clips=clips,
         frames=clip.frames,
         stride=clip.stride,

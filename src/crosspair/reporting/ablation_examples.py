@@ -66,8 +66,11 @@ def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:
     features = load_features(cell.path / "features")
     splits = manifest.column("split")
     titles = manifest.column(model.text.column)
+    empty = model.text_encoder.is_empty  # of titles that it cannot read, which retrieval leaves out
     kept = [
-        i for i, row in enumerate(features.rows.tolist()) if splits[row] == "test" and titles[row]
+        i
+        for i, row in enumerate(features.rows.tolist())
+        if splits[row] == "test" and titles[row] and not empty(titles[row])
     ]
     rows = features.rows[kept].tolist()
     if len(rows) < 2:

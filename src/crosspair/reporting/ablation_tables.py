@@ -174,9 +174,7 @@ def _references(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]
                 entries[column] = Entry(values)
         if entries:
             most = max(len(entry.values) for entry in entries.values())
-            detail = (
-                f"{counted(most, 'seed')}; before any training" if of != "chance" else "guessing"
-            )
+            detail = f"{counted(most, 'seed')}; no pre-training" if of != "chance" else "guessing"
             rows.append(TableRow(of, of, detail, entries))
     return rows
 

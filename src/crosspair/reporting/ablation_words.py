@@ -39,6 +39,8 @@ def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
         return "One seed tells nothing of chance: how far two seeds lie apart is not known."
     entries = [e for table in tables for row in table.rows for e in row.entries.values()]
     compared = [e.difference for e in entries if e.difference and e.difference.interval]
+    if not compared:
+        return "No two rows share two seeds yet, so that nothing can be said of chance."
     told = (
         "Beneath a mean is its difference to the first row over the same seeds, ± its standard "
         "error, with its 95 % interval by Student's t-distribution."
@@ -58,16 +60,22 @@ def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
 
 def _told(ablation: Ablation, table: AblationTable, column: Column) -> str:
     rows = [row for row in table.rows if column in row.entries]
+    trained = [row for row in rows if row.of == "trained"]
+    seeds = {seed for row in trained for seed in row.entries[column].values}
+    whole = [row for row in trained if seeds == set(row.entries[column].values)]
     ranked = sorted(
-        (row for row in rows if row.of == "trained"),
-        key=lambda row: row.entries[column].mean.value * (1 if column.is_rank else -1),
+        whole, key=lambda row: row.entries[column].mean.value * (1 if column.is_rank else -1)
     )
     named = f"{column.protocol} {column.metric}".removesuffix(" top-1")
     named = f"Fine-tuned, {named}" if column.protocol.endswith("views") else named
-    told = f"{named}: {_best(ablation, ranked, column)}."
+    some = "" if whole == trained else f", of the {len(whole)} rows with all seeds"
+    best = _best(ablation, ranked, column) if whole else "no row has all seeds yet"
+    told = f"{named}{some if whole else ''}: {best}."
     for row in rows:
         if row.of == "random weights":
-            told += f" Random weights have {shown_mean(row.entries[column], column)}."
+            tuned = column.protocol.endswith("views")
+            told += " From scratch it is " if tuned else " Random weights have "
+            told += f"{shown_mean(row.entries[column], column)}."
     return told
 
 

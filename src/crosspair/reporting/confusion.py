@@ -71,7 +71,7 @@ def confusion_figure(confusion: dict[str, dict[str, int]], title: str) -> bytes:
         axes.grid(visible=False)
         axes.set(xlabel="predicted", ylabel="true")
         axes.set_title(f"{title}: share of each class's videos", loc="left", color=INK)
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize="small")
-        axes.set_yticks(range(len(names)), names, fontsize="small")
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize="small", parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize="small", parse_math=False)
 
     return png_figure(draw, (side, side), _DPI)

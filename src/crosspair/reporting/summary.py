@@ -21,6 +21,7 @@ from crosspair.reporting.columns import (
     stands_in,
 )
 from crosspair.reporting.published import PUBLISHED, Published
+from crosspair.reporting.tabular import shown
 
 RESULTS = "results.json"
 _LOW_SHOT = (
@@ -194,8 +195,8 @@ def _cell(result: Result) -> Cell:
     if result.count:
         told.insert(0, f"{result.count:,} of {result.split}")
     if "draws" in result.details:
-        values = ", ".join(f"{100 * value:.1f}" for value in result.details["draws"])
-        told.append(f"single values {values} %")
+        values = (shown(value, result.smaller_is_better) for value in result.details["draws"])
+        told.append(f"single values {', '.join(values)}")
     return Cell(result.value, "; ".join(told), result.interval, result.count)
 
 

@@ -1,0 +1,28 @@
+"""Which videos a manifest names, and which files these are."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from crosspair.corpora.manifest import Manifest
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Hash of the columns pair_id, path, start and end, and of each local file's size.
+
+    Names alone do not tell: corpora prepared at two sizes have the same ones. Titles, labels and
+    splits play no part, nor does the folder that the manifest lies in.
+    """
+    digest = hashlib.sha256()
+    rows = manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist()
+    for row, clip in zip(rows, manifest.clips(), strict=True):
+        digest.update(repr((*row.values(), _size(clip.path))).encode())
+    return digest.hexdigest()[:12]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return None if "://" in path else Path(path).stat().st_size
+    except OSError:  # told when it is opened
+        return None
