@@ -115,8 +115,9 @@ def test_a_plan_is_made_by_one_process() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_told_before_anything_is_measured() -> None:
-    with pytest.raises(RecipeError, match="batch_size 32 cannot be shared evenly by 3 processes"):
-        plan(load_recipe("laptop"), pairs(), processes=[2, 3])
+    for processes, told in ((3, "cannot be shared evenly by 3 processes"), (32, "fewer than two")):
+        with pytest.raises(RecipeError, match=told):
+            plan(load_recipe("laptop"), pairs(), processes=[2, processes])
 
 
 def test_memory_of_another_size_is_computed() -> None:

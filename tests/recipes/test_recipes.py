@@ -214,6 +214,11 @@ def test_a_value_of_the_wrong_type_names_key_value_and_type(override: str, cause
         ("clip.scale=[1.5, 1.2]", "clip.scale and clip.test_scale must be at least 1, ascending"),
         ("clip.test_scale=0.5", "clip.scale and clip.test_scale must be at least 1, ascending"),
         ("training.accumulate=3", "training.accumulate must divide training.batch_size"),
+        (
+            "training.accumulate=32",
+            "training.batch_size is 32 in 32 parts; batch normalisation needs two clips at a time",
+        ),
+        ("training.batch_size=1", "training.batch_size is 1 in 1 parts; batch normalisation needs"),
     ],
 )
 def test_a_value_out_of_range_is_told(override: str, message: str) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.config import ClipConfig
+from crosspair.config import ClipConfig, TrainingConfig
 from crosspair.corpora import manifest_of
 from crosspair.distributed import World
 from crosspair.errors import RecipeError
 from crosspair.models import CPD
 from crosspair.recipes import load_recipe
-from crosspair.training.parallel import compiled, training_pixels, uploaded
+from crosspair.training.parallel import check_batch, compiled, training_pixels, uploaded
 from crosspair.training.pretrain import Pretraining
 from crosspair.video import Batch, jitter_colors, normalize
 
@@ -42,6 +42,29 @@ def task(*settings: str) -> Pretraining:
     )  # fmt: skip
     rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
     return Pretraining(load_recipe("laptop", settings), manifest_of(rows, "m.parquet"), World())
+
+
+@pytest.mark.parametrize(
+    ("processes", "parts", "told"),
+    [
+        (3, 1, "training.batch_size 8 cannot be shared evenly by 3 processes"),
+        (8, 1, "training.batch_size 8, shared by 8 processes, each taking its share in 1 parts, "),
+        (2, 4, "training.batch_size 8, shared by 2 processes, each taking its share in 4 parts, "),
+    ],
+)
+def test_a_batch_too_small_for_its_processes_is_told(processes: int, parts: int, told: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        check_batch(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
+    rest = (
+        "is fewer than two clips at a time, which batch normalisation needs; raise it, lower "
+        "training.accumulate, or take fewer processes"
+    )
+    assert str(error.value) in (told, told + rest)
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 4), (2, 2), (4, 1)])
+def test_two_clips_at_a_time_will_do(processes: int, parts: int) -> None:
+    check_batch(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.4])

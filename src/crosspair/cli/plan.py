@@ -32,7 +32,7 @@ def add_plan(verbs: Verbs) -> None:
     verb.add_argument(
         "--gpus", type=_numbers, default=[], metavar="2,4,8",
         help="numbers of GPUs to compute besides this one; of machines, where it has no GPU "
-        "(default: 2,4,8, as far as the batch can be shared evenly)",
+        "(default: 2,4,8, as far as the batch can be shared)",
     )  # fmt: skip
     verb.add_argument(
         "--seconds", type=whole_number(1), default=30, metavar="S",
@@ -57,7 +57,8 @@ def _plan(options: argparse.Namespace) -> None:
     from crosspair.distributed import joined
     from crosspair.planning import plan
 
-    shared = [each for each in (2, 4, 8) if recipe.training.batch_size % each == 0]
+    size, parts = recipe.training.batch_size, recipe.training.accumulate
+    shared = [each for each in (2, 4, 8) if size % each == 0 and size // (each * parts) > 1]
     with joined() as world:
         made = plan(
             recipe, Manifest.read(options.manifest), name=options.recipe, init=options.init,

@@ -19,6 +19,7 @@ from crosspair.planning.advice import advice
 from crosspair.planning.measuring import Measured, measure, training_clips
 from crosspair.planning.projection import Projection, Whole, project
 from crosspair.training.finetune import Finetuning
+from crosspair.training.parallel import check_batch
 from crosspair.training.pretrain import Pretraining
 from crosspair.video import decoding
 
@@ -86,7 +87,10 @@ def plan(
     """
     world = world or World()
     training = recipe.training
-    _check_processes(training.batch_size, processes, world)
+    if world.size > 1:
+        raise RecipeError("one process makes a plan for any number of them; leave out torchrun")
+    for number in processes:
+        check_batch(training, World(size=number))
     # A part of the batch is measured as a batch of its own.
     one_part = dataclasses.replace(training, accumulate=1)
     task = _task(dataclasses.replace(recipe, training=one_part), manifest, init, world)
@@ -124,16 +128,6 @@ def plan(
             recipe, manifest, measured, machine.cores, data_bound=data_bound, device=world.device
         ),
     )
-
-
-def _check_processes(batch_size: int, processes: Sequence[int], world: World) -> None:
-    if world.size > 1:
-        raise RecipeError("one process makes a plan for any number of them; leave out torchrun")
-    for number in processes:
-        if batch_size % number:
-            raise RecipeError(
-                f"training.batch_size {batch_size} cannot be shared evenly by {number} processes"
-            )
 
 
 def _task(

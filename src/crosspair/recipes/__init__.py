@@ -208,6 +208,11 @@ def _check(recipe: Recipe | FinetuneRecipe, name: str) -> None:
         raise RecipeError(f"{name}: labels.share is {recipe.labels.share}; it must lie in (0, 1]")
     if recipe.training.batch_size % recipe.training.accumulate:
         raise RecipeError(f"{name}: training.accumulate must divide training.batch_size")
+    if recipe.training.batch_size // recipe.training.accumulate < 2:
+        raise RecipeError(
+            f"{name}: training.batch_size is {recipe.training.batch_size} in "
+            f"{recipe.training.accumulate} parts; batch normalisation needs two clips at a time"
+        )
     if isinstance(recipe, Recipe):
         _check_objective(recipe, name)
 

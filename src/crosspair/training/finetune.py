@@ -27,6 +27,7 @@ from crosspair.training.loop import Loop
 from crosspair.training.optimizer import optimizer_of, rate_factor
 from crosspair.training.parallel import (
     average_statistics,
+    check_batch,
     compiled,
     placed,
     synchronized,
@@ -263,11 +264,7 @@ class Finetuning:
     def _check(self, manifest: Manifest, start: Start) -> None:
         recipe, world = self.recipe, self.world
         check_frames(recipe.clip.frames, world.device, recipe.training.precision)
-        if recipe.training.batch_size % world.size:
-            raise RecipeError(
-                f"training.batch_size {recipe.training.batch_size} cannot be shared evenly "
-                f"by {world.size} processes"
-            )
+        check_batch(recipe.training, world)
         if recipe.classifier.frozen_norm and start.video is None:
             raise RecipeError(
                 "classifier.frozen_norm keeps the statistics of a pre-trained network, and random "

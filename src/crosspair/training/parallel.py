@@ -21,6 +21,25 @@ from crosspair.video import Batch, jitter_colors, normalize
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def check_batch(training: TrainingConfig, world: World) -> None:
+    """See that each process has its share of a batch, and two clips at a time of it.
+
+    Raises:
+        RecipeError: it has not.
+    """
+    size, parts = training.batch_size, training.accumulate
+    if size % world.size:
+        raise RecipeError(
+            f"training.batch_size {size} cannot be shared evenly by {world.size} processes"
+        )
+    if size // (world.size * parts) < 2:
+        raise RecipeError(
+            f"training.batch_size {size}, shared by {world.size} processes, each taking its share "
+            f"in {parts} parts, is fewer than two clips at a time, which batch normalisation "
+            "needs; raise it, lower training.accumulate, or take fewer processes"
+        )
+
+
 def placed(model: Network, world: World) -> Network:
     """The model on this process's device, in the layout that convolutions are fast in.
 

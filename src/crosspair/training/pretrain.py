@@ -16,7 +16,7 @@ from crosspair.config import Recipe
 from crosspair.corpora import Manifest
 from crosspair.devices import sent
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, RecipeError, TextError
+from crosspair.errors import ManifestError, TextError
 from crosspair.evaluation import embed_texts, extract_features, retrieval
 from crosspair.models import CPD
 from crosspair.objectives import MemoryBank
@@ -27,6 +27,7 @@ from crosspair.training.loop import Loop
 from crosspair.training.optimizer import build_optimizer, set_rates
 from crosspair.training.parallel import (
     average_statistics,
+    check_batch,
     compiled,
     placed,
     synchronized,
@@ -276,11 +277,7 @@ class Pretraining:
     def _check_sizes(self, manifest: Manifest) -> int:
         training, curriculum = self.recipe.training, self.recipe.curriculum
         check_frames(self.recipe.clip.frames, self.world.device, training.precision)
-        if training.batch_size % self.world.size:
-            raise RecipeError(
-                f"training.batch_size {training.batch_size} cannot be shared evenly "
-                f"by {self.world.size} processes"
-            )
+        check_batch(training, self.world)
         if len(self.train) < training.batch_size:
             raise ManifestError(
                 f"{manifest.path}: {len(self.train)} usable pairs in split train, fewer than "
