@@ -45,6 +45,32 @@ def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(disk: Disk) -> Non
     assert [row["title"] for row in rows] == ['"half', "whole"]
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('video_id,title\na,A\nb,"half\nc,C\nd,D\n', "after line 2"),
+        ('video_id,title\na,"A\nB"\nb,"half', "after line 3"),
+        ('"video_id,title\na,A\n', "from line 1 on"),
+    ],
+)
+def test_an_unclosed_quotation_mark_in_a_csv_is_told(disk: Disk, text: str, where: str) -> None:
+    message = rf"titles.csv: a quotation mark opens a field that nothing closes; look {where}$"
+    with pytest.raises(ManifestError, match=message):
+        read_titles(disk.file("titles.csv", text))
+
+
+def test_a_field_that_is_too_large_tells_where_it_may_begin(disk: Disk) -> None:
+    text = 'video_id,title\na,A\nb,"half\n' + "c,some title\n" * 12_000
+    message = r"^title file .* cannot be read: line \d+: field larger .*; look after line 2$"
+    with pytest.raises(ManifestError, match=message):
+        read_titles(disk.file("titles.csv", text))
+
+
+def test_quotation_marks_may_lie_within_a_csvs_field(disk: Disk) -> None:
+    rows = read_titles(disk.file("titles.csv", 'video_id,title\na,"a"|"b"\nb,5" disk\n'))
+    assert [row["title"] for row in rows] == ['a|"b"', '5" disk']
+
+
 @pytest.mark.parametrize("name", ["titles.tsv", "titles.txt"])
 def test_the_authors_file_has_no_header(disk: Disk, name: str) -> None:
     rows = read_titles(disk.file(name, AUTHORS))

@@ -12,6 +12,7 @@ from typing import Any
 
 from crosspair.errors import ManifestError
 
+_END = "\x1f"  # a line of its own behind a table, unless an open field swallows it
 NAMED = 5  # how many of a kind a message names before it only counts
 
 
@@ -128,14 +129,25 @@ def read_table(path: Path, what: str) -> Table:
     tabs = suffix in {".tsv", ".tab"} or (suffix != ".csv" and "\t" in text.partition("\n")[0])
     # A quotation mark in a tsv is part of a title; in a csv it encloses one.
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    reader = csv.reader(io.StringIO(text, newline=""), **form)
+    reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""), **form)
+    lines: list[tuple[int, list[str]]] = []
     try:
-        lines = [(reader.line_num, fields) for fields in reader if any(fields)]
+        lines.extend((reader.line_num, fields) for fields in reader if any(fields))
+        _, end = lines.pop()
     except csv.Error as error:
         raise ManifestError(
-            f"{what} {path} cannot be read: line {reader.line_num}: {error}"
+            f"{what} {path} cannot be read: line {reader.line_num}: {error}{_after(lines)}"
         ) from error
+    if end != [_END]:
+        raise ManifestError(
+            f"{what} {path}: a quotation mark opens a field that nothing closes{_after(lines)}"
+        )
     return Table(f"{what} {path}", "\t" if tabs else ",", lines)
+
+
+def _after(lines: Sequence[tuple[int, list[str]]]) -> str:
+    """Where to look for what is wrong: a field may go over many lines."""
+    return f"; look after line {lines[-1][0]}" if lines else "; look from line 1 on"
 
 
 def read_lines(path: Path, what: str) -> list[Row]:
