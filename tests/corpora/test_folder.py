@@ -266,6 +266,14 @@ def test_a_seeded_share_of_train_is_held_out(corpus: Corpus) -> None:
     assert manifest.column("split")[10:].count("val") == 3
 
 
+def test_parts_of_a_video_are_held_out_together(corpus: Corpus) -> None:
+    corpus.add("a.mp4", "b.mp4")
+    parts = "".join(f"{v}{i},{v},T,{i / 20},{i / 20 + 0.05}\n" for v in "ab" for i in range(8))
+    manifest = corpus.made("video_id,path,title,start,end\n" + parts, val_share=0.5)
+    assert {split for _, split in set(read(manifest, "path", "split"))} == {None, "val"}
+    assert len(set(read(manifest, "path", "split"))) == 2
+
+
 def test_a_share_that_is_none_is_refused(corpus: Corpus) -> None:
     corpus.add("v_a.mp4")
     corpus.refused("^the share to hold out for validation is 1.0", THREE, val_share=1.0)
@@ -296,6 +304,15 @@ def test_two_titles_for_one_video(corpus: Corpus) -> None:
     corpus.add("a.mp4")
     message = r"^title file .*titles.csv, line 3: 'a' stands twice, the first time in line 2; "
     corpus.refused(message, "video_id,title\na,A\na,B\n")
+
+
+def test_two_names_for_one_part_of_a_video(corpus: Corpus) -> None:
+    corpus.add("other.mp4")
+    message = r"titles.csv: 'other' and 'other.mp4' are the same part of .*other.mp4; leave one of"
+    corpus.refused(message, "video_id,title\nother,A\nother.mp4,B\n")
+    corpus.refused(message, "video_id,title,start\nother,A,0.1\nother.mp4,B,0.1\n")
+    parts = "video_id,title,start\nother,A,\nother.mp4,B,0.1\n"
+    assert len(corpus.made(parts)) == 2
 
 
 def test_a_title_of_no_video(corpus: Corpus) -> None:

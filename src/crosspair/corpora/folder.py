@@ -55,6 +55,7 @@ def folder_corpus(
         listed, videos, left_out, what=f"titles of {titles}", needs_title=True,
         advice="tell them apart by a column 'path'",
     )  # fmt: skip
+    _refuse_doubles(rows, titles)
     _list_unnamed(videos, rows, left_out)
     if label_by_folder:
         for row in rows:
@@ -62,7 +63,9 @@ def folder_corpus(
     name_classes(rows, choices.get("class_names"), str)
     for split, file in (split_lists or {}).items():
         _assign_split(rows, videos, split, file)
-    hold_out(rows, choices.get("val_share", 0.0), choices.get("seed", 0))
+    hold_out(
+        rows, choices.get("val_share", 0.0), choices.get("seed", 0), lambda row: str(row["path"])
+    )
     probe_rows(rows, choices.get("progress", lambda *_: None))
     if not skip_broken:
         _refuse_broken(rows)
@@ -88,6 +91,18 @@ def _pair(name: str, row: Row) -> Listed:
         "end": end,
     }
     return Listed(name, row.where, {row["path"] or name: {}}, says)
+
+
+def _refuse_doubles(rows: list[dict[str, Any]], titles: Path) -> None:
+    """A video has names with and without suffix and folder; training would take it for two."""
+    first: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        named = first.setdefault((row["path"], row["start"] or 0.0, row["end"]), row["pair_id"])
+        if named != row["pair_id"]:
+            raise ManifestError(
+                f"title file {titles}: {named!r} and {row['pair_id']!r} are the same part of "
+                f"{row['path']}; leave one of them"
+            )
 
 
 def _list_unnamed(videos: VideoFiles, rows: list[dict[str, Any]], left_out: LeftOut) -> None:
