@@ -1,6 +1,7 @@
 """A training on made-up clips that goes on with what there is: run by the test beside it.
 
-Arguments: the run's folder, and the step that the last process is killed before (0: none).
+Arguments: the run's folder, the step that the last process is killed before (0: none), and whether
+batch normalisation keeps fixed statistics (1) or each process takes its own (0).
 """
 
 import os
@@ -35,11 +36,12 @@ class FixedStatistics(Pretraining):
                 module.eval()
 
 
-def main(folder: Path, killed: int) -> None:
+def main(folder: Path, killed: int, fixed: int) -> None:
     torch.set_num_threads(1)
     recipe = load_recipe("laptop", [*SETTINGS, *CONFIG])
     with joined() as world:
-        task, config = FixedStatistics(recipe, some_pairs(), world), recipe.training
+        kind = FixedStatistics if fixed else Pretraining
+        task, config = kind(recipe, some_pairs(), world), recipe.training
         with RunFolder(folder, recipe, "these", resume=True, world=world) as run:
             loop = Loop(task, run, config, world, task.steps_per_epoch)
             order = TrainingOrder(
@@ -55,6 +57,7 @@ def main(folder: Path, killed: int) -> None:
             "bank": world.sum(whole),
             "log_z": task.objective.state_dict()["log_z"],
             "weights": [each.detach() for each in task.model.parameters()],
+            "statistics": [each for each in task.model.buffers() if each.is_floating_point()],
             "velocities": [each["momentum_buffer"] for each in task.optimizer.state.values()],
         }
         if world.is_main:
@@ -79,4 +82,4 @@ def batches(order: TrainingOrder, killed: int, world: World) -> Iterator[Batch]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -12,10 +12,11 @@ from tests.distributed.test_processes import launched
 STEPS, KILLED, SAVED = 10, 8, 6  # of the second epoch, in its midst
 
 
-def trained(run: Path, processes: int, killed: int = 0) -> None:
+def trained(run: Path, processes: int, killed: int = 0, fixed: int = 1) -> None:
     # As a module, so that it finds what it shares with the other scripts.
-    command = launched(Path("tests.distributed.elastic"), processes, str(run), str(killed))
-    command.insert(-3, "-m")
+    arguments = (str(run), str(killed), str(fixed))
+    command = launched(Path("tests.distributed.elastic"), processes, *arguments)
+    command.insert(-4, "-m")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode == 0) is (killed == 0), done.stderr[-3000:]
 
@@ -47,3 +48,14 @@ def test_another_number_of_processes_goes_on_to_the_same_weights(
     events = [(line["pair_id"], line["message"]) for line in lines if line["kind"] == "event"]
     assert events == [("3", "it is broken")]
     assert [line["failed"] for line in lines if "failed" in line] == [1]
+
+
+def test_statistics_of_each_process_go_on_as_if_nothing_had_happened(tmp_path) -> None:
+    for run, killed in (("whole", 0), ("cut", KILLED), ("cut", 0)):
+        trained(tmp_path / run, 2, killed, fixed=0)
+    whole, cut = (
+        torch.load(tmp_path / run / "found.pt", weights_only=True) for run in ("whole", "cut")
+    )
+    assert len(cut["statistics"]) > 10
+    for name in ("statistics", "weights"):
+        torch.testing.assert_close(cut[name], whole[name], rtol=0, atol=0, msg=name)

@@ -46,7 +46,7 @@ class Task(Protocol):
         """Whether nothing more is to be gained, so that the training ends with this epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What is the same on every process."""
+        """What is the same on every process, or is made so: all of them call this."""
 
     def own_state_dict(self) -> dict[str, Any]:
         """What only this process has."""

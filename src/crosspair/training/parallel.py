@@ -61,7 +61,7 @@ def wrapped(model: nn.Module, world: World) -> nn.Module:
     """The model, its gradients averaged over the processes; all its layers must be there by now."""
     if world.size == 1:
         return model
-    # Running statistics play no part in training; they are averaged at epochs' ends.
+    # Running statistics play no part in training; they are averaged before they are used or kept.
     with warnings.catch_warnings():  # what PyTorch 2.13 wants instead would copy them here
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, broadcast_buffers=False)

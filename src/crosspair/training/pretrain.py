@@ -229,6 +229,7 @@ class Pretraining:
 
     def state_dict(self) -> dict[str, Any]:
         """What every process has the same; see `Task`."""
+        average_statistics(self.model, self.world)
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
