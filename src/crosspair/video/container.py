@@ -23,6 +23,15 @@ from crosspair.faults import BadVideoError, Kind
 from crosspair.video.remote import RemoteFile, open_remote
 from crosspair.video.signature import Signature, signature
 
+# What FFmpeg may take a file for: one that holds its own frames. A playlist (HLS, DASH, concat)
+# would have it open others, which whoever uploads one must not read. Sound and pictures are here
+# to be told as such.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,kux,mpegts,mpegtsraw,mpeg,mpegvideo,"
+    "asf,asf_o,ogg,mxf,gxf,nut,ivf,rm,dv,wtv,nsv,swf,yuv4mpegpipe,h261,h263,h264,hevc,vvc,av1,obu,"
+    "m4v,mjpeg,mpjpeg,vc1,dirac,cavsvideo,gif,apng,mp3,wav,w64,flac,aac,ac3,eac3,aiff,au,amr,"
+    "bmp_pipe,gif_pipe,jpeg_pipe,jpegxl_pipe,png_pipe,tiff_pipe,webp_pipe"
+)
 MOST_FRAMES = 2**31 - 1  # what a manifest can hold, whatever a damaged header says
 
 
@@ -60,7 +69,7 @@ def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     with open_remote(path) if "://" in path else nullcontext() as remote:
         container = _container(path, remote)
         try:
-            yield container, _stream(container, path, remote)
+            yield container, _stream(container, path)
         except (av.FFmpegError, BadVideoError) as error:
             # What FFmpeg tells of a file whose server failed is not the file's fault.
             if remote is not None and remote.fault is not None:
@@ -134,7 +143,9 @@ def _container(path: str, remote: RemoteFile | None) -> InputContainer:
     try:
         # The prefix keeps FFmpeg from taking a name such as "a:b.mp4" for a protocol's.
         source: Any = remote or f"file:{path}"
-        container = av.open(source, metadata_errors="ignore")
+        container = av.open(
+            source, metadata_errors="ignore", container_options={"format_whitelist": FORMATS}
+        )
     except av.FFmpegError as error:
         if remote is not None and remote.fault is not None:
             raise remote.fault from error
@@ -160,14 +171,11 @@ def _unreadable(path: str, remote: RemoteFile | None, error: av.FFmpegError) -> 
     return BadVideoError(path, kinds.get(found, Kind.NOT_A_VIDEO), reason)
 
 
-def _stream(container: InputContainer, path: str, remote: RemoteFile | None) -> VideoStream:
+def _stream(container: InputContainer, path: str) -> VideoStream:
     covers = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     streams = [s for s in container.streams.video if s not in covers]
     if not streams:
-        sound = bool(container.streams.audio)
-        kind = Kind.AUDIO_ONLY if sound else Kind.NO_VIDEO_STREAM
-        if not sound and signature(path, remote) in (Signature.TEXT, Signature.HTML):
-            kind = Kind.NOT_A_VIDEO  # it may pass for subtitles
+        kind = Kind.AUDIO_ONLY if container.streams.audio else Kind.NO_VIDEO_STREAM
         raise BadVideoError(path, kind, "has no video stream")
     stream = streams[0]
     if not stream.codec_context:

@@ -1,0 +1,64 @@
+"""Which files are opened: all kinds of containers, and none that has others opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crosspair.corpora.videofiles import SUFFIXES
+from crosspair.errors import VideoError
+from crosspair.video.container import probe
+from tests import conftest
+
+CODECS = {".webm": "libvpx-vp9", ".ogv": "libvpx", ".flv": "libx264"}
+FORMATS = {".ogv": "ogg", ".m2ts": "mpegts", ".mts": "mpegts", ".vob": "mpeg"}
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nother.ts\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile 'other.ts'\nduration 2\n",
+    "dash": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" mediaPresentationDuration="PT2S">'
+    '<Period><AdaptationSet mimeType="video/mp4"><Representation id="0" bandwidth="1">'
+    "<BaseURL>other.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=a\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+    made = tmp_path_factory.mktemp("formats")
+    for suffix in (".ts", ".mp4"):
+        make_video(made / f"other{suffix}", codec="mpeg4", options={})
+    return made
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_suffix_of_videos_is_that_of_one(
+    tmp_path: Path, make_video, monkeypatch, suffix: str
+) -> None:
+    monkeypatch.setitem(conftest.OPTIONS, "libvpx", conftest.OPTIONS["libvpx-vp9"])
+    path = make_video(
+        tmp_path / f"a{suffix}", codec=CODECS.get(suffix, "mpeg4"),
+        container_format=FORMATS.get(suffix),
+    )  # fmt: skip
+    assert probe(str(path)).width == 128
+
+
+@pytest.mark.parametrize("suffix", [".m3u8", ".mpd", ".ffconcat", ".mp4", ".ts"])
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_no_file_has_others_opened(folder: Path, kind: str, suffix: str) -> None:
+    path = folder / f"{kind}{suffix}"
+    path.write_text(PLAYLISTS[kind])
+    with pytest.raises(VideoError) as caught:
+        probe(str(path))
+    assert str(caught.value) == f"{path}: not a readable video, or cut (it is text)"
+
+
+def test_a_number_in_a_name_stands_for_no_other_files(folder: Path) -> None:
+    path = folder / "a%01d.jpg"
+    for name in (path.name, "a1.jpg", "a2.jpg"):
+        (folder / name).write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(VideoError, match="it is a picture"):
+        probe(str(path))
