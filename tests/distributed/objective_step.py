@@ -17,8 +17,12 @@ OBJECTIVES = {
     "cross_pair, nce of each pair": {"noise": "pair"},
     "cross_pair, softmax": {"estimate": "softmax"},
     "self_instance, nce": {"name": "self_instance"},
+    "self_instance, nce of each pair": {"name": "self_instance", "noise": "pair"},
     "self_instance, softmax": {"name": "self_instance", "estimate": "softmax"},
     "weights, nce": {"name": "self_instance", "instances": "weights"},
+    "weights, nce of each pair": {
+        "name": "self_instance", "instances": "weights", "noise": "pair",
+    },
     "weights, softmax": {"name": "self_instance", "instances": "weights", "estimate": "softmax"},
     "ranking": {"name": "ranking", "margin": 0.5},
     "in_batch": {"name": "in_batch"},

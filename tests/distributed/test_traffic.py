@@ -12,7 +12,10 @@ from crosspair.objectives.traffic import Traffic, bank_memory, bank_traffic
 from tests.distributed.test_processes import run
 
 SCRIPT = Path(counted.__file__)
-SETTINGS = [{}, {"bank_precision": "bf16"}, {"noise": "pair"}, {"name": "self_instance"}]
+SETTINGS = [
+    {}, {"bank_precision": "bf16"}, {"noise": "pair"}, {"name": "self_instance"},
+    {"name": "self_instance", "noise": "pair"},
+]  # fmt: skip
 BATCH, DIMENSIONS, SAMPLES = 8, 16, 64
 
 
@@ -52,6 +55,10 @@ def test_numbers_by_hand() -> None:
     }
     assert bank_traffic(ObjectiveConfig(bank_precision="bf16"), 256, 256, 8)["noise"] == Traffic(
         4096 * 1024
+    )
+    # With noise of each pair 2 · 4096 similarities and 2 · 256 values of a pair go either way.
+    assert bank_traffic(ObjectiveConfig(noise="pair"), 256, 256, 8)["noise"] == Traffic(
+        10 * 64 + 256 * 34816, 32 * (8 * 4096 + 34816)
     )
     assert bank_memory(10, 3, 4) == 2 * 3 * 3 * 4  # the first process has rows 0, 4 and 8
     assert bank_memory(10, 3, 4, "bf16") == 2 * 3 * 3 * 2

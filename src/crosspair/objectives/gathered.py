@@ -12,9 +12,37 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from crosspair.distributed import World
+from crosspair.objectives.whole_batch import gathered, own_of_sum
+
 logger = logging.getLogger(__name__)
 
 Dots = Callable[[torch.Tensor, Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+def spread_dots(
+    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor, world: World
+) -> torch.Tensor:
+    """Each query times its own rows of a table that is spread over processes.
+
+    Queries travel to the rows, and similarities back: with m rows of d values for each of n queries
+    n·(m + d) values, and not n·m·d.
+
+    Args:
+        query: (B, d) of this process.
+        columns: this process's rows of the table, of which row i is on i % world.size; otherwise as
+            of `gathered_dots`.
+        rows: (n, m) int64, for the queries of all processes one after another.
+        world: the processes that the table is spread over.
+
+    Returns:
+        (B, m), with a gradient as that of `gathered_dots`.
+    """
+    mine = rows % world.size == world.rank
+    here = torch.where(mine, rows // world.size, 0)
+    return own_of_sum(
+        gathered_dots(gathered(query, world), columns, here) * mine, len(query), world
+    )
 
 
 def gathered_dots(

@@ -20,7 +20,7 @@ from crosspair.devices import sent
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
 from crosspair.objectives.discrimination import Discrimination, logged
-from crosspair.objectives.gathered import gathered_dots
+from crosspair.objectives.gathered import spread_dots
 
 EMA = 0.99  # share of the old estimate of log Z that a step keeps
 
@@ -134,11 +134,13 @@ class NoiseContrastive(nn.Module):
         drawn = torch.randint(bank.pairs, (int(counts.sum()), m), generator=self.generator)
         begin = int(counts[: self.world.rank].sum())
         rows = sent(drawn[begin : begin + batch], self.world.device)
-        if task.world.size == 1:
-            tables = task.classes(bank)
-            return [gathered_dots(*each, rows) for each in zip(queries, tables, strict=True)]
-        noises = task.lookup(rows, bank)
-        return [_dots(*each) for each in zip(queries, noises, strict=True)]
+        rows = task.world.gather_rows(
+            rows
+        )  # of the queries of all that the classes are spread over
+        return [
+            spread_dots(*each, rows, task.world)
+            for each in zip(queries, task.classes(bank), strict=True)
+        ]
 
     @torch.no_grad()
     def _estimate_z(self, noises: Sequence[torch.Tensor], pairs: int) -> None:

@@ -61,24 +61,31 @@ def bank_traffic(
         processes: that share batch and bank, two or more.
 
     Returns:
-        ``positives``, ``noise`` (entries that are asked for), ``normaliser``, and ``update``.
+        ``positives``, ``noise`` (entries that are asked for, or queries and their similarities),
+        ``normaliser``, and ``update``.
     """
     own, m = batch // processes, config.noise_samples
     counts = Traffic(reduced=_COUNT * processes)  # one exchange of how many each process has
     entry = _TABLES * dimensions * _bytes(config.bank_precision)
     distributions = 2 if config.name == "cross_pair" else 1
-
-    def looked_up(each: int) -> Traffic:
-        return counts + counts + Traffic(each * batch * entry, each * own * _INDEX)
-
+    noise = Traffic(m * entry)
+    if config.noise == "pair":
+        # Of each query the similarities and its own values, or their gradients, on each way.
+        values = _FLOAT * (m * distributions + _TABLES * dimensions)
+        noise = _times(2 + 4 * distributions, counts)
+        noise += Traffic(batch * values, own * (m * _INDEX + values))
     return {
-        "positives": looked_up(1),
-        "noise": Traffic(m * entry) if config.noise == "batch" else counts + looked_up(m),
+        "positives": counts + counts + Traffic(batch * entry, own * _INDEX),
+        "noise": noise,
         "normaliser": counts + counts + Traffic(gathered=distributions * _FLOAT),
         "update": counts
         + counts
         + Traffic(gathered=own * (_INDEX + _TABLES * dimensions * _FLOAT)),
     }
+
+
+def _times(number: int, each: Traffic) -> Traffic:
+    return sum([each] * number, Traffic())
 
 
 def _bytes(precision: str) -> int:

@@ -1,4 +1,4 @@
-"""The whole batch on every process, for objectives whose negatives are the batch's other pairs."""
+"""The whole batch on every process, with gradients that find back to where its rows are from."""
 
 from __future__ import annotations
 
@@ -22,10 +22,22 @@ def whole_batch(
     Returns:
         f_v and f_t of all processes, (n, D) each, and where this process's own are, (B,) int64.
     """
-    both: torch.Tensor = _Gathered.apply(torch.stack([video, text], dim=1), world)  # type: ignore[no-untyped-call]
+    both = gathered(torch.stack([video, text], dim=1), world)
     begin = world.offset(len(video))
     own = torch.arange(begin, begin + len(video), device=video.device)
     return both[:, 0], both[:, 1], own
+
+
+def gathered(rows: torch.Tensor, world: World) -> torch.Tensor:
+    """Every process's rows (B, …), one after another: (n, …)."""
+    found: torch.Tensor = _Gathered.apply(rows, world)  # type: ignore[no-untyped-call]
+    return found
+
+
+def own_of_sum(terms: torch.Tensor, count: int, world: World) -> torch.Tensor:
+    """The sum of every process's terms (n, …), of which this process needs its ``count`` rows."""
+    found: torch.Tensor = _OwnOfSum.apply(terms, count, world)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Gathered(torch.autograd.Function):
@@ -40,3 +52,17 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         begin = ctx.world.offset(ctx.count)
         return ctx.world.sum(gradient)[begin : begin + ctx.count], None
+
+
+class _OwnOfSum(torch.autograd.Function):
+    """The way back is to gather: every process's terms are part of every row."""
+
+    @staticmethod
+    def forward(ctx: Any, terms: torch.Tensor, count: int, world: World) -> torch.Tensor:
+        ctx.world = world
+        begin = world.offset(count)
+        return world.sum(terms)[begin : begin + count].clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return ctx.world.gather_rows(gradient), None, None
