@@ -2,10 +2,9 @@
 
     python -m benchmarks.traffic
 
-Memory and traffic are computed by `crosspair.objectives.traffic`, for the paper's batch, dimensions
-and noise, beside the gradients of its video encoder. Two processes on this machine then train a
-step of the same sizes, with 10⁴ pairs and with 10⁶, and count what they hand over to collectives.
-The counts must be those of the formula, or nothing is written.
+Memory and traffic are computed by `benchmarks.formula`, for the paper's batch, dimensions and
+noise, beside the gradients of its video encoder. Two processes on this machine then train a step of
+the same sizes, with 10⁴ pairs and with 10⁶, and count what they hand over to collectives. The counts must be those of the formula, or nothing is written.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.formula import Traffic, bank_memory, bank_traffic
 from benchmarks.measuring import write_results
 from crosspair.config import ObjectiveConfig
 from crosspair.models import ResNet3d
-from crosspair.objectives.traffic import Traffic, bank_memory, bank_traffic
 
 RESULTS = Path(__file__).parent / "results" / "traffic.json"
 PAIRS = (10**5, 10**6, 10**7, 10**8)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from benchmarks import counted
 from benchmarks.counted import PAIRS
+from benchmarks.formula import Traffic, bank_memory, bank_traffic
 
 from crosspair.config import ObjectiveConfig
-from crosspair.objectives.traffic import Traffic, bank_memory, bank_traffic
 from tests.distributed.test_processes import run
 
 SCRIPT = Path(counted.__file__)
@@ -60,6 +60,7 @@ def test_numbers_by_hand() -> None:
     assert bank_traffic(ObjectiveConfig(noise="pair"), 256, 256, 8)["noise"] == Traffic(
         10 * 64 + 256 * 34816, 32 * (8 * 4096 + 34816)
     )
+    assert bank_memory(240_000, 256, 8) == 61_440_000
     assert bank_memory(10, 3, 4) == 2 * 3 * 3 * 4  # the first process has rows 0, 4 and 8
     assert bank_memory(10, 3, 4, "bf16") == 2 * 3 * 3 * 2
     assert Traffic(800, 100).sent(4) == 2 * 3 * 200 + 3 * 100

@@ -42,9 +42,6 @@ def bank_memory(pairs: int, dimensions: int, processes: int, precision: str = "f
         dimensions: D.
         processes: that share the bank.
         precision: of its entries, "fp32" or "bf16".
-
-    >>> bank_memory(240_000, 256, processes=8)
-    61440000
     """
     return _TABLES * -(-pairs // processes) * dimensions * _bytes(precision)
 
