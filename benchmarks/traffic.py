@@ -4,7 +4,8 @@
 
 Memory and traffic are computed by `benchmarks.formula`, for the paper's batch, dimensions and
 noise, beside the gradients of its video encoder. Two processes on this machine then train a step of
-the same sizes, with 10⁴ pairs and with 10⁶, and count what they hand over to collectives. The counts must be those of the formula, or nothing is written.
+the same sizes, with 10⁴ pairs and with 10⁶, and count what they hand over to collectives. The
+counts must be those of the formula, or nothing is written.
 """
 
 from __future__ import annotations
