@@ -171,8 +171,21 @@ def test_the_processes_change_nothing(corpus: Corpus) -> None:
 # --- again --------------------------------------------------------------------------------------
 
 
+def test_paths_are_the_same_from_every_folder(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus.prepare()
+    monkeypatch.chdir(corpus.root)
+    plan = plan_preparation(Manifest.read("manifest.parquet"), Path("out"), SMALL)
+    assert plan.missing == []
+    assert [request.clip.path for request in plan.requests] == [
+        str(corpus.root / name) for name in ("a.mp4", "b.mp4")
+    ]
+    assert plan.requests[0].target == corpus.out / "videos" / "a.mp4"
+
+
 def test_a_second_run_does_nothing(corpus: Corpus) -> None:
-    first, _ = corpus.prepare()
+    corpus.prepare()
     before = {p: p.stat().st_mtime_ns for p in (corpus.out / "videos").iterdir()}
     again, made = corpus.prepare()
     assert made == []

@@ -66,6 +66,7 @@ class Cluster:
         return [{"Alive": True, "Resources": each} for each in self.of_nodes]
 
     def put(self, tools: object) -> object:
+        self.tools = tools
         return tools
 
     def remote(self, **needs: int) -> object:
@@ -101,8 +102,10 @@ def test_faults_of_tasks_are_told(
     cluster.error.cause = cause
     monkeypatch.setattr(on_ray, "answers", lambda *_: [(0, None)])
     monkeypatch.setattr(on_ray, "ray_cluster", lambda *_: nullcontext(cluster))
+    here = Manifest(manifest.table, Path("m.parquet"))
     with pytest.raises((VideoError, RunError), match=told):
-        list(encode_on_ray(model, manifest, [0], world=World(), **OPTIONS))
+        list(encode_on_ray(model, here, [0], world=World(), **OPTIONS))
+    assert cluster.tools[1].path == Path.cwd() / "m.parquet"  # tasks run in other folders
 
 
 @pytest.mark.parametrize(

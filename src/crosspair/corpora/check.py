@@ -15,6 +15,7 @@ from crosspair.atomic import write_atomically
 from crosspair.corpora.manifest import SCHEMA, Manifest
 from crosspair.corpora.probing import Found, Part, find_all
 from crosspair.corpora.table import csv_text
+from crosspair.corpora.videofiles import absolute
 from crosspair.faults import Kind, Verdict
 from crosspair.journal import Journal, entries
 
@@ -164,4 +165,4 @@ def _key(path: str, parts: list[Part]) -> str:
     with suppress(OSError, ValueError):
         status = Path(path).stat()
         state = status.st_size, status.st_mtime_ns
-    return json.dumps([path, state, parts])
+    return json.dumps([absolute(path), state, parts])

@@ -77,6 +77,16 @@ def plain_name(path: str) -> str:
     return without_suffix(composed(path).rpartition("/")[2])
 
 
+def absolute(name: str | os.PathLike[str]) -> str:
+    """A path from the root, without ``..``, so that a file has one name; a URL as it is.
+
+    >>> absolute("/videos/../films/"), absolute("https://a.org/b/../c")
+    ('/films', 'https://a.org/b/../c')
+    """
+    name = os.fspath(name)
+    return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
+
+
 def without_suffix(path: str) -> str:
     """A video's path or name without its suffix, if that is a video's."""
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 - pathlib is slow on many names

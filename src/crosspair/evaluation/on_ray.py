@@ -54,7 +54,9 @@ def encode_on_ray(
     with ray_cluster(address, cores()) as ray:
         needs, slots = _share(ray, workers)
         task = ray.remote(max_retries=2, **needs)(_encode)
-        tools = ray.put((model.cpu(), manifest, settings))  # once for each node
+        # Workers are in other folders than this process.
+        there = Manifest(manifest.table, manifest.path.absolute())
+        tools = ray.put((model.cpu(), there, settings))  # once for each node
         for _, reference in answers(ray, lambda block: task.remote(block, tools), blocks, slots):
             try:
                 yield ray.get(reference)

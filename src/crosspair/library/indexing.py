@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crosspair.corpora import Manifest
+from crosspair.corpora.videofiles import absolute
 from crosspair.library.broken import Broken, read_broken, write_broken
 from crosspair.library.encoding import Encoded, Progress, encode_windows
 from crosspair.library.engines import Engine, reads_text
@@ -27,7 +28,7 @@ from crosspair.library.store import (
     is_library,
     writing,
 )
-from crosspair.library.videos import Named, absolute, probed, videos_of
+from crosspair.library.videos import Named, probed, videos_of
 from crosspair.library.windows import Windows
 from crosspair.models import CPD
 
@@ -93,7 +94,11 @@ def index(
         # Of a part that was read, only the table knows whether it was written.
         seen = {name: each.state for name, each in broken.items() if not each.windows}
         seen |= {name: each.state for name, each in known.items()}
-        fresh = [video for video in videos.values() if seen.get(video.name) != video.state]
+        fresh = [
+            _with_title(video, known)
+            for video in videos.values()
+            if seen.get(video.name) != video.state
+        ]
         gone = [
             name for name in {**known, **broken} if name not in videos and _lies_in(name, wholes)
         ]
@@ -217,6 +222,13 @@ def _give_titles(library: Library, videos: Sequence[_Video], known: Mapping[str,
     }
     if titles:
         library.rename(titles)
+
+
+def _with_title(video: _Video, known: Mapping[str, Known]) -> _Video:
+    """With the title that it had where none is given: its windows are written anew."""
+    if video.title or video.name not in known:
+        return video
+    return replace(video, title=known[video.name].title)
 
 
 def _batches(

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from crosspair.corpora.videofiles import absolute
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.features import embed_texts
 from crosspair.library.encoding import encode_whole
 from crosspair.library.engines import Engine, check_reads_text, engine
 from crosspair.library.store import Library, LibraryError, quoted
-from crosspair.library.videos import absolute, videos_of
+from crosspair.library.videos import videos_of
 
 FIRST_LOOK = 8  # windows that are looked at for each moment wanted, at first
 # Of an index: more finds more of the nearest windows, and takes longer. REFINE makes cosines exact.

@@ -46,16 +46,6 @@ def videos_of(named: Sequence[Named], titles: Path | None = None) -> Manifest:
     return manifest_of(rows.values(), ".")
 
 
-def absolute(name: Named) -> str:
-    """A path from the root, without ``..``, so that a file has one name; a URL as it is.
-
-    >>> absolute("/videos/../films/"), absolute("https://a.org/b/../c")
-    ('/films', 'https://a.org/b/../c')
-    """
-    name = os.fspath(name)
-    return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
-
-
 def probed(manifest: Manifest, *, shown: bool = True) -> Manifest:
     """With what probing finds filled in where it is not known yet.
 

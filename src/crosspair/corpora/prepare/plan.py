@@ -16,6 +16,7 @@ from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.prepare.names import file_names
 from crosspair.corpora.prepare.request import Request
 from crosspair.corpora.prepare.settings import Settings
+from crosspair.corpora.videofiles import absolute
 from crosspair.errors import ManifestError
 from crosspair.journal import entries
 
@@ -60,7 +61,9 @@ def plan_preparation(manifest: Manifest, out: Path, settings: Settings) -> Plan:
     if not len(manifest):
         raise ManifestError(f"manifest {manifest.path} has no rows; there is nothing to prepare")
     _check_folder(manifest, out)
-    clips = [Clip(clip.path, clip.start or 0.0, clip.end) for clip in manifest.clips()]
+    # From the root: whoever answers may be in another folder, and a key holds wherever one is.
+    clips = [Clip(absolute(clip.path), clip.start or 0.0, clip.end) for clip in manifest.clips()]
+    videos = out.absolute() / VIDEOS
     states = _states(sorted({clip.path for clip in clips}), out)
     requests: list[Request] = []
     of_clip: dict[Clip, int] = {}
@@ -70,7 +73,7 @@ def plan_preparation(manifest: Manifest, out: Path, settings: Settings) -> Plan:
             of_clip[clip] = len(requests)
             told = repr((VERSION, astuple(clip), astuple(settings), states[clip.path]))
             key = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-            requests.append(Request(clip, settings, out / VIDEOS / f"{name}.mp4", key))
+            requests.append(Request(clip, settings, videos / f"{name}.mp4", key))
         of_row.append(of_clip[clip])
     return Plan(manifest, out, requests, of_row, _done(requests, out))
 
