@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import signal
 import socket
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,26 @@ def test_a_cluster_that_is_not_there(scheme: str) -> None:
         address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"  # bound, but nobody listens
         with pytest.raises(RunError, match=f"Ray cannot be reached at {address} (.*refused)"):
             next(on_ray([], workers=1, address=address))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "status"),
+    [("while True: pass", -signal.SIGALRM), ("allow(60); time.sleep(0.5)", 0), ("pass", 0)],
+)
+def test_a_task_that_hangs_ends_its_process(attempt: str, status: int) -> None:
+    code = f"""
+import time
+from importlib import import_module
+from crosspair.corpora.prepare import engines
+from crosspair.isolation import allow
+def attempt(request):
+    {attempt}
+import_module("crosspair.corpora.prepare.attempt").attempt = attempt
+engines.SECONDS = 0.3
+engines.in_time(None)
+time.sleep(0.5)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == status
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

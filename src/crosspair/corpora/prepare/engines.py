@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 
@@ -42,10 +43,8 @@ def on_ray(
     Raises:
         RunError: Ray is not installed, or no cluster is to be found there.
     """
-    from crosspair.corpora.prepare.attempt import attempt
-
     with ray_cluster(address, workers) as ray:
-        task = ray.remote(num_cpus=1, max_retries=0)(attempt)
+        task = ray.remote(num_cpus=1, max_retries=0)(in_time)
         # More than can run, so that no core waits.
         at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         for index, reference in answers(ray, task.remote, requests, at_once):
@@ -54,6 +53,18 @@ def on_ray(
             except ray.exceptions.RayError as error:
                 reason = f"the process that decoded it ended ({type(error).__name__})"
                 yield index, _lost(requests[index], reason)
+
+
+def in_time(request: Request) -> Outcome:
+    """An attempt; the process ends when its time is over, however deep in the decoder it is."""
+    from crosspair.corpora.prepare.attempt import attempt
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        return attempt(request)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _lost(request: Request, reason: str) -> Outcome:
