@@ -65,6 +65,16 @@ def test_half_written_folders_are_no_checkpoints(tmp_path) -> None:
     assert last_step(tmp_path) == 3
 
 
+def test_what_else_lies_there_is_no_checkpoint(tmp_path) -> None:
+    for name in ("step-00000010 copy", "step-00000010 (1)", "step-"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-00000012").touch()
+    assert last_step(tmp_path) is None
+    save(tmp_path, 3)
+    assert last_step(tmp_path) == 3
+    assert (tmp_path / "step-00000010 copy").exists()
+
+
 class Beside(World):
     """A process whose fellow does as it does, but writes nothing that can be seen here."""
 

@@ -1,5 +1,7 @@
 """A run folder that several machines share, or should."""
 
+import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,35 @@ def test_a_folder_that_is_seen_late_will_do(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(run.time, "sleep", made_meanwhile)
     assert opened(tmp_path / "run").last_step == 7
+
+
+def lines_of(path: Path) -> list[int]:
+    lines = (path / run.METRICS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def alone(path: Path) -> RunFolder:
+    return RunFolder(path, RECIPE, "these", resume=True, world=World())
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with (
+            pytest.raises(RunError, match=r"metrics\.jsonl cannot be written: File too large$"),
+            alone(tmp_path) as full,
+        ):
+            full.record("event", 1, {"message": "x" * 200_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_line_cut_within_a_letter_is_dropped(tmp_path) -> None:
+    with alone(tmp_path) as first:
+        first.record("event", 0, {"message": "ä"})
+    with (tmp_path / run.METRICS).open("ab") as file:
+        file.write('{"kind": "event", "step": 0, "message": "ä'.encode()[:-1])
+    with alone(tmp_path) as again:
+        again.record("event", 0, {})
+    assert lines_of(tmp_path) == [0, 0]

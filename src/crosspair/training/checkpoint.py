@@ -107,8 +107,8 @@ def _own(rank: int) -> str:
 
 
 def _steps(folder: Path) -> list[int]:
-    names = [path.name for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
-    return [int(name.removeprefix(_PREFIX)) for name in names]
+    found = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*/")]
+    return [int(step) for step in found if step.isdecimal()]  # copies have other names
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

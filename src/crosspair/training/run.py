@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -90,8 +91,11 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         if self.world.is_main:
-            self._lines.close()
-            self._events.close()
+            # On a full disk both try again to write, and would hide the message that tells of it.
+            with suppress(OSError):
+                self._lines.close()
+            with suppress(OSError):
+                self._events.close()
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``, and its numbers to TensorBoard."""
@@ -101,11 +105,11 @@ class RunFolder:
         try:
             self._lines.write(line + "\n")
             self._lines.flush()
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
             raise RunError(f"{self.path / METRICS} cannot be written: {error.strerror}") from error
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def _forget_after(self, step: int) -> None:
         """Drop lines of steps that will be done again, and a line that a kill cut short."""
@@ -113,13 +117,13 @@ class RunFolder:
         if not metrics.exists():
             return
         kept = []
-        for line in metrics.read_text(encoding="utf-8").splitlines():
+        for line in metrics.read_bytes().split(b"\n"):
             try:
                 if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
+                    kept.append(line + b"\n")
+            except (ValueError, KeyError, TypeError):
                 continue
-        write_atomically(metrics, "".join(kept))
+        write_atomically(metrics, b"".join(kept))
 
     def _check_same(self, recipe: Recipe | FinetuneRecipe) -> None:
         file = str(self.path / RECIPE)
