@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from crosspair.config import Recipe
 from crosspair.distributed import World
 from crosspair.errors import RunError
-from crosspair.recipes import load_recipe
+from crosspair.recipes import load_recipe, read_recipe
 from crosspair.training import run
 from crosspair.training.run import RunFolder
 
@@ -79,3 +80,15 @@ def test_a_line_cut_within_a_letter_is_dropped(tmp_path) -> None:
     with alone(tmp_path) as again:
         again.record("event", 0, {})
     assert lines_of(tmp_path) == [0, 0]
+
+
+def test_what_changes_no_number_may_change(tmp_path) -> None:
+    alone(tmp_path)
+    changed = ("training.workers=7", "training.log_every=3", "training.checkpoint_steps=5")
+    RunFolder(tmp_path, load_recipe("laptop", changed), "these", resume=True, world=World())
+    kept = read_recipe(Recipe, str(tmp_path / run.RECIPE)).training
+    assert (kept.workers, kept.log_every, kept.checkpoint_steps) == (7, 3, 5)
+    other = load_recipe("laptop", ("training.workers=6", "training.accumulate=2"))
+    told = r"holds a run of another recipe: training\.accumulate was 1, not 2$"
+    with pytest.raises(RunError, match=told):
+        RunFolder(tmp_path, other, "these", resume=True, world=World())

@@ -19,6 +19,8 @@ from crosspair.training.checkpoint import last_step
 
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
 ORIGIN = "manifest.json"
+# What changes no number, and may be another when a run goes on.
+FREE = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
 SEEN_WITHIN = 90  # s after which network file systems look anew
 
 
@@ -136,7 +138,7 @@ class RunFolder:
         except RecipeError as error:
             raise RunError(f"{self.path} holds a run of another kind: {error}") from error
         now = recipe_settings(recipe)
-        other = [key for key in now if now[key] != saved[key]]
+        other = [key for key in now if now[key] != saved[key] and key not in FREE]
         if other:
             differences = ", ".join(f"{key} was {saved[key]}, not {now[key]}" for key in other)
             raise RunError(f"{self.path} holds a run of another recipe: {differences}")
