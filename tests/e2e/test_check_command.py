@@ -50,6 +50,15 @@ def test_a_corpus_without_fault(corpus) -> None:
     assert done.stderr == ""
 
 
+def test_a_folder_is_no_list_and_told_before_the_check(tmp_path: Path) -> None:
+    done = crosspair("check", tmp_path / "none.parquet", "--list", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"crosspair: error: --list names a file of results, and {tmp_path} is a folder; "
+        f"try {tmp_path / 'list.csv'}\n"
+    )
+
+
 def test_every_kind_is_counted_and_listed(corpus, make_audio, tmp_path) -> None:
     broken = damage(corpus, make_audio)
     listed = tmp_path / "list.csv"

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crosspair.cli import main
 from tests.e2e.conftest import crosspair, pretrain_arguments
 
 
@@ -24,6 +25,18 @@ def test_missing_manifest(tmp_path) -> None:
     line = refused(*pretrain_arguments(tmp_path / "none.parquet", tmp_path / "run"))
     assert "none.parquet does not exist; make one with" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["corpus rendered out", "corpus ucf101 videos --lists l --out out", "prepare m --out out",
+     "quickstart --out out", "evaluate zeroshot --model m --manifest m --out out"],
+)  # fmt: skip
+def test_a_seed_below_zero(call: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*call.split(), "--seed", "-1"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("error: argument --seed: '-1' is no whole number from 0 on")
 
 
 def test_wrong_column(tmp_path, rendered) -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosspair.cli.verbs import check_place
+
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
     from crosspair.corpora.check import Checked
@@ -43,6 +45,8 @@ def _check(options: argparse.Namespace) -> None:
     from crosspair.corpora.check import check
     from crosspair.progress import progress
 
+    if options.list:
+        check_place(options.list, "--list", "list.csv")
     manifest = Manifest.read(options.manifest)
     videos = len({clip.path for clip in manifest.clips()})
     try:

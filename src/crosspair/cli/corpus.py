@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crosspair.cli.verbs import whole_number
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _add_rendered(kinds: Verbs) -> None:
     rendered = kinds.add_parser("rendered", help="render video files with noisy titles")
     rendered.add_argument("out", type=Path, metavar="OUT", help="folder for videos and manifest")
     rendered.add_argument("--pairs", type=int, default=1200, help="default: 1200")
-    rendered.add_argument("--seed", type=int, default=0, help="default: 0")
+    rendered.add_argument("--seed", type=whole_number(0), default=0, help="default: 0")
     rendered.add_argument(
         "--noise", type=float, default=0.3, help="0 (clean titles) to 1 (all wrong); default: 0.3"
     )
@@ -113,7 +114,9 @@ def _reader(kinds: Verbs, name: str, help_: str, read: Read) -> argparse.Argumen
     reader.add_argument(
         "--val", type=float, default=0.0, help="share of train to hold out as val (default: 0)"
     )
-    reader.add_argument("--seed", type=int, default=0, help="of that choice (default: 0)")
+    reader.add_argument(
+        "--seed", type=whole_number(0), default=0, help="of that choice (default: 0)"
+    )
     return reader
 
 

@@ -77,7 +77,9 @@ def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
         "--beside-random", action=argparse.BooleanOptionalAction, default=every,
         help=f"test random weights, too (default: {'yes' if every else 'no'})",
     )  # fmt: skip
-    verb.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    verb.add_argument(
+        "--seed", type=whole_number(0), default=0, help="of all that is drawn (default: 0)"
+    )
     if name != "retrieval":
         verb.add_argument(
             "--details", type=Path, metavar="DIR",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crosspair.cli.engines import add_engine, on_cluster
+from crosspair.cli.verbs import whole_number
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def add_prepare(verbs: Verbs) -> None:
     verb.add_argument(
         "--sample", type=int, default=20, help="videos that --dry-run tries out (default: 20)"
     )
-    verb.add_argument("--seed", type=int, default=0, help="of that sample (default: 0)")
+    verb.add_argument("--seed", type=whole_number(0), default=0, help="of that sample (default: 0)")
     add_engine(verb)
     verb.set_defaults(verb=_prepare)
 

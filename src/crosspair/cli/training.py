@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosspair.cli.verbs import add_profile, add_splits
+from crosspair.cli.verbs import add_profile, add_splits, whole_number
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
@@ -18,7 +18,9 @@ def add_quickstart(verbs: Verbs) -> None:
         "quickstart", help="render a corpus, pre-train on it, evaluate, write report.html"
     )
     verb.add_argument("--out", type=Path, required=True, help="folder for all that is made")
-    verb.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    verb.add_argument(
+        "--seed", type=whole_number(0), default=0, help="of everything random (default: 0)"
+    )
     verb.set_defaults(verb=_quickstart)
 
 

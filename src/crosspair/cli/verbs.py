@@ -38,12 +38,13 @@ def _splits(text: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def check_place(out: Path, option: str = "--out") -> None:
+def check_place(out: Path, option: str = "--out", example: str = "results.json") -> None:
     """See that results can be written to a file, before they are computed.
 
     Args:
         out: the file.
         option: that names it.
+        example: of a file's name, for who names a folder.
 
     Raises:
         RunError: it is a folder, or lies in a file.
@@ -52,7 +53,7 @@ def check_place(out: Path, option: str = "--out") -> None:
 
     if out.is_dir():
         raise RunError(
-            f"{option} names a file of results, and {out} is a folder; try {out}/results.json"
+            f"{option} names a file of results, and {out} is a folder; try {out / example}"
         )
     for folder in out.parents:
         if folder.is_file():
