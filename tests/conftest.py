@@ -155,3 +155,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def eager_backend() -> Iterator[None]:
+    """Compiled, but by no compiler: that takes minutes, and a C++ compiler."""
+    with torch.compiler.set_stance("default", force_backend="aot_eager"):
+        yield

@@ -11,12 +11,13 @@ from crosspair.corpora import Manifest, manifest_of
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, VideoError
 from crosspair.planning import measuring, plan
-from crosspair.planning.measuring import _gathered, _grown
+from crosspair.planning.measuring import _forward, _gathered, _grown
 from crosspair.planning.memory import Memory
 from crosspair.recipes import load_recipe
 from crosspair.training.pretrain import Pretraining
 from crosspair.video import Batch
 from tests.e2e.conftest import TINY
+from tests.training.test_parallel import graphs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,6 +77,30 @@ def test_a_part_stops_growing_before_memory_is_full() -> None:
     memory.available = 0
     part, _ = _grown(task(), batch(24), 24, LONG, memory)
     assert len(part.rows) == 2
+
+
+def test_what_the_compiler_takes_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: set[int] = set()
+
+    def step(task: Pretraining, part: Batch) -> float:
+        is_made = len(part.rows) in made
+        made.add(len(part.rows))
+        return 0.01 if is_made else LONG
+
+    monkeypatch.setattr(measuring, "_step", step)
+    compiling = task()
+    training = dataclasses.replace(compiling.recipe.training, compile=True)
+    compiling.recipe = dataclasses.replace(compiling.recipe, training=training)
+    part, _ = _grown(compiling, batch(24), 24, 10, Memory(torch.device("cpu")))
+    assert len(part.rows) == 24
+
+
+@pytest.mark.usefixtures("eager_backend")
+def test_nothing_is_compiled_for_validation() -> None:
+    compiling = task(compile=True)
+    before = graphs()
+    assert _forward(compiling, batch(2), 0) > 0
+    assert graphs() == before
 
 
 def test_a_part_that_does_not_fit_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,13 +100,6 @@ def test_uploading_waits_for_no_gpu() -> None:
             assert training_pixels(clips, colors, ClipConfig(color_jitter=0.4)).is_cuda
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.fixture
-def eager_backend() -> Iterator[None]:
-    """Compiled, but by no compiler: that takes minutes, and a C++ compiler."""
-    with torch.compiler.set_stance("default", force_backend="aot_eager"):
-        yield
 
 
 def graphs() -> int:

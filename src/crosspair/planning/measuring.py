@@ -21,6 +21,7 @@ from crosspair.planning.memory import Memory
 from crosspair.precision import autocast
 from crosspair.progress import progress
 from crosspair.training.finetune import Finetuning
+from crosspair.training.parallel import uncompiled
 from crosspair.training.pretrain import Pretraining
 from crosspair.video import Batch, TrainingOrder, training_loader
 
@@ -167,7 +168,7 @@ def _grown(
     Returns:
         The part, and the bytes that each of its clips takes (0: not known).
     """
-    by_clip, size, peaks, begun = 0.0, min(2, whole), [(0, 0)], time.perf_counter()
+    by_clip, size, peaks, spent = 0.0, min(2, whole), [(0, 0)], 0.0
     while True:
         memory.begin()
         took = _first_step(task, _some(batch, size))
@@ -176,12 +177,13 @@ def _grown(
             if not before:
                 raise RecipeError(f"{size} clips do not fit into memory; lower clip.size")
             return _some(batch, before), by_clip
+        spent += took
         peaks.append((size, memory.end()))
         if before:
             by_clip = max(0.0, (peaks[-1][1] - peak_before) / (size - before))
         following = min(2 * size, whole)
         fits = peaks[-1][1] + by_clip * (following - size) < memory.available
-        in_time = time.perf_counter() - begun + 2 * took < seconds or not before
+        in_time = spent + 2 * took < seconds or not before
         if size == whole or not (fits and in_time):
             return _some(batch, size), by_clip
         size = following
@@ -190,6 +192,8 @@ def _grown(
 def _first_step(task: Pretraining | Finetuning, batch: Batch) -> float | None:
     """Seconds of a step; None where a GPU's memory does not do for it."""
     try:
+        if task.recipe.training.compile:
+            _step(task, batch)  # takes minutes where passes for this size are made first
         return _step(task, batch)
     except torch.OutOfMemoryError:
         logger.info("%d clips at a time do not fit into memory", len(batch.rows))
@@ -243,7 +247,11 @@ def _forward(task: Pretraining | Finetuning, batch: Batch, seconds: float) -> fl
     if isinstance(task, Pretraining):
         network = task.model.encode_video
     clips, count, begun = batch.clips.to(device), 0, _now(device)
-    with inference(task.model.video_encoder, device, precision), autocast(device, precision):
+    with (
+        inference(task.model.video_encoder, device, precision),
+        uncompiled(task.recipe.training),
+        autocast(device, precision),
+    ):
         while count == 0 or _now(device) - begun < seconds:
             network(clips)
             count += len(clips)
