@@ -29,6 +29,11 @@ def test_a_fixed_epoch_overrides_saturation() -> None:
     assert stages(config, [0.1] * 5) == [1, 1, 1, 2, 2]
 
 
+def test_stage_two_may_begin_at_once() -> None:
+    assert Curriculum(CurriculumConfig(stage2_epoch=0)).stage == 2
+    assert Curriculum(CurriculumConfig(stage2_epoch=1)).stage == 1
+
+
 def test_frozen_never_leaves_stage_one_and_joint_never_has_it() -> None:
     assert stages(CurriculumConfig(strategy="frozen", patience=1), [0.1] * 4) == [1] * 4
     assert stages(CurriculumConfig(strategy="joint"), [0.1]) == [2]

@@ -23,6 +23,7 @@ class Curriculum:
         self.stage = 2 if config.strategy == "joint" else 1
         self.best = float("-inf")
         self._without_gain = 0
+        self.advance(0)
 
     def observe(self, score: float) -> bool:
         """Take in a validation score, higher is better; tell whether it is the best so far."""
