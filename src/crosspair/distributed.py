@@ -98,15 +98,14 @@ def joined() -> Iterator[World]:
     """Join the processes that ``torchrun`` started; alone where there are none.
 
     Raises:
-        RunError: another process died, or was not heard of for half an hour.
+        RunError: this process has no GPU of its own where there are some; another process died, or
+            was not heard of for half an hour.
     """
     cuda = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
         yield World(device=torch.device("cuda" if cuda else "cpu"))
         return
-    device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    device = _own_gpu() if cuda else torch.device("cpu")
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     world = World(dist.get_rank(), dist.get_world_size(), device)
     with ExitStack() as leaving:
@@ -125,6 +124,18 @@ def joined() -> Iterator[World]:
                 f"process {world.rank} of {world.size} lost another one ({reason}): why, that one "
                 f"says, or torchrun; {_GO_ON}"
             ) from error
+
+
+def _own_gpu() -> torch.device:
+    number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= gpus:
+        raise RunError(
+            f"the process of LOCAL_RANK {number} has no GPU of its own, as this machine has "
+            f"{gpus}: start no more processes on it (torchrun --nproc-per-node {gpus})"
+        )
+    device = torch.device(f"cuda:{number}")
+    torch.cuda.set_device(device)
+    return device
 
 
 def _leave(handler: Any) -> None:

@@ -10,6 +10,8 @@ from transformers import AutoModel, BertConfig
 
 from crosspair.config import ClassifierConfig, ClipConfig, VideoConfig
 from crosspair.corpora import manifest_of
+from crosspair.distributed import joined
+from crosspair.errors import RunError
 from crosspair.models import Classifier
 from tests.models.conftest import write_language_model
 
@@ -86,6 +88,19 @@ def test_the_new_layers_gradients_are_those_of_the_whole_batch(tmp_path) -> None
     assert two["layer"].shape[0] == 2
     assert torch.equal(two["layer"][0], two["layer"][1])
     assert one["losses"][0] != one["losses"][1]
+
+
+def test_a_process_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "2"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError) as told, joined():
+        pass
+    assert str(told.value) == (
+        "the process of LOCAL_RANK 2 has no GPU of its own, as this machine has 2: start no more "
+        "processes on it (torchrun --nproc-per-node 2)"
+    )
 
 
 def test_the_test_of_a_classifier_is_the_same_to_the_last_bit(tmp_path, make_video) -> None:

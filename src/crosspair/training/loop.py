@@ -82,7 +82,7 @@ class Loop:
                 task.load_state_dict(shared["task"], [own["task"] for own in owns])
                 if world.rank < len(owns):  # one that is new keeps the generators it began with
                     torch.set_rng_state(owns[world.rank]["rng"])
-                    if world.device.type == "cuda":
+                    if world.device.type == "cuda" and "cuda_rng" in owns[world.rank]:
                         torch.cuda.set_rng_state(owns[world.rank]["cuda_rng"])
                 self.step, self.best_step = shared["step"], shared["best_step"]
                 self.left_out = shared["left_out"]
