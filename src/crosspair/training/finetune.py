@@ -218,7 +218,8 @@ class Finetuning:
         targets = torch.tensor(self.data.targets(validation))
         loader = centre_loader(
             validation.clips(), range(world.rank, len(validation), world.size), [0.5],
-            self.recipe.clip, batch_size=training.batch_size, workers=training.workers,
+            self.recipe.clip, batch_size=training.batch_size // training.accumulate,
+            workers=training.workers,
         )  # fmt: skip
         sums = torch.zeros(3, dtype=torch.float64)
         self.model.eval()

@@ -210,7 +210,8 @@ class Pretraining:
         training = self.recipe.training
         with uncompiled(training):
             features = extract_features(
-                self.model, self.validation, clips=1, batch_size=training.batch_size,
+                self.model, self.validation,
+                clips=1, batch_size=training.batch_size // training.accumulate,
                 workers=training.workers, world=self.world, precision=training.precision,
             )  # fmt: skip
         titles = self.validation.column(self.recipe.text.column)
