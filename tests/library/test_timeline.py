@@ -20,6 +20,14 @@ def test_gaps_stay() -> None:
     assert (second.start, second.end, second.label, second.score) == (10, 14, "cat", 0.8)
 
 
+def test_a_class_is_not_claimed_for_what_nobody_read() -> None:
+    scores = np.array([[0.9, 0.1], [0.7, 0.3]])
+    first, second = timeline([(0, 4), (20, 24)], scores, CLASSES)
+    assert (first.start, first.end, first.label, first.score) == (0, 4, "dog", 0.9)
+    assert (second.start, second.end, second.label, second.score) == (20, 24, "dog", 0.7)
+    assert timeline([], np.zeros((0, 2)), CLASSES) == []
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=20))
 def test_stretches_follow_each_other(cats: list[bool]) -> None:
     spans = [(2.0 * i, 2.0 * i + 4) for i in range(len(cats))]

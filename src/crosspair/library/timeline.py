@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -44,12 +44,14 @@ def timeline(
     (Stretch(start=0, end=4, label='dog', score=1.0), 4)
     """
     best = scores.argmax(axis=1)
+    apart = [start > end for (_, end), (start, _) in pairwise(spans)]
+    gaps = np.cumsum([False, *apart])  # before each window; what could not be read has no class
     stretches = []
-    for label, members in groupby(range(len(spans)), key=lambda row: int(best[row])):
+    for (_, label), members in groupby(range(len(spans)), key=lambda i: (gaps[i], int(best[i]))):
         rows = list(members)
         following = rows[-1] + 1
         end = spans[rows[-1]][1]
-        if following < len(spans):  # a gap stays one: what could not be read has no class
+        if following < len(spans):
             end = min(end, spans[following][0])
         score = float(scores[rows, label].mean())
         stretches.append(Stretch(spans[rows[0]][0], end, classes[label], score))
