@@ -213,7 +213,11 @@ def test_a_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no weights", b"PK\x03\x04 cut", b"some notes", b"hello world", b"X\xff\xff", b"GIF89a",
+     b"X\x01\x00\x00\x00\xff."],
+)  # fmt: skip
 def test_a_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, rf"{name}: not a readable file of weights \(.+\)$")

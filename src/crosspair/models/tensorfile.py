@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,14 +47,14 @@ def read_tensors(file: str | Path) -> TensorFile:
         if path.suffix == ".safetensors":
             return TensorFile(_unwrapped(load_file(path)))
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of a file that is none PyTorch raises whatever it stumbles over
         if code := _CODE.search(str(error)):
             raise ModelError(
                 f"{path} holds more than tensors ({code[1]}), which may run code when it is read, "
                 "so it is refused; save its state dict alone, best as .safetensors"
             ) from error
-        pickled = isinstance(error, pickle.UnpicklingError)  # whose message is advice for authors
-        reason = "PyTorch did not write it" if pickled else " ".join(str(error).split())[:100]
+        told = isinstance(error, (OSError, EOFError, SafetensorError, RuntimeError))
+        reason = " ".join(str(error).split())[:100] if told else "PyTorch did not write it"
         reason = reason or "it is empty or cut"
         raise ModelError(f"{path}: not a readable file of weights ({reason})") from error
     settings = "\n".join(_texts(found))
