@@ -120,6 +120,31 @@ def test_what_the_hub_refuses_is_told(
         push(tmp_path / "model", "me/dogs")
 
 
+class NoNetworkError(Exception):
+    """Of a kind that no other library knows, as HTTP clients have them."""
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [("\nno route\nto host", "no route"), ("", "NoNetworkError")]
+)
+def test_without_a_network_a_line_tells_so(
+    tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    saved(tmp_path / "model")
+
+    def fails(*_: object, **__: object) -> None:
+        raise NoNetworkError(said)
+
+    monkeypatch.setattr(hub, "create_repo", fails)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    message = rf"^me/dogs: the hub did not take {tmp_path}/model \({told}\)$"
+    with pytest.raises(ModelError, match=message):
+        push(tmp_path / "model", "me/dogs")
+    message = rf"^me/dogs: neither a folder nor a model on the hub \({told}\)$"
+    with pytest.raises(ModelError, match=message):
+        read_model("me/dogs")
+
+
 def test_a_folder_without_a_model_is_not_uploaded(tmp_path: Path, hub: LocalHub) -> None:
     with pytest.raises(ModelError, match=f"^{tmp_path} holds no model: no readable config.json$"):
         push(tmp_path, "me/dogs")

@@ -130,7 +130,7 @@ def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) ->
     folder = Path(folder)
     read_config(folder, *KINDS)
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import LocalTokenNotFoundError
 
     try:
         hub = HfApi()
@@ -138,9 +138,8 @@ def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) ->
         hub.upload_folder(repo_id=url.repo_id, folder_path=folder, ignore_patterns=".*")
     except LocalTokenNotFoundError as error:
         raise ModelError(f"{name}: the hub knows no user here; log in by: hf auth login") from error
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{name}: the hub did not take {folder} ({reason})") from error
+    except Exception as error:  # without a network, a kind that is the HTTP client's own
+        raise ModelError(f"{name}: the hub did not take {folder} ({_reason(error)})") from error
     return str(url)
 
 
@@ -157,13 +156,13 @@ def local_folder(source: str | os.PathLike[str]) -> Path:
     if not looks_like_hub:
         raise ModelError(f"model folder {name} does not exist")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(name))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{name}: neither a folder nor a model on the hub ({reason})") from error
+    except Exception as error:  # see `push`
+        raise ModelError(
+            f"{name}: neither a folder nor a model on the hub ({_reason(error)})"
+        ) from error
 
 
 def read_config(folder: Path, *types: str) -> dict[str, Any]:
@@ -218,6 +217,10 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _may_be_replaced(folder: Path) -> bool:
