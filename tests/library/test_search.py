@@ -11,6 +11,7 @@ import torch
 
 from crosspair.errors import ModelError, TextError, VideoError
 from crosspair.library import Engine, Library, LibraryError, Searcher, Windows, index
+from crosspair.library import search as search_module
 from crosspair.library import store as store_module
 from crosspair.library.sheet import contact_sheet
 from crosspair.models import CPD
@@ -135,9 +136,25 @@ def test_an_index_finds_what_is_near_and_what_came_later(
         assert hits >= 95
 
 
+def test_a_condition_reaches_beyond_the_nearest_parts_of_an_index(
+    tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    centres = np.eye(D, dtype=np.float32).repeat(64, axis=0)
+    vectors = centres + 0.1 * generator.standard_normal(centres.shape).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = [(f"/{i // 64}/{i}.mp4", 0.0, 4.0, None, each) for i, each in enumerate(vectors)]
+    library = filled(tmp_path / "library", model, rows)
+    monkeypatch.setattr(store_module, "EXACT_UP_TO", len(rows) - 1)
+    library.tidy()
+    monkeypatch.setattr(search_module, "NPROBES", 1)
+    found = Searcher(library).nearest(vectors[0], folder=f"/{D - 1}", limit=64)
+    assert {moment.path for moment in found} == {path for path, *_ in rows[-64:]}
+
+
 def test_texts_and_videos_as_queries(tiny: Engine, folder: Path, tmp_path: Path) -> None:
     index(tmp_path / "library", tiny, [folder], windows=Windows(2, 1))
-    searcher = Searcher(tmp_path / "library")
+    searcher = Searcher(str(tmp_path / "library"))
     by_text = searcher.text("a dog", limit=3)
     assert [len(by_text), by_text[0].thumbnail[:2]] == [3, b"\xff\xd8"]
     assert by_text[0].score >= by_text[1].score >= by_text[2].score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,15 +49,15 @@ class Searcher:
     """A library with its model, to ask many times.
 
     Args:
-        library: to search in.
+        library: to search in, or its folder.
         of: the library's own model; loaded when it is needed where it is not given.
 
     Raises:
         LibraryError: see `crosspair.library.Library`.
     """
 
-    def __init__(self, library: Library | Path, of: Engine | None = None) -> None:
-        self.library = Library(library) if isinstance(library, Path) else library
+    def __init__(self, library: Library | str | os.PathLike[str], of: Engine | None = None) -> None:
+        self.library = library if isinstance(library, Library) else Library(library)
         if of is not None:
             self.engine = of
 
@@ -156,7 +157,8 @@ class Searcher:
         if exact:
             search = search.bypass_vector_index()
         else:
-            search = search.nprobes(NPROBES).refine_factor(REFINE)
+            # More are looked at where a condition leaves too little in these.
+            search = search.minimum_nprobes(NPROBES).maximum_nprobes(0).refine_factor(REFINE)
         try:
             rows: list[dict[str, Any]] = (
                 search.where(condition) if condition else search

@@ -34,6 +34,7 @@ KEPT = datetime.timedelta(minutes=10)  # old versions stay as long, for who read
 AT_ONCE = 10_000  # names in one SQL expression
 
 State = tuple[int, int]  # of a file: its size in bytes, and when it was modified, in ns since 1970
+NOT_THERE: State = (-1, -1)
 
 
 class LibraryError(CrosspairError):
@@ -75,8 +76,8 @@ class Library:
         LibraryError: there is none, it is of another format, or LanceDB is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = folder = Path(folder)
         self.about = _about(folder)
         self.windows = Windows(self.about.window, self.about.stride)
         try:
@@ -183,6 +184,17 @@ def schema(dimensions: int) -> pa.Schema:
         ("size", pa.int64()),  # of the file, in bytes; 0 of a URL
         ("modified", pa.int64()),  # ns since 1970; 0 of a URL
     ])  # fmt: skip
+
+
+def state_of(path: str) -> State:
+    """The state of a file; nobody asks for that of a URL's."""
+    if "://" in path:
+        return 0, 0
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return NOT_THERE
+    return status.st_size, status.st_mtime_ns
 
 
 def is_library(folder: Path) -> bool:
