@@ -91,10 +91,10 @@ def test_a_file_has_one_name(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "deep").mkdir()
-    index(tmp_path / "library", tiny, ["deep/..", "1.mp4"], windows=WINDOWS)
+    index(str(tmp_path / "library"), tiny, ["deep/..", "1.mp4"], windows=WINDOWS)
     again = index(tmp_path / "library", tiny, [folder])
     assert (again.added, again.unchanged) == (0, 5)
-    assert forget(tmp_path / "library", ["../videos"]) == 5
+    assert forget(str(tmp_path / "library"), ["../videos"]) == 5
 
 
 def test_what_is_done_counts_before_all_videos_are_probed(
@@ -187,6 +187,9 @@ def test_titles_come_from_a_file_or_a_manifest(tiny: Engine, folder: Path, tmp_p
     assert videos[str(folder / "1.mp4")].title == "it's one"
     assert videos[str(folder / "3.mp4")].title == "three"
     assert index(library, tiny, [folder]).unchanged == 5
+    assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
+    os.utime(folder / "1.mp4", (1, 1))
+    assert index(library, tiny, [folder]).changed == 1
     assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
 
 

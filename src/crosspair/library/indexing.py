@@ -8,6 +8,7 @@ next call sees that they are not there, and adds them.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from crosspair.library.store import (
     State,
     check_free,
     is_library,
+    state_of,
     writing,
 )
 from crosspair.library.videos import Named, probed, videos_of
@@ -36,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 COMMIT_WINDOWS, COMMIT_SECONDS = 4096, 30.0  # what is encoded is written after so much of either
 PROBED = 1000  # videos that are looked at before the first of them is encoded
-NOT_THERE = (-1, -1)  # the state of a file that is missing
 PART = "#t="  # between the path and the seconds, where a video is a part of a file
 
 
@@ -59,7 +60,7 @@ class Indexed:
 
 
 def index(
-    folder: Path,
+    folder: str | os.PathLike[str],
     of: Engine,
     named: Sequence[Named],
     *,
@@ -84,6 +85,7 @@ def index(
             the folder holds something else.
         ManifestError: what is named does not do.
     """
+    folder = Path(folder)
     check_free(folder)
     wholes = [absolute(name) for name in named]
     manifest = videos_of(wholes, titles)
@@ -123,7 +125,7 @@ def index(
     )
 
 
-def forget(folder: Path, named: Sequence[Named]) -> int:
+def forget(folder: str | os.PathLike[str], named: Sequence[Named]) -> int:
     """Take videos out of a library: files, and all that lie in folders, there or not.
 
     Returns:
@@ -134,6 +136,7 @@ def forget(folder: Path, named: Sequence[Named]) -> int:
     """
     wholes = [absolute(name) for name in named]
     library = Library(folder)
+    folder = library.folder
     with writing(folder):
         known, broken = library.videos(), read_broken(folder)
         gone = {
@@ -172,18 +175,8 @@ def _videos(manifest: Manifest) -> dict[str, _Video]:
         part = f"{PART}{clip.start or 0:g}"
         part += "" if clip.end is None else f",{clip.end:g}"
         name = clip.path if clip.start is None and clip.end is None else clip.path + part
-        videos.setdefault(name, _Video(name, row, clip.path, _state(clip.path), title))
+        videos.setdefault(name, _Video(name, row, clip.path, state_of(clip.path), title))
     return videos
-
-
-def _state(path: str) -> State:
-    if "://" in path:
-        return 0, 0
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
-        return NOT_THERE
-    return status.st_size, status.st_mtime_ns
 
 
 def _path(name: str) -> str:

@@ -19,7 +19,7 @@ from crosspair.corpora.prepare.settings import Settings
 from crosspair.errors import VideoError
 from crosspair.isolation import isolated
 from crosspair.library import Library, Moment
-from crosspair.library.store import quoted
+from crosspair.library.store import NOT_THERE, quoted, state_of
 from crosspair.video.container import opened
 
 SHOWN = 100_000  # moments that can be played; more push out the oldest
@@ -27,7 +27,7 @@ PLAYED = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm"
 CODECS = ("h264", "vp8", "vp9", "av1")
 PIXELS = ("yuv420p", "yuvj420p")  # a phone's ten bits are not for every browser
 CONVERSION = Settings(short_side=360)
-SECONDS, TOGETHER, CONVERSIONS = 60.0, 2, 100  # for one; at a time; that are kept
+SECONDS, CONVERSIONS = 60.0, 100  # for one; that are kept
 
 
 class Moments:
@@ -43,7 +43,7 @@ class Moments:
         self._secret = secrets.token_bytes(16)
         self._shown: OrderedDict[str, Clip] = OrderedDict()
         self._changing = threading.Lock()
-        self._converting = threading.BoundedSemaphore(TOGETHER)
+        self._converting = threading.Lock()  # two may want the same moment
 
     def show(self, moment: Moment) -> str:
         """Let a moment be played.
@@ -81,11 +81,18 @@ class Moments:
         """An MP4 file of the moment alone, without sound, that every browser plays.
 
         Raises:
-            KeyError: no such moment was shown, or its video has left the library.
+            KeyError: no such moment was shown, or its video is deleted or has left the library.
             VideoError: the video cannot be read.
-            TimeoutError: others keep all hands busy.
+            TimeoutError: others' conversions take too long.
         """
-        clip, target = self._known(key), self._folder / f"{key}.mp4"
+        clip = self._known(key)
+        state = state_of(clip.path)
+        if state == NOT_THERE:
+            raise KeyError(key)
+        # A file that was replaced is converted anew.
+        target = self._folder / f"{key}-{state[0]}-{state[1]}.mp4"
+        if target.exists():
+            return target
         if not self._converting.acquire(timeout=SECONDS):
             raise TimeoutError
         try:

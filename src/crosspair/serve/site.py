@@ -114,7 +114,7 @@ def _add_moments(app: FastAPI, moments: Moments) -> None:
     from fastapi import HTTPException
     from fastapi.responses import FileResponse
 
-    headers = {"Cache-Control": "private, max-age=3600"}
+    headers = {"Cache-Control": "private, no-cache"}  # it may leave the library at any time
 
     @app.get("/moments/{key}/video")
     def video(key: str) -> FileResponse:
