@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from crosspair.corpora import manifest_of
+from crosspair.models import CPD
+from crosspair.recipes import load_recipe
+from crosspair.training import pretrain
 from crosspair.training.finetune import Finetuning
 from crosspair.training.pretrain import Pretraining
 from tests.training import test_finetune, test_parallel
@@ -42,3 +46,28 @@ def test_no_more_clips_at_a_time_than_a_part_of_a_batch(
     monkeypatch.setattr(importlib.import_module(f"crosspair.training.{module}"), reads, asks)
     with pytest.raises(AskedError, match=r"^4$"):
         make().validate()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_model_that_is_best_is_written_and_given_back(
+    tmp_path, make_video, monkeypatch
+) -> None:
+    for row in range(8):
+        make_video(tmp_path / f"{row}.mp4", frames=12, size=(64, 64))
+    rows = [
+        {"pair_id": str(row), "path": f"{row}.mp4", "title": "a dog", "split": split}
+        for row, split in enumerate(["train"] * 6 + ["val"] * 2)
+    ]
+    manifest = manifest_of(rows, tmp_path / "m.parquet")
+    recipe = load_recipe("laptop", [
+        "clip.size=32", "clip.frames=4", "video.width=4", "text.dimensions=8", "head.hidden=8",
+        "head.embedding=8", "objective.noise_samples=8", "training.batch_size=2",
+        "training.epochs=2", "training.workers=0", "training.validate_every=1",
+        "training.export=best", "curriculum.stage2_epoch=1",
+    ])  # fmt: skip
+    worse = iter([0.9, 0.1])
+    monkeypatch.setattr(Pretraining, "validate", lambda _: {"mrr": next(worse)})
+    model = pretrain(recipe, manifest, tmp_path / "run")
+    assert model is not None
+    assert not model.training
+    assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash

@@ -65,7 +65,8 @@ def pretrain(
         world: the processes that train together; each of them calls this.
 
     Returns:
-        The model, or None where it was asked to stop (SIGTERM, Ctrl-C) before its end.
+        The model that was written, or None where it was asked to stop (SIGTERM, Ctrl-C) before its
+        end.
 
     Raises:
         CrosspairError: pairs, recipe, folder or videos do not do; the message says which and why.
@@ -96,6 +97,8 @@ def pretrain(
         if world.is_main and (config.export == "last" or not run.model.exists()):
             task.model.save_pretrained(run.model)
         world.barrier()
+        if config.export == "best":
+            return CPD.from_pretrained(run.model).to(world.device)
     return task.model.eval()
 
 
