@@ -185,7 +185,7 @@ def test_paths_are_the_same_from_every_folder(
 
 
 def test_a_second_run_does_nothing(corpus: Corpus) -> None:
-    corpus.prepare()
+    first, _ = corpus.prepare()
     before = {p: p.stat().st_mtime_ns for p in (corpus.out / "videos").iterdir()}
     again, made = corpus.prepare()
     assert made == []
