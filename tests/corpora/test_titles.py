@@ -174,6 +174,9 @@ def test_english_is_left_as_it_is(title: str) -> None:
         ("dog_cat", "dog cat"),
         ("dog、cat。", "dog, cat."),
         ("2010–2014 dogs", "2010-2014 dogs"),
+        ("bowling w/ friends", "bowling with friends"),
+        ("W/o dogs (w/ a cat) w/", "without dogs, with a cat, with"),
+        ("dog www.a.com/w/?b w/d cat/w/ bird", "dog w, d cat, w, bird"),
     ],
 )
 def test_marks_between_words_are_few(title: str, clean: str) -> None:

@@ -95,7 +95,7 @@ def test_running_twice_gives_the_same() -> None:
 
 
 def test_clean_titles_that_are_there_are_kept_if_asked_for() -> None:
-    given = ["@ DOGS run", None, None, None, None]
+    given = ["@ DOGS run", None, "", None, " "]
     filled, report = prepare_titles(manifest(title_clean=given), keep_clean=True)
     assert columns(filled)[0] == ("@ DOGS run", "DOGS run")
     assert columns(filled)[4] == ("A man is playing the cello", "man playing cello")

@@ -57,6 +57,7 @@ def scan(title: str) -> list[Piece]:
      ('www.a.com', 'URL')]
     """
     text = _QUOTED.sub(r"\1'\2", plain(title))
+    text = _WITH.sub(lambda found: "without " if found[1] else "with ", text)
     pieces: list[Piece] = []
     end = 0
     for found in _TOKEN.finditer(text):
@@ -117,6 +118,7 @@ _SAFE_ENDS = "com|net|org|edu|gov|info|biz|tv|co\\.uk|gg|io|ly"
 _ENDS = f"{_SAFE_ENDS}|be|me|us|in|it|to|so|cc|ws|gl|de|fr|uk|es|jp|ru|ca|au|br|nl|ch|se|eu|app"
 # An apostrophe that was lost to a wrong encoding, as in "don\ufffdt", can still be told.
 _QUOTED = re.compile(rf"(?i)({_L}){UNREADABLE}(s|t|m|d|ll|re|ve)(?!{_W})")
+_WITH = re.compile(r"(?i)(?<![^\s(])w/(o?)(?!\w)\s*")  # not in an address
 _TOKEN = re.compile(
     rf"""
       (?P<url> (?:https?|ftp)\s?:\s?/[!-~]* | (?<!{_W})www\.[!-~]+

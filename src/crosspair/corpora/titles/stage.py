@@ -126,7 +126,9 @@ def prepare_titles(
     if workers is not None and workers < 1:
         raise TextError(f"workers is {workers}: pass 1 or more")
     titles = [title or "" for title in manifest.column("title")]
-    given = manifest.column("title_clean") if keep_clean else [None] * len(titles)
+    # A blank cell of a csv is read as a blank text, not as none.
+    cleans = manifest.column("title_clean")
+    given = [clean if keep_clean and clean and clean.strip() else None for clean in cleans]
     times = Counter(zip(titles, given, strict=True))  # each title is prepared once
     done: dict[_Job, Prepared] = {}
     pairs = 0
