@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class Answers:
 
     def __init__(self, searcher: Searcher, moments: Moments) -> None:
         self._searcher, self._moments = searcher, moments
+        self._reading = threading.Lock()  # the text encoder is for one at a time
         paths = {name.partition("#t=")[0] for name in searcher.library.videos()}
         self.videos = len(paths)
         inside = {str(Path(path).parent) for path in paths if "://" not in path}
@@ -94,7 +96,8 @@ class Answers:
             query = " ".join(asked.split())[:LETTERS]
             if not query:
                 raise TextError("Say what is to be seen, in a few words.")
-            found = self._searcher.text(query, limit=FOUND, folder=within)
+            with self._reading:
+                found = self._searcher.text(query, limit=FOUND, folder=within)
             query = f"for “{query}”"
         place = "" if within is None else f" in {folder}"
         count = f"{len(found)} moment{'s' * (len(found) != 1)}" if found else "Nothing"
@@ -131,8 +134,9 @@ class Answers:
         names = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
         if not names:
             raise TextError("Name the classes to choose among, separated by commas.")
-        self._check_known(names)
-        vectors = class_embeddings(self._searcher.engine.model, names, ("{}",)).numpy()
+        with self._reading:
+            self._check_known(names)
+            vectors = class_embeddings(self._searcher.engine.model, names, ("{}",)).numpy()
         cosines = seen.embedding @ vectors.T
         answer = Classified([seen.name] * len(seen.spans), seen.spans, names, cosines, [])
         ((_, ranked, timeline),) = answer.videos()

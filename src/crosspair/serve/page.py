@@ -91,7 +91,7 @@ def page(answers: Answers, name: str) -> gr.Blocks:
                 return looked_at, None, classified(looked_at, classes)
             return looked_at, None, answers.ready(looked_at)
 
-        # The text encoder is for one at a time, and decoding, which takes long, for another.
+        # Texts are for one at a time, and decoding, which takes long, for another.
         # Preprocessing an upload would leave an empty file behind each time.
         text_ = _one_at_a_time("text")
         video_ = {**_one_at_a_time("video"), "preprocess": False}
