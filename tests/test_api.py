@@ -101,6 +101,17 @@ def test_a_timeline_covers_the_video(model: crosspair.Model, folder: Path) -> No
     assert (timeline[0].start, timeline[-1].end) == (0, 4)
 
 
+def test_without_windows_a_timeline_tells_of_parts_alone(
+    model: crosspair.Model, folder: Path
+) -> None:
+    rows = [{"pair_id": "whole", "path": "4.mp4"},
+            {"pair_id": "part", "path": "4.mp4", "start": 1.0, "end": 3.0}]  # fmt: skip
+    found = model.classify(manifest_of(rows, folder / "parts.parquet"), ["dog"], clips=2)
+    timelines = {name: timeline for name, _, timeline in found.videos()}
+    assert timelines["whole"] == []
+    assert [(each.start, each.end) for each in timelines["part"]] == [(1.0, 3.0)]
+
+
 def test_a_model_that_reads_no_text(folder: Path) -> None:
     of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
     of.model.untrained = ("text_encoder", "text_head")

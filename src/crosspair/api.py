@@ -82,8 +82,8 @@ class Classified:
     def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[Stretch]]]:
         """Each video's id, all classes with their scores, best first, and a timeline.
 
-        The score of a video in windows is that of its mean cosine; without windows, the timeline
-        is empty.
+        The score of a video in windows is that of its mean cosine. Without windows, the timeline
+        of a whole file is empty; a part whose start and end a manifest gives is one stretch.
         """
         for name, members in groupby(range(len(self.ids)), key=self.ids.__getitem__):
             rows = list(members)
