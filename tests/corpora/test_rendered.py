@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import multiprocessing
 import os
 import re
 from collections import Counter
@@ -217,9 +216,11 @@ def test_an_interrupted_run_stops_its_workers(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    processes = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = processes.read_text() if processes.exists() else ""
     with pytest.raises(KeyboardInterrupt):
         render_corpus(tmp_path, 60, workers=2, progress=stop)
-    assert not multiprocessing.active_children()
+    assert (processes.read_text() if processes.exists() else "") == before
     assert len(list((tmp_path / "videos").iterdir())) < 30
 
 
@@ -300,10 +301,16 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(
 
 
 def test_a_killed_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosspair.corpora.rendered.corpus._start_worker", _die)
-    with pytest.raises(ManifestError, match="ended abruptly, perhaps for want of memory"):
+    monkeypatch.setattr("crosspair.corpora.rendered.corpus._TASK", "tests.corpora.dying:kill")
+    message = r"ended abruptly \(the renderer was killed \(signal 9: no memory left\?\)\); the same"
+    with pytest.raises(ManifestError, match=message):
         render_corpus(tmp_path, 24, workers=2)
 
 
-def _die() -> None:
-    os._exit(9)
+def test_a_process_tells_why_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for pair in plan(24):
+        path = tmp_path / pair.path
+        path.with_name(f".{path.name}.partial").symlink_to(tmp_path / "none" / "file")
+    with pytest.raises(ManifestError, match=r"^video .* cannot be written: No such file .*; free"):
+        render_corpus(tmp_path, 24, workers=2)

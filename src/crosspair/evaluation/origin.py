@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from crosspair.isolation import cores
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -87,7 +89,7 @@ def _machine() -> Machine:
     import torch  # here, since reading results needs none of it
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    return Machine(_cpu(), _cores(), _memory(), torch.__version__, device)
+    return Machine(_cpu(), cores(), _memory(), torch.__version__, device)
 
 
 def _cpu() -> str:
@@ -96,12 +98,6 @@ def _cpu() -> str:
         if found:
             return found[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory() -> float:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +19,14 @@ from crosspair.corpora.rendered.encoding import ENCODINGS, write_video
 from crosspair.corpora.rendered.scene import Scene, scene_of
 from crosspair.corpora.rendered.titles import titles_of
 from crosspair.errors import ManifestError
+from crosspair.isolation import Lost, cores, isolated
 
 _VERSION = 1  # of scenes, titles and files: raise it when the same settings would give others
 _SETTINGS = "rendered.json"
 _MANIFEST = "manifest.parquet"
+_TASK = "crosspair.corpora.rendered.encoding:fault_of_writing"
+_SECONDS = 300.0  # for a file that takes a part of one
+_FEW = 12  # files that take as long as a process to begin
 _LABELS = 4  # the stream of random numbers that orders the actions
 
 # Dealt in turn to the pairs of one action, then of the next: of any 10 in a row one is val, of any
@@ -112,7 +111,7 @@ def render_corpus(
         return Manifest.read(out / _MANIFEST)
     _note(out, {**settings, "complete": False})
     # Closed at once when `progress` raises, so that no process renders on.
-    with closing(_render(missing, out, workers or _cores())) as files:
+    with closing(_render(missing, out, workers or cores())) as files:
         for rendered, _ in enumerate(files, 1):
             if progress is not None:
                 progress(pairs - len(missing) + rendered, pairs)
@@ -204,41 +203,22 @@ def _note(out: Path, settings: dict[str, Any]) -> None:
 
 def _render(pairs: Sequence[Pair], out: Path, workers: int) -> Generator[None]:
     """Render the files of ``pairs``; yields after each."""
-    workers = min(workers, math.ceil(len(pairs) / 12))  # a process costs as much as 12 files
-    if workers <= 1:
-        for pair in pairs:
-            write_video(pair.scene, out / pair.path)
+    jobs = [(pair.scene, out / pair.path) for pair in pairs]
+    if workers == 1 or len(jobs) <= _FEW:
+        for job in jobs:
+            write_video(*job)
             yield
         return
-    # Spawned, not forked: a fork copies the locks of the caller's threads in whatever state.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
-        try:
-            futures = [pool.submit(write_video, pair.scene, out / pair.path) for pair in pairs]
-            for future in as_completed(futures):
-                future.result()
-                yield
-        except BrokenProcessPool as error:
-            raise ManifestError(
-                "a rendering process ended abruptly, perhaps for want of memory; the same call "
-                "goes on from there, with fewer workers if you say so (a script that calls "
-                "render_corpus must do so under \"if __name__ == '__main__':\")"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    answers = isolated(
+        _TASK, jobs, seconds=_SECONDS, workers=workers, window=_FEW, name="the renderer"
+    )
+    with closing(answers):
+        for _, answer in answers:
+            if isinstance(answer, Lost):
+                raise ManifestError(
+                    f"a rendering process ended abruptly ({answer.reason}); the same call goes on "
+                    "from there, with fewer workers if you say so"
+                )
+            if answer is not None:
+                raise ManifestError(answer)
+            yield

@@ -79,3 +79,12 @@ def write_video(scene: Scene, path: Path) -> None:
             f"video {path} cannot be written: {error.strerror}; free some space or choose another "
             "folder. The files that are done are kept, and the same call goes on from there"
         ) from error
+
+
+def fault_of_writing(job: tuple[Scene, Path]) -> str | None:
+    """What `write_video` tells, if anything: a process's task."""
+    try:
+        write_video(*job)
+    except ManifestError as error:
+        return str(error)
+    return None
