@@ -11,19 +11,19 @@ import torch
 from torch import nn
 
 from crosspair.config import ClassifierConfig, ClipConfig, FinetuneRecipe, VideoConfig
-from crosspair.errors import ModelError, RecipeError
+from crosspair.errors import ModelError
 from crosspair.models.folder import (
     CLASSIFIER_TYPE,
     CONFIG_FILE,
     load_weights,
     local_folder,
     read_config,
+    read_sections,
     save_folder,
     weights_hash,
 )
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.precision import full_precision
-from crosspair.recipes import make_recipe
 from crosspair.video.pixels import normalize
 
 SECTIONS = ("clip", "video", "classifier")  # of a recipe: what a classifier is built from
@@ -101,17 +101,10 @@ class Classifier(nn.Module):
         """
         folder = local_folder(source)
         config = read_config(folder, CLASSIFIER_TYPE)
-        where = folder / CONFIG_FILE
-        try:
-            sections = {f"{s}.{key}": value for s in SECTIONS for key, value in config[s].items()}
-            classes = config["classes"]
-            recipe = make_recipe(FinetuneRecipe, sections)
-        except (KeyError, AttributeError) as error:
-            raise ModelError(f"{where}: a section is missing ({error})") from error
-        except RecipeError as error:
-            raise ModelError(f"{where}: {error}") from error
+        recipe = read_sections(FinetuneRecipe, config, folder, *SECTIONS)
+        classes = config.get("classes")
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise ModelError(f"{where}: its classes are no list of names")
+            raise ModelError(f"{folder / CONFIG_FILE}: its classes are no list of names")
         model = cls(classes, recipe.clip, recipe.video, recipe.classifier)
         load_weights(model, folder)
         return model.eval()

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
-from crosspair.errors import ModelError, RecipeError, TextError
+from crosspair.errors import ModelError, TextError
 from crosspair.models.folder import (
-    CONFIG_FILE,
     CPD_TYPE,
     load_weights,
     local_folder,
     read_config,
+    read_sections,
     save_folder,
     weights_hash,
 )
@@ -27,7 +25,6 @@ from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage
 from crosspair.precision import full_precision
-from crosspair.recipes import recipe_of
 from crosspair.video.pixels import normalize
 
 TextEncoder = WordAverage | TransformerAverage
@@ -121,7 +118,7 @@ class CPD(nn.Module):
         """
         folder = local_folder(source)
         config = read_config(folder, CPD_TYPE)
-        recipe = _recipe(config, folder)
+        recipe = read_sections(Recipe, config, folder, *SECTIONS)
         try:
             encoder: TextEncoder = (
                 WordAverage.load(folder)
@@ -134,14 +131,3 @@ class CPD(nn.Module):
         model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
         load_weights(model, folder)
         return model.eval()
-
-
-def _recipe(config: Mapping[str, Any], folder: Path) -> Recipe:
-    try:
-        return recipe_of(
-            {f"{s}.{key}": value for s in SECTIONS for key, value in config[s].items()}
-        )
-    except (KeyError, AttributeError) as error:
-        raise ModelError(f"{folder / CONFIG_FILE}: a section is missing ({error})") from error
-    except RecipeError as error:
-        raise ModelError(f"{folder / CONFIG_FILE}: {error}") from error

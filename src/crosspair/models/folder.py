@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crosspair.atomic import write_atomically
-from crosspair.errors import ModelError
+from crosspair.errors import ModelError, RecipeError
 from crosspair.models.card import CARD_FILE, model_card
+from crosspair.recipes import AnyRecipe, make_recipe
 from crosspair.video.pixels import MEAN, STD
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -181,6 +182,25 @@ def read_config(folder: Path, *types: str) -> dict[str, Any]:
     if found in KINDS:
         raise ModelError(f"{folder} holds {KINDS[found]}; what is needed is {KINDS[types[0]]}")
     raise ModelError(f"{folder / CONFIG_FILE}: not a configuration of crosspair")
+
+
+def read_sections(
+    kind: type[AnyRecipe], config: Mapping[str, Any], folder: Path, *names: str
+) -> AnyRecipe:
+    """What a model was built from: sections of its ``config.json`` as those of a recipe.
+
+    Raises:
+        ModelError: a section is missing, or does not do.
+    """
+    where = folder / CONFIG_FILE
+    try:
+        return make_recipe(
+            kind, {f"{name}.{key}": value for name in names for key, value in config[name].items()}
+        )
+    except (KeyError, AttributeError) as error:
+        raise ModelError(f"{where}: a section is missing ({error})") from error
+    except RecipeError as error:
+        raise ModelError(f"{where}: {error}") from error
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

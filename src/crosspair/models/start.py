@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 import torch
 
 from crosspair.config import FinetuneRecipe, VideoConfig
-from crosspair.errors import ModelError, RecipeError
+from crosspair.errors import ModelError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.models.folder import (
     CLASSIFIER_TYPE,
-    CONFIG_FILE,
     CPD_TYPE,
     local_folder,
     read_config,
+    read_sections,
     read_weights,
     weights_hash,
 )
 from crosspair.models.frames import IMAGENET
 from crosspair.models.inflate import inflate
-from crosspair.recipes import make_recipe
 
 RANDOM = "random"
 _ENCODER, _LAYER = "video_encoder.", "fc."
@@ -86,20 +85,12 @@ def read_start(source: str) -> Start:
         return Start(f"ImageNet {weights_hash(encoder)}", video, encoder)
     folder = local_folder(source)
     config = read_config(folder, CPD_TYPE, CLASSIFIER_TYPE)
-    try:
-        settings = {f"video.{key}": value for key, value in config["video"].items()}
-        video = make_recipe(FinetuneRecipe, settings).video
-        classes = list(config.get("classes", []))
-    except (KeyError, AttributeError, TypeError, RecipeError) as error:
-        raise ModelError(
-            f"{folder / CONFIG_FILE}: its section video does not do ({error})"
-        ) from error
     weights = read_weights(folder)
     return Start(
         f"{_SHORT[config['model_type']]} {weights_hash(weights)}",
-        video,
+        read_sections(FinetuneRecipe, config, folder, "video").video,
         _part(weights, _ENCODER),
-        classes,
+        config.get("classes", []),
         _part(weights, _LAYER),
     )
 
