@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest
@@ -30,15 +29,13 @@ from crosspair.training.parallel import (
     check_batch,
     compiled,
     placed,
-    synchronized,
-    training_pixels,
     uncompiled,
-    uploaded,
     wrapped,
 )
 from crosspair.training.plateau import Plateau
 from crosspair.training.profile import part, profiled
 from crosspair.training.run import RunFolder
+from crosspair.training.step import Told, backward, move
 from crosspair.video import Batch, TrainingOrder, centre_loader, decoding, training_loader
 
 logger = logging.getLogger(__name__)
@@ -159,34 +156,20 @@ class Finetuning:
         lr *= self.plateau.factor
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # As many on every process, whatever could be read: each part has its collectives.
-        fewest = int(self.world.counts(len(batch.rows)).min())
-        parts = min(recipe.training.accumulate, fewest // 2)
-        logged = {name: torch.zeros((), device=device) for name in ("loss", "top-1")}
-        with part("copy"):
-            on_device = uploaded(batch, parts, device)
-        for i, (rows, clips, colors) in enumerate(on_device):
+
+        def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> Told:
             with part("copy"):
-                pixels = training_pixels(clips, colors, recipe.clip)
                 targets = sent(self.targets[rows], device)
-            with synchronized(self.network, last=i == parts - 1):
-                with part("forward"), autocast(device, recipe.training.precision):
-                    logits = self.network(pixels)
-                with part("objective"):
-                    smoothing = recipe.classifier.label_smoothing
-                    loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-                weight = len(rows) / len(batch.rows)
-                with part("backward"):
-                    torch.autograd.backward(loss * (weight * share))
-            logged["loss"] += weight * loss.detach()
-            logged["top-1"] += weight * (logits.argmax(dim=1) == targets).float().mean()
+            with part("forward"), autocast(device, recipe.training.precision):
+                logits = self.network(pixels)
+            with part("objective"):
+                smoothing = recipe.classifier.label_smoothing
+                loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+            return loss, {"top-1": (logits.argmax(dim=1) == targets).float().mean()}
+
+        logged = backward(batch, self.network, loss_of, recipe, self.world, share)
         with part("optimiser"):
-            if recipe.optimizer.clip_norm is not None:
-                moving = [p for group in self.optimizer.param_groups for p in group["params"]]
-                norm = nn.utils.clip_grad_norm_(moving, recipe.optimizer.clip_norm)
-                logged["gradient_norm"] = norm
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            logged |= move(self.optimizer, recipe.optimizer.clip_norm)
         return {**logged, "lr": torch.tensor(lr)}
 
     def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from crosspair import models, objectives
 from crosspair.config import Recipe
@@ -30,14 +29,12 @@ from crosspair.training.parallel import (
     check_batch,
     compiled,
     placed,
-    synchronized,
-    training_pixels,
     uncompiled,
-    uploaded,
     wrapped,
 )
 from crosspair.training.profile import part, profiled
 from crosspair.training.run import RunFolder
+from crosspair.training.step import Told, backward, move
 from crosspair.video import Batch, TrainingOrder, decoding, training_loader
 
 logger = logging.getLogger(__name__)
@@ -146,40 +143,25 @@ class Pretraining:
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
             recipe.optimizer, recipe.curriculum,
         )  # fmt: skip
-        # As many on every process, whatever could be read: each part has its collectives.
-        fewest = int(self.world.counts(len(batch.rows)).min())
-        parts = min(recipe.training.accumulate, fewest // 2)
-        logged: dict[str, torch.Tensor] = {}
         embeddings = []
-        with part("copy"):
-            on_device = uploaded(batch, parts, device)
-        for i, (rows, clips, colors) in enumerate(on_device):
+
+        def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> Told:
             with part("copy"):
-                pixels = training_pixels(clips, colors, recipe.clip)
                 index = sent(rows, device)
             titles = [self.titles[row] for row in rows.tolist()]
-            with synchronized(self.towers, last=i == parts - 1):
-                with part("forward"), autocast(device, recipe.training.precision):
-                    video, text = self.towers(pixels, titles)
-                with part("objective"):
-                    loss, scalars = self.objective(video, text, index, self.bank)
-                weight = len(rows) / len(batch.rows)
-                with part("backward"):
-                    (loss * (weight * share)).backward()
+            with part("forward"), autocast(device, recipe.training.precision):
+                video, text = self.towers(pixels, titles)
             embeddings.append((video.detach(), text.detach()))
-            for name, value in {"loss": loss.detach(), **scalars}.items():
-                logged[name] = logged.get(name, 0) + weight * value
+            with part("objective"):
+                told: Told = self.objective(video, text, index, self.bank)
+            return told
+
+        logged = backward(batch, self.towers, loss_of, recipe, self.world, share)
         with part("optimiser"):
             for weights in self.objective.parameters():  # learned classes, which are in no DDP
                 assert weights.grad is not None
                 weights.grad = self.world.sum(weights.grad) / self.world.size
-            if recipe.optimizer.clip_norm is not None:
-                logged["gradient_norm"] = nn.utils.clip_grad_norm_(
-                    [p for group in self.optimizer.param_groups for p in group["params"]],
-                    recipe.optimizer.clip_norm,
-                )
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            logged |= move(self.optimizer, recipe.optimizer.clip_norm)
         with part("bank"):
             both = (torch.cat(column) for column in zip(*embeddings, strict=True))
             self.bank.update(batch.rows, *both)
