@@ -276,7 +276,9 @@ def test_bad_arguments_are_refused(
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ManifestError, match=r"file/out cannot be written to: Not a directory"):
+    with pytest.raises(
+        ManifestError, match=r"file/out/rendered.json cannot be written: Not a directory"
+    ):
         render_corpus(tmp_path / "file" / "out", 16)
 
 

@@ -7,13 +7,13 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crosspair.atomic import written
 from crosspair.clip import Clip
 from crosspair.errors import ManifestError
 
@@ -79,16 +79,8 @@ class Manifest:
     def write(self, path: str | os.PathLike[str]) -> Manifest:
         """Write to ``path`` in one step: a reader sees the old file or the new one, never half."""
         path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with written(path, lambda fault: ManifestError(f"manifest {fault}")) as partial:
             pq.write_table(self.table, partial)
-            partial.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            reason = error.strerror or str(error)
-            raise ManifestError(f"manifest {path} cannot be written: {reason}") from error
         return Manifest(self.table, path)
 
     def __len__(self) -> int:

@@ -9,10 +9,7 @@ order. Both files say in their metadata, under ``crosspair``, what the features 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from crosspair.atomic import written
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
 from crosspair.evaluation.features import Features
@@ -54,10 +52,13 @@ def write_features(
         "clips": pa.array([protocol.clips if row in there else 0 for row in every], pa.int32()),
         "error": pa.array(map(failures.get, every), pa.string()),
     }).replace_schema_metadata({_KEY: protocol.json()})  # fmt: skip
-    _in_one_step(
-        folder / FEATURES_FILE, lambda path: save_file(tensors, path, {_KEY: protocol.json()})
-    )
-    _in_one_step(folder / INDEX_FILE, lambda path: pq.write_table(table, path))
+    with written(folder / FEATURES_FILE) as partial:
+        try:
+            save_file(tensors, partial, {_KEY: protocol.json()})
+        except SafetensorError as error:  # so it tells of a full disk
+            raise OSError(str(error)) from error
+    with written(folder / INDEX_FILE) as partial:
+        pq.write_table(table, partial)
 
 
 def is_whole(folder: Path) -> bool:
@@ -123,17 +124,3 @@ def _read_index(folder: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder / INDEX_FILE} cannot be read ({reason}); {ANEW}") from error
-
-
-def _in_one_step(path: Path, write: Callable[[Path], Any]) -> None:
-    # As `crosspair.atomic.write_atomically`, for what is too large to be held as bytes besides.
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError, pa.ArrowException) as error:
-        partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{path} cannot be written: {reason}") from error

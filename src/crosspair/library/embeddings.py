@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crosspair.errors import RunError, VideoError
+from crosspair.atomic import written
+from crosspair.errors import VideoError
 from crosspair.library.encoding import Encoded
 
 GROUP = 4096  # rows that are held before they are written
@@ -38,10 +38,8 @@ def write_embeddings(
         VideoError: no video could be read; nothing is written then.
         RunError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     count, failures = 0, dict[str, str]()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path) as partial:
         writer: pq.ParquetWriter | None = None
         try:
             held: list[dict[str, Any]] = []
@@ -63,12 +61,6 @@ def write_embeddings(
         finally:
             if writer is not None:
                 writer.close()
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
     return count, failures
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from crosspair.atomic import written
 from crosspair.corpora.manifest import Manifest, manifest_of
 from crosspair.corpora.rendered.actions import ACTIONS
 from crosspair.corpora.rendered.encoding import ENCODINGS, write_video
@@ -192,13 +193,9 @@ def _held(out: Path, settings: dict[str, Any]) -> bool:
 
 
 def _note(out: Path, settings: dict[str, Any]) -> None:
-    partial = out / f".{_SETTINGS}.partial"
-    try:
-        (out / "videos").mkdir(parents=True, exist_ok=True)
+    with written(out / _SETTINGS, ManifestError) as partial:
+        (out / "videos").mkdir(exist_ok=True)
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        partial.replace(out / _SETTINGS)
-    except OSError as error:
-        raise ManifestError(f"{out} cannot be written to: {error.strerror}") from error
 
 
 def _render(pairs: Sequence[Pair], out: Path, workers: int) -> Generator[None]:

@@ -1,0 +1,54 @@
+"""A file that is written in one step: the old one, or the new one, and nothing besides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crosspair.atomic import write_atomically, written
+from crosspair.errors import ManifestError, RunError
+
+
+def test_folders_are_made_and_a_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    for content in ("old", b"new"):
+        write_atomically(path, content)
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_no_utf_8_can_be_told_from_it(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a.txt", "caf\udce9 é")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "caf\\udce9 é"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_whatever_stops_it_the_old_file_stays_alone(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def stopped() -> None:
+        with written(path, ManifestError) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises((ManifestError, KeyboardInterrupt)):
+        stopped()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("crosspair.atomic.os.fsync", full)
+    with (
+        pytest.raises(RunError, match=r"a\.txt cannot be written: No space left on device$"),
+        written(tmp_path / "a.txt") as partial,
+    ):
+        partial.write_text("whole")
+    assert not list(tmp_path.iterdir())
