@@ -229,7 +229,8 @@ def test_mmaction2_saw_colours_normalised_otherwise(tmp_path: Path) -> None:
 def test_a_2d_network_is_inflated(tmp_path: Path) -> None:
     torch.save(resnet2d(18), tmp_path / "w.pth")
     imported = import_weights(tmp_path / "w.pth")
-    assert imported.project == "a 2D ResNet, inflated"
+    assert imported.project == "a 2D ResNet"
+    assert imported.left_out == ["the classifier (fc.weight, fc.bias)"]
     assert imported.model.untrained == ("video_head", "text_encoder", "text_head")
     video, state = inflate(tmp_path / "w.pth")
     assert imported.model.video == video

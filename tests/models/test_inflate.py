@@ -229,7 +229,11 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
     saved({"patch_embed.weight": torch.zeros(3)}, tmp_path / "vit.pth")
     refused(tmp_path / "vit.pth", r"no 2D ResNet: there is no conv1.weight .*\(patch_embed.weight,")
     saved({"conv1.weight": torch.zeros(4, 3, 7, 7)}, tmp_path / "stem.pth")
-    refused(tmp_path / "stem.pth", r"no 2D ResNet: there is no layer1.0 among")
+    refused(tmp_path / "stem.pth", r"of a 2D ResNet, a ResNet of 0, 0, 0, 0 basic blocks; the dep")
+    saved({"conv1.weight": torch.zeros(4, 3, 1, 7, 7)}, tmp_path / "deep.pth")
+    refused(
+        tmp_path / "deep.pth", r"no 2D ResNet: there is no conv1.weight of one .*\(conv1.weight"
+    )
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -237,7 +241,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     for name in ("layer2.0.bn1.weight", "bn1.bias"):
         del weights[name]
     file = saved(weights, tmp_path / "w.pth")
-    message = "as a ResNet-10 of width 4 it lacks 2 weights: bn1.bias, layer2.0.bn1.weight$"
+    message = "of width 4 of a 2D ResNet it lacks 2 weights: bn1.bias, layer2.0.bn1.weight$"
     refused(file, message)
 
 
@@ -259,4 +263,6 @@ def test_another_number_of_blocks_is_told(tmp_path: Path) -> None:
 def test_another_shape_is_told(tmp_path: Path) -> None:
     weights = {**resnet2d(10), "layer1.0.conv2.weight": torch.zeros(4, 2, 3, 3)}
     file = saved(weights, tmp_path / "w.pth")
-    refused(file, r"layer1.0.conv2.weight is \(4, 2, 3, 3\), expected \(4, 4, 3, 3\)$")
+    refused(
+        file, r"its layer1.0.conv2.weight should be \(4, 4, 1, 3, 3\), and is \(4, 2, 1, 3, 3\)$"
+    )

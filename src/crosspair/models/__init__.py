@@ -11,8 +11,8 @@ from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
 from crosspair.models.folder import CLASSIFIER_TYPE, CPD_TYPE, local_folder, read_config
 from crosspair.models.foreign import Imported, import_weights
+from crosspair.models.foreign.encoder import inflate
 from crosspair.models.frames import FrameModel, frozen_model, imagenet_model
-from crosspair.models.inflate import inflate
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.start import Start, read_start
 from crosspair.models.transformer import TransformerAverage

@@ -11,7 +11,8 @@ import torch
 from crosspair.config import ClipConfig, HeadConfig, TextConfig
 from crosspair.errors import ModelError
 from crosspair.models.cpd import CPD, PARTS
-from crosspair.models.inflate import IMAGENET_MEAN, IMAGENET_STD, inflate
+from crosspair.models.foreign.encoder import inflate
+from crosspair.models.inflate import IMAGENET_MEAN, IMAGENET_STD
 from crosspair.models.words import WordAverage
 from crosspair.video.pixels import MEAN, STD, normalize
 
@@ -49,7 +50,7 @@ def imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> FrameMod
     """Read a 2D ResNet to encode frames with.
 
     Args:
-        file: see `crosspair.models.inflate`, as for the errors.
+        file: see `crosspair.models.foreign.encoder.inflate`, as for the errors.
         clip: how videos are looked at; 8 frames of 224×224 if none is given.
     """
     video, state = inflate(file, as_trained=True)

@@ -20,8 +20,8 @@ from crosspair.models.folder import (
     read_weights,
     weights_hash,
 )
+from crosspair.models.foreign.encoder import inflate
 from crosspair.models.frames import IMAGENET
-from crosspair.models.inflate import inflate
 
 RANDOM = "random"
 _ENCODER, _LAYER = "video_encoder.", "fc."

@@ -20,7 +20,6 @@ from crosspair.models.cpd import CPD, PARTS, TextEncoder
 from crosspair.models.foreign.encoder import clip_form, fitted, read_encoder
 from crosspair.models.foreign.layout import AUTHORS, LAYOUTS, layout_of
 from crosspair.models.foreign.text import MAX_TOKENS, read_text_encoder
-from crosspair.models.inflate import inflate
 from crosspair.models.tensorfile import TensorFile, Weights, read_tensors
 from crosspair.models.words import WordAverage
 from crosspair.recipes import recipe_of
@@ -65,23 +64,21 @@ def import_weights(
     found = read_tensors(path)
     layout = layout_of(found)
     if layout is None:
-        if getattr(found.weights.get("conv1.weight"), "ndim", 0) != 4:
-            raise ModelError(_unknown(found, path))
-        video, encoder = inflate(path)
-        project, form = "a 2D ResNet, inflated", ClipConfig(size=224)
-    else:
-        video, encoder = read_encoder(found, layout, path)
-        project, form = layout.project, clip_form(found, layout)
-    form = _changed(form, clip or {})
+        raise ModelError(_unknown(found, path))
+    video, encoder = read_encoder(found, layout, path)
+    form = _changed(clip_form(found, layout), clip or {})
     if layout is AUTHORS:
         return _authors_model(found.weights, video, encoder, form, tokenizer, path)
     if tokenizer is not None:
-        raise ModelError(f"{path}: of {project}, which has no text tower; leave out --tokenizer")
+        raise ModelError(
+            f"{path}: of {layout.project}, which has no text tower; leave out --tokenizer"
+        )
     model = _model(_no_text_encoder(), form, video, TextConfig(), HeadConfig())
     model.video_encoder.load_state_dict(encoder)
     model.untrained = PARTS[1:]
-    left = [name for name in found.weights if layout and name.startswith(layout.beside)]
-    return Imported(model, project, [f"the classifier ({', '.join(left)})"] if left else [])
+    left = [name for name in found.weights if name.startswith(layout.beside)]
+    left_out = [f"the classifier ({', '.join(left)})"] if left else []
+    return Imported(model, layout.project, left_out)
 
 
 def _authors_model(
@@ -149,9 +146,9 @@ def _unknown(file: TensorFile, path: Path) -> str:
     two = [n for n in file.weights if "pathway1" in n or "multipathway" in n or "fast_path" in n]
     if two:
         return f"{path}: a network of two pathways ({two[0]}); only slow-only ones fit"
-    known = ", ".join(layout.theirs("stem.0.weight") for layout in LAYOUTS)
+    known = ", ".join(dict.fromkeys(layout.theirs("stem.0.weight") for layout in LAYOUTS))
     some = ", ".join(sorted(file.weights)[:3]) or "nothing"
     return (
-        f"{path}: nobody's names that are known here; a first convolution would be {known} "
-        f"or, of a 2D ResNet, conv1.weight, but the file has {some}, …"
+        f"{path}: nobody's names that are known here; a first convolution would be {known}, "
+        f"but the file has {some}, …"
     )

@@ -12,11 +12,13 @@ import torch
 
 from crosspair.config import ClipConfig, VideoConfig
 from crosspair.errors import ModelError
-from crosspair.models.foreign.layout import Layout
-from crosspair.models.inflate import BOTTLENECKS, COUNTER, renormalize
+from crosspair.models.foreign.layout import IMAGES, Layout, layout_of
+from crosspair.models.inflate import in_time, renormalize
 from crosspair.models.resnet3d import BLOCKS, ResNet3d
-from crosspair.models.tensorfile import TensorFile, Weights
+from crosspair.models.tensorfile import TensorFile, Weights, read_tensors
 
+_BOTTLENECKS = 50  # from this depth on, blocks are bottlenecks
+_COUNTER = "num_batches_tracked"  # older files lack it
 _SHOWN = 3  # names in a message
 # What a configuration says of networks that have the same weights and compute something else.
 _OTHERWISE = {
@@ -29,6 +31,33 @@ _CLIP = {  # how configurations of PySlowFast and mmaction2 tell the form of cli
     "stride": r"\b(?:SAMPLING_RATE: |frame_interval=)(\d+)",
     "size": r"\bTRAIN_CROP_SIZE: (\d+)",
 }
+
+
+def inflate(file: str | Path, *, as_trained: bool = False) -> tuple[VideoConfig, Weights]:
+    """Read a 2D ResNet's weights as those of the video encoder, see `crosspair.models.inflate`.
+
+    Args:
+        file: ``.safetensors``, or a state dict of PyTorch, with the names that torchvision and timm
+            share (``conv1.weight``, ``layer1.0.conv1.weight``, …). It is taken as trained on RGB
+            images normalised as ImageNet's usually are.
+        as_trained: leave it to the caller to give it such pixels; otherwise the difference to this
+            package's normalisation goes into the first layer.
+
+    Returns:
+        See `read_encoder`.
+
+    Raises:
+        ModelError: the file cannot be read, holds code, or is no ResNet of a depth there is here.
+    """
+    path = Path(file)
+    found = read_tensors(path)
+    if layout_of(found) is not IMAGES:
+        some = ", ".join(sorted(found.weights)[:_SHOWN]) or "nothing"
+        raise ModelError(
+            f"{path}: no 2D ResNet: there is no conv1.weight of one among its weights ({some}, …)"
+        )
+    layout = dataclasses.replace(IMAGES, imagenet_pixels=not as_trained)
+    return read_encoder(found, layout, path)
 
 
 def read_encoder(file: TensorFile, layout: Layout, path: Path) -> tuple[VideoConfig, Weights]:
@@ -55,8 +84,10 @@ def read_encoder(file: TensorFile, layout: Layout, path: Path) -> tuple[VideoCon
         expected = ResNet3d(video.depth, video.width, video.shortcut).state_dict()
     what = f"as a slow-only ResNet-{video.depth} of width {video.width} of {layout.project}"
     names = {ours: layout.theirs(ours) for ours in expected}
-    beside = [name for name in file.weights if not name.startswith(layout.beside)]
-    state = fitted(expected, names, {name: file.weights[name] for name in beside}, what, path)
+    found = {n: value for n, value in file.weights.items() if not n.startswith(layout.beside)}
+    if layout.flat:
+        found = in_time(found, names, expected)
+    state = fitted(expected, names, found, what, path)
     if layout.imagenet_pixels:
         renormalize(state)
     return video, state
@@ -91,7 +122,7 @@ def fitted(
     Raises:
         ModelError: weights are missing, left over or of other shapes; they are named.
     """
-    missing = [n for n in names.values() if n not in found and not n.endswith(COUNTER)]
+    missing = [n for n in names.values() if n not in found and not n.endswith(_COUNTER)]
     left = sorted(set(found) - set(names.values()))
     for fault, of in (("lacks", missing), ("has besides", left)):
         if of:
@@ -117,7 +148,7 @@ def _architecture(weights: Weights, layout: Layout, path: Path) -> VideoConfig:
     bottlenecks = layout.theirs("res2.0.conv3.weight") in names
     projects = layout.theirs("res3.0.shortcut.0.weight") in names
     for depth, blocks in BLOCKS.items():
-        if blocks == counts and (depth >= BOTTLENECKS) == bottlenecks:
+        if blocks == counts and (depth >= _BOTTLENECKS) == bottlenecks:
             width = len(weights[layout.theirs("stem.0.weight")])
             return VideoConfig(depth=depth, width=width, shortcut="B" if projects else "A")
     raise ModelError(

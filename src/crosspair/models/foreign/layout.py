@@ -26,6 +26,7 @@ class Layout:
         beside: how the names begin that may stand beside the encoder's.
         clip: the form of clips, where the file itself does not tell.
         imagenet_pixels: whether it was trained on pixels normalised as ImageNet's usually are.
+        flat: whether it is a network of images, whose kernels get an extent in time.
     """
 
     project: str
@@ -36,6 +37,7 @@ class Layout:
     beside: tuple[str, ...]
     clip: ClipConfig = _SLOW_CLIP
     imagenet_pixels: bool = False
+    flat: bool = False
 
     def theirs(self, ours: str) -> str:
         """Their name of a weight of our `ResNet3d`.
@@ -100,13 +102,18 @@ MMACTION2 = Layout(
     },
     ("cls_head.",), imagenet_pixels=True,
 )  # fmt: skip
-LAYOUTS = (AUTHORS, AUTHORS_CLASSIFIER, PYSLOWFAST, PYTORCHVIDEO, MMACTION2)
+IMAGES = Layout(  # torchvision's and timm's names
+    "a 2D ResNet", "", ("conv1", "bn1"), "layer{layer}.{index}",
+    {"shortcut.0": "downsample.0", "shortcut.1": "downsample.1"}, ("fc.",),
+    ClipConfig(size=224), imagenet_pixels=True, flat=True,
+)  # fmt: skip
+LAYOUTS = (AUTHORS, AUTHORS_CLASSIFIER, PYSLOWFAST, PYTORCHVIDEO, MMACTION2, IMAGES)
 
 
 def layout_of(file: TensorFile) -> Layout | None:
-    """Whose names the weights have; none where nobody's, or where the network is a 2D one."""
+    """Whose names the weights have; none where nobody's."""
     for layout in LAYOUTS:
         stem = file.weights.get(layout.theirs("stem.0.weight"))
-        if stem is not None and stem.dim() == 5:
+        if stem is not None and stem.dim() == (4 if layout.flat else 5):
             return layout
     return None
