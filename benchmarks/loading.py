@@ -41,7 +41,7 @@ from crosspair.corpora.videofiles import SUFFIXES
 from crosspair.isolation import cores
 from crosspair.video import View, clip_times, load_view, probe, training_view
 from crosspair.video.container import opened
-from crosspair.video.decode import _decoded_from, _on_screen
+from crosspair.video.decode import decoded_from, on_screen
 from crosspair.video.loader import TrainingOrder, training_loader
 from crosspair.video.views import load_frames
 
@@ -167,11 +167,11 @@ def _parts(jobs: list[Job], state: str, rounds: int) -> dict[str, float]:
 
     def seeking(number: int) -> None:
         with opened(clips[number].path) as (container, stream):
-            next(_decoded_from(container, stream, instants[number][0]))
+            next(decoded_from(container, stream, instants[number][0]))
 
     def decoding(number: int) -> None:
         with opened(clips[number].path) as (container, stream):
-            list(_on_screen(container, stream, instants[number], clips[number].path))
+            list(on_screen(container, stream, instants[number], clips[number].path))
 
     ways: dict[str, Callable[[int], object]] = {
         "open": opening,

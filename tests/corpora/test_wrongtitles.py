@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.corpora import Manifest, manifest_of
-from crosspair.corpora.wrongtitles import COLUMNS, with_wrong_titles
+from crosspair.corpora.manifest import TITLES
+from crosspair.corpora.wrongtitles import with_wrong_titles
 from crosspair.errors import ManifestError
 
 
@@ -55,7 +56,7 @@ def test_all_columns_go_together_and_only_training_is_spoilt() -> None:
     assert set(changed(manifest, wrong)) == {i for i in range(40) if splits[i] in ("train", None)}
     for row, donor in changed(manifest, wrong).items():
         assert splits[donor] in ("train", None)
-        for column in COLUMNS:
+        for column in TITLES:
             assert wrong.column(column)[row] == manifest.column(column)[donor]
     for column in ("pair_id", "path", "label", "split"):
         assert wrong.column(column) == manifest.column(column)

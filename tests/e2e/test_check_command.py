@@ -90,7 +90,7 @@ def test_another_manifest_is_written_if_asked(corpus, tmp_path) -> None:
     ("arguments", "message"),
     [
         (["none.parquet"], "crosspair: error: manifest none.parquet does not exist"),
-        (["m.parquet", "--workers", "0"], "argument --workers: 0 is not 1 or more"),
+        (["m.parquet", "--workers", "0"], "argument --workers: '0' is no whole number from 1 on"),
         (["m.parquet", "--timeout", "-1"], "argument --timeout: -1 is no number of seconds"),
     ],
 )

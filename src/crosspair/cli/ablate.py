@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosspair.cli.verbs import whole_number
+
 if TYPE_CHECKING:
     from crosspair.ablation import Cell, Plan
     from crosspair.cli.verbs import Verbs
@@ -37,7 +39,7 @@ def add_ablate(verbs: Verbs) -> None:
         "all with it; may be given several times",
     )  # fmt: skip
     verb.add_argument(
-        "--jobs", type=_count, default=1, metavar="N",
+        "--jobs", type=whole_number(1), default=1, metavar="N",
         help="cells at a time; they share the cores, and take the GPUs in turn (default: 1)",
     )  # fmt: skip
     verb.add_argument("--dry-run", action="store_true", help="tell what would be run, and end")
@@ -82,10 +84,3 @@ def _tell(plan: Plan, options: argparse.Namespace) -> None:
 
 def _line(cell: Cell, status: str) -> str:
     return f"{cell.hash}  {status:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}"
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number

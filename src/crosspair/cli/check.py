@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosspair.cli.verbs import check_place
+from crosspair.cli.verbs import check_place, whole_number
 
 if TYPE_CHECKING:
     from crosspair.cli.verbs import Verbs
@@ -32,7 +32,9 @@ def add_check(verbs: Verbs) -> None:
         "--list", type=Path, metavar="FILE.csv",
         help="write a list of what was found: pair_id, path, kind, message",
     )  # fmt: skip
-    verb.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    verb.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="processes (default: one a core)"
+    )
     verb.add_argument(
         "--timeout", type=_seconds, metavar="S",
         help="seconds for a file (default: 20; with --decode 60, and its own length)",
@@ -83,13 +85,6 @@ def _print_summary(checked: Checked, listed: Path | None) -> None:
         print(f"{listed}: what is the matter with which")
     elif any(verdict.reason for verdict in checked.verdicts):
         print("--list FILE.csv tells what is the matter with which")
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def _seconds(text: str) -> float:

@@ -41,6 +41,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+TITLES = ("title", "title_clean", "title_tree")
+"""The columns of `SCHEMA` that tell what a video shows."""
+
 
 class Manifest:
     """A checked manifest in memory.

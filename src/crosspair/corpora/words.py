@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from crosspair.corpora.labels import class_phrase
-from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.manifest import TITLES, Manifest
 from crosspair.corpora.table import read_table, read_text
 from crosspair.corpora.titles.trees import english
 from crosspair.errors import ManifestError
-
-VARIANTS = ("title", "title_clean", "title_tree")
 
 # Words of class names that say nothing of what is done: "walking with the dog" shares no word with
 # "dancing with fire".
@@ -116,8 +114,8 @@ def word_overlap(
             f"manifest {manifest.path}: no pair has a label to compare its title with; give the "
             "title file a column 'label', or take folders as labels by --label-by-folder"
         )
-    columns = {name: manifest.column(name) for name in VARIANTS}
-    present = [name for name in VARIANTS if any(columns[name][row] for row in labelled)]
+    columns = {name: manifest.column(name) for name in TITLES}
+    present = [name for name in TITLES if any(columns[name][row] for row in labelled)]
     if not present:
         raise ManifestError(f"manifest {manifest.path}: no pair that has a label has a title")
     classes: dict[str, dict[str, Overlap]] = {name: {} for name in present}

@@ -9,10 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crosspair.corpora.manifest import SCHEMA, Manifest
+from crosspair.corpora.manifest import SCHEMA, TITLES, Manifest
 from crosspair.errors import ManifestError
-
-COLUMNS = ("title", "title_clean", "title_tree")
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -47,7 +45,7 @@ def with_wrong_titles(manifest: Manifest, share: float, seed: int) -> Manifest:
     taken = np.arange(len(manifest))
     taken[rows[order]] = rows[donors]
     table = manifest.table
-    for name in COLUMNS:
+    for name in TITLES:
         titles = table.column(name).take(pa.array(taken))
         table = table.set_column(table.column_names.index(name), SCHEMA.field(name), titles)
     return Manifest(table, manifest.path)

@@ -57,12 +57,12 @@ def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
         VideoError: the file is missing, empty, cut, damaged, or has no video stream.
     """
     with opened(clip.path) as (container, stream):
-        begin, length = _part(clip, header(stream, clip.path))
+        begin, length = part_of(clip, header(stream, clip.path))
         # A frame that begins where a part ends is not of it, though an instant may round up to it.
         last = begin + length - (2 * TICK if clip.end is not None else 0)
         wanted = [max(begin, min(begin + float(t), last)) for t in instants(length)]
         try:
-            frames = list(_on_screen(container, stream, wanted, clip.path))
+            frames = list(on_screen(container, stream, wanted, clip.path))
             # One reformatter for the clip: each frame has its own too, which sets up the scaler
             # anew and costs ten times as much.
             reformatter = VideoReformatter()
@@ -76,7 +76,12 @@ def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
     return np.stack(pixels)
 
 
-def _part(clip: Clip, info: VideoInfo) -> tuple[float, float]:
+def part_of(clip: Clip, info: VideoInfo) -> tuple[float, float]:
+    """Where in its file a clip begins, and how long it is, in s.
+
+    Raises:
+        VideoError: it begins where the video has ended.
+    """
     begin = clip.start or 0.0
     end = min(info.duration if clip.end is None else clip.end, info.duration)
     if begin >= end:
@@ -88,17 +93,17 @@ def _part(clip: Clip, info: VideoInfo) -> tuple[float, float]:
     return begin, end - begin
 
 
-def _on_screen(
+def on_screen(
     container: InputContainer, stream: VideoStream, wanted: Sequence[float], path: str
 ) -> Iterator[VideoFrame]:
     """For each wanted instant, the last frame that begins at or before it."""
-    frames = _decoded_from(container, stream, wanted[0])
+    frames = decoded_from(container, stream, wanted[0])
     shown = next(frames, None)
     following = next(frames, None)
     for instant in wanted:
         while following is not None and following[0] <= instant + TICK:
             shown, following = following, next(frames, None)
-        if shown is None or (following is None and instant > _over(*shown) + TAIL_TOLERANCE):
+        if shown is None or (following is None and instant > shown_until(*shown) + TAIL_TOLERANCE):
             ends = "it has no frames" if shown is None else f"its frames end at {shown[0]:.2f} s"
             raise BadVideoError(
                 path, Kind.CUT, f"cut: the header promises {duration(stream):.2f} s, but {ends}"
@@ -110,12 +115,12 @@ def _on_screen(
         yield shown[1]
 
 
-def _over(seconds: float, frame: VideoFrame) -> float:
+def shown_until(seconds: float, frame: VideoFrame) -> float:
     """When a frame leaves the screen: a slide show's stay for seconds."""
     return seconds + float((frame.duration or 0) * (frame.time_base or 0))
 
 
-def _decoded_from(
+def decoded_from(
     container: Source, stream: VideoStream, instant: float
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Frames with their seconds, beginning at or before ``instant`` where the file has such."""

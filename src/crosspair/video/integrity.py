@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from crosspair.faults import BadVideoError, Kind, Verdict
 from crosspair.isolation import allow
 from crosspair.video.container import VideoInfo, header, opened, told
-from crosspair.video.decode import TAIL_TOLERANCE, TICK, _decoded_from, _over
+from crosspair.video.decode import TAIL_TOLERANCE, TICK, decoded_from, shown_until
 from crosspair.video.sampling import clip_span
 from crosspair.video.signature import Signature, signature
 
@@ -177,8 +177,8 @@ class _Seen:
 def _go_through(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Seen:
     seen = _Seen(begin)
     source = _Forgiving(container)
-    for seconds, frame in _decoded_from(source, stream, begin):
-        seen.end = max(seen.end, _over(seconds, frame))
+    for seconds, frame in decoded_from(source, stream, begin):
+        seen.end = max(seen.end, shown_until(seconds, frame))
         if seconds >= end:
             break
         seen.frames.append(seconds)

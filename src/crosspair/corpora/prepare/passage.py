@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from crosspair.clip import Clip
 from crosspair.errors import VideoError
 from crosspair.video.container import header, opened
-from crosspair.video.decode import TAIL_TOLERANCE, TICK, _decoded_from, _over, _part
+from crosspair.video.decode import TAIL_TOLERANCE, TICK, decoded_from, part_of, shown_until
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Passage:
     def _shown(self) -> Iterator[tuple[float, VideoFrame]]:
         end = self.begin + self.length
         shown: tuple[float, VideoFrame] | None = None
-        for seconds, frame in _decoded_from(self.container, self.stream, self.begin):
+        for seconds, frame in decoded_from(self.container, self.stream, self.begin):
             if seconds >= end - TICK and shown is not None:
                 break
             # A frame that begins no later than the one before takes its place on screen.
@@ -72,7 +72,7 @@ class Passage:
                 yield shown
             shown = (seconds if shown is None else max(seconds, shown[0]), frame)
         else:
-            if shown is None or end > _over(*shown) + TAIL_TOLERANCE:
+            if shown is None or end > shown_until(*shown) + TAIL_TOLERANCE:
                 last = (
                     "it has no frames" if shown is None else f"the last begins at {shown[0]:.2f} s"
                 )
@@ -90,7 +90,7 @@ def opened_passage(clip: Clip, middle: float | None) -> Iterator[Passage]:
     """
     with opened(clip.path) as (container, stream):
         info = header(stream, clip.path)
-        begin, length = _part(clip, info)
+        begin, length = part_of(clip, info)
         if middle is not None and length > middle:
             begin, length = begin + (length - middle) / 2, middle
         yield Passage(clip.path, begin, length, info.fps, container, stream)
