@@ -158,11 +158,10 @@ class Finetuning:
             group["lr"] = lr
 
         def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> Told:
-            with part("copy"):
-                targets = sent(self.targets[rows], device)
             with part("forward"), autocast(device, recipe.training.precision):
                 logits = self.network(pixels)
             with part("objective"):
+                targets = sent(self.targets[rows], device)
                 smoothing = recipe.classifier.label_smoothing
                 loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             return loss, {"top-1": (logits.argmax(dim=1) == targets).float().mean()}

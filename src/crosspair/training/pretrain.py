@@ -146,14 +146,12 @@ class Pretraining:
         embeddings = []
 
         def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> Told:
-            with part("copy"):
-                index = sent(rows, device)
             titles = [self.titles[row] for row in rows.tolist()]
             with part("forward"), autocast(device, recipe.training.precision):
                 video, text = self.towers(pixels, titles)
             embeddings.append((video.detach(), text.detach()))
             with part("objective"):
-                told: Told = self.objective(video, text, index, self.bank)
+                told: Told = self.objective(video, text, sent(rows, device), self.bank)
             return told
 
         logged = backward(batch, self.towers, loss_of, recipe, self.world, share)
