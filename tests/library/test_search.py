@@ -139,14 +139,16 @@ def test_an_index_finds_what_is_near_and_what_came_later(
 def test_a_condition_reaches_beyond_the_nearest_parts_of_an_index(
     tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lancedb.index import IvfSq
+
     generator = np.random.default_rng(0)
     centres = np.eye(D, dtype=np.float32).repeat(64, axis=0)
     vectors = centres + 0.1 * generator.standard_normal(centres.shape).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [(f"/{i // 64}/{i}.mp4", 0.0, 4.0, None, each) for i, each in enumerate(vectors)]
     library = filled(tmp_path / "library", model, rows)
-    monkeypatch.setattr(store_module, "EXACT_UP_TO", len(rows) - 1)
-    library.tidy()
+    # So many parts has only the index of a large library.
+    library.table.create_index("vector", config=IvfSq(distance_type="cosine", num_partitions=D))
     monkeypatch.setattr(search_module, "NPROBES", 1)
     found = Searcher(library).nearest(vectors[0], folder=f"/{D - 1}", limit=64)
     assert {moment.path for moment in found} == {path for path, *_ in rows[-64:]}
