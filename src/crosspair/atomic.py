@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def written(path: Path, fault: Callable[[str], CrosspairError] = RunError) -> Iterator[Path]:
+def written(path: Path, fault: type[CrosspairError] = RunError) -> Iterator[Path]:
     """Write a file beside ``path`` that then takes its place; folders on the way are made.
 
     Args:

@@ -82,7 +82,7 @@ class Manifest:
     def write(self, path: str | os.PathLike[str]) -> Manifest:
         """Write to ``path`` in one step: a reader sees the old file or the new one, never half."""
         path = Path(path)
-        with written(path, lambda fault: ManifestError(f"manifest {fault}")) as partial:
+        with written(path, ManifestError) as partial:
             pq.write_table(self.table, partial)
         return Manifest(self.table, path)
 
