@@ -96,7 +96,9 @@ def main() -> None:
                 "views": options.views, "rounds": options.rounds,
                 "prepared": vars(Settings())}  # fmt: skip
     corpus = "rendered" if options.videos is None else "given"
-    content = {"benchmark": "loading", "corpus": corpus, "settings": settings, "results": results}  # fmt: skip
+    content = {
+        "benchmark": "loading", "corpus": corpus, "settings": settings, "results": results,
+    }  # fmt: skip
     write_results(options.out, content, seed=options.seed, packages=["av", "numpy", "torch"])
 
 
