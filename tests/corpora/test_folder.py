@@ -137,13 +137,16 @@ def test_a_video_with_an_empty_title_is_left_out_once(corpus: Corpus) -> None:
     assert left_out(corpus.out) == [("b", "no title", str(corpus.folder / "b.mp4"))]
 
 
-def test_a_name_that_is_not_utf_8_may_be_left_out_and_else_is_told(corpus: Corpus) -> None:
+def test_a_name_that_is_not_utf_8_may_be_left_out_and_else_is_told(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
     corpus.add("a.mp4")
     latin = "caf\udce9"  # as Python gives é of an old file system
     os.link(corpus.folder / "a.mp4", corpus.folder / f"{latin}.mp4")
     corpus.made("video_id,title\na,A\n")
     ((name, reason, _),) = left_out(corpus.out)
     assert (name, reason) == ("caf\\udce9", "no title")
+    assert "(caf\\udce9)" in caplog.text
     corpus.out.unlink()
     folder = corpus.folder.rename(corpus.root / latin)
     message = r"^manifest .*: '.*caf\\udce9/a.mp4' is not UTF-8, which a manifest needs; rename the"

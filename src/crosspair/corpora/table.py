@@ -211,4 +211,5 @@ def some(names: Sequence[str]) -> str:
     'a, b, c, d, e and 1 more'
     """
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    told = ", ".join(names[:NAMED]) + more
+    return told.encode(errors="backslashreplace").decode()  # names of files may be no UTF-8
