@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from crosspair.corpora.manifest import Manifest
 
 
+@lru_cache(maxsize=4)  # a quarter of a million files take long to ask on a network
 def fingerprint(manifest: Manifest) -> str:
     """Hash of the columns pair_id, path, start and end, and of each local file's size.
 

@@ -112,8 +112,7 @@ def decode_passages(
         return
     # No DataLoader: where one of its processes ends, PyTorch raises an exception wherever the
     # program happens to be.
-    mine = (task, os.getpid())
-    with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=mine) as pool:
+    with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(task,)) as pool:
         ahead: deque[Future[list[Decoded]]] = deque()
         try:
             for index in range(len(batches)):
@@ -173,7 +172,7 @@ def _jpeg(frame: np.ndarray) -> bytes:
 _task: _Decoding | None = None  # of this worker process
 
 
-def _begin_worker(task: _Decoding, parent: int) -> None:
+def _begin_worker(task: _Decoding) -> None:
     global _task
     _task = task
     torch.set_num_threads(1)
@@ -181,7 +180,8 @@ def _begin_worker(task: _Decoding, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The system ends a process that is at one batch for too long, however deep in the decoder.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # Not that of the program where a server forks its processes, which ends with it, too.
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _decode_here(index: int) -> list[Decoded]:

@@ -134,9 +134,7 @@ class NoiseContrastive(nn.Module):
         drawn = torch.randint(bank.pairs, (int(counts.sum()), m), generator=self.generator)
         begin = int(counts[: self.world.rank].sum())
         rows = sent(drawn[begin : begin + batch], self.world.device)
-        rows = task.world.gather_rows(
-            rows
-        )  # of the queries of all that the classes are spread over
+        rows = task.world.gather_rows(rows)  # for all processes that the classes are spread over
         return [
             spread_dots(*each, rows, task.world)
             for each in zip(queries, task.classes(bank), strict=True)
