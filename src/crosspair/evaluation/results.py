@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -81,15 +81,20 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
     Raises:
         RunError: there is no such file, or it is not a file of results.
     """
-    content = _json(Path(path))
-    origin = _keys(content, "provenance", f"{path}")
-    machine = Machine(**_checked(Machine, origin.get("machine"), f"{path}: machine"))
-    values = _checked(Provenance, origin, f"{path}: provenance")
-    listed = content.get("results")
-    if not isinstance(listed, list):
-        raise RunError(f"{path}: 'results' is no list; evaluate the run again to write it anew")
-    results = [_result(each, f"{path}: result {i}") for i, each in enumerate(listed)]
-    return results, Provenance(**{**values, "machine": machine})
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        machine = Machine(**content["provenance"]["machine"])
+        origin = Provenance(**{**content["provenance"], "machine": machine})
+        return [_result(each) for each in content["results"]], origin
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist; evaluate the run to write it") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{path} is no file of results ({type(error).__name__}: {error}); "
+            "evaluate the run again to write it anew"
+        ) from error
 
 
 def _told(result: Result) -> dict[str, Any]:
@@ -100,55 +105,13 @@ def _told(result: Result) -> dict[str, Any]:
     return told
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist; evaluate the run to write it") from error
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is not JSON ({error}); evaluate the run again") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: a file of results is a JSON object, not {type(content).__name__}")
-    return content
-
-
-def _keys(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    found = content.get(key)
-    if not isinstance(found, dict):
-        raise RunError(f"{where}: {key!r} is missing; evaluate the run again to write it anew")
-    return found
-
-
-_KINDS = (
-    ("value", int | float, "number"),
-    ("count", int, "whole number"),
-    *((name, str, "text") for name in ("protocol", "metric", "split", "feature")),
-    *((name, dict, "JSON object") for name in ("settings", "details")),
-)
-
-
-def _result(found: Any, where: str) -> Result:
-    result = Result(**_checked(Result, found, where))
+def _result(told: dict[str, Any]) -> Result:
+    result = Result(**told)
     if result.of not in get_args(Subject):
-        raise RunError(f"{where}: {result.of!r} is none of {', '.join(get_args(Subject))}")
-    for name, kind, called in _KINDS:
-        if not isinstance(getattr(result, name), kind):
-            raise RunError(f"{where}: {name} {getattr(result, name)!r} is no {called}")
+        raise ValueError(f"{result.of!r} is none of {', '.join(get_args(Subject))}")
+    if not math.isfinite(result.value):
+        raise ValueError(f"its value is {result.value}")
     if result.interval is None:
         return result
-    match result.interval:
-        case [int() | float() as low, int() | float() as high]:
-            return replace(result, interval=(low, high))
-    raise RunError(f"{where}: interval {result.interval!r} is no pair of numbers")
-
-
-def _checked(kind: type, found: Any, where: str) -> dict[str, Any]:
-    names = [each.name for each in fields(kind)]
-    # What has a default may be absent, as in files of earlier versions.
-    needed = {f.name for f in fields(kind) if f.default is f.default_factory is MISSING}
-    if not isinstance(found, dict) or not needed <= set(found) <= set(names):
-        given = ", ".join(found) if isinstance(found, dict) else repr(found)
-        raise RunError(f"{where} has {given}; expected {', '.join(names)}")
-    return found
+    low, high = result.interval
+    return replace(result, interval=(low, high))
