@@ -85,6 +85,17 @@ def has_labels(manifest: Manifest, features: Features, tested: torch.Tensor) -> 
     return any(labels[row] for row in features.rows[tested].tolist())
 
 
+def check_labels(tested: Manifest, split: str) -> None:
+    """See that all videos of a split have a label.
+
+    Raises:
+        ManifestError: one has none.
+    """
+    for pair_id, label in zip(tested.column("pair_id"), tested.column("label"), strict=True):
+        if not label:
+            raise ManifestError(f"{tested.path}: pair {pair_id!r} of split {split} has no label")
+
+
 def class_task(manifest: Manifest, features: Features, split: str) -> ClassTask:
     """The task that a manifest's labels make, with one of its splits tested.
 
@@ -94,14 +105,7 @@ def class_task(manifest: Manifest, features: Features, split: str) -> ClassTask:
     tested = tested_positions(manifest, features, split)
     labels, splits = manifest.column("label"), manifest.column("split")
     rows = features.rows.tolist()
-    some = has_labels(manifest, features, tested)
-    for row in features.rows[tested].tolist():
-        if not labels[row]:
-            name = manifest.column("pair_id")[row]
-            raise ManifestError(
-                f"{manifest.path}: pair {name!r} of split {split} has no label"
-                + (", but others have" if some else "; classification needs labels")
-            )
+    check_labels(manifest.take(features.rows[tested].tolist()), split)
     classes = sorted({label for label in labels if label})
     if len(classes) < 2:
         raise ManifestError(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from crosspair.corpora import Manifest
-from crosspair.errors import ManifestError, ModelError
+from crosspair.errors import CrosspairError, ModelError
 from crosspair.evaluation.classtask import has_labels, tested_positions
 from crosspair.evaluation.features import Features, usable_rows
 from crosspair.evaluation.knn import check_knn
@@ -62,30 +62,20 @@ def possible_protocols(
 ) -> list[Protocol]:
     """Those that there are a text tower, labels and titles for.
 
-    One alone is never passed over, as it tells by itself what it lacks.
-
     Args:
         trial: model and manifest.
         protocols: that are asked for.
         warn: whether to tell of those that are passed over.
 
     Raises:
-        ManifestError: the tested split is empty, or lacks what all the protocols need.
-        ModelError: the model is asked for what it was not trained for.
+        CrosspairError: the tested split is empty, or model and split lack what all of them need.
     """
     tested = tested_positions(trial.manifest, trial.features, trial.config.split)
     if not trial.classified:
         raise ModelError("this model has no embedding; it can be tested by --feature visual")
-    if len(protocols) == 1:
-        if "text_encoder" in trial.model.untrained and protocols[0] in WITH_TEXT:
-            raise ModelError(
-                f"{protocols[0]} needs a model that reads text, and this one does not; it can "
-                "be tested by knn, linear and lowshot"
-            )
-        return list(protocols)
     lacking = {protocol: _lacking(trial, protocol, tested) for protocol in protocols}
     if all(lacking.values()):
-        raise ManifestError("; ".join(dict.fromkeys(lacking.values())))
+        raise CrosspairError("; ".join(dict.fromkeys(lacking.values())))
     for protocol, what in lacking.items():
         if what and warn:
             logger.warning("%s for %s", what, protocol)

@@ -40,8 +40,8 @@ def frozen_results(
 ) -> list[Result]:
     """Test a model by frozen protocols.
 
-    Where several protocols are asked for, those are passed over, with a warning, that the tested
-    videos have no labels or no readable titles for, or a `FrameModel` no text tower.
+    Protocols are passed over, with a warning, that the tested videos have no labels or no readable
+    titles for, or a `FrameModel` no text tower; where none is left, that is an error.
 
     Args:
         model: the model to test.
@@ -56,8 +56,8 @@ def frozen_results(
         trained model have details by class.
 
     Raises:
-        ManifestError: the tested split is empty, or its labels or titles do not do.
-        ModelError: features are not finite, or a `FrameModel` is asked for what it has not.
+        CrosspairError: the tested split is empty, its labels or titles do not do, features are not
+            finite, or a `FrameModel` is asked for what it has not.
     """
     config = config or FrozenConfig()
     trial = Trial(model, manifest, features, config, of)

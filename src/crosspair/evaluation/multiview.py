@@ -14,6 +14,7 @@ from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, ModelError
 from crosspair.evaluation.accuracy import bootstrap_interval, class_details
+from crosspair.evaluation.classtask import check_labels
 from crosspair.evaluation.features import (
     failures_of_all,
     name_failures,
@@ -123,17 +124,6 @@ def multiview_results(
             dataclasses.replace(one, of="chance", value=guess, interval=None, details={}),
         ]
     return results
-
-
-def check_labels(tested: Manifest, split: str) -> None:
-    """See that all videos of a split have a label.
-
-    Raises:
-        ManifestError: one has none.
-    """
-    for pair_id, label in zip(tested.column("pair_id"), tested.column("label"), strict=True):
-        if not label:
-            raise ManifestError(f"{tested.path}: pair {pair_id!r} of split {split} has no label")
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from crosspair.corpora.labels import class_phrase
+from crosspair.corpora.table import read_lines
 from crosspair.errors import CrosspairError, TextError
 from crosspair.evaluation.features import embed_texts
 from crosspair.models import CPD
@@ -79,21 +80,16 @@ def read_templates(path: Path) -> tuple[str, ...]:
     """Read templates for class names, one a line.
 
     Raises:
-        TextError: there is no such file, or a line lacks ``{}``, where the name goes.
+        ManifestError: the file is missing or not UTF-8.
+        TextError: it is empty, or a line lacks ``{}``, where the name goes.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise TextError(f"template file {path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"template file {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and "{}" not in line:
-            raise TextError(
-                f"template file {path}, line {number}: {line.strip()!r} lacks {{}}, which stands "
-                'for the class name, as in "a video of {}"'
-            )
-    templates = tuple(line.strip() for line in lines if line.strip())
-    if not templates:
+    rows = read_lines(path, "template file")
+    if not rows:
         raise TextError(f'template file {path} is empty; a line is as "a video of {{}}"')
-    return templates
+    for row in rows:
+        if "{}" not in row["line"]:
+            raise TextError(
+                f"{row.where}: {row['line']!r} lacks {{}}, which stands for the class "
+                'name, as in "a video of {}"'
+            )
+    return tuple(row["line"] for row in rows)
