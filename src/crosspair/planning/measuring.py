@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from crosspair.clip import Clip
 from crosspair.errors import RecipeError, VideoError
 from crosspair.models.inference import inference
 from crosspair.planning.memory import Memory
@@ -106,19 +105,13 @@ def measure(task: Pretraining | Finetuning, whole: int, seconds: float) -> Measu
     )  # fmt: skip
 
 
-def training_clips(task: Pretraining | Finetuning) -> list[Clip]:
-    """The clips of an epoch."""
-    return task.clips if isinstance(task, Finetuning) else task.train.clips()
-
-
 def _batches(task: Pretraining | Finetuning, size: int, workers: int) -> Iterator[Batch]:
     """Training batches of a given size, epoch after epoch."""
-    clips, training = training_clips(task), task.recipe.training
+    clips, training = task.clips, task.recipe.training
     order = TrainingOrder(len(clips), min(size, len(clips)), 10**6, training.seed)
-    loader = training_loader(
-        clips, order, task.recipe.clip, seed=training.seed, workers=workers
-    )  # fmt: skip
-    return iter(loader)
+    return iter(
+        training_loader(clips, order, task.recipe.clip, seed=training.seed, workers=workers)
+    )
 
 
 def _loading(

@@ -16,7 +16,7 @@ from crosspair.errors import RecipeError
 from crosspair.evaluation.origin import Machine, provenance
 from crosspair.models import read_start
 from crosspair.planning.advice import advice
-from crosspair.planning.measuring import Measured, measure, training_clips
+from crosspair.planning.measuring import Measured, measure
 from crosspair.planning.projection import Projection, Whole, project
 from crosspair.training.finetune import Finetuning
 from crosspair.training.parallel import check_batch
@@ -98,10 +98,9 @@ def plan(
     with decoding(manifest.path):
         measured = measure(task, part, seconds)
     machine = provenance(recipe="", model="", manifest="", seed=0).machine
-    validation = task.data.validation if isinstance(task, Finetuning) else task.validation
     whole = Whole(
         clips=training.epochs * task.steps_per_epoch * training.batch_size,
-        validated=-(-training.epochs // training.validate_every) * len(validation),
+        validated=-(-training.epochs // training.validate_every) * len(task.validation),
         batch=training.batch_size,
         parts=training.accumulate,
         bank=_size(task.own_state_dict()),
@@ -114,14 +113,14 @@ def plan(
         recipe=name,
         manifest=str(manifest.path),
         machine=machine,
-        pairs=len(training_clips(task)),
+        pairs=len(task.clips),
         clips=whole.clips,
         part=part,
         measured=measured,
         data_bound=data_bound,
         projections=[project(whole, measured, each) for each in sorted({1, *processes})],
         # The newest, the best on validation, and the one that is being written.
-        checkpoints=(_size(state) + whole.bank) * (3 if len(validation) else 2),
+        checkpoints=(_size(state) + whole.bank) * (3 if len(task.validation) else 2),
         model=_size(state["model"]),
         logs=whole.clips // training.batch_size // training.log_every * LOGGED * NUMBER,
         advice=advice(

@@ -20,9 +20,8 @@ from crosspair.errors import ManifestError, RecipeError, VideoError
 from crosspair.models import Classifier, Start
 from crosspair.models.inference import inference
 from crosspair.precision import autocast, check_frames
-from crosspair.progress import progress
 from crosspair.training.labelled import labelled_videos
-from crosspair.training.loop import Loop
+from crosspair.training.loop import train
 from crosspair.training.optimizer import optimizer_of, rate_factor
 from crosspair.training.parallel import (
     average_statistics,
@@ -33,10 +32,10 @@ from crosspair.training.parallel import (
     wrapped,
 )
 from crosspair.training.plateau import Plateau
-from crosspair.training.profile import part, profiled
-from crosspair.training.run import RunFolder
+from crosspair.training.profile import part
+from crosspair.training.run import MODEL
 from crosspair.training.step import Told, backward, move
-from crosspair.video import Batch, TrainingOrder, centre_loader, decoding, training_loader
+from crosspair.video import Batch, centre_loader
 
 logger = logging.getLogger(__name__)
 
@@ -73,29 +72,13 @@ def finetune(
     """
     world = world or World()
     task = Finetuning(recipe, manifest, start, world, tested)
-    config = recipe.training
-    origin = {"start": start.name, "tested": tested}
-    with RunFolder(
-        Path(run_folder), recipe, manifest.hash, resume=resume, world=world, also=origin
-    ) as run:
-        loop = Loop(task, run, config, world, task.steps_per_epoch)
-        order = TrainingOrder(
-            len(task.clips), config.batch_size, config.epochs, config.seed,
-            rank=world.rank, world_size=world.size, start=loop.step,
-        )  # fmt: skip
-        loader = training_loader(
-            task.clips, order, recipe.clip, seed=config.seed, workers=config.workers
-        )
-        total = config.epochs * task.steps_per_epoch
-        shown = progress("fine-tuning", total, "steps", shown=world.is_main)
-        with shown as bar, decoding(manifest.path, ", and go on by --resume"):
-            finished = loop.go(profiled(loader, run, world) if profile else loader, bar)
-        if not finished:
-            return None
-        if world.is_main and (config.export == "last" or not run.model.exists()):
-            task.model.save_pretrained(run.model)
-        world.barrier()
-        return Classifier.from_pretrained(run.model).to(world.device)
+    finished = train(
+        task, recipe, manifest, run_folder,
+        origin={"start": start.name, "tested": tested}, resume=resume, profile=profile, world=world,
+    )  # fmt: skip
+    return (
+        Classifier.from_pretrained(Path(run_folder) / MODEL).to(world.device) if finished else None
+    )
 
 
 class Finetuning:
@@ -112,6 +95,8 @@ class Finetuning:
         tested: the split that is not to be read.
     """
 
+    name = "fine-tuning"
+
     def __init__(
         self,
         recipe: FinetuneRecipe,
@@ -122,10 +107,11 @@ class Finetuning:
     ) -> None:
         self.recipe, self.world = recipe, world
         self.data = labelled_videos(manifest, recipe.labels, recipe.training.seed, tested)
-        train = self.data.train
+        train, self.validation = self.data.train, self.data.validation
+        self.counts: dict[str, int] = {}
         logger.info(
             "%d classes, %d videos to learn from, %d to validate on",
-            len(self.data.classes), len(train), len(self.data.validation),
+            len(self.data.classes), len(train), len(self.validation),
         )  # fmt: skip
         batch_size = recipe.training.batch_size
         repeats = max(round(1 / recipe.labels.share), math.ceil(batch_size / len(train)))
@@ -171,32 +157,10 @@ class Finetuning:
             logged |= move(self.optimizer, recipe.optimizer.clip_norm)
         return {**logged, "lr": torch.tensor(lr)}
 
-    def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
-        """Validate if it is time, and lower the rate if that is saturated; see `Task`."""
-        training = self.recipe.training
-        average_statistics(self.model, self.world)
-        due = epochs_done % training.validate_every == 0 or epochs_done == training.epochs
-        if not due or not len(self.data.validation):
-            return False
-        scores = self.validate()
-        improved = self.plateau.observe(scores["loss"])
-        run.record("validation", step, {"epoch": epochs_done, **scores})
-        if improved and training.export == "best" and self.world.is_main:
-            self.model.save_pretrained(run.model)
-        if self.plateau.advance():
-            event = "the training ends" if self.plateau.ended else "learning rate ÷ 10"
-            logger.info("epoch %d: validation is saturated: %s", epochs_done, event)
-            run.record("event", step, {"epoch": epochs_done, "event": event})
-        return improved
-
-    def saturated(self) -> bool:
-        """Whether validation says that there is nothing more to be gained; see `Task`."""
-        return self.plateau.ended
-
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Cross-entropy and top-1 accuracy of the centre clip of each video of validation."""
-        validation, world, training = self.data.validation, self.world, self.recipe.training
+        validation, world, training = self.validation, self.world, self.recipe.training
         targets = torch.tensor(self.data.targets(validation))
         loader = centre_loader(
             validation.clips(), range(world.rank, len(validation), world.size), [0.5],
@@ -220,6 +184,22 @@ class Finetuning:
         if not videos:
             raise VideoError("none of the videos of validation can be read, as told above")
         return {"videos": int(videos), "loss": loss / videos, "top-1": hits / videos}
+
+    def observe(self, scores: dict[str, float]) -> bool:
+        """What counts is the loss; see `Task`."""
+        return self.plateau.observe(scores["loss"])
+
+    def advance(self, epochs_done: int) -> str:
+        """Lower the rate, or end, if validation is saturated; see `Task`."""
+        del epochs_done
+        if not self.plateau.advance():
+            return ""
+        return "the training ends" if self.ended else "learning rate ÷ 10"
+
+    @property
+    def ended(self) -> bool:
+        """Whether validation says that there is nothing more to be gained; see `Task`."""
+        return self.plateau.ended
 
     def state_dict(self) -> dict[str, Any]:
         """What every process has the same; see `Task`."""
@@ -254,7 +234,7 @@ class Finetuning:
                 "classifier.frozen_norm keeps the statistics of a pre-trained network, and random "
                 "weights have none; turn it off"
             )
-        if not len(self.data.validation):
+        if not len(self.validation):
             if recipe.plateau.drops:
                 raise ManifestError(
                     f"{manifest.path}: no video to validate on, which tells when the learning rate "
@@ -263,7 +243,7 @@ class Finetuning:
             logger.warning("%s: no video to validate on", manifest.path)
 
     def _name(self, batch: Batch) -> None:
-        ids = self.data.validation.column("pair_id")
+        ids = self.validation.column("pair_id")
         for row, message in batch.failures:
             if ids[row] not in self._unreadable:
                 self._unreadable.add(ids[row])

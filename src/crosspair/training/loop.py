@@ -4,27 +4,101 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from crosspair.config import TrainingConfig
+from crosspair.clip import Clip
+from crosspair.config import FinetuneRecipe, Recipe, TrainingConfig
+from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import RunError, VideoError
-from crosspair.progress import Progress
+from crosspair.models import CPD, Classifier
+from crosspair.progress import Progress, progress
 from crosspair.stopping import stop_requests
 from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
-from crosspair.training.profile import part
+from crosspair.training.parallel import average_statistics
+from crosspair.training.profile import part, profiled
 from crosspair.training.run import RunFolder
-from crosspair.video import Batch
+from crosspair.video import Batch, TrainingOrder, decoding, training_loader
 
 logger = logging.getLogger(__name__)
 
 
+def train(
+    task: Task,
+    recipe: Recipe | FinetuneRecipe,
+    manifest: Manifest,
+    run_folder: str | os.PathLike[str],
+    *,
+    origin: Mapping[str, str],
+    resume: bool,
+    profile: bool,
+    world: World,
+) -> bool:
+    """Train, and write the model to ``run_folder/model``.
+
+    Args:
+        task: what is trained.
+        recipe, manifest, run_folder, resume, profile, world: see `crosspair.training.pretrain`.
+        origin: what else the run depends on, by name.
+
+    Returns:
+        Whether it came to its end; not where it was asked to stop.
+    """
+    config = recipe.training
+    with RunFolder(
+        Path(run_folder), recipe, manifest.hash, resume=resume, world=world, also=origin
+    ) as run:
+        loop = Loop(task, run, config, world, task.steps_per_epoch)
+        if run.last_step is None and task.counts:
+            run.record("pairs", 0, {"epoch": 0, **task.counts})
+        order = TrainingOrder(
+            len(task.clips), config.batch_size, config.epochs, config.seed,
+            rank=world.rank, world_size=world.size, start=loop.step,
+        )  # fmt: skip
+        batches: Iterable[Batch] = training_loader(
+            task.clips, order, recipe.clip, seed=config.seed, workers=config.workers
+        )
+        if profile:
+            batches = profiled(batches, run, world)
+        total = config.epochs * task.steps_per_epoch
+        with (
+            progress(task.name, total, "steps", shown=world.is_main) as bar,
+            decoding(manifest.path, ", and go on by --resume"),
+        ):
+            finished = loop.go(batches, bar)
+        if finished:
+            if world.is_main and (config.export == "last" or not run.model.exists()):
+                task.model.save_pretrained(run.model)
+            world.barrier()
+        return finished
+
+
 class Task(Protocol):
     """What a training does, apart from going round."""
+
+    name: str
+    """For people."""
+    clips: list[Clip]
+    """Those of an epoch."""
+    steps_per_epoch: int
+    validation: Manifest
+    """May be empty."""
+    counts: dict[str, int]
+    """How many pairs of each split are used and left out, for the log; may be empty."""
+
+    @property
+    def model(self) -> CPD | Classifier:
+        """What is to be written in the end."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be gained, so that the training ends with this epoch."""
 
     def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
         """Learn from a batch of at least two clips.
@@ -39,11 +113,14 @@ class Task(Protocol):
             Scalars to log, still on the device.
         """
 
-    def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
-        """Validate, change stage, …; tell whether the weights are the best so far."""
+    def validate(self) -> dict[str, float]:
+        """Test on the videos of validation."""
 
-    def saturated(self) -> bool:
-        """Whether nothing more is to be gained, so that the training ends with this epoch."""
+    def observe(self, scores: dict[str, float]) -> bool:
+        """Take in what `validate` gave; tell whether the weights are the best so far."""
+
+    def advance(self, epochs_done: int) -> str:
+        """Change stage or rate if it is time; tell what happened, if anything."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is the same on every process, or is made so: all of them call this."""
@@ -99,15 +176,14 @@ class Loop:
         begun = self.step
         with stop_requests() as stop_requested:
             meter = _Meter()
-            for batch in () if self.task.saturated() else batches:
+            for batch in () if self.task.ended else batches:
                 meter.received()
                 stop = self._do(batch, meter, stop_requested())
                 epochs_done, within = divmod(self.step, self.steps_per_epoch)
                 progress.advance(self.step, f"epoch {epochs_done}/{self.config.epochs}")
                 if within == 0:
                     with part("validation"):
-                        improved = self.task.epoch_ended(epochs_done, self.step, self.run)
-                    self.best_step = self.step if improved else self.best_step
+                        self._end_epoch(epochs_done)
                 due = self.config.checkpoint_steps and not self.step % self.config.checkpoint_steps
                 if stop or due or within == 0:
                     with part("checkpoint"):
@@ -115,7 +191,7 @@ class Loop:
                 if stop:
                     logger.warning("asked to stop: saved at step %d, --resume goes on", self.step)
                     return False
-                if self.task.saturated():
+                if self.task.ended:
                     break
                 meter.waiting()
         if self.step > begun:
@@ -162,6 +238,22 @@ class Loop:
                 position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": pairs}
                 self.run.record("train", self.step, {**position, **values, **meter.read()})
         return bool(stops)
+
+    def _end_epoch(self, epochs_done: int) -> None:
+        task, config = self.task, self.config
+        average_statistics(task.model, self.world)
+        due = epochs_done % config.validate_every == 0 or epochs_done == config.epochs
+        if due and len(task.validation):
+            scores = task.validate()
+            self.run.record("validation", self.step, {"epoch": epochs_done, **scores})
+            if task.observe(scores):
+                self.best_step = self.step
+                if config.export == "best" and self.world.is_main:
+                    task.model.save_pretrained(self.run.model)
+        event = task.advance(epochs_done)
+        if event:
+            logger.info("epoch %d: %s", epochs_done, event)
+            self.run.record("event", self.step, {"epoch": epochs_done, "event": event})
 
     def _note_failures(self, batch: Batch) -> None:
         for row, message in batch.failures:

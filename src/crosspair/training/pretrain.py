@@ -20,9 +20,8 @@ from crosspair.evaluation import embed_texts, extract_features, retrieval
 from crosspair.models import CPD
 from crosspair.objectives import MemoryBank
 from crosspair.precision import autocast, check_frames, dtype_for
-from crosspair.progress import progress
 from crosspair.training.curriculum import Curriculum
-from crosspair.training.loop import Loop
+from crosspair.training.loop import train
 from crosspair.training.optimizer import build_optimizer, set_rates
 from crosspair.training.parallel import (
     average_statistics,
@@ -32,10 +31,10 @@ from crosspair.training.parallel import (
     uncompiled,
     wrapped,
 )
-from crosspair.training.profile import part, profiled
-from crosspair.training.run import RunFolder
+from crosspair.training.profile import part
+from crosspair.training.run import MODEL
 from crosspair.training.step import Told, backward, move
-from crosspair.video import Batch, TrainingOrder, decoding, training_loader
+from crosspair.video import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -70,32 +69,14 @@ def pretrain(
     """
     world = world or World()
     task = Pretraining(recipe, manifest, world, init)
-    config = recipe.training
-    origin = {"init": task.init}
-    with RunFolder(
-        Path(run_folder), recipe, manifest.hash, resume=resume, world=world, also=origin
-    ) as run:
-        loop = Loop(task, run, config, world, task.steps_per_epoch)
-        order = TrainingOrder(
-            len(task.train), config.batch_size, config.epochs, config.seed,
-            rank=world.rank, world_size=world.size, start=loop.step,
-        )  # fmt: skip
-        loader = training_loader(
-            task.train.clips(), order, recipe.clip, seed=config.seed, workers=config.workers
-        )
-        if run.last_step is None:
-            run.record("pairs", 0, {"epoch": 0, **task.pairs})
-        total = config.epochs * task.steps_per_epoch
-        shown = progress("pre-training", total, "steps", shown=world.is_main)
-        with shown as bar, decoding(manifest.path, ", and go on by --resume"):
-            finished = loop.go(profiled(loader, run, world) if profile else loader, bar)
-        if not finished:
-            return None
-        if world.is_main and (config.export == "last" or not run.model.exists()):
-            task.model.save_pretrained(run.model)
-        world.barrier()
-        if config.export == "best":
-            return CPD.from_pretrained(run.model).to(world.device)
+    finished = train(
+        task, recipe, manifest, run_folder,
+        origin={"init": task.init}, resume=resume, profile=profile, world=world,
+    )  # fmt: skip
+    if not finished:
+        return None
+    if recipe.training.export == "best":
+        return CPD.from_pretrained(Path(run_folder) / MODEL).to(world.device)
     return task.model.eval()
 
 
@@ -109,6 +90,9 @@ class Pretraining:
         init: weights to begin with; the attribute of that name says what they are.
     """
 
+    name = "pre-training"
+    ended = False  # it goes on to its last epoch
+
     def __init__(
         self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random"
     ) -> None:
@@ -118,10 +102,11 @@ class Pretraining:
         self.model = self._build_model(manifest)
         self.titles: list[str] = self.train.column(recipe.text.column)
         self.steps_per_epoch = self._check_sizes(manifest)
-        self.pairs: dict[str, int] = {}  # how many of each split are used and left out
+        self.clips = self.train.clips()
+        self.counts: dict[str, int] = {}
         for split, used in (("train", self.train), ("val", self.validation)):
             given = len(manifest.split(split))
-            self.pairs |= {split: len(used), f"{split}_left_out": given - len(used)}
+            self.counts |= {split: len(used), f"{split}_left_out": given - len(used)}
             logger.info("split %s: %d of %d pairs are used", split, len(used), given)
         bank_seed, noise_seed = recipe.training.seed, recipe.training.seed + 1
         self.objective = objectives.build(
@@ -165,29 +150,6 @@ class Pretraining:
             self.bank.update(batch.rows, *both)
         return {**logged, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
 
-    def epoch_ended(self, epochs_done: int, step: int, run: RunFolder) -> bool:
-        """Validate if it is time, and go on to stage II if it is; see `Task`."""
-        training = self.recipe.training
-        average_statistics(self.model, self.world)
-        improved = False
-        due = epochs_done % training.validate_every == 0 or epochs_done == training.epochs
-        if due and len(self.validation):
-            scores = self.validate()
-            improved = self.curriculum.observe(scores["mrr"])
-            position = {"epoch": epochs_done, "stage": self.curriculum.stage}
-            run.record("validation", step, {**position, **scores})
-            if improved and training.export == "best" and self.world.is_main:
-                self.model.save_pretrained(run.model)
-        if self.curriculum.advance(epochs_done):
-            logger.info("epoch %d: stage II, the language model is trained too", epochs_done)
-            run.record("event", step, {"epoch": epochs_done, "event": "stage II begins"})
-            self.enter_stage()
-        return improved
-
-    def saturated(self) -> bool:
-        """Never: pre-training goes on to its last epoch; see `Task`."""
-        return False
-
     def validate(self) -> dict[str, float]:
         """Retrieval both ways on the val split, one centre clip a video (Section 4.2)."""
         training = self.recipe.training
@@ -199,7 +161,7 @@ class Pretraining:
             )  # fmt: skip
         titles = self.validation.column(self.recipe.text.column)
         text = embed_texts(self.model, [titles[row] for row in features.rows.tolist()])
-        scores: dict[str, float] = {"pairs": len(features.rows)}
+        scores: dict[str, float] = {"stage": self.curriculum.stage, "pairs": len(features.rows)}
         found = {
             "text_to_video": retrieval(text, features.embedding),
             "video_to_text": retrieval(features.embedding, text),
@@ -210,6 +172,17 @@ class Pretraining:
             scores[f"{direction}_median_rank"] = result.median_rank
         scores["mrr"] = sum(result.mrr for result in found.values()) / 2
         return scores
+
+    def observe(self, scores: dict[str, float]) -> bool:
+        """The score is the mean reciprocal rank, of both ways; see `Task`."""
+        return self.curriculum.observe(scores["mrr"])
+
+    def advance(self, epochs_done: int) -> str:
+        """Go on to stage II if it is time; see `Task`."""
+        if not self.curriculum.advance(epochs_done):
+            return ""
+        self.enter_stage()
+        return "stage II begins"
 
     def state_dict(self) -> dict[str, Any]:
         """What every process has the same; see `Task`."""
