@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from crosspair.corpora import Manifest
 from crosspair.corpora.rendered import (
     ACTIONS,
-    PARTNERS,
     Scene,
     frames_of,
     plan,
@@ -28,9 +27,7 @@ from crosspair.corpora.rendered import (
     scene_of,
 )
 from crosspair.corpora.rendered.encoding import ENCODINGS, encoded
-from crosspair.corpora.rendered.words import (
-    ACTION_WORDS,
-)
+from crosspair.corpora.rendered.words import ACTION_WORDS
 from crosspair.errors import ManifestError
 
 PAIRS = 26
@@ -153,15 +150,12 @@ def test_every_action_is_in_every_split(pairs: int, seed: int) -> None:
 
 
 def test_actions_are_told_in_words_that_titles_use() -> None:
-    assert len(ACTIONS) >= 14
-    bags = [frozenset(text.split()) for pair in ACTIONS.items() for text in pair]
-    assert len(set(bags)) == len(bags)
-    for label, phrase in ACTIONS.items():
+    assert len(set(ACTIONS)) == 16
+    assert list(ACTION_WORDS) == [*ACTIONS]
+    for label in ACTIONS:
         assert ACTION_WORDS[label][0] == label
-        assert phrase in ACTION_WORDS[label]
     owners = Counter(text for texts in ACTION_WORDS.values() for text in texts)
     assert max(owners.values()) == 1
-    assert sorted(a for group in PARTNERS for a in group) == sorted(ACTIONS)
 
 
 # --- safe ---------------------------------------------------------------------------------------
@@ -296,7 +290,7 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", filling)
-        with pytest.raises(ManifestError, match="cannot be written: No space left on device; free"):
+        with pytest.raises(ManifestError, match=r"cannot be written: No space left on device$"):
             render_corpus(tmp_path, 16, workers=1)
     assert len(list((tmp_path / "videos").iterdir())) == 2
     assert len(render_corpus(tmp_path, 16, workers=1)) == 16
@@ -314,5 +308,7 @@ def test_a_process_tells_why_it_cannot_write(tmp_path: Path) -> None:
     for pair in plan(24):
         path = tmp_path / pair.path
         path.with_name(f".{path.name}.partial").symlink_to(tmp_path / "none" / "file")
-    with pytest.raises(ManifestError, match=r"^video .* cannot be written: No such file .*; free"):
+    with pytest.raises(
+        ManifestError, match=r"videos.* cannot be written: No such file or directory$"
+    ):
         render_corpus(tmp_path, 24, workers=2)

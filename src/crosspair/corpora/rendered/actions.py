@@ -9,9 +9,8 @@ within each of these groups, exactly, and only the order of the frames tells the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import numpy as np
 
@@ -34,27 +33,7 @@ class Pose:
 Motion = Callable[[float], tuple[Pose, ...]]
 """The poses of a scene's one or two things at a time in seconds."""
 
-ACTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "rising": "going up",
-        "falling": "going down",
-        "moving left": "moving to the left",
-        "moving right": "moving to the right",
-        "growing": "getting bigger",
-        "shrinking": "getting smaller",
-        "spinning clockwise": "turning clockwise",
-        "spinning anticlockwise": "turning anticlockwise",
-        "orbiting clockwise": "circling clockwise",
-        "orbiting anticlockwise": "circling anticlockwise",
-        "coming together": "approaching each other",
-        "drifting apart": "separating from each other",
-        "shaking sideways": "wobbling from side to side",
-        "bouncing": "hopping up and down",
-        "swinging": "swaying like a pendulum",
-        "blinking": "flashing on and off",
-    }
-)
-"""Every action's label, and a phrase that says the same in other words of the titles."""
+Draw = Callable[[np.random.Generator], Motion]
 
 PARTNERS: tuple[tuple[str, ...], ...] = (
     ("rising", "falling"),
@@ -66,6 +45,9 @@ PARTNERS: tuple[tuple[str, ...], ...] = (
     ("shaking sideways", "bouncing", "swinging", "blinking"),
 )
 """The groups within which single frames are distributed alike."""
+
+ACTIONS = tuple(action for group in PARTNERS for action in group)
+"""Every action's label."""
 
 
 def motion_of(label: str, rng: np.random.Generator) -> Motion:
@@ -135,7 +117,7 @@ def _meeting(rng: np.random.Generator) -> Motion:
     return motion
 
 
-def _oscillating(channel: int) -> Callable[[np.random.Generator], Motion]:
+def _oscillating(channel: int) -> Draw:
     """One of four channels (sideways, up and down, about a pivot, brightness) moves."""
 
     def draw(rng: np.random.Generator) -> Motion:
@@ -164,7 +146,7 @@ def _oscillating(channel: int) -> Callable[[np.random.Generator], Motion]:
     return draw
 
 
-def _transposed(draw: Callable[[np.random.Generator], Motion]) -> Callable[..., Motion]:
+def _transposed(draw: Draw) -> Draw:
     def drawn(rng: np.random.Generator) -> Motion:
         motion = draw(rng)
         return lambda time: tuple(replace(p, x=p.y, y=p.x) for p in motion(time))
@@ -172,7 +154,7 @@ def _transposed(draw: Callable[[np.random.Generator], Motion]) -> Callable[..., 
     return drawn
 
 
-def _backwards(draw: Callable[[np.random.Generator], Motion]) -> Callable[..., Motion]:
+def _backwards(draw: Draw) -> Draw:
     def drawn(rng: np.random.Generator) -> Motion:
         motion = draw(rng)
         return lambda time: motion(-time)
@@ -195,7 +177,7 @@ def _slight(rng: np.random.Generator) -> float:
     return float(rng.uniform(-0.4, 0.4))
 
 
-_MOTIONS: dict[str, Callable[[np.random.Generator], Motion]] = {
+_MOTIONS: dict[str, Draw] = {
     "rising": _rising,
     "falling": _backwards(_rising),
     "moving left": _transposed(_rising),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import colorsys
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Backdrop:
         self._reach = reach
         speed, heading = rng.uniform(0, _FASTEST), rng.uniform(0, 2 * math.pi)
         self._drift = speed * math.cos(heading), speed * math.sin(heading)
-        self._strays = [_Stray.drawn(rng) for _ in range(4)]
+        self._strays = [_stray(rng) for _ in range(4)]
         self._shake = rng.uniform(0, _SHAKE)
         self._passers = [_Passer.drawn(self._short, rng) for _ in range(rng.integers(0, 3))]
 
@@ -57,22 +58,15 @@ class Backdrop:
 
     def sway(self, time: float) -> tuple[float, float]:
         """How far the unsteady camera moves what is seen, in short sides, right and down."""
-        x1, x2, y1, y2 = (stray.at(time) for stray in self._strays)
+        x1, x2, y1, y2 = (stray(time) for stray in self._strays)
         scale = self._shake / 2 / self._short
         return scale * (x1 + x2), scale * (y1 + y2)
 
 
-@dataclass(frozen=True)
-class _Stray:
-    speed: float
-    phase: float
-
-    @classmethod
-    def drawn(cls, rng: np.random.Generator) -> _Stray:
-        return cls(2 * math.pi * rng.uniform(0.2, 1.4), rng.uniform(0, 2 * math.pi))
-
-    def at(self, time: float) -> float:
-        return math.sin(self.speed * time + self.phase)
+def _stray(rng: np.random.Generator) -> Callable[[float], float]:
+    """A sine of the time in seconds."""
+    speed, phase = 2 * math.pi * rng.uniform(0.2, 1.4), rng.uniform(0, 2 * math.pi)
+    return lambda time: math.sin(speed * time + phase)
 
 
 @dataclass(frozen=True)
@@ -98,10 +92,9 @@ class _Passer:
         return cls(Sprite(thing, colour, size * short), start, velocity)
 
     def draw(self, frame: NDArray[np.uint8], time: float, east: float, south: float) -> None:
-        start = self.start
-        x = start.x + self.velocity[0] * time + east
-        y = start.y + self.velocity[1] * time + south
-        self.sprite.draw(frame, Pose(x, y, start.size, start.tilt, start.alpha))
+        x = self.start.x + self.velocity[0] * time + east
+        y = self.start.y + self.velocity[1] * time + south
+        self.sprite.draw(frame, replace(self.start, x=x, y=y))
 
 
 def _texture(width: int, height: int, rng: np.random.Generator) -> NDArray[np.uint8]:

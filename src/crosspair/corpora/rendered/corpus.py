@@ -25,7 +25,7 @@ from crosspair.isolation import Lost, cores, isolated
 _VERSION = 1  # of scenes, titles and files: raise it when the same settings would give others
 _SETTINGS = "rendered.json"
 _MANIFEST = "manifest.parquet"
-_TASK = "crosspair.corpora.rendered.encoding:fault_of_writing"
+_TASK = "crosspair.corpora.rendered.encoding:write_video"
 _SECONDS = 300.0  # for a file that takes a part of one
 _FEW = 12  # files that take as long as a process to begin
 _LABELS = 4  # the stream of random numbers that orders the actions
@@ -79,7 +79,7 @@ def render_corpus(
     seed: int = 0,
     noise: float = 0.3,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Manifest:
     """Render videos and write titles for them, in about half a minute for 1,200 pairs on 2 cores.
 
@@ -111,11 +111,18 @@ def render_corpus(
     if complete and not missing and (out / _MANIFEST).is_file():
         return Manifest.read(out / _MANIFEST)
     _note(out, {**settings, "complete": False})
+    jobs = [(pair.scene, out / pair.path) for pair in missing]
     # Closed at once when `progress` raises, so that no process renders on.
-    with closing(_render(missing, out, workers or cores())) as files:
-        for rendered, _ in enumerate(files, 1):
-            if progress is not None:
-                progress(pairs - len(missing) + rendered, pairs)
+    with closing(_render(jobs, workers or cores())) as answers:
+        for done, (_, fault) in enumerate(answers, pairs - len(missing) + 1):
+            if isinstance(fault, Lost):
+                raise ManifestError(
+                    f"a rendering process ended abruptly ({fault.reason}); the same call goes on "
+                    "from there, with fewer workers if you say so"
+                )
+            if fault:
+                raise ManifestError(fault)
+            progress(done, pairs)
     manifest = manifest_of((pair.row for pair in planned), out / _MANIFEST).write(out / _MANIFEST)
     _note(out, {**settings, "complete": True})
     return manifest
@@ -139,11 +146,10 @@ def plan(pairs: int, seed: int = 0, noise: float = 0.3) -> list[Pair]:
 
 def _labels(pairs: int, seed: int) -> list[str]:
     """Every action once in each run of as many pairs as there are actions, in a new order."""
-    actions = list(ACTIONS)
     labels: list[str] = []
-    for block in range(math.ceil(pairs / len(actions))):
-        order = np.random.default_rng((seed, block, _LABELS)).permutation(len(actions))
-        labels += [actions[i] for i in order]
+    for block in range(math.ceil(pairs / len(ACTIONS))):
+        order = np.random.default_rng((seed, block, _LABELS)).permutation(len(ACTIONS))
+        labels += [ACTIONS[i] for i in order]
     return labels[:pairs]
 
 
@@ -183,11 +189,9 @@ def _held(out: Path, settings: dict[str, Any]) -> bool:
     if held != settings:
         names = [name for name in settings if held.get(name) != settings[name]]
         raise ManifestError(
-            f"{out} holds a corpus rendered with "
-            + ", ".join(f"{name} {held.get(name)}" for name in names)
-            + ", not "
-            + ", ".join(f"{settings[name]}" for name in names)
-            + "; choose another folder, or delete this one"
+            f"{out} holds a corpus rendered with {', '.join(f'{n} {held.get(n)}' for n in names)}, "
+            f"not {', '.join(str(settings[n]) for n in names)}; "
+            "choose another folder, or delete this one"
         )
     return complete
 
@@ -198,24 +202,10 @@ def _note(out: Path, settings: dict[str, Any]) -> None:
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _render(pairs: Sequence[Pair], out: Path, workers: int) -> Generator[None]:
-    """Render the files of ``pairs``; yields after each."""
-    jobs = [(pair.scene, out / pair.path) for pair in pairs]
+def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple[int, Any]]:
+    """What `write_video` says of each job, or `Lost`."""
     if workers == 1 or len(jobs) <= _FEW:
-        for job in jobs:
-            write_video(*job)
-            yield
-        return
-    answers = isolated(
+        return ((place, write_video(job)) for place, job in enumerate(jobs))
+    return isolated(
         _TASK, jobs, seconds=_SECONDS, workers=workers, window=_FEW, name="the renderer"
     )
-    with closing(answers):
-        for _, answer in answers:
-            if isinstance(answer, Lost):
-                raise ManifestError(
-                    f"a rendering process ended abruptly ({answer.reason}); the same call goes on "
-                    "from there, with fewer workers if you say so"
-                )
-            if answer is not None:
-                raise ManifestError(answer)
-            yield

@@ -6,14 +6,14 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import cast
 
 import av
 from av.video.stream import VideoStream
 
+from crosspair.atomic import write_atomically
 from crosspair.corpora.rendered.scene import Scene, frames_of
-from crosspair.errors import ManifestError
+from crosspair.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,13 @@ class Encoding:
     bit_rate: int | None = None
 
 
-ENCODINGS: Mapping[str, Encoding] = MappingProxyType(
-    {
-        "h264": Encoding("libx264", "mp4", {"preset": "ultrafast", "crf": "23"}),
-        "mpeg4": Encoding("mpeg4", "avi", {}, bit_rate=500_000),
-        "vp9": Encoding(
-            "libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8", "crf": "34"}, bit_rate=0
-        ),
-    }
-)
+ENCODINGS: Mapping[str, Encoding] = {
+    "h264": Encoding("libx264", "mp4", {"preset": "ultrafast", "crf": "23"}),
+    "mpeg4": Encoding("mpeg4", "avi", {}, bit_rate=500_000),
+    "vp9": Encoding(
+        "libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8", "crf": "34"}, bit_rate=0
+    ),
+}
 
 
 def encoded(scene: Scene) -> bytes:
@@ -62,29 +60,15 @@ def encoded(scene: Scene) -> bytes:
     return file.getvalue()
 
 
-def write_video(scene: Scene, path: Path) -> None:
-    """Render a scene into the file ``path``, which appears only when it is whole.
+def write_video(job: tuple[Scene, Path]) -> str:
+    """Render a scene into a file, which appears only when it is whole: a process's task.
 
-    Raises:
-        ManifestError: the disk is full, or the folder cannot be written to.
+    Returns:
+        Why it cannot be written, in one line; empty where it is.
     """
-    content = encoded(scene)
-    partial = path.with_name(f".{path.name}.partial")
+    scene, path = job
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ManifestError(
-            f"video {path} cannot be written: {error.strerror}; free some space or choose another "
-            "folder. The files that are done are kept, and the same call goes on from there"
-        ) from error
-
-
-def fault_of_writing(job: tuple[Scene, Path]) -> str | None:
-    """What `write_video` tells, if anything: a process's task."""
-    try:
-        write_video(*job)
-    except ManifestError as error:
+        write_atomically(path, encoded(scene))
+    except RunError as error:
         return str(error)
-    return None
+    return ""

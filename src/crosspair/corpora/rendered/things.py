@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +16,16 @@ THINGS = (
     "house",
 )
 
-COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
-    {
-        "red": (226, 44, 52),
-        "orange": (247, 134, 26),
-        "yellow": (250, 214, 40),
-        "green": (52, 178, 74),
-        "blue": (42, 104, 230),
-        "purple": (140, 66, 200),
-        "pink": (246, 110, 178),
-        "turquoise": (34, 196, 200),
-    }
-)
+COLOURS: Mapping[str, tuple[int, int, int]] = {
+    "red": (226, 44, 52),
+    "orange": (247, 134, 26),
+    "yellow": (250, 214, 40),
+    "green": (52, 178, 74),
+    "blue": (42, 104, 230),
+    "purple": (140, 66, 200),
+    "pink": (246, 110, 178),
+    "turquoise": (34, 196, 200),
+}
 
 _FINE = 3  # the shape is drawn this much larger, then reduced
 _MARGIN = 1.25  # side of a sprite over the diameter of its thing: room for rim and halo
