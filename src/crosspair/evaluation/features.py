@@ -176,7 +176,7 @@ def encode_videos(
     )  # fmt: skip
     begun: dict[int, list[list[torch.Tensor]]] = defaultdict(list)
     fastest = inference(model.video_encoder, world.device, precision)
-    with _evaluating(model), fastest, decoding(manifest.path):
+    with evaluating(model), fastest, decoding(manifest.path):
         for batch in loader:
             done = [Encoded(row, error=message) for row, message in dict(batch.failures).items()]
             for row, *sums in _encode(model, batch, part, world, precision):
@@ -190,12 +190,27 @@ def encode_videos(
 @torch.no_grad()
 def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
     """Embeddings f_t (T, D) float32 of unit norm, on the CPU, with the model in eval mode."""
-    with _evaluating(model):
+    with evaluating(model):
         parts = [
             model.encode_text(texts[i : i + batch_size]).cpu()
             for i in range(0, len(texts), batch_size)
         ]
     return torch.cat(parts) if parts else torch.empty(0, model.head.embedding)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A context in which a model is in eval mode; afterwards it is as it was, module by module.
+
+    Stage I trains a model whose language model stays in eval mode.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def failures_of_all(failures: dict[int, str], world: World) -> dict[int, str]:
@@ -240,15 +255,3 @@ def _encode(
 
 def _added(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return functools.reduce(torch.add, parts)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    # Module by module, as stage I trains a model whose language model stays in eval mode.
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -16,6 +16,7 @@ from crosspair.errors import ManifestError, ModelError
 from crosspair.evaluation.accuracy import bootstrap_interval, class_details
 from crosspair.evaluation.classtask import check_labels
 from crosspair.evaluation.features import (
+    evaluating,
     failures_of_all,
     name_failures,
     none_readable,
@@ -41,13 +42,10 @@ class Scores:
     Attributes:
         rows: (V,) int64, the videos' rows in the manifest, ascending; unreadable ones are absent.
         probabilities: (V, classes) float64, the mean of the softmax over a video's views.
-        clips, crops: their product is how many views the means are over.
     """
 
     rows: torch.Tensor
     probabilities: torch.Tensor
-    clips: int
-    crops: int
 
 
 def multiview_results(
@@ -108,9 +106,7 @@ def multiview_results(
     if len(scores.rows) < len(tested):
         told["left out"] = len(tested) - len(scores.rows)
     results = []
-    for k in (1, 5):
-        if k > 1 and k >= len(model.classes):
-            continue
+    for k in (1, 5) if len(model.classes) > 5 else (1,):
         correct = (best[:, :k] == truth[:, None]).any(dim=1)
         one = Result(
             f"{clips * crops} views", f"top-{k}", float(correct.double().mean()),
@@ -159,9 +155,8 @@ def multiview_scores(
         manifest.clips(), mine, uniform_positions(clips), model.clip,
         batch_size=TOGETHER, workers=workers,
     )  # fmt: skip
-    was_training = model.training
-    model.eval()
-    with inference(model.video_encoder, world.device, precision), decoding(manifest.path):
+    fastest = inference(model.video_encoder, world.device, precision)
+    with evaluating(model), fastest, decoding(manifest.path):
         for batch in loader:
             broken.update(batch.failures)
             if len(batch.rows):
@@ -173,7 +168,6 @@ def multiview_scores(
                     views[row] += len(crop)
             if bar:
                 bar.advance(min(len(usable), (int((views > 0).sum()) + len(broken)) * world.size))
-    model.train(was_training)
     views[list(broken)] = 0  # a video counts whole or not at all
     failures |= failures_of_all(broken, world)
     # Each video is one process's, so that these sums change no bit.
@@ -190,4 +184,4 @@ def multiview_scores(
     probabilities = sums[rows] / views[rows, None]
     if not probabilities.isfinite().all():
         raise ModelError("the classifier gives values that are not finite: its training diverged")
-    return Scores(rows, probabilities, clips, crops)
+    return Scores(rows, probabilities)

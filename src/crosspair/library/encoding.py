@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -19,7 +19,6 @@ from crosspair.evaluation.features import CLIPS, extract_features
 from crosspair.library.engines import Engine
 from crosspair.library.passage import (
     PREFETCH,
-    TOGETHER,
     Decoded,
     DecodingEndedError,
     Passage,
@@ -27,7 +26,7 @@ from crosspair.library.passage import (
     decode_passages,
     passages,
 )
-from crosspair.library.windows import Plan, Windows
+from crosspair.library.windows import TOGETHER, Plan, Windows
 from crosspair.models.inference import inference
 from crosspair.precision import autocast
 
@@ -107,7 +106,6 @@ def encode_windows(
         VideoError: decoding ended, and not by a video.
     """
     plans: list[Plan] = []
-    together = []
     rows = zip(manifest.table.to_pylist(), manifest.clips(), strict=True)
     for row, (says, clip) in enumerate(rows):
         end = says["duration"] if clip.end is None else clip.end
@@ -115,16 +113,16 @@ def encode_windows(
         if length <= 0:
             yield _nothing(of, row, says["error"] or f"{clip.path}: the part is outside the video")
             continue
-        plans.append(windows.plan(row, clip, length, of.model.clip))
         pixels = says["width"] * says["height"]
-        together.append(max(1, min(TOGETHER, TOGETHER * FULL_HD // max(1, pixels))))
-    yield from encode_plans(of, plans, together, thumbnails=thumbnails, progress=progress)
+        together = max(1, min(TOGETHER, TOGETHER * FULL_HD // max(1, pixels)))
+        plan = windows.plan(row, clip, length, of.model.clip)
+        plans.append(replace(plan, together=together))
+    yield from encode_plans(of, plans, thumbnails=thumbnails, progress=progress)
 
 
 def encode_plans(
     of: Engine,
     plans: Sequence[Plan],
-    together: Sequence[int] = (),
     *,
     thumbnails: bool = False,
     progress: Progress | None = None,
@@ -134,16 +132,14 @@ def encode_plans(
     Args:
         of: what to encode with.
         plans: see `crosspair.library.windows.Plan`.
-        together: for each, the clips to decode in a passage.
         thumbnails, progress: see `encode_windows`.
 
     Raises:
         VideoError: decoding ended, and not by a video.
     """
-    together = together or [TOGETHER] * len(plans)
-    jobs = [job for plan, k in zip(plans, together, strict=True) for job in passages(plan, k)]
+    jobs = [job for plan in plans for job in passages(plan)]
     left = {plan.row: plan for plan in plans}
-    waiting = {plan.row: -(-len(plan.times) // k) for plan, k in zip(plans, together, strict=True)}
+    waiting = Counter(job.row for job in jobs)
     parts: dict[int, list[_Part]] = defaultdict(list)
     total, done = sum(len(plan.times) for plan in plans), 0
     with inference(of.model.video_encoder, of.device, of.precision):

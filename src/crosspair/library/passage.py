@@ -28,7 +28,6 @@ from crosspair.library.frames import array_frames
 from crosspair.library.windows import Plan
 from crosspair.video import crops_along, read_frames
 
-TOGETHER = 8  # clips a passage
 PREFETCH = 2  # batches for each process
 STALLED = 120.0  # s for a batch: a decoder hangs
 THUMBNAIL = 160  # pixels of the longer side
@@ -73,10 +72,10 @@ class Decoded:
     failure: str = ""
 
 
-def passages(plan: Plan, together: int = TOGETHER) -> Iterator[Passage]:
+def passages(plan: Plan) -> Iterator[Passage]:
     """The clips of a plan, a few at a time."""
-    for first in range(0, len(plan.times), together):
-        yield Passage(plan.row, first, plan.source, plan.times[first : first + together])
+    for first in range(0, len(plan.times), plan.together):
+        yield Passage(plan.row, first, plan.source, plan.times[first : first + plan.together])
 
 
 def batched(jobs: Sequence[Passage], clips: int) -> list[list[Passage]]:

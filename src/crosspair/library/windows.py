@@ -14,6 +14,7 @@ from crosspair.config import ClipConfig
 from crosspair.errors import CrosspairError
 from crosspair.video.sampling import REFERENCE_FPS, clip_span, clip_times, uniform_positions
 
+TOGETHER = 8  # clips a passage
 SPACING = 2.0  # s between the clips that stand for a window, at most
 
 
@@ -27,6 +28,7 @@ class Plan:
         times: (n, T) instants of each clip's frames, in s from the beginning of the source.
         spans: what each of the results is about: start and end in s of the file.
         clips: for each of them, the clips that it is the mean over.
+        together: clips to decode in one passage.
     """
 
     row: int
@@ -34,6 +36,7 @@ class Plan:
     times: np.ndarray
     spans: Sequence[tuple[float | None, float | None]]
     clips: Sequence[range]
+    together: int = TOGETHER
 
 
 @dataclass(frozen=True)

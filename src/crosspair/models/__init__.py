@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 from crosspair.config import Recipe, TextConfig
-from crosspair.models.begin import begin_towers
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
 from crosspair.models.folder import CLASSIFIER_TYPE, CPD_TYPE, local_folder, read_config
@@ -14,7 +13,7 @@ from crosspair.models.foreign import Imported, import_weights
 from crosspair.models.foreign.encoder import inflate
 from crosspair.models.frames import FrameModel, frozen_model, imagenet_model
 from crosspair.models.resnet3d import ResNet3d
-from crosspair.models.start import Start, read_start
+from crosspair.models.start import Start, begin_towers, read_start
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage, learn_word_vectors, read_word_vectors, tokenize
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ class TransformerAverage(nn.Module):
     Args:
         source: a local folder or a hub name (``distilbert-base-uncased``).
         max_tokens: where longer texts are cut.
+        weights: whether they are read, too; without them, configuration and tokenizer do.
 
     Shapes:
         list of B texts → (B, hidden size), 768 for DistilBERT.
@@ -34,25 +35,42 @@ class TransformerAverage(nn.Module):
             ordinary word.
     """
 
-    def __init__(self, source: str, max_tokens: int) -> None:
+    def __init__(self, source: str, max_tokens: int, *, weights: bool = True) -> None:
         super().__init__()
-        transformers = _transformers()
+        try:
+            import transformers
+        except ImportError as error:
+            raise TextError(
+                'text.encoder=transformer needs the extra: pip install "crosspair[text]"'
+            ) from error
+        missing: list[str] = []
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            self.model, found = transformers.AutoModel.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True
-            )
+            if weights:
+                self.model, found = transformers.AutoModel.from_pretrained(
+                    source, dtype=torch.float32, output_loading_info=True
+                )
+                missing = found["missing_keys"]
+            else:
+                config = transformers.AutoConfig.from_pretrained(source)
+                self.model = transformers.AutoModel.from_config(config)
         except Exception as error:  # tokenizers and safetensors raise kinds of their own
-            raise TextError(f"language model {source}: {_cannot_be_loaded(error)}") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise TextError(f"language model {source}: cannot be loaded ({reason})") from error
         # Poolers are often absent, and not used here; anything else would be left random.
-        missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)
+        missing = sorted(name for name in missing if "pooler" not in name)
         if missing:
             raise TextError(
                 f"language model {source}: {len(missing)} weights are missing, as {missing[0]}"
             )
         self.max_tokens = max_tokens
         self.features: int = self.model.config.hidden_size
-        self._check_tokenizer(source)
+        # A tokenizer made from the wrong files gives nothing but unknown tokens, without a word.
+        if self.is_empty("a person is playing with a ball"):
+            raise TextError(
+                f"language model {source}: its tokenizer knows no ordinary word; "
+                "the folder needs tokenizer.json or a full set of tokenizer files"
+            )
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
         ids, mask = self.tokens(texts)
@@ -121,36 +139,7 @@ class TransformerAverage(nn.Module):
     @classmethod
     def load(cls, folder: Path, max_tokens: int) -> TransformerAverage:
         """Rebuild from `save`'s files, with weights still to be loaded."""
-        return cls.untrained(str(folder / FOLDER), max_tokens)
-
-    @classmethod
-    def untrained(cls, source: str, max_tokens: int) -> TransformerAverage:
-        """Build from a folder's configuration and tokenizer, with weights still to be loaded.
-
-        Raises:
-            TextError: transformers is missing, the folder lacks one of them, or the tokenizer
-                knows no ordinary word.
-        """
-        transformers = _transformers()
-        encoder = cls.__new__(cls)
-        nn.Module.__init__(encoder)
-        try:
-            encoder.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            config = transformers.AutoConfig.from_pretrained(source)
-            encoder.model = transformers.AutoModel.from_config(config)
-        except Exception as error:  # as above
-            raise TextError(f"language model {source}: {_cannot_be_loaded(error)}") from error
-        encoder.max_tokens, encoder.features = max_tokens, config.hidden_size
-        encoder._check_tokenizer(source)
-        return encoder
-
-    def _check_tokenizer(self, source: str) -> None:
-        # A tokenizer made from the wrong files gives nothing but unknown tokens, without a word.
-        if self.is_empty("a person is playing with a ball"):
-            raise TextError(
-                f"language model {source}: its tokenizer knows no ordinary word; "
-                "the folder needs tokenizer.json or a full set of tokenizer files"
-            )
+        return cls(str(folder / FOLDER), max_tokens, weights=False)
 
 
 def as_attention(mask: torch.Tensor) -> torch.Tensor:
@@ -160,17 +149,3 @@ def as_attention(mask: torch.Tensor) -> torch.Tensor:
     the host would wait there in each step.
     """
     return mask[:, None, None, :].bool()
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise TextError(
-            'text.encoder=transformer needs the extra: pip install "crosspair[text]"'
-        ) from error
-    return transformers
-
-
-def _cannot_be_loaded(error: Exception) -> str:
-    return f"cannot be loaded ({(str(error) or type(error).__name__).splitlines()[0]})"

@@ -32,7 +32,7 @@ def read_text_encoder(weights: Weights, tokenizer: str, path: Path) -> Transform
         ModelError: folder and weights do not go together.
     """
     try:
-        encoder = TransformerAverage.untrained(tokenizer, MAX_TOKENS)
+        encoder = TransformerAverage(tokenizer, MAX_TOKENS, weights=False)
     except TextError as error:
         raise ModelError(f"--tokenizer: {error}") from error
     encoder.attend_to_padding()
