@@ -107,8 +107,7 @@ def find_all(
             if isinstance(answer, Lost):
                 yield job, _lost(answer, decode, len(jobs[job][1]))
             else:
-                columns, of_parts = answer
-                yield job, Found(columns, [Verdict(Kind[name], why) for name, why in of_parts])
+                yield job, Found(*answer)
 
 
 def _lost(answer: Lost, decode: bool, parts: int) -> Found:

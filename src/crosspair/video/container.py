@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from crosspair.faults import BadVideoError, Kind
 from crosspair.video.remote import RemoteFile, open_remote
-from crosspair.video.signature import Signature, signature
+from crosspair.video.signature import signature
 
 # What FFmpeg may take a file for: one that holds its own frames. A playlist (HLS, DASH, concat)
 # would have it open others, which whoever uploads one must not read. Sound and pictures are here
@@ -146,29 +146,21 @@ def _container(path: str, remote: RemoteFile | None) -> InputContainer:
         container = av.open(
             source, metadata_errors="ignore", container_options={"format_whitelist": FORMATS}
         )
-    except av.FFmpegError as error:
-        if remote is not None and remote.fault is not None:
-            raise remote.fault from error
-        if error.errno == errno.ENOENT:
-            raise BadVideoError(path, Kind.MISSING, "no such file") from error
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise BadVideoError(
-                path, Kind.UNREADABLE, f"cannot be opened ({told(error)})"
-            ) from error
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path, remote, error) from error
-    except (OSError, ValueError) as error:
-        raise BadVideoError(path, Kind.UNREADABLE, f"cannot be opened ({told(error)})") from error
     assert isinstance(container, InputContainer)
     return container
 
 
-def _unreadable(path: str, remote: RemoteFile | None, error: av.FFmpegError) -> BadVideoError:
+def _unreadable(path: str, remote: RemoteFile | None, error: Exception) -> BadVideoError:
+    if remote is not None and remote.fault is not None:
+        return remote.fault
     found = signature(path, remote)
-    if found is Signature.UNKNOWN and error.errno == errno.EIO:  # of the disk, not of a demuxer
+    # An error of the disk, unless the bytes that could be read explain a demuxer's.
+    if not found.reason and getattr(error, "errno", None) in (errno.EIO, errno.EACCES, errno.EPERM):
         return BadVideoError(path, Kind.UNREADABLE, f"cannot be opened ({told(error)})")
-    kinds = {Signature.CUT_VIDEO: Kind.CUT, Signature.VIDEO: Kind.DAMAGED_HEADER}
-    reason = f"not a readable video, or cut ({found.value or told(error)})"
-    return BadVideoError(path, kinds.get(found, Kind.NOT_A_VIDEO), reason)
+    reason = f"not a readable video, or cut ({found.reason or told(error)})"
+    return BadVideoError(path, found.kind, reason)
 
 
 def _stream(container: InputContainer, path: str) -> VideoStream:

@@ -19,7 +19,7 @@ from crosspair.isolation import allow
 from crosspair.video.container import VideoInfo, header, opened, told
 from crosspair.video.decode import TAIL_TOLERANCE, TICK, decoded_from, shown_until
 from crosspair.video.sampling import clip_span
-from crosspair.video.signature import Signature, signature
+from crosspair.video.signature import signature
 
 SIDES = (8, 16384)  # pixels; beyond these a header is not to be believed
 RATES = (1.0, 480.0)  # frames a second
@@ -84,21 +84,18 @@ def inspect(
     return info, verdicts
 
 
-def inspect_job(job: tuple[str, Sequence[Part], bool]) -> tuple[dict[str, Any], list[list[str]]]:
-    """`inspect` for `crosspair.isolation`: its answer is made of plain values.
-
-    Whoever asks need not import a decoder to read it.
+def inspect_job(job: tuple[str, Sequence[Part], bool]) -> tuple[dict[str, Any], list[Verdict]]:
+    """`inspect` for `crosspair.isolation`: whoever asks need not import a decoder.
 
     Args:
         job: path, parts, whether to decode.
 
     Returns:
-        The fields of `VideoInfo` or none, and for each part its kind's name and the reason.
+        The fields of `VideoInfo` or none, and a verdict for each part.
     """
     path, parts, decode = job
-    info, verdicts = inspect(path, [(start, end) for start, end in parts], decode=decode)
-    columns = asdict(info) if info else {}
-    return columns, [[verdict.kind.name, verdict.reason] for verdict in verdicts]
+    info, verdicts = inspect(path, parts, decode=decode)
+    return asdict(info) if info else {}, verdicts
 
 
 Span = tuple[float, float]
@@ -256,7 +253,7 @@ def _of_whole(
     missing = promised - found
     tolerated = max(2.0, LENGTH_TOLERANCE * promised)
     # FFmpeg believes its own eyes about an AVI without its end, and then finds it in order.
-    if missing > tolerated and signature(path, None) is Signature.CUT_VIDEO:
+    if missing > tolerated and signature(path, None).kind is Kind.CUT:
         return info, Verdict(
             Kind.CUT, f"cut: the header promises {promised} frames, decoding finds {found}"
         )

@@ -25,6 +25,8 @@ from crosspair.video.views import View, centre_view, load_frames, load_view, tra
 STALLED = 600  # s without a batch: a decoder hangs
 PERMUTATION, VIEW = 0, 1  # what a generator is for, so that no two uses share their draws
 
+Decode = Callable[[Clip, View, ClipConfig], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -83,7 +85,7 @@ def centre_loader(
     """
     jobs = [(row, position) for row in rows for position in positions]
     batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
-    return _loader(_TestViews(clips, config), batches, workers)
+    return _loader(_TestViews(clips, config, load_view), batches, workers)
 
 
 def video_loader(
@@ -108,7 +110,7 @@ def video_loader(
     """
     chunks = [positions[i : i + batch_size] for i in range(0, len(positions), batch_size)]
     batches = [[(row, position) for position in chunk] for row in rows for chunk in chunks]
-    return _loader(_WholeFrames(clips, config), batches, workers, prefetch=2)
+    return _loader(_TestViews(clips, config, load_frames), batches, workers, prefetch=2)
 
 
 @contextmanager
@@ -191,35 +193,22 @@ class _TrainingViews(Dataset[_Loaded]):
     def __getitem__(self, job: tuple[int, int]) -> _Loaded:
         row, epoch = job
         view = training_view(np.random.default_rng((self.seed, VIEW, epoch, row)), self.config)
-        return _load(self.clips[row], row, epoch, view, self.config)
+        return _loaded(row, epoch, view, lambda: load_view(self.clips[row], view, self.config))
 
 
 class _TestViews(Dataset[_Loaded]):
-    def __init__(self, clips: Sequence[Clip], config: ClipConfig) -> None:
-        self.clips, self.config = clips, config
+    def __init__(self, clips: Sequence[Clip], config: ClipConfig, decode: Decode) -> None:
+        self.clips, self.config, self.decode = clips, config, decode
 
-    def __getitem__(self, job: tuple[int, float]) -> _Loaded:
-        row, position = job
-        return _load(self.clips[row], row, 0, centre_view(position, self.config), self.config)
-
-
-class _WholeFrames(_TestViews):
     def __getitem__(self, job: tuple[int, float]) -> _Loaded:
         row, position = job
         view = centre_view(position, self.config)
-        return _load(self.clips[row], row, 0, view, self.config, load_frames)
+        return _loaded(row, 0, view, lambda: self.decode(self.clips[row], view, self.config))
 
 
-def _load(
-    clip: Clip,
-    row: int,
-    epoch: int,
-    view: View,
-    config: ClipConfig,
-    decode: Callable[[Clip, View, ClipConfig], np.ndarray] = load_view,
-) -> _Loaded:
+def _loaded(row: int, epoch: int, view: View, decode: Callable[[], np.ndarray]) -> _Loaded:
     try:
-        return _Loaded(row, epoch, view, decode(clip, view, config))
+        return _Loaded(row, epoch, view, decode())
     except VideoError as error:
         return _Loaded(row, epoch, view, failure=str(error))
 

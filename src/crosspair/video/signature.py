@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
-from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 from crosspair.errors import VideoError
+from crosspair.faults import Kind, Verdict
 
 HEAD = 512  # bytes
 BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid"})
@@ -20,15 +21,7 @@ PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
 MARKUP = re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 
 
-class Signature(Enum):
-    """What a file seems to be. Its value tells people, where FFmpeg's message does not."""
-
-    HTML = "it is an HTML page: a download that failed?"
-    TEXT = "it is text"
-    PICTURE = "it is a picture"
-    CUT_VIDEO = "it begins as a video and its end is missing"
-    VIDEO = "it begins as a video, but its header is damaged"
-    UNKNOWN = ""
+UNKNOWN = Verdict(Kind.NOT_A_VIDEO)
 
 
 class Readable(Protocol):
@@ -39,12 +32,15 @@ class Readable(Protocol):
     def seek(self, offset: int, whence: int = 0, /) -> int: ...
 
 
-def signature(path: str, remote: Readable | None) -> Signature:
+def signature(path: str, remote: Readable | None) -> Verdict:
     """Look at a file's first bytes, and at whether it is as long as they say.
 
     Args:
         path: of a file.
         remote: what to read from instead, where the video is not a file of this machine.
+
+    Returns:
+        Its kind, and what it seems to be; `UNKNOWN`, which has no reason, where that is not told.
     """
     try:
         if remote is not None:
@@ -52,22 +48,23 @@ def signature(path: str, remote: Readable | None) -> Signature:
         with Path(path).open("rb") as file:
             return _signature(file)
     except (OSError, VideoError):
-        return Signature.UNKNOWN
+        return UNKNOWN
 
 
-def _signature(file: Readable) -> Signature:
+def _signature(file: Readable) -> Verdict:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(HEAD)
     if MARKUP.match(head):
-        return Signature.HTML
+        return Verdict(Kind.NOT_A_VIDEO, "it is an HTML page: a download that failed?")
     if head.startswith(PICTURES):
-        return Signature.PICTURE
-    if head[4:8] in BOXES or head[:4] == b"RIFF":
-        return Signature.CUT_VIDEO if _is_cut(file, size) else Signature.VIDEO
-    if head.startswith(MAGIC) or (head[:1] == b"G" and head[188:189] in (b"G", b"")):
-        return Signature.VIDEO
-    return Signature.TEXT if _is_text(head) else Signature.UNKNOWN
+        return Verdict(Kind.NOT_A_VIDEO, "it is a picture")
+    sized = head[4:8] in BOXES or head[:4] == b"RIFF"
+    if sized and _is_cut(file, size):
+        return Verdict(Kind.CUT, "it begins as a video and its end is missing")
+    if sized or head.startswith(MAGIC) or (head[:1] == b"G" and head[188:189] in (b"G", b"")):
+        return Verdict(Kind.DAMAGED_HEADER, "it begins as a video, but its header is damaged")
+    return Verdict(Kind.NOT_A_VIDEO, "it is text") if _is_text(head) else UNKNOWN
 
 
 def _is_cut(file: Readable, size: int) -> bool:
@@ -92,9 +89,7 @@ def _is_cut(file: Readable, size: int) -> bool:
 
 def _is_text(head: bytes) -> bool:
     try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # the last character may be cut
-            return False
-        text = head[: error.start].decode("utf-8")
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
     return all(character.isprintable() or character.isspace() for character in text)
