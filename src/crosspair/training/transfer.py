@@ -11,7 +11,8 @@ from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RunError
 from crosspair.evaluation import Provenance, Result, provenance, read_results, write_results
-from crosspair.evaluation.multiview import check_labels, multiview_results
+from crosspair.evaluation.classtask import check_labels
+from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.officialsplits import (
     check_manifest_name,
     name_of_split,
