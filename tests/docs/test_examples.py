@@ -25,7 +25,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(sh|bash|sbatch|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 ONLY_PARSED = {
-    r"^quickstart ": "takes minutes, and has a test of its own",
     r"^serve ": "does not end by itself, and has tests of its own",
     r"imagenet:": "weights that are not here",
     r"^import-weights ": "weights that are not here",
@@ -35,7 +34,6 @@ ONLY_PARSED = {
     r"--engine ray": "a cluster",
     r"--recipe kinetics210k": "the paper's size",
     r"^ablate (?!.*--dry-run)": "an hour, and has tests of its own",
-    r"^report cpd=runs/ucf101 ": "reports what --splits made",
     r"^ablate table-1a-ucf": "more pairs than there are here",
 }
 # So that it takes seconds: appended to each command that runs.
@@ -53,7 +51,7 @@ FAST = {
     "index": ["--workers", "0"],
     "search": ["--workers", "0"],
 }
-OTHERS = {"ssh": "another machine"}  # programs that are not of this package
+OTHERS = {"ssh": "another machine", "source": "the shell's"}  # programs that are not of this package
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
