@@ -51,7 +51,8 @@ FAST = {
     "index": ["--workers", "0"],
     "search": ["--workers", "0"],
 }
-OTHERS = {"ssh": "another machine", "source": "the shell's"}  # programs that are not of this package
+# Programs that are not of this package.
+OTHERS = {"ssh": "another machine", "source": "the shell's"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
