@@ -35,9 +35,8 @@ from benchmarks.measuring import write_results
 from crosspair.corpora import Manifest
 from crosspair.corpora.labels import class_phrase
 from crosspair.library import Engine, Library, Moment, Searcher, engine, index, indexing
-from crosspair.library.late import late_progress
 from crosspair.library.store import is_library, quoted
-from crosspair.progress import progress
+from crosspair.progress import late_progress, progress
 
 RESULTS = Path(__file__).parent / "results" / "library.json"
 LONG, OF_CLIPS = 10, 20  # long videos, and clips of each

@@ -25,11 +25,11 @@ from crosspair.library.encoding import Encoded, encode_plans, encode_whole, enco
 from crosspair.library.engines import Engine, check_reads_text
 from crosspair.library.engines import engine as load_engine
 from crosspair.library.frames import check_frames
-from crosspair.library.late import late_progress
 from crosspair.library.timeline import Stretch, timeline
 from crosspair.library.videos import probed, videos_of
 from crosspair.library.windows import Windows, whole_plan
 from crosspair.models import CPD
+from crosspair.progress import late_progress
 from crosspair.video.sampling import REFERENCE_FPS
 
 Video = str | os.PathLike[str] | np.ndarray

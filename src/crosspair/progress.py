@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 console = Console(stderr=True)
 
 LOG_EVERY = 30.0  # s between lines where there is no terminal
+LATE = 1.0  # s before a late bar is worth its place
 
 
 class Progress:
@@ -78,6 +79,26 @@ def progress(name: str, total: int, unit: str, shown: bool = True) -> Iterator[P
         return
     with bar._bars:
         yield bar
+
+
+@contextmanager
+def late_progress(name: str, unit: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Show a piece of work once it has lasted for a second, where no bar is there already.
+
+    Yields:
+        What to call with the units done and their number.
+    """
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def advance(done: int, total: int) -> None:
+            if shown and not bars and time.monotonic() - begun >= LATE:
+                bars.append(stack.enter_context(progress(name, total, unit)))
+            if bars:
+                bars[0].advance(done)
+
+        yield advance
 
 
 class _Rate(ProgressColumn):

@@ -28,15 +28,31 @@ def test_missing_manifest(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "call",
-    ["corpus rendered out", "corpus ucf101 videos --lists l --out out", "prepare m --out out",
-     "quickstart --out out", "evaluate zeroshot --model m --manifest m --out out"],
-)  # fmt: skip
-def test_a_seed_below_zero(call: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ("call", "least"),
+    [
+        ("corpus rendered out --seed", 0),
+        ("corpus ucf101 videos --lists l --out out --seed", 0),
+        ("prepare m --out out --seed", 0),
+        ("quickstart --out out --seed", 0),
+        ("evaluate zeroshot --model m --manifest m --out out --seed", 0),
+        ("corpus rendered out --workers", 1),
+        ("prepare m --out out --workers", 1),
+        ("titles m --workers", 1),
+        ("classify v --model m --classes a --batch-size", 1),
+        ("embed v --model m --out o --workers", 0),
+        ("search a --library l --limit", 1),
+        ("serve --library l --max-upload", 1),
+    ],
+)
+def test_a_number_that_is_too_small(
+    call: str, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main([*call.split(), "--seed", "-1"])
+        main([*call.split(), str(least - 1)])
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.endswith("error: argument --seed: '-1' is no whole number from 0 on")
+    option = call.rpartition(" ")[2]
+    told = f"error: argument {option}: '{least - 1}' is no whole number from {least} on"
+    assert line.endswith(told)
 
 
 def test_wrong_column(tmp_path, rendered) -> None:

@@ -86,7 +86,6 @@ def test_a_model_without_a_text_tower_compares_no_texts(made, tmp_path, capsys) 
     [
         (("search", "a dog", "--library", "{}/videos"), "is no library; \"crosspair index VIDEOS"),
         (("search", "a dog", "--library", "{}/library", "--where", "x ="), "library"),
-        (("search", "a dog", "--library", "{}/library", "--limit", "0"), "--limit is 0; it must"),
         (("search", "zzz", "--library", "{}/library"), "the model knows no word of 'zzz'"),
         (("index", "{}/videos", "--library", "{}/new"), "to make one, say with which model"),
     ],

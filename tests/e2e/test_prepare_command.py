@@ -81,7 +81,6 @@ def test_a_dry_run_only_tells(tmp_path: Path, sources: Path) -> None:
         (["--fps", "fast"], "--fps 'fast' is neither own nor a number"),
         (["--fps", "0"], "the frame rate is 0.0; it must be 1 to 1000, or own"),
         (["--short-side", "127"], "the short side is 127 pixels; it must be even, and 16 or more"),
-        (["--workers", "0"], "--workers is 0; it must be 1 or more"),
         (["--address", "auto"], "--address is of a Ray cluster; add --engine ray"),
         (["--dry-run", "--sample", "0"], "the sample is 0 videos; it must be 1 or more"),
     ],

@@ -280,7 +280,6 @@ def test_a_forgotten_video_is_played_no_more(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--max-upload", "0"), "--max-upload is 0; it must be 1 (MB) or more"),
         (("--host", "no.such.host.invalid"), "no page can be served at no.such.host.invalid"),
         (("--port", "99999"), "no page can be served at 127.0.0.1, port 99999"),
         (("--library", "nowhere"), "nowhere is no library"),

@@ -55,7 +55,6 @@ def test_another_manifest_can_be_written(tmp_path: Path, manifest: Manifest) -> 
 def test_faults_are_told_in_one_line(tmp_path: Path, manifest: Manifest) -> None:
     before = manifest.path.read_bytes()
     assert "none.parquet does not exist" in refused("titles", tmp_path / "none.parquet")
-    assert "workers is 0: pass 1 or more" in refused("titles", manifest.path, "--workers", 0)
     missing = refused("words", manifest.path, "--accuracy", tmp_path / "none.csv")
     assert missing == f"accuracy file {tmp_path / 'none.csv'} does not exist"
     place = manifest.table.column_names.index("label")

@@ -118,7 +118,6 @@ def test_classify_takes_files_of_classes_and_templates(model, videos, tmp_path, 
         (("--classes-file", "none.txt"), "class file none.txt does not exist"),
         (("--classes", "a", "--stride", "1"), "--stride is of windows; give --window, too"),
         (("--classes", "a", "--window", "-1"), "the stride is more than 0"),
-        (("--classes", "a", "--batch-size", "0"), "--batch-size must be 1 or more"),
         (("--classes", "a", "--device", "toaster"), "device 'toaster' cannot be used here"),
     ],
 )

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosspair.cli.verbs import whole_number
+from crosspair.cli.verbs import Verbs, whole_number
 
 if TYPE_CHECKING:
     from crosspair.ablation import Cell, Plan
-    from crosspair.cli.verbs import Verbs
 
 
 def add_ablate(verbs: Verbs) -> None:

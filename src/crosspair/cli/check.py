@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosspair.cli.verbs import check_place, whole_number
+from crosspair.cli.verbs import Verbs, add_workers, check_place
 
 if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
     from crosspair.corpora.check import Checked
 
 
@@ -32,9 +31,7 @@ def add_check(verbs: Verbs) -> None:
         "--list", type=Path, metavar="FILE.csv",
         help="write a list of what was found: pair_id, path, kind, message",
     )  # fmt: skip
-    verb.add_argument(
-        "--workers", type=whole_number(1), metavar="N", help="processes (default: one a core)"
-    )
+    add_workers(verb)
     verb.add_argument(
         "--timeout", type=_seconds, metavar="S",
         help="seconds for a file (default: 20; with --decode 60, and its own length)",

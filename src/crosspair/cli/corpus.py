@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.verbs import whole_number
+from crosspair.cli.verbs import Verbs, add_seed, add_workers
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crosspair.cli.verbs import Verbs
     from crosspair.corpora import Manifest
-    from crosspair.progress import Progress
 
     Read = Callable[[argparse.Namespace, dict[str, Any]], list[Manifest]]
 
@@ -34,11 +31,11 @@ def _add_rendered(kinds: Verbs) -> None:
     rendered = kinds.add_parser("rendered", help="render video files with noisy titles")
     rendered.add_argument("out", type=Path, metavar="OUT", help="folder for videos and manifest")
     rendered.add_argument("--pairs", type=int, default=1200, help="default: 1200")
-    rendered.add_argument("--seed", type=whole_number(0), default=0, help="default: 0")
+    add_seed(rendered, "everything random")
     rendered.add_argument(
         "--noise", type=float, default=0.3, help="0 (clean titles) to 1 (all wrong); default: 0.3"
     )
-    rendered.add_argument("--workers", type=int, help="processes (default: one a core)")
+    add_workers(rendered)
     rendered.set_defaults(verb=_corpus_rendered)
 
 
@@ -114,9 +111,7 @@ def _reader(kinds: Verbs, name: str, help_: str, read: Read) -> argparse.Argumen
     reader.add_argument(
         "--val", type=float, default=0.0, help="share of train to hold out as val (default: 0)"
     )
-    reader.add_argument(
-        "--seed", type=whole_number(0), default=0, help="of that choice (default: 0)"
-    )
+    add_seed(reader, "that choice")
     return reader
 
 
@@ -138,31 +133,24 @@ def _add_title_columns(reader: argparse.ArgumentParser) -> None:
 
 def _corpus_rendered(options: argparse.Namespace) -> None:
     from crosspair.corpora.rendered import render_corpus
-    from crosspair.progress import progress
+    from crosspair.progress import late_progress
 
-    with progress("rendering", options.pairs, "videos") as bar:
+    with late_progress("rendering", "videos") as progress:
         manifest = render_corpus(
             options.out, options.pairs, options.seed, options.noise, options.workers,
-            progress=lambda done, _: bar.advance(done),
+            progress=progress,
         )  # fmt: skip
     _tell_manifests([manifest])
 
 
 def _read(options: argparse.Namespace) -> None:
-    """Run a reader with what all leave to their user, and a bar once there is a total."""
-    from crosspair.progress import progress
+    """Run a reader with what all leave to their user."""
+    from crosspair.progress import late_progress
 
-    with ExitStack() as stack:
-        bars: list[Progress] = []
-
-        def advance(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(progress("probing", total, "videos")))
-            bars[0].advance(done)
-
+    with late_progress("probing", "videos") as progress:
         choices = {
             "class_names": options.class_names, "val_share": options.val, "seed": options.seed,
-            "progress": advance,
+            "progress": progress,
         }  # fmt: skip
         if "title_columns" in options:
             choices["title_columns"] = _title_columns(options)

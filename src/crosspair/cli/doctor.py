@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosspair.cli.verbs import Verbs
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crosspair.cli.verbs import Verbs
     from crosspair.doctor import Check
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.engines import add_engine, on_cluster
 from crosspair.cli.multiview import add_multiview
-from crosspair.cli.verbs import add_splits, check_place, whole_number
+from crosspair.cli.verbs import (
+    Verbs,
+    add_cluster,
+    add_encoding,
+    add_seed,
+    add_splits,
+    check_place,
+    on_cluster,
+    processes,
+    whole_number,
+)
 
 if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
     from crosspair.corpora import Manifest
     from crosspair.distributed import World
     from crosspair.evaluation import Features, FrozenConfig, Provenance, Result
@@ -41,7 +48,7 @@ def add_features(verbs: Verbs) -> None:
         "--out", type=Path, required=True, metavar="DIR",
         help="gets features.safetensors (visual, embedding) and index.parquet",
     )  # fmt: skip
-    add_engine(verb)
+    add_cluster(verb)
     verb.set_defaults(verb=_features)
 
 
@@ -77,9 +84,7 @@ def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
         "--beside-random", action=argparse.BooleanOptionalAction, default=every,
         help=f"test random weights, too (default: {'yes' if every else 'no'})",
     )  # fmt: skip
-    verb.add_argument(
-        "--seed", type=whole_number(0), default=0, help="of all that is drawn (default: 0)"
-    )
+    add_seed(verb, "all that is drawn")
     if name != "retrieval":
         verb.add_argument(
             "--details", type=Path, metavar="DIR",
@@ -128,21 +133,10 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
         "(visual ones alone: its embedding is untrained)",
     )  # fmt: skip
     verb.add_argument("--manifest", required=True, metavar="M")
+    add_encoding(verb)
     verb.add_argument(
-        "--clips", type=whole_number(1), default=10, help="a video; the paper's and default: 10"
-    )
-    verb.add_argument(
-        "--workers", type=whole_number(0), default=2, help="decoding processes (default: 2)"
-    )
-    verb.add_argument(
-        "--batch-size",
-        type=whole_number(1),
-        default=32,
+        "--batch-size", type=whole_number(1), default=32,
         help="clips at a time, at most (default: 32)",
-    )
-    verb.add_argument(
-        "--precision", choices=("auto", "bf16", "fp32"), default="auto",
-        help="of the network; auto: bf16 where the processor computes in it",
     )  # fmt: skip
 
 
@@ -150,12 +144,10 @@ def _features(options: argparse.Namespace) -> None:
     ray = on_cluster(options)
 
     from crosspair.corpora import Manifest
-    from crosspair.distributed import joined
     from crosspair.evaluation.on_ray import encode_on_ray
     from crosspair.models import frozen_model
 
-    with joined() as world:
-        _quiet_unless_main(world)
+    with processes() as world:
         manifest, model = Manifest.read(options.manifest), frozen_model(options.model)
         how = {"encode": partial(encode_on_ray, address=options.address)} if ray else {}
         found = _encoded(model.to(world.device), manifest, options.out, options, world, **how)
@@ -164,7 +156,6 @@ def _features(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from crosspair.distributed import joined
     from crosspair.evaluation import write_results
     from crosspair.evaluation.officialsplits import check_manifest_name, write_over_splits
     from crosspair.reporting.table import print_table
@@ -173,8 +164,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = _config(options)
     if options.splits:
         check_manifest_name(options.manifest)
-    with joined() as world:
-        _quiet_unless_main(world)
+    with processes() as world:
         # What is wrong with the last split is told before the first one's videos are encoded.
         inputs = {split: _inputs(options, config, split) for split in options.splits or [None]}
         encoded = {
@@ -203,18 +193,18 @@ def _inputs(
     options: argparse.Namespace, config: FrozenConfig, split: int | None
 ) -> tuple[CPD, Manifest, str]:
     """The model and the videos of an official split, or of the one there is; the recipe's hash."""
+    from crosspair.config import Recipe
     from crosspair.corpora import Manifest
     from crosspair.evaluation import check_protocols
     from crosspair.evaluation.officialsplits import name_of_split
     from crosspair.models import frozen_model
-    from crosspair.recipes import load_recipe, recipe_hash
+    from crosspair.recipes import hash_beside
 
     name = name_of_split(options.model, split)
     model = frozen_model(name)
     manifest = Manifest.read(name_of_split(options.manifest, split))
     check_protocols(model, manifest, options.protocols, config)
-    recipe = Path(name).parent / "recipe.yaml"  # a run's model lies beside it
-    return model, manifest, recipe_hash(load_recipe(str(recipe))) if recipe.is_file() else ""
+    return model, manifest, hash_beside(Recipe, name)
 
 
 def _subjects(
@@ -306,8 +296,3 @@ def _encoded(
             world=world, precision=options.precision, progress=lambda done, _: bar.advance(done),
             **how,
         )  # fmt: skip
-
-
-def _quiet_unless_main(world: World) -> None:
-    if not world.is_main:
-        logging.getLogger().setLevel(logging.WARNING)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosspair.cli.use import add_engine, add_windows, engine_choices, windows_of
+from crosspair.cli.verbs import Verbs, whole_number
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crosspair.cli.verbs import Verbs
     from crosspair.library import Indexed, Moment
 
 
@@ -51,7 +51,9 @@ def add_search(verbs: Verbs) -> None:
     query.add_argument("text", nargs="?", metavar="TEXT")
     query.add_argument("--video", metavar="FILE", help="find what looks like it instead")
     verb.add_argument("--library", type=Path, required=True, metavar="L", help="its folder")
-    verb.add_argument("--limit", type=int, default=10, metavar="N", help="moments (default: 10)")
+    verb.add_argument(
+        "--limit", type=whole_number(1), default=10, metavar="N", help="moments (default: 10)"
+    )
     verb.add_argument(
         "--where", default="", metavar="SQL",
         help="a condition on path, title, start, \"end\" or size: title LIKE '%%guitar%%'",
@@ -68,8 +70,8 @@ def add_search(verbs: Verbs) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     from crosspair.library import engine, forget, index
-    from crosspair.library.late import late_progress
     from crosspair.library.store import MODEL_FOLDER, is_library
+    from crosspair.progress import late_progress
 
     if options.forget:
         count = forget(options.library, options.videos)
@@ -106,8 +108,6 @@ def _tell(library: Path, done: Indexed) -> None:
 def _search(options: argparse.Namespace) -> None:
     from crosspair.library import Library, Searcher, engine
 
-    if options.limit < 1:
-        raise CrosspairError(f"--limit is {options.limit}; it must be 1 or more")
     library = Library(options.library)
     searcher = Searcher(library, engine(library.model_folder, **engine_choices(options)))
     choices: dict[str, Any] = {

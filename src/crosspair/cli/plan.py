@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosspair.cli.verbs import check_place, whole_number
+from crosspair.cli.verbs import Verbs, check_place, whole_number
 
 if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
     from crosspair.config import FinetuneRecipe, Recipe
     from crosspair.planning import Plan
 

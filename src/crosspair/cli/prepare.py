@@ -7,12 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosspair.cli.engines import add_engine, on_cluster
-from crosspair.cli.verbs import whole_number
+from crosspair.cli.verbs import Verbs, add_cluster, add_seed, add_workers, on_cluster
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
     from crosspair.corpora.prepare import Engine, Plan, Settings
 
 
@@ -38,26 +36,27 @@ def add_prepare(verbs: Verbs) -> None:
         "--middle", type=float, metavar="S", help="keep only the middle S seconds of longer videos"
     )
     verb.add_argument("--crf", type=float, default=20, help="x264's quality (default: 20)")
-    verb.add_argument("--workers", type=int, help="processes (default: one a core)")
+    add_workers(verb)
     verb.add_argument(
         "--dry-run", action="store_true", help="only tell what there is to do, and what it costs"
     )
     verb.add_argument(
         "--sample", type=int, default=20, help="videos that --dry-run tries out (default: 20)"
     )
-    verb.add_argument("--seed", type=whole_number(0), default=0, help="of that sample (default: 0)")
-    add_engine(verb)
+    add_seed(verb, "that sample")
+    add_cluster(verb)
     verb.set_defaults(verb=_prepare)
 
 
 def _prepare(options: argparse.Namespace) -> None:
     settings = _settings(options)
-    workers = _workers(options.workers)
 
     from crosspair.corpora import Manifest
     from crosspair.corpora.prepare import plan_preparation, prepare_corpus
+    from crosspair.isolation import cores
     from crosspair.progress import progress
 
+    workers = options.workers or cores()
     plan = plan_preparation(Manifest.read(options.manifest), options.out, settings)
     if options.dry_run:
         _estimate(plan, options, workers)
@@ -84,14 +83,6 @@ def _settings(options: argparse.Namespace) -> Settings:
     except ValueError as error:
         raise CrosspairError(f"--fps {options.fps!r} is neither own nor a number") from error
     return Settings(options.short_side, options.gop, fps, options.middle, options.crf)
-
-
-def _workers(given: int | None) -> int:
-    from crosspair.isolation import cores
-
-    if given is not None and given < 1:
-        raise CrosspairError(f"--workers is {given}; it must be 1 or more")
-    return given or cores()
 
 
 def _engine(options: argparse.Namespace, workers: int) -> Engine:

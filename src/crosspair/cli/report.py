@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from crosspair.cli.verbs import Verbs
 from crosspair.errors import RunError
-
-if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
 
 
 def add_report(verbs: Verbs) -> None:

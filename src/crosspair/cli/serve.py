@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crosspair.cli.use import add_engine, engine_choices
-from crosspair.errors import CrosspairError
-
-if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
+from crosspair.cli.verbs import Verbs, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +26,9 @@ def add_serve(verbs: Verbs) -> None:
     )  # fmt: skip
     verb.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
     verb.add_argument(
-        "--max-upload", type=int, default=200, metavar="MB", help="largest file (default: 200)"
-    )
+        "--max-upload", type=whole_number(1), default=200, metavar="MB",
+        help="largest file (default: 200)",
+    )  # fmt: skip
     add_engine(verb, model=False)
     verb.set_defaults(verb=_serve)
 
@@ -41,8 +38,6 @@ def _serve(options: argparse.Namespace) -> None:
     from crosspair.serve import serve
     from crosspair.serve.guard import is_loopback
 
-    if options.max_upload < 1:
-        raise CrosspairError(f"--max-upload is {options.max_upload}; it must be 1 (MB) or more")
     library = Library(options.library)
     if not is_loopback(options.host):
         logger.warning(

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
+from crosspair.cli.verbs import Verbs, add_workers
 
 
 def add_titles(verbs: Verbs) -> None:
@@ -39,20 +37,20 @@ def add_titles(verbs: Verbs) -> None:
         "--report", type=Path, metavar="DIR",
         help="folder for report.html, titles.csv and titles.png: what went and why",
     )  # fmt: skip
-    verb.add_argument("--workers", type=int, help="processes (default: one a core)")
+    add_workers(verb)
     verb.set_defaults(verb=_titles)
 
 
 def _titles(options: argparse.Namespace) -> None:
     from crosspair.corpora import Manifest
     from crosspair.corpora.titles import prepare_titles
-    from crosspair.progress import progress
+    from crosspair.progress import late_progress
 
     manifest = Manifest.read(options.manifest)
-    with progress("titles", len(manifest), "titles") as bar:
+    with late_progress("titles", "titles") as progress:
         filled, report = prepare_titles(
             manifest, lemmas=options.lemmas, empty=options.empty, keep_clean=options.keep_clean,
-            workers=options.workers, progress=lambda done, _: bar.advance(done),
+            workers=options.workers, progress=progress,
         )  # fmt: skip
     if options.report:
         from crosspair.reporting.titles import write_title_report
@@ -96,14 +94,12 @@ def add_words(verbs: Verbs) -> None:
 def _words(options: argparse.Namespace) -> None:
     from crosspair.corpora import Manifest
     from crosspair.corpora.words import read_accuracy, word_overlap
-    from crosspair.progress import progress
+    from crosspair.progress import late_progress
     from crosspair.reporting.words import print_words, write_words
 
     manifest = Manifest.read(options.manifest)
-    with progress("words", len(manifest), "pairs") as bar:
-        overlaps = word_overlap(
-            manifest, exact=options.exact, progress=lambda done, _: bar.advance(done)
-        )
+    with late_progress("words", "pairs") as progress:
+        overlaps = word_overlap(manifest, exact=options.exact, progress=progress)
     labels = overlaps[0].ranked()
     accuracy = read_accuracy(options.accuracy, labels) if options.accuracy else {}
     print_words(overlaps)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from crosspair.cli.verbs import add_profile, add_splits, whole_number
-
-if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
+from crosspair.cli.verbs import Verbs, add_seed, add_splits, processes
 
 
 def add_quickstart(verbs: Verbs) -> None:
@@ -18,9 +14,7 @@ def add_quickstart(verbs: Verbs) -> None:
         "quickstart", help="render a corpus, pre-train on it, evaluate, write report.html"
     )
     verb.add_argument("--out", type=Path, required=True, help="folder for all that is made")
-    verb.add_argument(
-        "--seed", type=whole_number(0), default=0, help="of everything random (default: 0)"
-    )
+    add_seed(verb, "everything random")
     verb.set_defaults(verb=_quickstart)
 
 
@@ -43,12 +37,7 @@ def add_pretrain(verbs: Verbs) -> None:
         help="weights to begin with, as far as they fit: a model folder or hub name; a 2D ResNet's "
         "state dict, inflated (default: none)",
     )  # fmt: skip
-    verb.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
-    verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    add_profile(verb)
-    verb.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as training.epochs=30 clip.size=112"
-    )
+    _add_run(verb)
     verb.set_defaults(verb=_pretrain)
 
 
@@ -58,12 +47,9 @@ def _pretrain(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, options.overrides)
 
     from crosspair.corpora import Manifest
-    from crosspair.distributed import joined
     from crosspair.training import pretrain
 
-    with joined() as world:
-        if not world.is_main:
-            logging.getLogger().setLevel(logging.WARNING)
+    with processes() as world:
         model = pretrain(
             recipe, Manifest.read(options.manifest), options.run,
             init=options.init, resume=options.resume, profile=options.profile, world=world,
@@ -88,7 +74,6 @@ def add_finetune(verbs: Verbs) -> None:
         "ResNet's state dict, inflated",
     )  # fmt: skip
     verb.add_argument("--manifest", required=True, metavar="M", help="videos with labels")
-    verb.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
     verb.add_argument(
         "--labels", type=float, metavar="SHARE",
         help="low-shot: the share of each class's labels to see, as 0.01; the key labels.share",
@@ -99,11 +84,7 @@ def add_finetune(verbs: Verbs) -> None:
         help="what is tested; with val, validation is held out of train (default: test)",
     )  # fmt: skip
     verb.add_argument("--no-test", action="store_true", help="train only")
-    verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    add_profile(verb)
-    verb.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as training.epochs=30 clip.size=112"
-    )
+    _add_run(verb)
     verb.set_defaults(verb=_finetune)
 
 
@@ -117,27 +98,35 @@ def _finetune(options: argparse.Namespace) -> None:
     if options.splits and options.no_test:
         raise RecipeError("--splits averages tests; leave out --no-test")
 
-    from crosspair.distributed import joined
     from crosspair.reporting.table import print_table
     from crosspair.training.transfer import transfer, transfer_over_splits
 
-    with joined() as world:
-        if not world.is_main:
-            logging.getLogger().setLevel(logging.WARNING)
+    inputs = recipe, options.manifest, options.init, options.run
+    with processes() as world:
+        how: Any = {
+            "tested": options.test_split, "resume": options.resume, "profile": options.profile,
+            "world": world,
+        }  # fmt: skip
         if options.splits:
-            results = transfer_over_splits(
-                recipe, options.manifest, options.init, options.run, options.splits,
-                tested=options.test_split, resume=options.resume, profile=options.profile,
-                world=world,
-            )  # fmt: skip
+            results = transfer_over_splits(*inputs, options.splits, **how)
         else:
-            results = transfer(
-                recipe, options.manifest, options.init, options.run,
-                test=not options.no_test, tested=options.test_split, resume=options.resume,
-                profile=options.profile, world=world,
-            )  # fmt: skip
+            results = transfer(*inputs, test=not options.no_test, **how)
         if results is None or not world.is_main:
             return
         if results:
             print_table(results)
         print(f"model: {options.run / ('split*/model' if options.splits else 'model')}")
+
+
+def _add_run(verb: argparse.ArgumentParser) -> None:
+    """Where a training goes, and what of its recipe is other."""
+    verb.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    verb.add_argument(
+        "--profile", action="store_true",
+        help="time the parts of 20 steps: a page and a trace for Perfetto in the folder profile/ "
+        "of the run; its numbers stay as they are",
+    )  # fmt: skip
+    verb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="as training.epochs=30 clip.size=112"
+    )

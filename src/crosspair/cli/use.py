@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crosspair.cli.verbs import Verbs, add_precision, whole_number
 from crosspair.errors import CrosspairError, VideoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from crosspair.cli.verbs import Verbs
     from crosspair.corpora import Manifest
     from crosspair.library.timeline import Stretch
     from crosspair.library.windows import Windows
@@ -90,23 +90,20 @@ def add_engine(verb: argparse.ArgumentParser, *, model: bool = True) -> None:
             "--model", required=True, metavar="DIR", help="a model folder or hub name"
         )
     verb.add_argument("--device", default="auto", help="as cuda:1 (default: auto)")
+    add_precision(verb)
     verb.add_argument(
-        "--precision", choices=("auto", "bf16", "fp32"), default="auto",
-        help="of the network; auto: bf16 where the processor computes in it",
-    )  # fmt: skip
-    verb.add_argument("--workers", type=int, help="decoding processes (default: one a core)")
-    verb.add_argument(
-        "--batch-size", type=int, default=32, help="clips at a time, at most (default: 32)"
+        "--workers", type=whole_number(0), help="decoding processes (default: one a core)"
     )
+    verb.add_argument(
+        "--batch-size", type=whole_number(1), default=32,
+        help="clips at a time, at most (default: 32)",
+    )  # fmt: skip
 
 
 def engine_choices(options: argparse.Namespace) -> dict[str, Any]:
     """What `crosspair.library.engine` takes besides the model."""
-    if options.batch_size < 1 or (options.workers or 0) < 0:
-        raise CrosspairError("--batch-size must be 1 or more, and --workers 0 or more")
-    return {name: getattr(options, name) for name in ("device", "precision", "workers")} | {
-        "batch_size": options.batch_size
-    }
+    names = ("device", "precision", "workers", "batch_size")
+    return {name: getattr(options, name) for name in names}
 
 
 def _add_videos(verb: argparse.ArgumentParser) -> None:

@@ -1,14 +1,86 @@
-"""What verbs share: the place where they are added, and options."""
+"""What verbs share: the place where they are added, options, and how processes join."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from crosspair.errors import CrosspairError, RunError
+
 if TYPE_CHECKING:
-    Verbs: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+    from crosspair.distributed import World
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_workers(verb: argparse.ArgumentParser) -> None:
+    """``--workers``, of work that has the machine for itself."""
+    verb.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="processes (default: one a core)"
+    )
+
+
+def add_seed(verb: argparse.ArgumentParser, of: str) -> None:
+    """``--seed``; ``of`` says what is drawn by it."""
+    verb.add_argument("--seed", type=whole_number(0), default=0, help=f"of {of} (default: 0)")
+
+
+def add_precision(verb: argparse.ArgumentParser) -> None:
+    """``--precision`` of a network that only looks."""
+    verb.add_argument(
+        "--precision", choices=("auto", "bf16", "fp32"), default="auto",
+        help="of the network; auto: bf16 where the processor computes in it",
+    )  # fmt: skip
+
+
+def add_encoding(verb: argparse.ArgumentParser) -> None:
+    """How a test looks at videos: ``--clips``, ``--workers``, ``--precision``."""
+    verb.add_argument(
+        "--clips", type=whole_number(1), default=10, help="a video; the paper's and default: 10"
+    )
+    verb.add_argument(
+        "--workers", type=whole_number(0), default=2, help="decoding processes (default: 2)"
+    )
+    add_precision(verb)
+
+
+def add_cluster(verb: argparse.ArgumentParser) -> None:
+    """``--engine`` and ``--address``."""
+    verb.add_argument(
+        "--engine", choices=("local", "ray"), default="local",
+        help="processes of this machine, or a Ray cluster with a shared file system",
+    )  # fmt: skip
+    verb.add_argument("--address", help="of the cluster, as auto (default: start Ray here)")
+
+
+def on_cluster(options: argparse.Namespace) -> bool:
+    """Whether a cluster is asked for.
+
+    Raises:
+        CrosspairError: the options do not go together.
+    """
+    ray = bool(options.engine == "ray")
+    if options.address is not None and not ray:
+        raise CrosspairError("--address is of a Ray cluster; add --engine ray")
+    if ray and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise CrosspairError("--engine ray starts processes by itself; leave out torchrun")
+    return ray
+
+
+@contextmanager
+def processes() -> Iterator[World]:
+    """This process among those that ``torchrun`` started, of which the first one talks."""
+    from crosspair.distributed import joined
+
+    with joined() as world:
+        if not world.is_main:
+            logging.getLogger().setLevel(logging.WARNING)
+        yield world
 
 
 def add_splits(verb: argparse.ArgumentParser, named: str) -> None:
@@ -17,15 +89,6 @@ def add_splits(verb: argparse.ArgumentParser, named: str) -> None:
         "--splits", type=_splits, default=[], metavar="1,2,3",
         help=f"official splits, one after another: {{}} stands for their number in {named}; "
         "results are averaged",
-    )  # fmt: skip
-
-
-def add_profile(verb: argparse.ArgumentParser) -> None:
-    """``--profile`` of a training."""
-    verb.add_argument(
-        "--profile", action="store_true",
-        help="time the parts of 20 steps: a page and a trace for Perfetto in the folder profile/ "
-        "of the run; its numbers stay as they are",
     )  # fmt: skip
 
 
@@ -49,8 +112,6 @@ def check_place(out: Path, option: str = "--out", example: str = "results.json")
     Raises:
         RunError: it is a folder, or lies in a file.
     """
-    from crosspair.errors import RunError
-
     if out.is_dir():
         raise RunError(
             f"{option} names a file of results, and {out} is a folder; try {out / example}"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from crosspair.cli.verbs import Verbs
+from crosspair.cli.verbs import Verbs
 
 
 def add_import_weights(verbs: Verbs) -> None:

@@ -12,7 +12,7 @@ from crosspair.corpora.probing import probe_all
 from crosspair.corpora.titlefile import titles_by_id
 from crosspair.corpora.videofiles import VideoFiles, plain_name
 from crosspair.errors import ManifestError
-from crosspair.library.late import late_progress
+from crosspair.progress import late_progress
 
 Named = str | os.PathLike[str]
 

@@ -124,6 +124,12 @@ def recipe_hash(recipe: Recipe | FinetuneRecipe) -> str:
     return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]
 
 
+def hash_beside(kind: type[AnyRecipe], model: str) -> str:
+    """Hash of the recipe of the run whose model this is; empty where no recipe lies beside it."""
+    file = Path(model).parent / "recipe.yaml"
+    return recipe_hash(read_recipe(kind, str(file))) if file.is_file() else ""
+
+
 def _text(kind: type[Recipe] | type[FinetuneRecipe], name: str) -> str:
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():

@@ -71,14 +71,10 @@ def finetune(
             and why.
     """
     world = world or World()
-    task = Finetuning(recipe, manifest, start, world, tested)
-    finished = train(
-        task, recipe, manifest, run_folder,
-        origin={"start": start.name, "tested": tested}, resume=resume, profile=profile, world=world,
-    )  # fmt: skip
-    return (
-        Classifier.from_pretrained(Path(run_folder) / MODEL).to(world.device) if finished else None
-    )
+    task, folder = Finetuning(recipe, manifest, start, world, tested), Path(run_folder)
+    if not train(task, manifest, folder, resume=resume, profile=profile):
+        return None
+    return Classifier.from_pretrained(folder / MODEL).to(world.device)
 
 
 class Finetuning:
@@ -106,6 +102,7 @@ class Finetuning:
         tested: str = "test",
     ) -> None:
         self.recipe, self.world = recipe, world
+        self.origin = {"start": start.name, "tested": tested}
         self.data = labelled_videos(manifest, recipe.labels, recipe.training.seed, tested)
         train, self.validation = self.data.train, self.data.validation
         self.counts: dict[str, int] = {}

@@ -59,7 +59,7 @@ def labelled_videos(
     """
     train = manifest.split("train")
     # Without any label, one line is told rather than one for each video.
-    train = _usable(train) if any(train.column("label")) else manifest.take([])
+    train = usable(train, "label") if any(train.column("label")) else manifest.take([])
     classes = sorted(set(train.column("label")))
     if len(classes) < 2:
         found = f"one class only, {classes[0]!r}" if classes else "no readable video with a label"
@@ -68,7 +68,7 @@ def labelled_videos(
         )
     validation = manifest.take([])
     if tested != "val":
-        validation = _of_classes(_usable(manifest.split("val")), classes)
+        validation = _of_classes(usable(manifest.split("val"), "label"), classes)
     if not len(validation):
         train, validation = _held_out(train, config.hold_out, seed)
     if config.share < 1:
@@ -79,13 +79,13 @@ def labelled_videos(
     return Labelled(classes, train, validation)
 
 
-def _usable(split: Manifest) -> Manifest:
-    """Rows with a label and without an error; the others are named."""
-    ids, labels, errors = (split.column(name) for name in ("pair_id", "label", "error"))
+def usable(split: Manifest, column: str) -> Manifest:
+    """Rows with a value in the column, and without an error; the others are named."""
+    ids, values, errors = (split.column(name) for name in ("pair_id", column, "error"))
     keep = []
-    for row, (pair_id, label, error) in enumerate(zip(ids, labels, errors, strict=True)):
-        if error or not label:
-            logger.warning("left out %s: %s", pair_id, error or "no label")
+    for row, (pair_id, value, error) in enumerate(zip(ids, values, errors, strict=True)):
+        if error or not value:
+            logger.warning("left out %s: %s", pair_id, error or f"no {column}")
         else:
             keep.append(row)
     return split.take(keep)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,30 +28,15 @@ from crosspair.video import Batch, TrainingOrder, decoding, training_loader
 logger = logging.getLogger(__name__)
 
 
-def train(
-    task: Task,
-    recipe: Recipe | FinetuneRecipe,
-    manifest: Manifest,
-    run_folder: str | os.PathLike[str],
-    *,
-    origin: Mapping[str, str],
-    resume: bool,
-    profile: bool,
-    world: World,
-) -> bool:
-    """Train, and write the model to ``run_folder/model``.
-
-    Args:
-        task: what is trained.
-        recipe, manifest, run_folder, resume, profile, world: see `crosspair.training.pretrain`.
-        origin: what else the run depends on, by name.
+def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile: bool) -> bool:
+    """Train, and write the model to ``folder/model``; see `crosspair.training.pretrain`.
 
     Returns:
         Whether it came to its end; not where it was asked to stop.
     """
-    config = recipe.training
+    recipe, world, config = task.recipe, task.world, task.recipe.training
     with RunFolder(
-        Path(run_folder), recipe, manifest.hash, resume=resume, world=world, also=origin
+        folder, recipe, manifest.hash, resume=resume, world=world, also=task.origin
     ) as run:
         loop = Loop(task, run, config, world, task.steps_per_epoch)
         if run.last_step is None and task.counts:
@@ -84,6 +68,8 @@ class Task(Protocol):
 
     name: str
     """For people."""
+    origin: dict[str, str]
+    """What a run depends on besides recipe and manifest, by name."""
     clips: list[Clip]
     """Those of an epoch."""
     steps_per_epoch: int
@@ -91,6 +77,12 @@ class Task(Protocol):
     """May be empty."""
     counts: dict[str, int]
     """How many pairs of each split are used and left out, for the log; may be empty."""
+
+    world: World
+
+    @property
+    def recipe(self) -> Recipe | FinetuneRecipe:
+        """Everything that decides the training."""
 
     @property
     def model(self) -> CPD | Classifier:

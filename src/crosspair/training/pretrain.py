@@ -21,6 +21,7 @@ from crosspair.models import CPD
 from crosspair.objectives import MemoryBank
 from crosspair.precision import autocast, check_frames, dtype_for
 from crosspair.training.curriculum import Curriculum
+from crosspair.training.labelled import usable
 from crosspair.training.loop import train
 from crosspair.training.optimizer import build_optimizer, set_rates
 from crosspair.training.parallel import (
@@ -68,15 +69,11 @@ def pretrain(
         CrosspairError: pairs, recipe, folder or videos do not do; the message says which and why.
     """
     world = world or World()
-    task = Pretraining(recipe, manifest, world, init)
-    finished = train(
-        task, recipe, manifest, run_folder,
-        origin={"init": task.init}, resume=resume, profile=profile, world=world,
-    )  # fmt: skip
-    if not finished:
+    task, folder = Pretraining(recipe, manifest, world, init), Path(run_folder)
+    if not train(task, manifest, folder, resume=resume, profile=profile):
         return None
     if recipe.training.export == "best":
-        return CPD.from_pretrained(Path(run_folder) / MODEL).to(world.device)
+        return CPD.from_pretrained(folder / MODEL).to(world.device)
     return task.model.eval()
 
 
@@ -87,7 +84,7 @@ class Pretraining:
         recipe: everything that decides the training.
         manifest: the pairs.
         world: the processes that train together.
-        init: weights to begin with; the attribute of that name says what they are.
+        init: weights to begin with.
     """
 
     name = "pre-training"
@@ -96,10 +93,10 @@ class Pretraining:
     def __init__(
         self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random"
     ) -> None:
-        self.recipe, self.world, self.init = recipe, world, init
+        self.recipe, self.world = recipe, world
         self.train, self.validation = manifest.split("train"), manifest.split("val")
         torch.manual_seed(recipe.training.seed)
-        self.model = self._build_model(manifest)
+        self.model = self._build_model(init)
         self.titles: list[str] = self.train.column(recipe.text.column)
         self.steps_per_epoch = self._check_sizes(manifest)
         self.clips = self.train.clips()
@@ -218,15 +215,15 @@ class Pretraining:
         self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
         self.towers = wrapped(self.model, self.world)
 
-    def _build_model(self, manifest: Manifest) -> CPD:
+    def _build_model(self, init: str) -> CPD:
         """The model, after leaving out pairs that cannot be learnt from."""
         text = self.recipe.text
-        self.train = _usable(self.train, manifest, text.column)
-        self.validation = _usable(self.validation, manifest, text.column)
+        self.train = _titled(self.train, text.column)
+        self.validation = _titled(self.validation, text.column)
         model = models.build(self.recipe, self.train.column(text.column))
-        self.init = models.begin_towers(model, self.init)
-        self.train = _with_words(self.train, model, manifest, text.empty_titles, text.column)
-        self.validation = _with_words(self.validation, model, manifest, "drop", text.column)
+        self.origin = {"init": models.begin_towers(model, init)}
+        self.train = _with_words(self.train, model, text.column, text.empty_titles)
+        self.validation = _with_words(self.validation, model, text.column, "drop")
         model = placed(model, self.world)
         if self.recipe.training.compile:
             compiled(model.video_encoder, self.world.device)
@@ -251,37 +248,25 @@ class Pretraining:
         return len(self.train) // training.batch_size
 
 
-def _usable(split: Manifest, manifest: Manifest, column: str) -> Manifest:
-    """Rows with a title and without an error; the others are named."""
-    ids, titles, errors = (split.column(name) for name in ("pair_id", column, "error"))
-    keep = []
-    for row, (pair_id, title, error) in enumerate(zip(ids, titles, errors, strict=True)):
-        if error or not title:
-            logger.warning("left out %s: %s", pair_id, error or f"no {column}")
-        else:
-            keep.append(row)
-    if len(split) and not keep:
+def _titled(split: Manifest, column: str) -> Manifest:
+    kept = usable(split, column)
+    if len(split) and not len(kept):
         raise ManifestError(
-            f"{manifest.path}: none of {len(split)} pairs has a {column} and a readable video"
+            f"{split.path}: none of {len(split)} pairs has a {column} and a readable video"
         )
-    return split.take(keep)
+    return kept
 
 
-def _with_words(
-    split: Manifest, model: CPD, manifest: Manifest, policy: str, column: str
-) -> Manifest:
+def _with_words(split: Manifest, model: CPD, column: str, policy: str) -> Manifest:
     """Rows whose title the text encoder can read; the others refuse the start, or are named."""
-    titles = split.column(column)
+    ids, titles = split.column("pair_id"), split.column(column)
     empty = [row for row, title in enumerate(titles) if model.text_encoder.is_empty(title)]
     if empty and policy == "error":
-        first = split.column("pair_id")[empty[0]]
+        first = empty[0]
         raise TextError(
-            f"{manifest.path}: {len(empty)} titles hold no known word (the first: pair {first!r}, "
-            f"{titles[empty[0]]!r}); mend them, or leave them out by text.empty_titles=drop"
+            f"{split.path}: {len(empty)} titles hold no known word (the first: pair {ids[first]!r},"
+            f" {titles[first]!r}); mend them, or leave them out by text.empty_titles=drop"
         )
     for row in empty:
-        logger.warning(
-            "left out %s: no known word in %r", split.column("pair_id")[row], titles[row]
-        )
-    left_out = set(empty)
-    return split.take([row for row in range(len(split)) if row not in left_out])
+        logger.warning("left out %s: no known word in %r", ids[row], titles[row])
+    return split.take(sorted(set(range(len(split))) - set(empty)))

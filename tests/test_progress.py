@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from crosspair.library import late
-from crosspair.progress import Progress
+from crosspair import progress as module
+from crosspair.progress import Progress, late_progress
 
 
 @pytest.mark.parametrize(("after", "shown"), [(0.0, [1, 2]), (1e9, [])])
@@ -26,9 +26,9 @@ def test_a_bar_comes_late_or_never(
         assert (name, total, unit) == ("counting", 2, "beans")
         yield Bar(name, total, unit, shown=False)
 
-    monkeypatch.setattr(late, "LATE", after)
-    monkeypatch.setattr(late, "progress", progress)
-    with late.late_progress("counting", "beans") as advance:
+    monkeypatch.setattr(module, "LATE", after)
+    monkeypatch.setattr(module, "progress", progress)
+    with late_progress("counting", "beans") as advance:
         advance(1, 2)
         advance(2, 2)
     assert told == shown
