@@ -90,10 +90,10 @@ def test_what_a_plan_needs_fills_its_places(plan_file) -> None:
         ({"corpus": 3}, [], "corpus is a YAML mapping, not 3"),
         ({"seeds": []}, [], "seeds are []; give one or more, each once"),
         ({"seeds": [1, 1]}, [], "seeds are [1, 1]; give one or more, each once"),
-        ({"axes": {}}, [], "there are no axes, and so no rows"),
-        ({"axes": {"a": {}}}, [], "axis 'a' has no values"),
+        ({"axes": {}}, [], "axes are {}; give one or more, each with values"),
+        ({"axes": {"a": {}}}, [], "axes are {'a': {}}; give one or more, each with values"),
         ({"first": {"temperature": "hot"}}, [], "first names no row: {'temperature': 'hot'}"),
-        ({}, ["objective.temperature=1"], "temperature is what axis 'temperature' varies"),
+        ({}, ["objective.temperature=1"], "temperature is set for all cells and by axis 'temp"),
         ({}, ["training.epochs"], "'training.epochs' is not of the form key=value"),
         ({"overrides": {"text.source": "{words}"}}, [], "{words} stands for nothing"),
         ({"evaluation": {"protocols": ["kn"]}}, [], "Got value: kn"),
@@ -103,7 +103,7 @@ def test_what_a_plan_needs_fills_its_places(plan_file) -> None:
         (
             {"axes": {"a": {"x": {"clip.size": 32}}, "b": {"y": {"clip.size": 64}}},
              "first": {"a": "x", "b": "y"}, "overrides": {}},
-            [], "both axes 'a' and 'b' set clip.size",
+            [], "clip.size is set by axis 'a' and by axis 'b'; leave one out",
         ),
     ],
 )  # fmt: skip

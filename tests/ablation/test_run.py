@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.ablation import ablate, planned, read_plan, run
-from crosspair.ablation.job import Job
-from crosspair.ablation.ledger import Ledger, read_state, status, write_state
+from crosspair.ablation.ledger import Job, read_state, status, write_ledger, write_state
 from crosspair.ablation.work import _tested
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
@@ -64,7 +63,7 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
     (tmp_path / cells[0].folder / "results.json").write_text("{}")
     (tmp_path / cells[3].folder).mkdir(parents=True)
     (tmp_path / cells[3].folder / "cell.json").write_text("{torn")
-    Ledger(tmp_path, plan, cells).write()
+    write_ledger(tmp_path, plan, cells)
     told = json.loads((tmp_path / "ablation.json").read_text())
     assert told["plan"]["first"] == {"temperature": "cold"}
     assert [cell["status"] for cell in told["cells"]] == ["done", "failed", "missing", "missing"]
@@ -79,7 +78,7 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
 def test_a_report_of_another_plan_leaves_what_is_there(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file())
     _, cells = planned(plan, tmp_path)
-    Ledger(tmp_path, plan, cells).write()
+    write_ledger(tmp_path, plan, cells)
     before = (tmp_path / "plan.yaml").read_bytes()
     with pytest.raises(RunError, match=r"no cell of this plan that is done; give the manifest"):
         ablate(read_plan(plan_file(seeds=[7])), tmp_path, report_only=True)

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from crosspair.ablation.job import ASK_EVERY, STOPPED
+from crosspair.ablation.pool import ASK_EVERY, STOPPED
 from crosspair.errors import CrosspairError
 
 

@@ -1,20 +1,52 @@
-"""What is known of the cells: ``ablation.json``, which is written anew after each."""
+"""An ablation's files: what each cell is told to do, what is known of it, and all of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from crosspair.ablation.cells import Cell
-from crosspair.ablation.plan import Plan, plain
+from crosspair.ablation.plan import Plan, ProtocolName, plain
 from crosspair.atomic import write_atomically
 
 DONE, FAILED, MISSING = "done", "failed", "missing"
-STATE, RESULTS = "cell.json", "results.json"
+JOB, STATE, RESULTS = "job.json", "cell.json", "results.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What ``job.json`` in a cell's folder asks for; see `crosspair.ablation.plan`.
+
+    Attributes:
+        recipe: of pre-training.
+        manifest: file of the pairs.
+        protocols, clips, videos: frozen ones, clips a video, and the manifest of what is tested.
+        finetuning: none, or ``recipe``, ``videos`` (a manifest), ``clips`` and ``crops``.
+        beside_random: whether random weights are tested, too.
+    """
+
+    recipe: dict[str, Any]
+    manifest: str
+    protocols: tuple[ProtocolName, ...]
+    clips: int
+    videos: str
+    finetuning: dict[str, Any] | None
+    beside_random: bool
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Into a cell's folder."""
+    write_atomically(folder / JOB, json.dumps(asdict(job), indent=2) + "\n")
+
+
+def read_job(folder: Path) -> Job:
+    """From a cell's folder."""
+    return Job(**json.loads((folder / JOB).read_text(encoding="utf-8")))
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -39,38 +71,32 @@ def status(folder: Path) -> str:
     return FAILED if state.get("status") == FAILED else MISSING
 
 
-class Ledger:
-    """Writes ``plan.yaml`` and ``ablation.json``.
+def write_ledger(out: Path, plan: Plan, cells: Sequence[Cell]) -> None:
+    """Write ``plan.yaml`` and ``ablation.json``, of this moment.
 
     Args:
         out: the ablation's folder.
         plan: as it was resolved.
         cells: all of the plan, whether they are to be run now or not.
     """
+    settings = plain(plan)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_atomically(out / "plan.yaml", text)
+    content = {"plan": settings, "cells": [_entry(out / cell.folder, cell) for cell in cells]}
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / "ablation.json", text)
 
-    def __init__(self, out: Path, plan: Plan, cells: Sequence[Cell]) -> None:
-        self.out, self.plan, self.cells = out, plan, cells
 
-    def write(self) -> None:
-        """Both files, of this moment."""
-        settings = plain(self.plan)
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_atomically(self.out / "plan.yaml", text)
-        content = {"plan": settings, "cells": [self._entry(cell) for cell in self.cells]}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.out / "ablation.json", text)
-
-    def _entry(self, cell: Cell) -> dict[str, Any]:
-        folder = self.out / cell.folder
-        state, now = read_state(folder), status(folder)
-        return {
-            "row": cell.row,
-            "seed": cell.seed,
-            "hash": cell.hash,
-            "folder": cell.folder,
-            "status": now,
-            "error": state.get("error") if now == FAILED else None,  # not of an earlier trial
-            "seconds": state.get("seconds", {}),
-            "clips": state.get("clips", cell.clips),
-            "pairs": state.get("pairs", cell.pairs),
-        }
+def _entry(folder: Path, cell: Cell) -> dict[str, Any]:
+    state, now = read_state(folder), status(folder)
+    return {
+        "row": cell.row,
+        "seed": cell.seed,
+        "hash": cell.hash,
+        "folder": cell.folder,
+        "status": now,
+        "error": state.get("error") if now == FAILED else None,  # not of an earlier trial
+        "seconds": state.get("seconds", {}),
+        "clips": state.get("clips", cell.clips),
+        "pairs": state.get("pairs", cell.pairs),
+    }

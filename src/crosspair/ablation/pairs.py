@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from crosspair.ablation.plan import CorpusPlan
@@ -26,17 +28,9 @@ class Pairs:
     """
 
     def __init__(self, folder: Path, given: str | None = None, titles: bool = False) -> None:
-        self.folder, self.titles = folder, titles
+        self.folder, self._titles = folder, titles
         self._given = Manifest.read(given) if given else None
-        self._sources: dict[CorpusPlan, Manifest] = {}
-        # Of a quarter of a million pairs each of these takes seconds, for every cell anew.
         self._planned: dict[tuple[CorpusPlan, int], Manifest] = {}
-        self._hashes: dict[tuple[CorpusPlan, int], str] = {}
-        self._counts: dict[tuple[CorpusPlan, int, str], int] = {}
-
-    def has_titles(self, corpus: CorpusPlan) -> bool:
-        """Whether clean and tree titles are made here."""
-        return self.titles and not corpus.manifest
 
     def planned(self, corpus: CorpusPlan, seed: int) -> Manifest:
         """The pairs as they will be, but for clean and tree titles; nothing is written.
@@ -49,20 +43,20 @@ class Pairs:
             RecipeError: a manifest is needed and none is given.
             ManifestError: settings that do not do.
         """
-        key = _key(corpus, seed)
+        key = (corpus, seed if corpus.wrong_titles else 0)
         if key not in self._planned:
-            source = self._source(corpus)
-            self._planned[key] = with_wrong_titles(source, corpus.wrong_titles, seed)
+            if corpus.wrong_titles:
+                source = self._source(corpus)
+                self._planned[key] = with_wrong_titles(source, corpus.wrong_titles, seed)
+            else:
+                self._planned[key] = self._given_or_to_render(corpus)
         return self._planned[key]
 
     def hash_of(self, corpus: CorpusPlan, seed: int) -> str:
         """What tells these pairs from others, see `planned`."""
-        key = _key(corpus, seed)
-        if key not in self._hashes:
-            pairs = self.planned(corpus, seed)
-            files = fingerprint(pairs) if corpus.manifest else ""  # what is rendered, seeds decide
-            self._hashes[key] = pairs.hash + files
-        return self._hashes[key]
+        pairs = self.planned(corpus, seed)
+        files = fingerprint(pairs) if corpus.manifest else ""  # what is rendered, seeds decide
+        return _hash(pairs) + files
 
     def count(self, corpus: CorpusPlan, seed: int, column: str) -> int:
         """Pairs of the train split with such a title and a video that is not broken.
@@ -70,35 +64,38 @@ class Pairs:
         Raises:
             ManifestError: no pair has such a title.
         """
-        key = (*_key(corpus, seed), column)
-        if key not in self._counts:
-            manifest = self.planned(corpus, seed)
-            train = manifest.split("train")
-            titles = train.column("title" if self.has_titles(corpus) else column)
-            if len(train) and not any(titles):
-                raise ManifestError(f'{manifest.path} has no {column}; "crosspair titles" fills it')
-            errors = train.column("error")
-            usable = (bool(t) and not e for t, e in zip(titles, errors, strict=True))
-            self._counts[key] = sum(usable)
-        return self._counts[key]
+        pairs = self.planned(corpus, seed)
+        return _usable(pairs, "title" if self._makes_titles(corpus) else column)
 
     def write(self, corpus: CorpusPlan, seed: int) -> Path:
         """Render, prepare and write what is not there yet; return the manifest's file."""
         source, pairs = self._source(corpus), self.planned(corpus, seed)
+        folder, titles = source.path.parent, self._makes_titles(corpus)
         if not corpus.manifest:
-            self._render(corpus)
-        if pairs is source and not self.has_titles(corpus):
+            with progress("rendering", corpus.pairs, "videos") as bar:
+                render_corpus(
+                    folder, corpus.pairs, corpus.seed, corpus.noise,
+                    progress=lambda done, _: bar.advance(done),
+                )  # fmt: skip
+        if pairs is source and not titles:
             return source.path
-        suffix = "-titles" if self.has_titles(corpus) else ""
-        path = self.folder / f"{source.path.parent.name}-{pairs.hash}{suffix}.parquet"
+        suffix = "-titles" if titles else ""
+        path = self.folder / f"{folder.name}-{_hash(pairs)}{suffix}.parquet"
         if not path.is_file():
-            if self.has_titles(corpus):
+            if titles:
                 prepared, _ = prepare_titles(source, empty="raw")
                 pairs = with_wrong_titles(prepared, corpus.wrong_titles, seed)
             pairs.moved(path).write(path)
         return path
 
+    def _makes_titles(self, corpus: CorpusPlan) -> bool:
+        return self._titles and not corpus.manifest
+
     def _source(self, corpus: CorpusPlan) -> Manifest:
+        """The pairs with their own titles."""
+        return self.planned(replace(corpus, wrong_titles=0.0), 0)
+
+    def _given_or_to_render(self, corpus: CorpusPlan) -> Manifest:
         if corpus.manifest:
             if self._given is None:
                 raise RecipeError("this plan is for pairs of your own: give --manifest M")
@@ -107,23 +104,22 @@ class Pairs:
             raise RecipeError(
                 "this plan renders its pairs; leave out --manifest, or give corpus.manifest=true"
             )
-        key = CorpusPlan(False, corpus.pairs, corpus.noise, corpus.seed)
-        if key not in self._sources:
-            rows = (pair.row for pair in scenes(key.pairs, key.seed, key.noise))
-            self._sources[key] = manifest_of(rows, self._rendered(key) / "manifest.parquet")
-        return self._sources[key]
-
-    def _rendered(self, corpus: CorpusPlan) -> Path:
-        return self.folder / f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}"
-
-    def _render(self, corpus: CorpusPlan) -> None:
-        with progress("rendering", corpus.pairs, "videos") as bar:
-            render_corpus(
-                self._rendered(corpus), corpus.pairs, corpus.seed, corpus.noise,
-                progress=lambda done, _: bar.advance(done),
-            )  # fmt: skip
+        rows = (pair.row for pair in scenes(corpus.pairs, corpus.seed, corpus.noise))
+        folder = self.folder / f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}"
+        return manifest_of(rows, folder / "manifest.parquet")
 
 
-def _key(corpus: CorpusPlan, seed: int) -> tuple[CorpusPlan, int]:
-    """Without wrong titles there is nothing that the seed decides."""
-    return corpus, seed if corpus.wrong_titles else 0
+# Of a quarter of a million pairs both take seconds, and every cell asks.
+@lru_cache(maxsize=16)
+def _hash(pairs: Manifest) -> str:
+    return pairs.hash
+
+
+@lru_cache(maxsize=16)
+def _usable(pairs: Manifest, column: str) -> int:
+    train = pairs.split("train")
+    titles = train.column(column)
+    if len(train) and not any(titles):
+        raise ManifestError(f'{pairs.path} has no {column}; "crosspair titles" fills it')
+    errors = train.column("error")
+    return sum(bool(title) and not error for title, error in zip(titles, errors, strict=True))

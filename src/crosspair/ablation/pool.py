@@ -9,13 +9,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crosspair.ablation.cells import Cell
-from crosspair.ablation.job import ASK_EVERY, STOPPED
 from crosspair.ablation.ledger import read_state, write_state
 from crosspair.isolation import cores
 from crosspair.progress import console
@@ -24,6 +22,8 @@ from crosspair.stopping import stop_requests
 logger = logging.getLogger(__name__)
 
 LOG = "log.txt"
+STOPPED = 75  # status of a process that was asked to stop and can go on
+ASK_EVERY = 5.0  # s between requests to stop
 _LOOK_EVERY = 0.2  # s
 
 
@@ -33,8 +33,7 @@ def run_cells(
     *,
     jobs: int,
     lock: int,
-    ended: Callable[[Cell], None],
-    minutes: float,
+    ended: Callable[[], None],
 ) -> bool:
     """Run cells, each in ``out/cells/HASH``, where ``job.json`` is already.
 
@@ -48,21 +47,19 @@ def run_cells(
         jobs: how many at a time; they share the cores, and have the accelerators in turn.
         lock: of ``out``, a file descriptor that the cells hold as well.
         ended: called after each that is done or has failed.
-        minutes: what the plan says that all its cells take.
 
     Returns:
         Whether all were run; False where a stop was asked for.
     """
     waiting, running = deque(cells), dict[int, _Running]()
-    view = _View(len(cells), jobs, minutes)
+    tally = _Tally(len(cells), jobs)
     asked = stop_requests("asked to stop: the running cells save themselves first")
-    with asked as stop_requested, view.shown():
+    with asked as stop_requested, console.status("") as shown:
         try:
             while running or (waiting and not stop_requested()):
                 for slot in range(jobs):
                     if waiting and slot not in running and not stop_requested():
                         running[slot] = _start(waiting.popleft(), out, slot, jobs, lock)
-                        view.begun(running[slot])
                 for slot, each in list(running.items()):
                     if stop_requested():
                         each.ask_to_stop()
@@ -71,16 +68,16 @@ def run_cells(
                         del running[slot]
                         if code == STOPPED or (each.asked is not None and code == -signal.SIGTERM):
                             continue
-                        _keep_fault(each, code)
-                        view.ended(each, code)
-                        ended(each.cell)
-                view.update(running.values())
+                        tally.ended(each, code)
+                        ended()
+                now = ", ".join(f"{e.cell.name} ({_told(e.seconds)})" for e in running.values())
+                shown.update(f"{tally}; now: {now}")
                 time.sleep(_LOOK_EVERY)
         finally:
             for each in running.values():
                 each.process.kill()
                 each.process.wait()
-        return not (stop_requested() and view.left)
+        return not (stop_requested() and tally.left)
 
 
 @dataclass
@@ -115,71 +112,45 @@ def _start(cell: Cell, out: Path, slot: int, jobs: int, lock: int) -> _Running:
             pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C is for us, who then ask each cell
         )
+    logger.info("%s: begun, see %s", cell.name, folder / LOG)
     return _Running(cell, folder, process, time.monotonic())
 
 
-def _keep_fault(each: _Running, code: int) -> None:
-    if not code:
-        return
-    lines = (each.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    last = next((line for line in reversed(lines) if line.strip()), "nothing in its log")
-    error = f"ended by {signal.Signals(-code).name}, after: {last}" if code < 0 else last
-    state = read_state(each.folder)
-    write_state(each.folder, {**state, "status": "failed", "error": error})
+class _Tally:
+    """Cells done and failed, and the time left by the mean of those done."""
 
-
-class _View:
-    """Cells done, failed and running, and the time left by the mean of those done."""
-
-    def __init__(self, cells: int, jobs: int, minutes: float) -> None:
-        self._cells, self._jobs, self._minutes = cells, jobs, minutes
+    def __init__(self, cells: int, jobs: int) -> None:
+        self._cells, self._jobs = cells, jobs
         self._seconds: list[float] = []
         self._failed = 0
-        self._status = console.status("") if console.is_terminal else None
 
     @property
     def left(self) -> int:
         return self._cells - len(self._seconds) - self._failed
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        if self._status is None:
-            yield
-            return
-        with self._status:
-            yield
-
-    def begun(self, each: _Running) -> None:
-        if self._status is None:
-            logger.info("%s: begun, see %s", each.cell.name, each.folder / LOG)
-
     def ended(self, each: _Running, code: int) -> None:
         if code:
             self._failed += 1
-            error, log = read_state(each.folder).get("error"), each.folder / LOG
-            logger.error("%s failed: %s (%s); %s", each.cell.name, error, log, self._summary())
-            return
-        self._seconds.append(each.seconds)
-        logger.info("%s: done in %s; %s", each.cell.name, _told(each.seconds), self._summary())
-        if len(self._seconds) == 1:
-            whole = each.seconds * self._cells / self._jobs
-            logger.info(
-                "after the first: about %s for these %d cells (the whole plan is meant to take %s)",
-                _told(whole), self._cells, _told(60 * self._minutes),
-            )  # fmt: skip
+            error = _keep_fault(each, code)
+            logger.error("%s failed: %s (%s); %s", each.cell.name, error, each.folder / LOG, self)
+        else:
+            self._seconds.append(each.seconds)
+            logger.info("%s: done in %s; %s", each.cell.name, _told(each.seconds), self)
 
-    def update(self, running: Iterable[_Running]) -> None:
-        if self._status is None:
-            return
-        now = ", ".join(f"{each.cell.name} ({_told(each.seconds)})" for each in running)
-        self._status.update(f"{self._summary()}; now: {now}")
-
-    def _summary(self) -> str:
+    def __str__(self) -> str:
         told = f"{len(self._seconds)} of {self._cells} cells done, {self._failed} failed"
         if self._seconds and self.left:
             mean = sum(self._seconds) / len(self._seconds)
             told += f", about {_told(mean * self.left / self._jobs)} left"
         return told
+
+
+def _keep_fault(each: _Running, code: int) -> str:
+    lines = (each.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "nothing in its log")
+    error = f"ended by {signal.Signals(-code).name}, after: {last}" if code < 0 else last
+    write_state(each.folder, {**read_state(each.folder), "status": "failed", "error": error})
+    return error
 
 
 def _told(seconds: float) -> str:

@@ -108,7 +108,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
     """An override goes to its section, or to those of the recipe."""
     section, _, rest = key.partition(".")
-    if section in SECTIONS and rest and settings.get(section) is not False:
+    if section in SECTIONS and rest:
         of = settings[section] = dict(settings.get(section) or {})
         if section == "finetuning" and "." in rest:
             of["overrides"] = {**of.get("overrides", {}), rest: value}
@@ -171,21 +171,15 @@ def _check_keys(settings: Mapping[str, Any], kind: type, where: str, section: st
 def _checked(plan: Plan, where: str) -> Plan:
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
         raise RecipeError(f"{where}: seeds are {list(plan.seeds)}; give one or more, each once")
-    if not plan.axes:
-        raise RecipeError(f"{where}: there are no axes, and so no rows")
+    if not plan.axes or not all(plan.axes.values()):
+        raise RecipeError(f"{where}: axes are {plan.axes}; give one or more, each with values")
+    setters = dict.fromkeys(plan.overrides, "for all cells")
     for axis, values in plan.axes.items():
-        if not values:
-            raise RecipeError(f"{where}: axis {axis!r} has no values")
-    keys = {axis: {key for keys in values.values() for key in keys}
-            for axis, values in plan.axes.items()}  # fmt: skip
-    for axis, own in keys.items():
-        others = {key: other for other in keys if other != axis for key in keys[other]}
-        for key in sorted(own):
-            if key in others:
-                raise RecipeError(f"{where}: both axes {axis!r} and {others[key]!r} set {key}")
-            if key in plan.overrides:
+        for key in dict.fromkeys(key for keys in values.values() for key in keys):
+            other = setters.setdefault(key, f"by axis {axis!r}")
+            if other != f"by axis {axis!r}":
                 raise RecipeError(
-                    f"{where}: {key} is what axis {axis!r} varies; it cannot be given for all"
+                    f"{where}: {key} is set {other} and by axis {axis!r}; leave one out"
                 )
     rows = rows_of(plan)
     for row, what in ((plan.first, "first"), *((p.row, "published") for p in plan.published)):

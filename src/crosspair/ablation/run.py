@@ -9,11 +9,19 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from crosspair.ablation.cells import ALIKE, Cell, cells_of, select
-from crosspair.ablation.job import Job, write_job
-from crosspair.ablation.ledger import DONE, FAILED, Ledger, read_state, status
+from crosspair.ablation.ledger import (
+    DONE,
+    FAILED,
+    Job,
+    read_state,
+    status,
+    write_job,
+    write_ledger,
+)
 from crosspair.ablation.pairs import Pairs
 from crosspair.ablation.plan import Plan
 from crosspair.ablation.pool import run_cells
@@ -76,22 +84,22 @@ def ablate(
             "that it was run with (its plan.yaml tells them)"
         )
     with _locked(out) as lock:
-        ledger = Ledger(out, plan, cells)
-        todo = [] if report_only else [c for c in wanted if status(out / c.folder) != DONE]
-        if not report_only:
-            logger.info("%d cells, %d of them to be run", len(wanted), len(todo))
+        keep = partial(write_ledger, out, plan, cells)
         finished = True
-        if todo:
+        if not report_only:
+            todo = [cell for cell in wanted if status(out / cell.folder) != DONE]
+            logger.info("%d cells, %d of them to be run", len(wanted), len(todo))
             _write_jobs(plan, todo, source, out)
-            ledger.write()
-            finished = run_cells(
-                todo, out,
-                jobs=jobs, lock=lock, ended=lambda _: ledger.write(), minutes=plan.minutes,
-            )  # fmt: skip
-        ledger.write()
+            keep()
+            finished = run_cells(todo, out, jobs=jobs, lock=lock, ended=keep)
+        keep()
         _check_clips(out, cells)
         found = [status(out / cell.folder) for cell in cells]
-        report = _report(out) if DONE in found else None
+        report = None
+        if DONE in found:
+            from crosspair.reporting.ablation import write_ablation_report
+
+            report = write_ablation_report(out)
     return Outcome(found.count(DONE), found.count(FAILED), len(cells), not finished, report)
 
 
@@ -140,12 +148,6 @@ def _check_clips(out: Path, cells: Sequence[Cell]) -> None:
             "knows were left out: compare them with care",
             seen[max(seen)], max(seen), seen[min(seen)], min(seen),
         )  # fmt: skip
-
-
-def _report(out: Path) -> Path:
-    from crosspair.reporting.ablation import write_ablation_report
-
-    return write_ablation_report(out)
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crosspair.ablation.cells import clips_seen
-from crosspair.ablation.job import Job, read_job
-from crosspair.ablation.ledger import DONE, RESULTS, read_state, write_state
+from crosspair.ablation.ledger import DONE, RESULTS, Job, read_job, read_state, write_state
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora import Manifest
 from crosspair.distributed import World
@@ -25,19 +22,16 @@ from crosspair.evaluation import (
     cached_features,
     frozen_results,
     provenance,
-    random_like,
+    results_beside_random,
     write_results,
 )
 from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.results import Subject
+from crosspair.journal import entries
 from crosspair.models import CPD, read_start
 from crosspair.progress import progress
 from crosspair.recipes import make_recipe, recipe_hash
 from crosspair.training import finetune, pretrain
-
-logger = logging.getLogger(__name__)
-
-RANDOM: Subject = "random weights"
 
 
 def run_cell(folder: Path, world: World) -> bool:
@@ -70,7 +64,8 @@ def run_cell(folder: Path, world: World) -> bool:
     )  # fmt: skip
     unique = [result for i, result in enumerate(results) if result not in results[:i]]
     write_results(folder / RESULTS, unique, origin)
-    used = _pairs_used(folder)
+    metrics = entries(folder / "metrics.jsonl")
+    used = next(int(line["train"]) for line in metrics if line["kind"] == "pairs")
     found = {"status": DONE, "pairs": used, "clips": clips_seen(recipe, used)}
     write_state(folder, {**read_state(folder), **found})
     for run in (folder, folder / "finetuning", folder / "finetuning-random"):
@@ -86,29 +81,21 @@ def _tested(job: Job) -> list[str]:
 
 
 def _frozen(job: Job, recipe: Recipe, model: CPD, folder: Path, world: World) -> list[Result]:
-    videos, seed = Manifest.read(job.videos), recipe.training.seed
-    subjects: list[tuple[Subject, CPD]] = [("trained", model.to(world.device))]
+    videos, config = Manifest.read(job.videos), FrozenConfig(seed=recipe.training.seed)
+    model.to(world.device)
+
+    def features(each: CPD) -> Features:
+        name = "features" if each is model else "features-random"
+        with progress("encoding", len(videos) * job.clips, "clips") as bar:
+            return cached_features(
+                each, videos, folder / name,
+                clips=job.clips, workers=recipe.training.workers, world=world,
+                precision=recipe.training.precision, progress=lambda done, _: bar.advance(done),
+            )  # fmt: skip
+
     if job.beside_random:
-        subjects.append((RANDOM, random_like(model, seed)))
-    results = []
-    for of, each in subjects:
-        name = "features" if of == "trained" else "features-random"
-        features = _features(job, recipe, each, videos, folder / name, world)
-        results += frozen_results(
-            each, videos, features, job.protocols, FrozenConfig(seed=seed), of=of
-        )
-    return results
-
-
-def _features(
-    job: Job, recipe: Recipe, model: CPD, videos: Manifest, folder: Path, world: World
-) -> Features:
-    with progress("encoding", len(videos) * job.clips, "clips") as bar:
-        return cached_features(
-            model, videos, folder,
-            clips=job.clips, workers=recipe.training.workers, world=world,
-            precision=recipe.training.precision, progress=lambda done, _: bar.advance(done),
-        )  # fmt: skip
+        return results_beside_random(model, videos, features, job.protocols, config)[0]
+    return frozen_results(model, videos, features(model), job.protocols, config)
 
 
 def _finetuned(
@@ -119,7 +106,7 @@ def _finetuned(
     videos = Manifest.read(settings["videos"])
     starts: list[tuple[Subject, str, str]] = [("trained", str(folder / "model"), "finetuning")]
     if job.beside_random:
-        starts.append((RANDOM, "random", "finetuning-random"))
+        starts.append(("random weights", "random", "finetuning-random"))
     results: list[Result] = []
     for of, init, name in starts:
         start = read_start(init)
@@ -150,10 +137,3 @@ def _lap(folder: Path, step: str) -> Iterator[None]:
         seconds = state.setdefault("seconds", {})
         seconds[step] = round(seconds.get(step, 0.0) + time.monotonic() - begin, 1)
         write_state(folder, state)
-
-
-def _pairs_used(folder: Path) -> int:
-    """Pairs that pre-training learnt from, as it noted at its beginning."""
-    with (folder / "metrics.jsonl").open(encoding="utf-8") as lines:
-        first = next(line for line in map(json.loads, lines) if line["kind"] == "pairs")
-    return int(first["train"])
