@@ -8,7 +8,7 @@ import pytest
 from tests.docs.messages import HOLE, messages
 
 PAGE = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text(encoding="utf-8")
-ENTRIES = [line.split(" | ")[0] for line in PAGE.splitlines() if line.startswith("| `")]
+ENTRIES = [line.rsplit(" | ", 1)[1] for line in PAGE.splitlines() if line.startswith("| **")]
 PATTERNS = [pattern for entry in ENTRIES for pattern in re.findall(r"`([^`]+)`", entry)]
 MESSAGES = messages()
 
