@@ -79,12 +79,6 @@ def tested_positions(manifest: Manifest, features: Features, split: str) -> torc
     return torch.tensor(tested)
 
 
-def has_labels(manifest: Manifest, features: Features, tested: torch.Tensor) -> bool:
-    """Whether any of the tested videos has a label."""
-    labels = manifest.column("label")
-    return any(labels[row] for row in features.rows[tested].tolist())
-
-
 def check_labels(tested: Manifest, split: str) -> None:
     """See that all videos of a split have a label.
 

@@ -10,7 +10,7 @@ import torch
 
 from crosspair.corpora import Manifest
 from crosspair.errors import CrosspairError, ModelError
-from crosspair.evaluation.classtask import has_labels, tested_positions
+from crosspair.evaluation.classtask import tested_positions
 from crosspair.evaluation.features import Features, usable_rows
 from crosspair.evaluation.knn import check_knn
 from crosspair.evaluation.linear import check_linear
@@ -89,5 +89,7 @@ def _lacking(trial: Trial, protocol: Protocol, tested: torch.Tensor) -> str:
     if protocol == "retrieval":
         there, what = bool(readable_titles(trial, tested).any()), "readable titles"
     else:
-        there, what = has_labels(trial.manifest, trial.features, tested), "labels"
+        labels = trial.manifest.column("label")
+        there = any(labels[row] for row in trial.features.rows[tested].tolist())
+        what = "labels"
     return "" if there else f"{trial.manifest.path}: split {trial.config.split} has no {what}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -26,7 +26,7 @@ from crosspair.evaluation.trial import (
 from crosspair.models import CPD, FrameModel
 
 Protocols = Sequence[Protocol]
-ALL: Protocols = ("retrieval", "knn", "linear", "lowshot", "zeroshot")
+ALL: Protocols = get_args(Protocol)
 
 
 def frozen_results(

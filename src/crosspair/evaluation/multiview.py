@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from crosspair.evaluation.features import (
     none_readable,
     usable_rows,
 )
-from crosspair.evaluation.results import Result
+from crosspair.evaluation.results import Result, of_chance
 from crosspair.models import Classifier
 from crosspair.models.inference import inference
 from crosspair.precision import autocast
@@ -108,17 +107,13 @@ def multiview_results(
     results = []
     for k in (1, 5) if len(model.classes) > 5 else (1,):
         correct = (best[:, :k] == truth[:, None]).any(dim=1)
-        one = Result(
+        result = Result(
             f"{clips * crops} views", f"top-{k}", float(correct.double().mean()),
             "trained", split=split, count=len(truth), settings=told,
             interval=bootstrap_interval(correct, seed=0),
             details=class_details(model.classes, truth[known], best[known, 0]) if k == 1 else {},
         )  # fmt: skip
-        guess = k / len(model.classes)
-        results += [
-            one,
-            dataclasses.replace(one, of="chance", value=guess, interval=None, details={}),
-        ]
+        results += [result, of_chance(result, k / len(model.classes))]
     return results
 
 

@@ -54,6 +54,11 @@ class Result:
         return self.metric == MEDIAN_RANK
 
 
+def of_chance(result: Result, value: float) -> Result:
+    """What guessing gives, beside a result."""
+    return replace(result, of="chance", value=value, interval=None, details={})
+
+
 def write_results(
     path: str | os.PathLike[str], results: Sequence[Result], provenance: Provenance
 ) -> None:

@@ -15,7 +15,7 @@ from crosspair.evaluation.features import Features, embed_texts
 from crosspair.evaluation.knn import NEIGHBOURS, TEMPERATURE, Weighting, knn_predict
 from crosspair.evaluation.linear import LinearConfig, linear_predict, train_linear
 from crosspair.evaluation.lowshot import SHARES, label_subset
-from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject
+from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject, of_chance
 from crosspair.evaluation.retrieval import retrieval
 from crosspair.evaluation.zeroshot import DRAWS, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.models import CPD
@@ -105,11 +105,11 @@ class Trial:
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
             interval=bootstrap_interval(correct, seed=self.config.seed),
+            details=class_details(task.classes, task.truth, predicted)
+            if self.of == "trained"
+            else {},
         )
-        if self.of == "trained":
-            details = class_details(task.classes, task.truth, predicted)
-            result = dataclasses.replace(result, details=details)
-        return [result, _chance(result, 1 / len(task.classes))]
+        return [result, of_chance(result, 1 / len(task.classes))]
 
 
 def retrieval_results(trial: Trial) -> list[Result]:
@@ -133,7 +133,7 @@ def retrieval_results(trial: Trial) -> list[Result]:
                 protocol, metric, value, trial.of,
                 split=config.split, feature=EMBEDDING, count=n,
             )  # fmt: skip
-            results += [one, _chance(one, min(guess, 1.0) if metric != MEDIAN_RANK else guess)]
+            results += [one, of_chance(one, min(guess, 1.0) if metric != MEDIAN_RANK else guess)]
     return results
 
 
@@ -229,7 +229,7 @@ def zeroshot_results(trial: Trial) -> list[Result]:
             interval=bootstrap_interval(correct, counted, seed=config.seed),
             details={"draws": of_draws.tolist(), "spread": spread},
         )
-        results += [result, _chance(result, 1 / count)]
+        results += [result, of_chance(result, 1 / count)]
     return results
 
 
@@ -239,7 +239,3 @@ def readable_titles(trial: Trial, tested: torch.Tensor) -> torch.Tensor:
     is_empty = trial.model.text_encoder.is_empty
     rows = trial.features.rows[tested].tolist()
     return torch.tensor([not is_empty(titles[row] or "") for row in rows])
-
-
-def _chance(result: Result, value: float) -> Result:
-    return dataclasses.replace(result, of="chance", value=value, interval=None, details={})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,14 +128,17 @@ class Answers:
             TextError: there are no classes, or the model knows no word of one.
             ModelError: the model's text tower is untrained.
         """
-        check_reads_text(self._searcher.engine.model)
+        model = self._searcher.engine.model
+        check_reads_text(model)
         lines = classes[:LETTERS].replace(",", "\n").splitlines()
         names = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
         if not names:
             raise TextError("Name the classes to choose among, separated by commas.")
         with self._reading:
-            self._check_known(names)
-            vectors = class_embeddings(self._searcher.engine.model, names, ("{}",)).numpy()
+            for name in names:
+                if model.text_encoder.is_empty(class_phrase(name)):
+                    raise TextError(f"the model knows no word of “{name}”")
+            vectors = class_embeddings(model, names).numpy()
         cosines = seen.embedding @ vectors.T
         answer = Classified([seen.name] * len(seen.spans), seen.spans, names, cosines, [])
         ((_, ranked, timeline),) = answer.videos()
@@ -193,12 +195,6 @@ class Answers:
             name, length, encoded.spans, encoded.embedding.numpy(),
             encoded.thumbnails[len(encoded.thumbnails) // 2],
         )  # fmt: skip
-
-    def _check_known(self, names: Sequence[str]) -> None:
-        encoder = self._searcher.engine.model.text_encoder
-        unknown = [name for name in names if encoder.is_empty(class_phrase(name))]
-        if unknown:
-            raise TextError(f"the model knows no word of “{unknown[0]}”")
 
     def _html(self, template: str, **values: Any) -> str:
         environment = jinja2.Environment(
