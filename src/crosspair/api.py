@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -227,9 +227,7 @@ class Model:
                 else whole_plan(row, frames, clips, config)
             )
         # Here, not in other processes, which would need copies.
-        here = Engine(
-            self.engine.model, self.engine.device, self.engine.precision, self.engine.batch_size, 0
-        )
+        here = replace(self.engine, workers=0)
         for each in encode_plans(here, plans):
             yield f"array {each.row}", each
 

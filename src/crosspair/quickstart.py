@@ -29,7 +29,7 @@ from crosspair.evaluation import (
 )
 from crosspair.evaluation.frozen import Protocols
 from crosspair.models import CPD
-from crosspair.progress import progress
+from crosspair.progress import late_progress
 from crosspair.recipes import dump_recipe, load_recipe, recipe_hash
 from crosspair.training import pretrain
 
@@ -63,10 +63,8 @@ def quickstart(
     recipe = recipe or load_recipe("quickstart", [f"training.seed={seed}"])
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     watch = _Stopwatch()
-    with watch.lap("rendering"), progress("rendering", pairs, "videos") as bar:
-        manifest = render_corpus(
-            out / "corpus", pairs, seed, NOISE, progress=lambda done, _: bar.advance(done)
-        )
+    with watch.lap("rendering"), late_progress("rendering", "videos") as progress:
+        manifest = render_corpus(out / "corpus", pairs, seed, NOISE, progress=progress)
     with watch.lap("pre-training"):
         model = pretrain(recipe, manifest, out / "run", resume=True, world=world)
     if model is None:
@@ -119,7 +117,7 @@ SUMMARY = (
 
 
 def _features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> Features:
-    with progress("encoding", len(manifest) * CLIPS, "clips") as bar:
+    with late_progress("encoding", "clips") as progress:
         return extract_features(
             model,
             manifest,
@@ -127,7 +125,7 @@ def _features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> F
             workers=recipe.training.workers,
             world=world,
             precision=recipe.training.precision,
-            progress=lambda done, _: bar.advance(done),
+            progress=progress,
         )
 
 

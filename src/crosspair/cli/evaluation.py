@@ -286,13 +286,11 @@ def _encoded(
     **how: Any,
 ) -> Features:
     from crosspair.evaluation import cached_features
-    from crosspair.progress import progress
+    from crosspair.progress import late_progress
 
-    clips = len(manifest) * options.clips
-    with progress("encoding", clips, "clips", shown=world.is_main) as bar:
+    with late_progress("encoding", "clips", shown=world.is_main) as progress:
         return cached_features(
             model, manifest, folder,
             clips=options.clips, batch_size=options.batch_size, workers=options.workers,
-            world=world, precision=options.precision, progress=lambda done, _: bar.advance(done),
-            **how,
+            world=world, precision=options.precision, progress=progress, **how,
         )  # fmt: skip

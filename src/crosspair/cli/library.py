@@ -38,7 +38,7 @@ def add_index(verbs: Verbs) -> None:
         "--forget", action="store_true",
         help="take these videos out of the library instead, whether they still exist or not",
     )  # fmt: skip
-    add_engine(verb, model=False)
+    add_engine(verb)
     verb.set_defaults(verb=_index)
 
 
@@ -64,7 +64,7 @@ def add_search(verbs: Verbs) -> None:
     verb.add_argument(
         "--sheet", type=Path, metavar="F.png", help="a picture: a row of frames for each moment"
     )
-    add_engine(verb, model=False)
+    add_engine(verb)
     verb.set_defaults(verb=_search)
 
 

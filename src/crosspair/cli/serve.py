@@ -29,7 +29,7 @@ def add_serve(verbs: Verbs) -> None:
         "--max-upload", type=whole_number(1), default=200, metavar="MB",
         help="largest file (default: 200)",
     )  # fmt: skip
-    add_engine(verb, model=False)
+    add_engine(verb)
     verb.set_defaults(verb=_serve)
 
 

@@ -83,12 +83,8 @@ def windows_of(options: argparse.Namespace) -> Windows | None:
     return Windows(options.window, stride)
 
 
-def add_engine(verb: argparse.ArgumentParser, *, model: bool = True) -> None:
-    """Which model, and where it computes: the options of `engine_choices`."""
-    if model:
-        verb.add_argument(
-            "--model", required=True, metavar="DIR", help="a model folder or hub name"
-        )
+def add_engine(verb: argparse.ArgumentParser) -> None:
+    """Where a model computes: the options of `engine_choices`."""
     verb.add_argument("--device", default="auto", help="as cuda:1 (default: auto)")
     add_precision(verb)
     verb.add_argument(
@@ -110,6 +106,7 @@ def _add_videos(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "videos", nargs="+", metavar="VIDEO", help="files, folders, URLs or manifests (.parquet)"
     )
+    verb.add_argument("--model", required=True, metavar="DIR", help="a model folder or hub name")
 
 
 def _embed(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ OBJECTIVES_OF = {  # fields that other objectives can do nothing with
 }
 
 
-def recipe_names(kind: type[Recipe] | type[FinetuneRecipe] = Recipe) -> list[str]:
+def recipe_names(kind: type[Recipe | FinetuneRecipe] = Recipe) -> list[str]:
     """The recipes of a kind that come with the package."""
     files = (resources.files(__name__) / FOLDERS[kind]).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
@@ -130,7 +130,7 @@ def hash_beside(kind: type[AnyRecipe], model: str) -> str:
     return recipe_hash(read_recipe(kind, str(file))) if file.is_file() else ""
 
 
-def _text(kind: type[Recipe] | type[FinetuneRecipe], name: str) -> str:
+def _text(kind: type[AnyRecipe], name: str) -> str:
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         try:
