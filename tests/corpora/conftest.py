@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 
 from crosspair.corpora import Manifest
 from crosspair.corpora.output import left_out_file
+from crosspair.corpora.probing import Found, Part
+from crosspair.faults import Kind, Verdict
 
 
 class Disk:
@@ -61,16 +63,18 @@ class Probed:
         self.duration = 10.0
 
     def __call__(
-        self, paths: Sequence[str], *, progress: Callable[[int], None]
-    ) -> list[dict[str, Any]]:
-        self.paths += paths
-        return [{"duration": self.duration, "codec": "h264"} for _ in paths]
+        self, jobs: Sequence[tuple[str, Sequence[Part]]], *, decode: bool
+    ) -> Generator[tuple[int, Found]]:
+        self.paths += [path for path, _ in jobs]
+        for job in range(len(jobs)):
+            columns = {"duration": self.duration, "codec": "h264"}
+            yield job, Found(columns, [Verdict(Kind.FINE)])
 
 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> Probed:
     probing = Probed()
-    monkeypatch.setattr("crosspair.corpora.output.probe_all", probing)
+    monkeypatch.setattr("crosspair.corpora.probing.find_all", probing)
     return probing
 
 

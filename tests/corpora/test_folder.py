@@ -394,4 +394,5 @@ def test_the_progress_of_probing_is_told(corpus: Corpus) -> None:
     told: list[tuple[int, int]] = []
     text = "video_id,path,title,start,end\na,a,A,,\na2,a,A,0.1,0.2\nb,b,B,,\n"
     corpus.made(text, progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
+    assert told[-1] == (3, 3)
+    assert told == sorted(set(told))

@@ -134,9 +134,9 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"^Kinetics list .*train\.csv has no column 'label', .*'split'; separated by commas, "
-         "it has none$"),
-        ("label,id,time_start,time_end,split\n", "has no column 'youtube_id'; separated by commas, "
+        ("", r"^Kinetics list .*train\.csv needs the columns 'label', .*'split'; separated by "
+         "commas, it has none$"),
+        ("label,id,time_start,time_end,split\n", "needs .* 'youtube_id', .*; separated by commas, "
          "it has 'label', 'id', 'time_start', 'time_end', 'split'$"),
         (HEADER + LINES + LINES, r"train\.csv, line 4: '-abcdefgh_1' stands twice, the first time "
          "in line 2; "),

@@ -19,9 +19,7 @@ def test_manifest_and_list_lie_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    absent = LeftOut()
-    for name in ('c, "d"', "e"):
-        absent.add(name, NO_FILE, "nowhere")
+    absent = [LeftOut(name, NO_FILE, "nowhere") for name in ('c, "d"', "e")]
     with caplog.at_level(logging.WARNING):
         Output(Path("out/pairs.parquet")).write(ROWS, absent)
     manifest = Manifest.read("out/pairs.parquet")
@@ -40,9 +38,9 @@ def test_manifest_and_list_lie_side_by_side(
 
 def test_a_manifest_and_its_list_are_replaced(tmp_path: Path) -> None:
     out = tmp_path / "pairs.parquet"
-    Output(out).write(ROWS, LeftOut())
+    Output(out).write(ROWS, [])
     assert left_out_file(out).exists()
-    Output(out).write(ROWS[:1], LeftOut())
+    Output(out).write(ROWS[:1], [])
     assert len(Manifest.read(out)) == 1
     assert not left_out_file(out).exists()
 

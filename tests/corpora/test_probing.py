@@ -27,9 +27,9 @@ def kinds(*paths: Path | str, decode: bool = False) -> list[Kind]:
     return [found[job].verdicts[0].kind for job in range(len(jobs))]
 
 
-def error(path: Path | str, **options: bool) -> str:
+def error(path: Path | str) -> str:
     """The message about a file, without its name."""
-    (found,) = probe_all([str(path)], **options)
+    (found,) = probe_all([str(path)])
     assert list(found) == ["error"]
     assert found["error"].startswith(f"{path}: ")
     return found["error"].removeprefix(f"{path}: ")
@@ -46,7 +46,7 @@ def test_results_stand_in_the_order_of_the_paths(tmp_path: Path, make_video) -> 
     paths = [make_video(tmp_path / f"{n}.mp4", frames=n) for n in range(3, 9)]
     again = [*paths, *reversed(paths), tmp_path / "none.mp4", paths[0]]
     done: list[int] = []
-    found = probe_all([str(path) for path in again], progress=done.append, workers=2)
+    found = probe_all([str(path) for path in again], progress=done.append)
     counts = [each.get("frames") for each in found]
     assert counts == [3, 4, 5, 6, 7, 8, 8, 7, 6, 5, 4, 3, None, 3]
     assert done[-1] == len(again)

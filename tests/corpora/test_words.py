@@ -149,15 +149,15 @@ def test_accuracies_are_read(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "[1]", "a JSON object of classes and accuracies is expected, not list"),
+        ("a.json", "[1]", "is no JSON object, but a list"),
         ("a.json", '{"results": []}', "holds no result that tells classes apart; make one by"),
-        ("a.json", "{", "cannot be read: Expecting"),
+        ("a.json", "{", "is not json: Expecting"),
         (
             "a.csv",
             "label,accuracy\ndog,1\n",
-            "needs the columns 'class' and 'accuracy'; .*, it has 'label', 'accuracy'",
+            "needs the columns 'class', 'accuracy'; .*, it has 'label', 'accuracy'",
         ),
-        ("a.csv", "", "needs the columns 'class' and 'accuracy'; .*, it has none"),
+        ("a.csv", "", "needs the columns 'class', 'accuracy'; .*, it has none"),
         ("a.csv", "class,accuracy\ndog,83\n", "of 'dog' is '83'; it must be a fraction, 0 to 1"),
         ("a.csv", "class,accuracy\ndog\n", "of 'dog' is ''; it must be a fraction"),
         ("a.json", '{"dog": NaN}', "of 'dog' is nan; it must be a fraction"),

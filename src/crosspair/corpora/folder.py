@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from crosspair.corpora.join import Listed, join
 from crosspair.corpora.labels import name_classes
 from crosspair.corpora.manifest import SPLITS, Manifest
-from crosspair.corpora.official import Choices
+from crosspair.corpora.official import Choices, Listed, join
 from crosspair.corpora.output import NO_TITLE, LeftOut, Output, probe_rows
 from crosspair.corpora.splits import hold_out, split_named
 from crosspair.corpora.table import Row, by_key, read_lines, some
@@ -50,7 +49,7 @@ def folder_corpus(
     """
     output = Output(out)
     listed = _listed(read_titles(titles, choices.get("title_columns")))
-    videos, left_out = VideoFiles(folder), LeftOut()
+    videos, left_out = VideoFiles(folder), list[LeftOut]()
     rows = join(
         listed, videos, left_out, what=f"titles of {titles}", needs_title=True,
         advice="tell them apart by a column 'path'",
@@ -73,11 +72,8 @@ def folder_corpus(
 
 
 def _listed(titles: list[Row]) -> list[Listed]:
-    named = [(row["video_id"] or composed(row["path"]), row) for row in titles]
-    for name, row in named:
-        if not name:
-            raise ManifestError(f"{row.where}: the title belongs to no video_id and no path")
-    return [_pair(name, row) for name, row in by_key(named).items()]
+    named = by_key((row["video_id"] or composed(row["path"]), row) for row in titles)
+    return [_pair(name, row) for name, row in named.items()]
 
 
 def _pair(name: str, row: Row) -> Listed:
@@ -105,11 +101,11 @@ def _refuse_doubles(rows: list[dict[str, Any]], titles: Path) -> None:
             )
 
 
-def _list_unnamed(videos: VideoFiles, rows: list[dict[str, Any]], left_out: LeftOut) -> None:
-    known = {row["path"] for row in rows} | {detail for _, _, detail in left_out.pairs}
+def _list_unnamed(videos: VideoFiles, rows: list[dict[str, Any]], left_out: list[LeftOut]) -> None:
+    known = {row["path"] for row in rows} | {pair.detail for pair in left_out}
     for path in videos.paths:
         if videos.whole(path) not in known:
-            left_out.add(plain_name(path), NO_TITLE, videos.whole(path))
+            left_out.append(LeftOut(plain_name(path), NO_TITLE, videos.whole(path)))
 
 
 def _assign_split(rows: list[dict[str, Any]], videos: VideoFiles, split: str, file: Path) -> None:

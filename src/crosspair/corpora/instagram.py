@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
-from crosspair.corpora.join import Listed
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.official import Choices, official_corpus
+from crosspair.corpora.official import Choices, Listed, official_corpus
 from crosspair.corpora.output import Output
 from crosspair.corpora.splits import split_named
-from crosspair.corpora.table import read_text
+from crosspair.corpora.table import read_object
 from crosspair.errors import ManifestError
 
 TEMPLATE = "trimmed_resize_{id}.mp4"
@@ -53,7 +50,7 @@ def instagram_corpus(
 
 
 def _listed(file: Path, template: str) -> Iterator[Listed]:
-    for name, entry in _entries(file).items():
+    for name, entry in read_object(file, "captions").items():
         where = f"captions {file}, {name!r}"
         if not isinstance(entry, dict) or not {"subset", "caption"} <= set(entry):
             raise ManifestError(f"{where}: not an object with 'subset' and 'caption'")
@@ -67,24 +64,3 @@ def _listed(file: Path, template: str) -> Iterator[Listed]:
             "split": split_named(str(entry["subset"] or "").strip(), where),
         }
         yield Listed(name, where, {template.replace("{id}", name): {}}, row)
-
-
-def _entries(file: Path) -> dict[str, Any]:
-    text = read_text(file, "captions")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        if twice:
-            raise ManifestError(f"captions {file}: {twice[0]!r} stands twice; leave one of them")
-        return dict(pairs)
-
-    try:
-        entries = json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"captions {file} is not json: {error.msg} (line {error.lineno})"
-        ) from error
-    if not isinstance(entries, dict):
-        kind = type(entries).__name__
-        raise ManifestError(f"captions {file}: not an object of ids, but a {kind}")
-    return entries

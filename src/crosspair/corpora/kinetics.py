@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from crosspair.corpora.join import Listed
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.official import TitleChoices, official_corpus
+from crosspair.corpora.official import Listed, TitleChoices, official_corpus
 from crosspair.corpora.output import Output
 from crosspair.corpora.splits import split_named
 from crosspair.corpora.table import Row, by_key, read_table
@@ -43,23 +42,14 @@ def kinetics_corpus(
         ManifestError: an input does not do; nothing is written then.
     """
     output = Output(out)
-    segments = by_key((row["youtube_id"], row) for file in lists for row in _segments(file))
+    rows = [row for file in lists for row in read_table(file, "Kinetics list").rows(*COLUMNS)]
+    segments = by_key((row["youtube_id"], row) for row in rows)
     listed = [_listed(row) for row in segments.values()]
     (manifest,) = official_corpus(
         folder, [(output, listed)], choices, what="segments", when_probed=_trim,
         needs_title=choices.get("titles") is not None,
     )  # fmt: skip
     return manifest
-
-
-def _segments(file: Path) -> list[Row]:
-    table = read_table(file, "Kinetics list")
-    missing = [name for name in COLUMNS if name not in table.header]
-    if missing:
-        raise ManifestError(
-            f"{table.file} has no column {', '.join(map(repr, missing))}; {table.columns}"
-        )
-    return table.below_header({name: table.header.index(name) for name in COLUMNS})
 
 
 def _listed(row: Row) -> Listed:

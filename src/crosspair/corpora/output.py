@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,29 +21,14 @@ from crosspair.errors import ManifestError
 logger = logging.getLogger(__name__)
 
 NO_FILE, NO_TITLE, BROKEN = "no file", "no title", "broken file"
-HEADER = ("video_id", "reason", "detail")
 
 
-class LeftOut:
-    """Pairs that a corpus' lists promise and a training cannot use."""
+class LeftOut(NamedTuple):
+    """A pair that a corpus' lists promise and a training cannot use; ``detail`` is for people."""
 
-    def __init__(self) -> None:
-        self.pairs: list[tuple[str, str, str]] = []
-
-    def add(self, video_id: str, reason: str, detail: str) -> None:
-        """One pair; ``detail`` is for people."""
-        self.pairs.append((video_id, reason, detail))
-
-    def ids(self, reason: str) -> list[str]:
-        """Of the pairs with that reason."""
-        return [video_id for video_id, of, _ in self.pairs if of == reason]
-
-    def tell(self, of: str) -> None:
-        """Log one line a reason, with the first few names; ``of`` begins the line."""
-        for reason in dict.fromkeys(reason for _, reason, _ in self.pairs):
-            ids = self.ids(reason)
-            count = "1 pair" if len(ids) == 1 else f"{len(ids)} pairs"
-            logger.warning("%s: %s: %s (%s)", of, reason, count, some(ids))
+    video_id: str
+    reason: str
+    detail: str
 
 
 class Output:
@@ -71,7 +56,7 @@ class Output:
                 "it is not replaced, move it away or name another output"
             )
 
-    def write(self, rows: list[dict[str, Any]], left_out: LeftOut) -> Manifest:
+    def write(self, rows: list[dict[str, Any]], left_out: list[LeftOut]) -> Manifest:
         """Write the manifest, and the list where there is something to list.
 
         Args:
@@ -82,10 +67,10 @@ class Output:
         manifest = manifest_of([{**row, "path": relative(row["path"])} for row in rows], self.path)
         for row in rows:
             if row.get("error"):
-                left_out.add(row["pair_id"], BROKEN, row["error"])
-        if left_out.pairs:
-            left_out.tell(self.path.name)
-            write_atomically(self.left_out, csv_text(HEADER, left_out.pairs))
+                left_out.append(LeftOut(row["pair_id"], BROKEN, row["error"]))
+        if left_out:
+            _tell(self.path.name, left_out)
+            write_atomically(self.left_out, csv_text(LeftOut._fields, left_out))
         else:
             self.left_out.unlink(missing_ok=True)
         return manifest.write(self.path)
@@ -100,16 +85,20 @@ def left_out_file(manifest: Path) -> Path:
     return manifest.with_name(f"{manifest.stem}.left-out.csv")
 
 
-def probe_rows(
-    rows: Iterable[dict[str, Any]], progress: Callable[[int, int], None] = lambda _, __: None
-) -> None:
-    """Fill the columns of rows that probing finds; each file is probed once."""
-    rows = list(rows)
-    paths = list(dict.fromkeys(row["path"] for row in rows))
-    found = probe_all(paths, progress=lambda done: progress(done, len(paths)))
-    of_path = dict(zip(paths, found, strict=True))
-    for row in rows:
-        row.update(of_path[row["path"]])
+def probe_rows(rows: Sequence[dict[str, Any]], progress: Callable[[int, int], None]) -> None:
+    """Fill the columns of rows that probing finds; ``progress`` is told rows done, and all."""
+    paths = [row["path"] for row in rows]
+    found = probe_all(paths, progress=lambda done: progress(done, len(rows)))
+    for row, columns in zip(rows, found, strict=True):
+        row.update(columns)
+
+
+def _tell(of: str, left_out: Sequence[LeftOut]) -> None:
+    """Log one line a reason, with the first few names."""
+    for reason in dict.fromkeys(pair.reason for pair in left_out):
+        ids = [pair.video_id for pair in left_out if pair.reason == reason]
+        count = "1 pair" if len(ids) == 1 else f"{len(ids)} pairs"
+        logger.warning("%s: %s: %s (%s)", of, reason, count, some(ids))
 
 
 def _relative_to(folder: Path) -> Callable[[str], str]:
@@ -151,6 +140,6 @@ def _is_manifest(path: Path) -> bool:
 def _is_list(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.readline().strip() == ",".join(HEADER).encode()
+            return file.readline().strip() == ",".join(LeftOut._fields).encode()
     except OSError:
         return False

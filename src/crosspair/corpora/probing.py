@@ -6,6 +6,7 @@ makes it hang, is told as such, and the rest goes on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,15 +40,13 @@ def probe_all(
     *,
     progress: Callable[[int], None] = lambda _: None,
     decode: bool = False,
-    workers: int | None = None,
-    seconds: float | None = None,
 ) -> list[dict[str, Any]]:
     """Probe files or URLs in parallel; one that stands several times is looked at once.
 
     Args:
         paths: as in `Clip.path`.
         progress: told how many are done.
-        decode, workers, seconds: as for `find_all`.
+        decode: decode every frame, too.
 
     Returns:
         For each path, in order, the manifest's columns that probing fills: those of `VideoInfo`,
@@ -56,21 +55,18 @@ def probe_all(
     Raises:
         CrosspairError: processes cannot be started.
     """
-    places: dict[str, list[int]] = {}
-    for place, path in enumerate(paths):
-        places.setdefault(path, []).append(place)
-    jobs = [(path, [WHOLE]) for path in places]
-    results: list[dict[str, Any]] = [{}] * len(paths)
+    times = Counter(paths)
+    jobs = [(path, [WHOLE]) for path in times]
+    columns: dict[str, dict[str, Any]] = {}
     done = 0
-    with closing(find_all(jobs, decode=decode, workers=workers, seconds=seconds)) as all_found:
+    with closing(find_all(jobs, decode=decode)) as all_found:
         for job, found in all_found:
             path, verdict = jobs[job][0], found.verdicts[0]
             broken = {"error": f"{path}: {verdict.reason}"}
-            for place in places[path]:
-                results[place] = dict(broken if verdict.kind.broken else found.columns)
-            done += len(places[path])
+            columns[path] = broken if verdict.kind.broken else found.columns
+            done += times[path]
             progress(done)
-    return results
+    return [dict(columns[path]) for path in paths]
 
 
 def find_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,12 +71,12 @@ class Table:
 
     Attributes:
         file: what the table is and where, for messages.
-        separator: of its fields, a comma or a tab.
+        separators: of its fields, ``commas`` or ``tabs``.
         lines: number, from 1, and fields of each line that is not empty.
     """
 
     file: str
-    separator: str
+    separators: str
     lines: list[tuple[int, list[str]]]
 
     @property
@@ -87,7 +88,18 @@ class Table:
     def columns(self) -> str:
         """What the header says, for messages."""
         found = ", ".join(map(repr, self.header)) or "none"
-        return f"separated by {self._separators}, it has {found}"
+        return f"separated by {self.separators}, it has {found}"
+
+    def rows(self, *names: str) -> list[Row]:
+        """All lines but the first, in which these columns must be named.
+
+        Raises:
+            ManifestError: one is not.
+        """
+        if not set(names) <= set(self.header):
+            needed = ", ".join(map(repr, names))
+            raise ManifestError(f"{self.file} needs the columns {needed}; {self.columns}")
+        return self.below_header({name: self.header.index(name) for name in names})
 
     def below_header(self, columns: Mapping[str, int]) -> list[Row]:
         """All lines but the first, by the places of their columns."""
@@ -98,20 +110,16 @@ class Table:
         places = {name: place for place, name in enumerate(columns)}
         return self._rows(places, len(columns), self.lines)
 
-    @property
-    def _separators(self) -> str:
-        return "tabs" if self.separator == "\t" else "commas"
-
     def _rows(
         self, columns: Mapping[str, int], width: int, lines: Iterable[tuple[int, list[str]]]
     ) -> list[Row]:
         rows = []
         for line, fields in lines:
             if any(fields[width:]):
-                quoted = "" if self.separator == "\t" else " outside quotation marks"
+                quoted = " outside quotation marks" if self.separators == "commas" else ""
                 raise ManifestError(
                     f"{self.file}, line {line}: {len(fields)} fields under {width} columns; "
-                    f"does a field hold {self._separators}{quoted}?"
+                    f"does a field hold {self.separators}{quoted}?"
                 )
             values = {name: fields[at] for name, at in columns.items() if at < len(fields)}
             rows.append(Row(self.file, line, values))
@@ -142,7 +150,7 @@ def read_table(path: Path, what: str) -> Table:
         raise ManifestError(
             f"{what} {path}: a quotation mark opens a field that nothing closes{_after(lines)}"
         )
-    return Table(f"{what} {path}", "\t" if tabs else ",", lines)
+    return Table(f"{what} {path}", "tabs" if tabs else "commas", lines)
 
 
 def _after(lines: Sequence[tuple[int, list[str]]]) -> str:
@@ -176,6 +184,23 @@ def read_text(path: Path, what: str) -> str:
         ) from error
     except OSError as error:
         raise ManifestError(f"{what} {path} cannot be read: {error.strerror}") from error
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ManifestError: as `read_text`, or it is none.
+    """
+    try:
+        given = json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        raise ManifestError(
+            f"{what} {path} is not json: {error.msg} (line {error.lineno})"
+        ) from error
+    if not isinstance(given, dict):
+        raise ManifestError(f"{what} {path} is no JSON object, but a {type(given).__name__}")
+    return given
 
 
 def by_key(rows: Iterable[tuple[str, Row]]) -> dict[str, Row]:

@@ -29,40 +29,33 @@ def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[Ro
         columns: of `COLUMNS`, to the name that the header has for it.
 
     Raises:
-        ManifestError: it is missing, not UTF-8, or lacks a column.
+        ManifestError: it is missing, not UTF-8, or lacks a column, or a title belongs to no video.
     """
     table = read_table(path, "title file")
-    if not columns:
-        if _is_of_authors(table):
-            return [_with_title(row) for row in table.without_header(_OF_AUTHORS)]
-        columns = {}
-    places = {name: place for place, name in enumerate(table.header) if name in COLUMNS}
-    places |= _renamed(table, columns)
-    if "title" not in places or not {"video_id", "path"} & set(places):
-        raise ManifestError(
-            f"{table.file} needs the columns 'title' and 'video_id' or 'path'; {table.columns}"
-        )
-    return table.below_header(places)
+    if not columns and _is_of_authors(table):
+        rows = [_with_title(row) for row in table.without_header(_OF_AUTHORS)]
+    else:
+        rows = table.below_header(_places(table, columns or {}))
+    for row in rows:
+        if not (row["video_id"] or row["path"]):
+            raise ManifestError(f"{row.where}: the title belongs to no video_id and no path")
+    return rows
 
 
 def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, Row]:
     """The rows of a title file by the plain names of their videos.
 
     Raises:
-        ManifestError: as `read_titles`; or an id is missing or stands twice.
+        ManifestError: as `read_titles`; or an id stands twice.
     """
     rows = read_titles(path, columns)
-    named = [(plain_name(row["video_id"] or row["path"]), row) for row in rows]
-    for name, row in named:
-        if not name:
-            raise ManifestError(f"{row.where}: the title belongs to no video_id")
-    return by_key(named)
+    return by_key((plain_name(row["video_id"] or row["path"]), row) for row in rows)
 
 
 def _is_of_authors(table: Table) -> bool:
     first = table.header
     return (
-        table.separator == "\t"
+        table.separators == "tabs"
         and len(first) == len(_OF_AUTHORS)
         and "title" not in first
         and first[0] not in COLUMNS
@@ -76,8 +69,9 @@ def _with_title(row: Row) -> Row:
     return Row(row.file, row.line, {**row.values, "title": row["title_clean"]})
 
 
-def _renamed(table: Table, columns: Mapping[str, str]) -> dict[str, int]:
-    places = {}
+def _places(table: Table, columns: Mapping[str, str]) -> dict[str, int]:
+    """Where the columns stand, some of which may have other names."""
+    places = {name: place for place, name in enumerate(table.header) if name in COLUMNS}
     for column, name in columns.items():
         if column not in COLUMNS:
             raise ManifestError(
@@ -88,4 +82,8 @@ def _renamed(table: Table, columns: Mapping[str, str]) -> dict[str, int]:
                 f"{table.file} has no column {name!r} to take as {column!r}; {table.columns}"
             )
         places[column] = table.header.index(name)
+    if "title" not in places or not {"video_id", "path"} & set(places):
+        raise ManifestError(
+            f"{table.file} needs the columns 'title' and 'video_id' or 'path'; {table.columns}"
+        )
     return places

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import re
 import unicodedata
@@ -14,7 +13,7 @@ from typing import Any
 
 from crosspair.corpora.labels import class_phrase
 from crosspair.corpora.manifest import TITLES, Manifest
-from crosspair.corpora.table import read_table, read_text
+from crosspair.corpora.table import read_object, read_table
 from crosspair.corpora.titles.trees import english
 from crosspair.errors import ManifestError
 
@@ -142,7 +141,13 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
     Raises:
         ManifestError: the file cannot be read, a value is no fraction, or no class is known.
     """
-    given = _from_json(path) if path.suffix == ".json" else _from_csv(path)
+    given: dict[str, Any]
+    if path.suffix == ".json":
+        given = read_object(path, "accuracy file")
+        given = _of_results(given["results"], path) if "results" in given else given
+    else:
+        rows = read_table(path, "accuracy file").rows("class", "accuracy")
+        given = {row["class"]: row["accuracy"] for row in rows}
     accuracy = {label: _fraction(value, label, path) for label, value in given.items()}
     known = {label: accuracy[label] for label in labels if label in accuracy}
     if not known:
@@ -207,19 +212,6 @@ def _words(text: str) -> list[str]:
     return [word.removesuffix("'s") for word in words]
 
 
-def _from_json(path: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(read_text(path, "accuracy file"))
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"accuracy file {path} cannot be read: {error}") from error
-    if not isinstance(given, dict):
-        raise ManifestError(
-            f"accuracy file {path}: a JSON object of classes and accuracies is expected, "
-            f"not {type(given).__name__}"
-        )
-    return _of_results(given["results"], path) if "results" in given else given
-
-
 def _of_results(results: Any, path: Path) -> dict[str, Any]:
     """The accuracies of classes in a file that ``crosspair evaluate`` wrote."""
     listed = results if isinstance(results, list) else []
@@ -233,16 +225,6 @@ def _of_results(results: Any, path: Path) -> dict[str, Any]:
             "make one by crosspair evaluate zeroshot"
         )
     return by_protocol.get("zero-shot") or next(iter(by_protocol.values()))
-
-
-def _from_csv(path: Path) -> dict[str, Any]:
-    table = read_table(path, "accuracy file")
-    if not {"class", "accuracy"} <= set(table.header):
-        raise ManifestError(
-            f"{table.file} needs the columns 'class' and 'accuracy'; {table.columns}"
-        )
-    rows = table.below_header({name: place for place, name in enumerate(table.header)})
-    return {row["class"]: row["accuracy"] for row in rows}
 
 
 def _fraction(value: Any, label: str, path: Path) -> float:
