@@ -43,7 +43,7 @@ def main(folder: Path, killed: int, fixed: int) -> None:
         kind = FixedStatistics if fixed else Pretraining
         task, config = kind(recipe, some_pairs(), world), recipe.training
         with RunFolder(folder, recipe, "these", resume=True, world=world) as run:
-            loop = Loop(task, run, config, world, task.steps_per_epoch)
+            loop = Loop(task, run)
             order = TrainingOrder(
                 len(task.train), config.batch_size, config.epochs, config.seed,
                 rank=world.rank, world_size=world.size, start=loop.step,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from crosspair.config import TrainingConfig
+from crosspair.config import Recipe
 from crosspair.distributed import World
 from crosspair.training.checkpoint import save_checkpoint
 from crosspair.training.loop import Loop
@@ -16,6 +16,10 @@ from crosspair.training.loop import Loop
 
 class Nothing:
     """A task that learns nothing."""
+
+    recipe = Recipe()
+    steps_per_epoch = 5
+    world = World(device=torch.device("cuda"))
 
     def load_state_dict(self, shared: dict, owns: list[dict]) -> None:
         assert (shared, owns) == ({"a": 1}, [{"b": 2}])
@@ -33,7 +37,6 @@ def test_what_was_begun_on_either_device_goes_on_on_a_gpu(
     shared = {"task": {"a": 1}, "best_step": 3, "left_out": {}}
     save_checkpoint(tmp_path, 4, shared, own, World())
     run = SimpleNamespace(checkpoints=tmp_path, last_step=4)
-    world = World(device=torch.device("cuda"))
-    loop = Loop(Nothing(), run, TrainingConfig(), world, steps_per_epoch=5)
+    loop = Loop(Nothing(), run)
     assert (loop.step, loop.best_step) == (4, 3)
     assert restored == ([[7]] if begun_on == "cuda" else [])

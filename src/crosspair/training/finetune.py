@@ -24,7 +24,6 @@ from crosspair.training.labelled import labelled_videos
 from crosspair.training.loop import train
 from crosspair.training.optimizer import optimizer_of, rate_factor
 from crosspair.training.parallel import (
-    average_statistics,
     check_batch,
     compiled,
     placed,
@@ -200,7 +199,6 @@ class Finetuning:
 
     def state_dict(self) -> dict[str, Any]:
         """What every process has the same; see `Task`."""
-        average_statistics(self.model, self.world)
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from crosspair.clip import Clip
-from crosspair.config import FinetuneRecipe, Recipe, TrainingConfig
+from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import RunError, VideoError
@@ -38,7 +38,7 @@ def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile
     with RunFolder(
         folder, recipe, manifest.hash, resume=resume, world=world, also=task.origin
     ) as run:
-        loop = Loop(task, run, config, world, task.steps_per_epoch)
+        loop = Loop(task, run)
         if run.last_step is None and task.counts:
             run.record("pairs", 0, {"epoch": 0, **task.counts})
         order = TrainingOrder(
@@ -77,8 +77,8 @@ class Task(Protocol):
     """May be empty."""
     counts: dict[str, int]
     """How many pairs of each split are used and left out, for the log; may be empty."""
-
     world: World
+    """The processes."""
 
     @property
     def recipe(self) -> Recipe | FinetuneRecipe:
@@ -133,16 +133,12 @@ class Loop:
     Args:
         task: what to do with a batch.
         run: where lines, checkpoints and the model go.
-        config: how often to log and to save.
-        world: the processes.
-        steps_per_epoch: batches in an epoch.
     """
 
-    def __init__(
-        self, task: Task, run: RunFolder, config: TrainingConfig, world: World, steps_per_epoch: int
-    ) -> None:
-        self.task, self.run, self.config, self.world = task, run, config, world
-        self.steps_per_epoch = steps_per_epoch
+    def __init__(self, task: Task, run: RunFolder) -> None:
+        self.task, self.run, self.world = task, run, task.world
+        self.config, world = task.recipe.training, task.world
+        self.steps_per_epoch = task.steps_per_epoch
         self.step, self.best_step = 0, 0
         self.left_out: dict[str, str] = {}  # pair to reason
         if run.last_step is not None:
@@ -197,6 +193,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of this moment."""
         self._share_failures()
+        average_statistics(self.task.model, self.world)
         own = {"task": self.task.own_state_dict(), "rng": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             own["cuda_rng"] = torch.cuda.get_rng_state()

@@ -25,7 +25,6 @@ from crosspair.training.labelled import usable
 from crosspair.training.loop import train
 from crosspair.training.optimizer import build_optimizer, set_rates
 from crosspair.training.parallel import (
-    average_statistics,
     check_batch,
     compiled,
     placed,
@@ -183,7 +182,6 @@ class Pretraining:
 
     def state_dict(self) -> dict[str, Any]:
         """What every process has the same; see `Task`."""
-        average_statistics(self.model, self.world)
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
