@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,9 +177,6 @@ def _checked(table: pa.Table, path: Path) -> pa.Table:
             f"manifest {path} has no column {_quoted(missing)}; it has {_quoted(present)}"
         )
     _check_known(present, path)
-    twice = [name for name, count in Counter(present).items() if count > 1]
-    if twice:
-        raise ManifestError(f"manifest {path} has more than one column {_quoted(twice)}")
     columns = []
     for field in SCHEMA:
         if field.name not in present:
@@ -199,24 +195,23 @@ def _checked(table: pa.Table, path: Path) -> pa.Table:
 
 
 def _check_values(table: pa.Table, path: Path) -> None:
-    for name in ("pair_id", "path"):
-        for row, value in enumerate(table.column(name).to_pylist()):
-            if not value:
-                raise ManifestError(f"manifest {path}, row {row}: {name!r} is empty")
-    counts = Counter(table.column("pair_id").to_pylist())
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise ManifestError(
-            f"manifest {path}: pair_id {twice[0]!r} stands {counts[twice[0]]} times "
-            f"({len(twice)} such ids); every row needs its own"
-        )
-    for row, split in enumerate(table.column("split").to_pylist()):
+    names = ("pair_id", "path", "split", "start", "end")
+    columns = (table.column(name).to_pylist() for name in names)
+    known = set()
+    for row, (pair_id, video, split, start, end) in enumerate(zip(*columns, strict=True)):
+        if not pair_id or not video:
+            empty = "path" if pair_id else "pair_id"
+            raise ManifestError(f"manifest {path}, row {row}: {empty!r} is empty")
+        if pair_id in known:
+            raise ManifestError(
+                f"manifest {path}, row {row}: pair_id {pair_id!r} stands twice; "
+                "every row needs its own"
+            )
+        known.add(pair_id)
         if split is not None and split not in SPLITS:
             raise ManifestError(
                 f"manifest {path}, row {row}: split {split!r} is none of {', '.join(SPLITS)}"
             )
-    parts = (table.column(name).to_pylist() for name in ("start", "end"))
-    for row, (start, end) in enumerate(zip(*parts, strict=True)):
         # Written so that a start or an end that is not a number does not pass.
         if not 0 <= (start or 0) < (math.inf if end is None else end):
             raise ManifestError(

@@ -6,10 +6,9 @@ from collections import Counter
 from typing import TypeAlias
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from crosspair.corpora.manifest import SCHEMA, TITLES, Manifest
+from crosspair.corpora.manifest import TITLES, Manifest
 from crosspair.errors import ManifestError
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -44,11 +43,8 @@ def with_wrong_titles(manifest: Manifest, share: float, seed: int) -> Manifest:
     donors = _donors(manifest, rows, seed)[order]
     taken = np.arange(len(manifest))
     taken[rows[order]] = rows[donors]
-    table = manifest.table
-    for name in TITLES:
-        titles = table.column(name).take(pa.array(taken))
-        table = table.set_column(table.column_names.index(name), SCHEMA.field(name), titles)
-    return Manifest(table, manifest.path)
+    titles = {name: manifest.column(name) for name in TITLES}
+    return manifest.with_columns({name: [of[row] for row in taken] for name, of in titles.items()})
 
 
 def _titled(manifest: Manifest) -> Rows:

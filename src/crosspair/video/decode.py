@@ -120,6 +120,11 @@ def shown_until(seconds: float, frame: VideoFrame) -> float:
     return seconds + float((frame.duration or 0) * (frame.time_base or 0))
 
 
+def quarters(frame: VideoFrame) -> int:
+    """Turns counterclockwise: phones film sideways and say so beside the pixels."""
+    return round(frame.rotation / 90) % 4
+
+
 def decoded_from(
     container: Source, stream: VideoStream, instant: float
 ) -> Iterator[tuple[float, VideoFrame]]:
@@ -174,7 +179,7 @@ def _in_order(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[flo
 
 
 def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> np.ndarray:
-    turns = round(frame.rotation / 90) % 4  # phones film sideways and say so beside the pixels
+    turns = quarters(frame)
     sideways = turns % 2 == 1
     shown = (frame.height, frame.width) if sideways else (frame.width, frame.height)
     width, height = shape(*shown)

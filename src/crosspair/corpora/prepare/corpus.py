@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -112,11 +113,6 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -13,7 +17,6 @@ import fsspec
 
 from crosspair.clip import Clip
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.prepare.names import file_names
 from crosspair.corpora.prepare.request import Request
 from crosspair.corpora.prepare.settings import Settings
 from crosspair.corpora.videofiles import absolute
@@ -26,6 +29,8 @@ MANIFEST = "manifest.parquet"
 JOURNAL = "prepared.jsonl"
 """A line for each prepared file: its name, its request's key, its size in bytes, what probing it
 found. Of two lines for one file the later counts."""
+
+LONGEST = 80  # characters of an id that are kept; file systems take 255 bytes for the whole name
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,28 @@ def plan_preparation(manifest: Manifest, out: Path, settings: Settings) -> Plan:
             requests.append(Request(clip, settings, videos / f"{name}.mp4", key))
         of_row.append(of_clip[clip])
     return Plan(manifest, out, requests, of_row, _done(requests, out))
+
+
+def file_names(pair_ids: Sequence[str]) -> list[str]:
+    """A name without suffix for each id, in order; no two are alike, even in another case.
+
+    An id that is a good name stays as it is; one that had to be changed, or that another repeats
+    in another case, ends with a hash of itself.
+
+    Args:
+        pair_ids: each different from all others.
+
+    >>> file_names(["v_Rowing_g01_c01", "../Été 2019?"])
+    ['v_Rowing_g01_c01', 'Ete_2019-c48bf3989875cf88']
+    """
+    names = [_safe(each) for each in pair_ids]
+    counts = Counter(name.casefold() for name in names)
+    return [
+        name
+        if name == each and counts[name.casefold()] == 1 and not _HASHED.search(name)
+        else f"{name}-{hashlib.sha256(each.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        for each, name in zip(pair_ids, names, strict=True)
+    ]
 
 
 def _check_folder(manifest: Manifest, out: Path) -> None:
@@ -145,3 +172,12 @@ def _size(file: Path) -> int | None:
         return file.stat().st_size
     except OSError:
         return None
+
+
+_HASHED = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)
+
+
+def _safe(pair_id: str) -> str:
+    plain = unicodedata.normalize("NFKD", pair_id).encode("ascii", "ignore").decode()
+    # No dot or hyphen in front: hidden files, and options of commands.
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", plain).strip("._-")[:LONGEST] or "clip"

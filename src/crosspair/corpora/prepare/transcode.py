@@ -21,6 +21,7 @@ from crosspair.corpora.prepare.settings import Settings
 from crosspair.errors import VideoError
 from crosspair.isolation import allow
 from crosspair.video.container import told
+from crosspair.video.decode import quarters
 
 # Measured on UCF101 at short side 128: against x264's defaults, decoding without CABAC and
 # deblocking takes a quarter off the time of a clip for 6 % more disk; B-frames give nothing.
@@ -137,7 +138,7 @@ def _start(stream: VideoStream, first: VideoFrame, aspect: Fraction | None) -> N
 def _aspect(passage: Passage, frame: VideoFrame) -> Fraction | None:
     """Of a pixel. It is handed on, not made square: loaders take pixels as they are."""
     ratio = passage.stream.sample_aspect_ratio
-    return 1 / ratio if ratio and _turns(frame) % 2 else ratio
+    return 1 / ratio if ratio and quarters(frame) % 2 else ratio
 
 
 def _upright(frame: VideoFrame, short_side: int, reformatter: VideoReformatter) -> VideoFrame:
@@ -147,15 +148,10 @@ def _upright(frame: VideoFrame, short_side: int, reformatter: VideoReformatter) 
         frame, width, height, format="yuv420p", interpolation="BICUBIC", dst_color_range="MPEG",
         threads=1,
     )  # fmt: skip
-    if turns := _turns(frame):
+    if turns := quarters(frame):
         scaled = _turned(scaled, turns)
     scaled.pict_type = 0  # else x264 would make a key frame of each that was one in the source
     return scaled
-
-
-def _turns(frame: VideoFrame) -> int:
-    """Quarters counterclockwise: phones film sideways and say so beside the pixels."""
-    return round(frame.rotation / 90) % 4
 
 
 def _even(length: float) -> int:

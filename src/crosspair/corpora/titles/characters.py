@@ -10,9 +10,8 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from typing import Any
 
-from crosspair.errors import TextError
+from crosspair.corpora.titles.languages import needed
 
 # The letters of European languages and Vietnamese, as the inside of a character class.
 LATIN = "A-Za-zÀ-ÖØ-öø-ʯḀ-ỿⱠ-Ɀ"
@@ -35,7 +34,7 @@ def plain(text: str) -> str:
         text = _ENTITY.sub(_unescaped, _ENTITY.sub(_unescaped, text))
     if text.isascii():
         return _SPACES.sub(" ", text.translate(_TABLE)).strip()
-    text = _ftfy().fix_encoding(text.translate(_BROKEN))
+    text = needed("ftfy").fix_encoding(text.translate(_BROKEN))
     text = _FRACTION.sub(lambda found: f" {found[0]}", text.translate(_BEFORE))
     text = unicodedata.normalize("NFKC", text)
     text = re.sub(rf"[{MARKS}]", "", text)
@@ -52,7 +51,7 @@ def is_mojibake(word: str) -> bool:
     if word.isascii():
         return False
     amid = f"{word} a"  # a space is part of some wrecks
-    return str(_ftfy().fix_encoding(amid)) != amid
+    return str(needed("ftfy").fix_encoding(amid)) != amid
 
 
 class _Table(dict[int, str]):
@@ -85,14 +84,6 @@ def _plain_character(char: str) -> str:
 
 def _unescaped(found: re.Match[str]) -> str:
     return html.unescape(found[0])
-
-
-def _ftfy() -> Any:
-    try:
-        import ftfy
-    except ImportError as error:
-        raise TextError('cleaning titles needs the extra: pip install "crosspair[text]"') from error
-    return ftfy
 
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")

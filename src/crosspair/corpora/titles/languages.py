@@ -7,6 +7,7 @@ so that "die" stays in "Die Hard" and goes in "Die Sendung mit der Maus".
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -158,16 +159,20 @@ _PARTS = re.compile(r"['&.-]")
 
 @cache
 def _frequencies(language: str) -> dict[str, float]:
-    source = _wordfreq()
+    source = needed("wordfreq")
     lists = source.get_frequency_list(language)
     source.get_frequency_list.cache_clear()  # most of the words that it holds on to are below it
     buckets = enumerate(lists[: round(100 * (9 - _FLOOR)) + 1])  # the n-th holds 10 ** (-n / 100)
     return {word: 9 - place / 100 for place, words in buckets for word in words}
 
 
-def _wordfreq() -> Any:
+def needed(package: str) -> Any:
+    """A package that cleaning needs.
+
+    Raises:
+        TextError: it is not installed.
+    """
     try:
-        import wordfreq
+        return importlib.import_module(package)
     except ImportError as error:
         raise TextError('cleaning titles needs the extra: pip install "crosspair[text]"') from error
-    return wordfreq

@@ -96,8 +96,6 @@ def _mark(text: str) -> str:
 
 def _is_emoji(char: str) -> bool:
     code = ord(char)
-    if code < 0x2300:
-        return False
     return unicodedata.category(char) in {"So", "Sk"} and (
         0x1F000 <= code <= 0x1FAFF or 0x2600 <= code <= 0x27BF or 0x2B00 <= code <= 0x2BFF
         or 0x2300 <= code <= 0x23FF
