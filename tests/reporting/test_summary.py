@@ -170,16 +170,16 @@ def test_what_is_no_run_is_told(tmp_path: Path, frozen: list[Result], origin: Pr
     (tmp_path / "text.json").write_text("kNN 44 %")
     (tmp_path / "run").mkdir()
     odd = json.loads((tmp_path / "a" / "results.json").read_text())
-    odd["results"][0]["settings"] = ["k", 25]
+    odd["results"][0]["of"] = "magic"
     (tmp_path / "odd.json").write_text(json.dumps(odd))
     for names, line in {
         ("a", "b/a"): f"two runs are named 'a': {tmp_path}/a/results.json and {tmp_path}/b/a/",
         ("run",): f"{tmp_path}/run holds no results.json: test the run by crosspair evaluate all",
         ("none.json",): "none.json holds no result; evaluate the run again",
-        ("other.json",): "other.json: 'provenance' is missing",
-        ("text.json",): "text.json is not JSON",
+        ("other.json",): "other.json is no file of results (KeyError: 'provenance')",
+        ("text.json",): "text.json is no file of results (JSONDecodeError: ",
         ("gone",): "gone does not exist; evaluate the run to write it",
-        ("odd.json",): "odd.json: result 0: settings ['k', 25] is no JSON object",
+        ("odd.json",): "odd.json is no file of results (ValueError: 'magic' is none of",
     }.items():
         with pytest.raises(RunError) as told:
             read_runs([f"{tmp_path}/{each}" for each in names])

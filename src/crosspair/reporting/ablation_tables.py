@@ -74,14 +74,11 @@ def ablation_tables(ablation: Ablation) -> list[AblationTable]:
         for result in cell.results
         if result.of == "trained"
     )
-    there = {
-        number: [column for column in columns if column.table == number]
-        for number in TITLES
-        if any(column.table == number for column in columns)
-    }
+    numbers = [number for number in TITLES if any(c.table == number for c in columns)]
     tables = []
-    for number, own in there.items():
-        published = _published(ablation, number, list(there))
+    for number in numbers:
+        own = [column for column in columns if column.table == number]
+        published = _published(ablation, number, numbers)
         rows = [
             _row(ablation, cells, name, own, published.get(name, ""))
             for name, cells in ablation.rows.items()
@@ -165,9 +162,8 @@ def _references(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]
     for of in ("random weights", "chance"):
         entries = {}
         for column in columns:
-            values: Mapping[int, float] = {}
-            for cells in ablation.rows.values():
-                values = values or _values(cells, column, of)
+            found = [_values(cells, column, of) for cells in ablation.rows.values()]
+            values = next(filter(None, found), {})
             if of == "chance":  # of no seed
                 values = dict(list(values.items())[:1])
             if values:

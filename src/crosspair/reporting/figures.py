@@ -16,6 +16,8 @@ from html import escape
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
+from matplotlib.ft2font import FT2Font
 
 # Told apart with any colour vision (Okabe and Ito, 2008). Line styles differ too.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#5a6470")
@@ -127,8 +129,7 @@ def svg_figure(name: str, draw: Callable[[Axes], None], size: tuple[float, float
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{slug}-", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable}, {colour})")
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
-    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'(?<= )(width|height)="[^"]*"', "", text, count=2)  # of the <svg> itself
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1).strip()
 
 
@@ -178,6 +179,16 @@ def shortened(text: str, most: int) -> str:
     'a lon…'
     """
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def drawable(text: str) -> str:
+    """The text with "[?]" for letters that Matplotlib's own font lacks, as emoji.
+
+    >>> drawable("a dog 🐕 runs")
+    'a dog [?] runs'
+    """
+    known = FT2Font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(char if ord(char) in known else "[?]" for char in text)
 
 
 def png(figure: Figure) -> bytes:

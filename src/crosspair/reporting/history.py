@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from crosspair.errors import RunError
+from crosspair.journal import entries
 
 Line = dict[str, Any]
 _STAGE_2 = "stage II begins"
 _KINDS = ("train", "validation", "event")
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class History:
 def read_history(run: str | os.PathLike[str]) -> History:
     """Read the history of a run.
 
-    A line that a kill cut short is left out. A run that was killed and resumed may repeat steps;
+    Lines that a kill cut short are left out. A run that was killed and resumed may repeat steps;
     the last line of each step counts.
 
     Args:
@@ -55,7 +52,13 @@ def read_history(run: str | os.PathLike[str]) -> History:
     """
     path = Path(run)
     path = path / "metrics.jsonl" if path.is_dir() else path
-    last = {(line["kind"], line["step"], line.get("event")): line for line in _lines(path)}
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; has the training begun?")
+    last = {
+        (line["kind"], line["step"], line.get("event")): line
+        for line in entries(path)
+        if isinstance(line, dict) and {"kind", "step", "epoch"} <= line.keys()
+    }
     lines = sorted(last.values(), key=lambda line: float(line["step"]))
     return History(*([line for line in lines if line["kind"] == kind] for kind in _KINDS))
 
@@ -69,29 +72,3 @@ def series(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
     found = [(line["epoch"], line.get(name)) for line in lines]
     finite = [(float(x), float(y)) for x, y in found if isinstance(y, int | float) and isfinite(y)]
     return [x for x, _ in finite], [y for _, y in finite]
-
-
-def _lines(path: Path) -> list[Line]:
-    try:
-        written = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist; has the training begun?") from error
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    lines = []
-    for number, text in enumerate(written, start=1):
-        line = _line(text)
-        if line is not None:
-            lines.append(line)
-        elif number < len(written):  # the last line may still be being written
-            _logger.warning("%s, line %d is not a line of metrics; left out", path, number)
-    return lines
-
-
-def _line(text: str) -> Line | None:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return None
-    complete = isinstance(line, dict) and {"kind", "step", "epoch"} <= line.keys()
-    return line if complete else None

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.font_manager import findfont
-from matplotlib.ft2font import FT2Font
 
 from crosspair.evaluation.results import Result
 from crosspair.reporting.curves import retrieval_series, stage_mark
-from crosspair.reporting.figures import FAINT, SERIES, draw_lines, png, styled
+from crosspair.reporting.figures import FAINT, SERIES, draw_lines, drawable, png, styled
 from crosspair.reporting.history import History
 from crosspair.reporting.sheets import Sheet
 from crosspair.reporting.table import Row, comparison
@@ -108,17 +106,6 @@ def _query(figure: SubFigure, sheet: Sheet) -> None:
                 color=SERIES[2] if tile.found.right else SERIES[1],
                 bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip
-
-
-def drawable(text: str) -> str:
-    """The text without the characters that Matplotlib's own font lacks, as emoji.
-
-    >>> drawable("a dog 🐕 runs")
-    'a dog runs'
-    """
-    font = FT2Font(findfont("DejaVu Sans"))
-    kept = "".join(char for char in text if font.get_char_index(ord(char)))
-    return " ".join(kept.split())
 
 
 def _row_name(row: Row, rows: Sequence[Row]) -> str:

@@ -23,7 +23,7 @@ def render(template: str, **values: Any) -> str:
         values: by the names that it has for them; in HTML text stays text.
 
     Returns:
-        The file's content. Halves of surrogate pairs, which UTF-8 cannot hold, become "?".
+        The file's content.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crosspair.reporting"),
@@ -40,5 +40,4 @@ def render(template: str, **values: Any) -> str:
         shown=shown,
         webp=lambda content: f"data:image/webp;base64,{base64.b64encode(content).decode()}",
     )
-    text = environment.get_template(f"{template}.j2").render(values)
-    return text.encode(errors="replace").decode()
+    return environment.get_template(f"{template}.j2").render(values)

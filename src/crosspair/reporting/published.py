@@ -6,8 +6,6 @@ import csv
 from dataclasses import dataclass
 from importlib import resources
 
-from crosspair.reporting.columns import Column
-
 
 @dataclass(frozen=True)
 class Published:
@@ -33,16 +31,6 @@ class Published:
     network: str
     pretrained: str
     source: str
-
-    @property
-    def is_cpd(self) -> bool:
-        """Whether this is the paper's method rather than one it is compared with."""
-        return self.method.startswith("CPD")
-
-    def measures(self, column: Column) -> bool:
-        """Whether the column's numbers are of the same protocol, on whatever data."""
-        own = (column.protocol, column.metric, column.labels)
-        return own == (self.protocol, "top-1", self.labels)
 
 
 def _read() -> tuple[Published, ...]:

@@ -201,27 +201,30 @@ def _cell(result: Result) -> Cell:
 
 
 def _published_rows(columns: Sequence[Column]) -> list[Row]:
+    beside = {column: _beside(column) for column in columns}
     rows = []
     for each in PUBLISHED:
         detail = (
             f"published: {each.source}; {each.data}; network: {each.network}; "
             f"pre-training: {each.pretrained}"
         )
-        cells = {column: _published_cell(each, column) for column in columns if _of(each, column)}
+        cells = {
+            column: _published_cell(each, column) for column in columns if each in beside[column]
+        }
         if cells:
             rows.append(Row(each.method, "published", "", detail, cells))
     return rows
 
 
-def _of(published: Published, column: Column) -> bool:
-    """Whether a published number is to stand in a column of one's own.
+def _beside(column: Column) -> list[Published]:
+    """The published numbers that are to stand in a column of one's own.
 
     On other data only the paper's own method is: the others' numbers would tell nothing there.
     """
-    of_protocol = [each for each in PUBLISHED if each.measures(column)]
-    if all(each.classes != column.classes for each in of_protocol):
-        return published in of_protocol and published.is_cpd
-    return published in of_protocol and published.classes == column.classes
+    own = (column.protocol, column.metric, column.labels)
+    of_protocol = [each for each in PUBLISHED if own == (each.protocol, "top-1", each.labels)]
+    same_data = [each for each in of_protocol if each.classes == column.classes]
+    return same_data or [each for each in of_protocol if each.method.startswith("CPD")]
 
 
 def _published_cell(published: Published, column: Column) -> Cell:

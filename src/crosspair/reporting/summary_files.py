@@ -16,18 +16,8 @@ from crosspair.reporting.summary import Run, Table, summarise
 from crosspair.reporting.tabular import csv_text
 
 _FIELDS = (
-    "table",
-    "run",
-    "of",
-    "over",
-    *FIELDS,
-    "value",
-    "low",
-    "high",
-    "count",
-    "note",
-    "results",
-)
+    "table", "run", "of", "over", *FIELDS, "value", "low", "high", "count", "note", "results",
+)  # fmt: skip
 
 
 def write_summary(folder: Path, runs: Sequence[Run]) -> list[Table]:
@@ -53,13 +43,9 @@ def write_summary(folder: Path, runs: Sequence[Run]) -> list[Table]:
         "links": {run.name: quote(_relative(folder, run), safe="/") for run in runs},
         "origins": {run.name: _origin(run.origin) for run in runs},
     }
-    contents = {
-        "report.md": render("summary.md", **told),
-        "report.csv": _csv(folder, tables),
-        "report.html": render("summary.html", **told),
-    }
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
+    write_atomically(folder / "report.md", render("summary.md", **told))
+    write_atomically(folder / "report.csv", _csv(folder, tables))
+    write_atomically(folder / "report.html", render("summary.html", **told))
     return tables
 
 

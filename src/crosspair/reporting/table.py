@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from crosspair.errors import RunError
 from crosspair.evaluation.results import Result, Subject
 from crosspair.markdown import markdown_rows
-from crosspair.reporting.tabular import (
-    print_rows,
-    shown,
-    shown_interval,
-    shown_ratio,
-)
+from crosspair.reporting.tabular import print_rows, shown, shown_interval, shown_ratio
 
 
 @dataclass(frozen=True)
@@ -86,19 +81,15 @@ def comparison(results: Sequence[Result]) -> list[Row]:
             if result.of == "chance"
             and _protocol(result) in {(protocol, metric, split, own) for own in ("", feature)}
         ]
-        chance, random, trained = (
-            _only([*same, *guesses], of) for of in ("chance", "random weights", "trained")
-        )
-        first = same[0]
-        rows.append(
-            Row(
-                protocol, metric, feature, split, settings, first.count, first.smaller_is_better,
-                chance=chance.value if chance else None,
-                random=random.value if random else None,
-                trained=trained.value if trained else None,
-                interval=trained.interval if trained else None,
-            )
-        )  # fmt: skip
+        chance = _only(guesses, "chance")
+        random, trained = (_only(same, of) for of in ("random weights", "trained"))
+        rows.append(Row(
+            protocol, metric, feature, split, settings, same[0].count, same[0].smaller_is_better,
+            chance.value if chance else None,
+            random.value if random else None,
+            trained.value if trained else None,
+            trained.interval if trained else None,
+        ))  # fmt: skip
     return rows
 
 

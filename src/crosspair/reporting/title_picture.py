@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from matplotlib.font_manager import findfont
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from crosspair.corpora.titles import Piece, Reason
-from crosspair.reporting.figures import FAINT, INK, SERIES
+from crosspair.reporting.figures import FAINT, INK, SERIES, drawable
 
 # Kinds of reasons, each with a colour of its own.
 KINDS: dict[Reason, str] = {
@@ -100,8 +99,7 @@ def shown(text: str, reason: Reason | None) -> str:
         name = unicodedata.name(text[0], "other script").split()[0]
         if name not in {"CYRILLIC", "GREEK"}:
             return f"[{name if name == 'CJK' else name.capitalize()}]"
-    known = FT2Font(findfont("DejaVu Sans")).get_charmap()
-    return "".join(char if ord(char) in known else "□" for char in text).replace("□", "[?]")
+    return drawable(text)
 
 
 class _Word(NamedTuple):

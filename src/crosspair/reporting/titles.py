@@ -50,7 +50,7 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     write_atomically(folder / "report.html", page)
 
 
-def title_examples(report: TitleReport, most: int = _EXAMPLES) -> list[Example]:
+def title_examples(report: TitleReport) -> list[Example]:
     """Titles that show every reason, those with many different ones first."""
     short = [row for row in report.rows if row.prepared.clean and len(row.title) <= _LONGEST]
     unseen = {reason for row in short for reason, _ in row.prepared.reasons}
@@ -61,10 +61,10 @@ def title_examples(report: TitleReport, most: int = _EXAMPLES) -> list[Example]:
         if reasons & unseen:
             chosen[row.title] = row
             unseen -= reasons
-    step = max(1, len(varied) // most)
-    for row in [*varied[: most // 2], *varied[::step]]:
+    step = max(1, len(varied) // _EXAMPLES)
+    for row in [*varied[: _EXAMPLES // 2], *varied[::step]]:
         chosen.setdefault(row.title, row)
-    cleaned = [(row, clean_title(row.title)) for row in list(chosen.values())[:most]]
+    cleaned = [(row, clean_title(row.title)) for row in list(chosen.values())[:_EXAMPLES]]
     # A clean title that was given cannot be shown as made of the raw one.
     made = [(row, each) for row, each in cleaned if each.text == row.prepared.clean]
     parsed = trees((each.text for _, each in made), lemmas=report.lemmas)
@@ -89,7 +89,5 @@ def _csv(rows: Sequence[Row]) -> str:
     for row in rows:
         clean, tree = row.prepared.clean, row.prepared.tree
         empty = "clean" if not clean else "tree" if not tree else ""
-        # A half of a surrogate pair cannot be written as UTF-8.
-        cells = [row.pair_id, row.title, clean, tree, empty, row.prepared.removed]
-        told.append([cell.encode(errors="replace").decode() for cell in cells])
+        told.append([row.pair_id, row.title, clean, tree, empty, row.prepared.removed])
     return csv_text(["pair_id", "title", "title_clean", "title_tree", "empty", "removed"], told)
