@@ -11,6 +11,7 @@ from typing import Any
 from crosspair.evaluation import read_results
 from crosspair.markdown import markdown_rows
 from crosspair.reporting.table import markdown_table
+from crosspair.reporting.tabular import shown, shown_interval
 
 PLACE = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
 
@@ -40,7 +41,7 @@ def _conclusion(file: Path) -> str:
 
 
 def _dial(file: Path) -> str:
-    """kNN accuracy in an ablation's report.csv, a row for each objective, a column for each turn."""
+    """kNN accuracy in an ablation's report.csv, a row for an objective, a column for a turn."""
     with file.open(encoding="utf-8", newline="") as lines:
         means = {
             line["row"]: f"{100 * float(line['value']):.1f} ± {100 * float(line['deviation']):.1f}"
@@ -53,10 +54,44 @@ def _dial(file: Path) -> str:
         name, _, turn = row.rpartition(" / ")
         if name:
             rows.setdefault(name, {})[turn] = mean
-    turns = list(dict.fromkeys(turn for of in rows.values() for turn in of))
+    turns = sorted({turn for of in rows.values() for turn in of}, key=float)
     cells = [(name, *(of.get(turn, "") for turn in turns)) for name, of in rows.items()]
     untrained = (means["random weights"], *[""] * (len(turns) - 1))
     return markdown_rows(("kNN top-1, %", *turns), [*cells, ("random weights", *untrained)])
+
+
+def _transfer(folder: Path) -> str:
+    """Fine-tuned networks: a row each, split by split and in the mean."""
+    rows = []
+    for name in ("cpd", "scratch", "cpd-10", "scratch-10"):
+        results, _ = read_results(folder / name / "results.json")
+        mean = next(each for each in results if (each.metric, each.of) == ("top-1", "trained"))
+        begun = "CPD" if name.startswith("cpd") else "random weights"
+        values = (shown(value) for value in mean.details["draws"])
+        told = f"{shown(mean.value)} ({shown_interval(mean.interval)})"
+        rows.append((begun, f"{100 * mean.settings['labels']:g} %", *values, told))
+    splits = (f"split {split}" for split in mean.settings["mean of splits"])
+    return markdown_rows(("begun with", "labels", *splits, "mean"), rows)
+
+
+def _hardest(file: Path) -> str:
+    """Weight of the hardest negatives by objective, of benchmarks.gradient_figures."""
+    of = json.loads(file.read_text(encoding="utf-8"))["hardest"]
+    names = [name for name in of if name != "share_of_negatives"]
+    shares = {0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 0.5: "50 %"}
+    rows = []
+    for share, *weights in zip(of["share_of_negatives"], *map(of.get, names), strict=True):
+        if share in shares:
+            rows.append((shares[share], *map(shown, weights)))
+    return markdown_rows(("the hardest", *names), rows)
+
+
+def _nce(file: Path) -> str:
+    """Cosine of NCE's gradient and the exact one, of benchmarks.gradient_figures."""
+    of = json.loads(file.read_text(encoding="utf-8"))
+    rows = [(name, *(f"{each['cosine']['median']:.2f}" for each in of[name]))
+            for name in of if "one Z" in name or "own Z" in name]  # fmt: skip
+    return markdown_rows(("noise samples m", *(f"{m:,}" for m in of["m"])), rows)
 
 
 def _classes(results: dict[str, Any]) -> str:
@@ -187,7 +222,11 @@ def _loading_parts(results: dict[str, Any]) -> str:
         )
         for files in parts
     ]
-    head = ("files", *(f"{part}, ms" for part in of_parts), *(f"clips/s by {n}" for n in of_workers))
+    head = (
+        "files",
+        *(f"{part}, ms" for part in of_parts),
+        *(f"clips/s by {n}" for n in of_workers),
+    )
     return markdown_rows(head, rows)
 
 
@@ -244,6 +283,16 @@ def _epoch(results: dict[str, Any]) -> str:
     return markdown_rows(("part, ms", *results), rows)
 
 
+def _growth(file: Path) -> str:
+    """What a process holds while it trains, of benchmarks.training."""
+    seen = json.loads(file.read_text(encoding="utf-8"))["growth"]["seen"]
+    rows = [
+        (f"{each['step']:,}", *(f"{each[name]:.0f}" for name in ("MiB", "threads", "files")))
+        for each in (seen[0], seen[1], seen[len(seen) // 2], seen[-1])
+    ]
+    return markdown_rows(("step", "memory, MiB", "threads", "open files"), rows)
+
+
 def _curves(results: dict[str, Any]) -> str:
     rows = [
         (
@@ -257,7 +306,10 @@ def _curves(results: dict[str, Any]) -> str:
     return markdown_rows(("way", "last loss", "largest difference", "last difference"), rows)
 
 
-REPORTS = {"results": _results, "conclusion": _conclusion, "dial": _dial}
+REPORTS = {
+    "results": _results, "conclusion": _conclusion, "dial": _dial, "transfer": _transfer,
+    "hardest": _hardest, "nce": _nce, "growth": _growth,
+}  # fmt: skip
 MEASURED = {
     "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
     "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
