@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from crosspair.atomic import write_atomically
+from crosspair.corpora.table import csv_text
 from crosspair.library.store import State
 
 BROKEN_FILE = "broken.csv"
@@ -34,9 +34,11 @@ class Broken:
 def read_broken(folder: Path) -> dict[str, Broken]:
     """The list of a library by its videos' names; empty where there is none, or not a whole one."""
     broken = {}
-    with suppress(OSError, ValueError, KeyError, csv.Error):
-        text = (folder / BROKEN_FILE).read_text(encoding="utf-8")
-        for line in csv.DictReader(io.StringIO(text, newline="")):
+    with (
+        suppress(OSError, ValueError, KeyError, csv.Error),
+        (folder / BROKEN_FILE).open(encoding="utf-8", newline="") as lines,
+    ):
+        for line in csv.DictReader(lines):
             state = int(line["size"]), int(line["modified"])
             broken[line["video"]] = Broken(state, line["reason"], int(line["windows"]))
     return broken
@@ -47,9 +49,5 @@ def write_broken(folder: Path, broken: Mapping[str, Broken]) -> None:
     if not broken:
         (folder / BROKEN_FILE).unlink(missing_ok=True)
         return
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for name, each in sorted(broken.items()):
-        writer.writerow((name, each.reason, each.windows, *each.state))
-    write_atomically(folder / BROKEN_FILE, text.getvalue())
+    rows = [(name, each.reason, each.windows, *each.state) for name, each in sorted(broken.items())]
+    write_atomically(folder / BROKEN_FILE, csv_text(_COLUMNS, rows))

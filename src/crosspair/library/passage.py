@@ -105,17 +105,17 @@ def decode_passages(
     Raises:
         DecodingEndedError: a process ended, or was at one batch for too long.
     """
-    task = _Decoding(batches, config, thumbnails)
     if not workers:
-        yield from map(task, range(len(batches)))
+        for batch in batches:
+            yield [_decoded(job, config, thumbnails) for job in batch]
         return
     # No DataLoader: where one of its processes ends, PyTorch raises an exception wherever the
     # program happens to be.
-    with ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(task,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_begin_worker) as pool:
         ahead: deque[Future[list[Decoded]]] = deque()
         try:
-            for index in range(len(batches)):
-                ahead.append(pool.submit(_decode_here, index))
+            for batch in batches:
+                ahead.append(pool.submit(_decode_here, batch, config, thumbnails))
                 if len(ahead) == PREFETCH * workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -124,16 +124,6 @@ def decode_passages(
             raise DecodingEndedError("a decoding process is gone") from None
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    batches: Sequence[list[Passage]]
-    config: ClipConfig
-    thumbnails: bool
-
-    def __call__(self, index: int) -> list[Decoded]:
-        return [_decoded(job, self.config, self.thumbnails) for job in self.batches[index]]
 
 
 def _decoded(job: Passage, config: ClipConfig, thumbnails: bool) -> Decoded:
@@ -168,12 +158,7 @@ def _jpeg(frame: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-_task: _Decoding | None = None  # of this worker process
-
-
-def _begin_worker(task: _Decoding) -> None:
-    global _task
-    _task = task
+def _begin_worker() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -183,10 +168,9 @@ def _begin_worker(task: _Decoding) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _decode_here(index: int) -> list[Decoded]:
-    assert _task is not None
+def _decode_here(batch: list[Passage], config: ClipConfig, thumbnails: bool) -> list[Decoded]:
     signal.setitimer(signal.ITIMER_REAL, STALLED)
-    decoded = _task(index)
+    decoded = [_decoded(job, config, thumbnails) for job in batch]
     signal.setitimer(signal.ITIMER_REAL, 0)
     return decoded
 

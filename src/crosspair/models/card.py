@@ -24,8 +24,6 @@ _KINDS = {
         "Classifier", "video-classification", "A video network fine-tuned to tell classes apart.",
     ),
 }  # fmt: skip
-_PARTS = {"video_encoder": "the video encoder", "video_head": "the video head",
-          "text_encoder": "the text encoder", "text_head": "the text head"}  # fmt: skip
 
 
 def model_card(
@@ -103,7 +101,7 @@ def _training(config: Mapping[str, Any], run: Path, data: str) -> str:
     rows += [(name, str(value)) for name, value in _origin(run).items()]
     untrained = config.get("untrained", ())
     if untrained:
-        rows.append(("untrained", ", ".join(_PARTS[part] for part in untrained)))
+        rows.append(("untrained", ", ".join("the " + part.replace("_", " ") for part in untrained)))
     recipe = run / "recipe.yaml"
     text = _table(("", ""), rows) if rows else "Nothing is known of it.\n"
     if recipe.is_file():

@@ -25,7 +25,7 @@ from crosspair.atomic import write_atomically
 from crosspair.errors import ModelError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
-from crosspair.models.folder import preprocessing
+from crosspair.models.folder import first_line, preprocessing
 from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage
 from crosspair.precision import full_precision
@@ -92,7 +92,7 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
                 f'export needs the extra: pip install "crosspair[export]" ({error})'
             ) from error
         except Exception as error:  # exporters raise many kinds
-            reason = f"the {name} tower cannot be exported ({_first_line(error)})"
+            reason = f"the {name} tower cannot be exported ({first_line(error)})"
             if name == "video":
                 raise ModelError(f"{file} is not written: {reason}") from error
             logger.warning("%s is not written: %s", file, reason)
@@ -264,21 +264,13 @@ def _differences(tower: _Tower, run: Callable[[Tensors], Tensors], file: Path) -
     return differences
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what exporters tell their own developers."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [each.level for each in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for each in loggers:
-            each.setLevel(logging.ERROR)
-        try:
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -140,7 +140,7 @@ def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) ->
     except LocalTokenNotFoundError as error:
         raise ModelError(f"{name}: the hub knows no user here; log in by: hf auth login") from error
     except Exception as error:  # without a network, a kind that is the HTTP client's own
-        raise ModelError(f"{name}: the hub did not take {folder} ({_reason(error)})") from error
+        raise ModelError(f"{name}: the hub did not take {folder} ({first_line(error)})") from error
     return str(url)
 
 
@@ -162,7 +162,7 @@ def local_folder(source: str | os.PathLike[str]) -> Path:
         return Path(snapshot_download(name))
     except Exception as error:  # see `push`
         raise ModelError(
-            f"{name}: neither a folder nor a model on the hub ({_reason(error)})"
+            f"{name}: neither a folder nor a model on the hub ({first_line(error)})"
         ) from error
 
 
@@ -239,7 +239,8 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception tells, or its kind where it tells nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

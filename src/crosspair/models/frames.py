@@ -11,8 +11,7 @@ import torch
 from crosspair.config import ClipConfig, HeadConfig, TextConfig
 from crosspair.errors import ModelError
 from crosspair.models.cpd import CPD, PARTS
-from crosspair.models.foreign.encoder import inflate
-from crosspair.models.inflate import IMAGENET_MEAN, IMAGENET_STD
+from crosspair.models.foreign.encoder import IMAGENET_MEAN, IMAGENET_STD, inflate
 from crosspair.models.words import WordAverage
 from crosspair.video.pixels import MEAN, STD, normalize
 

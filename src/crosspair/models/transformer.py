@@ -11,6 +11,7 @@ from torch import nn
 
 from crosspair.devices import sent
 from crosspair.errors import TextError
+from crosspair.models.folder import first_line
 
 FOLDER = "language_model"
 # Models of which every layer attends to all tokens alike, and which take its mask ready-made, as
@@ -55,8 +56,9 @@ class TransformerAverage(nn.Module):
                 config = transformers.AutoConfig.from_pretrained(source)
                 self.model = transformers.AutoModel.from_config(config)
         except Exception as error:  # tokenizers and safetensors raise kinds of their own
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise TextError(f"language model {source}: cannot be loaded ({reason})") from error
+            raise TextError(
+                f"language model {source}: cannot be loaded ({first_line(error)})"
+            ) from error
         # Poolers are often absent, and not used here; anything else would be left random.
         missing = sorted(name for name in missing if "pooler" not in name)
         if missing:

@@ -15,17 +15,20 @@ from typing import Any
 import torch
 
 from crosspair.config import ClipConfig, HeadConfig, TextConfig, VideoConfig
-from crosspair.errors import ModelError
+from crosspair.errors import ModelError, TextError
 from crosspair.models.cpd import CPD, PARTS, TextEncoder
 from crosspair.models.foreign.encoder import clip_form, fitted, read_encoder
 from crosspair.models.foreign.layout import AUTHORS, LAYOUTS, layout_of
-from crosspair.models.foreign.text import MAX_TOKENS, read_text_encoder
 from crosspair.models.tensorfile import TensorFile, Weights, read_tensors
+from crosspair.models.transformer import TransformerAverage
 from crosspair.models.words import WordAverage
 from crosspair.recipes import recipe_of
 
 _HEADS = {"video_head": "vis_emb", "text_head": "text_emb"}  # ours, and the authors'
 _BANK = "vis_memory"
+_ENCODER = "textual_encoder."
+_POSITIONS = "embeddings.position_ids"  # a counter that some versions of transformers kept
+MAX_TOKENS = 64  # to which the authors cut and fill up titles
 _TEXT_TOWER: tuple[str, ...] = ("text_encoder", "text_head")
 
 
@@ -106,7 +109,7 @@ def _authors_model(
         )
     else:
         text = TextConfig(encoder="transformer", source=tokenizer, max_tokens=MAX_TOKENS)
-        text_encoder, untrained = read_text_encoder(weights, tokenizer, path), ()
+        text_encoder, untrained = _text_encoder(weights, tokenizer, path), ()
     model = _model(text_encoder, clip, video, text, head)
     model.video_encoder.load_state_dict(encoder)
     model.untrained = untrained
@@ -118,6 +121,29 @@ def _authors_model(
         found = {n: value for n, value in weights.items() if n.startswith(theirs + ".")}
         part.load_state_dict(fitted(part.state_dict(), names, found, "as a head", path))
     return Imported(model, AUTHORS.project, left_out)
+
+
+def _text_encoder(weights: Weights, tokenizer: str, path: Path) -> TransformerAverage:
+    """Take DistilBERT out of a file of the authors; ``tokenizer`` says how many heads it has.
+
+    The authors' network attends to the padding that fills each title up to 64 tokens, and their
+    weights were trained so; this one then does, too.
+    """
+    try:
+        encoder = TransformerAverage(tokenizer, MAX_TOKENS, weights=False)
+    except TextError as error:
+        raise ModelError(f"--tokenizer: {error}") from error
+    encoder.attend_to_padding()
+    expected = encoder.state_dict()
+    names = {ours: _ENCODER + ours.removeprefix("model.") for ours in expected}
+    found = {
+        name: value
+        for name, value in weights.items()
+        if name.startswith(_ENCODER) and name != _ENCODER + _POSITIONS
+    }
+    what = f"as the language model that {tokenizer} describes"
+    encoder.load_state_dict(fitted(expected, names, found, what, path))
+    return encoder
 
 
 def _no_text_encoder() -> TextEncoder:

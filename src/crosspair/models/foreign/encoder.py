@@ -13,9 +13,11 @@ import torch
 from crosspair.config import ClipConfig, VideoConfig
 from crosspair.errors import ModelError
 from crosspair.models.foreign.layout import IMAGES, Layout, layout_of
-from crosspair.models.inflate import in_time, renormalize
 from crosspair.models.resnet3d import BLOCKS, ResNet3d
 from crosspair.models.tensorfile import TensorFile, Weights, read_tensors
+from crosspair.video.pixels import MEAN, STD
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of R, G, B
 
 _BOTTLENECKS = 50  # from this depth on, blocks are bottlenecks
 _COUNTER = "num_batches_tracked"  # older files lack it
@@ -34,7 +36,7 @@ _CLIP = {  # how configurations of PySlowFast and mmaction2 tell the form of cli
 
 
 def inflate(file: str | Path, *, as_trained: bool = False) -> tuple[VideoConfig, Weights]:
-    """Read a 2D ResNet's weights as those of the video encoder, see `crosspair.models.inflate`.
+    """Read a 2D ResNet's weights as those of the video encoder (baseline of Sections 4.3, 4.4).
 
     Args:
         file: ``.safetensors``, or a state dict of PyTorch, with the names that torchvision and timm
@@ -86,10 +88,10 @@ def read_encoder(file: TensorFile, layout: Layout, path: Path) -> tuple[VideoCon
     names = {ours: layout.theirs(ours) for ours in expected}
     found = {n: value for n, value in file.weights.items() if not n.startswith(layout.beside)}
     if layout.flat:
-        found = in_time(found, names, expected)
+        found = _in_time(found, names, expected)
     state = fitted(expected, names, found, what, path)
     if layout.imagenet_pixels:
-        renormalize(state)
+        _renormalize(state)
     return video, state
 
 
@@ -156,3 +158,43 @@ def _architecture(weights: Weights, layout: Layout, path: Path) -> VideoConfig:
         f"{'bottlenecks' if bottlenecks else 'basic blocks'}; the depths here are "
         f"{', '.join(map(str, BLOCKS))}"
     )
+
+
+def _in_time(
+    flat: Weights, names: Mapping[str, str], expected: Mapping[str, torch.Tensor]
+) -> Weights:
+    """Weights of a network of images, with kernels that have the extent in time of ours.
+
+    They get the 2D kernel in their middle and zeros around it, rather than a third of it at each
+    instant: so the 3D network gives the mean of what the 2D network gives for each frame, at a
+    clip's ends too, where zeros stand for frames beyond. What was learnt of images is there
+    unchanged; frozen, it is the baseline of `crosspair.models.frames`.
+
+    Args:
+        flat: its weights.
+        names: from ours to its.
+        expected: a state of our names, of the right shapes.
+    """
+    deep = dict(flat)
+    for ours, theirs in names.items():
+        shape = expected[ours].shape  # (out, in, kt, kh, kw) of a kernel
+        if theirs in flat and (flat[theirs].dim(), len(shape)) == (4, 5):
+            kernel = flat[theirs]
+            deep[theirs] = torch.zeros(*kernel.shape[:2], shape[2], *kernel.shape[2:])
+            deep[theirs][:, :, shape[2] // 2] = kernel
+    return deep
+
+
+def _renormalize(state: Weights) -> None:
+    """Let the first layer take pixels as this package normalises them.
+
+    A pixel x here is (x STD + MEAN - mean) / std there: the factor goes into the kernel, the shift
+    into the mean that batch normalisation takes off. (At the border, where zeros stand for pixels,
+    the colour that they stand for is this package's.)
+    """
+    mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    kernel = state["stem.0.weight"]  # (width, 3, 1, 7, 7)
+    state["stem.1.running_mean"] = state["stem.1.running_mean"] - (
+        kernel * ((MEAN - mean) / std)
+    ).sum(dim=(1, 2, 3, 4))
+    state["stem.0.weight"] = kernel * (STD / std)
