@@ -15,8 +15,6 @@ class Kind(Enum):
 
     # Training can use these, but somebody should know.
     SHORT = "shorter than a clip"
-    WRONG_CONTAINER = "wrong container"
-    ODD_RATE = "odd frame rate"
     WRONG_LENGTH = "wrong length in header"
 
     # Training leaves these out.
@@ -41,9 +39,7 @@ class Kind(Enum):
         return self not in _USABLE
 
 
-_USABLE = frozenset({
-    Kind.FINE, Kind.SHORT, Kind.WRONG_CONTAINER, Kind.ODD_RATE, Kind.WRONG_LENGTH,
-})  # fmt: skip
+_USABLE = frozenset({Kind.FINE, Kind.SHORT, Kind.WRONG_LENGTH})
 
 
 @dataclass(frozen=True)
