@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import manifest_of
+from crosspair.errors import VideoError
 from crosspair.models import CPD
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
@@ -46,6 +47,18 @@ def test_no_more_clips_at_a_time_than_a_part_of_a_batch(
     monkeypatch.setattr(importlib.import_module(f"crosspair.training.{module}"), reads, asks)
     with pytest.raises(AskedError, match=r"^4$"):
         make().validate()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_videos_of_validation_that_cannot_be_read_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = test_finetune.task(**{"training.workers": 0})
+    with pytest.raises(VideoError, match=r"none of the 4 videos can be read: .*no such file"):
+        made.validate()
+    named = [f"left out {name}: " for name in made.validation.column("pair_id")]
+    assert all(map(str.startswith, caplog.messages[-4:], named))
+    assert made.model.training
 
 
 @pytest.mark.usefixtures("one_thread")

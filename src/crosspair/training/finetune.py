@@ -16,7 +16,8 @@ from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest
 from crosspair.devices import sent
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, RecipeError, VideoError
+from crosspair.errors import ManifestError, RecipeError
+from crosspair.evaluation.features import name_failures
 from crosspair.models import Classifier, Start
 from crosspair.models.inference import inference
 from crosspair.precision import autocast, check_frames
@@ -128,7 +129,6 @@ class Finetuning:
         moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_of({"all": moving}, recipe.optimizer)
         self.plateau = Plateau(recipe.plateau)
-        self._unreadable: set[str] = set()
         torch.manual_seed(recipe.training.seed + world.rank)  # dropout: each process its own
 
     def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
@@ -163,11 +163,11 @@ class Finetuning:
             self.recipe.clip, batch_size=training.batch_size // training.accumulate,
             workers=training.workers,
         )  # fmt: skip
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums, failures = torch.zeros(3, dtype=torch.float64), dict[int, str]()
         self.model.eval()
         with inference(self.model.video_encoder, world.device, training.precision):
             for batch in loader:
-                self._name(batch)
+                failures.update(batch.failures)
                 if len(batch.rows):
                     with uncompiled(training), autocast(world.device, training.precision):
                         logits = self.model(batch.clips.to(world.device, non_blocking=True)).cpu()
@@ -176,9 +176,8 @@ class Finetuning:
                     loss = F.cross_entropy(logits.double(), truth, reduction="sum")
                     sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
         self.model.train()
+        name_failures(validation, failures, world)
         loss, hits, videos = world.sum(sums.to(world.device)).tolist()
-        if not videos:
-            raise VideoError("none of the videos of validation can be read, as told above")
         return {"videos": int(videos), "loss": loss / videos, "top-1": hits / videos}
 
     def observe(self, scores: dict[str, float]) -> bool:
@@ -236,10 +235,3 @@ class Finetuning:
                     "drops; raise labels.hold_out, or give plateau.drops=0"
                 )
             logger.warning("%s: no video to validate on", manifest.path)
-
-    def _name(self, batch: Batch) -> None:
-        ids = self.validation.column("pair_id")
-        for row, message in batch.failures:
-            if ids[row] not in self._unreadable:
-                self._unreadable.add(ids[row])
-                logger.warning("left out of validation: %s: %s", ids[row], message)
