@@ -299,13 +299,13 @@ def test_no_title_file(corpus: Corpus) -> None:
 
 def test_a_name_of_two_videos(corpus: Corpus) -> None:
     corpus.add("x/a.mp4", "y/a.mp4")
-    message = r"titles.csv, line 4: 'a' is the name of 2 videos .* by a column 'path'"
+    message = r"titles.csv, line 4: 'a' is the name of 2 videos .* write its folder before it, or"
     corpus.refused(message, "video_id,title\n\n\na,A\n")
 
 
 def test_two_titles_for_one_video(corpus: Corpus) -> None:
     corpus.add("a.mp4")
-    message = r"^title file .*titles.csv, line 3: 'a' stands twice, the first time in line 2; "
+    message = r"titles.csv, line 3: 'a' stands twice, the first time in title file .*, line 2; "
     corpus.refused(message, "video_id,title\na,A\na,B\n")
 
 

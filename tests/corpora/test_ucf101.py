@@ -190,6 +190,6 @@ def test_titles_of_other_videos(disk: Disk) -> None:
 
 def test_a_video_in_two_forms(disk: Disk) -> None:
     disk.link("v_YoYo_g08_c01.avi", "v_YoYo_g08_c01.mp4")
-    message = r"trainlist01\.txt, line 1: 'v_YoYo_g08_c01' is the name of 2 videos .*; leave one"
+    message = r"trainlist01\.txt, line 1: 'v_YoYo_g08_c01' is the name of 2 videos .* leave one"
     with pytest.raises(ManifestError, match=message):
         made(disk)

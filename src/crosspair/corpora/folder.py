@@ -50,10 +50,7 @@ def folder_corpus(
     output = Output(out)
     listed = _listed(read_titles(titles, choices.get("title_columns")))
     videos, left_out = VideoFiles(folder), list[LeftOut]()
-    rows = join(
-        listed, videos, left_out, what=f"titles of {titles}", needs_title=True,
-        advice="tell them apart by a column 'path'",
-    )  # fmt: skip
+    rows = join(listed, videos, left_out, what=f"titles of {titles}", needs_title=True)
     _refuse_doubles(rows, titles)
     _list_unnamed(videos, rows, left_out)
     if label_by_folder:
@@ -142,7 +139,7 @@ def _without_number(line: str) -> str:
 def _video_named(line: str, videos: VideoFiles, where: str) -> str | None:
     """The video of a list's line, which may have another suffix and other folders on disk."""
     for name in (line, without_suffix(line), plain_name(line)):
-        path = videos.named(name, where, "write its folder before it")
+        path = videos.named(name, where)
         if path is not None:
             return videos.whole(path)
     return None

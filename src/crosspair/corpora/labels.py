@@ -43,7 +43,7 @@ def name_classes(
     labelled = [row for row in rows if row.get("label")]
     given = _read_names(names) if names else {}
     labels = {row["label"] for row in labelled}
-    if given and not labels & set(given):
+    if names and not labels & set(given):
         raise ManifestError(
             f"class names {names}: none of its {len(given)} classes ({some(sorted(given))}) is one "
             f"of the corpus' {len(labels)} ({some(sorted(labels))}); "
@@ -58,6 +58,4 @@ def _read_names(path: Path) -> dict[str, str]:
     for row in rows:
         if not row["official"] or not row["name"]:
             raise ManifestError(f"{row.where}: an official name and a name for people are needed")
-    if not rows:
-        raise ManifestError(f"class names {path} is empty")
     return {name: row["name"] for name, row in by_key((r["official"], r) for r in rows).items()}

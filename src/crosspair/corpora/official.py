@@ -120,7 +120,6 @@ def join(
     *,
     what: str,
     needs_title: bool,
-    advice: str = "leave one of them",
 ) -> list[dict[str, Any]]:
     """The manifest's rows of the pairs whose videos are there.
 
@@ -129,7 +128,6 @@ def join(
         left_out: gets the pairs without a video, and without a title.
         what: the pairs are called, for messages.
         needs_title: leave out pairs without one.
-        advice: to who has several videos of one name.
 
     Returns:
         Rows in the order of ``listed``, with ``path`` from where the command runs.
@@ -139,7 +137,7 @@ def join(
     """
     rows = []
     for pair in listed:
-        found = _found(pair, videos, advice)
+        found = _found(pair, videos)
         if found is None:
             detail = f"no video {' or '.join(pair.files)}"
             left_out.append(LeftOut(pair.pair_id, NO_FILE, detail))
@@ -176,9 +174,9 @@ def _tell_unlisted(videos: VideoFiles, rows: Sequence[Mapping[str, Any]]) -> Non
         )
 
 
-def _found(pair: Listed, videos: VideoFiles, advice: str) -> dict[str, Any] | None:
+def _found(pair: Listed, videos: VideoFiles) -> dict[str, Any] | None:
     for name, says in pair.files.items():
-        path = videos.named(name, pair.where, advice)
+        path = videos.named(name, pair.where)
         if path is not None:
             return {"path": videos.whole(path), **says}
     return None

@@ -22,23 +22,16 @@ class Row:
     """One line of a table, by the names of its columns.
 
     Attributes:
-        file: what the table is and where, for messages.
-        line: of the file, from 1.
+        where: it stands, for the beginning of a message.
         values: as they stand there.
     """
 
-    file: str
-    line: int
+    where: str
     values: Mapping[str, str]
 
     def __getitem__(self, column: str) -> str:
         """A value without the spaces around it; empty where there is none."""
         return self.values.get(column, "").strip()
-
-    @property
-    def where(self) -> str:
-        """For the beginning of a message."""
-        return f"{self.file}, line {self.line}"
 
     def part(self, start: str, end: str) -> tuple[float | None, float | None]:
         """Where a part of a video begins and ends, in s, by two columns; None where nothing stands.
@@ -122,7 +115,7 @@ class Table:
                     f"does a field hold {self.separators}{quoted}?"
                 )
             values = {name: fields[at] for name, at in columns.items() if at < len(fields)}
-            rows.append(Row(self.file, line, values))
+            rows.append(Row(f"{self.file}, line {line}", values))
         return rows
 
 
@@ -161,7 +154,11 @@ def _after(lines: Sequence[tuple[int, list[str]]]) -> str:
 def read_lines(path: Path, what: str) -> list[Row]:
     """The lines of a text file that are not empty, each a row with the one column ``line``."""
     lines = enumerate(read_text(path, what).splitlines(), start=1)
-    return [Row(f"{what} {path}", number, {"line": line}) for number, line in lines if line.strip()]
+    return [
+        Row(f"{what} {path}, line {number}", {"line": line})
+        for number, line in lines
+        if line.strip()
+    ]
 
 
 def read_text(path: Path, what: str) -> str:
@@ -213,9 +210,9 @@ def by_key(rows: Iterable[tuple[str, Row]]) -> dict[str, Row]:
     for key, row in rows:
         first = known.setdefault(key, row)
         if first is not row:
-            there = f"line {first.line}" if first.file == row.file else first.where
             raise ManifestError(
-                f"{row.where}: {key!r} stands twice, the first time in {there}; leave one of them"
+                f"{row.where}: {key!r} stands twice, the first time in {first.where}; "
+                "leave one of them"
             )
     return known
 

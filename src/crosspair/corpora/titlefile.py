@@ -66,7 +66,7 @@ def _is_of_authors(table: Table) -> bool:
 def _with_title(row: Row) -> Row:
     if row["title"]:
         return row
-    return Row(row.file, row.line, {**row.values, "title": row["title_clean"]})
+    return Row(row.where, {**row.values, "title": row["title_clean"]})
 
 
 def _places(table: Table, columns: Mapping[str, str]) -> dict[str, int]:

@@ -38,13 +38,12 @@ class VideoFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def named(self, name: str, where: str = "", advice: str = "leave one of them") -> str | None:
+    def named(self, name: str, where: str = "") -> str | None:
         """The path in the folder of the video of a name; None where there is none.
 
         Args:
             name: its path in the folder, or its file's name; both with or without suffix.
             where: the name stands, for messages.
-            advice: to who has several videos of that name.
 
         Raises:
             ManifestError: several videos are called so.
@@ -53,7 +52,8 @@ class VideoFiles:
         if len(found) > 1:
             raise ManifestError(
                 f"{where}: {name!r} is the name of {len(found)} videos "
-                f"({self.whole(found[0])}, {self.whole(found[1])}); {advice}"
+                f"({self.whole(found[0])}, {self.whole(found[1])}); "
+                "write its folder before it, or leave one of them"
             )
         return found[0] if found else None
 
