@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from crosspair.atomic import write_atomically
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError
+from crosspair.journal import entries
 from crosspair.recipes import dump_recipe, read_recipe, recipe_settings
 from crosspair.training.checkpoint import last_step
 
@@ -86,12 +86,7 @@ class RunFolder:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.world.is_main:
             # On a full disk both try again to write, and would hide the message that tells of it.
             with suppress(OSError):
@@ -115,17 +110,9 @@ class RunFolder:
 
     def _forget_after(self, step: int) -> None:
         """Drop lines of steps that will be done again, and a line that a kill cut short."""
-        metrics = self.path / METRICS
-        if not metrics.exists():
-            return
-        kept = []
-        for line in metrics.read_bytes().split(b"\n"):
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + b"\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        write_atomically(metrics, b"".join(kept))
+        kept = [line for line in entries(self.path / METRICS) if line["step"] <= step]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+        write_atomically(self.path / METRICS, text)
 
     def _check_same(self, recipe: Recipe | FinetuneRecipe) -> None:
         file = str(self.path / RECIPE)
