@@ -170,8 +170,6 @@ def _without_errors(features: Features, manifest: Manifest, world: World) -> Fea
     failures = {row_of[pair_id]: message for pair_id, message in features.failures} | errors
     named = name_failures(manifest, failures, world)
     keep = torch.tensor([row not in errors for row in features.rows.tolist()])
-    if not keep.any():
-        raise none_readable(manifest, failures)
     return dataclasses.replace(
         features, rows=features.rows[keep], visual=features.visual[keep],
         embedding=features.embedding[keep], failures=named,

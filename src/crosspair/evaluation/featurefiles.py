@@ -9,7 +9,9 @@ order. Both files say in their metadata, under ``crosspair``, what the features 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,11 +74,10 @@ def load_features(folder: Path) -> Features:
     Raises:
         RunError: there is none, or it cannot be read.
     """
-    lines = _read_index(folder).to_pylist()
-    try:
-        tensors = load_file(folder / FEATURES_FILE)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{folder / FEATURES_FILE} cannot be read ({error}); {ANEW}") from error
+    if not is_whole(folder):
+        raise RunError(f'{folder} holds no whole features; "crosspair features" makes them')
+    lines = _read(pq.read_table, folder / INDEX_FILE).to_pylist()
+    tensors = _read(load_file, folder / FEATURES_FILE)
     there = [line for line in lines if line["clips"]]
     if [len(tensors.get(name, ())) for name in ("visual", "embedding")] != [len(there)] * 2:
         raise RunError(f"{folder / FEATURES_FILE} does not fit {INDEX_FILE} beside it; {ANEW}")
@@ -95,7 +96,7 @@ def read_protocol(folder: Path) -> Protocol:
     Raises:
         RunError: there are none, or they do not tell.
     """
-    metadata = _read_index(folder).schema.metadata or {}
+    metadata = _read(pq.read_table, folder / INDEX_FILE).schema.metadata or {}
     return protocol_from(metadata.get(_KEY.encode(), b""), folder)
 
 
@@ -114,13 +115,9 @@ def protocol_from(text: str | bytes, where: Path) -> Protocol:
 _KEY = "crosspair"
 
 
-def _read_index(folder: Path) -> pa.Table:
+def _read(reader: Callable[[Path], Any], path: Path) -> Any:
     try:
-        return pq.read_table(folder / INDEX_FILE)
-    except FileNotFoundError as error:
-        raise RunError(
-            f'{folder} holds no whole features; "crosspair features" makes them'
-        ) from error
-    except (OSError, pa.ArrowException) as error:
+        return reader(path)
+    except (OSError, pa.ArrowException, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{folder / INDEX_FILE} cannot be read ({reason}); {ANEW}") from error
+        raise RunError(f"{path} cannot be read ({reason}); {ANEW}") from error

@@ -111,20 +111,17 @@ def extract_features(
                 count[each.row] += 1
         if progress:
             progress((int(count.sum()) + len(broken)) * clips, len(mine) * clips)
-    failures |= failures_of_all(broken, world)
+    named = name_failures(manifest, failures | broken, world)
     # A row that is not this process's is all zeros, so that these sums change no digit.
     visual, embedding, count = (
         world.sum(each.to(world.device)).cpu() for each in (visual, embedding, count)
     )
     rows = count.nonzero().squeeze(1)
-    if len(rows) + len(failures) != len(manifest) or len(rows) != int(count.sum()):
+    if len(rows) + len(named) != len(manifest) or len(rows) != int(count.sum()):
         raise ManifestError(
-            f"{manifest.path}: {int(count.sum())} videos were encoded and {len(failures)} left "
+            f"{manifest.path}: {int(count.sum())} videos were encoded and {len(named)} left "
             f"out, of {len(manifest)}; have the processes read different manifests?"
         )
-    named = name_failures(manifest, failures, world)
-    if not len(rows):
-        raise none_readable(manifest, failures)
     return Features(rows, visual[rows], embedding[rows], clips, named)
 
 
@@ -213,20 +210,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def failures_of_all(failures: dict[int, str], world: World) -> dict[int, str]:
-    """What failed in any process, by row."""
-    everyones = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
-    return {row: message for of_one in everyones for row, message in of_one}
-
-
 def name_failures(
     manifest: Manifest, failures: dict[int, str], world: World
 ) -> list[tuple[str, str]]:
-    """(pair_id, message) of rows that are left out, in their order; the first process tells."""
+    """(pair_id, message) of rows that any process leaves out, in their order; the first one tells.
+
+    Raises:
+        VideoError: no row is left.
+    """
+    everyones = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
+    messages = {row: message for of_one in everyones for row, message in of_one}
     ids = manifest.column("pair_id")
-    named = [(ids[row], message) for row, message in sorted(failures.items())]
+    named = [(ids[row], message) for row, message in sorted(messages.items())]
     for pair_id, message in named if world.is_main else ():
         logger.warning("left out %s: %s", pair_id, message)
+    if len(named) == len(manifest):
+        raise none_readable(manifest, messages)
     return named
 
 

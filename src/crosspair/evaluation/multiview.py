@@ -16,9 +16,7 @@ from crosspair.evaluation.accuracy import bootstrap_interval, class_details
 from crosspair.evaluation.classtask import check_labels
 from crosspair.evaluation.features import (
     evaluating,
-    failures_of_all,
     name_failures,
-    none_readable,
     usable_rows,
 )
 from crosspair.evaluation.results import Result, of_chance
@@ -164,18 +162,15 @@ def multiview_scores(
             if bar:
                 bar.advance(min(len(usable), (int((views > 0).sum()) + len(broken)) * world.size))
     views[list(broken)] = 0  # a video counts whole or not at all
-    failures |= failures_of_all(broken, world)
+    named = name_failures(manifest, failures | broken, world)
     # Each video is one process's, so that these sums change no bit.
     views, sums = (world.sum(each.to(world.device)).cpu() for each in (views, sums))
     rows = views.nonzero().squeeze(1)
     counted = (views[rows] == clips * crops).all()
     assert counted, "a view was lost"
-    assert len(rows) + len(failures) == len(manifest), "a video was lost"
-    name_failures(manifest, failures, world)
-    if not len(rows):
-        raise none_readable(manifest, failures)
-    if failures and world.is_main:
-        logger.warning("%d of %d videos were left out of the test", len(failures), len(manifest))
+    assert len(rows) + len(named) == len(manifest), "a video was lost"
+    if named and world.is_main:
+        logger.warning("%d of %d videos were left out of the test", len(named), len(manifest))
     probabilities = sums[rows] / views[rows, None]
     if not probabilities.isfinite().all():
         raise ModelError("the classifier gives values that are not finite: its training diverged")
