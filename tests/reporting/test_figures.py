@@ -15,8 +15,8 @@ from crosspair.reporting import Sheet, learning_curves, overview_figure, read_hi
 from crosspair.reporting.figures import VARIABLES, Series, draw_lines, svg_figure
 
 
-def line_figure(*lines: Series, mark: tuple[float, str] | None = None) -> str:
-    return svg_figure("F", lambda axes: draw_lines(axes, lines, "y", mark=mark))
+def line_figure(*lines: Series, stage2: float | None = None) -> str:
+    return svg_figure("F", lambda axes: draw_lines(axes, lines, "y", stage2=stage2))
 
 
 def test_curves_are_well_formed_and_share_no_ids(run: Path) -> None:
@@ -33,7 +33,7 @@ def test_curves_are_well_formed_and_share_no_ids(run: Path) -> None:
 
 
 def test_colours_come_from_the_page() -> None:
-    drawn = line_figure(Series("a", [0, 1], [0, 1], level=0.5), mark=(0.5, "m"))
+    drawn = line_figure(Series("a", [0, 1], [0, 1], level=0.5), stage2=0.5)
     for colour, variable in VARIABLES.items():
         assert drawn.count(colour) == drawn.count(f"var({variable}, {colour})")
     assert "var(--series-1" in drawn

@@ -30,7 +30,7 @@ class Curve:
 
 def learning_curves(history: History) -> list[Curve]:
     """The figures that a history has numbers for, the most telling first."""
-    train, mark = history.train, stage_mark(history)
+    train, stage2 = history.train, history.stage2_epoch
     pairs = _pairs(history.validation)
     among = f" among {pairs:,} validation pairs. Dotted: what guessing finds." if pairs else "."
     found = f"How often the right one is within the first 1, 5 and 10{among}"
@@ -44,10 +44,10 @@ def learning_curves(history: History) -> list[Curve]:
         smoothed("noise", train, "posterior_noise"),
     ]
     curves = [
-        _curve("Retrieval, text → video", to_video, "found, %", found, mark),
-        _curve("Retrieval, video → text", to_text, "found, %", found, mark),
-        _curve("Loss", [loss], "loss, both directions", _LOSS, mark),
-        _curve("Posterior of being a pair", posteriors, "posterior, %", _POSTERIOR, mark),
+        _curve("Retrieval, text → video", to_video, "found, %", found, stage2),
+        _curve("Retrieval, video → text", to_text, "found, %", found, stage2),
+        _curve("Loss", [loss], "loss, both directions", _LOSS, stage2),
+        _curve("Posterior of being a pair", posteriors, "posterior, %", _POSTERIOR, stage2),
     ]
     return [curve for curve in curves if curve]
 
@@ -69,12 +69,6 @@ def retrieval_series(validation: Sequence[Line], direction: str) -> list[Series]
     return lines
 
 
-def stage_mark(history: History) -> tuple[float, str] | None:
-    """Where stage II begins, as a mark for a figure."""
-    epoch = history.stage2_epoch
-    return None if epoch is None else (epoch, "stage II")
-
-
 def smoothed(name: str, lines: Sequence[Line], key: str) -> Series:
     """Means over windows of 1/50 of the history, at no more points than can be seen."""
     epochs, values = series(lines, key)
@@ -90,12 +84,12 @@ def _curve(
     lines: Sequence[Series],
     ylabel: str,
     caption: str,
-    mark: tuple[float, str] | None,
+    stage2: float | None,
 ) -> Curve | None:
     """A figure, in % where its values are; None where a line has no values."""
     if not lines or not all(line.y for line in lines):
         return None
-    draw = partial(draw_lines, lines=lines, ylabel=ylabel, percent="%" in ylabel, mark=mark)
+    draw = partial(draw_lines, lines=lines, ylabel=ylabel, percent="%" in ylabel, stage2=stage2)
     return Curve(title, svg_figure(title, draw), caption)
 
 

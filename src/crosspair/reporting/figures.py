@@ -74,7 +74,7 @@ def draw_lines(
     ylabel: str,
     *,
     percent: bool = False,
-    mark: tuple[float, str] | None = None,
+    stage2: float | None = None,
 ) -> None:
     """Draw series over epochs, each named at its end.
 
@@ -83,7 +83,7 @@ def draw_lines(
         lines: up to six.
         ylabel: what the values are, with their unit; written above the axis.
         percent: whether values are fractions to be shown in %, from 0.
-        mark: an epoch and the words for a vertical line there.
+        stage2: the epoch at which stage II begins, to be marked.
     """
     factor = 100.0 if percent else 1.0
     for line, colour, style in zip(lines, SERIES, STYLES, strict=False):
@@ -98,11 +98,11 @@ def draw_lines(
     if percent:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
-    axes.set_title(ylabel, loc="left", fontsize="medium", pad=20 if mark else 6)
-    if mark is not None:
-        axes.axvline(mark[0], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_title(ylabel, loc="left", fontsize="medium", pad=20 if stage2 is not None else 6)
+    if stage2 is not None:
+        axes.axvline(stage2, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate(
-            mark[1], (mark[0], 1), (0, 3), xycoords=("data", "axes fraction"),
+            "stage II", (stage2, 1), (0, 3), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="center", fontsize="small",
         )  # fmt: skip
     ends = zip(lines, SERIES, strict=False)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from crosspair.evaluation.results import Result
-from crosspair.reporting.curves import retrieval_series, stage_mark
+from crosspair.reporting.curves import retrieval_series
 from crosspair.reporting.figures import FAINT, SERIES, draw_lines, drawable, png, styled
 from crosspair.reporting.history import History
 from crosspair.reporting.sheets import Sheet
@@ -58,7 +58,7 @@ def _charts(figure: SubFigure, rows: Sequence[Row], history: History) -> None:
         retrieval_series(history.validation, "text_to_video"),
         "text → video, % found (dotted: chance)",
         percent=True,
-        mark=stage_mark(history),
+        stage2=history.stage2_epoch,
     )
     _bars(figure.add_axes((0.69, 0.19, 0.27, 0.62)), rows)
 
