@@ -55,6 +55,7 @@ FAULTS: list[tuple[Callable[[list[Row]], object], str, FrozenConfig]] = [
     (a_class_that_is_only_tested, "linear", CONFIG),
     (one_unlabelled, "zeroshot", CONFIG),
     (without("label"), "knn", CONFIG),
+    (without("title"), "retrieval", CONFIG),
     (len, "knn", changed(k=49)),
     (len, "knn", changed(weighting="distance", temperature=0)),
     (len, "knn", changed(split="train")),
