@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -15,6 +15,7 @@ from crosspair.serve.answers import EVERYWHERE, LETTERS, Answers, Seen
 from crosspair.serve.guard import ABANDONED
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 NOTHING_YET = "Give a video first: drop a file above."
 WAITING = 200  # questions; more are told to come again
@@ -139,30 +140,29 @@ def _seen(answers: Answers, given: dict[str, str] | None) -> tuple[Seen | None, 
     if given is None:
         return None, answers.fault(NOTHING_YET)
     upload = Path(given["path"])
-    found: list[Seen] = []
-
-    def look() -> str:
-        found.append(answers.see(upload, upload.name))
-        return ""
-
     try:
-        fault = _html(answers, look)
+        return _tried(answers, lambda: answers.see(upload, upload.name))
     finally:
         # Its folder is that of all uploads with the same content: others may be under way.
         upload.unlink(missing_ok=True)
         with suppress(OSError):
             upload.parent.rmdir()
-    return (found[0] if found else None), fault
 
 
 def _html(answers: Answers, answer: Callable[[], str]) -> str:
-    """An answer, or the fault in its place; what is not the user's is for the log."""
+    html, fault = _tried(answers, answer)
+    return html or fault
+
+
+def _tried(answers: Answers, act: Callable[[], T]) -> tuple[T | None, str]:
+    """What comes of it, or else a fault to show; what is not the user's is for the log."""
     try:
-        return answer()
+        return act(), ""
     except VideoError as error:  # it begins with the file's name
-        return answers.fault(str(error))
+        fault = str(error)
     except (ModelError, TextError) as error:
-        return answers.fault(f"{error}"[:1].upper() + f"{error}"[1:])
+        fault = f"{error}"[:1].upper() + f"{error}"[1:]
     except Exception:
         logger.exception("the page cannot answer")
-        return answers.fault("This did not work; the server's log says why.")
+        fault = "This did not work; the server's log says why."
+    return None, answers.fault(fault)
