@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal, TypeAlias
 
 Row: TypeAlias = dict[str, str]  # axis -> name of a value
@@ -106,10 +107,8 @@ class Plan:
 
 def rows_of(plan: Plan) -> list[Row]:
     """All combinations of the axes' values, the last axis fastest."""
-    rows: list[Row] = [{}]
-    for axis, values in plan.axes.items():
-        rows = [{**row, axis: value} for row in rows for value in values]
-    return rows
+    names = product(*plan.axes.values())
+    return [dict(zip(plan.axes, each, strict=True)) for each in names]
 
 
 def row_name(row: Row) -> str:

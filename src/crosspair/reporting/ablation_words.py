@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crosspair.reporting.ablation_cells import DONE, Ablation
-from crosspair.reporting.ablation_tables import (
-    AblationTable,
-    TableRow,
-    headlines,
-    shown_mean,
-)
+from crosspair.reporting.ablation_tables import AblationTable, TableRow, headlines, shown_mean
 from crosspair.reporting.columns import Column
 from crosspair.reporting.seeds import t_quantile
 from crosspair.reporting.tabular import counted, signed
@@ -63,17 +58,17 @@ def _told(ablation: Ablation, table: AblationTable, column: Column) -> str:
     trained = [row for row in rows if row.of == "trained"]
     seeds = {seed for row in trained for seed in row.entries[column].values}
     whole = [row for row in trained if seeds == set(row.entries[column].values)]
-    ranked = sorted(
-        whole, key=lambda row: row.entries[column].mean.value * (1 if column.is_rank else -1)
-    )
+    ranked = sorted(whole, key=lambda row: row.entries[column].mean.value, reverse=True)
     named = f"{column.protocol} {column.metric}".removesuffix(" top-1")
-    named = f"Fine-tuned, {named}" if column.protocol.endswith("views") else named
-    some = "" if whole == trained else f", of the {len(whole)} rows with all seeds"
-    best = _best(ablation, ranked, column) if whole else "no row has all seeds yet"
-    told = f"{named}{some if whole else ''}: {best}."
+    tuned = column.protocol.endswith("views")
+    told = f"Fine-tuned, {named}" if tuned else named
+    if not whole:
+        told += ": no row has all seeds yet."
+    else:
+        some = "" if whole == trained else f", of the {len(whole)} rows with all seeds"
+        told += f"{some}: {_best(ablation, ranked, column)}."
     for row in rows:
         if row.of == "random weights":
-            tuned = column.protocol.endswith("views")
             told += " From scratch it is " if tuned else " Random weights have "
             told += f"{shown_mean(row.entries[column], column)}."
     return told
