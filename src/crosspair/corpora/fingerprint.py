@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from pathlib import Path
 
 from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.videofiles import size_of
 
 
 @lru_cache(maxsize=4)  # a quarter of a million files take long to ask on a network
@@ -19,12 +19,5 @@ def fingerprint(manifest: Manifest) -> str:
     digest = hashlib.sha256()
     rows = manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist()
     for row, clip in zip(rows, manifest.clips(), strict=True):
-        digest.update(repr((*row.values(), _size(clip.path))).encode())
+        digest.update(repr((*row.values(), size_of(clip.path))).encode())
     return digest.hexdigest()[:12]
-
-
-def _size(path: str) -> int | None:
-    try:
-        return None if "://" in path else Path(path).stat().st_size
-    except OSError:  # told when it is opened
-        return None

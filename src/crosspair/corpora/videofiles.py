@@ -87,6 +87,14 @@ def absolute(name: str | os.PathLike[str]) -> str:
     return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
 
 
+def size_of(path: str | os.PathLike[str]) -> int | None:
+    """A file's size in bytes; None where there is no file to ask, as for a URL."""
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
 def without_suffix(path: str) -> str:
     """A video's path or name without its suffix, if that is a video's."""
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 - pathlib is slow on many names

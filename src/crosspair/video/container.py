@@ -153,9 +153,9 @@ def _container(path: str, remote: RemoteFile | None) -> InputContainer:
 
 
 def _unreadable(path: str, remote: RemoteFile | None, error: Exception) -> BadVideoError:
+    found = signature(path, remote)
     if remote is not None and remote.fault is not None:
         return remote.fault
-    found = signature(path, remote)
     # An error of the disk, unless the bytes that could be read explain a demuxer's.
     if not found.reason and getattr(error, "errno", None) in (errno.EIO, errno.EACCES, errno.EPERM):
         return BadVideoError(path, Kind.UNREADABLE, f"cannot be opened ({told(error)})")

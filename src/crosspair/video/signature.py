@@ -6,10 +6,10 @@ import codecs
 import os
 import re
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO
 
-from crosspair.errors import VideoError
 from crosspair.faults import Kind, Verdict
+from crosspair.video.remote import RemoteFile
 
 HEAD = 512  # bytes
 BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid"})
@@ -19,20 +19,10 @@ MAGIC = (
 )  # fmt: skip
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
 MARKUP = re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE)
-
-
 UNKNOWN = Verdict(Kind.NOT_A_VIDEO)
 
 
-class Readable(Protocol):
-    """What looking at a file takes."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-
-
-def signature(path: str, remote: Readable | None) -> Verdict:
+def signature(path: str, remote: RemoteFile | None) -> Verdict:
     """Look at a file's first bytes, and at whether it is as long as they say.
 
     Args:
@@ -47,11 +37,11 @@ def signature(path: str, remote: Readable | None) -> Verdict:
             return _signature(remote)
         with Path(path).open("rb") as file:
             return _signature(file)
-    except (OSError, VideoError):
+    except OSError:
         return UNKNOWN
 
 
-def _signature(file: Readable) -> Verdict:
+def _signature(file: RemoteFile | BinaryIO) -> Verdict:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(HEAD)
@@ -67,7 +57,7 @@ def _signature(file: Readable) -> Verdict:
     return Verdict(Kind.NOT_A_VIDEO, "it is text") if _is_text(head) else UNKNOWN
 
 
-def _is_cut(file: Readable, size: int) -> bool:
+def _is_cut(file: RemoteFile | BinaryIO, size: int) -> bool:
     """Whether the boxes of an mp4, or the one chunk of an AVI, go on past the end."""
     file.seek(0)
     first = file.read(8)

@@ -19,7 +19,7 @@ from crosspair.clip import Clip
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.prepare.request import Request
 from crosspair.corpora.prepare.settings import Settings
-from crosspair.corpora.videofiles import absolute
+from crosspair.corpora.videofiles import absolute, size_of
 from crosspair.errors import ManifestError
 from crosspair.journal import entries
 
@@ -162,16 +162,9 @@ def _done(requests: list[Request], out: Path) -> dict[int, dict[str, Any]]:
     done = {}
     for index, request in enumerate(requests):
         entry = latest.get(request.target.name)
-        if entry and entry["key"] == request.key and _size(request.target) == entry["size"]:
+        if entry and entry["key"] == request.key and size_of(request.target) == entry["size"]:
             done[index] = entry["probed"]
     return done
-
-
-def _size(file: Path) -> int | None:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return None
 
 
 _HASHED = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)
