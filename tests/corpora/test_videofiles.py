@@ -35,9 +35,7 @@ def test_a_whole_path_goes_before_names(disk: Disk) -> None:
 def test_a_name_of_two_videos(disk: Disk, names: tuple[str, ...]) -> None:
     disk.link(*names)
     both = f"{names[0]}, .*{names[1]}"
-    message = (
-        f"^list, line 3: 'a' is the name of 2 videos .*{both}.; write its folder before it"
-    )
+    message = f"^list, line 3: 'a' is the name of 2 videos .*{both}.; write its folder before it"
     with pytest.raises(ManifestError, match=message):
         VideoFiles(disk.videos).named("a", "list, line 3")
 
