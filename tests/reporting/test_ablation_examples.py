@@ -1,4 +1,4 @@
-"""Examples of an ablation: the clips found best and worst."""
+"""Examples of an ablation: the clips found best and worst, and pairs with their titles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import VideoMaker
 from tests.evaluation.conftest import tiny_model
 from tests.reporting.ablations import write_ablation
 
-TITLES = ["dog", "cat", "dog cat", "nothing known", "123 unheard of"]
+TITLES = ["dog", "cat", "dog cat", "nothing known 😍", "123 unheard of"]
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def ablation(tmp_path: Path, make_video: VideoMaker) -> Ablation:
         {"visual": torch.zeros(4, 4), "embedding": embedding}, [0, 1, 2, 4], {},
     )  # fmt: skip
     path = str(tmp_path / "pairs.parquet")
-    (cell / "job.json").write_text(json.dumps({"videos": path}))
+    (cell / "job.json").write_text(json.dumps({"videos": path, "manifest": path}))
     return found
 
 
 def test_best_and_worst_are_by_the_rank_of_ones_own(ablation: Ablation) -> None:
     found = examples(ablation)
-    assert found.lacking == ""
+    assert found.lacking == []
     assert {sheet.query for sheet in found.best[:2]} == {"dog", "dog cat"}
     worst = found.worst[0]
     assert worst.query == "cat"
@@ -61,13 +61,24 @@ def test_best_and_worst_are_by_the_rank_of_ones_own(ablation: Ablation) -> None:
     assert found.best[0].tiles[0].found.right
 
 
+def test_pairs_have_a_frame_and_what_cleaning_makes_of_the_title(ablation: Ablation) -> None:
+    ((tile, example),) = examples(ablation).pairs
+    assert tile.frames.shape[0] > 1
+    assert (example.raw, example.clean) == (TITLES[3], "nothing known")
+
+
 def test_what_is_gone_since_is_told(ablation: Ablation, tmp_path: Path) -> None:
     for name in ("0", "1", "2"):
         (tmp_path / f"{name}.mp4").unlink()
     found = examples(ablation)
-    assert found.lacking == ""
+    assert found.lacking == []
     assert {tile.error.partition(": ")[2] for tile in found.best[0].tiles} == {"no such file"}
     shutil.rmtree(ablation.cells[0].path / "features")
-    assert examples(ablation).lacking.startswith("Retrievals of the first row lack: ")
+    (told,) = examples(ablation).lacking
+    assert told.startswith("Retrievals of the first row lack: ")
+    (tmp_path / "pairs.parquet").unlink()
+    assert [line.partition(": ")[0] for line in examples(ablation).lacking] == [
+        "Retrievals of the first row lack", "Examples of pairs lack",
+    ]  # fmt: skip
     none = replace(ablation, cells=[replace(ablation.cells[0], status="failed")])
-    assert examples(none).lacking == "No cell of the first row is done: its retrievals lack."
+    assert examples(none).lacking == ["No cell of the first row is done: its retrievals lack."]

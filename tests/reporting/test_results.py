@@ -112,6 +112,11 @@ def _half_an_interval(content: dict[str, Any]) -> str:
     return json.dumps(content)
 
 
+def _listed_settings(content: dict[str, Any]) -> str:
+    content["results"][2]["settings"] = ["k", 25]
+    return json.dumps(content)
+
+
 def _unknown_key(content: dict[str, Any]) -> str:
     content["results"][2]["colour"] = "red"
     return json.dumps(content)
@@ -133,6 +138,7 @@ def _listed(content: dict[str, Any]) -> str:
         (_without_value, "missing 1 required positional argument: 'value'"),
         (_words_for_value, "must be real number, not str"),
         (_half_an_interval, "not enough values to unpack"),
+        (_listed_settings, r"its settings are \['k', 25\]"),
         (_unknown_key, "unexpected keyword argument 'colour'"),
         (_without_origin, "KeyError: 'provenance'"),
         (_listed, "list indices must be integers"),

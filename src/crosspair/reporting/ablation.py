@@ -25,6 +25,7 @@ from crosspair.reporting.ablation_words import caution, conclusion
 from crosspair.reporting.columns import FIELDS
 from crosspair.reporting.page import render
 from crosspair.reporting.tabular import csv_text
+from crosspair.reporting.title_picture import KINDS
 
 __all__ = ["ABLATION", "write_ablation_report"]
 
@@ -61,7 +62,7 @@ def write_ablation_report(out: Path) -> Path:
         "cells": _cells(ablation),
     }
     page = render(
-        "ablation.html", **told, examples=examples(ablation),
+        "ablation.html", **told, kinds=KINDS, examples=examples(ablation),
         charts=dial_charts(ablation, tables) or dot_charts(tables),
         validation=validation_panels(ablation), losses=loss_panels(ablation),
     )  # fmt: skip

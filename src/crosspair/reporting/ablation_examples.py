@@ -1,44 +1,56 @@
-"""Examples for an ablation's report: what the first row's model finds, best and worst."""
+"""Examples for an ablation's report: what the first row's model finds, and what it learnt from."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from crosspair.corpora import Manifest
+from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import CrosspairError, RunError
 from crosspair.evaluation import embed_texts, load_features, own_ranks
 from crosspair.models import CPD
 from crosspair.reporting.ablation_cells import DONE, Ablation, Cell
-from crosspair.reporting.sheets import Found, Sheet, load_sheet
+from crosspair.reporting.sheets import Found, Sheet, Tile, load_sheet
+from crosspair.reporting.title_picture import Example
+from crosspair.reporting.titles import title_examples
 
 _QUERIES, _FOUND = 3, 5  # of the best and of the worst; clips a query
+_TITLES, _PAIRS = 300, 6  # titles to choose from; pairs that are shown
 
 
-@dataclass(frozen=True)
+@dataclass
 class Examples:
-    """What could be shown, or why nothing could."""
+    """What could be shown, and what could not and why."""
 
     best: Sequence[Sheet] = ()
     worst: Sequence[Sheet] = ()
-    lacking: str = ""
+    pairs: Sequence[tuple[Tile, Example]] = ()
+    lacking: list[str] = field(default_factory=list)
 
 
 def examples(ablation: Ablation) -> Examples:
-    """Retrievals of the first row's first cell that is done.
+    """Retrievals of the first row's first cell that is done, and some of its pairs.
 
     Models, features and videos may be gone since: what is lacking is told.
     """
     done = [cell for cell in ablation.rows[ablation.first] if cell.status == DONE]
     if not done:
-        return Examples(lacking="No cell of the first row is done: its retrievals lack.")
+        return Examples(lacking=["No cell of the first row is done: its retrievals lack."])
+    found = Examples()
     try:
-        return Examples(*best_and_worst(done[0]))
+        found.best, found.worst = best_and_worst(done[0])
     except CrosspairError as error:
-        return Examples(lacking=f"Retrievals of the first row lack: {error}")
+        found.lacking.append(f"Retrievals of the first row lack: {error}")
+    try:
+        found.pairs = cleaned_pairs(_job(done[0], "manifest"))
+    except CrosspairError as error:
+        found.lacking.append(f"Examples of pairs lack: {error}")
+    return found
 
 
 def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:
@@ -47,7 +59,7 @@ def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:
     Raises:
         CrosspairError: the cell's model, its features or its manifest are gone.
     """
-    manifest = _videos(cell)
+    manifest = _job(cell, "videos")
     model = CPD.from_pretrained(cell.path / "model")
     features = load_features(cell.path / "features")
     splits = manifest.column("split")
@@ -85,11 +97,22 @@ def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:
     return [sheet(i) for i in order[:_QUERIES]], [sheet(i) for i in order[: -_QUERIES - 1 : -1]]
 
 
-def _videos(cell: Cell) -> Manifest:
-    """The videos that the cell was tested on, as it was told."""
+def cleaned_pairs(manifest: Manifest) -> list[tuple[Tile, Example]]:
+    """Training pairs, each with its title as it was, cleaned, and as a tree (Figures 3 and 4)."""
+    train = manifest.split("train")
+    train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
+    shown = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
+    rows = {title: row for row, title in enumerate(train.column("title"))}
+    clips = train.clips()
+    found = [Found(clips[rows[each.raw]], each.raw, 0.0) for each in shown]
+    return list(zip(load_sheet("", found).tiles, shown, strict=True))
+
+
+def _job(cell: Cell, name: str) -> Manifest:
+    """The videos that the cell learnt from (``manifest``) or was tested on, as it was told."""
     path = cell.path / "job.json"
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))["videos"]
+        told = Path(json.loads(path.read_text(encoding="utf-8"))[name])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{path} is missing or damaged") from error
     return Manifest.read(told)

@@ -50,7 +50,7 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     write_atomically(folder / "report.html", page)
 
 
-def title_examples(report: TitleReport) -> list[Example]:
+def title_examples(report: TitleReport, most: int = _EXAMPLES) -> list[Example]:
     """Titles that show every reason, those with many different ones first."""
     short = [row for row in report.rows if row.prepared.clean and len(row.title) <= _LONGEST]
     unseen = {reason for row in short for reason, _ in row.prepared.reasons}
@@ -61,10 +61,10 @@ def title_examples(report: TitleReport) -> list[Example]:
         if reasons & unseen:
             chosen[row.title] = row
             unseen -= reasons
-    step = max(1, len(varied) // _EXAMPLES)
-    for row in [*varied[: _EXAMPLES // 2], *varied[::step]]:
+    step = max(1, len(varied) // most)
+    for row in [*varied[: most // 2], *varied[::step]]:
         chosen.setdefault(row.title, row)
-    cleaned = [(row, clean_title(row.title)) for row in list(chosen.values())[:_EXAMPLES]]
+    cleaned = [(row, clean_title(row.title)) for row in list(chosen.values())[:most]]
     # A clean title that was given cannot be shown as made of the raw one.
     made = [(row, each) for row, each in cleaned if each.text == row.prepared.clean]
     parsed = trees((each.text for _, each in made), lemmas=report.lemmas)
