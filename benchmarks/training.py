@@ -13,7 +13,6 @@ once, where the system tells it (Linux).
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -35,7 +35,7 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.rendered import render_corpus
 from crosspair.isolation import cores
 from crosspair.recipes import load_recipe
-from crosspair.training import pretrain
+from crosspair.training import loop, pretrain
 from crosspair.training.profile import observed
 from crosspair.video import Batch
 
@@ -135,14 +135,8 @@ def watched(corpus: Manifest, recipe: Recipe, run: Path) -> Recorder:
     """Pre-train, and look on."""
     batch = recipe.training.batch_size
     recorder = Recorder(recipe.training.epochs * len(corpus.split("train")) // batch)
-    # The function of that name hides the module.
-    module: Any = importlib.import_module("crosspair.training.pretrain")
-    own = module.profiled
-    module.profiled = recorder.watch
-    try:
+    with patch.object(loop, "profiled", recorder.watch):
         pretrain(recipe, corpus, run, profile=True)
-    finally:
-        module.profiled = own
     return recorder
 
 

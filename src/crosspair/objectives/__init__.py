@@ -10,15 +10,12 @@ from torch import nn
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import (
-    CrossPair,
-    Discrimination,
-    LearnedInstance,
-    SelfInstance,
-)
+from crosspair.objectives.cross_pair import CrossPair
+from crosspair.objectives.discrimination import Discrimination
 from crosspair.objectives.in_batch import InBatch
 from crosspair.objectives.nce import NoiseContrastive, nce_loss
 from crosspair.objectives.ranking import Ranking, ranking_loss
+from crosspair.objectives.self_instance import LearnedInstance, SelfInstance
 from crosspair.objectives.softmax import ExactSoftmax, log_normalizer
 
 __all__ = [

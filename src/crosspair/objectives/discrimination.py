@@ -10,13 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-
-DIRECTIONS: Mapping[str, str] = {"video_to_text": "text", "text_to_video": "video"}
-PAIR: Mapping[str, str] = {"pair": "pair"}
 
 
 class Discrimination(Protocol):
@@ -42,98 +38,6 @@ class Discrimination(Protocol):
 
     def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
         """For each distribution this process's classes, as columns that stand side by side."""
-
-
-class CrossPair:
-    """The `Discrimination` of Equation 3: a video is told its text, and a text its video.
-
-    Of p(i_t|v) the classes are f̄ᵗ, of p(i_v|t) they are f̄ᵛ.
-
-    Args:
-        temperature: τ (0.07 in the paper).
-        world: the processes that share the bank.
-    """
-
-    names = DIRECTIONS
-
-    def __init__(self, temperature: float, world: World) -> None:
-        self.temperature, self.world = temperature, world
-
-    def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
-        return [video, text]
-
-    def lookup(
-        self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
-    ) -> list[torch.Tensor]:
-        video, text = bank.lookup(index, shared=shared)
-        return [text, video]
-
-    def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
-        return [(bank.text,), (bank.video,)]
-
-
-class SelfInstance:
-    """The non-parametric `Discrimination` of Equation 2: a pair is told itself from all others.
-
-    The logit of pair j is f̄ᵛ_j·f_v/τ + f̄ᵗ_j·f_t/τ, or (f̄ᵛ_j, f̄ᵗ_j)·(f_v, f_t)/τ with both side by
-    side. Nothing in it compares a video with a text, which is why it teaches so little (Table 1a).
-
-    Args:
-        temperature: τ (0.07 in the paper).
-        world: the processes that share the bank.
-    """
-
-    names = PAIR
-
-    def __init__(self, temperature: float, world: World) -> None:
-        self.temperature, self.world = temperature, world
-
-    def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.cat([video, text], dim=1)]
-
-    def lookup(
-        self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
-    ) -> list[torch.Tensor]:
-        return [torch.cat(bank.lookup(index, shared=shared), dim=-1)]
-
-    def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
-        return [(bank.video, bank.text)]
-
-
-class LearnedInstance(nn.Module):
-    """The parametric `Discrimination` of Equation 1: learned classes (wᵛ, wᵗ), no temperature.
-
-    Every process holds all of them, with the same optimiser beside: 2·N·D values, as one bank.
-    Their gradients are to be averaged over the processes, as those of the towers are.
-
-    Args:
-        pairs: N.
-        dimensions: D of the common space.
-        seed: of the random unit vectors that they start with, as a bank does.
-        device: where they lie.
-    """
-
-    names = PAIR
-    temperature = 1.0
-
-    def __init__(self, pairs: int, dimensions: int, seed: int, device: torch.device) -> None:
-        super().__init__()
-        self.world = World(device=device)  # spread over none
-        start = MemoryBank(pairs, dimensions, 0.0, seed, self.world)
-        self.weights = nn.Parameter(torch.cat([start.video, start.text], dim=1))  # (N, 2D)
-
-    def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.cat([video, text], dim=1)]
-
-    def lookup(
-        self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
-    ) -> list[torch.Tensor]:
-        del bank, shared
-        return [self.weights[index]]
-
-    def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
-        del bank
-        return [(self.weights,)]
 
 
 def logged(

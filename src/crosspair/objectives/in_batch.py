@@ -7,7 +7,7 @@ from torch import nn
 
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import DIRECTIONS
+from crosspair.objectives.cross_pair import DIRECTIONS
 from crosspair.objectives.softmax import likelihood
 from crosspair.objectives.whole_batch import whole_batch
 
