@@ -138,6 +138,7 @@ def test_texts(model: crosspair.Model) -> None:
         (lambda m: m.embed_videos(np.zeros((2, 4, 4, 3))), "array 0 is float64 of shape"),
         (lambda m: m.classify("a.mp4", "dog, cat"), "classify takes a list of class names"),
         (lambda m: m.classify("a.mp4", ["dog"], templates=["a"]), "a template holds {} where"),
+        (lambda m: m.classify("a.mp4", ["dog", "zzz"]), "the model knows no word of 'zzz'"),
     ],
 )  # fmt: skip
 def test_what_does_not_do(

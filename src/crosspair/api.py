@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from crosspair.corpora import Manifest
+from crosspair.corpora.labels import class_phrase
 from crosspair.errors import CrosspairError, VideoError
 from crosspair.evaluation.features import CLIPS, embed_texts
 from crosspair.evaluation.zeroshot import class_embeddings
@@ -173,6 +174,7 @@ class Model:
         Raises:
             CrosspairError: there are no classes, or a template lacks ``{}``.
             ModelError: the model's text tower is untrained.
+            TextError: the model knows no word of a class's name.
         """
         check_reads_text(self.engine.model)
         if isinstance(classes, str) or not classes:
@@ -180,6 +182,7 @@ class Model:
         lacking = [template for template in templates if "{}" not in template]
         if lacking or not templates:
             raise CrosspairError(f"a template holds {{}} where the class name goes: {lacking}")
+        check_reads_text(self.engine.model, map(class_phrase, classes))
         names = class_embeddings(self.engine.model, classes, templates).numpy()
         found = self.embed_videos(videos, clips=clips, windows=windows)
         return Classified(

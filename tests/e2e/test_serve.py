@@ -225,7 +225,7 @@ def test_an_upload_is_classified_searched_for_and_removed(served) -> None:
     assert text_of(html).count("dog") in (1, 2)  # in the list, and above it where it is the best
     again = served.ask("classified", None, "cat", session="mine")
     assert "6.mp4, 0:06: cat" in text_of(again[0])
-    for classes, message in ((" , ", "Name the classes"), ("dog, zzz", "knows no word of “zzz”")):
+    for classes, message in ((" , ", "Name the classes"), ("dog, zzz", "knows no word of 'zzz'")):
         assert message in text_of(served.ask("classified", None, classes, session="mine")[0])
     nobody = served.ask("classified", None, "cat", session="another")[0]
     assert "Give a video first" in text_of(nobody)

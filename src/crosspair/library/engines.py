@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from crosspair.errors import ModelError, RecipeError
+from crosspair.errors import ModelError, RecipeError, TextError
 from crosspair.isolation import cores
 from crosspair.models import CPD
 
@@ -77,14 +78,18 @@ def reads_text(model: CPD) -> bool:
     return not set(EMBEDDING) & set(model.untrained)
 
 
-def check_reads_text(model: CPD) -> None:
+def check_reads_text(model: CPD, texts: Iterable[str] = ()) -> None:
     """See that texts can be compared with videos.
 
     Raises:
-        ModelError: they cannot.
+        ModelError: none can.
+        TextError: the model knows no word of one of these.
     """
     if not reads_text(model):
         raise ModelError(
             "this model reads no text, as its text tower is not trained; search by a video, or let "
             '"crosspair pretrain --init" make a model of it that reads'
         )
+    for text in texts:
+        if model.text_encoder.is_empty(text):
+            raise TextError(f"the model knows no word of {text!r}")

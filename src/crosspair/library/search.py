@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from crosspair.corpora.videofiles import absolute
-from crosspair.errors import TextError, VideoError
+from crosspair.errors import VideoError
 from crosspair.evaluation.features import embed_texts
 from crosspair.library.encoding import encode_whole
 from crosspair.library.engines import Engine, check_reads_text, engine
@@ -78,9 +78,7 @@ class Searcher:
             TextError: the model knows no word of the text.
             LibraryError: the condition is no SQL.
         """
-        check_reads_text(self.engine.model)
-        if self.engine.model.text_encoder.is_empty(query):
-            raise TextError(f"the model knows no word of {query!r}")
+        check_reads_text(self.engine.model, [query])
         return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **choices)
 
     def video(self, path: str | Path, **choices: Any) -> list[Moment]:

@@ -135,9 +135,7 @@ class Answers:
         if not names:
             raise TextError("Name the classes to choose among, separated by commas.")
         with self._reading:
-            for name in names:
-                if model.text_encoder.is_empty(class_phrase(name)):
-                    raise TextError(f"the model knows no word of “{name}”")
+            check_reads_text(model, map(class_phrase, names))
             vectors = class_embeddings(model, names).numpy()
         cosines = seen.embedding @ vectors.T
         answer = Classified([seen.name] * len(seen.spans), seen.spans, names, cosines, [])
