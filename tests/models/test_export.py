@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -172,6 +173,15 @@ def test_a_file_that_would_give_something_else_is_not_written(
     with pytest.raises(ModelError, match=message):
         export(with_words(), tmp_path / "model.pt2", "torch")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_program_has_silenced_stays_so(tmp_path: Path) -> None:
+    logging.disable(logging.INFO)
+    try:
+        export(with_words(), tmp_path / "model.pt2", "torch")
+        assert logging.root.manager.disable == logging.INFO
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_text_tower_that_no_exporter_understands_is_left_out_by_name(

@@ -112,8 +112,18 @@ def _half_an_interval(content: dict[str, Any]) -> str:
     return json.dumps(content)
 
 
+def _words_for_interval(content: dict[str, Any]) -> str:
+    content["results"][2]["interval"] = ["low", "high"]
+    return json.dumps(content)
+
+
 def _listed_settings(content: dict[str, Any]) -> str:
     content["results"][2]["settings"] = ["k", 25]
+    return json.dumps(content)
+
+
+def _no_details(content: dict[str, Any]) -> str:
+    content["results"][2]["details"] = 0.5
     return json.dumps(content)
 
 
@@ -138,7 +148,9 @@ def _listed(content: dict[str, Any]) -> str:
         (_without_value, "missing 1 required positional argument: 'value'"),
         (_words_for_value, "must be real number, not str"),
         (_half_an_interval, "not enough values to unpack"),
+        (_words_for_interval, "could not convert string to float: 'low'"),
         (_listed_settings, r"its settings are \['k', 25\]"),
+        (_no_details, "its details are 0.5"),
         (_unknown_key, "unexpected keyword argument 'colour'"),
         (_without_origin, "KeyError: 'provenance'"),
         (_listed, "list indices must be integers"),

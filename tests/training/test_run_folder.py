@@ -72,6 +72,15 @@ def test_a_full_disk_is_told_in_one_line(tmp_path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_lines_that_are_none_of_ours_are_dropped(tmp_path) -> None:
+    with alone(tmp_path) as first:
+        first.record("event", 0, {"epoch": 0})
+    with (tmp_path / run.METRICS).open("a") as file:
+        file.write('3\n["step"]\n{"kind": "event"}\n')
+    with alone(tmp_path):
+        assert lines_of(tmp_path) == [0]
+
+
 def test_a_line_cut_within_a_letter_is_dropped(tmp_path) -> None:
     with alone(tmp_path) as first:
         first.record("event", 0, {"message": "ä"})

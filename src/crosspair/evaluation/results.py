@@ -114,11 +114,12 @@ def _result(told: dict[str, Any]) -> Result:
     result = Result(**told)
     if result.of not in get_args(Subject):
         raise ValueError(f"{result.of!r} is none of {', '.join(get_args(Subject))}")
-    if not isinstance(result.settings, dict):
-        raise TypeError(f"its settings are {result.settings!r}")
+    for name in ("settings", "details"):
+        if not isinstance(found := getattr(result, name), dict):
+            raise TypeError(f"its {name} are {found!r}")
     if not math.isfinite(result.value):
         raise ValueError(f"its value is {result.value}")
     if result.interval is None:
         return result
-    low, high = result.interval
+    low, high = map(float, result.interval)
     return replace(result, interval=(low, high))

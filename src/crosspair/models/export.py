@@ -267,10 +267,11 @@ def _differences(tower: _Tower, run: Callable[[Tensors], Tensors], file: Path) -
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what exporters tell their own developers."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from crosspair.errors import ModelError
@@ -52,7 +53,10 @@ def read_tensors(file: str | Path) -> TensorFile:
                 f"{path} holds more than tensors ({code[1]}), which may run code when it is read, "
                 "so it is refused; save its state dict alone, best as .safetensors"
             ) from error
-        reason = " ".join(str(error).split())[:100] or "it is empty or cut"
+        # Of what it did not write, PyTorch tells how to read it with whatever code it holds.
+        told = isinstance(error, (OSError, EOFError, SafetensorError, RuntimeError))
+        reason = " ".join(str(error).split())[:100] if told else "PyTorch did not write it"
+        reason = reason or "it is empty or cut"
         raise ModelError(f"{path}: not a readable file of weights ({reason})") from error
     settings = "\n".join(_texts(found))
     for key in _STATES:

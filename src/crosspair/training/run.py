@@ -110,7 +110,8 @@ class RunFolder:
 
     def _forget_after(self, step: int) -> None:
         """Drop lines of steps that will be done again, and a line that a kill cut short."""
-        kept = [line for line in entries(self.path / METRICS) if line["step"] <= step]
+        lines = (line for line in entries(self.path / METRICS) if isinstance(line, dict))
+        kept = [line for line in lines if line.get("step", step + 1) <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         write_atomically(self.path / METRICS, text)
 
