@@ -15,6 +15,8 @@ class Kind(Enum):
 
     # Training can use these, but somebody should know.
     SHORT = "shorter than a clip"
+    WRONG_CONTAINER = "wrong container"
+    ODD_RATE = "odd frame rate"
     WRONG_LENGTH = "wrong length in header"
 
     # Training leaves these out.
@@ -39,7 +41,9 @@ class Kind(Enum):
         return self not in _USABLE
 
 
-_USABLE = frozenset({Kind.FINE, Kind.SHORT, Kind.WRONG_LENGTH})
+_USABLE = frozenset({
+    Kind.FINE, Kind.SHORT, Kind.WRONG_CONTAINER, Kind.ODD_RATE, Kind.WRONG_LENGTH,
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

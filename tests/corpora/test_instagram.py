@@ -93,6 +93,8 @@ def test_a_share_of_train_is_held_out(disk: Disk) -> None:
         ({"a": {"caption": "A"}}, r"'a': not an object with 'subset' and 'caption'$"),
         ({"a": entry(["A"])}, r"'a': the caption is \['A'\], not a text$"),
         ({"a": entry("A", "dev")}, r"captions\.json, 'a': split 'dev' is unknown; "),
+        ('{"a": {"subset": "", "caption": ""}, "b": {}, "a": {}}',
+         r"captions\.json: 'a' stands twice; leave one of them$"),
         ('{"a": "é"}'.encode("latin-1"), r"captions\.json is not UTF-8 \(line 1, byte 7\)"),
         ({}, r"^no pair: none of the 0 captions belongs to one of the 0 videos in .*videos$"),
         ({"a": entry("A")}, r"none of the 1 captions .*; looked for trimmed_resize_a\.mp4$"),

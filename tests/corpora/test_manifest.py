@@ -66,6 +66,13 @@ def test_an_unknown_column() -> None:
         manifest_of([{**ROWS[0], "titel": "A"}], "m")
 
 
+def test_a_column_that_stands_twice(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pq.write_table(table().append_column("title", pa.array(["C", "D"])), path)
+    with pytest.raises(ManifestError, match=r"^manifest .* has more than one column 'title'$"):
+        Manifest.read(path)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "found", "wanted"),
     [

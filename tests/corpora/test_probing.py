@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -137,10 +138,12 @@ def test_sound_with_a_cover_is_audio_only(tmp_path: Path, make_audio) -> None:
     assert kinds(covered) == [Kind.AUDIO_ONLY]
 
 
-def test_another_container_than_the_name_says_may_be_used(tmp_path: Path, make_video) -> None:
+def test_another_container_than_the_name_says(tmp_path: Path, make_video) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(make_video(tmp_path / "a.webm").read_bytes())
-    assert kinds(path, decode=True) == [Kind.FINE]
+    (_, found), *_ = find_all([(str(path), [WHOLE])], decode=True)
+    verdict = Verdict(Kind.WRONG_CONTAINER, "it is Matroska / WebM, not .mp4")
+    assert found.verdicts == [verdict]
     assert probe_all([str(path)])[0]["codec"] == "vp9"
 
 
@@ -152,6 +155,23 @@ def test_the_container_that_the_name_says(tmp_path: Path, make_video, suffix: st
 @pytest.mark.parametrize(("frames", "kind"), [(27, Kind.SHORT), (28, Kind.FINE)])
 def test_shorter_than_a_clip(tmp_path: Path, make_video, frames: int, kind: Kind) -> None:
     assert kinds(make_video(tmp_path / "a.mp4", frames=frames)) == [kind]
+
+
+@pytest.mark.parametrize(("fps", "kind"), [(1, Kind.FINE), (1000, Kind.ODD_RATE)])
+def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: Kind) -> None:
+    path = make_video(tmp_path / "a.mp4", fps=fps, frames=1200 if fps > 1 else 3)
+    assert kinds(path) == [kind]
+
+
+def test_one_verdict_tells_all_that_is_odd(tmp_path: Path, make_video) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(make_video(tmp_path / "a.avi", frames=5).read_bytes())
+    (_, found), *_ = find_all([(str(path), [WHOLE])])
+    (verdict,) = found.verdicts
+    assert verdict.kind is Kind.WRONG_CONTAINER
+    assert re.fullmatch(
+        r"it is AVI .*, not \.mp4; 0\.\d+ s, shorter than a clip .*", verdict.reason
+    )
 
 
 def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

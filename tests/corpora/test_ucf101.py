@@ -14,9 +14,11 @@ from crosspair.corpora.threesplits import ucf101_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, Probed, left_out, read
 
+CLASSES = "1 ApplyEyeMakeup\r\n2 YoYo\r\n"
 TRAIN = [f"YoYo/v_YoYo_g{group:02d}_c{clip:02d}.avi 2" for group in (8, 9) for clip in (1, 2, 3)]
 TEST = ["ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", "YoYo/v_YoYo_g01_c01.avi"]
 LISTS = {
+    "classInd.txt": CLASSES,
     **{f"trainlist0{split}.txt": "\r\n".join(TRAIN) for split in (1, 2, 3)},
     **{f"testlist0{split}.txt": "\r\n".join(TEST) + "\r\n\r\n" for split in (1, 2, 3)},
 }
@@ -143,6 +145,10 @@ def test_a_group_is_held_out_as_a_whole(disk: Disk) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("classInd", "ApplyEyeMakeup\n", "list of classes .*classInd.txt, line 1: "
+         "'ApplyEyeMakeup' is not a number and a class"),
+        ("classInd", "1 ApplyEyeMakeup\n", "trainlist01.txt, line 1: class 'YoYo' is not in "
+         "classInd.txt"),
         ("testlist01", "v_YoYo_g01_c01.avi\n", "testlist01.txt, line 1: 'v_YoYo_g01_c01.avi' is "
          "not CLASS/VIDEO"),
         ("testlist01", TRAIN[1], "testlist01.txt, line 1: 'v_YoYo_g08_c02' stands twice, the first "
@@ -158,8 +164,10 @@ def test_lists_that_do_not_do(disk: Disk, name: str, text: str, message: str) ->
 
 
 def test_folders_without_lists(disk: Disk) -> None:
-    with pytest.raises(ManifestError, match=r"list of videos .*trainlist01\.txt does not exist$"):
+    with pytest.raises(ManifestError, match=r"none is no folder of UCF101's lists$"):
         made(disk, disk.root / "none")
+    with pytest.raises(ManifestError, match=r"list of classes .*classInd\.txt does not exist$"):
+        made(disk, disk.videos)
     (lists(disk) / "testlist01.txt").unlink()
     with pytest.raises(ManifestError, match=r"list of videos .*testlist01\.txt does not exist$"):
         made(disk, disk.root / "lists")

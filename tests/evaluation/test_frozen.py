@@ -215,8 +215,8 @@ def test_protocols_that_have_nothing_to_work_on_are_passed_over(
         assert {r.protocol.split()[0] for r in found} == {"retrieval"}
         found = frozen_results(model, manifest_with(without("title")), features, config=CONFIG)
         assert "retrieval text→video" not in {r.protocol for r in found}
-    assert "m.parquet: split test has no labels for knn" in caplog.text
-    assert "m.parquet: split test has no readable titles for retrieval" in caplog.text
+    assert "knn is left out: m.parquet: split test has no labels" in caplog.text
+    assert "retrieval is left out: m.parquet: split test has no readable titles" in caplog.text
 
 
 def no_test(rows: list[Row]) -> None:

@@ -229,6 +229,21 @@ def test_a_server_that_breaks_down_is_not_the_videos_fault(
     assert fault(server.url(name), frames).startswith("cannot be opened (status 500")
 
 
+def test_a_server_that_breaks_down_while_a_file_is_looked_at(server: Server) -> None:
+    descriptions = box(b"stsd", bytes(8))  # of no stream, at which FFmpeg gives up
+    head = box(b"ftyp", b"isom") + box(b"moov", box(b"trak", descriptions))
+    whole = head + box(b"mdat", bytes(2 * BLOCK)) + box(b"free", b"")
+    (server.folder / "a.mp4").write_bytes(whole)
+    assert fault(server.url("a.mp4")).endswith("but its header is damaged)")
+    server.mode = "failing"
+    assert fault(server.url("a.mp4")).startswith("cannot be opened (status 500")
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    """Of an mp4."""
+    return (8 + len(content)).to_bytes(4, "big") + name + content
+
+
 @pytest.mark.parametrize("url", ["nowhere://a.mp4", "zip://a.mp4::nowhere://b.zip"])
 def test_a_protocol_that_nobody_knows(url: str) -> None:
     assert fault(url) == "cannot be opened (Protocol not known: nowhere)"

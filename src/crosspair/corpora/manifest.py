@@ -72,7 +72,8 @@ class Manifest:
                 f'"crosspair corpus folder VIDEOS --titles titles.tsv --out {path}"'
             )
         try:
-            table = pq.read_table(path)
+            with pq.ParquetFile(path) as file:  # which reads columns of one name, too
+                table = file.read()
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise ManifestError(f"manifest {path} is not a Parquet file ({reason})") from error
@@ -177,6 +178,9 @@ def _checked(table: pa.Table, path: Path) -> pa.Table:
             f"manifest {path} has no column {_quoted(missing)}; it has {_quoted(present)}"
         )
     _check_known(present, path)
+    twice = sorted({name for name in present if present.count(name) > 1})
+    if twice:
+        raise ManifestError(f"manifest {path} has more than one column {_quoted(twice)}")
     columns = []
     for field in SCHEMA:
         if field.name not in present:

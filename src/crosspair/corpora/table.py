@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,10 +188,18 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        ManifestError: as `read_text`, or it is none.
+        ManifestError: as `read_text`; it is none; or a name stands twice, of which JSON keeps one.
     """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        given = dict(pairs)
+        if len(given) < len(pairs):
+            ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise ManifestError(f"{what} {path}: {name!r} stands twice; leave one of them")
+        return given
+
     try:
-        given = json.loads(read_text(path, what))
+        given = json.loads(read_text(path, what), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise ManifestError(
             f"{what} {path} is not json: {error.msg} (line {error.lineno})"

@@ -36,7 +36,7 @@ def ucf101_corpus(
 
     Args:
         folder: of videos, as ``.avi`` or re-encoded, in folders of classes or flat.
-        lists: the folder of ``trainlist0N.txt`` and ``testlist0N.txt``.
+        lists: the folder of ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
         out: a manifest, if one split is asked for; in a folder, ``split1.parquet`` and so on.
         splits: of `SPLITS`.
         **choices: see `official.TitleChoices`; a pair without a title stays, with an empty one.
@@ -44,6 +44,8 @@ def ucf101_corpus(
     Raises:
         ManifestError: an input does not do; nothing is written then.
     """
+    _check_lists(lists, "UCF101")
+    classes = _classes(lists / "classInd.txt")
 
     def pairs(split: int) -> Iterator[tuple[Row, Listed]]:
         for name in ("train", "test"):
@@ -51,7 +53,10 @@ def ucf101_corpus(
                 found = _UCF101_VIDEO.fullmatch(row["line"])
                 if not found:
                     raise ManifestError(f"{row.where}: {row['line']!r} is not CLASS/VIDEO")
-                yield row, _listed(row, found["file"], found["label"], name)
+                # The number behind is not compared: lists cut to some classes may renumber them.
+                if (label := found["label"]) not in classes:
+                    raise ManifestError(f"{row.where}: class {label!r} is not in classInd.txt")
+                yield row, _listed(row, found["file"], label, name)
 
     return _corpus(folder, out, splits, pairs, _UCF101_GROUP, choices)
 
@@ -77,6 +82,7 @@ def hmdb51_corpus(
     Raises:
         ManifestError: an input does not do; nothing is written then.
     """
+    _check_lists(lists, "HMDB51")
     files = lists.glob("*_test_split[123].txt")
     classes = {file.name.rpartition("_test_split")[0] for file in files}
     if not classes:
@@ -95,12 +101,28 @@ def hmdb51_corpus(
     return _corpus(folder, out, splits, pairs, _HMDB51_SOURCE, choices)
 
 
+_UCF101_CLASS = re.compile(r"\d+\s+(\S+)")
 _UCF101_VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<file>.+?)(\s+\d+)?")
 _UCF101_GROUP = re.compile(r"(.+)_c\d+")
 _HMDB51_VIDEO = re.compile(r"(?P<file>.+?)\s+(?P<use>[012])")
 _HMDB51_USES = {"0": None, "1": "train", "2": "test"}
 # Behind the source and the class come five properties of the shot and a running number.
 _HMDB51_SOURCE = re.compile(r"(.+)_[a-z]+_(cm|nm)_np\d+_[a-z]{2}_(bad|med|goo)_\d+")
+
+
+def _check_lists(lists: Path, corpus: str) -> None:
+    if not lists.is_dir():
+        raise ManifestError(f"{lists} is no folder of {corpus}'s lists")
+
+
+def _classes(file: Path) -> set[str]:
+    classes = set()
+    for row in read_lines(file, "list of classes"):
+        found = _UCF101_CLASS.fullmatch(row["line"])
+        if not found:
+            raise ManifestError(f"{row.where}: {row['line']!r} is not a number and a class")
+        classes.add(found[1])
+    return classes
 
 
 def _listed(row: Row, file: str, label: str, split: str | None) -> Listed:

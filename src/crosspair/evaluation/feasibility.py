@@ -78,14 +78,14 @@ def possible_protocols(
         raise CrosspairError("; ".join(dict.fromkeys(lacking.values())))
     for protocol, what in lacking.items():
         if what and warn:
-            logger.warning("%s for %s", what, protocol)
+            logger.warning("%s is left out: %s", protocol, what)
     return [protocol for protocol in protocols if not lacking[protocol]]
 
 
 def _lacking(trial: Trial, protocol: Protocol, tested: torch.Tensor) -> str:
     """What there is not for a protocol, or nothing."""
     if protocol in WITH_TEXT and "text_encoder" in trial.model.untrained:
-        return "this model has no text tower"
+        return "this model has no text tower; it can be tested by knn, linear and lowshot"
     if protocol == "retrieval":
         there, what = bool(readable_titles(trial, tested).any()), "readable titles"
     else:

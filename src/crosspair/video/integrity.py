@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import av
@@ -21,6 +22,7 @@ from crosspair.video.sampling import clip_span
 from crosspair.video.signature import signature
 
 SIDES = (8, 16384)  # pixels; beyond these a header is not to be believed
+RATES = (1.0, 480.0)  # frames a second
 CLIP = clip_span(frames=8, stride=4)  # s, the paper's
 LENGTH_TOLERANCE = 0.02  # share of frames by which a header may be wrong without a word
 VANISHING = 0.1  # share of packets that may give no frame: VP8 has such on purpose
@@ -28,6 +30,19 @@ NEAR = 10.0  # s between two parts that are gone through at once, as a seek migh
 LONGEST = 24 * 3600.0  # s that a header can claim to need for decoding
 
 Part = tuple[float | None, float | None]
+
+CONTAINERS = {
+    "mov,mp4,m4a,3gp,3g2,mj2": {".mp4", ".m4v", ".mov", ".3gp"},
+    "matroska,webm": {".mkv", ".webm"},
+    "avi": {".avi"},
+    "flv": {".flv"},
+    "mpegts": {".ts", ".mts", ".m2ts", ".mpg", ".mpeg"},
+    "mpeg": {".mpg", ".mpeg", ".vob"},
+    "mpegvideo": {".mpg", ".mpeg"},
+    "ogg": {".ogv"},
+    "asf": {".wmv", ".asf"},
+}
+SUFFIXES = frozenset().union(*CONTAINERS.values())
 
 
 def inspect(
@@ -49,7 +64,7 @@ def inspect(
         with opened(path) as (container, stream):
             info = header(stream, path)
             spans = [_span(part, info) for part in parts]
-            verdicts = [_of_header(info, span) for span in spans]
+            verdicts = [_of_header(container, info, path, span) for span in spans]
             if decode:
                 good = [i for i, verdict in enumerate(verdicts) if not verdict.kind.broken]
                 stretches = _stretches([spans[i] for i in good], info)
@@ -91,7 +106,7 @@ def _span(part: Part, info: VideoInfo) -> Span:
     return start or 0.0, info.duration if end is None else min(end, info.duration)
 
 
-def _of_header(info: VideoInfo, span: Span) -> Verdict:
+def _of_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> Verdict:
     """The verdict without decoding."""
     begin, end = span
     if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
@@ -103,13 +118,27 @@ def _of_header(info: VideoInfo, span: Span) -> Verdict:
             Kind.OUTSIDE,
             f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s",
         )
+    notes = []
+    suffix = PurePosixPath(path.split("::")[0].split("?")[0]).suffix.lower()
+    if suffix in SUFFIXES and suffix not in CONTAINERS.get(container.format.name, ()):
+        reason = f"it is {container.format.long_name}, not {suffix}"
+        notes.append(Verdict(Kind.WRONG_CONTAINER, reason))
+    if not RATES[0] <= info.fps <= RATES[1]:
+        notes.append(Verdict(Kind.ODD_RATE, f"the header gives {info.fps:g} frames a second"))
     if end - begin < CLIP - TICK:
-        return Verdict(
-            Kind.SHORT,
+        reason = (
             f"{end - begin:.2f} s, shorter than a clip of {CLIP:.2f} s (8 frames, 4/30 s apart): "
-            "training repeats its last frame",
+            "training repeats its last frame"
         )
-    return Verdict(Kind.FINE)
+        notes.append(Verdict(Kind.SHORT, reason))
+    return _all_of(notes)
+
+
+def _all_of(notes: Sequence[Verdict]) -> Verdict:
+    """One verdict, of the first note's kind, that tells all."""
+    if not notes:
+        return Verdict(Kind.FINE)
+    return Verdict(notes[0].kind, "; ".join(note.reason for note in notes if note.reason))
 
 
 def _stretches(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
@@ -234,9 +263,9 @@ def _of_whole(
     longer = seen.end > info.duration + TAIL_TOLERANCE
     if not longer and not (promised and abs(missing) > tolerated):
         return info, verdict
-    reason = (
+    note = Verdict(
+        Kind.WRONG_LENGTH,
         f"the header says {info.frames} frames in {info.duration:.2f} s, "
-        f"decoding finds {found} in {seen.end:.2f} s"
+        f"decoding finds {found} in {seen.end:.2f} s",
     )
-    reason = "; ".join(filter(None, (reason, verdict.reason)))
-    return replace(info, frames=found, duration=seen.end), Verdict(Kind.WRONG_LENGTH, reason)
+    return replace(info, frames=found, duration=seen.end), _all_of([note, verdict])
