@@ -11,7 +11,7 @@ import numpy as np
 
 from crosspair.cli import main
 
-TITLES = ("a tennis swing playing the cello", "push ups at home")
+TITLES = ("a tennis swing playing the cello", "surfing and push ups at home")
 LABELS = ("tennis swing", "push ups")
 VIDEOS = 36
 TINY = [
