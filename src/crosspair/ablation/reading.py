@@ -51,7 +51,7 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
         elif key == "seeds":  # as 0,1,2
             settings[key] = _parsed(f"[{value.strip('[]')}]", override)
         else:
-            _apply(settings, key, _parsed(value, override))
+            _apply(settings, key, _parsed(value, override), where)
     return _checked(_made(_filled(settings, given, where), where), where)
 
 
@@ -105,19 +105,24 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
+def _apply(settings: dict[str, Any], key: str, value: Any, where: str) -> None:
     """An override goes to its section, or to those of the recipe."""
+
+    def mapping(settings: dict[str, Any], name: str) -> dict[str, Any]:
+        found = settings.get(name)
+        return {} if found is None else dict(_mapping(found, f"{where}, {name}"))
+
     section, _, rest = key.partition(".")
     if section in SECTIONS and rest:
-        of = settings[section] = dict(settings.get(section) or {})
+        of = settings[section] = mapping(settings, section)
         if section == "finetuning" and "." in rest:
-            of["overrides"] = {**of.get("overrides", {}), rest: value}
+            of["overrides"] = {**mapping(of, "overrides"), rest: value}
         else:
             of[rest] = value
     elif key == "finetuning":
         settings[key] = value  # null: none
     else:
-        settings["overrides"] = {**(settings.get("overrides") or {}), key: value}
+        settings["overrides"] = {**mapping(settings, "overrides"), key: value}
 
 
 def _filled(settings: dict[str, Any], given: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.videofiles import size_of
 
 
-@lru_cache(maxsize=4)  # a quarter of a million files take long to ask on a network
+@lru_cache(maxsize=16)  # a plan's cells share these; many files take long to ask on a network
 def fingerprint(manifest: Manifest) -> str:
     """Hash of the columns pair_id, path, start and end, and of each local file's size.
 

@@ -43,8 +43,8 @@ def with_wrong_titles(manifest: Manifest, share: float, seed: int) -> Manifest:
     donors = _donors(manifest, rows, seed)[order]
     taken = np.arange(len(manifest))
     taken[rows[order]] = rows[donors]
-    titles = {name: manifest.column(name) for name in TITLES}
-    return manifest.with_columns({name: [of[row] for row in taken] for name, of in titles.items()})
+    titles = manifest.table.select(TITLES).take(taken)
+    return manifest.with_columns({name: titles.column(name).to_pylist() for name in TITLES})
 
 
 def _titled(manifest: Manifest) -> Rows:

@@ -88,6 +88,8 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"it is a JSON {type(content).__name__}, no JSON object")
         machine = Machine(**content["provenance"]["machine"])
         origin = Provenance(**{**content["provenance"], "machine": machine})
         return [_result(each) for each in content["results"]], origin
@@ -116,7 +118,7 @@ def _result(told: dict[str, Any]) -> Result:
         raise ValueError(f"{result.of!r} is none of {', '.join(get_args(Subject))}")
     for name in ("settings", "details"):
         if not isinstance(found := getattr(result, name), dict):
-            raise TypeError(f"its {name} are {found!r}")
+            raise TypeError(f"its {name} are {found!r}, no JSON object")
     if not math.isfinite(result.value):
         raise ValueError(f"its value is {result.value}")
     if result.interval is None:
