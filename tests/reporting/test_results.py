@@ -153,7 +153,7 @@ def _listed(content: dict[str, Any]) -> str:
         (_no_details, "its details are 0.5"),
         (_unknown_key, "unexpected keyword argument 'colour'"),
         (_without_origin, "KeyError: 'provenance'"),
-        (_listed, "list indices must be integers"),
+        (_listed, "it is a JSON list, no JSON object"),
     ],
 )
 def test_a_spoilt_file_is_told_in_one_line(
