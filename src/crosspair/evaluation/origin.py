@@ -40,7 +40,8 @@ class Provenance:
     manifest: str
     """Hash of the manifest's rows, see `crosspair.corpora.Manifest.hash`."""
     commit: str
-    """``git describe`` of the package's checkout; empty when it runs from no checkout."""
+    """``git describe`` of the package's checkout, with "-dirty" where more than documents and
+    measurements was changed since; empty when it runs from no checkout."""
     seed: int
     machine: Machine
     created: str
@@ -64,15 +65,20 @@ def provenance(
     """
     now = datetime.datetime.now(datetime.UTC)
     created = now.isoformat(timespec="seconds")
-    return Provenance(recipe, model, manifest, _commit(), seed, _machine(), created, manifest_file)
+    return Provenance(
+        recipe, model, manifest, commit_of(Path(__file__)), seed, _machine(), created, manifest_file
+    )
 
 
-def _commit() -> str:
-    folder = Path(__file__).parent
-    # An installed package may lie in an environment within somebody else's checkout: only a
-    # checkout that tracks this very file tells the package's version.
-    tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
-    return _git(folder, "describe", "--always", "--dirty", "--tags") if tracked else ""
+def commit_of(file: Path) -> str:
+    """``git describe`` of the checkout that tracks a file, or nothing; see `Provenance.commit`."""
+    # An installed package may lie in an environment within somebody else's checkout.
+    if not _git(file.parent, "ls-files", "--error-unmatch", file.name):
+        return ""
+    # What a command has just written must not mark what is written next.
+    unjudged = [f":(top,exclude){each}" for each in ("docs", "benchmarks/results")]
+    changed = _git(file.parent, "diff", "--name-only", "HEAD", "--", ":(top)", *unjudged)
+    return _git(file.parent, "describe", "--always", "--tags") + ("-dirty" if changed else "")
 
 
 def _git(folder: Path, *arguments: str) -> str:
