@@ -18,6 +18,7 @@ import itertools
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -193,6 +194,7 @@ def _by_workers(clips: list[Clip]) -> dict[int, float]:
     """Clips a second by the clock that so many loading processes give, when nobody uses them."""
     config = ClipConfig(size=SIZES[0])
     found = {}
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores
     for workers in WORKERS:
         epochs = -(-BATCH * (WARM_UP + BATCHES) // len(clips)) + 1
         order = TrainingOrder(len(clips), min(BATCH, len(clips)), epochs, seed=0)

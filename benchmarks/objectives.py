@@ -13,6 +13,7 @@ memory is left out, with a line; ten million pairs are in bfloat16.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,7 @@ def our_step(
 
 def most_held(step: Step) -> int:
     """Bytes of tensors that a step holds at most, besides those that were there before."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells the terminal of itself
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         step(None)
     events = [

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,8 @@ def counted() -> list[dict[str, Any]]:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={COUNTING}"]
         what = [json.dumps(COUNTED), *map(str, (BATCH, DIMENSIONS, SAMPLES))]
         script = ["-m", "benchmarks.counted", str(out), *what]
-        subprocess.run([sys.executable, "-m", *launcher, *script], check=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # or the launcher tells of setting it
+        subprocess.run([sys.executable, "-m", *launcher, *script], env=environment, check=True)
         found = json.loads(out.read_text())
     rows = []
     for settings, pairs, parts in found:

@@ -293,6 +293,20 @@ def _growth(file: Path) -> str:
     return markdown_rows(("step", "memory, MiB", "threads", "open files"), rows)
 
 
+def _frozen(results: dict[str, Any]) -> str:
+    """Protocols on frozen features at full size, of benchmarks.evaluation."""
+    rows = []
+    for protocol, of in results.items():
+        for way, told in of.items():
+            if isinstance(told, dict):
+                ours = way == "crosspair"
+                rows.append((
+                    protocol, way, f"{told['s']:,.0f}", f"{told['GiB']:.1f}" if ours else "",
+                    f"{of['times_faster']:.1f}" if ours else "",
+                ))  # fmt: skip
+    return markdown_rows(("protocol", "way", "s", "GiB", "times faster"), rows, names=2)
+
+
 def _curves(results: dict[str, Any]) -> str:
     rows = [
         (
@@ -315,4 +329,5 @@ MEASURED = {
     "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
     "counted": _counted, "network": _network, "objective": _objective, "every": _every,
     "epoch": _epoch, "curves": _curves, "loading": _loading, "parts": _loading_parts,
+    "frozen": _frozen,
 }  # fmt: skip

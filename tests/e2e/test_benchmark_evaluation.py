@@ -1,4 +1,4 @@
-"""The benchmark of kNN and the linear probe, small: it runs, and its ways agree."""
+"""The benchmark of frozen protocols, small: it runs, and its ways agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks import evaluation
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_it_runs_and_agrees_with_scikit_learn(
+def test_it_runs_and_agrees_with_the_common_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluation, "CLASSES", 5)
@@ -22,6 +22,9 @@ def test_it_runs_and_agrees_with_scikit_learn(
     content = json.loads(out.read_text())
     assert content["settings"]["train"] == 1200
     knn, linear = content["results"]["kNN"], content["results"]["linear"]
+    retrieval = content["results"]["retrieval"]
+    assert retrieval["sorting"]["agreement"] >= 0.99
+    assert 0.2 < retrieval["crosspair"]["recall@1"] < 1
     assert knn["scikit-learn"]["agreement"] >= 0.9
     assert knn["scikit-learn"]["extrapolated_from"] == "50 and 100 of 100 queries"
     assert linear["crosspair"]["epochs"] == 30

@@ -26,12 +26,12 @@ class Retrieval:
     count: int
 
 
-def own_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
+def own_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 256) -> torch.Tensor:
     """Rank of each query's own target among all targets, by cosine; ties count against us.
 
     Args:
         queries: (N, D) unit vectors.
-        targets: (N, D) unit vectors; row i belongs to query i.
+        targets: (M, D) unit vectors, M ≥ N; row i belongs to query i.
         chunk: queries compared at a time, to bound memory.
 
     Returns:
