@@ -10,7 +10,7 @@ from typing import Any
 from crosspair.corpora import Manifest, manifest_of
 from crosspair.corpora.probing import probe_all
 from crosspair.corpora.titlefile import titles_by_id
-from crosspair.corpora.videofiles import VideoFiles, plain_name
+from crosspair.corpora.videofiles import VideoFiles, absolute, plain_name
 from crosspair.errors import ManifestError
 from crosspair.progress import late_progress
 
@@ -52,12 +52,16 @@ def probed(manifest: Manifest, *, shown: bool = True) -> Manifest:
     Files are looked at in other processes, which they may crash.
     """
     rows = manifest.table.to_pylist()
-    waiting = [row for row in rows if row["duration"] is None and not row["error"]]
+    waiting = [
+        (row, clip.path)
+        for row, clip in zip(rows, manifest.clips(), strict=True)
+        if None in (row["duration"], row["width"], row["height"]) and not row["error"]
+    ]
     with late_progress("probing", "videos", shown) as progress:
         found = probe_all(
-            [row["path"] for row in waiting], progress=lambda done: progress(done, len(waiting))
+            [path for _, path in waiting], progress=lambda done: progress(done, len(waiting))
         )
-    for row, columns in zip(waiting, found, strict=True):
+    for (row, _), columns in zip(waiting, found, strict=True):
         row.update(columns)
     return manifest_of(rows, manifest.path)
 
@@ -66,7 +70,7 @@ def _rows(name: str) -> Iterator[dict[str, Any]]:
     path = Path(name)
     if path.suffix == ".parquet":
         manifest = Manifest.read(path)
-        wholes = [clip.path for clip in manifest.clips()]
+        wholes = [absolute(clip.path) for clip in manifest.clips()]
         for row, whole in zip(manifest.table.to_pylist(), wholes, strict=True):
             yield {**row, "path": whole}
     elif "://" not in name and path.is_dir():

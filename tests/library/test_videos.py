@@ -1,0 +1,33 @@
+"""Videos that are named: by manifests, wherever those lie, and with the titles of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crosspair.corpora import Manifest, manifest_of
+from crosspair.library.videos import probed, videos_of
+
+
+@pytest.fixture
+def beside(folder: Path) -> Manifest:
+    """A manifest of one video, in a folder beside that of the videos."""
+    (folder.parent / "data").mkdir()
+    rows = [{"pair_id": "x", "path": "../videos/3.mp4", "duration": 3.0}]
+    return manifest_of(rows, ".").write(folder.parent / "data" / "m.parquet")
+
+
+def test_a_file_that_a_manifest_names_has_no_other_name(beside: Manifest, folder: Path) -> None:
+    assert videos_of([beside.path]).column("path") == [str(folder / "3.mp4")]
+
+
+def test_paths_count_from_the_manifests_folder(beside: Manifest) -> None:
+    unknown = beside.with_columns({"duration": [None]})
+    assert probed(unknown).column("error") == [None]
+    assert probed(unknown).column("duration") == [pytest.approx(3)]
+
+
+def test_a_length_alone_is_not_all_that_is_to_know(beside: Manifest) -> None:
+    (row,) = probed(videos_of([beside.path])).table.to_pylist()
+    assert (row["width"], row["height"]) == (128, 64)
