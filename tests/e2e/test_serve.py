@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from crosspair.cli import main
+from crosspair.corpora import manifest_of
 from crosspair.library import Engine, Library, Searcher, forget
 from crosspair.serve.answers import Answers, Seen
 from crosspair.serve.moments import Moments
@@ -216,6 +217,17 @@ def test_what_only_says_that_it_is_a_video(served, tmp_path, name, content, mess
     assert message in text_of(html)
     assert str(served.scratch) not in html
     assert "passwd" not in html
+    assert served.uploads() == []
+
+
+def test_an_upload_lists_no_files_of_the_server(served, tmp_path) -> None:
+    secret = served.folder / "videos" / "day" / "2.mp4"
+    rows = [{"pair_id": "a", "path": str(secret), "title": "a dog"}]
+    manifest_of(rows, tmp_path).write(tmp_path / "a.parquet")
+    for name, asked in (("looked", "dog, cat"), ("by_video", ALL)):
+        html = served.ask(name, served.upload(tmp_path / "a.parquet"), asked)[2]
+        assert "a.parquet: not a readable video" in text_of(html)
+        assert "base64" not in html
     assert served.uploads() == []
 
 

@@ -13,13 +13,14 @@ import jinja2
 import numpy as np
 
 from crosspair.api import Classified
+from crosspair.corpora import manifest_of
 from crosspair.corpora.labels import class_phrase
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.library import Searcher, Windows, encode_windows
 from crosspair.library.engines import check_reads_text
 from crosspair.library.timeline import clock
-from crosspair.library.videos import probed, videos_of
+from crosspair.library.videos import probed
 from crosspair.serve.moments import Moments
 
 FOUND = 24  # moments
@@ -176,7 +177,8 @@ class Answers:
         return str(Path(path).relative_to(self._root)) if inside else Path(path).name
 
     def _seen(self, path: Path, name: str) -> Seen:
-        manifest = probed(videos_of([path]))
+        # Never by its name: a list of videos would have the server read whatever it names.
+        manifest = probed(manifest_of([{"pair_id": str(path), "path": str(path)}], "."))
         (row,) = manifest.table.to_pylist()
         if row["error"]:
             raise VideoError(row["error"])
