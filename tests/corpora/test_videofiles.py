@@ -41,7 +41,7 @@ def test_a_name_of_two_videos(disk: Disk, names: tuple[str, ...]) -> None:
 
 
 def test_hidden_files_folders_and_other_files_are_passed_over(disk: Disk) -> None:
-    disk.link("a.mp4", ".hidden.mp4", "notes.txt", "b.webm")
+    disk.link("a.mp4", ".hidden.mp4", ".hidden/c.mp4", "deep/.d/e.mp4", "notes.txt", "b.webm")
     (disk.videos / "folder.mp4").mkdir()
     (disk.videos / "dangling.mp4").symlink_to("nowhere.mp4")
     assert VideoFiles(disk.videos).paths == ["a.mp4", "b.webm"]

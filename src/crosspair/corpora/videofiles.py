@@ -124,6 +124,8 @@ def _relative_paths(folder: Path) -> Iterator[str]:
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(whole) as entries:
                 for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
                     path = f"{within}/{entry.name}" if within else entry.name
                     if entry.is_dir():
                         (links if entry.is_symlink() else folders).append(path)
@@ -135,4 +137,4 @@ def _relative_paths(folder: Path) -> Iterator[str]:
 
 def _is_video(entry: os.DirEntry[str]) -> bool:
     suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-    return suffix in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    return suffix in SUFFIXES and entry.is_file()
