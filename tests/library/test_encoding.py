@@ -69,13 +69,18 @@ def test_passages_batches_and_processes_change_nothing(
 def test_what_cannot_be_read_is_named(tiny: Engine, folder: Path) -> None:
     rows = videos_of([folder]).table.to_pylist()
     rows.append({"pair_id": "late", "path": str(folder / "1.mp4"), "start": 50.0})
+    known = {"duration": 7e5, "width": 64, "height": 64}
+    rows.append({"pair_id": "endless", "path": str(folder / "2.mp4"), **known})
     found = {
         each.row: each for each in encode_windows(tiny, probed(manifest_of(rows, ".")), WINDOWS)
     }
-    assert set(found) == set(range(6))
+    assert set(found) == set(range(7))
     assert "not a readable video, or cut (it is text)" in found[4].failure
     assert "the part is outside the video" in found[5].failure
-    assert [len(found[row].spans) for row in (4, 5)] == [0, 0]
+    assert (
+        "2.mp4: the header gives a length of 700000 s, more than a week; copy" in found[6].failure
+    )
+    assert [len(found[row].spans) for row in (4, 5, 6)] == [0, 0, 0]
     assert found[4].embedding.shape == (0, 8)
 
 

@@ -32,6 +32,7 @@ from crosspair.precision import autocast
 
 Progress = Callable[[int, int], None]
 
+LONGEST = 7 * 24 * 3600.0  # s; the windows of a length that is made up fill all memory
 FULL_HD = 1920 * 1080  # pixels; larger frames are decoded fewer at a time, as all are held at once
 
 
@@ -112,6 +113,10 @@ def encode_windows(
         length = 0.0 if says["error"] else min(end, says["duration"]) - (clip.start or 0.0)
         if length <= 0:
             yield _nothing(of, row, says["error"] or f"{clip.path}: the part is outside the video")
+            continue
+        if length > LONGEST:
+            told = f"{clip.path}: the header gives a length of {length:g} s, more than a week"
+            yield _nothing(of, row, f"{told}; copy it into a new file, or name a part of it")
             continue
         pixels = says["width"] * says["height"]
         together = max(1, min(TOGETHER, TOGETHER * FULL_HD // max(1, pixels)))
