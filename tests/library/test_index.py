@@ -97,6 +97,19 @@ def test_a_file_has_one_name(
     assert forget(str(tmp_path / "library"), ["../videos"]) == 5
 
 
+def test_a_manifests_videos_can_be_forgotten(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"pair_id": "x", "path": "videos/1.mp4"},
+        {"pair_id": "y", "path": "videos/3.mp4", "start": 1.0},
+    ]
+    manifest = manifest_of(rows, ".").write(tmp_path / "m.parquet")
+    index(tmp_path / "library", tiny, [manifest.path, folder], windows=WINDOWS)
+    assert forget(tmp_path / "library", [manifest.path]) == 2
+    assert windows_in(tmp_path / "library") == {
+        name: COUNTS[name] for name in ("2.mp4", "3.mp4", "4.mp4")
+    }
+
+
 def test_what_is_done_counts_before_all_videos_are_probed(
     tiny: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +193,7 @@ def test_titles_come_from_a_file_or_a_manifest(tiny: Engine, folder: Path, tmp_p
     part = f"{folder / '3.mp4'}#t=1,3"
     assert videos[part].title == "old"
     assert videos[part].windows == 1
+    assert index(library, tiny, [folder]).removed == 0
     assert videos[str(folder / "1.mp4")].title is None
     titles.write_text("video_id\ttitle\n1\tit's one\n3\tthree\n")
     assert index(library, tiny, [folder], titles=titles).windows == 0
@@ -204,6 +218,10 @@ def test_a_library_of_something_else(tiny: Engine, folder: Path, tmp_path: Path)
     with pytest.raises(LibraryError, match=r"no library: it holds 1\.mp4; name another folder"):
         index(folder, tiny, [folder])
     assert not (folder / ".lock").exists()
+    with pytest.raises(
+        LibraryError, match=r"1\.mp4 is a file, not a folder; a library is a folder"
+    ):
+        index(folder / "1.mp4", tiny, [folder])
     (library / "library.json").write_text((library / "library.json").read_text()
                                           .replace('"format": 1', '"format": 9'))  # fmt: skip
     with pytest.raises(LibraryError, match="has format 9; this version of crosspair reads 1"):

@@ -101,8 +101,11 @@ def index(
             for video in videos.values()
             if seen.get(video.name) != video.state
         ]
+        files = {video.path for video in videos.values()}  # of which parts may be known, too
         gone = [
-            name for name in {**known, **broken} if name not in videos and _lies_in(name, wholes)
+            name
+            for name in {**known, **broken}
+            if name not in videos and _path(name) not in files and _lies_in(name, wholes)
         ]
         stale = {*gone, *(video.name for video in fresh)}
         library.remove([name for name in known if name in stale])
@@ -128,19 +131,26 @@ def index(
 def forget(folder: str | os.PathLike[str], named: Sequence[Named]) -> int:
     """Take videos out of a library: files, and all that lie in folders, there or not.
 
+    Of a manifest those that it names, parts alone where it names parts.
+
     Returns:
         How many it were.
 
     Raises:
         LibraryError: there is no library, or somebody else writes to it.
+        ManifestError: a manifest does not do.
     """
     wholes = [absolute(name) for name in named]
     library = Library(folder)
+    manifests = [name for name in wholes if name.endswith(".parquet") and Path(name).is_file()]
+    listed = {name for manifest in manifests for name in _videos(videos_of([manifest]))}
     folder = library.folder
     with writing(folder):
         known, broken = library.videos(), read_broken(folder)
         gone = {
-            name for name in {*known, *broken} if _lies_in(name, wholes) or _path(name) in wholes
+            name
+            for name in {*known, *broken}
+            if name in listed or _lies_in(name, wholes) or _path(name) in wholes
         }
         library.remove([name for name in known if name in gone])
         write_broken(folder, {name: each for name, each in broken.items() if name not in gone})

@@ -206,10 +206,12 @@ def check_free(folder: Path) -> None:
     """See that a library may be made there, or be there.
 
     Raises:
-        LibraryError: the folder holds something else.
+        LibraryError: the folder holds something else, or is a file.
     """
     if is_library(folder) or not folder.exists():
         return
+    if not folder.is_dir():
+        raise LibraryError(f"{folder} is a file, not a folder; a library is a folder of its own")
     # A model and a table without library.json are what a kill left of making a library.
     ours = {MODEL_FOLDER, f"{TABLE}.lance"}
     foreign = [path.name for path in folder.iterdir() if path.name not in ours]
