@@ -106,7 +106,7 @@ def test_what_is_broken_off_goes_and_disks_are_not_filled(guard: Guard, tmp_path
     assert asked(guard, "/gradio_api/queue/join", b'{"data": []}')[0] == 200
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"data": {}}', b"\xff"])
+@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"data": {}}', b"\xff", b"[" * 200_000])
 def test_what_is_no_question(guard: Guard, body: bytes) -> None:
     assert asked(guard, "/gradio_api/queue/join", body)[0] == 400
 

@@ -112,7 +112,7 @@ class Guard:
         """
         try:
             question = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         given = question.get("data") if isinstance(question, dict) else None
         if not isinstance(given, list) or not all(map(self._is_input, given)):
