@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def test_folders_are_made_and_a_file_is_replaced(tmp_path: Path) -> None:
         write_atomically(path, content)
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    os.mkfifo(path)
+    with pytest.raises(RunError, match="device cannot be written: it is no regular file"):
+        write_atomically(path, "new")
+    assert path.is_fifo()
 
 
 def test_what_is_no_utf_8_can_be_told_from_it(tmp_path: Path) -> None:

@@ -41,23 +41,30 @@ def _conclusion(file: Path) -> str:
 
 
 def _dial(file: Path) -> str:
-    """kNN accuracy in an ablation's report.csv, a row for an objective, a column for a turn."""
+    """Accuracies in an ablation's report.csv, a row for an objective, a column for a turn."""
     with file.open(encoding="utf-8", newline="") as lines:
-        means = {
-            line["row"]: f"{100 * float(line['value']):.1f} ± {100 * float(line['deviation']):.1f}"
-            for line in csv.DictReader(lines)
-            if (line["protocol"], line["feature"], line["status"]) == ("kNN", "visual", "mean")
-            and line["metric"] == "top-1" and line["deviation"]
-        }  # fmt: skip
+        means = [line for line in csv.DictReader(lines) if line["status"] == "mean"]
+    tables = (_turned(means, *of) for of in (("kNN", "visual"), ("zero-shot", "embedding")))
+    return "\n\n".join(tables)
+
+
+def _turned(means: list[dict[str, str]], protocol: str, feature: str) -> str:
+    told = {
+        line["row"]: f"{100 * float(line['value']):.1f} ± {100 * float(line['deviation']):.1f}"
+        for line in means
+        if (line["protocol"], line["feature"], line["metric"]) == (protocol, feature, "top-1")
+        and line["deviation"]
+    }
     rows: dict[str, dict[str, str]] = {}
-    for row, mean in means.items():
+    for row, mean in told.items():
         name, _, turn = row.rpartition(" / ")
         if name:
             rows.setdefault(name, {})[turn] = mean
     turns = sorted({turn for of in rows.values() for turn in of}, key=float)
     cells = [(name, *(of.get(turn, "") for turn in turns)) for name, of in rows.items()]
-    untrained = (means["random weights"], *[""] * (len(turns) - 1))
-    return markdown_rows(("kNN top-1, %", *turns), [*cells, ("random weights", *untrained)])
+    untrained = (told["random weights"], *[""] * (len(turns) - 1))
+    head = (f"{protocol} top-1, %", *turns)
+    return markdown_rows(head, [*cells, ("random weights", *untrained)])
 
 
 def _transfer(folder: Path) -> str:

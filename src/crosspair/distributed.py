@@ -95,13 +95,20 @@ def joined() -> Iterator[World]:
     """Join the processes that ``torchrun`` started; alone where there are none.
 
     Raises:
-        RunError: this process has no GPU of its own where there are some; another process died, or
-            was not heard of for half an hour.
+        RunError: this process has no GPU of its own where there are some, or does not know its
+            place; another process died, or was not heard of for half an hour.
     """
     cuda = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
         yield World(device=torch.device("cuda" if cuda else "cpu"))
         return
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT", *(("LOCAL_RANK",) if cuda else ()))
+    lacking = [name for name in needed if name not in os.environ]
+    if lacking:
+        raise RunError(
+            f"WORLD_SIZE is set, but {', '.join(lacking)} is not: begin by torchrun, or unset "
+            "WORLD_SIZE to train in one process"
+        )
     device = _own_gpu() if cuda else torch.device("cpu")
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     world = World(dist.get_rank(), dist.get_world_size(), device)

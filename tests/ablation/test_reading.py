@@ -8,6 +8,7 @@ from crosspair.ablation import Plan, plan_names, read_plan
 from crosspair.ablation.plan import rows_of
 from crosspair.errors import RecipeError
 
+TUNED = {"finetuning": {"recipe": "laptop-finetune"}}
 NEEDS = {"words": "titles", "transformer": "a/folder", "ucf101": "split1.parquet"}
 
 
@@ -103,6 +104,11 @@ def test_what_a_plan_needs_fills_its_places(plan_file) -> None:
         ({"evaluation": {"protocols": []}}, [], "nothing is tested"),
         ({"evaluation": {"clips": 0}}, [], "evaluation.clips is 0; it must be above 0"),
         ({"finetuning": {"clips": 1}}, [], "finetuning.recipe is missing"),
+        (TUNED, ["finetuning.clips=0"], "finetuning.clips is 0; it must be above 0"),
+        (TUNED, ["finetuning.crops=2"], "finetuning.crops is 2; 1 or 3 can be"),
+        ({"needs": ["words"]}, [], "needs is a YAML mapping, not ['words']"),
+        ({"overrides": {"text.source": {("a", "b"): 1}}}, [], "a key is a word, not a list"),
+        ({}, ["training.seed=7"], "training.seed is a cell's own; give seeds=…"),
         (
             {"axes": {"a": {"x": {"clip.size": 32}}, "b": {"y": {"clip.size": 64}}},
              "first": {"a": "x", "b": "y"}, "overrides": {}},
@@ -115,6 +121,11 @@ def test_a_fault_is_told_in_one_line(plan_file, changes, overrides, message) -> 
         read_plan(plan_file(**changes), overrides)
     assert "\n" not in str(told.value)
     assert "tiny.yaml" in str(told.value) or "key=value" in str(told.value)
+
+
+def test_a_date_that_there_is_not(plan_file) -> None:
+    with pytest.raises(RecipeError, match=r"^text.source=2026-02-30 is not YAML: day is out of r"):
+        read_plan(plan_file(), ["text.source=2026-02-30"])
 
 
 def test_a_value_that_stands_twice_is_refused(tmp_path) -> None:

@@ -93,7 +93,8 @@ def test_the_new_layers_gradients_are_those_of_the_whole_batch(tmp_path) -> None
 def test_a_process_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name, value in (("WORLD_SIZE", "4"), ("RANK", "2"), ("LOCAL_RANK", "2")):
+    place = {"RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in {"WORLD_SIZE": "4", **place}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RunError) as told, joined():
         pass
@@ -101,6 +102,17 @@ def test_a_process_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         "the process of LOCAL_RANK 2 has no GPU of its own, as this machine has 2: start no more "
         "processes on it (torchrun --nproc-per-node 2)"
     )
+
+
+def test_a_world_size_that_is_left_over_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with (
+        pytest.raises(RunError, match=r"^WORLD_SIZE is set, but RANK, MASTER_.* or unset"),
+        joined(),
+    ):
+        pass
 
 
 def test_the_test_of_a_classifier_is_the_same_to_the_last_bit(tmp_path, make_video) -> None:

@@ -185,4 +185,5 @@ main()
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert f"crosspair: error: decoding ended ({reason}" in last
-    assert f'find it by "crosspair check --decode {rendered.path}", and go on by --resume' in last
+    find = f'find it by "crosspair check --decode {rendered.path} --out checked.parquet"'
+    assert f"{find}, move its file away, and go on by --resume" in last

@@ -202,6 +202,9 @@ def test_results_that_cannot_be_written(
     file.write_text("mine")
     line = refused(*given, f"--out={file / 'deep' / 'results.json'}")
     assert line == f"--out {file}/deep/results.json: {file} is a file, not a folder"
+    if Path("/proc").is_dir():  # where nobody may make a file
+        line = refused(*given, "--out=/proc/results.json")
+        assert line.startswith("--out /proc/results.json: /proc cannot be written to: ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -293,6 +296,15 @@ def test_results_go_into_a_folder_that_is_not_there_yet(
     given = (*inputs(folder / "cpd10", corpus), *SMALL, f"--features={features}", "--k=3")
     main(["-q", "evaluate", "knn", *given, f"--out={out}"])
     assert json.loads(out.read_text())["results"]
+
+
+def test_features_of_the_folder_that_one_stands_in(
+    corpus: Path, folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(features, tmp_path / "features"))
+    given = (*inputs(folder / "cpd10", corpus), *SMALL, "--features=.", "--k=3", "--beside-random")
+    main(["-q", "evaluate", "knn", *given, f"--out={tmp_path / 'results.json'}"])
+    assert (tmp_path / "features-random" / "index.parquet").is_file()
 
 
 def test_ctrl_c_leaves_no_results_and_what_is_encoded(

@@ -64,6 +64,19 @@ def test_a_saved_model_has_a_card_of_its_run(folder: Path) -> None:
     assert "untrained" not in card(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", b"[1, 2]"), ("recipe.yaml", b"# caf\xe9"), ("metrics.jsonl", b"[1]\n"),
+        ("metrics.jsonl", b'{"kind": "pairs", "step": 3}\n'),
+    ],
+)  # fmt: skip
+def test_files_of_others_beside_a_model_do_no_harm(folder: Path, name: str, content: bytes) -> None:
+    (folder.parent / name).write_bytes(content)
+    CPD.from_pretrained(folder).save_pretrained(folder)
+    assert "# CPD: slow-only 3D ResNet-10\n" in card(folder)
+
+
 def test_results_licence_and_data_are_told_when_they_are_known(folder: Path) -> None:
     results = [
         Result("kNN", "top-1", 0.5, "trained", feature="visual", count=9),

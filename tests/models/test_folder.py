@@ -78,6 +78,16 @@ def test_the_configuration_tells_other_programs_what_to_do_with_a_video(tmp_path
     assert ClipConfig(**config["clip"]).stride == 6
 
 
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        saved(tmp_path / "model")
+    assert (tmp_path / "model").is_symlink()
+    assert (tmp_path / "disk" / "config.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "model"}
+
+
 def test_who_may_read_the_configuration_may_read_the_weights(tmp_path: Path) -> None:
     saved(tmp_path / "model")
     modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}

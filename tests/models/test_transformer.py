@@ -127,6 +127,17 @@ def test_weights_of_another_model(copy: Path) -> None:
     refused(copy, "16 weights are missing, as transformer.layer.2.")
 
 
+def test_more_tokens_than_the_model_has_positions_for(language_model: Path) -> None:
+    with pytest.raises(TextError, match=r": it reads 64 tokens at most; text.max_tokens is 65$"):
+        TransformerAverage(str(language_model), 65)
+
+
+def test_weights_that_are_still_to_come_are_in_full_precision(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    assert TransformerAverage(str(copy), 16, weights=False).model.dtype == torch.float32
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": {"type": "Nonsense"}}'])
 def test_a_broken_tokenizer(copy: Path, content: str) -> None:
     (copy / "tokenizer.json").write_text(content)

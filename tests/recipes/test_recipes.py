@@ -206,6 +206,7 @@ def test_a_value_of_the_wrong_type_names_key_value_and_type(override: str, cause
         ("optimizer.lr=.nan", "optimizer.lr is nan; it must be a finite number"),
         ("objective.temperature=.inf", "objective.temperature is inf; it must be a finite"),
         ("training.seed=-1", "training.seed is -1; it must not be below 0"),
+        ("training.seed=4294967296", "training.seed is 4294967296; it ends at"),
         ("training.workers=-1", "training.workers is -1; it must not be below 0"),
         ("optimizer.clip_norm=-1", "optimizer.clip_norm is -1.0; it must not be below 0"),
         ("curriculum.text_lr=-1", "curriculum.text_lr is -1.0; it must not be below 0"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.corpora import manifest_of
+from crosspair.corpora import Manifest, manifest_of
 from crosspair.evaluation import embed_texts, protocol_of
 from crosspair.evaluation.featurefiles import write_features
 from crosspair.reporting.ablation_cells import Ablation, read_ablation
@@ -65,6 +65,18 @@ def test_pairs_have_a_frame_and_what_cleaning_makes_of_the_title(ablation: Ablat
     ((tile, example),) = examples(ablation).pairs
     assert tile.frames.shape[0] > 1
     assert (example.raw, example.clean) == (TITLES[3], "nothing known")
+
+
+def test_a_manifest_that_was_made_anew_is_not_shown_beside_old_features(
+    ablation: Ablation, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.parquet"
+    manifest = Manifest.read(path)
+    manifest.take(range(len(manifest))[::-1]).write(path)
+    (told,) = examples(ablation).lacking
+    assert told == (
+        f"Retrievals of the first row lack: {path} has other pairs than when the cell was tested"
+    )
 
 
 def test_what_is_gone_since_is_told(ablation: Ablation, tmp_path: Path) -> None:

@@ -240,6 +240,16 @@ def test_the_page_holds_all_and_links_to_the_files(written: Path) -> None:
     assert text.count("<table") == text.count('<div class="card scroll"')
 
 
+def test_a_folder_whose_name_is_no_utf8_is_linked(
+    tmp_path: Path, frozen: list[Result], origin: Provenance
+) -> None:
+    results = tmp_path / "caf\udce9" / "results.json"  # as Python has a name in Latin-1
+    write_results(results, frozen, origin)
+    write_summary(tmp_path / "out", read_runs([str(results.parent)]))
+    page = _Page((tmp_path / "out" / "report.html").read_text("utf-8"))
+    assert "../caf%E9/results.json" in page.links
+
+
 def test_markdown_says_the_same(written: Path) -> None:
     text = (written / "report.md").read_text("utf-8")
     link = "(../runs/%3Cb%3Ea%20%231%7C/results.json)"

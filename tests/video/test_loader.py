@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from crosspair.clip import Clip
 from crosspair.config import ClipConfig
+from crosspair.errors import VideoError
 from crosspair.video import Batch, TrainingOrder, load_view, training_loader, training_view
 from crosspair.video import centre_loader as loader_for_tests  # or pytest would take it for a test
-from crosspair.video.loader import VIEW
+from crosspair.video.loader import VIEW, decoding
 
 CONFIG = ClipConfig(size=16, frames=2, stride=4, color_jitter=0.3)
 BROKEN = (2, 5)
@@ -151,6 +152,21 @@ def test_a_batch_of_nothing_but_broken_videos_has_no_rows(clips: list[Clip]) -> 
     assert len(batch.rows) == len(batch.clips) == 0
     assert batch.colors.shape == (0, 3)
     assert sorted(row for row, _ in batch.failures) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("is killed by signal: Terminated. ", r"its processes were asked to stop; the same com"),
+        (
+            "is killed by signal: Killed. ",
+            r'memory ran out; find it by .* m --out checked.parquet"$',
+        ),
+    ],
+)
+def test_why_decoding_ended(reason: str, told: str) -> None:
+    with pytest.raises(VideoError, match=told), decoding(Path("m")):
+        raise RuntimeError(f"DataLoader worker (pid 7) {reason}")
 
 
 def test_clips_leave_as_uint8_in_channels_last_order(clips: list[Clip]) -> None:

@@ -157,9 +157,12 @@ def _cell(plan: Plan, source: Pairs, videos: Mapping[str, str], row: Row, seed: 
 def _with_keys(corpus: CorpusPlan, keys: Mapping[str, Any], where: str) -> CorpusPlan:
     own = {k.removeprefix(_CORPUS): v for k, v in keys.items() if k.startswith(_CORPUS)}
     fields = [field.name for field in dataclasses.fields(CorpusPlan)]
-    for key in own:
+    for key, value in own.items():
         if key not in fields:
             raise RecipeError(f"{where}: {_CORPUS}{key} is no key; {nearest(key, fields)}")
+        kind = type(getattr(corpus, key))
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            raise RecipeError(f"{where}: {_CORPUS}{key} is {value!r}, which is no {kind.__name__}")
     return dataclasses.replace(corpus, **own)
 
 

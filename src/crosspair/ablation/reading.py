@@ -17,6 +17,7 @@ from crosspair.ablation.plan import CorpusPlan, EvaluationPlan, FinetuningPlan, 
 from crosspair.errors import RecipeError
 
 SECTIONS = {"corpus": CorpusPlan, "evaluation": EvaluationPlan, "finetuning": FinetuningPlan}
+CROPS = (1, 3)  # of each clip that a fine-tuned model is tested on
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -41,12 +42,13 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     """
     where = f"plan {name}"
     settings = _mapping(_parsed(_text(name), where), where)
+    needs = _mapping(settings.get("needs") or {}, f"{where}, needs")
     given: dict[str, str] = {}
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:
             raise RecipeError(f"{override!r} is not of the form key=value, as training.epochs=10")
-        if key in (settings.get("needs") or {}):
+        if key in needs:
             given[key] = value
         elif key == "seeds":  # as 0,1,2
             settings[key] = _parsed(f"[{value.strip('[]')}]", override)
@@ -70,8 +72,10 @@ class _Loader(yaml.SafeLoader):
         del deep  # values are whole before they are handed on
         found: dict[Hashable, Any] = {}
         for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"line {line}: a key is a word, not a list or a mapping")
             if key.value in found:
-                line = key.start_mark.line + 1
                 raise RecipeError(f"line {line}: {key.value!r} stands twice")
             found[key.value] = self.construct_object(value, deep=True)
         return found
@@ -95,7 +99,7 @@ def _parsed(text: str, where: str) -> Any:
         return yaml.load(text, _Loader)
     except RecipeError as error:
         raise RecipeError(f"{where}, {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that there is not
         raise RecipeError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -178,7 +182,9 @@ def _checked(plan: Plan, where: str) -> Plan:
         raise RecipeError(f"{where}: seeds are {list(plan.seeds)}; give one or more, each once")
     if not plan.axes or not all(plan.axes.values()):
         raise RecipeError(f"{where}: axes are {plan.axes}; give one or more, each with values")
-    setters = dict.fromkeys(plan.overrides, "for all cells")
+    if "training.seed" in plan.overrides:
+        raise RecipeError(f"{where}: training.seed is a cell's own; give seeds=… in its place")
+    setters = {**dict.fromkeys(plan.overrides, "for all cells"), "training.seed": "by seeds"}
     for axis, values in plan.axes.items():
         for key in dict.fromkeys(key for keys in values.values() for key in keys):
             other = setters.setdefault(key, f"by axis {axis!r}")
@@ -192,7 +198,14 @@ def _checked(plan: Plan, where: str) -> Plan:
             raise RecipeError(f"{where}: {what} names no row: {row}; a row is {rows[0]} and so on")
     if not plan.evaluation.protocols and plan.finetuning is None:
         raise RecipeError(f"{where}: nothing is tested: name evaluation.protocols, or finetuning")
-    for name, count in (("evaluation.clips", plan.evaluation.clips), ("minutes", plan.minutes)):
+    counts = {"evaluation.clips": plan.evaluation.clips, "minutes": plan.minutes}
+    if plan.finetuning:
+        counts["finetuning.clips"] = plan.finetuning.clips
+        if plan.finetuning.crops not in CROPS:
+            raise RecipeError(
+                f"{where}: finetuning.crops is {plan.finetuning.crops}; 1 or 3 can be"
+            )
+    for name, count in counts.items():
         if count <= 0:
             raise RecipeError(f"{where}: {name} is {count}; it must be above 0")
     return plan

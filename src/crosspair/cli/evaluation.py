@@ -225,7 +225,7 @@ def _subjects(
         )
         folder = options.out.parent / protocol.folder
         if options.features:
-            folder = Path(name_of_split(str(options.features), split))
+            folder = Path(name_of_split(str(options.features), split)).resolve()
             folder = folder if each is model else folder.with_name(f"{folder.name}-random")
         found.append((of, each, _encoded(each, manifest, folder, options, world)))
     return found

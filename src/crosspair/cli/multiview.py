@@ -40,6 +40,7 @@ def _multiview(options: argparse.Namespace) -> None:
     check_place(options.out)
     manifest = Manifest.read(options.manifest)
     model = Classifier.from_pretrained(options.model)
+    recipe = hash_beside(FinetuneRecipe, options.model)
     with processes() as world:
         results = multiview_results(
             model.to(world.device), manifest,
@@ -49,8 +50,8 @@ def _multiview(options: argparse.Namespace) -> None:
         if not world.is_main:
             return
         origin = provenance(
-            recipe=hash_beside(FinetuneRecipe, options.model), model=model.hash,
-            manifest=manifest.hash, seed=0, manifest_file=manifest.path.name,
+            recipe=recipe, model=model.hash, manifest=manifest.hash, seed=0,
+            manifest_file=manifest.path.name,
         )  # fmt: skip
         write_results(options.out, results, origin)
         print_table(results)

@@ -13,10 +13,10 @@ def add_report(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "report",
         help="the results of several runs side by side, as the paper's Tables 2 to 5 are",
-        description="Tables of runs by protocols: each number with its 95 %% interval and its "
-        "settings, a link to its file, chance and random weights where they were measured, and "
-        "what was published of the same protocol. The folder of an ablation, given alone, gets its "
-        "own report written anew.",
+        description="Tables of runs by protocols: each number with its settings and a link to its "
+        "file, accuracies with their 95 %% intervals, chance and random weights where they were "
+        "measured, and what was published of the same protocol. The folder of an ablation, given "
+        "alone, gets its own report written anew.",
     )
     verb.add_argument(
         "runs", nargs="+", metavar="RUN",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +111,7 @@ def check_place(out: Path, option: str = "--out", example: str = "results.json")
         example: of a file's name, for who names a folder.
 
     Raises:
-        RunError: it is a folder, or lies in a file.
+        RunError: it is a folder, lies in a file, or its folder cannot be written to.
     """
     if out.is_dir():
         raise RunError(
@@ -119,6 +120,11 @@ def check_place(out: Path, option: str = "--out", example: str = "results.json")
     for folder in out.parents:
         if folder.is_file():
             raise RunError(f"{option} {out}: {folder} is a file, not a folder")
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # asked for leave, a superuser has it anywhere
+    except OSError as error:
+        raise RunError(f"{option} {out}: {there} cannot be written to: {error.strerror}") from error
 
 
 def whole_number(least: int) -> Callable[[str], int]:

@@ -68,6 +68,16 @@ def is_whole(folder: Path) -> bool:
     return (folder / INDEX_FILE).is_file()
 
 
+def are_of(folder: Path, manifest: Manifest) -> bool:
+    """Whether whole features are of a manifest's pairs, row by row.
+
+    Raises:
+        RunError: they cannot be read.
+    """
+    index = _read(pq.read_table, folder / INDEX_FILE)
+    return bool(index.column("pair_id").to_pylist() == manifest.column("pair_id"))
+
+
 def load_features(folder: Path) -> Features:
     """Read a whole folder of features.
 

@@ -43,5 +43,5 @@ def label_subset(labels: Sequence[str], share: float, seed: int) -> list[int]:
     drawn: list[int] = []
     for label, positions in of_class.items():
         random.Random(f"{seed} {label}").shuffle(positions)
-        drawn += positions[: max(1, math.floor(share * len(positions) + 0.5))]
+        drawn += positions[: max(1, math.floor(round(share * len(positions), 9) + 0.5))]
     return sorted(drawn)

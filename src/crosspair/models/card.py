@@ -105,7 +105,7 @@ def _training(config: Mapping[str, Any], run: Path, data: str) -> str:
     recipe = run / "recipe.yaml"
     text = _table(("", ""), rows) if rows else "Nothing is known of it.\n"
     if recipe.is_file():
-        content = recipe.read_text(encoding="utf-8")
+        content = recipe.read_text(encoding="utf-8", errors="replace")
         text += f"\n<details><summary>Recipe</summary>\n\n```yaml\n{content}```\n\n</details>\n"
     return text
 
@@ -116,11 +116,9 @@ def _origin(run: Path) -> dict[str, Any]:
     try:
         origin |= json.loads((run / "manifest.json").read_text(encoding="utf-8"))
         with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
-            first = json.loads(lines.readline())
-    except (OSError, ValueError):  # a model by itself, or one whose run has written nothing yet
-        return origin
-    if first.get("kind") == "pairs":
-        origin["pairs to learn from"] = f"{first['train']:,}"
+            origin["pairs to learn from"] = f"{json.loads(lines.readline())['train']:,}"
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # a model by itself, beside files of others, or of a run that has just begun
     return origin
 
 

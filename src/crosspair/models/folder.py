@@ -47,7 +47,7 @@ def save_folder(
     Raises:
         ModelError: it cannot be written; what was there stays.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()  # a link stays one, and leads to the new folder
     config = {**config, "preprocessing": preprocessing(config["clip"])}
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")

@@ -54,7 +54,7 @@ class TransformerAverage(nn.Module):
                 missing = found["missing_keys"]
             else:
                 config = transformers.AutoConfig.from_pretrained(source)
-                self.model = transformers.AutoModel.from_config(config)
+                self.model = transformers.AutoModel.from_config(config, dtype=torch.float32)
         except Exception as error:  # tokenizers and safetensors raise kinds of their own
             raise TextError(
                 f"language model {source}: cannot be loaded ({first_line(error)})"
@@ -64,6 +64,12 @@ class TransformerAverage(nn.Module):
         if missing:
             raise TextError(
                 f"language model {source}: {len(missing)} weights are missing, as {missing[0]}"
+            )
+        positions = getattr(self.model.config, "max_position_embeddings", max_tokens)
+        if 0 < positions < max_tokens:
+            raise TextError(
+                f"language model {source}: it reads {positions} tokens at most; "
+                f"text.max_tokens is {max_tokens}"
             )
         self.max_tokens = max_tokens
         self.features: int = self.model.config.hidden_size

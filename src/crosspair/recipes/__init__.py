@@ -125,9 +125,15 @@ def recipe_hash(recipe: Recipe | FinetuneRecipe) -> str:
 
 
 def hash_beside(kind: type[AnyRecipe], model: str) -> str:
-    """Hash of the recipe of the run whose model this is; empty where no recipe lies beside it."""
+    """Hash of the recipe of the run whose model this is; empty where no recipe lies beside it.
+
+    Args:
+        kind: of the recipe.
+        model: its folder, or what else names a model.
+    """
     file = Path(model).parent / "recipe.yaml"
-    return recipe_hash(read_recipe(kind, str(file))) if file.is_file() else ""
+    beside = Path(model).is_dir() and file.is_file()  # a model on the hub lies beside nothing
+    return recipe_hash(read_recipe(kind, str(file))) if beside else ""
 
 
 def _text(kind: type[AnyRecipe], name: str) -> str:
@@ -203,6 +209,8 @@ def _check(recipe: Recipe | FinetuneRecipe, name: str) -> None:
             raise RecipeError(f"{name}: {key} is {value}; it must not be below 0")
         if last in SHARES and not 0 <= value < 1:
             raise RecipeError(f"{name}: {key} must lie in [0, 1)")
+    if recipe.training.seed >= 2**32:
+        raise RecipeError(f"{name}: training.seed is {recipe.training.seed}; it ends at 2**32 - 1")
     if not 1 <= recipe.clip.scale[0] <= recipe.clip.scale[1] or recipe.clip.test_scale < 1:
         raise RecipeError(f"{name}: clip.scale and clip.test_scale must be at least 1, ascending")
     if recipe.clip.size < SMALLEST:

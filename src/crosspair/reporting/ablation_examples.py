@@ -13,6 +13,7 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import CrosspairError, RunError
 from crosspair.evaluation import embed_texts, load_features, own_ranks
+from crosspair.evaluation.featurefiles import are_of
 from crosspair.models import CPD
 from crosspair.reporting.ablation_cells import DONE, Ablation, Cell
 from crosspair.reporting.sheets import Found, Sheet, Tile, load_sheet
@@ -62,6 +63,8 @@ def best_and_worst(cell: Cell) -> tuple[list[Sheet], list[Sheet]]:
     manifest = _job(cell, "videos")
     model = CPD.from_pretrained(cell.path / "model")
     features = load_features(cell.path / "features")
+    if not are_of(cell.path / "features", manifest):
+        raise RunError(f"{manifest.path} has other pairs than when the cell was tested")
     splits = manifest.column("split")
     titles = manifest.column(model.text.column)
     empty = model.text_encoder.is_empty  # of titles that it cannot read, which retrieval leaves out

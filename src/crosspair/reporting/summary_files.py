@@ -40,7 +40,7 @@ def write_summary(folder: Path, runs: Sequence[Run]) -> list[Table]:
         "tables": tables,
         "explanation": _explanation(runs),
         # A colon in a folder's name would read as a scheme.
-        "links": {run.name: quote(_relative(folder, run), safe="/") for run in runs},
+        "links": {run.name: quote(os.fsencode(_relative(folder, run)), safe="/") for run in runs},
         "origins": {run.name: _origin(run.origin) for run in runs},
     }
     write_atomically(folder / "report.md", render("summary.md", **told))

@@ -53,7 +53,7 @@ def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile
         total = config.epochs * task.steps_per_epoch
         with (
             progress(task.name, total, "steps", shown=world.is_main) as bar,
-            decoding(manifest.path, ", and go on by --resume"),
+            decoding(manifest.path, ", move its file away, and go on by --resume"),
         ):
             finished = loop.go(batches, bar)
         if finished:

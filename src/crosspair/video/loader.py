@@ -130,9 +130,15 @@ def decoding(manifest: Path, then: str = "") -> Iterator[None]:
         if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
             raise
         reason = str(error).split(". ")[0].removeprefix("DataLoader ").strip()
+        if "Terminated" in reason:
+            raise VideoError(
+                f"decoding ended ({reason}): its processes were asked to stop; the same command "
+                "again, of a training with --resume, goes on"
+            ) from error
+        # The manifest stays as it is, or a training on it could not go on.
         raise VideoError(
             f"decoding ended ({reason}): a video crashes its decoder or makes it hang, or memory "
-            f'ran out; find it by "crosspair check --decode {manifest}"{then}'
+            f'ran out; find it by "crosspair check --decode {manifest} --out checked.parquet"{then}'
         ) from error
 
 
