@@ -31,3 +31,33 @@ def test_paths_count_from_the_manifests_folder(beside: Manifest) -> None:
 def test_a_length_alone_is_not_all_that_is_to_know(beside: Manifest) -> None:
     (row,) = probed(videos_of([beside.path])).table.to_pylist()
     assert (row["width"], row["height"]) == (128, 64)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("path\ttitle\na/1.mp4\tin a\nb/1\tin b\n", ["in a", "in b"]),
+        ("path\ttitle\na/1.mp4\tin a\n", ["in a", None]),
+        ("path\ttitle\n../x/./a/1.mp4\tin a\n1.mp4\tany\n", ["in a", "any"]),
+        ("path\ttitle\n{folder}/b/1.mp4\tin b\n", [None, "in b"]),
+        ("video_id\ttitle\n1\tany\n", ["any", "any"]),
+        ("path\ttitle\nc/1.mp4\tin c\n", [None, None]),
+    ],
+)
+def test_a_title_is_of_the_video_at_its_path(
+    lines: str, expected: list[str | None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "x"
+    for within in ("a", "b"):
+        (folder / within).mkdir(parents=True)
+        (folder / within / "1.mp4").touch()
+    titles = tmp_path / "titles.tsv"
+    titles.write_text(lines.format(folder=folder))
+    assert videos_of([folder], titles).column("title") == expected
+
+
+def test_a_title_is_of_the_video_at_its_url(tmp_path: Path) -> None:
+    titles = tmp_path / "titles.tsv"
+    titles.write_text("path\ttitle\nhttps://a.org/v/1.mp4\tone\n")
+    urls = ["https://a.org/v/1.mp4", "https://a.org/w/1.mp4"]
+    assert videos_of(urls, titles).column("title") == ["one", None]

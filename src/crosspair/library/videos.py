@@ -9,8 +9,15 @@ from typing import Any
 
 from crosspair.corpora import Manifest, manifest_of
 from crosspair.corpora.probing import probe_all
-from crosspair.corpora.titlefile import titles_by_id
-from crosspair.corpora.videofiles import VideoFiles, absolute, plain_name
+from crosspair.corpora.table import Row, by_key
+from crosspair.corpora.titlefile import read_titles
+from crosspair.corpora.videofiles import (
+    VideoFiles,
+    absolute,
+    composed,
+    plain_name,
+    without_suffix,
+)
 from crosspair.errors import ManifestError
 from crosspair.progress import late_progress
 
@@ -24,8 +31,8 @@ def videos_of(named: Sequence[Named], titles: Path | None = None) -> Manifest:
         named: files and URLs, which need not be readable; folders, searched with their subfolders;
             manifests (``.parquet``), whose rows keep their ``pair_id``. The others are called
             after their path.
-        titles: a title file, as `crosspair.corpora.titlefile.read_titles` takes it; a manifest's
-            own titles stay where it has none.
+        titles: a title file, as `crosspair.corpora.titlefile.read_titles` takes it, where a
+            ``path`` may be the end of a whole one; a manifest's own titles stay where it has none.
 
     Raises:
         ManifestError: a folder holds no video, or a manifest or the title file does not do.
@@ -39,9 +46,10 @@ def videos_of(named: Sequence[Named], titles: Path | None = None) -> Manifest:
                     f"({rows[row['pair_id']]['path']}); name them one after the other"
                 )
     if titles is not None:
-        by_id = titles_by_id(titles)
+        by_name = by_key((_title_key(row), row) for row in read_titles(titles))
         for row in rows.values():
-            title = by_id.get(plain_name(row["path"]))
+            found = (by_name[key] for key in _video_keys(row["path"]) if key in by_name)
+            title = next(found, None)
             row["title"] = title["title"] if title else row.get("title")
     return manifest_of(rows.values(), ".")
 
@@ -64,6 +72,27 @@ def probed(manifest: Manifest, *, shown: bool = True) -> Manifest:
     for (row, _), columns in zip(waiting, found, strict=True):
         row.update(columns)
     return manifest_of(rows, manifest.path)
+
+
+def _title_key(row: Row) -> str:
+    return plain_name(row["video_id"]) if row["video_id"] else _plain_path(row["path"])
+
+
+def _video_keys(path: str) -> Iterator[str]:
+    """What a title file may call a video: its path, the ends of that (``/a/b``, ``/b``), the
+    longest first, and its plain name."""
+    rest = _plain_path(path)
+    while rest:
+        yield rest
+        rest = rest[rest.find("/", 1) :] if "/" in rest[1:] else ""
+    yield plain_name(path)
+
+
+def _plain_path(path: str) -> str:
+    path = os.path.normpath(without_suffix(composed(path)))
+    while path.startswith("../"):
+        path = path.removeprefix("../")
+    return f"/{path.lstrip('/')}"
 
 
 def _rows(name: str) -> Iterator[dict[str, Any]]:
