@@ -61,6 +61,7 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
         ({"path": "uploads/loose.mp4"}, 400), ({"path": "uploads/a/link.mp4"}, 400),
         ({"path": "uploads/a/none.mp4"}, 400), ({"path": "uploads/a"}, 400),
         ({"path": "uploads/a/../../out.mp4"}, 400), ({"path": "http://a.org/b.mp4"}, 400),
+        ({"path": "http://a.org/../../uploads/a/in.mp4"}, 400),
         ({"path": "a\0b"}, 400), ({"path": "a" * 9999}, 400), ({"path": None}, 400), ({}, 400),
         (1, 400), ([{"path": "uploads/a/in.mp4"}], 400), ({"a": {"path": "out.mp4"}}, 400),
     ],
@@ -137,6 +138,21 @@ def test_lengths_and_places(guard: Guard, path: str, length: str, status: int) -
 def test_a_length_that_chunks_would_belie(guard: Guard, path: str) -> None:
     answer = asked(guard, path, b"x", **{"content-length": "1", "transfer-encoding": "chunked"})
     assert answer == (411, b"say how long it is")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200), ({"origin": "http://localhost:7860"}, 200), ({"origin": "null"}, 403),
+        ({"origin": "http://localhost:1"}, 403), ({"origin": "http://a.org"}, 403),
+        ({"origin": "http://a.org/localhost:7860"}, 403), ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:7860"}, 403),
+        ({"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}, 200),
+    ],
+)  # fmt: skip
+def test_pages_from_elsewhere_only_look(guard: Guard, headers: dict[str, str], status: int) -> None:
+    assert asked(guard, "/gradio_api/upload", b"x", **headers)[0] == status
+    assert asked(guard, "/", **headers)[0] == 200
 
 
 @pytest.mark.parametrize("query", [b"deep_link=a", b"a=b&deep%5flink=../a"])

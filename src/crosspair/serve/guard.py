@@ -79,6 +79,8 @@ class Guard:
         if b"deep_link" in unquote_to_bytes(scope.get("query_string", b"")):
             return 404, "nothing here"  # another way to files
         if scope["method"] not in ("GET", "HEAD"):
+            if _is_foreign(headers):
+                return 403, "only the page itself may ask"
             length = headers.get(b"content-length", "")
             # A body in chunks would be as long as it likes, whatever length is told beside it.
             if not length.isdecimal() or b"transfer-encoding" in headers:
@@ -129,7 +131,8 @@ class Guard:
     def _is_upload(self, path: str) -> bool:
         try:
             file = Path(path).resolve()
-            return file.parent.parent == self._uploads and file.is_file()
+            # Others than pathlib would take an address for one, wherever its dots lead.
+            return "://" not in path and file.parent.parent == self._uploads and file.is_file()
         except (OSError, ValueError):  # no name of any file
             return False
 
@@ -151,6 +154,14 @@ def _host(header: str) -> str | None:
         return urlsplit(f"//{header}").hostname
     except ValueError:
         return None
+
+
+def _is_foreign(headers: dict[bytes, str]) -> bool:
+    """Whether a browser says that another site's page asks. What is no browser says nothing."""
+    if site := headers.get(b"sec-fetch-site"):  # true behind a proxy that renames the host, too
+        return site not in ("same-origin", "none")
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition("://")[2] != headers.get(b"host")
 
 
 def _input(given: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
