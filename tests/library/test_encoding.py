@@ -143,6 +143,20 @@ def test_a_decoder_that_hangs_costs_its_video_alone(
     assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
 
 
+def test_each_video_of_a_batch_has_its_time(
+    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(clip, instants, shape):
+        time.sleep(1.5)
+        return read_frames(clip, instants, shape)
+
+    monkeypatch.setattr(passage_module, "read_frames", slow)
+    monkeypatch.setattr(passage_module, "STALLED", 4.0)
+    of = Engine(tiny.model, tiny.device, "fp32", batch_size=64, workers=1)
+    found = {each.row: each for each in encode_windows(of, probed(videos_of([folder])), WINDOWS)}
+    assert [len(found[row].spans) for row in range(5)] == [1, 1, 2, 3, 0]
+
+
 def test_decoding_that_ends_by_no_video_is_told(
     tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

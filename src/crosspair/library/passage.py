@@ -29,7 +29,7 @@ from crosspair.library.windows import Plan
 from crosspair.video import crops_along, read_frames
 
 PREFETCH = 2  # batches for each process
-STALLED = 120.0  # s for a batch: a decoder hangs
+STALLED = 120.0  # s for a passage: a decoder hangs
 THUMBNAIL = 160  # pixels of the longer side
 
 
@@ -103,7 +103,7 @@ def decode_passages(
         thumbnails: whether to make them.
 
     Raises:
-        DecodingEndedError: a process ended, or was at one batch for too long.
+        DecodingEndedError: a process ended, or was at one passage for too long.
     """
     if not workers:
         for batch in batches:
@@ -162,15 +162,17 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # The system ends a process that is at one batch for too long, however deep in the decoder.
+    # The system ends a process that is at one passage for too long, however deep in the decoder.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     # Not that of the program where a server forks its processes, which ends with it, too.
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _decode_here(batch: list[Passage], config: ClipConfig, thumbnails: bool) -> list[Decoded]:
-    signal.setitimer(signal.ITIMER_REAL, STALLED)
-    decoded = [_decoded(job, config, thumbnails) for job in batch]
+    decoded = []
+    for job in batch:
+        signal.setitimer(signal.ITIMER_REAL, STALLED)
+        decoded.append(_decoded(job, config, thumbnails))
     signal.setitimer(signal.ITIMER_REAL, 0)
     return decoded
 
