@@ -100,6 +100,24 @@ def test_classify_tells_a_timeline_of_long_videos(model, videos, capsys) -> None
     assert "0:00–" in shown
 
 
+def test_classify_keeps_what_can_be_read_where_all_long_videos_are_damaged(
+    model, videos, tmp_path, capsys
+) -> None:
+    content = (videos / "long.mp4").read_bytes()
+    start, end = content.index(b"mdat") + 4, content.rindex(b"moov") - 4
+    damaged = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    for path in damaged:
+        path.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    call = ("--model", model, "--classes", "dog, cat", "--json", *FAST)
+    run("classify", *damaged, videos / "short.mp4", *call)
+    told = {each["video"]: each for each in json.loads(capsys.readouterr().out)}
+    assert len(told[str(videos / "short.mp4")]["classes"]) == 2
+    for path in damaged:
+        assert told[str(path)]["error"].startswith(f"{path}: ")
+    line = refused(capsys, "classify", *damaged, *call)
+    assert line.startswith(f"none of the 2 videos can be read: {damaged[0]}: ")
+
+
 def test_classify_takes_files_of_classes_and_templates(model, videos, tmp_path, capsys) -> None:
     (tmp_path / "classes.txt").write_text("dog\n\ncat\ndog\n")
     (tmp_path / "templates.txt").write_text("a {}\n")
@@ -124,6 +142,13 @@ def test_classify_takes_files_of_classes_and_templates(model, videos, tmp_path, 
 def test_what_does_not_do(model, videos, capsys, more, message) -> None:
     line = refused(capsys, "classify", videos / "broken.mp4", "--model", model, *more)
     assert message in line
+
+
+def test_a_place_that_is_none(videos, tmp_path, capsys) -> None:
+    # Told before the model is looked at, which is none here.
+    line = refused(capsys, "embed", videos, "--model", tmp_path, "--out", tmp_path)
+    told = f"--out names a file of results, and {tmp_path} is a folder; try "
+    assert line == f"{told}{tmp_path / 'features.parquet'}"
 
 
 def test_a_model_that_is_none(videos, tmp_path, capsys) -> None:

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.verbs import Verbs, add_precision, whole_number
+from crosspair.cli.verbs import Verbs, add_precision, check_place, whole_number
 from crosspair.errors import CrosspairError, VideoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from crosspair.api import Model
     from crosspair.corpora import Manifest
     from crosspair.library.timeline import Stretch
     from crosspair.library.windows import Windows
@@ -113,6 +114,7 @@ def _embed(options: argparse.Namespace) -> None:
     from crosspair.api import load
     from crosspair.library.embeddings import write_embeddings
 
+    check_place(options.out, example="features.parquet")
     windows = windows_of(options)
     model = load(options.model, **engine_choices(options))
     about = {
@@ -143,9 +145,7 @@ def _classify(options: argparse.Namespace) -> None:
         if error
     ]
     for part, cut in _by_length(manifest, windows):
-        answer = model.classify(part, classes, templates=templates, windows=cut)
-        told += [{"video": name, "error": error} for name, error in answer.failures]
-        told += [_told(*each) for each in answer.videos()]
+        told += _classified(model, part, classes=classes, templates=templates, windows=cut)
     if all("classes" not in each for each in told):
         raise VideoError(f"none of the {len(manifest)} videos can be read: {told[0]['error']}")
     if options.json:
@@ -183,6 +183,21 @@ def _by_length(
         yield manifest.take(short), None
     if long:
         yield manifest.take(long), windows or Windows()
+
+
+def _classified(model: Model, manifest: Manifest, **choices: Any) -> list[dict[str, Any]]:
+    """What is told of each video; none needs to be readable."""
+    try:
+        answer = model.classify(manifest, **choices)
+    except VideoError as error:
+        if len(manifest) == 1:
+            reason = str(error).removeprefix("none of the 1 videos can be read: ")
+            return [{"video": manifest.column("pair_id")[0], "error": reason}]
+        # One by one, as each has its own reason, and what ended the decoding of all may be one.
+        alone = (manifest.take([row]) for row in range(len(manifest)))
+        return [told for each in alone for told in _classified(model, each, **choices)]
+    failures = [{"video": name, "error": error} for name, error in answer.failures]
+    return failures + [_told(*each) for each in answer.videos()]
 
 
 def _told(name: str, ranked: list[tuple[str, float]], stretches: list[Stretch]) -> dict[str, Any]:
