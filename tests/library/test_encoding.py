@@ -157,6 +157,22 @@ def test_each_video_of_a_batch_has_its_time(
     assert [len(found[row].spans) for row in range(5)] == [1, 1, 2, 3, 0]
 
 
+def test_a_whole_video_that_ends_its_process_is_named(
+    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(clip, instants, shape):
+        if clip.path.endswith("3.mp4"):
+            time.sleep(600)
+        return read_frames(clip, instants, shape)
+
+    monkeypatch.setattr(passage_module, "read_frames", slow)
+    monkeypatch.setattr(passage_module, "STALLED", 3.0)
+    of = Engine(tiny.model, tiny.device, "fp32", batch_size=64, workers=1)
+    found = {each.row: each for each in encode_windows(of, probed(videos_of([folder])), WINDOWS)}
+    assert "3.mp4: a process that decodes 3 clips of it ends: they take more" in found[2].failure
+    assert [len(found[row].spans) for row in range(5)] == [1, 1, 0, 3, 0]
+
+
 def test_decoding_that_ends_by_no_video_is_told(
     tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +181,7 @@ def test_decoding_that_ends_by_no_video_is_told(
     )
     of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
     with pytest.raises(VideoError, match=r"^decoding ended .* fewer workers or a smaller batch"):
-        list(encode_windows(of, probed(videos_of([folder / "4.mp4"])), WINDOWS))
+        list(encode_windows(of, probed(videos_of([folder / "3.mp4", folder / "4.mp4"])), WINDOWS))
 
 
 def test_no_decoder_outlives_who_was_killed() -> None:

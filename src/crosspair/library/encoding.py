@@ -19,6 +19,7 @@ from crosspair.evaluation.features import CLIPS, extract_features
 from crosspair.library.engines import Engine
 from crosspair.library.passage import (
     PREFETCH,
+    STALLED,
     Decoded,
     DecodingEndedError,
     Passage,
@@ -181,7 +182,7 @@ def _decoded(of: Engine, jobs: Sequence[Passage], thumbnails: bool) -> Iterator[
                 yield decoded
         except DecodingEndedError as error:
             in_flight = [job for batch in islice(left, PREFETCH * workers) for job in batch]
-            broken = _crashing(in_flight)
+            broken = _crashing(in_flight) or _ending_alone(of, in_flight, thumbnails)
             if not broken:
                 raise VideoError(
                     f"decoding ended ({error}): perhaps memory ran out; "
@@ -207,6 +208,32 @@ def _crashing(jobs: Sequence[Passage]) -> dict[int, str]:
         for row, columns in zip(paths, found, strict=True)
         if columns.get("error")
     }
+
+
+def _ending_alone(of: Engine, jobs: Sequence[Passage], thumbnails: bool) -> dict[int, str]:
+    """Those of some videos that end a process that has nothing else to decode, and how.
+
+    None where all of several do: it is hardly a video then.
+    """
+    found: dict[int, str] = {}
+    left = [(job, job.source.path) for job in jobs if isinstance(job.source, Clip)]
+    while left:
+        done = 0
+        alone = [[job] for job, _ in left]
+        try:
+            for _ in decode_passages(alone, of.model.clip, workers=1, thumbnails=thumbnails):
+                done += 1
+            break
+        except DecodingEndedError:
+            ended, path = left[done]
+            found[ended.row] = (
+                f"{path}: a process that decodes {len(ended.times)} clips of it ends: "
+                f"they take more than {STALLED:g} s or too much memory, or crash it; "
+                "write it anew with a key frame every second"
+            )
+            left = [each for each in left[done:] if each[0].row != ended.row]
+    rows = {job.row for job in jobs}
+    return found if len(found) < len(rows) or len(rows) == 1 else {}
 
 
 @torch.no_grad()
