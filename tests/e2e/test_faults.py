@@ -40,6 +40,8 @@ def test_missing_manifest(tmp_path) -> None:
         ("titles m --workers", 1),
         ("classify v --model m --classes a --batch-size", 1),
         ("embed v --model m --out o --workers", 0),
+        ("embed v --model m --out o --clips", 1),
+        ("classify v --model m --classes a --top", 1),
         ("search a --library l --limit", 1),
         ("serve --library l --max-upload", 1),
     ],

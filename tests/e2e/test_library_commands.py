@@ -87,6 +87,7 @@ def test_a_model_without_a_text_tower_compares_no_texts(made, tmp_path, capsys) 
         (("search", "a dog", "--library", "{}/videos"), "is no library; \"crosspair index VIDEOS"),
         (("search", "a dog", "--library", "{}/library", "--where", "x ="), "library"),
         (("search", "zzz", "--library", "{}/library"), "the model knows no word of 'zzz'"),
+        (("search", "--video", "", "--library", "{}/library"), "--video '' names no file"),
         (("index", "{}/videos", "--library", "{}/new"), "to make one, say with which model"),
     ],
 )  # fmt: skip

@@ -108,6 +108,8 @@ def _tell(library: Path, done: Indexed) -> None:
 def _search(options: argparse.Namespace) -> None:
     from crosspair.library import Library, Searcher, engine
 
+    if options.video == "":
+        raise CrosspairError("--video '' names no file; give the path of a video")
     library = Library(options.library)
     searcher = Searcher(library, engine(library.model_folder, **engine_choices(options)))
     choices: dict[str, Any] = {

@@ -33,8 +33,9 @@ def add_embed(verbs: Verbs) -> None:
     _add_videos(verb)
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     verb.add_argument(
-        "--clips", type=int, default=10, help="a video, where no window is given (default: 10)"
-    )
+        "--clips", type=whole_number(1), default=10,
+        help="a video, where no window is given (default: 10)",
+    )  # fmt: skip
     add_windows(verb, "a row for each so many seconds (default: one for the whole video)")
     add_engine(verb)
     verb.set_defaults(verb=_embed)
@@ -56,8 +57,9 @@ def add_classify(verbs: Verbs) -> None:
     )  # fmt: skip
     add_windows(verb, "a timeline of windows of so many seconds for every video")
     verb.add_argument(
-        "--top", type=int, default=TOP, metavar="N", help=f"classes to show (default: {TOP})"
-    )
+        "--top", type=whole_number(1), default=TOP, metavar="N",
+        help=f"classes to show (default: {TOP})",
+    )  # fmt: skip
     verb.add_argument("--json", action="store_true", help="all scores, for programs")
     add_engine(verb)
     verb.set_defaults(verb=_classify)
