@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from crosspair.alone import alone_in
 from crosspair.corpora import Manifest, manifest_of
 from crosspair.corpora.prepare import (
     Estimate,
@@ -26,6 +25,7 @@ from crosspair.corpora.prepare import (
     prepare_corpus,
 )
 from crosspair.corpora.prepare.attempt import attempt
+from crosspair.corpora.prepare.corpus import alone_in
 from crosspair.corpora.prepare.request import Outcome, Request
 from crosspair.errors import ManifestError, RunError
 from crosspair.journal import entries
@@ -313,10 +313,7 @@ def test_a_process_that_dies_costs_its_file(
 def test_one_run_at_a_time(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.mkdir()
-    with (
-        alone_in(corpus.out, "prepares"),
-        pytest.raises(RunError, match="another process prepares"),
-    ):
+    with alone_in(corpus.out), pytest.raises(RunError, match="another run prepares"):
         prepare_corpus(plan, Here())
     assert len(prepare_corpus(plan, Here())) == 2
 

@@ -59,14 +59,6 @@ def alone(path: Path) -> RunFolder:
     return RunFolder(path, RECIPE, "these", resume=True, world=World())
 
 
-def test_one_training_at_a_time_writes_to_a_run(tmp_path) -> None:
-    message = f"^another process trains in {tmp_path}; wait until it ends$"
-    with alone(tmp_path), pytest.raises(RunError, match=message), alone(tmp_path):
-        pass
-    with alone(tmp_path):
-        pass
-
-
 def test_a_full_disk_is_told_in_one_line(tmp_path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from crosspair.alone import alone_in
 from crosspair.atomic import write_atomically
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
@@ -38,7 +37,7 @@ class RunFolder:
 
     Raises:
         RunError: the folder holds a run and ``resume`` is not set, or a run of another recipe or
-            of other pairs, another process writes to it, or it cannot be written.
+            of other pairs, or it cannot be written.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class RunFolder:
         also: Mapping[str, str] | None = None,
     ) -> None:
         origin = {"manifest": manifest, **(also or {})}
-        self.path, self.world, self._alone = path, world, ExitStack()
+        self.path, self.world = path, world
         self.checkpoints, self.model = path / CHECKPOINTS, path / MODEL
         if (path / RECIPE).exists():
             if not resume:
@@ -80,7 +79,6 @@ class RunFolder:
         if self.world.is_main:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._alone.enter_context(alone_in(self.path, "trains"))
             self._forget_after(self.last_step or 0)
             self._lines = (self.path / METRICS).open("a", encoding="utf-8")
             self._events = SummaryWriter(
@@ -95,7 +93,6 @@ class RunFolder:
                 self._lines.close()
             with suppress(OSError):
                 self._events.close()
-            self._alone.close()
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``, and its numbers to TensorBoard."""

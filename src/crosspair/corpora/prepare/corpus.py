@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from crosspair.alone import alone_in
 from crosspair.corpora.manifest import Manifest, manifest_of
 from crosspair.corpora.prepare.engines import Engine
 from crosspair.corpora.prepare.plan import JOURNAL, MANIFEST, VIDEOS, Plan
@@ -44,7 +45,7 @@ def prepare_corpus(plan: Plan, engine: Engine, progress: Tell = lambda *_: None)
         videos.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{plan.out} cannot be written to: {error.strerror}") from error
-    with alone_in(plan.out, "prepares"):
+    with alone_in(plan.out):
         _clean(videos)
         try:
             probed = _probed(plan, engine, progress)
@@ -103,6 +104,26 @@ def estimate(
     scale = len(missing) / max(1, len(made))
     work, size = (scale * sum(of) for of in ([o.seconds for o in made], [o.size for o in made]))
     return Estimate(len(missing), len(made), sum(bool(o.error) for o in made), work, size)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of it however the process ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another run prepares into {folder}; wait until it ends") from error
+        except OSError:
+            pass  # file systems without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _probed(plan: Plan, engine: Engine, progress: Tell) -> dict[int, dict[str, Any]]:
