@@ -35,7 +35,7 @@ def written(path: Path, fault: type[CrosspairError] = RunError) -> Iterator[Path
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():  # a device would become a file
+        if path.exists() and not path.is_file() and not path.is_dir():  # a device
             raise fault(f"{path} cannot be written: it is no regular file")
         yield partial
         with partial.open("r+b") as file:

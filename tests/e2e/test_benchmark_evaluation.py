@@ -24,7 +24,7 @@ def test_it_runs_and_agrees_with_the_common_ways(
     knn, linear = content["results"]["kNN"], content["results"]["linear"]
     retrieval = content["results"]["retrieval"]
     assert retrieval["sorting"]["agreement"] >= 0.99
-    assert 0.2 < retrieval["crosspair"]["recall@1"] < 1
+    assert retrieval["crosspair"]["recall@1"] > 0.9  # among so few
     assert knn["scikit-learn"]["agreement"] >= 0.9
     assert knn["scikit-learn"]["extrapolated_from"] == "50 and 100 of 100 queries"
     assert linear["crosspair"]["epochs"] == 30
