@@ -196,9 +196,9 @@ def _by_workers(clips: list[Clip]) -> dict[int, float]:
     found = {}
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores
     for workers in WORKERS:
-        batch = min(BATCH, len(clips))
-        epochs = (WARM_UP + BATCHES) // (len(clips) // batch) + 2  # never ends while it is timed
-        order = TrainingOrder(len(clips), batch, epochs, seed=0)
+        size = min(BATCH, len(clips))
+        epochs = (WARM_UP + BATCHES) // (len(clips) // size) + 2  # never ends while it is timed
+        order = TrainingOrder(len(clips), size, epochs, seed=0)
         batches = iter(training_loader(clips, order, config, seed=0, workers=workers))
         for batch in itertools.islice(batches, WARM_UP):
             assert not batch.failures

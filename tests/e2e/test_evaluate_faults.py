@@ -203,8 +203,7 @@ def test_results_that_cannot_be_written(
     line = refused(*given, f"--out={file / 'deep' / 'results.json'}")
     assert line == f"--out {file}/deep/results.json: {file} is a file, not a folder"
     if Path("/proc").is_dir():  # where nobody may make a file
-        line = refused(*given, "--out=/proc/results.json")
-        assert line.startswith("--out /proc/results.json: /proc cannot be written to: ")
+        assert ": /proc cannot be written to: " in refused(*given, "--out=/proc/results.json")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -256,12 +255,11 @@ def test_videos_that_are_all_broken(
 def test_features_that_are_no_numbers(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    out = tmp_path / "results.json"
-    given = (*inputs(folder / "diverged", corpus), *SMALL, "--k=3", f"--out={out}")
+    given = (*inputs(folder / "diverged", corpus), *SMALL, "--k=3", f"--out={tmp_path / 'r.json'}")
     assert refused("evaluate", "knn", *given).startswith(
         "12 of 12 videos have features that are no finite numbers, as '00000'; the model's training"
     )
-    assert not out.exists()
+    assert not (tmp_path / "r.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -289,21 +287,14 @@ def test_a_folder_of_features_that_does_not_do(
     assert not (tmp_path / "results.json").exists()
 
 
-def test_results_go_into_a_folder_that_is_not_there_yet(
-    corpus: Path, folder: Path, features: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "not" / "yet" / "results.json"
-    given = (*inputs(folder / "cpd10", corpus), *SMALL, f"--features={features}", "--k=3")
-    main(["-q", "evaluate", "knn", *given, f"--out={out}"])
-    assert json.loads(out.read_text())["results"]
-
-
-def test_features_of_the_folder_that_one_stands_in(
+def test_results_go_to_a_new_folder_and_features_come_from_where_one_stands(
     corpus: Path, folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = tmp_path / "not" / "yet" / "results.json"
     monkeypatch.chdir(shutil.copytree(features, tmp_path / "features"))
     given = (*inputs(folder / "cpd10", corpus), *SMALL, "--features=.", "--k=3", "--beside-random")
-    main(["-q", "evaluate", "knn", *given, f"--out={tmp_path / 'results.json'}"])
+    main(["-q", "evaluate", "knn", *given, f"--out={out}"])
+    assert json.loads(out.read_text())["results"]
     assert (tmp_path / "features-random" / "index.parquet").is_file()
 
 
@@ -336,8 +327,8 @@ def test_protocols_with_text_refuse_a_network_of_frames(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
 ) -> None:
     given = inputs(f"imagenet:{folder / 'resnet18.pth'}", corpus)
-    line = refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}")
-    assert line == "this model has no text tower; it can be tested by knn, linear and lowshot"
+    told = "this model has no text tower; it can be tested by knn, linear and lowshot"
+    assert refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}") == told
     assert not any(tmp_path.iterdir())
 
 
@@ -349,8 +340,7 @@ def test_a_file_with_code_is_refused(
     given = ["evaluate", "knn", *inputs(source, corpus), f"--out={tmp_path / 'results.json'}"]
     if call == "finetune":
         given = finetuning(corpus, tmp_path / "run", source)
-    line = refused(*given)
-    assert "code.pth holds more than tensors (posix.system), which may run code when it is " in line
+    assert "code.pth holds more than tensors (posix.system), which may run c" in refused(*given)
     assert not any(tmp_path.iterdir())
 
 
@@ -405,6 +395,6 @@ def test_a_manifest_that_cannot_be_learnt_from(
 
 def test_a_run_in_the_place_of_a_file(corpus: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "run").write_text("mine")
-    line = refused(*finetuning(corpus, tmp_path / "run", "random"))
-    assert line == f"{tmp_path / 'run'} is a file; a run needs a folder"
+    told = f"{tmp_path / 'run'} is a file; a run needs a folder"
+    assert refused(*finetuning(corpus, tmp_path / "run", "random")) == told
     assert (tmp_path / "run").read_text() == "mine"

@@ -55,7 +55,7 @@ class FinetuningPlan:
     """Videos with labels; empty: those of the corpus."""
     clips: int = 10
     """A tested video; 10 in the paper."""
-    crops: int = 3
+    crops: Literal[1, 3] = 3
     """Of each clip: 3 in the paper, or the centre."""
 
 

@@ -17,7 +17,6 @@ from crosspair.ablation.plan import CorpusPlan, EvaluationPlan, FinetuningPlan, 
 from crosspair.errors import RecipeError
 
 SECTIONS = {"corpus": CorpusPlan, "evaluation": EvaluationPlan, "finetuning": FinetuningPlan}
-CROPS = (1, 3)  # of each clip that a fine-tuned model is tested on
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -201,10 +200,6 @@ def _checked(plan: Plan, where: str) -> Plan:
     counts = {"evaluation.clips": plan.evaluation.clips, "minutes": plan.minutes}
     if plan.finetuning:
         counts["finetuning.clips"] = plan.finetuning.clips
-        if plan.finetuning.crops not in CROPS:
-            raise RecipeError(
-                f"{where}: finetuning.crops is {plan.finetuning.crops}; 1 or 3 can be"
-            )
     for name, count in counts.items():
         if count <= 0:
             raise RecipeError(f"{where}: {name} is {count}; it must be above 0")
