@@ -6,10 +6,10 @@ OUT ?= quickstart
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test lint docs bench benchall format clean
 
-help: ## List the verbs
+help: ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# What the package needs to run, and what its developers need besides: made anew when it changes.
+# Runtime and development dependencies; reinstalled when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[text]"
@@ -19,9 +19,9 @@ $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-install: $(VENV)/.installed ## Make .venv and install the package with its text encoders
+install: $(VENV)/.installed ## Create .venv and install the package with its text encoders
 
-quickstart: $(VENV)/.installed ## Render, pre-train, evaluate, report: minutes on two cores
+quickstart: $(VENV)/.installed ## Render, pre-train, evaluate and report; minutes on two cores
 	$(BIN)/crosspair quickstart --out $(OUT)
 
 test: $(VENV)/.developing ## Run the tests
@@ -32,10 +32,10 @@ lint: $(VENV)/.developing ## Check style and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
-docs: $(VENV)/.developing ## Build the pages into build/site; warnings are errors
+docs: $(VENV)/.developing ## Build the documentation into build/site; warnings are errors
 	$(BIN)/mkdocs build --quiet --strict
 
-bench: $(VENV)/.developing ## Measure, beside named alternatives
+bench: $(VENV)/.developing ## Run the benchmarks
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.network
 	$(BIN)/python -m benchmarks.objectives
@@ -45,10 +45,10 @@ bench: $(VENV)/.developing ## Measure, beside named alternatives
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.gradient_figures
 
-benchall: bench ## Measure evaluation at full size, too
+benchall: bench ## Run the benchmarks, including full-size evaluation
 	$(BIN)/python -m benchmarks.evaluation
 
-format: $(VENV)/.developing ## Mend what style can be mended by itself
+format: $(VENV)/.developing ## Format the code and apply automatic fixes
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 

@@ -1,1 +1,1 @@
-"""Measurements against a named alternative, in one run; results are JSON beside their machine."""
+"""Benchmarks against a named alternative in the same run. Results are JSON with the machine."""

@@ -1,7 +1,7 @@
-"""Import crosspair where only PyTorch and NumPy are: on a GPU machine that nothing is installed on.
+"""Import crosspair on a machine that has only PyTorch and NumPy.
 
-What measures networks and objectives decodes no video and reads no table, but its modules import
-what does.
+The benchmarks of networks and objectives decode no video and read no table, but import modules that
+do. Missing packages are replaced by stubs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ UNUSED = ("av", "pyarrow", "jsonargparse", "yaml", "safetensors", "rich", "fsspe
 
 
 def allow_absent_packages() -> list[str]:
-    """Let what is missing of `UNUSED` be imported, as modules of nothing; name it."""
+    """Replace the missing packages of `UNUSED` by stub modules, and return their names."""
     absent = [name for name in UNUSED if find_spec(name) is None]
     if absent:
-        sys.meta_path.append(_Absent(absent))
+        sys.meta_path.append(_StubFinder(absent))
     return absent
 
 
-class _Absent(MetaPathFinder, Loader):
+class _StubFinder(MetaPathFinder, Loader):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
@@ -35,14 +35,14 @@ class _Absent(MetaPathFinder, Loader):
         return ModuleSpec(name, self, is_package=True) if absent else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Nothing(spec.name)
+        return _StubModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         pass
 
 
-class _Nothing(ModuleType):
-    """Has whatever is asked of it: a class that others can inherit from, raise, or call."""
+class _StubModule(ModuleType):
+    """Has any attribute: a class that can be inherited from, raised, or called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

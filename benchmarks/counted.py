@@ -1,9 +1,9 @@
-"""Steps of NCE whose collectives are weighed: run by benchmarks.traffic, and by a test.
+"""Count the bytes that NCE steps pass to collectives; run by benchmarks.traffic and by a test.
 
     torchrun --nproc-per-node 2 -m benchmarks.counted OUT.json SETTINGS BATCH DIMENSIONS SAMPLES
 
-SETTINGS is a JSON list of objects, as ``[{}, {"noise": "pair"}]``, keys of `ObjectiveConfig`; OUT
-is a list of [settings, N, bytes by part of the step and by collective] of the first process.
+SETTINGS is a JSON list of objects with keys of `ObjectiveConfig`, such as ``[{}, {"noise":
+"pair"}]``. OUT is a list of [settings, N, bytes by part of the step and by collective] of rank 0.
 """
 
 from __future__ import annotations
@@ -33,58 +33,60 @@ COLLECTIVES = [
     if type(each) is FunctionType
     and name.startswith(("all_", "broadcast", "reduce", "gather", "scatter", "send", "isend"))
 ]
-GIVEN = {"all_reduce": 0, "all_gather": 1}  # which argument a process hands over
+INPUT_ARGUMENT = {"all_reduce": 0, "all_gather": 1}  # position of the input tensor
 
 
-def main(out: Path, every: str, batch: int, dimensions: int, samples: int) -> None:
-    """Weigh a step of each of the settings, with few pairs and with many."""
+def main(out: Path, all_settings: str, batch: int, dimensions: int, samples: int) -> None:
+    """Count the bytes of a step for each of the settings, with few and with many pairs."""
     torch.set_num_threads(1)
     with joined() as world:
-        found = []
-        for settings in json.loads(every):
+        rows = []
+        for settings in json.loads(all_settings):
             config = ObjectiveConfig(noise_samples=samples, **settings)
             for pairs in PAIRS:
-                found.append([settings, pairs, weighed(config, pairs, batch, dimensions, world)])
+                rows.append(
+                    [settings, pairs, measure_step(config, pairs, batch, dimensions, world)]
+                )
         if world.is_main:
-            out.write_text(json.dumps(found))
+            out.write_text(json.dumps(rows))
 
 
-def weighed(
+def measure_step(
     config: ObjectiveConfig, pairs: int, batch: int, dimensions: int, world: World
 ) -> dict[str, dict[str, int]]:
-    """Bytes that this process hands over in a step, in the loss and in the bank's update."""
+    """Count the bytes that this process passes to collectives in the loss and the bank update."""
     dtype = dtype_for(world.device, config.bank_precision)
     bank = MemoryBank(pairs, dimensions, 0.5, 0, world, dtype)
     objective = build(config, pairs, dimensions, 1, world)
-    own = batch // world.size
-    index = torch.arange(own) + own * world.rank
-    video, text = F.normalize(torch.randn(2, own, dimensions), dim=2).requires_grad_()
-    with weighing() as of_loss:
+    local = batch // world.size
+    index = torch.arange(local) + local * world.rank
+    video, text = F.normalize(torch.randn(2, local, dimensions), dim=2).requires_grad_()
+    with count_bytes() as loss_bytes:
         loss, _ = objective(video, text, index, bank)
         loss.backward()
-    with weighing() as of_update:
+    with count_bytes() as update_bytes:
         bank.update(index, video.detach(), text.detach())
-    return {"loss": of_loss, "update": of_update}
+    return {"loss": loss_bytes, "update": update_bytes}
 
 
 @contextmanager
-def weighing() -> Iterator[dict[str, int]]:
-    """Bytes by collective, of what it is given; what is there to be filled does not count."""
-    found = dict.fromkeys(GIVEN, 0)
+def count_bytes() -> Iterator[dict[str, int]]:
+    """Count input bytes by collective. Output buffers are not counted."""
+    counts = dict.fromkeys(INPUT_ARGUMENT, 0)
 
-    def watched(name: str) -> Callable[..., Any]:
+    def counting(name: str) -> Callable[..., Any]:
         collective = getattr(dist, name)
 
         def call(*arguments: Any) -> Any:
-            found[name] += arguments[GIVEN[name]].nbytes  # another one has no formula: KeyError
+            counts[name] += arguments[INPUT_ARGUMENT[name]].nbytes  # KeyError for other collectives
             return collective(*arguments)
 
         return call
 
     with ExitStack() as patches:
         for name in COLLECTIVES:
-            patches.enter_context(mock.patch.object(dist, name, watched(name)))
-        yield found
+            patches.enter_context(mock.patch.object(dist, name, counting(name)))
+        yield counts
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a GPU does: networks, objectives and whole training steps, beside what it can do at most.
+"""Measure networks, objectives and whole training steps on a GPU, and the limits of the GPU.
 
     PYTHONPATH=src python -m benchmarks.cuda
 
-Needs PyTorch (2.11 or later) and NumPy, nothing else; under 8 minutes. Prints tables, and writes
-all repeats as JSON to $OUT/cuda.json, or to benchmarks/results/cuda.json where that is not set.
-What fails is told in its row, and the rest goes on. `--device cpu --tiny` runs every line without
-a GPU; its figures mean nothing.
+Needs only PyTorch (2.11 or later) and NumPy, and takes less than 8 minutes. Prints tables and
+writes all repeats as JSON to $OUT/cuda.json, or to benchmarks/results/cuda.json if OUT is not set.
+A failed measurement is reported in its row, and the others still run. `--device cpu --tiny` runs
+every line without a GPU; its figures are meaningless.
 """
 
 from __future__ import annotations
@@ -44,54 +44,66 @@ MODES: dict[str, Values] = {
 
 
 def main() -> None:
-    """Measure, write, print."""
+    """Run all measurements, write the JSON file and print tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--minutes", type=float, default=7.0, help="no part begins after them")
-    parser.add_argument("--tiny", action="store_true", help="sizes that mean nothing")
-    parser.add_argument("--only", default="", metavar="TEXT", help="parts with this in their name")
+    parser.add_argument("--minutes", type=float, default=7.0, help="start no part later than this")
+    parser.add_argument(
+        "--tiny", action="store_true", help="tiny sizes; the figures are meaningless"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only parts whose name contains this"
+    )
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch sees no GPU here; --device cpu --tiny shows that the rest works")
+        parser.error("PyTorch finds no GPU; use --device cpu --tiny to test the benchmark")
     scale = Scale(4, 64, 2, 16) if options.tiny else Scale()
-    begun = time.monotonic()
+    start = time.monotonic()
     rows: list[dict[str, Any]] = []
-    facts = cuda_device.facts(device)
+    facts = cuda_device.device_info(device)
     print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     for part, way, job in jobs(device, scale):
         if options.only not in part:
             continue
-        late = time.monotonic() - begun > 60 * options.minutes
-        row = {"part": part, "way": way, **({"left out": "no time left"} if late else done(job))}
+        out_of_time = time.monotonic() - start > 60 * options.minutes
+        row = {
+            "part": part,
+            "way": way,
+            **({"skipped": "no time left"} if out_of_time else run_job(job)),
+        }
         rows.append(row)
-        print(f"{time.monotonic() - begun:6.1f} s  {part} | {way} | {told(row)}", flush=True)
+        print(f"{time.monotonic() - start:6.1f} s  {part} | {way} | {format_row(row)}", flush=True)
         write(facts, rows, options.tiny)
     print_tables(rows)
 
 
 def jobs(device: torch.device, scale: Scale) -> Iterator[Job]:
-    """What is measured, the most wanted first."""
+    """Yield the measurements, most important first."""
     for dtype in ("bf16", "tf32", "fp32"):
         yield "matrix product", dtype, lambda d=dtype: cuda_device.matrix_rate(d, device, scale)
     for kind in ("within", "pinned", "not pinned"):
         yield "copy", kind, lambda k=kind: cuda_device.copy_rate(k, device, scale)
     for dtype in ("fp32", "bf16"):
         name = f"bank in {dtype}"
-        yield "kernel and twin", name, lambda d=dtype: cuda_objectives.kernel_equality(d, device)
+        yield (
+            "kernel and reference",
+            name,
+            lambda d=dtype: cuda_objectives.compare_kernel(d, device),
+        )
     for mode, settings in MODES.items():
         yield (
-            "waits of a step",
+            "synchronisations in a step",
             mode,
-            lambda s=settings: cuda_objectives.waits_of_a_step(s, device, scale),
+            lambda s=settings: cuda_objectives.check_synchronisation(s, device, scale),
         )
-    yield from _of_networks(50, device, scale)
+    yield from _network_jobs(50, device, scale)
     for copies in ("pinned", "not pinned", "on the device"):
         for depth in (50, 34):
             yield (
                 f"whole step, ResNet-{depth}",
                 f"clips {copies}",
-                lambda d=depth, c=copies: cuda_objectives.whole_step(d, c, device, scale),
+                lambda d=depth, c=copies: cuda_objectives.training_step_rate(d, c, device, scale),
             )
     for pairs in (10**4, 10**5, 10**6, 10**7):
         for mode, settings in MODES.items():
@@ -104,11 +116,11 @@ def jobs(device: torch.device, scale: Scale) -> Iterator[Job]:
                         cuda_objectives.objective_step(s, n, k, device, scale)
                     ),
                 )
-    yield from _of_networks(34, device, scale, eager=True)
-    yield from _of_networks(18, device, scale, eager=True)
+    yield from _network_jobs(34, device, scale, eager=True)
+    yield from _network_jobs(18, device, scale, eager=True)
 
 
-def _of_networks(
+def _network_jobs(
     depth: Any, device: torch.device, scale: Scale, *, eager: bool = False
 ) -> Iterator[Job]:
     for name, ways, rate in (
@@ -116,7 +128,7 @@ def _of_networks(
         ("inference", cuda_networks.INFERENCE, cuda_networks.inference_rate),
     ):
         for way in ways:
-            if way.by == "eager" or not eager:  # compiling takes a minute each time
+            if way.mode == "eager" or not eager:  # each compilation takes a minute
                 yield (
                     f"{name}, ResNet-{depth}",
                     way.name,
@@ -124,11 +136,11 @@ def _of_networks(
                 )
 
 
-def done(job: Callable[[], Values]) -> Values:
-    """What a job found, or the first line of why it failed."""
+def run_job(job: Callable[[], Values]) -> Values:
+    """Run a job; return its values, or the error message if it fails."""
     try:
         return job()
-    except Exception as error:  # whatever it is: the rest is to be measured
+    except Exception as error:  # the other jobs still run
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     finally:
         torch._dynamo.reset()
@@ -137,21 +149,21 @@ def done(job: Callable[[], Values]) -> Values:
             torch.cuda.empty_cache()
 
 
-def told(row: dict[str, Any]) -> str:
-    """A row's values in a few words: medians, with quartiles."""
-    words = []
+def format_row(row: dict[str, Any]) -> str:
+    """Format a row's values: medians with quartiles."""
+    parts = []
     for name, value in row.items():
         if name in UNITS:
             low, middle, high = statistics.quantiles(value, n=4, method="inclusive")
-            words.append(f"{middle:.4g} {UNITS[name]} ({low:.4g} to {high:.4g})")
+            parts.append(f"{middle:.4g} {UNITS[name]} ({low:.4g} to {high:.4g})")
         elif name not in {"part", "way"}:
             shown = f"{value:.4g}" if isinstance(value, float) else value
-            words.append(f"{name.replace('_', ' ')}: {shown}")
-    return ", ".join(words)
+            parts.append(f"{name.replace('_', ' ')}: {shown}")
+    return ", ".join(parts)
 
 
 def write(facts: Values, rows: list[dict[str, Any]], tiny: bool) -> None:
-    """All that was measured so far, with what it hangs on."""
+    """Write all measurements so far, with machine and versions."""
     folder = Path(os.environ.get("OUT", HERE / "results"))
     folder.mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(
@@ -170,22 +182,22 @@ def write(facts: Values, rows: list[dict[str, Any]], tiny: bool) -> None:
 
 
 def print_tables(rows: list[dict[str, Any]]) -> None:
-    """The parts as Markdown, with ratios: to the first way, and to the device's matrix rate."""
+    """Print the parts as Markdown, with ratios to the first way and to the device's matrix rate."""
     peak = next((_median(row) for row in rows if row["way"] == "bf16" and "tflops" in row), None)
     for part in dict.fromkeys(row["part"] for row in rows):
-        of_part = [row for row in rows if row["part"] == part]
-        first = _median(of_part[0])
+        part_rows = [row for row in rows if row["part"] == part]
+        first = _median(part_rows[0])
         print(f"\n### {part}\n\n| way | measured | × the first | of the bf16 matrix rate |")
         print("|---|---|---:|---:|")
-        for row in of_part:
-            now = _median(row)
-            ratio = now / first if now and first else None
+        for row in part_rows:
+            value = _median(row)
+            ratio = value / first if value and first else None
             if ratio and "ms" in row:
                 ratio = 1 / ratio
-            share = row["network_tflops"] / peak if peak and "network_tflops" in row else None
+            fraction = row["network_tflops"] / peak if peak and "network_tflops" in row else None
             print(
-                f"| {row['way']} | {told(row)} | {f'{ratio:.2f}' if ratio else ''} | "
-                f"{f'{share:.1%}' if share else ''} |"
+                f"| {row['way']} | {format_row(row)} | {f'{ratio:.2f}' if ratio else ''} | "
+                f"{f'{fraction:.1%}' if fraction else ''} |"
             )
 
 

@@ -1,4 +1,4 @@
-"""The device that `benchmarks.cuda` measures: its rates, its memory, how time is taken on it."""
+"""Device information, peak rates, memory and timing for `benchmarks.cuda`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """How large all is: as in the paper, or tiny, to see that every line runs."""
+    """Sizes of the measurements: as in the paper, or tiny to test the benchmark."""
 
     width: int = 64  # of the networks
     matrix: int = 8192
@@ -25,12 +25,12 @@ class Scale:
     shrink: int = 1  # of sides, batches and banks
 
 
-def facts(device: torch.device) -> Values:
-    """The device, and the versions that its speed hangs on."""
-    found: Values = {"torch": torch.__version__, "device": str(device)}
+def device_info(device: torch.device) -> Values:
+    """Return the device and the versions that affect its speed."""
+    info: Values = {"torch": torch.__version__, "device": str(device)}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found |= {
+        info |= {
             "device": properties.name,
             "memory_gib": round(properties.total_memory / 2**30, 1),
             "processors": properties.multi_processor_count,
@@ -42,55 +42,55 @@ def facts(device: torch.device) -> Values:
     try:
         import triton
 
-        found["triton"] = triton.__version__
+        info["triton"] = triton.__version__
     except ImportError:
-        found["triton"] = None
-    return found
+        info["triton"] = None
+    return info
 
 
 def matrix_rate(dtype: str, device: torch.device, scale: Scale) -> Values:
-    """TFLOP/s of one large matrix product of random values."""
-    with arithmetic(dtype):
+    """Measure the TFLOP/s of one large matrix product of random values."""
+    with matmul_precision(dtype):
         kind = torch.bfloat16 if dtype == "bf16" else torch.float32
         a, b = torch.randn(2, scale.matrix, scale.matrix, device=device, dtype=kind)
-        seconds = timed(lambda: a @ b, device, scale)
-    return rates(2 * scale.matrix**3 / 1e12, seconds, "tflops")
+        seconds = time_step(lambda: a @ b, device, scale)
+    return to_rates(2 * scale.matrix**3 / 1e12, seconds, "tflops")
 
 
 def copy_rate(kind: str, device: torch.device, scale: Scale) -> Values:
-    """GB/s within the device (bytes read and written), and from pinned and from other memory."""
+    """Measure GB/s of copies within the device, or from pinned or pageable host memory."""
     size = 2**30 // scale.shrink**2
-    there = torch.empty(size, dtype=torch.uint8, device=device)
-    source = torch.ones_like(there) if kind == "within" else torch.ones(size, dtype=torch.uint8)
+    target = torch.empty(size, dtype=torch.uint8, device=device)
+    source = torch.ones_like(target) if kind == "within" else torch.ones(size, dtype=torch.uint8)
     if kind == "pinned" and device.type == "cuda":
         source = source.pin_memory()
-    seconds = timed(lambda: there.copy_(source, non_blocking=True), device, scale)
-    return rates((2 if kind == "within" else 1) * size / 1e9, seconds, "gb_per_s")
+    seconds = time_step(lambda: target.copy_(source, non_blocking=True), device, scale)
+    return to_rates((2 if kind == "within" else 1) * size / 1e9, seconds, "gb_per_s")
 
 
-def timed(
+def time_step(
     step: Callable[[], object], device: torch.device, scale: Scale, together: int = 2
 ) -> list[float]:
-    """Seconds of a step, several times, each the mean of ``together`` in a row."""
+    """Time a step repeatedly. Each value is the mean of ``together`` consecutive steps, in s."""
     for _ in range(2):
         step()
-    found = []
+    seconds = []
     for _ in range(scale.repeats):
-        finish(device)
-        begun = time.perf_counter()
+        synchronize(device)
+        start = time.perf_counter()
         for _ in range(together):
             step()
-        finish(device)
-        found.append((time.perf_counter() - begun) / together)
-    return found
+        synchronize(device)
+        seconds.append((time.perf_counter() - start) / together)
+    return seconds
 
 
-def rates(amount: float, seconds: list[float], unit: str) -> Values:
+def to_rates(amount: float, seconds: list[float], unit: str) -> Values:
     return {unit: [amount / each for each in seconds]}
 
 
 @contextmanager
-def arithmetic(dtype: str) -> Iterator[None]:
+def matmul_precision(dtype: str) -> Iterator[None]:
     allowed = dtype == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -99,12 +99,12 @@ def arithmetic(dtype: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
 
 
-def finish(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def memory(device: torch.device, *, reset: bool) -> int:
+def allocated_memory(device: torch.device, *, reset: bool) -> int:
     if device.type != "cuda":
         return 0
     if reset:
@@ -113,7 +113,7 @@ def memory(device: torch.device, *, reset: bool) -> int:
     return torch.cuda.memory_allocated(device)
 
 
-def peak(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 

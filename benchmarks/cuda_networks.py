@@ -1,4 +1,4 @@
-"""What `benchmarks.cuda` measures of networks: training and inference, in several ways."""
+"""Training and inference rates of networks for `benchmarks.cuda`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cuda_device import Scale, Values, arithmetic, memory, peak, rates, timed
+from benchmarks.cuda_device import (
+    Scale,
+    Values,
+    allocated_memory,
+    matmul_precision,
+    peak_memory,
+    time_step,
+    to_rates,
+)
 from crosspair.config import Depth
 from crosspair.distributed import World
 from crosspair.models import ResNet3d
@@ -21,32 +29,32 @@ from crosspair.training.parallel import placed
 
 @dataclass(frozen=True)
 class Way:
-    """A way to compute the same network."""
+    """One of several implementations of the same network."""
 
     name: str
     dtype: str = "bf16"  # or fp32, tf32
-    last: bool = True  # channels_last_3d
-    images: bool = False  # convolutions without an extent in time as 2D ones, over B·T images
+    channels_last: bool = True  # memory format channels_last_3d
+    images: bool = False  # compute 1×k×k convolutions as 2D convolutions over B·T images
     fused: bool = True
-    by: str = "eager"  # or compile, graph
+    mode: str = "eager"  # or compile, graph
 
 
 TRAINING = (
-    Way("fp32", "fp32", last=False, fused=False),
-    Way("TF32", "tf32", last=False, fused=False),
-    Way("bf16", last=False, fused=False),
+    Way("fp32", "fp32", channels_last=False, fused=False),
+    Way("TF32", "tf32", channels_last=False, fused=False),
+    Way("bf16", channels_last=False, fused=False),
     Way("bf16, channels_last_3d", fused=False),
     Way("bf16, channels_last_3d, fused SGD"),
-    Way("… and 2D where there is no time", images=True),
-    Way("… and torch.compile", by="compile"),
-    Way("… and a CUDA graph", by="graph"),
+    Way("… and 2D convolutions for 1×k×k kernels", images=True),
+    Way("… and torch.compile", mode="compile"),
+    Way("… and a CUDA graph", mode="graph"),
 )
 INFERENCE = (*TRAINING[:4], *TRAINING[5:])
 SIZES: dict[Depth, tuple[int, int]] = {18: (112, 128), 34: (112, 128), 50: (224, 32)}
 
 
 def training_rate(depth: Depth, way: Way, device: torch.device, scale: Scale) -> Values:
-    """Clips/s of forward, backward and SGD."""
+    """Measure clips/s of forward pass, backward pass and SGD."""
     encoder, clips = _network(depth, way, device, scale)
     encoder.train()
     optimizer = torch.optim.SGD(
@@ -60,11 +68,11 @@ def training_rate(depth: Depth, way: Way, device: torch.device, scale: Scale) ->
         optimizer.step()
         optimizer.zero_grad()
 
-    return _clips_a_second(step, depth, way, len(clips), device, scale, passes=3)
+    return _clips_per_second(step, depth, way, len(clips), device, scale, passes=3)
 
 
 def inference_rate(depth: Depth, way: Way, device: torch.device, scale: Scale) -> Values:
-    """Clips/s of a forward pass in eval mode."""
+    """Measure clips/s of a forward pass in eval mode."""
     encoder, clips = _network(depth, way, device, scale)
     encoder.eval()
 
@@ -73,42 +81,42 @@ def inference_rate(depth: Depth, way: Way, device: torch.device, scale: Scale) -
         with _autocast(way, device):
             encoder(clips)
 
-    return _clips_a_second(step, depth, way, len(clips), device, scale, passes=1)
+    return _clips_per_second(step, depth, way, len(clips), device, scale, passes=1)
 
 
 def sizes(depth: Depth, scale: Scale) -> tuple[int, int]:
-    """Side of the clips in pixels, and how many a batch has."""
+    """Return the side of the clips in pixels and the batch size."""
     size, batch = SIZES[depth]
     return (size, batch) if scale.shrink == 1 else (32, 4)
 
 
-def _clips_a_second(
+def _clips_per_second(
     step: Callable[[], None], depth: Depth, way: Way, clips: int,
     device: torch.device, scale: Scale, passes: int,
 ) -> Values:  # fmt: skip
-    with arithmetic(way.dtype):
-        if way.by == "graph" and device.type == "cuda":
-            step = _graphed(step, device)
-        memory(device, reset=True)
-        seconds = timed(step, device, scale)
-    found = rates(clips, seconds, "clips_per_second")
-    tflops = passes * _flops(depth, scale) / 1e12 * statistics.median(found["clips_per_second"])
-    return {**found, "network_tflops": tflops, "peak_gib": peak(device) / 2**30}
+    with matmul_precision(way.dtype):
+        if way.mode == "graph" and device.type == "cuda":
+            step = _capture_graph(step, device)
+        allocated_memory(device, reset=True)
+        seconds = time_step(step, device, scale)
+    result = to_rates(clips, seconds, "clips_per_second")
+    tflops = passes * _flops(depth, scale) / 1e12 * statistics.median(result["clips_per_second"])
+    return {**result, "network_tflops": tflops, "peak_gib": peak_memory(device) / 2**30}
 
 
 def _network(
     depth: Depth, way: Way, device: torch.device, scale: Scale
 ) -> tuple[nn.Module, torch.Tensor]:
     size, batch = sizes(depth, scale)
-    layout = torch.channels_last_3d if way.last else torch.contiguous_format
+    layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
     torch.manual_seed(0)
     encoder = placed(ResNet3d(depth, scale.width), World(device=device))
-    if not way.last:
+    if not way.channels_last:
         for parameter in encoder.parameters():
             parameter.data = parameter.contiguous()
     if way.images:
-        _as_images(encoder)
-    if way.by == "compile":
+        _use_2d_convolutions(encoder)
+    if way.mode == "compile":
         encoder.compile()
     clips = torch.randn(batch, 3, 8, size, size, device=device).contiguous(memory_format=layout)
     return encoder, clips
@@ -127,16 +135,16 @@ class _ConvolutionOverImages(nn.Module):
         return as_clips(y, x.shape[2])
 
 
-def _as_images(network: nn.Module) -> None:
+def _use_2d_convolutions(network: nn.Module) -> None:
     for name, child in network.named_children():
         if isinstance(child, nn.Conv3d) and child.kernel_size[0] == 1:
             setattr(network, name, _ConvolutionOverImages(child))
         else:
-            _as_images(child)
+            _use_2d_convolutions(child)
 
 
 def _flops(depth: Depth, scale: Scale) -> float:
-    """Floating-point operations of a forward pass of one clip: two a multiplication."""
+    """Count the floating-point operations of a forward pass of one clip."""
     size, _ = sizes(depth, scale)
     with torch.device("meta"):
         encoder, clip = ResNet3d(depth, scale.width), torch.empty(1, 3, 8, size, size)
@@ -145,13 +153,13 @@ def _flops(depth: Depth, scale: Scale) -> float:
     return float(counter.get_total_flops())
 
 
-def _graphed(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
+def _capture_graph(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
         for _ in range(3):
             step()
-    torch.cuda.current_stream(device).wait_stream(aside)
+    torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()

@@ -1,4 +1,4 @@
-"""What `benchmarks.cuda` measures of objectives and of whole training steps."""
+"""Steps of objectives and whole training steps for `benchmarks.cuda`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from benchmarks.cuda_device import Scale, Values, finish, memory, peak, rates, timed
+from benchmarks.cuda_device import (
+    Scale,
+    Values,
+    allocated_memory,
+    peak_memory,
+    synchronize,
+    time_step,
+    to_rates,
+)
 from benchmarks.cuda_networks import sizes
 from crosspair import objectives
 from crosspair.config import (
@@ -39,7 +47,7 @@ DIMENSIONS, NOISE, PAIRS = 256, 4096, 256  # D, m, B of the paper
 def objective_step(
     settings: Values, pairs: int, kernel: bool, device: torch.device, scale: Scale
 ) -> Values:
-    """Milliseconds of loss, backward pass and the bank's update; memory beside the bank."""
+    """Time the loss, backward pass and bank update in ms, and measure memory excluding the bank."""
     config = ObjectiveConfig(noise_samples=NOISE // scale.shrink, **settings)
     world, batch = World(device=device), PAIRS // scale.shrink
     objective = objectives.build(config, pairs, DIMENSIONS, 0, world)
@@ -49,52 +57,53 @@ def objective_step(
     index = rows.to(device)
 
     def step() -> None:
-        own = [each.detach().requires_grad_() for each in (video, text)]
-        loss, _ = objective(*own, index, bank)
+        leaves = [each.detach().requires_grad_() for each in (video, text)]
+        loss, _ = objective(*leaves, index, bank)
         loss.backward()
         bank.update(rows, video, text)
 
-    with _noise_by(kernel):
+    with _select_kernel(kernel):
         step()
-        before = memory(device, reset=True)
-        seconds = timed(step, device, scale)
-    beside = peak(device) - before
-    return {"ms": [1e3 * each for each in seconds], "gib_beside_the_bank": beside / 2**30}
+        before = allocated_memory(device, reset=True)
+        seconds = time_step(step, device, scale)
+    extra = peak_memory(device) - before
+    return {"ms": [1e3 * each for each in seconds], "gib_excluding_bank": extra / 2**30}
 
 
-def kernel_equality(dtype: str, device: torch.device) -> Values:
-    """Largest differences of the Triton kernel and its twin, beside the largest values."""
+def compare_kernel(dtype: str, device: torch.device) -> Values:
+    """Return the largest differences between the Triton kernel and the PyTorch reference."""
     kernel = gathered._kernel()
     if device.type != "cuda" or kernel is None:
-        return {"left out": "the kernel needs a GPU and Triton"}
+        return {"skipped": "the kernel needs a GPU and Triton"}
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     table = F.normalize(torch.randn(10**6, DIMENSIONS, device=device), dim=1).to(kind)
     query = F.normalize(torch.randn(64, DIMENSIONS, device=device), dim=1)
     rows = torch.randint(len(table), (64, NOISE), device=device)
-    found = []
+    results = []
     for dots in (kernel, gathered.plain_dots):
-        own = query.clone().requires_grad_()
-        values = dots(own, [table], rows)
+        leaf = query.clone().requires_grad_()
+        values = dots(leaf, [table], rows)
         values.square().sum().backward()
-        assert own.grad is not None
-        found.append((values.detach(), own.grad))
-    (values, gradient), (twin, of_twin) = found
+        assert leaf.grad is not None
+        results.append((values.detach(), leaf.grad))
+    (values, gradient), (reference, reference_gradient) = results
     return {
-        "difference": float((values - twin).abs().max()), "largest": float(twin.abs().max()),
-        "gradients_difference": float((gradient - of_twin).abs().max()),
-        "gradients_largest": float(of_twin.abs().max()),
+        "difference": float((values - reference).abs().max()),
+        "largest": float(reference.abs().max()),
+        "gradients_difference": float((gradient - reference_gradient).abs().max()),
+        "gradients_largest": float(reference_gradient.abs().max()),
     }  # fmt: skip
 
 
-def waits_of_a_step(settings: Values, device: torch.device, scale: Scale) -> Values:
-    """Whether the whole training step makes the host wait for the device anywhere."""
+def check_synchronisation(settings: Values, device: torch.device, scale: Scale) -> Values:
+    """Check that a training step never makes the host wait for the device."""
     task, batch = _pretraining(ObjectiveConfig(**settings), 18, device, scale)
     for stage in (1, 2):
         task.curriculum.stage = stage
         task.enter_stage()
         for _ in range(2):
             task.train_step(batch, 0.0, 1.0)
-        finish(device)
+        synchronize(device)
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("error")
         try:
@@ -102,28 +111,28 @@ def waits_of_a_step(settings: Values, device: torch.device, scale: Scale) -> Val
         finally:
             if device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
-    return {"waits": 0} if device.type == "cuda" else {"left out": "no GPU to wait for"}
+    return {"waits": 0} if device.type == "cuda" else {"skipped": "no GPU"}
 
 
-def whole_step(depth: Depth, copies: str, device: torch.device, scale: Scale) -> Values:
-    """Clips/s of the product's whole step, its batches pinned, not pinned, or on the device."""
+def training_step_rate(depth: Depth, copies: str, device: torch.device, scale: Scale) -> Values:
+    """Measure clips/s of a training step with pinned, pageable or device batches."""
     task, batch = _pretraining(ObjectiveConfig(), depth, device, scale)
     if copies == "not pinned":
         batch = replace(batch, clips=batch.clips.clone())
     elif copies == "on the device":
         batch = replace(batch, clips=batch.clips.to(device))
-    memory(device, reset=True)
-    seconds = timed(lambda: task.train_step(batch, 0.0, 1.0), device, scale, together=4)
+    allocated_memory(device, reset=True)
+    seconds = time_step(lambda: task.train_step(batch, 0.0, 1.0), device, scale, together=4)
     return {
-        **rates(len(batch.rows), seconds, "clips_per_second"),
-        "peak_gib": peak(device) / 2**30,
+        **to_rates(len(batch.rows), seconds, "clips_per_second"),
+        "peak_gib": peak_memory(device) / 2**30,
     }
 
 
 def _pretraining(
     objective: ObjectiveConfig, depth: Depth, device: torch.device, scale: Scale
 ) -> tuple[Pretraining, Batch]:
-    """The product's own training step, around what a manifest and a recipe file would give."""
+    """Build the package's training task without a manifest or recipe file."""
     size, batch = sizes(depth, scale)
     recipe = Recipe(
         clip=ClipConfig(size=size, color_jitter=0.2),
@@ -148,14 +157,14 @@ def _pretraining(
     task.curriculum = Curriculum(recipe.curriculum)
     task.enter_stage()
     clips = torch.randint(0, 256, (batch, 8, size, size, 3), dtype=torch.uint8)
-    made = Batch(
+    host_batch = Batch(
         0, torch.randperm(pairs)[:batch], clips.permute(0, 4, 1, 2, 3), torch.ones(batch, 3), []
     )
-    return task, made.pin_memory() if device.type == "cuda" else made
+    return task, host_batch.pin_memory() if device.type == "cuda" else host_batch
 
 
 def _bank(pairs: int, world: World, config: ObjectiveConfig) -> MemoryBank:
-    """Drawn on the device: 10⁷ rows of a seed's own would take the host minutes."""
+    """Build a bank with random rows drawn on the device; 10⁷ rows take minutes on the host."""
     bank = MemoryBank(1, DIMENSIONS, config.bank_momentum, 0, world)
     bank.pairs = pairs
     dtype = torch.bfloat16 if config.bank_precision == "bf16" else torch.float32
@@ -168,11 +177,11 @@ def _bank(pairs: int, world: World, config: ObjectiveConfig) -> MemoryBank:
 
 
 @contextmanager
-def _noise_by(kernel: bool) -> Iterator[None]:
-    usual = gathered._kernel
+def _select_kernel(kernel: bool) -> Iterator[None]:
+    original = gathered._kernel
     if not kernel:
         gathered._kernel = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        gathered._kernel = usual
+        gathered._kernel = original

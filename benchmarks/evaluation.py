@@ -1,15 +1,15 @@
-"""Retrieval, kNN and the linear probe on a large corpus, beside common ways and bare products.
+"""Time retrieval, kNN and the linear probe on a large corpus, compared with common implementations.
 
     python -m benchmarks.evaluation [--scale 0.02]
 
-At scale 1: 240,000 training videos and 20,000 queries of 400 classes, 2,048 features, float32, made
-up; for retrieval, 20,000 queries among as many videos, in 256 dimensions. The common way of
-retrieval sorts all videos for each query, and looks where its own stands; those of kNN and the
-linear probe are scikit-learn's (one epoch of its SGDClassifier, times the epochs). They get two
-parts of the work, as told, and their time is extrapolated along the line through both, so that what
-is done but once counts once. A bare matrix product of the same size says what cannot be beaten: a
-probe needs two an epoch, the others one. Times are processor seconds on one thread; memory is the
-most that the process held so far, features and libraries included.
+At scale 1: 240,000 training videos and 20,000 queries of 400 classes with 2,048 synthetic float32
+features; for retrieval, 20,000 queries among 240,000 videos in 256 dimensions. The common
+implementation of retrieval sorts all videos for each query and finds the rank of the correct one;
+those of kNN and the linear probe are scikit-learn's (one epoch of SGDClassifier, multiplied by
+the number of epochs). They run on two fractions of the work, and their time is extrapolated
+linearly, so that fixed costs count once. A matrix product of the same size is the lower bound: the
+probe needs two per epoch, the others one. Times are CPU seconds on one thread. Memory is the peak
+of the process so far, including features and libraries.
 """
 
 from __future__ import annotations
@@ -36,174 +36,190 @@ from crosspair.progress import progress
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 TRAIN, QUERIES, CLASSES, FEATURES, EMBEDDING = 240_000, 20_000, 400, 2048, 256
-SOME_QUERIES, SOME_VIDEOS = (50, 250), (800, 2400)  # for common ways
-NOISE = 3.0  # in units of the distance between centres, along each feature
+PARTIAL_QUERIES, PARTIAL_VIDEOS = (50, 250), (800, 2400)  # for the common implementations
+NOISE = 3.0  # standard deviation per feature, relative to that of the class centres
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmarks, print a table and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="of the videos (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the features (default: 0)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="fraction of the videos (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the features (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        results = measured(options.scale, options.seed)
+        results = run_benchmarks(options.scale, options.seed)
     show(results)
     write_results(options.out, results, seed=options.seed, packages=["torch", "scikit-learn"])
 
 
-def measured(scale: float, seed: int) -> dict[str, Any]:
-    """All times, in s, and what they are times of."""
+def run_benchmarks(scale: float, seed: int) -> dict[str, Any]:
+    """Run all benchmarks; return times in s, and sizes."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(CLASSES, FEATURES, generator=generator)
-    videos, asked = round(scale * TRAIN), round(scale * QUERIES)
-    results = {"retrieval": retrieval_times(videos, asked, generator)}
-    train, labels = made_up(videos, centres, generator)
-    queries, truth = made_up(asked, centres, generator)
-    results["kNN"] = knn_times(train, labels, queries, truth)
-    results["linear"] = linear_times(train, labels, queries, truth)
-    sizes = {"train": videos, "queries": asked, "classes": CLASSES, "features": FEATURES,
+    videos, query_count = round(scale * TRAIN), round(scale * QUERIES)
+    results = {"retrieval": benchmark_retrieval(videos, query_count, generator)}
+    train, labels = synthetic_features(videos, centres, generator)
+    queries, truth = synthetic_features(query_count, centres, generator)
+    results["kNN"] = benchmark_knn(train, labels, queries, truth)
+    results["linear"] = benchmark_linear(train, labels, queries, truth)
+    sizes = {"train": videos, "queries": query_count, "classes": CLASSES, "features": FEATURES,
              "embedding": EMBEDDING}  # fmt: skip
     return {"settings": {"scale": scale, **sizes}, "results": results}
 
 
-def made_up(
+def synthetic_features(
     videos: int, centres: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (videos, FEATURES) around the centres of their classes, and the classes."""
+    """Draw features (videos, FEATURES) around class centres, and the labels."""
     labels = torch.randint(len(centres), (videos,), generator=generator)
     features = torch.empty(videos, centres.shape[1]).normal_(0, NOISE, generator=generator)
-    for rows in torch.arange(videos).split(4096):  # a copy of all would count as memory
+    for rows in torch.arange(videos).split(4096):  # in chunks, to keep the peak memory low
         features[rows] += centres[labels[rows]]
     return features, labels
 
 
-def retrieval_times(videos: int, asked: int, generator: torch.Generator) -> dict[str, Any]:
-    """The rank of each query's own video among all; found by sorting for the first of them."""
+def benchmark_retrieval(
+    videos: int, query_count: int, generator: torch.Generator
+) -> dict[str, Any]:
+    """Rank the correct video of each query; by sorting only for the first queries."""
     targets = F.normalize(torch.randn(videos, EMBEDDING, generator=generator), dim=1)
-    noise = torch.randn(asked, EMBEDDING, generator=generator) / EMBEDDING**0.5
-    queries = F.normalize(targets[:asked] + NOISE * noise, dim=1)
-    ours, ranks = timed(lambda: own_ranks(queries, targets))
-    memory = most_memory()
+    noise = torch.randn(query_count, EMBEDDING, generator=generator) / EMBEDDING**0.5
+    queries = F.normalize(targets[:query_count] + NOISE * noise, dim=1)
+    ours, ranks = time_call(lambda: own_ranks(queries, targets))
+    memory = peak_memory()
 
     def product() -> None:
         for part in queries.split(256):
             torch.mm(part, targets.T)
 
-    def by_sorting(part: int) -> torch.Tensor:
+    def rank_by_sorting(part: int) -> torch.Tensor:
         order = (queries[:part] @ targets.T).argsort(dim=1, descending=True)
         return (order == torch.arange(part).unsqueeze(1)).nonzero()[:, 1] + 1
 
-    bare, _ = timed(product)
-    few, many = (min(part, asked) for part in SOME_QUERIES)
-    theirs, found = extrapolated(by_sorting, few, many, asked)
+    product_s, _ = time_call(product)
+    few, many = (min(part, query_count) for part in PARTIAL_QUERIES)
+    theirs, found = extrapolate_time(rank_by_sorting, few, many, query_count)
     return {
-        "crosspair": {"s": ours, "GiB": memory, "recall@1": share(ranks, torch.ones(asked))},
-        "matrix product": {"s": bare},
+        "crosspair": {
+            "s": ours,
+            "GiB": memory,
+            "recall@1": fraction_equal(ranks, torch.ones(query_count)),
+        },
+        "matrix product": {"s": product_s},
         "sorting": {
             "s": theirs,
-            "extrapolated_from": f"{few} and {many} of {asked} queries",
-            "agreement": share(found, ranks[:many]),
+            "extrapolated_from": f"{few} and {many} of {query_count} queries",
+            "agreement": fraction_equal(found, ranks[:many]),
         },
-        "times_a_matrix_product": ours / bare,
+        "times_a_matrix_product": ours / product_s,
         "times_faster": theirs / ours,
     }
 
 
-def knn_times(
+def benchmark_knn(
     train: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, truth: torch.Tensor
 ) -> dict[str, Any]:
-    """kNN on all queries; scikit-learn's on the first of them."""
-    ours, predicted = timed(lambda: knn_predict(train, labels, queries))
-    memory = most_memory()
+    """Time kNN on all queries, and scikit-learn's on the first queries."""
+    ours, predicted = time_call(lambda: knn_predict(train, labels, queries))
+    memory = peak_memory()
 
     def product() -> None:
         for part in queries.split(256):
             torch.mm(part, train.T)
 
-    bare, _ = timed(product)
-    judge = KNeighborsClassifier(25, algorithm="brute", metric="cosine")
-    judge.fit(train.numpy(), labels.numpy())
-    few, many = (min(part, len(queries)) for part in SOME_QUERIES)
-    theirs, judged = extrapolated(
-        lambda part: judge.predict(queries[:part].numpy()), few, many, len(queries)
+    product_s, _ = time_call(product)
+    classifier = KNeighborsClassifier(25, algorithm="brute", metric="cosine")
+    classifier.fit(train.numpy(), labels.numpy())
+    few, many = (min(part, len(queries)) for part in PARTIAL_QUERIES)
+    theirs, judged = extrapolate_time(
+        lambda part: classifier.predict(queries[:part].numpy()), few, many, len(queries)
     )
     return {
-        "crosspair": {"s": ours, "GiB": memory, "accuracy": share(predicted, truth)},
-        "matrix product": {"s": bare},
+        "crosspair": {"s": ours, "GiB": memory, "accuracy": fraction_equal(predicted, truth)},
+        "matrix product": {"s": product_s},
         "scikit-learn": {
             "s": theirs,
             "extrapolated_from": f"{few} and {many} of {len(queries)} queries",
-            "agreement": share(torch.from_numpy(judged), predicted[:many]),
+            "agreement": fraction_equal(torch.from_numpy(judged), predicted[:many]),
         },
-        "times_a_matrix_product": ours / bare,
+        "times_a_matrix_product": ours / product_s,
         "times_faster": theirs / ours,
     }
 
 
-def linear_times(
+def benchmark_linear(
     train: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, truth: torch.Tensor
 ) -> dict[str, Any]:
-    """The paper's 30 epochs on all videos; an epoch of scikit-learn on the first of them."""
+    """Time the paper's 30 epochs on all videos, and one scikit-learn epoch on some of them."""
     config = LinearConfig()
     with progress("linear probe", config.epochs, "epochs") as bar:
-        ours, probe = timed(
+        ours, probe = time_call(
             lambda: train_linear(
                 train, labels, CLASSES, config, progress=lambda done, _: bar.advance(done)
             )
         )
-    memory = most_memory()
+    memory = peak_memory()
     layer = torch.randn(FEATURES, CLASSES, generator=torch.Generator().manual_seed(0))
-    once, _ = timed(lambda: train @ layer)
-    bare = 2 * config.epochs * once  # logits, and the gradient of the weights
-    judge = SGDClassifier(loss="log_loss", max_iter=1, tol=None)
-    few, many = (min(part, len(train)) for part in SOME_VIDEOS)
-    once, _ = extrapolated(
-        lambda part: judge.fit(train[:part].numpy(), labels[:part].numpy()), few, many, len(train)
+    once, _ = time_call(lambda: train @ layer)
+    product_s = 2 * config.epochs * once  # logits, and the gradient of the weights
+    classifier = SGDClassifier(loss="log_loss", max_iter=1, tol=None)
+    few, many = (min(part, len(train)) for part in PARTIAL_VIDEOS)
+    once, _ = extrapolate_time(
+        lambda part: classifier.fit(train[:part].numpy(), labels[:part].numpy()),
+        few,
+        many,
+        len(train),
     )
     theirs = once * config.epochs
     return {
         "crosspair": {
             "s": ours,
             "GiB": memory,
-            "accuracy": share(linear_predict(probe, queries), truth),
+            "accuracy": fraction_equal(linear_predict(probe, queries), truth),
             "epochs": config.epochs,
             "batch": config.batch_size,
         },
-        "matrix product": {"s": bare, "extrapolated_from": f"one of {2 * config.epochs} products"},
+        "matrix product": {
+            "s": product_s,
+            "extrapolated_from": f"one of {2 * config.epochs} products",
+        },
         "scikit-learn": {
             "s": theirs,
             "extrapolated_from": f"1 of {config.epochs} epochs, "
             f"{few} and {many} of {len(train)} videos",
         },
-        "times_a_matrix_product": ours / bare,
+        "times_a_matrix_product": ours / product_s,
         "times_faster": theirs / ours,
     }
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Processor seconds that something takes, and what it gives."""
-    begun = time.process_time()
-    given = work()
-    return time.process_time() - begun, given
+def time_call(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the CPU seconds of a call and its result."""
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
 
 
-def extrapolated(work: Callable[[int], Any], few: int, many: int, whole: int) -> tuple[float, Any]:
-    """Processor seconds that the whole would take, by two parts of it; what the larger gives."""
-    work(few)  # what the first call does besides counts for neither
-    (of_few, _), (of_many, given) = timed(lambda: work(few)), timed(lambda: work(many))
-    return of_many + (whole - many) * max(0.0, of_many - of_few) / max(1, many - few), given
+def extrapolate_time(
+    work: Callable[[int], Any], few: int, many: int, whole: int
+) -> tuple[float, Any]:
+    """Extrapolate the CPU seconds from two fractions; also return the result of the larger one."""
+    work(few)  # warm-up
+    (few_s, _), (many_s, result) = time_call(lambda: work(few)), time_call(lambda: work(many))
+    return many_s + (whole - many) * max(0.0, many_s - few_s) / max(1, many - few), result
 
 
-def most_memory() -> float:
-    """GiB that this process has held at most."""
+def peak_memory() -> float:
+    """Return the peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def share(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """How much of what was found is as expected, 0 to 1."""
+def fraction_equal(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the fraction of values that are as expected, 0 to 1."""
     return float((found == expected).double().mean())
 
 
@@ -212,19 +228,24 @@ def show(results: dict[str, Any]) -> None:
     sizes = results["settings"]
     title = f"{sizes['train']:,} × {sizes['features']:,}, {sizes['queries']:,} queries"
     table = Table("protocol", "way", title=title, box=None, header_style="bold")
-    for column in ("s", "GiB", "times a matrix product", "times faster than the common way"):
+    for column in (
+        "s",
+        "GiB",
+        "times a matrix product",
+        "times faster than the common implementation",
+    ):
         table.add_column(column, justify="right")
-    for protocol, of in results["results"].items():
-        for way, told in of.items():
-            if not isinstance(told, dict):
+    for protocol, ways in results["results"].items():
+        for way, values in ways.items():
+            if not isinstance(values, dict):
                 continue
             ratios = [""] * 2
             if way == "crosspair":
-                ratios = [f"{of['times_a_matrix_product']:.2f}",
-                          f"{of['times_faster']:.1f}"]  # fmt: skip
-            about = "~" if "extrapolated_from" in told else ""
-            memory = f"{told['GiB']:.1f}" if "GiB" in told else ""
-            table.add_row(protocol, way, f"{about}{told['s']:,.1f}", memory, *ratios)
+                ratios = [f"{ways['times_a_matrix_product']:.2f}",
+                          f"{ways['times_faster']:.1f}"]  # fmt: skip
+            prefix = "~" if "extrapolated_from" in values else ""
+            memory = f"{values['GiB']:.1f}" if "GiB" in values else ""
+            table.add_row(protocol, way, f"{prefix}{values['s']:,.1f}", memory, *ratios)
     Console().print(table)
 
 

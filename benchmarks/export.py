@@ -1,10 +1,10 @@
-"""Exported video towers beside the models they come from: difference, size, latency.
+"""Compare exported video towers with their PyTorch models: difference, size, latency.
 
     python -m benchmarks.export [--rounds 10] [--scale 1]
 
 ResNet-18 on 8 frames of 112×112 and ResNet-50 on 8 frames of 224×224, random weights, one clip at
-a time on one thread: PyTorch in float32, and in bfloat16 where the processor computes in it; ONNX
-Runtime; a program of torch.export. Times are processor seconds, in turns.
+a time on one thread: PyTorch in float32, and in bfloat16 if the processor supports it; ONNX
+Runtime; torch.export. The implementations run in turns; times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -20,29 +20,33 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measuring import compared, print_comparison, rounds_of_turns, write_results
+from benchmarks.measuring import compare_times, print_comparison, run_in_turns, write_results
 from crosspair.models import CPD, WordAverage
 from crosspair.models.export import export
 from crosspair.precision import autocast, dtype_for
 from crosspair.recipes import recipe_of
 
 RESULTS = Path(__file__).parent / "results" / "export.json"
-NETWORKS = {18: 112, 50: 224}  # depth, and size of clips
+NETWORKS = {18: 112, 50: 224}  # depth: side of the clips in pixels
 BASE = "PyTorch, float32"
 CPU = torch.device("cpu")
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10, help="in turns (default: 10)")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the clips' sides (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and clips (default: 0)")
+    parser.add_argument("--rounds", type=int, default=10, help="repetitions (default: 10)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of the clips' side (default: 1)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights and clips (default: 0)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = {
-        f"ResNet-{depth}": measured(depth, round(options.scale * size), options)
+        f"ResNet-{depth}": benchmark_network(depth, round(options.scale * size), options)
         for depth, size in NETWORKS.items()
     }
     show(results)
@@ -53,22 +57,22 @@ def main() -> None:
     )  # fmt: skip
 
 
-def measured(depth: int, size: int, options: argparse.Namespace) -> dict[str, Any]:
-    """What a network's exported files are like."""
+def benchmark_network(depth: int, size: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Export a network and compare size, outputs and latency of the files."""
     recipe = recipe_of({"video.depth": depth, "clip.size": size})
     torch.manual_seed(options.seed)
     words = WordAverage(["video"], torch.zeros(1, 1))
     model = CPD(words, recipe.clip, recipe.video, recipe.text, recipe.head).eval()
-    model.untrained = ("text_encoder", "text_head")  # of which nothing is measured
+    model.untrained = ("text_encoder", "text_head")  # only the video tower is exported
     clip = torch.randint(0, 256, (1, 3, 8, size, size), dtype=torch.uint8)
-    ways: dict[str, Callable[[torch.Tensor], object]] = {BASE: running(model, "fp32")}
+    ways: dict[str, Callable[[torch.Tensor], object]] = {BASE: torch_runner(model, "fp32")}
     if dtype_for(CPU, "auto") == torch.bfloat16:
-        ways["PyTorch, bfloat16"] = running(model, "bf16")
+        ways["PyTorch, bfloat16"] = torch_runner(model, "bf16")
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, form, suffix, load in (
-            ("ONNX Runtime", "onnx", ".onnx", onnx_running),
-            ("torch.export", "torch", ".pt2", program_running),
+            ("ONNX Runtime", "onnx", ".onnx", onnx_runner),
+            ("torch.export", "torch", ".pt2", program_runner),
         ):
             (file,) = export(model, Path(folder) / f"model{suffix}", form)
             files[name] = {
@@ -76,12 +80,12 @@ def measured(depth: int, size: int, options: argparse.Namespace) -> dict[str, An
                 "largest_difference": max(file.differences.values()),
             }
             ways[name] = load(file.path)
-    seconds = rounds_of_turns(ways, [clip], options.rounds)
-    return {"size": size, "files": files, "latency": compared(seconds, BASE)}
+    seconds = run_in_turns(ways, [clip], options.rounds)
+    return {"size": size, "files": files, "latency": compare_times(seconds, BASE)}
 
 
-def running(model: CPD, precision: str) -> Callable[[torch.Tensor], object]:
-    """The model itself."""
+def torch_runner(model: CPD, precision: str) -> Callable[[torch.Tensor], object]:
+    """Return a function that runs the PyTorch model."""
 
     def run(clip: torch.Tensor) -> object:
         with torch.inference_mode(), autocast(CPU, precision):
@@ -90,16 +94,16 @@ def running(model: CPD, precision: str) -> Callable[[torch.Tensor], object]:
     return run
 
 
-def onnx_running(path: Path) -> Callable[[torch.Tensor], object]:
-    """The ONNX file on one thread."""
+def onnx_runner(path: Path) -> Callable[[torch.Tensor], object]:
+    """Return a function that runs the ONNX file on one thread."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     return lambda clip: session.run(None, {"clips": clip.numpy()})
 
 
-def program_running(path: Path) -> Callable[[torch.Tensor], object]:
-    """The program of torch.export."""
+def program_runner(path: Path) -> Callable[[torch.Tensor], object]:
+    """Return a function that runs the torch.export file."""
     module = torch.export.load(path).module()
 
     def run(clip: torch.Tensor) -> object:
@@ -110,16 +114,17 @@ def program_running(path: Path) -> Callable[[torch.Tensor], object]:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print files and latencies."""
+    """Print file sizes, differences and latencies."""
     table = Table("network", "file", box=None, header_style="bold")
     for column in ("MiB", "largest difference"):
         table.add_column(column, justify="right")
-    for network, of in results.items():
-        for name, file in of["files"].items():
+    for network, result in results.items():
+        for name, file in result["files"].items():
             table.add_row(network, name, f"{file['MiB']:.1f}", f"{file['largest_difference']:.1e}")
     Console().print(table)
-    for network, of in results.items():
-        print_comparison(f"{network}, 8 frames of {of['size']}×{of['size']}", of["latency"])
+    for network, result in results.items():
+        size = result["size"]
+        print_comparison(f"{network}, 8 frames of {size}×{size}", result["latency"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the memory bank takes in memory, and what it sends in a step: N is only in the first.
+"""Compute the memory of the memory bank and its traffic in a step. Traffic does not depend on N.
 
-The gradients' all-reduce, and what an exact softmax adds, do not belong to the bank.
+The all-reduce of the gradients and the traffic of the exact softmax are not included.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TABLES = 2  # video and text entries
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that each process hands over to collectives.
+    """Bytes that each process passes to collectives.
 
     Attributes:
         reduced: to all-reduce.
@@ -29,19 +29,19 @@ class Traffic:
         return Traffic(self.reduced + other.reduced, self.gathered + other.gathered)
 
     def sent(self, processes: int) -> int:
-        """Bytes that leave each process where collectives go round in rings, as they mostly do."""
+        """Return the bytes that each process sends with ring algorithms."""
         others = processes - 1
         return 2 * others * self.reduced // processes + others * self.gathered
 
 
 def bank_memory(pairs: int, dimensions: int, processes: int, precision: str = "fp32") -> int:
-    """Bytes of the largest process's entries.
+    """Compute the bytes of the largest shard.
 
     Args:
         pairs: N.
         dimensions: D.
-        processes: that share the bank.
-        precision: of its entries, "fp32" or "bf16".
+        processes: number of processes that share the bank.
+        precision: of the entries, "fp32" or "bf16".
     """
     return _TABLES * -(-pairs // processes) * dimensions * _bytes(precision)
 
@@ -49,39 +49,39 @@ def bank_memory(pairs: int, dimensions: int, processes: int, precision: str = "f
 def bank_traffic(
     config: ObjectiveConfig, batch: int, dimensions: int, processes: int
 ) -> dict[str, Traffic]:
-    """A step's traffic of NCE, by what it is for.
+    """Compute the traffic of an NCE step by purpose.
 
     Args:
-        config: of `NoiseContrastive`.
-        batch: B over all processes, of which each has as many.
+        config: settings of the objective.
+        batch: B, over all processes.
         dimensions: D.
-        processes: that share batch and bank, two or more.
+        processes: number of processes, two or more.
 
     Returns:
-        ``positives``, ``noise`` (entries that are asked for, or queries and their similarities),
-        ``normaliser``, and ``update``.
+        Traffic of ``positives``, ``noise`` (requested entries, or queries and their similarities),
+        ``normaliser`` and ``update``.
     """
-    own, m = batch // processes, config.noise_samples
-    counts = Traffic(reduced=_COUNT * processes)  # one exchange of how many each process has
+    local, m = batch // processes, config.noise_samples
+    counts = Traffic(reduced=_COUNT * processes)  # exchange of the number of rows per process
     entry = _TABLES * dimensions * _bytes(config.bank_precision)
     distributions = 2 if config.name == "cross_pair" else 1
     noise = Traffic(m * entry)
     if config.noise == "pair":
-        # Of each query the similarities and its own values, or their gradients, on each way.
+        # Similarities and values of each query, or their gradients, in each direction.
         values = _FLOAT * (m * distributions + _TABLES * dimensions)
-        noise = _times(2 + 4 * distributions, counts)
-        noise += Traffic(batch * values, own * (m * _INDEX + values))
+        noise = _repeat(2 + 4 * distributions, counts)
+        noise += Traffic(batch * values, local * (m * _INDEX + values))
     return {
-        "positives": counts + counts + Traffic(batch * entry, own * _INDEX),
+        "positives": counts + counts + Traffic(batch * entry, local * _INDEX),
         "noise": noise,
         "normaliser": counts + counts + Traffic(gathered=distributions * _FLOAT),
         "update": counts
         + counts
-        + Traffic(gathered=own * (_INDEX + _TABLES * dimensions * _FLOAT)),
+        + Traffic(gathered=local * (_INDEX + _TABLES * dimensions * _FLOAT)),
     }
 
 
-def _times(number: int, each: Traffic) -> Traffic:
+def _repeat(number: int, each: Traffic) -> Traffic:
     return sum([each] * number, Traffic())
 
 

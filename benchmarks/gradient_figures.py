@@ -1,10 +1,10 @@
-"""What objectives do with their negatives: two figures of gradients, on made-up pairs.
+"""Draw two figures of the objectives' gradients with respect to negatives, on synthetic pairs.
 
     python -m benchmarks.gradient_figures
 
-Appendix A.1: the weight that a negative has in CPD's gradient and in that of the ranking loss. And
-how near NCE's gradient is to that of the exact softmax, by number of noise samples. Pictures, and
-their points as JSON, go to docs/results/objectives. Seconds on one thread.
+The first shows the weight of a negative in the gradients of NCE and of the ranking loss (Appendix
+A.1). The second compares NCE's gradient with that of the exact softmax, by number of noise samples.
+Figures and their points as JSON are written to docs/results/objectives. Takes seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FIGURES = {
 
 
 def main() -> None:
-    """Compute, draw, write."""
+    """Compute the points, draw the figures and write both."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
     options = parser.parse_args()

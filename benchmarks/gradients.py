@@ -1,6 +1,6 @@
-"""What objectives do with their negatives, computed by the objectives themselves on made-up pairs.
+"""Compute and draw the objectives' gradients with respect to negatives, on synthetic pairs.
 
-Both figures are of gradients with respect to a video's embedding, one direction of Equation 3.
+Gradients are with respect to a video's embedding, in one direction of Equation 3.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from crosspair.distributed import World
 from crosspair.objectives import log_normalizer, nce_loss, ranking_loss
 from crosspair.reporting.figures import INK, SERIES, STYLES, png, styled
 
-Points = dict[str, Any]  # plain lists of numbers, as they are written beside the picture
+Points = dict[str, Any]  # plain lists of numbers, as written to JSON
 
 _SIZE, _DPI = (8.0, 3.1), 200  # in; 1,600 pixels wide
-_BINS, _DOTS = 30, 12  # of the logarithm of the posterior; negatives shown of each
+_BINS, _DOTS = 30, 12  # bins of log posterior; negatives drawn per bin
 _HARDEST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class MadeUpPairs:
-    """Embeddings of N pairs as training makes them: topics, and titles that fit more or less.
+    """Synthetic embeddings of N pairs, with texts clustered by topic.
 
     Attributes:
         pairs: N.
-        batch: of the first pairs, whose gradients are looked at.
-        topics: that texts gather about, each text half its topic and half its own.
+        batch: number of pairs, the first ones, whose gradients are computed.
+        topics: number of clusters of texts; a text is half its topic and half random.
         dimensions: D.
-        seed: of everything random.
+        seed: of all random numbers.
     """
 
     pairs: int = 4096
@@ -47,7 +47,7 @@ class MadeUpPairs:
     seed: int = 0
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """f_v (batch, D) and f_t (N, D), unit vectors."""
+        """Draw f_v (batch, D) and f_t (N, D), unit vectors."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def unit(rows: int) -> torch.Tensor:
@@ -61,15 +61,15 @@ class MadeUpPairs:
 
 
 def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
-    """How much each negative of a batch counts in a gradient: NCE's h, ranking's 0 or 1.
+    """Compute the weight of each negative in the gradient: h for NCE, 0 or 1 for ranking.
 
-    The negatives of a video are the batch's other texts, for both objectives. A weight is
-    |∂L/∂s| of a negative's similarity s, times τ for NCE and times n − 1 for ranking, so that both
-    go to 1 (Appendix A.1).
+    The negatives of a video are the other texts of the batch, for both objectives. The weight is
+    |∂L/∂s| for the similarity s of a negative, times τ for NCE and times n − 1 for ranking, so that
+    both have a maximum of 1 (Appendix A.1).
 
     Returns:
-        Negatives of every posterior with their weights, and the share of all weight that the
-        hardest have, those of the highest posterior first.
+        A sample of negatives with posteriors and weights, and the fraction of the total weight of
+        the hardest negatives (those with the highest posterior).
     """
     pairs, config = pairs or MadeUpPairs(), ObjectiveConfig()
     video, text = pairs.draw()
@@ -78,8 +78,8 @@ def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
     noise = text[others].requires_grad_()
     log_z = (video @ text.T / tau).logsumexp(dim=1).logsumexp(dim=0) - math.log(n)
     loss = nce_loss(video, text[:n], noise, log_z=log_z, pairs=pairs.pairs, temperature=tau)[1]
-    (of_noise,) = torch.autograd.grad(loss, noise)  # each a multiple of its video
-    nce = (of_noise * video.unsqueeze(1)).sum(dim=2) * n * tau  # (n, n - 1)
+    (noise_gradient,) = torch.autograd.grad(loss, noise)  # each is a multiple of its video
+    nce = (noise_gradient * video.unsqueeze(1)).sum(dim=2) * n * tau  # (n, n - 1)
     ranking = torch.stack([
         _ranking_weights(video[i], text[:n], i, config.margin)[others[i]] for i in range(n)
     ])  # fmt: skip
@@ -87,10 +87,10 @@ def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
     posterior = ((video.unsqueeze(1) * text[others]).sum(dim=2) / tau - shift).sigmoid().flatten()
     flat = {"NCE": nce.flatten(), "ranking": ranking.flatten()}
     hardest = posterior.argsort(descending=True)
-    counts = [max(1, round(share * len(hardest))) for share in _HARDEST]
+    counts = [max(1, round(fraction * len(hardest))) for fraction in _HARDEST]
     return {
         "settings": {**vars(pairs), "temperature": tau, "margin": config.margin},
-        "negatives": _of_every_posterior(posterior, flat, pairs.seed),
+        "negatives": _sample_by_posterior(posterior, flat, pairs.seed),
         "hardest": {
             "share_of_negatives": list(_HARDEST),
             **{
@@ -102,7 +102,7 @@ def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
 
 
 def gradient_weights_figure(points: Points) -> bytes:
-    """Draw what `gradient_weights` returns, as a PNG on white."""
+    """Draw the points of `gradient_weights` as a PNG on white."""
     negatives, hardest = points["negatives"], points["hardest"]
     with styled():
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
@@ -116,8 +116,8 @@ def gradient_weights_figure(points: Points) -> bytes:
                 hardest["share_of_negatives"], hardest[name], color=colour, linestyle=style,
                 linewidth=1.8, label=name,
             )  # fmt: skip
-        _titled(left, "weight of a negative in the gradient", "its posterior h")
-        _titled(right, "share of all weight that they have", "the hardest negatives")
+        _set_axes(left, "weight of a negative in the gradient", "posterior h of the negative")
+        _set_axes(right, "fraction of the total weight", "fraction of negatives, hardest first")
         left.legend(**_LEGEND, loc="center left")
         right.legend(**_LEGEND, loc="lower right")
         right.set_ylim(0, 1)
@@ -131,20 +131,20 @@ def estimate_quality(
     samples: Sequence[int] = (16, 64, 256, 1024, 4096, 16384),
     draws: int = 32,
 ) -> Points:
-    """NCE's gradient beside the exact softmax's, for more and more noise samples m.
+    """Compare NCE's gradient with the exact softmax's, for several numbers of noise samples m.
 
-    Once with each query's own Z, and once with one Z for all, as it is estimated in training.
+    Both with the true Z of each query, and with one Z for all queries, as estimated in training.
 
     Args:
-        pairs: N, and the queries: a batch of a few.
+        pairs: N and the queries (a small batch).
         samples: values of m.
-        draws: of the noise, for each query and m.
+        draws: number of noise draws for each query and m.
 
     Returns:
-        For each m the quartiles over queries and draws of the cosine with the exact gradient and
-        of the length of the difference, in lengths of the exact one; beside them, medians over
-        queries of its root mean square over draws, and of what remains of it in the mean of
-        endless draws.
+        For each m, the quartiles over queries and draws of the cosine with the exact gradient and
+        of the length of the difference, relative to the exact gradient; also the median over
+        queries of the difference's root mean square over draws, and of the difference of NCE's
+        expected gradient.
     """
     pairs = pairs or MadeUpPairs(pairs=2000, batch=16, topics=32, dimensions=64)
     tau = ObjectiveConfig().temperature
@@ -156,8 +156,8 @@ def estimate_quality(
     log_z = exact_z.detach()
     one_z = (log_z.logsumexp(dim=0) - math.log(pairs.batch)).expand_as(log_z)
     generator = torch.Generator().manual_seed(pairs.seed + 1)
-    found: dict[str, list[Points]] = {_OWN_Z: [], _ONE_Z: []}
-    left_over = []
+    results: dict[str, list[Points]] = {_OWN_Z: [], _ONE_Z: []}
+    expected = []
     for m in samples:
         both: dict[str, list[torch.Tensor]] = {_OWN_Z: [], _ONE_Z: []}
         for i, query in enumerate(video.detach()):
@@ -165,19 +165,21 @@ def estimate_quality(
             for name, z in ((_OWN_Z, log_z[i]), (_ONE_Z, one_z[i])):
                 both[name].append(_nce_gradients(query, text, i, drawn, z, tau))
         for name, gradients in both.items():
-            found[name].append(_compared(torch.stack(gradients), exact))
-        lengths = _systematic(video.detach(), text, log_z, m, tau).norm(dim=1) / exact.norm(dim=1)
-        left_over.append(float(lengths.median()))
+            results[name].append(_compare_gradients(torch.stack(gradients), exact))
+        lengths = _expected_difference(video.detach(), text, log_z, m, tau).norm(
+            dim=1
+        ) / exact.norm(dim=1)
+        expected.append(float(lengths.median()))
     return {
         "settings": {**vars(pairs), "temperature": tau, "draws": draws},
         "m": list(samples),
-        **found,
-        "difference_of_the_mean": left_over,
+        **results,
+        "difference_of_the_mean": expected,
     }
 
 
 def estimate_quality_figure(points: Points) -> bytes:
-    """Draw what `estimate_quality` returns, as a PNG on white."""
+    """Draw the points of `estimate_quality` as a PNG on white."""
     m, pairs = points["m"], points["settings"]["pairs"]
     with styled():
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
@@ -190,15 +192,15 @@ def estimate_quality_figure(points: Points) -> bytes:
                 axes.fill_between(m, low, high, color=colour, alpha=0.15, linewidth=0)
         right.plot(
             m, points["difference_of_the_mean"], color=INK, linestyle=":", linewidth=1.4,
-            label="own Z, mean over endless draws",
+            label="own Z, expectation over draws",
         )  # fmt: skip
         right.set_yscale("log")
         for axes, title in (
             (left, "cosine with the exact gradient"),
-            (right, "length of the difference, exact gradient = 1"),
+            (right, "length of the difference / exact gradient"),
         ):
             axes.axvline(pairs, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-            _titled(axes, title, f"noise samples m; dashed: N = {pairs:,}")
+            _set_axes(axes, title, f"noise samples m; dashed: N = {pairs:,}")
         left.set_ylim(0, 1)
         left.legend(**_LEGEND, loc="lower right")
         right.legend(**_LEGEND, loc="lower left")
@@ -210,7 +212,7 @@ _WEIGHTS = {"NCE": "NCE: h", "ranking": "ranking: 0 or 1"}
 _LEGEND: Points = {"fontsize": "small", "edgecolor": "none", "framealpha": 0.9}
 
 
-def _titled(axes: Axes, title: str, xlabel: str) -> None:
+def _set_axes(axes: Axes, title: str, xlabel: str) -> None:
     axes.set_title(title, loc="left", fontsize="medium")
     axes.set_xlabel(xlabel)
     axes.set_xscale("log")
@@ -221,25 +223,25 @@ def _titled(axes: Axes, title: str, xlabel: str) -> None:
 def _ranking_weights(
     query: torch.Tensor, texts: torch.Tensor, own: int, margin: float
 ) -> torch.Tensor:
-    """(n,): |∂L/∂s| of each candidate, times n − 1."""
+    """Return (n,): |∂L/∂s| of each candidate, times n − 1."""
     candidates = texts.clone().requires_grad_()
     loss, _ = ranking_loss(query.unsqueeze(0), candidates, torch.tensor([own]), margin)
     (gradient,) = torch.autograd.grad(loss, candidates)
     return gradient @ query * (len(texts) - 1)
 
 
-def _of_every_posterior(
+def _sample_by_posterior(
     posterior: torch.Tensor, weights: dict[str, torch.Tensor], seed: int
 ) -> Points:
-    """Up to `_DOTS` negatives, drawn at random, from each of `_BINS` equal ranges of log h."""
+    """Draw up to `_DOTS` negatives from each of `_BINS` equal ranges of log h."""
     logs = posterior.log10()
     edges = torch.linspace(float(logs.min()), float(logs.max()), _BINS + 1)
     order = torch.randperm(len(logs), generator=torch.Generator().manual_seed(seed))
-    place = torch.bucketize(logs[order], edges[1:-1])
-    shown = torch.cat([order[place == each][:_DOTS] for each in range(_BINS)])
+    bins = torch.bucketize(logs[order], edges[1:-1])
+    shown = torch.cat([order[bins == each][:_DOTS] for each in range(_BINS)])
     return {
         "posterior": posterior[shown].tolist(),
-        **{name: of[shown].tolist() for name, of in weights.items()},
+        **{name: values[shown].tolist() for name, values in weights.items()},
     }
 
 
@@ -251,18 +253,18 @@ def _nce_gradients(
     log_z: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """(draws, D): Equation 5's gradient with respect to a query for each draw of noise."""
+    """Return (draws, D): Equation 5's gradient with respect to a query, for each noise draw."""
     queries = query.expand(len(drawn), -1).clone().requires_grad_()
     terms = nce_loss(
         queries, text[own].expand_as(queries), text[drawn],
         log_z=log_z, pairs=len(text), temperature=temperature,
     )  # fmt: skip
-    (of_mean,) = torch.autograd.grad(terms[0] + terms[1], queries)
-    return of_mean * len(drawn)
+    (gradient,) = torch.autograd.grad(terms[0] + terms[1], queries)
+    return gradient * len(drawn)
 
 
-def _compared(gradients: torch.Tensor, exact: torch.Tensor) -> Points:
-    """Cosine and relative difference of (B, draws, D) and (B, D), over queries and draws."""
+def _compare_gradients(gradients: torch.Tensor, exact: torch.Tensor) -> Points:
+    """Compute quartiles of cosine and relative difference of (B, draws, D) and (B, D)."""
     cosine = F.cosine_similarity(gradients, exact.unsqueeze(1), dim=2)  # (B, draws)
     lengths = (gradients - exact.unsqueeze(1)).norm(dim=2) / exact.norm(dim=1, keepdim=True)
     rms = lengths.square().mean(dim=1).sqrt().median()
@@ -270,14 +272,14 @@ def _compared(gradients: torch.Tensor, exact: torch.Tensor) -> Points:
 
 
 def _quartiles(values: torch.Tensor) -> Points:
-    found = values.flatten().quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
-    return dict(zip(("low", "median", "high"), found, strict=True))
+    quartiles = values.flatten().quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    return dict(zip(("low", "median", "high"), quartiles, strict=True))
 
 
-def _systematic(
+def _expected_difference(
     video: torch.Tensor, text: torch.Tensor, log_z: torch.Tensor, m: int, temperature: float
 ) -> torch.Tensor:
-    """(B, D): the mean gradient's difference from the exact one, [h⁺c⁺ − Σ_j p_j h_j c_j]/τ."""
+    """Return (B, D): expected minus exact gradient, [h⁺c⁺ − Σ_j p_j h_j c_j]/τ."""
     p = (video @ text.T / temperature - log_z.unsqueeze(1)).exp()  # (B, N)
     h = p / (p + m / len(text))
     own = h.diagonal().unsqueeze(1) * text[: len(video)]

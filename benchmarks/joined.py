@@ -1,4 +1,4 @@
-"""Long videos made of short ones, so that it is known what is to be seen when; and copies."""
+"""Concatenate short videos to long ones with known content, and write degraded copies."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import av
 
-TICKS = 90_000  # a second
+TICKS = 90_000  # per second
 JOINED = {"preset": "ultrafast", "crf": "20"}
 POOR = {"preset": "ultrafast", "crf": "30"}
 
 
 def join(paths: Sequence[str], out: Path) -> list[tuple[float, float]]:
-    """Write videos one after the other, of the first one's size, at their own frame rates.
+    """Concatenate videos at the size of the first one, keeping their frame rates.
 
     Returns:
-        When each begins and ends, in s.
+        Start and end of each video in s.
     """
     spans = []
     with av.open(str(out), "w") as container:
@@ -44,7 +44,7 @@ def join(paths: Sequence[str], out: Path) -> list[tuple[float, float]]:
 
 
 def poor_copy(path: str, out: Path) -> None:
-    """Write a video again, half as large and worse."""
+    """Write a copy of half the size and lower quality."""
     with av.open(path) as source, av.open(str(out), "w") as container:
         video = source.streams.video[0]
         stream = _stream(container, video.width // 2, video.height // 2, POOR)
@@ -54,8 +54,8 @@ def poor_copy(path: str, out: Path) -> None:
         container.mux(stream.encode())
 
 
-def looped(path: str, out: Path, *, size: tuple[int, int], gop: int, seconds: float) -> None:
-    """Write a video at 30 frames a second, again and again until it is so long."""
+def write_looped(path: str, out: Path, *, size: tuple[int, int], gop: int, seconds: float) -> None:
+    """Repeat a video at 30 frames per second until it has the given length in s."""
     options = {"x264-params": f"keyint={gop}"}
     with av.open(str(out), "w") as container:
         stream = _stream(container, *size, options)
@@ -64,7 +64,7 @@ def looped(path: str, out: Path, *, size: tuple[int, int], gop: int, seconds: fl
             with av.open(path) as source:
                 for frame in islice(source.decode(video=0), round(30 * seconds) - count):
                     frame = frame.reformat(*size, "yuv420p")
-                    frame.pict_type = 0  # or x264 would make a key frame of each that was one
+                    frame.pict_type = 0  # otherwise x264 keeps the source's key frames
                     frame.pts, frame.time_base = count * TICKS // 30, Fraction(1, TICKS)
                     container.mux(stream.encode(frame))
                     count += 1

@@ -1,14 +1,14 @@
-"""A library of labelled clips and of long videos made of them: what it costs, and what it finds.
+"""Measure the cost and accuracy of a library of labelled clips and long videos made from them.
 
     python -m benchmarks.library --manifest split1/prepared --model runs/mine/model
 
-It indexes all clips of a manifest and ten long videos, each made by joining twenty clips of the
-test split. It searches for each class by its name, and counts the classes of the ten best moments.
-It looks in each long video for the classes that it holds, and in all of them for poor copies of
-clips: a moment is right that overlaps a right clip. Chance is the share of windows that would be
-right. Then five clips are taken away and put back; and another library is made by a process that is
-killed again and again, which commits every video, so that there is much to kill. Titles take no
-part. Times are of the clock; processor seconds, of all processes, are beside them.
+Indexes all clips of a manifest and ten long videos, each a concatenation of twenty test clips.
+Searches for each class by name and counts the correct results among the ten best. Searches each
+long video for its classes, and all of them for degraded copies of clips: a result is correct if it
+overlaps a correct clip. Chance is the fraction of correct windows. Then five clips are removed and
+added again. Finally, another library is built by a process that is killed repeatedly and commits
+after every video. Titles are not used. Times are wall-clock; CPU seconds of all processes are
+reported too.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from crosspair.library.store import is_library, quoted
 from crosspair.progress import late_progress, progress
 
 RESULTS = Path(__file__).parent / "results" / "library.json"
-LONG, OF_CLIPS = 10, 20  # long videos, and clips of each
-FOUND = 10  # moments
-COPIES, CHANGED, KILLS = 100, 5, 10
+LONG_VIDEOS, CLIPS_PER_VIDEO = 10, 20
+TOP = 10  # results per query
+COPIES, CHANGED_FILES, KILLS = 100, 5, 10
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A clip, somewhere.
+class Occurrence:
+    """An occurrence of a clip in a video.
 
     Attributes:
-        path: of the file that shows it.
-        start, end: when, in s.
-        label: what it is.
-        source: the file of the clip itself.
+        path: the video.
+        start, end: time range in s.
+        label: class of the clip.
+        source: file of the clip.
     """
 
     path: str
@@ -61,23 +61,24 @@ class Shown:
     label: str
     source: str
 
-    def meets(self, path: str, start: float, end: float) -> bool:
-        """Whether some seconds of a file show a part of it."""
+    def overlaps(self, path: str, start: float, end: float) -> bool:
+        """Whether a time range of a file overlaps this occurrence."""
         return path == self.path and start < self.end and end > self.start
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is indexed.
+    """The indexed videos.
 
     Attributes:
-        clips: label and whether it is tested, by path.
-        shown: what the long videos show.
+        folder: contains the folders ``clips`` and ``long``.
+        clips: label, and whether the clip is in the test split, by path.
+        occurrences: the clips in the long videos.
     """
 
     folder: Path
     clips: dict[str, tuple[str, bool]]
-    shown: list[Shown]
+    occurrences: list[Occurrence]
 
     @property
     def folders(self) -> list[Path]:
@@ -85,31 +86,33 @@ class Material:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print the results and write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--manifest", type=Path, required=True, help="of labelled clips")
-    parser.add_argument("--model", type=Path, required=True, help="trained on its training split")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest of labelled clips")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model trained on the training split"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of random choices (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    manifest, of = Manifest.read(options.manifest), engine(options.model)
+    manifest, encoder = Manifest.read(options.manifest), engine(options.model)
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
-        material = prepared(manifest, Path(temporary), draw)
+        material = prepare_material(manifest, Path(temporary), draw)
         library = Path(temporary) / "library"
-        indexed = indexing_told(material, library, of)
-        searcher = Searcher(library, of)
+        indexed = measure_indexing(material, library, encoder)
+        searcher = Searcher(library, encoder)
         results = {
             "index": indexed,
-            "classes": by_class(material, searcher),
-            "long videos": in_long_videos(material, searcher, draw),
-            "changes": changes(material, library, of, draw),
-            "kills": kills(material, library, options.model, draw, indexed["s"]),
+            "classes": precision_by_class(material, searcher),
+            "long videos": search_long_videos(material, searcher, draw),
+            "changes": measure_updates(material, library, encoder, draw),
+            "kills": measure_kills(material, library, options.model, draw, indexed["s"]),
         }
     show(results)
     settings = {
-        "manifest": manifest.hash, "model": of.model.hash, "clips": len(material.clips),
-        "long_videos": LONG, "clips_of_each": OF_CLIPS, "device": str(of.device),
+        "manifest": manifest.hash, "model": encoder.model.hash, "clips": len(material.clips),
+        "long_videos": LONG_VIDEOS, "clips_of_each": CLIPS_PER_VIDEO, "device": str(encoder.device),
     }  # fmt: skip
     write_results(
         options.out, {"settings": settings, "results": results},
@@ -117,8 +120,8 @@ def main() -> None:
     )  # fmt: skip
 
 
-def prepared(manifest: Manifest, folder: Path, draw: random.Random) -> Material:
-    """Copies of the clips, which may be deleted, and long videos of those that are tested."""
+def prepare_material(manifest: Manifest, folder: Path, draw: random.Random) -> Material:
+    """Copy the clips, and concatenate test clips to long videos."""
     for name in ("clips", "long"):
         (folder / name).mkdir()
     clips = {}
@@ -130,37 +133,37 @@ def prepared(manifest: Manifest, folder: Path, draw: random.Random) -> Material:
             shutil.copyfile(clip.path, copy)
             clips[str(copy)] = class_phrase(label), split == "test"
     tested = sorted(path for path, (_, test) in clips.items() if test)
-    chosen = draw.sample(tested, LONG * OF_CLIPS)
-    shown = []
-    with progress("joining", LONG, "videos") as bar:
-        for number in range(LONG):
-            sources = chosen[number * OF_CLIPS : (number + 1) * OF_CLIPS]
+    chosen = draw.sample(tested, LONG_VIDEOS * CLIPS_PER_VIDEO)
+    occurrences = []
+    with progress("joining", LONG_VIDEOS, "videos") as bar:
+        for number in range(LONG_VIDEOS):
+            sources = chosen[number * CLIPS_PER_VIDEO : (number + 1) * CLIPS_PER_VIDEO]
             path = folder / "long" / f"{number}.mp4"
             for source, span in zip(sources, join(sources, path), strict=True):
-                shown.append(Shown(str(path), *span, clips[source][0], source))
+                occurrences.append(Occurrence(str(path), *span, clips[source][0], source))
             bar.advance(number + 1)
-    return Material(folder, clips, shown)
+    return Material(folder, clips, occurrences)
 
 
-def indexing_told(material: Material, library: Path, of: Engine) -> dict[str, float]:
-    """What indexing everything takes."""
-    begun, worked = time.perf_counter(), processor_seconds()
+def measure_indexing(material: Material, library: Path, encoder: Engine) -> dict[str, float]:
+    """Index everything and measure the cost."""
+    start, cpu_start = time.perf_counter(), cpu_seconds()
     with late_progress("indexing", "videos") as advance:
-        done = index(library, of, material.folders, progress=advance)
-    seconds, worked = time.perf_counter() - begun, processor_seconds() - worked
-    length = sum(max(end for _, end in of_video) for of_video in windows_of(library).values())
+        done = index(library, encoder, material.folders, progress=advance)
+    seconds, cpu_s = time.perf_counter() - start, cpu_seconds() - cpu_start
+    length = sum(max(end for _, end in spans) for spans in windows_of(library).values())
     size = sum(path.stat().st_size for path in (library / "windows.lance").rglob("*.*"))
     return {
         "videos": done.added, "broken": len(done.broken), "windows": done.windows,
-        "video_s": length, "s": seconds, "cpu_s": worked, "windows_a_s": done.windows / seconds,
+        "video_s": length, "s": seconds, "cpu_s": cpu_s, "windows_a_s": done.windows / seconds,
         "video_s_a_s": length / seconds, "MB": size / 1e6,
     }  # fmt: skip
 
 
-def by_class(material: Material, searcher: Searcher) -> dict[str, Any]:
-    """P@10 of each class, among all clips and among those that training has not seen."""
+def precision_by_class(material: Material, searcher: Searcher) -> dict[str, Any]:
+    """Compute P@10 of each class, among all clips and among the test clips."""
     windows = windows_of(searcher.library.folder)
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for among in ("all", "test"):
         paths = [path for path, (_, test) in material.clips.items() if test or among == "all"]
         where = f"path IN ({', '.join(map(quoted, paths))})"
@@ -168,119 +171,127 @@ def by_class(material: Material, searcher: Searcher) -> dict[str, Any]:
         for path in paths:
             counts[material.clips[path][0]] += len(windows.get(path, ()))
         for label in sorted(counts):
-            found = searcher.text(label, limit=FOUND, where=where)
-            right = sum(material.clips[moment.path][0] == label for moment in found)
-            of_class = told.setdefault(label, {})
-            of_class[among] = {
-                f"P@{FOUND}": right / FOUND, "chance": counts[label] / counts.total(),
+            hits = searcher.text(label, limit=TOP, where=where)
+            right = sum(material.clips[moment.path][0] == label for moment in hits)
+            class_results = results.setdefault(label, {})
+            class_results[among] = {
+                f"P@{TOP}": right / TOP, "chance": counts[label] / counts.total(),
             }  # fmt: skip
-    return told
+    return results
 
 
-def in_long_videos(material: Material, searcher: Searcher, draw: random.Random) -> dict[str, Any]:
-    """How often the best moment is at the right second."""
+def search_long_videos(
+    material: Material, searcher: Searcher, draw: random.Random
+) -> dict[str, Any]:
+    """Measure how often the best result overlaps a correct clip."""
     windows = windows_of(searcher.library.folder)
-    by_text, of_text = [], []
-    for path in sorted({each.path for each in material.shown}):
-        here = [each for each in material.shown if each.path == path]
-        for label in sorted({each.label for each in here}):
-            right = [each for each in here if each.label == label]
+    text_correct, text_chance = [], []
+    for path in sorted({each.path for each in material.occurrences}):
+        in_video = [each for each in material.occurrences if each.path == path]
+        for label in sorted({each.label for each in in_video}):
+            correct = [each for each in in_video if each.label == label]
             (best,) = searcher.text(label, limit=1, where=f"path = {quoted(path)}")
-            by_text.append(is_right(best, right))
-            inside = [any(each.meets(path, *span) for each in right) for span in windows[path]]
-            of_text.append(sum(inside) / len(inside))
-    by_copy, of_copy = list[bool](), list[float]()
-    total = sum(len(windows[path]) for path in {each.path for each in material.shown})
+            text_correct.append(overlaps_any(best, correct))
+            inside = [any(each.overlaps(path, *span) for each in correct) for span in windows[path]]
+            text_chance.append(sum(inside) / len(inside))
+    copy_correct, copy_chance = list[bool](), list[float]()
+    total = sum(len(windows[path]) for path in {each.path for each in material.occurrences})
     copy = material.folder / "copy.mp4"
-    for each in draw.sample(material.shown, min(COPIES, len(material.shown))):
+    for each in draw.sample(material.occurrences, min(COPIES, len(material.occurrences))):
         poor_copy(each.source, copy)
         (best,) = searcher.video(copy, limit=1, folder=material.folder / "long")
-        by_copy.append(is_right(best, [each]))
-        of_copy.append(sum(each.meets(each.path, *span) for span in windows[each.path]) / total)
+        copy_correct.append(overlaps_any(best, [each]))
+        copy_chance.append(
+            sum(each.overlaps(each.path, *span) for span in windows[each.path]) / total
+        )
     return {
-        "by class name": shares(by_text, of_text),
-        "by a poor copy": shares(by_copy, of_copy),
+        "by class name": success_rates(text_correct, text_chance),
+        "by a poor copy": success_rates(copy_correct, copy_chance),
     }
 
 
-def changes(material: Material, library: Path, of: Engine, draw: random.Random) -> dict[str, Any]:
-    """Take some clips away, and put them back."""
+def measure_updates(
+    material: Material, library: Path, encoder: Engine, draw: random.Random
+) -> dict[str, Any]:
+    """Remove some clips and add them again, updating the library each time."""
     before = windows_of(library)
     away = material.folder / "away"
     away.mkdir()
-    chosen = [Path(path) for path in draw.sample(sorted(material.clips), CHANGED)]
-    told: dict[str, Any] = {}
-    for what, here, there in (
+    chosen = [Path(path) for path in draw.sample(sorted(material.clips), CHANGED_FILES)]
+    results: dict[str, Any] = {}
+    for name, source, target in (
         ("deleted", material.folders[0], away), ("added", away, material.folders[0]),
     ):  # fmt: skip
         for path in chosen:
-            (here / path.name).rename(there / path.name)
-        begun = time.perf_counter()
-        done = index(library, of, material.folders)
-        told[what] = {
-            "files": CHANGED, "added": done.added, "removed": done.removed,
-            "unchanged": done.unchanged, "s": time.perf_counter() - begun,
+            (source / path.name).rename(target / path.name)
+        start = time.perf_counter()
+        done = index(library, encoder, material.folders)
+        results[name] = {
+            "files": CHANGED_FILES, "added": done.added, "removed": done.removed,
+            "unchanged": done.unchanged, "s": time.perf_counter() - start,
         }  # fmt: skip
-    told["windows as before"] = windows_of(library) == before
-    return told
+    results["windows as before"] = windows_of(library) == before
+    return results
 
 
-def kills(
+def measure_kills(
     material: Material, library: Path, model: Path, draw: random.Random, seconds: float
 ) -> dict[str, int]:
-    """Kill who makes a library, at random moments, and look at what is left each time.
+    """Kill an indexing process at random moments, and check the library each time.
 
     Args:
-        material: to index.
-        library: what is to come of it.
-        model: to index with.
-        draw: of the moments.
-        seconds: that all takes.
+        material: videos to index.
+        library: complete library for comparison.
+        model: model folder.
+        draw: random generator of the moments.
+        seconds: duration of a complete indexing.
     """
     whole, another = windows_of(library), material.folder / "another"
-    told = Counter(dict.fromkeys(("kills", "no library yet", "opened", "grown", "faults"), 0))
+    counts = Counter(dict.fromkeys(("kills", "no library yet", "opened", "grown", "faults"), 0))
     before = 0
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.library"])
     for _ in range(KILLS):
-        here, there = context.Pipe()
+        receiver, sender = context.Pipe()
         process = context.Process(
-            target=index_to_be_killed, args=(another, material.folders, model, there)
+            target=index_to_be_killed, args=(another, material.folders, model, sender)
         )
         process.start()
-        there.close()
-        here.recv()
+        sender.close()
+        receiver.recv()
         process.join(draw.uniform(0, seconds / 3))
-        told["kills"] += process.exitcode is None
+        counts["kills"] += process.exitcode is None
         process.kill()
         process.join()
         if is_library(another):
-            told["opened"] += 1
-            left = windows_of(another)
-            told["faults"] += any(whole[path] != spans for path, spans in left.items())
-            now = sum(map(len, left.values()))
-            told["grown"] += now > before
-            before = now
+            counts["opened"] += 1
+            windows = windows_of(another)
+            counts["faults"] += any(whole[path] != spans for path, spans in windows.items())
+            count = sum(map(len, windows.values()))
+            counts["grown"] += count > before
+            before = count
         else:
-            told["no library yet"] += 1
+            counts["no library yet"] += 1
     index(another, engine(model), material.folders)
-    told["faults"] += windows_of(another) != whole
-    return dict(told)
+    counts["faults"] += windows_of(another) != whole
+    return dict(counts)
 
 
-def index_to_be_killed(library: Path, folders: list[Path], model: Path, begun: Connection) -> None:
-    """Index, with a version of the table for every video."""
+def index_to_be_killed(
+    library: Path, folders: list[Path], model: Path, started: Connection
+) -> None:
+    """Index and commit after every video."""
     indexing.COMMIT_SECONDS = 0.0
-    of = engine(model)
-    begun.send("begun")
-    index(library, of, folders)
+    encoder = engine(model)
+    started.send(None)
+    index(library, encoder, folders)
 
 
-Windows = dict[str, list[tuple[float, float]]]  # start and end of each in s, by path
+Windows = dict[str, list[tuple[float, float]]]  # (start, end) in s, by path
 
 
 def windows_of(library: Path) -> Windows:
-    """What a library holds, in the order of time; a window that stands twice is there twice."""
+    """Return the windows of a library in order of time; duplicates are kept."""
     windows: Windows = defaultdict(list)
     rows = Library(library).table.search().select(["path", "start", "end"]).to_list()
     for row in rows:
@@ -288,37 +299,40 @@ def windows_of(library: Path) -> Windows:
     return {path: sorted(spans) for path, spans in windows.items()}
 
 
-def is_right(moment: Moment, shown: Sequence[Shown]) -> bool:
-    """Whether a moment shows a part of one of some clips."""
-    return any(each.meets(moment.path, moment.start, moment.end) for each in shown)
+def overlaps_any(moment: Moment, occurrences: Sequence[Occurrence]) -> bool:
+    """Whether a search result overlaps any of the given occurrences."""
+    return any(each.overlaps(moment.path, moment.start, moment.end) for each in occurrences)
 
 
-def shares(right: Sequence[bool], chances: Sequence[float]) -> dict[str, float]:
-    """How many queries found what is right, and how many would by chance."""
+def success_rates(right: Sequence[bool], chances: Sequence[float]) -> dict[str, float]:
+    """Return the fraction of successful queries, and the fraction expected by chance."""
     count = len(right)
     return {"queries": count, "right": sum(right) / count, "chance": sum(chances) / count}
 
 
-def processor_seconds() -> float:
-    """Of this process, and of those that it waited for."""
-    both = (resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(used.ru_utime + used.ru_stime for used in both)
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and its finished children."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in usages)
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print what was found."""
-    of = results["index"]
+    """Print the results."""
+    cost = results["index"]
     print(
-        f"{of['videos']} videos, {of['video_s']:.0f} s, {of['windows']} windows in {of['s']:.0f} s "
-        f"({of['cpu_s']:.0f} processor s): {of['windows_a_s']:.0f} windows/s, "
-        f"{of['video_s_a_s']:.0f} video s/s; {of['MB']:.0f} MB"
+        f"{cost['videos']} videos, {cost['video_s']:.0f} s, {cost['windows']} windows "
+        f"in {cost['s']:.0f} s "
+        f"({cost['cpu_s']:.0f} CPU s): {cost['windows_a_s']:.0f} windows/s, "
+        f"{cost['video_s_a_s']:.0f} video s/s; {cost['MB']:.0f} MB"
     )
     table = Table("class", box=None, header_style="bold")
     for among in ("all clips", "test clips"):
-        table.add_column(f"P@{FOUND}, {among}", justify="right")
+        table.add_column(f"P@{TOP}, {among}", justify="right")
         table.add_column("chance", justify="right")
-    for label, found in results["classes"].items():
-        cells = (f"{found[among][name]:.2f}" for among in ("all", "test") for name in found[among])
+    for label, values in results["classes"].items():
+        cells = (
+            f"{values[among][name]:.2f}" for among in ("all", "test") for name in values[among]
+        )
         table.add_row(label, *cells)
     Console().print(table)
     for name in ("long videos", "changes", "kills"):

@@ -1,14 +1,14 @@
-"""How long one training clip takes to load: the common way and ours, untouched and prepared files.
+"""Time the loading of a training clip, in the common way and ours, before and after preparing.
 
     python -m benchmarks.loading [VIDEOS]
 
-A clip is 8 frames, 4/30 s apart, of which a random view is wanted. Untouched files are as the
-corpora of the paper are found: ten seconds of 340×256 at 30 frames a second (each video is repeated
-until it is that long), with a key frame at least every 12 frames, or every 250, which is x264's
-own choice. The common way reads the file from its beginning up to the clip's end, turns each frame
-of the clip's span into full-size RGB, and scales floats. "The common way with seeking" begins at
-the key frame before the span. Ours is `crosspair.video.load_view`. The time is that of one
-processor core, files being in memory; what several loading processes give is by the clock.
+A clip is a random view of 8 frames, 4/30 s apart. Untouched files are like those of the paper's
+corpora: ten seconds of 340×256 at 30 frames per second (each video is repeated until it is that
+long), with a key frame at least every 12 frames, or every 250 (x264's default). The common way
+reads the file from its beginning to the end of the clip, converts each frame of the clip's span to
+full-size RGB, and scales in float. "The common way with seeking" starts at the key frame before the
+span. Ours is `crosspair.video.load_view`. Times are CPU times of one core with the files in memory;
+the throughput of several worker processes is wall-clock.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import torch
 from rich.console import Console
 from torch.nn.functional import interpolate
 
-from benchmarks.joined import looped
-from benchmarks.measuring import compared, print_comparison, rounds_of_turns, write_results
+from benchmarks.joined import write_looped
+from benchmarks.measuring import compare_times, print_comparison, run_in_turns, write_results
 from crosspair.clip import Clip
 from crosspair.config import ClipConfig
 from crosspair.corpora import manifest_of
@@ -51,12 +51,12 @@ BASE = "common way, untouched"
 GOPS = {"key frame every 12": 12, "every 250": 250}
 SIZES = (112, 64)
 WORKERS = (1, 2, 4)
-BATCH, WARM_UP, BATCHES = 16, 4, 24  # for counting what loading processes give
+BATCH, WARM_UP, BATCHES = 16, 4, 24  # for the throughput of worker processes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One clip: where it is, before and after preparing, and the view of it."""
+    """A clip, untouched and prepared, and the view to load."""
 
     untouched: Clip
     prepared: Clip
@@ -65,31 +65,35 @@ class Job:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("videos", nargs="?", type=Path, help="a folder (default: render one)")
+    parser.add_argument(
+        "videos", nargs="?", type=Path, help="folder of videos (default: render some)"
+    )
     parser.add_argument("--rounds", type=int, default=8, help="default: 8")
-    parser.add_argument("--most", type=int, default=20, help="videos (default: 20)")
-    parser.add_argument("--views", type=int, default=2, help="of each video (default: 2)")
-    parser.add_argument("--seconds", type=float, default=10, help="of a video (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the views (default: 0)")
+    parser.add_argument(
+        "--most", type=int, default=20, help="maximum number of videos (default: 20)"
+    )
+    parser.add_argument("--views", type=int, default=2, help="views per video (default: 2)")
+    parser.add_argument("--seconds", type=float, default=10, help="length of a video (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the views (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as in a worker of the loader
     results: dict[str, dict[str, Any]] = {"ways": {}, "parts": {}, "workers": {}}
     with tempfile.TemporaryDirectory() as folder:
-        videos = options.videos or _rendered(Path(folder) / "rendered")
+        videos = options.videos or _render(Path(folder) / "rendered")
         files = [path for path in sorted(videos.rglob("*")) if path.suffix.lower() in SUFFIXES]
         files = files[:: max(1, len(files) // options.most)][: options.most]
         for name, gop in GOPS.items():
             pairs = _pairs(files, Path(folder) / str(gop), gop, options.seconds)
             for size in SIZES:
                 jobs = _jobs(pairs, ClipConfig(size=size), options)
-                results["ways"][f"{name}, {size}x{size}"] = _measured(jobs, options.rounds)
+                results["ways"][f"{name}, {size}x{size}"] = _compare_ways(jobs, options.rounds)
             jobs = _jobs(pairs, ClipConfig(size=SIZES[0]), options)
             for index, state in enumerate(("untouched", "prepared")):
-                results["parts"][f"{name}, {state}"] = _parts(jobs, state, options.rounds)
-                results["workers"][f"{name}, {state}"] = _by_workers(
+                results["parts"][f"{name}, {state}"] = _time_parts(jobs, state, options.rounds)
+                results["workers"][f"{name}, {state}"] = _clips_per_second(
                     [pair[index] for pair in pairs]
                 )
     Console().print({"parts, ms": results["parts"], "clips/s": results["workers"]})
@@ -103,18 +107,18 @@ def main() -> None:
     write_results(options.out, content, seed=options.seed, packages=["av", "numpy", "torch"])
 
 
-def _rendered(out: Path) -> Path:
+def _render(out: Path) -> Path:
     return render_corpus(out, pairs=24).path.parent / "videos"
 
 
 def _pairs(files: list[Path], out: Path, gop: int, seconds: float) -> list[tuple[Clip, Clip]]:
-    """The videos as they are found, and prepared."""
+    """Write untouched and prepared versions of the videos."""
     out.mkdir()
     rows = []
     for number, path in enumerate(files):
-        made = out / f"{number}.mp4"
-        looped(str(path), made, size=(340, 256), gop=gop, seconds=seconds)
-        rows.append({"pair_id": str(number), "path": str(made)})
+        path_out = out / f"{number}.mp4"
+        write_looped(str(path), path_out, size=(340, 256), gop=gop, seconds=seconds)
+        rows.append({"pair_id": str(number), "path": str(path_out)})
     untouched = manifest_of(rows, out / "untouched.parquet")
     plan = plan_preparation(untouched, out / "small", Settings())
     small = prepare_corpus(plan, partial(on_processes, workers=cores()))
@@ -131,7 +135,7 @@ def _jobs(
     ]
 
 
-def _measured(jobs: list[Job], rounds: int) -> dict[str, Any]:
+def _compare_ways(jobs: list[Job], rounds: int) -> dict[str, Any]:
     ways: dict[str, Callable[[Job], np.ndarray]] = {
         BASE: lambda job: common_way(job.untouched, job.view, job.config),
         "common way with seeking, untouched": lambda job: common_way(
@@ -141,9 +145,9 @@ def _measured(jobs: list[Job], rounds: int) -> dict[str, Any]:
         "common way, prepared": lambda job: common_way(job.prepared, job.view, job.config),
         "ours, prepared": lambda job: load_view(job.prepared, job.view, job.config),
     }
-    results = compared(rounds_of_turns(ways, jobs, rounds), BASE)
+    results = compare_times(run_in_turns(ways, jobs, rounds), BASE)
     for name, way in ways.items():
-        # That all ways see the same: mean absolute difference of pixels, of 255.
+        # Mean absolute pixel difference (0 to 255), to check that all ways load the same frames.
         differences = [
             np.abs(
                 np.asarray(way(job), np.float32) - load_view(job.untouched, job.view, job.config)
@@ -155,8 +159,8 @@ def _measured(jobs: list[Job], rounds: int) -> dict[str, Any]:
     return results
 
 
-def _parts(jobs: list[Job], state: str, rounds: int) -> dict[str, float]:
-    """Mean milliseconds of a clip that each part of our way takes, by leaving later parts out."""
+def _time_parts(jobs: list[Job], state: str, rounds: int) -> dict[str, float]:
+    """Time the parts of our implementation in ms per clip, by omitting later parts."""
     config = jobs[0].config
     clips = [getattr(job, state) for job in jobs]
     instants = [
@@ -164,53 +168,53 @@ def _parts(jobs: list[Job], state: str, rounds: int) -> dict[str, float]:
         for job, clip in zip(jobs, clips, strict=True)
     ]
 
-    def opening(number: int) -> None:
+    def open_only(number: int) -> None:
         with opened(clips[number].path):
             pass
 
-    def seeking(number: int) -> None:
+    def seek_only(number: int) -> None:
         with opened(clips[number].path) as (container, stream):
             next(decoded_from(container, stream, instants[number][0]))
 
-    def decoding(number: int) -> None:
+    def decode_only(number: int) -> None:
         with opened(clips[number].path) as (container, stream):
             list(on_screen(container, stream, instants[number], clips[number].path))
 
     ways: dict[str, Callable[[int], object]] = {
-        "open": opening,
-        "seek, first frame": seeking,
-        "decode": decoding,
+        "open": open_only,
+        "seek, first frame": seek_only,
+        "decode": decode_only,
         "scale": lambda number: load_frames(clips[number], jobs[number].view, config),
         "crop and copy": lambda number: load_view(clips[number], jobs[number].view, config),
     }
-    taken = rounds_of_turns(ways, range(len(jobs)), rounds)
-    upto = [1e3 * statistics.median(map(statistics.mean, taken[name])) for name in ways]
+    times = run_in_turns(ways, range(len(jobs)), rounds)
+    upto = [1e3 * statistics.median(map(statistics.mean, times[name])) for name in ways]
     return {
         name: b - a for name, (a, b) in zip(ways, itertools.pairwise([0.0, *upto]), strict=True)
     }
 
 
-def _by_workers(clips: list[Clip]) -> dict[int, float]:
-    """Clips a second by the clock that so many loading processes give, when nobody uses them."""
+def _clips_per_second(clips: list[Clip]) -> dict[int, float]:
+    """Measure the throughput of worker processes in clips/s, without a network."""
     config = ClipConfig(size=SIZES[0])
-    found = {}
+    throughput = {}
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores
     for workers in WORKERS:
         size = min(BATCH, len(clips))
-        epochs = (WARM_UP + BATCHES) // (len(clips) // size) + 2  # never ends while it is timed
+        epochs = (WARM_UP + BATCHES) // (len(clips) // size) + 2  # enough batches for the timing
         order = TrainingOrder(len(clips), size, epochs, seed=0)
         batches = iter(training_loader(clips, order, config, seed=0, workers=workers))
         for batch in itertools.islice(batches, WARM_UP):
             assert not batch.failures
-        begun, count = time.perf_counter(), 0
+        start, count = time.perf_counter(), 0
         for batch in itertools.islice(batches, BATCHES):
             count += len(batch.rows)
-        found[workers] = count / (time.perf_counter() - begun)
-    return found
+        throughput[workers] = count / (time.perf_counter() - start)
+    return throughput
 
 
 def common_way(clip: Clip, view: View, config: ClipConfig, *, seek: bool = False) -> np.ndarray:
-    """Load a view as most code does.
+    """Load a view like common implementations.
 
     Returns:
         (frames, size, size, 3) float32, 0 to 255.

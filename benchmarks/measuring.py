@@ -1,4 +1,4 @@
-"""What every benchmark does: take turns, summarise, write down with machine and versions."""
+"""Shared by all benchmarks: run implementations in turns, summarise times, write results."""
 
 from __future__ import annotations
 
@@ -22,77 +22,78 @@ Ways = Mapping[str, Callable[[Any], object]]
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A median, and the quartiles on its two sides."""
+class Quartiles:
+    """Median, and lower and upper quartile."""
 
     median: float
     low: float
     high: float
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Summarise two values or more.
+def quartiles(values: Sequence[float]) -> Quartiles:
+    """Compute the quartiles of two or more values.
 
-    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
-    Spread(median=3.0, low=2.0, high=4.0)
+    >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
+    Quartiles(median=3.0, low=2.0, high=4.0)
     """
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, low, high)
+    return Quartiles(median, low, high)
 
 
-def rounds_of_turns(
+def run_in_turns(
     ways: Ways,
     jobs: Sequence[Any],
     rounds: int,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[list[float]]]:
-    """Do every job in every way, taking turns, so that whatever slows the machine slows all ways.
+    """Time every job in every way, in turns, so that other load affects all ways alike.
 
     Args:
-        ways: from their names to functions of a job.
-        jobs: what they are given.
-        rounds: how many times all is done, after a round that does not count.
-        clock: what tells seconds: the processor's, in which other processes do not count, or
-            `time.perf_counter`.
+        ways: functions of a job, by name.
+        jobs: arguments of the functions.
+        rounds: number of repetitions, after one warm-up round.
+        clock: returns seconds; CPU time by default, or `time.perf_counter` for wall-clock time.
 
     Returns:
-        For each way and round, the seconds of each job.
+        For each way and round, the time of each job in seconds.
     """
     seconds: dict[str, list[list[float]]] = {name: [] for name in ways}
     for count in range(-1, rounds):
         this_round: dict[str, list[float]] = {name: [] for name in ways}
         for number, job in enumerate(jobs):
             names = list(ways)
-            turn = (number + count) % len(names)  # no way always comes after the same other
+            turn = (number + count) % len(names)  # rotate the order
             for name in names[turn:] + names[:turn]:
-                begun = clock()
+                start = clock()
                 ways[name](job)
-                this_round[name].append(clock() - begun)
+                this_round[name].append(clock() - start)
         if count >= 0:
-            for name, taken in this_round.items():
-                seconds[name].append(taken)
+            for name, times in this_round.items():
+                seconds[name].append(times)
     return seconds
 
 
-def compared(seconds: Mapping[str, Sequence[Sequence[float]]], base: str) -> dict[str, Any]:
-    """Milliseconds a job of each way, and how many times faster it is than ``base``.
+def compare_times(seconds: Mapping[str, Sequence[Sequence[float]]], base: str) -> dict[str, Any]:
+    """Summarise the time per job in ms of each way, and its speed-up over ``base``.
 
-    The ratio is of the medians of one round; its spread is over the rounds.
+    The speed-up is the ratio of the medians of a round; its quartiles are over the rounds.
     """
-    medians = {name: [statistics.median(each) for each in of] for name, of in seconds.items()}
+    medians = {
+        name: [statistics.median(each) for each in rounds] for name, rounds in seconds.items()
+    }
     return {
         name: {
-            "ms": asdict(spread([1e3 * each for one_round in of for each in one_round])),
+            "ms": asdict(quartiles([1e3 * each for one_round in rounds for each in one_round])),
             "times_faster": asdict(
-                spread([a / b for a, b in zip(medians[base], medians[name], strict=True)])
+                quartiles([a / b for a, b in zip(medians[base], medians[name], strict=True)])
             ),
         }
-        for name, of in seconds.items()
+        for name, rounds in seconds.items()
     }
 
 
 def print_comparison(title: str, results: Mapping[str, Any]) -> None:
-    """Show what `compared` returns."""
+    """Print the result of `compare_times` as a table."""
     table = Table("way", title=title, box=None, header_style="bold", title_justify="left")
     for column in ("ms", "quartiles", "times faster", "quartiles"):
         table.add_column(column, justify="right")
@@ -109,7 +110,7 @@ def print_comparison(title: str, results: Mapping[str, Any]) -> None:
 def write_results(
     path: Path, results: Mapping[str, Any], *, seed: int, packages: Sequence[str]
 ) -> None:
-    """Write results as JSON, with the machine, the commit and the versions they hang on."""
+    """Write results as JSON, with the machine, the commit and the package versions."""
     origin = asdict(provenance(recipe="", model="", manifest="", seed=seed))
     content = {
         **results,

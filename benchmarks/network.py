@@ -1,14 +1,13 @@
-"""The video network beside the common way: training and inference, and what the machine could do.
+"""Time training and inference of the video network, compared with the common way and the machine.
 
     python -m benchmarks.network [--rounds 4] [--scale 1]
 
 ResNet-18 and -34 on 8 frames of 112×112 and ResNet-50 on 8 frames of 224×224, random weights and
 clips in memory. A training step is forward, backward and SGD. The common way is 3D convolutions in
-float32 and PyTorch's usual layout; between it and crosspair's stands what two changes give:
-bfloat16 and channels_last_3d. Times are of the clock, on all cores, in turns. The machine's rate is
-the larger of those of a large matrix product and of a large convolution. A network's share of it
-counts the operations of its convolutions, and with them the zeros around small images, which
-convolutions leave out: of a network that is as fast as the machine it is above 1.
+float32 and contiguous layout. An intermediate way adds only bfloat16 and channels_last_3d. The ways
+run in turns; times are wall-clock, on all cores. The machine's rate is the larger of those of a
+large matrix product and of a large convolution. The fraction of the rate counts the operations of
+the convolutions, including the zero padding that convolutions skip, so it can exceed 1.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import compared, print_comparison, rounds_of_turns, write_results
+from benchmarks.measuring import compare_times, print_comparison, run_in_turns, write_results
 from crosspair.config import Depth, OptimizerConfig
 from crosspair.isolation import cores
 from crosspair.models import ResNet3d
@@ -37,7 +36,7 @@ RESULTS = Path(__file__).parent / "results" / "network.json"
 NETWORKS: dict[Depth, tuple[int, int]] = {18: (112, 8), 34: (112, 8), 50: (224, 2)}
 FRAMES = 8
 BASE = "float32, 3D convolutions"
-HALFWAY = "bfloat16, channels_last_3d"
+INTERMEDIATE = "bfloat16, channels_last_3d"
 OURS = "crosspair"
 CPU = torch.device("cpu")
 LAYOUT = torch.channels_last_3d
@@ -45,12 +44,16 @@ SGD = OptimizerConfig(lr=1e-3)
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=4, help="in turns (default: 4)")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the clips' sides (default: 1)")
+    parser.add_argument("--rounds", type=int, default=4, help="repetitions (default: 4)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of the clips' side (default: 1)"
+    )
     parser.add_argument("--depths", type=int, nargs="+", default=list(NETWORKS), metavar="DEPTH")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and clips (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights and clips (default: 0)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(cores())
@@ -60,13 +63,13 @@ def main() -> None:
                 "threads": torch.get_num_threads(), "GFLOP_per_s": rates}  # fmt: skip
     results: dict[str, Any] = {}
     for depth in options.depths:
-        results[f"ResNet-{depth}"] = measured(depth, options.rounds, options.scale, rates)
+        results[f"ResNet-{depth}"] = benchmark_network(depth, options.rounds, options.scale, rates)
         content = {"settings": settings, "results": results}
         write_results(options.out, content, seed=options.seed, packages=["torch"])
 
 
 def machine_rates(rounds: int, size: int) -> dict[str, dict[str, float]]:
-    """GFLOP/s of a matrix product and of a convolution, the best of some rounds, by format."""
+    """Measure the best GFLOP/s of a matrix product and of a convolution, by number format."""
     rates: dict[str, dict[str, float]] = {}
     for dtype in (torch.float32, torch.bfloat16):
         square = torch.randn(size, size).to(dtype)
@@ -78,71 +81,73 @@ def machine_rates(rounds: int, size: int) -> dict[str, dict[str, float]]:
             "convolution": lambda images=images, kernel=kernel: F.conv2d(images, kernel, padding=1),
         }
         rates[str(dtype).removeprefix("torch.")] = {
-            name: operations(job) / min(seconds_of(job) for _ in range(rounds + 1)) / 1e9
+            name: count_flops(job) / min(time_call(job) for _ in range(rounds + 1)) / 1e9
             for name, job in jobs.items()
         }
-    for dtype_name, of in rates.items():
-        told = ", ".join(f"{name} {rate:.0f}" for name, rate in of.items())
-        Console().print(f"{dtype_name}, GFLOP/s: {told}")
+    for dtype_name, dtype_rates in rates.items():
+        line = ", ".join(f"{name} {rate:.0f}" for name, rate in dtype_rates.items())
+        Console().print(f"{dtype_name}, GFLOP/s: {line}")
     return rates
 
 
-def measured(
+def benchmark_network(
     depth: Depth, rounds: int, scale: float, rates: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """Both comparisons of a network, and its share of the machine's rate."""
+    """Compare training and inference of a network, and relate them to the machine's rate."""
     size, batch = NETWORKS[depth]
     size = round(size * scale)
     clips = torch.randn(batch, 3, FRAMES, size, size)
     common = ResNet3d(depth)
-    halfway, ours = laid_out(common, LAYOUT), laid_out(common, LAYOUT)
-    found: dict[str, Any] = {"size": size, "batch": batch}
+    intermediate, ours = copy_with_layout(common, LAYOUT), copy_with_layout(common, LAYOUT)
+    results: dict[str, Any] = {"size": size, "batch": batch}
     fast = clips.contiguous(memory_format=LAYOUT)
-    trained = {
-        BASE: training(common, clips, "fp32", usual_sgd(common)),
-        HALFWAY: training(halfway, fast, "auto", usual_sgd(halfway)),
-        OURS: training(ours, fast, "auto", optimizer_of({"rest": ours.parameters()}, SGD)),
+    training_ways = {
+        BASE: training_step(common, clips, "fp32", plain_sgd(common)),
+        INTERMEDIATE: training_step(intermediate, fast, "auto", plain_sgd(intermediate)),
+        OURS: training_step(ours, fast, "auto", optimizer_of({"rest": ours.parameters()}, SGD)),
     }
-    used = {
-        BASE: inferring(common, clips, "fp32"),
-        HALFWAY: inferring(halfway, fast, "auto"),
-        OURS: inferring(ours, fast, "auto", folded=True),
+    inference_ways = {
+        BASE: inference_step(common, clips, "fp32"),
+        INTERMEDIATE: inference_step(intermediate, fast, "auto"),
+        OURS: inference_step(ours, fast, "auto", folded=True),
     }
-    for doing, ways in (("training", trained), ("inference", used)):
-        needed = operations(lambda run=ways[BASE]: run(None)) / batch
-        times = compared(rounds_of_turns(ways, [None], rounds, time.perf_counter), BASE)
+    for mode, ways in (("training", training_ways), ("inference", inference_ways)):
+        flops = count_flops(lambda run=ways[BASE]: run(None)) / batch
+        times = compare_times(run_in_turns(ways, [None], rounds, time.perf_counter), BASE)
         peak = max(rates[str(dtype_for(CPU, "auto")).removeprefix("torch.")].values())
-        rate = needed * batch / times[OURS]["ms"]["median"] / 1e6
-        found[doing] = {
-            "ways": times, "GFLOP_a_clip": needed / 1e9,
+        rate = flops * batch / times[OURS]["ms"]["median"] / 1e6
+        results[mode] = {
+            "ways": times, "GFLOP_a_clip": flops / 1e9,
             "clips_per_s": {name: 1e3 * batch / way["ms"]["median"] for name, way in times.items()},
             "share_of_the_rate": rate / peak,
         }  # fmt: skip
-        print_comparison(f"ResNet-{depth}, {batch} clips of {FRAMES}×{size}², {doing}", times)
-        Console().print(f"{needed / 1e9:.1f} GFLOP a clip: {rate / peak:.0%} of the machine's rate")
-    return found
+        print_comparison(f"ResNet-{depth}, {batch} clips of {FRAMES}×{size}², {mode}", times)
+        Console().print(
+            f"{flops / 1e9:.1f} GFLOP per clip: {rate / peak:.0%} of the machine's rate"
+        )
+    return results
 
 
-def laid_out(network: ResNet3d, layout: torch.memory_format) -> ResNet3d:
-    """The same network, its kernels in a layout."""
-    copied = copy.deepcopy(network)
-    for parameter in copied.parameters():
+def copy_with_layout(network: ResNet3d, layout: torch.memory_format) -> ResNet3d:
+    """Copy a network with its kernels in the given memory format."""
+    result = copy.deepcopy(network)
+    for parameter in result.parameters():
         if parameter.dim() == 5:
             parameter.data = parameter.contiguous(memory_format=layout)
-    return copied
+    return result
 
 
-def usual_sgd(network: ResNet3d) -> torch.optim.SGD:
-    """As most code has it."""
+def plain_sgd(network: ResNet3d) -> torch.optim.SGD:
+    """Return PyTorch's default, unfused SGD."""
     return torch.optim.SGD(
         network.parameters(), SGD.lr, SGD.momentum, weight_decay=SGD.weight_decay
     )
 
 
-def training(
+def training_step(
     network: ResNet3d, clips: torch.Tensor, precision: str, optimizer: torch.optim.Optimizer
 ) -> Callable[[None], None]:
-    """A step of training."""
+    """Return a function that runs a training step."""
 
     def step(_: None) -> None:
         network.train()
@@ -155,10 +160,10 @@ def training(
     return step
 
 
-def inferring(
+def inference_step(
     network: ResNet3d, clips: torch.Tensor, precision: str, *, folded: bool = False
 ) -> Callable[[None], None]:
-    """Inference; ``folded``: in crosspair's form for it, made once as for a whole corpus."""
+    """Return a function that runs inference; ``folded`` uses crosspair's fused network."""
 
     def run(_: None) -> None:
         network.eval()
@@ -170,18 +175,18 @@ def inferring(
     return run
 
 
-def operations(job: Callable[[], object]) -> float:
-    """Floating-point operations, a multiplication and an addition being two."""
+def count_flops(job: Callable[[], object]) -> float:
+    """Count floating-point operations; a multiply-add counts as two."""
     with FlopCounterMode(display=False) as counter:
         job()
     return float(counter.get_total_flops())
 
 
-def seconds_of(job: Callable[[], object]) -> float:
-    """Of the clock."""
-    begun = time.perf_counter()
+def time_call(job: Callable[[], object]) -> float:
+    """Return the wall-clock seconds of a call."""
+    start = time.perf_counter()
     job()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

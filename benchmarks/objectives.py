@@ -1,13 +1,13 @@
-"""A step of an objective beside the authors' way: time and memory, by number of pairs.
+"""Time and memory of a step of each objective, compared with the authors' way, by number of pairs.
 
     python -m benchmarks.objectives [--pairs 10000 210000 …]
 
 A step is the loss of 64 pairs in 256 dimensions with 4,096 noise samples, its gradient with respect
-to both embeddings, and the update of the memory bank; at 210,000 pairs (Kinetics-210k), also with
-every other objective, and with the paper's batch of 256. The authors' way gathers, for each pair,
-its own noise rows of both banks, (B, m + 1, D) values each. Times are of the clock, on all cores,
-in turns; memory is the most that a step holds besides the bank. A bank that fits into no free
-memory is left out, with a line; ten million pairs are in bfloat16.
+to both embeddings, and the update of the memory bank. At 210,000 pairs (Kinetics-210k), all other
+objectives and the paper's batch size of 256 are measured too. The authors' way gathers separate
+noise rows of both banks for each pair, (B, m + 1, D) values each. The ways run in turns; times are
+wall-clock, on all cores. Memory is the peak of a step, excluding the bank. Banks that do not fit
+into the free memory are skipped; banks of ten million pairs are in bfloat16.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measuring import compared, rounds_of_turns, write_results
+from benchmarks.measuring import compare_times, run_in_turns, write_results
 from crosspair import objectives
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
@@ -35,9 +35,9 @@ from crosspair.objectives import MemoryBank
 
 RESULTS = Path(__file__).parent / "results" / "objectives.json"
 PAIRS = (10_000, 210_000, 1_000_000, 10_000_000)
-ALL_AT = 210_000  # pairs, of Kinetics-210k, at which every objective is measured
-HALVED = 5_000_000  # pairs from which banks are in bfloat16
-BATCH, PAPERS_BATCH, DIMENSIONS = 64, 256, 256
+ALL_AT = 210_000  # pairs of Kinetics-210k; every objective is measured at this size
+BF16_FROM = 5_000_000  # pairs from which banks are stored in bfloat16
+BATCH, PAPER_BATCH, DIMENSIONS = 64, 256, 256
 BASE = "authors' way: rows of each pair gathered"
 CROSS_PAIR = {
     "cross-pair, NCE, noise of each pair": ObjectiveConfig(noise="pair"),
@@ -61,11 +61,13 @@ Step = Callable[[Any], None]
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS, metavar="N")
-    parser.add_argument("--rounds", type=int, default=3, help="in turns (default: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: 3)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all random numbers (default: 0)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(cores())
@@ -75,53 +77,57 @@ def main() -> None:
     }  # fmt: skip
     results: dict[str, Any] = {}
     for pairs in options.pairs:
-        dtype = torch.bfloat16 if pairs >= HALVED else torch.float32
+        dtype = torch.bfloat16 if pairs >= BF16_FROM else torch.float32
         needed = 2 * pairs * DIMENSIONS * dtype.itemsize
         if needed > 0.9 * free_memory():
-            Console().print(f"{pairs:,} pairs are left out: no {needed / 2**30:.1f} GiB are free")
+            Console().print(f"skipping {pairs:,} pairs: the bank needs {needed / 2**30:.1f} GiB")
             continue
-        results[str(pairs)] = measured(pairs, BATCH, dtype, options.rounds, options.seed)
+        results[str(pairs)] = benchmark_objectives(
+            pairs, BATCH, dtype, options.rounds, options.seed
+        )
         if pairs == ALL_AT:
-            results[f"{pairs} in batches of {PAPERS_BATCH}"] = measured(
-                pairs, PAPERS_BATCH, dtype, options.rounds, options.seed
+            results[f"{pairs} in batches of {PAPER_BATCH}"] = benchmark_objectives(
+                pairs, PAPER_BATCH, dtype, options.rounds, options.seed
             )
         content = {"settings": settings, "results": results}
         write_results(options.out, content, seed=options.seed, packages=["torch"])
 
 
-def measured(pairs: int, batch: int, dtype: torch.dtype, rounds: int, seed: int) -> dict[str, Any]:
-    """Times and memory of all ways at a number of pairs."""
+def benchmark_objectives(
+    pairs: int, batch: int, dtype: torch.dtype, rounds: int, seed: int
+) -> dict[str, Any]:
+    """Measure time and memory of all ways for a number of pairs."""
     bank = MemoryBank(pairs, DIMENSIONS, ObjectiveConfig.bank_momentum, seed, World(), dtype)
     generator = torch.Generator().manual_seed(seed)
     embeddings = F.normalize(torch.randn(2, batch, DIMENSIONS, generator=generator), dim=2)
     index = torch.randperm(pairs, generator=generator)[:batch]
-    of = CROSS_PAIR | (OTHERS if (pairs, batch) == (ALL_AT, BATCH) else {})
+    configs = CROSS_PAIR | (OTHERS if (pairs, batch) == (ALL_AT, BATCH) else {})
     ways: dict[str, Step] = {BASE: authors_step(bank, embeddings, index)} | {
-        name: our_step(config, bank, embeddings, index, seed) for name, config in of.items()
+        name: our_step(config, bank, embeddings, index, seed) for name, config in configs.items()
     }
-    times = compared(rounds_of_turns(ways, [None], rounds, time.perf_counter), BASE)
-    held = {name: most_held(way) for name, way in ways.items()}
+    times = compare_times(run_in_turns(ways, [None], rounds, time.perf_counter), BASE)
+    memory = {name: peak_memory(way) for name, way in ways.items()}
     for name, way in times.items():
-        way["MiB"] = held[name] / 2**20
-        way["share_of_memory"] = held[name] / held[BASE]
+        way["MiB"] = memory[name] / 2**20
+        way["share_of_memory"] = memory[name] / memory[BASE]
     show(f"{pairs:,} pairs, batches of {batch}", times)
     return {"pairs": pairs, "batch": batch, "bank": {"dtype": str(dtype).removeprefix("torch."),
                      "GiB": 2 * bank.video.nbytes / 2**30}, "ways": times}  # fmt: skip
 
 
 def authors_step(bank: MemoryBank, embeddings: torch.Tensor, index: torch.Tensor) -> Step:
-    """Noise-contrastive estimation with rows gathered for each pair, in both directions."""
+    """Return a step of NCE that gathers noise rows for each pair, in both directions."""
     m, temperature = ObjectiveConfig.noise_samples, ObjectiveConfig.temperature
     batch = len(index)
     log_zs: dict[int, torch.Tensor] = {}
 
     def step(_: object) -> None:
-        drawn = torch.randint(bank.pairs, (batch, m + 1))
-        drawn[:, 0] = index
+        samples = torch.randint(bank.pairs, (batch, m + 1))
+        samples[:, 0] = index
         queries = [each.clone().requires_grad_() for each in embeddings]
         loss = torch.zeros(())
         for number, entries in enumerate((bank.text, bank.video)):
-            rows = entries.index_select(0, drawn.flatten()).view(batch, m + 1, -1).float()
+            rows = entries.index_select(0, samples.flatten()).view(batch, m + 1, -1).float()
             scores = torch.bmm(rows, queries[number].unsqueeze(2)).squeeze(2) / temperature
             p = scores.exp()
             z = log_zs.setdefault(number, p.detach().mean() * bank.pairs)
@@ -143,7 +149,7 @@ def our_step(
     index: torch.Tensor,
     seed: int,
 ) -> Step:
-    """An objective of crosspair's."""
+    """Return a step of one of crosspair's objectives."""
     objective: nn.Module = objectives.build(config, bank.pairs, DIMENSIONS, seed, World())
 
     def step(_: object) -> None:
@@ -156,40 +162,40 @@ def our_step(
     return step
 
 
-def most_held(step: Step) -> int:
-    """Bytes of tensors that a step holds at most, besides those that were there before."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells the terminal of itself
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+def peak_memory(step: Step) -> int:
+    """Measure the peak memory of tensors allocated by a step, in bytes."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silence the profiler
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step(None)
     events = [
-        each for each in watched.profiler.kineto_results.events() if each.name() == "[memory]"
+        each for each in profiler.profiler.kineto_results.events() if each.name() == "[memory]"
     ]
-    held = most = 0
+    current = peak = 0
     for event in sorted(events, key=lambda each: each.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+        current += event.nbytes()
+        peak = max(peak, current)
+    return peak
 
 
 def free_memory() -> int:
-    """Bytes that can be had without swapping; without bound where the system does not tell."""
-    told = Path("/proc/meminfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    of = dict(line.split(":") for line in lines)
-    return 1024 * int(of["MemAvailable"].split()[0]) if "MemAvailable" in of else 1 << 62
+    """Return the free memory in bytes; unlimited if the system does not report it."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    fields = dict(line.split(":") for line in lines)
+    return 1024 * int(fields["MemAvailable"].split()[0]) if "MemAvailable" in fields else 1 << 62
 
 
 def show(title: str, ways: dict[str, Any]) -> None:
     """Print times and memory."""
     table = Table("a step", title=title, box=None, header_style="bold")
-    for column in ("ms", "quartiles", "times faster", "MiB", "share"):
+    for column in ("ms", "quartiles", "times faster", "MiB", "of the memory"):
         table.add_column(column, justify="right")
-    for name, of in ways.items():
-        ms = of["ms"]
+    for name, way in ways.items():
+        ms = way["ms"]
         table.add_row(
             name, f"{ms['median']:.1f}", f"{ms['low']:.1f} to {ms['high']:.1f}",
-            f"{of['times_faster']['median']:.1f}", f"{of['MiB']:.1f}",
-            f"1/{1 / of['share_of_memory']:.0f}" if of["share_of_memory"] < 0.5 else "",
+            f"{way['times_faster']['median']:.1f}", f"{way['MiB']:.1f}",
+            f"1/{1 / way['share_of_memory']:.0f}" if way["share_of_memory"] < 0.5 else "",
         )  # fmt: skip
     Console().print(table)
 

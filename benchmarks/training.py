@@ -1,13 +1,13 @@
-"""A whole epoch of pre-training: where the time of its steps goes, and what it holds on to.
+"""Measure the time of each part of a training step, and memory growth, over whole epochs.
 
     python -m benchmarks.training [MANIFEST] [--steps 2000]
 
-The recipe is ``laptop`` with words learnt from titles, on rendered videos and on a manifest that is
-given. Parts of a step are timed by the clock, from the sixth step to the end of the second epoch,
-validation and checkpoints included; what is in none of them is "all else". The network's share is
-that of forward, backward and optimiser. Then so many steps of a small network tell whether memory,
-threads or open files grow. Memory is that of the process and its workers, what they share counted
-once, where the system tells it (Linux).
+Uses the recipe ``laptop`` with word vectors learned from the titles, on rendered videos and on an
+optional manifest. The parts of a step are wall-clock times from the sixth step to the end of the
+second epoch, including validation and checkpoints; time outside all parts is "all else". The
+network is forward, backward and optimiser. A second run of `--steps` steps of a small network
+measures whether memory, threads or open files grow. Memory includes the worker processes, with
+shared memory counted once (Linux only).
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ SMALL = ["video.width=8", "clip.size=32", "training.batch_size=8", "training.val
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("manifest", nargs="?", type=Path, help="a prepared corpus, besides")
-    parser.add_argument("--pairs", type=int, default=600, help="to render (default: 600)")
-    parser.add_argument("--steps", type=int, default=2000, help="that may not grow (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of all (default: 0)")
+    parser.add_argument("manifest", nargs="?", type=Path, help="a prepared corpus, in addition")
+    parser.add_argument("--pairs", type=int, default=600, help="pairs to render (default: 600)")
+    parser.add_argument(
+        "--steps", type=int, default=2000, help="steps of the second run (default: 2000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
@@ -64,58 +66,58 @@ def main() -> None:
         results: dict[str, Any] = {}
         for name, corpus in corpora.items():
             recipe = load_recipe("laptop", [f"training.epochs={EPOCHS}"])
-            results[name] = watched(corpus, recipe, Path(folder) / name).results()
+            results[name] = record_training(corpus, recipe, Path(folder) / name).results()
             show(name, results[name])
-        growth = grown(rendered, options.steps, Path(folder) / "small")
+        growth = measure_growth(rendered, options.steps, Path(folder) / "small")
     settings = {"recipe": "laptop", "epochs": EPOCHS, "threads": torch.get_num_threads()}
     content = {"settings": settings, "results": results, "growth": growth}
     write_results(options.out, content, seed=options.seed, packages=["torch", "av"])
 
 
 class Recorder:
-    """What pre-training's own marks and its loader tell.
+    """Times the profiler regions of a training, and samples its resource usage.
 
     Attributes:
-        parts: seconds of each.
-        holding: for each time that was looked, the step, memory in MiB, threads and open files.
+        parts: seconds of each part.
+        samples: step, memory in MiB, threads and open files at regular intervals.
     """
 
     def __init__(self, steps: int) -> None:
         self.parts: defaultdict[str, float] = defaultdict(float)
-        self.holding: list[dict[str, float]] = []
+        self.samples: list[dict[str, float]] = []
         self.clips = self.steps = 0
         self.seconds = 0.0
-        self.look_every = max(1, steps // 20)
+        self.sample_every = max(1, steps // 20)
 
-    def watch(self, batches: Iterable[Batch], *_: Any) -> Iterator[Batch]:
-        """The batches as they come, everything from the sixth to the end being timed."""
+    def record(self, batches: Iterable[Batch], *_: Any) -> Iterator[Batch]:
+        """Yield the batches, and time everything from the sixth batch on."""
         source = iter(batches)
         for _step in range(WARM_UP):
             yield next(source)
-        begun = time.perf_counter()
-        with observed(self.part):
+        start = time.perf_counter()
+        with observed(self.time_part):
             while True:
-                with self.part("data wait"):
+                with self.time_part("data wait"):
                     batch = next(source, None)
                 if batch is None:
                     break
-                if self.steps % self.look_every == 0:
-                    with self.part("benchmark"):
-                        self.holding.append({"step": self.steps, **held()})
+                if self.steps % self.sample_every == 0:
+                    with self.time_part("benchmark"):
+                        self.samples.append({"step": self.steps, **resource_usage()})
                 self.steps += 1
                 self.clips += len(batch.rows)
                 yield batch
-        self.seconds = time.perf_counter() - begun
+        self.seconds = time.perf_counter() - start
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time what is within."""
-        begun = time.perf_counter()
+    def time_part(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a part."""
+        start = time.perf_counter()
         yield
-        self.parts[name] += time.perf_counter() - begun
+        self.parts[name] += time.perf_counter() - start
 
     def results(self) -> dict[str, Any]:
-        """Milliseconds a step and shares of the whole, without what the benchmark itself costs."""
+        """Summarise the parts in ms per step and as fractions, without the benchmark's own cost."""
         whole = self.seconds - self.parts.pop("benchmark", 0.0)
         parts = {**self.parts, "all else": whole - sum(self.parts.values())}
         return {
@@ -127,26 +129,28 @@ class Recorder:
                 for name, seconds in parts.items()
             },
             "network": sum(parts[name] for name in NETWORK) / whole,
-            "most_MiB": max(each["MiB"] for each in self.holding),
+            "most_MiB": max(each["MiB"] for each in self.samples),
         }
 
 
-def watched(corpus: Manifest, recipe: Recipe, run: Path) -> Recorder:
-    """Pre-train, and look on."""
+def record_training(corpus: Manifest, recipe: Recipe, run: Path) -> Recorder:
+    """Pre-train with a recorder."""
     batch = recipe.training.batch_size
     recorder = Recorder(recipe.training.epochs * len(corpus.split("train")) // batch)
-    with patch.object(loop, "profiled", recorder.watch):
+    with patch.object(loop, "profiled", recorder.record):
         pretrain(recipe, corpus, run, profile=True)
     return recorder
 
 
-def grown(corpus: Manifest, steps: int, run: Path) -> dict[str, Any]:
-    """What the process held during many steps of a small network, and how it grew."""
+def measure_growth(corpus: Manifest, steps: int, run: Path) -> dict[str, Any]:
+    """Measure the growth of resource usage during many steps of a small network."""
     recipe = load_recipe("laptop", SMALL)
-    an_epoch = len(corpus.split("train")) // recipe.training.batch_size
-    recipe = load_recipe("laptop", [*SMALL, f"training.epochs={math.ceil(steps / an_epoch)}"])
-    seen = watched(corpus, recipe, run).holding
-    half = seen[len(seen) // 2 :]  # by then all is there that stays
+    steps_per_epoch = len(corpus.split("train")) // recipe.training.batch_size
+    recipe = load_recipe(
+        "laptop", [*SMALL, f"training.epochs={math.ceil(steps / steps_per_epoch)}"]
+    )
+    seen = record_training(corpus, recipe, run).samples
+    half = seen[len(seen) // 2 :]  # all caches are filled by then
     growth = {name: half[-1][name] - half[0][name] for name in half[0]}
     Console().print(f"second half of {seen[-1]['step']} steps: " + ", ".join(
         f"{name} {value:+.0f}" for name, value in growth.items()
@@ -154,8 +158,8 @@ def grown(corpus: Manifest, steps: int, run: Path) -> dict[str, Any]:
     return {"seen": seen, "second_half": growth}
 
 
-def held() -> dict[str, float]:
-    """Of this process and its workers: memory in MiB, threads, open files."""
+def resource_usage() -> dict[str, float]:
+    """Return memory in MiB, threads and open files of this process and its workers."""
     processes = [os.getpid(), *_children(os.getpid())]
     totals = {"MiB": 0.0, "threads": 0.0, "files": 0.0}
     for process in processes:
@@ -169,23 +173,23 @@ def held() -> dict[str, float]:
 
 
 def _children(process: int) -> list[int]:
-    found = []
-    for told in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, told.read_text().split()):
-            found += [child, *_children(child)]
-    return found
+    children = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, file.read_text().split()):
+            children += [child, *_children(child)]
+    return children
 
 
-def show(name: str, of: dict[str, Any]) -> None:
-    """Print the parts of a step."""
-    title = f"{name}: {of['clips_per_s']:.0f} clips/s, {of['most_MiB']:.0f} MiB"
+def show(name: str, result: dict[str, Any]) -> None:
+    """Print the time of each part of a step."""
+    title = f"{name}: {result['clips_per_s']:.0f} clips/s, {result['most_MiB']:.0f} MiB"
     table = Table("part", title=title, box=None, header_style="bold")
-    for column in ("ms a step", "share"):
+    for column in ("ms per step", "fraction"):
         table.add_column(column, justify="right")
-    for part, each in of["parts"].items():
+    for part, each in result["parts"].items():
         table.add_row(part, f"{each['ms']:.1f}", f"{each['share']:.1%}")
-    table.add_row("a step", f"{of['ms_a_step']:.1f}", "")
-    table.add_row("the network", "", f"{of['network']:.1%}")
+    table.add_row("a step", f"{result['ms_a_step']:.1f}", "")
+    table.add_row("the network", "", f"{result['network']:.1%}")
     Console().print(table)
 
 

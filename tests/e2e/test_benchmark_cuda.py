@@ -44,9 +44,9 @@ def test_it_runs_where_only_pytorch_and_numpy_are(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "cuda-tiny.json").read_text())
     assert set(content["absent"]) == absent & set(bare.UNUSED)
     parts = {row["part"]: row for row in content["rows"]}
-    assert {"waits of a step", "whole step, ResNet-50"} <= set(parts)
+    assert {"synchronisations in a step", "whole step, ResNet-50"} <= set(parts)
     assert not [row for row in content["rows"] if "failed" in row]
-    assert parts["waits of a step"]["left out"] == "no GPU to wait for"
+    assert parts["synchronisations in a step"]["skipped"] == "no GPU"
     assert len(parts["whole step, ResNet-50"]["clips_per_second"]) == 2
     assert "### whole step, ResNet-50" in done.stdout
 
@@ -57,15 +57,15 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         cuda.main()
     assert ended.value.code == 2
-    assert "PyTorch sees no GPU here; --device cpu --tiny" in capsys.readouterr().err
+    assert "--device cpu --tiny" in capsys.readouterr().err
 
 
 def test_all_ways_compute_one_network() -> None:
     scale, found = Scale(width=4, shrink=16), []
-    ways = [way for way in TRAINING if way.by == "eager"]
+    ways = [way for way in TRAINING if way.mode == "eager"]
     for way in ways:
         encoder, clips = cuda_networks._network(
-            18, Way(way.name, last=way.last, images=way.images), CPU, scale
+            18, Way(way.name, channels_last=way.channels_last, images=way.images), CPU, scale
         )
         torch.manual_seed(1)
         clips.copy_(torch.randn(clips.shape))
@@ -85,8 +85,8 @@ def test_a_failure_stays_in_its_row() -> None:
     def fails() -> dict:
         raise RuntimeError("CUDA error:\nout of memory")
 
-    assert cuda.done(fails) == {"failed": "RuntimeError: CUDA error: out of memory"}
-    assert cuda.told({"part": "a", "way": "b", **cuda.done(fails)}) == (
+    assert cuda.run_job(fails) == {"failed": "RuntimeError: CUDA error: out of memory"}
+    assert cuda.format_row({"part": "a", "way": "b", **cuda.run_job(fails)}) == (
         "failed: RuntimeError: CUDA error: out of memory"
     )
 

@@ -25,7 +25,7 @@ def test_it_runs_and_loses_nothing(
     tmp_path: Path, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    few = {"LONG": 2, "OF_CLIPS": 3, "COPIES": 2, "CHANGED": 2, "KILLS": 3}
+    few = {"LONG_VIDEOS": 2, "CLIPS_PER_VIDEO": 3, "COPIES": 2, "CHANGED_FILES": 2, "KILLS": 3}
     for name, value in few.items():
         monkeypatch.setattr(library, name, value)
     rows = []
@@ -57,7 +57,9 @@ def test_it_runs_and_loses_nothing(
     assert "dog" in capsys.readouterr().out
 
 
-def test_it_is_known_what_a_joined_video_shows_when(tmp_path: Path, make_video: VideoMaker) -> None:
+def test_joined_video_has_the_sources_at_the_returned_times(
+    tmp_path: Path, make_video: VideoMaker
+) -> None:
     sources = [make_video(tmp_path / f"{fps}.mp4", frames=30, fps=fps) for fps in (10, 30)]
     spans = join(list(map(str, sources)), tmp_path / "joined.mp4")
     assert spans == [(0, pytest.approx(3)), (pytest.approx(3), pytest.approx(4))]
@@ -75,8 +77,14 @@ def test_a_poor_copy_is_smaller_and_shows_the_same(tmp_path: Path, make_video: V
     assert make_video.numbers(frames) == [0, 28]
 
 
-def test_a_moment_is_right_that_shows_a_part() -> None:
-    shown = library.Shown("a.mp4", 10.0, 17.0, "dog", "source.mp4")
+def test_overlap_of_a_time_range_with_an_occurrence() -> None:
+    occurrence = library.Occurrence("a.mp4", 10.0, 17.0, "dog", "source.mp4")
     spans = ((6.0, 10.0), (6.1, 10.1), (12.0, 14.0), (16.9, 20.9), (17.0, 21.0))
-    assert [shown.meets("a.mp4", *span) for span in spans] == [False, True, True, True, False]
-    assert not shown.meets("b.mp4", 12.0, 14.0)
+    assert [occurrence.overlaps("a.mp4", *span) for span in spans] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert not occurrence.overlaps("b.mp4", 12.0, 14.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.loading import BASE, main
-from benchmarks.measuring import compared, rounds_of_turns
+from benchmarks.measuring import compare_times, run_in_turns
 
 
 def test_the_benchmark_runs_and_tells_no_paths(
@@ -51,7 +51,7 @@ def test_the_benchmark_runs_and_tells_no_paths(
 def test_every_way_takes_every_turn() -> None:
     order: list[tuple[str, int]] = []
     ways = {name: lambda job, name=name: order.append((name, job)) for name in "abc"}
-    seconds = rounds_of_turns(ways, [0, 1, 2], rounds=2)
+    seconds = run_in_turns(ways, [0, 1, 2], rounds=2)
     assert [[len(each) for each in of] for of in seconds.values()] == [[3, 3]] * 3
     firsts = [order[i][0] for i in range(0, len(order), 3)]
     assert firsts == ["c", "a", "b", "a", "b", "c", "b", "c", "a"]
@@ -60,6 +60,6 @@ def test_every_way_takes_every_turn() -> None:
 
 def test_ratios_are_of_medians_within_a_round() -> None:
     seconds = {"slow": [[0.2, 0.4, 9.0], [0.8, 0.8, 0.8]], "fast": [[0.1, 0.1, 5.0], [0.2, 0.2, 8]]}
-    results = compared(seconds, "slow")
+    results = compare_times(seconds, "slow")
     assert results["fast"]["times_faster"] == {"median": 4.0, "low": 4.0, "high": 4.0}
     assert results["slow"]["ms"]["median"] == 800

@@ -25,7 +25,7 @@ def test_it_runs(
     of = content["results"]["ResNet-18"]
     assert of["training"]["GFLOP_a_clip"] > 2.5 * of["inference"]["GFLOP_a_clip"]
     for doing in ("training", "inference"):
-        assert list(of[doing]["ways"]) == [network.BASE, network.HALFWAY, network.OURS]
+        assert list(of[doing]["ways"]) == [network.BASE, network.INTERMEDIATE, network.OURS]
         assert of[doing]["ways"][network.BASE]["times_faster"]["median"] == 1
         assert 0 < of[doing]["share_of_the_rate"] < 3
     assert "ResNet-18, 2 clips of 8×34²" in capsys.readouterr().out
