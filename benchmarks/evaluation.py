@@ -135,7 +135,7 @@ def benchmark_knn(
     classifier = KNeighborsClassifier(25, algorithm="brute", metric="cosine")
     classifier.fit(train.numpy(), labels.numpy())
     few, many = (min(part, len(queries)) for part in PARTIAL_QUERIES)
-    theirs, judged = extrapolate_time(
+    theirs, their_labels = extrapolate_time(
         lambda part: classifier.predict(queries[:part].numpy()), few, many, len(queries)
     )
     return {
@@ -144,7 +144,7 @@ def benchmark_knn(
         "scikit-learn": {
             "s": theirs,
             "extrapolated_from": f"{few} and {many} of {len(queries)} queries",
-            "agreement": fraction_equal(torch.from_numpy(judged), predicted[:many]),
+            "agreement": fraction_equal(torch.from_numpy(their_labels), predicted[:many]),
         },
         "times_a_matrix_product": ours / product_s,
         "times_faster": theirs / ours,

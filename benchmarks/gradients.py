@@ -221,11 +221,11 @@ def _set_axes(axes: Axes, title: str, xlabel: str) -> None:
 
 
 def _ranking_weights(
-    query: torch.Tensor, texts: torch.Tensor, own: int, margin: float
+    query: torch.Tensor, texts: torch.Tensor, positive: int, margin: float
 ) -> torch.Tensor:
     """Return (n,): |∂L/∂s| of each candidate, times n − 1."""
     candidates = texts.clone().requires_grad_()
-    loss, _ = ranking_loss(query.unsqueeze(0), candidates, torch.tensor([own]), margin)
+    loss, _ = ranking_loss(query.unsqueeze(0), candidates, torch.tensor([positive]), margin)
     (gradient,) = torch.autograd.grad(loss, candidates)
     return gradient @ query * (len(texts) - 1)
 
@@ -248,7 +248,7 @@ def _sample_by_posterior(
 def _nce_gradients(
     query: torch.Tensor,
     text: torch.Tensor,
-    own: int,
+    positive: int,
     drawn: torch.Tensor,
     log_z: torch.Tensor,
     temperature: float,
@@ -256,7 +256,7 @@ def _nce_gradients(
     """Return (draws, D): Equation 5's gradient with respect to a query, for each noise draw."""
     queries = query.expand(len(drawn), -1).clone().requires_grad_()
     terms = nce_loss(
-        queries, text[own].expand_as(queries), text[drawn],
+        queries, text[positive].expand_as(queries), text[drawn],
         log_z=log_z, pairs=len(text), temperature=temperature,
     )  # fmt: skip
     (gradient,) = torch.autograd.grad(terms[0] + terms[1], queries)
@@ -282,5 +282,5 @@ def _expected_difference(
     """Return (B, D): expected minus exact gradient, [h⁺c⁺ − Σ_j p_j h_j c_j]/τ."""
     p = (video @ text.T / temperature - log_z.unsqueeze(1)).exp()  # (B, N)
     h = p / (p + m / len(text))
-    own = h.diagonal().unsqueeze(1) * text[: len(video)]
-    return (own - (p * h) @ text) / temperature
+    positive = h.diagonal().unsqueeze(1) * text[: len(video)]
+    return (positive - (p * h) @ text) / temperature
