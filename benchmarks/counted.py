@@ -22,9 +22,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from crosspair.config import ObjectiveConfig
-from crosspair.distributed import World, joined
-from crosspair.objectives import MemoryBank, build
-from crosspair.precision import dtype_for
+from crosspair.device import dtype_for
+from crosspair.distributed import World, init_distributed
+from crosspair.objectives import MemoryBank, build_objective
 
 PAIRS = (10_000, 1_000_000)
 COLLECTIVES = [
@@ -39,7 +39,7 @@ INPUT_ARGUMENT = {"all_reduce": 0, "all_gather": 1}  # position of the input ten
 def main(out: Path, all_settings: str, batch: int, dimensions: int, samples: int) -> None:
     """Count the bytes of a step for each of the settings, with few and with many pairs."""
     torch.set_num_threads(1)
-    with joined() as world:
+    with init_distributed() as world:
         rows = []
         for settings in json.loads(all_settings):
             config = ObjectiveConfig(noise_samples=samples, **settings)
@@ -57,7 +57,7 @@ def measure_step(
     """Count the bytes that this process passes to collectives in the loss and the bank update."""
     dtype = dtype_for(world.device, config.bank_precision)
     bank = MemoryBank(pairs, dimensions, 0.5, 0, world, dtype)
-    objective = build(config, pairs, dimensions, 1, world)
+    objective = build_objective(config, pairs, dimensions, 1, world)
     local = batch // world.size
     index = torch.arange(local) + local * world.rank
     video, text = F.normalize(torch.randn(2, local, dimensions), dim=2).requires_grad_()

@@ -24,7 +24,7 @@ from crosspair.config import Depth
 from crosspair.distributed import World
 from crosspair.models import ResNet3d
 from crosspair.models.resnet3d import as_clips, as_images
-from crosspair.training.parallel import placed
+from crosspair.training.loop import prepare_model
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _network(
     size, batch = sizes(depth, scale)
     layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
     torch.manual_seed(0)
-    encoder = placed(ResNet3d(depth, scale.width), World(device=device))
+    encoder = prepare_model(ResNet3d(depth, scale.width), World(device=device))
     if not way.channels_last:
         for parameter in encoder.parameters():
             parameter.data = parameter.contiguous()

@@ -34,12 +34,12 @@ from crosspair.config import (
 )
 from crosspair.distributed import World
 from crosspair.models import CPD, WordAverage
-from crosspair.objectives import MemoryBank, gathered
-from crosspair.training.curriculum import Curriculum
-from crosspair.training.optimizer import build_optimizer
-from crosspair.training.parallel import placed
+from crosspair.objectives import MemoryBank
+from crosspair.objectives import nce as gathered
+from crosspair.training.loop import prepare_model
 from crosspair.training.pretrain import Pretraining
-from crosspair.video import Batch
+from crosspair.training.schedule import Curriculum, build_optimizer
+from crosspair.video.loader import Batch
 
 DIMENSIONS, NOISE, PAIRS = 256, 4096, 256  # D, m, B of the paper
 
@@ -50,7 +50,7 @@ def objective_step(
     """Time the loss, backward pass and bank update in ms, and measure memory excluding the bank."""
     config = ObjectiveConfig(noise_samples=NOISE // scale.shrink, **settings)
     world, batch = World(device=device), PAIRS // scale.shrink
-    objective = objectives.build(config, pairs, DIMENSIONS, 0, world)
+    objective = objectives.build_objective(config, pairs, DIMENSIONS, 0, world)
     bank = _bank(pairs, world, config)
     video, text = F.normalize(torch.randn(2, batch, DIMENSIONS, device=device), dim=2)
     rows = torch.randperm(min(pairs, 10**6))[:batch]
@@ -148,10 +148,12 @@ def _pretraining(
     task = Pretraining.__new__(Pretraining)
     task.recipe, task.world = recipe, world
     encoder = WordAverage(words, torch.randn(len(words), recipe.text.dimensions))
-    task.model = placed(CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head), world)
+    task.model = prepare_model(
+        CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head), world
+    )
     pairs = 10_000
     task.titles = [f"{words[i % 1000]} {words[i % 777]}" for i in range(pairs)]
-    task.objective = objectives.build(recipe.objective, pairs, DIMENSIONS, 1, world)
+    task.objective = objectives.build_objective(recipe.objective, pairs, DIMENSIONS, 1, world)
     task.bank = MemoryBank(pairs, DIMENSIONS, recipe.objective.bank_momentum, 0, world)
     task.optimizer = build_optimizer(task.model, task.objective, recipe.optimizer)
     task.curriculum = Curriculum(recipe.curriculum)

@@ -24,12 +24,12 @@ from rich.table import Table
 from benchmarks.measuring import write_results
 from crosspair import objectives
 from crosspair.config import ObjectiveConfig, OptimizerConfig
+from crosspair.device import autocast
 from crosspair.distributed import World
 from crosspair.models import CPD, WordAverage
 from crosspair.objectives import MemoryBank
-from crosspair.precision import autocast
 from crosspair.recipes import recipe_of
-from crosspair.training.optimizer import optimizer_of
+from crosspair.training.schedule import optimizer_of
 
 RESULTS = Path(__file__).parent / "results" / "curves.json"
 PAIRS, CLASSES, BATCH, WINDOW = 256, 16, 16, 30
@@ -105,7 +105,9 @@ def train(way: Way, steps: int, seed: int, noise_seed: int) -> list[float]:
         if parameter.dim() == 5:
             parameter.data = parameter.contiguous(memory_format=way.layout)
     config = ObjectiveConfig(noise=way.noise, noise_samples=128)
-    objective = objectives.build(config, PAIRS, recipe.head.embedding, noise_seed, World())
+    objective = objectives.build_objective(
+        config, PAIRS, recipe.head.embedding, noise_seed, World()
+    )
     bank = MemoryBank(PAIRS, recipe.head.embedding, config.bank_momentum, seed, World())
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = optimizer_of({"rest": trainable}, OptimizerConfig(lr=0.05))

@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.measuring import write_results
 from crosspair.evaluation import LinearConfig, knn_predict, linear_predict, train_linear
-from crosspair.evaluation.retrieval import own_ranks
+from crosspair.evaluation.retrieval import target_ranks
 from crosspair.progress import progress
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
@@ -89,7 +89,7 @@ def benchmark_retrieval(
     targets = F.normalize(torch.randn(videos, EMBEDDING, generator=generator), dim=1)
     noise = torch.randn(query_count, EMBEDDING, generator=generator) / EMBEDDING**0.5
     queries = F.normalize(targets[:query_count] + NOISE * noise, dim=1)
-    ours, ranks = time_call(lambda: own_ranks(queries, targets))
+    ours, ranks = time_call(lambda: target_ranks(queries, targets))
     memory = peak_memory()
 
     def product() -> None:

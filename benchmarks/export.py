@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring import compare_times, print_comparison, run_in_turns, write_results
+from crosspair.device import autocast, dtype_for
 from crosspair.models import CPD, WordAverage
 from crosspair.models.export import export
-from crosspair.precision import autocast, dtype_for
 from crosspair.recipes import recipe_of
 
 RESULTS = Path(__file__).parent / "results" / "export.json"

@@ -22,7 +22,7 @@ from benchmarks.gradients import (
     gradient_weights_figure,
 )
 from benchmarks.measuring import write_results
-from crosspair.atomic import write_atomically
+from crosspair.files import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "objectives"
 FIGURES = {

@@ -33,10 +33,18 @@ from rich.table import Table
 from benchmarks.joined import join, poor_copy
 from benchmarks.measuring import write_results
 from crosspair.corpora import Manifest
-from crosspair.corpora.labels import class_phrase
-from crosspair.library import Engine, Library, Moment, Searcher, engine, index, indexing
-from crosspair.library.store import is_library, quoted
-from crosspair.progress import late_progress, progress
+from crosspair.corpora.build import class_phrase
+from crosspair.library import (
+    InferenceEngine,
+    Library,
+    Searcher,
+    SearchHit,
+    index_videos,
+    load_engine,
+)
+from crosspair.library import index_videos as indexing
+from crosspair.library.store import is_library, sql_quote
+from crosspair.progress import delayed_progress, progress
 
 RESULTS = Path(__file__).parent / "results" / "library.json"
 LONG_VIDEOS, CLIPS_PER_VIDEO = 10, 20
@@ -95,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of random choices (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    manifest, encoder = Manifest.read(options.manifest), engine(options.model)
+    manifest, encoder = Manifest.read(options.manifest), load_engine(options.model)
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         material = prepare_material(manifest, Path(temporary), draw)
@@ -145,11 +153,13 @@ def prepare_material(manifest: Manifest, folder: Path, draw: random.Random) -> M
     return Material(folder, clips, occurrences)
 
 
-def measure_indexing(material: Material, library: Path, encoder: Engine) -> dict[str, float]:
+def measure_indexing(
+    material: Material, library: Path, encoder: InferenceEngine
+) -> dict[str, float]:
     """Index everything and measure the cost."""
     start, cpu_start = time.perf_counter(), cpu_seconds()
-    with late_progress("indexing", "videos") as advance:
-        done = index(library, encoder, material.folders, progress=advance)
+    with delayed_progress("indexing", "videos") as advance:
+        done = index_videos(library, encoder, material.folders, progress=advance)
     seconds, cpu_s = time.perf_counter() - start, cpu_seconds() - cpu_start
     length = sum(max(end for _, end in spans) for spans in windows_of(library).values())
     size = sum(path.stat().st_size for path in (library / "windows.lance").rglob("*.*"))
@@ -166,7 +176,7 @@ def precision_by_class(material: Material, searcher: Searcher) -> dict[str, Any]
     results: dict[str, Any] = {}
     for among in ("all", "test"):
         paths = [path for path, (_, test) in material.clips.items() if test or among == "all"]
-        where = f"path IN ({', '.join(map(quoted, paths))})"
+        where = f"path IN ({', '.join(map(sql_quote, paths))})"
         counts = Counter[str]()
         for path in paths:
             counts[material.clips[path][0]] += len(windows.get(path, ()))
@@ -190,7 +200,7 @@ def search_long_videos(
         in_video = [each for each in material.occurrences if each.path == path]
         for label in sorted({each.label for each in in_video}):
             correct = [each for each in in_video if each.label == label]
-            (best,) = searcher.text(label, limit=1, where=f"path = {quoted(path)}")
+            (best,) = searcher.text(label, limit=1, where=f"path = {sql_quote(path)}")
             text_correct.append(overlaps_any(best, correct))
             inside = [any(each.overlaps(path, *span) for each in correct) for span in windows[path]]
             text_chance.append(sum(inside) / len(inside))
@@ -211,7 +221,7 @@ def search_long_videos(
 
 
 def measure_updates(
-    material: Material, library: Path, encoder: Engine, draw: random.Random
+    material: Material, library: Path, encoder: InferenceEngine, draw: random.Random
 ) -> dict[str, Any]:
     """Remove some clips and add them again, updating the library each time."""
     before = windows_of(library)
@@ -225,7 +235,7 @@ def measure_updates(
         for path in chosen:
             (source / path.name).rename(target / path.name)
         start = time.perf_counter()
-        done = index(library, encoder, material.folders)
+        done = index_videos(library, encoder, material.folders)
         results[name] = {
             "files": CHANGED_FILES, "added": done.added, "removed": done.removed,
             "unchanged": done.unchanged, "s": time.perf_counter() - start,
@@ -272,7 +282,7 @@ def measure_kills(
             before = count
         else:
             counts["no library yet"] += 1
-    index(another, engine(model), material.folders)
+    index_videos(another, load_engine(model), material.folders)
     counts["faults"] += windows_of(another) != whole
     return dict(counts)
 
@@ -282,9 +292,9 @@ def index_to_be_killed(
 ) -> None:
     """Index and commit after every video."""
     indexing.COMMIT_SECONDS = 0.0
-    encoder = engine(model)
+    encoder = load_engine(model)
     started.send(None)
-    index(library, encoder, folders)
+    index_videos(library, encoder, folders)
 
 
 Windows = dict[str, list[tuple[float, float]]]  # (start, end) in s, by path
@@ -299,7 +309,7 @@ def windows_of(library: Path) -> Windows:
     return {path: sorted(spans) for path, spans in windows.items()}
 
 
-def overlaps_any(moment: Moment, occurrences: Sequence[Occurrence]) -> bool:
+def overlaps_any(moment: SearchHit, occurrences: Sequence[Occurrence]) -> bool:
     """Whether a search result overlaps any of the given occurrences."""
     return any(each.overlaps(moment.path, moment.start, moment.end) for each in occurrences)
 

@@ -33,18 +33,17 @@ from torch.nn.functional import interpolate
 
 from benchmarks.joined import write_looped
 from benchmarks.measuring import compare_times, print_comparison, run_in_turns, write_results
-from crosspair.clip import Clip
-from crosspair.config import ClipConfig
-from crosspair.corpora import manifest_of
-from crosspair.corpora.prepare import Settings, on_processes, plan_preparation, prepare_corpus
+from crosspair.config import Clip, ClipConfig
+from crosspair.corpora import manifest_from_rows
+from crosspair.corpora.prepare import plan_preparation, prepare_corpus, transcode_locally
 from crosspair.corpora.rendered import render_corpus
-from crosspair.corpora.videofiles import SUFFIXES
-from crosspair.isolation import cores
-from crosspair.video import View, clip_times, load_view, probe, training_view
-from crosspair.video.container import opened
-from crosspair.video.decode import decoded_from, on_screen
+from crosspair.corpora.transcode import TranscodeSettings
+from crosspair.corpora.video_files import SUFFIXES
+from crosspair.video.container import open_video, probe
+from crosspair.video.decode import clip_times, decode_from, frames_on_screen
 from crosspair.video.loader import TrainingOrder, training_loader
-from crosspair.video.views import load_frames
+from crosspair.video.views import View, load_frames, load_view, training_view
+from crosspair.workers import cpu_count
 
 RESULTS = Path(__file__).parent / "results" / "loading.json"
 BASE = "common way, untouched"
@@ -99,7 +98,7 @@ def main() -> None:
     Console().print({"parts, ms": results["parts"], "clips/s": results["workers"]})
     settings = {"clip": "8 frames, 4/30 s apart", "videos": len(files), "seconds": options.seconds,
                 "views": options.views, "rounds": options.rounds,
-                "prepared": vars(Settings())}  # fmt: skip
+                "prepared": vars(TranscodeSettings())}  # fmt: skip
     corpus = "rendered" if options.videos is None else "given"
     content = {
         "benchmark": "loading", "corpus": corpus, "settings": settings, "results": results,
@@ -119,9 +118,9 @@ def _pairs(files: list[Path], out: Path, gop: int, seconds: float) -> list[tuple
         path_out = out / f"{number}.mp4"
         write_looped(str(path), path_out, size=(340, 256), gop=gop, seconds=seconds)
         rows.append({"pair_id": str(number), "path": str(path_out)})
-    untouched = manifest_of(rows, out / "untouched.parquet")
-    plan = plan_preparation(untouched, out / "small", Settings())
-    small = prepare_corpus(plan, partial(on_processes, workers=cores()))
+    untouched = manifest_from_rows(rows, out / "untouched.parquet")
+    plan = plan_preparation(untouched, out / "small", TranscodeSettings())
+    small = prepare_corpus(plan, partial(transcode_locally, workers=cpu_count()))
     return list(zip(untouched.clips(), small.clips(), strict=True))
 
 
@@ -169,16 +168,16 @@ def _time_parts(jobs: list[Job], state: str, rounds: int) -> dict[str, float]:
     ]
 
     def open_only(number: int) -> None:
-        with opened(clips[number].path):
+        with open_video(clips[number].path):
             pass
 
     def seek_only(number: int) -> None:
-        with opened(clips[number].path) as (container, stream):
-            next(decoded_from(container, stream, instants[number][0]))
+        with open_video(clips[number].path) as (container, stream):
+            next(decode_from(container, stream, instants[number][0]))
 
     def decode_only(number: int) -> None:
-        with opened(clips[number].path) as (container, stream):
-            list(on_screen(container, stream, instants[number], clips[number].path))
+        with open_video(clips[number].path) as (container, stream):
+            list(frames_on_screen(container, stream, instants[number], clips[number].path))
 
     ways: dict[str, Callable[[int], object]] = {
         "open": open_only,

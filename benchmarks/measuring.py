@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from crosspair.atomic import write_atomically
-from crosspair.evaluation.origin import provenance
+from crosspair.files import write_atomically
+from crosspair.provenance import provenance
 
 Ways = Mapping[str, Callable[[Any], object]]
 

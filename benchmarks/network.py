@@ -26,11 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import compare_times, print_comparison, run_in_turns, write_results
 from crosspair.config import Depth, OptimizerConfig
-from crosspair.isolation import cores
+from crosspair.device import autocast, dtype_for
 from crosspair.models import ResNet3d
 from crosspair.models.inference import FoldedResNet3d
-from crosspair.precision import autocast, dtype_for
-from crosspair.training.optimizer import optimizer_of
+from crosspair.training.schedule import optimizer_of
+from crosspair.workers import cpu_count
 
 RESULTS = Path(__file__).parent / "results" / "network.json"
 NETWORKS: dict[Depth, tuple[int, int]] = {18: (112, 8), 34: (112, 8), 50: (224, 2)}
@@ -56,7 +56,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(cpu_count())
     torch.manual_seed(options.seed)
     rates = machine_rates(options.rounds, round(options.scale * 2048))
     settings = {"frames": FRAMES, "rounds": options.rounds, "scale": options.scale,

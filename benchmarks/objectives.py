@@ -30,8 +30,8 @@ from benchmarks.measuring import compare_times, run_in_turns, write_results
 from crosspair import objectives
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
-from crosspair.isolation import cores
 from crosspair.objectives import MemoryBank
+from crosspair.workers import cpu_count
 
 RESULTS = Path(__file__).parent / "results" / "objectives.json"
 PAIRS = (10_000, 210_000, 1_000_000, 10_000_000)
@@ -70,7 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(cpu_count())
     settings = {
         "dimensions": DIMENSIONS, "noise_samples": ObjectiveConfig.noise_samples,
         "rounds": options.rounds, "threads": torch.get_num_threads(),
@@ -150,7 +150,7 @@ def our_step(
     seed: int,
 ) -> Step:
     """Return a step of one of crosspair's objectives."""
-    objective: nn.Module = objectives.build(config, bank.pairs, DIMENSIONS, seed, World())
+    objective: nn.Module = objectives.build_objective(config, bank.pairs, DIMENSIONS, seed, World())
 
     def step(_: object) -> None:
         video, text = (each.clone().requires_grad_() for each in embeddings)

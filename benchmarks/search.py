@@ -98,7 +98,7 @@ def build_and_measure(folder: Path, options: argparse.Namespace) -> None:
     added = time.perf_counter() - start
     store_module.EXACT_UP_TO = 0  # build the index at any size
     start, cpu_start = time.perf_counter(), time.process_time()
-    library.tidy()
+    library.optimize()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     cost = {
         "settings": vector_settings(options),

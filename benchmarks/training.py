@@ -33,11 +33,11 @@ from benchmarks.measuring import write_results
 from crosspair.config import Recipe
 from crosspair.corpora import Manifest
 from crosspair.corpora.rendered import render_corpus
-from crosspair.isolation import cores
 from crosspair.recipes import load_recipe
 from crosspair.training import loop, pretrain
-from crosspair.training.profile import observed
-from crosspair.video import Batch
+from crosspair.training.profile import observe_sections
+from crosspair.video.loader import Batch
+from crosspair.workers import cpu_count
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 WARM_UP, EPOCHS = 5, 2
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(cores())
+    torch.set_num_threads(cpu_count())
     with tempfile.TemporaryDirectory() as folder:
         rendered = render_corpus(Path(folder) / "rendered", options.pairs, options.seed)
         corpora = {"rendered": rendered}
@@ -95,7 +95,7 @@ class Recorder:
         for _step in range(WARM_UP):
             yield next(source)
         start = time.perf_counter()
-        with observed(self.time_part):
+        with observe_sections(self.time_part):
             while True:
                 with self.time_part("data wait"):
                     batch = next(source, None)

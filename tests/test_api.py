@@ -12,18 +12,18 @@ import pytest
 import torch
 
 import crosspair
-from crosspair.corpora import Clip, manifest_of
+from crosspair.corpora import Clip, manifest_from_rows
 from crosspair.errors import CrosspairError, ModelError, VideoError
 from crosspair.evaluation import class_embeddings
-from crosspair.library import Engine
-from crosspair.video import read_frames
+from crosspair.library import InferenceEngine
+from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
 
 
 @pytest.fixture(scope="module")
 def model() -> crosspair.Model:
     return crosspair.Model(
-        Engine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
+        InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
     )
 
 
@@ -48,7 +48,7 @@ def test_importing_is_cheap() -> None:
 
 def test_files_folders_manifests_and_arrays(model: crosspair.Model, folder: Path) -> None:
     rows = [{"pair_id": "p", "path": "2.mp4", "title": "x", "start": 0.5}]
-    manifest = manifest_of(rows, folder / "m.parquet").write(folder / "m.parquet")
+    manifest = manifest_from_rows(rows, folder / "m.parquet").write(folder / "m.parquet")
     frames = read_frames(
         Clip(str(folder / "4.mp4")), lambda _: np.arange(120) / 30, lambda w, h: (w, h)
     )
@@ -106,14 +106,14 @@ def test_without_windows_a_timeline_tells_of_parts_alone(
 ) -> None:
     rows = [{"pair_id": "whole", "path": "4.mp4"},
             {"pair_id": "part", "path": "4.mp4", "start": 1.0, "end": 3.0}]  # fmt: skip
-    found = model.classify(manifest_of(rows, folder / "parts.parquet"), ["dog"], clips=2)
+    found = model.classify(manifest_from_rows(rows, folder / "parts.parquet"), ["dog"], clips=2)
     timelines = {name: timeline for name, _, timeline in found.videos()}
     assert timelines["whole"] == []
     assert [(each.start, each.end) for each in timelines["part"]] == [(1.0, 3.0)]
 
 
 def test_a_model_that_reads_no_text(folder: Path) -> None:
-    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
+    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
     of.model.untrained = ("text_encoder", "text_head")
     model = crosspair.Model(of)
     for ask in (lambda: model.embed_texts(["a dog"]), lambda: model.classify(folder, ["dog"])):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.atomic import write_atomically, written
 from crosspair.errors import ManifestError, RunError
+from crosspair.files import atomic_write, write_atomically
 
 
 def test_folders_are_made_and_a_file_is_replaced(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_whatever_stops_it_the_old_file_stays_alone(tmp_path: Path, error: BaseE
     path.write_text("old")
 
     def stopped() -> None:
-        with written(path, ManifestError) as partial:
+        with atomic_write(path, ManifestError) as partial:
             partial.write_text("half")
             raise error
 
@@ -54,10 +54,10 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("crosspair.atomic.os.fsync", full)
+    monkeypatch.setattr("crosspair.files.os.fsync", full)
     with (
         pytest.raises(RunError, match=r"a\.txt cannot be written: No space left on device$"),
-        written(tmp_path / "a.txt") as partial,
+        atomic_write(tmp_path / "a.txt") as partial,
     ):
         partial.write_text("whole")
     assert not list(tmp_path.iterdir())

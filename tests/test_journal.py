@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.errors import RunError
-from crosspair.journal import Journal, entries
+from crosspair.files import JsonlWriter, read_jsonl
 
 ENTRIES = st.lists(
     st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=2)
@@ -23,32 +23,32 @@ def test_a_torn_journal_forgets_its_last_line_at_most(
     tmp_path_factory: pytest.TempPathFactory, before: list[Any], after: list[Any], torn: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "deep" / "journal.jsonl"
-    with Journal(path) as journal:
+    with JsonlWriter(path) as journal:
         journal.add(*before)
     content = path.read_bytes()
     last = len(content.splitlines()[-1]) if content else 0
     path.write_bytes(content[: len(content) - min(torn, last)])
-    with Journal(path) as journal:
+    with JsonlWriter(path) as journal:
         for entry in after:
             journal.add(entry)
     kept = before if torn < 2 else before[:-1]
-    assert list(entries(path)) == [*kept, *after]
+    assert list(read_jsonl(path)) == [*kept, *after]
 
 
 def test_no_journal_holds_nothing(tmp_path: Path) -> None:
-    assert list(entries(tmp_path / "none" / "journal.jsonl")) == []
+    assert list(read_jsonl(tmp_path / "none" / "journal.jsonl")) == []
 
 
 def test_a_line_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j") as journal:
+    with JsonlWriter(tmp_path / "j") as journal:
         journal.add(["a", None])
-        assert list(entries(tmp_path / "j")) == [["a", None]]
+        assert list(read_jsonl(tmp_path / "j")) == [["a", None]]
 
 
 def test_opening_a_whole_journal_changes_nothing(tmp_path: Path) -> None:
     for content in (b"", b"[1]\n"):
         (tmp_path / "j").write_bytes(content)
-        with Journal(tmp_path / "j"):
+        with JsonlWriter(tmp_path / "j"):
             pass
         assert (tmp_path / "j").read_bytes() == content
 
@@ -56,10 +56,10 @@ def test_opening_a_whole_journal_changes_nothing(tmp_path: Path) -> None:
 def test_a_journal_that_cannot_be_written_or_read(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     with pytest.raises(RunError, match=r"deep cannot be written: Is a directory$"):
-        Journal(tmp_path / "deep")
+        JsonlWriter(tmp_path / "deep")
     with pytest.raises(RunError, match=r"deep cannot be read: Is a directory$"):
-        list(entries(tmp_path / "deep"))
+        list(read_jsonl(tmp_path / "deep"))
     full = Path("/dev/full")
     if full.exists():
-        with Journal(full) as journal, pytest.raises(RunError, match="No space left"):
+        with JsonlWriter(full) as journal, pytest.raises(RunError, match="No space left"):
             journal.add("a")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from crosspair import progress as module
-from crosspair.progress import Progress, late_progress
+from crosspair.progress import Progress, delayed_progress
 
 
 @pytest.mark.parametrize(("after", "shown"), [(0.0, [1, 2]), (1e9, [])])
@@ -28,7 +28,7 @@ def test_a_bar_comes_late_or_never(
 
     monkeypatch.setattr(module, "LATE", after)
     monkeypatch.setattr(module, "progress", progress)
-    with late_progress("counting", "beans") as advance:
+    with delayed_progress("counting", "beans") as advance:
         advance(1, 2)
         advance(2, 2)
     assert told == shown

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from crosspair.evaluation import Result, read_results
 from crosspair.markdown import markdown_rows
-from crosspair.reporting.table import Row, comparison
-from crosspair.reporting.tabular import shown, shown_interval
+from crosspair.reporting.tables import ComparisonRow, comparison, format_interval, format_value
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"
@@ -30,7 +29,7 @@ def means(file: Path) -> list[Result]:
 def frozen(videos: str, file: Path) -> list[list[str]]:
     rows = {(row.protocol, row.metric, row.feature): row for row in comparison(means(file))}
     return [
-        cells(f"{videos}: {name}", rows[key], shown(rows[key].random))
+        cells(f"{videos}: {name}", rows[key], format_value(rows[key].random))
         for key, name in FROZEN.items()
     ]
 
@@ -40,16 +39,16 @@ def fine_tuned(suffix: str, labels: str) -> list[str]:
     for name in ("cpd", "scratch"):
         rows = comparison(means(RESULTS / f"ucf10/{name}{suffix}/results.json"))
         begun[name] = next(row for row in rows if row.metric == "top-1")
-    scratch = f"{shown(begun['scratch'].trained)}{interval(begun['scratch'])}"
+    scratch = f"{format_value(begun['scratch'].trained)}{interval(begun['scratch'])}"
     return cells(f"real: fine-tuned with {labels}, top-1", begun["cpd"], scratch)
 
 
-def cells(name: str, row: Row, random: str) -> list[str]:
-    return [name, shown(row.chance), random, f"{shown(row.trained)}{interval(row)}"]
+def cells(name: str, row: ComparisonRow, random: str) -> list[str]:
+    return [name, format_value(row.chance), random, f"{format_value(row.trained)}{interval(row)}"]
 
 
-def interval(row: Row) -> str:
-    return f" ({shown_interval(row.interval)})" if row.interval else ""
+def interval(row: ComparisonRow) -> str:
+    return f" ({format_interval(row.interval)})" if row.interval else ""
 
 
 def test_the_table_is_that_of_the_results() -> None:

@@ -10,8 +10,7 @@ from typing import Any
 
 from crosspair.evaluation import read_results
 from crosspair.markdown import markdown_rows
-from crosspair.reporting.table import markdown_table
-from crosspair.reporting.tabular import shown, shown_interval
+from crosspair.reporting.tables import format_interval, format_value, markdown_table
 
 PLACE = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
 
@@ -74,8 +73,8 @@ def _transfer(folder: Path) -> str:
         results, _ = read_results(folder / name / "results.json")
         mean = next(each for each in results if (each.metric, each.of) == ("top-1", "trained"))
         begun = "CPD" if name.startswith("cpd") else "random weights"
-        values = (shown(value) for value in mean.details["draws"])
-        told = f"{shown(mean.value)} ({shown_interval(mean.interval)})"
+        values = (format_value(value) for value in mean.details["draws"])
+        told = f"{format_value(mean.value)} ({format_interval(mean.interval)})"
         rows.append((begun, f"{100 * mean.settings['labels']:g} %", *values, told))
     splits = (f"split {split}" for split in mean.settings["mean of splits"])
     return markdown_rows(("begun with", "labels", *splits, "mean"), rows)
@@ -89,7 +88,7 @@ def _hardest(file: Path) -> str:
     rows = []
     for share, *weights in zip(of["share_of_negatives"], *map(of.get, names), strict=True):
         if share in shares:
-            rows.append((shares[share], *map(shown, weights)))
+            rows.append((shares[share], *map(format_value, weights)))
     return markdown_rows(("the hardest", *names), rows)
 
 

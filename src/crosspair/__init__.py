@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosspair.api import CPD, Classified, Embedded, Model, Windows, load
+    from crosspair.api import Classified, Embedded, Model, load
+    from crosspair.evaluation.windows import Windows
+    from crosspair.models.cpd import CPD
 
 __all__ = ["CPD", "Classified", "Embedded", "Model", "Windows", "load"]
 

@@ -9,29 +9,39 @@ ranked = model.classify("videos/", ["surfing", "playing guitar"])
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
-from crosspair.corpora import Manifest
-from crosspair.corpora.labels import class_phrase
+from crosspair.corpora.build import class_phrase
+from crosspair.corpora.inputs import collect_videos, probe_missing
+from crosspair.corpora.manifest import Manifest
 from crosspair.errors import CrosspairError, VideoError
+from crosspair.evaluation.encode import (
+    InferenceEngine,
+    WindowFeatures,
+    check_text_tower,
+    encode_plans,
+    encode_whole_videos,
+    encode_windows,
+    load_engine,
+)
 from crosspair.evaluation.features import CLIPS, embed_texts
+from crosspair.evaluation.windows import Windows, whole_video_plan
 from crosspair.evaluation.zeroshot import class_embeddings
-from crosspair.library.encoding import Encoded, encode_plans, encode_whole, encode_windows
-from crosspair.library.engines import Engine, check_reads_text
-from crosspair.library.engines import engine as load_engine
-from crosspair.library.frames import check_frames
-from crosspair.library.timeline import Stretch, timeline
-from crosspair.library.videos import probed, videos_of
-from crosspair.library.windows import Windows, whole_plan
-from crosspair.models import CPD
-from crosspair.progress import late_progress
-from crosspair.video.sampling import REFERENCE_FPS
+from crosspair.files import atomic_write
+from crosspair.library.search import TimelineSegment, timeline
+from crosspair.progress import delayed_progress
+from crosspair.video.decode import REFERENCE_FPS, check_frame_array
 
 Video = str | os.PathLike[str] | np.ndarray
 Videos = Video | Manifest | Sequence[Video]
@@ -80,7 +90,7 @@ class Classified:
         """(n, C) float32, 0 to 1: cosines as shares of 1 among these classes (Equation 3)."""
         return _shares(self.cosines)
 
-    def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[Stretch]]]:
+    def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[TimelineSegment]]]:
         """Each video's id, all classes with their scores, best first, and a timeline.
 
         The score of a video in windows is that of its mean cosine. Without windows, the timeline
@@ -106,7 +116,7 @@ class Model:
         engine: as given; ``engine.model`` is the `crosspair.models.CPD`.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: InferenceEngine) -> None:
         self.engine = engine
 
     def __repr__(self) -> str:
@@ -149,7 +159,7 @@ class Model:
         Raises:
             ModelError: the model's text tower is untrained.
         """
-        check_reads_text(self.engine.model)
+        check_text_tower(self.engine.model)
         if isinstance(texts, str):
             raise CrosspairError("embed_texts takes a list of texts; give [text] for one")
         embedded: np.ndarray = embed_texts(self.engine.model, list(texts)).numpy()
@@ -176,13 +186,13 @@ class Model:
             ModelError: the model's text tower is untrained.
             TextError: the model knows no word of a class's name.
         """
-        check_reads_text(self.engine.model)
+        check_text_tower(self.engine.model)
         if isinstance(classes, str) or not classes:
             raise CrosspairError("classify takes a list of class names, at least one")
         lacking = [template for template in templates if "{}" not in template]
         if lacking or not templates:
             raise CrosspairError(f"a template holds {{}} where the class name goes: {lacking}")
-        check_reads_text(self.engine.model, map(class_phrase, classes))
+        check_text_tower(self.engine.model, map(class_phrase, classes))
         names = class_embeddings(self.engine.model, classes, templates).numpy()
         found = self.embed_videos(videos, clips=clips, windows=windows)
         return Classified(
@@ -191,7 +201,7 @@ class Model:
 
     def encode(
         self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None
-    ) -> Iterator[tuple[str, Encoded]]:
+    ) -> Iterator[tuple[str, WindowFeatures]]:
         """The same as `embed_videos`, a video at a time: its id, and what came of it."""
         if isinstance(videos, Manifest):
             yield from self._encode_files(videos, clips, windows)
@@ -200,34 +210,36 @@ class Model:
         arrays = [each for each in given if isinstance(each, np.ndarray)]
         named = [each for each in given if not isinstance(each, np.ndarray)]
         if named:
-            yield from self._encode_files(videos_of(named), clips, windows)
+            yield from self._encode_files(collect_videos(named), clips, windows)
         if arrays:
             yield from self._encode_arrays(arrays, clips, windows)
 
     def _encode_files(
         self, manifest: Manifest, clips: int, windows: Windows | None
-    ) -> Iterator[tuple[str, Encoded]]:
+    ) -> Iterator[tuple[str, WindowFeatures]]:
         ids = manifest.column("pair_id")
-        with late_progress("encoding", "clips") as progress:
+        with delayed_progress("encoding", "clips") as progress:
             if windows:
-                encoded = encode_windows(self.engine, probed(manifest), windows, progress=progress)
+                encoded = encode_windows(
+                    self.engine, probe_missing(manifest), windows, progress=progress
+                )
             else:
-                encoded = encode_whole(self.engine, manifest, clips, progress)
+                encoded = encode_whole_videos(self.engine, manifest, clips, progress)
             for each in encoded:
                 yield ids[each.row], each
 
     def _encode_arrays(
         self, arrays: Sequence[np.ndarray], clips: int, windows: Windows | None
-    ) -> Iterator[tuple[str, Encoded]]:
+    ) -> Iterator[tuple[str, WindowFeatures]]:
         config = self.engine.model.clip
         plans = []
         for row, frames in enumerate(arrays):
-            check_frames(frames, f"array {row}")
+            check_frame_array(frames, f"array {row}")
             length = len(frames) / REFERENCE_FPS
             plans.append(
                 windows.plan(row, frames, length, config)
                 if windows
-                else whole_plan(row, frames, clips, config)
+                else whole_video_plan(row, frames, clips, config)
             )
         # Here, not in other processes, which would need copies.
         here = replace(self.engine, workers=0)
@@ -267,4 +279,80 @@ def load(
     )
 
 
-__all__ = ["CPD", "Classified", "Embedded", "Model", "Windows", "load"]
+GROUP = 4096  # rows that are held before they are written
+
+
+def write_embeddings(
+    path: Path, encoded: Iterable[tuple[str, WindowFeatures]], about: Mapping[str, Any]
+) -> tuple[int, dict[str, str]]:
+    """Write a row a video or a window, in one step.
+
+    The columns: ``video``, ``start`` and ``end`` (s; null where they are the file's own),
+    ``visual``, ``embedding`` (float32), ``error``. What could not be read is a row, too, with
+    neither feature.
+
+    Args:
+        path: of the file.
+        encoded: ids of videos, and what came of them.
+        about: goes to the file's metadata as JSON, under ``crosspair``.
+
+    Returns:
+        How many rows have features, and the errors by video.
+
+    Raises:
+        VideoError: no video could be read; nothing is written then.
+        RunError: the file cannot be written.
+    """
+    count, failures = 0, dict[str, str]()
+    with atomic_write(path) as partial:
+        writer: pq.ParquetWriter | None = None
+        try:
+            held: list[dict[str, Any]] = []
+            for name, each in encoded:
+                held += _rows(name, each)
+                count += len(each.spans)
+                if each.failure:
+                    failures[name] = each.failure
+                schema = _schema(each, about)
+                writer = writer or pq.ParquetWriter(partial, schema)
+                if len(held) >= GROUP:
+                    writer.write_table(pa.Table.from_pylist(held, schema=schema))
+                    held = []
+            if not count:
+                reason = next(iter(failures.values()), "none are named")
+                raise VideoError(f"none of the {len(failures)} videos can be read: {reason}")
+            assert writer is not None
+            writer.write_table(pa.Table.from_pylist(held, schema=schema))
+        finally:
+            if writer is not None:
+                writer.close()
+    return count, failures
+
+
+def _rows(name: str, each: WindowFeatures) -> Iterable[dict[str, Any]]:
+    both = zip(each.spans, each.visual.numpy(), each.embedding.numpy(), strict=True)
+    for (start, end), visual, embedding in both:
+        yield {
+            "video": name,
+            "start": start,
+            "end": end,
+            "visual": visual,
+            "embedding": embedding,
+        }
+    if each.failure:
+        yield {"video": name, "error": each.failure}
+
+
+def _schema(each: WindowFeatures, about: Mapping[str, Any]) -> pa.Schema:
+    features, dimensions = each.visual.shape[1], each.embedding.shape[1]
+    return pa.schema(
+        [
+            ("video", pa.string()),
+            ("start", pa.float64()),
+            ("end", pa.float64()),
+            ("visual", pa.list_(pa.float32(), features)),
+            ("embedding", pa.list_(pa.float32(), dimensions)),
+            ("error", pa.string()),
+        ],
+        {"crosspair": json.dumps(about)},
+    )

@@ -49,7 +49,7 @@ def ray_cluster(address: str | None, cores: int) -> Iterator[Any]:
         ray.shutdown()
 
 
-def answers(
+def map_on_ray(
     ray: Any, ask: Callable[[Any], object], requests: Sequence[Any], at_once: int
 ) -> Iterator[tuple[int, Any]]:
     """Ask for all requests, so many at a time, as each takes memory of the head.

@@ -1,12 +1,25 @@
-"""What a recipe says, field by field: units, typical values, and where the paper has them.
-
-A recipe is a YAML file of these fields; what it leaves out has the value given here.
-"""
+"""Where the pixels of one pair are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, or a part of it.
+
+    Attributes:
+        path: of the file, or any fsspec URL.
+        start: where the part begins, in s; from the beginning where it is None.
+        end: where the part ends, in s; at the end where it is None.
+    """
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
 
 Depth: TypeAlias = Literal[10, 18, 34, 50, 101]
 

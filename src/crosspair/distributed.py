@@ -26,7 +26,7 @@ from crosspair.errors import RunError
 # A process may wait for one that decodes slower videos or writes a checkpoint; a loader that hangs
 # (`crosspair.video.loader.STALLED`) is to be told by itself, and not by those that wait for it. A
 # process that dies is noticed at once.
-PATIENCE = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class World:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def init_distributed() -> Iterator[World]:
     """Join the processes that ``torchrun`` started; alone where there are none.
 
     Raises:
@@ -110,7 +110,7 @@ def joined() -> Iterator[World]:
             "WORLD_SIZE to train in one process"
         )
     device = _own_gpu() if cuda else torch.device("cpu")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
     world = World(dist.get_rank(), dist.get_world_size(), device)
     with ExitStack() as leaving:
         leaving.callback(_leave, signal.signal(signal.SIGTERM, _stop))

@@ -20,8 +20,8 @@ import torch
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from crosspair.evaluation.origin import provenance
-from crosspair.precision import dtype_for
+from crosspair.device import dtype_for
+from crosspair.provenance import provenance
 
 # The kinds that videos come in: decoder, and the encoder for a tiny clip.
 CODECS = {
@@ -201,14 +201,14 @@ def _extra(package: str, extra: str, needed_for: str) -> Check:
 
 def _parser() -> Check:
     """spaCy with an English model, as trees need it."""
-    from crosspair.corpora.titles.trees import english
+    from crosspair.corpora.titles.stage import load_english_model
     from crosspair.errors import TextError
 
     name, use = "spaCy, English model", "crosspair titles: verbs and nouns"
     if find_spec("spacy") is None:
         return Check(name, False, "not installed", use, PIP.format("text"), True)
     try:
-        model = english(False)
+        model = load_english_model(False)
     except TextError as error:
         return Check(name, False, str(error), use, PIP.format("text"), True)
     return Check(name, True, f"{model.meta['name']} {model.meta['version']}", use)

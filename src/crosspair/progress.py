@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +24,7 @@ from rich.progress import Task as BarTask
 from rich.text import Text
 
 logger = logging.getLogger(__name__)
+
 console = Console(stderr=True)
 
 LOG_EVERY = 30.0  # s between lines where there is no terminal
@@ -82,7 +85,9 @@ def progress(name: str, total: int, unit: str, shown: bool = True) -> Iterator[P
 
 
 @contextmanager
-def late_progress(name: str, unit: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+def delayed_progress(
+    name: str, unit: str, shown: bool = True
+) -> Iterator[Callable[[int, int], None]]:
     """Show a piece of work once it has lasted for a second, where no bar is there already.
 
     Yields:
@@ -120,3 +125,36 @@ def _bars() -> Bars:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+@contextmanager
+def graceful_shutdown(answer: str = "") -> Iterator[Callable[[], bool]]:
+    """While this lasts, SIGTERM and the first Ctrl-C ask for a stop instead of killing.
+
+    Args:
+        answer: to be logged then.
+
+    Yields:
+        A function that tells whether a stop was asked for.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+        if answer:
+            logger.warning(answer)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        previous = {
+            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+    except ValueError:  # signals belong to the main thread; elsewhere there is nothing to catch
+        previous = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

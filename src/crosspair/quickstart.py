@@ -12,26 +12,20 @@ from pathlib import Path
 import torch
 
 from crosspair import reporting
-from crosspair.atomic import write_atomically
 from crosspair.config import Recipe
-from crosspair.corpora import Manifest
-from crosspair.corpora.labels import class_phrase
-from crosspair.corpora.rendered import render_corpus
+from crosspair.corpora.build import class_phrase
+from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.rendered.render import render_corpus
 from crosspair.distributed import World
-from crosspair.evaluation import (
-    Features,
-    FrozenConfig,
-    embed_texts,
-    extract_features,
-    provenance,
-    results_beside_random,
-    write_results,
-)
-from crosspair.evaluation.frozen import Protocols
-from crosspair.models import CPD
-from crosspair.progress import late_progress
+from crosspair.evaluation.evaluate import FrozenConfig, Protocols, results_with_random_baseline
+from crosspair.evaluation.features import Features, embed_texts, extract_features
+from crosspair.evaluation.results import write_results
+from crosspair.files import write_atomically
+from crosspair.models.cpd import CPD
+from crosspair.progress import delayed_progress
+from crosspair.provenance import provenance
 from crosspair.recipes import dump_recipe, load_recipe, recipe_hash
-from crosspair.training import pretrain
+from crosspair.training.pretrain import pretrain
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +57,14 @@ def quickstart(
     recipe = recipe or load_recipe("quickstart", [f"training.seed={seed}"])
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     watch = _Stopwatch()
-    with watch.lap("rendering"), late_progress("rendering", "videos") as progress:
+    with watch.lap("rendering"), delayed_progress("rendering", "videos") as progress:
         manifest = render_corpus(out / "corpus", pairs, seed, NOISE, progress=progress)
     with watch.lap("pre-training"):
         model = pretrain(recipe, manifest, out / "run", resume=True, world=world)
     if model is None:
         return None
     with watch.lap("evaluation"):
-        results, features = results_beside_random(
+        results, features = results_with_random_baseline(
             model,
             manifest,
             lambda each: _features(each, manifest, recipe, world),
@@ -117,7 +111,7 @@ SUMMARY = (
 
 
 def _features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> Features:
-    with late_progress("encoding", "clips") as progress:
+    with delayed_progress("encoding", "clips") as progress:
         return extract_features(
             model,
             manifest,
@@ -133,7 +127,7 @@ def _classes(manifest: Manifest) -> list[str]:
     return sorted(set(manifest.column("label")))
 
 
-def _sheets(model: CPD, manifest: Manifest, features: Features) -> list[reporting.Sheet]:
+def _sheets(model: CPD, manifest: Manifest, features: Features) -> list[reporting.ContactSheet]:
     """Every so-many-th action as a query, not the ones that came out best."""
     classes = _classes(manifest)
     queries = classes[:: max(1, len(classes) // QUERIES)][:QUERIES]
@@ -146,10 +140,10 @@ def _sheets(model: CPD, manifest: Manifest, features: Features) -> list[reportin
     for query, text in zip(queries, texts, strict=True):
         scores, best = (videos @ text).topk(min(FOUND, len(rows)))
         found = [
-            reporting.Found(clips[row], f"{titles[row]}", score, labels[row] == query)
+            reporting.RetrievedClip(clips[row], f"{titles[row]}", score, labels[row] == query)
             for row, score in zip([rows[i] for i in best.tolist()], scores.tolist(), strict=True)
         ]
-        sheets.append(reporting.load_sheet(class_phrase(query), found))
+        sheets.append(reporting.load_contact_sheet(class_phrase(query), found))
     return sheets
 
 

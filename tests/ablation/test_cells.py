@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from crosspair.ablation import planned, read_plan
+from crosspair.ablation import plan_cells, read_plan
 from crosspair.ablation.cells import select
 from crosspair.ablation.plan import row_name
 from crosspair.errors import CrosspairError, ManifestError, RecipeError
 
 
 def cells(plan_file, tmp_path, *overrides, manifest=None, **changes):
-    return planned(read_plan(plan_file(**changes), overrides), tmp_path / "out", manifest)[1]
+    return plan_cells(read_plan(plan_file(**changes), overrides), tmp_path / "out", manifest)[1]
 
 
 TWO_AXES = {
@@ -66,7 +66,7 @@ def test_the_hash_knows_everything_that_decides(plan_file, tmp_path) -> None:
 
 def test_seeds_draw_other_wrong_titles_and_share_the_rest(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]), ["corpus.wrong_titles=0.5"])
-    source, found = planned(plan, tmp_path / "out")
+    source, found = plan_cells(plan, tmp_path / "out")
     one, other = (source.planned(found[i].corpus, found[i].seed) for i in (0, 2))
     assert one.column("path") == other.column("path")
     assert one.column("title") != other.column("title")
@@ -92,14 +92,14 @@ def test_a_plan_for_your_own_pairs(plan_file, tmp_path, shared_manifest) -> None
 
 @pytest.fixture
 def shared_manifest(tmp_path):
-    from crosspair.corpora import manifest_of
+    from crosspair.corpora import manifest_from_rows
 
     rows = [
         {"pair_id": f"{i}", "path": f"{i}.mp4", "title": f"a b {i}" if i < 20 else "",
          "error": "broken" if i > 22 else None}
         for i in range(25)
     ]  # fmt: skip
-    return manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet").path
+    return manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet").path
 
 
 @pytest.mark.parametrize(

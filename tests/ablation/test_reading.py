@@ -4,15 +4,15 @@ import re
 
 import pytest
 
-from crosspair.ablation import Plan, plan_names, read_plan
-from crosspair.ablation.plan import rows_of
+from crosspair.ablation import AblationPlan, plan_names, read_plan
+from crosspair.ablation.plan import expand_rows
 from crosspair.errors import RecipeError
 
 TUNED = {"finetuning": {"recipe": "laptop-finetune"}}
 NEEDS = {"words": "titles", "transformer": "a/folder", "ucf101": "split1.parquet"}
 
 
-def packaged(name: str) -> Plan:
+def packaged(name: str) -> AblationPlan:
     return read_plan(name, read_needs(name))
 
 
@@ -28,7 +28,7 @@ def read_needs(name: str) -> list[str]:
 @pytest.mark.parametrize("name", plan_names())
 def test_packaged_plans_can_be_read(name) -> None:
     plan = packaged(name)
-    assert plan.first in rows_of(plan)
+    assert plan.first in expand_rows(plan)
     assert plan.corpus.manifest == name.endswith(("-ucf", "-paper"))
     for published in plan.published:
         assert published.source.startswith("paper")
@@ -40,7 +40,7 @@ def test_the_paper_s_tables_come_in_three_sizes() -> None:
     assert sorted([*sizes, "noise", "batch"]) == plan_names()
     for name in sizes:
         assert packaged(name).table == name[6:8]
-        assert len(rows_of(packaged(name))) == 6
+        assert len(expand_rows(packaged(name))) == 6
 
 
 def test_dials_have_numbers_for_names() -> None:

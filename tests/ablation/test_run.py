@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.ablation import ablate, planned, read_plan, run
-from crosspair.ablation.ledger import Job, read_state, status, write_ledger, write_state
+from crosspair.ablation import ablate, plan_cells, read_plan, run
+from crosspair.ablation.cells import Job, read_state, status, write_ledger, write_state
 from crosspair.ablation.work import _tested
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
@@ -17,7 +17,7 @@ from crosspair.errors import RunError
 @pytest.mark.parametrize("column", ["title", "title_tree"])
 def test_pairs_on_the_disk_are_as_planned(plan_file, tmp_path, column) -> None:
     plan = read_plan(plan_file(), [f"text.column={column}", "corpus.wrong_titles=0.5"])
-    source, cells = planned(plan, tmp_path / "out")
+    source, cells = plan_cells(plan, tmp_path / "out")
     paths = {source.write(cell.corpus, cell.seed) for cell in cells}
     assert len(paths) == 1  # shared by both rows
     written = Manifest.read(paths.pop())
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be(plan_file, tmp_path) -> None:
 
 def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]))
-    _, cells = planned(plan, tmp_path)
+    _, cells = plan_cells(plan, tmp_path)
     states = [
         {
             "status": "done",
@@ -77,7 +77,7 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
 
 def test_a_report_of_another_plan_leaves_what_is_there(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file())
-    _, cells = planned(plan, tmp_path)
+    _, cells = plan_cells(plan, tmp_path)
     write_ledger(tmp_path, plan, cells)
     before = (tmp_path / "plan.yaml").read_bytes()
     with pytest.raises(RunError, match=r"no cell of this plan that is done; give the manifest"):
@@ -94,7 +94,7 @@ def test_results_name_what_was_tested_and_not_what_was_learnt_from() -> None:
 
 def test_unequal_clips_are_told(plan_file, tmp_path, caplog) -> None:
     plan = read_plan(plan_file())
-    _, cells = planned(plan, tmp_path)
+    _, cells = plan_cells(plan, tmp_path)
     for cell, clips in zip(cells, (24, 16), strict=True):
         write_state(tmp_path / cell.folder, {"status": "done", "clips": clips})
         (tmp_path / cell.folder / "results.json").write_text("{}")

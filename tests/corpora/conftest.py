@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.output import left_out_file
-from crosspair.corpora.probing import Found, Part
-from crosspair.faults import Kind, Verdict
+from crosspair.corpora.build import skipped_list_path
+from crosspair.corpora.check import ProbeResult, Segment
+from crosspair.errors import CheckResult, VideoStatus
 
 
 class Disk:
@@ -63,18 +63,18 @@ class Probed:
         self.duration = 10.0
 
     def __call__(
-        self, jobs: Sequence[tuple[str, Sequence[Part]]], *, decode: bool
-    ) -> Generator[tuple[int, Found]]:
+        self, jobs: Sequence[tuple[str, Sequence[Segment]]], *, decode: bool
+    ) -> Generator[tuple[int, ProbeResult]]:
         self.paths += [path for path, _ in jobs]
         for job in range(len(jobs)):
             columns = {"duration": self.duration, "codec": "h264"}
-            yield job, Found(columns, [Verdict(Kind.FINE)])
+            yield job, ProbeResult(columns, [CheckResult(VideoStatus.FINE)])
 
 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> Probed:
     probing = Probed()
-    monkeypatch.setattr("crosspair.corpora.probing.find_all", probing)
+    monkeypatch.setattr("crosspair.corpora.check.check_videos", probing)
     return probing
 
 
@@ -84,5 +84,5 @@ def read(manifest: Manifest, *names: str) -> list[tuple[Any, ...]]:
 
 def left_out(manifest: Path) -> list[tuple[str, ...]]:
     """The list beside a manifest, without its header."""
-    with left_out_file(manifest).open(newline="") as file:
+    with skipped_list_path(manifest).open(newline="") as file:
         return [tuple(row) for row in csv.reader(file)][1:]

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosspair.faults import Kind
+from crosspair.errors import VideoStatus
 
-USABLE = {kind for kind in Kind if not kind.broken}
+USABLE = {kind for kind in VideoStatus if not kind.broken}
 # A file that opens may turn out to be any of these, as chance will have it.
 WORN = {
-    Kind.CUT, Kind.CORRUPT_FRAMES, Kind.UNDECODABLE, Kind.DAMAGED_HEADER, Kind.NO_VIDEO_STREAM,
-    Kind.ABSURD_SIZE, Kind.NOT_A_VIDEO, Kind.AUDIO_ONLY,
+    VideoStatus.CUT, VideoStatus.CORRUPT_FRAMES, VideoStatus.UNDECODABLE, VideoStatus.DAMAGED_HEADER, VideoStatus.NO_VIDEO_STREAM,
+    VideoStatus.ABSURD_SIZE, VideoStatus.NOT_A_VIDEO, VideoStatus.AUDIO_ONLY,
 }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ class Damaged:
 
     path: Path
     damage: str
-    kinds: set[Kind]
+    kinds: set[VideoStatus]
 
 
 def damaged_files(
@@ -102,7 +102,7 @@ def _pipe(path: Path, content: bytes, draw: random.Random) -> None:
 RIFF = b"RIFF\xff\xff\xff\x00AVI LIST"
 BOX = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41"
 EBML = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08"
-WAYS: dict[str, tuple[Callable[[Path, bytes, random.Random], None], set[Kind]]] = {
+WAYS: dict[str, tuple[Callable[[Path, bytes, random.Random], None], set[VideoStatus]]] = {
     "cut": (_cut, WORN),
     "flipped bytes": (_flipped, WORN | USABLE),
     "zeroed run": (_zeroed, WORN | USABLE),
@@ -112,12 +112,12 @@ WAYS: dict[str, tuple[Callable[[Path, bytes, random.Random], None], set[Kind]]] 
     "header of an mp4": (_headed(BOX), WORN | USABLE),
     "header of a webm": (_headed(EBML), WORN | USABLE),
     "zeroed run again": (_zeroed, WORN | USABLE),
-    "empty": (_empty, {Kind.EMPTY}),
-    "text": (_text, {Kind.NOT_A_VIDEO}),
-    "html": (_html, {Kind.NOT_A_VIDEO}),
-    "audio only": (_intact, {Kind.AUDIO_ONLY}),
-    "symlink loop": (_loop, {Kind.UNREADABLE}),
-    "folder": (_folder, {Kind.UNREADABLE}),
-    "pipe": (_pipe, {Kind.UNREADABLE}),
+    "empty": (_empty, {VideoStatus.EMPTY}),
+    "text": (_text, {VideoStatus.NOT_A_VIDEO}),
+    "html": (_html, {VideoStatus.NOT_A_VIDEO}),
+    "audio only": (_intact, {VideoStatus.AUDIO_ONLY}),
+    "symlink loop": (_loop, {VideoStatus.UNREADABLE}),
+    "folder": (_folder, {VideoStatus.UNREADABLE}),
+    "pipe": (_pipe, {VideoStatus.UNREADABLE}),
     "intact": (_intact, USABLE),
 }

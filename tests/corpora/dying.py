@@ -4,11 +4,11 @@ import os
 import signal
 from pathlib import Path
 
-from crosspair.corpora.prepare.attempt import attempt as answer
-from crosspair.corpora.prepare.request import Outcome, Request
+from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest
+from crosspair.corpora.prepare import run_request as answer
 
 
-def attempt(request: Request) -> Outcome:
+def attempt(request: TranscodeRequest) -> TranscodeOutcome:
     if Path(request.clip.path).stat().st_size == 0:
         os.kill(os.getpid(), signal.SIGSEGV)
     return answer(request)

@@ -1,4 +1,4 @@
-"""What may go wrong in a process: tasks for `crosspair.isolation`, by the name of the job."""
+"""What may go wrong in a process: tasks for `crosspair.workers`, by the name of the job."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from crosspair.isolation import allow
+from crosspair.workers import extend_timeout
 
 
 def task(job: list[str]) -> object:
@@ -24,7 +24,7 @@ def task(job: list[str]) -> object:
         Path(argument).touch()
         os.kill(os.getpid(), signal.SIGSEGV)
     if name == "slow":
-        allow(100)
+        extend_timeout(100)
         time.sleep(float(argument))
     if name == "raise":
         raise ValueError(argument)

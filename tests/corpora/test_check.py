@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from crosspair.corpora import Manifest, probing
+from crosspair.corpora import Manifest
 from crosspair.corpora import check as checking
-from crosspair.corpora.check import check
-from crosspair.corpora.manifest import manifest_of
-from crosspair.corpora.probing import WHOLE, Found
-from crosspair.errors import ManifestError, RunError
-from crosspair.faults import Kind, Verdict
+from crosspair.corpora import check as probing
+from crosspair.corpora.check import WHOLE, ProbeResult, check
+from crosspair.corpora.manifest import manifest_from_rows
+from crosspair.errors import CheckResult, ManifestError, RunError, VideoStatus
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +37,18 @@ def corpus(tmp_path: Path, video: Path) -> Manifest:
         {"pair_id": "late", "path": "videos/good.mp4", "start": 5.0, "end": 9.0},
     ]
     path = tmp_path / "m.parquet"
-    return manifest_of([{**row, "title": "t", "label": "x"} for row in rows], path).write(path)
+    return manifest_from_rows([{**row, "title": "t", "label": "x"} for row in rows], path).write(
+        path
+    )
 
 
-KINDS = [Kind.FINE, Kind.EMPTY, Kind.MISSING, Kind.SHORT, Kind.OUTSIDE]
+KINDS = [
+    VideoStatus.FINE,
+    VideoStatus.EMPTY,
+    VideoStatus.MISSING,
+    VideoStatus.SHORT,
+    VideoStatus.OUTSIDE,
+]
 ERRORS = [
     None, "videos/empty.mp4: the file is empty (0 bytes)", "videos/gone.mp4: no such file", None,
     "videos/good.mp4: the clip starts at 5 s but the video ends at 2.00 s",
@@ -95,20 +102,22 @@ def test_another_manifest_can_be_written(
 def test_whole_paths_and_urls_stay_what_they_are(tmp_path: Path, video: Path) -> None:
     paths = [str(video), f"zip://a.mp4::{tmp_path}/none.zip"]
     rows = [{"pair_id": path, "path": path, "title": "t"} for path in paths]
-    checked = check(manifest_of(rows, tmp_path / "m.parquet"), tmp_path / "deep" / "n.parquet")
+    checked = check(
+        manifest_from_rows(rows, tmp_path / "m.parquet"), tmp_path / "deep" / "n.parquet"
+    )
     assert checked.manifest.column("path") == paths
-    assert [verdict.kind for verdict in checked.verdicts] == [Kind.FINE, Kind.MISSING]
+    assert [verdict.kind for verdict in checked.verdicts] == [VideoStatus.FINE, VideoStatus.MISSING]
 
 
 def test_kinds_are_counted_by_video_and_by_pair(corpus: Manifest) -> None:
     rows = corpus.table.to_pylist()
     more = [{**rows[0], "pair_id": "again"}, {**rows[1], "pair_id": "more"}]
-    checked = check(manifest_of([*rows, *more], corpus.path))
+    checked = check(manifest_from_rows([*rows, *more], corpus.path))
     assert checked.counts() == {
-        Kind.FINE: (1, 2), Kind.SHORT: (1, 1), Kind.MISSING: (1, 1), Kind.EMPTY: (1, 2),
-        Kind.OUTSIDE: (1, 1),
+        VideoStatus.FINE: (1, 2), VideoStatus.SHORT: (1, 1), VideoStatus.MISSING: (1, 1), VideoStatus.EMPTY: (1, 2),
+        VideoStatus.OUTSIDE: (1, 1),
     }  # fmt: skip
-    assert list(checked.counts()) == [kind for kind in Kind if kind in KINDS]
+    assert list(checked.counts()) == [kind for kind in VideoStatus if kind in KINDS]
 
 
 def test_the_list_names_all_but_what_is_fine(corpus: Manifest, tmp_path: Path) -> None:
@@ -210,13 +219,14 @@ def test_a_video_that_was_changed_since_is_looked_at_again(
     asked = stopped_after(99, monkeypatch)
     checked = check(corpus, decode=True)
     assert asked == ["empty.mp4", "gone.mp4"]
-    assert checked.verdicts[1].kind is Kind.NOT_A_VIDEO
+    assert checked.verdicts[1].kind is VideoStatus.NOT_A_VIDEO
 
 
 def test_a_journal_keeps_what_was_found(corpus: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here something that no check would find, lest it be found again."""
-    found = Found(
-        {"fps": 29.97, "codec": "h264"}, [Verdict(Kind.CUT, "zu kürz"), Verdict(Kind.FINE)]
+    found = ProbeResult(
+        {"fps": 29.97, "codec": "h264"},
+        [CheckResult(VideoStatus.CUT, "zu kürz"), CheckResult(VideoStatus.FINE)],
     )
     corpus = corpus.take([0, 3])
     monkeypatch.setattr(checking, "find_all", lambda *_, **__: (each for each in [(0, found)]))

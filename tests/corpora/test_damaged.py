@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from crosspair.corpora.check import check
-from crosspair.corpora.manifest import manifest_of
-from crosspair.faults import Kind
+from crosspair.corpora.manifest import manifest_from_rows
+from crosspair.errors import VideoStatus
 from tests.corpora.damage import Damaged, damaged_files
 
 COUNT = int(os.environ.get("CROSSPAIR_DAMAGED", "120"))
@@ -32,25 +32,25 @@ def every_file_is_told(
     audio = make_audio(folder / "audio.mp4")
     damaged = damaged_files(sources, audio, folder, COUNT // 2, seed)
     rows = [{"pair_id": each.path.name, "path": each.path.name, "title": "t"} for each in damaged]
-    manifest = manifest_of(rows, folder / "manifest.parquet")
+    manifest = manifest_from_rows(rows, folder / "manifest.parquet")
     checked = check(manifest, decode=True, seconds=60)
     for each, verdict, error in zip(
         damaged, checked.verdicts, checked.manifest.column("error"), strict=True
     ):
         assert verdict.kind in each.kinds, (each, verdict)
         assert (error is not None) == verdict.kind.broken
-        assert verdict.kind is Kind.FINE or (verdict.reason and "\n" not in verdict.reason)
+        assert verdict.kind is VideoStatus.FINE or (verdict.reason and "\n" not in verdict.reason)
     _most_damage_is_found(damaged, [verdict.kind for verdict in checked.verdicts])
 
 
-def _most_damage_is_found(damaged: Sequence[Damaged], kinds: Sequence[Kind]) -> None:
+def _most_damage_is_found(damaged: Sequence[Damaged], kinds: Sequence[VideoStatus]) -> None:
     """A changed byte may change nothing that is seen, but most changes are."""
     worn = [
         kind
         for each, kind in zip(damaged, kinds, strict=True)
         if each.damage.startswith(("cut", "flipped", "zeroed"))
     ]
-    assert sum(kind is not Kind.FINE for kind in worn) > 0.6 * len(worn)
+    assert sum(kind is not VideoStatus.FINE for kind in worn) > 0.6 * len(worn)
 
 
 def test_damaged_files_of_every_container(tmp_path: Path, made, make_audio) -> None:
@@ -81,7 +81,7 @@ def test_damage_is_told_of_the_part_that_has_it(tmp_path: Path, make_video) -> N
         {"pair_id": str(i), "path": "a.mkv", "title": "t", "start": start, "end": end}
         for i, (start, end) in enumerate(parts)
     ]
-    manifest = manifest_of(rows, tmp_path / "m.parquet")
+    manifest = manifest_from_rows(rows, tmp_path / "m.parquet")
     assert not check(manifest).broken
     checked = check(manifest, decode=True)
     assert [verdict.kind.broken for verdict in checked.verdicts] == [
@@ -94,9 +94,11 @@ def test_damage_is_told_of_the_part_that_has_it(tmp_path: Path, make_video) -> N
 def test_a_cut_file_is_called_cut(tmp_path: Path, make_video, suffix: str, share: float) -> None:
     path = make_video(tmp_path / f"a{suffix}", frames=250)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    manifest = manifest_of([{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m")
+    manifest = manifest_from_rows(
+        [{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m"
+    )
     (verdict,) = check(manifest, tmp_path / "out", decode=True).verdicts
-    assert verdict.kind is Kind.CUT
+    assert verdict.kind is VideoStatus.CUT
     assert "cut" in verdict.reason
 
 
@@ -106,11 +108,13 @@ def test_a_header_that_is_wrong_about_the_length(tmp_path: Path, make_video) -> 
     # The stream header's length in frames, and the number of frames of the whole file.
     claimed, real = (70).to_bytes(4, "little"), (100).to_bytes(4, "little")
     path.write_bytes(content[:160].replace(real, claimed) + content[160:])
-    manifest = manifest_of([{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m")
+    manifest = manifest_from_rows(
+        [{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m"
+    )
     by_header = check(manifest, tmp_path / "a.parquet")
-    assert by_header.verdicts[0].kind is Kind.FINE
+    assert by_header.verdicts[0].kind is VideoStatus.FINE
     checked = check(manifest, tmp_path / "b.parquet", decode=True)
-    assert checked.verdicts[0].kind is Kind.WRONG_LENGTH
+    assert checked.verdicts[0].kind is VideoStatus.WRONG_LENGTH
     assert "decoding finds 100 in 3.33 s" in checked.verdicts[0].reason
     assert checked.manifest.column("frames") == [100]
     assert checked.manifest.column("error") == [None]

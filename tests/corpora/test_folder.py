@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.folder import folder_corpus
-from crosspair.corpora.output import left_out_file
+from crosspair.corpora.build import skipped_list_path
+from crosspair.corpora.readers import folder_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import left_out, read
 
@@ -124,7 +124,7 @@ def test_titles_without_videos_and_videos_without_titles_are_told(
     assert manifest.column("pair_id") == ["a"]
     assert "manifest.parquet: no file: 2 pairs (x, y)" in caplog.text
     assert "manifest.parquet: no title: 7 pairs (b, c, d, e, f and 2 more)" in caplog.text
-    lines = left_out_file(corpus.out).read_text().splitlines()
+    lines = skipped_list_path(corpus.out).read_text().splitlines()
     assert lines[:2] == ["video_id,reason,detail", "x,no file,no video x"]
     assert lines[-1] == f"h,no title,{corpus.folder / 'h.mp4'}"
     assert len(lines) == 1 + 2 + 7
@@ -158,9 +158,9 @@ def test_a_name_that_is_not_utf_8_may_be_left_out_and_else_is_told(
 def test_a_list_of_what_was_left_out_goes_with_its_cause(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     corpus.made("video_id,title\na,A\n")
-    assert left_out_file(corpus.out).exists()
+    assert skipped_list_path(corpus.out).exists()
     corpus.made("video_id,title\na,A\nb,B\n")
-    assert not left_out_file(corpus.out).exists()
+    assert not skipped_list_path(corpus.out).exists()
 
 
 # --- out ----------------------------------------------------------------------------------------

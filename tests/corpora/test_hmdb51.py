@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.output import left_out_file
-from crosspair.corpora.threesplits import hmdb51_corpus
+from crosspair.corpora.build import skipped_list_path
+from crosspair.corpora.ucf_hmdb import hmdb51_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, Probed, left_out, read
 
@@ -114,7 +114,7 @@ def test_videos_that_a_split_does_not_use_are_counted(
     with caplog.at_level(logging.INFO):
         manifest = made(disk, splits=(2,))
     assert "split 2 does not use 2 videos" in caplog.text
-    assert not left_out_file(manifest.path).exists()
+    assert not skipped_list_path(manifest.path).exists()
 
 
 @pytest.mark.parametrize(

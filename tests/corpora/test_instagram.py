@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.instagram import instagram_corpus
+from crosspair.corpora.readers import instagram_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, left_out, read
 

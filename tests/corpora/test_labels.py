@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crosspair.corpora.labels import class_phrase, name_classes
+from crosspair.corpora.build import class_phrase, rename_classes
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk
 
@@ -29,7 +29,7 @@ def test_labels_in_plain_words(label: str, phrase: str) -> None:
 )
 def test_a_file_of_names_overrides(disk: Disk, name: str, text: str) -> None:
     rows = [{"label": label} for label in ("TaiChi", "YoYo", None)]
-    name_classes(rows, disk.file(name, text), class_phrase)
+    rename_classes(rows, disk.file(name, text), class_phrase)
     assert [row["label"] for row in rows] == ["t'ai chi, slowly", "yo yo", None]
 
 
@@ -46,4 +46,4 @@ def test_a_file_of_names_overrides(disk: Disk, name: str, text: str) -> None:
 )  # fmt: skip
 def test_a_file_of_names_that_does_not_do(disk: Disk, text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
-        name_classes([{"label": "TaiChi"}], disk.file("names.csv", text), class_phrase)
+        rename_classes([{"label": "TaiChi"}], disk.file("names.csv", text), class_phrase)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crosspair.clip import Clip
-from crosspair.corpora import SCHEMA, Manifest, manifest_of
+from crosspair.config import Clip
+from crosspair.corpora import SCHEMA, Manifest, manifest_from_rows
 from crosspair.errors import ManifestError
 
 ROWS = [
@@ -31,7 +31,7 @@ def refused(message: str, **columns: Any) -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    written = manifest_of(ROWS, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    written = manifest_from_rows(ROWS, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     again = Manifest.read(tmp_path / "m.parquet")
     assert again.table.equals(written.table)
     assert again.table.schema.names == SCHEMA.names
@@ -39,7 +39,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_stands_for_the_manifest_in_it(tmp_path: Path) -> None:
-    manifest_of(ROWS, tmp_path).write(tmp_path / "manifest.parquet")
+    manifest_from_rows(ROWS, tmp_path).write(tmp_path / "manifest.parquet")
     assert len(Manifest.read(tmp_path)) == 3
 
 
@@ -63,7 +63,7 @@ def test_a_missing_column(name: str) -> None:
 def test_an_unknown_column() -> None:
     refused(": column 'titel' is unknown; the columns are pair_id, path", titel=["A", "B"])
     with pytest.raises(ManifestError, match=r"^manifest m: column 'titel' is unknown"):
-        manifest_of([{**ROWS[0], "titel": "A"}], "m")
+        manifest_from_rows([{**ROWS[0], "titel": "A"}], "m")
 
 
 def test_a_column_that_stands_twice(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_split_of_another_name() -> None:
 )  # fmt: skip
 def test_a_part_that_is_none(start: float | None, end: float | None) -> None:
     with pytest.raises(ManifestError, match=r"^manifest m, row 0: start .* s, end .* s; a part"):
-        manifest_of([{**ROWS[0], "start": start, "end": end}], "m")
+        manifest_from_rows([{**ROWS[0], "start": start, "end": end}], "m")
 
 
 def test_a_manifest_that_does_not_exist_tells_how_to_make_one(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_file_that_is_no_parquet(tmp_path: Path, content: bytes) -> None:
 
 def test_a_cut_manifest(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
-    manifest_of(ROWS, path).write(path)
+    manifest_from_rows(ROWS, path).write(path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ManifestError, match=r"is not a Parquet file"):
         Manifest.read(path)
@@ -140,7 +140,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.parquet"
-    old = manifest_of(ROWS[:1], path).write(path)
+    old = manifest_from_rows(ROWS[:1], path).write(path)
 
     def full(table: pa.Table, where: Path) -> None:
         Path(where).write_bytes(b"PAR1 half")
@@ -148,7 +148,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
     monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(ManifestError, match=r"cannot be written: No space left on device$"):
-        manifest_of(ROWS, path).write(path)
+        manifest_from_rows(ROWS, path).write(path)
     assert Manifest.read(path).hash == old.hash
     assert list(tmp_path.iterdir()) == [path]
 
@@ -156,12 +156,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_a_manifest_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ManifestError, match=r"cannot be written: File exists$"):
-        manifest_of(ROWS, "m").write(tmp_path / "file" / "m.parquet")
+        manifest_from_rows(ROWS, "m").write(tmp_path / "file" / "m.parquet")
 
 
 def test_a_write_makes_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "m.parquet"
-    assert manifest_of(ROWS, "m").write(path).path == path
+    assert manifest_from_rows(ROWS, "m").write(path).path == path
     assert len(Manifest.read(path)) == 3
 
 
@@ -169,26 +169,28 @@ def test_a_write_makes_the_folder(tmp_path: Path) -> None:
 
 
 def test_the_hash_depends_on_what_rows_say_and_on_nothing_else(tmp_path: Path) -> None:
-    manifest = manifest_of(ROWS, "elsewhere.parquet")
+    manifest = manifest_from_rows(ROWS, "elsewhere.parquet")
     written = manifest.write(tmp_path / "m.parquet")
-    probed = manifest_of([{**row, "fps": 25.0} for row in ROWS], "m")
+    probed = manifest_from_rows([{**row, "fps": 25.0} for row in ROWS], "m")
     assert manifest.hash == written.hash == probed.hash
-    broken = [manifest_of([{**row, "error": why} for row in ROWS], "m") for why in ("cut", "gone")]
+    broken = [
+        manifest_from_rows([{**row, "error": why} for row in ROWS], "m") for why in ("cut", "gone")
+    ]
     assert manifest.hash != broken[0].hash == broken[1].hash
     assert len(manifest.hash) == 12
     for key, value in [("title", "A cat"), ("path", "x.mp4"), ("end", 9.0), ("split", "test")]:
-        assert manifest_of([{**ROWS[0], key: value}, *ROWS[1:]], "m").hash != manifest.hash
-    assert manifest_of(ROWS[::-1], "m").hash != manifest.hash
+        assert manifest_from_rows([{**ROWS[0], key: value}, *ROWS[1:]], "m").hash != manifest.hash
+    assert manifest_from_rows(ROWS[::-1], "m").hash != manifest.hash
 
 
 def test_rows_are_taken_in_the_order_asked_for() -> None:
-    taken = manifest_of(ROWS, "m").take([2, 0])
+    taken = manifest_from_rows(ROWS, "m").take([2, 0])
     assert taken.column("pair_id") == ["c", "a"]
-    assert len(manifest_of(ROWS, "m").take([])) == 0
+    assert len(manifest_from_rows(ROWS, "m").take([])) == 0
 
 
 def test_a_row_without_a_split_belongs_to_train() -> None:
-    manifest = manifest_of(ROWS, "m")
+    manifest = manifest_from_rows(ROWS, "m")
     assert manifest.split("train").column("pair_id") == ["a", "c"]
     assert manifest.split("val").column("pair_id") == ["b"]
     assert manifest.split("test").column("pair_id") == []
@@ -197,7 +199,7 @@ def test_a_row_without_a_split_belongs_to_train() -> None:
 
 
 def test_relative_paths_start_at_the_manifests_folder() -> None:
-    assert manifest_of(ROWS, "corpus/m.parquet").clips() == [
+    assert manifest_from_rows(ROWS, "corpus/m.parquet").clips() == [
         Clip("corpus/videos/a.mp4"),
         Clip("/abs/b.mp4", 1.0, 2.5),
         Clip("s3://bucket/c.mp4", None, 3.0),
@@ -210,10 +212,12 @@ def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
         {"pair_id": "b", "path": "/b.mp4", "title": "B"},
         {"pair_id": "c", "path": "http://c.org/c.mp4", "title": "C"},
     ]
-    old = manifest_of(rows, tmp_path / "old" / "m.parquet").write(tmp_path / "old" / "m.parquet")
-    new = old.moved(tmp_path / "new" / "n.parquet")
+    old = manifest_from_rows(rows, tmp_path / "old" / "m.parquet").write(
+        tmp_path / "old" / "m.parquet"
+    )
+    new = old.rebased(tmp_path / "new" / "n.parquet")
     assert new.column("path") == ["../old/videos/a.mp4", "/b.mp4", "http://c.org/c.mp4"]
-    beside = old.moved(tmp_path / "old" / "n.parquet")
+    beside = old.rebased(tmp_path / "old" / "n.parquet")
     assert beside.column("path") == old.column("path")
     assert [moved.path.name for moved in (new, beside)] == ["n.parquet"] * 2
     assert [Path(clip.path).resolve() for clip in new.clips()[:1]] == [

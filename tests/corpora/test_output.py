@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.output import NO_FILE, LeftOut, Output, left_out_file
+from crosspair.corpora.build import NO_FILE, ManifestOutput, SkippedPair, skipped_list_path
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import left_out, read
 
@@ -19,9 +19,9 @@ def test_manifest_and_list_lie_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    absent = [LeftOut(name, NO_FILE, "nowhere") for name in ('c, "d"', "e")]
+    absent = [SkippedPair(name, NO_FILE, "nowhere") for name in ('c, "d"', "e")]
     with caplog.at_level(logging.WARNING):
-        Output(Path("out/pairs.parquet")).write(ROWS, absent)
+        ManifestOutput(Path("out/pairs.parquet")).write(ROWS, absent)
     manifest = Manifest.read("out/pairs.parquet")
     assert read(manifest, "path", "error") == [("../videos/a.mp4", None), ("../b", "b: cut")]
     assert left_out(manifest.path) == [
@@ -38,11 +38,11 @@ def test_manifest_and_list_lie_side_by_side(
 
 def test_a_manifest_and_its_list_are_replaced(tmp_path: Path) -> None:
     out = tmp_path / "pairs.parquet"
-    Output(out).write(ROWS, [])
-    assert left_out_file(out).exists()
-    Output(out).write(ROWS[:1], [])
+    ManifestOutput(out).write(ROWS, [])
+    assert skipped_list_path(out).exists()
+    ManifestOutput(out).write(ROWS[:1], [])
     assert len(Manifest.read(out)) == 1
-    assert not left_out_file(out).exists()
+    assert not skipped_list_path(out).exists()
 
 
 def test_nothing_that_is_no_manifest_is_replaced(tmp_path: Path) -> None:
@@ -50,31 +50,31 @@ def test_nothing_that_is_no_manifest_is_replaced(tmp_path: Path) -> None:
     other.write_text("my notes")
     message = "^output .*notes.parquet exists and is no manifest; it is not replaced, name another$"
     with pytest.raises(ManifestError, match=message):
-        Output(other)
+        ManifestOutput(other)
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(ManifestError, match=r"^output .*folder.parquet exists and is no manifest"):
-        Output(tmp_path / "folder.parquet")
+        ManifestOutput(tmp_path / "folder.parquet")
 
 
 def test_no_other_list_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.left-out.csv").write_text("name,age\n")
     message = "^.*a.left-out.csv, the list of what is left out, exists and is no such list; "
     with pytest.raises(ManifestError, match=message):
-        Output(tmp_path / "a.parquet")
+        ManifestOutput(tmp_path / "a.parquet")
 
 
 def test_a_file_is_no_folder_for_manifests(tmp_path: Path) -> None:
     (tmp_path / "titles.tsv").write_text("")
     message = "^output .*titles.tsv is a file, not a folder; a manifest is a folder, or a file with"
     with pytest.raises(ManifestError, match=message):
-        Output(tmp_path / "titles.tsv")
+        ManifestOutput(tmp_path / "titles.tsv")
 
 
 def test_a_folder_without_the_right_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crosspair.corpora.output.os.access", lambda *_: False)
+    monkeypatch.setattr("crosspair.corpora.build.os.access", lambda *_: False)
     message = f"^output .*manifest.parquet cannot be written: no right to write in {tmp_path}$"
     with pytest.raises(ManifestError, match=message):
-        Output(tmp_path / "new" / "folder")
+        ManifestOutput(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()

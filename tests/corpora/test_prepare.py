@@ -14,24 +14,25 @@ from typing import Any
 
 import pytest
 
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora.prepare import (
-    Estimate,
-    Plan,
-    Settings,
-    estimate,
-    on_processes,
+    PreparationEstimate,
+    PreparationPlan,
+    TranscodeOutcome,
+    TranscodeRequest,
+    estimate_cost,
+    exclusive_lock,
     plan_preparation,
     prepare_corpus,
+    run_request,
+    transcode_locally,
 )
-from crosspair.corpora.prepare.attempt import attempt
-from crosspair.corpora.prepare.corpus import alone_in
-from crosspair.corpora.prepare.request import Outcome, Request
+from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import ManifestError, RunError
-from crosspair.journal import entries
+from crosspair.files import read_jsonl
 from crosspair.video.decode import read_frames
 
-SMALL = Settings(short_side=32)
+SMALL = TranscodeSettings(short_side=32)
 
 
 class Here:
@@ -40,10 +41,10 @@ class Here:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, requests: Sequence[Request]) -> Any:
+    def __call__(self, requests: Sequence[TranscodeRequest]) -> Any:
         for index, request in enumerate(requests):
             self.asked.append(request.target.name)
-            yield index, attempt(request)
+            yield index, run_request(request)
 
 
 class Corpus:
@@ -60,14 +61,14 @@ class Corpus:
         self.rows.append({"pair_id": pair_id, "path": path, "title": f"Title {pair_id}", **columns})
 
     def manifest(self) -> Manifest:
-        return manifest_of(self.rows, self.root / "manifest.parquet").write(
+        return manifest_from_rows(self.rows, self.root / "manifest.parquet").write(
             self.root / "manifest.parquet"
         )
 
-    def plan(self, settings: Settings = SMALL) -> Plan:
+    def plan(self, settings: TranscodeSettings = SMALL) -> PreparationPlan:
         return plan_preparation(self.manifest(), self.out, settings)
 
-    def prepare(self, settings: Settings = SMALL) -> tuple[Manifest, list[str]]:
+    def prepare(self, settings: TranscodeSettings = SMALL) -> tuple[Manifest, list[str]]:
         """The new manifest, and the files that were made for it."""
         engine = Here()
         return prepare_corpus(self.plan(settings), engine), engine.asked
@@ -162,7 +163,7 @@ def test_the_processes_change_nothing(corpus: Corpus) -> None:
     here, _ = corpus.prepare()
     files = {name: (corpus.out / name).read_bytes() for name in corpus.files()}
     shutil.rmtree(corpus.out)
-    there = prepare_corpus(corpus.plan(), partial(on_processes, workers=2))
+    there = prepare_corpus(corpus.plan(), partial(transcode_locally, workers=2))
     assert there.table.equals(here.table)
     del files["prepared.jsonl"]  # its lines come as the videos are done
     assert {name: (corpus.out / name).read_bytes() for name in files} == files
@@ -220,7 +221,7 @@ def test_only_what_changed_is_done_again(
 @pytest.mark.parametrize("other", [{"gop": 8}, {"crf": 30}, {"fps": 25}, {"middle": 1.0}])
 def test_other_settings_do_all_again(corpus: Corpus, other: dict[str, Any]) -> None:
     corpus.prepare()
-    assert corpus.prepare(Settings(short_side=32, **other))[1] == ["a.mp4", "b.mp4"]
+    assert corpus.prepare(TranscodeSettings(short_side=32, **other))[1] == ["a.mp4", "b.mp4"]
 
 
 def test_a_run_that_is_stopped_is_gone_on_with(corpus: Corpus) -> None:
@@ -242,7 +243,7 @@ def test_what_a_kill_left_is_cleaned(corpus: Corpus) -> None:
         journal.write('7\n{"file": "a.mp4"}\n{"file": "a.mp4", "key": "torn')
     assert corpus.prepare()[1] == []
     assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/a.mp4", "videos/b.mp4"]
-    known = list(entries(corpus.out / "prepared.jsonl"))
+    known = list(read_jsonl(corpus.out / "prepared.jsonl"))
     assert [entry["file"] for entry in known[:2]] == ["a.mp4", "b.mp4"]
     assert known[2:] == [7, {"file": "a.mp4"}]
 
@@ -262,9 +263,9 @@ def test_a_source_that_broke_takes_its_old_file_along(corpus: Corpus) -> None:
 def test_a_full_disk_is_told_and_the_next_run_goes_on(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = attempt
+    real = run_request
 
-    def full(request: Request) -> Outcome:
+    def full(request: TranscodeRequest) -> TranscodeOutcome:
         if request.target.name == "b.mp4":
             monkeypatch.setattr(os, "fsync", no_space)
         return real(request)
@@ -292,7 +293,7 @@ def test_an_unknown_fault_of_one_file_is_told_in_its_row(
     def fail(*_: object) -> bytes:
         raise ValueError("never\nseen before")
 
-    monkeypatch.setattr("crosspair.corpora.prepare.attempt.transcode", fail)
+    monkeypatch.setattr("crosspair.corpora.prepare.transcode", fail)
     manifest, _ = corpus.prepare()
     path = corpus.root / "a.mp4"
     assert manifest.column("error")[0] == (
@@ -303,9 +304,9 @@ def test_an_unknown_fault_of_one_file_is_told_in_its_row(
 def test_a_process_that_dies_costs_its_file(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crosspair.corpora.prepare.engines.TASK", "tests.corpora.dying:attempt")
+    monkeypatch.setattr("crosspair.corpora.prepare.TASK", "tests.corpora.dying:attempt")
     broken(corpus)
-    manifest = prepare_corpus(corpus.plan(), partial(on_processes, workers=1))
+    manifest = prepare_corpus(corpus.plan(), partial(transcode_locally, workers=1))
     fault = f"{corpus.root / 'bad.mp4'}: the decoder crashed (signal 11)"
     assert manifest.column("error") == [None, None, fault]
 
@@ -313,7 +314,7 @@ def test_a_process_that_dies_costs_its_file(
 def test_one_run_at_a_time(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.mkdir()
-    with alone_in(corpus.out), pytest.raises(RunError, match="another run prepares"):
+    with exclusive_lock(corpus.out), pytest.raises(RunError, match="another run prepares"):
         prepare_corpus(plan, Here())
     assert len(prepare_corpus(plan, Here())) == 2
 
@@ -371,25 +372,25 @@ def test_an_estimate_writes_nothing_and_counts_what_is_missing(corpus: Corpus) -
     for number in range(6):
         corpus.add(f"part {number}", "b.mp4", start=number / 10)
     broken(corpus)
-    found = estimate(corpus.plan(), Here(), sample=100)
+    found = estimate_cost(corpus.plan(), Here(), sample=100)
     assert not corpus.out.exists()
     corpus.prepare()
     size = sum(p.stat().st_size for p in (corpus.out / "videos").iterdir())
-    assert found == Estimate(8, 8, 1, found.work, size)
+    assert found == PreparationEstimate(8, 8, 1, found.work, size)
     assert found.work > 0
-    assert estimate(corpus.plan(), Here(), sample=100).missing == 1
+    assert estimate_cost(corpus.plan(), Here(), sample=100).missing == 1
 
 
 def test_the_sample_is_drawn_by_its_seed(corpus: Corpus) -> None:
     for number in range(20):
         corpus.add(f"part {number}", "b.mp4", start=number / 20)
     plan, clips = corpus.plan(), []
-    sizes = [(s, estimate(plan, Here(), sample=3, seed=s).size) for s in (0, 1, 2, 0, 1, 2)]
+    sizes = [(s, estimate_cost(plan, Here(), sample=3, seed=s).size) for s in (0, 1, 2, 0, 1, 2)]
     clips = dict(sizes)
     assert sizes == [*clips.items()] * 2
     assert len(set(clips.values())) > 1
     with pytest.raises(ManifestError, match="the sample is 0 videos; it must be 1 or more"):
-        estimate(plan, Here(), sample=0)
+        estimate_cost(plan, Here(), sample=0)
 
 
 def test_planning_does_not_bring_what_decoding_needs() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.corpora.prepare.plan import file_names
+from crosspair.corpora.prepare import file_names
 
 
 @given(st.lists(st.text(min_size=1), unique=True))

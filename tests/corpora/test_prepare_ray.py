@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from crosspair.corpora import manifest_of
+from crosspair.corpora import manifest_from_rows
 from crosspair.corpora.prepare import (
-    Settings,
-    on_processes,
-    on_ray,
     plan_preparation,
     prepare_corpus,
+    transcode_locally,
+    transcode_on_ray,
 )
+from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import RunError
 
 
@@ -32,12 +32,14 @@ def test_both_engines_give_the_same_files(tmp_path: Path, make_video) -> None:
     for fps in (24, 30):
         name = make_video(tmp_path / f"{fps}.mp4", fps=fps, frames=20).name
         rows.append({"pair_id": str(fps), "path": name, "title": "t"})
-    manifest = manifest_of(rows, tmp_path / "manifest.parquet")
+    manifest = manifest_from_rows(rows, tmp_path / "manifest.parquet")
     made = {}
-    for engine in (partial(on_processes, workers=2), partial(on_ray, workers=2)):
+    for engine in (partial(transcode_locally, workers=2), partial(transcode_on_ray, workers=2)):
         out = tmp_path / engine.func.__name__
         try:
-            new = prepare_corpus(plan_preparation(manifest, out, Settings(short_side=32)), engine)
+            new = prepare_corpus(
+                plan_preparation(manifest, out, TranscodeSettings(short_side=32)), engine
+            )
         except RunError as error:
             if "timed out during startup" in str(error):  # Ray gives itself half a minute
                 pytest.skip("this machine is too busy to start Ray")
@@ -56,7 +58,7 @@ def test_a_cluster_that_is_not_there(scheme: str) -> None:
         free.bind(("127.0.0.1", 0))
         address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"  # bound, but nobody listens
         with pytest.raises(RunError, match=f"Ray cannot be reached at {address} (.*refused)"):
-            next(on_ray([], workers=1, address=address))
+            next(transcode_on_ray([], workers=1, address=address))
 
 
 @pytest.mark.parametrize(
@@ -68,10 +70,10 @@ def test_a_task_that_hangs_ends_its_process(attempt: str, status: int) -> None:
 import time
 from importlib import import_module
 from crosspair.corpora.prepare import engines
-from crosspair.isolation import allow
+from crosspair.workers import allow
 def attempt(request):
     {attempt}
-import_module("crosspair.corpora.prepare.attempt").attempt = attempt
+import_module("crosspair.corpora.prepare").attempt = attempt
 engines.SECONDS = 0.3
 engines.in_time(None)
 time.sleep(0.5)
@@ -91,4 +93,4 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         RunError, match="the engine ray needs Ray; install it by pip install 'cross"
     ):
-        next(on_ray([], workers=1))
+        next(transcode_on_ray([], workers=1))

@@ -12,18 +12,17 @@ import av
 import numpy as np
 import pytest
 
-from crosspair.clip import Clip
-from crosspair.corpora.prepare import Settings
-from crosspair.corpora.prepare.transcode import AVX2, _instructions, transcode
+from crosspair.config import Clip
+from crosspair.corpora.transcode import AVX2, TranscodeSettings, _instructions, transcode
 from crosspair.errors import ManifestError, VideoError
-from crosspair.video.decode import probe, read_frames
-from crosspair.video.sampling import clip_times
+from crosspair.video.container import probe
+from crosspair.video.decode import clip_times, read_frames
 
 NTSC = Fraction(30000, 1001)
-SMALL = Settings(short_side=32)
+SMALL = TranscodeSettings(short_side=32)
 
 
-def prepared(clip: Clip, settings: Settings = SMALL) -> Clip:
+def prepared(clip: Clip, settings: TranscodeSettings = SMALL) -> Clip:
     path = Path(clip.path).with_name("prepared.mp4")
     path.write_bytes(transcode(clip, settings))
     return Clip(str(path))
@@ -67,7 +66,7 @@ def test_at_a_constant_rate_its_instants_show_the_frames_of_the_source(
     tmp_path: Path, make_video, fps: Fraction | int
 ) -> None:
     source = Clip(str(make_video(tmp_path / "a.mp4", fps=fps, frames=int(2 * fps))))
-    small = prepared(source, Settings(short_side=32, fps=30))
+    small = prepared(source, TranscodeSettings(short_side=32, fps=30))
     wanted = np.arange(1, 59) / 30
     assert numbers(make_video, small, wanted) == numbers(make_video, source, wanted)
     assert probe(small.path).fps == pytest.approx(30, rel=0.02)
@@ -90,11 +89,11 @@ def test_a_part_is_cut_out_where_it_lies(
 
 def test_the_middle_of_longer_videos_is_kept(tmp_path: Path, make_video) -> None:
     source = Clip(str(make_video(tmp_path / "a.mp4", fps=30, frames=90)))
-    middle = prepared(source, Settings(short_side=32, middle=1.0))
+    middle = prepared(source, TranscodeSettings(short_side=32, middle=1.0))
     assert probe(middle.path).frames == 30
     assert numbers(make_video, middle, [0.0, 0.5, 0.99]) == [30, 45, 59]
-    assert probe(prepared(source, Settings(short_side=32, middle=3.5)).path).frames == 90
-    of_part = prepared(Clip(source.path, 2.0, 3.0), Settings(short_side=32, middle=0.4))
+    assert probe(prepared(source, TranscodeSettings(short_side=32, middle=3.5)).path).frames == 90
+    of_part = prepared(Clip(source.path, 2.0, 3.0), TranscodeSettings(short_side=32, middle=0.4))
     assert numbers(make_video, of_part, [0.0]) == [69]
 
 
@@ -123,7 +122,7 @@ def test_uneven_frames_keep_their_instants(tmp_path: Path, make_video) -> None:
     shown = [0, 1, 1, 2, 3, 3, 4, 5, 5]
     assert numbers(make_video, source, wanted) == shown
     assert numbers(make_video, prepared(source), wanted) == shown
-    at_a_rate = prepared(source, Settings(short_side=32, fps=25))
+    at_a_rate = prepared(source, TranscodeSettings(short_side=32, fps=25))
     assert numbers(make_video, at_a_rate, [0.0, 0.04, 0.44, 1.32, 2.76]) == [0, 1, 3, 4, 5]
     assert probe(at_a_rate.path).frames == 70
 
@@ -154,7 +153,7 @@ def test_the_short_side_is_scaled_and_never_enlarged(
     tmp_path: Path, make_video, grey_frames, size, short_side: int, made: tuple[int, int]
 ) -> None:
     path = make_video(tmp_path / "a.mp4", frames=3, size=size, content=grey_frames(90))
-    info = probe(prepared(Clip(str(path)), Settings(short_side=short_side)).path)
+    info = probe(prepared(Clip(str(path)), TranscodeSettings(short_side=short_side)).path)
     assert (info.width, info.height) == made
 
 
@@ -167,7 +166,7 @@ def test_odd_sizes_become_even(tmp_path: Path) -> None:
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-    info = probe(prepared(Clip(str(path)), Settings(short_side=128)).path)
+    info = probe(prepared(Clip(str(path)), TranscodeSettings(short_side=128)).path)
     assert (info.width, info.height) == (100, 74)
 
 
@@ -232,7 +231,7 @@ def test_colours_stay(
 def test_pixels_of_untouched_files_stay_near(tmp_path: Path, shared_data: Path) -> None:
     for source in sorted((shared_data / "originals").glob("*.avi"))[2:6]:
         file = tmp_path / "a.mp4"
-        file.write_bytes(transcode(Clip(str(source)), Settings()))
+        file.write_bytes(transcode(Clip(str(source)), TranscodeSettings()))
         one, two = (
             read_frames(Clip(str(path)), lambda _: [0.2, 0.9, 1.6], lambda *_: (170, 128))
             for path in (source, file)
@@ -249,7 +248,9 @@ def test_key_frames_come_at_the_given_distance_whatever_happens(
 ) -> None:
     # Barcodes change the whole frame each time; the source's own key frames lie elsewhere.
     path = make_video(tmp_path / "a.mp4", frames=40, gop=5)
-    with av.open(prepared(Clip(str(path)), Settings(short_side=32, gop=gop)).path) as container:
+    with av.open(
+        prepared(Clip(str(path)), TranscodeSettings(short_side=32, gop=gop)).path
+    ) as container:
         frames = list(container.decode(video=0))
         assert not container.streams.video[0].codec_context.has_b_frames
     assert [n for n, frame in enumerate(frames) if frame.key_frame] == list(range(0, 40, gop))
@@ -259,7 +260,7 @@ def test_the_same_request_gives_the_same_bytes(tmp_path: Path, make_video) -> No
     clip = Clip(str(make_video(tmp_path / "a.mp4", frames=40, content=noise)), 0.2, 1.0)
     first = transcode(clip, SMALL)
     assert transcode(clip, SMALL) == first
-    assert transcode(clip, Settings(short_side=32, crf=30)) != first
+    assert transcode(clip, TranscodeSettings(short_side=32, crf=30)) != first
 
 
 @pytest.mark.parametrize(("flags", "given"), [("avx2", ""), ("avx2 avx512f", f":asm={AVX2}")])
@@ -275,7 +276,9 @@ def noise(index: int, width: int, height: int) -> np.ndarray:
 
 def test_a_better_quality_is_nearer_and_larger(tmp_path: Path, make_video) -> None:
     clip = Clip(str(make_video(tmp_path / "a.mp4", frames=10, content=noise)))
-    sizes = [len(transcode(clip, Settings(short_side=64, crf=crf))) for crf in (10, 20, 40)]
+    sizes = [
+        len(transcode(clip, TranscodeSettings(short_side=64, crf=crf))) for crf in (10, 20, 40)
+    ]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -319,7 +322,7 @@ def test_a_cut_source_is_an_error_and_not_shortened(tmp_path: Path, make_video) 
     with pytest.raises(VideoError, match=f"a.avi: ({cut}|damaged: the frame at .* is corrupt)"):
         transcode(Clip(str(path)), SMALL)
     with pytest.raises(VideoError, match=r"a\.avi: (cut|damaged): .*"):
-        transcode(Clip(str(path)), Settings(short_side=32, fps=30))
+        transcode(Clip(str(path)), TranscodeSettings(short_side=32, fps=30))
     whole = prepared(Clip(str(path), 0.0, 0.5))  # what lies before the cut
     assert numbers(make_video, whole, [0.0, 0.2, 0.4]) == [0, 6, 12]
 
@@ -355,4 +358,4 @@ def test_a_part_after_the_end(tmp_path: Path, make_video) -> None:
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ManifestError, match=re.escape(message)):
-        Settings(**settings)
+        TranscodeSettings(**settings)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.corpora import probing
-from crosspair.corpora.probing import WHOLE, find_all, probe_all
-from crosspair.faults import Kind, Verdict
-from crosspair.isolation import Lost
-from crosspair.video import integrity, probe
+from crosspair.corpora import check as probing
+from crosspair.corpora.check import WHOLE, check_videos, probe_videos
+from crosspair.errors import CheckResult, VideoStatus
+from crosspair.video import integrity
+from crosspair.video.container import probe
+from crosspair.workers import WorkerFailure
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +23,15 @@ def video(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pa
     return make_video(tmp_path_factory.mktemp("one") / "a.mp4", frames=60)
 
 
-def kinds(*paths: Path | str, decode: bool = False) -> list[Kind]:
+def kinds(*paths: Path | str, decode: bool = False) -> list[VideoStatus]:
     jobs = [(str(path), [WHOLE]) for path in paths]
-    found = dict(find_all(jobs, decode=decode))
+    found = dict(check_videos(jobs, decode=decode))
     return [found[job].verdicts[0].kind for job in range(len(jobs))]
 
 
 def error(path: Path | str) -> str:
     """The message about a file, without its name."""
-    (found,) = probe_all([str(path)])
+    (found,) = probe_videos([str(path)])
     assert list(found) == ["error"]
     assert found["error"].startswith(f"{path}: ")
     return found["error"].removeprefix(f"{path}: ")
@@ -38,7 +39,7 @@ def error(path: Path | str) -> str:
 
 @pytest.mark.parametrize("decode", [False, True])
 def test_columns_are_what_the_header_says(video: Path, decode: bool) -> None:
-    assert probe_all([str(video)], decode=decode) == [
+    assert probe_videos([str(video)], decode=decode) == [
         {"width": 128, "height": 64, "fps": 30.0, "frames": 60, "duration": 2.0, "codec": "h264"}
     ]
 
@@ -47,7 +48,7 @@ def test_results_stand_in_the_order_of_the_paths(tmp_path: Path, make_video) -> 
     paths = [make_video(tmp_path / f"{n}.mp4", frames=n) for n in range(3, 9)]
     again = [*paths, *reversed(paths), tmp_path / "none.mp4", paths[0]]
     done: list[int] = []
-    found = probe_all([str(path) for path in again], progress=done.append)
+    found = probe_videos([str(path) for path in again], progress=done.append)
     counts = [each.get("frames") for each in found]
     assert counts == [3, 4, 5, 6, 7, 8, 8, 7, 6, 5, 4, 3, None, 3]
     assert done[-1] == len(again)
@@ -57,7 +58,7 @@ def test_results_stand_in_the_order_of_the_paths(tmp_path: Path, make_video) -> 
 
 
 def test_nothing_to_probe() -> None:
-    assert probe_all([]) == []
+    assert probe_videos([]) == []
 
 
 def test_what_is_no_file(tmp_path: Path, video: Path) -> None:
@@ -70,7 +71,9 @@ def test_what_is_no_file(tmp_path: Path, video: Path) -> None:
     assert error(folder) == "is a folder, not a video"
     assert error(tmp_path / "none.mp4") == "no such file"
     assert error(tmp_path / ("a" * 300 + ".mp4")) == "File name too long"
-    assert kinds(loop, pipe, folder, tmp_path / "no.mp4") == [Kind.UNREADABLE] * 3 + [Kind.MISSING]
+    assert kinds(loop, pipe, folder, tmp_path / "no.mp4") == [VideoStatus.UNREADABLE] * 3 + [
+        VideoStatus.MISSING
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -79,7 +82,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, video: Path) -> None:
     path.write_bytes(video.read_bytes())
     path.chmod(0)
     assert error(path) == "cannot be opened (Permission denied)"
-    assert kinds(path) == [Kind.UNREADABLE]
+    assert kinds(path) == [VideoStatus.UNREADABLE]
 
 
 @pytest.mark.parametrize("name", ["a:b.mp4", "concat:a.mp4", "100%.mp4", "ä b?.mp4", "-.mp4"])
@@ -88,7 +91,7 @@ def test_any_name_is_a_files_name(
 ) -> None:
     (tmp_path / name).write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert probe_all([name, f"{tmp_path}/{name}"]) == probe_all([str(video)]) * 2
+    assert probe_videos([name, f"{tmp_path}/{name}"]) == probe_videos([str(video)]) * 2
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_what_is_no_video(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     assert error(path) == f"not a readable video, or cut ({reason})"
-    assert kinds(path) == [Kind.NOT_A_VIDEO]
+    assert kinds(path) == [VideoStatus.NOT_A_VIDEO]
 
 
 def test_a_picture_that_can_be_read(tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_a_picture_that_can_be_read(tmp_path: Path) -> None:
 
     Image.new("RGB", (64, 48)).save(tmp_path / "a.mp4", format="png")
     assert error(tmp_path / "a.mp4") == "is a picture, not a video"
-    assert kinds(tmp_path / "a.mp4") == [Kind.NOT_A_VIDEO]
+    assert kinds(tmp_path / "a.mp4") == [VideoStatus.NOT_A_VIDEO]
 
 
 def test_sound_with_a_cover_is_audio_only(tmp_path: Path, make_audio) -> None:
@@ -120,7 +123,7 @@ def test_sound_with_a_cover_is_audio_only(tmp_path: Path, make_audio) -> None:
     from av.stream import Disposition
     from PIL import Image
 
-    assert kinds(make_audio(tmp_path / "plain.mp4")) == [Kind.AUDIO_ONLY]
+    assert kinds(make_audio(tmp_path / "plain.mp4")) == [VideoStatus.AUDIO_ONLY]
     covered = tmp_path / "a.mp4"
     with av.open(str(tmp_path / "plain.mp4")) as sound, av.open(str(covered), "w") as out:
         audio = out.add_stream_from_template(sound.streams.audio[0])
@@ -135,30 +138,30 @@ def test_sound_with_a_cover_is_audio_only(tmp_path: Path, make_audio) -> None:
                 packet.stream = audio
                 out.mux(packet)
     assert error(covered) == "has no video stream"
-    assert kinds(covered) == [Kind.AUDIO_ONLY]
+    assert kinds(covered) == [VideoStatus.AUDIO_ONLY]
 
 
 def test_another_container_than_the_name_says(tmp_path: Path, make_video) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(make_video(tmp_path / "a.webm").read_bytes())
-    (_, found), *_ = find_all([(str(path), [WHOLE])], decode=True)
-    verdict = Verdict(Kind.WRONG_CONTAINER, "it is Matroska / WebM, not .mp4")
+    (_, found), *_ = check_videos([(str(path), [WHOLE])], decode=True)
+    verdict = CheckResult(VideoStatus.WRONG_CONTAINER, "it is Matroska / WebM, not .mp4")
     assert found.verdicts == [verdict]
-    assert probe_all([str(path)])[0]["codec"] == "vp9"
+    assert probe_videos([str(path)])[0]["codec"] == "vp9"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi"])
 def test_the_container_that_the_name_says(tmp_path: Path, make_video, suffix: str) -> None:
-    assert kinds(make_video(tmp_path / f"a{suffix}"), decode=True) == [Kind.FINE]
+    assert kinds(make_video(tmp_path / f"a{suffix}"), decode=True) == [VideoStatus.FINE]
 
 
-@pytest.mark.parametrize(("frames", "kind"), [(27, Kind.SHORT), (28, Kind.FINE)])
-def test_shorter_than_a_clip(tmp_path: Path, make_video, frames: int, kind: Kind) -> None:
+@pytest.mark.parametrize(("frames", "kind"), [(27, VideoStatus.SHORT), (28, VideoStatus.FINE)])
+def test_shorter_than_a_clip(tmp_path: Path, make_video, frames: int, kind: VideoStatus) -> None:
     assert kinds(make_video(tmp_path / "a.mp4", frames=frames)) == [kind]
 
 
-@pytest.mark.parametrize(("fps", "kind"), [(1, Kind.FINE), (1000, Kind.ODD_RATE)])
-def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: Kind) -> None:
+@pytest.mark.parametrize(("fps", "kind"), [(1, VideoStatus.FINE), (1000, VideoStatus.ODD_RATE)])
+def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: VideoStatus) -> None:
     path = make_video(tmp_path / "a.mp4", fps=fps, frames=1200 if fps > 1 else 3)
     assert kinds(path) == [kind]
 
@@ -166,9 +169,9 @@ def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: Kind) -> None:
 def test_one_verdict_tells_all_that_is_odd(tmp_path: Path, make_video) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(make_video(tmp_path / "a.avi", frames=5).read_bytes())
-    (_, found), *_ = find_all([(str(path), [WHOLE])])
+    (_, found), *_ = check_videos([(str(path), [WHOLE])])
     (verdict,) = found.verdicts
-    assert verdict.kind is Kind.WRONG_CONTAINER
+    assert verdict.kind is VideoStatus.WRONG_CONTAINER
     assert re.fullmatch(
         r"it is AVI .*, not \.mp4; 0\.\d+ s, shorter than a clip .*", verdict.reason
     )
@@ -178,15 +181,15 @@ def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integrity, "SIDES", (8, 100))
     info, verdicts = integrity.inspect(str(video), [WHOLE], decode=True)
     reason = "the header gives a size of 128×64 pixels"
-    assert verdicts == [Verdict(Kind.ABSURD_SIZE, reason)]
+    assert verdicts == [CheckResult(VideoStatus.ABSURD_SIZE, reason)]
     assert info == probe(str(video))
 
 
 def test_parts_of_a_video_have_their_own_verdicts(video: Path) -> None:
     parts = [(0.0, 1.5), (0.5, 1.0), (2.5, 4.0), (1.0, 9.0), (None, None)]
-    (_, found), *_ = find_all([(str(video), parts)], decode=True)
+    (_, found), *_ = check_videos([(str(video), parts)], decode=True)
     assert [verdict.kind for verdict in found.verdicts] == [
-        Kind.FINE, Kind.SHORT, Kind.OUTSIDE, Kind.FINE, Kind.FINE
+        VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.OUTSIDE, VideoStatus.FINE, VideoStatus.FINE
     ]  # fmt: skip
     assert found.verdicts[2].reason == "the clip starts at 2.5 s but the video ends at 2.00 s"
     assert found.verdicts[1].reason == (
@@ -196,19 +199,25 @@ def test_parts_of_a_video_have_their_own_verdicts(video: Path) -> None:
 
 
 def test_lost_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = [Lost("the decoder crashed (signal 11)"), Lost("not done after 20 s", hung=True)]
+    lost = [
+        WorkerFailure("the decoder crashed (signal 11)"),
+        WorkerFailure("not done after 20 s", hung=True),
+    ]
 
     def isolated(task, jobs, **options):
         yield from enumerate(lost)
 
     monkeypatch.setattr(probing, "isolated", lambda *a, **k: (each for each in isolated(*a, **k)))
-    assert probe_all(["a.mp4", "b.mp4"]) == [
+    assert probe_videos(["a.mp4", "b.mp4"]) == [
         {"error": "a.mp4: the decoder crashed (signal 11)"},
         {"error": "b.mp4: not done after 20 s; left out"},
     ]
-    found = [found.verdicts for _, found in find_all([("a", [WHOLE] * 2), ("b", [WHOLE])])]
-    assert [[verdict.kind for verdict in of] for of in found] == [[Kind.CRASH] * 2, [Kind.HANG]]
-    _, (_, decoded) = find_all([("a", [WHOLE]), ("b", [WHOLE])], decode=True)
+    found = [found.verdicts for _, found in check_videos([("a", [WHOLE] * 2), ("b", [WHOLE])])]
+    assert [[verdict.kind for verdict in of] for of in found] == [
+        [VideoStatus.CRASH] * 2,
+        [VideoStatus.HANG],
+    ]
+    _, (_, decoded) = check_videos([("a", [WHOLE]), ("b", [WHOLE])], decode=True)
     assert decoded.verdicts[0].reason == "not done after 20 s and its own length; left out"
 
 
@@ -217,13 +226,13 @@ def test_a_file_within_an_archive(tmp_path: Path, video: Path) -> None:
     with zipfile.ZipFile(archive, "w") as file:
         file.write(video, "deep/a.mp4")
     url = f"zip://deep/a.mp4::{archive}"
-    assert probe_all([url]) == probe_all([str(video)])
+    assert probe_videos([url]) == probe_videos([str(video)])
     assert probe(url).frames == 60
     assert kinds(url, f"zip://none.mp4::{archive}", f"zip://a.mp4::{tmp_path}/none.zip") == [
-        Kind.FINE, Kind.MISSING, Kind.MISSING
+        VideoStatus.FINE, VideoStatus.MISSING, VideoStatus.MISSING
     ]  # fmt: skip
 
 
 def test_untouched_videos_are_fine(shared_data: Path) -> None:
     paths = sorted((shared_data / "ucf10" / "videos").rglob("*.mp4"))[::45]
-    assert kinds(*paths, decode=True) == [Kind.FINE] * len(paths)
+    assert kinds(*paths, decode=True) == [VideoStatus.FINE] * len(paths)

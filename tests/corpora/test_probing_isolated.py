@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosspair import isolation
+from crosspair import workers as isolation
 from crosspair.errors import CrosspairError
-from crosspair.isolation import Lost, isolated
+from crosspair.workers import WorkerFailure, map_isolated
 
 TASK = "tests.corpora.tasks:task"
 
 
 def answers(*jobs: tuple[str, str], seconds: float = 30, **options: Any) -> list[Any]:
     """Answers in the order of the jobs, each of which has just one."""
-    found = list(isolated(TASK, jobs, seconds=seconds, **options))
+    found = list(map_isolated(TASK, jobs, seconds=seconds, **options))
     assert sorted(index for index, _ in found) == list(range(len(jobs)))
     return [answer for _, answer in sorted(found, key=lambda each: each[0])]
 
@@ -69,12 +69,12 @@ def test_no_jobs_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_that_fails_is_lost_alone(job: tuple[str, str], lost: str) -> None:
     jobs = [("echo", "a"), job, ("echo", "b"), ("echo", "c")]
     found = answers(*jobs, workers=1, window=4, memory=2**29)
-    assert found == ["a", Lost(lost), "b", "c"]
+    assert found == ["a", WorkerFailure(lost), "b", "c"]
 
 
 def test_a_job_that_hangs_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
     found = answers(("echo", "a"), ("hang", ""), ("echo", "b"), seconds=0.5, workers=1, window=3)
-    assert found == ["a", Lost("not done after 0.5 s", hung=True), "b"]
+    assert found == ["a", WorkerFailure("not done after 0.5 s", hung=True), "b"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -98,8 +98,8 @@ def test_a_job_that_crashes_once_is_answered(tmp_path: Path) -> None:
 def test_any_order_of_jobs_is_answered(names: list[str], workers: int, window: int) -> None:
     found = answers(*((name, "7") for name in names), workers=workers, window=window)
     expected = {
-        "echo": "7", "exit": Lost("the decoder ended its process (status 7)"),
-        "raise": Lost("ValueError: 7"),
+        "echo": "7", "exit": WorkerFailure("the decoder ended its process (status 7)"),
+        "raise": WorkerFailure("ValueError: 7"),
     }  # fmt: skip
     assert found == [expected[name] for name in names]
 
@@ -107,7 +107,7 @@ def test_any_order_of_jobs_is_answered(names: list[str], workers: int, window: i
 def test_the_decoder_is_imported_without_torch() -> None:
     job = ("a.mp4", [(None, None)], False)
     code = (
-        "import sys; from crosspair.isolation import _imported; "
+        "import sys; from crosspair.workers import _imported; "
         "inspect = _imported('crosspair.video.integrity').inspect_job; "
         f"inspect({job!r}); sys.exit('torch' in sys.modules)"
     )
@@ -117,7 +117,7 @@ def test_the_decoder_is_imported_without_torch() -> None:
 def test_a_task_that_cannot_be_imported(tmp_path: Path) -> None:
     message = r"^a process for decoding cannot be started: ModuleNotFoundError: No module .*none'$"
     with pytest.raises(CrosspairError, match=message):
-        list(isolated("none.none:task", [1], seconds=5))
+        list(map_isolated("none.none:task", [1], seconds=5))
 
 
 def test_processes_that_end_as_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_no_process_outlives_its_caller(tmp_path: Path, number: int) -> None:
     told = tmp_path / "pid"
     # After Ctrl-C they are ended; after the others, by the time limit of the job they are at.
     code = (
-        "from crosspair.isolation import isolated; "
+        "from crosspair.workers import isolated; "
         f"list(isolated('tests.corpora.tasks:pid_then_hang', [{str(told)!r}], seconds=2))"
     )
     caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -173,7 +173,7 @@ def test_no_process_outlives_its_caller(tmp_path: Path, number: int) -> None:
 
 @needs_proc
 def test_processes_end_with_an_iterator_that_is_left(tmp_path: Path) -> None:
-    work = isolated(TASK, [("echo", "a"), ("hang", "")], seconds=60, workers=1)
+    work = map_isolated(TASK, [("echo", "a"), ("hang", "")], seconds=60, workers=1)
     assert next(work) == (0, "a")
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     work.close()

@@ -21,13 +21,13 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.rendered import (
     ACTIONS,
     Scene,
-    frames_of,
+    draw_scene,
     plan,
     render_corpus,
-    scene_of,
+    render_frames,
 )
-from crosspair.corpora.rendered.encoding import ENCODINGS, encoded
-from crosspair.corpora.rendered.words import ACTION_WORDS
+from crosspair.corpora.rendered.render import ENCODINGS, encode_scene
+from crosspair.corpora.rendered.titles import ACTION_WORDS
 from crosspair.errors import ManifestError
 
 PAIRS = 26
@@ -48,14 +48,14 @@ def decoded(path: Path) -> NDArray[np.uint8]:
 
 
 def test_a_scene_renders_to_the_same_frames_and_bytes_each_time() -> None:
-    scene = scene_of(5, 7, "swinging")
-    first, second = list(frames_of(scene)), list(frames_of(scene))
+    scene = draw_scene(5, 7, "swinging")
+    first, second = list(render_frames(scene)), list(render_frames(scene))
     np.testing.assert_array_equal(first, second)
     assert first[0].shape == (scene.height, scene.width, 3)
     assert first[0].dtype == np.uint8
     for codec in ENCODINGS:
         again = replace(scene, codec=codec, frames=10)
-        assert encoded(again) == encoded(again), codec
+        assert encode_scene(again) == encode_scene(again), codec
 
 
 def test_the_number_of_workers_changes_nothing(corpus: Manifest, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_another_seed_gives_other_scenes_titles_and_order() -> None:
     one, two = plan(64, seed=0), plan(64, seed=1)
     assert [p.title for p in one] != [p.title for p in two]
     assert [p.scene.label for p in one] != [p.scene.label for p in two]
-    a, b = (next(frames_of(replace(one[0].scene, seed=s))) for s in (0, 1))
+    a, b = (next(render_frames(replace(one[0].scene, seed=s))) for s in (0, 1))
     assert np.abs(a.astype(int) - b).mean() > 5
 
 
@@ -107,7 +107,7 @@ def test_decoded_frames_are_close_to_the_rendered_ones(corpus: Manifest) -> None
     for codec in ENCODINGS:
         pair = next(p for p in planned if p.scene.codec == codec)
         seen = decoded(corpus.path.parent / pair.path).astype(float)
-        meant = np.stack(list(frames_of(pair.scene)))
+        meant = np.stack(list(render_frames(pair.scene)))
         assert np.abs(seen - meant).mean() < 8, codec
 
 
@@ -127,7 +127,7 @@ def test_files_are_of_all_kinds() -> None:
 def test_keyframes_come_at_the_planned_distance() -> None:
     scene = Scene(0, 0, "rising", "star", "red", 96, 96, Fraction(25), 50, "h264", gop=12)
     for codec in ENCODINGS:
-        file = io.BytesIO(encoded(replace(scene, codec=codec)))
+        file = io.BytesIO(encode_scene(replace(scene, codec=codec)))
         with av.open(file) as container:
             keys = [n for n, f in enumerate(container.decode(video=0)) if f.key_frame]
         assert keys == [0, 12, 24, 36, 48], codec
@@ -297,7 +297,7 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(
 
 
 def test_a_killed_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosspair.corpora.rendered.corpus._TASK", "tests.corpora.dying:kill")
+    monkeypatch.setattr("crosspair.corpora.rendered.render._TASK", "tests.corpora.dying:kill")
     message = r"ended abruptly \(the renderer was killed \(signal 9: no memory left\?\)\); the same"
     with pytest.raises(ManifestError, match=message):
         render_corpus(tmp_path, 24, workers=2)

@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crosspair.corpora.rendered import (
-    PARTNERS,
-    frames_of,
-    motion_of,
-    scene_of,
-)
+from crosspair.corpora.rendered import PARTNERS, draw_scene, motion_of, render_frames
 
 
 def sampled(label: str, draws: int, apart: float) -> NDArray[np.float64]:
@@ -104,7 +99,7 @@ def test_each_oscillation_moves_its_own_channel() -> None:
 
 
 def test_motion_is_a_function_of_time_not_of_frames() -> None:
-    slow = scene_of(0, 3, "rising")
+    slow = draw_scene(0, 3, "rising")
     slow = replace(slow, fps=Fraction(25), frames=60)
     fast = replace(slow, fps=Fraction(50), frames=120)
-    np.testing.assert_array_equal(list(frames_of(slow)), list(frames_of(fast))[::2])
+    np.testing.assert_array_equal(list(render_frames(slow)), list(render_frames(fast))[::2])

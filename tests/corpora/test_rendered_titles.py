@@ -7,11 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from crosspair.corpora.rendered import (
-    ACTIONS,
-    plan,
-)
-from crosspair.corpora.rendered.words import (
+from crosspair.corpora.rendered import ACTIONS, plan
+from crosspair.corpora.rendered.titles import (
     ACTION_WORDS,
     ACTION_WORDS_ABROAD,
     COLOUR_WORDS,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.corpora.splits import hold_out, split_named
+from crosspair.corpora.build import parse_split, split_validation
 from crosspair.errors import ManifestError
 
 
@@ -28,20 +28,20 @@ def held(of: list[dict[str, Any]]) -> list[str]:
      ("Val", "val"), ("test", "test"), ("testing", "test"), ("", None)],
 )  # fmt: skip
 def test_the_names_that_corpora_give(name: str, split: str | None) -> None:
-    assert split_named(name, "") == split
+    assert parse_split(name, "") == split
 
 
 def test_a_split_of_another_name() -> None:
     message = "^a.csv, line 2: split 'dev' is unknown; the names are train, training, val, "
     with pytest.raises(ManifestError, match=message):
-        split_named("dev", "a.csv, line 2")
+        parse_split("dev", "a.csv, line 2")
 
 
 @given(count=st.integers(0, 40), share=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
 def test_a_seeded_share_of_train_is_held_out(count: int, share: float, seed: int) -> None:
     first, second = rows(count), rows(count)
-    hold_out(first, share, seed)
-    hold_out(second, share, seed)
+    split_validation(first, share, seed)
+    split_validation(second, share, seed)
     assert len(held(first)) == round(share * count)
     assert held(first) == held(second)
     assert not any(name.startswith("t") for name in held(first))
@@ -51,7 +51,7 @@ def test_another_seed_holds_out_others() -> None:
     chosen = set()
     for seed in range(4):
         of_seed = rows(20)
-        hold_out(of_seed, 0.3, seed)
+        split_validation(of_seed, 0.3, seed)
         chosen.add(tuple(held(of_seed)))
     assert len(chosen) > 1
 
@@ -63,7 +63,7 @@ def test_another_seed_holds_out_others() -> None:
 )
 def test_groups_are_never_divided(sizes: list[int], share: float, seed: int) -> None:
     of = [{"pair_id": f"{g}-{i}", "split": None} for g, n in enumerate(sizes) for i in range(n)]
-    hold_out(of, share, seed, lambda row: row["pair_id"].split("-")[0])
+    split_validation(of, share, seed, lambda row: row["pair_id"].split("-")[0])
     groups = [name.split("-")[0] for name in held(of)]
     wanted = round(share * len(of))
     assert all(groups.count(group) == sizes[int(group)] for group in groups)
@@ -77,4 +77,4 @@ def test_groups_are_never_divided(sizes: list[int], share: float, seed: int) -> 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_that_is_none(share: float) -> None:
     with pytest.raises(ManifestError, match=r"^the share to hold out for validation is .*0 to 1$"):
-        hold_out(rows(3), share, 0)
+        split_validation(rows(3), share, 0)

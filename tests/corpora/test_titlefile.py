@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.corpora.table import read_table, some
-from crosspair.corpora.titlefile import read_titles, titles_by_id
+from crosspair.corpora.tables import read_table, read_titles, summarize_names, titles_by_id
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk
 
@@ -206,5 +205,5 @@ def test_what_a_csv_writer_wrote_is_read_back(
 
 
 def test_few_names_are_all_told() -> None:
-    assert some(["a", "b"]) == "a, b"
-    assert some(list("abcdefg")) == "a, b, c, d, e and 2 more"
+    assert summarize_names(["a", "b"]) == "a, b"
+    assert summarize_names(list("abcdefg")) == "a, b, c, d, e and 2 more"

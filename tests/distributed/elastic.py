@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crosspair.distributed import World, joined
+from crosspair.distributed import World, init_distributed
 from crosspair.progress import progress
 from crosspair.recipes import load_recipe
 from crosspair.training.loop import Loop
 from crosspair.training.pretrain import Pretraining
 from crosspair.training.run import RunFolder
-from crosspair.video import Batch, TrainingOrder
+from crosspair.video.loader import Batch, TrainingOrder
 from tests.distributed.one_step import SETTINGS, some_pairs
 
 BROKEN = 3  # the row of a pair whose video fails
@@ -39,7 +39,7 @@ class FixedStatistics(Pretraining):
 def main(folder: Path, killed: int, fixed: int) -> None:
     torch.set_num_threads(1)
     recipe = load_recipe("laptop", [*SETTINGS, *CONFIG])
-    with joined() as world:
+    with init_distributed() as world:
         kind = FixedStatistics if fixed else Pretraining
         task, config = kind(recipe, some_pairs(), world), recipe.training
         with RunFolder(folder, recipe, "these", resume=True, world=world) as run:

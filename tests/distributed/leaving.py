@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crosspair.distributed import World, joined
-from crosspair.stopping import stop_requests
-from crosspair.training.parallel import wrapped
+from crosspair.distributed import World, init_distributed
+from crosspair.progress import graceful_shutdown
+from crosspair.training.loop import wrap_ddp
 
 STEPS = 3
 
 
 def main(killed: int) -> None:
     torch.set_num_threads(1)
-    with joined() as world:
-        with stop_requests():
+    with init_distributed() as world:
+        with graceful_shutdown():
             train(world, killed)
         if world.is_main:
             time.sleep(1)
@@ -30,7 +30,7 @@ def main(killed: int) -> None:
 
 
 def train(world: World, killed: int) -> None:
-    network = wrapped(nn.Linear(64, 64), world)
+    network = wrap_ddp(nn.Linear(64, 64), world)
     for step in range(1, STEPS + 1):
         if step == killed and not world.is_main:
             os.kill(os.getpid(), signal.SIGKILL)

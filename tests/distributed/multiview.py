@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from crosspair.corpora import Manifest
-from crosspair.distributed import joined
+from crosspair.distributed import init_distributed
 from crosspair.evaluation.multiview import multiview_scores
 from crosspair.models import Classifier
 
 
 def main(manifest: Path, model: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    with joined() as world:
+    with init_distributed() as world:
         scores = multiview_scores(
             Classifier.from_pretrained(model), Manifest.read(manifest),
             clips=12, workers=0, world=world,

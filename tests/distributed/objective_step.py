@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crosspair.config import ObjectiveConfig
-from crosspair.distributed import World, joined
-from crosspair.objectives import MemoryBank, build, softmax
+from crosspair.distributed import World, init_distributed
+from crosspair.objectives import MemoryBank, build_objective, softmax
 
 OBJECTIVES = {
     "cross_pair, nce": {},
@@ -43,7 +43,7 @@ class Towers(nn.Module):
 
 def main(out: Path) -> None:
     softmax.CHUNK = 4  # several chunks for each process
-    with joined() as world:
+    with init_distributed() as world:
         found = {name: trained(ObjectiveConfig(noise_samples=9, temperature=0.2, **settings), world)
                  for name, settings in OBJECTIVES.items()}  # fmt: skip
         if world.is_main:
@@ -53,7 +53,7 @@ def main(out: Path) -> None:
 def trained(config: ObjectiveConfig, world: World) -> dict[str, list[torch.Tensor]]:
     """Losses over all processes, gradients of towers and class weights, and the bank."""
     towers, bank = Towers(), MemoryBank(PAIRS, DIMENSIONS, 0.5, 0, world)
-    objective = build(config, PAIRS, DIMENSIONS, 1, world)
+    objective = build_objective(config, PAIRS, DIMENSIONS, 1, world)
     network = DistributedDataParallel(towers) if world.size > 1 else towers
     parameters = [*towers.parameters(), *objective.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.5)

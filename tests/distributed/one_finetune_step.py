@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from crosspair.config import FinetuneRecipe, VideoConfig
-from crosspair.corpora import manifest_of
-from crosspair.distributed import joined
-from crosspair.models import ResNet3d, Start
+from crosspair.corpora import manifest_from_rows
+from crosspair.distributed import init_distributed
+from crosspair.models import InitWeights, ResNet3d
 from crosspair.recipes import make_recipe
 from crosspair.training.finetune import Finetuning
-from crosspair.video import Batch
+from crosspair.video.loader import Batch
 
 VIDEOS, BATCH, STEPS = 40, 8, 2
 
@@ -29,9 +29,9 @@ def main(out: Path) -> None:
     torch.manual_seed(5)
     video = VideoConfig(10, 4)
     encoder = ResNet3d(video.depth, video.width).state_dict()
-    with joined() as world:
-        start = Start("of the test", video, encoder)
-        task = Finetuning(recipe, manifest_of(rows, "m.parquet"), start, world)
+    with init_distributed() as world:
+        start = InitWeights("of the test", video, encoder)
+        task = Finetuning(recipe, manifest_from_rows(rows, "m.parquet"), start, world)
         gradients = []
         moving = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         task.optimizer.register_step_pre_hook(

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.distributed import joined
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.distributed import init_distributed
 from crosspair.recipes import load_recipe
 from crosspair.training.pretrain import Pretraining
-from crosspair.video import Batch
+from crosspair.video.loader import Batch
 
 PAIRS, BATCH, STEPS = 40, 8, 2
 
@@ -29,13 +29,13 @@ def some_pairs() -> Manifest:
     words = ["ball", "dog", "runs", "cat", "playing"]
     titles = [f"{words[i % 5]} {words[i % 3]}" for i in range(PAIRS)]
     rows = [{"pair_id": str(i), "path": "x", "title": title} for i, title in enumerate(titles)]
-    return manifest_of(rows, "m.parquet")
+    return manifest_from_rows(rows, "m.parquet")
 
 
 def main(out: Path, unreadable: int, *settings: str) -> None:
     """Train on batches of which the last process cannot read so many clips."""
     clips_read = BATCH - unreadable
-    with joined() as world:
+    with init_distributed() as world:
         recipe = load_recipe("laptop", [*SETTINGS, *settings])
         task = Pretraining(recipe, some_pairs(), world)
         for module in task.model.modules():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.distributed import joined
+from crosspair.distributed import init_distributed
 from crosspair.errors import RunError
 from tests.distributed.test_processes import launched, run
 
@@ -34,6 +34,9 @@ def test_who_is_asked_to_stop_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RunError, match=r"^asked to stop \(SIGTERM\), as torchrun does"), joined():
+    with (
+        pytest.raises(RunError, match=r"^asked to stop \(SIGTERM\), as torchrun does"),
+        init_distributed(),
+    ):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from crosspair.config import ClassifierConfig, ClipConfig, VideoConfig
-from crosspair.corpora import manifest_of
-from crosspair.distributed import joined
+from crosspair.corpora import manifest_from_rows
+from crosspair.distributed import init_distributed
 from crosspair.errors import RunError
 from crosspair.models import Classifier
 from tests.models.conftest import write_language_model
@@ -96,7 +96,7 @@ def test_a_process_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     place = {"RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for name, value in {"WORLD_SIZE": "4", **place}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunError) as told, joined():
+    with pytest.raises(RunError) as told, init_distributed():
         pass
     assert str(told.value) == (
         "the process of LOCAL_RANK 2 has no GPU of its own, as this machine has 2: start no more "
@@ -110,7 +110,7 @@ def test_a_world_size_that_is_left_over_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("WORLD_SIZE", "1")
     with (
         pytest.raises(RunError, match=r"^WORLD_SIZE is set, but RANK, MASTER_.* or unset"),
-        joined(),
+        init_distributed(),
     ):
         pass
 
@@ -123,7 +123,7 @@ def test_the_test_of_a_classifier_is_the_same_to_the_last_bit(tmp_path, make_vid
     for row in range(5):  # two processes have three and two of them; batches are of 10 and 2 clips
         make_video(tmp_path / f"{row}.mp4", frames=30 + 7 * row, size=(96, 64))
     rows = [{"pair_id": str(i), "path": f"{i}.mp4", "title": ""} for i in range(5)]
-    manifest = manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    manifest = manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     for processes in (1, 2):
         out = str(tmp_path / f"{processes}.pt")
         run(MULTIVIEW, processes, str(manifest.path), str(tmp_path / "model"), out)

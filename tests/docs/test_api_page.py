@@ -27,7 +27,7 @@ def test_signatures_are_those_of_the_package() -> None:
 
 def test_all_names_are_on_the_page() -> None:
     assert all(f"`{name}" in PAGE for name in crosspair.__all__)
-    of_library = {"Searcher", "index", "forget", "Moment"}
+    of_library = {"Searcher", "index_videos", "remove_videos", "SearchHit"}
     assert of_library <= set(crosspair.library.__all__)
     assert all(f"`{name}" in PAGE for name in of_library)
     faults = {name for name, each in vars(errors).items() if inspect.isclass(each)}

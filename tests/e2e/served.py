@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import torch
 
-from crosspair.library import Engine, Windows, index
+from crosspair.library import InferenceEngine, Windows, index_videos
 from tests.evaluation.conftest import tiny_model
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -112,8 +112,8 @@ def make_library(folder: Path, make_video: Callable[..., Path]) -> None:
         make_video(videos / name, frames=60 if "6" in name else 30, fps=10)
     titles = folder / "titles.tsv"
     titles.write_text(f"video_id\ttitle\n{EVIL}\t{EVIL_TITLE}\n")
-    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
-    done = index(folder / "library", of, [videos], windows=Windows(2, 1), titles=titles)
+    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
+    done = index_videos(folder / "library", of, [videos], windows=Windows(2, 1), titles=titles)
     assert (done.added, dict(done.broken)) == (4, {})
 
 

@@ -12,8 +12,8 @@ import pytest
 from benchmarks import library
 from benchmarks.joined import join, poor_copy
 
-from crosspair.corpora import Clip, manifest_of
-from crosspair.video import read_frames
+from crosspair.corpora import Clip, manifest_from_rows
+from crosspair.video.decode import read_frames
 from tests.conftest import VideoMaker
 from tests.evaluation.conftest import tiny_model
 
@@ -35,7 +35,7 @@ def test_it_runs_and_loses_nothing(
         label = ("dog", "cat")[row % 2]
         rows.append({"pair_id": f"p{row}", "path": f"videos/{row}.mp4", "label": label,
                      "split": split})  # fmt: skip
-    manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     tiny_model().save_pretrained(tmp_path / "model")
     out = tmp_path / "library.json"
     call = ("library", "--manifest", tmp_path / "m.parquet", "--model", tmp_path / "model",

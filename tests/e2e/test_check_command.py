@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.manifest import manifest_of
+from crosspair.corpora.manifest import manifest_from_rows
 from tests.corpora.damage import damaged_files
 from tests.e2e.conftest import command, crosspair, pretrain_arguments
 
@@ -39,7 +39,7 @@ def damage(corpus: Manifest, make_audio, split: str = "train") -> list[str]:
     table = corpus.table.to_pylist()
     for row, each in zip(rows, certain[-10:], strict=True):
         table[row]["path"] = f"damaged/{each.path.name}"
-    manifest_of(table, corpus.path).write(corpus.path)
+    manifest_from_rows(table, corpus.path).write(corpus.path)
     return [table[row]["pair_id"] for row in rows]
 
 
@@ -105,7 +105,7 @@ def test_ctrl_c_tells_how_to_go_on_and_leaves_no_process(tmp_path, make_video) -
     for number in range(400):
         os.link(video, tmp_path / f"{number}.mp4")
     rows = [{"pair_id": str(n), "path": f"{n}.mp4", "title": "t"} for n in range(400)]
-    manifest = manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    manifest = manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     before = manifest.path.read_bytes()
     journal = tmp_path / ".m.parquet.checked"
     process = subprocess.Popen(

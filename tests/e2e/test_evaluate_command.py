@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from crosspair import models
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import load_features, read_results
 from crosspair.models import CPD
 from crosspair.recipes import recipe_of
@@ -33,7 +33,7 @@ def corpus(rendered: Manifest) -> Manifest:
         values["label"] = ["rising", "falling", "turning"][row % 3]
         values["split"] = "test" if row % 5 == 0 else "train"
     rows[7]["path"] = "videos/gone.mp4"
-    return manifest_of(rows, rendered.path).write(rendered.path.with_name("corpus.parquet"))
+    return manifest_from_rows(rows, rendered.path).write(rendered.path.with_name("corpus.parquet"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def model(corpus: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     })  # fmt: skip
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model") / "model"
-    models.build(recipe, corpus.column("title")).save_pretrained(folder)
+    models.build_model(recipe, corpus.column("title")).save_pretrained(folder)
     return folder
 
 
@@ -219,7 +219,7 @@ def test_splits_are_tested_in_turn_and_averaged(model, corpus, tmp_path) -> None
         for row, values in enumerate(rows):
             values["path"] = str(corpus.path.parent / values["path"])
             values["split"] = "test" if row % 5 == split else "train"
-        manifest_of(rows, tmp_path / "m").write(tmp_path / f"split{split}.parquet")
+        manifest_from_rows(rows, tmp_path / "m").write(tmp_path / f"split{split}.parquet")
     out = tmp_path / "results.json"
     done = crosspair(
         "evaluate", "knn", "--model", model, "--manifest", tmp_path / "split{}.parquet",

@@ -16,8 +16,8 @@ import torch
 
 from crosspair.cli import main
 from crosspair.config import FinetuneRecipe
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.models import Classifier, build
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.models import Classifier, build_model
 from crosspair.recipes import read_recipe, recipe_of
 from tests.e2e.conftest import command
 from tests.models.test_inflate import Code, resnet2d, saved
@@ -43,7 +43,7 @@ def write(rendered: Manifest, name: str, change: Callable[[list[dict]], object])
         row["split"] = "test" if index < 3 else "train"
     change(rows)
     path = rendered.path.with_name(f"{name}.parquet")
-    return manifest_of(rows, path).write(path).path
+    return manifest_from_rows(rows, path).write(path).path
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     for depth in (10, 18):
         recipe = recipe_of({**TINY, **heads, "video.depth": depth})
-        model = build(recipe, ["a falling dog"] * 2)
+        model = build_model(recipe, ["a falling dog"] * 2)
         model.save_pretrained(folder / f"cpd{depth}")
     model.video_head.weight.data[0] = float("nan")
     model.save_pretrained(folder / "diverged")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import read_results
-from crosspair.models import Classifier, build
+from crosspair.models import Classifier, build_model
 from crosspair.recipes import recipe_of
 from tests.e2e.conftest import command, crosspair
 from tests.e2e.test_pretrain import lines, without_rates
@@ -34,7 +34,7 @@ def labelled(rendered, tmp_path_factory) -> Manifest:
         row["split"] = "test" if index < 5 else "train"
         row["path"] = str(rendered.path.parent / row["path"])
     folder = tmp_path_factory.mktemp("labelled")
-    return manifest_of(rows, folder / "m.parquet").write(folder / "m.parquet")
+    return manifest_from_rows(rows, folder / "m.parquet").write(folder / "m.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def init(tmp_path_factory) -> Path:
     """A pre-trained model's folder."""
     folder = tmp_path_factory.mktemp("init") / "model"
     torch.manual_seed(0)
-    build(recipe_of({"video.depth": 10, "video.width": 4}), ["a dog"] * 2).save_pretrained(folder)
+    build_model(recipe_of({"video.depth": 10, "video.width": 4}), ["a dog"] * 2).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -102,7 +104,7 @@ def test_labels_of_the_test_change_nothing_but_its_result(
     for row in rows:
         if row["split"] == "test":
             row["label"] = "nothing that is there"
-    other = manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    other = manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     done = crosspair(*arguments(other.path, tmp_path / "run", init))
     assert done.returncode == 0, done.stderr
     ours, theirs = (
@@ -178,7 +180,7 @@ def test_splits_are_trained_in_turn_averaged_and_not_repeated(labelled, init, tm
     for number in (1, 3):
         for index, row in enumerate(rows):
             row["split"] = "test" if index % 9 == number else "train"
-        manifest_of(rows, tmp_path).write(tmp_path / f"split{number}.parquet")
+        manifest_from_rows(rows, tmp_path).write(tmp_path / f"split{number}.parquet")
     run = tmp_path / "run"
     given = arguments(
         tmp_path / "split{}.parquet", run, "random", "--splits=1,3", "--labels=0.5",

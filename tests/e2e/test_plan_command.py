@@ -92,7 +92,7 @@ def test_nothing_is_written_and_fine_tuning_is_planned_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     labels = [str(row % 2) for row in range(len(rendered))]
-    manifest = rendered.with_columns({"label": labels}).moved(tmp_path / "m.parquet")
+    manifest = rendered.with_columns({"label": labels}).rebased(tmp_path / "m.parquet")
     manifest.write(tmp_path / "m.parquet")
     monkeypatch.chdir(tmp_path)
     before = files(tmp_path) | files(rendered.path.parent)

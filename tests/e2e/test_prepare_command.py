@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.video.decode import probe
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.video.container import probe
 from tests.e2e.conftest import command, crosspair
 
 
@@ -22,9 +22,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
     make_video(folder / "a.avi", fps=25, frames=75, size=(192, 144))
     row = {"path": "a.avi", "title": "A title", "label": "x"}
     rows = [{**row, "pair_id": "one"}, {**row, "pair_id": "two", "start": 1.0}]
-    manifest_of(rows, folder / "good.parquet").write(folder / "good.parquet")
+    manifest_from_rows(rows, folder / "good.parquet").write(folder / "good.parquet")
     rows.append({**row, "pair_id": "three", "path": "none.mp4"})
-    manifest_of(rows, folder / "bad.parquet").write(folder / "bad.parquet")
+    manifest_from_rows(rows, folder / "bad.parquet").write(folder / "bad.parquet")
     return folder
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_is_ended_is_gone_on_with(
         {"pair_id": f"{n:03d}", "path": "a.mp4", "title": "t", "start": n / 1000}
         for n in range(500)  # so many that it is stopped in time on any machine
     ]
-    manifest_of(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     out = tmp_path / "out"
     call = command("prepare", tmp_path / "m.parquet", "--out", out, "--workers", 1)
     running = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -121,7 +121,7 @@ def test_a_run_that_is_ended_is_gone_on_with(
     assert 3 <= len(begun) < 500
     assert not (out / "manifest.parquet").exists()
     # The rest of it would take long; of these rows, all but the last two or three are done.
-    manifest_of(rows[: len(begun) + 2], tmp_path / "m.parquet").write(tmp_path / "m.parquet")
+    manifest_from_rows(rows[: len(begun) + 2], tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     done = prepare(tmp_path / "m.parquet", "--out", out)
     assert done.returncode == 0, done.stderr
     assert not list(out.rglob("*.partial"))

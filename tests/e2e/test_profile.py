@@ -14,10 +14,10 @@ import torch
 from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
-from crosspair.models import CPD, Start
+from crosspair.models import CPD, InitWeights
 from crosspair.recipes import load_recipe, read_recipe
 from crosspair.training import finetune, pretrain
-from crosspair.training.profile import STEPS, WARM_UP, part
+from crosspair.training.profile import STEPS, WARM_UP, record_section
 from tests.e2e.conftest import TINY
 
 ROW = re.compile(r"^\| ([^|]+) \| ([\d.]+) \| (-?[\d.]+)% \|$", re.MULTILINE)
@@ -79,7 +79,7 @@ def test_a_profile_changes_no_weight(
 
 
 def test_without_a_profile_a_part_is_nothing(profiled_run: Path) -> None:
-    with torch.profiler.profile() as profiler, part("forward"):
+    with torch.profiler.profile() as profiler, record_section("forward"):
         torch.ones(2) + 1
     assert "forward" not in {event.key for event in profiler.key_averages()}
 
@@ -90,7 +90,7 @@ def test_fine_tuning_has_no_bank(rendered: Manifest, tmp_path: Path) -> None:
     manifest = rendered.with_columns({"label": [f"class {few[label]}" for label in labels]})
     tiny = [each for each in TINY if each.startswith(("clip", "video", "training"))]
     recipe = read_recipe(FinetuneRecipe, "laptop-finetune", [*tiny, *LARGER, "video.depth=10"])
-    assert finetune(recipe, manifest, tmp_path, start=Start("random"), profile=True)
+    assert finetune(recipe, manifest, tmp_path, start=InitWeights("random"), profile=True)
     assert set(shares(tmp_path)) >= OF_A_STEP - {"bank"}
     assert "bank" not in shares(tmp_path)
 

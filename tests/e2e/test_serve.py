@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from crosspair.cli import main
-from crosspair.corpora import manifest_of
-from crosspair.library import Engine, Library, Searcher, forget
-from crosspair.serve.answers import Answers, Seen
-from crosspair.serve.moments import Moments
+from crosspair.corpora import manifest_from_rows
+from crosspair.library import InferenceEngine, Library, Searcher, remove_videos
+from crosspair.serve.answers import Answers, Moments, Seen
 from tests.e2e.served import (
     ALL,
     EVIL,
@@ -74,9 +73,9 @@ def test_what_nobody_can_search_for(served, text, message) -> None:
 
 
 def test_a_model_that_reads_no_text_is_told_of(served, tmp_path) -> None:
-    from crosspair.serve.page import _html
+    from crosspair.serve.app import _html
 
-    of = Engine(tiny_model().eval(), torch.device("cpu"), workers=0)
+    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), workers=0)
     of.model.untrained = ("text_encoder", "text_head")
     library = Library(served.folder / "library")
     answers = Answers(Searcher(library, of), Moments(library, tmp_path))
@@ -223,7 +222,7 @@ def test_what_only_says_that_it_is_a_video(served, tmp_path, name, content, mess
 def test_an_upload_lists_no_files_of_the_server(served, tmp_path) -> None:
     secret = served.folder / "videos" / "day" / "2.mp4"
     rows = [{"pair_id": "a", "path": str(secret), "title": "a dog"}]
-    manifest_of(rows, tmp_path).write(tmp_path / "a.parquet")
+    manifest_from_rows(rows, tmp_path).write(tmp_path / "a.parquet")
     for name, asked in (("looked", "dog, cat"), ("by_video", ALL)):
         html = served.ask(name, served.upload(tmp_path / "a.parquet"), asked)[2]
         assert "a.parquet: not a readable video" in text_of(html)
@@ -280,7 +279,7 @@ def test_a_forgotten_video_is_played_no_more(
     with serving(tmp_path) as server:
         url = f"{server.url}/moments/{keys(server.search('a dog'))['2.mp4']}/video"
         assert httpx.get(url).status_code == 200
-        forget(tmp_path / "library", [tmp_path / "videos" / "day" / "2.mp4"])
+        remove_videos(tmp_path / "library", [tmp_path / "videos" / "day" / "2.mp4"])
         assert httpx.get(url).status_code == 404
         port = urlsplit(server.url).port
         line = refused(capsys, "serve", "--library", tmp_path / "library", "--port", port)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from crosspair.library import Moment
-from crosspair.serve import moments as moments_module
-from crosspair.serve.moments import Moments
-from crosspair.serve.site import _add_moments
+from crosspair.library import SearchHit
+from crosspair.serve import answers as moments_module
+from crosspair.serve.answers import Moments
+from crosspair.serve.app import _add_moments
 
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
@@ -49,7 +49,7 @@ def moments(tmp_path: Path) -> Moments:
 
 
 def shown(moments: Moments, path: Path | str) -> str:
-    return moments.show(Moment(str(path), 0.0, 4.0, 0.5, None, b""))
+    return moments.show(SearchHit(str(path), 0.0, 4.0, 0.5, None, b""))
 
 
 def test_who_asks_together_gets_one_conversion(

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from crosspair.cli import main
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import read_results
 from crosspair.models import CPD, Classifier
 from tests.e2e.test_pretrain import without_rates
@@ -48,7 +48,7 @@ def corpus(rendered: Manifest) -> Manifest:
         row["label"] = ("early", "late")[index % 2]
         row["title"] = f"{('red', 'blue', 'green')[index % 3]} and {row['label']}"
         row["split"] = "test" if index < TESTED else "val" if index < 12 else "train"
-    return manifest_of(rows, rendered.path)
+    return manifest_from_rows(rows, rendered.path)
 
 
 def absent(rows: Rows) -> None:
@@ -73,7 +73,7 @@ def broken(rows: Rows) -> None:
 def trained(verb: str, corpus: Manifest, folder: Path, change: Callable[[Rows], object]) -> Path:
     rows = corpus.table.to_pylist()
     change(rows)
-    path = manifest_of(rows, folder / "m.parquet").write(folder / "m.parquet").path
+    path = manifest_from_rows(rows, folder / "m.parquet").write(folder / "m.parquet").path
     more = {
         "pretrain": ["--recipe=laptop", "text.dimensions=4", "head.hidden=4", "head.embedding=4"],
         "finetune": ["--recipe=laptop-finetune", "--init=random", "--no-test"],
@@ -126,7 +126,7 @@ def test_tested_videos_are_opened_when_nothing_is_learnt_any_more(
     corpus: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = (
-        manifest_of(corpus.table.to_pylist(), tmp_path / "m.parquet")
+        manifest_from_rows(corpus.table.to_pylist(), tmp_path / "m.parquet")
         .write(tmp_path / "m.parquet")
         .path
     )

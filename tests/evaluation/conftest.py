@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.models import CPD, WordAverage
 from crosspair.recipes import recipe_of
 
@@ -22,7 +22,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[...,
         make_video(folder / f"{row}.mp4", frames=20 + 15 * row)
     (folder / f"{BROKEN}.mp4").write_text("no video")
     rows = [{"pair_id": f"p{i}", "path": f"{i}.mp4", "title": "a dog"} for i in range(6)]
-    return manifest_of(rows, folder / "manifest.parquet")
+    return manifest_from_rows(rows, folder / "manifest.parquet")
 
 
 def tiny_model(seed: int = 0) -> CPD:

@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.corpora.fingerprint import fingerprint
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.corpora.manifest import fingerprint
 from crosspair.errors import RunError, VideoError
 from crosspair.evaluation import Features, cached_features, extract_features, load_features
 from crosspair.models import CPD
@@ -154,7 +154,7 @@ def test_a_kill_while_files_are_put_together_loses_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("crosspair.evaluation.featurefiles.pq.write_table", killed)
+        patch.setattr("crosspair.evaluation.feature_cache.pq.write_table", killed)
         with pytest.raises(KeyboardInterrupt):
             cached(model, manifest, tmp_path / "f")
     whole = extract_features(model, manifest, **OPTIONS)
@@ -165,7 +165,7 @@ def test_a_kill_while_files_are_put_together_loses_nothing(
 def changed(manifest: Manifest, row: int, **values: object) -> Manifest:
     rows = manifest.table.to_pylist()
     rows[row].update(values)
-    return manifest_of(rows, manifest.path)
+    return manifest_from_rows(rows, manifest.path)
 
 
 def test_labels_and_titles_may_change(
@@ -183,11 +183,11 @@ def test_other_files_of_the_same_names_are_other_videos(
 ) -> None:
     other = tmp_path / "larger"
     shutil.copytree(manifest.path.parent, other)
-    same_files = manifest_of(manifest.table.to_pylist(), other / manifest.path.name)
+    same_files = manifest_from_rows(manifest.table.to_pylist(), other / manifest.path.name)
     assert fingerprint(same_files) == fingerprint(manifest)
     with Path(same_files.clips()[0].path).open("ab") as file:
         file.write(b"1")
-    larger = manifest_of(manifest.table.to_pylist(), same_files.path)
+    larger = manifest_from_rows(manifest.table.to_pylist(), same_files.path)
     assert larger.hash == manifest.hash
     assert fingerprint(larger) != fingerprint(manifest)
 
@@ -318,6 +318,6 @@ def test_a_full_disk_is_told(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("crosspair.evaluation.featurefiles.save_file", full)
+    monkeypatch.setattr("crosspair.evaluation.feature_cache.save_file", full)
     with pytest.raises(RunError, match=r"/features\.safetensors cannot be written: No space left"):
         cached(model, manifest, tmp_path / "f")

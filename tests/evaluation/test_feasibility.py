@@ -18,9 +18,9 @@ from crosspair.evaluation import (
     LinearConfig,
     check_protocols,
     frozen_results,
-    random_like,
+    randomize_weights,
 )
-from crosspair.models import CPD, FrameModel, imagenet_model
+from crosspair.models import CPD, FrameAverageModel, load_imagenet_model
 from tests.evaluation.test_frozen import (
     CONFIG,
     Row,
@@ -113,12 +113,12 @@ def test_videos_with_an_error_are_not_counted_as_training(model: CPD) -> None:
 
 
 @pytest.fixture
-def of_frames(tmp_path: Path) -> FrameModel:
-    return imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
+def of_frames(tmp_path: Path) -> FrameAverageModel:
+    return load_imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
 
 
 def test_a_network_of_frames_is_tested_by_its_visual_feature_alone(
-    of_frames: FrameModel, caplog: pytest.LogCaptureFixture
+    of_frames: FrameAverageModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         found = frozen_results(of_frames, manifest_with(), all_readable(), config=CONFIG)
@@ -131,22 +131,22 @@ def test_a_network_of_frames_is_tested_by_its_visual_feature_alone(
 
 @pytest.mark.parametrize("protocol", ["retrieval", "zeroshot"])
 def test_protocols_that_need_text_refuse_a_network_of_frames(
-    of_frames: FrameModel, protocol: Any
+    of_frames: FrameAverageModel, protocol: Any
 ) -> None:
     message = r"^this model has no text tower; it can be tested by knn, linear and lowshot$"
     with pytest.raises(CrosspairError, match=message):
         check_protocols(of_frames, manifest_with(), (protocol,), CONFIG)
 
 
-def test_an_embedding_that_is_not_there_is_refused(of_frames: FrameModel) -> None:
+def test_an_embedding_that_is_not_there_is_refused(of_frames: FrameAverageModel) -> None:
     message = "^this model has no embedding; it can be tested by --feature visual$"
     with pytest.raises(ModelError, match=message):
         check_protocols(of_frames, manifest_with(), ("knn",), changed(features=("embedding",)))
 
 
-def test_its_random_twin_is_a_network_of_frames_too(of_frames: FrameModel) -> None:
-    twin = random_like(of_frames, 0)
-    assert isinstance(twin, FrameModel)
+def test_its_random_twin_is_a_network_of_frames_too(of_frames: FrameAverageModel) -> None:
+    twin = randomize_weights(of_frames, 0)
+    assert isinstance(twin, FrameAverageModel)
     assert twin.hash != of_frames.hash
     tested = [
         {(r.protocol, r.feature) for r in frozen_results(each, manifest_with(), all_readable())}

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.clip import Clip
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.config import Clip
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import VideoError
 from crosspair.evaluation import embed_texts, extract_features
-from crosspair.evaluation.features import shares
+from crosspair.evaluation.features import shard_batches
 from crosspair.models import CPD
 from crosspair.models.inference import FoldedResNet3d
-from crosspair.video import centre_view, load_view
+from crosspair.video.views import centre_view, load_view
 from tests.evaluation.conftest import BROKEN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -78,7 +78,7 @@ def test_a_video_that_fails_in_part_does_not_count(
     whole = manifest.clips()[0].path
     rows = [{"pair_id": Path(p).name, "path": str(p), "title": ""} for p in (cut, whole)]
     load_view(Clip(str(cut)), centre_view(0.0, model.clip), model.clip)  # its beginning is there
-    found = extracted(model, manifest_of(rows, "m"))
+    found = extracted(model, manifest_from_rows(rows, "m"))
     assert found.rows.tolist() == [1]
     assert [pair_id for pair_id, _ in found.failures] == ["cut.webm"]
 
@@ -106,9 +106,9 @@ def test_batches_and_workers_do_not_matter(model: CPD, manifest: Manifest) -> No
 )
 def test_processes_share_the_groups_of_one(videos: int, clips: int, batch: int, size: int) -> None:
     rows = list(range(3, 3 + videos))
-    whole = shares(rows, clips, batch, World())
+    whole = shard_batches(rows, clips, batch, World())
     assert [row for group in whole for row in group] == rows
-    of_all = [shares(rows, clips, batch, World(rank, size)) for rank in range(size)]
+    of_all = [shard_batches(rows, clips, batch, World(rank, size)) for rank in range(size)]
     assert sorted(group for of_one in of_all for group in of_one) == whole
     assert all(len(group) * clips <= max(batch, clips) for group in whole)
 
@@ -153,7 +153,7 @@ def test_in_bfloat16_the_networks_fastest_form_computes(
 def test_rows_with_an_error_are_left_out_by_name(model: CPD, manifest: Manifest) -> None:
     rows = manifest.table.to_pylist()
     rows[1]["error"] = "cut short"
-    found = extracted(model, manifest_of(rows, manifest.path))
+    found = extracted(model, manifest_from_rows(rows, manifest.path))
     assert found.rows.tolist() == [0, 2, 4, 5]
     assert [pair_id for pair_id, _ in found.failures] == ["p1", "p3"]
     assert found.failures[0] == ("p1", "cut short")

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.errors import CrosspairError, ManifestError, ModelError
 from crosspair.evaluation import (
     Features,
@@ -21,9 +21,9 @@ from crosspair.evaluation import (
     Result,
     frozen_results,
     knn_predict,
-    trial,
 )
-from crosspair.evaluation.classtask import class_task
+from crosspair.evaluation import evaluate as trial
+from crosspair.evaluation.tasks import class_task
 from crosspair.models import CPD
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,7 +48,7 @@ def rows_of(videos: int = 60) -> list[Row]:
 def manifest_with(change: Callable[[list[Row]], object] = len) -> Manifest:
     rows = rows_of()
     change(rows)
-    return manifest_of(rows, Path("m.parquet"))
+    return manifest_from_rows(rows, Path("m.parquet"))
 
 
 @pytest.fixture

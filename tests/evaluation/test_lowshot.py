@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.errors import CrosspairError
-from crosspair.evaluation.lowshot import SHARES, label_subset
+from crosspair.evaluation.tasks import SHARES, label_subset
 
 labels = st.lists(st.sampled_from("abcde"), max_size=200)
 shares = st.floats(0.001, 1)

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from crosspair.clip import Clip
-from crosspair.config import ClassifierConfig, ClipConfig, VideoConfig
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.config import ClassifierConfig, Clip, ClipConfig, VideoConfig
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, ModelError, VideoError
 from crosspair.evaluation.multiview import multiview_results, multiview_scores
 from crosspair.models import Classifier
-from crosspair.video import View, load_view
+from crosspair.video.views import View, load_view
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +47,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[...,
         {"pair_id": f"p{i}", "path": f"{i}.mp4", "title": "", "label": label, "split": "test"}
         for i, label in enumerate(labels)
     ]
-    return manifest_of(rows, folder / "manifest.parquet")
+    return manifest_from_rows(rows, folder / "manifest.parquet")
 
 
 @pytest.fixture
@@ -161,7 +160,7 @@ def test_a_known_error_leaves_a_video_out_unread(
 ) -> None:
     rows = manifest.table.to_pylist()
     rows[0]["error"] = "cut"
-    whole = manifest_of(rows, manifest.path)
+    whole = manifest_from_rows(rows, manifest.path)
     assert scored(model, whole, clips=1).rows.tolist() == [1, 2, 4, 5, 6]
     assert "left out p0: cut" in caplog.text
 
@@ -173,7 +172,7 @@ def test_a_video_that_fails_in_part_does_not_count(
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     paths = [str(cut), manifest.clips()[0].path]
     rows = [{"pair_id": str(i), "path": path, "title": ""} for i, path in enumerate(paths)]
-    assert scored(model, manifest_of(rows, "m"), clips=3).rows.tolist() == [1]
+    assert scored(model, manifest_from_rows(rows, "m"), clips=3).rows.tolist() == [1]
 
 
 def test_accuracy_is_the_share_of_videos_whose_best_class_is_theirs(
@@ -240,7 +239,7 @@ def test_a_video_without_a_label(model: Classifier, manifest: Manifest) -> None:
     rows = manifest.table.to_pylist()
     rows[2]["label"] = None
     with pytest.raises(ManifestError, match=r"pair 'p2' of split test has no label$"):
-        multiview_results(model, manifest_of(rows, manifest.path))
+        multiview_results(model, manifest_from_rows(rows, manifest.path))
 
 
 def test_none_that_can_be_read(model: Classifier, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.evaluation import Result, provenance, read_results
-from crosspair.evaluation.officialsplits import mean_results, write_over_splits
+from crosspair.evaluation.results import mean_results, write_split_means
 
 
 def result(split: int, value: float, of="trained", metric="top-1", **settings) -> Result:
@@ -67,7 +67,7 @@ def test_the_file_holds_means_then_each_split_and_chance_once(tmp_path: Path) ->
         split: ([result(split, split / 10), result(split, 0.1, "chance")], origins[split])
         for split in (1, 2)
     }
-    shown = write_over_splits(tmp_path / "results.json", found)
+    shown = write_split_means(tmp_path / "results.json", found)
     results, origin = read_results(tmp_path / "results.json")
     assert [each.value for each in results] == pytest.approx([0.15, 0.1, 0.1, 0.2])
     assert results[:2] == shown

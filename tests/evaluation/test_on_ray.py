@@ -14,8 +14,9 @@ from crosspair.cli import main
 from crosspair.corpora import Manifest
 from crosspair.distributed import World
 from crosspair.errors import RunError, VideoError
-from crosspair.evaluation import cached_features, on_ray
-from crosspair.evaluation.on_ray import encode_on_ray
+from crosspair.evaluation import cached_features
+from crosspair.evaluation import features as on_ray
+from crosspair.evaluation.features import encode_on_ray
 from crosspair.models import CPD
 
 pytestmark = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.evaluation.origin import commit_of
+from crosspair.provenance import commit_of
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.evaluation import own_ranks, retrieval, zero_shot_predict
+from crosspair.evaluation import retrieval, target_ranks, zero_shot_predict
 
 seeds = st.integers(0, 2**31)
 
@@ -31,7 +31,7 @@ def ranks_by_loop(queries: torch.Tensor, targets: torch.Tensor) -> list[int]:
 @given(count=st.integers(1, 40), seed=seeds, chunk=st.integers(1, 50))
 def test_ranks_equal_a_plain_loops_whatever_the_chunk(count: int, seed: int, chunk: int) -> None:
     queries, targets = vectors(count, 6, seed), vectors(count, 6, seed + 1)
-    assert own_ranks(queries, targets, chunk).tolist() == ranks_by_loop(queries, targets)
+    assert target_ranks(queries, targets, chunk).tolist() == ranks_by_loop(queries, targets)
 
 
 @given(count=st.integers(2, 30), seed=seeds)
@@ -39,12 +39,12 @@ def test_ranks_of_many_ties_equal_a_plain_loops(count: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     # One-hot vectors: every score is exactly 0 or 1.
     queries, targets = torch.eye(3)[torch.randint(0, 3, (2, count), generator=generator)]
-    assert own_ranks(queries, targets, chunk=7).tolist() == ranks_by_loop(queries, targets)
+    assert target_ranks(queries, targets, chunk=7).tolist() == ranks_by_loop(queries, targets)
 
 
 def test_ties_count_against_us() -> None:
     same = torch.eye(4)[:1].expand(5, 4)
-    assert own_ranks(same, same).tolist() == [5] * 5
+    assert target_ranks(same, same).tolist() == [5] * 5
     assert retrieval(same, same).recall == {1: 0.0, 5: 1.0, 10: 1.0}
 
 
@@ -71,8 +71,8 @@ def test_the_measures_are_those_of_the_ranks(count: int, seed: int) -> None:
 def test_the_order_of_pairs_does_not_matter(seed: int) -> None:
     queries, targets = vectors(20, 5, seed), vectors(20, 5, seed + 1)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
-    assert own_ranks(queries[order], targets[order]).tolist() == (
-        own_ranks(queries, targets)[order].tolist()
+    assert target_ranks(queries[order], targets[order]).tolist() == (
+        target_ranks(queries, targets)[order].tolist()
     )
 
 

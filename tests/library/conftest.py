@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.library import Engine, Windows
+from crosspair.library import InferenceEngine, Windows
 from crosspair.models import CPD
 from tests.evaluation.conftest import tiny_model
 
@@ -28,9 +28,9 @@ def model_folder(model: CPD, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(model: CPD) -> Engine:
+def tiny(model: CPD) -> InferenceEngine:
     """It decodes in this process."""
-    return Engine(model, torch.device("cpu"), "fp32", batch_size=8, workers=0)
+    return InferenceEngine(model, torch.device("cpu"), "fp32", batch_size=8, workers=0)
 
 
 @pytest.fixture

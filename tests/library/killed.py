@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 from crosspair.config import ClipConfig
-from crosspair.library import engine, index, indexing
-from crosspair.library.passage import Passage, decode_passages
+from crosspair.evaluation.windows import DecodeJob, decode_jobs
+from crosspair.library import index_videos, load_engine
+from crosspair.library import index_videos as indexing
 
 
 def run(library: Path, videos: Path, model: Path, begun: Connection) -> None:
     """Index, with a version of the table for every video."""
     torch.set_num_threads(1)
     indexing.COMMIT_SECONDS = 0.0
-    of = engine(model, device="cpu", precision="fp32", workers=0)
+    of = load_engine(model, device="cpu", precision="fp32", workers=0)
     begun.send("begun")
-    index(library, of, [videos])
+    index_videos(library, of, [videos])
 
 
 def decode(begun: Connection) -> None:
@@ -29,8 +30,8 @@ def decode(begun: Connection) -> None:
     torch.set_num_threads(1)
     noise = np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), np.uint8)
     times = np.arange(8)[:, None] / 30  # 8 clips of one frame
-    batches = [[Passage(row, 0, noise, times)] for row in range(8)]
-    decoded = decode_passages(batches, ClipConfig(frames=1), workers=2, thumbnails=True)
+    batches = [[DecodeJob(row, 0, noise, times)] for row in range(8)]
+    decoded = decode_jobs(batches, ClipConfig(frames=1), workers=2, thumbnails=True)
     next(decoded)
     begun.send([child.pid for child in multiprocessing.active_children()])
     time.sleep(600)

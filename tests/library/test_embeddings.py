@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from crosspair.api import write_embeddings
 from crosspair.errors import RunError
-from crosspair.library.embeddings import write_embeddings
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -13,16 +13,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crosspair.corpora import Clip, manifest_of
+from crosspair.corpora import Clip, manifest_from_rows
+from crosspair.corpora.inputs import collect_videos, probe_missing
 from crosspair.errors import ModelError, RecipeError, VideoError
+from crosspair.evaluation import encode as module
 from crosspair.evaluation import extract_features
-from crosspair.library import Engine, Windows, encode_whole, encode_windows, engine
-from crosspair.library import encoding as module
-from crosspair.library import passage as passage_module
-from crosspair.library.passage import Passage, batched
-from crosspair.library.videos import probed, videos_of
+from crosspair.evaluation import windows as passage_module
+from crosspair.evaluation.windows import DecodeJob, batch_jobs
+from crosspair.library import (
+    InferenceEngine,
+    Windows,
+    encode_whole_videos,
+    encode_windows,
+    load_engine,
+)
 from crosspair.models import CPD
-from crosspair.video import centre_view, load_view, read_frames
+from crosspair.video.decode import read_frames
+from crosspair.video.views import centre_view, load_view
 from tests.library import killed
 from tests.library.conftest import WINDOWS
 
@@ -37,8 +44,8 @@ def slowly(model: CPD, path: Path, start: float, length: float) -> tuple[torch.T
     return visual[0], embedding[0]
 
 
-def test_windows_are_means_over_their_clips(tiny: Engine, folder: Path) -> None:
-    manifest = probed(videos_of([folder / "4.mp4"]))
+def test_windows_are_means_over_their_clips(tiny: InferenceEngine, folder: Path) -> None:
+    manifest = probe_missing(collect_videos([folder / "4.mp4"]))
     (found,) = encode_windows(tiny, manifest, WINDOWS)
     assert found.spans == [(0, 2), (1, 3), (2, 4)]
     clips = [slowly(tiny.model, folder / "4.mp4", second, 1) for second in range(4)]
@@ -50,12 +57,12 @@ def test_windows_are_means_over_their_clips(tiny: Engine, folder: Path) -> None:
 
 
 def test_passages_batches_and_processes_change_nothing(
-    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = probed(videos_of([folder]))
+    manifest = probe_missing(collect_videos([folder]))
     once = list(encode_windows(tiny, manifest, WINDOWS, thumbnails=True))
     monkeypatch.setattr(module, "TOGETHER", 1)
-    two = Engine(tiny.model, tiny.device, "fp32", batch_size=2, workers=2)
+    two = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=2, workers=2)
     again = list(encode_windows(two, manifest, WINDOWS, thumbnails=True))
     assert [each.row for each in once] == [each.row for each in again] == [4, 0, 1, 2, 3]
     for one, other in zip(once, again, strict=True):
@@ -66,13 +73,14 @@ def test_passages_batches_and_processes_change_nothing(
     assert all(each.thumbnails[0].startswith(b"\xff\xd8") for each in once[1:])
 
 
-def test_what_cannot_be_read_is_named(tiny: Engine, folder: Path) -> None:
-    rows = videos_of([folder]).table.to_pylist()
+def test_what_cannot_be_read_is_named(tiny: InferenceEngine, folder: Path) -> None:
+    rows = collect_videos([folder]).table.to_pylist()
     rows.append({"pair_id": "late", "path": str(folder / "1.mp4"), "start": 50.0})
     known = {"duration": 7e5, "width": 64, "height": 64}
     rows.append({"pair_id": "endless", "path": str(folder / "2.mp4"), **known})
     found = {
-        each.row: each for each in encode_windows(tiny, probed(manifest_of(rows, ".")), WINDOWS)
+        each.row: each
+        for each in encode_windows(tiny, probe_missing(manifest_from_rows(rows, ".")), WINDOWS)
     }
     assert set(found) == set(range(7))
     assert "not a readable video, or cut (it is text)" in found[4].failure
@@ -85,7 +93,7 @@ def test_what_cannot_be_read_is_named(tiny: Engine, folder: Path) -> None:
 
 
 def test_a_part_that_cannot_be_read_costs_its_windows(
-    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(clip, instants, shape):
         wanted = instants(4.0)
@@ -95,14 +103,14 @@ def test_a_part_that_cannot_be_read_costs_its_windows(
 
     monkeypatch.setattr(passage_module, "read_frames", damaged)
     monkeypatch.setattr(module, "TOGETHER", 1)
-    (found,) = encode_windows(tiny, probed(videos_of([folder / "4.mp4"])), WINDOWS)
+    (found,) = encode_windows(tiny, probe_missing(collect_videos([folder / "4.mp4"])), WINDOWS)
     assert found.spans == [(0, 2)]
     assert len(found.embedding) == 1
     assert found.failure.endswith("4.mp4: damaged (2 of 3 windows left out)")
 
 
 def test_a_video_that_kills_its_decoder_costs_itself_alone(
-    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(clip, instants, shape):
         if clip.path.endswith("3.mp4"):
@@ -115,8 +123,8 @@ def test_a_video_that_kills_its_decoder_costs_itself_alone(
 
     monkeypatch.setattr(passage_module, "read_frames", killed)
     monkeypatch.setattr(module, "probe_all", told)
-    manifest = probed(videos_of([folder]))
-    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
+    manifest = probe_missing(collect_videos([folder]))
+    of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
     found = {each.row: each for each in encode_windows(of, manifest, WINDOWS)}
     assert set(found) == set(range(5))
     assert found[2].failure.endswith("3.mp4: crashes")
@@ -124,7 +132,7 @@ def test_a_video_that_kills_its_decoder_costs_itself_alone(
 
 
 def test_a_decoder_that_hangs_costs_its_video_alone(
-    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hanging(clip, instants, shape):
         if clip.path.endswith("3.mp4"):
@@ -137,14 +145,17 @@ def test_a_decoder_that_hangs_costs_its_video_alone(
     monkeypatch.setattr(passage_module, "read_frames", hanging)
     monkeypatch.setattr(passage_module, "STALLED", 3.0)
     monkeypatch.setattr(module, "probe_all", told)
-    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=2)
-    found = {each.row: each for each in encode_windows(of, probed(videos_of([folder])), WINDOWS)}
+    of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=1, workers=2)
+    found = {
+        each.row: each
+        for each in encode_windows(of, probe_missing(collect_videos([folder])), WINDOWS)
+    }
     assert found[2].failure.endswith("3.mp4: hangs")
     assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
 
 
 def test_each_video_of_a_batch_has_its_time(
-    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(clip, instants, shape):
         time.sleep(1.5)
@@ -152,13 +163,16 @@ def test_each_video_of_a_batch_has_its_time(
 
     monkeypatch.setattr(passage_module, "read_frames", slow)
     monkeypatch.setattr(passage_module, "STALLED", 4.0)
-    of = Engine(tiny.model, tiny.device, "fp32", batch_size=64, workers=1)
-    found = {each.row: each for each in encode_windows(of, probed(videos_of([folder])), WINDOWS)}
+    of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=64, workers=1)
+    found = {
+        each.row: each
+        for each in encode_windows(of, probe_missing(collect_videos([folder])), WINDOWS)
+    }
     assert [len(found[row].spans) for row in range(5)] == [1, 1, 2, 3, 0]
 
 
 def test_a_whole_video_that_ends_its_process_is_named(
-    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(clip, instants, shape):
         if clip.path.endswith("3.mp4"):
@@ -167,21 +181,28 @@ def test_a_whole_video_that_ends_its_process_is_named(
 
     monkeypatch.setattr(passage_module, "read_frames", slow)
     monkeypatch.setattr(passage_module, "STALLED", 3.0)
-    of = Engine(tiny.model, tiny.device, "fp32", batch_size=64, workers=1)
-    found = {each.row: each for each in encode_windows(of, probed(videos_of([folder])), WINDOWS)}
+    of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=64, workers=1)
+    found = {
+        each.row: each
+        for each in encode_windows(of, probe_missing(collect_videos([folder])), WINDOWS)
+    }
     assert "3.mp4: a process that decodes 3 clips of it ends: they take more" in found[2].failure
     assert [len(found[row].spans) for row in range(5)] == [1, 1, 0, 3, 0]
 
 
 def test_decoding_that_ends_by_no_video_is_told(
-    tiny: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         passage_module, "read_frames", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     )
-    of = Engine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
+    of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
     with pytest.raises(VideoError, match=r"^decoding ended .* fewer workers or a smaller batch"):
-        list(encode_windows(of, probed(videos_of([folder / "3.mp4", folder / "4.mp4"])), WINDOWS))
+        list(
+            encode_windows(
+                of, probe_missing(collect_videos([folder / "3.mp4", folder / "4.mp4"])), WINDOWS
+            )
+        )
 
 
 def test_no_decoder_outlives_who_was_killed() -> None:
@@ -209,9 +230,9 @@ def lives(process: int) -> bool:
     return state != "Z"
 
 
-def test_whole_videos_are_those_of_the_evaluation(tiny: Engine, folder: Path) -> None:
-    manifest = videos_of([folder])
-    found = list(encode_whole(tiny, manifest, clips=2))
+def test_whole_videos_are_those_of_the_evaluation(tiny: InferenceEngine, folder: Path) -> None:
+    manifest = collect_videos([folder])
+    found = list(encode_whole_videos(tiny, manifest, clips=2))
     judge = extract_features(tiny.model, manifest, clips=2, workers=0, precision="fp32")
     good = [each for each in found if not each.failure]
     assert [each.row for each in good] == judge.rows.tolist() == [0, 1, 2, 3]
@@ -221,18 +242,18 @@ def test_whole_videos_are_those_of_the_evaluation(tiny: Engine, folder: Path) ->
 
 
 def test_batches_hold_as_many_clips_as_they_may() -> None:
-    jobs = [Passage(row, 0, Clip("a"), np.zeros((k, 2))) for row, k in enumerate((3, 5, 8, 9, 1))]
-    assert [[job.row for job in batch] for batch in batched(jobs, 8)] == [[0, 1], [2], [3], [4]]
+    jobs = [DecodeJob(row, 0, Clip("a"), np.zeros((k, 2))) for row, k in enumerate((3, 5, 8, 9, 1))]
+    assert [[job.row for job in batch] for batch in batch_jobs(jobs, 8)] == [[0, 1], [2], [3], [4]]
 
 
 def test_an_engine_that_cannot_be(model_folder: Path) -> None:
-    loaded = engine(model_folder, device="cpu", workers=0)
+    loaded = load_engine(model_folder, device="cpu", workers=0)
     assert not loaded.model.training
     with pytest.raises(ModelError, match="device 'toaster' cannot be used here"):
-        engine(model_folder, device="toaster")
+        load_engine(model_folder, device="toaster")
     with pytest.raises(RecipeError, match="precision 'int8' is none of auto, bf16, fp32"):
-        engine(model_folder, precision="int8")
+        load_engine(model_folder, precision="int8")
 
 
-def test_no_video_at_all(tiny: Engine) -> None:
-    assert list(encode_windows(tiny, manifest_of([], "."), Windows())) == []
+def test_no_video_at_all(tiny: InferenceEngine) -> None:
+    assert list(encode_windows(tiny, manifest_from_rows([], "."), Windows())) == []

@@ -17,22 +17,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.corpora.inputs import probe_missing
 from crosspair.errors import ManifestError, VideoError
+from crosspair.evaluation import encode as encoding
+from crosspair.evaluation import windows as passage
 from crosspair.library import (
-    Engine,
+    InferenceEngine,
     Library,
     LibraryError,
     Windows,
-    encoding,
-    forget,
-    index,
-    indexing,
-    passage,
+    index_videos,
+    remove_videos,
 )
-from crosspair.library.store import is_library, writing
-from crosspair.library.videos import probed
-from crosspair.video import read_frames
+from crosspair.library import index_videos as indexing
+from crosspair.library.store import is_library, library_lock
+from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
 from tests.library import killed
 from tests.library.conftest import WINDOWS
@@ -56,16 +56,16 @@ def touch(path: Path) -> None:
 
 
 def test_only_what_changed_is_encoded(
-    tiny: Engine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
     library = tmp_path / "library"
-    first = index(library, tiny, [folder], windows=WINDOWS)
+    first = index_videos(library, tiny, [folder], windows=WINDOWS)
     assert (first.added, first.changed, first.removed, first.unchanged) == (5, 0, 0, 0)
     assert first.windows == sum(COUNTS.values())
     assert windows_in(library) == COUNTS
     assert "it is text" in first.broken[str(folder / "broken.mp4")]
 
-    again = index(library, tiny, [folder])
+    again = index_videos(library, tiny, [folder])
     assert (again.added, again.changed, again.removed, again.unchanged) == (0, 0, 0, 5)
     assert again.windows == 0
     assert again.broken == first.broken
@@ -73,45 +73,47 @@ def test_only_what_changed_is_encoded(
     make_video(folder / "deep" / "5.mp4", frames=20, fps=10)
     make_video(folder / "1.mp4", frames=40, fps=10)
     (folder / "2.mp4").unlink()
-    third = index(library, tiny, [folder])
+    third = index_videos(library, tiny, [folder])
     assert (third.added, third.changed, third.removed, third.unchanged) == (1, 1, 1, 3)
     assert third.windows == 1 + 3
     assert windows_in(library) == {"1.mp4": 3, "3.mp4": 2, "4.mp4": 3, "5.mp4": 1}
 
     make_video(folder / "broken.mp4", frames=20, fps=10)
     (folder / "4.mp4").write_text("no video any more")
-    fourth = index(library, tiny, [folder])
+    fourth = index_videos(library, tiny, [folder])
     assert (fourth.added, fourth.changed, fourth.removed) == (0, 2, 0)
     assert list(fourth.broken) == [str(folder / "4.mp4")]
     assert windows_in(library) == {"1.mp4": 3, "3.mp4": 2, "5.mp4": 1, "broken.mp4": 1}
 
 
 def test_a_file_has_one_name(
-    tiny: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "deep").mkdir()
-    index(str(tmp_path / "library"), tiny, ["deep/..", "1.mp4"], windows=WINDOWS)
-    again = index(tmp_path / "library", tiny, [folder])
+    index_videos(str(tmp_path / "library"), tiny, ["deep/..", "1.mp4"], windows=WINDOWS)
+    again = index_videos(tmp_path / "library", tiny, [folder])
     assert (again.added, again.unchanged) == (0, 5)
-    assert forget(str(tmp_path / "library"), ["../videos"]) == 5
+    assert remove_videos(str(tmp_path / "library"), ["../videos"]) == 5
 
 
-def test_a_manifests_videos_can_be_forgotten(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+def test_a_manifests_videos_can_be_forgotten(
+    tiny: InferenceEngine, folder: Path, tmp_path: Path
+) -> None:
     rows = [
         {"pair_id": "x", "path": "videos/1.mp4"},
         {"pair_id": "y", "path": "videos/3.mp4", "start": 1.0},
     ]
-    manifest = manifest_of(rows, ".").write(tmp_path / "m.parquet")
-    index(tmp_path / "library", tiny, [manifest.path, folder], windows=WINDOWS)
-    assert forget(tmp_path / "library", [manifest.path]) == 2
+    manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
+    index_videos(tmp_path / "library", tiny, [manifest.path, folder], windows=WINDOWS)
+    assert remove_videos(tmp_path / "library", [manifest.path]) == 2
     assert windows_in(tmp_path / "library") == {
         name: COUNTS[name] for name in ("2.mp4", "3.mp4", "4.mp4")
     }
 
 
 def test_what_is_done_counts_before_all_videos_are_probed(
-    tiny: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "PROBED", 2)
     monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
@@ -119,28 +121,28 @@ def test_what_is_done_counts_before_all_videos_are_probed(
 
     def probed_and_noted(manifest: Manifest, **choices: bool) -> Manifest:
         probing.append(len(Library(library)))
-        return probed(manifest, **choices)
+        return probe_missing(manifest, **choices)
 
     monkeypatch.setattr(indexing, "probed", probed_and_noted)
-    index(library, tiny, [folder], windows=WINDOWS, progress=lambda *done: told.append(done))
+    index_videos(library, tiny, [folder], windows=WINDOWS, progress=lambda *done: told.append(done))
     assert told == [(done, 5) for done in range(1, 6)]
     assert probing == [0, 2, 7]  # windows that were there
     assert windows_in(library) == COUNTS
 
 
-def test_broken_videos_are_listed(tiny: Engine, folder: Path, tmp_path: Path) -> None:
-    index(tmp_path / "library", tiny, [folder], windows=WINDOWS)
+def test_broken_videos_are_listed(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
+    index_videos(tmp_path / "library", tiny, [folder], windows=WINDOWS)
     listed = tmp_path / "library" / "broken.csv"
     (line,) = csv.DictReader(listed.open(encoding="utf-8"))
     assert line["video"] == str(folder / "broken.mp4")
     assert "it is text" in line["reason"]
     (folder / "broken.mp4").unlink()
-    index(tmp_path / "library", tiny, [folder])
+    index_videos(tmp_path / "library", tiny, [folder])
     assert not listed.exists()
 
 
 def test_a_video_that_is_read_in_part_is_indexed_and_listed(
-    tiny: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(clip, instants, shape):
         wanted = instants(4.0)
@@ -157,71 +159,73 @@ def test_a_video_that_is_read_in_part_is_indexed_and_listed(
     with monkeypatch.context() as patch:
         patch.setattr(Library, "add", stopped)
         with pytest.raises(RuntimeError, match="killed here"):
-            index(library, tiny, [folder], windows=WINDOWS)
+            index_videos(library, tiny, [folder], windows=WINDOWS)
     assert "4.mp4" in (library / "broken.csv").read_text()
-    found = index(library, tiny, [folder])
+    found = index_videos(library, tiny, [folder])
     assert windows_in(library) == COUNTS | {"4.mp4": 1}
     assert found.broken[str(folder / "4.mp4")].endswith("damaged (2 of 3 windows left out)")
-    assert index(library, tiny, [folder]).broken == found.broken
+    assert index_videos(library, tiny, [folder]).broken == found.broken
 
 
 def test_other_folders_stay_and_folders_can_be_forgotten(
-    tiny: Engine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
     library = tmp_path / "library"
     make_video(tmp_path / "videos2" / "a.mp4", frames=20, fps=10)
-    index(library, tiny, [folder], windows=WINDOWS)
-    index(library, tiny, [tmp_path / "videos2"])
+    index_videos(library, tiny, [folder], windows=WINDOWS)
+    index_videos(library, tiny, [tmp_path / "videos2"])
     assert windows_in(library) == COUNTS | {"a.mp4": 1}
     shutil.rmtree(folder)
     folder.mkdir()  # a disk that is not mounted looks like this
     with pytest.raises(ManifestError, match="holds no video"):
-        index(library, tiny, [folder])
-    assert forget(library, [folder]) == 5
+        index_videos(library, tiny, [folder])
+    assert remove_videos(library, [folder]) == 5
     assert windows_in(library) == {"a.mp4": 1}
     assert not (library / "broken.csv").exists()
-    assert forget(library, [tmp_path / "videos2" / "a.mp4"]) == 1
+    assert remove_videos(library, [tmp_path / "videos2" / "a.mp4"]) == 1
     assert len(Library(library)) == 0
 
 
-def test_titles_come_from_a_file_or_a_manifest(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+def test_titles_come_from_a_file_or_a_manifest(
+    tiny: InferenceEngine, folder: Path, tmp_path: Path
+) -> None:
     library, titles = tmp_path / "library", tmp_path / "titles.tsv"
     rows = [{"pair_id": "x", "path": "videos/3.mp4", "title": "old", "start": 1.0, "end": 3.0}]
-    manifest = manifest_of(rows, ".").write(tmp_path / "m.parquet")
-    index(library, tiny, [folder, manifest.path], windows=WINDOWS)
+    manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
+    index_videos(library, tiny, [folder, manifest.path], windows=WINDOWS)
     videos = Library(library).videos()
     part = f"{folder / '3.mp4'}#t=1,3"
     assert videos[part].title == "old"
     assert videos[part].windows == 1
-    assert index(library, tiny, [folder]).removed == 0
+    assert index_videos(library, tiny, [folder]).removed == 0
     assert videos[str(folder / "1.mp4")].title is None
     titles.write_text("video_id\ttitle\n1\tit's one\n3\tthree\n")
-    assert index(library, tiny, [folder], titles=titles).windows == 0
+    assert index_videos(library, tiny, [folder], titles=titles).windows == 0
     videos = Library(library).videos()
     assert videos[str(folder / "1.mp4")].title == "it's one"
     assert videos[str(folder / "3.mp4")].title == "three"
-    assert index(library, tiny, [folder]).unchanged == 5
+    assert index_videos(library, tiny, [folder]).unchanged == 5
     assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
     os.utime(folder / "1.mp4", (1, 1))
-    assert index(library, tiny, [folder]).changed == 1
+    assert index_videos(library, tiny, [folder]).changed == 1
     assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
 
 
-def test_a_library_of_something_else(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+def test_a_library_of_something_else(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
-    index(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
-    other = Engine(tiny_model(1).eval(), torch.device("cpu"), "fp32", workers=0)
+    index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
+    other = InferenceEngine(tiny_model(1).eval(), torch.device("cpu"), "fp32", workers=0)
     with pytest.raises(LibraryError, match=r"is of another model .* leave --model out"):
-        index(library, other, [folder])
+        index_videos(library, other, [folder])
     with pytest.raises(LibraryError, match="has windows of 2 s every 1 s, not windows of 4 s"):
-        index(library, tiny, [folder], windows=Windows(4, 2))
+        index_videos(library, tiny, [folder], windows=Windows(4, 2))
     with pytest.raises(LibraryError, match=r"no library: it holds 1\.mp4; name another folder"):
-        index(folder, tiny, [folder])
+        index_videos(folder, tiny, [folder])
     assert not (folder / ".lock").exists()
     with pytest.raises(
         LibraryError, match=r"1\.mp4 is a file, not a folder; a library is a folder"
     ):
-        index(folder / "1.mp4", tiny, [folder])
+        index_videos(folder / "1.mp4", tiny, [folder])
     (library / "library.json").write_text((library / "library.json").read_text()
                                           .replace('"format": 1', '"format": 9'))  # fmt: skip
     with pytest.raises(LibraryError, match="has format 9; this version of crosspair reads 1"):
@@ -230,7 +234,7 @@ def test_a_library_of_something_else(tiny: Engine, folder: Path, tmp_path: Path)
         Library(tmp_path)
 
 
-def test_one_writes_at_a_time(tiny: Engine, folder: Path, tmp_path: Path) -> None:
+def test_one_writes_at_a_time(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     child = (
         "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX);"
@@ -244,14 +248,14 @@ def test_one_writes_at_a_time(tiny: Engine, folder: Path, tmp_path: Path) -> Non
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
         with pytest.raises(LibraryError, match=f"is being written by process {other.pid}; wait"):
-            index(library, tiny, [folder])
+            index_videos(library, tiny, [folder])
         other.kill()
-    with writing(library):  # the lock ended with its process
+    with library_lock(library):  # the lock ended with its process
         pass
 
 
 def test_without_lancedb_a_line_tells_what_to_do(
-    tmp_path: Path, tiny: Engine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: InferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(LibraryError, match=r'needs the extra: pip install "crosspair\[search\]"'):
@@ -291,6 +295,6 @@ def test_kills_at_ten_moments_leave_a_library(
         if kill == 5:
             shutil.rmtree(library)  # the next kills are at a library that is being made
     assert opened > 5
-    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
-    index(library, of, [folder])
+    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
+    index_videos(library, of, [folder])
     assert windows_in(library) == expected

@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from crosspair.errors import ModelError, TextError, VideoError
-from crosspair.library import Engine, Library, LibraryError, Searcher, Windows, index
+from crosspair.library import (
+    InferenceEngine,
+    Library,
+    LibraryError,
+    Searcher,
+    Windows,
+    index_videos,
+)
 from crosspair.library import search as search_module
 from crosspair.library import store as store_module
-from crosspair.library.sheet import contact_sheet
+from crosspair.library.search import contact_sheet
 from crosspair.models import CPD
 from tests.evaluation.conftest import tiny_model
 
@@ -119,10 +126,10 @@ def test_an_index_finds_what_is_near_and_what_came_later(
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [(f"/{i}.mp4", 0.0, 4.0, None, vector) for i, vector in enumerate(vectors)]
     library = filled(tmp_path / "library", model, rows[:500])
-    library.tidy()
+    library.optimize()
     assert not list(library.table.list_indices())
     monkeypatch.setattr(store_module, "EXACT_UP_TO", 499)
-    library.tidy()
+    library.optimize()
     assert len(list(library.table.list_indices())) == 1
     later = Library(library.folder)
     later.add([dict(zip(("path", "video", "vector"), (p, p, v), strict=True))
@@ -154,8 +161,8 @@ def test_a_condition_reaches_beyond_the_nearest_parts_of_an_index(
     assert {moment.path for moment in found} == {path for path, *_ in rows[-64:]}
 
 
-def test_texts_and_videos_as_queries(tiny: Engine, folder: Path, tmp_path: Path) -> None:
-    index(tmp_path / "library", tiny, [folder], windows=Windows(2, 1))
+def test_texts_and_videos_as_queries(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
+    index_videos(tmp_path / "library", tiny, [folder], windows=Windows(2, 1))
     searcher = Searcher(str(tmp_path / "library"))
     by_text = searcher.text("a dog", limit=3)
     assert [len(by_text), by_text[0].thumbnail[:2]] == [3, b"\xff\xd8"]
@@ -174,9 +181,9 @@ def test_texts_and_videos_as_queries(tiny: Engine, folder: Path, tmp_path: Path)
 def test_a_model_that_reads_no_text_is_asked_by_videos_alone(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
 ) -> None:
-    of = Engine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
+    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
     of.model.untrained = (part,)
-    index(tmp_path / "library", of, [folder], windows=Windows(2, 1))
+    index_videos(tmp_path / "library", of, [folder], windows=Windows(2, 1))
     assert "this model reads no text; the library can be searched by videos" in caplog.text
     searcher = Searcher(tmp_path / "library")
     with pytest.raises(ModelError, match=r"reads no text, as its text tower .* search by a video"):
@@ -185,10 +192,10 @@ def test_a_model_that_reads_no_text_is_asked_by_videos_alone(
 
 
 def test_a_contact_sheet_has_a_row_for_each(
-    tiny: Engine, tmp_path: Path, make_video: Callable[..., Path]
+    tiny: InferenceEngine, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
     make_video(tmp_path / "videos" / "a.mp4", frames=40, fps=10)
-    index(tmp_path / "library", tiny, [tmp_path / "videos"], windows=Windows(1, 1))
+    index_videos(tmp_path / "library", tiny, [tmp_path / "videos"], windows=Windows(1, 1))
     moments = Searcher(tmp_path / "library").text("a dog")
     assert len(moments) == 2
     sheet = contact_sheet("a dog", moments)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.library.timeline import timeline
+from crosspair.library.search import timeline
 
 CLASSES = ["dog", "cat"]
 

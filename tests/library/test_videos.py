@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.library.videos import probed, videos_of
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.corpora.inputs import collect_videos, probe_missing
 
 
 @pytest.fixture
@@ -15,21 +15,21 @@ def beside(folder: Path) -> Manifest:
     """A manifest of one video, in a folder beside that of the videos."""
     (folder.parent / "data").mkdir()
     rows = [{"pair_id": "x", "path": "../videos/3.mp4", "duration": 3.0}]
-    return manifest_of(rows, ".").write(folder.parent / "data" / "m.parquet")
+    return manifest_from_rows(rows, ".").write(folder.parent / "data" / "m.parquet")
 
 
 def test_a_file_that_a_manifest_names_has_no_other_name(beside: Manifest, folder: Path) -> None:
-    assert videos_of([beside.path]).column("path") == [str(folder / "3.mp4")]
+    assert collect_videos([beside.path]).column("path") == [str(folder / "3.mp4")]
 
 
 def test_paths_count_from_the_manifests_folder(beside: Manifest) -> None:
     unknown = beside.with_columns({"duration": [None]})
-    assert probed(unknown).column("error") == [None]
-    assert probed(unknown).column("duration") == [pytest.approx(3)]
+    assert probe_missing(unknown).column("error") == [None]
+    assert probe_missing(unknown).column("duration") == [pytest.approx(3)]
 
 
 def test_a_length_alone_is_not_all_that_is_to_know(beside: Manifest) -> None:
-    (row,) = probed(videos_of([beside.path])).table.to_pylist()
+    (row,) = probe_missing(collect_videos([beside.path])).table.to_pylist()
     assert (row["width"], row["height"]) == (128, 64)
 
 
@@ -53,11 +53,11 @@ def test_a_title_is_of_the_video_at_its_path(
         (folder / within / "1.mp4").touch()
     titles = tmp_path / "titles.tsv"
     titles.write_text(lines.format(folder=folder))
-    assert videos_of([folder], titles).column("title") == expected
+    assert collect_videos([folder], titles).column("title") == expected
 
 
 def test_a_title_is_of_the_video_at_its_url(tmp_path: Path) -> None:
     titles = tmp_path / "titles.tsv"
     titles.write_text("path\ttitle\nhttps://a.org/v/1.mp4\tone\n")
     urls = ["https://a.org/v/1.mp4", "https://a.org/w/1.mp4"]
-    assert videos_of(urls, titles).column("title") == ["one", None]
+    assert collect_videos(urls, titles).column("title") == ["one", None]

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.clip import Clip
-from crosspair.config import ClipConfig
+from crosspair.config import Clip, ClipConfig
 from crosspair.errors import CrosspairError
-from crosspair.library.windows import SPACING, Windows, whole_plan
-from crosspair.video.sampling import clip_span
+from crosspair.evaluation.windows import SPACING, Windows, whole_video_plan
+from crosspair.video.decode import clip_span
 
 CONFIG = ClipConfig(size=32, frames=8, stride=4)
 
@@ -67,7 +66,7 @@ def test_a_long_window_has_a_clip_every_two_seconds() -> None:
 
 
 def test_frames_in_memory_are_thirty_a_second() -> None:
-    plan = whole_plan(0, np.zeros((61, 4, 4, 3), np.uint8), 3, CONFIG)
+    plan = whole_video_plan(0, np.zeros((61, 4, 4, 3), np.uint8), 3, CONFIG)
     assert plan.times[0, 0] == 0
     assert plan.times[-1, -1] == pytest.approx(61 / 30)
     assert plan.spans == [(None, None)]

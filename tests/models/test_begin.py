@@ -10,7 +10,7 @@ import torch
 
 from crosspair.config import FinetuneRecipe
 from crosspair.errors import ModelError
-from crosspair.models import CPD, Classifier, WordAverage, begin_towers, build
+from crosspair.models import CPD, Classifier, WordAverage, build_model, load_pretrained_towers
 from crosspair.models.cpd import PARTS
 from crosspair.recipes import make_recipe, recipe_of
 from tests.models.test_inflate import resnet2d
@@ -29,7 +29,7 @@ def with_words(seed: int, words: tuple[str, ...] = WORDS, **settings: object) ->
 def with_language_model(source: Path, seed: int) -> CPD:
     chosen = {"text.encoder": "transformer", "text.source": str(source), "text.max_tokens": 9}
     torch.manual_seed(seed)
-    model = build(recipe_of({**TINY, **chosen}), [])
+    model = build_model(recipe_of({**TINY, **chosen}), [])
     with torch.no_grad():
         for values in model.text_encoder.parameters():
             values += seed
@@ -62,7 +62,7 @@ def test_parts_that_fit_are_taken(
     other.save_pretrained(tmp_path / "model")
     model = with_words(2, words, **settings)
     with caplog.at_level(logging.INFO):
-        assert begin_towers(model, str(tmp_path / "model")) == f"CPD {other.hash}"
+        assert load_pretrained_towers(model, str(tmp_path / "model")) == f"CPD {other.hash}"
     assert same_parts(model, other) == taken
     new = ", ".join(part for part in PARTS if part not in taken) or "nothing"
     expected = f"begins with CPD {other.hash}: {', '.join(taken)}; new: {new}"
@@ -74,7 +74,7 @@ def test_untrained_parts_are_not_taken(tmp_path: Path) -> None:
     other.untrained = ("text_encoder", "text_head")
     other.save_pretrained(tmp_path / "model")
     model = with_words(2)
-    begin_towers(model, str(tmp_path / "model"))
+    load_pretrained_towers(model, str(tmp_path / "model"))
     assert same_parts(model, other) == ["video_encoder", "video_head"]
 
 
@@ -86,12 +86,12 @@ def test_a_language_model_is_taken_with_how_it_sees_padding(
     other.text_encoder.max_tokens = 11
     other.save_pretrained(tmp_path / "model")
     model = with_language_model(language_model, 2)
-    begin_towers(model, str(tmp_path / "model"))
+    load_pretrained_towers(model, str(tmp_path / "model"))
     assert same_parts(model, other) == list(PARTS)
     assert model.text_encoder.attends_to_padding
     assert model.text_encoder.max_tokens == 9
     words = with_words(3)
-    begin_towers(words, str(tmp_path / "model"))
+    load_pretrained_towers(words, str(tmp_path / "model"))
     assert same_parts(words, other) == ["video_encoder", "video_head"]
 
 
@@ -101,17 +101,17 @@ def test_a_classifier_and_a_2d_network_give_the_video_encoder(tmp_path: Path) ->
     classifier.save_pretrained(tmp_path / "model")
     torch.save(resnet2d(10), tmp_path / "w.pth")
     model = with_words(2)
-    name = begin_towers(model, str(tmp_path / "model"))
+    name = load_pretrained_towers(model, str(tmp_path / "model"))
     assert name == f"classifier {classifier.hash}"
     kernel = model.video_encoder.stem[0].weight
     assert torch.equal(kernel, classifier.video_encoder.stem[0].weight)
-    assert begin_towers(model, f"imagenet:{tmp_path / 'w.pth'}").startswith("ImageNet ")
+    assert load_pretrained_towers(model, f"imagenet:{tmp_path / 'w.pth'}").startswith("ImageNet ")
     assert not torch.equal(kernel, classifier.video_encoder.stem[0].weight)
 
 
 def test_nothing_is_taken_where_nothing_is_asked_for() -> None:
     model, same = with_words(2), with_words(2)
-    assert begin_towers(model, "random") == "random"
+    assert load_pretrained_towers(model, "random") == "random"
     assert same_parts(model, same) == list(PARTS)
 
 
@@ -120,4 +120,4 @@ def test_another_video_encoder_is_told_with_what_to_give(tmp_path: Path) -> None
     other.save_pretrained(tmp_path / "model")
     message = rf"CPD {other.hash} have video.shortcut A \(the recipe: B\); give video.shortcut=A$"
     with pytest.raises(ModelError, match=message):
-        begin_towers(with_words(2), str(tmp_path / "model"))
+        load_pretrained_towers(with_words(2), str(tmp_path / "model"))

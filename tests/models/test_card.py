@@ -13,7 +13,7 @@ from crosspair.config import FinetuneRecipe
 from crosspair.errors import ModelError
 from crosspair.evaluation import Result
 from crosspair.models import CPD, Classifier, WordAverage
-from crosspair.models.folder import write_card
+from crosspair.models.hub import write_card
 from crosspair.recipes import make_recipe, recipe_of
 
 TINY = {"video.depth": 10, "video.width": 4, "clip.size": 32, "clip.stride": 7}

@@ -11,7 +11,7 @@ from torch import nn
 
 from crosspair.config import ClassifierConfig, FinetuneRecipe
 from crosspair.errors import ModelError
-from crosspair.models import CPD, Classifier, WordAverage, read_start
+from crosspair.models import CPD, Classifier, WordAverage, load_init_weights
 from crosspair.recipes import make_recipe, recipe_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,7 +96,7 @@ def test_frozen_batch_normalisation_does_not_move(frozen: bool) -> None:
 def test_a_pretrained_encoder_gets_a_new_layer(tmp_path: Path) -> None:
     before, model = pretrained(tmp_path / "model"), tiny()
     layer = model.fc.weight.clone()
-    start = read_start(str(tmp_path / "model"))
+    start = load_init_weights(str(tmp_path / "model"))
     assert start.name == f"CPD {before.hash}"
     start.begin(model)
     for name, values in before.video_encoder.state_dict().items():
@@ -109,7 +109,7 @@ def test_a_classifier_keeps_its_layer_for_the_same_classes(tmp_path: Path, same:
     trained = tiny()
     nn.init.normal_(trained.fc.weight)
     trained.save_pretrained(tmp_path / "model")
-    start = read_start(str(tmp_path / "model"))
+    start = load_init_weights(str(tmp_path / "model"))
     assert start.name == f"classifier {trained.hash}"
     model = tiny(CLASSES if same else ["a", "b", "c"])
     start.begin(model)
@@ -119,7 +119,7 @@ def test_a_classifier_keeps_its_layer_for_the_same_classes(tmp_path: Path, same:
 
 def test_random_weights_are_those_that_were_drawn() -> None:
     model, same = tiny(), tiny()
-    read_start("random").begin(model)
+    load_init_weights("random").begin(model)
     for name, values in same.state_dict().items():
         assert torch.equal(model.state_dict()[name], values)
 
@@ -136,14 +136,14 @@ def test_another_architecture_is_told_with_what_to_give(tmp_path: Path) -> None:
 
 def read_start_of(folder: Path):
     pretrained(folder / "model")
-    return read_start(str(folder / "model"))
+    return load_init_weights(str(folder / "model"))
 
 
 def test_weights_that_are_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"^model folder {tmp_path}/none does not exist$"):
-        read_start(str(tmp_path / "none"))
+        load_init_weights(str(tmp_path / "none"))
     with pytest.raises(ModelError, match=f"^weights {tmp_path}/none.pth: no such file$"):
-        read_start(f"imagenet:{tmp_path}/none.pth")
+        load_init_weights(f"imagenet:{tmp_path}/none.pth")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_folder_whose_architecture_is_not_told(
     config = {"model_type": "crosspair-cpd", **content}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=rf"config\.json: .*{message}"):
-        read_start(str(tmp_path / "model"))
+        load_init_weights(str(tmp_path / "model"))
 
 
 # --- folders ------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from crosspair.errors import ModelError
-from crosspair.models import CPD, WordAverage, build, text_encoder
-from crosspair.models import folder as module
+from crosspair.models import CPD, WordAverage, build_model, build_text_encoder
+from crosspair.models import hub as module
 from crosspair.recipes import recipe_of
-from crosspair.video import normalize
+from crosspair.video.views import normalize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,7 +28,7 @@ def tiny(encoder: str, language_model: Path, **settings: object) -> CPD:
     if encoder == "transformer":
         source = str(language_model)
         chosen = {**TINY, "text.encoder": "transformer", "text.source": source, **settings}
-        return build(recipe_of(chosen), TEXTS).eval()
+        return build_model(recipe_of(chosen), TEXTS).eval()
     recipe = recipe_of({**TINY, **settings})
     words = WordAverage(["dog", "cat", "ball", "playing"], torch.randn(4, 12))
     return CPD(words, recipe.clip, recipe.video, recipe.text, recipe.head).eval()
@@ -117,8 +117,8 @@ def test_the_papers_heads(model: CPD) -> None:
 
 def test_words_are_learnt_from_titles_or_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("dog 1 2 3\ncat 3 4 5\n")
-    learnt = text_encoder(recipe_of({"text.dimensions": 5}).text, ["a dog", "a dog"], seed=0)
-    read = text_encoder(recipe_of({"text.source": str(tmp_path / "v.txt")}).text, [], seed=0)
+    learnt = build_text_encoder(recipe_of({"text.dimensions": 5}).text, ["a dog", "a dog"], seed=0)
+    read = build_text_encoder(recipe_of({"text.source": str(tmp_path / "v.txt")}).text, [], seed=0)
     assert (learnt.features, read.features) == (5, 3)
 
 

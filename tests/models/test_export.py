@@ -12,7 +12,7 @@ import torch
 
 from crosspair.config import FinetuneRecipe
 from crosspair.errors import ModelError
-from crosspair.models import CPD, Classifier, WordAverage, build, read_model
+from crosspair.models import CPD, Classifier, WordAverage, build_model, load_model
 from crosspair.models import export as module
 from crosspair.models.export import TOLERANCE, export
 from crosspair.recipes import make_recipe, recipe_of
@@ -106,7 +106,7 @@ def test_what_was_written_is_told(exported) -> None:
 def test_a_language_model_takes_tokens(language_model: Path, tmp_path: Path) -> None:
     chosen = {"text.encoder": "transformer", "text.source": str(language_model)}
     torch.manual_seed(0)
-    model = build(recipe_of({**TINY, **HEAD, **chosen}), []).eval()
+    model = build_model(recipe_of({**TINY, **HEAD, **chosen}), []).eval()
     export(model, tmp_path / "model.onnx")
     found = outputs(tmp_path / "model.text.onnx", *model.text_encoder.tokens(TEXTS))
     near(found["text_embedding"], model.encode_text(TEXTS))
@@ -119,7 +119,7 @@ def test_a_classifier_gives_logits_and_names_its_classes(tmp_path: Path) -> None
     model = Classifier(["über", "b"], recipe.clip, recipe.video, recipe.classifier).eval()
     model.fc.weight.normal_()
     model.save_pretrained(tmp_path / "model")
-    (file,) = export(read_model(tmp_path / "model"), tmp_path / "classes.onnx")
+    (file,) = export(load_model(tmp_path / "model"), tmp_path / "classes.onnx")
     assert file.outputs == ["logits float32 (B, 2)"]
     near(outputs(file.path, clips(2, 3, 3, 40, 40))["logits"], model(clips(2, 3, 3, 40, 40)))
     metadata = onnxruntime.InferenceSession(file.path).get_modelmeta().custom_metadata_map

@@ -14,8 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from crosspair.config import ClipConfig
 from crosspair.errors import ModelError
-from crosspair.models import CPD, WordAverage, read_model
-from crosspair.models.folder import push
+from crosspair.models import CPD, WordAverage, load_model
+from crosspair.models.hub import push
 from crosspair.recipes import recipe_of
 
 TINY = {
@@ -100,7 +100,7 @@ def test_a_model_comes_back_from_the_hub(tmp_path: Path, hub: LocalHub, private:
     (tmp_path / "model" / ".cache").touch()
     assert push(tmp_path / "model", "me/dogs", private=private) == "https://hub/me/dogs"
     assert hub.private == {"me/dogs": private}
-    again = read_model("me/dogs")
+    again = load_model("me/dogs")
     assert isinstance(again, CPD)
     assert again.hash == model.hash
     names = sorted(path.name for path in (hub.folder / "me/dogs").iterdir())
@@ -152,7 +152,7 @@ def test_without_a_network_a_line_tells_so(
         push(tmp_path / "model", "me/dogs")
     message = rf"^me/dogs: neither a folder nor a model on the hub \({told}\)$"
     with pytest.raises(ModelError, match=message):
-        read_model("me/dogs")
+        load_model("me/dogs")
 
 
 def test_a_folder_without_a_model_is_not_uploaded(tmp_path: Path, hub: LocalHub) -> None:

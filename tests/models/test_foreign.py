@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from crosspair.config import ClipConfig, FinetuneRecipe, VideoConfig
 from crosspair.errors import ModelError, RecipeError
-from crosspair.models import CPD, Classifier, ResNet3d, import_weights, inflate, read_start
-from crosspair.models.foreign.layout import LAYOUTS
+from crosspair.models import CPD, Classifier, ResNet3d, import_weights, inflate, load_init_weights
+from crosspair.models.foreign_resnets import LAYOUTS
 from crosspair.recipes import make_recipe
 from tests.models.slowonly import (
     Weights,
@@ -276,7 +276,7 @@ def test_fine_tuning_begins_with_an_imported_network(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     recipe = make_recipe(FinetuneRecipe, {"video.depth": 50, "video.width": 4})
     classifier = Classifier(["a", "b"], recipe.clip, recipe.video, recipe.classifier)
-    read_start(str(tmp_path / "model")).begin(classifier)
+    load_init_weights(str(tmp_path / "model")).begin(classifier)
     found = classifier.video_encoder.state_dict()
     assert all(torch.equal(found[n], v) for n, v in model.video_encoder.state_dict().items())
 

@@ -9,7 +9,7 @@ import torch
 
 from crosspair.config import ClipConfig
 from crosspair.errors import ModelError
-from crosspair.models import CPD, FrameModel, frozen_model, imagenet_model
+from crosspair.models import CPD, FrameAverageModel, load_frozen_model, load_imagenet_model
 from tests.models.test_inflate import features2d, resnet2d, saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,7 +22,7 @@ def test_features_are_the_mean_of_what_a_plain_2d_network_gives(
     depth: int, frames: int, tmp_path: Path
 ) -> None:
     weights = resnet2d(depth)
-    model = imagenet_model(saved(weights, tmp_path / "w.pth"), ClipConfig(size=32))
+    model = load_imagenet_model(saved(weights, tmp_path / "w.pth"), ClipConfig(size=32))
     clip = torch.randint(0, 256, (1, 3, frames, 64, 64), dtype=torch.uint8)
     each = features2d(weights, depth, clip[0].transpose(0, 1) / 255)  # (T, F)
     expected = each.mean(dim=0, keepdim=True)
@@ -36,26 +36,26 @@ def test_the_untrained_parts_are_always_the_same(tmp_path: Path) -> None:
     file = saved(resnet2d(10), tmp_path / "w.pth")
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one, other = imagenet_model(file), imagenet_model(file)
+    one, other = load_imagenet_model(file), load_imagenet_model(file)
     assert one.hash == other.hash
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_model_is_read_by_what_it_is_called(tmp_path: Path) -> None:
     file = saved(resnet2d(10), tmp_path / "w.safetensors")
-    model = frozen_model(f"imagenet:{file}")
-    assert isinstance(model, FrameModel)
+    model = load_frozen_model(f"imagenet:{file}")
+    assert isinstance(model, FrameAverageModel)
     assert model.clip == ClipConfig(size=224)
     assert not model.training
     plain = CPD(model.text_encoder, model.clip, model.video, model.text, model.head)
     plain.save_pretrained(tmp_path / "model")
-    again = frozen_model(str(tmp_path / "model"))
-    assert not isinstance(again, FrameModel)
+    again = load_frozen_model(str(tmp_path / "model"))
+    assert not isinstance(again, FrameAverageModel)
     assert again.hash == plain.hash
 
 
 def test_it_is_not_kept_as_what_it_is_not(tmp_path: Path) -> None:
-    model = imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
+    model = load_imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
     message = "model: a 2D network is not kept as a model folder; keep its own file$"
     with pytest.raises(ModelError, match=message):
         model.save_pretrained(tmp_path / "model")
@@ -64,4 +64,4 @@ def test_it_is_not_kept_as_what_it_is_not(tmp_path: Path) -> None:
 
 def test_weights_that_are_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"^weights {tmp_path}/none.pth: no such file$"):
-        frozen_model(f"imagenet:{tmp_path}/none.pth")
+        load_frozen_model(f"imagenet:{tmp_path}/none.pth")

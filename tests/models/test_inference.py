@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from crosspair.device import autocast
 from crosspair.models.inference import FoldedResNet3d, inference
 from crosspair.models.resnet3d import BLOCKS, ResNet3d, as_clips, as_images
-from crosspair.precision import autocast
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

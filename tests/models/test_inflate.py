@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from crosspair.config import VideoConfig
 from crosspair.errors import ModelError
-from crosspair.models import ResNet3d, inflate, read_start
+from crosspair.models import ResNet3d, inflate, load_init_weights
 from crosspair.models.resnet3d import BLOCKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -184,7 +184,7 @@ def test_files_come_in_several_forms(wrap: str, tmp_path: Path) -> None:
 
 
 def test_an_inflated_network_is_something_to_begin_with(tmp_path: Path) -> None:
-    start = read_start(f"imagenet:{saved(resnet2d(10), tmp_path / 'w.pth')}")
+    start = load_init_weights(f"imagenet:{saved(resnet2d(10), tmp_path / 'w.pth')}")
     assert start.name.startswith("ImageNet ")
     assert start.video == VideoConfig(depth=10, width=WIDTH)
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from crosspair.errors import TextError
 from crosspair.models import TransformerAverage
-from crosspair.models.transformer import READY_MADE, SDPA, as_attention
+from crosspair.models.text import READY_MADE, SDPA, expand_attention_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +70,7 @@ def test_a_mask_that_is_ready_made_hides_what_the_models_own_does(kind: str) -> 
     mask = (torch.arange(7) < lengths).long()
     of_own, of_ready_made, of_none = (
         model(input_ids=ids, attention_mask=each).last_hidden_state[mask.bool()]
-        for each in (mask, as_attention(mask), None)
+        for each in (mask, expand_attention_mask(mask), None)
     )
     torch.testing.assert_close(of_ready_made, of_own)
     assert (of_none - of_own).abs().max() > 1e-3

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosspair.objectives import gathered
-from crosspair.objectives.gathered import Dots, gathered_dots, plain_dots
+from crosspair.objectives import nce as gathered
+from crosspair.objectives.nce import Dots, gather_dot, gather_dot_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -26,7 +26,7 @@ def kernel() -> Iterator[Dots]:
     with pytest.MonkeyPatch.context() as environment:
         if DEVICE == "cpu":
             environment.setenv("TRITON_INTERPRET", "1")
-        from crosspair.objectives import gathered_kernel
+        from crosspair.objectives import triton_dots as gathered_kernel
 
         environment.setattr(gathered_kernel, "BLOCK", 4)
         environment.setattr(gathered_kernel, "SPLITS", 2)
@@ -55,7 +55,7 @@ def test_the_kernel_is_its_twin(kernel, batch, m, pairs, widths, dtype, seed) ->
     query, table, rows, weights = made_up(batch, m, pairs, sum(widths), seed)
     columns = table.to(DEVICE, dtype).split(widths, dim=1)
     found = []
-    for dots in (kernel, plain_dots):
+    for dots in (kernel, gather_dot_reference):
         own = query.to(DEVICE).requires_grad_()
         values = dots(own, columns, rows.to(DEVICE))
         values.backward(weights.to(DEVICE))
@@ -71,15 +71,15 @@ def test_values_by_hand() -> None:
     expected = torch.tensor([[1.0, 2.0, 11.0], [4.0, 4.0, 0.0]])
     side_by_side = [table[:, :1], table[:, 1:]]
     for columns in ([table], side_by_side):
-        assert torch.equal(gathered_dots(query, columns, rows), expected)
-    gathered_dots(query, side_by_side, rows)[0, 2].backward()
+        assert torch.equal(gather_dot(query, columns, rows), expected)
+    gather_dot(query, side_by_side, rows)[0, 2].backward()
     assert torch.equal(query.grad, torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
 
 
 def test_a_table_that_learns_gets_its_gradient() -> None:
     query, table, rows, weights = made_up(2, 5, 7, 3, seed=0)
     table.requires_grad_()
-    gathered_dots(query, [table], rows).backward(weights)
+    gather_dot(query, [table], rows).backward(weights)
     expected = torch.zeros(7, 3)
     for pair in range(2):
         for k in range(5):
@@ -89,7 +89,7 @@ def test_a_table_that_learns_gets_its_gradient() -> None:
 
 def test_without_triton_it_is_told_once(monkeypatch, caplog) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "crosspair.objectives.gathered_kernel", raising=False)
+    monkeypatch.delitem(sys.modules, "crosspair.objectives.triton_dots", raising=False)
     gathered._kernel.cache_clear()
     with caplog.at_level(logging.WARNING, "crosspair"):
         assert gathered._kernel() is gathered._kernel() is None

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
-from crosspair.objectives import ExactSoftmax, LearnedInstance, MemoryBank, SelfInstance, build
+from crosspair.objectives import (
+    ExactSoftmax,
+    LearnedInstance,
+    MemoryBank,
+    SelfInstance,
+    build_objective,
+)
 from tests.objectives.pairs import bank_of, unit
 
 
@@ -75,7 +81,7 @@ def test_the_loss_by_nce_is_the_slow_twins(instances) -> None:
     config = ObjectiveConfig(
         name="self_instance", instances=instances, noise_samples=12, temperature=0.3
     )
-    objective, bank = build(config, 20, 4, 3, World()).double(), bank_of(20, 4)
+    objective, bank = build_objective(config, 20, 4, 3, World()).double(), bank_of(20, 4)
     video, text, index = unit(3, 4, seed=1), unit(3, 4, seed=2), torch.tensor([4, 0, 19])
     generator = torch.Generator()
     generator.set_state(objective.generator.get_state())
@@ -101,7 +107,7 @@ def test_nothing_compares_a_video_with_a_text(estimate) -> None:
     plain, turned = bank_of(9, 4), bank_of(9, 4)
     turned.video = turned.video @ turn
     losses = [
-        build(config, 9, 4, 0, World()).double()(v, text, index, bank)[0]
+        build_objective(config, 9, 4, 0, World()).double()(v, text, index, bank)[0]
         for v, bank in ((video, plain), (video @ turn, turned))
     ]
     torch.testing.assert_close(*losses)
@@ -112,7 +118,7 @@ def test_learned_classes_learn(estimate) -> None:
     config = ObjectiveConfig(
         name="self_instance", instances="weights", estimate=estimate, noise_samples=64,
     )  # fmt: skip
-    objective = build(config, 16, 8, 0, World())
+    objective = build_objective(config, 16, 8, 0, World())
     bank = MemoryBank(16, 8, 0.5, 0, World())
     video, text, index = unit(16, 8).float(), unit(16, 8, seed=1).float(), torch.arange(16)
     optimizer = torch.optim.SGD(objective.parameters(), lr=20.0)

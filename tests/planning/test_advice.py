@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from crosspair.config import Recipe
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.planning import Measured
-from crosspair.planning.advice import advice
-from crosspair.precision import dtype_for
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.device import dtype_for
+from crosspair.planning import advice
+from crosspair.planning.measuring import Measurements
 from crosspair.recipes import recipe_of
 
 # Nothing to be said: steps are as fast as they can be.
-GOOD = Measured(
+GOOD = Measurements(
     seconds=30, by_worker=50, loading=200, step=100, together=99, data_wait=0.0, forward=400,
     part=64, memory=6_000, by_clip=50, worker_memory=0, available=10_000,
 )  # fmt: skip
@@ -26,7 +26,7 @@ WAITS = {"together": 40.0, "data_wait": 0.6}
 
 def manifest(**columns: Any) -> Manifest:
     row = {"pair_id": "a", "path": "a.mp4", "width": 170, "height": 128, "codec": "h264", **columns}
-    return manifest_of([row], "m.parquet")
+    return manifest_from_rows([row], "m.parquet")
 
 
 def told(

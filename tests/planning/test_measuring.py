@@ -7,15 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, VideoError
-from crosspair.planning import measuring, plan
-from crosspair.planning.measuring import _forward, _gathered, _grown
-from crosspair.planning.memory import Memory
+from crosspair.planning import estimate_training, measuring
+from crosspair.planning.measuring import Memory, _forward, _gathered, _grown
 from crosspair.recipes import load_recipe
 from crosspair.training.pretrain import Pretraining
-from crosspair.video import Batch
+from crosspair.video.loader import Batch
 from tests.e2e.conftest import TINY
 from tests.training.test_parallel import graphs
 
@@ -29,7 +28,7 @@ def pairs(number: int = 40) -> Manifest:
         {"pair_id": str(i), "path": "none.mp4", "title": f"word{i % 4} more", "split": "train"}
         for i in range(number)
     ]
-    return manifest_of(rows, "m.parquet")
+    return manifest_from_rows(rows, "m.parquet")
 
 
 def task(**training: int) -> Pretraining:
@@ -136,13 +135,13 @@ def test_memory_that_a_step_takes_is_seen() -> None:
 
 def test_a_plan_is_made_by_one_process() -> None:
     with pytest.raises(RecipeError, match=r"one process makes a plan .*; leave out torchrun"):
-        plan(load_recipe("laptop"), pairs(), world=World(0, 2))
+        estimate_training(load_recipe("laptop"), pairs(), world=World(0, 2))
 
 
 def test_a_batch_that_cannot_be_shared_is_told_before_anything_is_measured() -> None:
     for processes, told in ((3, "cannot be shared evenly by 3 processes"), (32, "fewer than two")):
         with pytest.raises(RecipeError, match=told):
-            plan(load_recipe("laptop"), pairs(), processes=[2, processes])
+            estimate_training(load_recipe("laptop"), pairs(), processes=[2, processes])
 
 
 def test_memory_of_another_size_is_computed() -> None:

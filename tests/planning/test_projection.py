@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.planning import Measured
-from crosspair.planning.projection import Whole, project
+from crosspair.planning import TrainingSize, project
+from crosspair.planning.measuring import Measurements
 
-MEASURED = Measured(
+MEASURED = Measurements(
     seconds=30, by_worker=50, loading=180, step=100, together=90, data_wait=0.02, forward=400,
     part=32, memory=10_000, by_clip=100, worker_memory=0, available=20_000,
 )  # fmt: skip
-WHOLE = Whole(
+WHOLE = TrainingSize(
     clips=9_000, validated=600, batch=64, parts=2, bank=4_000, gradients=1_000, cores=6
 )  # fmt: skip
 rates = st.floats(0.1, 1e4)

@@ -15,7 +15,7 @@ from crosspair.objectives import (
     NoiseContrastive,
     Ranking,
     SelfInstance,
-    build,
+    build_objective,
 )
 from crosspair.recipes import load_recipe, recipe_names
 
@@ -45,7 +45,7 @@ def test_packaged_recipes_have_the_papers_objective(name: str) -> None:
 )
 def test_a_recipe_builds_what_it_says(overrides, estimate, discrimination) -> None:
     recipe = load_recipe("laptop", [f"objective.{each}" for each in overrides])
-    objective = build(recipe.objective, 10, 4, 0, World())
+    objective = build_objective(recipe.objective, 10, 4, 0, World())
     assert type(objective) is estimate
     if discrimination:
         assert type(objective.discrimination) is discrimination
@@ -58,7 +58,7 @@ def test_a_recipe_builds_what_it_says(overrides, estimate, discrimination) -> No
 
 
 def test_checkpoints_of_the_papers_objective_hold_what_they_always_held() -> None:
-    objective = build(ObjectiveConfig(), 10, 4, 0, World())
+    objective = build_objective(ObjectiveConfig(), 10, 4, 0, World())
     assert list(objective.state_dict()) == ["log_z", "_extra_state"]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from crosspair.clip import Clip
+from crosspair.config import Clip
 from crosspair.evaluation import Machine, Provenance, Result
-from crosspair.reporting import Found, Sheet, load_sheet
+from crosspair.reporting import ContactSheet, RetrievedClip, load_contact_sheet
 
 
 @pytest.fixture
@@ -63,12 +63,14 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sheet(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Sheet:
+def sheet(
+    make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> ContactSheet:
     """Two clips of 5 s whose frames bear their number, and a file that is not there."""
     video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", frames=150, size=(128, 64))
     found = [
-        Found(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, right=True),
-        Found(Clip(str(video)), "A cat", 0.61, right=False),
-        Found(Clip("gone.mp4"), "A bird", 0.5),
+        RetrievedClip(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, right=True),
+        RetrievedClip(Clip(str(video)), "A cat", 0.61, right=False),
+        RetrievedClip(Clip("gone.mp4"), "A bird", 0.5),
     ]
-    return load_sheet("a dog plays", found, short_side=64)
+    return load_contact_sheet("a dog plays", found, short_side=64)

@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.reporting.ablation import write_ablation_report
-from crosspair.reporting.ablation_cells import read_ablation
+from crosspair.reporting.ablation import caution, conclusion, write_ablation_report
 from crosspair.reporting.ablation_figures import dial_charts, dot_charts, validation_panels
 from crosspair.reporting.ablation_tables import (
     AblationTable,
     TableRow,
     ablation_tables,
+    read_ablation,
     shown_difference,
     shown_mean,
 )
-from crosspair.reporting.ablation_words import caution, conclusion
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
 AXES = {"objective": OBJECTIVES}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.corpora import Manifest, manifest_of
-from crosspair.evaluation import embed_texts, protocol_of
-from crosspair.evaluation.featurefiles import write_features
-from crosspair.reporting.ablation_cells import Ablation, read_ablation
-from crosspair.reporting.ablation_examples import examples
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.evaluation import embed_texts, feature_spec
+from crosspair.evaluation.feature_cache import write_features
+from crosspair.reporting.ablation_figures import examples
+from crosspair.reporting.ablation_tables import Ablation, read_ablation
 from tests.conftest import VideoMaker
 from tests.evaluation.conftest import tiny_model
 from tests.reporting.ablations import write_ablation
@@ -33,7 +33,9 @@ def ablation(tmp_path: Path, make_video: VideoMaker) -> Ablation:
             zip(TITLES, ["test"] * 3 + ["train", "test"], strict=True)
         )
     ]
-    manifest = manifest_of(rows, tmp_path / "pairs.parquet").write(tmp_path / "pairs.parquet")
+    manifest = manifest_from_rows(rows, tmp_path / "pairs.parquet").write(
+        tmp_path / "pairs.parquet"
+    )
     found = read_ablation(write_ablation(tmp_path, {"objective": ("first",)}, seeds=(0,)))
     cell, model = found.cells[0].path, tiny_model().eval()
     model.save_pretrained(cell / "model")
@@ -42,7 +44,7 @@ def ablation(tmp_path: Path, make_video: VideoMaker) -> Ablation:
     (cell / "features").mkdir()
     write_features(
         cell / "features", manifest,
-        protocol_of(model, manifest, clips=1, precision="float32", device=torch.device("cpu")),
+        feature_spec(model, manifest, clips=1, precision="float32", device=torch.device("cpu")),
         {"visual": torch.zeros(4, 4), "embedding": embedding}, [0, 1, 2, 4], {},
     )  # fmt: skip
     path = str(tmp_path / "pairs.parquet")

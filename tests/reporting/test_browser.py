@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from crosspair.corpora import manifest_of
-from crosspair.corpora.titles import prepare_titles
+from crosspair.corpora import manifest_from_rows
+from crosspair.corpora.titles.stage import prepare_titles
 from crosspair.evaluation import Provenance, Result, write_results
-from crosspair.reporting import Sheet, learning_curves, read_history, write_report
+from crosspair.reporting import ContactSheet, learning_curves, read_history, write_report
 from crosspair.reporting.ablation import write_ablation_report
-from crosspair.reporting.summary import read_runs
-from crosspair.reporting.summary_files import write_summary
+from crosspair.reporting.summary import read_runs, write_summary
 from crosspair.reporting.titles import write_title_report
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
@@ -30,7 +29,12 @@ WIDTHS = (360, 800, 1400)
 
 @pytest.fixture
 def page_of(
-    tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: Sheet, kind: str
+    tmp_path: Path,
+    results: list[Result],
+    origin: Provenance,
+    run: Path,
+    sheet: ContactSheet,
+    kind: str,
 ) -> Path:
     """A page with all that it can hold, with words that do not break by themselves."""
     page = tmp_path / "out" / "report.html"
@@ -53,7 +57,7 @@ def page_of(
             {"pair_id": long, "path": "a.mp4", "title": f"a dog 😍 {long} muy bonito www.a.com"},
             {"pair_id": "b", "path": "b.mp4", "title": "चलो साथ"},
         ]
-        write_title_report(page.parent, prepare_titles(manifest_of(rows, "m.parquet"))[1])
+        write_title_report(page.parent, prepare_titles(manifest_from_rows(rows, "m.parquet"))[1])
     else:
         axes = {"objective": (long, *OBJECTIVES)}
         if kind == "dial":

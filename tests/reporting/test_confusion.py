@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosspair.corpora.words import read_accuracy
+from crosspair.corpora.word_overlap import read_accuracy
 from crosspair.errors import RunError
 from crosspair.evaluation import Result
-from crosspair.reporting.confusion import confusion_figure, write_details
+from crosspair.reporting.figures import confusion_figure, write_details
 
 CONFUSION = {"cat": {"cat": 3, "dog": 1}, "dog": {"cat": 2}}
 ACCURACY = {"cat": 0.75, "dog": 0.0}

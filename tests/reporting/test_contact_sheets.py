@@ -7,11 +7,13 @@ import io
 import numpy as np
 from PIL import Image
 
-from crosspair.reporting import Sheet
+from crosspair.reporting import ContactSheet
 from tests.conftest import VideoMaker
 
 
-def test_frames_are_the_two_seconds_in_the_middle(sheet: Sheet, make_video: VideoMaker) -> None:
+def test_frames_are_the_two_seconds_in_the_middle(
+    sheet: ContactSheet, make_video: VideoMaker
+) -> None:
     tile = sheet.tiles[0]
     assert tile.frames.shape == (16, 64, 128, 3)
     first = make_video.numbers(tile.frames)[0]
@@ -19,7 +21,7 @@ def test_frames_are_the_two_seconds_in_the_middle(sheet: Sheet, make_video: Vide
     assert abs(first - (150 - 61) / 2) <= 1
 
 
-def test_the_animation_has_all_frames_at_the_speed_of_life(sheet: Sheet) -> None:
+def test_the_animation_has_all_frames_at_the_speed_of_life(sheet: ContactSheet) -> None:
     with Image.open(io.BytesIO(sheet.tiles[0].animation())) as animation:
         assert animation.format == "WEBP"
         assert getattr(animation, "n_frames", 1) == 16
@@ -30,7 +32,7 @@ def test_the_animation_has_all_frames_at_the_speed_of_life(sheet: Sheet) -> None
 
 
 def test_a_strip_goes_from_the_first_frame_to_the_last(
-    sheet: Sheet, make_video: VideoMaker
+    sheet: ContactSheet, make_video: VideoMaker
 ) -> None:
     strip = np.asarray(sheet.tiles[0].strip(4))
     frames = np.stack([strip[:, i * 130 : i * 130 + 128] for i in range(4)])
@@ -38,7 +40,7 @@ def test_a_strip_goes_from_the_first_frame_to_the_last(
     assert make_video.numbers(frames) == [numbers[i] for i in (0, 5, 10, 15)]
 
 
-def test_a_broken_video_is_a_grey_tile_that_says_why(sheet: Sheet) -> None:
+def test_a_broken_video_is_a_grey_tile_that_says_why(sheet: ContactSheet) -> None:
     tile = sheet.tiles[2]
     assert tile.error == "gone.mp4: no such file"
     assert tile.frames.shape[0] == 1

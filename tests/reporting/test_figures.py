@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from crosspair.evaluation import Result
-from crosspair.reporting import Sheet, learning_curves, overview_figure, read_history
+from crosspair.reporting import ContactSheet, learning_curves, overview_figure, read_history
 from crosspair.reporting.figures import VARIABLES, Series, draw_lines, svg_figure
 
 
@@ -60,7 +60,7 @@ def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
 
 
 def test_the_overview_is_a_picture_with_a_row_for_each_query(
-    run: Path, results: list[Result], sheet: Sheet
+    run: Path, results: list[Result], sheet: ContactSheet
 ) -> None:
     history = read_history(run)
     with Image.open(io.BytesIO(overview_figure(results, history, [sheet]))) as picture:
@@ -72,7 +72,7 @@ def test_the_overview_is_a_picture_with_a_row_for_each_query(
 
 
 def test_the_overview_shows_queries_that_fonts_and_formulas_would_trip_over(
-    run: Path, results: list[Result], sheet: Sheet
+    run: Path, results: list[Result], sheet: ContactSheet
 ) -> None:
-    awkward = Sheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)
+    awkward = ContactSheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)
     assert overview_figure(results, read_history(run), [awkward])

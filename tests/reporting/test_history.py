@@ -9,8 +9,7 @@ import pytest
 
 from crosspair.errors import RunError
 from crosspair.reporting import learning_curves, read_history
-from crosspair.reporting.curves import retrieval_series
-from crosspair.reporting.history import series
+from crosspair.reporting.run_report import retrieval_series, series
 
 
 def test_a_last_line_cut_by_a_kill_is_left_out(run: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from crosspair.errors import RunError
 from crosspair.evaluation import Provenance, Result
-from crosspair.reporting import Sheet, learning_curves, read_history, write_report
+from crosspair.reporting import ContactSheet, learning_curves, read_history, write_report
 
 
 class _Page(HTMLParser):
@@ -48,7 +48,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture
 def report(
-    tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: Sheet
+    tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: ContactSheet
 ) -> Path:
     path = tmp_path / "report.html"
     write_report(

@@ -75,7 +75,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("crosspair.atomic.os.fsync", full)
+    monkeypatch.setattr("crosspair.files.os.fsync", full)
     with pytest.raises(RunError, match=r"results\.json cannot be written: No space left"):
         write_results(path, results[:1], origin)
     monkeypatch.undo()

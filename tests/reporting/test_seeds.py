@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from crosspair.reporting.seeds import mean_over, paired_difference, t_quantile
+from crosspair.reporting.ablation_tables import mean_over, paired_difference, t_quantile
 
 VALUES = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=8)
 

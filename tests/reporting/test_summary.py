@@ -15,10 +15,15 @@ from hypothesis import strategies as st
 
 from crosspair.errors import RunError
 from crosspair.evaluation import Provenance, Result, write_results
-from crosspair.reporting.columns import Column
-from crosspair.reporting.published import PUBLISHED
-from crosspair.reporting.summary import Run, Table, read_runs, summarise
-from crosspair.reporting.summary_files import write_summary
+from crosspair.reporting.summary import (
+    PUBLISHED,
+    ReportTable,
+    Run,
+    read_runs,
+    summarise,
+    write_summary,
+)
+from crosspair.reporting.tables import Column
 
 KNN = {"k": 25, "classes": 10, "clips": 10}
 VIEWS = {"clips": 10, "crops": 3, "classes": 101, "labels": 1.0}
@@ -44,13 +49,13 @@ def frozen() -> list[Result]:
     ]
 
 
-def table_of(results: Sequence[Result], origin: Provenance, number: str) -> Table:
+def table_of(results: Sequence[Result], origin: Provenance, number: str) -> ReportTable:
     tables = summarise([Run("mine", Path("r.json"), results, origin)])
     (table,) = [each for each in tables if each.number == number]
     return table
 
 
-def grid(table: Table) -> dict[tuple[str, str], list[float | None]]:
+def grid(table: ReportTable) -> dict[tuple[str, str], list[float | None]]:
     values: dict[tuple[str, str], list[float | None]] = {}
     for row in table.rows:
         cells = [row.cells.get(column) for column in table.columns]

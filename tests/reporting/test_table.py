@@ -9,7 +9,7 @@ import pytest
 from crosspair.errors import RunError
 from crosspair.evaluation import Result
 from crosspair.reporting import comparison
-from crosspair.reporting.table import markdown_table
+from crosspair.reporting.tables import markdown_table
 
 
 def test_ratios_by_hand(results: list[Result]) -> None:

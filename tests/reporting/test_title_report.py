@@ -13,11 +13,18 @@ from matplotlib.font_manager import findfont
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
-from crosspair.corpora import manifest_of
-from crosspair.corpora.titles import Reason, TitleReport, prepare_titles
+from crosspair.corpora import manifest_from_rows
+from crosspair.corpora.titles.clean import Reason
+from crosspair.corpora.titles.stage import TitleReport, prepare_titles
 from crosspair.errors import RunError
-from crosspair.reporting.title_picture import KINDS, shown, title_picture
-from crosspair.reporting.titles import reason_rows, title_examples, write_title_report
+from crosspair.reporting.titles import (
+    KINDS,
+    reason_rows,
+    shown_words,
+    title_examples,
+    title_picture,
+    write_title_report,
+)
 
 TITLES = [
     "A dog runs 😍 muy bonito | www.a.com",
@@ -31,11 +38,11 @@ TITLES = [
 
 def made(titles: list[str | None] = TITLES, lemmas: bool = False) -> TitleReport:
     rows = [{"pair_id": f"p{n}", "path": f"{n}.mp4"} for n in range(len(titles))]
-    manifest = manifest_of(rows, "m.parquet")
+    manifest = manifest_from_rows(rows, "m.parquet")
     # Arrow takes no half of a pair; a report may still be made of one.
     for row, title in zip(rows, titles, strict=True):
         row["title"] = title.encode(errors="replace").decode() if title else title
-    return prepare_titles(manifest_of(rows, manifest.path), lemmas=lemmas)[1]
+    return prepare_titles(manifest_from_rows(rows, manifest.path), lemmas=lemmas)[1]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +143,7 @@ def test_the_picture_grows_with_its_examples(folder: Path, report: TitleReport) 
 def test_the_picture_holds_no_letter_that_its_font_lacks(
     text: str, reason: Reason | None, drawn: str
 ) -> None:
-    assert shown(text, reason) == drawn
+    assert shown_words(text, reason) == drawn
     known = FT2Font(findfont("DejaVu Sans")).get_charmap()
     assert all(ord(char) in known for char in drawn)
 

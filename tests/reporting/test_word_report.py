@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from crosspair.corpora.words import Overlap, VariantOverlap
-from crosspair.reporting.words import (
+from crosspair.corpora.word_overlap import Overlap, VariantOverlap
+from crosspair.reporting.titles import (
     overlap_figure,
     print_words,
     rank_correlation,

@@ -8,8 +8,8 @@ import torch
 
 from crosspair.distributed import World
 from crosspair.errors import RunError
-from crosspair.training import checkpoint
-from crosspair.training.checkpoint import last_step, load_checkpoint, save_checkpoint
+from crosspair.training import run as checkpoint
+from crosspair.training.run import last_step, load_checkpoint, save_checkpoint
 
 
 def save(folder: Path, step: int, **more) -> None:

@@ -5,8 +5,7 @@ import torch
 
 from crosspair.config import CurriculumConfig, OptimizerConfig, Recipe, TowersOptimizerConfig
 from crosspair.models import CPD, WordAverage
-from crosspair.training.curriculum import Curriculum
-from crosspair.training.optimizer import build_optimizer, rate_factor, set_rates
+from crosspair.training.schedule import Curriculum, build_optimizer, rate_factor, set_rates
 
 
 def stages(config: CurriculumConfig, scores: list[float]) -> list[int]:

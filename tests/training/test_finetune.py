@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from crosspair.config import FinetuneRecipe, VideoConfig
-from crosspair.corpora import manifest_of
+from crosspair.corpora import manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, RunError
-from crosspair.models import ResNet3d, Start
+from crosspair.models import InitWeights, ResNet3d
 from crosspair.recipes import load_recipe, make_recipe
 from crosspair.training.finetune import Finetuning
 from crosspair.training.run import RunFolder
-from crosspair.video import Batch
+from crosspair.video.loader import Batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,23 +25,23 @@ TINY = {
     "clip.size": 32, "clip.frames": 2, "video.depth": 10, "video.width": 4,
     "training.batch_size": 8, "training.precision": "fp32",
 }  # fmt: skip
-RANDOM = Start("random")
+RANDOM = InitWeights("random")
 
 
 def recipe(**settings: object) -> FinetuneRecipe:
     return make_recipe(FinetuneRecipe, {**TINY, **settings})
 
 
-def task(videos: int = 40, start: Start = RANDOM, **settings: object) -> Finetuning:
+def task(videos: int = 40, start: InitWeights = RANDOM, **settings: object) -> Finetuning:
     rows = [
         {"pair_id": str(i), "path": "x", "title": "", "label": "abcd"[i % 4]} for i in range(videos)
     ]
-    return Finetuning(recipe(**settings), manifest_of(rows, "m.parquet"), start, World())
+    return Finetuning(recipe(**settings), manifest_from_rows(rows, "m.parquet"), start, World())
 
 
-def pretrained() -> Start:
+def pretrained() -> InitWeights:
     torch.manual_seed(3)
-    return Start("of the test", VIDEO, ResNet3d(10, 4).state_dict())
+    return InitWeights("of the test", VIDEO, ResNet3d(10, 4).state_dict())
 
 
 def batch(rows: int = 8, seed: int = 0) -> Batch:
@@ -164,7 +164,7 @@ def test_a_batch_is_shared_evenly() -> None:
     rows = [{"pair_id": c, "path": "x", "title": "", "label": c} for c in "abcd"]
     for processes, message in ((3, "cannot be shared evenly by 3"), (8, "shared by 8 processes")):
         with pytest.raises(RecipeError, match=message):
-            Finetuning(recipe(), manifest_of(rows, "m"), RANDOM, World(0, processes))
+            Finetuning(recipe(), manifest_from_rows(rows, "m"), RANDOM, World(0, processes))
 
 
 # --- run folders --------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.config import LabelsConfig
-from crosspair.corpora import Manifest, manifest_of
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.errors import ManifestError
-from crosspair.training.labelled import labelled_videos
+from crosspair.training.finetune import select_labelled_videos
 
 
 def row(name: str, label: str | None, split: str | None = "train", **more: object) -> dict:
@@ -30,7 +30,9 @@ def ucf(groups: int = 10, clips: int = 4, classes: tuple[str, ...] = ("a", "b"))
 
 def seen(rows: list[dict], share: float = 1.0, hold_out: float = 0.1, **options):
     config = LabelsConfig(share, hold_out)
-    return labelled_videos(manifest_of(rows, "m.parquet"), config, **{"seed": 0, **options})
+    return select_labelled_videos(
+        manifest_from_rows(rows, "m.parquet"), config, **{"seed": 0, **options}
+    )
 
 
 def ids(split: Manifest) -> set[str]:

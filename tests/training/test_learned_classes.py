@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosspair.corpora import manifest_of
+from crosspair.corpora import manifest_from_rows
 from crosspair.distributed import World
 from crosspair.recipes import load_recipe
-from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
 from crosspair.training.pretrain import Pretraining
-from crosspair.video import Batch
+from crosspair.training.run import load_checkpoint, save_checkpoint
+from crosspair.video.loader import Batch
 
 PAIRS, BATCH = 24, 6
 
@@ -26,7 +26,9 @@ def task(estimate: str) -> Pretraining:
         f"objective.estimate={estimate}",
     ]  # fmt: skip
     rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
-    return Pretraining(load_recipe("laptop", settings), manifest_of(rows, "m.parquet"), World())
+    return Pretraining(
+        load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World()
+    )
 
 
 def step(training: Pretraining, number: int) -> float:

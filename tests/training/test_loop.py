@@ -10,8 +10,8 @@ import torch
 
 from crosspair.config import Recipe
 from crosspair.distributed import World
-from crosspair.training.checkpoint import save_checkpoint
 from crosspair.training.loop import Loop
+from crosspair.training.run import save_checkpoint
 
 
 class Nothing:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crosspair.config import OptimizerConfig
-from crosspair.training.optimizer import optimizer_of
+from crosspair.training.schedule import optimizer_of
 
 
 def network() -> nn.Module:

@@ -8,14 +8,20 @@ import pytest
 import torch
 
 from crosspair.config import ClipConfig, TrainingConfig
-from crosspair.corpora import manifest_of
+from crosspair.corpora import manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import RecipeError
 from crosspair.models import CPD
 from crosspair.recipes import load_recipe
-from crosspair.training.parallel import check_batch, compiled, training_pixels, uploaded
+from crosspair.training.loop import (
+    check_batch_size,
+    compile_model,
+    microbatches_to_device,
+    preprocess_clips,
+)
 from crosspair.training.pretrain import Pretraining
-from crosspair.video import Batch, jitter_colors, normalize
+from crosspair.video.loader import Batch
+from crosspair.video.views import jitter_colors, normalize
 
 PAIRS, CLIPS = 24, 7
 CPU = torch.device("cpu")
@@ -40,7 +46,9 @@ def task(*settings: str) -> Pretraining:
         *settings,
     )  # fmt: skip
     rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
-    return Pretraining(load_recipe("laptop", settings), manifest_of(rows, "m.parquet"), World())
+    return Pretraining(
+        load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World()
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,7 @@ def task(*settings: str) -> Pretraining:
 )
 def test_a_batch_too_small_for_its_processes_is_told(processes: int, parts: int, told: str) -> None:
     with pytest.raises(RecipeError) as error:
-        check_batch(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
+        check_batch_size(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
     rest = (
         "is fewer than two clips at a time, which batch normalisation needs; raise it, lower "
         "training.accumulate, or take fewer processes"
@@ -63,20 +71,20 @@ def test_a_batch_too_small_for_its_processes_is_told(processes: int, parts: int,
 
 @pytest.mark.parametrize(("processes", "parts"), [(1, 4), (2, 2), (4, 1)])
 def test_two_clips_at_a_time_will_do(processes: int, parts: int) -> None:
-    check_batch(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
+    check_batch_size(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_parts_are_the_batch_one_after_another(jitter: float, parts: int) -> None:
     whole, config = batch(), ClipConfig(color_jitter=jitter)
-    found = uploaded(whole, parts, CPU)
+    found = microbatches_to_device(whole, parts, CPU)
     assert [len(rows) for rows, _, _ in found] == {1: [7], 2: [4, 3], 3: [3, 2, 2]}[parts]
     assert torch.equal(torch.cat([rows for rows, _, _ in found]), whole.rows)
     expected = normalize(whole.clips)
     if jitter:
         expected = jitter_colors(expected, whole.colors)
-    pixels = [training_pixels(clips, colors, config) for _, clips, colors in found]
+    pixels = [preprocess_clips(clips, colors, config) for _, clips, colors in found]
     torch.testing.assert_close(torch.cat(pixels), expected)
 
 
@@ -96,8 +104,8 @@ def test_uploading_waits_for_no_gpu() -> None:
     device = torch.device("cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _, clips, colors in uploaded(batch().pin_memory(), 2, device):
-            assert training_pixels(clips, colors, ClipConfig(color_jitter=0.4)).is_cuda
+        for _, clips, colors in microbatches_to_device(batch().pin_memory(), 2, device):
+            assert preprocess_clips(clips, colors, ClipConfig(color_jitter=0.4)).is_cuda
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -132,9 +140,9 @@ def test_without_a_compiler_it_is_told_in_one_line(monkeypatch) -> None:
     def fails(_) -> None:
         raise RuntimeError("Cannot find a working\ntriton installation")
 
-    monkeypatch.setattr("crosspair.training.parallel.torch.compile", fails)
+    monkeypatch.setattr("crosspair.training.loop.torch.compile", fails)
     with pytest.raises(RecipeError) as told:
-        compiled(torch.nn.Linear(2, 2), CPU)
+        compile_model(torch.nn.Linear(2, 2), CPU)
     assert str(told.value) == (
         "training.compile is true, and torch.compile does not work here (Cannot find a working "
         "triton installation); give training.compile=false"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crosspair.config import PlateauConfig
-from crosspair.training.plateau import Plateau
+from crosspair.training.schedule import Plateau
 
 
 def followed(losses: list[float], drops: int = 2, patience: int = 2) -> list[tuple[float, bool]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crosspair.corpora import manifest_of
+from crosspair.corpora import manifest_from_rows
 from crosspair.errors import VideoError
 from crosspair.models import CPD
 from crosspair.recipes import load_recipe
@@ -71,7 +71,7 @@ def test_the_model_that_is_best_is_written_and_given_back(
         {"pair_id": str(row), "path": f"{row}.mp4", "title": "a dog", "split": split}
         for row, split in enumerate(["train"] * 6 + ["val"] * 2)
     ]
-    manifest = manifest_of(rows, tmp_path / "m.parquet")
+    manifest = manifest_from_rows(rows, tmp_path / "m.parquet")
     recipe = load_recipe("laptop", [
         "clip.size=32", "clip.frames=4", "video.width=4", "text.dimensions=8", "head.hidden=8",
         "head.embedding=8", "objective.noise_samples=8", "training.batch_size=2",

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.clip import Clip
+from crosspair.config import Clip
 from crosspair.errors import VideoError
-from crosspair.video import clip_times, decode, probe, read_frames
+from crosspair.video import decode
+from crosspair.video.container import probe
+from crosspair.video.decode import clip_times, read_frames
 
 NTSC = Fraction(30000, 1001)
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosspair.clip import Clip
+from crosspair.config import Clip
 from crosspair.errors import VideoError
-from crosspair.video import clip_times, read_frames
+from crosspair.video.decode import clip_times, read_frames
 
 
 def fault(path: Path, instants: Any = lambda n: np.linspace(0, n, 8)) -> str:

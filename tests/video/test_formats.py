@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.corpora.videofiles import SUFFIXES
+from crosspair.corpora.video_files import SUFFIXES
 from crosspair.errors import VideoError
 from crosspair.video.container import probe
 from tests import conftest

@@ -11,12 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.clip import Clip
-from crosspair.config import ClipConfig
+from crosspair.config import Clip, ClipConfig
 from crosspair.errors import VideoError
-from crosspair.video import Batch, TrainingOrder, load_view, training_loader, training_view
-from crosspair.video import centre_loader as loader_for_tests  # or pytest would take it for a test
-from crosspair.video.loader import VIEW, decoding
+from crosspair.video.loader import VIEW, Batch, TrainingOrder, explain_dead_workers, training_loader
+from crosspair.video.loader import centre_loader as loader_for_tests
+from crosspair.video.views import load_view, training_view
 
 CONFIG = ClipConfig(size=16, frames=2, stride=4, color_jitter=0.3)
 BROKEN = (2, 5)
@@ -165,7 +164,7 @@ def test_a_batch_of_nothing_but_broken_videos_has_no_rows(clips: list[Clip]) -> 
     ],
 )
 def test_why_decoding_ended(reason: str, told: str) -> None:
-    with pytest.raises(VideoError, match=told), decoding(Path("m")):
+    with pytest.raises(VideoError, match=told), explain_dead_workers(Path("m")):
         raise RuntimeError(f"DataLoader worker (pid 7) {reason}")
 
 

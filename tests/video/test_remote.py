@@ -17,13 +17,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from crosspair.clip import Clip
-from crosspair.corpora.check import check
-from crosspair.corpora.manifest import manifest_of
-from crosspair.corpora.probing import probe_all
-from crosspair.errors import VideoError
-from crosspair.faults import Kind
-from crosspair.video import probe, read_frames
+from crosspair.config import Clip
+from crosspair.corpora.check import check, probe_videos
+from crosspair.corpora.manifest import manifest_from_rows
+from crosspair.errors import VideoError, VideoStatus
+from crosspair.video.container import probe
+from crosspair.video.decode import read_frames
 from crosspair.video.remote import BLOCK
 
 pytest.importorskip("aiohttp", reason="reading from the web needs the extra 'remote'")
@@ -257,13 +256,13 @@ def test_remote_videos_are_probed_and_checked(server: Server, tmp_path: Path, ma
     (server.folder / "cut.mp4").write_bytes(video.read_bytes()[:3000])
     names = ["a.mp4", "none.mp4", "page.mp4", "cut.mp4"]
     urls = [*map(server.url, names), f"zip://b.mp4::{tmp_path}/b.zip"]
-    found = probe_all(urls)
-    (expected,) = probe_all([str(video)])
+    found = probe_videos(urls)
+    (expected,) = probe_videos([str(video)])
     assert found[0] == found[4] == expected
     rows = [{"pair_id": url, "path": url, "title": "t"} for url in urls]
-    checked = check(manifest_of(rows, tmp_path / "m.parquet"), decode=True)
+    checked = check(manifest_from_rows(rows, tmp_path / "m.parquet"), decode=True)
     assert [verdict.kind for verdict in checked.verdicts] == [
-        Kind.FINE, Kind.MISSING, Kind.NOT_A_VIDEO, Kind.CUT, Kind.FINE
+        VideoStatus.FINE, VideoStatus.MISSING, VideoStatus.NOT_A_VIDEO, VideoStatus.CUT, VideoStatus.FINE
     ]  # fmt: skip
     assert checked.manifest.column("path") == urls
     assert [error and error.split(": ")[0] for error in checked.manifest.column("error")] == [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.video import clip_span, clip_times, uniform_positions
+from crosspair.video.decode import clip_span, clip_times, uniform_positions
 
 positions = st.floats(0, 1)
 lengths = st.floats(0.01, 1e4)

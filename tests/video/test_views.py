@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.clip import Clip
-from crosspair.config import ClipConfig
-from crosspair.video import View, centre_view, load_view, training_view
+from crosspair.config import Clip, ClipConfig
+from crosspair.video.views import View, centre_view, load_view, training_view
 
 CONFIG = ClipConfig(size=32, frames=4, stride=4)
 PAPER = ClipConfig()

@@ -1,18 +1,17 @@
 """Ablations: plans of many trainings, run as far as they are not done, and reported."""
 
 from crosspair.ablation.cells import Cell
-from crosspair.ablation.plan import Plan, Row, row_name
-from crosspair.ablation.reading import plan_names, read_plan
-from crosspair.ablation.run import Outcome, ablate, planned
+from crosspair.ablation.plan import AblationPlan, AblationRow, plan_names, read_plan, row_name
+from crosspair.ablation.run import AblationOutcome, ablate, plan_cells
 
 __all__ = [
+    "AblationOutcome",
+    "AblationPlan",
+    "AblationRow",
     "Cell",
-    "Outcome",
-    "Plan",
-    "Row",
     "ablate",
+    "plan_cells",
     "plan_names",
-    "planned",
     "read_plan",
     "row_name",
 ]

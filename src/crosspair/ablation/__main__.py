@@ -1,4 +1,4 @@
-"""``python -m crosspair.ablation FOLDER SLOT``: what `crosspair.ablation.pool` starts."""
+"""``python -m crosspair.ablation FOLDER SLOT``: what `crosspair.ablation.run` starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from crosspair.ablation.pool import ASK_EVERY, STOPPED
+from crosspair.ablation.run import ASK_EVERY, STOPPED
 from crosspair.errors import CrosspairError
 
 

@@ -10,28 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosspair.ablation.cells import clips_seen
-from crosspair.ablation.ledger import DONE, RESULTS, Job, read_job, read_state, write_state
-from crosspair.config import FinetuneRecipe, Recipe
-from crosspair.corpora import Manifest
-from crosspair.distributed import World
-from crosspair.evaluation import (
-    Features,
-    FrozenConfig,
-    Result,
-    cached_features,
-    frozen_results,
-    provenance,
-    results_beside_random,
-    write_results,
+from crosspair.ablation.cells import (
+    DONE,
+    RESULTS,
+    Job,
+    count_clips,
+    read_job,
+    read_state,
+    write_state,
 )
+from crosspair.config import FinetuneRecipe, Recipe
+from crosspair.corpora.manifest import Manifest
+from crosspair.distributed import World
+from crosspair.evaluation.evaluate import FrozenConfig, frozen_results, results_with_random_baseline
+from crosspair.evaluation.feature_cache import cached_features
+from crosspair.evaluation.features import Features
 from crosspair.evaluation.multiview import multiview_results
-from crosspair.evaluation.results import Subject
-from crosspair.journal import entries
-from crosspair.models import CPD, read_start
+from crosspair.evaluation.results import Result, Subject, write_results
+from crosspair.files import read_jsonl
+from crosspair.models.cpd import CPD
+from crosspair.models.init import load_init_weights
 from crosspair.progress import progress
+from crosspair.provenance import provenance
 from crosspair.recipes import make_recipe, recipe_hash
-from crosspair.training import finetune, pretrain
+from crosspair.training.finetune import finetune
+from crosspair.training.pretrain import pretrain
 
 
 def run_cell(folder: Path, world: World) -> bool:
@@ -64,9 +67,9 @@ def run_cell(folder: Path, world: World) -> bool:
     )  # fmt: skip
     unique = [result for i, result in enumerate(results) if result not in results[:i]]
     write_results(folder / RESULTS, unique, origin)
-    metrics = entries(folder / "metrics.jsonl")
+    metrics = read_jsonl(folder / "metrics.jsonl")
     used = next(int(line["train"]) for line in metrics if line["kind"] == "pairs")
-    found = {"status": DONE, "pairs": used, "clips": clips_seen(recipe, used)}
+    found = {"status": DONE, "pairs": used, "clips": count_clips(recipe, used)}
     write_state(folder, {**read_state(folder), **found})
     for run in (folder, folder / "finetuning", folder / "finetuning-random"):
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # nothing will be resumed
@@ -94,7 +97,7 @@ def _frozen(job: Job, recipe: Recipe, model: CPD, folder: Path, world: World) ->
             )  # fmt: skip
 
     if job.beside_random:
-        return results_beside_random(model, videos, features, job.protocols, config)[0]
+        return results_with_random_baseline(model, videos, features, job.protocols, config)[0]
     return frozen_results(model, videos, features(model), job.protocols, config)
 
 
@@ -109,7 +112,7 @@ def _finetuned(
         starts.append(("random weights", "random", "finetuning-random"))
     results: list[Result] = []
     for of, init, name in starts:
-        start = read_start(init)
+        start = load_init_weights(init)
         model = finetune(recipe, videos, folder / name, start=start, resume=True, world=world)
         if model is None:
             return None

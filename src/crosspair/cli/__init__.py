@@ -8,19 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from crosspair.cli.ablate import add_ablate
-from crosspair.cli.check import add_check
-from crosspair.cli.corpus import add_corpus
-from crosspair.cli.doctor import add_doctor
-from crosspair.cli.evaluation import add_evaluate, add_features
-from crosspair.cli.library import add_index, add_search
-from crosspair.cli.plan import add_plan
-from crosspair.cli.prepare import add_prepare
-from crosspair.cli.report import add_report
-from crosspair.cli.serve import add_serve
-from crosspair.cli.titles import add_titles, add_words
-from crosspair.cli.training import add_finetune, add_pretrain, add_quickstart
-from crosspair.cli.use import add_classify, add_embed
+from crosspair.cli.corpora import add_check, add_corpus, add_prepare, add_titles, add_words
+from crosspair.cli.evaluate import add_evaluate, add_features, add_report
+from crosspair.cli.train import add_ablate, add_finetune, add_plan, add_pretrain, add_quickstart
+from crosspair.cli.use import add_classify, add_doctor, add_embed, add_index, add_search, add_serve
 from crosspair.cli.weights import add_export, add_import_weights, add_publish
 from crosspair.errors import CrosspairError
 

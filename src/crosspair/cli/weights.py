@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crosspair.cli.verbs import Verbs
+from crosspair.cli.options import Verbs
 
 
 def add_import_weights(verbs: Verbs) -> None:
@@ -35,8 +35,8 @@ def add_import_weights(verbs: Verbs) -> None:
 
 
 def _import_weights(options: argparse.Namespace) -> None:
-    from crosspair.models import import_weights
-    from crosspair.models.folder import write_card
+    from crosspair.models.hub import write_card
+    from crosspair.models.import_weights import import_weights
 
     clip = {name: getattr(options, name) for name in ("frames", "stride", "size")}
     imported = import_weights(
@@ -83,7 +83,7 @@ def _export(options: argparse.Namespace) -> None:
     from crosspair import models
     from crosspair.models.export import TOLERANCE, export
 
-    model = models.read_model(options.model)
+    model = models.load_model(options.model)
     files = export(model, options.out, options.format)
     for file in files:
         size = file.path.stat().st_size / 2**20
@@ -122,8 +122,8 @@ def add_publish(verbs: Verbs) -> None:
 
 def _publish(options: argparse.Namespace) -> None:
     from crosspair.errors import ModelError
-    from crosspair.evaluation import Result, read_results
-    from crosspair.models.folder import push, read_weights, weights_hash, write_card
+    from crosspair.evaluation.results import Result, read_results
+    from crosspair.models.hub import push, read_weights, weights_hash, write_card
 
     if options.private and not options.to:
         raise ModelError("--private is of an upload; give --to USER/NAME, too")

@@ -1,6 +1,6 @@
 """Where pairs come from: manifests, folders of videos, the rendered corpus."""
 
-from crosspair.clip import Clip
-from crosspair.corpora.manifest import SCHEMA, SPLITS, Manifest, manifest_of
+from crosspair.config import Clip
+from crosspair.corpora.manifest import SCHEMA, SPLITS, Manifest, manifest_from_rows
 
-__all__ = ["SCHEMA", "SPLITS", "Clip", "Manifest", "manifest_of"]
+__all__ = ["Clip", "Manifest", "SCHEMA", "SPLITS", "manifest_from_rows"]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from crosspair.atomic import written
-from crosspair.clip import Clip
+from crosspair.config import Clip
+from crosspair.corpora.video_files import file_size
 from crosspair.errors import ManifestError
+from crosspair.files import atomic_write
 
 SPLITS = ("train", "val", "test")
 
@@ -82,7 +87,7 @@ class Manifest:
     def write(self, path: str | os.PathLike[str]) -> Manifest:
         """Write to ``path`` in one step: a reader sees the old file or the new one, never half."""
         path = Path(path)
-        with written(path, ManifestError) as partial:
+        with atomic_write(path, ManifestError) as partial:
             pq.write_table(self.table, partial)
         return Manifest(self.table, path)
 
@@ -103,7 +108,7 @@ class Manifest:
             table = table.set_column(place, field, pa.array(values, field.type))
         return Manifest(table, self.path)
 
-    def moved(self, path: Path) -> Manifest:
+    def rebased(self, path: Path) -> Manifest:
         """For a file at ``path``: relative paths start at its folder, and lead where they led."""
         old, new = self.path.parent.resolve(), path.parent.resolve()
         if old == new:
@@ -146,7 +151,7 @@ class Manifest:
         return digest.hexdigest()[:12]
 
 
-def manifest_of(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
+def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
     """Make a manifest of row dictionaries; keys that a row lacks become null.
 
     >>> manifest = manifest_of([{"pair_id": "a", "path": "a.mp4", "title": "A dog"}], "m.parquet")
@@ -235,3 +240,97 @@ def _check_known(columns: Sequence[str], path: str | os.PathLike[str]) -> None:
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+@lru_cache(maxsize=16)  # a plan's cells share these; many files take long to ask on a network
+def fingerprint(manifest: Manifest) -> str:
+    """Hash of the columns pair_id, path, start and end, and of each local file's size.
+
+    Names alone do not tell: corpora prepared at two sizes have the same ones. Titles, labels and
+    splits play no part, nor does the folder that the manifest lies in.
+    """
+    digest = hashlib.sha256()
+    rows = manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist()
+    for row, clip in zip(rows, manifest.clips(), strict=True):
+        digest.update(repr((*row.values(), file_size(clip.path))).encode())
+    return digest.hexdigest()[:12]
+
+
+Rows: TypeAlias = NDArray[np.int64]
+
+
+def add_title_noise(manifest: Manifest, share: float, seed: int) -> Manifest:
+    """Give a share of the train split the titles of other videos, all title columns together.
+
+    A wrong title is that of a pair with another label (of any other pair, where one has none) and
+    reads differently. What is wrong at a share is wrong, with the same title, at every larger one.
+    Only training is spoilt: validation and test stay as they are, so that what they measure is the
+    same at every share.
+
+    Args:
+        manifest: the pairs.
+        share: of the train split's pairs with a title, 0 to 1; rounded to whole pairs.
+        seed: which pairs, and whose titles they get.
+
+    Returns:
+        A manifest of the same path, not written.
+
+    Raises:
+        ManifestError: the share is not in [0, 1], or a pair has no other to take a title from.
+    """
+    if not 0 <= share <= 1:
+        raise ManifestError(f"the share of wrong titles is {share}; pass 0 to 1")
+    rows = _titled(manifest)
+    wrong = round(share * len(rows))
+    if not wrong:
+        return manifest
+    order = np.random.default_rng((seed, 0)).permutation(len(rows))[:wrong]
+    donors = _donors(manifest, rows, seed)[order]
+    taken = np.arange(len(manifest))
+    taken[rows[order]] = rows[donors]
+    titles = manifest.table.select(TITLES).take(taken)
+    return manifest.with_columns({name: titles.column(name).to_pylist() for name in TITLES})
+
+
+def _titled(manifest: Manifest) -> Rows:
+    splits, titles = manifest.column("split"), manifest.column("title")
+    return np.array([
+        row
+        for row, (split, title) in enumerate(zip(splits, titles, strict=True))
+        if (split or "train") == "train" and title
+    ], dtype=np.int64)  # fmt: skip
+
+
+def _donors(manifest: Manifest, rows: Rows, seed: int) -> Rows:
+    """For each of ``rows`` the position in them of one whose title would be wrong there."""
+    given = manifest.column("label")
+    # A pair without a label has a label of its own.
+    labels = _numbered([given[row] or row for row in rows.tolist()])
+    titles = manifest.column("title")
+    texts = _numbered([titles[row] for row in rows.tolist()])
+    _check_others(manifest, rows, labels, texts)
+    rng = np.random.default_rng((seed, 1))
+    donors = rng.integers(len(rows), size=len(rows))
+    while True:
+        fits = (labels[donors] != labels) & (texts[donors] != texts)
+        if fits.all():
+            return donors
+        donors[~fits] = rng.integers(len(rows), size=int((~fits).sum()))
+
+
+def _numbered(values: list[object]) -> Rows:
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values])
+
+
+def _check_others(manifest: Manifest, rows: Rows, labels: Rows, texts: Rows) -> None:
+    """There is somebody to take a title from for every pair, or drawing would never end."""
+    both = list(zip(labels.tolist(), texts.tolist(), strict=True))
+    of_label, of_text, of_both = (Counter(each) for each in (labels.tolist(), texts.tolist(), both))
+    for position, (label, text) in enumerate(both):
+        if of_label[label] + of_text[text] - of_both[label, text] == len(rows):
+            pair_id = manifest.column("pair_id")[rows[position]]
+            raise ManifestError(
+                f"{manifest.path}: no pair of split train has another label and another title than "
+                f"{pair_id!r}, so that no title would be wrong there"
+            )

@@ -1,27 +1,39 @@
 """What a representation is worth: the paper's protocols, and results with their origin."""
 
-from crosspair.evaluation.accuracy import bootstrap_interval, class_details
-from crosspair.evaluation.cache import cached_features
-from crosspair.evaluation.feasibility import check_protocols
-from crosspair.evaluation.featurefiles import load_features
+from crosspair.evaluation.evaluate import (
+    FrozenConfig,
+    check_protocols,
+    frozen_results,
+    randomize_weights,
+    results_with_random_baseline,
+)
+from crosspair.evaluation.feature_cache import (
+    FeatureSpec,
+    cached_features,
+    feature_spec,
+    load_features,
+)
 from crosspair.evaluation.features import Features, embed_texts, extract_features
-from crosspair.evaluation.frozen import frozen_results, random_like, results_beside_random
 from crosspair.evaluation.knn import knn_predict
 from crosspair.evaluation.linear import LinearConfig, linear_predict, train_linear
-from crosspair.evaluation.lowshot import label_subset
-from crosspair.evaluation.origin import Machine, Provenance, provenance
-from crosspair.evaluation.protocol import Protocol, protocol_of
-from crosspair.evaluation.results import Result, read_results, write_results
-from crosspair.evaluation.retrieval import Retrieval, own_ranks, retrieval
-from crosspair.evaluation.trial import FrozenConfig
+from crosspair.evaluation.results import (
+    Result,
+    bootstrap_interval,
+    class_details,
+    read_results,
+    write_results,
+)
+from crosspair.evaluation.retrieval import Retrieval, retrieval, target_ranks
+from crosspair.evaluation.tasks import label_subset
 from crosspair.evaluation.zeroshot import class_embeddings, draw_classes, zero_shot_predict
+from crosspair.provenance import Machine, Provenance, provenance
 
 __all__ = [
+    "FeatureSpec",
     "Features",
     "FrozenConfig",
     "LinearConfig",
     "Machine",
-    "Protocol",
     "Provenance",
     "Result",
     "Retrieval",
@@ -33,18 +45,18 @@ __all__ = [
     "draw_classes",
     "embed_texts",
     "extract_features",
+    "feature_spec",
     "frozen_results",
     "knn_predict",
     "label_subset",
     "linear_predict",
     "load_features",
-    "own_ranks",
-    "protocol_of",
     "provenance",
-    "random_like",
+    "randomize_weights",
     "read_results",
-    "results_beside_random",
+    "results_with_random_baseline",
     "retrieval",
+    "target_ranks",
     "train_linear",
     "write_results",
     "zero_shot_predict",

@@ -9,19 +9,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crosspair.corpora import Manifest
+from crosspair.cluster import map_on_ray, ray_cluster
+from crosspair.corpora.manifest import Manifest
+from crosspair.device import autocast, dtype_for
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, VideoError
-from crosspair.models import CPD
+from crosspair.errors import CrosspairError, ManifestError, RunError, VideoError
+from crosspair.models.cpd import CPD
 from crosspair.models.inference import inference
-from crosspair.precision import autocast
-from crosspair.video import Batch, centre_loader, decoding, uniform_positions
+from crosspair.video.decode import uniform_positions
+from crosspair.video.loader import Batch, centre_loader, explain_dead_workers
+from crosspair.workers import cpu_count
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class Features:
     failures: list[tuple[str, str]]
 
 
-class Encoded(NamedTuple):
+class VideoFeatures(NamedTuple):
     """What came of one video.
 
     Attributes:
@@ -94,7 +97,7 @@ def extract_features(
     """
     world = world or World()
     usable, failures = usable_rows(manifest)
-    mine = [row for group in shares(usable, clips, batch_size, world) for row in group]
+    mine = [row for group in shard_batches(usable, clips, batch_size, world) for row in group]
     visual = torch.zeros(len(manifest), model.video_encoder.features)
     embedding = torch.zeros(len(manifest), model.head.embedding)
     count = torch.zeros(len(manifest), dtype=torch.long)
@@ -111,7 +114,7 @@ def extract_features(
                 count[each.row] += 1
         if progress:
             progress((int(count.sum()) + len(broken)) * clips, len(mine) * clips)
-    named = name_failures(manifest, failures | broken, world)
+    named = gather_failures(manifest, failures | broken, world)
     # A row that is not this process's is all zeros, so that these sums change no digit.
     visual, embedding, count = (
         world.sum(each.to(world.device)).cpu() for each in (visual, embedding, count)
@@ -132,7 +135,9 @@ def usable_rows(manifest: Manifest) -> tuple[list[int], dict[int, str]]:
     return [row for row in range(len(errors)) if row not in known], known
 
 
-def shares(rows: Sequence[int], clips: int, batch_size: int, world: World) -> list[list[int]]:
+def shard_batches(
+    rows: Sequence[int], clips: int, batch_size: int, world: World
+) -> list[list[int]]:
     """This process's share of videos, in the groups that go through the network together.
 
     The groups do not depend on the number of processes, and hence neither do the features.
@@ -152,7 +157,7 @@ def encode_videos(
     workers: int,
     world: World,
     precision: str,
-) -> Iterator[list[Encoded]]:
+) -> Iterator[list[VideoFeatures]]:
     """Encode videos batch by batch, with the model in eval mode.
 
     Args:
@@ -173,21 +178,23 @@ def encode_videos(
     )  # fmt: skip
     begun: dict[int, list[list[torch.Tensor]]] = defaultdict(list)
     fastest = inference(model.video_encoder, world.device, precision)
-    with evaluating(model), fastest, decoding(manifest.path):
+    with eval_mode(model), fastest, explain_dead_workers(manifest.path):
         for batch in loader:
-            done = [Encoded(row, error=message) for row, message in dict(batch.failures).items()]
+            done = [
+                VideoFeatures(row, error=message) for row, message in dict(batch.failures).items()
+            ]
             for row, *sums in _encode(model, batch, part, world, precision):
                 begun[row].append(sums)
                 if len(begun[row]) * part == clips:
                     visual, embedding = map(_added, zip(*begun.pop(row), strict=True))
-                    done.append(Encoded(row, visual / clips, F.normalize(embedding, dim=0)))
+                    done.append(VideoFeatures(row, visual / clips, F.normalize(embedding, dim=0)))
             yield done
 
 
 @torch.no_grad()
 def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
     """Embeddings f_t (T, D) float32 of unit norm, on the CPU, with the model in eval mode."""
-    with evaluating(model):
+    with eval_mode(model):
         parts = [
             model.encode_text(texts[i : i + batch_size]).cpu()
             for i in range(0, len(texts), batch_size)
@@ -196,7 +203,7 @@ def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torc
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """A context in which a model is in eval mode; afterwards it is as it was, module by module.
 
     Stage I trains a model whose language model stays in eval mode.
@@ -210,7 +217,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def name_failures(
+def gather_failures(
     manifest: Manifest, failures: dict[int, str], world: World
 ) -> list[tuple[str, str]]:
     """(pair_id, message) of rows that any process leaves out, in their order; the first one tells.
@@ -225,11 +232,11 @@ def name_failures(
     for pair_id, message in named if world.is_main else ():
         logger.warning("left out %s: %s", pair_id, message)
     if len(named) == len(manifest):
-        raise none_readable(manifest, messages)
+        raise no_readable_video_error(manifest, messages)
     return named
 
 
-def none_readable(manifest: Manifest, failures: dict[int, str]) -> VideoError:
+def no_readable_video_error(manifest: Manifest, failures: dict[int, str]) -> VideoError:
     """The fault of a manifest whose videos all fail."""
     reason = next(iter(failures.values()), "there are none")
     return VideoError(f"none of the {len(manifest)} videos can be read: {reason}")
@@ -254,3 +261,77 @@ def _encode(
 
 def _added(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return functools.reduce(torch.add, parts)
+
+
+BLOCK = 128  # videos of a task, about: enough for the start of its workers to be nothing
+
+
+def encode_on_ray(
+    model: CPD,
+    manifest: Manifest,
+    rows: Sequence[int],
+    *,
+    clips: int,
+    batch_size: int,
+    workers: int,
+    world: World,
+    precision: str,
+    address: str | None = None,
+) -> Iterator[list[VideoFeatures]]:
+    """`encode_videos` by tasks of Ray: each has a GPU, or cores for its workers and itself.
+
+    Videos must be at the same paths, or URLs, on all nodes, and this package must be installed
+    there. A task whose node is lost is done by another.
+
+    Args:
+        world: this process alone; what it computes in decides what precision "auto" is.
+        address: of a running cluster, see `ray_cluster`.
+
+    Raises:
+        RunError: there is no such cluster, or a task ended for a reason of its own.
+        VideoError: a decoding process died, or gives nothing any more.
+    """
+    settings: dict[str, Any] = {
+        "clips": clips, "batch_size": batch_size, "workers": workers,
+        "precision": "bf16" if dtype_for(world.device, precision) == torch.bfloat16 else "fp32",
+    }  # fmt: skip
+    videos = max(1, batch_size // clips)  # that go through the network together
+    size = videos * max(1, BLOCK // videos)
+    blocks = [list(rows[i : i + size]) for i in range(0, len(rows), size)]
+    with ray_cluster(address, cpu_count()) as ray:
+        needs, slots = _share(ray, workers)
+        task = ray.remote(max_retries=2, **needs)(_encode_on_ray)
+        # Workers are in other folders than this process.
+        there = Manifest(manifest.table, manifest.path.absolute())
+        tools = ray.put((model.cpu(), there, settings))  # once for each node
+        for _, reference in map_on_ray(ray, lambda block: task.remote(block, tools), blocks, slots):
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, CrosspairError):
+                    raise cause from None
+                reason = str(error).strip().splitlines()[-1]
+                raise RunError(f"Ray lost a task ({type(error).__name__}: {reason})") from error
+
+
+def _share(ray: Any, workers: int) -> tuple[dict[str, int], int]:
+    """What a task needs of a node, and how many tasks to ask for at a time."""
+    resources = ray.cluster_resources()
+    if gpus := int(resources.get("GPU", 0)):
+        return {"num_gpus": 1}, 2 * gpus
+    # A task that needs more cores than any node has would wait for ever.
+    smallest = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+    each = max(1, min(workers + 1, smallest))
+    return {"num_cpus": each}, 2 * max(1, int(resources.get("CPU", 1)) // each)
+
+
+def _encode_on_ray(
+    block: Sequence[int], tools: tuple[CPD, Manifest, dict[str, Any]]
+) -> list[VideoFeatures]:
+    model, manifest, settings = tools
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batches = encode_videos(
+        model.to(device), manifest, block, world=World(device=device), **settings
+    )
+    return [encoded for batch in batches for encoded in batch]

@@ -9,22 +9,19 @@ from typing import Any
 
 import torch
 
-from crosspair.corpora import Manifest
+from crosspair.corpora.manifest import Manifest
+from crosspair.device import autocast
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, ModelError
-from crosspair.evaluation.accuracy import bootstrap_interval, class_details
-from crosspair.evaluation.classtask import check_labels
-from crosspair.evaluation.features import (
-    evaluating,
-    name_failures,
-    usable_rows,
-)
-from crosspair.evaluation.results import Result, of_chance
-from crosspair.models import Classifier
+from crosspair.evaluation.features import eval_mode, gather_failures, usable_rows
+from crosspair.evaluation.results import Result, bootstrap_interval, chance_result, class_details
+from crosspair.evaluation.tasks import check_labels
+from crosspair.models.classifier import Classifier
 from crosspair.models.inference import inference
-from crosspair.precision import autocast
 from crosspair.progress import Progress, progress
-from crosspair.video import crops_along, decoding, uniform_positions, video_loader
+from crosspair.video.decode import uniform_positions
+from crosspair.video.loader import explain_dead_workers, video_loader
+from crosspair.video.views import crops_along
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +30,7 @@ TOGETHER = 10  # clips that go through the network at a time
 
 
 @dataclass(frozen=True)
-class Scores:
+class ViewScores:
     """What a classifier makes of videos.
 
     Attributes:
@@ -111,7 +108,7 @@ def multiview_results(
             interval=bootstrap_interval(correct, seed=0),
             details=class_details(model.classes, truth[known], best[known, 0]) if k == 1 else {},
         )  # fmt: skip
-        results += [result, of_chance(result, k / len(model.classes))]
+        results += [result, chance_result(result, k / len(model.classes))]
     return results
 
 
@@ -126,7 +123,7 @@ def multiview_scores(
     world: World | None = None,
     precision: str = "auto",
     bar: Progress | None = None,
-) -> Scores:
+) -> ViewScores:
     """Classify every video of a manifest by the mean of its views' softmax.
 
     A clip is decoded once for all its crops: squares along the frames' longer side, of the size
@@ -149,7 +146,7 @@ def multiview_scores(
         batch_size=TOGETHER, workers=workers,
     )  # fmt: skip
     fastest = inference(model.video_encoder, world.device, precision)
-    with evaluating(model), fastest, decoding(manifest.path):
+    with eval_mode(model), fastest, explain_dead_workers(manifest.path):
         for batch in loader:
             broken.update(batch.failures)
             if len(batch.rows):
@@ -162,7 +159,7 @@ def multiview_scores(
             if bar:
                 bar.advance(min(len(usable), (int((views > 0).sum()) + len(broken)) * world.size))
     views[list(broken)] = 0  # a video counts whole or not at all
-    named = name_failures(manifest, failures | broken, world)
+    named = gather_failures(manifest, failures | broken, world)
     # Each video is one process's, so that these sums change no bit.
     views, sums = (world.sum(each.to(world.device)).cpu() for each in (views, sums))
     rows = views.nonzero().squeeze(1)
@@ -174,4 +171,4 @@ def multiview_scores(
     probabilities = sums[rows] / views[rows, None]
     if not probabilities.isfinite().all():
         raise ModelError("the classifier gives values that are not finite: its training diverged")
-    return Scores(rows, probabilities)
+    return ViewScores(rows, probabilities)

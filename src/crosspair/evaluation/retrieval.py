@@ -26,7 +26,7 @@ class Retrieval:
     count: int
 
 
-def own_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 256) -> torch.Tensor:
+def target_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 256) -> torch.Tensor:
     """Rank of each query's own target among all targets, by cosine; ties count against us.
 
     Args:
@@ -52,7 +52,7 @@ def retrieval(queries: torch.Tensor, targets: torch.Tensor) -> Retrieval:
     >>> retrieval(torch.eye(4), torch.eye(4)).recall
     {1: 1.0, 5: 1.0, 10: 1.0}
     """
-    ranks = own_ranks(queries, targets).double()
+    ranks = target_ranks(queries, targets).double()
     return Retrieval(
         recall={k: float((ranks <= k).double().mean()) for k in LEVELS},
         median_rank=float(ranks.quantile(0.5)),

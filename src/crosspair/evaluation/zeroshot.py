@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from crosspair.corpora.labels import class_phrase
-from crosspair.corpora.table import read_lines
+from crosspair.corpora.build import class_phrase
+from crosspair.corpora.tables import read_lines
 from crosspair.errors import CrosspairError, TextError
 from crosspair.evaluation.features import embed_texts
-from crosspair.models import CPD
+from crosspair.models.cpd import CPD
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def class_embeddings(
     """Embeddings of class names: the mean over templates, of unit norm again.
 
     Args:
-        model: whose text encoder reads the names, as `crosspair.corpora.labels.class_phrase` says
+        model: whose text encoder reads the names, as `crosspair.corpora.build.class_phrase` says
             them.
         classes: C labels.
         templates: texts with ``{}`` where the name goes, as ``"a video of {}"``.

@@ -1,23 +1,27 @@
 """A searchable library of one's own videos: windows, encoding, the table, index, search."""
 
-from crosspair.library.encoding import encode_whole, encode_windows
-from crosspair.library.engines import Engine, engine
-from crosspair.library.indexing import Indexed, forget, index
-from crosspair.library.search import Moment, Searcher
+from crosspair.evaluation.encode import (
+    InferenceEngine,
+    encode_whole_videos,
+    encode_windows,
+    load_engine,
+)
+from crosspair.evaluation.windows import Windows
+from crosspair.library.index import IndexSummary, index_videos, remove_videos
+from crosspair.library.search import Searcher, SearchHit
 from crosspair.library.store import Library, LibraryError
-from crosspair.library.windows import Windows
 
 __all__ = [
-    "Engine",
-    "Indexed",
+    "IndexSummary",
+    "InferenceEngine",
     "Library",
     "LibraryError",
-    "Moment",
+    "SearchHit",
     "Searcher",
     "Windows",
-    "encode_whole",
+    "encode_whole_videos",
     "encode_windows",
-    "engine",
-    "forget",
-    "index",
+    "index_videos",
+    "load_engine",
+    "remove_videos",
 ]

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from crosspair.corpora.videofiles import absolute
+from crosspair.config import Clip
+from crosspair.corpora.inputs import collect_videos
+from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import VideoError
+from crosspair.evaluation.encode import (
+    InferenceEngine,
+    check_text_tower,
+    encode_whole_videos,
+    load_engine,
+)
 from crosspair.evaluation.features import embed_texts
-from crosspair.library.encoding import encode_whole
-from crosspair.library.engines import Engine, check_reads_text, engine
-from crosspair.library.store import Library, LibraryError, quoted
-from crosspair.library.videos import videos_of
+from crosspair.library.store import Library, LibraryError, sql_quote
+from crosspair.reporting.run_report import RetrievedClip, load_contact_sheet
 
 FIRST_LOOK = 8  # windows that are looked at for each moment wanted, at first
 # Of an index: more finds more of the nearest windows, and takes longer. REFINE makes cosines exact.
@@ -26,7 +35,7 @@ NPROBES, REFINE = 64, 2
 
 
 @dataclass(frozen=True)
-class Moment:
+class SearchHit:
     """Some seconds of a video that a query found.
 
     Attributes:
@@ -56,17 +65,19 @@ class Searcher:
         LibraryError: see `crosspair.library.Library`.
     """
 
-    def __init__(self, library: Library | str | os.PathLike[str], of: Engine | None = None) -> None:
+    def __init__(
+        self, library: Library | str | os.PathLike[str], of: InferenceEngine | None = None
+    ) -> None:
         self.library = library if isinstance(library, Library) else Library(library)
         if of is not None:
             self.engine = of
 
     @cached_property
-    def engine(self) -> Engine:
+    def engine(self) -> InferenceEngine:
         """The library's model, on the best device there is."""
-        return engine(self.library.model_folder)
+        return load_engine(self.library.model_folder)
 
-    def text(self, query: str, **choices: Any) -> list[Moment]:
+    def text(self, query: str, **choices: Any) -> list[SearchHit]:
         """Moments that a text describes, best first.
 
         Args:
@@ -78,10 +89,10 @@ class Searcher:
             TextError: the model knows no word of the text.
             LibraryError: the condition is no SQL.
         """
-        check_reads_text(self.engine.model, [query])
+        check_text_tower(self.engine.model, [query])
         return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **choices)
 
-    def video(self, path: str | Path, **choices: Any) -> list[Moment]:
+    def video(self, path: str | Path, **choices: Any) -> list[SearchHit]:
         """Moments that are like a video, best first; moments of the video itself do not count.
 
         Args:
@@ -92,11 +103,11 @@ class Searcher:
             VideoError: it cannot be read, or is not one.
             LibraryError: the condition is no SQL.
         """
-        named = videos_of([path])
+        named = collect_videos([path])
         if len(named) != 1:
             raise VideoError(f"{path} is {len(named)} videos; a query is one")
-        (query,) = encode_whole(self.engine, named)
-        return self.nearest(query.embedding[0].numpy(), without=absolute(path), **choices)
+        (query,) = encode_whole_videos(self.engine, named)
+        return self.nearest(query.embedding[0].numpy(), without=absolute_path(path), **choices)
 
     def nearest(
         self,
@@ -107,7 +118,7 @@ class Searcher:
         folder: str | Path | None = None,
         without: str = "",
         exact: bool = False,
-    ) -> list[Moment]:
+    ) -> list[SearchHit]:
         """Moments by the cosine of their windows and a vector, best first.
 
         A window that overlaps or touches a better one of the same video is not told again.
@@ -126,16 +137,16 @@ class Searcher:
         """
         conditions = [f"({where})"] if where else []
         if folder is not None:
-            within = absolute(folder).rstrip("/") + "/"
-            conditions.append(f"starts_with(path, {quoted(within)})")
+            within = absolute_path(folder).rstrip("/") + "/"
+            conditions.append(f"starts_with(path, {sql_quote(within)})")
         if without:
-            conditions.append(f"path != {quoted(without)}")
+            conditions.append(f"path != {sql_quote(without)}")
         condition, looked_at = " AND ".join(conditions), limit * FIRST_LOOK
         while True:
             rows = self._windows(query, looked_at, condition, exact)
-            kept = _apart(rows)[:limit]
+            kept = _non_maximum_suppression(rows)[:limit]
             if len(kept) == limit or len(rows) < looked_at:
-                return [_moment(row) for row in kept]
+                return [_hit(row) for row in kept]
             looked_at *= FIRST_LOOK
 
     def _windows(
@@ -167,7 +178,7 @@ class Searcher:
         return rows
 
 
-def _apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _non_maximum_suppression(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Windows, best first, without those that meet a better one of their video."""
     kept: list[dict[str, Any]] = []
     of_file: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -179,7 +190,98 @@ def _apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _moment(row: dict[str, Any]) -> Moment:
-    return Moment(
+def _hit(row: dict[str, Any]) -> SearchHit:
+    return SearchHit(
         row["path"], row["start"], row["end"], 1 - row["_distance"], row["title"], row["thumbnail"]
     )
+
+
+FRAMES, SHORT_SIDE = 5, 112  # a row, and in pixels
+MARGIN, GAP = 118, 6  # pixels beside the frames, and between rows
+
+
+def contact_sheet(query: str, moments: Sequence[SearchHit]) -> bytes:
+    """Draw what was found, as PNG: score and time stand beside each row.
+
+    Args:
+        query: what was asked for.
+        moments: best first; a video that cannot be read by now is grey.
+    """
+    found = [
+        RetrievedClip(Clip(each.path, each.start, each.end), "", each.score) for each in moments
+    ]
+    sheet = load_contact_sheet(query, found, short_side=SHORT_SIDE)
+    strips = [tile.strip(FRAMES) for tile in sheet.tiles]
+    width = MARGIN + max((strip.width for strip in strips), default=0)
+    height = sum(strip.height + GAP for strip in strips)
+    picture = Image.new("RGB", (width, max(1, height)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=16)
+    top = 0
+    for moment, strip in zip(moments, strips, strict=True):
+        picture.paste(strip, (MARGIN, top))
+        words = f"{moment.score:.2f}\n{format_time(moment.start)} - {format_time(moment.end)}"
+        draw.multiline_text((8, top + 4), words, fill="#444c56", font=font, spacing=6)
+        top += strip.height + GAP
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class TimelineSegment:
+    """Some seconds of a video that are of one class.
+
+    Attributes:
+        start, end: in s.
+        label: of the class.
+        score: mean of its windows' scores, 0 to 1.
+    """
+
+    start: float
+    end: float
+    label: str
+    score: float
+
+
+def timeline(
+    spans: Sequence[tuple[float, float]], scores: np.ndarray, classes: Sequence[str]
+) -> list[TimelineSegment]:
+    """Join neighbouring windows whose best class is the same.
+
+    Args:
+        spans: start and end of each window in s, ascending; they may overlap.
+        scores: (n, C), of each window and class.
+        classes: C names.
+
+    Returns:
+        One after the other; where windows overlap, the later one begins what is next.
+
+    >>> scores = np.array([[1, 0], [1, 0], [0, 1]])
+    >>> first, second = timeline([(0, 4), (2, 6), (4, 8)], scores, ["dog", "cat"])
+    >>> first, second.start
+    (Stretch(start=0, end=4, label='dog', score=1.0), 4)
+    """
+    best = scores.argmax(axis=1)
+    apart = [start > end for (_, end), (start, _) in pairwise(spans)]
+    gaps = np.cumsum([False, *apart])  # before each window; what could not be read has no class
+    stretches = []
+    for (_, label), members in groupby(range(len(spans)), key=lambda i: (gaps[i], int(best[i]))):
+        rows = list(members)
+        following = rows[-1] + 1
+        end = spans[rows[-1]][1]
+        if following < len(spans):
+            end = min(end, spans[following][0])
+        score = float(scores[rows, label].mean())
+        stretches.append(TimelineSegment(spans[rows[0]][0], end, classes[label], score))
+    return stretches
+
+
+def format_time(seconds: float) -> str:
+    """Seconds as a player shows them.
+
+    >>> clock(3725.9), clock(61)
+    ('1:02:05', '1:01')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -8,6 +8,7 @@ it, there whole or not at all.
 
 from __future__ import annotations
 
+import csv
 import datetime
 import fcntl
 import json
@@ -15,17 +16,18 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 
-from crosspair.atomic import write_atomically
+from crosspair.corpora.tables import csv_text
 from crosspair.errors import CrosspairError
-from crosspair.library.windows import Windows
-from crosspair.models import CPD
+from crosspair.evaluation.windows import Windows
+from crosspair.files import write_atomically
+from crosspair.models.cpd import CPD
 
 ABOUT_FILE, MODEL_FOLDER, LOCK_FILE, TABLE = "library.json", "model", ".lock", "windows"
 FORMAT = 1
@@ -33,8 +35,10 @@ EXACT_UP_TO = 100_000  # windows; looking at each of them takes milliseconds
 KEPT = datetime.timedelta(minutes=10)  # old versions stay as long, for who reads them just now
 AT_ONCE = 10_000  # names in one SQL expression
 
-State = tuple[int, int]  # of a file: its size in bytes, and when it was modified, in ns since 1970
-NOT_THERE: State = (-1, -1)
+FileState = tuple[
+    int, int
+]  # of a file: its size in bytes, and when it was modified, in ns since 1970
+MISSING_FILE: FileState = (-1, -1)
 
 
 class LibraryError(CrosspairError):
@@ -42,7 +46,7 @@ class LibraryError(CrosspairError):
 
 
 @dataclass(frozen=True)
-class About:
+class LibraryInfo:
     """What a library was made with."""
 
     model: str
@@ -58,10 +62,10 @@ class About:
 
 
 @dataclass(frozen=True)
-class Known:
+class IndexedVideo:
     """What is known of a video in a library: it counts for as long as its file stays as it was."""
 
-    state: State
+    state: FileState
     title: str | None
     windows: int
 
@@ -93,12 +97,12 @@ class Library:
             LibraryError: the folder holds something else, or cannot be written.
         """
         if not is_library(folder):
-            check_free(folder)
+            check_library_path(folder)
             shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
             database = _connected(folder)
             model.save_pretrained(folder / MODEL_FOLDER)
             database.create_table(TABLE, schema=schema(model.head.embedding), mode="overwrite")
-            about = About(model.hash, model.head.embedding, windows.length, windows.stride)
+            about = LibraryInfo(model.hash, model.head.embedding, windows.length, windows.stride)
             write_atomically(folder / ABOUT_FILE, json.dumps(asdict(about), indent=2) + "\n")
         return cls(folder)
 
@@ -110,7 +114,7 @@ class Library:
         """Windows."""
         return int(self.table.count_rows())
 
-    def videos(self) -> dict[str, Known]:
+    def videos(self) -> dict[str, IndexedVideo]:
         """All videos by their names."""
         names = ["video", "size", "modified"]
         found = (
@@ -121,7 +125,7 @@ class Library:
             .aggregate([("title", "max"), ("start", "count")])
         )
         return {
-            row["video"]: Known(
+            row["video"]: IndexedVideo(
                 (row["size"], row["modified"]), row["title_max"], row["start_count"]
             )
             for row in found.to_pylist()
@@ -138,7 +142,9 @@ class Library:
         """Take videos out."""
         with self._changing():
             for i in range(0, len(videos), AT_ONCE):
-                self.table.delete(f"video IN ({', '.join(map(quoted, videos[i : i + AT_ONCE]))})")
+                self.table.delete(
+                    f"video IN ({', '.join(map(sql_quote, videos[i : i + AT_ONCE]))})"
+                )
 
     def rename(self, titles: Mapping[str, str | None]) -> None:
         """Give videos other titles, all in one version."""
@@ -149,7 +155,7 @@ class Library:
         with self._changing():
             self.table.merge_insert("video").when_matched_update_all().execute(table)
 
-    def tidy(self) -> None:
+    def optimize(self) -> None:
         """Join small files, drop old versions, and keep the index that a large library needs."""
         with self._changing():
             if len(self) > EXACT_UP_TO and not self.table.list_indices():
@@ -186,14 +192,14 @@ def schema(dimensions: int) -> pa.Schema:
     ])  # fmt: skip
 
 
-def state_of(path: str) -> State:
+def file_state(path: str) -> FileState:
     """The state of a file; nobody asks for that of a URL's."""
     if "://" in path:
         return 0, 0
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
-        return NOT_THERE
+        return MISSING_FILE
     return status.st_size, status.st_mtime_ns
 
 
@@ -202,7 +208,7 @@ def is_library(folder: Path) -> bool:
     return (folder / ABOUT_FILE).is_file()
 
 
-def check_free(folder: Path) -> None:
+def check_library_path(folder: Path) -> None:
     """See that a library may be made there, or be there.
 
     Raises:
@@ -223,7 +229,7 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def library_lock(folder: Path) -> Iterator[None]:
     """Be the only one who writes to a library. The lock ends with its process, however that ends.
 
     Raises:
@@ -251,19 +257,19 @@ def writing(folder: Path) -> Iterator[None]:
         yield
 
 
-def quoted(text: str) -> str:
+def sql_quote(text: str) -> str:
     """A text in SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _about(folder: Path) -> About:
+def _about(folder: Path) -> LibraryInfo:
     if not is_library(folder):
         raise LibraryError(
             f'{folder} is no library; "crosspair index VIDEOS --library {folder} --model MODEL" '
             "makes one"
         )
     try:
-        about = About(**json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
+        about = LibraryInfo(**json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise LibraryError(f"{folder / ABOUT_FILE} cannot be read: {_line(error)}") from error
     if about.format != FORMAT:
@@ -288,3 +294,44 @@ def _connected(folder: Path) -> Any:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+BROKEN_FILE = "broken.csv"
+_COLUMNS = ("video", "reason", "windows", "size", "modified")
+
+
+@dataclass(frozen=True)
+class BrokenVideo:
+    """A video that could not be read, all of it or in part.
+
+    Attributes:
+        state: of its file, then; it is tried again once that has changed.
+        reason: for people, in one line.
+        windows: of it that could be read.
+    """
+
+    state: FileState
+    reason: str
+    windows: int = 0
+
+
+def read_broken(folder: Path) -> dict[str, BrokenVideo]:
+    """The list of a library by its videos' names; empty where there is none, or not a whole one."""
+    broken = {}
+    with (
+        suppress(OSError, ValueError, KeyError, csv.Error),
+        (folder / BROKEN_FILE).open(encoding="utf-8", newline="") as lines,
+    ):
+        for line in csv.DictReader(lines):
+            state = int(line["size"]), int(line["modified"])
+            broken[line["video"]] = BrokenVideo(state, line["reason"], int(line["windows"]))
+    return broken
+
+
+def write_broken(folder: Path, broken: Mapping[str, BrokenVideo]) -> None:
+    """Write the list; where there is nothing to tell, no file is."""
+    if not broken:
+        (folder / BROKEN_FILE).unlink(missing_ok=True)
+        return
+    rows = [(name, each.reason, each.windows, *each.state) for name, each in sorted(broken.items())]
+    write_atomically(folder / BROKEN_FILE, csv_text(_COLUMNS, rows))

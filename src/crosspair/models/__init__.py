@@ -8,17 +8,28 @@ from collections.abc import Sequence
 from crosspair.config import Recipe, TextConfig
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
-from crosspair.models.folder import CLASSIFIER_TYPE, CPD_TYPE, local_folder, read_config
-from crosspair.models.foreign import Imported, import_weights
-from crosspair.models.foreign.encoder import inflate
-from crosspair.models.frames import FrameModel, frozen_model, imagenet_model
+from crosspair.models.foreign_resnets import inflate
+from crosspair.models.hub import CLASSIFIER_TYPE, CPD_TYPE, local_folder, read_config
+from crosspair.models.import_weights import ImportedModel, import_weights
+from crosspair.models.init import (
+    FrameAverageModel,
+    InitWeights,
+    load_frozen_model,
+    load_imagenet_model,
+    load_init_weights,
+    load_pretrained_towers,
+)
 from crosspair.models.resnet3d import ResNet3d
-from crosspair.models.start import Start, begin_towers, read_start
-from crosspair.models.transformer import TransformerAverage
-from crosspair.models.words import WordAverage, learn_word_vectors, read_word_vectors, tokenize
+from crosspair.models.text import (
+    TransformerAverage,
+    WordAverage,
+    learn_word_vectors,
+    read_word_vectors,
+    tokenize,
+)
 
 
-def text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> TextEncoder:
+def build_text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> TextEncoder:
     """The text encoder that a recipe asks for.
 
     Args:
@@ -33,13 +44,13 @@ def text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> TextEn
     return read_word_vectors(config.source, config.max_words)
 
 
-def build(recipe: Recipe, titles: Sequence[str]) -> CPD:
+def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
     """A fresh model after a recipe; the caller seeds torch."""
-    encoder = text_encoder(recipe.text, titles, recipe.training.seed)
+    encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)
     return CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
 
 
-def read_model(source: str | os.PathLike[str]) -> CPD | Classifier:
+def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
     """A model of either kind, from its folder or by its name on the hub.
 
     Raises:
@@ -53,23 +64,23 @@ def read_model(source: str | os.PathLike[str]) -> CPD | Classifier:
 __all__ = [
     "CPD",
     "Classifier",
-    "FrameModel",
-    "Imported",
+    "FrameAverageModel",
+    "ImportedModel",
+    "InitWeights",
     "ResNet3d",
-    "Start",
     "TextEncoder",
     "TransformerAverage",
     "WordAverage",
-    "begin_towers",
-    "build",
-    "frozen_model",
-    "imagenet_model",
+    "build_model",
+    "build_text_encoder",
     "import_weights",
     "inflate",
     "learn_word_vectors",
-    "read_model",
-    "read_start",
+    "load_frozen_model",
+    "load_imagenet_model",
+    "load_init_weights",
+    "load_model",
+    "load_pretrained_towers",
     "read_word_vectors",
-    "text_encoder",
     "tokenize",
 ]

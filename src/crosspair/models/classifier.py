@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from crosspair.config import ClassifierConfig, ClipConfig, FinetuneRecipe, VideoConfig
+from crosspair.device import full_precision
 from crosspair.errors import ModelError
-from crosspair.models.folder import (
+from crosspair.models.hub import (
     CLASSIFIER_TYPE,
     CONFIG_FILE,
     load_weights,
@@ -23,10 +24,13 @@ from crosspair.models.folder import (
     weights_hash,
 )
 from crosspair.models.resnet3d import ResNet3d
-from crosspair.precision import full_precision
-from crosspair.video.pixels import normalize
+from crosspair.video.views import normalize
 
-SECTIONS = ("clip", "video", "classifier")  # of a recipe: what a classifier is built from
+CLASSIFIER_SECTIONS = (
+    "clip",
+    "video",
+    "classifier",
+)  # of a recipe: what a classifier is built from
 
 
 class Classifier(nn.Module):
@@ -88,7 +92,7 @@ class Classifier(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, in place of what it may hold already."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        sections = {name: dataclasses.asdict(getattr(self, name)) for name in CLASSIFIER_SECTIONS}
         config = {"model_type": CLASSIFIER_TYPE, **sections, "classes": self.classes}
         save_folder(folder, self, config)
 
@@ -101,7 +105,7 @@ class Classifier(nn.Module):
         """
         folder = local_folder(source)
         config = read_config(folder, CLASSIFIER_TYPE)
-        recipe = read_sections(FinetuneRecipe, config, folder, *SECTIONS)
+        recipe = read_sections(FinetuneRecipe, config, folder, *CLASSIFIER_SECTIONS)
         classes = config.get("classes")
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ModelError(f"{folder / CONFIG_FILE}: its classes are no list of names")

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
+from crosspair.device import full_precision
 from crosspair.errors import ModelError, TextError
-from crosspair.models.folder import (
+from crosspair.models.hub import (
     CPD_TYPE,
     load_weights,
     local_folder,
@@ -22,14 +23,12 @@ from crosspair.models.folder import (
     weights_hash,
 )
 from crosspair.models.resnet3d import ResNet3d
-from crosspair.models.transformer import TransformerAverage
-from crosspair.models.words import WordAverage
-from crosspair.precision import full_precision
-from crosspair.video.pixels import normalize
+from crosspair.models.text import TransformerAverage, WordAverage
+from crosspair.video.views import normalize
 
 TextEncoder = WordAverage | TransformerAverage
 
-SECTIONS = ("clip", "video", "text", "head")  # of a recipe: what a model is built from
+CPD_SECTIONS = ("clip", "video", "text", "head")  # of a recipe: what a model is built from
 PARTS = ("video_encoder", "video_head", "text_encoder", "text_head")
 
 
@@ -37,7 +36,7 @@ class CPD(nn.Module):
     """Both towers.
 
     Args:
-        text_encoder: the language model, see `crosspair.models.text_encoder`.
+        text_encoder: the language model, see `crosspair.models.build_text_encoder`.
         clip: the form of clips that the video tower is meant for; kept for those who use it.
         video: the video encoder's architecture.
         text: what the text encoder is; kept to rebuild it.
@@ -105,7 +104,7 @@ class CPD(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `from_pretrained` reads, in place of what it may hold already."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        sections = {name: dataclasses.asdict(getattr(self, name)) for name in CPD_SECTIONS}
         config = {"model_type": CPD_TYPE, **sections, "untrained": list(self.untrained)}
         save_folder(folder, self, config, self.text_encoder.save)
 
@@ -118,7 +117,7 @@ class CPD(nn.Module):
         """
         folder = local_folder(source)
         config = read_config(folder, CPD_TYPE)
-        recipe = read_sections(Recipe, config, folder, *SECTIONS)
+        recipe = read_sections(Recipe, config, folder, *CPD_SECTIONS)
         try:
             encoder: TextEncoder = (
                 WordAverage.load(folder)

@@ -21,15 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crosspair.atomic import write_atomically
+from crosspair.device import full_precision
 from crosspair.errors import ModelError
+from crosspair.files import write_atomically
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
-from crosspair.models.folder import first_line, preprocessing
-from crosspair.models.transformer import TransformerAverage
-from crosspair.models.words import WordAverage
-from crosspair.precision import full_precision
-from crosspair.video.pixels import normalize
+from crosspair.models.hub import first_line, preprocessing
+from crosspair.models.text import TransformerAverage, WordAverage
+from crosspair.video.views import normalize
 
 Format = Literal["onnx", "torch"]
 Tensors = tuple[torch.Tensor, ...]
@@ -43,7 +42,7 @@ _TEXT = "a person is playing with a ball"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedFile:
     """A file that was written.
 
     Attributes:
@@ -60,7 +59,7 @@ class Exported:
     differences: dict[str, float]
 
 
-def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> list[Exported]:
+def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> list[ExportedFile]:
     """Write a model's towers: ``out`` is the video tower, or the classifier; ``out`` with ".text"
     before its suffix is the text tower, where the model has one.
 
@@ -80,7 +79,7 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
     model = model.to("cpu").eval()
     about = {"crosspair": json.dumps(_about(model))}
     make, load = (_onnx, _load_onnx) if form == "onnx" else (_program, _load_program)
-    files: list[tuple[Exported, bytes]] = []
+    files: list[tuple[ExportedFile, bytes]] = []
     for name, tower in _towers(model).items():
         file = path if name == "video" else path.with_suffix(f".{name}{path.suffix}")
         try:
@@ -98,7 +97,7 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
             logger.warning("%s is not written: %s", file, reason)
             continue
         differences = _differences(tower, run, file)
-        files.append((Exported(file, tower.inputs, tower.outputs, differences), content))
+        files.append((ExportedFile(file, tower.inputs, tower.outputs, differences), content))
     for exported, content in files:  # all of them, or none
         write_atomically(exported.path, content)
     return [exported for exported, _ in files]

@@ -14,15 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crosspair.models.resnet3d import (
-    BasicBlock,
-    Bottleneck,
-    ResNet3d,
-    as_clips,
-    as_images,
-    average,
-)
-from crosspair.precision import dtype_for
+from crosspair.device import dtype_for
+from crosspair.models.resnet3d import BasicBlock, Bottleneck, ResNet3d, as_clips, as_images, average
 
 
 @contextmanager
@@ -34,7 +27,7 @@ def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterat
     Args:
         encoder: on ``device``.
         device: where it computes.
-        precision: see `crosspair.precision.dtype_for`.
+        precision: see `crosspair.device.dtype_for`.
     """
     lower = dtype_for(device, precision) == torch.bfloat16
     if lower and device.type == "cpu" and torch._C._has_mkldnn:

@@ -10,12 +10,14 @@ from torch import nn
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.cross_pair import CrossPair
-from crosspair.objectives.discrimination import Discrimination
-from crosspair.objectives.in_batch import InBatch
+from crosspair.objectives.discrimination import (
+    CrossPair,
+    Discrimination,
+    LearnedInstance,
+    SelfInstance,
+)
+from crosspair.objectives.in_batch import InBatch, Ranking, ranking_loss
 from crosspair.objectives.nce import NoiseContrastive, nce_loss
-from crosspair.objectives.ranking import Ranking, ranking_loss
-from crosspair.objectives.self_instance import LearnedInstance, SelfInstance
 from crosspair.objectives.softmax import ExactSoftmax, log_normalizer
 
 __all__ = [
@@ -28,14 +30,14 @@ __all__ = [
     "NoiseContrastive",
     "Ranking",
     "SelfInstance",
-    "build",
+    "build_objective",
     "log_normalizer",
     "nce_loss",
     "ranking_loss",
 ]
 
 
-def build(
+def build_objective(
     config: ObjectiveConfig, pairs: int, dimensions: int, seed: int, world: World
 ) -> nn.Module:
     """The objective that a recipe asks for.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
-from crosspair.devices import sent
+from crosspair.device import to_device
 from crosspair.distributed import World
 from crosspair.errors import RunError
 
@@ -57,7 +57,7 @@ class MemoryBank:
             The video and the text entries, each (..., D), in float32 at least.
         """
         if self.world.size == 1:
-            return _wide(self.video[index]), _wide(self.text[index])
+            return _to_float32(self.video[index]), _to_float32(self.text[index])
         asked = index.flatten() if shared else self.world.gather_rows(index.flatten())
         mine = asked % self.world.size == self.world.rank
         row = torch.where(mine, asked // self.world.size, 0)
@@ -66,7 +66,7 @@ class MemoryBank:
         if not shared:
             begin = self.world.offset(index.numel())
             found = found[:, begin : begin + index.numel()]
-        video, text = _wide(found).view(2, *index.shape, -1)
+        video, text = _to_float32(found).view(2, *index.shape, -1)
         return video, text
 
     @torch.no_grad()
@@ -82,10 +82,10 @@ class MemoryBank:
         index = self.world.gather_rows(index)
         new = self.world.gather_rows(torch.stack([video, text], dim=1).float())  # (B, 2, D)
         mine = (index % self.world.size == self.world.rank).nonzero().squeeze(1)
-        row = sent(index[mine] // self.world.size, new.device)
-        new = new[sent(mine, new.device)]
+        row = to_device(index[mine] // self.world.size, new.device)
+        new = new[to_device(mine, new.device)]
         for entries, vectors in ((self.video, new[:, 0]), (self.text, new[:, 1])):
-            mixed = self.momentum * _wide(entries[row]) + (1 - self.momentum) * vectors
+            mixed = self.momentum * _to_float32(entries[row]) + (1 - self.momentum) * vectors
             entries[row] = F.normalize(mixed, dim=1).to(entries.dtype)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -131,7 +131,7 @@ class MemoryBank:
                 entries[row : row + len(drawn)] = drawn
 
 
-def _wide(entries: torch.Tensor) -> torch.Tensor:
+def _to_float32(entries: torch.Tensor) -> torch.Tensor:
     return entries.to(torch.promote_types(entries.dtype, torch.float32))
 
 

@@ -8,19 +8,23 @@ the noise distribution p_n = 1/N, the posterior of "this is the query's own" is
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from crosspair.config import ObjectiveConfig
-from crosspair.devices import sent
+from crosspair.device import to_device
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import Discrimination, logged
-from crosspair.objectives.gathered import spread_dots
+from crosspair.objectives.discrimination import Discrimination, step_metrics
+from crosspair.objectives.in_batch import all_gather_with_grad, reduce_scatter_rows
+
+logger = logging.getLogger(__name__)
 
 EMA = 0.99  # share of the old estimate of log Z that a step keeps
 
@@ -113,7 +117,9 @@ class NoiseContrastive(nn.Module):
         positive, noise = (
             torch.cat(every).detach().sigmoid().mean() for every in zip(*logits, strict=True)
         )
-        return torch.stack(losses).sum(), logged(task.names, losses, self.log_z, positive, noise)
+        return torch.stack(losses).sum(), step_metrics(
+            task.names, losses, self.log_z, positive, noise
+        )
 
     def get_extra_state(self) -> torch.Tensor:
         """The noise generator's state, so that a resumed run draws what it would have drawn."""
@@ -128,15 +134,15 @@ class NoiseContrastive(nn.Module):
         task, m, batch = self.discrimination, self.config.noise_samples, len(queries[0])
         if self.config.noise == "batch":
             drawn = torch.randint(bank.pairs, (m,), generator=self.generator)
-            noises = task.lookup(sent(drawn, self.world.device), bank, shared=True)
+            noises = task.lookup(to_device(drawn, self.world.device), bank, shared=True)
             return [_dots(*each) for each in zip(queries, noises, strict=True)]
         counts = self.world.counts(batch)
         drawn = torch.randint(bank.pairs, (int(counts.sum()), m), generator=self.generator)
         begin = int(counts[: self.world.rank].sum())
-        rows = sent(drawn[begin : begin + batch], self.world.device)
+        rows = to_device(drawn[begin : begin + batch], self.world.device)
         rows = task.world.gather_rows(rows)  # for all processes that the classes are spread over
         return [
-            spread_dots(*each, rows, task.world)
+            sharded_gather_dot(*each, rows, task.world)
             for each in zip(queries, task.classes(bank), strict=True)
         ]
 
@@ -168,3 +174,66 @@ def _posterior_logits(
 def _terms(positive: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Means over the batch of −log σ(positive) and −Σ log(1 − σ(noise))."""
     return F.softplus(-positive).mean(), F.softplus(noise).sum(dim=1).mean()
+
+
+Dots = Callable[[torch.Tensor, Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+def sharded_gather_dot(
+    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor, world: World
+) -> torch.Tensor:
+    """Each query times its own rows of a table that is spread over processes.
+
+    Queries travel to the rows, and similarities back: with m rows of d values for each of n queries
+    n·(m + d) values, and not n·m·d.
+
+    Args:
+        query: (B, d) of this process.
+        columns: this process's rows of the table, of which row i is on i % world.size; otherwise as
+            of `gathered_dots`.
+        rows: (n, m) int64, for the queries of all processes one after another.
+        world: the processes that the table is spread over.
+
+    Returns:
+        (B, m), with a gradient as that of `gathered_dots`.
+    """
+    mine = rows % world.size == world.rank
+    here = torch.where(mine, rows // world.size, 0)
+    return reduce_scatter_rows(
+        gather_dot(all_gather_with_grad(query, world), columns, here) * mine, len(query), world
+    )
+
+
+def gather_dot(
+    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
+) -> torch.Tensor:
+    """Each query times its own rows of a table.
+
+    Args:
+        query: (B, d).
+        columns: the table, as columns (N, d₁), (N, d₂), … that sum up to d; float32 or bfloat16.
+        rows: (B, m) int64, 0 to N - 1.
+
+    Returns:
+        (B, m), with a gradient for the queries, and for the table where that learns.
+    """
+    kernel = _kernel() if query.is_cuda and not any(c.requires_grad for c in columns) else None
+    return (kernel or gather_dot_reference)(query, columns, rows)
+
+
+def gather_dot_reference(
+    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
+) -> torch.Tensor:
+    """`gathered_dots` anywhere; it holds (B, m, d) values."""
+    table = torch.cat([column[rows] for column in columns], dim=-1)  # (B, m, d)
+    return torch.einsum("bd,bmd->bm", query, table.to(query.dtype))
+
+
+@functools.cache
+def _kernel() -> Dots | None:
+    try:
+        from crosspair.objectives.triton_dots import triton_gather_dot
+    except ImportError as error:
+        logger.warning("no Triton (%s): noise of each pair takes more memory and time", error)
+        return None
+    return triton_gather_dot

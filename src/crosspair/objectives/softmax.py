@@ -14,7 +14,7 @@ from torch import nn
 
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import Discrimination, logged
+from crosspair.objectives.discrimination import Discrimination, step_metrics
 
 CHUNK = 1 << 14  # classes whose logits are there at a time
 
@@ -48,7 +48,7 @@ class ExactSoftmax(nn.Module):
             log_normalizer(query, classes, task.temperature, task.world)
             for query, classes in zip(queries, task.classes(bank), strict=True)
         ]
-        return likelihood(positives, log_zs, bank.pairs, task.names)
+        return nll_loss(positives, log_zs, bank.pairs, task.names)
 
 
 def log_normalizer(
@@ -70,7 +70,7 @@ def log_normalizer(
     return log_z
 
 
-def likelihood(
+def nll_loss(
     positives: Sequence[torch.Tensor],
     log_zs: Sequence[torch.Tensor],
     count: int,
@@ -87,7 +87,9 @@ def likelihood(
     each = [(log_z - positive).mean() for positive, log_z in zip(positives, log_zs, strict=True)]
     own = (torch.cat([*positives]) - torch.cat([*log_zs])).detach().exp().mean()
     means = [log_z.detach().mean() for log_z in log_zs]
-    return torch.stack(each).sum(), logged(names, each, means, own, (1 - own) / max(count - 1, 1))
+    return torch.stack(each).sum(), step_metrics(
+        names, each, means, own, (1 - own) / max(count - 1, 1)
+    )
 
 
 class _LogNormalizer(torch.autograd.Function):

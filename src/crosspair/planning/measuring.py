@@ -6,23 +6,29 @@ Nothing is written anywhere; the weights that the steps move are thrown away.
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import re
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from crosspair.device import autocast
 from crosspair.errors import RecipeError, VideoError
 from crosspair.models.inference import inference
-from crosspair.planning.memory import Memory
-from crosspair.precision import autocast
 from crosspair.progress import progress
 from crosspair.training.finetune import Finetuning
-from crosspair.training.parallel import uncompiled
+from crosspair.training.loop import force_eager
 from crosspair.training.pretrain import Pretraining
-from crosspair.video import Batch, TrainingOrder, training_loader
+from crosspair.video.loader import Batch, TrainingOrder, training_loader
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +37,7 @@ SHARES = {"one worker": 0.15, "all workers": 0.2, "step": 0.25, "together": 0.35
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """Clips a second, and bytes.
 
     Attributes:
@@ -68,7 +74,7 @@ class Measured:
         return int(self.memory + self.by_clip * (clips - self.part))
 
 
-def measure(task: Pretraining | Finetuning, whole: int, seconds: float) -> Measured:
+def measure(task: Pretraining | Finetuning, whole: int, seconds: float) -> Measurements:
     """Measure a training by doing some of it.
 
     Args:
@@ -99,7 +105,7 @@ def measure(task: Pretraining | Finetuning, whole: int, seconds: float) -> Measu
         bar.advance(4, "validation")
         forward = _forward(task, batch, SHARES["forward"] * seconds)
         bar.advance(5)
-    return Measured(
+    return Measurements(
         time.perf_counter() - begun, by_worker, loading, part / statistics.median(times), together,
         wait, forward, part, memory.peak, by_clip, memory.of_a_worker, memory.available,
     )  # fmt: skip
@@ -242,7 +248,7 @@ def _forward(task: Pretraining | Finetuning, batch: Batch, seconds: float) -> fl
     clips, count, begun = batch.clips.to(device), 0, _now(device)
     with (
         inference(task.model.video_encoder, device, precision),
-        uncompiled(task.recipe.training),
+        force_eager(task.recipe.training),
         autocast(device, precision),
     ):
         while count == 0 or _now(device) - begun < seconds:
@@ -255,3 +261,69 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+MUCH = 0.9  # of all memory, that a plan may take
+
+
+class Memory:
+    """Peak memory of a process that trains.
+
+    Args:
+        device: where it computes; on a GPU the GPU's memory is looked at.
+
+    Attributes:
+        peak: highest of all `end`, bytes.
+        available: bytes that may be taken.
+        of_a_worker: bytes of the largest worker, shared pages by their share; 0 where the system
+            does not tell.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peak, self.of_a_worker = 0, 0
+        self.available = int(MUCH * self._all())
+
+    def begin(self) -> None:
+        """From here on peaks count."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            with suppress(OSError):  # elsewhere the peak is that of the whole life of the process
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def end(self) -> int:
+        """The peak since `begin`."""
+        if self.device.type == "cuda":
+            now = int(torch.cuda.max_memory_allocated(self.device))
+        else:
+            now = _told("/proc/self/status", "VmHWM") or _of_the_whole_life()
+        self.peak = max(self.peak, now)
+        return now
+
+    def look_at_workers(self) -> None:
+        """Take in what the processes that this one has started hold."""
+        for worker in multiprocessing.active_children():
+            held = _told(f"/proc/{worker.pid}/smaps_rollup", "Pss")
+            self.of_a_worker = max(self.of_a_worker, held)
+
+    def _all(self) -> int:
+        if self.device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        with suppress(ValueError, OSError):
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return sys.maxsize
+
+
+def _told(file: str, name: str) -> int:
+    """A line of one of Linux's files about processes, in bytes; 0 where there is none."""
+    with suppress(OSError):
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
+        if found:
+            return 1024 * int(found[1])
+    return 0
+
+
+def _of_the_whole_life() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,22 +1,29 @@
 """Numbers, figures and pages: what a run found, for people to read."""
 
-from crosspair.reporting.curves import Curve, learning_curves
-from crosspair.reporting.history import History, read_history
-from crosspair.reporting.overview import overview_figure
-from crosspair.reporting.run_report import write_report
-from crosspair.reporting.sheets import Found, Sheet, Tile, load_sheet
-from crosspair.reporting.table import Row, comparison
+from crosspair.reporting.run_report import (
+    ContactSheet,
+    Curve,
+    History,
+    RetrievedClip,
+    SheetTile,
+    learning_curves,
+    load_contact_sheet,
+    overview_figure,
+    read_history,
+    write_report,
+)
+from crosspair.reporting.tables import ComparisonRow, comparison
 
 __all__ = [
+    "ComparisonRow",
+    "ContactSheet",
     "Curve",
-    "Found",
     "History",
-    "Row",
-    "Sheet",
-    "Tile",
+    "RetrievedClip",
+    "SheetTile",
     "comparison",
     "learning_curves",
-    "load_sheet",
+    "load_contact_sheet",
     "overview_figure",
     "read_history",
     "write_report",

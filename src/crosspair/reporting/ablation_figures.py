@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
+import torch
 from matplotlib.axes import Axes
 
-from crosspair.reporting.ablation_cells import DONE, Ablation
-from crosspair.reporting.ablation_tables import AblationTable, Entry, TableRow, headlines
-from crosspair.reporting.columns import Column
-from crosspair.reporting.curves import Curve, smoothed
+from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.titles.stage import prepare_titles
+from crosspair.errors import CrosspairError, RunError
+from crosspair.evaluation.feature_cache import features_match, load_features
+from crosspair.evaluation.features import embed_texts
+from crosspair.evaluation.retrieval import target_ranks
+from crosspair.models.cpd import CPD
+from crosspair.reporting.ablation_tables import (
+    DONE,
+    Ablation,
+    AblationTable,
+    CellResult,
+    Mean,
+    TableEntry,
+    TableRow,
+    headlines,
+)
 from crosspair.reporting.figures import (
     CHART,
     INK,
@@ -23,9 +40,17 @@ from crosspair.reporting.figures import (
     shortened,
     svg_figure,
 )
-from crosspair.reporting.history import History
-from crosspair.reporting.seeds import Mean
-from crosspair.reporting.tabular import counted
+from crosspair.reporting.run_report import (
+    ContactSheet,
+    Curve,
+    History,
+    RetrievedClip,
+    SheetTile,
+    load_contact_sheet,
+    smoothed,
+)
+from crosspair.reporting.tables import Column, pluralize
+from crosspair.reporting.titles import Example, title_examples
 
 _PANEL = (3.3, 2.1)  # in; at 72 points an inch as wide as a card of the page's narrowest column
 _NAME = 28  # letters
@@ -111,7 +136,7 @@ def _chart(
     axes: Axes,
     dial: str,
     lines: Mapping[str, Sequence[tuple[float, Mean]]],
-    chance: Entry | None,
+    chance: TableEntry | None,
 ) -> None:
     marks = sorted({x for line in lines.values() for x, _ in line})
     wide = marks[0] > 0 and marks[-1] / marks[0] >= 8
@@ -180,7 +205,7 @@ def _panel(
         axes.tick_params(labelsize="small")
 
     lost = sum(not done for _, done in lines)
-    told = counted(len(lines), "seed") + (f", {lost} of them not done (dotted)" if lost else "")
+    told = pluralize(len(lines), "seed") + (f", {lost} of them not done (dotted)" if lost else "")
     return Curve(row, svg_figure(f"{kind} of {row}", draw, _PANEL), told)
 
 
@@ -210,3 +235,106 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+_QUERIES, _FOUND = 3, 5  # of the best and of the worst; clips a query
+_TITLES, _PAIRS = 300, 6  # titles to choose from; pairs that are shown
+
+
+@dataclass
+class Examples:
+    """What could be shown, and what could not and why."""
+
+    best: Sequence[ContactSheet] = ()
+    worst: Sequence[ContactSheet] = ()
+    pairs: Sequence[tuple[SheetTile, Example]] = ()
+    lacking: list[str] = field(default_factory=list)
+
+
+def examples(ablation: Ablation) -> Examples:
+    """Retrievals of the first row's first cell that is done, and some of its pairs.
+
+    Models, features and videos may be gone since: what is lacking is told.
+    """
+    done = [cell for cell in ablation.rows[ablation.first] if cell.status == DONE]
+    if not done:
+        return Examples(lacking=["No cell of the first row is done: its retrievals lack."])
+    found = Examples()
+    try:
+        found.best, found.worst = best_and_worst(done[0])
+    except CrosspairError as error:
+        found.lacking.append(f"Retrievals of the first row lack: {error}")
+    try:
+        found.pairs = cleaned_pairs(_job(done[0], "manifest"))
+    except CrosspairError as error:
+        found.lacking.append(f"Examples of pairs lack: {error}")
+    return found
+
+
+def best_and_worst(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSheet]]:
+    """Titles of tested videos whose own clip is found first by the widest margin, and latest.
+
+    Raises:
+        CrosspairError: the cell's model, its features or its manifest are gone.
+    """
+    manifest = _job(cell, "videos")
+    model = CPD.from_pretrained(cell.path / "model")
+    features = load_features(cell.path / "features")
+    if not features_match(cell.path / "features", manifest):
+        raise RunError(f"{manifest.path} has other pairs than when the cell was tested")
+    splits = manifest.column("split")
+    titles = manifest.column(model.text.column)
+    empty = model.text_encoder.is_empty  # of titles that it cannot read, which retrieval leaves out
+    kept = [
+        i
+        for i, row in enumerate(features.rows.tolist())
+        if splits[row] == "test" and titles[row] and not empty(titles[row])
+    ]
+    rows = features.rows[kept].tolist()
+    if len(rows) < 2:
+        raise RunError(f"{manifest.path} has no two tested videos with titles")
+    videos = features.embedding[kept]
+    texts = embed_texts(model, [titles[row] for row in rows])
+    scores = texts @ videos.T
+    ranks = target_ranks(texts, videos)
+    others = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+    margins = scores.diagonal() - others.amax(dim=1)
+    order = sorted(range(len(rows)), key=lambda i: (int(ranks[i]), -float(margins[i])))
+    clips = manifest.clips()
+
+    def sheet(query: int) -> ContactSheet:
+        own = int(ranks[query])
+        best = [(i, 0) for i in scores[query].topk(min(_FOUND, len(rows))).indices.tolist()]
+        if own > len(best):
+            best[-1] = (query, own)
+        found = [
+            RetrievedClip(
+                clips[rows[i]], titles[rows[i]], float(scores[query, i]), i == query, place
+            )
+            for i, place in best
+        ]
+        sheet = load_contact_sheet(titles[rows[query]], found)
+        return replace(sheet, note=f"Its own clip is at place {own} of {len(rows)}.")
+
+    return [sheet(i) for i in order[:_QUERIES]], [sheet(i) for i in order[: -_QUERIES - 1 : -1]]
+
+
+def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, Example]]:
+    """Training pairs, each with its title as it was, cleaned, and as a tree (Figures 3 and 4)."""
+    train = manifest.split("train")
+    train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
+    shown = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
+    rows = {title: row for row, title in enumerate(train.column("title"))}
+    clips = train.clips()
+    found = [RetrievedClip(clips[rows[each.raw]], each.raw, 0.0) for each in shown]
+    return list(zip(load_contact_sheet("", found).tiles, shown, strict=True))
+
+
+def _job(cell: CellResult, name: str) -> Manifest:
+    """The videos that the cell learnt from (``manifest``) or was tested on, as it was told."""
+    path = cell.path / "job.json"
+    try:
+        told = Path(json.loads(path.read_text(encoding="utf-8"))[name])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{path} is missing or damaged") from error
+    return Manifest.read(told)

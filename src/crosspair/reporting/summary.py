@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from crosspair.errors import RunError
-from crosspair.evaluation.origin import Provenance
 from crosspair.evaluation.results import Result, read_results
-from crosspair.reporting.columns import (
+from crosspair.files import write_atomically
+from crosspair.provenance import Provenance
+from crosspair.reporting.run_report import render_page
+from crosspair.reporting.tables import (
+    FIELDS,
     SPLITS,
     TITLES,
     Column,
     column_of,
+    format_csv,
+    format_value,
     listed,
     ordered,
-    over_splits,
+    split_columns,
     stands_in,
 )
-from crosspair.reporting.published import PUBLISHED, Published
-from crosspair.reporting.tabular import shown
 
 RESULTS = "results.json"
 _LOW_SHOT = (
@@ -41,7 +49,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReportCell:
     """A number, and what is to be known of it.
 
     Attributes:
@@ -57,7 +65,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """A run's numbers of one subject, or what was published of one method on one data set.
 
     Attributes:
@@ -72,17 +80,17 @@ class Row:
     of: str
     over: str
     detail: str
-    cells: Mapping[Column, Cell]
+    cells: Mapping[Column, ReportCell]
     run: Run | None = None
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """One of the paper's tables, of one's own runs; its number is a key of `TITLES`."""
 
     number: str
     columns: Sequence[Column]
-    rows: Sequence[Row]
+    rows: Sequence[ReportRow]
 
     @cached_property
     def notes(self) -> list[str]:
@@ -125,7 +133,7 @@ def read_runs(given: Sequence[str]) -> list[Run]:
     return list(runs.values())
 
 
-def summarise(runs: Sequence[Run]) -> list[Table]:
+def summarise(runs: Sequence[Run]) -> list[ReportTable]:
     """The tables that the runs have numbers for, with what was published beside them.
 
     Raises:
@@ -137,7 +145,7 @@ def summarise(runs: Sequence[Run]) -> list[Table]:
         columns = ordered(c for _, row in own for c in row.cells if c.table == number)
         rows = [row for of, row in own if of == number]
         if columns:
-            tables.append(Table(number, columns, rows + _published_rows(columns)))
+            tables.append(ReportTable(number, columns, rows + _published_rows(columns)))
     return tables
 
 
@@ -162,18 +170,18 @@ def _read_run(given: str) -> Run:
     )
 
 
-def _rows(run: Run) -> list[tuple[str, Row]]:
+def _rows(run: Run) -> list[tuple[str, ReportRow]]:
     """A row for each subject and official split of each table, with the table's number."""
     measured = {column_of(result) for result in run.results if result.of != "chance"}
-    found: dict[tuple[str, str, str], dict[Column, Cell]] = {
+    found: dict[tuple[str, str, str], dict[Column, ReportCell]] = {
         (number, of, over): {}
         for number in TITLES
         for of in ("trained", "random weights", "chance")
-        for over in dict.fromkeys(over_splits(result) for result in run.results)
+        for over in dict.fromkeys(split_columns(result) for result in run.results)
     }
     for result in run.results:
         own, cell = column_of(result), _cell(result)
-        cells = found[own.table, result.of, over_splits(result)]
+        cells = found[own.table, result.of, split_columns(result)]
         for column in [each for each in measured if stands_in(result, each)] or [own]:
             if column in cells:
                 raise RunError(
@@ -183,24 +191,26 @@ def _rows(run: Run) -> list[tuple[str, Row]]:
                 )
             cells[column] = cell
     return [
-        (number, Row(run.name, of, over, f"{of}; {over}" if over else of, cells, run))
+        (number, ReportRow(run.name, of, over, f"{of}; {over}" if over else of, cells, run))
         for (number, of, over), cells in found.items()
         if cells
     ]
 
 
-def _cell(result: Result) -> Cell:
+def _cell(result: Result) -> ReportCell:
     settings = sorted((k, v) for k, v in result.settings.items() if k not in SPLITS)
     told = [f"{name} {listed(value)}" for name, value in settings]
     if result.count:
         told.insert(0, f"{result.count:,} of {result.split}")
     if "draws" in result.details:
-        values = (shown(value, result.smaller_is_better) for value in result.details["draws"])
+        values = (
+            format_value(value, result.smaller_is_better) for value in result.details["draws"]
+        )
         told.append(f"single values {', '.join(values)}")
-    return Cell(result.value, "; ".join(told), result.interval, result.count)
+    return ReportCell(result.value, "; ".join(told), result.interval, result.count)
 
 
-def _published_rows(columns: Sequence[Column]) -> list[Row]:
+def _published_rows(columns: Sequence[Column]) -> list[ReportRow]:
     beside = {column: _beside(column) for column in columns}
     rows = []
     for each in PUBLISHED:
@@ -212,7 +222,7 @@ def _published_rows(columns: Sequence[Column]) -> list[Row]:
             column: _published_cell(each, column) for column in columns if each in beside[column]
         }
         if cells:
-            rows.append(Row(each.method, "published", "", detail, cells))
+            rows.append(ReportRow(each.method, "published", "", detail, cells))
     return rows
 
 
@@ -227,7 +237,124 @@ def _beside(column: Column) -> list[Published]:
     return same_data or [each for each in of_protocol if each.method.startswith("CPD")]
 
 
-def _published_cell(published: Published, column: Column) -> Cell:
+def _published_cell(published: Published, column: Column) -> ReportCell:
     other = "" if column.classes == published.classes else " (not the data of this column)"
     told = f"published, {published.source}: {published.data}, {published.classes} classes{other}"
-    return Cell(published.value, told)
+    return ReportCell(published.value, told)
+
+
+_FIELDS = (
+    "table", "run", "of", "over", *FIELDS, "value", "low", "high", "count", "note", "results",
+)  # fmt: skip
+
+
+def write_summary(folder: Path, runs: Sequence[Run]) -> list[ReportTable]:
+    """Write ``report.md``, ``report.csv`` and ``report.html``, each in one step.
+
+    The csv has a line for each number, as it is rather than rounded: accuracies from 0 to 1.
+
+    Args:
+        folder: to write to; links to files of results are relative to it.
+        runs: in the order to show them.
+
+    Returns:
+        The tables.
+
+    Raises:
+        RunError: a run holds two numbers for one place, or a file cannot be written.
+    """
+    tables = summarise(runs)
+    told: dict[str, Any] = {
+        "tables": tables,
+        "explanation": _explanation(runs),
+        # A colon in a folder's name would read as a scheme.
+        "links": {run.name: quote(os.fsencode(_relative(folder, run)), safe="/") for run in runs},
+        "origins": {run.name: _origin(run.origin) for run in runs},
+    }
+    write_atomically(folder / "report.md", render_page("summary.md", **told))
+    write_atomically(folder / "report.csv", _csv(folder, tables))
+    write_atomically(folder / "report.html", render_page("summary.html", **told))
+    return tables
+
+
+def _explanation(runs: Sequence[Run]) -> list[str]:
+    """What to know before numbers are compared, a sentence each."""
+    told = [
+        "Beside a number, in parentheses or beneath it, is its 95 % interval: where it lies when "
+        "the tested videos are drawn again. The small number tells of the note with its settings.",
+        "Rows marked as published are not measured here: they are from the paper or from the "
+        "source named, on the data set named.",
+    ]
+    if len({run.origin.manifest for run in runs}) > 1:
+        told.append(
+            "The runs were tested on different manifests (see Runs): numbers of one column "
+            "compare only where the manifest is the same."
+        )
+    return told
+
+
+def _csv(folder: Path, tables: Sequence[ReportTable]) -> str:
+    return format_csv(_FIELDS, (
+        [
+            table.number, row.name, row.of, row.over, *column.fields, cell.value,
+            *(cell.interval or ("", "")), cell.count or "", cell.note,
+            _relative(folder, row.run) if row.run else "",
+        ]
+        for table in tables for row in table.rows for column, cell in row.cells.items()
+    ))  # fmt: skip
+
+
+def _origin(origin: Provenance) -> dict[str, str]:
+    return {
+        "weights": origin.model,
+        "manifest": origin.data,
+        "recipe": origin.recipe or "not known",
+        "seed": str(origin.seed),
+        "commit": origin.commit or "not in a checkout",
+        "device": origin.machine.device,
+        "created": origin.created,
+    }
+
+
+def _relative(folder: Path, run: Run) -> str:
+    return Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()
+
+
+@dataclass(frozen=True)
+class Published:
+    """One accuracy, and all that its source tells of how it came to be: a line of published.csv.
+
+    Attributes:
+        value: top-1 accuracy, 0 to 1.
+        protocol: as in `crosspair.evaluation.Result`.
+        labels: share of the labels that were seen.
+        data: what it was tested on.
+        classes: of the test.
+        method, network: as the source calls them, or "not told".
+        pretrained: what it was pre-trained on, and by what supervision where that is not CPD's.
+        source: as "paper, Table 3".
+    """
+
+    value: float
+    protocol: str
+    labels: float
+    data: str
+    classes: int
+    method: str
+    network: str
+    pretrained: str
+    source: str
+
+
+def _read() -> tuple[Published, ...]:
+    file = resources.files(__package__) / "published.csv"
+    _, *lines = csv.reader(file.read_text(encoding="utf-8").splitlines())
+    return tuple(
+        Published(
+            round(float(percent) / 100, 3), protocol, float(labels), data, int(classes), *told
+        )
+        for percent, protocol, labels, data, classes, *told in lines
+    )
+
+
+PUBLISHED = _read()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
+import secrets
 import threading
+from collections import OrderedDict
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +17,20 @@ import jinja2
 import numpy as np
 
 from crosspair.api import Classified
-from crosspair.corpora import manifest_of
-from crosspair.corpora.labels import class_phrase
+from crosspair.config import Clip
+from crosspair.corpora.build import class_phrase
+from crosspair.corpora.inputs import probe_missing
+from crosspair.corpora.manifest import manifest_from_rows
+from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest
+from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import TextError, VideoError
+from crosspair.evaluation.encode import check_text_tower, encode_windows
+from crosspair.evaluation.windows import Windows
 from crosspair.evaluation.zeroshot import class_embeddings
-from crosspair.library import Searcher, Windows, encode_windows
-from crosspair.library.engines import check_reads_text
-from crosspair.library.timeline import clock
-from crosspair.library.videos import probed
-from crosspair.serve.moments import Moments
+from crosspair.library.search import Searcher, SearchHit, format_time
+from crosspair.library.store import MISSING_FILE, Library, file_state, sql_quote
+from crosspair.video.container import open_video
+from crosspair.workers import map_isolated
 
 FOUND = 24  # moments
 LETTERS = 1000  # of a query or of all classes, at most
@@ -130,20 +139,20 @@ class Answers:
             ModelError: the model's text tower is untrained.
         """
         model = self._searcher.engine.model
-        check_reads_text(model)
+        check_text_tower(model)
         lines = classes[:LETTERS].replace(",", "\n").splitlines()
         names = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
         if not names:
             raise TextError("Name the classes to choose among, separated by commas.")
         with self._reading:
-            check_reads_text(model, map(class_phrase, names))
+            check_text_tower(model, map(class_phrase, names))
             vectors = class_embeddings(model, names).numpy()
         cosines = seen.embedding @ vectors.T
         answer = Classified([seen.name] * len(seen.spans), seen.spans, names, cosines, [])
         ((_, ranked, timeline),) = answer.videos()
         return self._html(
             "classes",
-            told=f"{seen.name}, {clock(seen.length)}: {ranked[0][0]}",
+            told=f"{seen.name}, {format_time(seen.length)}: {ranked[0][0]}",
             thumbnail=seen.thumbnail, ranked=ranked, timeline=timeline,
         )  # fmt: skip
 
@@ -178,14 +187,16 @@ class Answers:
 
     def _seen(self, path: Path, name: str) -> Seen:
         # Never by its name: a list of videos would have the server read whatever it names.
-        manifest = probed(manifest_of([{"pair_id": str(path), "path": str(path)}], "."))
+        manifest = probe_missing(
+            manifest_from_rows([{"pair_id": str(path), "path": str(path)}], ".")
+        )
         (row,) = manifest.table.to_pylist()
         if row["error"]:
             raise VideoError(row["error"])
         length = row["duration"]
         if length > LONGEST:
             raise VideoError(
-                f"{name} is {clock(length)} long; at most {clock(LONGEST)} can be looked at here"
+                f"{name} is {format_time(length)} long; at most {format_time(LONGEST)} can be looked at here"
             )
         windows = Windows() if length > LONG else Windows(length, length)
         (encoded,) = encode_windows(self._searcher.engine, manifest, windows, thumbnails=True)
@@ -203,10 +214,114 @@ class Answers:
         )  # fmt: skip
         environment.filters.update(
             base64=lambda content: base64.b64encode(content).decode(),
-            clock=clock,
+            format_time=format_time,
             place=self._place,
         )
         html = environment.get_template(f"{template}.html.j2").render(values)
         # Gradio fills templates of its own in the browser; nothing in here is one.
         html = html.replace("$", "&#36;").replace("{", "&#123;").replace("`", "&#96;")
         return html.encode(errors="replace").decode()  # halves of surrogate pairs
+
+
+SHOWN = 100_000  # moments that can be played; more push out the oldest
+PLAYED = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
+CODECS = ("h264", "vp8", "vp9", "av1")
+PIXELS = ("yuv420p", "yuvj420p")  # a phone's ten bits are not for every browser
+CONVERSION = TranscodeSettings(short_side=360)
+SECONDS, CONVERSIONS = 60.0, 100  # for one; that are kept
+
+
+class Moments:
+    """What was found in a library, for browsers to play.
+
+    Args:
+        library: only its videos are ever opened.
+        folder: where conversions go, which are few.
+    """
+
+    def __init__(self, library: Library, folder: Path) -> None:
+        self._library, self._folder = library, folder
+        self._secret = secrets.token_bytes(16)
+        self._shown: OrderedDict[str, Clip] = OrderedDict()
+        self._changing = threading.Lock()
+        self._converting = threading.Lock()  # two may want the same moment
+
+    def show(self, moment: SearchHit) -> str:
+        """Let a moment be played.
+
+        Returns:
+            Its key: hexadecimal digits that cannot be guessed, the same each time.
+        """
+        clip = Clip(moment.path, moment.start, moment.end)
+        digest = hashlib.blake2b(repr(clip).encode("utf-8", "replace"), key=self._secret)
+        key = digest.hexdigest()[:32]
+        with self._changing:
+            self._shown[key] = clip
+            self._shown.move_to_end(key)
+            if len(self._shown) > SHOWN:
+                self._shown.popitem(last=False)
+        return key
+
+    def file(self, key: str) -> tuple[Path, str] | None:
+        """The moment's whole file and its media type, or None where not every browser plays it.
+
+        Raises:
+            KeyError: no such moment was shown, or its video has left the library.
+            VideoError: the file cannot be read.
+        """
+        clip = self._known(key)
+        kind = PLAYED.get(Path(clip.path).suffix.lower())
+        if kind is None or "://" in clip.path:
+            return None
+        with open_video(clip.path) as (_, stream):
+            context = stream.codec_context
+            plays = context.name.removeprefix("lib") in CODECS and context.pix_fmt in PIXELS
+        return (Path(clip.path), kind) if plays else None
+
+    def conversion(self, key: str) -> Path:
+        """An MP4 file of the moment alone, without sound, that every browser plays.
+
+        Raises:
+            KeyError: no such moment was shown, or its video is deleted or has left the library.
+            VideoError: the video cannot be read.
+            TimeoutError: others' conversions take too long.
+        """
+        clip = self._known(key)
+        state = file_state(clip.path)
+        if state == MISSING_FILE:
+            raise KeyError(key)
+        # A file that was replaced is converted anew.
+        target = self._folder / f"{key}-{state[0]}-{state[1]}.mp4"
+        if target.exists():
+            return target
+        if not self._converting.acquire(timeout=SECONDS):
+            raise TimeoutError
+        try:
+            if not target.exists():
+                _convert(TranscodeRequest(clip, CONVERSION, target, key))
+                self._forget_old()
+        finally:
+            self._converting.release()
+        return target
+
+    def _known(self, key: str) -> Clip:
+        clip = self._shown[key]
+        if not self._library.table.count_rows(f"path = {sql_quote(clip.path)}"):
+            raise KeyError(key)
+        return clip
+
+    def _forget_old(self) -> None:
+        made = sorted(self._folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
+        for path in made[:-CONVERSIONS]:
+            path.unlink(missing_ok=True)
+
+
+def _convert(request: TranscodeRequest) -> None:
+    """Encode in a process of its own, which a broken video may bring down or keep."""
+    answers = map_isolated("crosspair.corpora.prepare:run_request", [request], seconds=SECONDS)
+    with closing(answers):
+        ((_, answer),) = answers
+    if not isinstance(answer, TranscodeOutcome):
+        raise VideoError(f"{request.clip.path}: {answer.reason}")
+    if answer.error or answer.fatal:
+        raise VideoError(answer.error or answer.fatal)

@@ -5,37 +5,52 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from crosspair.config import FinetuneRecipe
-from crosspair.corpora import Manifest
-from crosspair.devices import sent
+from crosspair.config import FinetuneRecipe, LabelsConfig
+from crosspair.corpora.build import split_validation
+from crosspair.corpora.manifest import Manifest
+from crosspair.device import autocast, check_frames, to_device
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, RecipeError
-from crosspair.evaluation.features import name_failures
-from crosspair.models import Classifier, Start
-from crosspair.models.inference import inference
-from crosspair.precision import autocast, check_frames
-from crosspair.training.labelled import labelled_videos
-from crosspair.training.loop import train
-from crosspair.training.optimizer import optimizer_of, rate_factor
-from crosspair.training.parallel import (
-    check_batch,
-    compiled,
-    placed,
-    uncompiled,
-    wrapped,
+from crosspair.errors import ManifestError, RecipeError, RunError
+from crosspair.evaluation.features import gather_failures
+from crosspair.evaluation.multiview import multiview_results
+from crosspair.evaluation.results import (
+    Result,
+    check_manifest_name,
+    fill_split,
+    read_results,
+    write_results,
+    write_split_means,
 )
-from crosspair.training.plateau import Plateau
-from crosspair.training.profile import part
+from crosspair.evaluation.tasks import check_labels, label_subset
+from crosspair.models.classifier import Classifier
+from crosspair.models.inference import inference
+from crosspair.models.init import InitWeights, load_init_weights
+from crosspair.provenance import Provenance, provenance
+from crosspair.recipes import recipe_hash
+from crosspair.training.loop import (
+    LossAndMetrics,
+    accumulate_gradients,
+    check_batch_size,
+    compile_model,
+    force_eager,
+    optimizer_step,
+    prepare_model,
+    train,
+    wrap_ddp,
+)
+from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
-from crosspair.training.step import Told, backward, move
-from crosspair.video import Batch, centre_loader
+from crosspair.training.schedule import Plateau, optimizer_of, rate_factor
+from crosspair.video.loader import Batch, centre_loader
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +60,7 @@ def finetune(
     manifest: Manifest,
     run_folder: str | os.PathLike[str],
     *,
-    start: Start,
+    start: InitWeights,
     tested: str = "test",
     resume: bool = False,
     profile: bool = False,
@@ -97,13 +112,13 @@ class Finetuning:
         self,
         recipe: FinetuneRecipe,
         manifest: Manifest,
-        start: Start,
+        start: InitWeights,
         world: World,
         tested: str = "test",
     ) -> None:
         self.recipe, self.world = recipe, world
         self.origin = {"start": start.name, "tested": tested}
-        self.data = labelled_videos(manifest, recipe.labels, recipe.training.seed, tested)
+        self.data = select_labelled_videos(manifest, recipe.labels, recipe.training.seed, tested)
         train, self.validation = self.data.train, self.data.validation
         self.counts: dict[str, int] = {}
         logger.info(
@@ -122,10 +137,10 @@ class Finetuning:
         start.begin(model)
         # The network is whole, its new layer too, before it is wrapped: or that layer's gradients
         # would be each process's own.
-        self.model = placed(model, world).train()
+        self.model = prepare_model(model, world).train()
         if recipe.training.compile:
-            compiled(self.model.video_encoder, world.device)
-        self.network = wrapped(self.model, world)
+            compile_model(self.model.video_encoder, world.device)
+        self.network = wrap_ddp(self.model, world)
         moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_of({"all": moving}, recipe.optimizer)
         self.plateau = Plateau(recipe.plateau)
@@ -139,18 +154,18 @@ class Finetuning:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-        def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> Told:
-            with part("forward"), autocast(device, recipe.training.precision):
+        def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
+            with record_section("forward"), autocast(device, recipe.training.precision):
                 logits = self.network(pixels)
-            with part("objective"):
-                targets = sent(self.targets[rows], device)
+            with record_section("objective"):
+                targets = to_device(self.targets[rows], device)
                 smoothing = recipe.classifier.label_smoothing
                 loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             return loss, {"top-1": (logits.argmax(dim=1) == targets).float().mean()}
 
-        logged = backward(batch, self.network, loss_of, recipe, self.world, share)
-        with part("optimiser"):
-            logged |= move(self.optimizer, recipe.optimizer.clip_norm)
+        logged = accumulate_gradients(batch, self.network, loss_of, recipe, self.world, share)
+        with record_section("optimiser"):
+            logged |= optimizer_step(self.optimizer, recipe.optimizer.clip_norm)
         return {**logged, "lr": torch.tensor(lr)}
 
     @torch.no_grad()
@@ -169,14 +184,14 @@ class Finetuning:
             for batch in loader:
                 failures.update(batch.failures)
                 if len(batch.rows):
-                    with uncompiled(training), autocast(world.device, training.precision):
+                    with force_eager(training), autocast(world.device, training.precision):
                         logits = self.model(batch.clips.to(world.device, non_blocking=True)).cpu()
                     truth = targets[batch.rows]
                     hits = (logits.argmax(dim=1) == truth).sum()
                     loss = F.cross_entropy(logits.double(), truth, reduction="sum")
                     sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
         self.model.train()
-        name_failures(validation, failures, world)
+        gather_failures(validation, failures, world)
         loss, hits, videos = world.sum(sums.to(world.device)).tolist()
         return {"videos": int(videos), "loss": loss / videos, "top-1": hits / videos}
 
@@ -219,10 +234,10 @@ class Finetuning:
         """The name of a training video; see `Task`."""
         return str(self.ids[row % len(self.ids)])
 
-    def _check(self, manifest: Manifest, start: Start) -> None:
+    def _check(self, manifest: Manifest, start: InitWeights) -> None:
         recipe, world = self.recipe, self.world
         check_frames(recipe.clip.frames, world.device, recipe.training.precision)
-        check_batch(recipe.training, world)
+        check_batch_size(recipe.training, world)
         if recipe.classifier.frozen_norm and start.video is None:
             raise RecipeError(
                 "classifier.frozen_norm keeps the statistics of a pre-trained network, and random "
@@ -235,3 +250,249 @@ class Finetuning:
                     "drops; raise labels.hold_out, or give plateau.drops=0"
                 )
             logger.warning("%s: no video to validate on", manifest.path)
+
+
+_OF_RECORDING = re.compile(r"(.+)_c\d+")  # UCF101: clips of one recording differ in this alone
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """Videos with labels.
+
+    Attributes:
+        classes: the names of the train split's classes, sorted.
+        train: to learn from.
+        validation: to tell saturation and the best weights by; may be empty.
+    """
+
+    classes: list[str]
+    train: Manifest
+    validation: Manifest
+
+    def targets(self, split: Manifest) -> list[int]:
+        """The classes of a split's videos, as positions in ``classes``."""
+        position = {name: index for index, name in enumerate(self.classes)}
+        return [position[label] for label in split.column("label")]
+
+
+def select_labelled_videos(
+    manifest: Manifest, config: LabelsConfig, seed: int, tested: str = "test"
+) -> LabelledSplits:
+    """Choose the videos that fine-tuning may see.
+
+    Validation is the manifest's split ``val``. Where there is none, or it is what will be tested,
+    a part of ``train`` is held out for it, clips of one recording together. Of both, a share of
+    each class's labels is used: in low-shot, validation knows no more labels than training.
+
+    Args:
+        manifest: whose splits ``train`` and ``val`` are read, and no other.
+        config: the share of labels, and what to hold out.
+        seed: of both choices.
+        tested: the split that will be tested; it is not read.
+
+    Raises:
+        ManifestError: there are no labels, or those of one class only.
+    """
+    train = manifest.split("train")
+    # Without any label, one line is told rather than one for each video.
+    train = drop_unusable_rows(train, "label") if any(train.column("label")) else manifest.take([])
+    classes = sorted(set(train.column("label")))
+    if len(classes) < 2:
+        found = f"one class only, {classes[0]!r}" if classes else "no readable video with a label"
+        raise ManifestError(
+            f"{manifest.path}: split train has {found}; a classifier needs two classes at least"
+        )
+    validation = manifest.take([])
+    if tested != "val":
+        validation = _of_classes(drop_unusable_rows(manifest.split("val"), "label"), classes)
+    if not len(validation):
+        train, validation = _held_out(train, config.hold_out, seed)
+    if config.share < 1:
+        train, validation = (
+            each.take(label_subset(each.column("label"), config.share, seed))
+            for each in (train, validation)
+        )
+    return LabelledSplits(classes, train, validation)
+
+
+def drop_unusable_rows(split: Manifest, column: str) -> Manifest:
+    """Rows with a value in the column, and without an error; the others are named."""
+    ids, values, errors = (split.column(name) for name in ("pair_id", column, "error"))
+    keep = []
+    for row, (pair_id, value, error) in enumerate(zip(ids, values, errors, strict=True)):
+        if error or not value:
+            logger.warning("left out %s: %s", pair_id, error or f"no {column}")
+        else:
+            keep.append(row)
+    return split.take(keep)
+
+
+def _of_classes(validation: Manifest, classes: list[str]) -> Manifest:
+    labels, known = validation.column("label"), set(classes)
+    unknown = sorted(set(labels) - known)
+    if unknown:
+        logger.warning(
+            "validation does without %d classes that split train lacks: %s",
+            len(unknown), ", ".join(unknown),
+        )  # fmt: skip
+    return validation.take([row for row, label in enumerate(labels) if label in known])
+
+
+def _held_out(train: Manifest, share: float, seed: int) -> tuple[Manifest, Manifest]:
+    rows: list[dict[str, Any]] = [
+        {"pair_id": pair_id, "label": label, "split": "train"}
+        for pair_id, label in zip(train.column("pair_id"), train.column("label"), strict=True)
+    ]
+    split_validation(rows, share, seed, _recording)
+    left = {row["label"] for row in rows if row["split"] == "train"}
+    # A class of a single recording stays with training as a whole.
+    held = [i for i, row in enumerate(rows) if row["split"] == "val" and row["label"] in left]
+    kept = sorted(set(range(len(rows))) - set(held))
+    return train.take(kept), train.take(held)
+
+
+def _recording(row: Mapping[str, Any]) -> str:
+    found = _OF_RECORDING.fullmatch(row["pair_id"])
+    return found[1] if found else str(row["pair_id"])
+
+
+RESULTS_FILE = "results.json"
+
+
+def finetune_and_test(
+    recipe: FinetuneRecipe,
+    manifest: str,
+    init: str,
+    run: Path,
+    *,
+    test: bool = True,
+    tested: str = "test",
+    resume: bool = False,
+    profile: bool = False,
+    world: World | None = None,
+) -> list[Result] | None:
+    """Fine-tune, then test with 30 views; results go to ``run/results.json``.
+
+    Args:
+        recipe: of the fine-tuning.
+        manifest: file of the videos.
+        init: the weights to begin with, see `crosspair.models.read_start`.
+        run: the run's folder.
+        test: whether to test at all.
+        tested: on which split.
+        resume: go on with what the folder holds; a test that is there is not made again.
+        profile: time the parts of some steps of the training.
+        world: the processes that work together.
+
+    Returns:
+        The results, none without a test; or None where the training was asked to stop.
+
+    Raises:
+        CrosspairError: as `finetune` and `multiview_results` do.
+    """
+    world = world or World()
+    videos, start = _inputs(manifest, init, tested if test else None)
+    model = finetune(
+        recipe, videos, run,
+        start=start, tested=tested, resume=resume, profile=profile, world=world,
+    )  # fmt: skip
+    if model is None:
+        return None
+    if not test:
+        return []
+    origin = _provenance(recipe, model, videos)
+    found = _results_there(run / RESULTS_FILE, origin)
+    if found is not None:
+        return found
+    results = multiview_results(
+        model, videos,
+        split=tested, workers=recipe.training.workers, world=world,
+        precision=recipe.training.precision,
+        settings={"init": start.name, "labels": recipe.labels.share},
+    )  # fmt: skip
+    if world.is_main:
+        write_results(run / RESULTS_FILE, results, origin)
+    world.barrier()
+    return results
+
+
+def finetune_over_splits(
+    recipe: FinetuneRecipe,
+    manifest: str,
+    init: str,
+    run: Path,
+    splits: Sequence[int],
+    *,
+    tested: str = "test",
+    resume: bool = False,
+    profile: bool = False,
+    world: World | None = None,
+) -> list[Result] | None:
+    """`transfer` on each official split, in ``run/split1`` and so on, and the mean of the results.
+
+    Args:
+        recipe: of each fine-tuning.
+        manifest: with ``{}`` for a split's number.
+        init: likewise, where each split has weights of its own.
+        run: gets a folder for each split, and ``results.json`` with the means, then those of each.
+        splits: their numbers.
+        tested, resume, profile, world: see `transfer`.
+
+    Returns:
+        The means (on the main process alone); or None where it was asked to stop.
+
+    Raises:
+        RunError: the manifest's name has no place for a number.
+        CrosspairError: as `transfer` does.
+    """
+    world = world or World()
+    check_manifest_name(manifest)
+    inputs = {split: (fill_split(manifest, split), fill_split(init, split)) for split in splits}
+    for videos, weights in inputs.values():  # the last's fault is told before the first's training
+        _inputs(videos, weights, tested)
+    found = {}
+    for split, (videos, weights) in inputs.items():
+        folder = run / f"split{split}"
+        logger.info("split %d", split)
+        results = finetune_and_test(
+            recipe, videos, weights, folder,
+            tested=tested, resume=resume, profile=profile, world=world,
+        )  # fmt: skip
+        if results is None:
+            return None
+        found[split] = results, read_results(folder / RESULTS_FILE)[1]
+    return write_split_means(run / RESULTS_FILE, found) if world.is_main else []
+
+
+def _inputs(manifest: str, init: str, tested: str | None) -> tuple[Manifest, InitWeights]:
+    """What to train on and to begin with; whatever stops the test is told before the training."""
+    videos, start = Manifest.read(manifest), load_init_weights(init)
+    if tested is None:
+        return videos, start
+    split = videos.split(tested)
+    if not len(split):
+        raise ManifestError(
+            f"{videos.path}: no video of split {tested} to test on; give another by --test-split, "
+            "or --no-test"
+        )
+    check_labels(split, tested)
+    return videos, start
+
+
+def _provenance(recipe: FinetuneRecipe, model: Classifier, manifest: Manifest) -> Provenance:
+    return provenance(
+        recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash,
+        seed=recipe.training.seed, manifest_file=manifest.path.name,
+    )  # fmt: skip
+
+
+def _results_there(path: Path, origin: Provenance) -> list[Result] | None:
+    """Results of an earlier test of the same classifier on the same videos."""
+    try:
+        results, found = read_results(path)
+    except RunError:
+        return None
+    same = (found.recipe, found.model, found.manifest) == (
+        origin.recipe, origin.model, origin.manifest,
+    )  # fmt: skip
+    return results if same else None

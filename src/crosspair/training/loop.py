@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from crosspair.clip import Clip
-from crosspair.config import FinetuneRecipe, Recipe
-from crosspair.corpora import Manifest
+from crosspair.config import Clip, ClipConfig, FinetuneRecipe, Recipe, TrainingConfig
+from crosspair.corpora.manifest import Manifest
+from crosspair.device import to_device
 from crosspair.distributed import World
-from crosspair.errors import RunError, VideoError
-from crosspair.models import CPD, Classifier
-from crosspair.progress import Progress, progress
-from crosspair.stopping import stop_requests
-from crosspair.training.checkpoint import load_checkpoint, save_checkpoint
-from crosspair.training.parallel import average_statistics
-from crosspair.training.profile import part, profiled
-from crosspair.training.run import RunFolder
-from crosspair.video import Batch, TrainingOrder, decoding, training_loader
+from crosspair.errors import RecipeError, RunError, VideoError
+from crosspair.models.classifier import Classifier
+from crosspair.models.cpd import CPD
+from crosspair.progress import Progress, graceful_shutdown, progress
+from crosspair.training.profile import profile_steps, record_section
+from crosspair.training.run import RunFolder, load_checkpoint, save_checkpoint
+from crosspair.video.loader import Batch, TrainingOrder, explain_dead_workers, training_loader
+from crosspair.video.views import jitter_colors, normalize
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +53,11 @@ def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile
             task.clips, order, recipe.clip, seed=config.seed, workers=config.workers
         )
         if profile:
-            batches = profiled(batches, run, world)
+            batches = profile_steps(batches, run, world)
         total = config.epochs * task.steps_per_epoch
         with (
             progress(task.name, total, "steps", shown=world.is_main) as bar,
-            decoding(manifest.path, ", move its file away, and go on by --resume"),
+            explain_dead_workers(manifest.path, ", move its file away, and go on by --resume"),
         ):
             finished = loop.go(batches, bar)
         if finished:
@@ -162,7 +166,7 @@ class Loop:
     def go(self, batches: Iterable[Batch], progress: Progress) -> bool:
         """Train on what ``batches`` yields; tell whether the training came to its end."""
         begun = self.step
-        with stop_requests() as stop_requested:
+        with graceful_shutdown() as stop_requested:
             meter = _Meter()
             for batch in () if self.task.ended else batches:
                 meter.received()
@@ -170,11 +174,11 @@ class Loop:
                 epochs_done, within = divmod(self.step, self.steps_per_epoch)
                 progress.advance(self.step, f"epoch {epochs_done}/{self.config.epochs}")
                 if within == 0:
-                    with part("validation"):
+                    with record_section("validation"):
                         self._end_epoch(epochs_done)
                 due = self.config.checkpoint_steps and not self.step % self.config.checkpoint_steps
                 if stop or due or within == 0:
-                    with part("checkpoint"):
+                    with record_section("checkpoint"):
                         self.save()
                 if stop:
                     logger.warning("asked to stop: saved at step %d, --resume goes on", self.step)
@@ -193,7 +197,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of this moment."""
         self._share_failures()
-        average_statistics(self.task.model, self.world)
+        average_running_stats(self.task.model, self.world)
         own = {"task": self.task.own_state_dict(), "rng": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             own["cuda_rng"] = torch.cuda.get_rng_state()
@@ -221,7 +225,7 @@ class Loop:
         scalars = self.task.train_step(batch, epoch, clips * self.world.size / everywhere)
         meter.stepped(everywhere)
         if self.step % self.config.log_every == 0:
-            with part("logging"):
+            with record_section("logging"):
                 values = {name: round(float(value), 7) for name, value in scalars.items()}
                 pairs = self.step * self.config.batch_size
                 position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": pairs}
@@ -230,7 +234,7 @@ class Loop:
 
     def _end_epoch(self, epochs_done: int) -> None:
         task, config = self.task, self.config
-        average_statistics(task.model, self.world)
+        average_running_stats(task.model, self.world)
         due = epochs_done % config.validate_every == 0 or epochs_done == config.epochs
         if due and len(task.validation):
             scores = task.validate()
@@ -290,3 +294,186 @@ class _Meter:
         }
         self._since, self._wait, self._clips = now, 0.0, 0
         return rates
+
+
+LossAndMetrics = tuple[torch.Tensor, dict[str, torch.Tensor]]  # a loss, and scalars to log
+
+
+def accumulate_gradients(
+    batch: Batch,
+    network: nn.Module,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], LossAndMetrics],
+    recipe: Recipe | FinetuneRecipe,
+    world: World,
+    share: float,
+) -> dict[str, torch.Tensor]:
+    """Add up the gradients of a batch, ``training.accumulate`` parts of it one after another.
+
+    Args:
+        batch: at least two clips.
+        network: of `crosspair.training.loop.wrap_ddp`.
+        loss_of: told a part's rows (b,) on the host and its pixels, runs the network; returns the
+            mean loss and scalars to log.
+        recipe: of the clips, and of the parts.
+        world: the processes, each of which has as many parts.
+        share: see `crosspair.training.loop.Task.train_step`.
+
+    Returns:
+        The loss and the scalars, means over the batch.
+    """
+    # As many on every process, whatever could be read: each part has its collectives.
+    parts = min(recipe.training.accumulate, int(world.counts(len(batch.rows)).min()) // 2)
+    logged: dict[str, torch.Tensor] = {}
+    with record_section("copy"):
+        on_device = microbatches_to_device(batch, parts, world.device)
+    for i, (rows, clips, colors) in enumerate(on_device):
+        with record_section("copy"):
+            pixels = preprocess_clips(clips, colors, recipe.clip)
+        with maybe_no_sync(network, last=i == parts - 1):
+            loss, scalars = loss_of(rows, pixels)
+            weight = len(rows) / len(batch.rows)
+            with record_section("backward"):
+                torch.autograd.backward(loss * (weight * share))
+        for name, value in {"loss": loss.detach(), **scalars}.items():
+            logged[name] = logged.get(name, 0) + weight * value
+    return logged
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, clip_norm: float | None
+) -> dict[str, torch.Tensor]:
+    """Move the weights by their gradients, which are gone then; a norm that is clipped is told."""
+    told = {}
+    if clip_norm is not None:
+        moving = [each for group in optimizer.param_groups for each in group["params"]]
+        told["gradient_norm"] = nn.utils.clip_grad_norm_(moving, clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return told
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def check_batch_size(training: TrainingConfig, world: World) -> None:
+    """See that each process has its share of a batch, and two clips at a time of it.
+
+    Raises:
+        RecipeError: it has not.
+    """
+    size, parts = training.batch_size, training.accumulate
+    if size % world.size:
+        raise RecipeError(
+            f"training.batch_size {size} cannot be shared evenly by {world.size} processes"
+        )
+    if size // (world.size * parts) < 2:
+        raise RecipeError(
+            f"training.batch_size {size}, shared by {world.size} processes, each taking its share "
+            f"in {parts} parts, is fewer than two clips at a time, which batch normalisation "
+            "needs; raise it, lower training.accumulate, or take fewer processes"
+        )
+
+
+def prepare_model(model: Network, world: World) -> Network:
+    """The model on this process's device, in the layout that convolutions are fast in.
+
+    On several GPUs batch normalisation takes its statistics over all processes. (On a CPU, where
+    that does not work under DDP, each process has its own, see `average_statistics`.)
+    """
+    if world.size > 1 and world.device.type == "cuda":
+        convert: Callable[[Network], Network] = nn.SyncBatchNorm.convert_sync_batchnorm
+        model = convert(model)
+    for parameter in model.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.contiguous(memory_format=torch.channels_last_3d)
+    if world.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # clips are of one size: it pays to search once
+    return model.to(world.device)
+
+
+def wrap_ddp(model: nn.Module, world: World) -> nn.Module:
+    """The model, its gradients averaged over the processes; all its layers must be there by now."""
+    if world.size == 1:
+        return model
+    # Running statistics play no part in training; they are averaged before they are used or kept.
+    with warnings.catch_warnings():  # what PyTorch 2.13 wants instead would copy them here
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def compile_model(network: nn.Module, device: torch.device) -> None:
+    """Let torch.compile make a network's passes from now on; its weights keep their names.
+
+    Raises:
+        RecipeError: there is nothing here that it can compile with.
+    """
+    try:
+        torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # kinds of its own, of the compiler's, of Triton's
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(
+            f"training.compile is true, and torch.compile does not work here ({reason}); "
+            "give training.compile=false"
+        ) from error
+    network.compile()
+
+
+def force_eager(config: TrainingConfig) -> AbstractContextManager[Any]:
+    """A context for validation, whose batches are of sizes not worth compiling for."""
+    # Not where nothing is compiled: the compiler takes seconds to import.
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
+
+
+def maybe_no_sync(network: nn.Module, last: bool) -> Any:
+    """A context for one part of a batch: gradients are averaged once, with the last part's."""
+    if isinstance(network, DistributedDataParallel) and not last:
+        return network.no_sync()
+    return nullcontext()
+
+
+@torch.no_grad()
+def average_running_stats(model: nn.Module, world: World) -> None:
+    """Give every process the mean of all processes' running statistics."""
+    if world.size == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(world.sum(buffer) / world.size)
+
+
+def microbatches_to_device(
+    batch: Batch, parts: int, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """A batch in parts of nearly the same size.
+
+    On a GPU copies have a stream of their own, which waits for nothing that the GPU still has to
+    do: a batch travels while the step before is computed.
+
+    Returns:
+        Rows (B,) on the host, clips (B, 3, T, H, W) uint8 and colours (B, 3) on ``device``.
+    """
+    columns = (batch.rows, *_copy_async([batch.clips, batch.colors], device))
+    return list(zip(*(column.tensor_split(parts) for column in columns), strict=True))
+
+
+def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
+    """(B, 3, T, H, W) float: clips of `uploaded`, normalised and jittered."""
+    pixels = normalize(clips)
+    return jitter_colors(pixels, colors) if clip.color_jitter else pixels
+
+
+def _copy_async(tensors: Sequence[torch.Tensor], device: torch.device) -> Sequence[torch.Tensor]:
+    if device.type != "cuda":
+        return tensors
+    computes, copies = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(copies):
+        found = [to_device(each, device) for each in tensors]
+    computes.wait_stream(copies)
+    for each in found:
+        each.record_stream(computes)  # or its memory would be taken for the next copy too early
+    return found
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

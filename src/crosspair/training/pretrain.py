@@ -12,29 +12,30 @@ import torch
 
 from crosspair import models, objectives
 from crosspair.config import Recipe
-from crosspair.corpora import Manifest
-from crosspair.devices import sent
+from crosspair.corpora.manifest import Manifest
+from crosspair.device import autocast, check_frames, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, TextError
-from crosspair.evaluation import embed_texts, extract_features, retrieval
-from crosspair.models import CPD
-from crosspair.objectives import MemoryBank
-from crosspair.precision import autocast, check_frames, dtype_for
-from crosspair.training.curriculum import Curriculum
-from crosspair.training.labelled import usable
-from crosspair.training.loop import train
-from crosspair.training.optimizer import build_optimizer, set_rates
-from crosspair.training.parallel import (
-    check_batch,
-    compiled,
-    placed,
-    uncompiled,
-    wrapped,
+from crosspair.evaluation.features import embed_texts, extract_features
+from crosspair.evaluation.retrieval import retrieval
+from crosspair.models.cpd import CPD
+from crosspair.objectives.bank import MemoryBank
+from crosspair.training.finetune import drop_unusable_rows
+from crosspair.training.loop import (
+    LossAndMetrics,
+    accumulate_gradients,
+    check_batch_size,
+    compile_model,
+    force_eager,
+    optimizer_step,
+    prepare_model,
+    train,
+    wrap_ddp,
 )
-from crosspair.training.profile import part
+from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
-from crosspair.training.step import Told, backward, move
-from crosspair.video import Batch
+from crosspair.training.schedule import Curriculum, build_optimizer, set_rates
+from crosspair.video.loader import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def pretrain(
         recipe: everything that decides the training.
         manifest: pairs of splits ``train`` (learnt from) and ``val`` (validated on).
         run_folder: gets ``recipe.yaml``, ``metrics.jsonl``, checkpoints and the model.
-        init: weights to begin with, see `crosspair.models.begin_towers`.
+        init: weights to begin with, see `crosspair.models.load_pretrained_towers`.
         resume: go on with the run in that folder.
         profile: time the parts of some steps, see `crosspair.training.profile`.
         world: the processes that train together; each of them calls this.
@@ -105,7 +106,7 @@ class Pretraining:
             self.counts |= {split: len(used), f"{split}_left_out": given - len(used)}
             logger.info("split %s: %d of %d pairs are used", split, len(used), given)
         bank_seed, noise_seed = recipe.training.seed, recipe.training.seed + 1
-        self.objective = objectives.build(
+        self.objective = objectives.build_objective(
             recipe.objective, len(self.train), recipe.head.embedding, noise_seed, world
         )
         self.bank = MemoryBank(
@@ -126,22 +127,24 @@ class Pretraining:
         )  # fmt: skip
         embeddings = []
 
-        def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> Told:
+        def loss_of(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
             titles = [self.titles[row] for row in rows.tolist()]
-            with part("forward"), autocast(device, recipe.training.precision):
+            with record_section("forward"), autocast(device, recipe.training.precision):
                 video, text = self.towers(pixels, titles)
             embeddings.append((video.detach(), text.detach()))
-            with part("objective"):
-                told: Told = self.objective(video, text, sent(rows, device), self.bank)
+            with record_section("objective"):
+                told: LossAndMetrics = self.objective(
+                    video, text, to_device(rows, device), self.bank
+                )
             return told
 
-        logged = backward(batch, self.towers, loss_of, recipe, self.world, share)
-        with part("optimiser"):
+        logged = accumulate_gradients(batch, self.towers, loss_of, recipe, self.world, share)
+        with record_section("optimiser"):
             for weights in self.objective.parameters():  # learned classes, which are in no DDP
                 assert weights.grad is not None
                 weights.grad = self.world.sum(weights.grad) / self.world.size
-            logged |= move(self.optimizer, recipe.optimizer.clip_norm)
-        with part("bank"):
+            logged |= optimizer_step(self.optimizer, recipe.optimizer.clip_norm)
+        with record_section("bank"):
             both = (torch.cat(column) for column in zip(*embeddings, strict=True))
             self.bank.update(batch.rows, *both)
         return {**logged, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
@@ -149,7 +152,7 @@ class Pretraining:
     def validate(self) -> dict[str, float]:
         """Retrieval both ways on the val split, one centre clip a video (Section 4.2)."""
         training = self.recipe.training
-        with uncompiled(training):
+        with force_eager(training):
             features = extract_features(
                 self.model, self.validation,
                 clips=1, batch_size=training.batch_size // training.accumulate,
@@ -211,26 +214,26 @@ class Pretraining:
         self.model.train()
         trains_text = self.curriculum.stage == 2
         self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
-        self.towers = wrapped(self.model, self.world)
+        self.towers = wrap_ddp(self.model, self.world)
 
     def _build_model(self, init: str) -> CPD:
         """The model, after leaving out pairs that cannot be learnt from."""
         text = self.recipe.text
         self.train = _titled(self.train, text.column)
         self.validation = _titled(self.validation, text.column)
-        model = models.build(self.recipe, self.train.column(text.column))
-        self.origin = {"init": models.begin_towers(model, init)}
+        model = models.build_model(self.recipe, self.train.column(text.column))
+        self.origin = {"init": models.load_pretrained_towers(model, init)}
         self.train = _with_words(self.train, model, text.column, text.empty_titles)
         self.validation = _with_words(self.validation, model, text.column, "drop")
-        model = placed(model, self.world)
+        model = prepare_model(model, self.world)
         if self.recipe.training.compile:
-            compiled(model.video_encoder, self.world.device)
+            compile_model(model.video_encoder, self.world.device)
         return model
 
     def _check_sizes(self, manifest: Manifest) -> int:
         training, curriculum = self.recipe.training, self.recipe.curriculum
         check_frames(self.recipe.clip.frames, self.world.device, training.precision)
-        check_batch(training, self.world)
+        check_batch_size(training, self.world)
         if len(self.train) < training.batch_size:
             raise ManifestError(
                 f"{manifest.path}: {len(self.train)} usable pairs in split train, fewer than "
@@ -247,7 +250,7 @@ class Pretraining:
 
 
 def _titled(split: Manifest, column: str) -> Manifest:
-    kept = usable(split, column)
+    kept = drop_unusable_rows(split, column)
     if len(split) and not len(kept):
         raise ManifestError(
             f"{split.path}: none of {len(split)} pairs has a {column} and a readable video"

@@ -17,12 +17,12 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
-from crosspair.atomic import write_atomically
 from crosspair.distributed import World
-from crosspair.evaluation.origin import provenance
+from crosspair.files import write_atomically
 from crosspair.markdown import markdown_rows
+from crosspair.provenance import provenance
 from crosspair.training.run import RunFolder
-from crosspair.video import Batch
+from crosspair.video.loader import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ Observer = Callable[[str], AbstractContextManager[Any]]
 _observer: Observer | None = None  # of this process
 
 
-def part(name: str) -> AbstractContextManager[Any]:
+def record_section(name: str) -> AbstractContextManager[Any]:
     """A context for one of `PARTS` of a step; it does nothing unless somebody observes them."""
     return nullcontext() if _observer is None else _observer(name)
 
 
 @contextmanager
-def observed(observer: Observer) -> Iterator[None]:
+def observe_sections(observer: Observer) -> Iterator[None]:
     """Have every part of a step be within a context that ``observer`` makes of its name."""
     global _observer
     _observer = observer
@@ -55,12 +55,12 @@ def observed(observer: Observer) -> Iterator[None]:
         _observer = None
 
 
-def profiled(batches: Iterable[Batch], run: RunFolder, world: World) -> Iterable[Batch]:
+def profile_steps(batches: Iterable[Batch], run: RunFolder, world: World) -> Iterable[Batch]:
     """The batches as they come, the steps made of them being profiled by the main process."""
-    return Profile(run.path, world.device).watch(batches) if world.is_main else batches
+    return StepProfiler(run.path, world.device).watch(batches) if world.is_main else batches
 
 
-class Profile:
+class StepProfiler:
     """Times the parts of `STEPS` steps, after `WARM_UP` others, and writes what it saw.
 
     Args:
@@ -110,7 +110,7 @@ class Profile:
         on_gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
         with torch_profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:
             self._begun = self._moment()
-            with observed(self.part):
+            with observe_sections(self.part):
                 yield profiler
             self._ended = self._moment()
 

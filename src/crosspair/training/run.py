@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from crosspair.atomic import write_atomically
+import torch
+
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError
-from crosspair.journal import entries
+from crosspair.files import read_jsonl, write_atomically
 from crosspair.recipes import dump_recipe, read_recipe, recipe_settings
-from crosspair.training.checkpoint import last_step
 
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
 ORIGIN = "manifest.json"
 # What changes no number, and may be another when a run goes on.
-FREE = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
-SEEN_WITHIN = 90  # s after which network file systems look anew
+MUTABLE_KEYS = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
+NFS_CACHE_TIMEOUT_S = 90  # s after which network file systems look anew
 
 
 class RunFolder:
@@ -110,7 +113,7 @@ class RunFolder:
 
     def _forget_after(self, step: int) -> None:
         """Drop lines of steps that will be done again, and a line that a kill cut short."""
-        lines = (line for line in entries(self.path / METRICS) if isinstance(line, dict))
+        lines = (line for line in read_jsonl(self.path / METRICS) if isinstance(line, dict))
         kept = [line for line in lines if line.get("step", step + 1) <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         write_atomically(self.path / METRICS, text)
@@ -126,7 +129,7 @@ class RunFolder:
         except RecipeError as error:
             raise RunError(f"{self.path} holds a run of another kind: {error}") from error
         now = recipe_settings(recipe)
-        other = [key for key in now if now[key] != saved[key] and key not in FREE]
+        other = [key for key in now if now[key] != saved[key] and key not in MUTABLE_KEYS]
         if other:
             differences = ", ".join(f"{key} was {saved[key]}, not {now[key]}" for key in other)
             raise RunError(f"{self.path} holds a run of another recipe: {differences}")
@@ -148,7 +151,7 @@ class RunFolder:
 
 def _wait_for(file: Path) -> None:
     """Until a file that is there can be seen on this machine, too."""
-    for _ in range(SEEN_WITHIN):
+    for _ in range(NFS_CACHE_TIMEOUT_S):
         if file.exists():
             return
         time.sleep(1)
@@ -156,3 +159,113 @@ def _wait_for(file: Path) -> None:
         f"{file.parent} is not the folder that the first process made: all machines need one run "
         "folder, on a file system that they share"
     )
+
+
+_PREFIX = "step-"
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any],
+    world: World,
+    keep: Collection[int] = (),
+) -> None:
+    """Write a checkpoint, then delete the older ones.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        step: optimiser steps done.
+        shared: tensors and plain values that rank 0 writes for all.
+        own: tensors and plain values of this process.
+        world: the processes; all must call this.
+        keep: steps whose checkpoints stay besides this one.
+
+    Raises:
+        RunError: it cannot be written, as on a full disk, or the machines write to folders of
+            their own; older checkpoints stay as they are.
+    """
+    partial = folder / f".{_PREFIX}{step:08d}.partial"
+    if world.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+    world.barrier()
+    fault = ""
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        if world.is_main:
+            _write(partial / "shared.pt", {**shared, "step": step, "world_size": world.size})
+        _write(partial / _own(world.rank), own)
+    except (OSError, RuntimeError) as error:  # torch's writer hides a full disk behind the latter
+        cause = error.__context__ or error
+        fault = (getattr(cause, "strerror", None) or str(cause)).splitlines()[0]
+    failed = int(world.counts(int(bool(fault))).sum())
+    if not failed:
+        missing = [rank for rank in range(world.size) if not (partial / _own(rank)).exists()]
+        if missing:
+            fault = f"{_own(missing[0])} is elsewhere: all machines need one folder"
+        failed = int(world.counts(len(missing)).sum())
+    if failed:
+        if world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        last = last_step(folder)
+        raise RunError(
+            f"{folder}: the checkpoint of step {step} cannot be written "
+            f"({fault or 'another process failed'}); "
+            + (f"that of step {last} is whole: " if last else "there is none yet; ")
+            + "make room on the disk and go on with --resume"
+        )
+    if world.is_main:
+        final = folder / f"{_PREFIX}{step:08d}"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for other in _steps(folder):
+            if other != step and other not in keep:
+                shutil.rmtree(folder / f"{_PREFIX}{other:08d}", ignore_errors=True)
+    world.barrier()
+
+
+def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read what `save_checkpoint` wrote: ``shared``, and the ``own`` of each process there was.
+
+    Tensors of the latter stay in their files until they are used.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    whole = folder / f"{_PREFIX}{step:08d}"
+    shared = _read(whole / "shared.pt")
+    every = range(shared["world_size"])
+    return shared, [_read(whole / _own(rank), mapped=True) for rank in every]
+
+
+def last_step(folder: Path) -> int | None:
+    """The step of the newest whole checkpoint, or None."""
+    return max(_steps(folder), default=None)
+
+
+def _own(rank: int) -> str:
+    return f"process-{rank}.pt"
+
+
+def _steps(folder: Path) -> list[int]:
+    found = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*/")]
+    return [int(step) for step in found if step.isdecimal()]  # copies have other names
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=mapped
+        )
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path}: not a readable checkpoint ({reason})") from error
+    return content

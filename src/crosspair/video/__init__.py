@@ -1,17 +1,24 @@
 """A file becomes a tensor: sampling by time, decoding, views, batches."""
 
-from crosspair.video.decode import VideoInfo, probe, read_frames
+from crosspair.video.container import VideoInfo, probe
+from crosspair.video.decode import clip_span, clip_times, read_frames, uniform_positions
 from crosspair.video.loader import (
     Batch,
     TrainingOrder,
     centre_loader,
-    decoding,
+    explain_dead_workers,
     training_loader,
     video_loader,
 )
-from crosspair.video.pixels import jitter_colors, normalize
-from crosspair.video.sampling import clip_span, clip_times, uniform_positions
-from crosspair.video.views import View, centre_view, crops_along, load_view, training_view
+from crosspair.video.views import (
+    View,
+    centre_view,
+    crops_along,
+    jitter_colors,
+    load_view,
+    normalize,
+    training_view,
+)
 
 __all__ = [
     "Batch",
@@ -23,7 +30,7 @@ __all__ = [
     "clip_span",
     "clip_times",
     "crops_along",
-    "decoding",
+    "explain_dead_workers",
     "jitter_colors",
     "load_view",
     "normalize",

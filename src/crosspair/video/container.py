@@ -1,27 +1,29 @@
 """Open a video file or URL, read its header.
 
-What is wrong with a file is told as a `crosspair.faults.BadVideoError`, a `VideoError`.
+What is wrong with a file is told as a `crosspair.errors.InvalidVideoError`, a `VideoError`.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
+import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from crosspair.faults import BadVideoError, Kind
+from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus
 from crosspair.video.remote import RemoteFile, open_remote
-from crosspair.video.signature import signature
 
 # What FFmpeg may take a file for: one that holds its own frames. A playlist (HLS, DASH, concat)
 # would have it open others, which whoever uploads one must not read. Sound and pictures are here
@@ -53,12 +55,12 @@ def probe(path: str) -> VideoInfo:
     Raises:
         VideoError: the file is missing, empty, no video, or has no video stream.
     """
-    with opened(path) as (_, stream):
-        return header(stream, path)
+    with open_video(path) as (_, stream):
+        return read_header(stream, path)
 
 
 @contextmanager
-def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file or URL, ready to decode its video in this thread alone.
 
     Raises:
@@ -70,7 +72,7 @@ def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         container = _container(path, remote)
         try:
             yield container, _stream(container, path)
-        except (av.FFmpegError, BadVideoError) as error:
+        except (av.FFmpegError, InvalidVideoError) as error:
             # What FFmpeg tells of a file whose server failed is not the file's fault.
             if remote is not None and remote.fault is not None:
                 raise remote.fault from error
@@ -81,7 +83,7 @@ def opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise remote.fault
 
 
-def header(stream: VideoStream, path: str) -> VideoInfo:
+def read_header(stream: VideoStream, path: str) -> VideoInfo:
     """What the header says of an opened video.
 
     Raises:
@@ -95,10 +97,10 @@ def header(stream: VideoStream, path: str) -> VideoInfo:
     if length <= 0 or context.width <= 0 or context.height <= 0:
         assert isinstance(stream.container, InputContainer)
         if stream.container.format.name.endswith("_pipe"):
-            raise BadVideoError(path, Kind.NOT_A_VIDEO, "is a picture, not a video")
-        raise BadVideoError(
+            raise InvalidVideoError(path, VideoStatus.NOT_A_VIDEO, "is a picture, not a video")
+        raise InvalidVideoError(
             path,
-            Kind.DAMAGED_HEADER,
+            VideoStatus.DAMAGED_HEADER,
             f"the header gives no length or size ({context.width}×{context.height}, "
             f"{length:.2f} s); the file is cut or damaged",
         )
@@ -117,7 +119,7 @@ def duration(stream: VideoStream) -> float:
     return float(Fraction(stream.container.duration or 0, av.time_base))
 
 
-def told(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """What an exception says, for people."""
     return str(getattr(error, "strerror", None) or error)
 
@@ -127,16 +129,20 @@ def _check_file(path: str) -> None:
         status = Path(path).stat()
     except OSError as error:
         if error.errno == errno.ENOENT:
-            raise BadVideoError(path, Kind.MISSING, "no such file") from error
-        raise BadVideoError(path, Kind.UNREADABLE, told(error)) from error
+            raise InvalidVideoError(path, VideoStatus.MISSING, "no such file") from error
+        raise InvalidVideoError(path, VideoStatus.UNREADABLE, format_error(error)) from error
     except ValueError as error:
-        raise BadVideoError(path, Kind.UNREADABLE, f"cannot be opened ({error})") from error
+        raise InvalidVideoError(
+            path, VideoStatus.UNREADABLE, f"cannot be opened ({error})"
+        ) from error
     if stat.S_ISDIR(status.st_mode):
-        raise BadVideoError(path, Kind.UNREADABLE, "is a folder, not a video")
+        raise InvalidVideoError(path, VideoStatus.UNREADABLE, "is a folder, not a video")
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for somebody to write
-        raise BadVideoError(path, Kind.UNREADABLE, "is no regular file (a pipe, socket or device)")
+        raise InvalidVideoError(
+            path, VideoStatus.UNREADABLE, "is no regular file (a pipe, socket or device)"
+        )
     if status.st_size == 0:
-        raise BadVideoError(path, Kind.EMPTY, "the file is empty (0 bytes)")
+        raise InvalidVideoError(path, VideoStatus.EMPTY, "the file is empty (0 bytes)")
 
 
 def _container(path: str, remote: RemoteFile | None) -> InputContainer:
@@ -152,26 +158,106 @@ def _container(path: str, remote: RemoteFile | None) -> InputContainer:
     return container
 
 
-def _unreadable(path: str, remote: RemoteFile | None, error: Exception) -> BadVideoError:
+def _unreadable(path: str, remote: RemoteFile | None, error: Exception) -> InvalidVideoError:
     found = signature(path, remote)
     if remote is not None and remote.fault is not None:
         return remote.fault
     # An error of the disk, unless the bytes that could be read explain a demuxer's.
     if not found.reason and getattr(error, "errno", None) in (errno.EIO, errno.EACCES, errno.EPERM):
-        return BadVideoError(path, Kind.UNREADABLE, f"cannot be opened ({told(error)})")
-    reason = f"not a readable video, or cut ({found.reason or told(error)})"
-    return BadVideoError(path, found.kind, reason)
+        return InvalidVideoError(
+            path, VideoStatus.UNREADABLE, f"cannot be opened ({format_error(error)})"
+        )
+    reason = f"not a readable video, or cut ({found.reason or format_error(error)})"
+    return InvalidVideoError(path, found.kind, reason)
 
 
 def _stream(container: InputContainer, path: str) -> VideoStream:
     covers = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     streams = [s for s in container.streams.video if s not in covers]
     if not streams:
-        kind = Kind.AUDIO_ONLY if container.streams.audio else Kind.NO_VIDEO_STREAM
-        raise BadVideoError(path, kind, "has no video stream")
+        kind = VideoStatus.AUDIO_ONLY if container.streams.audio else VideoStatus.NO_VIDEO_STREAM
+        raise InvalidVideoError(path, kind, "has no video stream")
     stream = streams[0]
     if not stream.codec_context:
-        raise BadVideoError(path, Kind.UNDECODABLE, "its video stream's codec is unknown")
+        raise InvalidVideoError(
+            path, VideoStatus.UNDECODABLE, "its video stream's codec is unknown"
+        )
     # One thread a clip: the loader's workers are the parallelism.
     stream.codec_context.thread_type = "NONE"
     return stream
+
+
+HEAD = 512  # bytes
+BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid"})
+MAGIC = (
+    b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x00\x00\x01\xba",
+    b"\x00\x00\x01\xb3",
+)  # fmt: skip
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
+MARKUP = re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE)
+UNKNOWN = CheckResult(VideoStatus.NOT_A_VIDEO)
+
+
+def signature(path: str, remote: RemoteFile | None) -> CheckResult:
+    """Look at a file's first bytes, and at whether it is as long as they say.
+
+    Args:
+        path: of a file.
+        remote: what to read from instead, where the video is not a file of this machine.
+
+    Returns:
+        Its kind, and what it seems to be; `UNKNOWN`, which has no reason, where that is not told.
+    """
+    try:
+        if remote is not None:
+            return _signature(remote)
+        with Path(path).open("rb") as file:
+            return _signature(file)
+    except OSError:
+        return UNKNOWN
+
+
+def _signature(file: RemoteFile | BinaryIO) -> CheckResult:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(HEAD)
+    if MARKUP.match(head):
+        return CheckResult(VideoStatus.NOT_A_VIDEO, "it is an HTML page: a download that failed?")
+    if head.startswith(PICTURES):
+        return CheckResult(VideoStatus.NOT_A_VIDEO, "it is a picture")
+    sized = head[4:8] in BOXES or head[:4] == b"RIFF"
+    if sized and _is_cut(file, size):
+        return CheckResult(VideoStatus.CUT, "it begins as a video and its end is missing")
+    if sized or head.startswith(MAGIC) or (head[:1] == b"G" and head[188:189] in (b"G", b"")):
+        return CheckResult(
+            VideoStatus.DAMAGED_HEADER, "it begins as a video, but its header is damaged"
+        )
+    return CheckResult(VideoStatus.NOT_A_VIDEO, "it is text") if _is_text(head) else UNKNOWN
+
+
+def _is_cut(file: RemoteFile | BinaryIO, size: int) -> bool:
+    """Whether the boxes of an mp4, or the one chunk of an AVI, go on past the end."""
+    file.seek(0)
+    first = file.read(8)
+    if first[:4] == b"RIFF":
+        return 8 + int.from_bytes(first[4:], "little") > size
+    at = 0
+    while at < size:
+        file.seek(at)
+        length = int.from_bytes(file.read(4), "big")
+        if file.read(4) == b"":
+            return True
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if length < 8:
+            return length == 0 and at > 0  # 0: up to the end, and no index before it
+        at += length
+    return at > size
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)

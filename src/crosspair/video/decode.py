@@ -1,8 +1,4 @@
-"""Decode the frames of a clip that are needed, and nothing else.
-
-The decoder seeks to the key frame before the first wanted instant and stops at the last one; only
-wanted frames are converted and scaled. What is wrong with a file is told as a `VideoError`.
-"""
+"""Which instants of a video make a clip: by time, so that a file's frame rate does not matter."""
 
 from __future__ import annotations
 
@@ -18,11 +14,56 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from crosspair.clip import Clip
-from crosspair.faults import BadVideoError, Kind
-from crosspair.video.container import VideoInfo, duration, header, opened, probe, told
+from crosspair.config import Clip
+from crosspair.errors import InvalidVideoError, VideoError, VideoStatus
+from crosspair.video.container import (
+    VideoInfo,
+    duration,
+    format_error,
+    open_video,
+    read_header,
+)
 
-__all__ = ["VideoInfo", "probe", "read_frames"]
+REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
+
+
+def clip_span(frames: int, stride: int) -> float:
+    """Seconds from the first to the last frame of a clip.
+
+    >>> round(clip_span(frames=8, stride=4), 3)
+    0.933
+    """
+    return (frames - 1) * stride / REFERENCE_FPS
+
+
+def clip_times(position: float, length: float, frames: int, stride: int) -> np.ndarray:
+    """Instants of one clip within a video of ``length`` seconds.
+
+    Args:
+        position: where the clip lies, 0 (at the beginning) to 1 (as late as it fits).
+        length: what may be sampled from, in s.
+        frames: frames in the clip (the paper: 8; 16 when fine-tuning).
+        stride: distance between frames in 30ths of a second (the paper: 4).
+
+    Returns:
+        (frames,) float64, in s, ascending. A video shorter than the clip repeats its end.
+
+    >>> clip_times(0.5, length=0.2, frames=3, stride=3)
+    array([0. , 0.1, 0.2])
+    """
+    room = max(0.0, length - clip_span(frames, stride))
+    times = position * room + np.arange(frames) * stride / REFERENCE_FPS
+    return np.minimum(times, length)
+
+
+def uniform_positions(clips: int) -> list[float]:
+    """Positions of evenly spread clips, for features and tests (the paper: 10 clips a video).
+
+    >>> uniform_positions(3), uniform_positions(1)
+    ([0.0, 0.5, 1.0], [0.5])
+    """
+    return [0.5] if clips == 1 else [i / (clips - 1) for i in range(clips)]
+
 
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek
 TAIL_TOLERANCE = 0.5  # s by which a header may promise more than the file holds
@@ -56,27 +97,29 @@ def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
     Raises:
         VideoError: the file is missing, empty, cut, damaged, or has no video stream.
     """
-    with opened(clip.path) as (container, stream):
-        begin, length = part_of(clip, header(stream, clip.path))
+    with open_video(clip.path) as (container, stream):
+        begin, length = resolve_segment(clip, read_header(stream, clip.path))
         # A frame that begins where a part ends is not of it, though an instant may round up to it.
         last = begin + length - (2 * TICK if clip.end is not None else 0)
         wanted = [max(begin, min(begin + float(t), last)) for t in instants(length)]
         try:
-            frames = list(on_screen(container, stream, wanted, clip.path))
+            frames = list(frames_on_screen(container, stream, wanted, clip.path))
             # One reformatter for the clip: each frame has its own too, which sets up the scaler
             # anew and costs ten times as much.
             reformatter = VideoReformatter()
             pixels = [_pixels(frame, shape, reformatter) for frame in frames]
         except av.FFmpegError as error:
-            raise BadVideoError(clip.path, Kind.UNDECODABLE, f"damaged ({told(error)})") from error
+            raise InvalidVideoError(
+                clip.path, VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})"
+            ) from error
     if len({of_frame.shape for of_frame in pixels}) > 1:
-        raise BadVideoError(
-            clip.path, Kind.CORRUPT_FRAMES, "damaged: its frames change their proportions"
+        raise InvalidVideoError(
+            clip.path, VideoStatus.CORRUPT_FRAMES, "damaged: its frames change their proportions"
         )
     return np.stack(pixels)
 
 
-def part_of(clip: Clip, info: VideoInfo) -> tuple[float, float]:
+def resolve_segment(clip: Clip, info: VideoInfo) -> tuple[float, float]:
     """Where in its file a clip begins, and how long it is, in s.
 
     Raises:
@@ -85,47 +128,51 @@ def part_of(clip: Clip, info: VideoInfo) -> tuple[float, float]:
     begin = clip.start or 0.0
     end = min(info.duration if clip.end is None else clip.end, info.duration)
     if begin >= end:
-        raise BadVideoError(
+        raise InvalidVideoError(
             clip.path,
-            Kind.OUTSIDE,
+            VideoStatus.OUTSIDE,
             f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s",
         )
     return begin, end - begin
 
 
-def on_screen(
+def frames_on_screen(
     container: InputContainer, stream: VideoStream, wanted: Sequence[float], path: str
 ) -> Iterator[VideoFrame]:
     """For each wanted instant, the last frame that begins at or before it."""
-    frames = decoded_from(container, stream, wanted[0])
+    frames = decode_from(container, stream, wanted[0])
     shown = next(frames, None)
     following = next(frames, None)
     for instant in wanted:
         while following is not None and following[0] <= instant + TICK:
             shown, following = following, next(frames, None)
-        if shown is None or (following is None and instant > shown_until(*shown) + TAIL_TOLERANCE):
+        if shown is None or (following is None and instant > frame_end(*shown) + TAIL_TOLERANCE):
             ends = "it has no frames" if shown is None else f"its frames end at {shown[0]:.2f} s"
-            raise BadVideoError(
-                path, Kind.CUT, f"cut: the header promises {duration(stream):.2f} s, but {ends}"
+            raise InvalidVideoError(
+                path,
+                VideoStatus.CUT,
+                f"cut: the header promises {duration(stream):.2f} s, but {ends}",
             )
         if shown[1].is_corrupt:
-            raise BadVideoError(
-                path, Kind.CORRUPT_FRAMES, f"damaged: the frame at {shown[0]:.2f} s is corrupt"
+            raise InvalidVideoError(
+                path,
+                VideoStatus.CORRUPT_FRAMES,
+                f"damaged: the frame at {shown[0]:.2f} s is corrupt",
             )
         yield shown[1]
 
 
-def shown_until(seconds: float, frame: VideoFrame) -> float:
+def frame_end(seconds: float, frame: VideoFrame) -> float:
     """When a frame leaves the screen: a slide show's stay for seconds."""
     return seconds + float((frame.duration or 0) * (frame.time_base or 0))
 
 
-def quarters(frame: VideoFrame) -> int:
+def rotation_quarters(frame: VideoFrame) -> int:
     """Turns counterclockwise: phones film sideways and say so beside the pixels."""
     return round(frame.rotation / 90) % 4
 
 
-def decoded_from(
+def decode_from(
     container: Source, stream: VideoStream, instant: float
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Frames with their seconds, beginning at or before ``instant`` where the file has such."""
@@ -179,7 +226,7 @@ def _in_order(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[flo
 
 
 def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> np.ndarray:
-    turns = quarters(frame)
+    turns = rotation_quarters(frame)
     sideways = turns % 2 == 1
     shown = (frame.height, frame.width) if sideways else (frame.width, frame.height)
     width, height = shape(*shown)
@@ -190,3 +237,46 @@ def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> n
     )
     pixels: np.ndarray = scaled.to_ndarray()
     return np.rot90(pixels, turns) if turns else pixels
+
+
+def check_frame_array(frames: np.ndarray, name: str) -> None:
+    """See that an array is a video.
+
+    Raises:
+        VideoError: it is not (T, H, W, 3) uint8, or holds nothing.
+    """
+    shaped = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
+    if not shaped or frames.dtype != np.uint8:
+        raise VideoError(
+            f"{name} is {frames.dtype} of shape {frames.shape}; a video in memory is uint8 of "
+            "shape (frames, height, width, 3), RGB"
+        )
+
+
+def array_frames(
+    frames: np.ndarray, instants: np.ndarray, shape: Callable[[int, int], tuple[int, int]]
+) -> np.ndarray:
+    """The frames on screen at given instants.
+
+    Args:
+        frames: (T, H, W, 3) uint8, RGB, 30 a second.
+        instants: in s.
+        shape: from (width, height) in pixels to the (width, height) to scale to.
+
+    Returns:
+        (instants, H', W', 3) uint8.
+    """
+    height, width = frames.shape[1:3]
+    wanted = shape(width, height)
+    reformatter = VideoReformatter()
+    places = np.minimum(np.floor(instants * REFERENCE_FPS + 1e-6).astype(int), len(frames) - 1)
+    scaled = [
+        reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[place]), format="rgb24"),
+            *wanted,
+            format="rgb24",
+            interpolation="BILINEAR",
+        ).to_ndarray()
+        for place in places
+    ]
+    return np.stack(scaled)

@@ -14,12 +14,10 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from crosspair.faults import BadVideoError, Kind, Verdict
-from crosspair.isolation import allow
-from crosspair.video.container import VideoInfo, header, opened, told
-from crosspair.video.decode import TAIL_TOLERANCE, TICK, decoded_from, shown_until
-from crosspair.video.sampling import clip_span
-from crosspair.video.signature import signature
+from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus
+from crosspair.video.container import VideoInfo, format_error, open_video, read_header, signature
+from crosspair.video.decode import TAIL_TOLERANCE, TICK, clip_span, decode_from, frame_end
+from crosspair.workers import extend_timeout
 
 SIDES = (8, 16384)  # pixels; beyond these a header is not to be believed
 RATES = (1.0, 480.0)  # frames a second
@@ -29,7 +27,7 @@ VANISHING = 0.1  # share of packets that may give no frame: VP8 has such on purp
 NEAR = 10.0  # s between two parts that are gone through at once, as a seek might not be exact
 LONGEST = 24 * 3600.0  # s that a header can claim to need for decoding
 
-Part = tuple[float | None, float | None]
+Segment = tuple[float | None, float | None]
 
 CONTAINERS = {
     "mov,mp4,m4a,3gp,3g2,mj2": {".mp4", ".m4v", ".mov", ".3gp"},
@@ -46,8 +44,8 @@ SUFFIXES = frozenset().union(*CONTAINERS.values())
 
 
 def inspect(
-    path: str, parts: Sequence[Part], *, decode: bool
-) -> tuple[VideoInfo | None, list[Verdict]]:
+    path: str, parts: Sequence[Segment], *, decode: bool
+) -> tuple[VideoInfo | None, list[CheckResult]]:
     """Look at a video, whatever state it is in.
 
     Args:
@@ -61,14 +59,14 @@ def inspect(
     """
     info = None
     try:
-        with opened(path) as (container, stream):
-            info = header(stream, path)
+        with open_video(path) as (container, stream):
+            info = read_header(stream, path)
             spans = [_span(part, info) for part in parts]
             verdicts = [_of_header(container, info, path, span) for span in spans]
             if decode:
                 good = [i for i, verdict in enumerate(verdicts) if not verdict.kind.broken]
                 stretches = _stretches([spans[i] for i in good], info)
-                allow(min(LONGEST, sum(min(e, info.duration) - b for b, e in stretches)))
+                extend_timeout(min(LONGEST, sum(min(e, info.duration) - b for b, e in stretches)))
                 seen = [_go_through(container, stream, *stretch) for stretch in stretches]
                 for i in good:
                     of_part = next(each for each in reversed(seen) if each.begin <= spans[i][0])
@@ -77,15 +75,19 @@ def inspect(
                         info, verdicts[i] = _of_whole(
                             of_part, info, stream.frames, path, verdicts[i]
                         )
-    except BadVideoError as error:
-        return info, [Verdict(error.kind, error.reason)] * len(parts)
+    except InvalidVideoError as error:
+        return info, [CheckResult(error.kind, error.reason)] * len(parts)
     except av.FFmpegError as error:
-        return info, [Verdict(Kind.UNDECODABLE, f"damaged ({told(error)})")] * len(parts)
+        return info, [
+            CheckResult(VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})")
+        ] * len(parts)
     return info, verdicts
 
 
-def inspect_job(job: tuple[str, Sequence[Part], bool]) -> tuple[dict[str, Any], list[Verdict]]:
-    """`inspect` for `crosspair.isolation`: whoever asks need not import a decoder.
+def inspect_job(
+    job: tuple[str, Sequence[Segment], bool],
+) -> tuple[dict[str, Any], list[CheckResult]]:
+    """`inspect` for `crosspair.workers`: whoever asks need not import a decoder.
 
     Args:
         job: path, parts, whether to decode.
@@ -101,44 +103,46 @@ def inspect_job(job: tuple[str, Sequence[Part], bool]) -> tuple[dict[str, Any], 
 Span = tuple[float, float]
 
 
-def _span(part: Part, info: VideoInfo) -> Span:
+def _span(part: Segment, info: VideoInfo) -> Span:
     start, end = part
     return start or 0.0, info.duration if end is None else min(end, info.duration)
 
 
-def _of_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> Verdict:
+def _of_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> CheckResult:
     """The verdict without decoding."""
     begin, end = span
     if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
-        return Verdict(
-            Kind.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels"
+        return CheckResult(
+            VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels"
         )
     if begin >= end:
-        return Verdict(
-            Kind.OUTSIDE,
+        return CheckResult(
+            VideoStatus.OUTSIDE,
             f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s",
         )
     notes = []
     suffix = PurePosixPath(path.split("::")[0].split("?")[0]).suffix.lower()
     if suffix in SUFFIXES and suffix not in CONTAINERS.get(container.format.name, ()):
         reason = f"it is {container.format.long_name}, not {suffix}"
-        notes.append(Verdict(Kind.WRONG_CONTAINER, reason))
+        notes.append(CheckResult(VideoStatus.WRONG_CONTAINER, reason))
     if not RATES[0] <= info.fps <= RATES[1]:
-        notes.append(Verdict(Kind.ODD_RATE, f"the header gives {info.fps:g} frames a second"))
+        notes.append(
+            CheckResult(VideoStatus.ODD_RATE, f"the header gives {info.fps:g} frames a second")
+        )
     if end - begin < CLIP - TICK:
         reason = (
             f"{end - begin:.2f} s, shorter than a clip of {CLIP:.2f} s (8 frames, 4/30 s apart): "
             "training repeats its last frame"
         )
-        notes.append(Verdict(Kind.SHORT, reason))
+        notes.append(CheckResult(VideoStatus.SHORT, reason))
     return _all_of(notes)
 
 
-def _all_of(notes: Sequence[Verdict]) -> Verdict:
+def _all_of(notes: Sequence[CheckResult]) -> CheckResult:
     """One verdict, of the first note's kind, that tells all."""
     if not notes:
-        return Verdict(Kind.FINE)
-    return Verdict(notes[0].kind, "; ".join(note.reason for note in notes if note.reason))
+        return CheckResult(VideoStatus.FINE)
+    return CheckResult(notes[0].kind, "; ".join(note.reason for note in notes if note.reason))
 
 
 def _stretches(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
@@ -170,8 +174,8 @@ class _Seen:
 def _go_through(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Seen:
     seen = _Seen(begin)
     source = _Forgiving(container)
-    for seconds, frame in decoded_from(source, stream, begin):
-        seen.end = max(seen.end, shown_until(seconds, frame))
+    for seconds, frame in decode_from(source, stream, begin):
+        seen.end = max(seen.end, frame_end(seconds, frame))
         if seconds >= end:
             break
         seen.frames.append(seconds)
@@ -207,23 +211,27 @@ class _Forgiving:
             except StopIteration:
                 return
             except av.FFmpegError as error:
-                self.failed.append((seconds, told(error)))
+                self.failed.append((seconds, format_error(error)))
                 return
             self.packets += packet.size > 0 and not packet.is_discard
             try:
                 yield from packet.decode()
             except av.FFmpegError as error:
-                self.failed.append((seconds, told(error)))
+                self.failed.append((seconds, format_error(error)))
 
 
-def _of_frames(seen: _Seen, span: Span, info: VideoInfo, verdict: Verdict) -> Verdict:
+def _of_frames(seen: _Seen, span: Span, info: VideoInfo, verdict: CheckResult) -> CheckResult:
     """The verdict after decoding a part, which had ``verdict`` by its header."""
     begin, end = span
     if not seen.frames and seen.failed:
-        return Verdict(Kind.UNDECODABLE, f"no frame can be decoded ({seen.failed[0][1]})")
+        return CheckResult(
+            VideoStatus.UNDECODABLE, f"no frame can be decoded ({seen.failed[0][1]})"
+        )
     if not seen.frames or seen.end < end - TAIL_TOLERANCE:
         ends = f"its frames end at {seen.end:.2f} s" if seen.frames else "it has no frames"
-        return Verdict(Kind.CUT, f"cut: the header promises {info.duration:.2f} s, but {ends}")
+        return CheckResult(
+            VideoStatus.CUT, f"cut: the header promises {info.duration:.2f} s, but {ends}"
+        )
     # The frame that is on the screen when the part begins has come before.
     first = max(0, bisect_right(seen.frames, begin + TICK) - 1)
     last = bisect_left(seen.frames, end)
@@ -231,8 +239,8 @@ def _of_frames(seen: _Seen, span: Span, info: VideoInfo, verdict: Verdict) -> Ve
     bad = [*seen.corrupt, *(seconds for seconds, _ in seen.failed)]
     bad = [seconds for seconds in bad if from_on <= seconds < end]
     if bad:
-        return Verdict(
-            Kind.CORRUPT_FRAMES,
+        return CheckResult(
+            VideoStatus.CORRUPT_FRAMES,
             f"damaged: {len(bad)} of {max(last - first, len(bad))} frames are corrupt, "
             f"the first at {min(bad):.2f} s",
         )
@@ -240,31 +248,31 @@ def _of_frames(seen: _Seen, span: Span, info: VideoInfo, verdict: Verdict) -> Ve
 
 
 def _of_whole(
-    seen: _Seen, info: VideoInfo, promised: int, path: str, verdict: Verdict
-) -> tuple[VideoInfo, Verdict]:
+    seen: _Seen, info: VideoInfo, promised: int, path: str, verdict: CheckResult
+) -> tuple[VideoInfo, CheckResult]:
     """The verdict on a whole video, whose header promises so many frames (0: it says nothing)."""
-    if verdict.kind.broken and verdict.kind is not Kind.CORRUPT_FRAMES:
+    if verdict.kind.broken and verdict.kind is not VideoStatus.CORRUPT_FRAMES:
         return info, verdict
     found = len(seen.frames)
     missing = promised - found
     tolerated = max(2.0, LENGTH_TOLERANCE * promised)
     # FFmpeg believes its own eyes about an AVI without its end, and then finds it in order.
-    if missing > tolerated and signature(path, None).kind is Kind.CUT:
-        return info, Verdict(
-            Kind.CUT, f"cut: the header promises {promised} frames, decoding finds {found}"
+    if missing > tolerated and signature(path, None).kind is VideoStatus.CUT:
+        return info, CheckResult(
+            VideoStatus.CUT, f"cut: the header promises {promised} frames, decoding finds {found}"
         )
     if verdict.kind.broken:
         return info, verdict
     lost = seen.packets - found
     if lost > VANISHING * seen.packets:
-        return info, Verdict(
-            Kind.CORRUPT_FRAMES, f"damaged: {lost} of {seen.packets} frames come to nothing"
+        return info, CheckResult(
+            VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {seen.packets} frames come to nothing"
         )
     longer = seen.end > info.duration + TAIL_TOLERANCE
     if not longer and not (promised and abs(missing) > tolerated):
         return info, verdict
-    note = Verdict(
-        Kind.WRONG_LENGTH,
+    note = CheckResult(
+        VideoStatus.WRONG_LENGTH,
         f"the header says {info.frames} frames in {info.duration:.2f} s, "
         f"decoding finds {found} in {seen.end:.2f} s",
     )

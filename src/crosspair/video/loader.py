@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crosspair.clip import Clip
-from crosspair.config import ClipConfig
+from crosspair.config import Clip, ClipConfig
 from crosspair.errors import VideoError
 from crosspair.video.views import View, centre_view, load_frames, load_view, training_view
 
@@ -114,7 +113,7 @@ def video_loader(
 
 
 @contextmanager
-def decoding(manifest: Path, then: str = "") -> Iterator[None]:
+def explain_dead_workers(manifest: Path, then: str = "") -> Iterator[None]:
     """Tell in one line of a decoding process that died, or that gives nothing any more.
 
     Args:

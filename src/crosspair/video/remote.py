@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
-from crosspair.faults import BadVideoError, Kind
+from crosspair.errors import InvalidVideoError, VideoStatus
 
 # A second of video is about one block, and so is an index: what a clip needs is a few requests,
 # and little that it does not need comes along. A file in use keeps at most 16 blocks.
@@ -29,7 +29,7 @@ class RemoteFile:
 
     def __init__(self, handle: IO[bytes], url: str) -> None:
         self._handle, self._url = handle, url
-        self.fault: BadVideoError | None = None
+        self.fault: InvalidVideoError | None = None
 
     def read(self, size: int = -1) -> bytes:
         return self._guarded(lambda: self._handle.read(size), b"")
@@ -70,9 +70,9 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
         raise _fault(url, error) from error
     try:
         if not handle.seekable() or getattr(handle, "size", 0) is None:
-            raise BadVideoError(
+            raise InvalidVideoError(
                 url,
-                Kind.UNREADABLE,
+                VideoStatus.UNREADABLE,
                 "its server sends whole files only, no ranges; download the file",
             )
         yield RemoteFile(handle, url)
@@ -81,15 +81,15 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
             handle.close()
 
 
-def _fault(url: str, error: Exception) -> BadVideoError:
+def _fault(url: str, error: Exception) -> InvalidVideoError:
     if isinstance(error, FileNotFoundError):
         cause = error.__cause__
         if not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError | KeyError):
-            return BadVideoError(url, Kind.MISSING, "no such file")
+            return InvalidVideoError(url, VideoStatus.MISSING, "no such file")
         if getattr(cause, "status", None) in (404, 410):
-            return BadVideoError(url, Kind.MISSING, "no such file")
+            return InvalidVideoError(url, VideoStatus.MISSING, "no such file")
         error = cause  # fsspec says so of every server that gives nothing
     status, message = getattr(error, "status", None), getattr(error, "message", "")
     reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
     line = " ".join(str(reason or error or type(error).__name__).split())
-    return BadVideoError(url, Kind.UNREADABLE, f"cannot be opened ({line})")
+    return InvalidVideoError(url, VideoStatus.UNREADABLE, f"cannot be opened ({line})")

@@ -5,19 +5,19 @@ Views must not be flipped: a flip makes left of right and clockwise of anticlock
 """
 
 from crosspair.corpora.rendered.actions import ACTIONS, PARTNERS, motion_of
-from crosspair.corpora.rendered.corpus import Pair, plan, render_corpus
-from crosspair.corpora.rendered.scene import Scene, frames_of, scene_of
-from crosspair.corpora.rendered.titles import titles_of
+from crosspair.corpora.rendered.render import Pair, plan, render_corpus
+from crosspair.corpora.rendered.scene import Scene, draw_scene, render_frames
+from crosspair.corpora.rendered.titles import compose_titles
 
 __all__ = [
     "ACTIONS",
     "PARTNERS",
     "Pair",
     "Scene",
-    "frames_of",
+    "compose_titles",
+    "draw_scene",
     "motion_of",
     "plan",
     "render_corpus",
-    "scene_of",
-    "titles_of",
+    "render_frames",
 ]

