@@ -269,5 +269,5 @@ def test_frames_are_no_more_than_a_manifest_can_hold(
 ) -> None:
     from crosspair.video import container
 
-    monkeypatch.setattr(container, "MOST_FRAMES", 59)
+    monkeypatch.setattr(container, "MAX_FRAMES", 59)
     assert container.probe(str(video)).frames == 59

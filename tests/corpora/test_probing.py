@@ -67,7 +67,7 @@ def test_what_is_no_file(tmp_path: Path, video: Path) -> None:
     os.mkfifo(pipe)
     folder.mkdir()
     assert error(loop) == "Too many levels of symbolic links"
-    assert error(pipe) == "is no regular file (a pipe, socket or device)"
+    assert error(pipe) == "is not a regular file (a pipe, socket or device)"
     assert error(folder) == "is a folder, not a video"
     assert error(tmp_path / "none.mp4") == "no such file"
     assert error(tmp_path / ("a" * 300 + ".mp4")) == "File name too long"
@@ -99,7 +99,7 @@ def test_any_name_is_a_files_name(
     [
         (b"Not found\n" * 9, "it is text"),
         ("Zażółć\n".encode() * 99, "it is text"),
-        (b"\n <!doctype HTML><p>", "it is an HTML page: a download that failed?"),
+        (b"\n <!doctype HTML><p>", "it is an HTML page: a failed download?"),
         (b"\x00\x01\x02\x80" * 99, "Invalid data found when processing input"),
     ],
 )

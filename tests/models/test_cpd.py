@@ -13,7 +13,7 @@ from crosspair.errors import ModelError
 from crosspair.models import CPD, WordAverage, build_model, build_text_encoder
 from crosspair.models import hub as module
 from crosspair.recipes import recipe_of
-from crosspair.video.views import normalize
+from crosspair.video.pixels import normalize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

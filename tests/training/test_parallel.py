@@ -21,7 +21,7 @@ from crosspair.training.loop import (
 )
 from crosspair.training.pretrain import Pretraining
 from crosspair.video.loader import Batch
-from crosspair.video.views import jitter_colors, normalize
+from crosspair.video.pixels import jitter_colors, normalize
 
 PAIRS, CLIPS = 24, 7
 CPU = torch.device("cpu")

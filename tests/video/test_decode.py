@@ -1,4 +1,4 @@
-"""Decoding: the frames on screen at the wanted instants, or a `VideoError` that says why not."""
+"""Decoding: the frames shown at given times, or a `VideoError`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.config import Clip
-from crosspair.errors import VideoError
+from crosspair.errors import InvalidVideoError, VideoStatus
 from crosspair.video import decode
 from crosspair.video.container import probe
 from crosspair.video.decode import clip_times, read_frames
@@ -22,9 +22,9 @@ NTSC = Fraction(30000, 1001)
 
 
 def numbers(make_video, clip: Clip, instants) -> list[int]:
-    """The numbers of the frames at instants from the beginning of the clip, in s."""
-    of_length = instants if callable(instants) else lambda _: instants
-    return make_video.numbers(read_frames(clip, of_length, lambda w, h: (w, h)))
+    """Return the numbers of the frames shown at times from the beginning of the clip, in s."""
+    times = instants if callable(instants) else lambda _: instants
+    return make_video.numbers(read_frames(clip, times, lambda w, h: (w, h)))
 
 
 # --- which frames -------------------------------------------------------------------------------
@@ -77,42 +77,40 @@ def test_seeking_gives_the_frames_that_decoding_from_the_beginning_gives(
     suffix, options = ENCODINGS[encoding]
     path = Clip(str(make_video(tmp_path / f"a{suffix}", frames=120, **options)))
     starts = [1.0, 1.49, 2.0, 2.51, 3.3, 3.95]
-    # The last of them runs past the end, where the last frame stays.
+    # The last clip exceeds the end, where the last frame is repeated.
     plans = [start + np.arange(8) * 2 / 30 for start in starts]
     seeking = [numbers(make_video, path, np.minimum(plan, 4.0)) for plan in plans]
     monkeypatch.setattr(decode, "SEEK_FROM", float("inf"))
     assert seeking == [numbers(make_video, path, np.minimum(plan, 4.0)) for plan in plans]
-    # An avi with B-frames has no clock but the order of decoding, which runs one frame behind.
+    # AVI stores no timestamps: with B-frames, the guessed times are one frame late.
     first = 29 if encoding == "mpeg4-avi-b-frames" else 30
     assert seeking[0] == list(range(first, first + 16, 2))
 
 
-def test_seeking_does_not_decode_what_lies_far_before(
+def test_seeking_decodes_from_the_nearest_keyframe(
     tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Clip(str(make_video(tmp_path / "a.mp4", frames=200, gop=10)))
     decoded: list[float] = []
-    timed = decode._timed
+    timed = decode._timed_frames
 
     def counting(container, stream):
         for seconds, frame in timed(container, stream):
             decoded.append(seconds)
             yield seconds, frame
 
-    monkeypatch.setattr(decode, "_timed", counting)
+    monkeypatch.setattr(decode, "_timed_frames", counting)
     assert numbers(make_video, path, [5.0, 5.1]) == [150, 153]
     assert min(decoded) >= 5.0 - 10 / 30
     assert max(decoded) <= 5.1 + 2 / 30
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
-def test_instants_out_of_order_are_put_in_order(jumps: list[int]) -> None:
-    """An instant comes at most three frames late, as where B-frames are packed."""
+def test_times_out_of_order_are_sorted(jumps: list[int]) -> None:
+    """A time is at most three frames late, as with packed B-frames."""
     late = sorted(range(len(jumps)), key=lambda frame: (frame + jumps[frame], frame))
-    mended = list(
-        decode._in_order((float(instant), f"frame {n}") for n, instant in enumerate(late))
-    )
-    assert mended == [(float(n), f"frame {n}") for n in range(len(jumps))]
+    ordered = list(decode._sort_times((float(time), f"frame {n}") for n, time in enumerate(late)))
+    assert ordered == [(float(n), f"frame {n}") for n in range(len(jumps))]
 
 
 def test_a_video_shorter_than_the_clip_repeats_its_last_frame(tmp_path: Path, make_video) -> None:
@@ -128,16 +126,14 @@ def test_a_single_frame_is_a_video(tmp_path: Path, make_video) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm"])
-def test_a_slide_show_of_one_frame_a_second_is_not_called_cut(
+def test_a_slide_show_at_one_frame_per_second_is_not_cut(
     tmp_path: Path, make_video, suffix: str
 ) -> None:
     path = make_video(tmp_path / f"a{suffix}", fps=1, frames=4)
     assert numbers(make_video, Clip(str(path)), [0.5, 1.5, 3.2, 4.0]) == [0, 1, 3, 3]
 
 
-def test_a_screen_recording_whose_last_frame_stays_for_seconds_is_not_called_cut(
-    tmp_path: Path, make_video
-) -> None:
+def test_a_video_whose_last_frame_lasts_for_seconds_is_not_cut(tmp_path: Path, make_video) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
@@ -152,7 +148,7 @@ def test_a_screen_recording_whose_last_frame_stays_for_seconds_is_not_called_cut
     assert [round(level / 60) for level in frames.mean(axis=(1, 2, 3))] == [0, 2, 2, 3]
 
 
-# --- a part of a video --------------------------------------------------------------------------
+# --- segments -----------------------------------------------------------------------------------
 
 
 def test_a_clip_begins_and_ends_where_it_says(tmp_path: Path, make_video) -> None:
@@ -161,7 +157,7 @@ def test_a_clip_begins_and_ends_where_it_says(tmp_path: Path, make_video) -> Non
     assert found == [30, 45, 59]
 
 
-def test_a_part_shows_nothing_from_behind_its_end(tmp_path: Path, make_video) -> None:
+def test_a_segment_has_no_frame_after_its_end(tmp_path: Path, make_video) -> None:
     path = str(make_video(tmp_path / "a.mp4", frames=50, fps=25))
 
     def instants(length: float) -> np.ndarray:
@@ -172,7 +168,7 @@ def test_a_part_shows_nothing_from_behind_its_end(tmp_path: Path, make_video) ->
     assert numbers(make_video, Clip(path, 1.6), instants) == [40, 43, 46, 49, 49]
 
 
-def test_an_end_beyond_the_videos_is_the_videos(tmp_path: Path, make_video) -> None:
+def test_an_end_after_the_videos_end_is_clipped(tmp_path: Path, make_video) -> None:
     path = str(make_video(tmp_path / "a.mp4", frames=60))
     lengths: list[float] = []
     numbers(make_video, Clip(path, 0.5, 99.0), lambda n: lengths.append(n) or [0.0])
@@ -180,11 +176,11 @@ def test_an_end_beyond_the_videos_is_the_videos(tmp_path: Path, make_video) -> N
 
 
 @pytest.mark.parametrize("start", [2.0, 7.5])
-def test_a_start_at_or_beyond_the_end_is_a_fault(tmp_path: Path, make_video, start: float) -> None:
+def test_a_start_at_or_after_the_end_is_an_error(tmp_path: Path, make_video, start: float) -> None:
     path = str(make_video(tmp_path / "a.mp4", frames=60))
-    message = f"the clip starts at {start:g} s but the video ends at 2.00 s"
-    with pytest.raises(VideoError, match=message):
+    with pytest.raises(InvalidVideoError, match=f"a.mp4.*{start:g} s") as caught:
         read_frames(Clip(path, start), lambda _: [0.0], lambda w, h: (w, h))
+    assert caught.value.kind is VideoStatus.OUTSIDE
 
 
 # --- pixels -------------------------------------------------------------------------------------
@@ -213,7 +209,7 @@ def test_colours_are_red_green_blue(tmp_path: Path, make_video) -> None:
 
 
 def sideways(path: Path, turn: int) -> Path:
-    """A 96×64 video, white in its top left corner as stored, that asks to be turned clockwise."""
+    """Write a 96×64 video, white in the stored top left corner, with a clockwise rotation."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -235,7 +231,7 @@ def sideways(path: Path, turn: int) -> Path:
         (270, (96, 64), (-1, 0)),
     ],
 )
-def test_what_a_phone_filmed_sideways_is_turned_upright(
+def test_rotated_videos_are_turned_upright(
     tmp_path: Path, turn: int, shape: tuple[int, int], corner: tuple[int, int]
 ) -> None:
     if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
@@ -258,9 +254,7 @@ def test_what_a_phone_filmed_sideways_is_turned_upright(
 @pytest.mark.parametrize(
     ("suffix", "codec"), [(".mp4", "h264"), (".avi", "mpeg4"), (".webm", "vp9"), (".mkv", "h264")]
 )
-def test_probing_tells_what_the_file_holds(
-    tmp_path: Path, make_video, suffix: str, codec: str
-) -> None:
+def test_probing_reads_the_header(tmp_path: Path, make_video, suffix: str, codec: str) -> None:
     info = probe(str(make_video(tmp_path / f"a{suffix}", fps=25, frames=50, size=(128, 64))))
     assert (info.width, info.height, info.codec) == (128, 64, codec)
     assert info.fps == pytest.approx(25, rel=0.01)
@@ -268,7 +262,7 @@ def test_probing_tells_what_the_file_holds(
     assert info.duration == pytest.approx(2.0, abs=0.05)
 
 
-# --- from elsewhere -----------------------------------------------------------------------------
+# --- URLs ---------------------------------------------------------------------------------------
 
 
 def test_a_video_is_read_from_any_fsspec_url(tmp_path: Path, make_video) -> None:
@@ -280,12 +274,13 @@ def test_a_video_is_read_from_any_fsspec_url(tmp_path: Path, make_video) -> None
 
 
 @pytest.mark.parametrize(
-    ("url", "message"),
+    ("url", "kind"),
     [
-        ("memory://videos/none.mp4", "no such file"),
-        ("nowhere://a.mp4", "cannot be opened .*nowhere"),
+        ("memory://videos/none.mp4", VideoStatus.MISSING),
+        ("nowhere://a.mp4", VideoStatus.UNREADABLE),
     ],
 )
-def test_a_url_that_leads_nowhere_is_a_fault(url: str, message: str) -> None:
-    with pytest.raises(VideoError, match=f"^{url}: {message}"):
+def test_a_wrong_url_is_an_error(url: str, kind: VideoStatus) -> None:
+    with pytest.raises(InvalidVideoError, match=f"^{url}: ") as caught:
         probe(url)
+    assert caught.value.kind is kind

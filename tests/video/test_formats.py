@@ -1,14 +1,15 @@
-"""Which files are opened: all kinds of containers, and none that has others opened."""
+"""All video containers are opened; playlists, which would open other files, are not."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from crosspair.corpora.video_files import SUFFIXES
-from crosspair.errors import VideoError
+from crosspair.errors import InvalidVideoError, VideoStatus
 from crosspair.video.container import probe
 from tests import conftest
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., P
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
-def test_every_suffix_of_videos_is_that_of_one(
+def test_every_known_suffix_can_be_probed(
     tmp_path: Path, make_video, monkeypatch, suffix: str
 ) -> None:
     monkeypatch.setitem(conftest.OPTIONS, "libvpx", conftest.OPTIONS["libvpx-vp9"])
@@ -48,17 +49,18 @@ def test_every_suffix_of_videos_is_that_of_one(
 
 @pytest.mark.parametrize("suffix", [".m3u8", ".mpd", ".ffconcat", ".mp4", ".ts"])
 @pytest.mark.parametrize("kind", PLAYLISTS)
-def test_no_file_has_others_opened(folder: Path, kind: str, suffix: str) -> None:
+def test_playlists_are_rejected(folder: Path, kind: str, suffix: str) -> None:
     path = folder / f"{kind}{suffix}"
     path.write_text(PLAYLISTS[kind])
-    with pytest.raises(VideoError) as caught:
+    with pytest.raises(InvalidVideoError, match=re.escape(path.name)) as caught:
         probe(str(path))
-    assert str(caught.value) == f"{path}: not a readable video, or cut (it is text)"
+    assert caught.value.kind is VideoStatus.NOT_A_VIDEO
 
 
-def test_a_number_in_a_name_stands_for_no_other_files(folder: Path) -> None:
+def test_a_number_pattern_in_a_name_is_literal(folder: Path) -> None:
     path = folder / "a%01d.jpg"
     for name in (path.name, "a1.jpg", "a2.jpg"):
         (folder / name).write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(VideoError, match="it is a picture"):
+    with pytest.raises(InvalidVideoError, match=re.escape(path.name)) as caught:
         probe(str(path))
+    assert caught.value.kind is VideoStatus.NOT_A_VIDEO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from crosspair.video.views import MEAN, STD, jitter_colors, normalize
+from crosspair.video.pixels import MEAN, STD, jitter_colors, normalize
 
 
 def clips(seed: int = 0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Instants: by time, whatever the frame rate; inside the video, whatever its length."""
+"""Frame times: in s, ascending, and inside the video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ strides = st.integers(1, 30)
 
 
 @given(positions, lengths, counts, strides)
-def test_instants_ascend_within_the_video(
+def test_times_ascend_within_the_video(
     position: float, length: float, frames: int, stride: int
 ) -> None:
     times = clip_times(position, length, frames, stride)
@@ -54,7 +54,7 @@ def test_the_span_of_the_papers_clips() -> None:
 
 
 @given(st.integers(2, 40))
-def test_uniform_positions_reach_from_end_to_end_in_equal_steps(clips: int) -> None:
+def test_uniform_positions_span_the_video_in_equal_steps(clips: int) -> None:
     found = uniform_positions(clips)
     assert len(found) == clips
     assert (found[0], found[-1]) == (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Views: one draw for all frames of a clip, always inside the frame."""
+"""Views: drawn once for all frames of a clip, always inside the frame."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def drawn(config: ClipConfig, count: int = 400) -> list[View]:
 def test_every_view_lies_within_its_ranges(seed: int) -> None:
     view = training_view(np.random.default_rng(seed), replace(PAPER, color_jitter=0.4))
     assert 128 <= view.short_side <= 170
-    for share in (view.position, view.across, view.down):
-        assert 0 <= share < 1
+    for position in (view.position, view.across, view.down):
+        assert 0 <= position < 1
     assert all(0.6 <= factor <= 1.4 for factor in view.colors)
 
 
@@ -37,7 +37,7 @@ def test_the_short_side_takes_every_value_of_its_range() -> None:
     assert sides == set(range(128, 171))
 
 
-def test_half_of_the_views_are_mirrored_and_none_where_that_is_off() -> None:
+def test_half_of_the_views_are_mirrored_unless_flip_is_off() -> None:
     mirrored = np.mean([view.flip for view in drawn(PAPER)])
     assert 0.4 < mirrored < 0.6
     assert not any(view.flip for view in drawn(replace(PAPER, flip=False)))
@@ -55,18 +55,18 @@ def test_without_jitter_colours_stay() -> None:
 def test_the_same_generator_gives_the_same_view() -> None:
     seed = (3, 1, 4, 1)
     first, second, other = (
-        training_view(np.random.default_rng(of), PAPER) for of in (seed, seed, (3, 1, 4, 2))
+        training_view(np.random.default_rng(s), PAPER) for s in (seed, seed, (3, 1, 4, 2))
     )
     assert first == second != other
 
 
-def test_the_view_of_a_test_is_the_middle_at_the_tests_scale() -> None:
+def test_the_centre_view_is_in_the_middle_at_the_test_scale() -> None:
     assert centre_view(0.25, PAPER) == View(0.25, short_side=128, across=0.5, down=0.5)
     assert centre_view(0.25, replace(PAPER, size=224)).short_side == 256
 
 
 def gradient(index: int, width: int, height: int) -> np.ndarray:
-    """Red tells the column, green the row, blue the frame."""
+    """Encode the column in red, the row in green and the frame in blue."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[..., 0] = np.linspace(0, 255, width)
     pixels[..., 1] = np.linspace(0, 255, height)[:, None]
@@ -124,7 +124,7 @@ def test_proportions_are_kept_whichever_side_is_short(
     left, right = (
         load_view(clip, View(0.0, short_side=32, across=a, down=a), config) for a in (0.0, 1.0)
     )
-    # The whole of the short side is seen at once; the long side's ends are seen one at a time.
+    # Each crop covers the whole short side and one end of the long side.
     short, long = (1, 0) if width > height else (0, 1)
     assert left[..., short].max() > 235
     assert left[..., short].min() < 20

@@ -85,7 +85,7 @@ class VideoSegment:
     stream: VideoStream
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
-        """What `crosspair.video.read_frames` would show, from its beginning to its end.
+        """What `crosspair.video.decode.read_frames` would show, from its beginning to its end.
 
         Yields:
             Seconds from the beginning of the passage, ascending from 0, and the frame that is on

@@ -21,7 +21,7 @@ from crosspair.models.inference import inference
 from crosspair.progress import Progress, progress
 from crosspair.video.decode import uniform_positions
 from crosspair.video.loader import explain_dead_workers, video_loader
-from crosspair.video.views import crops_along
+from crosspair.video.pixels import crops_along
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from crosspair.video.decode import (
     read_frames,
     uniform_positions,
 )
-from crosspair.video.views import crops_along
+from crosspair.video.pixels import crops_along
 
 TOGETHER = 8  # clips a passage
 SPACING = 2.0  # s between the clips that stand for a window, at most

@@ -24,7 +24,7 @@ from crosspair.models.hub import (
     weights_hash,
 )
 from crosspair.models.resnet3d import ResNet3d
-from crosspair.video.views import normalize
+from crosspair.video.pixels import normalize
 
 CLASSIFIER_SECTIONS = (
     "clip",

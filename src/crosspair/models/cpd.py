@@ -24,7 +24,7 @@ from crosspair.models.hub import (
 )
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.text import TransformerAverage, WordAverage
-from crosspair.video.views import normalize
+from crosspair.video.pixels import normalize
 
 TextEncoder = WordAverage | TransformerAverage
 

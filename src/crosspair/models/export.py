@@ -28,7 +28,7 @@ from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, TextEncoder
 from crosspair.models.hub import first_line, preprocessing
 from crosspair.models.text import TransformerAverage, WordAverage
-from crosspair.video.views import normalize
+from crosspair.video.pixels import normalize
 
 Format = Literal["onnx", "torch"]
 Tensors = tuple[torch.Tensor, ...]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from crosspair.config import ClipConfig, VideoConfig
 from crosspair.errors import ModelError
 from crosspair.models.resnet3d import BLOCKS, ResNet3d
-from crosspair.video.views import MEAN, STD
+from crosspair.video.pixels import MEAN, STD
 
 Weights = dict[str, torch.Tensor]
 

@@ -24,7 +24,7 @@ from crosspair.errors import ModelError, RecipeError
 from crosspair.files import write_atomically
 from crosspair.markdown import markdown_rows
 from crosspair.recipes import AnyRecipe, make_recipe
-from crosspair.video.views import MEAN, STD
+from crosspair.video.pixels import MEAN, STD
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 CPD_TYPE, CLASSIFIER_TYPE = "crosspair-cpd", "crosspair-classifier"

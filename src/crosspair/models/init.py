@@ -26,7 +26,7 @@ from crosspair.models.hub import (
     weights_hash,
 )
 from crosspair.models.text import TransformerAverage, WordAverage
-from crosspair.video.views import MEAN, STD, normalize
+from crosspair.video.pixels import MEAN, STD, normalize
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from crosspair.progress import Progress, graceful_shutdown, progress
 from crosspair.training.profile import profile_steps, record_section
 from crosspair.training.run import RunFolder, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch, TrainingOrder, explain_dead_workers, training_loader
-from crosspair.video.views import jitter_colors, normalize
+from crosspair.video.pixels import jitter_colors, normalize
 
 logger = logging.getLogger(__name__)
 

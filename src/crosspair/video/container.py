@@ -1,6 +1,6 @@
-"""Open a video file or URL, read its header.
+"""Open a video file or URL and read its header.
 
-What is wrong with a file is told as a `crosspair.errors.InvalidVideoError`, a `VideoError`.
+Every problem with a file raises `crosspair.errors.InvalidVideoError`, a `VideoError`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from av.video.stream import VideoStream
 from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus
 from crosspair.video.remote import RemoteFile, open_remote
 
-# What FFmpeg may take a file for: one that holds its own frames. A playlist (HLS, DASH, concat)
-# would have it open others, which whoever uploads one must not read. Sound and pictures are here
-# to be told as such.
+# FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because
+# they could open other files of this machine. Audio and image formats are included so that such a
+# file is reported as what it is.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,kux,mpegts,mpegtsraw,mpeg,mpegvideo,"
     "asf,asf_o,ogg,mxf,gxf,nut,ivf,rm,dv,wtv,nsv,swf,yuv4mpegpipe,h261,h263,h264,hevc,vvc,av1,obu,"
     "m4v,mjpeg,mpjpeg,vc1,dirac,cavsvideo,gif,apng,mp3,wav,w64,flac,aac,ac3,eac3,aiff,au,amr,"
     "bmp_pipe,gif_pipe,jpeg_pipe,jpegxl_pipe,png_pipe,tiff_pipe,webp_pipe"
 )
-MOST_FRAMES = 2**31 - 1  # what a manifest can hold, whatever a damaged header says
+MAX_FRAMES = 2**31 - 1  # limit of the manifest's int32 column; damaged headers exceed it
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file's header says. ``duration`` in s; ``frames`` may be an estimate."""
+    """Header of a video. ``duration`` is in s; ``frames`` may be an estimate."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ def probe(path: str) -> VideoInfo:
     """Read the header of a video file or URL.
 
     Raises:
-        VideoError: the file is missing, empty, no video, or has no video stream.
+        VideoError: the file is missing, empty, not a video, or has no video stream.
     """
     with open_video(path) as (_, stream):
         return read_header(stream, path)
@@ -61,33 +61,36 @@ def probe(path: str) -> VideoInfo:
 
 @contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file or URL, ready to decode its video in this thread alone.
+    """Open a file or URL for decoding its video stream in the current thread.
+
+    Yields:
+        The container and its first video stream that is not a cover picture.
 
     Raises:
-        VideoError: as `probe`; or, within, a remote file's server fails.
+        VideoError: see `probe`; inside the context, the server of a remote file failed.
     """
     if "://" not in path:
         _check_file(path)
     with open_remote(path) if "://" in path else nullcontext() as remote:
-        container = _container(path, remote)
+        container = _open_container(path, remote)
         try:
-            yield container, _stream(container, path)
+            yield container, _select_stream(container, path)
         except (av.FFmpegError, InvalidVideoError) as error:
-            # What FFmpeg tells of a file whose server failed is not the file's fault.
+            # After a server failure FFmpeg sees a truncated file: report the server instead.
             if remote is not None and remote.fault is not None:
                 raise remote.fault from error
             raise
         finally:
             container.close()
-        if remote is not None and remote.fault is not None:  # it passed for the file's end
+        if remote is not None and remote.fault is not None:
             raise remote.fault
 
 
 def read_header(stream: VideoStream, path: str) -> VideoInfo:
-    """What the header says of an opened video.
+    """Read the header of an opened video.
 
     Raises:
-        VideoError: it gives no length or no size.
+        VideoError: the header gives no length or no size.
     """
     context = stream.codec_context
     fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -104,12 +107,12 @@ def read_header(stream: VideoStream, path: str) -> VideoInfo:
             f"the header gives no length or size ({context.width}×{context.height}, "
             f"{length:.2f} s); the file is cut or damaged",
         )
-    frames = min(stream.frames or round(length * fps), MOST_FRAMES)
+    frames = min(stream.frames or round(length * fps), MAX_FRAMES)
     return VideoInfo(context.width, context.height, fps, frames, length, context.name)
 
 
 def duration(stream: VideoStream) -> float:
-    """Seconds, from the first of the places where containers keep it; 0 where none does."""
+    """Return the length in s from the stream, its tags or the container; 0 if unknown."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     with suppress(KeyError, ValueError):  # Matroska and WebM: "00:00:04.960000000"
@@ -120,58 +123,58 @@ def duration(stream: VideoStream) -> float:
 
 
 def format_error(error: Exception) -> str:
-    """What an exception says, for people."""
+    """Return an exception's message without its error number and file name."""
     return str(getattr(error, "strerror", None) or error)
 
 
 def _check_file(path: str) -> None:
+    """Raise `InvalidVideoError` unless the path is a regular file with content."""
     try:
         status = Path(path).stat()
-    except OSError as error:
-        if error.errno == errno.ENOENT:
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        if getattr(error, "errno", None) == errno.ENOENT:
             raise InvalidVideoError(path, VideoStatus.MISSING, "no such file") from error
         raise InvalidVideoError(path, VideoStatus.UNREADABLE, format_error(error)) from error
-    except ValueError as error:
-        raise InvalidVideoError(
-            path, VideoStatus.UNREADABLE, f"cannot be opened ({error})"
-        ) from error
     if stat.S_ISDIR(status.st_mode):
         raise InvalidVideoError(path, VideoStatus.UNREADABLE, "is a folder, not a video")
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for somebody to write
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
         raise InvalidVideoError(
-            path, VideoStatus.UNREADABLE, "is no regular file (a pipe, socket or device)"
+            path, VideoStatus.UNREADABLE, "is not a regular file (a pipe, socket or device)"
         )
     if status.st_size == 0:
         raise InvalidVideoError(path, VideoStatus.EMPTY, "the file is empty (0 bytes)")
 
 
-def _container(path: str, remote: RemoteFile | None) -> InputContainer:
+def _open_container(path: str, remote: RemoteFile | None) -> InputContainer:
     try:
-        # The prefix keeps FFmpeg from taking a name such as "a:b.mp4" for a protocol's.
+        # Without the prefix, FFmpeg takes a name such as "a:b.mp4" for a URL.
         source: Any = remote or f"file:{path}"
         container = av.open(
             source, metadata_errors="ignore", container_options={"format_whitelist": FORMATS}
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise _unreadable(path, remote, error) from error
+        raise _explain_open_error(path, remote, error) from error
     assert isinstance(container, InputContainer)
     return container
 
 
-def _unreadable(path: str, remote: RemoteFile | None, error: Exception) -> InvalidVideoError:
-    found = signature(path, remote)
+def _explain_open_error(
+    path: str, remote: RemoteFile | None, error: Exception
+) -> InvalidVideoError:
+    result = signature(path, remote)
     if remote is not None and remote.fault is not None:
         return remote.fault
-    # An error of the disk, unless the bytes that could be read explain a demuxer's.
-    if not found.reason and getattr(error, "errno", None) in (errno.EIO, errno.EACCES, errno.EPERM):
+    # A disk error, unless the file's first bytes explain why the demuxer failed.
+    disk_errors = (errno.EIO, errno.EACCES, errno.EPERM)
+    if not result.reason and getattr(error, "errno", None) in disk_errors:
         return InvalidVideoError(
             path, VideoStatus.UNREADABLE, f"cannot be opened ({format_error(error)})"
         )
-    reason = f"not a readable video, or cut ({found.reason or format_error(error)})"
-    return InvalidVideoError(path, found.kind, reason)
+    reason = f"not a readable video, or cut ({result.reason or format_error(error)})"
+    return InvalidVideoError(path, result.kind, reason)
 
 
-def _stream(container: InputContainer, path: str) -> VideoStream:
+def _select_stream(container: InputContainer, path: str) -> VideoStream:
     covers = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     streams = [s for s in container.streams.video if s not in covers]
     if not streams:
@@ -182,10 +185,11 @@ def _stream(container: InputContainer, path: str) -> VideoStream:
         raise InvalidVideoError(
             path, VideoStatus.UNDECODABLE, "its video stream's codec is unknown"
         )
-    # One thread a clip: the loader's workers are the parallelism.
-    stream.codec_context.thread_type = "NONE"
+    stream.codec_context.thread_type = "NONE"  # the loader's workers run in parallel already
     return stream
 
+
+# --- first bytes of a file ----------------------------------------------------------------------
 
 HEAD = 512  # bytes
 BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid"})
@@ -199,35 +203,35 @@ UNKNOWN = CheckResult(VideoStatus.NOT_A_VIDEO)
 
 
 def signature(path: str, remote: RemoteFile | None) -> CheckResult:
-    """Look at a file's first bytes, and at whether it is as long as they say.
+    """Guess what a file is from its first bytes, and check that it is as long as they claim.
 
     Args:
-        path: of a file.
-        remote: what to read from instead, where the video is not a file of this machine.
+        path: path of a local file.
+        remote: opened remote file to read instead, or None.
 
     Returns:
-        Its kind, and what it seems to be; `UNKNOWN`, which has no reason, where that is not told.
+        The status and a reason; `UNKNOWN`, which has no reason, if the bytes match nothing.
     """
     try:
         if remote is not None:
-            return _signature(remote)
+            return _read_signature(remote)
         with Path(path).open("rb") as file:
-            return _signature(file)
+            return _read_signature(file)
     except OSError:
         return UNKNOWN
 
 
-def _signature(file: RemoteFile | BinaryIO) -> CheckResult:
+def _read_signature(file: RemoteFile | BinaryIO) -> CheckResult:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(HEAD)
     if MARKUP.match(head):
-        return CheckResult(VideoStatus.NOT_A_VIDEO, "it is an HTML page: a download that failed?")
+        return CheckResult(VideoStatus.NOT_A_VIDEO, "it is an HTML page: a failed download?")
     if head.startswith(PICTURES):
         return CheckResult(VideoStatus.NOT_A_VIDEO, "it is a picture")
     sized = head[4:8] in BOXES or head[:4] == b"RIFF"
     if sized and _is_cut(file, size):
-        return CheckResult(VideoStatus.CUT, "it begins as a video and its end is missing")
+        return CheckResult(VideoStatus.CUT, "it begins as a video, but its end is missing")
     if sized or head.startswith(MAGIC) or (head[:1] == b"G" and head[188:189] in (b"G", b"")):
         return CheckResult(
             VideoStatus.DAMAGED_HEADER, "it begins as a video, but its header is damaged"
@@ -236,28 +240,29 @@ def _signature(file: RemoteFile | BinaryIO) -> CheckResult:
 
 
 def _is_cut(file: RemoteFile | BinaryIO, size: int) -> bool:
-    """Whether the boxes of an mp4, or the one chunk of an AVI, go on past the end."""
+    """Return whether the boxes of an mp4, or the RIFF chunk of an AVI, exceed the file size."""
     file.seek(0)
     first = file.read(8)
     if first[:4] == b"RIFF":
         return 8 + int.from_bytes(first[4:], "little") > size
-    at = 0
-    while at < size:
-        file.seek(at)
+    position = 0
+    while position < size:
+        file.seek(position)
         length = int.from_bytes(file.read(4), "big")
         if file.read(4) == b"":
             return True
         if length == 1:
             length = int.from_bytes(file.read(8), "big")
         if length < 8:
-            return length == 0 and at > 0  # 0: up to the end, and no index before it
-        at += length
-    return at > size
+            # Length 0 means up to the end of the file; then no index precedes this box.
+            return length == 0 and position > 0
+        position += length
+    return position > size
 
 
 def _is_text(head: bytes) -> bool:
     try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # may end inside a character
     except UnicodeDecodeError:
         return False
     return all(character.isprintable() or character.isspace() for character in text)

@@ -1,4 +1,7 @@
-"""Which instants of a video make a clip: by time, so that a file's frame rate does not matter."""
+"""Choose the times of a clip's frames, and decode the frames shown at these times.
+
+Frames are sampled by time in s, so that the result does not depend on a file's frame rate.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,17 @@ from crosspair.video.container import (
 )
 
 REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
+SEEK_FROM = 1.0  # s; before this, decoding from the beginning is as fast as a seek
+TAIL_TOLERANCE = 0.5  # s by which a header's length may exceed the frames' end
+TICK = 1e-3  # s; resolution of timestamps in Matroska and WebM
+REORDER_WINDOW = 4  # frames across which the timestamps of an AVI may be out of order
+
+FrameTimes = Callable[[float], Sequence[float] | np.ndarray]
+FrameSize = Callable[[int, int], tuple[int, int]]
 
 
 def clip_span(frames: int, stride: int) -> float:
-    """Seconds from the first to the last frame of a clip.
+    """Return the time in s from the first to the last frame of a clip.
 
     >>> round(clip_span(frames=8, stride=4), 3)
     0.933
@@ -37,16 +47,16 @@ def clip_span(frames: int, stride: int) -> float:
 
 
 def clip_times(position: float, length: float, frames: int, stride: int) -> np.ndarray:
-    """Instants of one clip within a video of ``length`` seconds.
+    """Return the times of a clip's frames.
 
     Args:
-        position: where the clip lies, 0 (at the beginning) to 1 (as late as it fits).
-        length: what may be sampled from, in s.
-        frames: frames in the clip (the paper: 8; 16 when fine-tuning).
-        stride: distance between frames in 30ths of a second (the paper: 4).
+        position: position of the clip in the video, 0 (at the beginning) to 1 (at the end).
+        length: length of the video in s.
+        frames: number of frames (8 in the paper; 16 for fine-tuning).
+        stride: distance between frames in 1/30 s (4 in the paper).
 
     Returns:
-        (frames,) float64, in s, ascending. A video shorter than the clip repeats its end.
+        (frames,) float64, ascending, in s. Times past the end of a short video are set to its end.
 
     >>> clip_times(0.5, length=0.2, frames=3, stride=3)
     array([0. , 0.1, 0.2])
@@ -57,7 +67,7 @@ def clip_times(position: float, length: float, frames: int, stride: int) -> np.n
 
 
 def uniform_positions(clips: int) -> list[float]:
-    """Positions of evenly spread clips, for features and tests (the paper: 10 clips a video).
+    """Return evenly spaced positions, 0 to 1, of the clips of a video (10 in the paper's tests).
 
     >>> uniform_positions(3), uniform_positions(1)
     ([0.0, 0.5, 1.0], [0.5])
@@ -65,65 +75,47 @@ def uniform_positions(clips: int) -> list[float]:
     return [0.5] if clips == 1 else [i / (clips - 1) for i in range(clips)]
 
 
-SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek
-TAIL_TOLERANCE = 0.5  # s by which a header may promise more than the file holds
-TICK = 1e-3  # s; Matroska and WebM round a frame's instant to it
-REORDERED = 4  # frames over which the instants of an AVI may be out of order
-
-
-class Source(Protocol):
-    """What going through frames takes of a container."""
-
-    def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None: ...
-
-    def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]: ...
-
-
-Instants = Callable[[float], Sequence[float] | np.ndarray]
-Shape = Callable[[int, int], tuple[int, int]]
-
-
-def read_frames(clip: Clip, instants: Instants, shape: Shape) -> np.ndarray:
-    """The frames on screen at given instants of a clip.
+def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
+    """Decode the frames shown at given times of a clip.
 
     Args:
-        clip: the file, and the part of it to look at.
-        instants: from the length of that part in s to ascending instants from its beginning, in s.
-        shape: from (width, height) in pixels as shown to the (width, height) to scale to.
+        clip: the file and the segment to read.
+        times: maps the length of the segment in s to ascending times from its beginning, in s.
+        size: maps the displayed (width, height) in pixels to the output (width, height).
 
     Returns:
-        (T, H, W, 3) uint8, RGB, upright.
+        (T, H, W, 3) uint8, RGB, rotated upright.
 
     Raises:
         VideoError: the file is missing, empty, cut, damaged, or has no video stream.
     """
     with open_video(clip.path) as (container, stream):
         begin, length = resolve_segment(clip, read_header(stream, clip.path))
-        # A frame that begins where a part ends is not of it, though an instant may round up to it.
+        # A frame that begins at the segment's end is excluded, even if a time rounds up to it.
         last = begin + length - (2 * TICK if clip.end is not None else 0)
-        wanted = [max(begin, min(begin + float(t), last)) for t in instants(length)]
+        wanted = [max(begin, min(begin + float(t), last)) for t in times(length)]
         try:
             frames = list(frames_on_screen(container, stream, wanted, clip.path))
-            # One reformatter for the clip: each frame has its own too, which sets up the scaler
-            # anew and costs ten times as much.
+            # One reformatter for the clip: a frame's own would set up the scaler each time, which
+            # is ten times slower.
             reformatter = VideoReformatter()
-            pixels = [_pixels(frame, shape, reformatter) for frame in frames]
+            pixels = [_to_rgb(frame, size, reformatter) for frame in frames]
         except av.FFmpegError as error:
             raise InvalidVideoError(
                 clip.path, VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})"
             ) from error
-    if len({of_frame.shape for of_frame in pixels}) > 1:
+    if len({frame.shape for frame in pixels}) > 1:
         raise InvalidVideoError(
-            clip.path, VideoStatus.CORRUPT_FRAMES, "damaged: its frames change their proportions"
+            clip.path, VideoStatus.CORRUPT_FRAMES, "damaged: the frames' proportions change"
         )
     return np.stack(pixels)
 
 
 def resolve_segment(clip: Clip, info: VideoInfo) -> tuple[float, float]:
-    """Where in its file a clip begins, and how long it is, in s.
+    """Return the beginning and the length of a clip's segment, in s.
 
     Raises:
-        VideoError: it begins where the video has ended.
+        VideoError: the segment begins after the end of the video.
     """
     begin = clip.start or 0.0
     end = min(info.duration if clip.end is None else clip.end, info.duration)
@@ -136,68 +128,125 @@ def resolve_segment(clip: Clip, info: VideoInfo) -> tuple[float, float]:
     return begin, end - begin
 
 
+def array_frames(frames: np.ndarray, times: np.ndarray, size: FrameSize) -> np.ndarray:
+    """Select the frames shown at given times from a video in memory, and resize them.
+
+    Args:
+        frames: (T, H, W, 3) uint8, RGB, 30 frames per second.
+        times: (N,) in s.
+        size: maps (width, height) in pixels to the output (width, height).
+
+    Returns:
+        (N, H', W', 3) uint8.
+    """
+    height, width = frames.shape[1:3]
+    target = size(width, height)
+    reformatter = VideoReformatter()
+    indices = np.minimum(np.floor(times * REFERENCE_FPS + 1e-6).astype(int), len(frames) - 1)
+    scaled = [
+        reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[index]), format="rgb24"),
+            *target,
+            format="rgb24",
+            interpolation="BILINEAR",
+        ).to_ndarray()
+        for index in indices
+    ]
+    return np.stack(scaled)
+
+
+def check_frame_array(frames: np.ndarray, name: str) -> None:
+    """Check that an array is a video in memory.
+
+    Raises:
+        VideoError: it is not (T, H, W, 3) uint8, or is empty.
+    """
+    has_shape = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
+    if not has_shape or frames.dtype != np.uint8:
+        raise VideoError(
+            f"{name} is {frames.dtype} of shape {frames.shape}; a video in memory is uint8 of "
+            "shape (frames, height, width, 3), RGB"
+        )
+
+
+class FrameSource(Protocol):
+    """Methods of a container that decoding uses."""
+
+    def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None: ...
+
+    def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]: ...
+
+
 def frames_on_screen(
-    container: InputContainer, stream: VideoStream, wanted: Sequence[float], path: str
+    container: InputContainer, stream: VideoStream, times: Sequence[float], path: str
 ) -> Iterator[VideoFrame]:
-    """For each wanted instant, the last frame that begins at or before it."""
-    frames = decode_from(container, stream, wanted[0])
-    shown = next(frames, None)
+    """Yield, for each of the ascending times in s, the last frame that begins at or before it.
+
+    Raises:
+        VideoError: the video ends earlier than its header says, or a frame is corrupt.
+    """
+    frames = decode_from(container, stream, times[0])
+    current = next(frames, None)
     following = next(frames, None)
-    for instant in wanted:
-        while following is not None and following[0] <= instant + TICK:
-            shown, following = following, next(frames, None)
-        if shown is None or (following is None and instant > frame_end(*shown) + TAIL_TOLERANCE):
-            ends = "it has no frames" if shown is None else f"its frames end at {shown[0]:.2f} s"
+    for time in times:
+        while following is not None and following[0] <= time + TICK:
+            current, following = following, next(frames, None)
+        if current is None or (following is None and time > frame_end(*current) + TAIL_TOLERANCE):
+            end = "it has no frames" if current is None else f"the frames end at {current[0]:.2f} s"
             raise InvalidVideoError(
                 path,
                 VideoStatus.CUT,
-                f"cut: the header promises {duration(stream):.2f} s, but {ends}",
+                f"cut: the header gives {duration(stream):.2f} s, but {end}",
             )
-        if shown[1].is_corrupt:
+        if current[1].is_corrupt:
             raise InvalidVideoError(
                 path,
                 VideoStatus.CORRUPT_FRAMES,
-                f"damaged: the frame at {shown[0]:.2f} s is corrupt",
+                f"damaged: the frame at {current[0]:.2f} s is corrupt",
             )
-        yield shown[1]
+        yield current[1]
 
 
 def frame_end(seconds: float, frame: VideoFrame) -> float:
-    """When a frame leaves the screen: a slide show's stay for seconds."""
+    """Return when a frame that begins at ``seconds`` is replaced; in slide shows, much later."""
     return seconds + float((frame.duration or 0) * (frame.time_base or 0))
 
 
 def rotation_quarters(frame: VideoFrame) -> int:
-    """Turns counterclockwise: phones film sideways and say so beside the pixels."""
+    """Return the counterclockwise quarter turns that display a frame upright, from its metadata."""
     return round(frame.rotation / 90) % 4
 
 
 def decode_from(
-    container: Source, stream: VideoStream, instant: float
+    container: FrameSource, stream: VideoStream, begin: float
 ) -> Iterator[tuple[float, VideoFrame]]:
-    """Frames with their seconds, beginning at or before ``instant`` where the file has such."""
-    if instant >= SEEK_FROM:
+    """Yield frames with their times in s, starting at or before ``begin`` if possible."""
+    if begin >= SEEK_FROM:
         origin = stream.start_time or 0
         assert stream.time_base is not None
-        container.seek(origin + int(instant / stream.time_base), stream=stream, backward=True)
-        frames = _timed(container, stream)
+        container.seek(origin + int(begin / stream.time_base), stream=stream, backward=True)
+        frames = _timed_frames(container, stream)
         first = next(frames, None)
-        if first is not None and first[0] <= instant + TICK:
+        if first is not None and first[0] <= begin + TICK:
             yield first
             yield from frames
             return
-        # A wrong index or a cut file took the seek too far: go through it from the beginning.
+        # The seek went too far (wrong index or cut file): decode from the beginning instead.
         container.seek(origin, stream=stream, backward=True)
-    yield from _timed(container, stream)
+    yield from _timed_frames(container, stream)
 
 
-def _timed(container: Source, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    stamped = _stamped(container, stream)
-    jumps = stream.container.format.name == "avi" and stream.codec_context.has_b_frames
-    return _in_order(stamped) if jumps else stamped
+def _timed_frames(
+    container: FrameSource, stream: VideoStream
+) -> Iterator[tuple[float, VideoFrame]]:
+    frames = _decode_with_times(container, stream)
+    unordered = stream.container.format.name == "avi" and stream.codec_context.has_b_frames
+    return _sort_times(frames) if unordered else frames
 
 
-def _stamped(container: Source, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+def _decode_with_times(
+    container: FrameSource, stream: VideoStream
+) -> Iterator[tuple[float, VideoFrame]]:
     tick = float(stream.time_base or 0)
     origin = stream.start_time or 0
     step = 1 / float(stream.average_rate or 30)
@@ -208,28 +257,29 @@ def _stamped(container: Source, stream: VideoStream) -> Iterator[tuple[float, Vi
         yield seconds, frame
 
 
-def _in_order(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
-    """Give the frames, which come in order, instants in order.
+def _sort_times(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
+    """Assign times in ascending order to frames, which are in order already.
 
-    AVI keeps none. Those guessed for a file with B-frames packed two to a chunk, as many of Xvid
-    are, jump to and fro; frames would be lost as if they were late.
+    AVI stores no timestamps. The guessed ones are out of order if B-frames are packed two to a
+    chunk, as in many Xvid files; frames would then be dropped as late.
     """
     frames: deque[VideoFrame] = deque()
-    instants: list[float] = []
+    times: list[float] = []
     for seconds, frame in decoded:
         frames.append(frame)
-        heappush(instants, seconds)
-        if len(frames) > REORDERED:
-            yield heappop(instants), frames.popleft()
+        heappush(times, seconds)
+        if len(frames) > REORDER_WINDOW:
+            yield heappop(times), frames.popleft()
     for frame in frames:
-        yield heappop(instants), frame
+        yield heappop(times), frame
 
 
-def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> np.ndarray:
+def _to_rgb(frame: VideoFrame, size: FrameSize, reformatter: VideoReformatter) -> np.ndarray:
+    """Resize a frame, convert it to RGB (H, W, 3) and rotate it upright."""
     turns = rotation_quarters(frame)
     sideways = turns % 2 == 1
-    shown = (frame.height, frame.width) if sideways else (frame.width, frame.height)
-    width, height = shape(*shown)
+    displayed = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+    width, height = size(*displayed)
     if sideways:
         width, height = height, width
     scaled = reformatter.reformat(
@@ -237,46 +287,3 @@ def _pixels(frame: VideoFrame, shape: Shape, reformatter: VideoReformatter) -> n
     )
     pixels: np.ndarray = scaled.to_ndarray()
     return np.rot90(pixels, turns) if turns else pixels
-
-
-def check_frame_array(frames: np.ndarray, name: str) -> None:
-    """See that an array is a video.
-
-    Raises:
-        VideoError: it is not (T, H, W, 3) uint8, or holds nothing.
-    """
-    shaped = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
-    if not shaped or frames.dtype != np.uint8:
-        raise VideoError(
-            f"{name} is {frames.dtype} of shape {frames.shape}; a video in memory is uint8 of "
-            "shape (frames, height, width, 3), RGB"
-        )
-
-
-def array_frames(
-    frames: np.ndarray, instants: np.ndarray, shape: Callable[[int, int], tuple[int, int]]
-) -> np.ndarray:
-    """The frames on screen at given instants.
-
-    Args:
-        frames: (T, H, W, 3) uint8, RGB, 30 a second.
-        instants: in s.
-        shape: from (width, height) in pixels to the (width, height) to scale to.
-
-    Returns:
-        (instants, H', W', 3) uint8.
-    """
-    height, width = frames.shape[1:3]
-    wanted = shape(width, height)
-    reformatter = VideoReformatter()
-    places = np.minimum(np.floor(instants * REFERENCE_FPS + 1e-6).astype(int), len(frames) - 1)
-    scaled = [
-        reformatter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[place]), format="rgb24"),
-            *wanted,
-            format="rgb24",
-            interpolation="BILINEAR",
-        ).to_ndarray()
-        for place in places
-    ]
-    return np.stack(scaled)

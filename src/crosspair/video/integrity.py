@@ -1,4 +1,4 @@
-"""Whether a video is what its header says, and whether every frame of it can be decoded."""
+"""Check that a video matches its header, and optionally that all its frames can be decoded."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from crosspair.video.container import VideoInfo, format_error, open_video, read_
 from crosspair.video.decode import TAIL_TOLERANCE, TICK, clip_span, decode_from, frame_end
 from crosspair.workers import extend_timeout
 
-SIDES = (8, 16384)  # pixels; beyond these a header is not to be believed
-RATES = (1.0, 480.0)  # frames a second
-CLIP = clip_span(frames=8, stride=4)  # s, the paper's
-LENGTH_TOLERANCE = 0.02  # share of frames by which a header may be wrong without a word
-VANISHING = 0.1  # share of packets that may give no frame: VP8 has such on purpose
-NEAR = 10.0  # s between two parts that are gone through at once, as a seek might not be exact
-LONGEST = 24 * 3600.0  # s that a header can claim to need for decoding
+SIDES = (8, 16384)  # plausible frame sides, in pixels
+RATES = (1.0, 480.0)  # plausible frame rates, in frames per second
+CLIP = clip_span(frames=8, stride=4)  # s, as in the paper
+LENGTH_TOLERANCE = 0.02  # tolerated error of a header's frame count, as a fraction
+EMPTY_PACKETS = 0.1  # tolerated fraction of packets without a frame, which are legal in VP8
+NEAR = 10.0  # s; segments closer than this are decoded together, as a seek may be inexact
+MAX_EXTENSION = 24 * 3600.0  # s; limits the time that a header can request for decoding
 
 Segment = tuple[float | None, float | None]
+Span = tuple[float, float]
 
 CONTAINERS = {
     "mov,mp4,m4a,3gp,3g2,mj2": {".mp4", ".m4v", ".mov", ".3gp"},
@@ -43,73 +44,70 @@ CONTAINERS = {
 SUFFIXES = frozenset().union(*CONTAINERS.values())
 
 
-def inspect(
-    path: str, parts: Sequence[Segment], *, decode: bool
-) -> tuple[VideoInfo | None, list[CheckResult]]:
-    """Look at a video, whatever state it is in.
+def inspect_job(
+    job: tuple[str, Sequence[Segment], bool],
+) -> tuple[dict[str, Any], list[CheckResult]]:
+    """Run `inspect` in a worker process, with arguments and results that can be pickled.
 
     Args:
-        path: a file or URL.
-        parts: (start, end) in s, as in `Clip`.
-        decode: decode every frame of the parts, too; what parts share is decoded once.
+        job: path, segments, and whether to decode.
 
     Returns:
-        What the header says, or None where it cannot be read; a verdict for each part. Where a
-        whole video was decoded well and its header is wrong about its length, the length found.
+        The fields of `VideoInfo`, empty if the header cannot be read, and a result per segment.
+    """
+    path, segments, decode = job
+    info, results = inspect(path, segments, decode=decode)
+    return asdict(info) if info else {}, results
+
+
+def inspect(
+    path: str, segments: Sequence[Segment], *, decode: bool
+) -> tuple[VideoInfo | None, list[CheckResult]]:
+    """Check a video and the given segments of it; problems are returned, not raised.
+
+    Args:
+        path: file or URL.
+        segments: (start, end) in s, as in `crosspair.config.Clip`.
+        decode: also decode every frame of the segments; overlaps are decoded once.
+
+    Returns:
+        The header, or None if it cannot be read, and a result per segment. If a whole video was
+        decoded and the header's length is wrong, the header has the measured length instead.
     """
     info = None
     try:
         with open_video(path) as (container, stream):
             info = read_header(stream, path)
-            spans = [_span(part, info) for part in parts]
-            verdicts = [_of_header(container, info, path, span) for span in spans]
+            spans = [_to_span(segment, info) for segment in segments]
+            results = [_check_header(container, info, path, span) for span in spans]
             if decode:
-                good = [i for i, verdict in enumerate(verdicts) if not verdict.kind.broken]
-                stretches = _stretches([spans[i] for i in good], info)
-                extend_timeout(min(LONGEST, sum(min(e, info.duration) - b for b, e in stretches)))
-                seen = [_go_through(container, stream, *stretch) for stretch in stretches]
-                for i in good:
-                    of_part = next(each for each in reversed(seen) if each.begin <= spans[i][0])
-                    verdicts[i] = _of_frames(of_part, spans[i], info, verdicts[i])
-                    if parts[i] == (None, None):
-                        info, verdicts[i] = _of_whole(
-                            of_part, info, stream.frames, path, verdicts[i]
+                valid = [i for i, result in enumerate(results) if not result.kind.broken]
+                merged = _merge_spans([spans[i] for i in valid], info)
+                seconds = sum(min(end, info.duration) - begin for begin, end in merged)
+                extend_timeout(min(MAX_EXTENSION, seconds))
+                scans = [_scan(container, stream, *span) for span in merged]
+                for i in valid:
+                    scan = next(scan for scan in reversed(scans) if scan.begin <= spans[i][0])
+                    results[i] = _check_frames(scan, spans[i], info, results[i])
+                    if segments[i] == (None, None):
+                        info, results[i] = _check_length(
+                            scan, info, stream.frames, path, results[i]
                         )
     except InvalidVideoError as error:
-        return info, [CheckResult(error.kind, error.reason)] * len(parts)
+        return info, [CheckResult(error.kind, error.reason)] * len(segments)
     except av.FFmpegError as error:
-        return info, [
-            CheckResult(VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})")
-        ] * len(parts)
-    return info, verdicts
+        result = CheckResult(VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})")
+        return info, [result] * len(segments)
+    return info, results
 
 
-def inspect_job(
-    job: tuple[str, Sequence[Segment], bool],
-) -> tuple[dict[str, Any], list[CheckResult]]:
-    """`inspect` for `crosspair.workers`: whoever asks need not import a decoder.
-
-    Args:
-        job: path, parts, whether to decode.
-
-    Returns:
-        The fields of `VideoInfo` or none, and a verdict for each part.
-    """
-    path, parts, decode = job
-    info, verdicts = inspect(path, parts, decode=decode)
-    return asdict(info) if info else {}, verdicts
-
-
-Span = tuple[float, float]
-
-
-def _span(part: Segment, info: VideoInfo) -> Span:
-    start, end = part
+def _to_span(segment: Segment, info: VideoInfo) -> Span:
+    start, end = segment
     return start or 0.0, info.duration if end is None else min(end, info.duration)
 
 
-def _of_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> CheckResult:
-    """The verdict without decoding."""
+def _check_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> CheckResult:
+    """Check a segment without decoding it."""
     begin, end = span
     if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
         return CheckResult(
@@ -126,29 +124,28 @@ def _of_header(container: InputContainer, info: VideoInfo, path: str, span: Span
         reason = f"it is {container.format.long_name}, not {suffix}"
         notes.append(CheckResult(VideoStatus.WRONG_CONTAINER, reason))
     if not RATES[0] <= info.fps <= RATES[1]:
-        notes.append(
-            CheckResult(VideoStatus.ODD_RATE, f"the header gives {info.fps:g} frames a second")
-        )
+        reason = f"the header gives {info.fps:g} frames per second"
+        notes.append(CheckResult(VideoStatus.ODD_RATE, reason))
     if end - begin < CLIP - TICK:
         reason = (
             f"{end - begin:.2f} s, shorter than a clip of {CLIP:.2f} s (8 frames, 4/30 s apart): "
             "training repeats its last frame"
         )
         notes.append(CheckResult(VideoStatus.SHORT, reason))
-    return _all_of(notes)
+    return _join_notes(notes)
 
 
-def _all_of(notes: Sequence[CheckResult]) -> CheckResult:
-    """One verdict, of the first note's kind, that tells all."""
+def _join_notes(notes: Sequence[CheckResult]) -> CheckResult:
+    """Merge notes into one result with the status of the first one and all reasons."""
     if not notes:
         return CheckResult(VideoStatus.FINE)
     return CheckResult(notes[0].kind, "; ".join(note.reason for note in notes if note.reason))
 
 
-def _stretches(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
-    """The spans in their order, those that overlap or lie near each other as one.
+def _merge_spans(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
+    """Sort spans and merge those that overlap or are near each other.
 
-    One that ends with the video goes on for as long as there are frames.
+    A span that ends with the video is extended to the last frame, whatever the header's length.
     """
     merged: list[Span] = []
     for begin, end in sorted((b, math.inf if e == info.duration else e) for b, e in spans):
@@ -160,8 +157,8 @@ def _stretches(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
 
 
 @dataclass
-class _Seen:
-    """What was found on the way through a stretch, all in s from the video's beginning."""
+class _Scan:
+    """Frames and errors found while decoding a span; times in s from the video's beginning."""
 
     begin: float
     frames: list[float] = field(default_factory=list)
@@ -171,28 +168,28 @@ class _Seen:
     end: float = 0.0
 
 
-def _go_through(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Seen:
-    seen = _Seen(begin)
-    source = _Forgiving(container)
+def _scan(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Scan:
+    scan = _Scan(begin)
+    source = _TolerantSource(container)
     for seconds, frame in decode_from(source, stream, begin):
-        seen.end = max(seen.end, frame_end(seconds, frame))
+        scan.end = max(scan.end, frame_end(seconds, frame))
         if seconds >= end:
             break
-        seen.frames.append(seconds)
+        scan.frames.append(seconds)
         if frame.is_corrupt:
-            seen.corrupt.append(seconds)
-    seen.frames.sort()
-    seen.failed, seen.packets = source.failed, source.packets
-    return seen
+            scan.corrupt.append(seconds)
+    scan.frames.sort()
+    scan.failed, scan.packets = source.failed, source.packets
+    return scan
 
 
-class _Forgiving:
-    """A container whose decoder goes on after what it cannot decode, and notes it."""
+class _TolerantSource:
+    """Frame source that records decoding errors and continues with the next packet."""
 
     def __init__(self, container: InputContainer) -> None:
         self._container = container
         self.failed: list[tuple[float, str]] = []
-        self.packets = 0  # that hold a frame to be shown
+        self.packets = 0  # packets that should give a visible frame
 
     def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None:
         self.failed.clear()
@@ -220,60 +217,64 @@ class _Forgiving:
                 self.failed.append((seconds, format_error(error)))
 
 
-def _of_frames(seen: _Seen, span: Span, info: VideoInfo, verdict: CheckResult) -> CheckResult:
-    """The verdict after decoding a part, which had ``verdict`` by its header."""
+def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult) -> CheckResult:
+    """Return the result for a decoded segment; ``result`` is that of its header."""
     begin, end = span
-    if not seen.frames and seen.failed:
+    if not scan.frames and scan.failed:
         return CheckResult(
-            VideoStatus.UNDECODABLE, f"no frame can be decoded ({seen.failed[0][1]})"
+            VideoStatus.UNDECODABLE, f"no frame can be decoded ({scan.failed[0][1]})"
         )
-    if not seen.frames or seen.end < end - TAIL_TOLERANCE:
-        ends = f"its frames end at {seen.end:.2f} s" if seen.frames else "it has no frames"
+    if not scan.frames or scan.end < end - TAIL_TOLERANCE:
+        found = f"the frames end at {scan.end:.2f} s" if scan.frames else "it has no frames"
         return CheckResult(
-            VideoStatus.CUT, f"cut: the header promises {info.duration:.2f} s, but {ends}"
+            VideoStatus.CUT, f"cut: the header gives {info.duration:.2f} s, but {found}"
         )
-    # The frame that is on the screen when the part begins has come before.
-    first = max(0, bisect_right(seen.frames, begin + TICK) - 1)
-    last = bisect_left(seen.frames, end)
-    from_on = seen.frames[first]
-    bad = [*seen.corrupt, *(seconds for seconds, _ in seen.failed)]
-    bad = [seconds for seconds in bad if from_on <= seconds < end]
+    # The frame that is shown when the segment begins may start earlier.
+    first = max(0, bisect_right(scan.frames, begin + TICK) - 1)
+    last = bisect_left(scan.frames, end)
+    bad = [*scan.corrupt, *(seconds for seconds, _ in scan.failed)]
+    bad = [seconds for seconds in bad if scan.frames[first] <= seconds < end]
     if bad:
         return CheckResult(
             VideoStatus.CORRUPT_FRAMES,
             f"damaged: {len(bad)} of {max(last - first, len(bad))} frames are corrupt, "
             f"the first at {min(bad):.2f} s",
         )
-    return verdict
+    return result
 
 
-def _of_whole(
-    seen: _Seen, info: VideoInfo, promised: int, path: str, verdict: CheckResult
+def _check_length(
+    scan: _Scan, info: VideoInfo, declared: int, path: str, result: CheckResult
 ) -> tuple[VideoInfo, CheckResult]:
-    """The verdict on a whole video, whose header promises so many frames (0: it says nothing)."""
-    if verdict.kind.broken and verdict.kind is not VideoStatus.CORRUPT_FRAMES:
-        return info, verdict
-    found = len(seen.frames)
-    missing = promised - found
-    tolerated = max(2.0, LENGTH_TOLERANCE * promised)
-    # FFmpeg believes its own eyes about an AVI without its end, and then finds it in order.
-    if missing > tolerated and signature(path, None).kind is VideoStatus.CUT:
+    """Compare a whole decoded video with its header.
+
+    Args:
+        declared: number of frames according to the header, 0 if it gives none.
+        result: result so far.
+    """
+    if result.kind.broken and result.kind is not VideoStatus.CORRUPT_FRAMES:
+        return info, result
+    found = len(scan.frames)
+    missing = declared - found
+    tolerance = max(2.0, LENGTH_TOLERANCE * declared)
+    # For an AVI whose end is missing, FFmpeg replaces the header's length by the remaining one.
+    if missing > tolerance and signature(path, None).kind is VideoStatus.CUT:
         return info, CheckResult(
-            VideoStatus.CUT, f"cut: the header promises {promised} frames, decoding finds {found}"
+            VideoStatus.CUT, f"cut: the header gives {declared} frames, decoding finds {found}"
         )
-    if verdict.kind.broken:
-        return info, verdict
-    lost = seen.packets - found
-    if lost > VANISHING * seen.packets:
+    if result.kind.broken:
+        return info, result
+    lost = scan.packets - found
+    if lost > EMPTY_PACKETS * scan.packets:
         return info, CheckResult(
-            VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {seen.packets} frames come to nothing"
+            VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {scan.packets} packets give no frame"
         )
-    longer = seen.end > info.duration + TAIL_TOLERANCE
-    if not longer and not (promised and abs(missing) > tolerated):
-        return info, verdict
+    longer = scan.end > info.duration + TAIL_TOLERANCE
+    if not longer and not (declared and abs(missing) > tolerance):
+        return info, result
     note = CheckResult(
         VideoStatus.WRONG_LENGTH,
-        f"the header says {info.frames} frames in {info.duration:.2f} s, "
-        f"decoding finds {found} in {seen.end:.2f} s",
+        f"the header gives {info.frames} frames in {info.duration:.2f} s, "
+        f"decoding finds {found} in {scan.end:.2f} s",
     )
-    return replace(info, frames=found, duration=seen.end), _all_of([note, verdict])
+    return replace(info, frames=found, duration=scan.end), _join_notes([note, result])

@@ -35,7 +35,7 @@ class Batch:
         epoch: counted from 0 (0 outside training).
         rows: (B,) int64, rows of the clips in the list they were read from.
         clips: (B, 3, T, H, W) uint8, RGB, in channels_last_3d order.
-        colors: (B, 3) float32, factors for `crosspair.video.jitter_colors`.
+        colors: (B, 3) float32, factors for `crosspair.video.pixels.jitter_colors`.
         failures: (row, message) of each clip left out.
     """
 

@@ -1,4 +1,4 @@
-"""Videos that are not files of this machine: any fsspec URL, read in the ranges that are needed."""
+"""Read videos from any fsspec URL in byte ranges, without downloading the whole file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import IO, Any, TypeVar
 
 from crosspair.errors import InvalidVideoError, VideoStatus
 
-# A second of video is about one block, and so is an index: what a clip needs is a few requests,
-# and little that it does not need comes along. A file in use keeps at most 16 blocks.
+# A second of video, or a container's index, takes about one block, so a clip needs few requests.
 BLOCK = 2**18  # bytes
 CACHE = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": 16}}
 
@@ -17,14 +16,14 @@ Result = TypeVar("Result")
 
 
 class RemoteFile:
-    """What the demuxer needs of a file. Whatever goes wrong on the way is kept as ``fault``.
+    """File object for FFmpeg that stores the first error as ``fault`` instead of raising it.
 
-    To FFmpeg it then is the end of the file, of which it may make what it likes: who reads asks
-    for ``fault`` in the end. (An exception would have to pass through C code, which may go on.)
+    An exception raised here would have to pass through C code. FFmpeg sees the end of the file
+    instead, and the caller checks ``fault`` afterwards.
 
     Args:
-        handle: as fsspec opened it.
-        url: for messages.
+        handle: file opened by fsspec.
+        url: URL shown in messages.
     """
 
     def __init__(self, handle: IO[bytes], url: str) -> None:
@@ -32,22 +31,22 @@ class RemoteFile:
         self.fault: InvalidVideoError | None = None
 
     def read(self, size: int = -1) -> bytes:
-        return self._guarded(lambda: self._handle.read(size), b"")
+        return self._guard(lambda: self._handle.read(size), b"")
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._guarded(lambda: self._handle.seek(offset, whence), -1)
+        return self._guard(lambda: self._handle.seek(offset, whence), -1)
 
     def tell(self) -> int:
-        return self._guarded(self._handle.tell, -1)
+        return self._guard(self._handle.tell, -1)
 
-    def _guarded(self, action: Callable[[], Result], failed: Result) -> Result:
+    def _guard(self, action: Callable[[], Result], default: Result) -> Result:
         if self.fault is not None:
-            return failed
+            return default
         try:
             return action()
-        except Exception as error:  # every protocol has exceptions of its own
-            self.fault = _fault(self._url, error)
-            return failed
+        except Exception as error:  # each protocol has its own exceptions
+            self.fault = _explain(self._url, error)
+            return default
 
 
 @contextmanager
@@ -55,40 +54,42 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
     """Open a URL for reading in ranges.
 
     Raises:
-        BadVideoError: there is no such file, its server does not answer or gives no ranges, or the
-            protocol is unknown or needs a package that is not installed.
+        InvalidVideoError: the file does not exist, the server does not answer or does not support
+            ranges, or the protocol is unknown or needs a package that is not installed.
     """
     import fsspec
 
     try:
-        # The archive of a chained URL (zip://…::https://…) is read in the same way as a file. It
-        # is open for as long as the filesystem is known here.
+        # The archive of a chained URL (zip://…::https://…) is read in ranges, too. fsspec keeps it
+        # open while its filesystem is cached.
         archive = {"http": CACHE, "https": CACHE} if "::" in url else {}
         filesystem, path = fsspec.url_to_fs(url, **archive)
         handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
-    except Exception as error:  # every protocol has exceptions of its own
-        raise _fault(url, error) from error
+    except Exception as error:  # each protocol has its own exceptions
+        raise _explain(url, error) from error
     try:
         if not handle.seekable() or getattr(handle, "size", 0) is None:
             raise InvalidVideoError(
                 url,
                 VideoStatus.UNREADABLE,
-                "its server sends whole files only, no ranges; download the file",
+                "the server does not support range requests. Download the file",
             )
         yield RemoteFile(handle, url)
     finally:
-        with suppress(Exception):  # what was read is read
+        with suppress(Exception):  # nothing was written that could be lost
             handle.close()
 
 
-def _fault(url: str, error: Exception) -> InvalidVideoError:
+def _explain(url: str, error: Exception) -> InvalidVideoError:
+    missing = InvalidVideoError(url, VideoStatus.MISSING, "no such file")
     if isinstance(error, FileNotFoundError):
+        # fsspec raises this for every failed request: the cause has the server's status.
         cause = error.__cause__
         if not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError | KeyError):
-            return InvalidVideoError(url, VideoStatus.MISSING, "no such file")
+            return missing
         if getattr(cause, "status", None) in (404, 410):
-            return InvalidVideoError(url, VideoStatus.MISSING, "no such file")
-        error = cause  # fsspec says so of every server that gives nothing
+            return missing
+        error = cause
     status, message = getattr(error, "status", None), getattr(error, "message", "")
     reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
     line = " ".join(str(reason or error or type(error).__name__).split())
