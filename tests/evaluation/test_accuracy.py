@@ -15,13 +15,13 @@ from crosspair.evaluation import bootstrap_interval, class_details
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-def test_an_interval_is_about_two_standard_errors_each_way(share: float) -> None:
-    correct = torch.arange(1000) < 1000 * share
+@pytest.mark.parametrize("accuracy", [0.1, 0.5, 0.8])
+def test_an_interval_is_about_two_standard_errors_each_way(accuracy: float) -> None:
+    correct = torch.arange(1000) < 1000 * accuracy
     low, high = bootstrap_interval(correct, seed=0)
-    error = math.sqrt(share * (1 - share) / 1000)
-    assert low == pytest.approx(share - 1.96 * error, abs=0.35 * error)
-    assert high == pytest.approx(share + 1.96 * error, abs=0.35 * error)
+    error = math.sqrt(accuracy * (1 - accuracy) / 1000)
+    assert low == pytest.approx(accuracy - 1.96 * error, abs=0.35 * error)
+    assert high == pytest.approx(accuracy + 1.96 * error, abs=0.35 * error)
 
 
 @given(correct=st.lists(st.booleans(), min_size=1, max_size=40), seed=st.integers(0, 2**31))
@@ -42,7 +42,7 @@ def test_the_seed_decides_and_nothing_else_is_drawn_from() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_draw_without_any_counted_video_plays_no_part() -> None:
+def test_a_resample_without_a_counted_video_is_excluded() -> None:
     counted = torch.tensor([[True] + [False] * 5])
     low, high = bootstrap_interval(torch.ones(1, 6), counted, seed=0)
     assert (low, high) == (1, 1)

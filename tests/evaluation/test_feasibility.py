@@ -1,4 +1,4 @@
-"""What stops protocols is told before a video is read."""
+"""Invalid settings, labels and titles are errors before a video is read."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAULTS: list[tuple[Callable[[list[Row]], object], str, FrozenConfig]] = [
 
 
 @pytest.mark.parametrize(("change", "protocol", "config"), FAULTS)
-def test_a_fault_is_told_beforehand_in_the_words_that_would_tell_it_later(
+def test_the_check_raises_the_error_of_the_evaluation(
     change: Callable[[list[Row]], object], protocol: Any, config: FrozenConfig, model: CPD
 ) -> None:
     manifest = manifest_with(change)
@@ -82,18 +82,18 @@ def test_a_fault_is_told_beforehand_in_the_words_that_would_tell_it_later(
 
 
 @pytest.mark.parametrize("label", [True, False])
-def test_what_can_be_done_is_not_stopped(
+def test_supported_protocols_pass_the_check(
     model: CPD, label: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = manifest_with(len if label else without("label"))
     config = changed(classes=(2, 3), draws=2, k=48)
     protocols: Any = ("retrieval", "knn", "linear", "lowshot", "zeroshot")
     check_protocols(model, manifest, protocols, config)
-    assert not caplog.records  # those that are passed over are told of by the test itself
+    assert not caplog.records  # the evaluation logs the skipped protocols
     assert frozen_results(model, manifest, all_readable(), protocols, config)
 
 
-def test_videos_that_all_have_an_error_are_not_its_matter(model: CPD) -> None:
+def test_a_manifest_of_errors_passes_the_check(model: CPD) -> None:
     def broken(rows: list[Row]) -> None:
         for row in rows:
             row["error"] = "cut"
@@ -105,51 +105,49 @@ def test_videos_with_an_error_are_not_counted_as_training(model: CPD) -> None:
     def broken(rows: list[Row]) -> None:
         rows[0]["error"] = "cut"
 
-    with pytest.raises(CrosspairError, match=r"^kNN with k = 48 needs .*, not 47$"):
+    with pytest.raises(CrosspairError, match=r"k = 48 .* 47$"):
         check_protocols(model, manifest_with(broken), ("knn",), changed(k=48))
 
 
-# --- a network of frames ------------------------------------------------------------------------
+# --- frame networks -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def of_frames(tmp_path: Path) -> FrameAverageModel:
+def frame_model(tmp_path: Path) -> FrameAverageModel:
     return load_imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
 
 
-def test_a_network_of_frames_is_tested_by_its_visual_feature_alone(
-    of_frames: FrameAverageModel, caplog: pytest.LogCaptureFixture
+def test_a_frame_network_is_evaluated_with_its_visual_feature_only(
+    frame_model: FrameAverageModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        found = frozen_results(of_frames, manifest_with(), all_readable(), config=CONFIG)
+        found = frozen_results(frame_model, manifest_with(), all_readable(), config=CONFIG)
     assert {r.protocol.split()[0] for r in found} == {"kNN", "linear", "low-shot"}
     assert {r.feature for r in found} == {"visual"}
     assert {r.settings["network"] for r in found} == {"ImageNet ResNet-10"}
     for protocol in ("retrieval", "zeroshot"):
-        assert f"{protocol} is left out: this model has no text tower; it can" in caplog.text
+        assert any(protocol in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("protocol", ["retrieval", "zeroshot"])
-def test_protocols_that_need_text_refuse_a_network_of_frames(
-    of_frames: FrameAverageModel, protocol: Any
+def test_a_frame_network_does_not_support_text_protocols(
+    frame_model: FrameAverageModel, protocol: Any
 ) -> None:
-    message = r"^this model has no text tower; it can be tested by knn, linear and lowshot$"
-    with pytest.raises(CrosspairError, match=message):
-        check_protocols(of_frames, manifest_with(), (protocol,), CONFIG)
+    with pytest.raises(CrosspairError, match="knn, linear or lowshot"):
+        check_protocols(frame_model, manifest_with(), (protocol,), CONFIG)
 
 
-def test_an_embedding_that_is_not_there_is_refused(of_frames: FrameAverageModel) -> None:
-    message = "^this model has no embedding; it can be tested by --feature visual$"
-    with pytest.raises(ModelError, match=message):
-        check_protocols(of_frames, manifest_with(), ("knn",), changed(features=("embedding",)))
+def test_a_missing_embedding_is_an_error(frame_model: FrameAverageModel) -> None:
+    with pytest.raises(ModelError, match="--feature visual"):
+        check_protocols(frame_model, manifest_with(), ("knn",), changed(features=("embedding",)))
 
 
-def test_its_random_twin_is_a_network_of_frames_too(of_frames: FrameAverageModel) -> None:
-    twin = randomize_weights(of_frames, 0)
+def test_a_randomized_frame_network_is_a_frame_network(frame_model: FrameAverageModel) -> None:
+    twin = randomize_weights(frame_model, 0)
     assert isinstance(twin, FrameAverageModel)
-    assert twin.hash != of_frames.hash
+    assert twin.hash != frame_model.hash
     tested = [
         {(r.protocol, r.feature) for r in frozen_results(each, manifest_with(), all_readable())}
-        for each in (of_frames, twin)
+        for each in (frame_model, twin)
     ]
     assert tested[0] == tested[1]

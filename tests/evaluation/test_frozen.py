@@ -1,4 +1,4 @@
-"""Frozen protocols on made-up features: what is learnt from what, and every fault of a manifest."""
+"""Frozen protocols on synthetic features: training splits, and invalid manifests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from crosspair.evaluation import (
     FrozenConfig,
     LinearConfig,
     Result,
+    evaluate,
     frozen_results,
     knn_predict,
 )
-from crosspair.evaluation import evaluate as trial
 from crosspair.evaluation.tasks import class_task
 from crosspair.models import CPD
 
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 def rows_of(videos: int = 60) -> list[Row]:
-    """Of three classes; 4 of 10 are train, 2 have no split, 2 val, 2 test."""
+    """Rows of three classes; of each 10, 4 are train, 2 have no split, 2 are val and 2 test."""
     splits = ["train", "train", "train", "train", None, None, "val", "val", "test", "test"]
     return [
         {
@@ -53,7 +53,7 @@ def manifest_with(change: Callable[[list[Row]], object] = len) -> Manifest:
 
 @pytest.fixture
 def features() -> Features:
-    """Clusters that overlap; video 1 could not be read."""
+    """Overlapping clusters; video 1 could not be read."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.tensor([i for i in range(60) if i != 1])
     centres = torch.randn(3, 12, generator=generator)
@@ -69,7 +69,7 @@ def value(results: list[Result], protocol: str, feature: str = "visual") -> floa
     return found
 
 
-def test_every_protocol_gives_what_its_parts_give(model: CPD, features: Features) -> None:
+def test_protocols_agree_with_their_functions(model: CPD, features: Features) -> None:
     manifest = manifest_with()
     results = frozen_results(model, manifest, features, config=CONFIG)
     rows = features.rows.tolist()
@@ -96,16 +96,16 @@ def test_every_protocol_gives_what_its_parts_give(model: CPD, features: Features
 
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Tensor]]:
-    """The weights and statistics of each probe that is trained."""
+    """Record the weights and statistics of each trained probe."""
     trained: list[list[torch.Tensor]] = []
-    train = trial.train_linear
+    train = evaluate.train_linear
 
     def watched(*arguments: Any, **options: Any) -> torch.nn.Module:
         probe = train(*arguments, **options)
         trained.append([values.clone() for values in probe.state_dict().values()])
         return probe
 
-    monkeypatch.setattr(trial, "train_linear", watched)
+    monkeypatch.setattr(evaluate, "train_linear", watched)
     return trained
 
 
@@ -123,7 +123,7 @@ def same(one: list[list[torch.Tensor]], other: list[list[torch.Tensor]]) -> bool
 LEARNING = ("linear", "lowshot")
 
 
-def test_labels_of_the_test_split_play_no_part_in_learning(
+def test_labels_of_the_test_split_do_not_affect_training(
     model: CPD, features: Features, probes: list[list[torch.Tensor]]
 ) -> None:
     given = frozen_results(model, manifest_with(), features, LEARNING, CONFIG)
@@ -134,10 +134,10 @@ def test_labels_of_the_test_split_play_no_part_in_learning(
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_neither_what_is_tested_nor_what_is_kept_for_later_shapes_a_probe(
+def test_test_and_later_splits_do_not_affect_a_probe(
     model: CPD, features: Features, probes: list[list[torch.Tensor]], split: str
 ) -> None:
-    """Not by its features either, as statistics of batch normalisation would let it."""
+    """Nor do their features, through the statistics of batch normalization."""
     config = dataclasses.replace(CONFIG, split=split)
     unseen = {"test": {8, 9}, "val": {6, 7, 8, 9}}[split]
     places = torch.tensor([row % 10 in unseen for row in features.rows.tolist()])
@@ -152,24 +152,24 @@ def test_neither_what_is_tested_nor_what_is_kept_for_later_shapes_a_probe(
 
 
 @pytest.mark.parametrize(
-    ("split", "learnt", "tested"),
+    ("split", "trained", "tested"),
     [("test", {0, 1, 2, 3, 4, 5, 6, 7}, {8, 9}), ("val", {0, 1, 2, 3, 4, 5}, {6, 7})],
 )
-def test_what_is_learnt_from_when_a_split_is_tested(
-    features: Features, split: str, learnt: set[int], tested: set[int]
+def test_training_splits_of_each_test_split(
+    features: Features, split: str, trained: set[int], tested: set[int]
 ) -> None:
     task = class_task(manifest_with(), features, split)
-    assert {int(row) % 10 for row in features.rows[task.training]} == learnt
-    assert {int(row) % 10 for row in features.rows[task.tested]} == tested
-    for positions, labels in ((task.training, task.labels), (task.tested, task.truth)):
+    assert {int(row) % 10 for row in features.rows[task.train]} == trained
+    assert {int(row) % 10 for row in features.rows[task.test]} == tested
+    for positions, labels in ((task.train, task.train_labels), (task.test, task.test_labels)):
         names = [CLASSES[row % 3] for row in features.rows[positions].tolist()]
         assert [task.classes[label] for label in labels.tolist()] == names
-    assert len(task.training) == sum(row % 10 in learnt for row in features.rows.tolist())
+    assert len(task.train) == sum(row % 10 in trained for row in features.rows.tolist())
 
 
-def test_videos_without_a_label_are_not_learnt_from(features: Features) -> None:
+def test_videos_without_a_label_are_not_trained_on(features: Features) -> None:
     task = class_task(manifest_with(lambda rows: rows[0].update(label=None)), features, "test")
-    assert 0 not in features.rows[task.training].tolist()
+    assert 0 not in features.rows[task.train].tolist()
 
 
 def test_zero_shot_on_draws_is_the_mean_of_zero_shots(model: CPD, features: Features) -> None:
@@ -190,7 +190,7 @@ def test_zero_shot_on_draws_is_the_mean_of_zero_shots(model: CPD, features: Feat
     assert chance.value == 0.5
 
 
-def test_retrieval_leaves_out_titles_without_a_known_word(model: CPD, features: Features) -> None:
+def test_retrieval_skips_titles_without_a_known_word(model: CPD, features: Features) -> None:
     def change(rows: list[Row]) -> None:
         rows[8]["title"] = "nothing known"
         rows[9]["title"] = None
@@ -207,7 +207,7 @@ def without(column: str) -> Callable[[list[Row]], None]:
     return change
 
 
-def test_protocols_that_have_nothing_to_work_on_are_passed_over(
+def test_unsupported_protocols_are_skipped(
     model: CPD, features: Features, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -215,8 +215,8 @@ def test_protocols_that_have_nothing_to_work_on_are_passed_over(
         assert {r.protocol.split()[0] for r in found} == {"retrieval"}
         found = frozen_results(model, manifest_with(without("title")), features, config=CONFIG)
         assert "retrieval text→video" not in {r.protocol for r in found}
-    assert "knn is left out: m.parquet: split test has no labels" in caplog.text
-    assert "retrieval is left out: m.parquet: split test has no readable titles" in caplog.text
+    for protocol in ("knn", "retrieval"):
+        assert any(protocol in message and "m.parquet" in message for message in caplog.messages)
 
 
 def no_test(rows: list[Row]) -> None:
@@ -250,52 +250,49 @@ def neither(rows: list[Row]) -> None:
 @pytest.mark.parametrize(
     ("change", "protocols", "message"),
     [
-        (no_test, ("knn",), r"no readable video of split test; there is nothing to test on \(spli"),
-        (only_test, ("knn",), "no readable video of split train and val has a label; there is not"),
-        (one_class, ("zeroshot",), "all labels are 'cat'; there is nothing to tell apart"),
-        (
-            a_class_that_is_only_tested,
-            ("linear",),
-            "1 classes of split test have no readable video in split train and val to learn from: "
-            "'parrot'",
-        ),
-        (one_unlabelled, ("knn",), "pair 'p9' of split test has no label$"),
-        (without("label"), ("knn",), "split test has no labels$"),
-        (without("title"), ("retrieval",), "split test has no readable titles$"),
+        (no_test, ("knn",), "split test.*splits: train"),
+        (only_test, ("knn",), "split train and val"),
+        (one_class, ("zeroshot",), "'cat'"),
+        (a_class_that_is_only_tested, ("linear",), "split test.*'parrot'"),
+        (one_unlabelled, ("knn",), "'p9' of split test"),
+        (without("label"), ("knn",), "split test.*labels"),
+        (without("title"), ("retrieval",), "split test.*titles"),
         (
             neither,
             ("retrieval", "knn"),
-            "split test has no readable titles; .*split test has no labels",
+            "split test.*titles.*split test.*labels",
         ),
     ],
 )
-def test_a_manifest_that_does_not_do(
+def test_an_invalid_manifest(
     change: Callable[[list[Row]], None],
     protocols: Any,
     message: str,
     model: CPD,
     features: Features,
 ) -> None:
-    with pytest.raises(CrosspairError, match=rf"^m\.parquet: {message}") as caught:
+    with pytest.raises(CrosspairError, match=rf"^m\.parquet: .*{message}") as caught:
         frozen_results(model, manifest_with(change), features, protocols, CONFIG)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_learnt_from_cannot_be_tested(model: CPD, features: Features) -> None:
+def test_the_training_split_is_no_test_split_of_trained_classifiers(
+    model: CPD, features: Features
+) -> None:
     config = dataclasses.replace(CONFIG, split="train")
-    with pytest.raises(ManifestError, match=r"split train cannot be tested by what is learnt from"):
+    with pytest.raises(ManifestError, match="split train"):
         frozen_results(model, manifest_with(), features, ("knn",), config)
     assert frozen_results(model, manifest_with(), features, ("zeroshot", "retrieval"), config)
 
 
 def test_more_neighbours_than_videos(model: CPD, features: Features) -> None:
     config = dataclasses.replace(CONFIG, k=48)
-    with pytest.raises(CrosspairError, match=r"^kNN with k = 48 needs at least 48 .*, not 47$"):
+    with pytest.raises(CrosspairError, match=r"k = 48 .* 47$"):
         frozen_results(model, manifest_with(), features, ("knn",), config)
 
 
 @pytest.mark.parametrize("feature", ["visual", "embedding"])
-def test_features_that_are_no_numbers(model: CPD, features: Features, feature: str) -> None:
+def test_features_that_are_not_finite(model: CPD, features: Features, feature: str) -> None:
     getattr(features, feature)[4, 2] = float("nan")
-    with pytest.raises(ModelError, match=r"^1 of 59 videos have features that are no finite.*'p5'"):
+    with pytest.raises(ModelError, match=r"1 of 59 .*'p5'"):
         frozen_results(model, manifest_with(), features, ("knn",), CONFIG)

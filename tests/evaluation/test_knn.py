@@ -63,14 +63,14 @@ def test_predictions_equal_scikit_learns_where_no_votes_tie(k: int) -> None:
     assert knn_predict(train, labels, queries, k=k).numpy()[clear].tolist() == expected.tolist()
 
 
-def test_of_as_many_votes_the_nearer_voters_win() -> None:
+def test_ties_go_to_the_nearer_neighbours() -> None:
     train = torch.tensor([[1.0, 0.0], [0.9, 0.5], [1.0, 0.05], [0.5, 0.9]])
     query = torch.tensor([[1.0, 0.0]])
     for labels, winner in (([0, 0, 1, 1], 0), ([1, 1, 0, 0], 1)):
         assert knn_predict(train, torch.tensor(labels), query, k=4).tolist() == [winner]
 
 
-def test_a_vote_more_beats_any_nearness() -> None:
+def test_one_more_vote_beats_similarity() -> None:
     train = torch.tensor([[1.0, 0.0], [-1.0, 0.01], [-1.0, 0.02]])
     predicted = knn_predict(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]]), k=3)
     assert predicted.tolist() == [1]
@@ -84,13 +84,12 @@ def test_length_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "message"),
-    [(11, "kNN with k = 11 needs at least 11 training videos, not 10"),
-     (0, "kNN needs at least 1 neighbour, not k = 0")],
-)  # fmt: skip
-def test_a_k_that_cannot_be(k: int, message: str) -> None:
+    "k",
+    [11, 0],
+)
+def test_an_invalid_k(k: int) -> None:
     train, labels, queries = task(0, 10, 2, 2)
-    with pytest.raises(CrosspairError, match=f"^{message}$"):
+    with pytest.raises(CrosspairError, match=f"k = {k}"):
         knn_predict(train, labels, queries, k=k)
 
 
@@ -124,9 +123,9 @@ def test_accuracy_is_that_of_scikit_learn_within_half_a_point() -> None:
     assert abs(accuracy - theirs) <= 0.005
 
 
-def test_weights_that_are_none() -> None:
+def test_invalid_weightings_and_temperatures() -> None:
     train, labels, queries = task(0, 10, 2, 2)
-    with pytest.raises(CrosspairError, match=r"^kNN's weighting 'rank' is none of uniform, dista"):
+    with pytest.raises(CrosspairError, match=r"weighting.*'rank'"):
         knn_predict(train, labels, queries, k=2, weighting="rank")
-    with pytest.raises(CrosspairError, match=r"^kNN's temperature must be above 0, not 0$"):
+    with pytest.raises(CrosspairError, match=r"temperature.* 0$"):
         knn_predict(train, labels, queries, k=2, temperature=0)

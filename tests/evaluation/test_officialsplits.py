@@ -13,11 +13,11 @@ from crosspair.evaluation.results import mean_results, write_split_means
 
 
 def result(split: int, value: float, of="trained", metric="top-1", **settings) -> Result:
-    told = {"clips": 10, "official split": split, **settings}
-    return Result("30 views", metric, value, of, count=10 * split, settings=told)
+    settings = {"clips": 10, "official split": split, **settings}
+    return Result("30 views", metric, value, of, count=10 * split, settings=settings)
 
 
-def test_the_mean_is_of_each_kind_by_itself() -> None:
+def test_means_are_by_metric_and_subject() -> None:
     each = [
         result(1, 0.5, init="CPD a"), result(1, 0.1, "chance"), result(1, 0.9, metric="top-5"),
         result(2, 0.6, init="CPD b"), result(2, 0.1, "chance"), result(2, 0.8, metric="top-5"),
@@ -32,7 +32,7 @@ def test_the_mean_is_of_each_kind_by_itself() -> None:
     assert top5.value == pytest.approx(0.9)
 
 
-def test_what_all_splits_have_in_common_is_told_of_the_mean() -> None:
+def test_common_settings_of_the_splits_are_kept() -> None:
     (mean,) = mean_results([result(1, 0.5, init="random"), result(2, 0.6, init="random")])
     assert mean.settings["init"] == "random"
 

@@ -42,13 +42,13 @@ def test_ranks_of_many_ties_equal_a_plain_loops(count: int, seed: int) -> None:
     assert target_ranks(queries, targets, chunk=7).tolist() == ranks_by_loop(queries, targets)
 
 
-def test_ties_count_against_us() -> None:
+def test_ties_are_ranked_last() -> None:
     same = torch.eye(4)[:1].expand(5, 4)
     assert target_ranks(same, same).tolist() == [5] * 5
     assert retrieval(same, same).recall == {1: 0.0, 5: 1.0, 10: 1.0}
 
 
-def test_a_network_that_gives_no_numbers_finds_nothing() -> None:
+def test_nan_embeddings_have_the_worst_ranks() -> None:
     lost = torch.full((20, 4), float("nan"))
     found = retrieval(lost, lost)
     assert found.recall == {1: 0.0, 5: 0.0, 10: 0.0}

@@ -1,4 +1,4 @@
-"""Zero-shot: templates, draws of classes, and files of templates that do not do."""
+"""Zero-shot: templates, draws of classes, and invalid template files."""
 
 from __future__ import annotations
 
@@ -27,22 +27,24 @@ def test_a_class_is_the_mean_over_templates_of_unit_norm(model: CPD) -> None:
         torch.testing.assert_close(row, mean / mean.norm())
 
 
-def test_a_name_without_a_known_word_is_told(model: CPD, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_without_a_known_word_is_logged(
+    model: CPD, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         class_embeddings(model, ["dog", "Zorbing"])
-    assert "zero-shot: no known word in 1 class names, as 'zorbing'" in caplog.text
+    assert "'zorbing'" in caplog.text
 
 
 @given(
     among=st.sets(st.integers(0, 50), min_size=2),
-    share=st.floats(0, 1),
+    fraction=st.floats(0, 1),
     draws=st.integers(1, 12),
     seed=st.integers(0, 2**31),
 )
 def test_draws_are_classes_of_those_given(
-    among: set[int], share: float, draws: int, seed: int
+    among: set[int], fraction: float, draws: int, seed: int
 ) -> None:
-    count = 2 + int(share * (len(among) - 2))
+    count = 2 + int(fraction * (len(among) - 2))
     found = draw_classes(sorted(among), count, draws, seed)
     assert len(found) == draws
     for draw in found:
@@ -58,14 +60,10 @@ def test_draws_differ() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 6])
-def test_as_many_classes_as_there_are_not(count: int) -> None:
-    message = (
-        f"^zero-shot on {count} random classes: from 2 to the 5 classes that the tested videos "
-        "have can be drawn$"
-    )
-    with pytest.raises(CrosspairError, match=message):
+def test_an_invalid_number_of_classes_or_draws(count: int) -> None:
+    with pytest.raises(CrosspairError, match=f" {count} .* 5"):
         draw_classes(range(5), count, 10, 0)
-    with pytest.raises(CrosspairError, match=r"^zero-shot on random classes needs 1 draw or more"):
+    with pytest.raises(CrosspairError, match=r"draws.* 0$"):
         draw_classes(range(5), 3, 0, 0)
 
 
@@ -78,20 +76,16 @@ def test_templates_are_read_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}\na clip\n", r"line 2: 'a clip' lacks \{\}, which stands for the class name"),
-        (b"\n\n", r'is empty; a line is as "a video of \{\}"'),
-        (b"\xff\xfe{}", "is not UTF-8"),
-        (None, "does not exist"),
+        (b"{}\na clip\n", "line 2: 'a clip'"),
+        (b"\n\n", "empty"),
+        (b"\xff\xfe{}", "UTF-8"),
+        (None, ""),
     ],
 )
-def test_a_file_of_templates_that_does_not_do(
-    content: bytes | None, message: str, tmp_path: Path
-) -> None:
+def test_an_invalid_template_file(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "templates.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(
-        CrosspairError, match=rf"^template file .*templates\.txt.*{message}"
-    ) as caught:
+    with pytest.raises(CrosspairError, match=rf"templates\.txt.*{message}") as caught:
         read_templates(path)
     assert "\n" not in str(caught.value)

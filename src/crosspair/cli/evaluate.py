@@ -248,7 +248,7 @@ def _tested(
 
     results: list[Result] = []
     for of, each, features in subjects:
-        found = frozen_results(each, manifest, features, options.protocols, config, of=of)
+        found = frozen_results(each, manifest, features, options.protocols, config, subject=of)
         results += [result for result in found if result not in results]
     return results, provenance(
         recipe=recipe, model=model.hash, manifest=manifest.hash, seed=options.seed,

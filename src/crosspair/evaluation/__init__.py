@@ -1,4 +1,4 @@
-"""What a representation is worth: the paper's protocols, and results with their origin."""
+"""Evaluate video features with the paper's protocols, and store results with their provenance."""
 
 from crosspair.evaluation.evaluate import (
     FrozenConfig,

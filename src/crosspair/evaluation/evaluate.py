@@ -1,4 +1,4 @@
-"""One model, some videos, one protocol: what each frozen protocol measures."""
+"""Evaluate frozen features: retrieval, kNN, linear and low-shot probes, zero-shot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ from crosspair.evaluation.results import (
     class_details,
 )
 from crosspair.evaluation.retrieval import retrieval
-from crosspair.evaluation.tasks import SHARES, ClassTask, class_task, label_subset, tested_positions
+from crosspair.evaluation.tasks import (
+    LABEL_FRACTIONS,
+    ClassTask,
+    class_task,
+    label_subset,
+    split_positions,
+)
 from crosspair.evaluation.zeroshot import DRAWS, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.models.cpd import CPD
 from crosspair.models.init import FrameAverageModel
@@ -33,69 +39,194 @@ from crosspair.models.init import FrameAverageModel
 logger = logging.getLogger(__name__)
 
 VISUAL, EMBEDDING = "visual", "embedding"
+ProtocolName = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot"]
+Protocols = Sequence[ProtocolName]
+ALL_PROTOCOLS: Protocols = get_args(ProtocolName)
+TEXT_PROTOCOLS = ("retrieval", "zeroshot")
 
 
 @dataclass(frozen=True)
 class FrozenConfig:
-    """What the protocols leave open; the paper's values where it has them."""
+    """Settings of the frozen protocols; defaults are the paper's values where it gives them."""
 
     split: str = "test"
-    """That is tested. Classifiers learn from train and val when it is test, from train when it is
-    val."""
+    """Test split. Classifiers are trained on train and val for test, and on train for val."""
     features: tuple[str, ...] = (VISUAL, EMBEDDING)
-    """Which features are classified: before the mapping layer, after it."""
+    """Features to classify: before and after the projection head."""
     k: int = NEIGHBOURS
-    """Neighbours of kNN."""
+    """Number of neighbours of kNN."""
     weighting: Weighting = "uniform"
-    """Of kNN's votes, see `crosspair.evaluation.knn_predict`."""
+    """Weighting of kNN's votes, see `crosspair.evaluation.knn_predict`."""
     temperature: float = TEMPERATURE
-    """Of votes weighted by distance."""
+    """Temperature of kNN's votes for weighting "distance"."""
     linear: LinearConfig = field(default_factory=LinearConfig)
-    """Of the linear probe, low-shot or not."""
-    shares: tuple[float, ...] = SHARES
-    """Of the labels, for low-shot."""
+    """Training of linear and low-shot probes."""
+    shares: tuple[float, ...] = LABEL_FRACTIONS
+    """Fractions of the labels for low-shot probes."""
     classes: tuple[int, ...] = ()
-    """Zero-shot on so many random classes, besides all; 20 and others in Appendix C."""
+    """Numbers of random classes for additional zero-shot results, such as 20 (Appendix C)."""
     draws: int = DRAWS
-    """Of random classes, each time."""
+    """Number of draws of random classes."""
     templates: tuple[str, ...] = ("{}",)
-    """Of class names, see `crosspair.evaluation.class_embeddings`."""
+    """Templates of class names, see `crosspair.evaluation.class_embeddings`."""
     seed: int = 0
-    """Of all that is drawn: orders of training, labels, classes, intervals, random weights."""
+    """Seed of training orders, label subsets, classes, intervals and random weights."""
+
+
+def frozen_results(
+    model: CPD,
+    manifest: Manifest,
+    features: Features,
+    protocols: Protocols = ALL_PROTOCOLS,
+    config: FrozenConfig | None = None,
+    *,
+    subject: Subject = "trained",
+) -> list[Result]:
+    """Evaluate a model with frozen protocols.
+
+    Protocols are skipped with a warning if the test videos have no labels or no readable titles,
+    or if the model has no text tower.
+
+    Args:
+        model: model to evaluate.
+        manifest: videos, titles, labels and splits.
+        features: features of the manifest's videos, by this model.
+        protocols: protocols to run.
+        config: settings of the protocols.
+        subject: value of `Result.of`.
+
+    Returns:
+        The results, each accuracy with an interval, and those of chance. Accuracies of a trained
+        model have details by class.
+
+    Raises:
+        CrosspairError: the test split is empty, its labels or titles are unsuitable, features are
+            not finite, or no protocol is supported.
+    """
+    context = EvaluationContext(model, manifest, features, config or FrozenConfig(), subject)
+    supported = supported_protocols(context, protocols)
+    _check_finite(manifest, features)
+    results = [result for protocol in supported for result in _PROTOCOLS[protocol](context)]
+    common: dict[str, Any] = {"clips": features.clips}
+    if isinstance(model, FrameAverageModel):
+        common["network"] = f"ImageNet ResNet-{model.video.depth}"
+    return [
+        dataclasses.replace(result, settings={**result.settings, **common}) for result in results
+    ]
+
+
+def results_with_random_baseline(
+    model: CPD,
+    manifest: Manifest,
+    extract: Callable[[CPD], Features],
+    protocols: Protocols = ALL_PROTOCOLS,
+    config: FrozenConfig | None = None,
+) -> tuple[list[Result], Features]:
+    """Evaluate a model and the same network with random weights.
+
+    Args:
+        model: model to evaluate.
+        manifest: videos, titles, labels and splits.
+        extract: computes the features of the manifest's videos by a model.
+        protocols: protocols to run.
+        config: settings of the protocols.
+
+    Returns:
+        The results of both and of chance without duplicates, and the features of ``model``.
+    """
+    config = config or FrozenConfig()
+    features = extract(model)
+    results = frozen_results(model, manifest, features, protocols, config)
+    baseline = randomize_weights(model, config.seed)
+    results += frozen_results(
+        baseline, manifest, extract(baseline), protocols, config, subject="random weights"
+    )
+    unique = [result for i, result in enumerate(results) if result not in results[:i]]
+    return unique, features
+
+
+def randomize_weights(model: CPD, seed: int) -> CPD:
+    """Build a model of the same architecture with random weights; the language model is kept.
+
+    Its results show what the architecture and the data contribute without training.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = copy.deepcopy(model.text_encoder)
+        baseline = type(model)(encoder, model.clip, model.video, model.text, model.head)
+    baseline.untrained = model.untrained  # so that the same protocols and features are evaluated
+    return baseline.to(next(model.parameters()).device).eval()
+
+
+def check_protocols(
+    model: CPD, manifest: Manifest, protocols: Protocols, config: FrozenConfig
+) -> None:
+    """Check settings, labels and titles before any video is decoded.
+
+    Raises:
+        CrosspairError: `frozen_results` would raise it if all videos without an error were read.
+    """
+    usable, _ = usable_rows(manifest)
+    if not usable:
+        return  # extracting the features raises an error for this
+    empty = torch.empty(len(usable), 0)
+    videos = Features(torch.tensor(usable), empty, empty, 0, [])
+    context = EvaluationContext(model, manifest, videos, config, "trained")
+    for protocol in supported_protocols(context, protocols, warn=False):
+        if protocol == "retrieval":
+            continue
+        task = context.task(trained=protocol != "zeroshot")
+        if protocol == "knn":
+            check_knn(len(task.train), config.k, config.weighting, config.temperature)
+        elif protocol == "linear":
+            check_linear(len(task.train), config.linear)
+        elif protocol == "lowshot":
+            for fraction in config.shares:
+                check_linear(len(_draw_labels(task, fraction, config.seed)), config.linear)
+        else:
+            for count in config.classes:
+                draw_classes(_test_classes(task), count, config.draws, config.seed)
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """A model and what it is tested on; see `crosspair.evaluation.frozen_results`."""
+    """Inputs of all protocols, see `frozen_results`."""
 
     model: CPD
     manifest: Manifest
     features: Features
     config: FrozenConfig
-    of: Subject
+    subject: Subject
 
     @property
     def device(self) -> torch.device:
-        """Where to compute."""
+        """Device of the model."""
         return next(self.model.parameters()).device
-
-    def task(self, learns: bool = True) -> ClassTask:
-        """The task that the labels make; ``learns``: from other videos than the tested."""
-        task = class_task(self.manifest, self.features, self.config.split)
-        if learns:
-            task.check_training(self.manifest)
-        return task
 
     @property
     def classified(self) -> tuple[str, ...]:
-        """The features to classify; those after an untrained mapping layer are none of them."""
+        """Names of the features to classify, without those of an untrained projection head."""
         untrained = (EMBEDDING,) if "video_head" in self.model.untrained else ()
         return tuple(name for name in self.config.features if name not in untrained)
 
     def values(self, feature: str) -> torch.Tensor:
-        """Features of that name, of all videos."""
+        """Return the features of all videos by name, (V, F)."""
         values: torch.Tensor = getattr(self.features, feature)
         return values
+
+    def task(self, trained: bool = True) -> ClassTask:
+        """Build the classification task; ``trained`` also checks its training videos."""
+        task = class_task(self.manifest, self.features, self.config.split)
+        if trained:
+            task.check_training(self.manifest)
+        return task
+
+    def readable_titles(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return whether the title of each video at ``positions`` has a known word, (V,) bool."""
+        titles = self.manifest.column(self.model.text.column)
+        is_empty = self.model.text_encoder.is_empty
+        rows = self.features.rows[positions].tolist()
+        return torch.tensor([not is_empty(titles[row] or "") for row in rows])
 
     def accuracy(
         self,
@@ -105,320 +236,192 @@ class EvaluationContext:
         predicted: torch.Tensor,
         settings: dict[str, Any],
     ) -> list[Result]:
-        """A result, and that of chance."""
-        correct = predicted == task.truth
+        """Return the top-1 accuracy of predictions (V,) and that of chance."""
+        correct = predicted == task.test_labels
         result = Result(
             protocol,
             "top-1",
             float(correct.double().mean()),
-            self.of,
+            self.subject,
             split=task.split,
             feature=feature,
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
             interval=bootstrap_interval(correct, seed=self.config.seed),
-            details=class_details(task.classes, task.truth, predicted)
-            if self.of == "trained"
+            details=class_details(task.classes, task.test_labels, predicted)
+            if self.subject == "trained"
             else {},
         )
         return [result, chance_result(result, 1 / len(task.classes))]
 
 
-def retrieval_results(trial: EvaluationContext) -> list[Result]:
-    """Retrieval both ways between the tested videos and their titles (Section 4.2)."""
-    model, config = trial.model, trial.config
-    tested = tested_positions(trial.manifest, trial.features, config.split)
-    titles = trial.manifest.column(model.text.column)
-    kept = tested[readable_titles(trial, tested)]
-    texts = embed_texts(model, [titles[row] for row in trial.features.rows[kept].tolist()])
-    videos = trial.features.embedding[kept]
+def supported_protocols(
+    context: EvaluationContext, protocols: Protocols, *, warn: bool = True
+) -> list[ProtocolName]:
+    """Select the protocols that the model and the test split support.
+
+    Args:
+        context: model and manifest.
+        protocols: requested protocols.
+        warn: whether to log a warning for each skipped protocol.
+
+    Raises:
+        CrosspairError: the test split is empty, or no requested protocol is supported.
+    """
+    positions = split_positions(context.manifest, context.features, context.config.split)
+    if not context.classified:
+        raise ModelError("this model has no trained embedding. Use --feature visual")
+    reasons = {name: _unsupported_reason(context, name, positions) for name in protocols}
+    if all(reasons.values()):
+        raise CrosspairError("; ".join(dict.fromkeys(reasons.values())))
+    for name, reason in reasons.items():
+        if reason and warn:
+            logger.warning("skipping %s: %s", name, reason)
+    return [name for name in protocols if not reasons[name]]
+
+
+def _unsupported_reason(
+    context: EvaluationContext, protocol: ProtocolName, positions: torch.Tensor
+) -> str:
+    """Return why a protocol is not supported, or an empty text."""
+    if protocol in TEXT_PROTOCOLS and "text_encoder" in context.model.untrained:
+        return "this model has no text tower. Use knn, linear or lowshot"
+    if protocol == "retrieval":
+        available, name = bool(context.readable_titles(positions).any()), "readable titles"
+    else:
+        labels = context.manifest.column("label")
+        available = any(labels[row] for row in context.features.rows[positions].tolist())
+        name = "labels"
+    split = context.config.split
+    return "" if available else f"{context.manifest.path}: split {split} has no {name}"
+
+
+def retrieval_results(context: EvaluationContext) -> list[Result]:
+    """Evaluate retrieval between test videos and their titles, both ways (Section 4.2)."""
+    model, config = context.model, context.config
+    positions = split_positions(context.manifest, context.features, config.split)
+    titles = context.manifest.column(model.text.column)
+    kept = positions[context.readable_titles(positions)]
+    texts = embed_texts(model, [titles[row] for row in context.features.rows[kept].tolist()])
+    videos = context.features.embedding[kept]
     results = []
     for protocol, found in (
         ("retrieval text→video", retrieval(texts, videos)),
         ("retrieval video→text", retrieval(videos, texts)),
     ):
         n = found.count
-        values = {f"R@{level}": (recall, level / n) for level, recall in found.recall.items()}
+        values = {f"R@{k}": (recall, min(k / n, 1.0)) for k, recall in found.recall.items()}
         values[MEDIAN_RANK] = (found.median_rank, (n + 1) / 2)
-        for metric, (value, guess) in values.items():
-            one = Result(
-                protocol, metric, value, trial.of,
+        for metric, (value, chance) in values.items():
+            result = Result(
+                protocol, metric, value, context.subject,
                 split=config.split, feature=EMBEDDING, count=n,
             )  # fmt: skip
-            results += [
-                one,
-                chance_result(one, min(guess, 1.0) if metric != MEDIAN_RANK else guess),
-            ]
+            results += [result, chance_result(result, chance)]
     return results
 
 
-def knn_results(trial: EvaluationContext) -> list[Result]:
-    """kNN on each feature."""
-    task, config = trial.task(), trial.config
+def knn_results(context: EvaluationContext) -> list[Result]:
+    """Evaluate kNN classification of each feature."""
+    task, config = context.task(), context.config
     settings: dict[str, Any] = {"k": config.k}
     if config.weighting != "uniform":
         settings |= {"weighting": config.weighting, "temperature": config.temperature}
     results = []
-    for feature in trial.classified:
-        values = trial.values(feature)
+    for feature in context.classified:
+        values = context.values(feature)
         train, labels, queries = (
-            each.to(trial.device)
-            for each in (values[task.training], task.labels, values[task.tested])
+            tensor.to(context.device)
+            for tensor in (values[task.train], task.train_labels, values[task.test])
         )
         predicted = knn_predict(
             train, labels, queries,
             k=config.k, weighting=config.weighting, temperature=config.temperature,
         )  # fmt: skip
-        results += trial.accuracy("kNN", feature, task, predicted.cpu(), settings)
+        results += context.accuracy("kNN", feature, task, predicted.cpu(), settings)
     return results
 
 
-def linear_results(trial: EvaluationContext) -> list[Result]:
-    """A linear probe on each feature."""
-    task = trial.task()
+def linear_results(context: EvaluationContext) -> list[Result]:
+    """Evaluate a linear probe on each feature."""
+    task = context.task()
     results = []
-    for feature in trial.classified:
-        results += _probed(trial, "linear", feature, task, task.training, task.labels)
+    for feature in context.classified:
+        results += _probe_results(context, "linear", feature, task)
     return results
 
 
-def lowshot_results(trial: EvaluationContext) -> list[Result]:
-    """Linear probes that see but a share of the labels."""
-    task, config = trial.task(), trial.config
-    names = [task.classes[label] for label in task.labels.tolist()]
+def lowshot_results(context: EvaluationContext) -> list[Result]:
+    """Evaluate linear probes that are trained on fractions of the labels (Section 4.4)."""
+    task = context.task()
     results = []
-    for share in config.shares:
-        drawn = torch.tensor(label_subset(names, share, config.seed))
-        name = f"low-shot {100 * share:g} %"
-        for feature in trial.classified:
-            training, labels = task.training[drawn], task.labels[drawn]
-            results += _probed(trial, name, feature, task, training, labels)
+    for fraction in context.config.shares:
+        drawn = torch.tensor(_draw_labels(task, fraction, context.config.seed))
+        subset = dataclasses.replace(
+            task, train=task.train[drawn], train_labels=task.train_labels[drawn]
+        )
+        for feature in context.classified:
+            results += _probe_results(context, f"low-shot {100 * fraction:g} %", feature, subset)
     return results
 
 
-def _probed(
-    trial: EvaluationContext,
-    name: str,
-    feature: str,
-    task: ClassTask,
-    training: torch.Tensor,
-    labels: torch.Tensor,
+def _draw_labels(task: ClassTask, fraction: float, seed: int) -> list[int]:
+    return label_subset([task.classes[i] for i in task.train_labels.tolist()], fraction, seed)
+
+
+def _probe_results(
+    context: EvaluationContext, name: str, feature: str, task: ClassTask
 ) -> list[Result]:
-    values, config = trial.values(feature), trial.config
+    values, config = context.values(feature), context.config
     probe = train_linear(
-        values[training], labels, len(task.classes), config.linear,
-        seed=config.seed, device=trial.device,
+        values[task.train], task.train_labels, len(task.classes), config.linear,
+        seed=config.seed, device=context.device,
     )  # fmt: skip
-    predicted = linear_predict(probe, values[task.tested])
-    settings = {**dataclasses.asdict(config.linear), "seed": config.seed, "videos": len(training)}
-    return trial.accuracy(name, feature, task, predicted, settings)
+    predicted = linear_predict(probe, values[task.test])
+    settings = {
+        **dataclasses.asdict(config.linear), "seed": config.seed, "videos": len(task.train),
+    }  # fmt: skip
+    return context.accuracy(name, feature, task, predicted, settings)
 
 
-def zeroshot_results(trial: EvaluationContext) -> list[Result]:
-    """Zero-shot on all classes, and on draws of some (Appendix C)."""
-    task, config = trial.task(learns=False), trial.config
-    names = class_embeddings(trial.model, task.classes, config.templates)
-    videos = trial.features.embedding[task.tested]
+def zeroshot_results(context: EvaluationContext) -> list[Result]:
+    """Evaluate zero-shot classification on all classes, and on draws of some (Appendix C)."""
+    task, config = context.task(trained=False), context.config
+    names = class_embeddings(context.model, task.classes, config.templates)
+    videos = context.features.embedding[task.test]
     settings = {"templates": len(config.templates)} if len(config.templates) > 1 else {}
     predicted = zero_shot_predict(videos, names)
-    results = trial.accuracy("zero-shot", EMBEDDING, task, predicted, settings)
-    there = sorted(set(task.truth.tolist()))
+    results = context.accuracy("zero-shot", EMBEDDING, task, predicted, settings)
     for count in config.classes:
-        draws = draw_classes(there, count, config.draws, config.seed)
-        counted = torch.stack([torch.isin(task.truth, torch.tensor(draw)) for draw in draws])
+        draws = draw_classes(_test_classes(task), count, config.draws, config.seed)
+        counted = torch.stack([torch.isin(task.test_labels, torch.tensor(draw)) for draw in draws])
         correct = torch.stack([
-            torch.tensor(draw)[zero_shot_predict(videos, names[draw])] == task.truth
+            torch.tensor(draw)[zero_shot_predict(videos, names[draw])] == task.test_labels
             for draw in draws
         ])  # fmt: skip
-        of_draws = (correct & counted).sum(dim=1).double() / counted.sum(dim=1)
-        spread = float(of_draws.std(correction=1)) if len(draws) > 1 else 0.0
+        accuracies = (correct & counted).sum(dim=1).double() / counted.sum(dim=1)
+        spread = float(accuracies.std(correction=1)) if len(draws) > 1 else 0.0
         result = Result(
             f"zero-shot, {count} random classes",
             "top-1",
-            float(of_draws.mean()),
-            trial.of,
+            float(accuracies.mean()),
+            context.subject,
             split=task.split,
             feature=EMBEDDING,
             count=int(counted.any(dim=0).sum()),
             settings={**settings, "classes": count, "draws": len(draws), "seed": config.seed},
             interval=bootstrap_interval(correct, counted, seed=config.seed),
-            details={"draws": of_draws.tolist(), "spread": spread},
+            details={"draws": accuracies.tolist(), "spread": spread},
         )
         results += [result, chance_result(result, 1 / count)]
     return results
 
 
-def readable_titles(trial: EvaluationContext, tested: torch.Tensor) -> torch.Tensor:
-    """(V,) bool: which tested videos' titles hold a known word."""
-    titles = trial.manifest.column(trial.model.text.column)
-    is_empty = trial.model.text_encoder.is_empty
-    rows = trial.features.rows[tested].tolist()
-    return torch.tensor([not is_empty(titles[row] or "") for row in rows])
+def _test_classes(task: ClassTask) -> list[int]:
+    return sorted(set(task.test_labels.tolist()))
 
 
-ProtocolName = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot"]
-WITH_TEXT = ("retrieval", "zeroshot")
-
-
-def check_protocols(
-    model: CPD, manifest: Manifest, protocols: Sequence[ProtocolName], config: FrozenConfig
-) -> None:
-    """See, before any video is read, that nothing but videos can stop the protocols.
-
-    Raises:
-        CrosspairError: what `crosspair.evaluation.frozen_results` would raise if all videos could
-            be read that have no error.
-    """
-    usable, _ = usable_rows(manifest)
-    if not usable:
-        return  # that, too, is told by who reads them
-    nothing = torch.empty(len(usable), 0)
-    videos = Features(torch.tensor(usable), nothing, nothing, 0, [])
-    trial = EvaluationContext(model, manifest, videos, config, "trained")
-    for protocol in supported_protocols(trial, protocols, warn=False):
-        if protocol == "retrieval":
-            continue
-        task = trial.task(learns=protocol != "zeroshot")
-        if protocol == "knn":
-            check_knn(len(task.training), config.k, config.weighting, config.temperature)
-        if protocol == "linear":
-            check_linear(len(task.training), config.linear)
-        if protocol == "lowshot":
-            names = [task.classes[label] for label in task.labels.tolist()]
-            for share in config.shares:
-                check_linear(len(label_subset(names, share, config.seed)), config.linear)
-        if protocol == "zeroshot":
-            for count in config.classes:
-                draw_classes(sorted(set(task.truth.tolist())), count, config.draws, config.seed)
-
-
-def supported_protocols(
-    trial: EvaluationContext, protocols: Sequence[ProtocolName], *, warn: bool = True
-) -> list[ProtocolName]:
-    """Those that there are a text tower, labels and titles for.
-
-    Args:
-        trial: model and manifest.
-        protocols: that are asked for.
-        warn: whether to tell of those that are passed over.
-
-    Raises:
-        CrosspairError: the tested split is empty, or model and split lack what all of them need.
-    """
-    tested = tested_positions(trial.manifest, trial.features, trial.config.split)
-    if not trial.classified:
-        raise ModelError("this model has no embedding; it can be tested by --feature visual")
-    lacking = {protocol: _lacking(trial, protocol, tested) for protocol in protocols}
-    if all(lacking.values()):
-        raise CrosspairError("; ".join(dict.fromkeys(lacking.values())))
-    for protocol, what in lacking.items():
-        if what and warn:
-            logger.warning("%s is left out: %s", protocol, what)
-    return [protocol for protocol in protocols if not lacking[protocol]]
-
-
-def _lacking(trial: EvaluationContext, protocol: ProtocolName, tested: torch.Tensor) -> str:
-    """What there is not for a protocol, or nothing."""
-    if protocol in WITH_TEXT and "text_encoder" in trial.model.untrained:
-        return "this model has no text tower; it can be tested by knn, linear and lowshot"
-    if protocol == "retrieval":
-        there, what = bool(readable_titles(trial, tested).any()), "readable titles"
-    else:
-        labels = trial.manifest.column("label")
-        there = any(labels[row] for row in trial.features.rows[tested].tolist())
-        what = "labels"
-    return "" if there else f"{trial.manifest.path}: split {trial.config.split} has no {what}"
-
-
-Protocols = Sequence[ProtocolName]
-ALL: Protocols = get_args(ProtocolName)
-
-
-def frozen_results(
-    model: CPD,
-    manifest: Manifest,
-    features: Features,
-    protocols: Protocols = ALL,
-    config: FrozenConfig | None = None,
-    *,
-    of: Subject = "trained",
-) -> list[Result]:
-    """Test a model by frozen protocols.
-
-    Protocols are passed over, with a warning, that the tested videos have no labels or no readable
-    titles for, or a `FrameModel` no text tower; where none is left, that is an error.
-
-    Args:
-        model: the model to test.
-        manifest: its videos, titles, labels and splits.
-        features: of the manifest's videos, by this model.
-        protocols: which.
-        config: what they leave open.
-        of: what the model is, for the results.
-
-    Returns:
-        The results, and those of chance beside them. Accuracies have an interval; those of a
-        trained model have details by class.
-
-    Raises:
-        CrosspairError: the tested split is empty, its labels or titles do not do, features are not
-            finite, or a `FrameModel` is asked for what it has not.
-    """
-    config = config or FrozenConfig()
-    trial = EvaluationContext(model, manifest, features, config, of)
-    possible = supported_protocols(trial, protocols)
-    _check_finite(manifest, features)
-    results = [result for protocol in possible for result in _RUN[protocol](trial)]
-    told: dict[str, Any] = {"clips": features.clips}
-    if isinstance(model, FrameAverageModel):
-        told["network"] = f"ImageNet ResNet-{model.video.depth}"
-    return [dataclasses.replace(result, settings={**result.settings, **told}) for result in results]
-
-
-def results_with_random_baseline(
-    model: CPD,
-    manifest: Manifest,
-    extract: Callable[[CPD], Features],
-    protocols: Protocols = ALL,
-    config: FrozenConfig | None = None,
-) -> tuple[list[Result], Features]:
-    """The results of a model, of the same network with random weights, and of chance.
-
-    Args:
-        model: the model to test.
-        manifest: see `frozen_results`, as for ``protocols`` and ``config``.
-        extract: gives the features of the manifest's videos by a model.
-        protocols: which.
-        config: what they leave open.
-
-    Returns:
-        The results, and the features of the model itself.
-    """
-    config = config or FrozenConfig()
-    features = extract(model)
-    results = frozen_results(model, manifest, features, protocols, config)
-    untrained = randomize_weights(model, config.seed)
-    results += frozen_results(
-        untrained, manifest, extract(untrained), protocols, config, of="random weights"
-    )
-    unique = [result for i, result in enumerate(results) if result not in results[:i]]
-    return unique, features
-
-
-def randomize_weights(model: CPD, seed: int) -> CPD:
-    """A model of the same architecture with random weights; the language model stays.
-
-    It tells what comes from the architecture and the data rather than from the training.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = copy.deepcopy(model.text_encoder)
-        fresh = type(model)(encoder, model.clip, model.video, model.text, model.head)
-    fresh.untrained = model.untrained  # tested by the same protocols, on the same features
-    return fresh.to(next(model.parameters()).device).eval()
-
-
-_RUN: dict[str, Callable[[EvaluationContext], list[Result]]] = {
+_PROTOCOLS: dict[ProtocolName, Callable[[EvaluationContext], list[Result]]] = {
     "retrieval": retrieval_results,
     "knn": knn_results,
     "linear": linear_results,
@@ -432,7 +435,7 @@ def _check_finite(manifest: Manifest, features: Features) -> None:
     if not finite.all():
         row = int(features.rows[~finite][0])
         raise ModelError(
-            f"{int((~finite).sum())} of {len(finite)} videos have features that are no finite "
-            f"numbers, as {manifest.column('pair_id')[row]!r}; the model's training diverged, or "
-            "its precision does not do"
+            f"{int((~finite).sum())} of {len(finite)} videos have NaN or infinite features, e.g. "
+            f"{manifest.column('pair_id')[row]!r}. The model's training diverged, or the precision "
+            "is too low"
         )

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from crosspair.errors import CrosspairError
 
 NEIGHBOURS = 25  # Section 4.2
-TEMPERATURE = 0.07  # that of the objective
+TEMPERATURE = 0.07  # as in the objective
 Weighting = Literal["uniform", "distance"]
-_MEMORY = 2**28  # bytes of cosines held at a time
+_MEMORY = 2**28  # bytes of cosines in memory at a time
 
 
 def knn_predict(
@@ -25,27 +25,27 @@ def knn_predict(
     temperature: float = TEMPERATURE,
     chunk: int | None = None,
 ) -> torch.Tensor:
-    """Classify by the votes of the k nearest, by cosine.
+    """Classify queries by a vote of their k nearest neighbours by cosine similarity.
 
     Args:
         train: (N, F) features.
-        labels: (N,) int64, their classes from 0.
+        labels: (N,) int64, classes of ``train``, from 0.
         queries: (Q, F) features.
-        k: neighbours that vote.
-        weighting: uniform: each has one vote; of classes with as many votes, the one whose voters
-            are nearer in sum wins. distance: a vote weighs exp(cosine / temperature).
-        temperature: above 0; the smaller, the more the nearest decide.
-        chunk: queries compared at a time; as many as a bounded memory holds where it is None.
+        k: number of neighbours.
+        weighting: "uniform" gives each neighbour one vote, and ties go to the class with the
+            largest sum of cosines; "distance" weights a vote by exp(cosine / temperature).
+        temperature: temperature of "distance", above 0.
+        chunk: number of queries compared at a time; None chooses it by memory.
 
     Returns:
         (Q,) int64, the predicted classes.
 
     Raises:
-        CrosspairError: k exceeds the training set or is below 1, or another argument is none.
+        CrosspairError: an argument is out of range, for example k exceeds N.
     """
     check_knn(len(train), k, weighting, temperature)
     classes = int(labels.max()) + 1
-    # Cosines are scaled rather than features, whose copy may be all that memory holds.
+    # Scale the cosines, not the features: a normalized copy of these could exceed the memory.
     scale = torch.linalg.vector_norm(train, dim=1).clamp_min(1e-12).reciprocal()
     predictions = []
     for part in torch.split(queries, chunk or max(1, _MEMORY // (4 * len(train)))):
@@ -53,7 +53,7 @@ def knn_predict(
         similarity, nearest = cosines.topk(k, dim=1)  # (q, k)
         similarity = similarity.double()
         if weighting == "uniform":
-            # A sum of k cosines lies in [-k, k]: scaled below one vote, it only breaks ties.
+            # A sum of k cosines is in [-k, k]: scaled to less than one vote, it only breaks ties.
             weights = 1 + similarity / (2 * k + 1)
         else:
             weights = ((similarity - similarity[:, :1]) / temperature).exp()
@@ -64,14 +64,18 @@ def knn_predict(
 
 
 def check_knn(videos: int, k: int, weighting: str, temperature: float) -> None:
-    """See that so many training videos do; arguments and errors are those of `knn_predict`."""
+    """Check the arguments of `knn_predict` for a number of training videos.
+
+    Raises:
+        CrosspairError: an argument is out of range.
+    """
     if k < 1:
-        raise CrosspairError(f"kNN needs at least 1 neighbour, not k = {k}")
+        raise CrosspairError(f"kNN needs k of at least 1, not k = {k}")
     if k > videos:
         raise CrosspairError(f"kNN with k = {k} needs at least {k} training videos, not {videos}")
     if weighting not in get_args(Weighting):
         raise CrosspairError(
-            f"kNN's weighting {weighting!r} is none of {', '.join(get_args(Weighting))}"
+            f"kNN: weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}"
         )
     if not temperature > 0:
-        raise CrosspairError(f"kNN's temperature must be above 0, not {temperature:g}")
+        raise CrosspairError(f"kNN: temperature must be above 0, not {temperature:g}")

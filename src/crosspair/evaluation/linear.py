@@ -1,4 +1,4 @@
-"""The linear probe: batch normalisation, then one layer, on frozen features (Section 4.2)."""
+"""Linear probe on frozen features: batch normalization and one linear layer (Section 4.2)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from crosspair.errors import CrosspairError
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """How a linear probe is trained."""
+    """Training of a linear probe."""
 
     epochs: int = 30
     """Section 4.2."""
     lr: float = 1e-3
-    """Of Adam, at the beginning (Section 4.2)."""
+    """Initial learning rate of Adam (Section 4.2)."""
     drop_every: int = 10
-    """Epochs after which the learning rate is divided by 10, each time (Section 4.2)."""
+    """Number of epochs after which the learning rate is divided by 10, each time (Section 4.2)."""
     batch_size: int = 64
-    """Videos in a batch, at least. The paper does not say; with larger ones, 30 epochs of a small
-    corpus end before the probe has learnt what it can."""
+    """Minimum number of videos per batch, not given in the paper. With larger batches, 30 epochs
+    of a small corpus have too few steps for convergence."""
 
 
 def train_linear(
@@ -37,34 +37,34 @@ def train_linear(
     device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
-    """Train a linear probe by cross-entropy. The features are never changed.
+    """Train a linear probe with cross-entropy.
 
-    Batch normalisation has no scales and shifts, as the layer after it does without them; its
-    statistics for the test are the mean over all batches of the training. The layer starts at zero:
-    all that is random is the order of the videos.
+    The layer is initialized with zeros, so only the order of the videos is random. Batch
+    normalization has no scale and shift; in eval mode it uses the mean statistics of all training
+    batches.
 
     Args:
-        features: (N, F) float32, of the training videos alone.
-        labels: (N,) int64, their classes from 0.
-        classes: how many there are.
-        config: the paper's where it is None.
-        seed: of the order.
-        device: where to train; the features stay where they are.
-        progress: called with the epochs done and their number.
+        features: (N, F) float32, of the training videos only.
+        labels: (N,) int64, their classes, from 0.
+        classes: number of classes.
+        config: None for the paper's values.
+        seed: seed of the order of the videos.
+        device: device to train on; None for that of ``features``.
+        progress: called with the number of finished epochs and of all epochs.
 
     Returns:
         A module from features (B, F) to logits (B, classes), in eval mode.
 
     Raises:
-        CrosspairError: there are fewer than two videos, or the configuration is none.
+        CrosspairError: there are fewer than two videos, or ``config`` is invalid.
     """
     config = config or LinearConfig()
     check_linear(len(features), config)
     device = device or features.device
-    probe = _probe(features.shape[1], classes).to(device)
+    probe = _build_probe(features.shape[1], classes).to(device)
     optimizer = torch.optim.Adam(probe.parameters(), config.lr, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    # Equal parts rather than a remainder: normalisation needs two videos in each.
+    # Batches of nearly equal size: normalization fails for a last batch of one video.
     batches = max(1, len(features) // config.batch_size)
     with torch.enable_grad():
         for epoch in range(config.epochs):
@@ -83,29 +83,34 @@ def train_linear(
 
 @torch.no_grad()
 def linear_predict(probe: nn.Module, features: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
-    """(V,) int64, the classes that a probe gives features (V, F)."""
+    """Classify features (V, F) with a probe; returns the classes (V,) int64 on the CPU."""
     device = next(probe.parameters()).device
     parts = [probe(part.to(device)).argmax(dim=1).cpu() for part in torch.split(features, chunk)]
     return torch.cat(parts)
 
 
 def check_linear(videos: int, config: LinearConfig) -> None:
-    """See that so many training videos do; errors are those of `train_linear`."""
-    for least, what, found in (
+    """Check the configuration of a probe for a number of training videos.
+
+    Raises:
+        CrosspairError: a value is too small.
+    """
+    for minimum, name, value in (
         (2, "training videos", videos),
-        (2, "videos in a batch", config.batch_size),
-        (1, "epoch", config.epochs),
-        (1, "epoch before the rate drops", config.drop_every),
+        (2, "videos per batch", config.batch_size),
+        (1, "epochs", config.epochs),
+        (1, "epochs before each drop of the learning rate", config.drop_every),
     ):
-        if found < least:
-            raise CrosspairError(f"a linear probe needs {least} {what} or more, not {found}")
+        if value < minimum:
+            raise CrosspairError(f"linear probe: at least {minimum} {name} needed, not {value}")
     if not config.lr > 0:
-        raise CrosspairError(f"a linear probe needs a learning rate above 0, not {config.lr:g}")
+        raise CrosspairError(f"linear probe: lr must be above 0, not {config.lr:g}")
 
 
-def _probe(features: int, classes: int) -> nn.Module:
-    layer = nn.Linear(features, classes, device="meta").to_empty(device="cpu")  # draws nothing
+def _build_probe(features: int, classes: int) -> nn.Module:
+    # A layer on the meta device draws no random numbers.
+    layer = nn.Linear(features, classes, device="meta").to_empty(device="cpu")
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    # Without a momentum, statistics are the mean over all batches: frozen features do not drift.
+    # Without momentum, the statistics are the mean over all batches, as frozen features are fixed.
     return nn.Sequential(nn.BatchNorm1d(features, momentum=None, affine=False), layer)

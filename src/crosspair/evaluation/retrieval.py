@@ -11,12 +11,12 @@ LEVELS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How well one kind finds the other.
+    """Retrieval metrics of a set of queries.
 
     Attributes:
-        recall: K to the share of queries whose own counterpart is among the first K.
-        median_rank: median rank of the counterpart, 1 is best.
-        mrr: mean of 1/rank, which moves more smoothly than the others.
+        recall: maps K to the fraction of queries whose target is among the first K, 0 to 1.
+        median_rank: median rank of the target; 1 is best.
+        mrr: mean reciprocal rank, which varies more smoothly than the other metrics.
         count: number of queries.
     """
 
@@ -26,28 +26,12 @@ class Retrieval:
     count: int
 
 
-def target_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 256) -> torch.Tensor:
-    """Rank of each query's own target among all targets, by cosine; ties count against us.
+def retrieval(queries: torch.Tensor, targets: torch.Tensor) -> Retrieval:
+    """Compute recall at 1, 5 and 10, the median rank and the mean reciprocal rank.
 
     Args:
         queries: (N, D) unit vectors.
-        targets: (M, D) unit vectors, M ≥ N; row i belongs to query i.
-        chunk: queries compared at a time, to bound memory.
-
-    Returns:
-        (N,) int64, 1 is best.
-    """
-    ranks = []
-    for begin in range(0, len(queries), chunk):
-        scores = queries[begin : begin + chunk] @ targets.T
-        own = scores.diagonal(begin).unsqueeze(1)
-        # Counts the counterpart itself, and everything where a diverged network gives no numbers.
-        ranks.append((~(scores < own)).sum(dim=1))
-    return torch.cat(ranks)
-
-
-def retrieval(queries: torch.Tensor, targets: torch.Tensor) -> Retrieval:
-    """Recall at 1, 5 and 10, and the median rank.
+        targets: (M, D) unit vectors, M ≥ N; row i is the target of query i.
 
     >>> retrieval(torch.eye(4), torch.eye(4)).recall
     {1: 1.0, 5: 1.0, 10: 1.0}
@@ -59,3 +43,25 @@ def retrieval(queries: torch.Tensor, targets: torch.Tensor) -> Retrieval:
         mrr=float((1 / ranks).mean()),
         count=len(ranks),
     )
+
+
+def target_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 256) -> torch.Tensor:
+    """Rank each query's target among all targets by cosine similarity.
+
+    A target that ties with n others is ranked after them.
+
+    Args:
+        queries: (N, D) unit vectors.
+        targets: (M, D) unit vectors, M ≥ N; row i is the target of query i.
+        chunk: number of queries compared at a time, to limit memory.
+
+    Returns:
+        (N,) int64; 1 is best.
+    """
+    ranks = []
+    for begin in range(0, len(queries), chunk):
+        scores = queries[begin : begin + chunk] @ targets.T
+        positive = scores.diagonal(begin).unsqueeze(1)
+        # Counts the target itself and ties; NaN scores count as ties.
+        ranks.append((~(scores < positive)).sum(dim=1))
+    return torch.cat(ranks)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose name's embedding is nearest (Appendix C)."""
+"""Zero-shot classification by the nearest class name (Appendix C)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crosspair.models.cpd import CPD
 
 logger = logging.getLogger(__name__)
 
-DRAWS = 10  # of random classes (Appendix C)
+DRAWS = 10  # draws of random classes (Appendix C)
 
 
 def zero_shot_predict(videos: torch.Tensor, class_names: torch.Tensor) -> torch.Tensor:
@@ -36,22 +36,21 @@ def zero_shot_predict(videos: torch.Tensor, class_names: torch.Tensor) -> torch.
 def class_embeddings(
     model: CPD, classes: Sequence[str], templates: Sequence[str] = ("{}",)
 ) -> torch.Tensor:
-    """Embeddings of class names: the mean over templates, of unit norm again.
+    """Embed class names: the normalized mean of the embeddings over templates.
 
     Args:
-        model: whose text encoder reads the names, as `crosspair.corpora.build.class_phrase` says
-            them.
-        classes: C labels.
-        templates: texts with ``{}`` where the name goes, as ``"a video of {}"``.
+        model: model whose text encoder embeds the names.
+        classes: C labels, converted to text by `crosspair.corpora.build.class_phrase`.
+        templates: texts with ``{}`` for the class name, such as ``"a video of {}"``.
 
     Returns:
-        (C, D) float32, on the CPU.
+        (C, D) float32 unit vectors, on the CPU.
     """
     names = [class_phrase(label) for label in classes]
     unknown = [name for name in names if model.text_encoder.is_empty(name)]
     if unknown:
         logger.warning(
-            "zero-shot: no known word in %d class names, as %r", len(unknown), unknown[0]
+            "zero-shot: %d class names have no known word, e.g. %r", len(unknown), unknown[0]
         )
     texts = [template.replace("{}", name) for template in templates for name in names]
     embedded = embed_texts(model, texts).view(len(templates), len(names), -1)
@@ -59,37 +58,37 @@ def class_embeddings(
 
 
 def draw_classes(among: Sequence[int], count: int, draws: int, seed: int) -> list[list[int]]:
-    """Draw ``count`` of some classes at random, ``draws`` times; each draw in ascending order.
+    """Draw ``count`` random classes out of ``among``, ``draws`` times; each draw is sorted.
 
     Raises:
-        CrosspairError: there are not as many classes, or fewer than two or no draw are asked for.
+        CrosspairError: ``count`` is below 2 or above the number of classes, or ``draws`` is 0.
     """
     if not 2 <= count <= len(among):
         raise CrosspairError(
-            f"zero-shot on {count} random classes: from 2 to the {len(among)} classes that the "
-            "tested videos have can be drawn"
+            f"zero-shot on {count} random classes: the number must be from 2 to {len(among)}, the "
+            "number of classes of the test videos"
         )
     if draws < 1:
-        raise CrosspairError(f"zero-shot on random classes needs 1 draw or more, not {draws}")
+        raise CrosspairError(f"zero-shot on random classes: draws must be at least 1, not {draws}")
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(among), generator=generator)[:count] for _ in range(draws)]
     return [sorted(among[i] for i in order.tolist()) for order in orders]
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
-    """Read templates for class names, one a line.
+    """Read templates for class names, one per line.
 
     Raises:
         ManifestError: the file is missing or not UTF-8.
-        TextError: it is empty, or a line lacks ``{}``, where the name goes.
+        TextError: the file is empty, or a line has no ``{}``.
     """
     rows = read_lines(path, "template file")
     if not rows:
-        raise TextError(f'template file {path} is empty; a line is as "a video of {{}}"')
+        raise TextError(f'template file {path} is empty; write lines such as "a video of {{}}"')
     for row in rows:
         if "{}" not in row["line"]:
             raise TextError(
-                f"{row.where}: {row['line']!r} lacks {{}}, which stands for the class "
-                'name, as in "a video of {}"'
+                f"{row.where}: {row['line']!r} has no {{}} for the class name, as in "
+                '"a video of {}"'
             )
     return tuple(row["line"] for row in rows)
