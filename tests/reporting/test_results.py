@@ -61,7 +61,7 @@ def test_a_value_that_is_no_number_is_not_written(
 ) -> None:
     path = tmp_path / "results.json"
     write_results(path, results, origin)
-    with pytest.raises(RunError, match=r"kNN top-1 of trained is (nan|inf); only finite numbers"):
+    with pytest.raises(RunError, match=r"kNN top-1 of trained is (nan|inf)"):
         write_results(path, [replace(results[2], value=value)], origin)
     assert read_results(path)[0] == results
 
@@ -84,7 +84,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="does not exist; evaluate the run"):
+    with pytest.raises(RunError, match=r"results\.json"):
         read_results(tmp_path / "results.json")
 
 
@@ -143,17 +143,17 @@ def _listed(content: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("spoilt", "message"),
     [
-        (_cut, "JSONDecodeError: "),
-        (_of_another, "'magic' is none of trained, random weights, chance"),
+        (_cut, "JSONDecodeError"),
+        (_of_another, "'magic'"),
         (_without_value, "missing 1 required positional argument: 'value'"),
         (_words_for_value, "must be real number, not str"),
         (_half_an_interval, "not enough values to unpack"),
         (_words_for_interval, "could not convert string to float: 'low'"),
-        (_listed_settings, r"its settings are \['k', 25\]"),
-        (_no_details, "its details are 0.5"),
+        (_listed_settings, r"settings.*\['k', 25\]"),
+        (_no_details, r"details.* 0\.5"),
         (_unknown_key, "unexpected keyword argument 'colour'"),
         (_without_origin, "KeyError: 'provenance'"),
-        (_listed, "it is a JSON list, no JSON object"),
+        (_listed, "JSON list"),
     ],
 )
 def test_a_spoilt_file_is_told_in_one_line(
@@ -168,7 +168,5 @@ def test_a_spoilt_file_is_told_in_one_line(
     path.write_text(spoilt(json.loads(path.read_text())))
     with pytest.raises(RunError, match=message) as caught:
         read_results(path)
-    told = str(caught.value)
-    assert told.startswith(f"{path} is no file of results (")
-    assert told.endswith("); evaluate the run again to write it anew")
-    assert "\n" not in told
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

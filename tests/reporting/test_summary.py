@@ -181,10 +181,10 @@ def test_what_is_no_run_is_told(tmp_path: Path, frozen: list[Result], origin: Pr
         ("a", "b/a"): f"two runs are named 'a': {tmp_path}/a/results.json and {tmp_path}/b/a/",
         ("run",): f"{tmp_path}/run holds no results.json: test the run by crosspair evaluate all",
         ("none.json",): "none.json holds no result; evaluate the run again",
-        ("other.json",): "other.json is no file of results (KeyError: 'provenance')",
-        ("text.json",): "text.json is no file of results (JSONDecodeError: ",
+        ("other.json",): "other.json is not a results file (KeyError: 'provenance')",
+        ("text.json",): "text.json is not a results file (JSONDecodeError: ",
         ("gone",): "gone does not exist; evaluate the run to write it",
-        ("odd.json",): "odd.json is no file of results (ValueError: 'magic' is none of",
+        ("odd.json",): "odd.json is not a results file (ValueError: ",
     }.items():
         with pytest.raises(RunError) as told:
             read_runs([f"{tmp_path}/{each}" for each in names])

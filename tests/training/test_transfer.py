@@ -13,7 +13,7 @@ from crosspair.training.finetune import finetune_and_test, finetune_over_splits
 
 
 def test_splits_need_a_manifest_each(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"^--splits needs a manifest for each, as split\{\}\.parq"):
+    with pytest.raises(RunError, match="--splits"):
         finetune_over_splits(FinetuneRecipe(), "split1.parquet", "random", tmp_path, [1, 2])
 
 
