@@ -29,7 +29,7 @@ def ranks_by_loop(queries: torch.Tensor, targets: torch.Tensor) -> list[int]:
 
 
 @given(count=st.integers(1, 40), seed=seeds, chunk=st.integers(1, 50))
-def test_ranks_equal_a_plain_loops_whatever_the_chunk(count: int, seed: int, chunk: int) -> None:
+def test_ranks_equal_a_plain_loops_for_any_chunk(count: int, seed: int, chunk: int) -> None:
     queries, targets = vectors(count, 6, seed), vectors(count, 6, seed + 1)
     assert target_ranks(queries, targets, chunk).tolist() == ranks_by_loop(queries, targets)
 

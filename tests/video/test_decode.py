@@ -32,7 +32,7 @@ def numbers(make_video, clip: Clip, instants) -> list[int]:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm", ".mkv"])
 @pytest.mark.parametrize("fps", [24, 25, NTSC, 50, 60], ids=str)
-def test_the_same_instants_are_sampled_whatever_the_frame_rate(
+def test_sampled_times_do_not_depend_on_the_frame_rate(
     tmp_path: Path, make_video, suffix: str, fps: Fraction | int
 ) -> None:
     path = make_video(tmp_path / f"a{suffix}", fps=fps, frames=int(2 * fps))
