@@ -145,7 +145,7 @@ def _join_notes(notes: Sequence[CheckResult]) -> CheckResult:
 def _merge_spans(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
     """Sort spans and merge those that overlap or are near each other.
 
-    A span that ends with the video is extended to the last frame even if the header gives a shorter length.
+    A span that ends with the video is extended to the last frame, past a wrong header length.
     """
     merged: list[Span] = []
     for begin, end in sorted((b, math.inf if e == info.duration else e) for b, e in spans):
