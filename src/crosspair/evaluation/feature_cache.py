@@ -24,8 +24,8 @@ from crosspair.corpora.manifest import Manifest, fingerprint
 from crosspair.device import dtype_for
 from crosspair.distributed import World
 from crosspair.errors import RunError
+from crosspair.evaluation.encode import CLIPS
 from crosspair.evaluation.features import (
-    CLIPS,
     Features,
     VideoFeatures,
     encode_videos,
@@ -51,7 +51,7 @@ def cached_features(
     world: World | None = None,
     precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
-    encode: Callable[..., Iterator[list[VideoFeatures]]] = encode_videos,
+    encode: Callable[..., Iterator[VideoFeatures]] = encode_videos,
 ) -> Features:
     """The features in a folder; they are made there, or the rest of them, where they are not.
 
@@ -94,8 +94,8 @@ def cached_features(
                 clips=clips, batch_size=batch_size, workers=workers, world=world,
                 precision=precision,
             ):  # fmt: skip
-                journal.add(*journal_lines(encoded))
-                added += len(encoded)
+                journal.add(*journal_lines([encoded]))
+                added += 1
                 if progress:
                     all_done = min(ready + world.size * added, len(usable))
                     progress(all_done * clips, len(usable) * clips)

@@ -66,6 +66,7 @@ def uniform_positions(clips: int) -> list[float]:
 
 
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning costs no more than a seek
+SEEK_GAP = 2.0  # s between wanted frames from which a seek costs less than decoding them all
 TAIL_TOLERANCE = 0.5  # s by which a header may promise more than the file holds
 TICK = 1e-3  # s; Matroska and WebM round a frame's instant to it
 REORDERED = 4  # frames over which the instants of an AVI may be out of order
@@ -144,6 +145,9 @@ def frames_on_screen(
     shown = next(frames, None)
     following = next(frames, None)
     for instant in wanted:
+        if following is not None and instant - following[0] > SEEK_GAP:
+            frames = decode_from(container, stream, instant)
+            shown, following = next(frames, None), next(frames, None)
         while following is not None and following[0] <= instant + TICK:
             shown, following = following, next(frames, None)
         if shown is None or (following is None and instant > frame_end(*shown) + TAIL_TOLERANCE):

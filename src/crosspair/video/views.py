@@ -92,7 +92,7 @@ def load_frames(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
     return read_frames(
         clip,
         lambda length: clip_times(view.position, length, config.frames, config.stride),
-        lambda width, height: _scaled(width, height, view.short_side),
+        lambda width, height: resize_short_side(width, height, view.short_side),
     )
 
 
@@ -118,10 +118,10 @@ def crops_along(frames: torch.Tensor, crops: int, size: int) -> list[torch.Tenso
     return squares
 
 
-def _scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
+def resize_short_side(width: int, height: int, short_side: int) -> tuple[int, int]:
     """(width, height) with the given short side and the same proportions.
 
-    >>> _scaled(320, 240, 128)
+    >>> resize_short_side(320, 240, 128)
     (171, 128)
     """
     factor = short_side / min(width, height)
