@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -183,9 +184,9 @@ class _Slot:
         self.submitted.clear()
         self._executor.shutdown(wait=True)  # fills the exit code in
         code = self._process.exitcode if self._process else None
-        if code == 0:  # an exception before the first job
+        if not self._ready.is_set():
             raise CrosspairError(
-                "worker processes end as they start; check that "
+                f"a worker process ended as it started (status {code}); check that "
                 f'"import {self.function.__module__}" works in this Python'
             )
         self.failure = self._describe(code)
@@ -199,9 +200,9 @@ class _Slot:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            1, _CONTEXT, initializer=_start_worker, initargs=(self.memory_limit,)
-        )
+        self._ready = _CONTEXT.Event()
+        arguments = self.function, self.memory_limit, self._ready  # imports the function's module
+        return ProcessPoolExecutor(1, _CONTEXT, initializer=_start_worker, initargs=arguments)
 
     def _describe(self, code: int | None) -> WorkerFailure:
         if code == -signal.SIGALRM:
@@ -248,8 +249,9 @@ def _hidden_main_module() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
-def _start_worker(memory_limit: int) -> None:
+def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Event) -> None:
     """Prepare a worker process."""
+    del function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with Path(os.devnull).open("wb") as null:  # crashing libraries write to the terminal
@@ -257,6 +259,7 @@ def _start_worker(memory_limit: int) -> None:
             os.dup2(null.fileno(), stream)
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     _limit_memory(memory_limit)
+    ready.set()
 
 
 def _run_job(function: Callable[[Any], Any], timeout: float, job: Any) -> Any:
