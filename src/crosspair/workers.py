@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -257,7 +256,7 @@ def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Even
     with Path(os.devnull).open("wb") as null:  # crashing libraries write to the terminal
         for stream in (1, 2):
             os.dup2(null.fileno(), stream)
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _limit_memory(memory_limit)
     ready.set()
 
@@ -272,10 +271,11 @@ def _run_job(function: Callable[[Any], Any], timeout: float, job: Any) -> Any:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _exit_with(parent: int) -> None:
-    """Exit when the parent, the fork server, is gone: the calling process was killed."""
-    while os.getppid() == parent:
-        time.sleep(1)
+def _exit_with_parent() -> None:
+    """Exit when the calling process has ended, even if it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
