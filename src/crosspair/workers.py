@@ -7,6 +7,7 @@ since an executor fails as a whole when one of its processes dies.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
