@@ -27,15 +27,16 @@ from crosspair.corpora.inputs import collect_videos, probe_missing
 from crosspair.corpora.manifest import Manifest
 from crosspair.errors import CrosspairError, VideoError
 from crosspair.evaluation.encode import (
+    CLIPS,
     InferenceEngine,
     WindowFeatures,
     check_text_tower,
-    encode_plans,
+    encode_features,
     encode_whole_videos,
     encode_windows,
     load_engine,
 )
-from crosspair.evaluation.features import CLIPS, embed_texts
+from crosspair.evaluation.features import embed_texts
 from crosspair.evaluation.windows import Windows, whole_video_plan
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.files import atomic_write
@@ -239,11 +240,11 @@ class Model:
             plans.append(
                 windows.plan(row, frames, length, config)
                 if windows
-                else whole_video_plan(row, frames, clips, config)
+                else whole_video_plan(row, frames, clips)
             )
         # Here, not in other processes, which would need copies.
         here = replace(self.engine, workers=0)
-        for each in encode_plans(here, plans):
+        for each in encode_features(here, plans):
             yield f"array {each.row}", each
 
 

@@ -1,276 +1,290 @@
-"""Work that may bring its process down, in processes of its own.
+"""Run jobs in worker processes with time and memory limits.
 
-A decoder is C code that meets files from anywhere. It may crash, hang, or take all memory; here
-that costs the one job it was at, and nothing else.
+A decoder is C code that reads files from anywhere. A crash, hang or out-of-memory error in it fails
+only the job that caused it. The pool is one `ProcessPoolExecutor` of a single process per worker,
+since an executor fails as a whole when one of its processes dies.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
-from crosspair.errors import CrosspairError
+from crosspair.errors import CrosspairError, format_error
 
-MEMORY = 4 * 2**30  # bytes: a header may ask for more pixels than any machine has
-STARTS = 3  # processes that may end as they begin before all is given up
+MEMORY_LIMIT = 4 * 2**30  # bytes: a header may ask for more pixels than any machine has
+ATTEMPTS = 2  # a job that crashes its process is tried once more: memory may have run out elsewhere
+QUEUED = 2  # jobs submitted to each process, so that it does not wait for the next one
 
-# Not multiprocessing: its children import the caller's main module again, which needs a guard in
-# every script, and a fork takes over whatever locks the caller's threads hold.
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from crosspair.workers import _serve; _serve(*map(json.loads, sys.argv[1:]))"
-)
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """A job without an answer.
+    """The outcome of a job that has no result.
 
     Attributes:
-        reason: what became of it, for people.
-        hung: whether its time was over.
+        reason: What happened, in one line.
+        timed_out: Whether the job exceeded its time limit.
     """
 
     reason: str
-    hung: bool = False
+    timed_out: bool = False
 
 
 def map_isolated(
-    task: str,
-    jobs: Sequence[Any],
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
     *,
-    seconds: float,
+    timeout: float,
     workers: int | None = None,
-    window: int = 1,
-    memory: int = MEMORY,
+    memory_limit: int = MEMORY_LIMIT,
+    in_order: bool = False,
     name: str = "the decoder",
-) -> Generator[tuple[int, Any]]:
-    """Do jobs in other processes.
+) -> Generator[tuple[int, Result | WorkerFailure]]:
+    """Apply a function to jobs in worker processes.
 
-    A process that crashes or hangs is replaced; a job that crashed one is tried once more
-    before it is lost. All end with this iterator; where the caller is killed, each
-    ends after the job that it is at.
+    A process that crashes or exceeds the time limit is replaced. All processes end with the
+    iterator, and with the calling process.
 
     Args:
-        task: "module:function", from a job to an answer; both can be pickled. Its module is
-            imported over there, without its packages' ``__init__``. It may ask for more time by
-            `allow`.
-        jobs: what to do.
-        seconds: for one job.
-        workers: processes; one a core where it is None. Never more than the jobs keep busy.
-        window: jobs that a process is handed at once. More than one hides the way to it and
-            back where jobs are short; where they are long, it leaves others without work.
-        memory: bytes that a process may take on top of what it begins with.
-        name: of a process, for people.
+        function: A module-level function; it, its jobs and its results are pickled. It may call
+            `extend_timeout`.
+        jobs: The arguments, one per call.
+        timeout: Seconds for one job.
+        workers: Number of processes; default: one per core.
+        memory_limit: Bytes that a process may allocate in addition to what it starts with.
+        in_order: Yield in the order of `jobs` rather than in order of completion. At most
+            2 × `QUEUED` results per process are held back.
+        name: What runs in the process, for messages.
 
     Yields:
-        (index of the job, its answer or `Lost`), in the order in which they are done.
+        (index of the job, its result or a `WorkerFailure`). An exception raised by `function` is a
+        `WorkerFailure`, too.
 
     Raises:
-        CrosspairError: processes cannot be started.
+        CrosspairError: Worker processes cannot be started.
     """
-    count = min(workers or cpu_count(), -(-len(jobs) // window))
-    left, crashed, starts = deque(range(len(jobs))), set[int](), 0
-    crew: dict[Connection, _Worker] = {}
-
-    def start() -> None:
-        worker = _Worker(task, seconds, memory)
-        crew[worker.connection] = worker
-
+    count = min(workers or cpu_count(), len(jobs))
+    slots = [_Slot(function, timeout, memory_limit, name) for _ in range(count)]
+    waiting, crashes = deque(range(len(jobs))), Counter[int]()
+    held: dict[int, Result | WorkerFailure] = {}
+    following = 0  # the next job to yield if in_order
     try:
-        for _ in range(count):
-            start()
-        while True:
-            for worker in crew.values():
-                worker.take(left, jobs, window)
-            busy = [connection for connection, worker in crew.items() if worker.taken]
-            if not busy:
-                return
-            for connection in wait(busy):
-                assert isinstance(connection, Connection)
-                worker = crew[connection]
-                try:
-                    done = worker.receive()
-                except (EOFError, OSError):
-                    del crew[connection]
-                    status = worker.ended()
-                    starts += not worker.ready
-                    if starts == STARTS:
-                        raise CrosspairError(
-                            f"a process for decoding ends as it begins ({_ended(name, status)}); "
-                            'see whether "import av" works in this Python'
-                        ) from None
-                    done = None
-                    if worker.ready:
-                        index = worker.taken.popleft()
-                        if status == -signal.SIGALRM:
-                            done = index, WorkerFailure(f"not done after {seconds:g} s", hung=True)
-                        elif index in crashed:
-                            done = index, WorkerFailure(_ended(name, status))
-                        else:
-                            crashed.add(index)
-                            worker.taken.appendleft(index)
-                    left.extendleft(reversed(worker.taken))
-                    start()
-                if done is not None:
-                    yield done
+        while waiting or any(slot.submitted for slot in slots):
+            for _ in range(QUEUED):
+                for slot in slots:
+                    limit = following + 2 * QUEUED * count if in_order else len(jobs)
+                    if waiting and waiting[0] < limit and len(slot.submitted) < QUEUED:
+                        index = waiting.popleft()
+                        slot.submit(index, jobs[index])
+            wait([future for slot in slots for _, future in slot.submitted], None, FIRST_COMPLETED)
+            for slot in slots:
+                for index, outcome in slot.completed():
+                    if outcome is _CRASHED:
+                        crashes[index] += 1
+                        waiting.extendleft(reversed(slot.restart()))
+                        if crashes[index] < ATTEMPTS and not slot.failure.timed_out:
+                            waiting.appendleft(index)
+                            continue
+                        outcome = slot.failure
+                    held[index] = outcome
+            if in_order:
+                while following in held:
+                    yield following, held.pop(following)
+                    following += 1
+            else:
+                for index in list(held):
+                    yield index, held.pop(index)
     finally:
-        for worker in crew.values():
-            worker.kill()
+        for slot in slots:
+            slot.close()
 
 
 def extend_timeout(seconds: float) -> None:
-    """Give the job at hand, within a process of `isolated`, so many seconds more."""
+    """Give the current job of a worker process more time.
+
+    Args:
+        seconds: Added to the time that is left. Outside a worker process this has no effect.
+    """
     remaining, _ = signal.getitimer(signal.ITIMER_REAL)
     if remaining > 0:
         signal.setitimer(signal.ITIMER_REAL, remaining + seconds)
 
 
 def cpu_count() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-class _Worker:
-    """A process, seen from here.
+_CRASHED: Any = object()
+_NO_PROCESS: BaseProcess | None = None
+
+
+class _Slot:
+    """A worker process and the jobs submitted to it.
 
     Attributes:
-        taken: jobs that it was handed and has not answered, in the order in which it does them.
-        ready: whether it has begun.
+        submitted: (index, future) of unfinished jobs, oldest first: the order in which they run.
+        failure: How the last process ended.
     """
 
-    def __init__(self, task: str, seconds: float, memory: int) -> None:
-        self.taken: deque[int] = deque()
-        self.ready = False
-        self.connection, theirs = Pipe()
-        arguments = theirs.fileno(), sys.path, task, seconds, memory
+    def __init__(
+        self, function: Callable[[Any], Any], timeout: float, memory_limit: int, name: str
+    ) -> None:
+        self.function, self.timeout, self.memory_limit = function, timeout, memory_limit
+        self.name, self.failure = name, WorkerFailure("")
+        self.submitted: deque[tuple[int, Future[Any]]] = deque()
+        self._executor, self._process = self._start(), _NO_PROCESS
+
+    def submit(self, index: int, job: Any) -> None:
+        """Queue a job."""
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *map(json.dumps, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C is for the caller, who ends this
-                # Their threads would take memory, and cores that the other processes need.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            )
+            future = self._executor.submit(_run_job, self.function, self.timeout, job)
+        except BrokenProcessPool as error:  # the process died after the job before
+            future = Future()
+            future.set_exception(error)
         except OSError as error:
             raise CrosspairError(
-                f"a process for decoding cannot be started: {error.strerror or error}"
+                f"worker processes cannot be started: {format_error(error)}"
             ) from error
+        self._process = next(iter((self._executor._processes or {}).values()), self._process)
+        self.submitted.append((index, future))
+
+    def completed(self) -> Iterator[tuple[int, Any]]:
+        """Yield (index, outcome) of completed jobs; the last outcome may be `_CRASHED`."""
+        while self.submitted and self.submitted[0][1].done():
+            index, future = self.submitted.popleft()
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                yield index, _CRASHED  # the caller restarts this slot
+                return
+            yield index, WorkerFailure(format_error(error)) if error else future.result()
+
+    def restart(self) -> list[int]:
+        """Replace a dead process; return the indices of jobs that it has not begun."""
+        queued = [index for index, _ in self.submitted]
+        self.submitted.clear()
+        self._executor.shutdown(wait=True)  # fills the exit code in
+        code = self._process.exitcode if self._process else None
+        if not self._ready.is_set():
+            raise CrosspairError(
+                f"a worker process ended as it started (status {code}); check that "
+                f'"import {self.function.__module__}" works in this Python'
+            )
+        self.failure = self._describe(code)
+        self._executor, self._process = self._start(), _NO_PROCESS
+        return queued
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
+        self._ready = _CONTEXT.Event()
+        arguments = self.function, self.memory_limit, self._ready  # imports the function's module
+        return ProcessPoolExecutor(1, _CONTEXT, initializer=_start_worker, initargs=arguments)
+
+    def _describe(self, code: int | None) -> WorkerFailure:
+        if code == -signal.SIGALRM:
+            return WorkerFailure(f"not done after {self.timeout:g} s", timed_out=True)
+        if code == -signal.SIGKILL:
+            return WorkerFailure(f"{self.name} was killed (signal 9: out of memory?)")
+        if code is not None and code < 0:
+            return WorkerFailure(f"{self.name} crashed (signal {-code})")
+        return WorkerFailure(f"{self.name} ended its process (status {code})")
+
+
+class _WorkerProcess(ForkServerProcess):
+    """A process that does not import the caller's main module.
+
+    Scripts then need no ``if __name__ == "__main__"`` guard.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802 - the name in multiprocessing
+        with _hidden_main_module():
+            return ForkServerProcess._Popen(process_obj)
+
+
+class _WorkerContext(ForkServerContext):
+    """Fork from a server process that has no threads, and hence no locks held by them."""
+
+    Process = _WorkerProcess
+
+
+_CONTEXT = _WorkerContext()
+# By default the server imports the caller's main module.
+_CONTEXT.set_forkserver_preload(["crosspair.video.integrity"])
+_main_module_lock = threading.Lock()
+
+
+@contextmanager
+def _hidden_main_module() -> Iterator[None]:
+    with _main_module_lock:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
         finally:
-            theirs.close()
-
-    def take(self, left: deque[int], jobs: Sequence[Any], window: int) -> None:
-        """Take up to ``window`` jobs, once all before are answered.
-
-        Until then it may be writing, and as long as this writes, too, neither would read.
-        """
-        if self.taken:
-            return
-        self.taken.extend(left.popleft() for _ in range(min(window, len(left))))
-        if self.taken:
-            with suppress(OSError):  # if it has ended, that is seen when its answer is read
-                self.connection.send([jobs[index] for index in self.taken])
-
-    def receive(self) -> tuple[int, Any] | None:
-        """What it says: an answer, or at first that it is ready.
-
-        Raises:
-            EOFError: it has ended.
-            CrosspairError: it cannot import the task.
-        """
-        kind, content = self.connection.recv()
-        if kind == "answer":
-            return self.taken.popleft(), content
-        if kind == "raised":
-            return self.taken.popleft(), WorkerFailure(content)
-        if kind == "stopped":
-            raise CrosspairError(f"a process for decoding cannot be started: {content}")
-        self.ready = True
-        return None
-
-    def ended(self) -> int:
-        """How it ended, as `subprocess.Popen.returncode`, once it has closed its side."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
-        return self.kill()
-
-    def kill(self) -> int:
-        """End it, whatever it does."""
-        self.connection.close()
-        self._process.kill()
-        return self._process.wait()
+            sys.modules["__main__"] = main
 
 
-def _ended(name: str, status: int) -> str:
-    if status == -signal.SIGKILL:
-        return f"{name} was killed (signal 9: no memory left?)"
-    if status < 0:
-        return f"{name} crashed (signal {-status})"
-    return f"{name} ended its process (status {status})"
+def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Event) -> None:
+    """Prepare a worker process."""
+    del function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which ends this
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with Path(os.devnull).open("wb") as null:  # crashing libraries write to the terminal
+        for stream in (1, 2):
+            os.dup2(null.fileno(), stream)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _limit_memory(memory_limit)
+    ready.set()
 
 
-def _serve(handle: int, path: list[str], name: str, seconds: float, memory: int) -> None:
-    """What a process does: answer jobs until nobody asks."""
-    del path  # it was needed to come here
-    connection = Connection(handle)
-
+def _run_job(function: Callable[[Any], Any], timeout: float, job: Any) -> Any:
+    # The default action of the signal ends the process, even inside of C code.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
     try:
-        module, _, function = name.partition(":")
-        task = getattr(_imported(module), function)
-        _limit(memory)
-    except Exception as error:
-        connection.send(("stopped", _line(error)))
-        return
-    with suppress(EOFError, OSError):
-        connection.send(("ready", None))
-        while True:
-            for job in connection.recv():
-                # The system ends the process then, however deep in the decoder it is.
-                signal.setitimer(signal.ITIMER_REAL, seconds)
-                try:
-                    said = "answer", task(job)
-                except Exception as error:
-                    said = "raised", _line(error)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                connection.send(said)
+        return function(job)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _imported(name: str) -> Any:
-    """A module, without running its packages' ``__init__``: they may bring torch, for seconds."""
-    packages = name.split(".")[:-1]
-    for depth in range(1, len(packages) + 1):
-        package = ".".join(packages[:depth])
-        spec = None if package in sys.modules else find_spec(package)
-        if spec is not None:
-            sys.modules[package] = module_from_spec(spec)
-    return import_module(name)
+def _exit_with_parent() -> None:
+    """Exit when the calling process has ended, even if it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
-def _limit(memory: int) -> None:
-    import resource
+def _limit_memory(limit: int) -> None:
+    with suppress(ImportError, OSError, ValueError):  # Linux only
+        import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, ValueError):
-        begun = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        start = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (begun + memory, hard))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        resource.setrlimit(resource.RLIMIT_AS, (start + limit, hard))

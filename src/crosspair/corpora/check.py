@@ -16,6 +16,7 @@ from crosspair.corpora.tables import csv_text
 from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import CheckResult, VideoStatus
 from crosspair.files import JsonlWriter, read_jsonl, write_atomically
+from crosspair.video.integrity import inspect_job
 from crosspair.workers import WorkerFailure, map_isolated
 
 logger = logging.getLogger(__name__)
@@ -170,7 +171,6 @@ def _key(path: str, parts: list[Segment]) -> str:
 
 
 HEADER_SECONDS, DECODE_SECONDS = 20.0, 60.0  # for one file; decoding has its own length besides
-HEADER_WINDOW, DECODE_WINDOW = 32, 1  # files that a process is handed at once
 
 Segment: TypeAlias = "tuple[float | None, float | None]"
 WHOLE: Segment = (None, None)
@@ -246,11 +246,10 @@ def check_videos(
     """
     limit = seconds or (DECODE_SECONDS if decode else HEADER_SECONDS)
     answers = map_isolated(
-        "crosspair.video.integrity:inspect_job",
+        inspect_job,
         [(path, parts, decode) for path, parts in jobs],
-        seconds=limit,
+        timeout=limit,
         workers=workers,
-        window=DECODE_WINDOW if decode else HEADER_WINDOW,
     )
     with closing(answers):
         for job, answer in answers:
@@ -261,7 +260,7 @@ def check_videos(
 
 
 def _lost(answer: WorkerFailure, decode: bool, parts: int) -> ProbeResult:
-    if answer.hung:
+    if answer.timed_out:
         own = " and its own length" if decode else ""
         verdict = CheckResult(VideoStatus.HANG, f"{answer.reason}{own}; left out")
     else:

@@ -93,7 +93,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-TASK = "crosspair.corpora.prepare:run_request"
 SECONDS = 120.0  # for a file to open and to be written; its frames have time of their own
 
 TranscodeBackend = Callable[[Sequence[TranscodeRequest]], Generator[tuple[int, TranscodeOutcome]]]
@@ -107,10 +106,12 @@ def transcode_locally(
 
     One that crashes or hangs is replaced, and costs its file only.
     """
-    with closing(map_isolated(TASK, requests, seconds=SECONDS, workers=workers)) as map_on_ray:
-        for index, answer in map_on_ray:
-            lost = isinstance(answer, WorkerFailure)
-            yield index, _lost(requests[index], answer.reason) if lost else answer
+    results = map_isolated(run_request, requests, timeout=SECONDS, workers=workers)
+    with closing(results):
+        for index, result in results:
+            if isinstance(result, WorkerFailure):
+                result = _lost(requests[index], result.reason)
+            yield index, result
 
 
 def transcode_on_ray(

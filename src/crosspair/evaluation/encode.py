@@ -1,316 +1,216 @@
-"""What a model makes of videos, whole or in windows."""
+"""Encode videos: decode clips in worker processes, run the network, average over clips.
+
+`encode_plans` is the one routine for whole videos, windows, test views and validation.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from crosspair.config import Clip
-from crosspair.corpora.check import probe_videos
+from crosspair.config import Clip, ClipConfig
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import autocast
-from crosspair.distributed import World
+from crosspair.device import autocast, to_device
 from crosspair.errors import ModelError, RecipeError, TextError, VideoError
-from crosspair.evaluation.features import CLIPS, extract_features
-from crosspair.evaluation.windows import (
-    PREFETCH,
-    STALLED,
-    TOGETHER,
-    ClipPlan,
-    DecodedJob,
-    DecodeJob,
-    DecoderExitError,
-    Windows,
-    batch_jobs,
-    decode_jobs,
-    split_into_jobs,
-)
+from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Span, Windows, whole_video_plan
 from crosspair.models.cpd import CPD
 from crosspair.models.inference import inference
-from crosspair.workers import cpu_count
+from crosspair.video.jobs import DecodedClips, DecodeJob, decode_job
+from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 
+logger = logging.getLogger(__name__)
+
+CLIPS = 10  # evenly spaced over a video (Section 4.2)
+DECODE_TIMEOUT = 120.0  # s for a job: a decoder that takes longer hangs
+LONGEST = 7 * 24 * 3600.0  # s; the windows of an absurd duration would fill the memory
+FULL_HD = 1920 * 1080  # pixels; of larger frames fewer are decoded together, as all are held
+
+Network = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 ProgressCallback = Callable[[int, int], None]
 
-LONGEST = 7 * 24 * 3600.0  # s; the windows of a length that is made up fill all memory
-FULL_HD = 1920 * 1080  # pixels; larger frames are decoded fewer at a time, as all are held at once
+
+@dataclass(frozen=True)
+class EncodedPlan:
+    """The outcome of a `ClipPlan`.
+
+    Attributes:
+        plan: The plan.
+        groups: Indices of the plan's groups whose clips could all be decoded, ascending.
+        sums: For each output of the network, (groups, ...) the sum over the clips and crops of
+            each of these groups.
+        thumbnails: JPEG of the middle clip of each of these groups, if requested.
+        failure: Why clips could not be decoded; empty if all could.
+    """
+
+    plan: ClipPlan
+    groups: list[int]
+    sums: tuple[torch.Tensor, ...] = ()
+    thumbnails: list[bytes] = field(default_factory=list)
+    failure: str = ""
+
+
+def encode_plans(
+    plans: Sequence[ClipPlan],
+    network: Network,
+    config: ClipConfig,
+    *,
+    batch_size: int | None,
+    workers: int,
+    crops: int = 1,
+    thumbnails: bool = False,
+) -> Iterator[EncodedPlan]:
+    """Decode the clips of plans, run a network on them and sum its outputs by group.
+
+    A video that crashes its decoder, makes it hang or exhausts the memory fails alone.
+
+    Args:
+        plans: The clips of each video.
+        network: From clips (B, 3, T, S, S) uint8 on the CPU to tensors (B, ...) on the CPU.
+        config: Number, distance and size of the frames of a clip.
+        batch_size: Maximum number of clips in a call of the network. None: the clips of one job,
+            so that outputs do not depend on which videos are encoded together.
+        workers: Decoding processes; 0 decodes in this process.
+        crops: Square crops of each clip; the network is called once for each.
+        thumbnails: Whether to make a picture of each group.
+
+    Yields:
+        One result per plan, in order.
+
+    Raises:
+        CrosspairError: Worker processes cannot be started.
+    """
+    jobs = [job for plan in plans for job in plan.jobs(config, crops, thumbnails)]
+    unfinished = {plan.row: plan for plan in plans}
+    missing = Counter(job.row for job in jobs)
+    parts: dict[int, list[_Part]] = defaultdict(list)
+    for batch in _batches(_decode(jobs, workers), batch_size):
+        for part in _run_network(network, batch):
+            row = part.job.row
+            parts[row].append(part)
+            missing[row] -= 1
+            if not missing[row]:
+                yield _sum_groups(unfinished.pop(row), parts.pop(row))
+
+
+def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[tuple[DecodeJob, DecodedClips]]:
+    if not workers:
+        for job in jobs:
+            yield job, decode_job(job)
+        return
+    for index, result in map_isolated(
+        decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True
+    ):
+        job = jobs[index]
+        if isinstance(result, WorkerFailure):
+            path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
+            result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
+        yield job, result
+
+
+Decoded = tuple[DecodeJob, DecodedClips]
+
+
+def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
+    batch: list[Decoded] = []
+    room = 0
+    for job, clips in decoded:
+        if batch and (batch_size is None or len(job) > room):
+            yield batch
+            batch = []
+        if not batch:
+            room = batch_size or 0
+        batch.append((job, clips))
+        room -= len(job)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A decoded job and the network's outputs, each (crops, clips, ...); none if it failed."""
+
+    job: DecodeJob
+    decoded: DecodedClips
+    outputs: tuple[torch.Tensor, ...] = ()
+
+
+@torch.no_grad()
+def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
+    good = [(job, clips.clips) for job, clips in batch if not clips.failure]
+    outputs: Iterator[tuple[torch.Tensor, ...]] = iter(())
+    if good:
+        pixels = np.concatenate([clips for _, clips in good], axis=1)
+        # (B, T, S, S, C) in memory, seen as (B, C, T, S, S): channels_last_3d without a copy.
+        per_crop = [network(torch.from_numpy(crop).permute(0, 4, 1, 2, 3)) for crop in pixels]
+        sizes = [len(job) for job, _ in good]
+        stacked = [
+            torch.split(torch.stack(output), sizes, dim=1)
+            for output in zip(*per_crop, strict=True)
+        ]
+        outputs = zip(*stacked, strict=True)
+    return [_Part(job, clips, () if clips.failure else next(outputs)) for job, clips in batch]
+
+
+def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
+    parts = sorted(parts, key=lambda part: part.job.first)
+    good = [part for part in parts if not part.decoded.failure]
+    failure = next((part.decoded.failure for part in parts if part.decoded.failure), "")
+    clips = [part.job.first + i for part in good for i in range(len(part.job))]
+    place = {clip: i for i, clip in enumerate(clips)}
+    groups = [i for i, group in enumerate(plan.groups) if all(clip in place for clip in group)]
+    if not groups:
+        return EncodedPlan(plan, [], failure=failure)
+    members = [[place[clip] for clip in plan.groups[i]] for i in groups]
+    outputs = [torch.cat(values, dim=1) for values in zip(*(p.outputs for p in good), strict=True)]
+    sums = tuple(
+        torch.stack([output[:, rows].sum(dim=1).sum(dim=0) for rows in members])
+        for output in outputs
+    )
+    pictures = [picture for part in good for picture in part.decoded.thumbnails]
+    thumbnails = [pictures[rows[len(rows) // 2]] for rows in members] if pictures else []
+    return EncodedPlan(plan, groups, sums, thumbnails, failure)
 
 
 @dataclass(frozen=True)
 class WindowFeatures:
-    """What came of one video: n results, one for all of it or one a window.
+    """Features of one video: n results, one for the whole of it or one per window.
 
     Attributes:
-        row: of the video in its manifest.
-        spans: (start, end) of each, in s of the file; None where that is the file's own.
-        visual: (n, F) float32 on the CPU: the mean visual feature.
-        embedding: (n, D) float32 on the CPU: the mean embedding, of unit norm again.
-        thumbnails: a JPEG for each, where they were asked for.
-        failure: what could not be read, all of it or a part; empty where nothing failed.
+        row: Row of the video in its manifest.
+        spans: (start, end) of each result, in s of the file; None for the file's own.
+        visual: (n, F) float32 on the CPU, the mean visual feature.
+        embedding: (n, D) float32 on the CPU, the mean embedding, normalized.
+        thumbnails: A JPEG per result, if requested.
+        failure: Why the video, or a part of it, could not be read; empty otherwise.
     """
 
     row: int
-    spans: list[tuple[float | None, float | None]]
+    spans: list[Span]
     visual: torch.Tensor
     embedding: torch.Tensor
     thumbnails: list[bytes] = field(default_factory=list)
     failure: str = ""
 
 
-def encode_whole_videos(
-    of: InferenceEngine,
-    manifest: Manifest,
-    clips: int = CLIPS,
-    progress: ProgressCallback | None = None,
-) -> Iterator[WindowFeatures]:
-    """The features that `crosspair.evaluation` has of whole videos, in the manifest's order.
-
-    Raises:
-        VideoError: none of the videos can be read, or a decoding process died.
-    """
-    found = extract_features(
-        of.model, manifest, clips=clips, batch_size=of.batch_size,
-        workers=min(of.workers, len(manifest) // 2), world=World(device=of.device),
-        precision=of.precision, progress=progress,
-    )  # fmt: skip
-    place = {row: i for i, row in enumerate(found.rows.tolist())}
-    failures = dict(found.failures)
-    ids, starts, ends = (manifest.column(name) for name in ("pair_id", "start", "end"))
-    for row, pair_id in enumerate(ids):
-        if row in place:
-            at = slice(place[row], place[row] + 1)
-            yield WindowFeatures(
-                row, [(starts[row], ends[row])], found.visual[at], found.embedding[at]
-            )
-        else:
-            yield _nothing(of, row, failures[pair_id])
-
-
-def encode_windows(
-    of: InferenceEngine,
-    manifest: Manifest,
-    windows: Windows,
-    *,
-    thumbnails: bool = False,
-    progress: ProgressCallback | None = None,
-) -> Iterator[WindowFeatures]:
-    """Windows of each video.
-
-    A window that cannot be read is left out, and the video's other windows stay.
-
-    Args:
-        of: what to encode with.
-        manifest: the videos, probed (`crosspair.corpora.inputs.probe_missing`).
-        windows: how to cut them.
-        thumbnails: whether to make a picture of each window.
-        progress: called with the clips done and their number.
-
-    Yields:
-        Every video once: those that cannot be read at all first, then the others in their order.
-
-    Raises:
-        VideoError: decoding ended, and not by a video.
-    """
-    plans: list[ClipPlan] = []
-    rows = zip(manifest.table.to_pylist(), manifest.clips(), strict=True)
-    for row, (says, clip) in enumerate(rows):
-        end = says["duration"] if clip.end is None else clip.end
-        length = 0.0 if says["error"] else min(end, says["duration"]) - (clip.start or 0.0)
-        if length <= 0:
-            yield _nothing(of, row, says["error"] or f"{clip.path}: the part is outside the video")
-            continue
-        if length > LONGEST:
-            told = f"{clip.path}: the header gives a length of {length:g} s, more than a week"
-            yield _nothing(of, row, f"{told}; copy it into a new file, or name a part of it")
-            continue
-        pixels = says["width"] * says["height"]
-        together = max(1, min(TOGETHER, TOGETHER * FULL_HD // max(1, pixels)))
-        plan = windows.plan(row, clip, length, of.model.clip)
-        plans.append(replace(plan, together=together))
-    yield from encode_plans(of, plans, thumbnails=thumbnails, progress=progress)
-
-
-def encode_plans(
-    of: InferenceEngine,
-    plans: Sequence[ClipPlan],
-    *,
-    thumbnails: bool = False,
-    progress: ProgressCallback | None = None,
-) -> Iterator[WindowFeatures]:
-    """Carry out plans, in their order.
-
-    Args:
-        of: what to encode with.
-        plans: see `crosspair.evaluation.windows.ClipPlan`.
-        thumbnails, progress: see `encode_windows`.
-
-    Raises:
-        VideoError: decoding ended, and not by a video.
-    """
-    jobs = [job for plan in plans for job in split_into_jobs(plan)]
-    left = {plan.row: plan for plan in plans}
-    waiting = Counter(job.row for job in jobs)
-    parts: dict[int, list[_Part]] = defaultdict(list)
-    total, done = sum(len(plan.times) for plan in plans), 0
-    with inference(of.model.video_encoder, of.device, of.precision):
-        for decoded in _decoded(of, jobs, thumbnails):
-            for part in _encoded(of, decoded):
-                parts[part.of.row].append(part)
-                waiting[part.of.row] -= 1
-                if not waiting[part.of.row]:
-                    plan = left.pop(part.of.row)
-                    yield _joined(of, plan, parts.pop(plan.row))
-                    done += len(plan.times)
-                    if progress:
-                        progress(done, total)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What came of a passage: (k, F) and (k, D), none where it failed."""
-
-    of: DecodedJob
-    visual: torch.Tensor
-    embedding: torch.Tensor
-
-
-def _decoded(
-    of: InferenceEngine, jobs: Sequence[DecodeJob], thumbnails: bool
-) -> Iterator[list[DecodedJob]]:
-    """Batches of passages in their order; a video that ends its decoding process fails."""
-    left = deque(batch_jobs(jobs, of.batch_size))
-    while left:
-        workers = min(of.workers, len(left))
-        batches = decode_jobs(list(left), of.model.clip, workers=workers, thumbnails=thumbnails)
-        try:
-            for decoded in batches:
-                left.popleft()
-                yield decoded
-        except DecoderExitError as error:
-            in_flight = [job for batch in islice(left, PREFETCH * workers) for job in batch]
-            broken = _crashing(in_flight) or _ending_alone(of, in_flight, thumbnails)
-            if not broken:
-                raise VideoError(
-                    f"decoding ended ({error}): perhaps memory ran out; "
-                    "fewer workers or a smaller batch need less"
-                ) from error
-            # They are done with, in one batch of failures.
-            yield [
-                DecodedJob(job.row, job.first, torch.empty(0), [], broken[job.row])
-                for batch in left
-                for job in batch
-                if job.row in broken
-            ]
-            rest = ([job for job in batch if job.row not in broken] for batch in left)
-            left = deque(batch for batch in rest if batch)
-
-
-def _crashing(jobs: Sequence[DecodeJob]) -> dict[int, str]:
-    """Those of some videos that end a process that decodes them, and how."""
-    paths = {job.row: job.source.path for job in jobs if isinstance(job.source, Clip)}
-    found = probe_videos(list(paths.values()), decode=True)
-    return {
-        row: columns["error"]
-        for row, columns in zip(paths, found, strict=True)
-        if columns.get("error")
-    }
-
-
-def _ending_alone(
-    of: InferenceEngine, jobs: Sequence[DecodeJob], thumbnails: bool
-) -> dict[int, str]:
-    """Those of some videos that end a process that has nothing else to decode, and how.
-
-    None where all of several do: it is hardly a video then.
-    """
-    found: dict[int, str] = {}
-    left = [(job, job.source.path) for job in jobs if isinstance(job.source, Clip)]
-    while left:
-        done = 0
-        alone = [[job] for job, _ in left]
-        try:
-            for _ in decode_jobs(alone, of.model.clip, workers=1, thumbnails=thumbnails):
-                done += 1
-            break
-        except DecoderExitError:
-            ended, path = left[done]
-            found[ended.row] = (
-                f"{path}: a process that decodes {len(ended.times)} clips of it ends: "
-                f"they take more than {STALLED:g} s or too much memory, or crash it; "
-                "write it anew with a key frame every second"
-            )
-            left = [each for each in left[done:] if each[0].row != ended.row]
-    rows = {job.row for job in jobs}
-    return found if len(found) < len(rows) or len(rows) == 1 else {}
-
-
-@torch.no_grad()
-def _encoded(of: InferenceEngine, batch: Sequence[DecodedJob]) -> list[_Part]:
-    none = torch.empty(0)
-    good = [decoded for decoded in batch if not decoded.failure]
-    parts = [_Part(decoded, none, none) for decoded in batch if decoded.failure]
-    if good:
-        clips = torch.cat([decoded.clips for decoded in good])
-        with autocast(of.device, of.precision):
-            both = of.model.encode_video(clips.to(of.device, non_blocking=True))
-        sizes = [len(decoded.clips) for decoded in good]
-        visual, embedding = (torch.split(each.float().cpu(), sizes) for each in both)
-        parts += [_Part(*each) for each in zip(good, visual, embedding, strict=True)]
-    return parts
-
-
-def _joined(of: InferenceEngine, plan: ClipPlan, parts: Sequence[_Part]) -> WindowFeatures:
-    """The windows of a video whose clips are all there."""
-    place: dict[int, int] = {}
-    good = [part for part in parts if not part.of.failure]
-    for part in good:
-        for i in range(len(part.visual)):
-            place[part.of.first + i] = len(place)
-    failures = sorted((part.of.first, part.of.failure) for part in parts if part.of.failure)
-    failure = failures[0][1] if failures else ""
-    kept = [i for i, clips in enumerate(plan.clips) if all(clip in place for clip in clips)]
-    if not kept:
-        return _nothing(of, plan.row, failure)
-    visual = torch.cat([part.visual for part in good])
-    embedding = torch.cat([part.embedding for part in good])
-    pictures = [picture for part in good for picture in part.of.thumbnails]
-    members = [[place[clip] for clip in plan.clips[i]] for i in kept]
-    if failure:
-        failure = f"{failure} ({len(plan.spans) - len(kept)} of {len(plan.spans)} windows left out)"
-    return WindowFeatures(
-        plan.row,
-        [plan.spans[i] for i in kept],
-        torch.stack([visual[of_window].mean(dim=0) for of_window in members]),
-        torch.stack([F.normalize(embedding[of_window].sum(dim=0), dim=0) for of_window in members]),
-        [pictures[of_window[len(of_window) // 2]] for of_window in members] if pictures else [],
-        failure,
-    )
-
-
-def _nothing(of: InferenceEngine, row: int, failure: str) -> WindowFeatures:
-    visual = torch.empty(0, of.model.video_encoder.features)
-    return WindowFeatures(row, [], visual, torch.empty(0, of.model.head.embedding), failure=failure)
-
-
-PRECISIONS = ("auto", "bf16", "fp32")
-EMBEDDING = ("video_head", "text_encoder", "text_head")  # without these a text means nothing
-
-
 @dataclass(frozen=True)
 class InferenceEngine:
-    """A model where it computes.
+    """A model and how it runs.
 
     Attributes:
-        model: in eval mode, on ``device``.
-        device: of the network.
-        precision: see `crosspair.config.TrainingConfig`.
-        batch_size: clips that go through the network at a time, at most.
-        workers: decoding processes.
+        model: In eval mode, on `device`.
+        device: Device of the network.
+        precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
+        batch_size: Maximum number of clips in a call of the network.
+        workers: Decoding processes; 0 decodes in this process.
     """
 
     model: CPD
@@ -318,6 +218,157 @@ class InferenceEngine:
     precision: str = "auto"
     batch_size: int = 32
     workers: int = 2
+
+
+def encode_features(
+    engine: InferenceEngine,
+    plans: Sequence[ClipPlan],
+    *,
+    thumbnails: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Iterator[WindowFeatures]:
+    """Encode the clips of plans with a model.
+
+    Args:
+        engine: The model and how it runs.
+        plans: The clips of each video.
+        thumbnails: Whether to make a picture of each result.
+        progress: Called with the number of encoded clips and their total.
+
+    Yields:
+        Features per plan, in order.
+    """
+    model, device = engine.model, engine.device
+
+    def network(clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with autocast(device, engine.precision):
+            visual, embedding = model.encode_video(to_device(clips, device))
+        return visual.float().cpu(), embedding.float().cpu()
+
+    done, total = 0, sum(map(len, plans))
+    with eval_mode(model), inference(model.video_encoder, device, engine.precision):
+        for encoded in encode_plans(
+            plans, network, model.clip,
+            batch_size=engine.batch_size, workers=engine.workers, thumbnails=thumbnails,
+        ):  # fmt: skip
+            yield _features(model, encoded)
+            done += len(encoded.plan)
+            if progress:
+                progress(done, total)
+
+
+def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
+    plan, failure = encoded.plan, encoded.failure
+    if not encoded.groups:
+        return _no_features(model, plan.row, failure)
+    visual, embedding = encoded.sums
+    sizes = torch.tensor([len(plan.groups[i]) for i in encoded.groups])[:, None]
+    if failure:
+        skipped = len(plan.spans) - len(encoded.groups)
+        failure = f"{failure} ({skipped} of {len(plan.spans)} windows skipped)"
+    spans = [plan.spans[i] for i in encoded.groups]
+    return WindowFeatures(
+        plan.row, spans, visual / sizes, F.normalize(embedding, dim=1), encoded.thumbnails, failure
+    )
+
+
+def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
+    visual = torch.empty(0, model.video_encoder.features)
+    return WindowFeatures(row, [], visual, torch.empty(0, model.head.embedding), failure=failure)
+
+
+def encode_whole_videos(
+    engine: InferenceEngine,
+    manifest: Manifest,
+    clips: int = CLIPS,
+    progress: ProgressCallback | None = None,
+) -> Iterator[WindowFeatures]:
+    """Encode whole videos: the mean over evenly spaced clips (Section 4.2).
+
+    Yields:
+        Features per row of the manifest: first the rows with an error, then the others in order.
+
+    Raises:
+        VideoError: None of the videos can be read.
+    """
+    errors, rows = manifest.column("error"), manifest.clips()
+    failure, readable = "the manifest has no rows", False
+    for row, error in enumerate(errors):
+        if error:
+            failure = error
+            yield _no_features(engine.model, row, error)
+    plans = [whole_video_plan(row, clip, clips) for row, clip in enumerate(rows) if not errors[row]]
+    for features in encode_features(engine, plans, progress=progress):
+        if features.failure:
+            failure = features.failure
+            logger.warning("%s", failure)
+        readable = readable or bool(features.spans)
+        yield features
+    if not readable:
+        raise VideoError(f"none of the {len(rows)} videos can be read: {failure}")
+
+
+def encode_windows(
+    engine: InferenceEngine,
+    manifest: Manifest,
+    windows: Windows,
+    *,
+    thumbnails: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Iterator[WindowFeatures]:
+    """Encode the windows of videos. A window that cannot be read is skipped, the others are kept.
+
+    Args:
+        engine: The model and how it runs.
+        manifest: The videos, probed (see `crosspair.corpora.inputs.probe_missing`).
+        windows: How to divide them.
+        thumbnails: Whether to make a picture of each window.
+        progress: Called with the number of encoded clips and their total.
+
+    Yields:
+        Features per row of the manifest: first the unreadable videos, then the others in order.
+    """
+    plans: list[ClipPlan] = []
+    rows = zip(manifest.table.to_pylist(), manifest.clips(), strict=True)
+    for row, (columns, clip) in enumerate(rows):
+        failure = columns["error"]
+        if not failure:
+            end = columns["duration"] if clip.end is None else clip.end
+            duration = min(end, columns["duration"]) - (clip.start or 0.0)
+            if duration <= 0:
+                failure = f"{clip.path}: the segment lies outside the video"
+            elif duration > LONGEST:
+                failure = (
+                    f"{clip.path}: its header gives a duration of {duration:g} s, more than a week;"
+                    " remux the file, or give a segment of it"
+                )
+        if failure:
+            yield _no_features(engine.model, row, failure)
+            continue
+        pixels = max(1, columns["width"] * columns["height"])
+        together = max(1, min(CLIPS_PER_JOB, CLIPS_PER_JOB * FULL_HD // pixels))
+        plan = windows.plan(row, clip, duration, engine.model.clip)
+        plans.append(replace(plan, clips_per_job=together))
+    yield from encode_features(engine, plans, thumbnails=thumbnails, progress=progress)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode; restore the mode of every module afterwards.
+
+    Stage I trains a model whose language model stays in eval mode.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+PRECISIONS = ("auto", "bf16", "fp32")
+TEXT_PARTS = ("video_head", "text_encoder", "text_head")  # untrained, texts cannot be compared
 
 
 def load_engine(
@@ -328,52 +379,51 @@ def load_engine(
     batch_size: int = 32,
     workers: int | None = None,
 ) -> InferenceEngine:
-    """Load a model to where it computes fastest.
+    """Load a model onto a device.
 
     Args:
-        source: a model folder, or a name on the hub.
-        device: as PyTorch calls it; "auto": the first GPU, or else the processor.
+        source: A model folder, or a name on the Hugging Face Hub.
+        device: A PyTorch device; "auto": the first GPU, or the CPU.
         precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
-        batch_size: clips that go through the network at a time, at most.
-        workers: decoding processes; None: one a core, 8 at most.
+        batch_size: Maximum number of clips in a call of the network.
+        workers: Decoding processes; None: one per core, at most 8.
 
     Raises:
-        ModelError: there is no such model, or no such device.
-        RecipeError: there is no such precision.
+        ModelError: There is no such model or device.
+        RecipeError: The precision is unknown.
     """
     if precision not in PRECISIONS:
-        raise RecipeError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+        raise RecipeError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
     name = device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        where = torch.device(name)
-        torch.empty(0, device=where)
+        placed = torch.device(name)
+        torch.empty(0, device=placed)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"device {device!r} cannot be used here: {reason}") from error
-    model = CPD.from_pretrained(source).to(where).eval()
-    return InferenceEngine(
-        model, where, precision, batch_size, min(8, cpu_count()) if workers is None else workers
-    )
+        raise ModelError(f"device {device!r} is not available: {reason}") from error
+    model = CPD.from_pretrained(source).to(placed).eval()
+    count = min(8, cpu_count()) if workers is None else workers
+    return InferenceEngine(model, placed, precision, batch_size, count)
 
 
 def has_text_tower(model: CPD) -> bool:
-    """Whether cosines of texts and videos mean anything; by imported video encoders they do not."""
-    return not set(EMBEDDING) & set(model.untrained)
+    """Return whether texts and videos can be compared; imported video encoders have no text."""
+    return not set(TEXT_PARTS) & set(model.untrained)
 
 
 def check_text_tower(model: CPD, texts: Iterable[str] = ()) -> None:
-    """See that texts can be compared with videos.
+    """Check that texts can be compared with videos.
 
     Raises:
-        ModelError: none can.
-        TextError: the model knows no word of one of these.
+        ModelError: The text tower is not trained.
+        TextError: The model knows no word of a text.
     """
     if not has_text_tower(model):
         raise ModelError(
-            "this model reads no text, as its text tower is not trained; search by a video, or let "
-            '"crosspair pretrain --init" make a model of it that reads'
+            "the text tower of this model is not trained; search by a video, or train it with "
+            '"crosspair pretrain --init"'
         )
     for text in texts:
         if model.text_encoder.is_empty(text):

@@ -28,8 +28,8 @@ from crosspair.corpora.manifest import Manifest, fingerprint
 from crosspair.device import dtype_for
 from crosspair.distributed import World
 from crosspair.errors import RunError
+from crosspair.evaluation.encode import CLIPS
 from crosspair.evaluation.features import (
-    CLIPS,
     Features,
     VideoFeatures,
     encode_videos,
@@ -60,7 +60,7 @@ def cached_features(
     world: World | None = None,
     precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
-    encode: Callable[..., Iterator[list[VideoFeatures]]] = encode_videos,
+    encode: Callable[..., Iterator[VideoFeatures]] = encode_videos,
 ) -> Features:
     """Read features from a folder; compute what is missing first.
 
@@ -80,7 +80,7 @@ def cached_features(
     Raises:
         RunError: the folder holds features of another model, other videos or another protocol, or
             other files, or cannot be written.
-        VideoError: no video can be read, or a decoding process died.
+        VideoError: no video can be read.
     """
     world = world or World()
     spec = feature_spec(model, manifest, clips=clips, precision=precision, device=world.device)
@@ -99,13 +99,13 @@ def cached_features(
             logger.info("%d of %d videos are encoded already", ready, len(usable))
         added = 0
         with journals.open() as journal:
-            for encoded in encode(
+            for video in encode(
                 model, manifest, rows,
                 clips=clips, batch_size=batch_size, workers=workers, world=world,
                 precision=precision,
             ):  # fmt: skip
-                journal.add(*map(_to_entry, encoded))
-                added += len(encoded)
+                journal.add(_to_entry(video))
+                added += 1
                 if progress:
                     total = min(ready + world.size * added, len(usable))
                     progress(total * clips, len(usable) * clips)

@@ -1,4 +1,4 @@
-"""The test of a classifier: 10 clips × 3 crops of each video, softmax averaged (Section 4.2)."""
+"""The test of a classifier: 10 clips × 3 crops per video, softmax averaged (Section 4.2)."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from typing import Any
 import torch
 
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import autocast
+from crosspair.device import autocast, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, ModelError
-from crosspair.evaluation.features import eval_mode, gather_failures, usable_rows
+from crosspair.evaluation.encode import CLIPS, encode_plans, eval_mode
+from crosspair.evaluation.features import gather_failures, usable_rows
 from crosspair.evaluation.results import Result, bootstrap_interval, chance_result, class_details
 from crosspair.evaluation.tasks import check_labels
+from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.inference import inference
 from crosspair.progress import Progress, progress
-from crosspair.video.decode import uniform_positions
-from crosspair.video.loader import explain_dead_workers, video_loader
-from crosspair.video.pixels import crops_along
 
 logger = logging.getLogger(__name__)
 
-CLIPS, CROPS = 10, 3  # Section 4.2
-TOGETHER = 10  # clips that go through the network at a time
+CROPS = 3  # Section 4.2
+BATCH_CLIPS = 10  # clips in a call of the network
 
 
 @dataclass(frozen=True)
 class ViewScores:
-    """What a classifier makes of videos.
+    """Class probabilities of videos.
 
     Attributes:
         rows: (V,) int64, the videos' rows in the manifest, ascending; unreadable ones are absent.
-        probabilities: (V, classes) float64, the mean of the softmax over a video's views.
+        probabilities: (V, classes) float64, the mean of the softmax over the views of a video.
     """
 
     rows: torch.Tensor
@@ -54,37 +53,37 @@ def multiview_results(
     precision: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> list[Result]:
-    """Top-1 and top-5 accuracy on a split, and those of chance.
+    """Measure top-1 and top-5 accuracy on a split, with the accuracies of chance.
 
-    A video that cannot be read is left out by name; how many were is among the results' settings.
+    Videos that cannot be read are skipped and listed; their number is in the results' settings.
     A video of a class that the classifier does not know counts as wrong.
 
     Args:
-        model: the classifier to test.
-        manifest: whose videos of ``split`` all have a label.
-        split: what to test on.
-        clips: uniformly spread over a video (10 in the paper).
-        crops: of each clip (3 in the paper: left, centre, right), or 1, the centre.
-        workers: decoding processes for each process.
-        world: the processes that share the videos; each gets all results, the same to the last bit
-            however many they are.
-        precision: see `crosspair.config.TrainingConfig`.
-        settings: what else the results are to tell of.
+        model: The classifier.
+        manifest: The videos; all those of `split` have a label.
+        split: Split to test on.
+        clips: Evenly spaced clips per video (10 in the paper).
+        crops: Crops per clip: 3 (left, center, right; the paper) or 1 (center).
+        workers: Decoding processes for each process.
+        world: The processes that share the videos. Each gets all results, bit-identical for any
+            number of processes.
+        precision: See `crosspair.config.TrainingConfig`.
+        settings: Further settings to store with the results.
 
     Raises:
-        ManifestError: the split is empty, or a video of it has no label.
-        VideoError: none of its videos can be read.
+        ManifestError: The split is empty, or a video of it has no label.
+        VideoError: None of its videos can be read.
     """
     world = world or World()
     tested = manifest.split(split)
     if not len(tested):
-        raise ManifestError(f"{manifest.path}: no video of split {split}; nothing to test on")
+        raise ManifestError(f"{manifest.path}: split {split} has no videos to test on")
     check_labels(tested, split)
     labels = tested.column("label")
     unknown = sorted(set(labels) - set(model.classes))
     if unknown and world.is_main:
         logger.warning(
-            "the classifier does not know %d classes of split %s, whose videos count as wrong: %s",
+            "the classifier does not know %d classes of split %s; their videos count as wrong: %s",
             len(unknown), split, ", ".join(unknown),
         )  # fmt: skip
     with progress("testing", len(tested), "videos", shown=world.is_main) as bar:
@@ -96,15 +95,17 @@ def multiview_results(
     truth = torch.tensor([position.get(labels[row], -1) for row in scores.rows.tolist()])
     known = truth >= 0
     best = scores.probabilities.topk(min(5, len(model.classes)), dim=1).indices
-    told = {"clips": clips, "crops": crops, "classes": len(model.classes), **(settings or {})}
+    all_settings = {
+        "clips": clips, "crops": crops, "classes": len(model.classes), **(settings or {}),
+    }  # fmt: skip
     if len(scores.rows) < len(tested):
-        told["left out"] = len(tested) - len(scores.rows)
+        all_settings["left out"] = len(tested) - len(scores.rows)
     results = []
     for k in (1, 5) if len(model.classes) > 5 else (1,):
         correct = (best[:, :k] == truth[:, None]).any(dim=1)
         result = Result(
             f"{clips * crops} views", f"top-{k}", float(correct.double().mean()),
-            "trained", split=split, count=len(truth), settings=told,
+            "trained", split=split, count=len(truth), settings=all_settings,
             interval=bootstrap_interval(correct, seed=0),
             details=class_details(model.classes, truth[known], best[known, 0]) if k == 1 else {},
         )  # fmt: skip
@@ -112,7 +113,6 @@ def multiview_results(
     return results
 
 
-@torch.no_grad()
 def multiview_scores(
     model: Classifier,
     manifest: Manifest,
@@ -124,51 +124,52 @@ def multiview_scores(
     precision: str = "auto",
     bar: Progress | None = None,
 ) -> ViewScores:
-    """Classify every video of a manifest by the mean of its views' softmax.
+    """Classify every video of a manifest by the mean softmax of its views.
 
-    A clip is decoded once for all its crops: squares along the frames' longer side, of the size
-    that the network was trained with, while the shorter side is ``test_scale`` times as long.
-    Only views of one video go through the network together, so that its numbers do not depend on
-    which videos a process happens to have. Arguments are those of `multiview_results`.
+    A clip is decoded once for all its crops. Only views of one video form a batch of the network,
+    so that the scores do not depend on how videos are divided over processes. Arguments are those
+    of `multiview_results`.
 
     Raises:
-        ModelError: the network gives values that are not finite.
-        VideoError: none of the videos can be read.
+        ModelError: The network's outputs are not finite.
+        VideoError: None of the videos can be read.
     """
     world = world or World()
+    device = world.device
+
+    def network(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with autocast(device, precision):
+            logits = model(to_device(pixels, device))
+        return (logits.double().softmax(dim=1).cpu(),)
+
     usable, failures = usable_rows(manifest)
-    mine = usable[world.rank :: world.size]
-    broken: dict[int, str] = {}
+    sources = manifest.clips()
+    plans = [
+        whole_video_plan(row, sources[row], clips, BATCH_CLIPS)
+        for row in usable[world.rank :: world.size]
+    ]
     sums = torch.zeros(len(manifest), len(model.classes), dtype=torch.float64)
-    views = torch.zeros(len(manifest), dtype=torch.long)
-    loader = video_loader(
-        manifest.clips(), mine, uniform_positions(clips), model.clip,
-        batch_size=TOGETHER, workers=workers,
-    )  # fmt: skip
-    fastest = inference(model.video_encoder, world.device, precision)
-    with eval_mode(model), fastest, explain_dead_workers(manifest.path):
-        for batch in loader:
-            broken.update(batch.failures)
-            if len(batch.rows):
-                row = int(batch.rows[0])
-                for crop in crops_along(batch.clips, crops, model.clip.size):
-                    with autocast(world.device, precision):
-                        logits = model(crop.to(world.device, non_blocking=True))
-                    sums[row] += logits.double().softmax(dim=1).sum(dim=0).cpu()
-                    views[row] += len(crop)
+    encoded = torch.zeros(len(manifest), dtype=torch.long)
+    unreadable: dict[int, str] = {}
+    with eval_mode(model), inference(model.video_encoder, device, precision):
+        for video in encode_plans(
+            plans, network, model.clip, batch_size=None, workers=workers, crops=crops
+        ):
+            row = video.plan.row
+            if video.groups:
+                sums[row], encoded[row] = video.sums[0][0], 1
+            else:
+                unreadable[row] = video.failure
             if bar:
-                bar.advance(min(len(usable), (int((views > 0).sum()) + len(broken)) * world.size))
-    views[list(broken)] = 0  # a video counts whole or not at all
-    named = gather_failures(manifest, failures | broken, world)
-    # Each video is one process's, so that these sums change no bit.
-    views, sums = (world.sum(each.to(world.device)).cpu() for each in (views, sums))
-    rows = views.nonzero().squeeze(1)
-    counted = (views[rows] == clips * crops).all()
-    assert counted, "a view was lost"
-    assert len(rows) + len(named) == len(manifest), "a video was lost"
-    if named and world.is_main:
-        logger.warning("%d of %d videos were left out of the test", len(named), len(manifest))
-    probabilities = sums[rows] / views[rows, None]
+                bar.advance(min(len(usable), (int(encoded.sum()) + len(unreadable)) * world.size))
+    skipped = gather_failures(manifest, failures | unreadable, world)
+    # Each video belongs to one process, so that the sums over processes are exact.
+    encoded, sums = (world.sum(values.to(device)).cpu() for values in (encoded, sums))
+    rows = encoded.nonzero().squeeze(1)
+    assert len(rows) + len(skipped) == len(manifest), "a video was lost"
+    if skipped and world.is_main:
+        logger.warning("%d of %d videos were skipped in the test", len(skipped), len(manifest))
+    probabilities = sums[rows] / (clips * crops)
     if not probabilities.isfinite().all():
-        raise ModelError("the classifier gives values that are not finite: its training diverged")
+        raise ModelError("the classifier's outputs are not finite: its training diverged")
     return ViewScores(rows, probabilities)

@@ -21,7 +21,7 @@ from crosspair.config import Clip
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.inputs import probe_missing
 from crosspair.corpora.manifest import manifest_from_rows
-from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest
+from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest, run_request
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.encode import check_text_tower, encode_windows
@@ -318,7 +318,7 @@ class Moments:
 
 def _convert(request: TranscodeRequest) -> None:
     """Encode in a process of its own, which a broken video may bring down or keep."""
-    answers = map_isolated("crosspair.corpora.prepare:run_request", [request], seconds=SECONDS)
+    answers = map_isolated(run_request, [request], timeout=SECONDS)
     with closing(answers):
         ((_, answer),) = answers
     if not isinstance(answer, TranscodeOutcome):

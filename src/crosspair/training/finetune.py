@@ -20,6 +20,7 @@ from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, check_frames, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, RunError
+from crosspair.evaluation.encode import encode_plans
 from crosspair.evaluation.features import gather_failures
 from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.results import (
@@ -31,6 +32,7 @@ from crosspair.evaluation.results import (
     write_split_means,
 )
 from crosspair.evaluation.tasks import check_labels, label_subset
+from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.inference import inference
 from crosspair.models.init import InitWeights, load_init_weights
@@ -50,7 +52,7 @@ from crosspair.training.loop import (
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Plateau, optimizer_of, rate_factor
-from crosspair.video.loader import Batch, centre_loader
+from crosspair.video.loader import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -173,23 +175,36 @@ class Finetuning:
         """Cross-entropy and top-1 accuracy of the centre clip of each video of validation."""
         validation, world, training = self.validation, self.world, self.recipe.training
         targets = torch.tensor(self.data.targets(validation))
-        loader = centre_loader(
-            validation.clips(), range(world.rank, len(validation), world.size), [0.5],
-            self.recipe.clip, batch_size=training.batch_size // training.accumulate,
-            workers=training.workers,
-        )  # fmt: skip
-        sums, failures = torch.zeros(3, dtype=torch.float64), dict[int, str]()
+        batch_size = training.batch_size // training.accumulate
+
+        def network(clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            with force_eager(training), autocast(world.device, training.precision):
+                return (self.model(to_device(clips, world.device)).cpu(),)
+
+        sources = validation.clips()
+        plans = [
+            whole_video_plan(row, sources[row], 1)
+            for row in range(world.rank, len(validation), world.size)
+        ]
+        rows, logits, failures = list[int](), list[torch.Tensor](), dict[int, str]()
         self.model.eval()
         with inference(self.model.video_encoder, world.device, training.precision):
-            for batch in loader:
-                failures.update(batch.failures)
-                if len(batch.rows):
-                    with force_eager(training), autocast(world.device, training.precision):
-                        logits = self.model(batch.clips.to(world.device, non_blocking=True)).cpu()
-                    truth = targets[batch.rows]
-                    hits = (logits.argmax(dim=1) == truth).sum()
-                    loss = F.cross_entropy(logits.double(), truth, reduction="sum")
-                    sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
+            for video in encode_plans(
+                plans, network, self.recipe.clip,
+                batch_size=batch_size, workers=training.workers,
+            ):  # fmt: skip
+                if video.groups:
+                    rows.append(video.plan.row)
+                    logits.append(video.sums[0][0])
+                else:
+                    failures[video.plan.row] = video.failure
+        sums = torch.zeros(3, dtype=torch.float64)
+        for first in range(0, len(rows), batch_size):
+            scores = torch.stack(logits[first : first + batch_size]).double()
+            truth = targets[rows[first : first + batch_size]]
+            hits = (scores.argmax(dim=1) == truth).sum()
+            loss = F.cross_entropy(scores, truth, reduction="sum")
+            sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
         self.model.train()
         gather_failures(validation, failures, world)
         loss, hits, videos = world.sum(sums.to(world.device)).tolist()

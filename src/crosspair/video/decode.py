@@ -29,6 +29,7 @@ from crosspair.video.container import (
 
 REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning is as fast as a seek
+SEEK_GAP = 2.0  # s between two times from which a seek costs less than decoding in between
 TAIL_TOLERANCE = 0.5  # s by which a header's length may exceed the frames' end
 TICK = 1e-3  # s; resolution of timestamps in Matroska and WebM
 REORDER_WINDOW = 4  # frames across which the timestamps of an AVI may be out of order
@@ -189,6 +190,9 @@ def frames_on_screen(
     current = next(frames, None)
     following = next(frames, None)
     for time in times:
+        if following is not None and time - following[0] > SEEK_GAP:
+            frames = decode_from(container, stream, time)
+            current, following = next(frames, None), next(frames, None)
         while following is not None and following[0] <= time + TICK:
             current, following = following, next(frames, None)
         if current is None or (following is None and time > frame_end(*current) + TAIL_TOLERANCE):

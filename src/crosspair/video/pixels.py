@@ -1,34 +1,10 @@
-"""Crop, normalize and colour-jitter batches of clips as tensors."""
+"""Normalize and color-jitter batches of clips as tensors."""
 
 from __future__ import annotations
 
 import torch
 
-from crosspair.video.decode import uniform_positions
-
 MEAN, STD = 0.45, 0.225  # of every channel, as in SlowFast, so that its weights can be imported
-
-
-def crops_along(frames: torch.Tensor, crops: int, size: int) -> list[torch.Tensor]:
-    """Return square crops along the longer side of the frames, centred on the shorter side.
-
-    Args:
-        frames: (..., H, W).
-        crops: number of evenly spaced crops: 3 for left, centre and right in tests (Section 4.2),
-            1 for the centre.
-        size: side of a crop in pixels, at most min(H, W). Use the size of the training: a small
-            network's accuracy falls with another, because its last 2×2 feature maps become 3×3.
-
-    Returns:
-        ``crops`` views of (..., size, size).
-    """
-    height, width = frames.shape[-2:]
-    squares = []
-    for along in uniform_positions(crops):
-        across, down = (along, 0.5) if width >= height else (0.5, along)
-        left, top = round(across * (width - size)), round(down * (height - size))
-        squares.append(frames[..., top : top + size, left : left + size])
-    return squares
 
 
 def normalize(clips: torch.Tensor) -> torch.Tensor:

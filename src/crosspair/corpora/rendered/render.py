@@ -27,7 +27,6 @@ from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 _VERSION = 1  # of scenes, titles and files: raise it when the same settings would give others
 _SETTINGS = "rendered.json"
 _MANIFEST = "manifest.parquet"
-_TASK = "crosspair.corpora.rendered.render:write_video"
 _SECONDS = 300.0  # for a file that takes a part of one
 _FEW = 12  # files that take as long as a process to begin
 _LABELS = 4  # the stream of random numbers that orders the actions
@@ -211,7 +210,7 @@ def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple
     if workers == 1 or len(jobs) <= _FEW:
         return ((place, write_video(job)) for place, job in enumerate(jobs))
     return map_isolated(
-        _TASK, jobs, seconds=_SECONDS, workers=workers, window=_FEW, name="the renderer"
+        write_video, jobs, timeout=_SECONDS, workers=workers, name="the renderer"
     )
 
 

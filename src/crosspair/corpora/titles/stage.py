@@ -93,7 +93,6 @@ def _calm(title: str) -> tuple[str, str]:
 Empty = Literal["keep", "drop", "raw"]
 
 _Job = tuple[str, str | None]  # a raw title, and the clean one that is kept, if any
-_TASK = "crosspair.corpora.titles.stage:prepare_chunk"
 _SECONDS = 900.0  # for titles that take two
 _MEMORY = 2**36  # bytes to reserve: spaCy brings torch, where it is installed
 _ALONE = 5 * BATCH  # titles that one process has done before a second one is ready
@@ -261,7 +260,8 @@ def _prepared(
             yield from zip(chunk[0], prepare_chunk(chunk), strict=True)
         return
     answers = map_isolated(
-        _TASK, chunks, seconds=_SECONDS, workers=workers, memory=_MEMORY, name="the parser"
+        prepare_chunk, chunks, timeout=_SECONDS, workers=workers, memory_limit=_MEMORY,
+        name="the parser",
     )
     with closing(answers):
         for place, answer in answers:

@@ -1,8 +1,7 @@
-"""What may go wrong in a process: tasks for `crosspair.workers`, by the name of the job."""
+"""Jobs for `crosspair.workers` that succeed, fail, crash or hang, by name."""
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -26,17 +25,34 @@ def task(job: list[str]) -> object:
     if name == "slow":
         extend_timeout(100)
         time.sleep(float(argument))
+    if name == "sleep":
+        time.sleep(float(argument))
+    if name == "pid":
+        Path(argument).write_text(str(os.getpid()))
     if name == "raise":
         raise ValueError(argument)
     if name == "memory":
         return len(bytearray(int(argument)))
-    if name == "modules":
-        return [module for module in ("torch", "pyarrow") if module in sys.modules]
     return "done"
 
 
 def pid_then_hang(job: str) -> None:
-    """Tell which process this is, in a file, and stay."""
+    """Write the process ID to a file and never return."""
     Path(job).write_text(str(os.getpid()))
     while True:
         signal.pause()
+
+
+class _Unpicklable:
+    """A function that a worker process fails to load."""
+
+    __module__ = __name__
+
+    def __call__(self, job: object) -> None:
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (4,)
+
+
+fail_to_unpickle = _Unpicklable()
