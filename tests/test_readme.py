@@ -5,7 +5,12 @@ from pathlib import Path
 
 from crosspair.evaluation import Result, read_results
 from crosspair.markdown import markdown_rows
-from crosspair.reporting.tables import ComparisonRow, compare_with_baselines, format_interval, format_value
+from crosspair.reporting.tables import (
+    ComparisonRow,
+    compare_with_baselines,
+    format_interval,
+    format_value,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"
@@ -27,7 +32,9 @@ def means(file: Path) -> list[Result]:
 
 
 def frozen(videos: str, file: Path) -> list[list[str]]:
-    rows = {(row.protocol, row.metric, row.feature): row for row in compare_with_baselines(means(file))}
+    rows = {
+        (row.protocol, row.metric, row.feature): row for row in compare_with_baselines(means(file))
+    }
     return [
         cells(f"{videos}: {name}", rows[key], format_value(rows[key].random))
         for key, name in FROZEN.items()

@@ -57,9 +57,8 @@ def write_ablation_report(folder: Path) -> Path:
     """
     ablation = read_ablation(folder)
     tables = ablation_tables(ablation)
-    findings, uncertainty = describe_findings(ablation, tables), describe_uncertainty(
-        ablation, tables
-    )
+    findings = describe_findings(ablation, tables)
+    uncertainty = describe_uncertainty(ablation, tables)
     cells = _cell_lines(ablation)
     page = render_page(
         "ablation.html", ablation=ablation, tables=tables, findings=findings,
@@ -105,8 +104,8 @@ def describe_uncertainty(ablation: Ablation, tables: Sequence[AblationTable]) ->
     if not compared:
         return "No row has two seeds in common with the baseline, so there are no intervals."
     text = (
-        "Below each mean: difference to the baseline over the same seeds ± standard error, with the "
-        "95 % confidence interval (Student's t-distribution)."
+        "Below each mean: difference to the baseline over the same seeds ± standard error, with "
+        "the 95 % confidence interval (Student's t-distribution)."
     )
     if ablation.seeds <= _FEW_SEEDS:
         text += (

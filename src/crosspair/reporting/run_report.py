@@ -120,13 +120,16 @@ def learning_curves(history: History) -> list[Curve]:
     pairs = history.validation_pairs
     among = f" among {pairs:,} validation pairs. Dotted: chance." if pairs else "."
     recall = f"Fraction of queries whose match is in the top 1, 5 and 10{among}"
+    to_video, to_text = (
+        retrieval_series(history, direction) for direction in ("text_to_video", "video_to_text")
+    )
     posteriors = [
         smooth_series("true pairs", history.train, "posterior_positive"),
         smooth_series("noise", history.train, "posterior_noise"),
     ]
     figures = [
-        ("Retrieval, text → video", retrieval_series(history, "text_to_video"), "recall, %", recall),
-        ("Retrieval, video → text", retrieval_series(history, "video_to_text"), "recall, %", recall),
+        ("Retrieval, text → video", to_video, "recall, %", recall),
+        ("Retrieval, video → text", to_text, "recall, %", recall),
         (
             "Loss", [smooth_series("", history.train, "loss")], "loss, both directions",
             "Training loss, averaged over neighbouring log lines.",

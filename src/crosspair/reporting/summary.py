@@ -33,7 +33,8 @@ from crosspair.reporting.tables import (
 
 RESULTS = "results.json"
 _CSV_FIELDS = (
-    "table", "run", "of", "over", *COLUMN_FIELDS, "value", "low", "high", "count", "note", "results",
+    "table", "run", "of", "over", *COLUMN_FIELDS, "value", "low", "high", "count", "note",
+    "results",
 )  # fmt: skip
 _LOW_SHOT_REMARK = (
     "The paper fine-tunes the whole network on a fraction of the labels. Its numbers are listed "
