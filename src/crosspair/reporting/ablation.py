@@ -91,8 +91,7 @@ def describe_findings(ablation: Ablation, tables: Sequence[AblationTable]) -> li
             f" {done} of {len(ablation.cells)} cells are done, {ablation.count('failed')} failed, "
             f"{ablation.count('missing')} missing."
         )
-    headlines = headline_columns(tables)
-    return [extent, *(_describe_column(ablation, table, column) for table, column in headlines)]
+    return [extent, *(_describe_column(ablation, *each) for each in headline_columns(tables))]
 
 
 def describe_uncertainty(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
@@ -223,8 +222,8 @@ def _csv(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
     lines: list[dict[str, object]] = []
     for row in (row for table in tables for row in table.rows):
         for column, entry in row.entries.items():
-            line = {"row": row.name, "of": row.subject}
-            line |= dict(zip(COLUMN_FIELDS, column.fields, strict=True))
+            line: dict[str, object] = dict(zip(COLUMN_FIELDS, column.fields, strict=True))
+            line |= {"row": row.name, "of": row.subject}
             lines += [
                 {**line, "seed": seed, "value": value, "status": "done"}
                 for seed, value in entry.values.items()
@@ -232,9 +231,8 @@ def _csv(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
             mean, difference = entry.mean, entry.difference
             line |= {"value": mean.value, "deviation": mean.deviation, "seeds": mean.count}
             if difference:
-                low, high = difference.interval or ("", "")
                 line |= {"difference": difference.value, "error": difference.error}
-                line |= {"low": low, "high": high}
+                line |= zip(("low", "high"), difference.interval or ("", ""), strict=True)
             lines.append({**line, "status": "mean"})
     lines += [
         {"row": cell.name, "of": "trained", "seed": cell.seed, "status": cell.status}

@@ -114,11 +114,9 @@ def axis_charts(ablation: Ablation, tables: Sequence[AblationTable]) -> list[Cur
         draw = partial(
             _draw_axis_chart, axis=axis, lines={k: v for k, v in means.items() if v}, chance=chance
         )
-        dotted = " Dotted: chance." if chance else ""
-        caption = f"{column.detail}. Mean and standard deviation over seeds.{dotted}"
-        charts.append(
-            Curve(column.title, svg_figure(f"{column.title} by {axis}", draw), caption)
-        )  # fmt: skip
+        figure = svg_figure(f"{column.title} by {axis}", draw)
+        caption = f"{column.detail}. Mean and standard deviation over seeds."
+        charts.append(Curve(column.title, figure, caption + " Dotted: chance." * bool(chance)))
     return charts
 
 

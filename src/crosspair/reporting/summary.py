@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 from crosspair.errors import RunError
-from crosspair.evaluation.results import Result, read_results
+from crosspair.evaluation.results import Result, Subject, read_results
 from crosspair.files import write_atomically
 from crosspair.markdown import markdown_rows, plain
 from crosspair.provenance import Provenance
@@ -203,12 +205,9 @@ def _read_run(argument: str) -> Run:
 def _run_rows(run: Run) -> list[tuple[str, ReportRow]]:
     """Return the number of the table and the row of each subject and official split."""
     measured = {Column.from_result(result) for result in run.results if result.of != "chance"}
-    rows: dict[tuple[str, str, str], dict[Column, ReportCell]] = {
-        (number, subject, over): {}
-        for number in TABLE_TITLES
-        for subject in ("trained", "random weights", "chance")
-        for over in dict.fromkeys(format_splits(result) for result in run.results)
-    }
+    splits = dict.fromkeys(format_splits(result) for result in run.results)
+    keys = itertools.product(TABLE_TITLES, get_args(Subject), splits)
+    rows: dict[tuple[str, str, str], dict[Column, ReportCell]] = {key: {} for key in keys}
     for result in run.results:
         column, cell = Column.from_result(result), _report_cell(result)
         cells = rows[column.table, result.of, format_splits(result)]
@@ -221,7 +220,7 @@ def _run_rows(run: Run) -> list[tuple[str, ReportRow]]:
         (
             number,
             ReportRow(
-                run.name, subject, over, f"{subject}; {over}" if over else subject, cells, run
+                run.name, subject, over, "; ".join(filter(None, (subject, over))), cells, run
             ),
         )
         for (number, subject, over), cells in rows.items()
@@ -365,30 +364,22 @@ PUBLISHED = _read_published()
 
 
 def _published_rows(columns: Sequence[Column]) -> list[ReportRow]:
-    matches = {column: _published_values(column) for column in columns}
-    rows = []
-    for each in PUBLISHED:
-        detail = (
+    """Build rows of the published values on the data of a column, or else of the paper's method."""
+    rows: dict[Published, dict[Column, ReportCell]] = {each: {} for each in PUBLISHED}
+    for column in columns:
+        key = (column.protocol, column.metric, column.labels)
+        candidates = [each for each in PUBLISHED if key == (each.protocol, "top-1", each.labels)]
+        same_data = [each for each in candidates if each.classes == column.classes]
+        for each in same_data or [each for each in candidates if each.method.startswith("CPD")]:
+            note = f"published, {each.source}: {each.data}, {each.classes} classes"
+            note += "" if same_data else " (not the data of this column)"
+            rows[each][column] = ReportCell(each.value, note)
+    return [
+        ReportRow(
+            each.method, "published", "",
             f"published: {each.source}; {each.data}; network: {each.network}; "
-            f"pre-training: {each.pretrained}"
+            f"pre-training: {each.pretrained}",
+            cells,
         )
-        cells = {
-            column: _published_cell(each, column) for column in columns if each in matches[column]
-        }
-        if cells:
-            rows.append(ReportRow(each.method, "published", "", detail, cells))
-    return rows
-
-
-def _published_values(column: Column) -> list[Published]:
-    """Return the published values on the data of a column, or else all of the paper's method."""
-    key = (column.protocol, column.metric, column.labels)
-    same_protocol = [each for each in PUBLISHED if key == (each.protocol, "top-1", each.labels)]
-    same_data = [each for each in same_protocol if each.classes == column.classes]
-    return same_data or [each for each in same_protocol if each.method.startswith("CPD")]
-
-
-def _published_cell(published: Published, column: Column) -> ReportCell:
-    other = "" if column.classes == published.classes else " (not the data of this column)"
-    note = f"published, {published.source}: {published.data}, {published.classes} classes{other}"
-    return ReportCell(published.value, note)
+        for each, cells in rows.items() if cells
+    ]  # fmt: skip
