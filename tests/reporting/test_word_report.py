@@ -19,9 +19,9 @@ from crosspair.reporting.titles import (
 )
 
 
-def overlap(variant: str, shares: dict[str, int]) -> VariantOverlap:
+def overlap(variant: str, counts: dict[str, int]) -> VariantOverlap:
     """Classes of 10 pairs with the given numbers of titles that contain a class word."""
-    classes = {label: Overlap(10, 10, 50, share, 0, share) for label, share in shares.items()}
+    classes = {label: Overlap(10, 10, 50, count, 0, count) for label, count in counts.items()}
     return VariantOverlap(variant, sum(classes.values(), Overlap(0, 0, 0, 0, 0, 0)), classes)
 
 
