@@ -19,7 +19,7 @@ from matplotlib.ticker import NullLocator
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
 from crosspair.objectives import log_normalizer, nce_loss, ranking_loss
-from crosspair.reporting.figures import INK, SERIES, STYLES, png, styled
+from crosspair.reporting.figures import INK, SERIES, STYLES, encode_png, figure_style
 
 Points = dict[str, Any]  # plain lists of numbers, as written to JSON
 
@@ -104,7 +104,7 @@ def gradient_weights(pairs: MadeUpPairs | None = None) -> Points:
 def gradient_weights_figure(points: Points) -> bytes:
     """Draw the points of `gradient_weights` as a PNG on white."""
     negatives, hardest = points["negatives"], points["hardest"]
-    with styled():
+    with figure_style():
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2)
         for name, colour, style, mark in zip(_WEIGHTS, SERIES, STYLES, ("o", "|"), strict=False):
@@ -123,7 +123,7 @@ def gradient_weights_figure(points: Points) -> bytes:
         right.set_ylim(0, 1)
         for axis in (right.xaxis, right.yaxis):
             axis.set_major_formatter(lambda value, _: f"{100 * value:g}\u2009%")
-        return png(figure)
+        return encode_png(figure)
 
 
 def estimate_quality(
@@ -181,7 +181,7 @@ def estimate_quality(
 def estimate_quality_figure(points: Points) -> bytes:
     """Draw the points of `estimate_quality` as a PNG on white."""
     m, pairs = points["m"], points["settings"]["pairs"]
-    with styled():
+    with figure_style():
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2)
         for name, colour, style in zip((_OWN_Z, _ONE_Z), SERIES, STYLES, strict=False):
@@ -204,7 +204,7 @@ def estimate_quality_figure(points: Points) -> bytes:
         left.set_ylim(0, 1)
         left.legend(**_LEGEND, loc="lower right")
         right.legend(**_LEGEND, loc="lower left")
-        return png(figure)
+        return encode_png(figure)
 
 
 _OWN_Z, _ONE_Z = "each query's own Z", "one Z for all, as in training"

@@ -5,7 +5,12 @@ from pathlib import Path
 
 from crosspair.evaluation import Result, read_results
 from crosspair.markdown import markdown_rows
-from crosspair.reporting.tables import ComparisonRow, comparison, format_interval, format_value
+from crosspair.reporting.tables import (
+    ComparisonRow,
+    compare_with_baselines,
+    format_interval,
+    format_value,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"
@@ -27,7 +32,9 @@ def means(file: Path) -> list[Result]:
 
 
 def frozen(videos: str, file: Path) -> list[list[str]]:
-    rows = {(row.protocol, row.metric, row.feature): row for row in comparison(means(file))}
+    rows = {
+        (row.protocol, row.metric, row.feature): row for row in compare_with_baselines(means(file))
+    }
     return [
         cells(f"{videos}: {name}", rows[key], format_value(rows[key].random))
         for key, name in FROZEN.items()
@@ -37,7 +44,7 @@ def frozen(videos: str, file: Path) -> list[list[str]]:
 def fine_tuned(suffix: str, labels: str) -> list[str]:
     begun = {}
     for name in ("cpd", "scratch"):
-        rows = comparison(means(RESULTS / f"ucf10/{name}{suffix}/results.json"))
+        rows = compare_with_baselines(means(RESULTS / f"ucf10/{name}{suffix}/results.json"))
         begun[name] = next(row for row in rows if row.metric == "top-1")
     scratch = f"{format_value(begun['scratch'].trained)}{interval(begun['scratch'])}"
     return cells(f"real: fine-tuned with {labels}, top-1", begun["cpd"], scratch)

@@ -1,4 +1,4 @@
-"""Tables of committed results, made while the pages are built: no number is typed."""
+"""MkDocs hook that generates the tables of the documentation from committed results."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 from crosspair.evaluation import read_results
 from crosspair.markdown import markdown_rows
-from crosspair.reporting.tables import format_interval, format_value, markdown_table
+from crosspair.reporting.tables import format_interval, format_value, markdown_table, pluralize
 
-PLACE = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
-    """Put a table in the place of each ``<!-- KIND: FILE -->``, FILE relative to docs/."""
+    """Replace each ``<!-- TABLE: FILE -->`` by a table; FILE is relative to docs/."""
     folder = Path(config["docs_dir"])
 
-    def table(place: re.Match[str]) -> str:
-        kind, file = place[1], folder / place[2]
-        if kind in REPORTS:
-            return REPORTS[kind](file)
-        return MEASURED[kind](json.loads(file.read_text(encoding="utf-8"))["results"])
+    def table(placeholder: re.Match[str]) -> str:
+        name, file = placeholder[1], folder / placeholder[2]
+        if name in REPORTS:
+            return REPORTS[name](file)
+        return BENCHMARKS[name](json.loads(file.read_text(encoding="utf-8"))["results"])
 
-    return PLACE.sub(table, markdown)
+    return PLACEHOLDER.sub(table, markdown)
 
 
 def _results(file: Path) -> str:
@@ -33,264 +33,79 @@ def _results(file: Path) -> str:
     return markdown_table([each for each in results if "official split" not in each.settings])
 
 
-def _conclusion(file: Path) -> str:
-    """What the report of an ablation says first."""
+def _findings(file: Path) -> str:
+    """List the findings of an ablation's report.md."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if line.startswith("- "))
 
 
-def _dial(file: Path) -> str:
-    """Accuracies in an ablation's report.csv, a row for an objective, a column for a turn."""
+def _axis(file: Path) -> str:
+    """Accuracies of an ablation's report.csv by objective and value of a numeric axis."""
     with file.open(encoding="utf-8", newline="") as lines:
         means = [line for line in csv.DictReader(lines) if line["status"] == "mean"]
-    tables = (_turned(means, *of) for of in (("kNN", "visual"), ("zero-shot", "embedding")))
-    return "\n\n".join(tables)
+    columns = (("kNN", "visual"), ("zero-shot", "embedding"))
+    return "\n\n".join(_axis_table(means, *column) for column in columns)
 
 
-def _turned(means: list[dict[str, str]], protocol: str, feature: str) -> str:
-    told = {
+def _axis_table(means: list[dict[str, str]], protocol: str, feature: str) -> str:
+    cells = {
         line["row"]: f"{100 * float(line['value']):.1f} ± {100 * float(line['deviation']):.1f}"
         for line in means
         if (line["protocol"], line["feature"], line["metric"]) == (protocol, feature, "top-1")
         and line["deviation"]
     }
     rows: dict[str, dict[str, str]] = {}
-    for row, mean in told.items():
-        name, _, turn = row.rpartition(" / ")
+    for row, cell in cells.items():
+        name, _, value = row.rpartition(" / ")
         if name:
-            rows.setdefault(name, {})[turn] = mean
-    turns = sorted({turn for of in rows.values() for turn in of}, key=float)
-    cells = [(name, *(of.get(turn, "") for turn in turns)) for name, of in rows.items()]
-    untrained = (told["random weights"], *[""] * (len(turns) - 1))
-    head = (f"{protocol} top-1, %", *turns)
-    return markdown_rows(head, [*cells, ("random weights", *untrained)])
+            rows.setdefault(name, {})[value] = cell
+    values = sorted({value for row in rows.values() for value in row}, key=float)
+    table = [(name, *(row.get(value, "") for value in values)) for name, row in rows.items()]
+    table.append(("random weights", cells["random weights"], *[""] * (len(values) - 1)))
+    return markdown_rows((f"{protocol} top-1, %", *values), table)
 
 
 def _transfer(folder: Path) -> str:
-    """Fine-tuned networks: a row each, split by split and in the mean."""
+    """Fine-tuned networks: accuracies of single splits, and their mean."""
     rows = []
     for name in ("cpd", "scratch", "cpd-10", "scratch-10"):
         results, _ = read_results(folder / name / "results.json")
         mean = next(each for each in results if (each.metric, each.of) == ("top-1", "trained"))
-        begun = "CPD" if name.startswith("cpd") else "random weights"
+        weights = "CPD" if name.startswith("cpd") else "random"
         values = (format_value(value) for value in mean.details["draws"])
-        told = f"{format_value(mean.value)} ({format_interval(mean.interval)})"
-        rows.append((begun, f"{100 * mean.settings['labels']:g} %", *values, told))
+        interval = f"{format_value(mean.value)} ({format_interval(mean.interval)})"
+        rows.append((weights, f"{100 * mean.settings['labels']:g} %", *values, interval))
     splits = (f"split {split}" for split in mean.settings["mean of splits"])
-    return markdown_rows(("begun with", "labels", *splits, "mean"), rows)
+    return markdown_rows(("initial weights", "labels", *splits, "mean"), rows)
 
 
 def _hardest(file: Path) -> str:
-    """Weight of the hardest negatives by objective, of benchmarks.gradient_figures."""
-    of = json.loads(file.read_text(encoding="utf-8"))["hardest"]
-    names = [name for name in of if name != "share_of_negatives"]
-    shares = {0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 0.5: "50 %"}
-    rows = []
-    for share, *weights in zip(of["share_of_negatives"], *map(of.get, names), strict=True):
-        if share in shares:
-            rows.append((shares[share], *map(format_value, weights)))
-    return markdown_rows(("the hardest", *names), rows)
+    """Weight of the hardest negatives by objective, from benchmarks.gradient_figures."""
+    data = json.loads(file.read_text(encoding="utf-8"))["hardest"]
+    objectives = [name for name in data if name != "share_of_negatives"]
+    fractions = {0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 0.5: "50 %"}
+    rows = [
+        (fractions[fraction], *map(format_value, weights))
+        for fraction, *weights in zip(
+            data["share_of_negatives"], *map(data.get, objectives), strict=True
+        )
+        if fraction in fractions
+    ]
+    return markdown_rows(("hardest negatives", *objectives), rows)
 
 
 def _nce(file: Path) -> str:
-    """Cosine of NCE's gradient and the exact one, of benchmarks.gradient_figures."""
-    of = json.loads(file.read_text(encoding="utf-8"))
-    rows = [(name, *(f"{each['cosine']['median']:.2f}" for each in of[name]))
-            for name in of if "one Z" in name or "own Z" in name]  # fmt: skip
-    return markdown_rows(("noise samples m", *(f"{m:,}" for m in of["m"])), rows)
-
-
-def _classes(results: dict[str, Any]) -> str:
-    """P@10 by class, of benchmarks.library."""
-    of = results["classes"]
-    lines = [(label, [of[label][among] for among in ("all", "test")]) for label in of]
-    means = [
-        {name: sum(found[i][name] for _, found in lines) / len(lines) for name in lines[0][1][i]}
-        for i in range(2)
-    ]
-    lines.append(("**mean**", means))
-    head = ("class", "all clips", "chance", "unseen clips", "chance")
-    return markdown_rows(
-        head, [(label, *(f"{each:.2f}" for of in both for each in of.values()))
-               for label, both in lines],
-    )  # fmt: skip
-
-
-def _moments(results: dict[str, Any]) -> str:
-    """How often the right second was found, of benchmarks.library."""
-    of = results["long videos"]
-    rows = [(name, f"{each['queries']}", f"{each['right']:.2f}", f"{each['chance']:.3f}")
-            for name, each in of.items()]  # fmt: skip
-    return markdown_rows(("asked", "queries", "right", "chance"), rows)
-
-
-def _indexing(results: dict[str, Any]) -> str:
-    """What indexing took, of benchmarks.library."""
-    of = results["index"]
-    names = ("videos", "video_s", "windows", "s", "windows_a_s", "video_s_a_s", "MB")
-    head = ("videos", "seconds of them", "windows", "took, s", "windows/s", "video s/s", "disk, MB")
-    return markdown_rows(head, [[f"{of[name]:,.0f}" for name in names]], names=0)
-
-
-def _making(results: dict[str, Any]) -> str:
-    """What a large library takes, of benchmarks.search."""
-    made = results["making"]
-    memory = (made["GiB_of_memory"], results["index"]["GiB_of_memory"])
-    cells = (f"{made['add_s']:.0f}", f"{made['index_s']:.0f}", f"{made['GB']:.1f}",
-             *(f"{each:.1f}" for each in memory))  # fmt: skip
-    head = ("adding, s", "its index, s", "disk, GB", "memory for making, GiB", "searching, GiB")
-    return markdown_rows(head, [cells], names=0)
-
-
-def _search(results: dict[str, Any]) -> str:
-    """Times and recall, of benchmarks.search."""
-    rows = [(name, *(f"{each[time]:.0f}" for time in ("p50_ms", "p95_ms", "cpu_ms")),
-             f"{each.get('recall@10', 1.0):.3f}")
-            for name, each in results.items() if name != "making"]  # fmt: skip
-    return markdown_rows(("way", "p50, ms", "p95, ms", "processor, ms", "recall@10"), rows)
-
-
-def _export(results: dict[str, Any]) -> str:
-    """Size, difference and time of exported towers, of benchmarks.export."""
-    rows = []
-    for network, of in results.items():
-        for name, each in of["latency"].items():
-            written = of["files"].get(name)
-            about = (
-                (f"{written['MiB']:.0f}", f"{written['largest_difference']:.0e}")
-                if written
-                else ("", "")
-            )
-            rows.append(
-                (
-                    f"{network}, 8×{of['size']}²",
-                    name,
-                    *about,
-                    f"{each['ms']['median']:.0f}",
-                    f"{each['times_faster']['median']:.2f}",
-                )
-            )
-    head = ("network", "way", "MiB", "difference", "ms a clip", "times faster")
-    return markdown_rows(head, rows, names=2)
-
-
-def _memory(results: dict[str, Any]) -> str:
-    """The bank on each GPU, of benchmarks.traffic."""
-    of = results["computed"]["memory"]["fp32"]
-    head = ("pairs", *(f"{gpus} GPU{'s' * (gpus != '1')}" for gpus in next(iter(of.values()))))
+    """Cosine of NCE's gradient and the exact gradient, from benchmarks.gradient_figures."""
+    data = json.loads(file.read_text(encoding="utf-8"))
     rows = [
-        (f"{int(pairs):,}", *(f"{size / 1e9:.3g}" for size in by_gpus.values()))
-        for pairs, by_gpus in of.items()
-    ]
-    return markdown_rows(head, rows)
-
-
-def _traffic(results: dict[str, Any]) -> str:
-    """What a GPU sends in a step, of benchmarks.traffic."""
-    of = results["computed"]["sent"]
-    names = ("fp32", "bf16", "gradients")
-    rows = [(gpus, *(f"{each[name] / 1e6:.1f}" for name in names)) for gpus, each in of.items()]
-    return markdown_rows(("GPUs", "bank in fp32", "bank in bf16", "gradients"), rows)
-
-
-def _counted(results: dict[str, Any]) -> str:
-    """What two processes handed over, of benchmarks.traffic."""
-    rows = [
-        (
-            each["settings"].get("bank_precision", "fp32"),
-            f"{each['pairs']:,}",
-            f"{each['all_reduce']:,}",
-            f"{each['all_gather']:,}",
-        )
-        for each in results["counted"]
-    ]
-    return markdown_rows(("bank", "pairs", "to all-reduce", "to all-gather"), rows)
-
-
-def _loading(results: dict[str, Any]) -> str:
-    rows = [
-        (setting, way, f"{each['ms']['median']:.1f}", f"{each['times_faster']['median']:.1f}")
-        for setting, of in results["ways"].items()
-        for way, each in of.items()
-    ]
-    return markdown_rows(("untouched files, clip", "way", "ms", "times faster"), rows, names=2)
-
-
-def _loading_parts(results: dict[str, Any]) -> str:
-    """Where a clip's time goes, and what loading processes give."""
-    parts, workers = results["parts"], results["workers"]
-    of_parts, of_workers = next(iter(parts.values())), next(iter(workers.values()))
-    rows = [
-        (
-            files,
-            *(f"{ms:.2f}" for ms in parts[files].values()),
-            *(f"{clips:.0f}" for clips in workers[files].values()),
-        )
-        for files in parts
-    ]
-    head = (
-        "files",
-        *(f"{part}, ms" for part in of_parts),
-        *(f"clips/s by {n}" for n in of_workers),
-    )
-    return markdown_rows(head, rows)
-
-
-def _network(results: dict[str, Any]) -> str:
-    rows = []
-    for network, of in results.items():
-        for doing in ("training", "inference"):
-            for way, each in of[doing]["ways"].items():
-                ours = way == "crosspair"
-                rows.append((
-                    f"{network}, 8×{of['size']}²", doing, way,
-                    f"{each['ms']['median'] / of['batch']:.0f}",
-                    f"{each['times_faster']['median']:.2f}",
-                    f"{each['times_faster']['low']:.2f}–{each['times_faster']['high']:.2f}",
-                    f"{of[doing]['share_of_the_rate']:.2f}" if ours else "",
-                ))  # fmt: skip
-    head = ("network", "doing", "way", "ms a clip", "times faster", "quartiles", "of the rate")
-    return markdown_rows(head, rows, names=3)
-
-
-def _objective(results: dict[str, Any]) -> str:
-    """The authors' way and three of ours, by number of pairs."""
-    rows = []
-    for of in results.values():
-        base, *_ = of["ways"].values()
-        for way, each in list(of["ways"].items())[:4]:
-            less = base["MiB"] / each["MiB"]
-            rows.append((
-                f"{of['pairs']:,} × {of['batch']}", way, f"{each['ms']['median']:.1f}",
-                f"{each['times_faster']['median']:.2f}", f"{each['MiB']:.1f}", f"{less:.1f}",
-            ))  # fmt: skip
-    head = ("pairs × batch", "a step", "ms", "times faster", "MiB", "times less")
-    return markdown_rows(head, rows, names=2)
-
-
-def _every(results: dict[str, Any]) -> str:
-    """Every objective, where all were measured."""
-    of = max(results.values(), key=lambda each: len(each["ways"]))
-    rows = [(way, f"{each['ms']['median']:.1f}", f"{each['MiB']:.1f}")
-            for way, each in of["ways"].items()]  # fmt: skip
-    return markdown_rows(("a step", "ms", "MiB"), rows)
-
-
-def _epoch(results: dict[str, Any]) -> str:
-    parts = list(dict.fromkeys(part for of in results.values() for part in of["parts"]))
-    rows = []
-    for part in parts:
-        every = [of["parts"].get(part, {"ms": 0.0, "share": 0.0}) for of in results.values()]
-        rows.append((part, *(f"{x['ms']:.1f} ({x['share']:.1%})" for x in every)))
-    rows.append(("**a step**", *(f"{of['ms_a_step']:.1f}" for of in results.values())))
-    rows.append(("**the network**", *(f"{of['network']:.1%}" for of in results.values())))
-    rows.append(("clips/s", *(f"{of['clips_per_s']:.0f}" for of in results.values())))
-    rows.append(("memory at most, MiB", *(f"{of['most_MiB']:.0f}" for of in results.values())))
-    return markdown_rows(("part, ms", *results), rows)
+        (name, *(f"{each['cosine']['median']:.2f}" for each in data[name]))
+        for name in data if "one Z" in name or "own Z" in name
+    ]  # fmt: skip
+    return markdown_rows(("noise samples m", *(f"{m:,}" for m in data["m"])), rows)
 
 
 def _growth(file: Path) -> str:
-    """What a process holds while it trains, of benchmarks.training."""
+    """Resources of a training process over steps, from benchmarks.training."""
     seen = json.loads(file.read_text(encoding="utf-8"))["growth"]["seen"]
     rows = [
         (f"{each['step']:,}", *(f"{each[name]:.0f}" for name in ("MiB", "threads", "files")))
@@ -299,38 +114,227 @@ def _growth(file: Path) -> str:
     return markdown_rows(("step", "memory, MiB", "threads", "open files"), rows)
 
 
-def _frozen(results: dict[str, Any]) -> str:
-    """Protocols on frozen features at full size, of benchmarks.evaluation."""
+def _classes(results: dict[str, Any]) -> str:
+    """P@10 by class, from benchmarks.library."""
+    rows = [
+        (label, [scores[clips] for clips in ("all", "test")])
+        for label, scores in results["classes"].items()
+    ]
+    means = [
+        {key: sum(scores[i][key] for _, scores in rows) / len(rows) for key in rows[0][1][i]}
+        for i in range(2)
+    ]
+    return markdown_rows(
+        ("class", "all clips", "chance", "unseen clips", "chance"),
+        [
+            (label, *(f"{value:.2f}" for score in scores for value in score.values()))
+            for label, scores in [*rows, ("**mean**", means)]
+        ],
+    )
+
+
+def _moments(results: dict[str, Any]) -> str:
+    """Localisation accuracy in long videos, from benchmarks.library."""
+    rows = [
+        (name, f"{each['queries']}", f"{each['right']:.2f}", f"{each['chance']:.3f}")
+        for name, each in results["long videos"].items()
+    ]
+    return markdown_rows(("query", "queries", "correct", "chance"), rows)
+
+
+def _indexing(results: dict[str, Any]) -> str:
+    """Indexing speed, from benchmarks.library."""
+    keys = ("videos", "video_s", "windows", "s", "windows_a_s", "video_s_a_s", "MB")
+    head = ("videos", "total length, s", "windows", "time, s", "windows/s", "video s/s", "disk, MB")
+    return markdown_rows(head, [[f"{results['index'][key]:,.0f}" for key in keys]], names=0)
+
+
+def _making(results: dict[str, Any]) -> str:
+    """Time, disk space and memory of a large library, from benchmarks.search."""
+    made = results["making"]
+    cells = (
+        f"{made['add_s']:.0f}", f"{made['index_s']:.0f}", f"{made['GB']:.1f}",
+        f"{made['GiB_of_memory']:.1f}", f"{results['index']['GiB_of_memory']:.1f}",
+    )  # fmt: skip
+    head = (
+        "insertion, s", "index, s", "disk, GB", "memory when building, GiB",
+        "memory when searching, GiB",
+    )  # fmt: skip
+    return markdown_rows(head, [cells], names=0)
+
+
+def _search(results: dict[str, Any]) -> str:
+    """Latency and recall, from benchmarks.search."""
+    rows = [
+        (
+            name, *(f"{each[key]:.0f}" for key in ("p50_ms", "p95_ms", "cpu_ms")),
+            f"{each.get('recall@10', 1.0):.3f}",
+        )
+        for name, each in results.items() if name != "making"
+    ]  # fmt: skip
+    return markdown_rows(("method", "p50, ms", "p95, ms", "CPU time, ms", "recall@10"), rows)
+
+
+def _export(results: dict[str, Any]) -> str:
+    """Size, numerical difference and latency of exported towers, from benchmarks.export."""
     rows = []
-    for protocol, of in results.items():
-        for way, told in of.items():
-            if isinstance(told, dict):
-                ours = way == "crosspair"
+    for network, data in results.items():
+        for runtime, each in data["latency"].items():
+            file = data["files"].get(runtime)
+            size = (f"{file['MiB']:.0f}", f"{file['largest_difference']:.0e}") if file else ("", "")
+            rows.append((
+                f"{network}, 8×{data['size']}²", runtime, *size, f"{each['ms']['median']:.0f}",
+                f"{each['times_faster']['median']:.2f}",
+            ))  # fmt: skip
+    head = ("network", "runtime", "MiB", "difference", "ms per clip", "speedup")
+    return markdown_rows(head, rows, names=2)
+
+
+def _memory(results: dict[str, Any]) -> str:
+    """Bank memory per GPU, from benchmarks.traffic."""
+    data = results["computed"]["memory"]["fp32"]
+    head = ("pairs", *(f"{gpus} GPU{'s' * (gpus != '1')}" for gpus in next(iter(data.values()))))
+    rows = [
+        (f"{int(pairs):,}", *(f"{size / 1e9:.3g}" for size in by_gpus.values()))
+        for pairs, by_gpus in data.items()
+    ]
+    return markdown_rows(head, rows)
+
+
+def _traffic(results: dict[str, Any]) -> str:
+    """Bytes sent by a GPU per step, from benchmarks.traffic."""
+    rows = [
+        (gpus, *(f"{each[name] / 1e6:.1f}" for name in ("fp32", "bf16", "gradients")))
+        for gpus, each in results["computed"]["sent"].items()
+    ]
+    return markdown_rows(("GPUs", "bank in fp32", "bank in bf16", "gradients"), rows)
+
+
+def _counted(results: dict[str, Any]) -> str:
+    """Measured traffic of two processes, from benchmarks.traffic."""
+    rows = [
+        (
+            each["settings"].get("bank_precision", "fp32"),
+            *(f"{each[key]:,}" for key in ("pairs", "all_reduce", "all_gather")),
+        )
+        for each in results["counted"]
+    ]
+    return markdown_rows(("bank", "pairs", "all-reduce", "all-gather"), rows)
+
+
+def _loading(results: dict[str, Any]) -> str:
+    rows = [
+        (setting, method, f"{each['ms']['median']:.1f}", f"{each['times_faster']['median']:.1f}")
+        for setting, methods in results["ways"].items()
+        for method, each in methods.items()
+    ]
+    return markdown_rows(("original files, clip", "method", "ms", "speedup"), rows, names=2)
+
+
+def _loading_parts(results: dict[str, Any]) -> str:
+    """Time of the steps of loading a clip, and throughput by number of workers."""
+    parts, workers = results["parts"], results["workers"]
+    rows = [
+        (
+            files, *(f"{ms:.2f}" for ms in parts[files].values()),
+            *(f"{clips:.0f}" for clips in workers[files].values()),
+        )
+        for files in parts
+    ]  # fmt: skip
+    head = (
+        "files", *(f"{part}, ms" for part in next(iter(parts.values()))),
+        *(f"clips/s, {pluralize(int(count), 'worker')}" for count in next(iter(workers.values()))),
+    )  # fmt: skip
+    return markdown_rows(head, rows)
+
+
+def _network(results: dict[str, Any]) -> str:
+    rows = []
+    for network, data in results.items():
+        for mode in ("training", "inference"):
+            for method, each in data[mode]["ways"].items():
+                faster, ours = each["times_faster"], method == "crosspair"
                 rows.append((
-                    protocol, way, f"{told['s']:,.0f}", f"{told['GiB']:.1f}" if ours else "",
-                    f"{of['times_faster']:.1f}" if ours else "",
+                    f"{network}, 8×{data['size']}²", mode, method,
+                    f"{each['ms']['median'] / data['batch']:.0f}", f"{faster['median']:.2f}",
+                    f"{faster['low']:.2f}–{faster['high']:.2f}",
+                    f"{data[mode]['share_of_the_rate']:.2f}" if ours else "",
                 ))  # fmt: skip
-    return markdown_rows(("protocol", "way", "s", "GiB", "times faster"), rows, names=2)
+    head = (
+        "network", "mode", "method", "ms per clip", "speedup", "quartiles", "fraction of peak rate",
+    )  # fmt: skip
+    return markdown_rows(head, rows, names=3)
+
+
+def _objective(results: dict[str, Any]) -> str:
+    """The authors' implementation and three of crosspair's, by number of pairs."""
+    rows = []
+    for data in results.values():
+        base, *_ = data["ways"].values()
+        for method, each in list(data["ways"].items())[:4]:
+            rows.append((
+                f"{data['pairs']:,} × {data['batch']}", method, f"{each['ms']['median']:.1f}",
+                f"{each['times_faster']['median']:.2f}", f"{each['MiB']:.1f}",
+                f"{base['MiB'] / each['MiB']:.1f}",
+            ))  # fmt: skip
+    head = ("pairs × batch", "objective", "ms per step", "speedup", "MiB", "memory reduction")
+    return markdown_rows(head, rows, names=2)
+
+
+def _every(results: dict[str, Any]) -> str:
+    """All objectives, at the number of pairs at which most were measured."""
+    data = max(results.values(), key=lambda each: len(each["ways"]))
+    rows = [
+        (method, f"{each['ms']['median']:.1f}", f"{each['MiB']:.1f}")
+        for method, each in data["ways"].items()
+    ]
+    return markdown_rows(("objective", "ms per step", "MiB"), rows)
+
+
+def _epoch(results: dict[str, Any]) -> str:
+    runs = results.values()
+    rows = []
+    for part in dict.fromkeys(part for run in runs for part in run["parts"]):
+        cells = [run["parts"].get(part, {"ms": 0.0, "share": 0.0}) for run in runs]
+        rows.append((part, *(f"{cell['ms']:.1f} ({cell['share']:.1%})" for cell in cells)))
+    rows.append(("**whole step**", *(f"{run['ms_a_step']:.1f}" for run in runs)))
+    rows.append(("**network**", *(f"{run['network']:.1%}" for run in runs)))
+    rows.append(("clips/s", *(f"{run['clips_per_s']:.0f}" for run in runs)))
+    rows.append(("peak memory, MiB", *(f"{run['most_MiB']:.0f}" for run in runs)))
+    return markdown_rows(("part, ms", *results), rows)
+
+
+def _frozen(results: dict[str, Any]) -> str:
+    """Protocols on frozen features at full size, from benchmarks.evaluation."""
+    rows = []
+    for protocol, data in results.items():
+        for method, each in data.items():
+            if isinstance(each, dict):
+                ours = method == "crosspair"
+                rows.append((
+                    protocol, method, f"{each['s']:,.0f}", f"{each['GiB']:.1f}" if ours else "",
+                    f"{data['times_faster']:.1f}" if ours else "",
+                ))  # fmt: skip
+    return markdown_rows(("protocol", "method", "s", "GiB", "speedup"), rows, names=2)
 
 
 def _curves(results: dict[str, Any]) -> str:
     rows = [
         (
-            way,
-            f"{of['last']:.3f}",
-            f"{of['largest_difference']:.2%}",
-            f"{of['last_difference']:+.2%}",
+            method, f"{each['last']:.3f}", f"{each['largest_difference']:.2%}",
+            f"{each['last_difference']:+.2%}",
         )
-        for way, of in results.items()
-    ]
-    return markdown_rows(("way", "last loss", "largest difference", "last difference"), rows)
+        for method, each in results.items()
+    ]  # fmt: skip
+    head = ("setting", "last loss", "largest difference", "last difference")
+    return markdown_rows(head, rows)
 
 
 REPORTS = {
-    "results": _results, "conclusion": _conclusion, "dial": _dial, "transfer": _transfer,
+    "results": _results, "conclusion": _findings, "dial": _axis, "transfer": _transfer,
     "hardest": _hardest, "nce": _nce, "growth": _growth,
 }  # fmt: skip
-MEASURED = {
+BENCHMARKS = {
     "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
     "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
     "counted": _counted, "network": _network, "objective": _objective, "every": _every,

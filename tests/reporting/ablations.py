@@ -1,4 +1,4 @@
-"""Folders as ``crosspair ablate`` leaves them, with numbers that are known beforehand."""
+"""Write ablation folders with known values."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def write_ablation(
 ) -> Path:
     """Write an ablation whose row number r has a known kNN accuracy with each seed s.
 
-    It is 0.4 + s/100 + r · shift · (0.9 + s/10): of 0.41 ± 0.01 in the first row, and differences
-    to it of r · shift, with a standard deviation of a tenth of that.
+    It is 0.4 + s/100 + r · shift · (0.9 + s/10): 0.41 ± 0.01 in the first row, and differences to
+    it of r · shift, with a standard deviation of a tenth of that.
 
     Args:
-        folder: to write to.
-        axes: axis to values; the first value of each makes the first row.
+        folder: output folder.
+        axes: values by axis; the first values are the baseline.
         seeds: of every row.
-        lost: row's name and seed to "failed" or "missing".
+        lost: "failed" or "missing" by row name and seed.
         published: as in the plan.
-        shift: between rows.
-        plan: more of the plan's keys.
+        shift: difference between rows.
+        plan: other keys of the plan.
     """
     cells = []
     rows = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]

@@ -1,4 +1,4 @@
-"""What a small run leaves behind: results, a history, and the clips that a query found."""
+"""Results, history and retrieved clips of a small run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def origin() -> Provenance:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder of three epochs, killed in the middle of a line."""
+    """A run folder of three epochs with an incomplete last line."""
     lines: list[dict[str, Any]] = []
     for step in range(30):
         posteriors = {"posterior_positive": step / 40, "posterior_noise": 0.01}
@@ -66,11 +66,11 @@ def run(tmp_path: Path) -> Path:
 def sheet(
     make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> ContactSheet:
-    """Two clips of 5 s whose frames bear their number, and a file that is not there."""
+    """Two clips of 5 s with numbered frames, and a missing file."""
     video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", frames=150, size=(128, 64))
-    found = [
-        RetrievedClip(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, right=True),
-        RetrievedClip(Clip(str(video)), "A cat", 0.61, right=False),
+    retrieved = [
+        RetrievedClip(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, correct=True),
+        RetrievedClip(Clip(str(video)), "A cat", 0.61, correct=False),
         RetrievedClip(Clip("gone.mp4"), "A bird", 0.5),
     ]
-    return load_contact_sheet("a dog plays", found, short_side=64)
+    return load_contact_sheet("a dog plays", retrieved, short_side=64)

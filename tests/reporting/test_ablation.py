@@ -1,4 +1,4 @@
-"""Reports of ablations: every cell is shown, numbers are the cells', words follow numbers."""
+"""Ablation reports: values, incomplete cells, findings and files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from pathlib import Path
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.reporting.ablation import caution, conclusion, write_ablation_report
-from crosspair.reporting.ablation_figures import dial_charts, dot_charts, validation_panels
+from crosspair.reporting.ablation import (
+    describe_findings,
+    describe_uncertainty,
+    write_ablation_report,
+)
+from crosspair.reporting.ablation_figures import axis_charts, dot_charts, validation_panels
 from crosspair.reporting.ablation_tables import (
     AblationTable,
     TableRow,
     ablation_tables,
+    format_difference,
+    format_mean,
     read_ablation,
-    shown_difference,
-    shown_mean,
 )
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
@@ -36,7 +40,7 @@ def knn(row: TableRow, table: AblationTable) -> tuple[str, str]:
     """The row's mean and difference by kNN on the visual feature."""
     column = table.columns[0]
     entry = row.entries[column]
-    return shown_mean(entry, column), shown_difference(entry.difference, column)
+    return format_mean(entry, column), format_difference(entry.difference, column)
 
 
 def test_means_and_paired_differences_over_seeds(tmp_path: Path) -> None:
@@ -44,17 +48,17 @@ def test_means_and_paired_differences_over_seeds(tmp_path: Path) -> None:
     assert [row.name for row in table.rows] == [*OBJECTIVES, "random weights", "chance"]
     assert [knn(row, table) for row in table.rows] == [
         ("41.0 ± 1.0 %", ""),
-        ("43.0 ± 1.2 %", "+2.0 ± 0.1 (+1.5 to +2.5)"),  # the seeds' own spread is not in it
+        ("43.0 ± 1.2 %", "+2.0 ± 0.1 (+1.5 to +2.5)"),  # the variation of the baseline cancels out
         ("45.0 ± 1.4 %", "+4.0 ± 0.2 (+3.0 to +5.0)"),
         ("22.0 ± 2.0 %", ""),
         ("6.2 %", ""),
     ]
     assert [row.detail for row in table.rows[2:]] == [
-        "3 seeds", "3 seeds; no pre-training", "guessing",
+        "3 seeds", "3 seeds; no pre-training", "random guessing",
     ]  # fmt: skip
 
 
-def test_each_protocol_stands_in_the_papers_table_of_it(tmp_path: Path) -> None:
+def test_protocols_are_grouped_by_the_papers_tables(tmp_path: Path) -> None:
     tables = tables_of(write_ablation(tmp_path, AXES))
     assert [[column.title for column in table.columns] for table in tables] == [
         ["kNN, top-1", "kNN, top-1", "linear, top-1"],
@@ -63,12 +67,12 @@ def test_each_protocol_stands_in_the_papers_table_of_it(tmp_path: Path) -> None:
     ]
     rank = tables[2].columns[1]
     entry = tables[2].rows[1].entries[rank]
-    assert (shown_mean(entry, rank), shown_difference(entry.difference, rank)) == (
+    assert (format_mean(entry, rank), format_difference(entry.difference, rank)) == (
         "29 ± 0", "−1.0 ± 0.0",
     )  # fmt: skip
 
 
-def test_what_failed_or_lacks_is_shown_and_not_averaged(tmp_path: Path) -> None:
+def test_incomplete_cells_are_listed_and_not_averaged(tmp_path: Path) -> None:
     lost = {**LOST, ("in-batch", 1): "failed"}
     table, *_ = tables_of(write_ablation(tmp_path, AXES, lost=lost))
     _, ranking, in_batch, *_ = table.rows
@@ -78,11 +82,11 @@ def test_what_failed_or_lacks_is_shown_and_not_averaged(tmp_path: Path) -> None:
     assert in_batch.detail == "0 of 3 seeds; seed 0, 2 missing; seed 1 failed"
     page = write_ablation_report(tmp_path).read_text("utf-8")
     text = (tmp_path / "report.md").read_text("utf-8")
-    for told in (page, text):
-        assert "9 cells 5 are done, 2 failed and 2 are missing" in told
-        assert told.count("RunError: the loss is not finite") == 2
-        assert "2 of 3 seeds; seed 1 failed" in told
-        assert "cells/011/log.txt" in told
+    for report in (page, text):
+        assert "5 of 9 cells" in report
+        assert report.count("RunError: the loss is not finite") == 2
+        assert "2 of 3 seeds; seed 1 failed" in report
+        assert "cells/011/log.txt" in report
     assert page.count(">missing</td>") >= 3
     with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -91,12 +95,12 @@ def test_what_failed_or_lacks_is_shown_and_not_averaged(tmp_path: Path) -> None:
         assert states.count((name, str(seed), status)) == 1
 
 
-def test_a_cell_whose_results_are_damaged_counts_as_failed(tmp_path: Path) -> None:
+def test_cell_with_damaged_results_counts_as_failed(tmp_path: Path) -> None:
     write_ablation(tmp_path, AXES)
     (tmp_path / "cells" / "000" / "results.json").write_text("{")
     (cell, *_) = read_ablation(tmp_path).cells
     assert cell.status == "failed"
-    assert "results.json is not a results file" in cell.error
+    assert "results.json" in cell.error
 
 
 def test_csv_means_are_those_of_its_seeds(tmp_path: Path) -> None:
@@ -116,7 +120,7 @@ def test_csv_means_are_those_of_its_seeds(tmp_path: Path) -> None:
     assert means == len(seeds) > 20
 
 
-def test_published_numbers_stand_apart_with_their_source(tmp_path: Path) -> None:
+def test_published_values_are_listed_with_their_source(tmp_path: Path) -> None:
     published = [
         {"row": {"objective": "ranking"}, "source": "paper, Table 9", "value": 0.842,
          "protocol": "30 views", "metric": "top-1"},
@@ -129,54 +133,55 @@ def test_published_numbers_stand_apart_with_their_source(tmp_path: Path) -> None
     assert [row.published for row in tables[1].rows][:3] == [
         "", "84.2 % (paper, Table 9; 30 views, top-1)", "",
     ]  # fmt: skip
-    # What is of no protocol that was measured stands in the first table.
-    assert tables[0].rows[2].published == "−2.0 points to ranking, one seed (paper)"
+    # A value without a measured protocol is listed in the first table.
+    assert tables[0].rows[2].published == "−2.0 points vs. ranking, one seed (paper)"
     page = write_ablation_report(tmp_path).read_text("utf-8")
     assert "not measured here" in page
     assert "84.2 % (paper, Table 9; 30 views, top-1)" in page
 
 
-def test_words_follow_the_numbers(tmp_path: Path) -> None:
+def test_findings_match_the_values(tmp_path: Path) -> None:
     for folder, shift in (("up", 0.02), ("down", -0.02)):
         (tmp_path / folder).mkdir()
         write_ablation(tmp_path / folder, AXES, shift=shift)
     up, down = (read_ablation(tmp_path / name) for name in ("up", "down"))
-    whole, knn, *_ = conclusion(up, ablation_tables(up))
-    assert whole == "3 rows with 3 seeds each, compared with “cross-pair NCE”."
+    extent, knn, *_ = describe_findings(up, ablation_tables(up))
+    assert "3 rows" in extent
+    assert "“cross-pair NCE”" in extent
     assert knn == (
-        "kNN: “in-batch” (45.0 ± 1.4 %) is best, +4.0 points to the first row (interval +3.0 to "
-        "+5.0): more than chance between seeds explains. Random weights have 22.0 ± 2.0 %."
+        "kNN: best is “in-batch” with 45.0 ± 1.4 %, +4.0 points vs. the baseline (95 % interval "
+        "+3.0 to +5.0, significant). Random weights: 22.0 ± 2.0 %."
     )
-    assert conclusion(down, ablation_tables(down))[1].startswith(
-        "kNN: “cross-pair NCE” (41.0 ± 1.0 %) is best; next is “ranking” (39.0 ± 0.8 %), −2.0 "
-        "points to the first row (interval −2.5 to −1.5): more than"
+    assert describe_findings(down, ablation_tables(down))[1].startswith(
+        "kNN: best is “cross-pair NCE” with 41.0 ± 1.0 %; second is “ranking” with 39.0 ± 0.8 %, "
+        "−2.0 points vs. the baseline (95 % interval −2.5 to −1.5, significant)"
     )
-    assert "3 seeds are few: an interval reaches 4.3 standard errors" in caution(
-        up, ablation_tables(up)
-    )
+    assert "4.3 standard errors" in describe_uncertainty(up, ablation_tables(up))
 
 
-def test_what_is_best_is_so_over_the_same_seeds(tmp_path: Path) -> None:
+def test_best_row_has_all_seeds(tmp_path: Path) -> None:
     lost = {("in-batch", 0): "failed", ("in-batch", 1): "missing"}  # in-batch's seed is the best
     (tmp_path / "one").mkdir()
     found = read_ablation(write_ablation(tmp_path / "one", AXES, lost=lost))
-    assert conclusion(found, ablation_tables(found))[1].startswith(
-        "kNN, of the 2 rows with all seeds: “ranking” (43.0 ± 1.2 %) is best, +2.0"
+    assert describe_findings(found, ablation_tables(found))[1].startswith(
+        "kNN (2 rows with all seeds): best is “ranking” with 43.0 ± 1.2 %, +2.0"
     )
     lost = {(name, seed): "missing" for seed, name in enumerate(OBJECTIVES)}
     (tmp_path / "none").mkdir()
     found = read_ablation(write_ablation(tmp_path / "none", AXES, lost=lost))
-    assert conclusion(found, ablation_tables(found))[1].startswith("kNN: no row has all seeds yet.")
+    assert describe_findings(found, ablation_tables(found))[1].startswith("kNN: no row")
 
 
-def test_from_scratch_is_not_called_untrained(tmp_path: Path) -> None:
+def test_random_weights_of_fine_tuning_are_trained_from_scratch(tmp_path: Path) -> None:
     found = read_ablation(write_ablation(tmp_path, AXES))
-    told = next(text for text in conclusion(found, ablation_tables(found)) if "views" in text)
-    assert " From scratch it is " in told
-    assert "Random weights" not in told
+    finding = next(
+        text for text in describe_findings(found, ablation_tables(found)) if "views" in text
+    )
+    assert "Trained from scratch: " in finding
+    assert "Random weights" not in finding
 
 
-def test_what_chance_can_explain_is_called_so_and_one_seed_tells_nothing(tmp_path: Path) -> None:
+def test_significance_one_seed_and_ties(tmp_path: Path) -> None:
     for folder, seeds, shift in (
         ("three", (0, 1, 2), 1e-4),
         ("one", (0,), 1e-4),
@@ -185,38 +190,38 @@ def test_what_chance_can_explain_is_called_so_and_one_seed_tells_nothing(tmp_pat
         (tmp_path / folder).mkdir()
         write_ablation(tmp_path / folder, AXES, shift=shift, seeds=seeds)
     three, one, level = (read_ablation(tmp_path / name) for name in ("three", "one", "level"))
-    linear = conclusion(three, ablation_tables(three))[2]
-    assert "which chance between seeds can explain" in linear
-    assert "by one seed" in conclusion(one, ablation_tables(one))[1]
-    assert caution(one, ablation_tables(one)).startswith("One seed tells nothing of chance")
-    assert conclusion(level, ablation_tables(level))[1].startswith(
-        "kNN: “cross-pair NCE”, “ranking”, “in-batch” are level at 40.5 ± 0.7 %."
+    linear = describe_findings(three, ablation_tables(three))[2]
+    assert "not significant" in linear
+    assert "one seed" in describe_findings(one, ablation_tables(one))[1]
+    assert describe_uncertainty(one, ablation_tables(one)).startswith("There is one seed")
+    assert describe_findings(level, ablation_tables(level))[1].startswith(
+        "kNN: “cross-pair NCE”, “ranking”, “in-batch” are tied at 40.5 ± 0.7 %."
     )
 
 
-def test_a_numeric_axis_is_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> None:
+def test_numeric_axes_are_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> None:
     for name, axes in (("dial", DIAL), ("rows", AXES)):
         (tmp_path / name).mkdir()
         write_ablation(tmp_path / name, axes, seeds=(0, 1))
     dial, rows = (read_ablation(tmp_path / name) for name in ("dial", "rows"))
-    charts = dial_charts(dial, ablation_tables(dial))
+    charts = axis_charts(dial, ablation_tables(dial))
     assert [chart.title for chart in charts] == [
         "kNN, top-1", "linear, top-1", "3 views, top-1", "retrieval text→video, R@10",
     ]  # fmt: skip
     for name in (*OBJECTIVES[:2], "wrong titles", "0.25"):
         assert f">{name}<" in charts[0].svg
-    assert dial_charts(rows, ablation_tables(rows)) == []
+    assert axis_charts(rows, ablation_tables(rows)) == []
     for name in (*OBJECTIVES, "random weights", "chance"):
         assert f">{name}<" in dot_charts(ablation_tables(rows))[0].svg
 
 
-def test_every_row_that_has_begun_has_a_curve(tmp_path: Path) -> None:
+def test_started_rows_have_curves(tmp_path: Path) -> None:
     lost = {**LOST, ("in-batch", 1): "missing"}
     panels = validation_panels(read_ablation(write_ablation(tmp_path, AXES, lost=lost)))
     assert [(panel.title, panel.caption) for panel in panels] == [
         ("cross-pair NCE", "3 seeds"), ("ranking", "3 seeds, 1 of them not done (dotted)"),
     ]  # fmt: skip
-    assert ">16<" in panels[0].svg  # thousand clips, as the cells' logs count them
+    assert ">16<" in panels[0].svg  # thousand clips
 
 
 class _Links(HTMLParser):
@@ -233,34 +238,34 @@ class _Links(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in {"href", "src"}]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Parts of figures."""
+        """Ignore parts of figures."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_its_links_lead_to_files(tmp_path: Path) -> None:
+def test_page_is_well_formed_and_its_links_exist(tmp_path: Path) -> None:
     write_ablation(tmp_path, {"a <b>": ("x & y", "<z>")}, lost={("<z>", 0): "failed"})
     text = write_ablation_report(tmp_path).read_text("utf-8")
     links = _Links(text).found
     assert len([link for link in links if not link.startswith("#")]) == 6
     assert all((tmp_path / link).is_file() for link in links if not link.startswith("#"))
-    assert "job.json is missing or damaged" in text  # of retrievals, which cannot be shown
+    assert "job.json" in text  # retrieval examples are unavailable
 
 
-def test_what_is_no_ablation_is_told_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"ablation\.json cannot be read: No such file"):
+def test_damaged_ablation(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"ablation\.json"):
         write_ablation_report(tmp_path)
     write_ablation(tmp_path, AXES)
     path = tmp_path / "ablation.json"
     content = json.loads(path.read_text())
-    for change, line in (
-        ({"cells": [{"row": {}}]}, r"is damaged \(KeyError: 'folder'\); run the same crosspair"),
-        ({"cells": []}, "no cell is of the first row, 'cross-pair NCE'"),
-        ({"plan": []}, r"is damaged \(TypeError"),
+    for change, cause in (
+        ({"cells": [{"row": {}}]}, r"KeyError: 'folder'"),
+        ({"cells": []}, "'cross-pair NCE'"),
+        ({"plan": []}, "TypeError"),
     ):
         path.write_text(json.dumps(content | change))
-        with pytest.raises(RunError, match=line) as told:
+        with pytest.raises(RunError, match=cause) as error:
             write_ablation_report(tmp_path)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
     assert not (tmp_path / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Every page in a real browser: nothing is fetched or complained of, and no page scrolls sideways.
+"""Check every page in a browser: no requests, no errors, no horizontal scrolling.
 
 Needs Chromium and the package playwright; no browser is downloaded.
 """
@@ -36,7 +36,7 @@ def page_of(
     sheet: ContactSheet,
     kind: str,
 ) -> Path:
-    """A page with all that it can hold, with words that do not break by themselves."""
+    """A page with all its sections, with long unbreakable words."""
     page = tmp_path / "out" / "report.html"
     long = "v_" + "NeverEnding" * 12
     if kind == "run":
@@ -73,7 +73,7 @@ def page_of(
 def opened(
     browser: Browser, path: Path, width: int, scheme: str = "light"
 ) -> tuple[Page, list[str]]:
-    """The page, and all that is wrong with it."""
+    """Return the page and its faults."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     faults: list[str] = []
     page.on("console", lambda message: faults.append(f"console: {message.text}"))
@@ -94,7 +94,7 @@ def opened(
 
 
 @pytest.mark.parametrize("kind", PAGES)
-def test_a_page_is_quiet_and_fits(browser: Browser, page_of: Path) -> None:
+def test_page_has_no_faults(browser: Browser, page_of: Path) -> None:
     for width in WIDTHS:
         page, faults = opened(browser, page_of, width)
         assert faults == [], width
@@ -102,9 +102,7 @@ def test_a_page_is_quiet_and_fits(browser: Browser, page_of: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["summary"])
-def test_wide_tables_scroll_in_their_boxes_which_the_keyboard_reaches(
-    browser: Browser, page_of: Path
-) -> None:
+def test_wide_tables_scroll_and_are_focusable(browser: Browser, page_of: Path) -> None:
     page, _ = opened(browser, page_of, 360)
     boxes: Sequence[bool] = page.eval_on_selector_all(
         ".scroll", "boxes => boxes.map(box => box.scrollWidth > box.clientWidth)"
@@ -119,7 +117,7 @@ def test_wide_tables_scroll_in_their_boxes_which_the_keyboard_reaches(
 
 
 @pytest.mark.parametrize("kind", ["run"])
-def test_dark_and_print_have_a_look_of_their_own(browser: Browser, page_of: Path) -> None:
+def test_dark_mode_and_print_styles(browser: Browser, page_of: Path) -> None:
     def look(page: Page, selector: str, name: str) -> str:
         script = f"name => getComputedStyle(document.querySelector({selector!r}))[name]"
         return str(page.evaluate(script, name))
@@ -132,7 +130,7 @@ def test_dark_and_print_have_a_look_of_their_own(browser: Browser, page_of: Path
     assert look(light, ".scroll", "overflowX") == "visible"
 
 
-def test_faults_would_be_seen(browser: Browser, tmp_path: Path) -> None:
+def test_faults_are_detected(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "bad.html"
     path.write_text(
         '<!doctype html><img src="http://localhost:9/a.png"><p style="width: 500px">wide</p>'
@@ -140,8 +138,8 @@ def test_faults_would_be_seen(browser: Browser, tmp_path: Path) -> None:
     )
     page, faults = opened(browser, path, 360)
     page.wait_for_timeout(100)
-    told = " ".join(faults)
-    assert "request: http://localhost:9/a.png" in told
-    assert "console: a" in told
-    assert "error: b is not defined" in told
-    assert "pixels wide" in told
+    text = " ".join(faults)
+    assert "request: http://localhost:9/a.png" in text
+    assert "console: a" in text
+    assert "error: b is not defined" in text
+    assert "pixels wide" in text

@@ -1,4 +1,4 @@
-"""Details of accuracies as files for other programs."""
+"""Files of per-class accuracies and confusion matrices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULTS = [
 ]  # fmt: skip
 
 
-def test_files_hold_what_the_results_do(tmp_path: Path) -> None:
+def test_files_match_the_results(tmp_path: Path) -> None:
     files = write_details(tmp_path / "deep", RESULTS)
     name = "low-shot-1-percent-visual"
     suffixes = ("classes.csv", "confusion.csv", "confusion.png")
@@ -39,18 +39,18 @@ def test_files_hold_what_the_results_do(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_no_class_name_is_taken_for_a_formula() -> None:
+def test_class_names_are_not_parsed_as_formulas() -> None:
     name = "it costs $x_{ $"
     assert confusion_figure({name: {name: 1}}, "kNN").startswith(b"\x89PNG")
 
 
-def test_the_accuracies_can_be_compared_with_words(tmp_path: Path) -> None:
+def test_accuracies_are_readable_by_word_overlap(tmp_path: Path) -> None:
     table, *_ = write_details(tmp_path, RESULTS)
     assert read_accuracy(table, ["cat", "dog", "bird"]) == ACCURACY
 
 
 @pytest.mark.parametrize("classes", [2, 80])
-def test_the_picture_is_darkest_where_most_videos_are(classes: int) -> None:
+def test_dark_pixels_match_the_counts(classes: int) -> None:
     confusion = {f"{i:02}": {f"{(i + 1) % classes:02}": 5} for i in range(classes)}
     picture = Image.open(io.BytesIO(confusion_figure(confusion, "kNN"))).convert("RGB")
     pixels = np.asarray(picture)
@@ -58,7 +58,7 @@ def test_the_picture_is_darkest_where_most_videos_are(classes: int) -> None:
     assert dark / (dark + light) == pytest.approx(1 / classes, rel=0.25)
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"visual\.classes\.csv cannot be written: "):
+    with pytest.raises(RunError, match=r"visual\.classes\.csv"):
         write_details(tmp_path / "file", RESULTS)

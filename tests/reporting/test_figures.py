@@ -1,4 +1,4 @@
-"""Figures: SVG that can stand beside others in a page, in the page's colours."""
+"""Figures: SVG ids and colours, labels, and the overview."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def line_figure(*lines: Series, stage2: float | None = None) -> str:
     return svg_figure("F", lambda axes: draw_lines(axes, lines, "y", stage2=stage2))
 
 
-def test_curves_are_well_formed_and_share_no_ids(run: Path) -> None:
+def test_curves_are_well_formed_with_unique_ids(run: Path) -> None:
     curves = learning_curves(read_history(run))
     ids = []
     for curve in curves:
@@ -40,12 +40,12 @@ def test_colours_come_from_the_page() -> None:
     assert "var(--ink" in drawn
 
 
-def test_a_figure_drawn_twice_is_the_same() -> None:
+def test_figures_are_deterministic() -> None:
     line = Series("a", [0, 1, 2], [3, 1, 2])
     assert line_figure(line) == line_figure(line)
 
 
-def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
+def test_line_labels_do_not_overlap() -> None:
     same = [Series(name, [0, 1], [0, 1]) for name in ("one", "two", "three")]
     root = ElementTree.fromstring(line_figure(*same))
     places = []
@@ -59,7 +59,7 @@ def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
     assert min(b - a for a, b in itertools.pairwise(places)) > 10
 
 
-def test_the_overview_is_a_picture_with_a_row_for_each_query(
+def test_overview_has_a_row_per_query(
     run: Path, results: list[Result], sheet: ContactSheet
 ) -> None:
     history = read_history(run)
@@ -71,7 +71,7 @@ def test_the_overview_is_a_picture_with_a_row_for_each_query(
         assert picture.height < with_sheet
 
 
-def test_the_overview_shows_queries_that_fonts_and_formulas_would_trip_over(
+def test_overview_with_special_characters(
     run: Path, results: list[Result], sheet: ContactSheet
 ) -> None:
     awkward = ContactSheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)

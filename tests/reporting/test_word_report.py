@@ -1,4 +1,4 @@
-"""The table and the figure of word overlap."""
+"""Tables and figure of word overlap."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from crosspair.reporting.titles import (
 )
 
 
-def overlap(variant: str, shares: dict[str, int]) -> VariantOverlap:
-    """Classes of 10 pairs, so many of which share a word."""
-    classes = {label: Overlap(10, 10, 50, share, 0, share) for label, share in shares.items()}
+def overlap(variant: str, counts: dict[str, int]) -> VariantOverlap:
+    """Classes of 10 pairs with the given numbers of titles that contain a class word."""
+    classes = {label: Overlap(10, 10, 50, count, 0, count) for label, count in counts.items()}
     return VariantOverlap(variant, sum(classes.values(), Overlap(0, 0, 0, 0, 0, 0)), classes)
 
 
@@ -29,7 +29,7 @@ RAW = overlap("title", {"a": 9, "b|c": 5, "c": 1, "d": 3})
 CLEAN = overlap("title_clean", {"a": 8, "b|c": 4, "c": 0, "d": 2})
 
 
-def test_the_table_in_markdown() -> None:
+def test_markdown_tables() -> None:
     text = words_markdown([RAW, CLEAN], {"a": 0.25, "c": 1.0})
     assert text.splitlines()[2:4] == [
         "| title | 40 | 45.0 % | 0.0 % | 9.0 % | 5.0 |",
@@ -43,7 +43,7 @@ def test_the_table_in_markdown() -> None:
     ]
 
 
-def test_the_table_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_table(capsys: pytest.CaptureFixture[str]) -> None:
     print_words([RAW, CLEAN])
     assert "45.0 %" in capsys.readouterr().out
 
@@ -62,11 +62,11 @@ def test_the_table_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 def test_rank_correlation(accuracy: dict[str, float], correlation: float | None) -> None:
     found = rank_correlation(CLEAN, accuracy)
     assert found == (correlation if correlation is None else pytest.approx(correlation, abs=1e-3))
-    told = "Rank correlation" in words_markdown([CLEAN], accuracy)
-    assert told == (correlation is not None)
+    has_line = "Rank correlation" in words_markdown([CLEAN], accuracy)
+    assert has_line == (correlation is not None)
 
 
-def test_the_files(tmp_path: Path) -> None:
+def test_files(tmp_path: Path) -> None:
     write_words(tmp_path / "new", [RAW, CLEAN], {"a": 0.25})
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "words.csv", "words.md", "words.png",
@@ -80,7 +80,7 @@ def test_the_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_the_figure_shows_twenty_classes_at_most() -> None:
+def test_figure_has_at_most_twenty_classes() -> None:
     def height(classes: int) -> int:
         many = overlap("title", {f"class ${n}_{{x": n % 11 for n in range(classes)})
         with Image.open(io.BytesIO(overlap_figure([many], {"class $3_{x": 0.5}))) as picture:

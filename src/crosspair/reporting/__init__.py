@@ -1,4 +1,4 @@
-"""Numbers, figures and pages: what a run found, for people to read."""
+"""Reports: tables, figures and pages of results."""
 
 from crosspair.reporting.run_report import (
     ContactSheet,
@@ -12,7 +12,7 @@ from crosspair.reporting.run_report import (
     read_history,
     write_report,
 )
-from crosspair.reporting.tables import ComparisonRow, comparison
+from crosspair.reporting.tables import ComparisonRow, compare_with_baselines
 
 __all__ = [
     "ComparisonRow",
@@ -21,7 +21,7 @@ __all__ = [
     "History",
     "RetrievedClip",
     "SheetTile",
-    "comparison",
+    "compare_with_baselines",
     "learning_curves",
     "load_contact_sheet",
     "overview_figure",

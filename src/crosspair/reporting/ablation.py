@@ -1,17 +1,17 @@
-"""The report of an ablation: a page, the same in Markdown, and every number as csv."""
+"""Report of an ablation: HTML page, the same tables in Markdown, and all values as CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from crosspair.files import write_atomically
+from crosspair.markdown import markdown_rows, plain
 from crosspair.reporting.ablation_figures import (
-    dial_charts,
+    axis_charts,
     dot_charts,
-    examples,
     loss_panels,
+    retrieval_examples,
     validation_panels,
 )
 from crosspair.reporting.ablation_tables import (
@@ -21,63 +21,158 @@ from crosspair.reporting.ablation_tables import (
     CellResult,
     TableRow,
     ablation_tables,
-    headlines,
+    format_difference,
+    format_mean,
+    headline_columns,
     read_ablation,
-    shown_difference,
-    shown_mean,
     t_quantile,
 )
 from crosspair.reporting.run_report import render_page
-from crosspair.reporting.tables import FIELDS, Column, format_csv, format_signed, pluralize
-from crosspair.reporting.titles import KINDS
+from crosspair.reporting.tables import COLUMN_FIELDS, Column, format_csv, format_signed, pluralize
+from crosspair.reporting.titles import REASON_CLASSES
 
-_FIELDS = (
-    "row", "of", *FIELDS, "seed", "value", "deviation", "seeds", "difference", "error", "low",
-    "high", "status",
+_CSV_FIELDS = (
+    "row", "of", *COLUMN_FIELDS, "seed", "value", "deviation", "seeds", "difference", "error",
+    "low", "high", "status",
 )  # fmt: skip
+_FEW_SEEDS = 5
+
+CellLine = tuple[CellResult, str, dict[str, str]]  # a cell, the link to its file, its columns
 
 
-def write_ablation_report(out: Path) -> Path:
-    """Write ``report.html``, ``report.md`` and ``report.csv``, each in one step.
+def write_ablation_report(folder: Path) -> Path:
+    """Write ``report.html``, ``report.md`` and ``report.csv``.
 
-    The csv has a line for each number as it is, seed by seed, a line for each mean (its seed is
-    empty) with its difference to the first row, and a line for each cell that is not done.
+    The CSV file has a line for each unrounded value, a line for each mean over seeds (with an empty
+    seed) with its difference to the baseline, and a line for each cell that is not done.
 
     Args:
-        out: the folder of ``crosspair ablate``; its cells may be done, failed or missing.
+        folder: of ``crosspair ablate``; its cells may be done, failed or missing.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        RunError: there is no ``ablation.json`` or it is damaged, or a file cannot be written.
+        RunError: ``ablation.json`` does not exist or is damaged, or a file cannot be written.
     """
-    ablation = read_ablation(out)
+    ablation = read_ablation(folder)
     tables = ablation_tables(ablation)
-    told: dict[str, Any] = {
-        "ablation": ablation,
-        "tables": tables,
-        "conclusion": conclusion(ablation, tables),
-        "caution": caution(ablation, tables),
-        "mean": shown_mean,
-        "difference": shown_difference,
-        "cells": _cells(ablation),
-    }
+    findings = describe_findings(ablation, tables)
+    uncertainty = describe_uncertainty(ablation, tables)
+    cells = _cell_lines(ablation)
     page = render_page(
-        "ablation.html", **told, kinds=KINDS, examples=examples(ablation),
-        charts=dial_charts(ablation, tables) or dot_charts(tables),
+        "ablation.html", ablation=ablation, tables=tables, findings=findings,
+        uncertainty=uncertainty, mean=format_mean, difference=format_difference, cells=cells,
+        kinds=REASON_CLASSES, examples=retrieval_examples(ablation),
+        charts=axis_charts(ablation, tables) or dot_charts(tables),
         validation=validation_panels(ablation), losses=loss_panels(ablation),
     )  # fmt: skip
-    write_atomically(out / "report.md", render_page("ablation.md", **told))
-    write_atomically(out / "report.csv", _csv(ablation, tables))
-    write_atomically(out / "report.html", page)
-    return out / "report.html"
+    blocks = [
+        f"# {plain(ablation.title)}", plain(findings[0]),
+        "\n".join(f"- {plain(finding)}" for finding in findings[1:]), plain(uncertainty),
+        *(block for table in tables for block in (f"## {table.title}", _markdown_table(table))),
+        "## Cells", _markdown_cells(cells),
+    ]  # fmt: skip
+    write_atomically(folder / "report.md", "\n\n".join(filter(None, blocks)) + "\n")
+    write_atomically(folder / "report.csv", _csv(ablation, tables))
+    write_atomically(folder / "report.html", page)
+    return folder / "report.html"
 
 
-def _cells(ablation: Ablation) -> list[tuple[CellResult, str, dict[str, str]]]:
-    """Each cell, a link to its file, and what is told of it beside its name."""
-    told = []
-    for cell in (each for cells in ablation.rows.values() for each in cells):
+def describe_findings(ablation: Ablation, tables: Sequence[AblationTable]) -> list[str]:
+    """Describe the extent of the ablation, then the best row of each protocol."""
+    done = ablation.count(DONE)
+    extent = (
+        f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each. Baseline: "
+        f"“{ablation.baseline}”."
+    )
+    if done < len(ablation.cells):
+        extent += (
+            f" {done} of {len(ablation.cells)} cells are done, {ablation.count('failed')} failed, "
+            f"{ablation.count('missing')} missing."
+        )
+    return [extent, *(_describe_column(ablation, *each) for each in headline_columns(tables))]
+
+
+def describe_uncertainty(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
+    """Explain the intervals and how many are expected to exclude zero by chance."""
+    if ablation.seeds == 1:
+        return "There is one seed, so the variation between seeds is unknown."
+    entries = [e for table in tables for row in table.rows for e in row.entries.values()]
+    compared = [e.difference for e in entries if e.difference and e.difference.interval]
+    if not compared:
+        return "No row has two seeds in common with the baseline, so there are no intervals."
+    text = (
+        "Below each mean: difference to the baseline over the same seeds ± standard error, with "
+        "the 95 % confidence interval (Student's t-distribution)."
+    )
+    if ablation.seeds <= _FEW_SEEDS:
+        text += (
+            f" With {ablation.seeds} seeds, an interval extends "
+            f"{t_quantile(ablation.seeds - 1):.1f} standard errors to each side, and the standard "
+            "errors are rough estimates."
+        )
+    significant = sum(difference.significant for difference in compared)
+    return (
+        f"{text} Significant (bold) means that the interval excludes zero: {significant} of "
+        f"{len(compared)} differences. About {len(compared) / 20:.0f} would be significant by "
+        "chance if all rows were equal."
+    )
+
+
+def _describe_column(ablation: Ablation, table: AblationTable, column: Column) -> str:
+    rows = [row for row in table.rows if column in row.entries]
+    trained = [row for row in rows if row.subject == "trained"]
+    seeds = {seed for row in trained for seed in row.entries[column].values}
+    complete = [row for row in trained if seeds == set(row.entries[column].values)]
+    ranked = sorted(complete, key=lambda row: row.entries[column].mean.value, reverse=True)
+    finetuned = column.protocol.endswith("views")
+    text = f"{column.protocol} {column.metric}".removesuffix(" top-1")
+    text = f"Fine-tuned, {text}" if finetuned else text
+    if not ranked:
+        text += ": no row has results for all seeds."
+    else:
+        partial = "" if complete == trained else f" ({len(complete)} rows with all seeds)"
+        text += f"{partial}: {_describe_best(ablation, ranked, column)}."
+    for row in rows:
+        if row.subject == "random weights":
+            name = "Trained from scratch" if finetuned else "Random weights"
+            text += f" {name}: {format_mean(row.entries[column], column)}."
+    return text
+
+
+def _describe_best(ablation: Ablation, ranked: Sequence[TableRow], column: Column) -> str:
+    """Describe the best row and its difference to the baseline, or that of the second best."""
+    best, *others = ranked
+    mean = best.entries[column].mean.value
+    tied = [row.name for row in ranked if row.entries[column].mean.value == mean]
+    if len(tied) > 1:
+        names = ", ".join(f"“{name}”" for name in tied)
+        return f"{names} are tied at {format_mean(best.entries[column], column)}"
+    text = f"best is {_named_mean(best, column)}"
+    if not others:
+        return f"{text}, the only such row"
+    is_baseline = best.name == ablation.baseline
+    difference = (others[0] if is_baseline else best).entries[column].difference
+    if difference is None:
+        return f"{text}, which has no seed in common with the baseline"
+    text += f"; second is {_named_mean(others[0], column)}" if is_baseline else ""
+    text += f", {format_signed(100 * difference.value)} points vs. the baseline"
+    if difference.interval is None:
+        reason = "one seed" if difference.count == 1 else "the same for every seed"
+        return f"{text} ({reason}, no interval)"
+    low, high = (format_signed(100 * end) for end in difference.interval)
+    verdict = "significant" if difference.significant else "not significant"
+    return f"{text} (95 % interval {low} to {high}, {verdict})"
+
+
+def _named_mean(row: TableRow, column: Column) -> str:
+    return f"“{row.name}” with {format_mean(row.entries[column], column)}"
+
+
+def _cell_lines(ablation: Ablation) -> list[CellLine]:
+    lines = []
+    for cell in (cell for cells in ablation.rows.values() for cell in cells):
         file = cell.path / ("results.json" if cell.results else "log.txt")
         link = file.relative_to(ablation.folder).as_posix() if file.is_file() else ""
         numbers = {
@@ -88,123 +183,60 @@ def _cells(ablation: Ablation) -> list[tuple[CellResult, str, dict[str, str]]]:
             "clips/s": cell.speed,
         }
         rounded = {head: "–" if n is None else f"{n:,.0f}" for head, n in numbers.items()}
-        told.append((cell, link, {"seed": str(cell.seed), "status": cell.status, **rounded}))
-    return told
+        lines.append((cell, link, {"seed": str(cell.seed), "status": cell.status, **rounded}))
+    return lines
+
+
+def _markdown_table(table: AblationTable) -> str:
+    head = ["row", *(f"{column.title}<br>{column.detail}" for column in table.columns)]
+    head += ["published, not measured here"] if table.is_published else []
+    rows = []
+    for row in table.rows:
+        cells = [f"{plain(row.name)}<br>{row.detail}"]
+        for column in table.columns:
+            entry = row.entries.get(column)
+            cell = format_mean(entry, column) if entry else row.placeholder
+            if entry and entry.difference:
+                bold = "**" if entry.difference.significant else ""
+                cell += f"<br>{bold}{format_difference(entry.difference, column)}{bold}"
+            cells.append(cell)
+        if table.is_published:
+            cells.append(f"*{plain(row.published)}*" if row.published else "")
+        rows.append(cells)
+    return markdown_rows(head, rows)
+
+
+def _markdown_cells(lines: Sequence[CellLine]) -> str:
+    rows = [
+        [
+            f"[{plain(cell.name)}]({link})" if link else plain(cell.name),
+            *columns.values(),
+            plain(cell.error),
+        ]
+        for cell, link, columns in lines
+    ]
+    return markdown_rows(["row", *lines[0][2], "error"], rows)
 
 
 def _csv(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
     lines: list[dict[str, object]] = []
     for row in (row for table in tables for row in table.rows):
         for column, entry in row.entries.items():
-            own = {"row": row.name, "of": row.of, **dict(zip(FIELDS, column.fields, strict=True))}
+            line: dict[str, object] = dict(zip(COLUMN_FIELDS, column.fields, strict=True))
+            line |= {"row": row.name, "of": row.subject}
             lines += [
-                {**own, "seed": seed, "value": value, "status": "done"}
+                {**line, "seed": seed, "value": value, "status": "done"}
                 for seed, value in entry.values.items()
             ]
-            mean, apart = entry.mean, entry.difference
-            own |= {"value": mean.value, "deviation": mean.deviation, "seeds": mean.count}
-            if apart:
-                low, high = apart.interval or ("", "")
-                own |= {"difference": apart.value, "error": apart.error, "low": low, "high": high}
-            lines.append({**own, "status": "mean"})
+            mean, difference = entry.mean, entry.difference
+            line |= {"value": mean.value, "deviation": mean.deviation, "seeds": mean.count}
+            if difference:
+                line |= {"difference": difference.value, "error": difference.error}
+                line |= zip(("low", "high"), difference.interval or ("", ""), strict=True)
+            lines.append({**line, "status": "mean"})
     lines += [
         {"row": cell.name, "of": "trained", "seed": cell.seed, "status": cell.status}
         for cell in ablation.cells
         if not cell.results
     ]
-    return format_csv(_FIELDS, ([line.get(name, "") for name in _FIELDS] for line in lines))
-
-
-_FEW = 5  # seeds that are called few
-
-
-def conclusion(ablation: Ablation, tables: Sequence[AblationTable]) -> list[str]:
-    """What there is, and what is best by each protocol, a text each."""
-    done = ablation.count(DONE)
-    told = (
-        f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each, compared with "
-        f"“{ablation.first}”."
-    )
-    if done < len(ablation.cells):
-        told += (
-            f" Of {len(ablation.cells)} cells {done} are done, {ablation.count('failed')} failed "
-            f"and {ablation.count('missing')} are missing."
-        )
-    return [told, *(_told(ablation, table, column) for table, column in headlines(tables))]
-
-
-def caution(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
-    """What to bear in mind of the intervals."""
-    if ablation.seeds == 1:
-        return "One seed tells nothing of chance: how far two seeds lie apart is not known."
-    entries = [e for table in tables for row in table.rows for e in row.entries.values()]
-    compared = [e.difference for e in entries if e.difference and e.difference.interval]
-    if not compared:
-        return "No two rows share two seeds yet, so that nothing can be said of chance."
-    told = (
-        "Beneath a mean is its difference to the first row over the same seeds, ± its standard "
-        "error, with its 95 % interval by Student's t-distribution."
-    )
-    if ablation.seeds <= _FEW:
-        told += (
-            f" {ablation.seeds} seeds are few: an interval reaches "
-            f"{t_quantile(ablation.seeds - 1):.1f} standard errors to each side, and the standard "
-            "errors themselves are rough."
-        )
-    apart = sum(difference.told_apart for difference in compared)
-    return (
-        f"{told} Of {len(compared)} differences {apart} have an interval without zero (bold); of "
-        f"as many where nothing differs, about {len(compared) / 20:.0f} would have one."
-    )
-
-
-def _told(ablation: Ablation, table: AblationTable, column: Column) -> str:
-    rows = [row for row in table.rows if column in row.entries]
-    trained = [row for row in rows if row.of == "trained"]
-    seeds = {seed for row in trained for seed in row.entries[column].values}
-    whole = [row for row in trained if seeds == set(row.entries[column].values)]
-    ranked = sorted(whole, key=lambda row: row.entries[column].mean.value, reverse=True)
-    named = f"{column.protocol} {column.metric}".removesuffix(" top-1")
-    tuned = column.protocol.endswith("views")
-    told = f"Fine-tuned, {named}" if tuned else named
-    if not whole:
-        told += ": no row has all seeds yet."
-    else:
-        some = "" if whole == trained else f", of the {len(whole)} rows with all seeds"
-        told += f"{some}: {_best(ablation, ranked, column)}."
-    for row in rows:
-        if row.of == "random weights":
-            told += " From scratch it is " if tuned else " Random weights have "
-            told += f"{shown_mean(row.entries[column], column)}."
-    return told
-
-
-def _best(ablation: Ablation, ranked: Sequence[TableRow], column: Column) -> str:
-    """Which row is best, and what that is worth; of rows from the best on."""
-    best, *others = ranked
-    mean = best.entries[column].mean.value
-    level = [row.name for row in ranked if row.entries[column].mean.value == mean]
-    if len(level) > 1:
-        names = ", ".join(f"“{name}”" for name in level)
-        return f"{names} are level at {shown_mean(best.entries[column], column)}"
-    told = f"{_named(best, column)} is best"
-    if not others:
-        return f"{told}, and the only one"
-    is_first = best.name == ablation.first
-    difference = (others[0] if is_first else best).entries[column].difference
-    if difference is None:
-        return f"{told}; it shares no seed with the first row"
-    told += f"; next is {_named(others[0], column)}" if is_first else ""
-    told += f", {format_signed(100 * difference.value)} points to the first row"
-    if difference.interval is None:
-        seeds = "by one seed" if difference.count == 1 else "in every seed, so without an interval"
-        return f"{told}, {seeds}"
-    low, high = (format_signed(100 * end) for end in difference.interval)
-    chance = "which chance between seeds can explain"
-    if difference.told_apart:
-        chance = "more than chance between seeds explains"
-    return f"{told} (interval {low} to {high}): {chance}"
-
-
-def _named(row: TableRow, column: Column) -> str:
-    return f"“{row.name}” ({shown_mean(row.entries[column], column)})"
+    return format_csv(_CSV_FIELDS, ([line.get(key, "") for key in _CSV_FIELDS] for line in lines))

@@ -1,4 +1,4 @@
-"""Figures of an ablation: how every cell learnt, and what a numeric axis does."""
+"""Figures of an ablation: training curves of each row, charts by axis or row, and examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from crosspair.reporting.ablation_tables import (
     Mean,
     TableEntry,
     TableRow,
-    headlines,
+    headline_columns,
 )
 from crosspair.reporting.figures import (
     CHART,
@@ -35,10 +35,10 @@ from crosspair.reporting.figures import (
     SERIES,
     STYLES,
     Series,
-    name_ends,
-    name_rows,
-    shortened,
+    label_line_ends,
+    label_rows,
     svg_figure,
+    truncate,
 )
 from crosspair.reporting.run_report import (
     ContactSheet,
@@ -47,143 +47,146 @@ from crosspair.reporting.run_report import (
     RetrievedClip,
     SheetTile,
     load_contact_sheet,
-    smoothed,
+    smooth_series,
 )
 from crosspair.reporting.tables import Column, pluralize
-from crosspair.reporting.titles import Example, title_examples
+from crosspair.reporting.titles import TitleExample, title_examples
 
-_PANEL = (3.3, 2.1)  # in; at 72 points an inch as wide as a card of the page's narrowest column
-_NAME = 28  # letters
-_FEWEST = 3  # values of an axis that make a chart
+_PANEL = (3.3, 2.1)  # in
+_NAME_LENGTH = 28  # characters
+_MIN_VALUES = 3  # of an axis with a chart
 
 Line = tuple[Sequence[float], Sequence[float]]  # thousands of clips, values
-Lines = dict[str, list[tuple[Line, bool]]]  # by row: each seed's line, and whether its cell is done
+SeedLines = list[tuple[Line, bool]]  # the line of each seed, and whether its cell is done
 
 
 def validation_panels(ablation: Ablation) -> list[Curve]:
-    """Retrieval on the validation pairs against clips seen, a panel a row."""
-    lines = _lines(
-        ablation, lambda history: smoothed("", history.validation, "text_to_video_R@10"), 100
+    """Draw R@10 on the validation pairs over the clips seen, a panel per row."""
+    rows = _seed_lines(
+        ablation, lambda history: smooth_series("", history.validation, "text_to_video_R@10"), 100
     )
-    means = [_mean(own) for own in lines.values()]
-    top = max((y for own in lines.values() for (_, ys), _ in own for y in ys), default=0.0)
+    means = [_mean_line(lines) for lines in rows.values()]
+    top = max((y for lines in rows.values() for (_, ys), _ in lines for y in ys), default=0.0)
     return [
-        _panel("Validation", name, own, others=means, ylabel="R@10, %", top=top)
-        for name, own in lines.items()
+        _draw_panel("Validation", name, lines, others=means, ylabel="R@10, %", top=top)
+        for name, lines in rows.items()
     ]
 
 
 def loss_panels(ablation: Ablation) -> list[Curve]:
-    """The training loss against clips seen, a panel a row, each with its own scale."""
-    lines = _lines(ablation, lambda history: smoothed("", history.train, "loss"))
-    return [_panel("Loss", name, own, ylabel="loss") for name, own in lines.items()]
+    """Draw the training loss over the clips seen, a panel per row, each with its own scale."""
+    rows = _seed_lines(ablation, lambda history: smooth_series("", history.train, "loss"))
+    return [_draw_panel("Loss", name, lines, ylabel="loss") for name, lines in rows.items()]
 
 
-def dial_charts(ablation: Ablation, tables: Sequence[AblationTable]) -> list[Curve]:
-    """For a numeric axis a chart a protocol: a line for each of the other axes' values.
+def axis_charts(ablation: Ablation, tables: Sequence[AblationTable]) -> list[Curve]:
+    """Draw accuracy over a numeric axis, a chart per protocol and a line per other values.
 
     Returns:
-        Nothing where no axis has three numeric values, or more lines than can be told apart.
+        No chart if no axis has three numeric values, or if there are more than six lines.
     """
     values = {
-        axis: list(dict.fromkeys(c.row[axis] for c in ablation.cells)) for axis in ablation.axes
+        axis: list(dict.fromkeys(cell.row[axis] for cell in ablation.cells))
+        for axis in ablation.axes
     }
-    dials = [a for a, own in values.items() if len(own) >= _FEWEST and all(map(_is_number, own))]
-    if not dials:
+    numeric = [
+        axis for axis, names in values.items()
+        if len(names) >= _MIN_VALUES and all(map(_is_number, names))
+    ]  # fmt: skip
+    if not numeric:
         return []
-    dial = dials[0]
-    places: dict[str, list[tuple[float, str]]] = {}
+    axis = numeric[0]
+    lines: dict[str, list[tuple[float, str]]] = {}
     for name, cells in ablation.rows.items():
         row = cells[0].row
-        line = " / ".join(value for axis, value in row.items() if axis != dial)
-        places.setdefault(line, []).append((float(row[dial]), name))
-    if len(places) > len(SERIES):
+        line = " / ".join(value for other, value in row.items() if other != axis)
+        lines.setdefault(line, []).append((float(row[axis]), name))
+    if len(lines) > len(SERIES):
         return []
     charts = []
-    for table, column in headlines(tables):
+    for table, column in headline_columns(tables):
         entries = {row.name: row.entries[column] for row in table.rows if column in row.entries}
-        lines = {
-            line: [(x, entries[name].mean) for x, name in sorted(own) if name in entries]
-            for line, own in places.items()
+        means = {
+            line: [(x, entries[name].mean) for x, name in sorted(rows) if name in entries]
+            for line, rows in lines.items()
         }
         chance = entries.get("chance")
-        drawn = svg_figure(
-            f"{column.title} by {dial}",
-            partial(_chart, dial=dial, lines={k: v for k, v in lines.items() if v}, chance=chance),
+        draw = partial(
+            _draw_axis_chart, axis=axis, lines={k: v for k, v in means.items() if v}, chance=chance
         )
-        dotted = " Dotted: chance." if chance else ""
-        caption = f"{column.detail}. Mean and standard deviation over seeds.{dotted}"
-        charts.append(Curve(column.title, drawn, caption))
+        figure = svg_figure(f"{column.title} by {axis}", draw)
+        caption = f"{column.detail}. Mean and standard deviation over seeds."
+        charts.append(Curve(column.title, figure, caption + " Dotted: chance." * bool(chance)))
     return charts
 
 
 def dot_charts(tables: Sequence[AblationTable]) -> list[Curve]:
-    """For each protocol a chart of rows: every seed a dot, with their mean and deviation."""
+    """Draw the values of all seeds with mean and deviation by row, a chart per protocol."""
     charts = []
-    for table, column in headlines(tables):
+    for table, column in headline_columns(tables):
         rows = [row for row in table.rows if column in row.entries]
-        drawn = svg_figure(
+        figure = svg_figure(
             f"{column.title} by row",
-            partial(_dots, rows=rows, column=column),
+            partial(_draw_dots, rows=rows, column=column),
             (CHART[0], 0.7 + 0.27 * len(rows)),
         )
-        caption = f"{column.detail}. Dots: seeds; bars: their mean and standard deviation."
-        charts.append(Curve(column.title, drawn, caption))
+        caption = f"{column.detail}. Dots: seeds; bars: mean and standard deviation."
+        charts.append(Curve(column.title, figure, caption))
     return charts
 
 
-def _chart(
+def _draw_axis_chart(
     axes: Axes,
-    dial: str,
+    axis: str,
     lines: Mapping[str, Sequence[tuple[float, Mean]]],
     chance: TableEntry | None,
 ) -> None:
-    marks = sorted({x for line in lines.values() for x, _ in line})
-    wide = marks[0] > 0 and marks[-1] / marks[0] >= 8
+    ticks = sorted({x for line in lines.values() for x, _ in line})
+    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= 8
+    span = ticks[-1] - ticks[0]
     ends = []
     for number, (name, points) in enumerate(lines.items()):
-        # Bars of several lines at one place would hide one another.
-        aside = (number - (len(lines) - 1) / 2) * 0.012
-        span = marks[-1] - marks[0]
+        # Shift the lines horizontally, so that their error bars do not hide one another.
+        shift = (number - (len(lines) - 1) / 2) * 0.012
         axes.errorbar(
-            [x * (1 + 4 * aside) if wide else x + aside * span for x, _ in points],
+            [x * (1 + 4 * shift) if logarithmic else x + shift * span for x, _ in points],
             [100 * mean.value for _, mean in points],
             [100 * (mean.deviation or 0) for _, mean in points],
             color=SERIES[number], linestyle=STYLES[number], linewidth=1.6, marker="o",
             markersize=3.5, capsize=2.5,
         )  # fmt: skip
-        ends.append((100 * points[-1][1].value, shortened(name, _NAME), SERIES[number]))
+        ends.append((100 * points[-1][1].value, truncate(name, _NAME_LENGTH), SERIES[number]))
     if chance is not None:
         axes.axhline(100 * chance.mean.value, color=INK, linestyle=":", linewidth=1)
-    if wide:
+    if logarithmic:
         axes.set_xscale("log")
-    axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(dial)
+    axes.set_xlabel(axis)
     axes.set_ylim(bottom=0)
     axes.set_title("%", loc="left", fontsize="medium")
-    name_ends(axes, ends if len(ends) > 1 else [])
+    label_line_ends(axes, ends if len(ends) > 1 else [])
 
 
-def _dots(axes: Axes, rows: Sequence[TableRow], column: Column) -> None:
-    for place, row in enumerate(rows):
-        entry, colour = row.entries[column], SERIES[0] if row.of == "trained" else INK
+def _draw_dots(axes: Axes, rows: Sequence[TableRow], column: Column) -> None:
+    for y, row in enumerate(rows):
+        entry, colour = row.entries[column], SERIES[0] if row.subject == "trained" else INK
         mean = entry.mean
         values = [100 * value for value in entry.values.values()]
-        axes.plot(values, [place] * len(values), "o", color=colour, markersize=4, alpha=0.55)
+        axes.plot(values, [y] * len(values), "o", color=colour, markersize=4, alpha=0.55)
         axes.errorbar(
-            100 * mean.value, place, xerr=100 * (mean.deviation or 0), fmt="|", color=colour,
+            100 * mean.value, y, xerr=100 * (mean.deviation or 0), fmt="|", color=colour,
             markersize=11, markeredgewidth=2, capsize=3, linewidth=1.2,
         )  # fmt: skip
-    name_rows(axes, [shortened(row.name, _NAME) for row in rows])
+    label_rows(axes, [truncate(row.name, _NAME_LENGTH) for row in rows])
     axes.set_xlabel("%")
     axes.margins(y=0.08)
 
 
-def _panel(
+def _draw_panel(
     kind: str,
     row: str,
-    lines: Sequence[tuple[Line, bool]],
+    lines: SeedLines,
     *,
     ylabel: str,
     others: Sequence[Line] = (),
@@ -195,7 +198,7 @@ def _panel(
         for (x, y), done in lines:
             style = "-" if done else (0, (1, 1))
             axes.plot(x, y, color=SERIES[0], linewidth=0.8, alpha=0.8, linestyle=style)
-        mean = _mean(lines)
+        mean = _mean_line(lines)
         axes.plot(*mean, color=SERIES[0], linewidth=2.2, marker="o" if len(mean[0]) == 1 else "")
         axes.margins(x=0)
         if top is not None:
@@ -204,29 +207,32 @@ def _panel(
         axes.set_title(ylabel, loc="left", fontsize="small")
         axes.tick_params(labelsize="small")
 
-    lost = sum(not done for _, done in lines)
-    told = pluralize(len(lines), "seed") + (f", {lost} of them not done (dotted)" if lost else "")
-    return Curve(row, svg_figure(f"{kind} of {row}", draw, _PANEL), told)
+    incomplete = sum(not done for _, done in lines)
+    caption = pluralize(len(lines), "seed")
+    caption += f", {incomplete} of them not done (dotted)" if incomplete else ""
+    return Curve(row, svg_figure(f"{kind} of {row}", draw, _PANEL), caption)
 
 
-def _lines(ablation: Ablation, read: Callable[[History], Series], factor: float = 1) -> Lines:
-    """Of every row that has begun; what failed in the middle is drawn as far as it came."""
-    lines: Lines = {}
+def _seed_lines(
+    ablation: Ablation, read: Callable[[History], Series], factor: float = 1
+) -> dict[str, SeedLines]:
+    """Return the lines of each row that has started, including those of failed cells."""
+    rows: dict[str, SeedLines] = {}
     for name, cells in ablation.rows.items():
         for cell in cells:
             line, last = read(cell.history), (cell.history.train or [{}])[-1]
             if line.y and last.get("pairs") and last["epoch"]:
                 clips = [epoch * last["pairs"] / last["epoch"] / 1000 for epoch in line.x]
                 values = [factor * y for y in line.y]
-                lines.setdefault(name, []).append(((clips, values), cell.status == DONE))
-    return lines
+                rows.setdefault(name, []).append(((clips, values), cell.status == DONE))
+    return rows
 
 
-def _mean(lines: Sequence[tuple[Line, bool]]) -> Line:
-    """Of cells that are done, where all of them have a value."""
-    found = [dict(zip(x, y, strict=True)) for (x, y), done in lines if done]
-    shared = [x for x in found[0] if all(x in each for each in found)] if found else []
-    return shared, [statistics.fmean(each[x] for each in found) for x in shared]
+def _mean_line(lines: SeedLines) -> Line:
+    """Average the lines of completed cells at the points that they have in common."""
+    complete = [dict(zip(x, y, strict=True)) for (x, y), done in lines if done]
+    common = [x for x in complete[0] if all(x in line for line in complete)] if complete else []
+    return common, [statistics.fmean(line[x] for line in complete) for x in common]
 
 
 def _is_number(text: str) -> bool:
@@ -237,54 +243,55 @@ def _is_number(text: str) -> bool:
     return True
 
 
-_QUERIES, _FOUND = 3, 5  # of the best and of the worst; clips a query
-_TITLES, _PAIRS = 300, 6  # titles to choose from; pairs that are shown
+_QUERIES, _CLIPS = 3, 5  # best and worst queries each, and clips per query
+_TITLES, _PAIRS = 300, 6  # titles to choose from, and pairs shown
 
 
 @dataclass
-class Examples:
-    """What could be shown, and what could not and why."""
+class RetrievalExamples:
+    """Examples of an ablation's report, and the reasons for those that are unavailable."""
 
     best: Sequence[ContactSheet] = ()
     worst: Sequence[ContactSheet] = ()
-    pairs: Sequence[tuple[SheetTile, Example]] = ()
-    lacking: list[str] = field(default_factory=list)
+    pairs: Sequence[tuple[SheetTile, TitleExample]] = ()
+    unavailable: list[str] = field(default_factory=list)
 
 
-def examples(ablation: Ablation) -> Examples:
-    """Retrievals of the first row's first cell that is done, and some of its pairs.
+def retrieval_examples(ablation: Ablation) -> RetrievalExamples:
+    """Retrieve clips with the baseline's first completed cell, and show some of its pairs.
 
-    Models, features and videos may be gone since: what is lacking is told.
+    Models, features and videos may have been deleted since; the reasons are then in
+    ``unavailable``.
     """
-    done = [cell for cell in ablation.rows[ablation.first] if cell.status == DONE]
+    done = [cell for cell in ablation.rows[ablation.baseline] if cell.status == DONE]
     if not done:
-        return Examples(lacking=["No cell of the first row is done: its retrievals lack."])
-    found = Examples()
+        return RetrievalExamples(unavailable=["No cell of the baseline is done: no examples."])
+    examples = RetrievalExamples()
     try:
-        found.best, found.worst = best_and_worst(done[0])
+        examples.best, examples.worst = best_and_worst_queries(done[0])
     except CrosspairError as error:
-        found.lacking.append(f"Retrievals of the first row lack: {error}")
+        examples.unavailable.append(f"Retrieval examples of the baseline are unavailable: {error}")
     try:
-        found.pairs = cleaned_pairs(_job(done[0], "manifest"))
+        examples.pairs = cleaned_pairs(_job_manifest(done[0], "manifest"))
     except CrosspairError as error:
-        found.lacking.append(f"Examples of pairs lack: {error}")
-    return found
+        examples.unavailable.append(f"Examples of pairs are unavailable: {error}")
+    return examples
 
 
-def best_and_worst(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSheet]]:
-    """Titles of tested videos whose own clip is found first by the widest margin, and latest.
+def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSheet]]:
+    """Select the test titles whose own clip has the best rank and margin, and the worst.
 
     Raises:
-        CrosspairError: the cell's model, its features or its manifest are gone.
+        CrosspairError: the cell's model, features or manifest do not exist.
     """
-    manifest = _job(cell, "videos")
+    manifest = _job_manifest(cell, "videos")
     model = CPD.from_pretrained(cell.path / "model")
     features = load_features(cell.path / "features")
     if not features_match(cell.path / "features", manifest):
-        raise RunError(f"{manifest.path} has other pairs than when the cell was tested")
+        raise RunError(f"{manifest.path} has changed since the cell was evaluated")
     splits = manifest.column("split")
     titles = manifest.column(model.text.column)
-    empty = model.text_encoder.is_empty  # of titles that it cannot read, which retrieval leaves out
+    empty = model.text_encoder.is_empty  # titles without a known word, as in retrieval
     kept = [
         i
         for i, row in enumerate(features.rows.tolist())
@@ -292,7 +299,7 @@ def best_and_worst(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSh
     ]
     rows = features.rows[kept].tolist()
     if len(rows) < 2:
-        raise RunError(f"{manifest.path} has no two tested videos with titles")
+        raise RunError(f"{manifest.path} has fewer than two test videos with titles")
     videos = features.embedding[kept]
     texts = embed_texts(model, [titles[row] for row in rows])
     scores = texts @ videos.T
@@ -303,38 +310,38 @@ def best_and_worst(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSh
     clips = manifest.clips()
 
     def sheet(query: int) -> ContactSheet:
-        own = int(ranks[query])
-        best = [(i, 0) for i in scores[query].topk(min(_FOUND, len(rows))).indices.tolist()]
-        if own > len(best):
-            best[-1] = (query, own)
-        found = [
+        own_rank = int(ranks[query])
+        top = [(i, 0) for i in scores[query].topk(min(_CLIPS, len(rows))).indices.tolist()]
+        if own_rank > len(top):
+            top[-1] = (query, own_rank)
+        retrieved = [
             RetrievedClip(
-                clips[rows[i]], titles[rows[i]], float(scores[query, i]), i == query, place
+                clips[rows[i]], titles[rows[i]], float(scores[query, i]), i == query, rank
             )
-            for i, place in best
+            for i, rank in top
         ]
-        sheet = load_contact_sheet(titles[rows[query]], found)
-        return replace(sheet, note=f"Its own clip is at place {own} of {len(rows)}.")
+        sheet = load_contact_sheet(titles[rows[query]], retrieved)
+        return replace(sheet, note=f"Rank of its own clip: {own_rank} of {len(rows)}.")
 
     return [sheet(i) for i in order[:_QUERIES]], [sheet(i) for i in order[: -_QUERIES - 1 : -1]]
 
 
-def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, Example]]:
-    """Training pairs, each with its title as it was, cleaned, and as a tree (Figures 3 and 4)."""
+def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, TitleExample]]:
+    """Select training pairs with their raw, clean and tree titles (Figures 3 and 4)."""
     train = manifest.split("train")
     train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
-    shown = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
+    examples = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
     rows = {title: row for row, title in enumerate(train.column("title"))}
     clips = train.clips()
-    found = [RetrievedClip(clips[rows[each.raw]], each.raw, 0.0) for each in shown]
-    return list(zip(load_contact_sheet("", found).tiles, shown, strict=True))
+    retrieved = [RetrievedClip(clips[rows[each.raw]], each.raw, 0.0) for each in examples]
+    return list(zip(load_contact_sheet("", retrieved).tiles, examples, strict=True))
 
 
-def _job(cell: CellResult, name: str) -> Manifest:
-    """The videos that the cell learnt from (``manifest``) or was tested on, as it was told."""
+def _job_manifest(cell: CellResult, key: str) -> Manifest:
+    """Read the manifest of the cell's training pairs ("manifest") or test videos ("videos")."""
     path = cell.path / "job.json"
     try:
-        told = Path(json.loads(path.read_text(encoding="utf-8"))[name])
+        manifest = Path(json.loads(path.read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{path} is missing or damaged") from error
-    return Manifest.read(told)
+    return Manifest.read(manifest)

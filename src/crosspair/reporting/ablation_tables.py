@@ -1,4 +1,4 @@
-"""An ablation's folder, read: its plan, and what each cell came to."""
+"""Results of an ablation's folder: cells, means over seeds, and differences to the baseline."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from crosspair.errors import RunError
 from crosspair.evaluation.results import Result, Subject, read_results
 from crosspair.reporting.run_report import History, read_history
 from crosspair.reporting.tables import (
-    TITLES,
+    TABLE_TITLES,
     Column,
-    column_of,
     format_signed,
-    ordered,
     pluralize,
-    stands_in,
+    sort_columns,
 )
 
 ABLATION = "ablation.json"
 DONE = "done"
+_ROUNDING = 1e-9  # standard errors below this are rounding errors of equal differences
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """One row of the plan with one seed.
+    """A row of the plan with one seed.
 
     Attributes:
-        row: axis to the name of its value.
-        path: the cell's folder.
+        row: name of the value by axis.
+        seed: of the cell.
+        path: folder of the cell.
         status: "done", "failed" or "missing".
-        error: of a failed cell, its log's last line.
-        seconds: "pretrain", "evaluate" and "finetune", those that were done.
-        clips: seen in pre-training.
+        error: last line of the log of a failed cell.
+        seconds: duration of the completed steps among "pretrain", "evaluate" and "finetune".
+        clips: number of clips seen in pre-training.
+        results: empty unless done.
+        history: of pre-training; empty if not started.
     """
 
     row: Mapping[str, str]
@@ -52,112 +54,113 @@ class CellResult:
 
     @property
     def name(self) -> str:
-        """Its row's name, as "words / frozen"."""
+        """Name of the row, e.g. "words / frozen"."""
         return " / ".join(self.row.values())
 
     @property
     def speed(self) -> float | None:
-        """Clips a second in pre-training, as a whole."""
-        taken = self.seconds.get("pretrain")
-        return self.clips / taken if taken and self.status == DONE else None
+        """Clips per second of the whole pre-training."""
+        seconds = self.seconds.get("pretrain")
+        return self.clips / seconds if seconds and self.status == DONE else None
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What there is of an ablation.
+    """An ablation's plan and cells.
 
     Attributes:
-        table: the paper's table that it answers, as "1a"; empty where there is none.
-        first: name of the row that the others are compared with.
-        published: what the paper says: name of the row, source, protocol, metric; value,
-            difference or note.
+        folder: of the ablation.
+        title: of the plan.
+        table: number of the paper's table, e.g. "1a"; empty if there is none.
+        baseline: name of the row that the others are compared with.
+        published: the paper's values: name of the row, source, protocol, metric; value, difference
+            or note.
+        axes: names, in the plan's order.
         cells: in the plan's order.
     """
 
     folder: Path
     title: str
     table: str
-    first: str
+    baseline: str
     published: Sequence[Mapping[str, Any]]
     axes: Sequence[str]
     cells: Sequence[CellResult]
 
     @property
     def rows(self) -> dict[str, list[CellResult]]:
-        """Cells by the names of rows, the first row first, then in the plan's order."""
-        rows: dict[str, list[CellResult]] = {self.first: []}
+        """Cells by the name of the row, the baseline first, then in the plan's order."""
+        rows: dict[str, list[CellResult]] = {self.baseline: []}
         for cell in self.cells:
             rows.setdefault(cell.name, []).append(cell)
         return rows
 
     @property
     def seeds(self) -> int:
-        """How many seeds a row is to have."""
+        """Number of seeds per row."""
         return len({cell.seed for cell in self.cells})
 
     def count(self, status: str) -> int:
-        """Of cells of a status."""
+        """Count the cells of a status."""
         return sum(cell.status == status for cell in self.cells)
 
 
 def read_ablation(folder: Path) -> Ablation:
-    """Read the folder that ``crosspair ablate`` writes.
+    """Read a folder written by ``crosspair ablate``.
 
-    A cell that is called done but has no results that can be read counts as failed.
+    A cell with the status "done" whose results cannot be read counts as failed.
 
     Raises:
-        RunError: there is no ``ablation.json``, or it is damaged.
+        RunError: ``ablation.json`` does not exist or is damaged.
     """
     path = folder / ABLATION
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         plan = content["plan"]
+        axes = list(plan["axes"])
         ablation = Ablation(
             folder,
             plan["title"],
             plan.get("table", ""),
-            _name(plan["first"], plan["axes"]),
-            [{**each, "name": _name(each["row"], plan["axes"])} for each in plan["published"]],
-            list(plan["axes"]),
-            [_cell(folder, each) for each in content["cells"]],
+            _row_name(plan["first"], axes),
+            [{**each, "name": _row_name(each["row"], axes)} for each in plan["published"]],
+            axes,
+            [_read_cell(folder, each) for each in content["cells"]],
         )
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{path} is damaged ({type(error).__name__}: {error}); run the same crosspair ablate "
-            "again to write it anew"
+            f'{path} is damaged ({type(error).__name__}: {error}). Run the same "crosspair ablate" '
+            "command again to rewrite it."
         ) from error
-    if ablation.first not in {cell.name for cell in ablation.cells}:
-        raise RunError(f"{path}: no cell is of the first row, {ablation.first!r}")
+    if not ablation.rows[ablation.baseline]:
+        raise RunError(f"{path}: the baseline {ablation.baseline!r} has no cell")
     return ablation
 
 
-def _name(row: Mapping[str, str], axes: Sequence[str]) -> str:
+def _row_name(row: Mapping[str, str], axes: Sequence[str]) -> str:
     return " / ".join(row[axis] for axis in axes)
 
 
-def _cell(folder: Path, told: Mapping[str, Any]) -> CellResult:
-    path, status, error = folder / told["folder"], told["status"], told["error"] or ""
+def _read_cell(folder: Path, entry: Mapping[str, Any]) -> CellResult:
+    path, status, message = folder / entry["folder"], entry["status"], entry["error"] or ""
     results: Sequence[Result] = ()
     if status == DONE:
         try:
             results, _ = read_results(path / "results.json")
-        except RunError as fault:
-            status, error = "failed", str(fault)
+        except RunError as error:
+            status, message = "failed", str(error)
     history = read_history(path) if (path / "metrics.jsonl").is_file() else History()
     return CellResult(
-        told["row"], told["seed"], path, status, error, told["seconds"], told["clips"],
+        entry["row"], entry["seed"], path, status, message, entry["seconds"], entry["clips"],
         results, history,
     )  # fmt: skip
 
 
-_ROUNDING = 1e-9  # of differences that are the same
-
-
 @dataclass(frozen=True)
 class Mean:
-    """A mean over so many seeds; the standard deviation of one seed (n − 1), None of a single."""
+    """Mean over seeds, and the sample standard deviation; None of a single seed."""
 
     value: float
     deviation: float | None
@@ -166,13 +169,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference of two rows over the seeds that both have.
+    """Mean difference of two rows over the seeds that both have.
 
     Attributes:
+        value: the mean difference.
         error: its standard error; None of a single seed.
-        interval: where it lies with 95 % by Student's t-distribution; None of a single seed, and
-            where every seed happens to have the same difference, which tells nothing of its spread.
-        count: seeds.
+        interval: 95 % confidence interval by Student's t-distribution; None of a single seed, or
+            if the difference is the same for every seed.
+        count: number of seeds.
     """
 
     value: float
@@ -181,15 +185,15 @@ class Difference:
     count: int
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the interval leaves out zero: more than chance between seeds explains."""
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-def mean_over(values: Mapping[int, float]) -> Mean:
-    """The mean of the values of some seeds, at least one.
+def mean_over_seeds(values: Mapping[int, float]) -> Mean:
+    """Average the values of one or more seeds.
 
-    >>> mean_over({0: 1.0, 1: 3.0}).deviation == math.sqrt(2)
+    >>> mean_over_seeds({0: 1.0, 1: 3.0}).deviation == math.sqrt(2)
     True
     """
     numbers = list(values.values())
@@ -198,11 +202,11 @@ def mean_over(values: Mapping[int, float]) -> Mean:
 
 
 def paired_difference(row: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
-    """How much more ``row`` has than ``other``, seed by seed; None where they share no seed."""
-    shared = sorted(row.keys() & other.keys())
-    if not shared:
+    """Average ``row - other`` over their common seeds; None if there are none."""
+    common = sorted(row.keys() & other.keys())
+    if not common:
         return None
-    mean = mean_over({seed: row[seed] - other[seed] for seed in shared})
+    mean = mean_over_seeds({seed: row[seed] - other[seed] for seed in common})
     if mean.deviation is None:
         return Difference(mean.value, None, None, 1)
     error = mean.deviation / math.sqrt(mean.count)
@@ -213,7 +217,10 @@ def paired_difference(row: Mapping[int, float], other: Mapping[int, float]) -> D
 
 
 def t_quantile(freedom: int) -> float:
-    """What Student's t of so many degrees of freedom (at least 1) stays within with 95 %.
+    """Return the 97.5th percentile of Student's t-distribution.
+
+    Args:
+        freedom: degrees of freedom, at least 1.
 
     >>> round(t_quantile(2), 3)
     4.303
@@ -221,12 +228,12 @@ def t_quantile(freedom: int) -> float:
     low, high = 0.0, 16.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+        low, high = (middle, high) if _t_coverage(middle, freedom) < 0.95 else (low, middle)
     return high
 
 
-def _within(t: float, freedom: int) -> float:
-    """Probability of -t to t, by the finite sums for whole degrees of freedom."""
+def _t_coverage(t: float, freedom: int) -> float:
+    """Return the probability of [-t, t], by the finite sums for integer degrees of freedom."""
     angle = math.atan(t / math.sqrt(freedom))
     odd = freedom % 2
     term = total = math.cos(angle) if odd else 1.0
@@ -240,9 +247,9 @@ def _within(t: float, freedom: int) -> float:
 
 @dataclass(frozen=True)
 class TableEntry:
-    """What a row has in a column: values by seed, and their difference to those of the first row.
+    """Values of a row in a column by seed, and their difference to the baseline.
 
-    The first row itself has no difference, nor has what shares no seed with it.
+    The difference is None for the baseline and for rows without a seed in common with it.
     """
 
     values: Mapping[int, float]
@@ -250,33 +257,36 @@ class TableEntry:
 
     @property
     def mean(self) -> Mean:
-        """Over the seeds."""
-        return mean_over(self.values)
+        """Mean over the seeds."""
+        return mean_over_seeds(self.values)
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row.
+    """A row of an ablation's table.
 
     Attributes:
-        detail: how many seeds it has, and which failed.
-        published: what the paper says of it, with its source.
-        lacking: what stands where there is no number: "failed", "missing", or nothing was measured.
+        name: of the row.
+        subject: "trained", "random weights" or "chance".
+        detail: number of seeds, and those that failed.
+        entries: by column.
+        published: the paper's values of the row, with their source.
+        placeholder: text of empty cells: "failed" or "missing" if no cell is done, else "–".
         is_partial: whether a cell is not done.
     """
 
     name: str
-    of: Subject
+    subject: Subject
     detail: str
     entries: Mapping[Column, TableEntry]
     published: str = ""
-    lacking: str = "–"
+    placeholder: str = "–"
     is_partial: bool = False
 
 
 @dataclass(frozen=True)
 class AblationTable:
-    """The columns that one of the paper's tables would have."""
+    """The columns of one of the paper's tables."""
 
     title: str
     columns: Sequence[Column]
@@ -284,38 +294,39 @@ class AblationTable:
 
     @property
     def is_published(self) -> bool:
-        """Whether the paper says something of a row."""
+        """Whether the paper has a value of a row."""
         return any(row.published for row in self.rows)
 
 
 def ablation_tables(ablation: Ablation) -> list[AblationTable]:
-    """The tables that there are numbers for; the last rows are random weights and chance.
+    """Build the tables that have values; the last rows are random weights and chance.
 
-    What was published stands in the table of its protocol, or in the first where there is none.
+    Published values are listed in the table of their protocol, or else in the first table.
     """
-    columns = ordered(
-        column_of(result)
+    columns = sort_columns(
+        Column.from_result(result)
         for cell in ablation.cells
         for result in cell.results
         if result.of == "trained"
     )
-    numbers = [number for number in TITLES if any(c.table == number for c in columns)]
+    numbers = [number for number in TABLE_TITLES if any(c.table == number for c in columns)]
     tables = []
     for number in numbers:
-        own = [column for column in columns if column.table == number]
-        published = _published(ablation, number, numbers)
+        members = [column for column in columns if column.table == number]
+        published = _published_texts(ablation, number, numbers)
         rows = [
-            _row(ablation, cells, name, own, published.get(name, ""))
+            _table_row(ablation, cells, name, members, published.get(name, ""))
             for name, cells in ablation.rows.items()
         ]
-        tables.append(AblationTable(TITLES[number], own, [*rows, *_references(ablation, own)]))
+        rows += _reference_rows(ablation, members)
+        tables.append(AblationTable(TABLE_TITLES[number], members, rows))
     return tables
 
 
-def headlines(tables: Sequence[AblationTable]) -> list[tuple[AblationTable, Column]]:
-    """The columns to be told in words and drawn, one a protocol, with their tables.
+def headline_columns(tables: Sequence[AblationTable]) -> list[tuple[AblationTable, Column]]:
+    """Select one column per protocol, with its table, for the findings and the charts.
 
-    Accuracies, of the visual feature where there is one; and R@10 from text to video.
+    Top-1 accuracy of the visual feature if the protocol has it, and R@10 from text to video.
     """
     columns = [(table, column) for table in tables for column in table.columns]
     visual = {column.protocol for _, column in columns if column.feature == "visual"}
@@ -329,110 +340,107 @@ def headlines(tables: Sequence[AblationTable]) -> list[tuple[AblationTable, Colu
     ]
 
 
-def shown_mean(entry: TableEntry, column: Column) -> str:
-    """As "63.2 ± 1.1 %", or "4 ± 0.5" where numbers are ranks; without ± of a single seed."""
+def format_mean(entry: TableEntry, column: Column) -> str:
+    """Format mean and deviation, e.g. "63.2 ± 1.1 %", or "4 ± 0.5" for ranks."""
     mean = entry.mean
     if mean.deviation is None:
-        return column.shown(mean.value)
+        return column.format(mean.value)
     if column.is_rank:
         return f"{mean.value:.4g} ± {mean.deviation:.2g}"
     return f"{100 * mean.value:.1f} ± {100 * mean.deviation:.1f} %"
 
 
-def shown_difference(difference: Difference | None, column: Column) -> str:
-    """As "+2.1 ± 0.4 (0.3 to 3.9)": difference, its standard error, and its 95 % interval."""
+def format_difference(difference: Difference | None, column: Column) -> str:
+    """Format difference, standard error and interval, e.g. "+2.1 ± 0.4 (+0.3 to +3.9)"."""
     if difference is None:
         return ""
     scale = 1 if column.is_rank else 100
-    told = format_signed(scale * difference.value)
-    if difference.error is None:
-        return told
-    told += f" ± {scale * difference.error:.1f}"
-    if difference.interval is None:
-        return told
-    low, high = (format_signed(scale * end) for end in difference.interval)
-    return f"{told} ({low} to {high})"
+    text = format_signed(scale * difference.value)
+    if difference.error is not None:
+        text += f" ± {scale * difference.error:.1f}"
+    if difference.interval is not None:
+        low, high = (format_signed(scale * end) for end in difference.interval)
+        text += f" ({low} to {high})"
+    return text
 
 
-def _row(
+def _table_row(
     ablation: Ablation,
     cells: Sequence[CellResult],
     name: str,
     columns: Sequence[Column],
     published: str,
 ) -> TableRow:
-    first = ablation.rows[ablation.first]
     entries = {}
     for column in columns:
-        values = _values(cells, column, "trained")
-        against = _values(first, column, "trained")
+        values = _values_by_seed(cells, column, "trained")
         if values:
-            difference = None if name == ablation.first else paired_difference(values, against)
+            baseline = _values_by_seed(ablation.rows[ablation.baseline], column, "trained")
+            is_baseline = name == ablation.baseline
+            difference = None if is_baseline else paired_difference(values, baseline)
             entries[column] = TableEntry(values, difference)
-    lost = [cell.status for cell in cells if cell.status != DONE]
-    lacking = lost[0] if len(lost) == len(cells) else "–"
-    return TableRow(name, "trained", _detail(cells), entries, published, lacking, bool(lost))
-
-
-def _detail(cells: Sequence[CellResult]) -> str:
-    """As "2 of 3 seeds; seed 1 failed"."""
     seeds: dict[str, list[str]] = {}
     for cell in cells:
         seeds.setdefault(cell.status, []).append(str(cell.seed))
     done = len(seeds.pop(DONE, ()))
-    lost = [f"seed {', '.join(own)} {status}" for status, own in seeds.items()]
-    whole = pluralize(len(cells), "seed")
-    return "; ".join([f"{done} of {whole}" if lost else whole, *lost])
+    detail = pluralize(len(cells), "seed")
+    if seeds:
+        incomplete = (f"seed {', '.join(each)} {status}" for status, each in seeds.items())
+        detail = "; ".join([f"{done} of {detail}", *incomplete])
+    placeholder = "–" if done else next(iter(seeds))
+    return TableRow(name, "trained", detail, entries, published, placeholder, bool(seeds))
 
 
-def _references(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]:
-    """Random weights over seeds, of the first row that has them; and chance."""
+def _reference_rows(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]:
+    """Build the rows of random weights and chance, from the first row that has them."""
     rows = []
-    for of in ("random weights", "chance"):
+    subjects: tuple[Subject, ...] = ("random weights", "chance")
+    for subject in subjects:
         entries = {}
         for column in columns:
-            found = [_values(cells, column, of) for cells in ablation.rows.values()]
+            found = [_values_by_seed(cells, column, subject) for cells in ablation.rows.values()]
             values = next(filter(None, found), {})
-            if of == "chance":  # of no seed
+            if subject == "chance":  # independent of the seed
                 values = dict(list(values.items())[:1])
             if values:
                 entries[column] = TableEntry(values)
         if entries:
-            most = max(len(entry.values) for entry in entries.values())
-            detail = f"{pluralize(most, 'seed')}; no pre-training" if of != "chance" else "guessing"
-            rows.append(TableRow(of, of, detail, entries))
+            seeds = pluralize(max(len(entry.values) for entry in entries.values()), "seed")
+            detail = "random guessing" if subject == "chance" else f"{seeds}; no pre-training"
+            rows.append(TableRow(subject, subject, detail, entries))
     return rows
 
 
-def _values(cells: Sequence[CellResult], column: Column, of: Subject) -> dict[int, float]:
-    """By seed."""
+def _values_by_seed(
+    cells: Sequence[CellResult], column: Column, subject: Subject
+) -> dict[int, float]:
     return {
         cell.seed: result.value
         for cell in cells
         for result in cell.results
-        if result.of == of and stands_in(result, column)
+        if result.of == subject and column.contains(result)
     }
 
 
-def _published(ablation: Ablation, number: str, there: Sequence[str]) -> dict[str, str]:
-    """What the paper says of rows, in one of the tables that there are."""
-    told: dict[str, list[str]] = {}
-    for each in ablation.published:
-        finetuned = "3" in there and str(each.get("protocol", "")).endswith("views")
-        if number == ("3" if finetuned else there[0]):
-            told.setdefault(each["name"], []).append(_said(each))
-    return {name: "; ".join(parts) for name, parts in told.items()}
+def _published_texts(ablation: Ablation, number: str, numbers: Sequence[str]) -> dict[str, str]:
+    """Format the published values that belong to a table, by row."""
+    texts: dict[str, list[str]] = {}
+    for published in ablation.published:
+        finetuned = "3" in numbers and str(published.get("protocol", "")).endswith("views")
+        if number == ("3" if finetuned else numbers[0]):
+            texts.setdefault(published["name"], []).append(_format_published(published))
+    return {name: "; ".join(parts) for name, parts in texts.items()}
 
 
-def _said(published: Mapping[str, Any]) -> str:
-    told = []
+def _format_published(published: Mapping[str, Any]) -> str:
+    parts = []
     if published.get("value") is not None:
-        told.append(f"{100 * published['value']:.1f} %")
+        parts.append(f"{100 * published['value']:.1f} %")
     if published.get("difference") is not None:
-        against = " / ".join((published.get("against") or {}).values())
-        points = format_signed(100 * published["difference"])
-        told.append(f"{points} points to {against or 'the first row'}")
+        other = " / ".join((published.get("against") or {}).values()) or "the baseline"
+        parts.append(f"{format_signed(100 * published['difference'])} points vs. {other}")
     if published.get("note"):
-        told.append(published["note"])
+        parts.append(published["note"])
     measure = f"{published.get('protocol', '')}, {published.get('metric', '')}".strip(", ")
-    return f"{', '.join(told)} ({'; '.join(x for x in (published.get('source'), measure) if x)})"
+    source = "; ".join(text for text in (published.get("source"), measure) if text)
+    return f"{', '.join(parts)} ({source})"

@@ -1,7 +1,7 @@
-"""Figures that take on the colours of the page they stand in, light or dark.
+"""Figures in the colours of the page (light or dark), and the files of per-class accuracies.
 
-Matplotlib writes fixed colours into an SVG. Here each colour is drawn as a stand-in that is then
-replaced by a CSS variable of the page, with the light theme's colour as its fallback.
+Matplotlib writes fixed colours into an SVG. `svg_figure` replaces each colour by a CSS variable of
+the page, with the light theme's colour as fallback.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crosspair.evaluation.results import Result
 from crosspair.files import write_atomically
 from crosspair.reporting.tables import format_csv
 
-# Told apart with any colour vision (Okabe and Ito, 2008). Line styles differ too.
+# Distinguishable with any colour vision (Okabe and Ito, 2008). Line styles differ too.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#5a6470")
 STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (3, 3)))
 INK = "#444c56"
@@ -34,37 +34,31 @@ VARIABLES = {
     INK: "--ink",
     FAINT: "--faint",
 }
-CHART = (5.0, 3.1)  # in; at 72 points an inch as wide as a phone, so that text keeps its size there
+CHART = (5.0, 3.1)  # in; the page's narrowest column is as wide at 72 points per inch
 _STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, sharp, and in the page's font
+    "svg.fonttype": "none",  # text is kept as text: small, sharp, and in the page's font
     "font.size": 10.5,
     "font.family": "sans-serif",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), FAINT),
+    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.labelcolor", "ytick.labelcolor"), INK),
     "ytick.left": False,
 }
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a figure.
+    """A line of a figure.
 
     Attributes:
-        name: written at the line's end.
-        x, y: epochs, ascending, and values.
-        level: a value to draw as a thin dotted line for comparison, as that of guessing.
+        name: label at the end of the line.
+        x, y: ascending epochs, and values.
+        level: value of a thin dotted line for comparison, e.g. chance.
     """
 
     name: str
@@ -81,14 +75,14 @@ def draw_lines(
     percent: bool = False,
     stage2: float | None = None,
 ) -> None:
-    """Draw series over epochs, each named at its end.
+    """Draw series over epochs, each labelled at its end.
 
     Args:
-        axes: what to draw on.
+        axes: to draw on.
         lines: up to six.
-        ylabel: what the values are, with their unit; written above the axis.
+        ylabel: quantity and unit, written above the axis.
         percent: whether values are fractions to be shown in %, from 0.
-        stage2: the epoch at which stage II begins, to be marked.
+        stage2: epoch at which stage II begins, marked by a vertical line.
     """
     factor = 100.0 if percent else 1.0
     for line, colour, style in zip(lines, SERIES, STYLES, strict=False):
@@ -111,19 +105,21 @@ def draw_lines(
             textcoords="offset points", ha="center", fontsize="small",
         )  # fmt: skip
     ends = zip(lines, SERIES, strict=False)
-    name_ends(axes, [(factor * line.y[-1], line.name, colour) for line, colour in ends if line.y])
+    label_line_ends(
+        axes, [(factor * line.y[-1], line.name, colour) for line, colour in ends if line.y]
+    )
 
 
 def svg_figure(name: str, draw: Callable[[Axes], None], size: tuple[float, float] = CHART) -> str:
-    """A figure as one SVG element without a header, in the page's colours and with its own ids.
+    """Draw a figure as an inline SVG element in the page's colours.
 
     Args:
-        name: unique within the page; also the description read to those who cannot see.
+        name: unique within the page; used as accessible description and as prefix of ids.
         draw: draws on the figure's only axes.
-        size: in inches, of which a page makes 72 points at its narrowest.
+        size: in inches of 72 points.
     """
     file = io.StringIO()
-    with styled(), mpl.rc_context({"svg.hashsalt": name}):
+    with figure_style(), mpl.rc_context({"svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -134,92 +130,88 @@ def svg_figure(name: str, draw: Callable[[Axes], None], size: tuple[float, float
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{slug}-", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable}, {colour})")
-    text = re.sub(r'(?<= )(width|height)="[^"]*"', "", text, count=2)  # of the <svg> itself
+    text = re.sub(r'(?<= )(width|height)="[^"]*"', "", text, count=2)  # of the <svg> element
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1).strip()
 
 
 def png_figure(draw: Callable[[Axes], None], size: tuple[float, float], dpi: int = 200) -> bytes:
-    """A figure as a PNG on white; see `svg_figure`."""
-    with styled():
+    """Draw a figure as a PNG on white; see `svg_figure`."""
+    with figure_style():
         figure = Figure(figsize=size, dpi=dpi, facecolor="white", layout="constrained")
         draw(figure.subplots())
-        return png(figure)
+        return encode_png(figure)
 
 
-def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write names to the right of the axes, apart from one another.
+def label_line_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write labels to the right of the axes without overlap.
 
     Args:
-        axes: with its limits as they will be.
-        ends: where each line ends, its name and its colour.
+        axes: with its final limits.
+        ends: last value, label and colour of each line.
     """
     low, high = axes.get_ylim()
-    room = (high - low) * 0.085  # a line of text
-    place = -float("inf")
+    line_height = (high - low) * 0.085
+    y = -float("inf")
     for value, name, colour in sorted(ends):
-        place = max(value, place + room)
+        y = max(value, y + line_height)
         axes.annotate(
-            name, (1, place), (5, 0), xycoords=("axes fraction", "data"), parse_math=False,
+            name, (1, y), (5, 0), xycoords=("axes fraction", "data"), parse_math=False,
             textcoords="offset points", va="center", color=colour, annotation_clip=False,
         )  # fmt: skip
 
 
-def name_rows(axes: Axes, names: Sequence[str], places: Sequence[float] | None = None) -> None:
-    """Write names beside rows, from top to bottom, at 0, 1, … if no places are given."""
-    axes.set_yticks(range(len(names)) if places is None else places, names, parse_math=False)
+def label_rows(axes: Axes, names: Sequence[str], positions: Sequence[float] | None = None) -> None:
+    """Label rows from top to bottom, by default at positions 0, 1, …"""
+    axes.set_yticks(range(len(names)) if positions is None else positions, names, parse_math=False)
     axes.invert_yaxis()
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
 
 
-def styled() -> AbstractContextManager[None]:
-    """The look of all figures, for as long as the context lasts."""
+def figure_style() -> AbstractContextManager[None]:
+    """Return a context with the Matplotlib style of all figures."""
     return mpl.rc_context(_STYLE)
 
 
-def shortened(text: str, most: int) -> str:
-    """So many letters at most, so that a name leaves room for what it names.
+def truncate(text: str, length: int) -> str:
+    """Shorten a text to a number of characters.
 
-    >>> shortened("a long name", 6)
+    >>> truncate("a long name", 6)
     'a lon…'
     """
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def drawable(text: str) -> str:
-    """The text with "[?]" for letters that Matplotlib's own font lacks, as emoji.
+def replace_missing_glyphs(text: str) -> str:
+    """Replace characters that Matplotlib's default font lacks, e.g. emoji.
 
-    >>> drawable("a dog 🐕 runs")
+    >>> replace_missing_glyphs("a dog 🐕 runs")
     'a dog [?] runs'
     """
-    known = FT2Font(findfont("DejaVu Sans")).get_charmap()
-    return "".join(char if ord(char) in known else "[?]" for char in text)
+    glyphs = FT2Font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(char if ord(char) in glyphs else "[?]" for char in text)
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG, at its own size and resolution."""
+def encode_png(figure: Figure) -> bytes:
+    """Encode a figure as PNG, at its own size and resolution."""
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
 
-_NAMED = 60  # classes whose names can be read in a picture
-_DPI = 150
+_LABELLED = 60  # maximum number of classes with readable labels
 
 
 def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write what a trained model's accuracies are made of.
+    """Write per-class accuracies and confusion matrices.
 
-    For each, three files named after protocol and feature: ``….classes.csv``, with the columns
-    class, accuracy and videos, as ``crosspair words --accuracy`` reads it; ``….confusion.csv``,
-    with the columns class, predicted and videos; and ``….confusion.png``.
-
-    Args:
-        folder: to write to.
-        results: those without details by class are passed over.
+    Each result with such details gets three files named after protocol and feature:
+    ``….classes.csv`` with the columns class, accuracy and videos, as read by ``crosspair words
+    --accuracy``; ``….confusion.csv`` with the columns class, predicted and videos; and
+    ``….confusion.png``.
 
     Raises:
-        RunError: the files cannot be written.
+        RunError: a file cannot be written.
     """
     files = []
     for result in results:
@@ -231,10 +223,14 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
             (label, f"{accuracy:.6f}", sum(confusion[label].values()))
             for label, accuracy in result.details["per_class"].items()
         ]
-        pairs = [(of, given, n) for of, row in confusion.items() for given, n in row.items()]
+        counts = [
+            (label, predicted, count)
+            for label, row in confusion.items()
+            for predicted, count in row.items()
+        ]
         for suffix, content in (
             ("classes.csv", format_csv(("class", "accuracy", "videos"), per_class)),
-            ("confusion.csv", format_csv(("class", "predicted", "videos"), pairs)),
+            ("confusion.csv", format_csv(("class", "predicted", "videos"), counts)),
             ("confusion.png", confusion_figure(confusion, f"{result.protocol}, {result.feature}")),
         ):
             files.append(folder / f"{name}.{suffix}")
@@ -243,26 +239,29 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
 
 
 def confusion_figure(confusion: dict[str, dict[str, int]], title: str) -> bytes:
-    """Draw each class's share of predictions, from white (none) to blue (all).
+    """Draw a confusion matrix, normalised by true class, from white (0) to blue (1).
 
     Args:
-        confusion: class to predicted classes, each with how many videos were given it.
-        title: above the picture, a PNG on white.
+        confusion: class to the counts of its predicted classes.
+        title: of the figure.
+
+    Returns:
+        A PNG on white.
     """
-    classes = sorted({*confusion, *(given for row in confusion.values() for given in row)})
-    shares = [
-        [row.get(given, 0) / max(1, sum(row.values())) for given in classes]
-        for row in (confusion.get(of, {}) for of in classes)
+    classes = sorted({*confusion, *(label for row in confusion.values() for label in row)})
+    fractions = [
+        [row.get(label, 0) / max(1, sum(row.values())) for label in classes]
+        for row in (confusion.get(label, {}) for label in classes)
     ]
-    names = classes if len(classes) <= _NAMED else []
+    names = classes if len(classes) <= _LABELLED else []
     side = max(4.0, 0.22 * len(classes)) + 1.5 if names else 9.0  # in
 
     def draw(axes: Axes) -> None:
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         axes.grid(visible=False)
         axes.set(xlabel="predicted", ylabel="true")
-        axes.set_title(f"{title}: share of each class's videos", loc="left", color=INK)
+        axes.set_title(f"{title}: fraction of the videos of each class", loc="left", color=INK)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize="small", parse_math=False)
         axes.set_yticks(range(len(names)), names, fontsize="small", parse_math=False)
 
-    return png_figure(draw, (side, side), _DPI)
+    return png_figure(draw, (side, side), dpi=150)

@@ -1,46 +1,52 @@
-"""Runs side by side: their results in tables as the paper's Tables 2 to 5 are."""
+"""Summary of several runs: their results in tables that follow the paper's Tables 2 to 5."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import get_args
 from urllib.parse import quote
 
 from crosspair.errors import RunError
-from crosspair.evaluation.results import Result, read_results
+from crosspair.evaluation.results import Result, Subject, read_results
 from crosspair.files import write_atomically
+from crosspair.markdown import markdown_rows, plain
 from crosspair.provenance import Provenance
 from crosspair.reporting.run_report import render_page
 from crosspair.reporting.tables import (
-    FIELDS,
-    SPLITS,
-    TITLES,
+    COLUMN_FIELDS,
+    SPLIT_SETTINGS,
+    TABLE_TITLES,
     Column,
-    column_of,
+    duplicate_error,
     format_csv,
+    format_interval,
+    format_setting,
+    format_splits,
     format_value,
-    listed,
-    ordered,
-    split_columns,
-    stands_in,
+    sort_columns,
 )
 
 RESULTS = "results.json"
-_LOW_SHOT = (
-    "The paper fine-tunes the whole network on a share of the labels: its numbers stand beside "
-    "such runs only, not beside linear probes on frozen features."
+_CSV_FIELDS = (
+    "table", "run", "of", "over", *COLUMN_FIELDS, "value", "low", "high", "count", "note",
+    "results",
+)  # fmt: skip
+_LOW_SHOT_REMARK = (
+    "The paper fine-tunes the whole network on a fraction of the labels. Its numbers are listed "
+    "for fine-tuned runs only, since linear probes on frozen features are not comparable."
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one file of results holds; its name stands before its rows."""
+    """A results file and the name of its rows."""
 
     name: str
     path: Path
@@ -50,12 +56,13 @@ class Run:
 
 @dataclass(frozen=True)
 class ReportCell:
-    """A number, and what is to be known of it.
+    """A value of a summary table.
 
     Attributes:
         value: a fraction, 0 to 1, or a median rank.
-        note: the settings of its protocol; of a published number, what it was tested on.
-        count: items tested; 0 where it is not told.
+        note: settings of the protocol, or test data of a published value.
+        interval: 95 % confidence interval.
+        count: number of test items; 0 if unknown.
     """
 
     value: float
@@ -66,18 +73,18 @@ class ReportCell:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A run's numbers of one subject, or what was published of one method on one data set.
+    """The values of one subject of a run, or the published values of a method on one data set.
 
     Attributes:
         name: of the run or the method.
-        of: "trained", "random weights", "chance" or "published".
-        over: official splits, as "mean of splits 1, 2, 3"; empty where there is but one.
-        detail: small print beneath the name.
-        run: where the numbers come from; None where they were published.
+        subject: "trained", "random weights", "chance" or "published".
+        over: official splits, e.g. "mean of splits 1, 2, 3"; empty if there are none.
+        detail: text in small print below the name.
+        run: source of the values; None if published.
     """
 
     name: str
-    of: str
+    subject: str
     over: str
     detail: str
     cells: Mapping[Column, ReportCell]
@@ -86,7 +93,7 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """One of the paper's tables, of one's own runs; its number is a key of `TITLES`."""
+    """A table of runs; ``number`` is a key of `crosspair.reporting.tables.TABLE_TITLES`."""
 
     number: str
     columns: Sequence[Column]
@@ -94,245 +101,241 @@ class ReportTable:
 
     @cached_property
     def notes(self) -> list[str]:
-        """Every cell's note once, in order."""
+        """The distinct notes of all cells, in order."""
         cells = [row.cells.get(column) for row in self.rows for column in self.columns]
         return list(dict.fromkeys(cell.note for cell in cells if cell))
 
     @property
     def title(self) -> str:
-        """As "Zero-shot (the paper's Table 5)"."""
+        """E.g. "Zero-shot (the paper's Table 5)"."""
         paper = f" (the paper's Table {self.number})" if self.number else ""
-        return TITLES[self.number] + paper
+        return TABLE_TITLES[self.number] + paper
 
     @property
     def remark(self) -> str:
-        """What a reader could take amiss, or nothing."""
-        return _LOW_SHOT if self.number == "4" else ""
+        """A remark about the published values; empty if there is none."""
+        return _LOW_SHOT_REMARK if self.number == "4" else ""
 
 
-def read_runs(given: Sequence[str]) -> list[Run]:
-    """Read runs as the command line names them.
+def read_runs(arguments: Sequence[str]) -> list[Run]:
+    """Read the runs given on the command line.
 
     Args:
-        given: run folders that hold ``results.json``, or files of results, each alone or as
-            ``NAME=PATH``. Without a name a run is called as its folder, or as its file where that
-            is not called ``results.json``.
+        arguments: run folders that contain ``results.json``, or results files, optionally as
+            ``NAME=PATH``. The default name is that of the folder, or that of the file if it is not
+            named ``results.json``.
 
     Raises:
-        RunError: one is not there, holds no results or is no file of results, or two have a name.
+        RunError: a run does not exist, is empty or is not a results file, or two have the same
+            name.
     """
     runs: dict[str, Run] = {}
-    for each in given:
-        run = _read_run(each)
+    for argument in arguments:
+        run = _read_run(argument)
         if run.name in runs:
             raise RunError(
-                f"two runs are named {run.name!r}: {runs[run.name].path} and {run.path}; "
-                "give names of your own, as NAME=PATH"
+                f"two runs are named {run.name!r}: {runs[run.name].path} and {run.path}. "
+                "Name them with NAME=PATH."
             )
         runs[run.name] = run
     return list(runs.values())
 
 
-def summarise(runs: Sequence[Run]) -> list[ReportTable]:
-    """The tables that the runs have numbers for, with what was published beside them.
+def summarize(runs: Sequence[Run]) -> list[ReportTable]:
+    """Build the tables for which the runs have values, with published values for comparison.
 
     Raises:
-        RunError: a file holds two numbers for one place.
+        RunError: a file has two values for the same cell.
     """
-    own = [row for run in runs for row in _rows(run)]
+    measured = [row for run in runs for row in _run_rows(run)]
     tables = []
-    for number in TITLES:
-        columns = ordered(c for _, row in own for c in row.cells if c.table == number)
-        rows = [row for of, row in own if of == number]
+    for number in TABLE_TITLES:
+        columns = sort_columns(c for _, row in measured for c in row.cells if c.table == number)
+        rows = [row for table, row in measured if table == number]
         if columns:
             tables.append(ReportTable(number, columns, rows + _published_rows(columns)))
     return tables
 
 
-def _read_run(given: str) -> Run:
-    name, sign, rest = given.partition("=")
-    if not sign or not name or Path(given).exists():
-        name, rest = "", given
+def write_summary(folder: Path, runs: Sequence[Run]) -> list[ReportTable]:
+    """Write ``report.md``, ``report.csv`` and ``report.html``.
+
+    The CSV file has one unrounded value per line; accuracies are fractions.
+
+    Args:
+        folder: output folder; links to results files are relative to it.
+        runs: in the order of the rows.
+
+    Raises:
+        RunError: a run has two values for the same cell, or a file cannot be written.
+    """
+    tables, explanation = summarize(runs), _explain(runs)
+    # A colon in a folder name would be parsed as a URL scheme.
+    links = {run.name: quote(os.fsencode(_relative_path(folder, run)), safe="/") for run in runs}
+    origins = {run.name: _origin_fields(run.origin) for run in runs}
+    page = render_page(
+        "summary.html", tables=tables, explanation=explanation, links=links, origins=origins
+    )
+    write_atomically(folder / "report.md", _markdown(tables, explanation, links, origins))
+    write_atomically(folder / "report.csv", _csv(folder, tables))
+    write_atomically(folder / "report.html", page)
+    return tables
+
+
+def _read_run(argument: str) -> Run:
+    name, sign, rest = argument.partition("=")
+    if not sign or not name or Path(argument).exists():
+        name, rest = "", argument
     path = Path(rest)
     if path.is_dir():
         folder, path = path, path / RESULTS
         if not path.is_file():
             raise RunError(
-                f"{folder} holds no {RESULTS}: test the run by crosspair evaluate all --out "
-                f"{path}, or give the file that its results are in"
+                f'{folder} contains no {RESULTS}. Run "crosspair evaluate all --out {path}", or '
+                "give the path of its results file."
             )
     results, origin = read_results(path)
     if not results:
-        raise RunError(f"{path} holds no result; evaluate the run again")
-    own = path.resolve()
-    return Run(
-        name or (own.parent.name if own.name == RESULTS else own.stem), path, results, origin
-    )
+        raise RunError(f"{path} contains no results. Evaluate the run again.")
+    file = path.resolve()
+    default = file.parent.name if file.name == RESULTS else file.stem
+    return Run(name or default, path, results, origin)
 
 
-def _rows(run: Run) -> list[tuple[str, ReportRow]]:
-    """A row for each subject and official split of each table, with the table's number."""
-    measured = {column_of(result) for result in run.results if result.of != "chance"}
-    found: dict[tuple[str, str, str], dict[Column, ReportCell]] = {
-        (number, of, over): {}
-        for number in TITLES
-        for of in ("trained", "random weights", "chance")
-        for over in dict.fromkeys(split_columns(result) for result in run.results)
-    }
+def _run_rows(run: Run) -> list[tuple[str, ReportRow]]:
+    """Return the number of the table and the row of each subject and official split."""
+    measured = {Column.from_result(result) for result in run.results if result.of != "chance"}
+    splits = dict.fromkeys(format_splits(result) for result in run.results)
+    keys = itertools.product(TABLE_TITLES, get_args(Subject), splits)
+    rows: dict[tuple[str, str, str], dict[Column, ReportCell]] = {key: {} for key in keys}
     for result in run.results:
-        own, cell = column_of(result), _cell(result)
-        cells = found[own.table, result.of, split_columns(result)]
-        for column in [each for each in measured if stands_in(result, each)] or [own]:
-            if column in cells:
-                raise RunError(
-                    f"{run.path}: two results of {result.of} for {column.title} "
-                    f"({column.detail}): {cells[column].value:g} and {cell.value:g}; a table "
-                    "holds one"
-                )
-            cells[column] = cell
+        column, cell = Column.from_result(result), _report_cell(result)
+        cells = rows[column.table, result.of, format_splits(result)]
+        for target in [each for each in measured if each.contains(result)] or [column]:
+            if target in cells:
+                error = duplicate_error(result, cells[target].value, cell.value)
+                raise RunError(f"{run.path}: {error}")
+            cells[target] = cell
     return [
-        (number, ReportRow(run.name, of, over, f"{of}; {over}" if over else of, cells, run))
-        for (number, of, over), cells in found.items()
+        (
+            number,
+            ReportRow(
+                run.name, subject, over, "; ".join(filter(None, (subject, over))), cells, run
+            ),
+        )
+        for (number, subject, over), cells in rows.items()
         if cells
     ]
 
 
-def _cell(result: Result) -> ReportCell:
-    settings = sorted((k, v) for k, v in result.settings.items() if k not in SPLITS)
-    told = [f"{name} {listed(value)}" for name, value in settings]
-    if result.count:
-        told.insert(0, f"{result.count:,} of {result.split}")
+def _report_cell(result: Result) -> ReportCell:
+    notes = [f"{result.count:,} of {result.split}"] if result.count else []
+    notes += [
+        f"{name} {format_setting(value)}"
+        for name, value in sorted(result.settings.items())
+        if name not in SPLIT_SETTINGS
+    ]
     if "draws" in result.details:
-        values = (
-            format_value(value, result.smaller_is_better) for value in result.details["draws"]
-        )
-        told.append(f"single values {', '.join(values)}")
-    return ReportCell(result.value, "; ".join(told), result.interval, result.count)
+        values = (format_value(each, result.smaller_is_better) for each in result.details["draws"])
+        notes.append(f"single values {', '.join(values)}")
+    return ReportCell(result.value, "; ".join(notes), result.interval, result.count)
 
 
-def _published_rows(columns: Sequence[Column]) -> list[ReportRow]:
-    beside = {column: _beside(column) for column in columns}
-    rows = []
-    for each in PUBLISHED:
-        detail = (
-            f"published: {each.source}; {each.data}; network: {each.network}; "
-            f"pre-training: {each.pretrained}"
-        )
-        cells = {
-            column: _published_cell(each, column) for column in columns if each in beside[column]
-        }
-        if cells:
-            rows.append(ReportRow(each.method, "published", "", detail, cells))
-    return rows
-
-
-def _beside(column: Column) -> list[Published]:
-    """The published numbers that are to stand in a column of one's own.
-
-    On other data only the paper's own method is: the others' numbers would tell nothing there.
-    """
-    own = (column.protocol, column.metric, column.labels)
-    of_protocol = [each for each in PUBLISHED if own == (each.protocol, "top-1", each.labels)]
-    same_data = [each for each in of_protocol if each.classes == column.classes]
-    return same_data or [each for each in of_protocol if each.method.startswith("CPD")]
-
-
-def _published_cell(published: Published, column: Column) -> ReportCell:
-    other = "" if column.classes == published.classes else " (not the data of this column)"
-    told = f"published, {published.source}: {published.data}, {published.classes} classes{other}"
-    return ReportCell(published.value, told)
-
-
-_FIELDS = (
-    "table", "run", "of", "over", *FIELDS, "value", "low", "high", "count", "note", "results",
-)  # fmt: skip
-
-
-def write_summary(folder: Path, runs: Sequence[Run]) -> list[ReportTable]:
-    """Write ``report.md``, ``report.csv`` and ``report.html``, each in one step.
-
-    The csv has a line for each number, as it is rather than rounded: accuracies from 0 to 1.
-
-    Args:
-        folder: to write to; links to files of results are relative to it.
-        runs: in the order to show them.
-
-    Returns:
-        The tables.
-
-    Raises:
-        RunError: a run holds two numbers for one place, or a file cannot be written.
-    """
-    tables = summarise(runs)
-    told: dict[str, Any] = {
-        "tables": tables,
-        "explanation": _explanation(runs),
-        # A colon in a folder's name would read as a scheme.
-        "links": {run.name: quote(os.fsencode(_relative(folder, run)), safe="/") for run in runs},
-        "origins": {run.name: _origin(run.origin) for run in runs},
-    }
-    write_atomically(folder / "report.md", render_page("summary.md", **told))
-    write_atomically(folder / "report.csv", _csv(folder, tables))
-    write_atomically(folder / "report.html", render_page("summary.html", **told))
-    return tables
-
-
-def _explanation(runs: Sequence[Run]) -> list[str]:
-    """What to know before numbers are compared, a sentence each."""
-    told = [
-        "Beside a number, in parentheses or beneath it, is its 95 % interval: where it lies when "
-        "the tested videos are drawn again. The small number tells of the note with its settings.",
-        "Rows marked as published are not measured here: they are from the paper or from the "
-        "source named, on the data set named.",
+def _explain(runs: Sequence[Run]) -> list[str]:
+    sentences = [
+        "Ranges next to or below a value are 95 % bootstrap intervals over the test videos. The "
+        "superscript refers to the note with the settings of the protocol.",
+        "Rows marked as published were not measured here. Their values are from the given source "
+        "and data set.",
     ]
     if len({run.origin.manifest for run in runs}) > 1:
-        told.append(
-            "The runs were tested on different manifests (see Runs): numbers of one column "
-            "compare only where the manifest is the same."
+        sentences.append(
+            "The runs were tested on different manifests (see Runs). Values of a column are "
+            "comparable only for the same manifest."
         )
-    return told
+    return sentences
+
+
+def _markdown(
+    tables: Sequence[ReportTable],
+    explanation: Sequence[str],
+    links: Mapping[str, str],
+    origins: Mapping[str, Mapping[str, str]],
+) -> str:
+    blocks = ["# Results", " ".join(explanation)]
+    for table in tables:
+        head = ["run", *(f"{column.title}<br>{column.detail}" for column in table.columns)]
+        rows = [
+            [
+                f"{plain(row.name)}<br>{row.detail}",
+                *(_markdown_cell(table, row, column, links) for column in table.columns),
+            ]
+            for row in table.rows
+        ]
+        notes = (f"{number}. {plain(note)}" for number, note in enumerate(table.notes, start=1))
+        blocks += [f"## {table.title}", markdown_rows(head, rows), "\n".join(notes)]
+        blocks += [table.remark] if table.remark else []
+    head = ["run", *next(iter(origins.values()))]
+    rows = [
+        [f"[{plain(name)}]({links[name]})", *map(plain, origin.values())]
+        for name, origin in origins.items()
+    ]
+    blocks += ["## Runs", markdown_rows(head, rows, names=len(head))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_cell(
+    table: ReportTable, row: ReportRow, column: Column, links: Mapping[str, str]
+) -> str:
+    cell = row.cells.get(column)
+    if cell is None:
+        return "–"
+    value = column.format(cell.value)
+    text = f"[{value}]({links[row.run.name]})" if row.run else f"*{value}*"
+    text += f" ({format_interval(cell.interval)})" if cell.interval else ""
+    return f"{text} <sup>{table.notes.index(cell.note) + 1}</sup>"
 
 
 def _csv(folder: Path, tables: Sequence[ReportTable]) -> str:
-    return format_csv(_FIELDS, (
+    return format_csv(_CSV_FIELDS, (
         [
-            table.number, row.name, row.of, row.over, *column.fields, cell.value,
+            table.number, row.name, row.subject, row.over, *column.fields, cell.value,
             *(cell.interval or ("", "")), cell.count or "", cell.note,
-            _relative(folder, row.run) if row.run else "",
+            _relative_path(folder, row.run) if row.run else "",
         ]
         for table in tables for row in table.rows for column, cell in row.cells.items()
     ))  # fmt: skip
 
 
-def _origin(origin: Provenance) -> dict[str, str]:
+def _origin_fields(origin: Provenance) -> dict[str, str]:
     return {
         "weights": origin.model,
         "manifest": origin.data,
-        "recipe": origin.recipe or "not known",
+        "recipe": origin.recipe or "unknown",
         "seed": str(origin.seed),
-        "commit": origin.commit or "not in a checkout",
+        "commit": origin.commit or "unknown",
         "device": origin.machine.device,
         "created": origin.created,
     }
 
 
-def _relative(folder: Path, run: Run) -> str:
+def _relative_path(folder: Path, run: Run) -> str:
     return Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()
 
 
 @dataclass(frozen=True)
 class Published:
-    """One accuracy, and all that its source tells of how it came to be: a line of published.csv.
+    """A published accuracy, i.e. a line of published.csv.
 
     Attributes:
         value: top-1 accuracy, 0 to 1.
         protocol: as in `crosspair.evaluation.Result`.
-        labels: share of the labels that were seen.
-        data: what it was tested on.
-        classes: of the test.
-        method, network: as the source calls them, or "not told".
-        pretrained: what it was pre-trained on, and by what supervision where that is not CPD's.
-        source: as "paper, Table 3".
+        labels: fraction of the labels used.
+        data: test data.
+        classes: number of test classes.
+        method, network: as named in the source, or "not reported".
+        pretrained: pre-training data, and the supervision if it differs from CPD's.
+        source: e.g. "paper, Table 3".
     """
 
     value: float
@@ -346,15 +349,37 @@ class Published:
     source: str
 
 
-def _read() -> tuple[Published, ...]:
+def _read_published() -> tuple[Published, ...]:
     file = resources.files(__package__) / "published.csv"
     _, *lines = csv.reader(file.read_text(encoding="utf-8").splitlines())
     return tuple(
         Published(
-            round(float(percent) / 100, 3), protocol, float(labels), data, int(classes), *told
+            round(float(percent) / 100, 3), protocol, float(labels), data, int(classes), *texts
         )
-        for percent, protocol, labels, data, classes, *told in lines
+        for percent, protocol, labels, data, classes, *texts in lines
     )
 
 
-PUBLISHED = _read()
+PUBLISHED = _read_published()
+
+
+def _published_rows(columns: Sequence[Column]) -> list[ReportRow]:
+    """Build rows of the published values on the data of a column, or else of the paper's method."""
+    rows: dict[Published, dict[Column, ReportCell]] = {each: {} for each in PUBLISHED}
+    for column in columns:
+        key = (column.protocol, column.metric, column.labels)
+        candidates = [each for each in PUBLISHED if key == (each.protocol, "top-1", each.labels)]
+        same_data = [each for each in candidates if each.classes == column.classes]
+        for each in same_data or [each for each in candidates if each.method.startswith("CPD")]:
+            note = f"published, {each.source}: {each.data}, {each.classes} classes"
+            note += "" if same_data else " (not the data of this column)"
+            rows[each][column] = ReportCell(each.value, note)
+    return [
+        ReportRow(
+            each.method, "published", "",
+            f"published: {each.source}; {each.data}; network: {each.network}; "
+            f"pre-training: {each.pretrained}",
+            cells,
+        )
+        for each, cells in rows.items() if cells
+    ]  # fmt: skip
