@@ -37,7 +37,7 @@ def test_every_row_with_every_seed(plan_file, tmp_path) -> None:
     rows = ["cold / small", "cold / large", "warm / small", "warm / large"]
     assert names == [f"{row}, seed {seed}" for seed in (3, 1) for row in rows]
     assert len({cell.hash for cell in found}) == 8
-    assert [cell.beside_random for cell in found] == [True, False, False, False] * 2
+    assert [cell.random_baseline for cell in found] == [True, False, False, False] * 2
     assert {cell.recipe.training.seed for cell in found} == {1, 3}
     assert not (tmp_path / "out").exists()
     of_large = select(found, ["large"])
@@ -67,7 +67,7 @@ def test_the_hash_knows_everything_that_decides(plan_file, tmp_path) -> None:
 def test_seeds_draw_other_wrong_titles_and_share_the_rest(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]), ["corpus.wrong_titles=0.5"])
     source, found = plan_cells(plan, tmp_path / "out")
-    one, other = (source.planned(found[i].corpus, found[i].seed) for i in (0, 2))
+    one, other = (source.preview(found[i].corpus, found[i].seed) for i in (0, 2))
     assert one.column("path") == other.column("path")
     assert one.column("title") != other.column("title")
 

@@ -28,7 +28,7 @@ def read_needs(name: str) -> list[str]:
 @pytest.mark.parametrize("name", plan_names())
 def test_packaged_plans_can_be_read(name) -> None:
     plan = packaged(name)
-    assert plan.first in expand_rows(plan)
+    assert plan.baseline in expand_rows(plan)
     assert plan.corpus.manifest == name.endswith(("-ucf", "-paper"))
     for published in plan.published:
         assert published.source.startswith("paper")
@@ -77,7 +77,7 @@ def test_what_a_plan_needs_fills_its_places(plan_file) -> None:
         first={"text": "a"},
     )
     plan = read_plan(path, ["words=v.bin"])
-    assert (plan.axes["text"]["a"], plan.needs) == ({"text.source": "v.bin"}, {})
+    assert (plan.axes["text"]["a"], plan.variables) == ({"text.source": "v.bin"}, {})
     with pytest.raises(RecipeError, match=r"needs words=… \(a file\) on the command line"):
         read_plan(path)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from crosspair.ablation import ablate, plan_cells, read_plan, run
-from crosspair.ablation.cells import Job, read_state, status, write_ledger, write_state
-from crosspair.ablation.work import _tested
+from crosspair.ablation.cells import Job, read_state, status, write_summary, write_state
+from crosspair.ablation.work import _evaluated_manifests
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
 
@@ -21,7 +21,7 @@ def test_pairs_on_the_disk_are_as_planned(plan_file, tmp_path, column) -> None:
     paths = {source.write(cell.corpus, cell.seed) for cell in cells}
     assert len(paths) == 1  # shared by both rows
     written = Manifest.read(paths.pop())
-    assert written.column("title") == source.planned(cells[0].corpus, 0).column("title")
+    assert written.column("title") == source.preview(cells[0].corpus, 0).column("title")
     train = written.split("train")
     assert sum(bool(title) for title in train.column(column)) == cells[0].pairs
     rendered = Manifest.read(next((tmp_path / "out" / "corpora").glob("rendered-*/")))
@@ -30,7 +30,7 @@ def test_pairs_on_the_disk_are_as_planned(plan_file, tmp_path, column) -> None:
 
 
 def test_two_commands_do_not_share_a_folder(plan_file, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "_PATIENCE", 0.0)
+    monkeypatch.setattr(run, "_LOCK_TIMEOUT", 0.0)
     (tmp_path / "cells").mkdir()
     with (tmp_path / "cells" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
     (tmp_path / cells[0].folder / "results.json").write_text("{}")
     (tmp_path / cells[3].folder).mkdir(parents=True)
     (tmp_path / cells[3].folder / "cell.json").write_text("{torn")
-    write_ledger(tmp_path, plan, cells)
+    write_summary(tmp_path, plan, cells)
     told = json.loads((tmp_path / "ablation.json").read_text())
     assert told["plan"]["first"] == {"temperature": "cold"}
     assert [cell["status"] for cell in told["cells"]] == ["done", "failed", "missing", "missing"]
@@ -78,7 +78,7 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
 def test_a_report_of_another_plan_leaves_what_is_there(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file())
     _, cells = plan_cells(plan, tmp_path)
-    write_ledger(tmp_path, plan, cells)
+    write_summary(tmp_path, plan, cells)
     before = (tmp_path / "plan.yaml").read_bytes()
     with pytest.raises(RunError, match=r"no cell of this plan that is done; give the manifest"):
         ablate(read_plan(plan_file(seeds=[7])), tmp_path, report_only=True)
@@ -87,9 +87,9 @@ def test_a_report_of_another_plan_leaves_what_is_there(plan_file, tmp_path) -> N
 
 def test_results_name_what_was_tested_and_not_what_was_learnt_from() -> None:
     job = Job({}, "pairs", ("knn",), 3, "tested", {"videos": "tuned"}, False)
-    assert _tested(job) == ["tested", "tuned"]
-    assert _tested(dataclasses.replace(job, finetuning={"videos": "tested"})) == ["tested"]
-    assert _tested(dataclasses.replace(job, protocols=())) == ["tuned"]
+    assert _evaluated_manifests(job) == ["tested", "tuned"]
+    assert _evaluated_manifests(dataclasses.replace(job, finetuning={"videos": "tested"})) == ["tested"]
+    assert _evaluated_manifests(dataclasses.replace(job, protocols=())) == ["tuned"]
 
 
 def test_unequal_clips_are_told(plan_file, tmp_path, caplog) -> None:
@@ -98,5 +98,5 @@ def test_unequal_clips_are_told(plan_file, tmp_path, caplog) -> None:
     for cell, clips in zip(cells, (24, 16), strict=True):
         write_state(tmp_path / cell.folder, {"status": "done", "clips": clips})
         (tmp_path / cell.folder / "results.json").write_text("{}")
-    run._check_clips(tmp_path, cells)
+    run._warn_unequal_clips(tmp_path, cells)
     assert "cold, seed 0 has seen 24 clips, warm, seed 0 only 16" in caplog.text
