@@ -32,7 +32,7 @@ class CorpusPlan:
     """Training pairs of the cells."""
 
     manifest: bool = False
-    """Whether the pairs come from the user's manifest (``--manifest``) instead of being rendered."""
+    """Whether the pairs come from the user's manifest (``--manifest``) (else: rendered videos)."""
     pairs: int = 2000
     """Number of videos to render."""
     noise: float = 0.2

@@ -211,7 +211,7 @@ def _create_job(plan: AblationPlan, cell: Cell, source: PairSource) -> Job:
 
 
 def _warn_unequal_clips(out: Path, cells: Sequence[Cell]) -> None:
-    """Warn if rows differ in clips: titles without a known word are only skipped in the training."""
+    """Warn if the training skipped different numbers of titles without a known word."""
     done = [cell for cell in cells if status(out / cell.folder) == DONE]
     seen = {read_state(out / cell.folder)["clips"]: cell.name for cell in done}
     if seen and max(seen) - min(seen) > CLIP_TOLERANCE * max(seen):

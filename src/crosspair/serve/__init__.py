@@ -1,4 +1,4 @@
-"""Web page for a library: search, play and classify. Requires the extras ``demo`` and ``search``."""
+"""Web page for a library; requires the extras ``demo`` and ``search``."""
 
 from crosspair.serve.app import serve
 
