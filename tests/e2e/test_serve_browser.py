@@ -1,8 +1,8 @@
-"""The page in a real browser: search, play, filter, upload, and errors; with mouse and keyboard, and
-in a narrow window. Requires Chromium and playwright; no browser is downloaded.
+"""The page in a real browser: search, play, filter, upload, and errors; with mouse and keyboard,
+and in a narrow window. Requires Chromium and playwright; no browser is downloaded.
 
-With CROSSPAIR_PICTURES=FOLDER and CROSSPAIR_QUICKSTART=FOLDER (output of ``crosspair quickstart``), it
-writes the pictures of docs/page.md.
+With CROSSPAIR_PICTURES=FOLDER and CROSSPAIR_QUICKSTART=FOLDER (output of
+``crosspair quickstart``), it writes the pictures of docs/page.md.
 """
 
 from __future__ import annotations

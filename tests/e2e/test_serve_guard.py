@@ -78,9 +78,7 @@ def test_calls_contain_texts_and_uploads_only(
     assert (json.loads(seen) == expected) if status == 200 else status == 400
 
 
-def test_what_lies_around_an_upload_is_not_passed_on(
-    guard: Guard, tmp_path: Path, monkeypatch
-) -> None:
+def test_other_keys_of_a_call_are_removed(guard: Guard, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     outside = {"path": "out.mp4", **FILE}
     upload = {"path": "uploads/a/in.mp4", "x": outside, "url": "http://a.org", "meta": outside}

@@ -75,9 +75,7 @@ def test_replaced_and_deleted_files(
         moments.convert(key)
     url = register(moments, "https://a.org/a.avi")
     assert len(converted) == 2
-    with pytest.raises(
-        FileNotFoundError
-    ):  # raised by the copy: there is no state to check for a URL
+    with pytest.raises(FileNotFoundError):  # raised by the copy: a URL has no file state
         moments.convert(url)
 
 
