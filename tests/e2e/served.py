@@ -33,8 +33,8 @@ class Served:
     """A running server.
 
     Attributes:
-        url: of the page.
-        folder: holds ``videos`` and ``library``.
+        url: URL of the page.
+        folder: folder that contains ``videos`` and ``library``.
         scratch: folder of the server's temporary files.
         process: the server.
     """

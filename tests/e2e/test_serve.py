@@ -125,18 +125,18 @@ def test_other_formats_are_converted(served) -> None:
 )  # fmt: skip
 def test_paths_outside_the_library(served, path) -> None:
     secret = served.folder / "titles.tsv"
-    asked = path.format(
+    target = path.format(
         secret=secret, quoted=quote(str(secret), safe=""), url=served.url,
         library=served.folder / "library" / "library.json",
     )  # fmt: skip
     place = urlsplit(served.url)
     connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
-    connection.request("GET", asked)  # other clients normalise the path
+    connection.request("GET", target)  # other clients normalise the path
     answer = connection.getresponse()
     assert answer.status in (400, 403, 404)
-    said = answer.read()
-    assert b"video_id" not in said
-    assert b"embedding" not in said
+    content = answer.read()
+    assert b"video_id" not in content
+    assert b"embedding" not in content
 
 
 def test_folders_outside_the_library(served) -> None:
@@ -227,8 +227,8 @@ def test_uploaded_manifest_is_rejected(served, tmp_path) -> None:
     secret = served.folder / "videos" / "day" / "2.mp4"
     rows = [{"pair_id": "a", "path": str(secret), "title": "a dog"}]
     manifest_from_rows(rows, tmp_path).write(tmp_path / "a.parquet")
-    for name, asked in (("encode_upload", "dog, cat"), ("search_video", ALL)):
-        html = served.ask(name, served.upload(tmp_path / "a.parquet"), asked)[2]
+    for name, value in (("encode_upload", "dog, cat"), ("search_video", ALL)):
+        html = served.ask(name, served.upload(tmp_path / "a.parquet"), value)[2]
         assert 'role="alert"' in html
         assert "a.parquet" in text_of(html)
         assert "base64" not in html

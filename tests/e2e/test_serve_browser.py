@@ -169,7 +169,7 @@ def test_write_pictures(browser: Browser, tmp_path: Path) -> None:
     corpus = Manifest.read(quickstart / "corpus")
     lines = zip(corpus.column("pair_id"), corpus.column("title"), strict=True)
     titles = tmp_path / "titles.tsv"
-    titles.write_text("video_id\ttitle\n" + "".join(f"{name}\t{said}\n" for name, said in lines))
+    titles.write_text("video_id\ttitle\n" + "".join(f"{name}\t{title}\n" for name, title in lines))
     made = ("index", videos, "--library", tmp_path / "library", "--model", model, "--workers", 1,
             "--titles", titles)  # fmt: skip
     assert crosspair(*made).returncode == 0

@@ -71,11 +71,11 @@ def test_calls_contain_texts_and_uploads_only(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     body = json.dumps({"data": ["text", given], "fn_index": 1}).encode()
-    found, seen = request(guard, "/gradio_api/queue/join", body)
+    found, received = request(guard, "/gradio_api/queue/join", body)
     assert found == status
     passed_on = {**given, **FILE} if isinstance(given, dict) else given
     expected = {"data": ["text", passed_on], "fn_index": 1}
-    assert (json.loads(seen) == expected) if status == 200 else status == 400
+    assert (json.loads(received) == expected) if status == 200 else received != body
 
 
 def test_other_keys_of_a_call_are_removed(guard: Guard, tmp_path: Path, monkeypatch) -> None:
@@ -85,8 +85,8 @@ def test_other_keys_of_a_call_are_removed(guard: Guard, tmp_path: Path, monkeypa
     known = {"fn_index": 1, "trigger_id": 2, "session_hash": "s"}
     more = {"event_data": outside, "event_id": "e", "batched": True, "simple_format": True}
     body = json.dumps({"data": [upload], **known, **more}).encode()
-    status, seen = request(guard, "/gradio_api/queue/join", body)
-    assert (status, json.loads(seen)) == (
+    status, received = request(guard, "/gradio_api/queue/join", body)
+    assert (status, json.loads(received)) == (
         200, {"data": [{"path": "uploads/a/in.mp4", **FILE}], **known}
     )  # fmt: skip
 

@@ -149,8 +149,8 @@ def run_cells(
     Args:
         cells: cells in the order of execution.
         out: folder of the ablation.
-        jobs: number of cells at the same time. They share the CPU cores, and each uses one of the
-            accelerators.
+        jobs: number of cells at the same time. Each gets a part of the CPU cores, and one of the
+            GPUs.
         lock: file descriptor of the lock of ``out``, which the cells inherit.
         on_cell_end: called after each completed or failed cell.
 
