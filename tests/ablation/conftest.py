@@ -1,4 +1,4 @@
-"""Plans of a few seconds: two rows of one epoch on rendered videos."""
+"""Small plans: two rows of one epoch on rendered videos."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-# A network and a training so small that a cell is little more than its start.
+# A very small network and a very short training.
 TINY = {
     "clip.size": 32, "clip.frames": 4, "video.width": 4, "text.dimensions": 8, "head.hidden": 16,
     "head.embedding": 16, "objective.noise_samples": 16, "training.batch_size": 8,
@@ -34,7 +34,7 @@ PLAN: dict[str, Any] = {
 
 @pytest.fixture
 def plan_file(tmp_path) -> Callable[..., str]:
-    """Writes a plan, changed at the top level; None takes a key away."""
+    """Write a plan with changed top-level keys; None removes a key."""
 
     def write(**changes: Any) -> str:
         settings = {key: value for key, value in {**PLAN, **changes}.items() if value is not None}

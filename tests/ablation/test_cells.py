@@ -1,4 +1,4 @@
-"""Cells: one for each row and seed, told apart by what decides them, equal in clips."""
+"""Cells: one per row and seed, with a hash over all settings, and equal numbers of clips."""
 
 import re
 
@@ -8,6 +8,7 @@ from crosspair.ablation import plan_cells, read_plan
 from crosspair.ablation.cells import select
 from crosspair.ablation.plan import row_name
 from crosspair.errors import CrosspairError, ManifestError, RecipeError
+from tests.ablation.conftest import TINY
 
 
 def cells(plan_file, tmp_path, *overrides, manifest=None, **changes):
@@ -27,9 +28,7 @@ def without(overrides: dict, *keys: str) -> dict:
     return {key: value for key, value in overrides.items() if key not in keys}
 
 
-def test_every_row_with_every_seed(plan_file, tmp_path) -> None:
-    from tests.ablation.conftest import TINY
-
+def test_one_cell_per_row_and_seed(plan_file, tmp_path) -> None:
     found = cells(
         plan_file, tmp_path, seeds=[3, 1], overrides=without(TINY, "clip.size"), **TWO_AXES
     )
@@ -37,20 +36,20 @@ def test_every_row_with_every_seed(plan_file, tmp_path) -> None:
     rows = ["cold / small", "cold / large", "warm / small", "warm / large"]
     assert names == [f"{row}, seed {seed}" for seed in (3, 1) for row in rows]
     assert len({cell.hash for cell in found}) == 8
-    assert [cell.beside_random for cell in found] == [True, False, False, False] * 2
+    assert [cell.random_baseline for cell in found] == [True, False, False, False] * 2
     assert {cell.recipe.training.seed for cell in found} == {1, 3}
     assert not (tmp_path / "out").exists()
-    of_large = select(found, ["large"])
-    assert {row_name(cell.row) for cell in of_large} == {"cold / large", "warm / large"}
+    large = select(found, ["large"])
+    assert {row_name(cell.row) for cell in large} == {"cold / large", "warm / large"}
     assert {row_name(c.row) for c in select(found, ["warm/small", "cold / large"])} == {
         "warm / small",
         "cold / large",
     }
-    with pytest.raises(RecipeError, match=r"no row is called 'lage'; did you mean 'large'"):
+    with pytest.raises(RecipeError, match=r"'lage'.*'large'"):
         select(found, ["lage"])
 
 
-def test_the_hash_knows_everything_that_decides(plan_file, tmp_path) -> None:
+def test_hash_covers_all_settings(plan_file, tmp_path) -> None:
     usual = cells(plan_file, tmp_path)[1].hash
     assert cells(plan_file, tmp_path)[1].hash == usual
     for override in (
@@ -64,15 +63,15 @@ def test_the_hash_knows_everything_that_decides(plan_file, tmp_path) -> None:
     assert len({usual, few, more}) == 3
 
 
-def test_seeds_draw_other_wrong_titles_and_share_the_rest(plan_file, tmp_path) -> None:
+def test_seed_selects_the_wrong_titles_only(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]), ["corpus.wrong_titles=0.5"])
     source, found = plan_cells(plan, tmp_path / "out")
-    one, other = (source.planned(found[i].corpus, found[i].seed) for i in (0, 2))
+    one, other = (source.preview(found[i].corpus, found[i].seed) for i in (0, 2))
     assert one.column("path") == other.column("path")
     assert one.column("title") != other.column("title")
 
 
-def test_fine_tuning_has_the_cell_s_network(plan_file, tmp_path) -> None:
+def test_fine_tuning_uses_the_network_of_the_cell(plan_file, tmp_path) -> None:
     found = cells(plan_file, tmp_path, finetuning={"recipe": "laptop-finetune"})
     tuned = found[0].finetuning
     assert tuned is not None
@@ -80,13 +79,13 @@ def test_fine_tuning_has_the_cell_s_network(plan_file, tmp_path) -> None:
     assert tuned.training.seed == found[0].seed
 
 
-def test_a_plan_for_your_own_pairs(plan_file, tmp_path, shared_manifest) -> None:
+def test_user_manifest(plan_file, tmp_path, shared_manifest) -> None:
     found = cells(plan_file, tmp_path, manifest=str(shared_manifest), corpus={"manifest": True})
     assert found[0].pairs == 20
     assert found[0].clips == 16
-    with pytest.raises(RecipeError, match="for pairs of your own: give --manifest"):
+    with pytest.raises(RecipeError, match="--manifest"):
         cells(plan_file, tmp_path, corpus={"manifest": True})
-    with pytest.raises(RecipeError, match="renders its pairs; leave out --manifest"):
+    with pytest.raises(RecipeError, match="--manifest"):
         cells(plan_file, tmp_path, manifest=str(shared_manifest))
 
 
@@ -102,48 +101,42 @@ def shared_manifest(tmp_path):
     return manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet").path
 
 
+def axis(**keys) -> dict:
+    return {"axes": {"a": {"x": keys, "y": {}}}, "first": {"a": "y"}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"axes": {"a": {"x": {"training.epoch": 1}, "y": {}}}, "first": {"a": "y"}},
-         "plan 'Tiny', row 'x': 'training.epoch' is no key of a recipe; did you mean"),
-        ({"axes": {"a": {"x": {"corpus.wrong_title": 1}, "y": {}}}, "first": {"a": "y"}},
-         "plan 'Tiny', row 'x': corpus.wrong_title is no key; did you mean 'wrong_titles'"),
-        ({"axes": {"a": {"x": {"corpus.noise": "20%"}, "y": {}}}, "first": {"a": "y"}},
-         "plan 'Tiny', row 'x': corpus.noise is '20%', which is no float"),
-        ({"axes": {"a": {"x": {"corpus.pairs": None}, "y": {}}}, "first": {"a": "y"}},
-         "plan 'Tiny', row 'x': corpus.pairs is None, which is no int"),
-        ({"axes": {"a": {"x": {}, "y": {}}}, "first": {"a": "y"}},
-         "rows 'x' and 'y' are the same in every setting"),
+        (axis(**{"training.epoch": 1}), ["Tiny", "'x'", "training.epoch", "training.epochs"]),
+        (axis(**{"corpus.wrong_title": 1}), ["'x'", "corpus.wrong_title", "wrong_titles"]),
+        (axis(**{"corpus.noise": "20%"}), ["'x'", "corpus.noise", "'20%'"]),
+        (axis(**{"corpus.pairs": None}), ["'x'", "corpus.pairs", "None"]),
+        (axis(), ["'x'", "'y'"]),
         ({"finetuning": {"recipe": "laptop-finetune", "overrides": {"training.lr": 1}}},
-         "row 'cold', fine-tuning: 'training.lr' is no key of a recipe"),
-        ({"recipe": "labtop"}, "no recipe 'labtop'; did you mean 'laptop'"),
+         ["'cold'", "training.lr"]),
+        ({"recipe": "labtop"}, ["labtop", "laptop"]),
     ],
 )  # fmt: skip
-def test_what_a_row_cannot_be_is_told_before_anything_runs(
-    plan_file, tmp_path, changes, message
-) -> None:
-    with pytest.raises(CrosspairError, match=re.escape(message)):
+def test_invalid_rows(plan_file, tmp_path, changes, words) -> None:
+    pattern = ".*".join(map(re.escape, words))
+    with pytest.raises(CrosspairError, match=pattern):
         cells(plan_file, tmp_path, **changes)
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_see_equally_many_clips(plan_file, tmp_path) -> None:
-    from tests.ablation.conftest import TINY
-
+def test_rows_with_different_numbers_of_clips(plan_file, tmp_path) -> None:
     axes = {"length": {"short": {"training.epochs": 1}, "long": {"training.epochs": 2}}}
-    with pytest.raises(RecipeError, match=r"'short' sees 24 clips in all, 'long' 48 .* equally"):
+    with pytest.raises(RecipeError, match=r"'short'\D*24\D.*'long'\D*48\D"):
         cells(
             plan_file, tmp_path, axes=axes, first={"length": "long"},
             overrides=without(TINY, "training.epochs"),
         )  # fmt: skip
 
 
-def test_pairs_that_do_not_do(plan_file, tmp_path, shared_manifest) -> None:
+def test_unusable_pairs(plan_file, tmp_path, shared_manifest) -> None:
     own = {"manifest": str(shared_manifest), "corpus": {"manifest": True}}
-    with pytest.raises(
-        ManifestError, match=r"20 usable pairs to learn from, less than a batch \(32\)"
-    ):
+    with pytest.raises(ManifestError, match=r"\b20\b.*\b32\b"):
         cells(plan_file, tmp_path, "training.batch_size=32", **own)
-    with pytest.raises(ManifestError, match=r'has no title_clean; "crosspair titles" fills it'):
+    with pytest.raises(ManifestError, match=r"m\.parquet.*title_clean"):
         cells(plan_file, tmp_path, "text.column=title_clean", **own)

@@ -1,41 +1,44 @@
-"""Plans: those of the package are whole, overrides go where they belong, faults are told."""
+"""Plan files: packaged plans, overrides, variables, and error messages."""
 
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 
 from crosspair.ablation import AblationPlan, plan_names, read_plan
-from crosspair.ablation.plan import expand_rows
+from crosspair.ablation.plan import expand_rows, plan_settings
 from crosspair.errors import RecipeError
 
 TUNED = {"finetuning": {"recipe": "laptop-finetune"}}
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "ablations"
 NEEDS = {"words": "titles", "transformer": "a/folder", "ucf101": "split1.parquet"}
 
 
 def packaged(name: str) -> AblationPlan:
-    return read_plan(name, read_needs(name))
+    return read_plan(name, required_variables(name))
 
 
-def read_needs(name: str) -> list[str]:
-    """What a packaged plan says that it needs, given."""
+def required_variables(name: str) -> list[str]:
+    """Values for the variables that a packaged plan requires."""
     try:
         read_plan(name)
     except RecipeError as error:
-        return [f"{need}={value}" for need, value in NEEDS.items() if f"{need}=…" in str(error)]
+        return [f"{key}={value}" for key, value in NEEDS.items() if f"{key}=…" in str(error)]
     return []
 
 
 @pytest.mark.parametrize("name", plan_names())
-def test_packaged_plans_can_be_read(name) -> None:
+def test_packaged_plans_are_valid(name) -> None:
     plan = packaged(name)
-    assert plan.first in expand_rows(plan)
+    assert plan.baseline in expand_rows(plan)
     assert plan.corpus.manifest == name.endswith(("-ucf", "-paper"))
     for published in plan.published:
         assert published.source.startswith("paper")
         assert published.note or published.value or published.difference
 
 
-def test_the_paper_s_tables_come_in_three_sizes() -> None:
+def test_each_table_of_the_paper_has_three_plans() -> None:
     sizes = [f"table-1{table}{size}" for table in "abc" for size in ("", "-ucf", "-paper")]
     assert sorted([*sizes, "noise", "batch"]) == plan_names()
     for name in sizes:
@@ -43,13 +46,13 @@ def test_the_paper_s_tables_come_in_three_sizes() -> None:
         assert len(expand_rows(packaged(name))) == 6
 
 
-def test_dials_have_numbers_for_names() -> None:
+def test_numeric_axes_are_sorted() -> None:
     for name, axis in (("noise", "wrong titles"), ("batch", "batch size")):
         numbers = [float(value) for value in read_plan(name).axes[axis]]
         assert numbers == sorted(numbers)
 
 
-def test_rates_of_the_batch_dial_grow_as_the_square_root() -> None:
+def test_learning_rates_grow_with_the_square_root_of_the_batch_size() -> None:
     for size, keys in read_plan("batch").axes["batch size"].items():
         factor = (int(size) / 32) ** 0.5
         assert keys["training.batch_size"] == int(size)
@@ -57,7 +60,7 @@ def test_rates_of_the_batch_dial_grow_as_the_square_root() -> None:
         assert keys["curriculum.text_lr"] == pytest.approx(2e-3 * factor, rel=1e-2)
 
 
-def test_overrides_go_where_they_belong(plan_file) -> None:
+def test_overrides(plan_file) -> None:
     plan = read_plan(
         plan_file(finetuning={"recipe": "laptop-finetune"}),
         ["training.epochs=3", "corpus.pairs=48", "evaluation.clips=2", "seeds=1,2",
@@ -70,73 +73,89 @@ def test_overrides_go_where_they_belong(plan_file) -> None:
     assert read_plan(plan_file(), ["seeds=7"]).seeds == (7,)
 
 
-def test_what_a_plan_needs_fills_its_places(plan_file) -> None:
+def test_variables_are_substituted(plan_file) -> None:
     path = plan_file(
         needs={"words": "a file"},
         axes={"text": {"a": {"text.source": "{words}"}, "b": {"text.source": "titles"}}},
         first={"text": "a"},
     )
     plan = read_plan(path, ["words=v.bin"])
-    assert (plan.axes["text"]["a"], plan.needs) == ({"text.source": "v.bin"}, {})
-    with pytest.raises(RecipeError, match=r"needs words=… \(a file\) on the command line"):
+    assert (plan.axes["text"]["a"], plan.variables) == ({"text.source": "v.bin"}, {})
+    with pytest.raises(RecipeError, match=r"words=.*a file"):
         read_plan(path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "overrides", "message"),
+    ("changes", "overrides", "words"),
     [
-        ({"titel": "x"}, [], "titel is no key of a plan; did you mean 'title'"),
-        ({"title": None}, [], "title is missing"),
-        ({"corpus": {"pair": 3}}, [], "corpus.pair is no key of a plan; did you mean 'pairs'"),
-        ({"corpus": 3}, [], "corpus is a YAML mapping, not 3"),
-        ({"corpus": 3}, ["corpus.pairs=8"], "corpus is a YAML mapping, not 3"),
-        ({"finetuning": False}, ["finetuning.clips=1"], "finetuning is a YAML mapping, not False"),
-        ({"overrides": 3}, ["training.epochs=1"], "overrides is a YAML mapping, not 3"),
-        ({"seeds": []}, [], "seeds are []; give one or more, each once"),
-        ({"seeds": [1, 1]}, [], "seeds are [1, 1]; give one or more, each once"),
-        ({"axes": {}}, [], "axes are {}; give one or more, each with values"),
-        ({"axes": {"a": {}}}, [], "axes are {'a': {}}; give one or more, each with values"),
-        ({"first": {"temperature": "hot"}}, [], "first names no row: {'temperature': 'hot'}"),
-        ({}, ["objective.temperature=1"], "temperature is set for all cells and by axis 'temp"),
-        ({}, ["training.epochs"], "'training.epochs' is not of the form key=value"),
-        ({"overrides": {"text.source": "{words}"}}, [], "{words} stands for nothing"),
-        ({"evaluation": {"protocols": ["kn"]}}, [], "Got value: kn"),
-        ({"evaluation": {"protocols": []}}, [], "nothing is tested"),
-        ({"evaluation": {"clips": 0}}, [], "evaluation.clips is 0; it must be above 0"),
-        ({"finetuning": {"clips": 1}}, [], "finetuning.recipe is missing"),
-        (TUNED, ["finetuning.clips=0"], "finetuning.clips is 0; it must be above 0"),
-        (TUNED, ["finetuning.crops=2"], "Got value: 2"),
-        ({"needs": ["words"]}, [], "needs is a YAML mapping, not ['words']"),
-        ({"overrides": {"text.source": {("a", "b"): 1}}}, [], "a key is a word, not a list"),
-        ({}, ["training.seed=7"], "training.seed is a cell's own; give seeds=…"),
+        ({"titel": "x"}, [], ["titel", "'title'"]),
+        ({"title": None}, [], ["title"]),
+        ({"first": None}, [], ["first"]),
+        ({"first": 3}, [], ["first"]),
+        ({"corpus": {"pair": 3}}, [], ["corpus.pair", "'pairs'"]),
+        ({"corpus": 3}, [], ["corpus", "3"]),
+        ({"corpus": 3}, ["corpus.pairs=8"], ["corpus", "3"]),
+        ({"finetuning": False}, ["finetuning.clips=1"], ["finetuning", "False"]),
+        ({"overrides": 3}, ["training.epochs=1"], ["overrides", "3"]),
+        ({"seeds": []}, [], ["seeds", "[]"]),
+        ({"seeds": [1, 1]}, [], ["seeds", "[1, 1]"]),
+        ({"axes": {}}, [], ["axes", "{}"]),
+        ({"axes": {"a": {}}}, [], ["axes", "{'a': {}}"]),
+        ({"first": {"temperature": "hot"}}, [], ["first", "{'temperature': 'hot'}"]),
+        ({}, ["objective.temperature=1"], ["objective.temperature", "'temperature'"]),
+        ({}, ["training.epochs"], ["'training.epochs'"]),
+        ({"overrides": {"text.source": "{words}"}}, [], ["{words}"]),
+        ({"evaluation": {"protocols": ["kn"]}}, [], ["evaluation.protocols", "kn"]),
+        ({"evaluation": {"protocols": []}}, [], ["evaluation.protocols"]),
+        ({"evaluation": {"clips": 0}}, [], ["evaluation.clips", "0"]),
+        ({"finetuning": {"clips": 1}}, [], ["finetuning.recipe"]),
+        (TUNED, ["finetuning.clips=0"], ["finetuning.clips", "0"]),
+        (TUNED, ["finetuning.crops=2"], ["finetuning", "2"]),
+        ({"needs": ["words"]}, [], ["needs", "['words']"]),
+        ({"overrides": {"text.source": {("a", "b"): 1}}}, [], ["line 5"]),
+        ({}, ["training.seed=7"], ["training.seed", "seeds"]),
         (
             {"axes": {"a": {"x": {"clip.size": 32}}, "b": {"y": {"clip.size": 64}}},
              "first": {"a": "x", "b": "y"}, "overrides": {}},
-            [], "clip.size is set by axis 'a' and by axis 'b'; leave one out",
+            [], ["clip.size", "'a'", "'b'"],
         ),
     ],
 )  # fmt: skip
-def test_a_fault_is_told_in_one_line(plan_file, changes, overrides, message) -> None:
-    with pytest.raises(RecipeError, match=re.escape(message)) as told:
+def test_invalid_plans(plan_file, changes, overrides, words) -> None:
+    pattern = ".*".join(map(re.escape, words))
+    with pytest.raises(RecipeError, match=pattern) as caught:
         read_plan(plan_file(**changes), overrides)
-    assert "\n" not in str(told.value)
-    assert "tiny.yaml" in str(told.value) or "key=value" in str(told.value)
+    assert "\n" not in str(caught.value)
+    assert "tiny.yaml" in str(caught.value) or "key=value" in str(caught.value)
 
 
-def test_a_date_that_there_is_not(plan_file) -> None:
-    with pytest.raises(RecipeError, match=r"^text.source=2026-02-30 is not YAML: day is out of r"):
+def test_settings_of_a_plan_are_a_plan_file(plan_file, tmp_path) -> None:
+    plan = read_plan(plan_file(**TUNED))
+    assert plan_settings(plan)["first"] == plan.baseline
+    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(plan_settings(plan)))
+    assert read_plan(str(tmp_path / "copy.yaml")) == plan
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/plan.yaml")), ids=lambda p: p.parent.name)
+def test_plans_of_published_results_are_valid(path) -> None:
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert plan_settings(read_plan(str(path)))["axes"].keys() == settings["axes"].keys()
+
+
+def test_invalid_date(plan_file) -> None:
+    with pytest.raises(RecipeError, match=r"text\.source=2026-02-30"):
         read_plan(plan_file(), ["text.source=2026-02-30"])
 
 
-def test_a_value_that_stands_twice_is_refused(tmp_path) -> None:
+def test_duplicate_key(tmp_path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("title: x\naxes:\n  a:\n    one: {}\n    one: {}\n")
-    with pytest.raises(RecipeError, match=r"twice.yaml, line 5: 'one' stands twice"):
+    with pytest.raises(RecipeError, match=r"twice.yaml.*line 5.*'one'"):
         read_plan(str(path))
 
 
-def test_an_unknown_plan_names_the_nearest(tmp_path) -> None:
-    with pytest.raises(RecipeError, match=r"no plan 'table-1'; did you mean 'table-1"):
+def test_unknown_plan(tmp_path) -> None:
+    with pytest.raises(RecipeError, match=r"'table-1'.*'table-1"):
         read_plan("table-1")
-    with pytest.raises(RecipeError, match=r"plan .*none.yaml cannot be read"):
+    with pytest.raises(RecipeError, match=r"none\.yaml"):
         read_plan(str(tmp_path / "none.yaml"))

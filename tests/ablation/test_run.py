@@ -1,27 +1,28 @@
-"""What an ablation has on the disk: pairs that cells share, one command at a time, failed cells."""
+"""Files of an ablation: training pairs, the lock, the state of cells, and the summary."""
 
 import dataclasses
 import fcntl
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from crosspair.ablation import ablate, plan_cells, read_plan, run
-from crosspair.ablation.cells import Job, read_state, status, write_ledger, write_state
-from crosspair.ablation.work import _tested
+from crosspair.ablation.cells import Job, read_state, status, write_state, write_summary
+from crosspair.ablation.work import _evaluated_manifests
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
 
 
 @pytest.mark.parametrize("column", ["title", "title_tree"])
-def test_pairs_on_the_disk_are_as_planned(plan_file, tmp_path, column) -> None:
+def test_written_pairs_match_the_preview(plan_file, tmp_path, column) -> None:
     plan = read_plan(plan_file(), [f"text.column={column}", "corpus.wrong_titles=0.5"])
     source, cells = plan_cells(plan, tmp_path / "out")
     paths = {source.write(cell.corpus, cell.seed) for cell in cells}
     assert len(paths) == 1  # shared by both rows
     written = Manifest.read(paths.pop())
-    assert written.column("title") == source.planned(cells[0].corpus, 0).column("title")
+    assert written.column("title") == source.preview(cells[0].corpus, 0).column("title")
     train = written.split("train")
     assert sum(bool(title) for title in train.column(column)) == cells[0].pairs
     rendered = Manifest.read(next((tmp_path / "out" / "corpora").glob("rendered-*/")))
@@ -29,28 +30,28 @@ def test_pairs_on_the_disk_are_as_planned(plan_file, tmp_path, column) -> None:
         assert Path(clip.path).samefile(other.path)
 
 
-def test_two_commands_do_not_share_a_folder(plan_file, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "_PATIENCE", 0.0)
+def test_folder_in_use(plan_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "_LOCK_TIMEOUT", 0.0)
     (tmp_path / "cells").mkdir()
     with (tmp_path / "cells" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match=r"another ablation is at work in .*; wait for it"):
+        with pytest.raises(RunError, match=re.escape(str(tmp_path))):
             ablate(read_plan(plan_file()), tmp_path)
 
 
-def test_a_folder_that_cannot_be(plan_file, tmp_path) -> None:
+def test_folder_is_a_file(plan_file, tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"file cannot be written to"):
+    with pytest.raises(RunError, match="file"):
         ablate(read_plan(plan_file()), tmp_path / "file")
 
 
-def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
+def test_summary_contains_the_state_of_cells(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]))
     _, cells = plan_cells(plan, tmp_path)
     states = [
         {
             "status": "done",
-            "error": "of an earlier trial",
+            "error": "of an earlier run",
             "seconds": {"pretrain": 2.0},
             "clips": 16,
             "pairs": 17,
@@ -63,40 +64,43 @@ def test_the_ledger_tells_what_folders_say(plan_file, tmp_path) -> None:
     (tmp_path / cells[0].folder / "results.json").write_text("{}")
     (tmp_path / cells[3].folder).mkdir(parents=True)
     (tmp_path / cells[3].folder / "cell.json").write_text("{torn")
-    write_ledger(tmp_path, plan, cells)
-    told = json.loads((tmp_path / "ablation.json").read_text())
-    assert told["plan"]["first"] == {"temperature": "cold"}
-    assert [cell["status"] for cell in told["cells"]] == ["done", "failed", "missing", "missing"]
-    assert [cell["error"] for cell in told["cells"]] == [None, "no room", None, None]
-    assert (told["cells"][0]["clips"], told["cells"][0]["pairs"]) == (16, 17)
-    assert told["cells"][3]["clips"] == cells[3].clips
+    write_summary(tmp_path, plan, cells)
+    summary = json.loads((tmp_path / "ablation.json").read_text())
+    assert summary["plan"]["first"] == {"temperature": "cold"}
+    assert [cell["status"] for cell in summary["cells"]] == ["done", "failed", "missing", "missing"]
+    assert [cell["error"] for cell in summary["cells"]] == [None, "no room", None, None]
+    assert (summary["cells"][0]["clips"], summary["cells"][0]["pairs"]) == (16, 17)
+    assert summary["cells"][3]["clips"] == cells[3].clips
     assert read_plan(str(tmp_path / "plan.yaml")) == plan
     assert status(tmp_path / cells[1].folder) == "failed"
     assert read_state(tmp_path / "nowhere") == {}
 
 
-def test_a_report_of_another_plan_leaves_what_is_there(plan_file, tmp_path) -> None:
+def test_report_only_without_done_cells_writes_nothing(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file())
     _, cells = plan_cells(plan, tmp_path)
-    write_ledger(tmp_path, plan, cells)
+    write_summary(tmp_path, plan, cells)
     before = (tmp_path / "plan.yaml").read_bytes()
-    with pytest.raises(RunError, match=r"no cell of this plan that is done; give the manifest"):
+    with pytest.raises(RunError, match=re.escape(str(tmp_path))):
         ablate(read_plan(plan_file(seeds=[7])), tmp_path, report_only=True)
     assert (tmp_path / "plan.yaml").read_bytes() == before
 
 
-def test_results_name_what_was_tested_and_not_what_was_learnt_from() -> None:
+def test_provenance_names_evaluated_manifests() -> None:
     job = Job({}, "pairs", ("knn",), 3, "tested", {"videos": "tuned"}, False)
-    assert _tested(job) == ["tested", "tuned"]
-    assert _tested(dataclasses.replace(job, finetuning={"videos": "tested"})) == ["tested"]
-    assert _tested(dataclasses.replace(job, protocols=())) == ["tuned"]
+    assert _evaluated_manifests(job) == ["tested", "tuned"]
+    assert _evaluated_manifests(dataclasses.replace(job, finetuning={"videos": "tested"})) == [
+        "tested"
+    ]
+    assert _evaluated_manifests(dataclasses.replace(job, protocols=())) == ["tuned"]
 
 
-def test_unequal_clips_are_told(plan_file, tmp_path, caplog) -> None:
+def test_unequal_clips_are_logged(plan_file, tmp_path, caplog) -> None:
     plan = read_plan(plan_file())
     _, cells = plan_cells(plan, tmp_path)
     for cell, clips in zip(cells, (24, 16), strict=True):
         write_state(tmp_path / cell.folder, {"status": "done", "clips": clips})
         (tmp_path / cell.folder / "results.json").write_text("{}")
-    run._check_clips(tmp_path, cells)
-    assert "cold, seed 0 has seen 24 clips, warm, seed 0 only 16" in caplog.text
+    run._warn_unequal_clips(tmp_path, cells)
+    for words in ("cold, seed 0", "24", "warm, seed 0", "16"):
+        assert words in caplog.text

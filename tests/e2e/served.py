@@ -1,4 +1,4 @@
-"""A small library behind the command ``crosspair serve``, and questions to it as a browser asks."""
+"""A small library, the command ``crosspair serve``, and requests as a browser sends them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.evaluation.conftest import tiny_model
 
 EVIL = "<img src=x onerror=alert(1)>"
 EVIL_TITLE = "<script>alert(2)</script> ${alert(3)} {{alert(4)}} `"
-MINUTES = 120.0  # s; a busy machine is no failure
+MINUTES = 120.0  # s; generous, for a busy machine
 ALL = "All folders"
 
 
@@ -33,10 +33,10 @@ class Served:
     """A running server.
 
     Attributes:
-        url: of the page.
-        folder: holds ``videos`` and ``library``.
-        scratch: where the server's temporary files lie.
-        process: it.
+        url: URL of the page.
+        folder: folder that contains ``videos`` and ``library``.
+        scratch: folder of the server's temporary files.
+        process: the server.
     """
 
     url: str
@@ -45,7 +45,7 @@ class Served:
     process: subprocess.Popen[str]
 
     def ask(self, name: str, *data: Any, session: str = "s") -> list[Any]:
-        """What a function of the page gives for some inputs."""
+        """Call a function of the page and return its outputs."""
         function = functions(self.url)[name]
         join = {"data": data, "fn_index": function, "session_hash": session}
         place = f"{self.url}/gradio_api/queue"
@@ -57,20 +57,20 @@ class Served:
             "GET", f"{place}/data", params={"session_hash": session}, timeout=MINUTES
         ) as lines:
             for line in lines.iter_lines():
-                said = json.loads(line.removeprefix("data: ")) if line else {}
-                if said.get("msg") == "process_completed" and said["event_id"] == event:
-                    if not said["success"]:
-                        raise RefusedError(str(said["output"]))
-                    given: list[Any] = said["output"]["data"]
+                message = json.loads(line.removeprefix("data: ")) if line else {}
+                if message.get("msg") == "process_completed" and message["event_id"] == event:
+                    if not message["success"]:
+                        raise RefusedError(str(message["output"]))
+                    given: list[Any] = message["output"]["data"]
                     return given
         raise AssertionError("no answer")
 
     def search(self, text: str, folder: str = ALL, session: str = "s") -> str:
-        """The page's HTML for a search."""
-        return str(self.ask("by_text", text, folder, session=session)[1])
+        """Return the HTML of a search."""
+        return str(self.ask("search_text", text, folder, session=session)[1])
 
     def upload(self, path: Path) -> dict[str, Any]:
-        """An uploaded file, as Gradio wants to be told of it."""
+        """Upload a file and return Gradio's description of it."""
         with path.open("rb") as file:
             answer = httpx.post(
                 f"{self.url}/gradio_api/upload", files={"files": (path.name, file)}, timeout=MINUTES
@@ -79,20 +79,20 @@ class Served:
         return as_file(answer.json()[0])
 
     def uploads(self) -> list[Path]:
-        """Files that uploads left."""
+        """List the uploaded files that still exist."""
         files = (path for path in self.scratch.rglob("*") if path.is_file())
         return [path for path in files if path.parent.name != "moments"]
 
 
 @cache
 def functions(url: str) -> dict[str, int]:
-    """Numbers of the page's functions."""
+    """Return the index of each function of the page."""
     config = httpx.get(f"{url}/config", timeout=MINUTES).json()
     return {each["api_name"]: each["id"] for each in config["dependencies"]}
 
 
 class RefusedError(Exception):
-    """Gradio does not answer."""
+    """The server rejects a call."""
 
 
 def as_file(path: str) -> dict[str, Any]:
@@ -101,25 +101,27 @@ def as_file(path: str) -> dict[str, Any]:
 
 
 def text_of(html: str) -> str:
-    """What a person reads."""
+    """Return the visible text."""
     return unescape(re.sub(r"<[^>]*>", " ", html))
 
 
 def make_library(folder: Path, make_video: Callable[..., Path]) -> None:
-    """Videos in two folders, one of them AVI, one with markup in name and title."""
+    """Index videos in two folders, one of them AVI, one with markup in its name and title."""
     videos = folder / "videos"
     for name in ("day/2.mp4", "day/6.mp4", "night/3.avi", f"night/{EVIL}.mp4"):
         make_video(videos / name, frames=60 if "6" in name else 30, fps=10)
     titles = folder / "titles.tsv"
     titles.write_text(f"video_id\ttitle\n{EVIL}\t{EVIL_TITLE}\n")
-    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
-    done = index_videos(folder / "library", of, [videos], windows=Windows(2, 1), titles=titles)
+    engine = InferenceEngine(
+        tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0
+    )
+    done = index_videos(folder / "library", engine, [videos], windows=Windows(2, 1), titles=titles)
     assert (done.added, dict(done.broken)) == (4, {})
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
-    """The server, until the end; it gets 1 MB of an upload at most."""
+    """Run the server with a maximum upload size of 1 MB."""
     scratch = folder / "scratch"
     scratch.mkdir()
     arguments = (
@@ -134,9 +136,9 @@ def serving(folder: Path) -> Iterator[Served]:
         )  # fmt: skip
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        assert said.startswith("http://127.0.0.1:"), (folder / "log").read_text()
-        yield Served(said.split()[0], folder, scratch, process)
+        message = process.stdout.readline()
+        assert message.startswith("http://127.0.0.1:"), (folder / "log").read_text()
+        yield Served(message.split()[0], folder, scratch, process)
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -1,4 +1,4 @@
-"""An ablation as a user runs it: killed, gone on with, failed, tried again, reported."""
+"""The command ``crosspair ablate``: kill, resume, failure, retry, and report."""
 
 import json
 import os
@@ -19,22 +19,22 @@ WORDS = ("a", "an", "the", "this", "my", "red", "blue", "up", "down", "left", "r
 
 
 def cells(out: Path) -> dict[str, dict]:
-    """By the name of their row's value, as ``ablation.json`` tells."""
-    told = json.loads((out / "ablation.json").read_text())["cells"]
-    return {next(iter(cell["row"].values())): cell for cell in told}
+    """Cells in ``ablation.json`` by the name of their value."""
+    found = json.loads((out / "ablation.json").read_text())["cells"]
+    return {next(iter(cell["row"].values())): cell for cell in found}
 
 
 def wait_for(happened, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 280
     while not happened():
-        assert process.poll() is None, "it ended before"
+        assert process.poll() is None, "the process has ended"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> tuple[Path, list[object]]:
-    """An ablation of which the first cell is done, killed in the middle of the second."""
+    """An ablation that is killed during the second cell."""
     folder = tmp_path_factory.mktemp("ablate")
     settings = {**PLAN, "overrides": {**PLAN["overrides"], **LONG}}
     plan = write_plan(folder / "tiny.yaml", {
@@ -61,23 +61,22 @@ def killed(tmp_path_factory) -> tuple[Path, list[object]]:
 
 @pytest.fixture(scope="module")
 def whole(killed) -> tuple[Path, subprocess.CompletedProcess[str], dict[str, float]]:
-    """The same command again; with when the first cell's files were written before it."""
+    """The same command again, and the modification times of the first cell's files before it."""
     out, arguments = killed
     first = out / cells(out)["cold"]["folder"]
     written = {path.name: path.stat().st_mtime for path in first.iterdir() if path.is_file()}
     return out, crosspair(*arguments), written
 
 
-def test_what_was_done_is_not_done_again(whole) -> None:
+def test_done_cell_is_reused(whole) -> None:
     out, done, written = whole
     assert done.returncode == 0, done.stderr
-    assert "2 cells, 1 of them to be run" in done.stderr
     first = out / cells(out)["cold"]["folder"]
     assert "results.json" in written
     assert {p.name: p.stat().st_mtime for p in first.iterdir() if p.is_file()} == written
 
 
-def test_what_was_killed_goes_on(whole) -> None:
+def test_killed_cell_is_resumed(whole) -> None:
     out, _, _ = whole
     second = out / cells(out)["warm"]["folder"]
     assert "resumed at step" in (second / "log.txt").read_text()
@@ -86,12 +85,12 @@ def test_what_was_killed_goes_on(whole) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_every_cell_tells_what_it_took_and_found(whole) -> None:
+def test_files_and_state_of_cells(whole) -> None:
     out, done, _ = whole
     assert {path.name for path in out.iterdir()} == {
         "plan.yaml", "ablation.json", "cells", "corpora", "report.html", "report.md", "report.csv",
     }  # fmt: skip
-    assert f"{out / 'report.html'}: 2 of 2 cells done, 0 failed" in done.stdout
+    assert str(out / "report.html") in done.stdout
     for name, cell in cells(out).items():
         assert (cell["status"], cell["error"], cell["seed"]) == ("done", None, 0)
         assert set(cell["seconds"]) == {"pretrain", "evaluate", "finetune"}
@@ -109,17 +108,17 @@ def test_every_cell_tells_what_it_took_and_found(whole) -> None:
         assert origin.seed == 0
 
 
-def test_the_report_alone_runs_nothing(whole) -> None:
+def test_report_only(whole) -> None:
     out, done, _ = whole
     (out / "report.html").unlink()
     plan = done.args[done.args.index("ablate") + 1]
     again = crosspair("ablate", plan, "--out", out, "--report-only")
     assert again.returncode == 0, again.stderr
     assert (out / "report.html").is_file()
-    assert "to be run" not in again.stderr
+    assert "cold" not in again.stderr
 
 
-def test_a_failed_cell_is_told_and_tried_again(tmp_path) -> None:
+def test_failed_cell_is_reported_and_retried(tmp_path) -> None:
     vectors = tmp_path / "vectors.txt"
     plan = write_plan(tmp_path / "tiny.yaml", {
         **PLAN,
@@ -132,20 +131,17 @@ def test_a_failed_cell_is_told_and_tried_again(tmp_path) -> None:
     assert done.returncode == 1, done.stderr
     failed, other = cells(out)["given"], cells(out)["learnt"]
     assert (failed["status"], other["status"]) == ("failed", "done")
-    assert f"error: word vectors {vectors}" in failed["error"]
+    assert str(vectors) in failed["error"]
     log = out / failed["folder"] / "log.txt"
     assert log.read_text().strip().endswith(failed["error"])
-    told = " ".join(done.stderr.split())
-    assert "given, seed 0 failed: error:" in told
-    assert "1 of 2 cells done, 1 failed" in done.stdout
+    assert "given, seed 0" in " ".join(done.stderr.split())
     vectors.write_text("".join(f"{word} 1.0 0.5 {i}.0\n" for i, word in enumerate(WORDS)))
     again = crosspair("ablate", plan, "--out", out)
     assert cells(out)["given"]["status"] == "done", again.stderr
     assert again.returncode == 0
-    assert "2 cells, 1 of them to be run" in again.stderr
 
 
-def test_a_stop_lets_the_cell_save_itself(tmp_path) -> None:
+def test_stop_writes_a_checkpoint(tmp_path) -> None:
     overrides = {**PLAN["overrides"], "training.epochs": 50}
     plan = write_plan(tmp_path / "tiny.yaml", {**PLAN, "overrides": overrides})
     out = tmp_path / "out"
@@ -154,16 +150,15 @@ def test_a_stop_lets_the_cell_save_itself(tmp_path) -> None:
     )
     wait_for(lambda: any(out.glob("cells/*/checkpoints/step-*")), process)
     os.kill(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=120)
+    process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the running cells save themselves first" in " ".join(told.split())
     cell = cells(out)["cold"]
     assert cell["status"] == "missing"
-    assert "asked to stop: saved at step" in (out / cell["folder"] / "log.txt").read_text()
+    assert list((out / cell["folder"] / "checkpoints").glob("step-*"))
     assert not (out / cells(out)["warm"]["folder"] / "log.txt").exists()
 
 
-def test_a_dry_run_writes_nothing(tmp_path) -> None:
+def test_dry_run_writes_nothing(tmp_path) -> None:
     done = crosspair("ablate", "table-1a", "seeds=0,1", "--out", tmp_path / "out", "--dry-run",
                      "--only", "ranking")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -174,19 +169,19 @@ def test_a_dry_run_writes_nothing(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (("table-2",), "no plan 'table-2'; did you mean 'table-1"),
-        (("table-1b",), "plan table-1b needs words=…"),
-        (("table-1a-ucf", "words=titles"), "this plan is for pairs of your own: give --manifest M"),
-        (("table-1a", "--only=rankings"), "no row is called 'rankings'; did you mean 'ranking'"),
-        (("table-1a", "training.epoch=3"), "did you mean 'training.epochs'"),
+        (("table-2",), ("'table-2'", "'table-1")),
+        (("table-1b",), ("table-1b", "words=")),
+        (("table-1a-ucf", "words=titles"), ("--manifest",)),
+        (("table-1a", "--only=rankings"), ("'rankings'", "'ranking'")),
+        (("table-1a", "training.epoch=3"), ("training.epoch", "training.epochs")),
     ],
 )
-def test_a_fault_is_told_before_anything_runs(tmp_path, arguments, message) -> None:
+def test_errors_before_anything_runs(tmp_path, arguments, words) -> None:
     done = crosspair("--quiet", "ablate", *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("crosspair: error: ")
-    assert message in done.stderr
+    assert all(word in done.stderr for word in words)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

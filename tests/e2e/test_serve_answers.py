@@ -1,4 +1,4 @@
-"""Answers of the page to several who ask at a time."""
+"""Concurrent requests of the page."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pytest
 import torch
 
 from crosspair.serve import answers as answers_module
-from crosspair.serve.answers import EVERYWHERE, Answers, Seen
+from crosspair.serve.answers import ALL_FOLDERS, PageRenderer, Upload
 
 
-def test_one_text_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, together = 0, []
+def test_texts_are_encoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, concurrent = 0, []
 
-    def read(*_: object, **__: object) -> Any:
-        nonlocal reading
-        reading += 1
-        together.append(reading)
+    def encode(*_: object, **__: object) -> Any:
+        nonlocal running
+        running += 1
+        concurrent.append(running)
         time.sleep(0.05)
-        reading -= 1
+        running -= 1
         return torch.ones(2, 8)
 
     def search(query: str, **choices: object) -> list[Any]:
-        read()
+        encode()
         return []
 
     encoder = SimpleNamespace(is_empty=lambda _: False)
@@ -35,11 +35,11 @@ def test_one_text_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     searcher: Any = SimpleNamespace(
         library=SimpleNamespace(videos=dict), engine=SimpleNamespace(model=model), text=search
     )
-    monkeypatch.setattr(answers_module, "class_embeddings", read)
-    answers = Answers(searcher, SimpleNamespace())  # type: ignore[arg-type]
-    seen = Seen("a.mp4", 4.0, [(0.0, 4.0)], np.ones((1, 8), np.float32), b"")
+    monkeypatch.setattr(answers_module, "class_embeddings", encode)
+    renderer = PageRenderer(searcher, SimpleNamespace())  # type: ignore[arg-type]
+    upload = Upload("a.mp4", 4.0, [(0.0, 4.0)], np.ones((1, 8), np.float32), b"")
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(answers.search, "a dog", EVERYWHERE) for _ in range(2)]
-        asked += [pool.submit(answers.classify, seen, "dog, cat") for _ in range(2)]
-        assert all(each.result() for each in asked)
-    assert together == [1] * 4
+        results = [pool.submit(renderer.search, "a dog", ALL_FOLDERS) for _ in range(2)]
+        results += [pool.submit(renderer.classify, upload, "dog, cat") for _ in range(2)]
+        assert all(each.result() for each in results)
+    assert concurrent == [1] * 4

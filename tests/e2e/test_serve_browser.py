@@ -1,8 +1,8 @@
-"""serve in a real browser: search, play, filter, upload, a fault; by mouse and by keyboard, in a
-narrow window. Needs Chromium and the package playwright; no browser is downloaded.
+"""The page in a real browser: search, play, filter, upload, and errors; with mouse and keyboard,
+and in a narrow window. Requires Chromium and playwright; no browser is downloaded.
 
-With CROSSPAIR_PICTURES=FOLDER, and CROSSPAIR_QUICKSTART naming what ``crosspair quickstart`` made,
-it takes the pictures of docs/page.md.
+With CROSSPAIR_PICTURES=FOLDER and CROSSPAIR_QUICKSTART=FOLDER (output of
+``crosspair quickstart``), it writes the pictures of docs/page.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def served(
 
 @pytest.fixture
 def page(browser: Browser, served: Served) -> Iterator[Page]:
-    """The page of a library; in the end nothing was fetched from elsewhere, or complained of."""
+    """The page of a library; checks that there were no errors and no third-party requests."""
     opened, faults = open_page(browser, served.url, 1200)
     yield opened
     opened.close()
@@ -46,7 +46,7 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
 
 
 def open_page(browser: Browser, url: str, width: int) -> tuple[Page, list[str]]:
-    """The page, and all that goes wrong with it from now on."""
+    """Open the page; return it with a list of its errors and third-party requests."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(1000 * MINUTES)
     faults: list[str] = []
@@ -67,11 +67,11 @@ def open_page(browser: Browser, url: str, width: int) -> tuple[Page, list[str]]:
 def search(page: Page, text: str) -> None:
     page.locator("#text input").fill(text)
     page.keyboard.press("Enter")
-    page.locator("#found .told", has_text=text).wait_for()
+    page.locator("#found .result-summary", has_text=text).wait_for()
 
 
 def names(page: Page) -> set[str]:
-    return {text.rpartition("/")[2] for text in page.locator(".place").all_inner_texts()}
+    return {text.rpartition("/")[2] for text in page.locator(".video-path").all_inner_texts()}
 
 
 def upload(page: Page, file: Path) -> None:
@@ -79,7 +79,7 @@ def upload(page: Page, file: Path) -> None:
     page.locator("#video input[type=file]").set_input_files(file)
 
 
-def test_a_moment_is_played_from_its_beginning(page: Page) -> None:
+def test_moment_is_played_from_start_to_end(page: Page) -> None:
     search(page, "a dog")
     late = page.locator("li", has_text="6.mp4").filter(has_not_text="0:00").first
     begin = late.locator(".meta span").first.inner_text()
@@ -97,7 +97,7 @@ def test_a_moment_is_played_from_its_beginning(page: Page) -> None:
     assert video.evaluate("video => video.currentTime") == pytest.approx(end, abs=0.5)
 
 
-def test_what_it_cannot_play_is_converted_and_says_so(page: Page) -> None:
+def test_converted_moment_has_a_note(page: Page) -> None:
     search(page, "a dog")
     item = page.locator("li", has_text="3.avi").first
     assert not item.locator(".converted").is_visible()
@@ -108,20 +108,20 @@ def test_what_it_cannot_play_is_converted_and_says_so(page: Page) -> None:
     )
 
 
-def test_a_folder_and_a_fault_by_keyboard_alone(page: Page) -> None:
+def test_folder_and_error_with_the_keyboard(page: Page) -> None:
     page.locator("#text input").focus()
     page.keyboard.type("a dog")
     page.keyboard.press("Enter")
-    page.locator("#found .told", has_text="a dog").wait_for()
+    page.locator("#found .result-summary", has_text="a dog").wait_for()
     assert {"2.mp4", "6.mp4", "3.avi", f"{EVIL}.mp4"} == names(page)
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    page.locator("#found .told", has_text="in day").wait_for()
+    page.locator("#found .result-summary", has_text="in day").wait_for()
     assert names(page) == {"2.mp4", "6.mp4"}
     page.locator("#text input").fill("zzz")
     page.keyboard.press("Enter")
-    page.get_by_role("alert").filter(has_text="The model knows no word of 'zzz'").wait_for()
+    page.get_by_role("alert").filter(has_text="'zzz'").wait_for()
     assert page.evaluate("document.querySelectorAll('#found img, #found script').length") == 0
 
 
@@ -130,7 +130,7 @@ def test_uploads(page: Page, served: Served, tmp_path: Path) -> None:
     upload(page, tmp_path / "notes.mp4")
     page.get_by_role("alert").filter(has_text="notes.mp4").wait_for()
     upload(page, served.folder / "videos" / "day" / "6.mp4")
-    page.locator("#ranked .told", has_text="now name the classes").wait_for()
+    page.locator("#ranked .result-summary", has_text="6.mp4").wait_for()
     page.locator("#classes input").fill("dog, cat")
     page.keyboard.press("Enter")
     page.locator("#ranked .classes li").nth(1).wait_for()
@@ -138,14 +138,14 @@ def test_uploads(page: Page, served: Served, tmp_path: Path) -> None:
     assert served.uploads() == []
 
 
-def test_a_large_upload_is_refused_in_words(page: Page, served: Served, tmp_path: Path) -> None:
+def test_large_upload_shows_a_message(page: Page, served: Served, tmp_path: Path) -> None:
     (tmp_path / "large.mp4").write_bytes(b"x" * 3_000_000)
     upload(page, tmp_path / "large.mp4")
     page.get_by_text("exceed the maximum allowed size").first.wait_for()
     assert served.uploads() == []
 
 
-def test_a_narrow_window_does_not_scroll_sideways(browser: Browser, served: Served) -> None:
+def test_narrow_window_has_no_horizontal_scrolling(browser: Browser, served: Served) -> None:
     page, faults = open_page(browser, served.url, 360)
     search(page, "a dog")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -156,9 +156,9 @@ def test_a_narrow_window_does_not_scroll_sideways(browser: Browser, served: Serv
     assert faults == []
 
 
-def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> None:
+def test_write_pictures(browser: Browser, tmp_path: Path) -> None:
     if "CROSSPAIR_PICTURES" not in os.environ:
-        pytest.skip("CROSSPAIR_PICTURES names no folder for pictures")
+        pytest.skip("CROSSPAIR_PICTURES is not set")
     out, quickstart = (Path(os.environ[f"CROSSPAIR_{name}"]) for name in ("PICTURES", "QUICKSTART"))
     videos = tmp_path / "rendered"
     for place, file in enumerate(sorted((quickstart / "corpus" / "videos").iterdir())[:90]):
@@ -169,7 +169,7 @@ def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> Non
     corpus = Manifest.read(quickstart / "corpus")
     lines = zip(corpus.column("pair_id"), corpus.column("title"), strict=True)
     titles = tmp_path / "titles.tsv"
-    titles.write_text("video_id\ttitle\n" + "".join(f"{name}\t{said}\n" for name, said in lines))
+    titles.write_text("video_id\ttitle\n" + "".join(f"{name}\t{title}\n" for name, title in lines))
     made = ("index", videos, "--library", tmp_path / "library", "--model", model, "--workers", 1,
             "--titles", titles)  # fmt: skip
     assert crosspair(*made).returncode == 0
@@ -186,7 +186,7 @@ def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> Non
         page.get_by_role("alert").first.wait_for()
         page.screenshot(path=out / "page-fault.png", clip=_upper(420))
         upload(page, next(videos.glob("noon/*.mp4")))
-        page.locator("#ranked .told").wait_for()
+        page.locator("#ranked .result-summary").wait_for()
         page.locator("#classes input").fill("moving right, bouncing, spinning, rising, shrinking")
         page.keyboard.press("Enter")
         page.locator("#ranked .classes li").nth(1).wait_for()
@@ -195,7 +195,7 @@ def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> Non
         page.close()
         narrow, _ = open_page(browser, server.url, 390)
         search(narrow, "something moving right")
-        narrow.wait_for_timeout(1000)  # what is new fades in
+        narrow.wait_for_timeout(1000)  # wait for the fade-in
         narrow.screenshot(path=out / "page-narrow.png")
         assert faults == []
 

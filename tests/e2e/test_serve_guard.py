@@ -1,4 +1,4 @@
-"""The door of the page: which requests come in."""
+"""Requests that the guard accepts and rejects."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from crosspair.serve.guard import Guard
 pytest.importorskip("starlette", reason="gradio is not installed")
 
 
-def asked(
+def request(
     guard: Guard, path: str, body: bytes = b"", query: bytes = b"", **headers: str
 ) -> tuple[int, bytes]:
-    """The status of the answer, and the body that the application got."""
+    """Return the status, and the body that the application received or the message."""
     given = {"host": "localhost:7860", "content-length": str(len(body)), **headers}
     scope = {
         "type": "http", "path": path, "query_string": query, "method": "POST" if body else "GET",
@@ -66,50 +66,49 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
         (1, 400), ([{"path": "uploads/a/in.mp4"}], 400), ({"a": {"path": "out.mp4"}}, 400),
     ],
 )  # fmt: skip
-def test_a_question_holds_texts_and_uploads(
+def test_calls_contain_texts_and_uploads_only(
     guard: Guard, tmp_path: Path, monkeypatch, given, status
 ) -> None:
     monkeypatch.chdir(tmp_path)
     body = json.dumps({"data": ["text", given], "fn_index": 1}).encode()
-    found, seen = asked(guard, "/gradio_api/queue/join", body)
+    found, received = request(guard, "/gradio_api/queue/join", body)
     assert found == status
-    handed_on = {**given, **FILE} if isinstance(given, dict) else given
-    expected = {"data": ["text", handed_on], "fn_index": 1}
-    assert (json.loads(seen) == expected) if status == 200 else seen == b"no such question"
+    passed_on = {**given, **FILE} if isinstance(given, dict) else given
+    expected = {"data": ["text", passed_on], "fn_index": 1}
+    assert (json.loads(received) == expected) if status == 200 else received != body
 
 
-def test_what_lies_around_an_upload_is_not_handed_on(
-    guard: Guard, tmp_path: Path, monkeypatch
-) -> None:
+def test_other_keys_of_a_call_are_removed(guard: Guard, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     outside = {"path": "out.mp4", **FILE}
     upload = {"path": "uploads/a/in.mp4", "x": outside, "url": "http://a.org", "meta": outside}
     known = {"fn_index": 1, "trigger_id": 2, "session_hash": "s"}
     more = {"event_data": outside, "event_id": "e", "batched": True, "simple_format": True}
     body = json.dumps({"data": [upload], **known, **more}).encode()
-    status, seen = asked(guard, "/gradio_api/queue/join", body)
-    assert (status, json.loads(seen)) == (
+    status, received = request(guard, "/gradio_api/queue/join", body)
+    assert (status, json.loads(received)) == (
         200, {"data": [{"path": "uploads/a/in.mp4", **FILE}], **known}
     )  # fmt: skip
 
 
-def test_what_is_broken_off_goes_and_disks_are_not_filled(guard: Guard, tmp_path: Path) -> None:
+def test_old_uploads_are_removed_and_their_total_size_is_limited(
+    guard: Guard, tmp_path: Path
+) -> None:
     uploads = tmp_path / "uploads"
     os.utime(uploads / "loose.mp4", (0, 0))
-    assert asked(guard, "/gradio_api/upload", b"x")[0] == 200
+    assert request(guard, "/gradio_api/upload", b"x")[0] == 200
     assert not (uploads / "loose.mp4").exists()
     assert (uploads / "a" / "in.mp4").exists()
     assert (tmp_path / "out.mp4").exists()
     with (uploads / "waiting.mp4").open("wb") as file:
-        file.truncate(20 * 10**6)  # ten of the largest, with what is around them
-    status, said = asked(guard, "/gradio_api/upload", b"x")
-    assert (status, said) == (503, b"too many uploads at a time; come again in ten minutes")
-    assert asked(guard, "/gradio_api/queue/join", b'{"data": []}')[0] == 200
+        file.truncate(20 * 10**6)  # MAX_UPLOADS of the largest
+    assert request(guard, "/gradio_api/upload", b"x")[0] == 503
+    assert request(guard, "/gradio_api/queue/join", b'{"data": []}')[0] == 200
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"data": {}}', b"\xff", b"[" * 200_000])
-def test_what_is_no_question(guard: Guard, body: bytes) -> None:
-    assert asked(guard, "/gradio_api/queue/join", body)[0] == 400
+def test_invalid_calls(guard: Guard, body: bytes) -> None:
+    assert request(guard, "/gradio_api/queue/join", body)[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -117,8 +116,8 @@ def test_what_is_no_question(guard: Guard, body: bytes) -> None:
     [("localhost", 200), ("127.0.0.1:1", 200), ("[::1]:1", 200), ("a.org", 400), ("", 400),
      ("[", 400), ("127.0.0.1.a.org", 400)],
 )  # fmt: skip
-def test_which_names_it_answers_to(guard: Guard, host: str, status: int) -> None:
-    assert asked(guard, "/", host=host)[0] == status
+def test_host_names(guard: Guard, host: str, status: int) -> None:
+    assert request(guard, "/", host=host)[0] == status
 
 
 @pytest.mark.parametrize(
@@ -130,14 +129,14 @@ def test_which_names_it_answers_to(guard: Guard, host: str, status: int) -> None
         ("/gradio_api/file=/etc/passwd", "0", 404), ("/assets/a.js", "0", 200),
     ],
 )  # fmt: skip
-def test_lengths_and_places(guard: Guard, path: str, length: str, status: int) -> None:
-    assert asked(guard, path, b"x", **{"content-length": length})[0] == status
+def test_lengths_and_paths(guard: Guard, path: str, length: str, status: int) -> None:
+    assert request(guard, path, b"x", **{"content-length": length})[0] == status
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join"])
-def test_a_length_that_chunks_would_belie(guard: Guard, path: str) -> None:
-    answer = asked(guard, path, b"x", **{"content-length": "1", "transfer-encoding": "chunked"})
-    assert answer == (411, b"say how long it is")
+def test_chunked_body(guard: Guard, path: str) -> None:
+    headers = {"content-length": "1", "transfer-encoding": "chunked"}
+    assert request(guard, path, b"x", **headers)[0] == 411
 
 
 @pytest.mark.parametrize(
@@ -150,12 +149,12 @@ def test_a_length_that_chunks_would_belie(guard: Guard, path: str) -> None:
         ({"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}, 200),
     ],
 )  # fmt: skip
-def test_pages_from_elsewhere_only_look(guard: Guard, headers: dict[str, str], status: int) -> None:
-    assert asked(guard, "/gradio_api/upload", b"x", **headers)[0] == status
-    assert asked(guard, "/", **headers)[0] == 200
+def test_cross_site_requests(guard: Guard, headers: dict[str, str], status: int) -> None:
+    assert request(guard, "/gradio_api/upload", b"x", **headers)[0] == status
+    assert request(guard, "/", **headers)[0] == 200
 
 
 @pytest.mark.parametrize("query", [b"deep_link=a", b"a=b&deep%5flink=../a"])
-def test_no_link_leads_into_what_others_gave(guard: Guard, query: bytes) -> None:
-    assert asked(guard, "/config", query=query)[0] == 404
-    assert asked(guard, "/config", query=b"page=a")[0] == 200
+def test_deep_links(guard: Guard, query: bytes) -> None:
+    assert request(guard, "/config", query=query)[0] == 404
+    assert request(guard, "/config", query=b"page=a")[0] == 200

@@ -1,4 +1,4 @@
-"""Conversions of moments: made once, of the file as it is, and for whom it may still be played."""
+"""Conversions of moments: one per moment and state of the file, none for removed videos."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from crosspair.library import SearchHit
-from crosspair.serve import answers as moments_module
-from crosspair.serve.answers import Moments
-from crosspair.serve.app import _add_moments
+from crosspair.serve import answers as answers_module
+from crosspair.serve.answers import MomentStore
+from crosspair.serve.app import add_moment_routes
 
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
@@ -27,67 +27,67 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was converted, by a stand-in that takes its time and copies."""
-    made: list[str] = []
+def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of converted files; the conversion is replaced by a slow copy."""
+    converted: list[str] = []
 
     def convert(request: Any) -> None:
-        made.append(request.clip.path)
+        converted.append(request.clip.path)
         time.sleep(0.2)
         request.target.write_bytes(Path(request.clip.path).read_bytes())
 
-    monkeypatch.setattr(moments_module, "_convert", convert)
-    return made
+    monkeypatch.setattr(answers_module, "_convert", convert)
+    return converted
 
 
 @pytest.fixture
-def moments(tmp_path: Path) -> Moments:
-    """Of a library that holds whatever it is asked for."""
+def moments(tmp_path: Path) -> MomentStore:
+    """The store of a library that contains every video."""
     (tmp_path / "moments").mkdir()
     library: Any = SimpleNamespace(table=SimpleNamespace(count_rows=lambda _: 1))
-    return Moments(library, tmp_path / "moments")
+    return MomentStore(library, tmp_path / "moments")
 
 
-def shown(moments: Moments, path: Path | str) -> str:
-    return moments.show(SearchHit(str(path), 0.0, 4.0, 0.5, None, b""))
+def register(moments: MomentStore, path: Path | str) -> str:
+    return moments.register(SearchHit(str(path), 0.0, 4.0, 0.5, None, b""))
 
 
-def test_who_asks_together_gets_one_conversion(
-    moments: Moments, video: Path, made: list[str]
+def test_concurrent_requests_share_one_conversion(
+    moments: MomentStore, video: Path, converted: list[str]
 ) -> None:
-    key = shown(moments, video)
+    key = register(moments, video)
     with ThreadPoolExecutor(4) as pool:
-        targets = list(pool.map(moments.conversion, [key] * 4))
+        targets = list(pool.map(moments.convert, [key] * 4))
     assert {target.read_bytes() for target in targets} == {b"first"}
-    assert made == [str(video)]
+    assert converted == [str(video)]
 
 
-def test_a_file_that_was_replaced_is_converted_anew_and_a_deleted_one_not(
-    moments: Moments, video: Path, made: list[str]
+def test_replaced_and_deleted_files(
+    moments: MomentStore, video: Path, converted: list[str]
 ) -> None:
-    key = shown(moments, video)
-    moments.conversion(key)
+    key = register(moments, video)
+    moments.convert(key)
     video.write_bytes(b"other")
     os.utime(video, (1, 1))
-    assert moments.conversion(key).read_bytes() == b"other"
+    assert moments.convert(key).read_bytes() == b"other"
     video.unlink()
     with pytest.raises(KeyError):
-        moments.conversion(key)
-    url = shown(moments, "https://a.org/a.avi")
-    assert len(made) == 2
-    with pytest.raises(FileNotFoundError):  # of the stand-in: URLs are asked for again
-        moments.conversion(url)
+        moments.convert(key)
+    url = register(moments, "https://a.org/a.avi")
+    assert len(converted) == 2
+    with pytest.raises(FileNotFoundError):  # raised by the copy: a URL has no file state
+        moments.convert(url)
 
 
-def test_browsers_ask_again_whether_a_moment_may_be_played(
-    moments: Moments, video: Path, made: list[str]
+def test_browsers_revalidate_moments(
+    moments: MomentStore, video: Path, converted: list[str]
 ) -> None:
     fastapi = pytest.importorskip("fastapi", reason="gradio is not installed")
     from starlette.testclient import TestClient
 
     app = fastapi.FastAPI()
-    _add_moments(app, moments)
-    client, place = TestClient(app), f"/moments/{shown(moments, video)}/conversion"
+    add_moment_routes(app, moments)
+    client, place = TestClient(app), f"/moments/{register(moments, video)}/conversion"
     answer = client.get(place)
     assert (answer.content, answer.headers["cache-control"]) == (b"first", "private, no-cache")
     video.unlink()

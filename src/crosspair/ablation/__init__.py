@@ -1,4 +1,4 @@
-"""Ablations: plans of many trainings, run as far as they are not done, and reported."""
+"""Ablations: train and evaluate every row of a plan with every seed, and compare the results."""
 
 from crosspair.ablation.cells import Cell
 from crosspair.ablation.plan import AblationPlan, AblationRow, plan_names, read_plan, row_name

@@ -1,4 +1,4 @@
-"""A page for a library: search, play, classify. Needs the extras ``demo`` and ``search``."""
+"""Web page for a library; requires the extras ``demo`` and ``search``."""
 
 from crosspair.serve.app import serve
 

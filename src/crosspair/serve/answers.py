@@ -1,4 +1,7 @@
-"""What the page answers, as HTML: whatever stands in a title, a name or a query stays text."""
+"""Search and classification results as HTML, and the moments that a browser may play.
+
+Titles, file names and queries are always escaped.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +35,31 @@ from crosspair.library.store import MISSING_FILE, Library, file_state, sql_quote
 from crosspair.video.container import open_video
 from crosspair.workers import map_isolated
 
-FOUND = 24  # moments
-LETTERS = 1000  # of a query or of all classes, at most
-LONG, LONGEST = 30.0, 600.0  # s; longer uploads get a timeline, or are refused
-EVERYWHERE = "All folders"
+MAX_HITS = 24
+MAX_LETTERS = 1000  # of a query, or of all class names
+MIN_TIMELINE, MAX_LENGTH = 30.0, 600.0  # s; longer uploads get a timeline, or are rejected
+ALL_FOLDERS = "All folders"
+
+MAX_MOMENTS = 100_000  # moments that can be played; the oldest are dropped
+MEDIA_TYPES = {
+    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm",
+}  # fmt: skip
+CODECS = ("h264", "vp8", "vp9", "av1")
+PIXEL_FORMATS = ("yuv420p", "yuvj420p")  # not all browsers play 10 bits
+CONVERSION = TranscodeSettings(short_side=360)
+CONVERSION_TIMEOUT = 60.0  # s
+MAX_CONVERSIONS = 100  # files that are kept
 
 
 @dataclass(frozen=True)
-class Seen:
-    """All that is kept of an upload.
+class Upload:
+    """Data that is kept of an uploaded video.
 
     Attributes:
-        name: of the file, as the user has it.
-        length: in s.
-        spans: start and end of each of its windows, in s.
-        embedding: (n, D) float32, f_v of each, of unit norm.
+        name: file name on the user's machine.
+        length: length in s.
+        spans: start and end of each window, in s.
+        embedding: (n, D) float32, unit-norm f_v of each window.
         thumbnail: JPEG.
     """
 
@@ -57,136 +70,134 @@ class Seen:
     thumbnail: bytes
 
     @property
-    def whole(self) -> np.ndarray:
-        """(D,) float32, of unit norm: the mean over the windows."""
+    def mean_embedding(self) -> np.ndarray:
+        """(D,) float32, unit norm: mean over the windows."""
         mean = self.embedding.mean(axis=0)
-        whole: np.ndarray = mean / np.linalg.norm(mean)
-        return whole
+        normalized: np.ndarray = mean / np.linalg.norm(mean)
+        return normalized
 
 
-class Answers:
-    """A library, asked by many.
+class PageRenderer:
+    """Render search and classification results of a library as HTML; safe for many threads.
 
     Args:
-        searcher: of the library.
-        moments: what they may play.
+        searcher: searcher of the library.
+        moments: store that makes the results playable.
 
     Attributes:
-        folders: names of the folders that videos lie in, under that which all lie in; the first
-            stands for all.
-        videos: how many the library holds.
+        folders: names of folders with videos, relative to their common folder; the first is
+            `ALL_FOLDERS`.
+        videos: number of videos in the library.
     """
 
-    def __init__(self, searcher: Searcher, moments: Moments) -> None:
+    def __init__(self, searcher: Searcher, moments: MomentStore) -> None:
         self._searcher, self._moments = searcher, moments
-        self._reading = threading.Lock()  # the text encoder is for one at a time
+        self._text_lock = threading.Lock()  # the text encoder is not thread-safe
         paths = {name.partition("#t=")[0] for name in searcher.library.videos()}
         self.videos = len(paths)
-        inside = {str(Path(path).parent) for path in paths if "://" not in path}
-        self._root = os.path.commonpath(inside) if inside else ""
-        places = {place for folder in inside for place in self._above(folder)}
-        self._places = {place: str(Path(self._root, place)) for place in sorted(places)}
-        self.folders = [EVERYWHERE, *self._places]
+        parents = {Path(path).parent for path in paths if "://" not in path}
+        self._root = os.path.commonpath(parents) if parents else ""
+        relative = (parent.relative_to(self._root) for parent in parents)
+        names = {str(folder) for path in relative for folder in (path, *path.parents)} - {"."}
+        self._paths = {name: str(Path(self._root, name)) for name in sorted(names)}
+        self.folders = [ALL_FOLDERS, *self._paths]
 
-    def search(self, asked: str | Seen, folder: str) -> str:
-        """The moments nearest to a text or to an upload, in one of ``folders``.
+    def search(self, query: str | Upload, folder: str) -> str:
+        """Render the moments nearest to a text or to an upload.
 
         Raises:
-            TextError: there is no text, or the model knows no word of it; there is no such folder.
-            ModelError: the model's text tower is untrained.
+            TextError: The text is empty or has no word in the vocabulary, or the folder is not in
+                ``folders``.
+            ModelError: The text tower of the model is untrained.
         """
         if folder not in self.folders:
-            raise TextError("the library has no such folder")
-        within = self._places.get(folder)
-        if isinstance(asked, Seen):
-            found = self._searcher.nearest(asked.whole, limit=FOUND, folder=within)
-            query = f"like {asked.name}"
+            raise TextError("unknown folder")
+        path = self._paths.get(folder)
+        if isinstance(query, Upload):
+            hits = self._searcher.nearest(query.mean_embedding, limit=MAX_HITS, folder=path)
+            what = f"like {query.name}"
         else:
-            query = " ".join(asked.split())[:LETTERS]
-            if not query:
-                raise TextError("Say what is to be seen, in a few words.")
-            with self._reading:
-                found = self._searcher.text(query, limit=FOUND, folder=within)
-            query = f"for “{query}”"
-        place = "" if within is None else f" in {folder}"
-        count = f"{len(found)} moment{'s' * (len(found) != 1)}" if found else "Nothing"
+            text = " ".join(query.split())[:MAX_LETTERS]
+            if not text:
+                raise TextError("Enter a few words that describe the video.")
+            with self._text_lock:
+                hits = self._searcher.text(text, limit=MAX_HITS, folder=path)
+            what = f"for “{text}”"
+        count = f"{len(hits)} moment{'s' * (len(hits) != 1)}" if hits else "No results"
+        where = "" if path is None else f" in {folder}"
         return self._html(
             "moments",
-            told=f"{count} {query}{place}{', best first' * (len(found) > 1)}",
-            found=[(moment, self._moments.show(moment)) for moment in found],
+            summary=f"{count} {what}{where}{', best first' * (len(hits) > 1)}",
+            hits=[(hit, self._moments.register(hit)) for hit in hits],
         )
 
-    def see(self, path: Path, name: str) -> Seen:
-        """Look at an upload, in other processes.
+    def encode(self, path: Path, name: str) -> Upload:
+        """Encode an uploaded video; worker processes decode it.
 
         Args:
-            path: of the file.
-            name: to call it by.
+            path: uploaded file.
+            name: file name in messages.
 
         Raises:
-            VideoError: it cannot be read, is too long, or is no video.
+            VideoError: The file is not a readable video, or is too long.
         """
         try:
-            return self._seen(path, name)
+            return self._encode(path, name)
         except VideoError as error:
             raise VideoError(str(error).replace(str(path), name)) from error
 
-    def classify(self, seen: Seen, classes: str) -> str:
-        """How near an upload is to classes, separated by commas or lines (Appendix C).
+    def classify(self, upload: Upload, classes: str) -> str:
+        """Render the scores of class names, separated by commas or lines (Appendix C).
 
         Raises:
-            TextError: there are no classes, or the model knows no word of one.
-            ModelError: the model's text tower is untrained.
+            TextError: There is no class, or a class has no word in the vocabulary.
+            ModelError: The text tower of the model is untrained.
         """
         model = self._searcher.engine.model
         check_text_tower(model)
-        lines = classes[:LETTERS].replace(",", "\n").splitlines()
+        lines = classes[:MAX_LETTERS].replace(",", "\n").splitlines()
         names = list(dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines))))
         if not names:
-            raise TextError("Name the classes to choose among, separated by commas.")
-        with self._reading:
+            raise TextError("Enter class names, separated by commas.")
+        with self._text_lock:
             check_text_tower(model, map(class_phrase, names))
             vectors = class_embeddings(model, names).numpy()
-        cosines = seen.embedding @ vectors.T
-        answer = Classified([seen.name] * len(seen.spans), seen.spans, names, cosines, [])
-        ((_, ranked, timeline),) = answer.videos()
+        cosines = upload.embedding @ vectors.T
+        spans = upload.spans
+        classified = Classified([upload.name] * len(spans), spans, names, cosines, [])
+        ((_, ranked, timeline),) = classified.videos()
         return self._html(
             "classes",
-            told=f"{seen.name}, {format_time(seen.length)}: {ranked[0][0]}",
-            thumbnail=seen.thumbnail, ranked=ranked, timeline=timeline,
+            summary=f"{upload.name}, {format_time(upload.length)}: {ranked[0][0]}",
+            thumbnail=upload.thumbnail, ranked=ranked, timeline=timeline,
         )  # fmt: skip
 
     def heading(self, name: str) -> str:
-        """What the library is."""
+        """Render the name and the size of the library."""
         return self._html(
             "heading", name=name, videos=self.videos, windows=len(self._searcher.library)
         )
 
     def note(self) -> str:
-        """What becomes of uploads."""
-        return self._html("note", longest=LONGEST)
+        """Render the limits of uploads."""
+        return self._html("note", max_length=MAX_LENGTH)
 
-    def ready(self, seen: Seen) -> str:
-        """An upload was looked at, and no class is named yet."""
-        return self._html("ready", seen=seen)
+    def ready(self, upload: Upload) -> str:
+        """Render an encoded upload without classes."""
+        return self._html("ready", upload=upload)
 
-    def fault(self, message: str) -> str:
-        """A fault, for the user to mend."""
-        return self._html("fault", fault=message)
+    def error(self, message: str) -> str:
+        """Render an error message."""
+        return self._html("error", message=message)
 
-    def _above(self, folder: str) -> list[str]:
-        """The folder and those around it, as seen from the root, which is none of them."""
-        inside = Path(folder).relative_to(self._root)
-        return [str(place) for place in (inside, *inside.parents) if place != Path()]
-
-    def _place(self, path: str) -> str:
+    def _relative_path(self, path: str) -> str:
         if "://" in path:
             return path
-        inside = Path(path).is_relative_to(self._root)  # not if it was added since
+        inside = Path(path).is_relative_to(self._root)  # False for videos added since the start
         return str(Path(path).relative_to(self._root)) if inside else Path(path).name
 
-    def _seen(self, path: Path, name: str) -> Seen:
-        # Never by its name: a list of videos would have the server read whatever it names.
+    def _encode(self, path: Path, name: str) -> Upload:
+        # The file is never read as a manifest, which could name other files of the server.
         manifest = probe_missing(
             manifest_from_rows([{"pair_id": str(path), "path": str(path)}], ".")
         )
@@ -194,18 +205,16 @@ class Answers:
         if row["error"]:
             raise VideoError(row["error"])
         length = row["duration"]
-        if length > LONGEST:
+        if length > MAX_LENGTH:
             raise VideoError(
-                f"{name} is {format_time(length)} long; at most {format_time(LONGEST)} can be looked at here"
+                f"{name} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}"
             )
-        windows = Windows() if length > LONG else Windows(length, length)
+        windows = Windows() if length > MIN_TIMELINE else Windows(length, length)
         (encoded,) = encode_windows(self._searcher.engine, manifest, windows, thumbnails=True)
         if not encoded.spans:
             raise VideoError(encoded.failure)
-        return Seen(
-            name, length, encoded.spans, encoded.embedding.numpy(),
-            encoded.thumbnails[len(encoded.thumbnails) // 2],
-        )  # fmt: skip
+        thumbnail = encoded.thumbnails[len(encoded.thumbnails) // 2]
+        return Upload(name, length, encoded.spans, encoded.embedding.numpy(), thumbnail)
 
     def _html(self, template: str, **values: Any) -> str:
         environment = jinja2.Environment(
@@ -215,113 +224,102 @@ class Answers:
         environment.filters.update(
             base64=lambda content: base64.b64encode(content).decode(),
             format_time=format_time,
-            place=self._place,
+            relative_path=self._relative_path,
         )
         html = environment.get_template(f"{template}.html.j2").render(values)
-        # Gradio fills templates of its own in the browser; nothing in here is one.
+        # Gradio evaluates template expressions in the browser.
         html = html.replace("$", "&#36;").replace("{", "&#123;").replace("`", "&#96;")
-        return html.encode(errors="replace").decode()  # halves of surrogate pairs
+        return html.encode(errors="replace").decode()  # replace lone surrogates
 
 
-SHOWN = 100_000  # moments that can be played; more push out the oldest
-PLAYED = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
-CODECS = ("h264", "vp8", "vp9", "av1")
-PIXELS = ("yuv420p", "yuvj420p")  # a phone's ten bits are not for every browser
-CONVERSION = TranscodeSettings(short_side=360)
-SECONDS, CONVERSIONS = 60.0, 100  # for one; that are kept
-
-
-class Moments:
-    """What was found in a library, for browsers to play.
+class MomentStore:
+    """Moments that were found in a library, for playing in a browser.
 
     Args:
-        library: only its videos are ever opened.
-        folder: where conversions go, which are few.
+        library: only videos that are in it are opened.
+        folder: folder for conversions.
     """
 
     def __init__(self, library: Library, folder: Path) -> None:
         self._library, self._folder = library, folder
         self._secret = secrets.token_bytes(16)
-        self._shown: OrderedDict[str, Clip] = OrderedDict()
-        self._changing = threading.Lock()
-        self._converting = threading.Lock()  # two may want the same moment
+        self._clips: OrderedDict[str, Clip] = OrderedDict()
+        self._clips_lock = threading.Lock()
+        self._conversion_lock = threading.Lock()  # two requests may need the same conversion
 
-    def show(self, moment: SearchHit) -> str:
-        """Let a moment be played.
+    def register(self, hit: SearchHit) -> str:
+        """Make a moment playable.
 
         Returns:
-            Its key: hexadecimal digits that cannot be guessed, the same each time.
+            Its key: 32 hexadecimal digits that are unpredictable, and the same for each call.
         """
-        clip = Clip(moment.path, moment.start, moment.end)
+        clip = Clip(hit.path, hit.start, hit.end)
         digest = hashlib.blake2b(repr(clip).encode("utf-8", "replace"), key=self._secret)
         key = digest.hexdigest()[:32]
-        with self._changing:
-            self._shown[key] = clip
-            self._shown.move_to_end(key)
-            if len(self._shown) > SHOWN:
-                self._shown.popitem(last=False)
+        with self._clips_lock:
+            self._clips[key] = clip
+            self._clips.move_to_end(key)
+            if len(self._clips) > MAX_MOMENTS:
+                self._clips.popitem(last=False)
         return key
 
-    def file(self, key: str) -> tuple[Path, str] | None:
-        """The moment's whole file and its media type, or None where not every browser plays it.
+    def find_file(self, key: str) -> tuple[Path, str] | None:
+        """Return the file of a moment and its media type; None if some browsers cannot play it.
 
         Raises:
-            KeyError: no such moment was shown, or its video has left the library.
-            VideoError: the file cannot be read.
+            KeyError: The key is unknown, or the video was removed from the library.
+            VideoError: The file is not readable.
         """
-        clip = self._known(key)
-        kind = PLAYED.get(Path(clip.path).suffix.lower())
-        if kind is None or "://" in clip.path:
+        clip = self._find_clip(key)
+        media_type = MEDIA_TYPES.get(Path(clip.path).suffix.lower())
+        if media_type is None or "://" in clip.path:
             return None
         with open_video(clip.path) as (_, stream):
-            context = stream.codec_context
-            plays = context.name.removeprefix("lib") in CODECS and context.pix_fmt in PIXELS
-        return (Path(clip.path), kind) if plays else None
+            codec = stream.codec_context
+            playable = codec.name.removeprefix("lib") in CODECS and codec.pix_fmt in PIXEL_FORMATS
+        return (Path(clip.path), media_type) if playable else None
 
-    def conversion(self, key: str) -> Path:
-        """An MP4 file of the moment alone, without sound, that every browser plays.
+    def convert(self, key: str) -> Path:
+        """Convert a moment to an MP4 file, without sound, that all browsers play.
 
         Raises:
-            KeyError: no such moment was shown, or its video is deleted or has left the library.
-            VideoError: the video cannot be read.
-            TimeoutError: others' conversions take too long.
+            KeyError: The key is unknown, or the video was deleted or removed from the library.
+            VideoError: The video is not readable.
+            TimeoutError: Earlier conversions take too long.
         """
-        clip = self._known(key)
+        clip = self._find_clip(key)
         state = file_state(clip.path)
         if state == MISSING_FILE:
             raise KeyError(key)
-        # A file that was replaced is converted anew.
+        # The name contains size and time of the file, so a replaced file is converted again.
         target = self._folder / f"{key}-{state[0]}-{state[1]}.mp4"
         if target.exists():
             return target
-        if not self._converting.acquire(timeout=SECONDS):
+        if not self._conversion_lock.acquire(timeout=CONVERSION_TIMEOUT):
             raise TimeoutError
         try:
             if not target.exists():
                 _convert(TranscodeRequest(clip, CONVERSION, target, key))
-                self._forget_old()
+                files = sorted(self._folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
+                for path in files[:-MAX_CONVERSIONS]:
+                    path.unlink(missing_ok=True)
         finally:
-            self._converting.release()
+            self._conversion_lock.release()
         return target
 
-    def _known(self, key: str) -> Clip:
-        clip = self._shown[key]
+    def _find_clip(self, key: str) -> Clip:
+        clip = self._clips[key]
         if not self._library.table.count_rows(f"path = {sql_quote(clip.path)}"):
             raise KeyError(key)
         return clip
 
-    def _forget_old(self) -> None:
-        made = sorted(self._folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
-        for path in made[:-CONVERSIONS]:
-            path.unlink(missing_ok=True)
-
 
 def _convert(request: TranscodeRequest) -> None:
-    """Encode in a process of its own, which a broken video may bring down or keep."""
-    answers = map_isolated(run_request, [request], timeout=SECONDS)
-    with closing(answers):
-        ((_, answer),) = answers
-    if not isinstance(answer, TranscodeOutcome):
-        raise VideoError(f"{request.clip.path}: {answer.reason}")
-    if answer.error or answer.fatal:
-        raise VideoError(answer.error or answer.fatal)
+    """Convert in a separate process: a broken video may crash or block the decoder."""
+    outcomes = map_isolated(run_request, [request], timeout=CONVERSION_TIMEOUT)
+    with closing(outcomes):
+        ((_, outcome),) = outcomes
+    if not isinstance(outcome, TranscodeOutcome):
+        raise VideoError(f"{request.clip.path}: {outcome.reason}")
+    if outcome.error or outcome.fatal:
+        raise VideoError(outcome.error or outcome.fatal)

@@ -1,4 +1,4 @@
-"""What is not answered at all: whatever the page never asks for is refused, at the door."""
+"""ASGI middleware that rejects every request that the page does not need."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MB = 10**6
-QUESTION = MB  # bytes of whatever is no upload
-UPLOADS = 10  # of the largest may lie here at a time
-ABANDONED = 600  # s; uploads that were broken off, or that nobody asked about, are removed then
+MAX_BODY = MB  # bytes of a request that is not an upload
+MAX_UPLOADS = 10  # the total size of uploads on disk is limited to this number of largest uploads
+UPLOAD_TIMEOUT = 600  # s after which an incomplete or unused upload is removed
 
-# All of Gradio that the page uses. Its ways to files, to other hosts and to tools for developers
-# are not among them.
-PLACES = ("/assets/", "/static/", "/moments/", "/gradio_api/heartbeat/")
-PAGES = frozenset({
+# The routes of Gradio that the page uses. Routes that serve files, contact other hosts or are meant
+# for developers are not included.
+PREFIXES = ("/assets/", "/static/", "/moments/", "/gradio_api/heartbeat/")
+PATHS = frozenset({
     "/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/queue/join",
     "/gradio_api/queue/data", "/gradio_api/upload", "/gradio_api/upload_progress",
     "/gradio_api/startup-events", "/gradio_api/cancel", "/gradio_api/reset",
 })  # fmt: skip
-UPLOAD, ASK = "/gradio_api/upload", "/gradio_api/queue/join"
-ABOUT = ("fn_index", "trigger_id", "session_hash")  # a question: which, by what, whose
-# Nothing comes from elsewhere, nothing goes elsewhere, and no other page frames this one. Gradio
-# makes functions of its templates.
+UPLOAD, JOIN = "/gradio_api/upload", "/gradio_api/queue/join"
+JOIN_KEYS = ("fn_index", "trigger_id", "session_hash")  # keys of a call that are passed on
+# Only this server is contacted, and no other page may embed this one. Gradio's templates require
+# 'unsafe-eval'.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; "
     "form-action 'self'; object-src 'none'; frame-ancestors 'none'"
@@ -38,13 +38,13 @@ POLICY = (
 
 
 class Guard:
-    """Refuses requests before the application sees them.
+    """Check requests before they reach the application.
 
     Args:
-        app: the application.
-        uploads: its folder for uploads, with a folder for each.
-        max_upload: bytes.
-        local: whether it answers to the names of this machine only.
+        app: ASGI application.
+        uploads: folder of uploads, which Gradio stores as ``uploads/HASH/NAME``.
+        max_upload: largest upload, in bytes.
+        local: whether only loopback host names are accepted.
     """
 
     def __init__(self, app: ASGIApp, uploads: Path, max_upload: int, local: bool) -> None:
@@ -58,87 +58,89 @@ class Guard:
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close"})
-        elif refusal := self._refusal(scope):
-            # Whoever sends gigabytes all the same is not listened to.
-            response = PlainTextResponse(refusal[1], refusal[0], {"connection": "close"})
+        elif rejection := self._check(scope):
+            # Close the connection: the client may still be sending gigabytes.
+            response = PlainTextResponse(rejection[1], rejection[0], {"connection": "close"})
             await response(scope, receive, send)
-        elif scope["path"] != ASK:
+        elif scope["path"] != JOIN:
             await self._app(scope, receive, _with_policy(send))
-        elif (question := self._question(await _whole(receive))) is None:
-            await PlainTextResponse("no such question", 400)(scope, receive, send)
+        elif (call := self._sanitize_call(await _read_body(receive))) is None:
+            await PlainTextResponse("invalid request", 400)(scope, receive, send)
         else:
-            await self._app(scope, _saying(question), _with_policy(send))
+            await self._app(scope, _replay(call), _with_policy(send))
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _check(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the HTTP status and the message of a rejection, or None."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"]
-        if self._local and not is_loopback(_host(headers.get(b"host", ""))):
-            return 400, "it answers to localhost only"
-        if path not in PAGES and not path.startswith(PLACES):
-            return 404, "nothing here"
+        if self._local and not is_loopback(_host_name(headers.get(b"host", ""))):
+            return 400, "only requests to localhost are accepted"
+        if path not in PATHS and not path.startswith(PREFIXES):
+            return 404, "not found"
         if b"deep_link" in unquote_to_bytes(scope.get("query_string", b"")):
-            return 404, "nothing here"  # another way to files
+            return 404, "not found"  # Gradio reads a file for it
         if scope["method"] not in ("GET", "HEAD"):
-            if _is_foreign(headers):
-                return 403, "only the page itself may ask"
+            if _is_cross_site(headers):
+                return 403, "cross-site requests are rejected"
             length = headers.get(b"content-length", "")
-            # A body in chunks would be as long as it likes, whatever length is told beside it.
+            # A chunked body may be longer than its Content-Length.
             if not length.isdecimal() or b"transfer-encoding" in headers:
-                return 411, "say how long it is"
-            limit = self._max_upload + QUESTION if path == UPLOAD else QUESTION
+                return 411, "Content-Length is required"
+            limit = self._max_upload + MAX_BODY if path == UPLOAD else MAX_BODY
             if int(length) > limit:
-                return 413, f"more than the {limit // MB} MB that are allowed"
-            if path == UPLOAD and self._uploaded() + int(length) > UPLOADS * limit:
-                return 503, "too many uploads at a time; come again in ten minutes"
+                return 413, f"the maximum size is {limit // MB} MB"
+            if path == UPLOAD and self._clean_uploads() + int(length) > MAX_UPLOADS * limit:
+                return 503, "too many uploads at a time; try again in ten minutes"
         return None
 
-    def _uploaded(self) -> int:
-        """Bytes of all uploads; those that are abandoned are removed, which Gradio does only of
-        whole ones."""
+    def _clean_uploads(self) -> int:
+        """Remove old uploads and return the size of the others, in bytes.
+
+        Gradio only removes complete uploads.
+        """
         now, size = time.time(), 0
         for path in self._uploads.rglob("*"):
-            with suppress(FileNotFoundError):  # it was looked at meanwhile
+            with suppress(FileNotFoundError):  # removed by another request
                 status = path.stat()
                 if stat.S_ISREG(status.st_mode):
-                    if now - status.st_mtime > ABANDONED:
+                    if now - status.st_mtime > UPLOAD_TIMEOUT:
                         path.unlink()
                     else:
                         size += status.st_size
         return size
 
-    def _question(self, body: bytes) -> bytes | None:
-        """A question if it holds texts and uploads only, else None.
+    def _sanitize_call(self, body: bytes) -> bytes | None:
+        """Reduce a call to texts and paths of uploads; None if it contains anything else.
 
-        Gradio would copy any file of this machine that a question names, however deep in it, to
-        where uploads are, and fetch any address: only what is known is handed on.
+        Gradio copies any file of the server, or fetches any URL, that occurs anywhere in a call.
         """
         try:
-            question = json.loads(body)
+            call = json.loads(body)
         except (ValueError, RecursionError):
             return None
-        given = question.get("data") if isinstance(question, dict) else None
-        if not isinstance(given, list) or not all(map(self._is_input, given)):
+        data = call.get("data") if isinstance(call, dict) else None
+        if not isinstance(data, list) or not all(map(self._is_input, data)):
             return None
-        known = {name: question[name] for name in ABOUT if name in question}
-        return json.dumps({**known, "data": [_input(each) for each in given]}).encode()
+        keys = {name: call[name] for name in JOIN_KEYS if name in call}
+        return json.dumps({**keys, "data": [_sanitize_input(value) for value in data]}).encode()
 
-    def _is_input(self, given: Any) -> bool:
-        if isinstance(given, dict):
-            path = given.get("path")
+    def _is_input(self, value: Any) -> bool:
+        if isinstance(value, dict):
+            path = value.get("path")
             return isinstance(path, str) and self._is_upload(path)
-        return given is None or isinstance(given, str)
+        return value is None or isinstance(value, str)
 
     def _is_upload(self, path: str) -> bool:
         try:
             file = Path(path).resolve()
-            # Others than pathlib would take an address for one, wherever its dots lead.
+            # "http://host/../../uploads/a/b" is a path for pathlib, and a URL for Gradio.
             return "://" not in path and file.parent.parent == self._uploads and file.is_file()
-        except (OSError, ValueError):  # no name of any file
+        except (OSError, ValueError):  # not a valid file name
             return False
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether only this machine reaches an address.
+    """Return whether only this machine can connect to an address.
 
     >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "a.org")]
     [True, True, True, False, False]
@@ -149,30 +151,29 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def _host(header: str) -> str | None:
+def _host_name(header: str) -> str | None:
     try:
         return urlsplit(f"//{header}").hostname
     except ValueError:
         return None
 
 
-def _is_foreign(headers: dict[bytes, str]) -> bool:
-    """Whether a browser says that another site's page asks. What is no browser says nothing."""
-    if site := headers.get(b"sec-fetch-site"):  # true behind a proxy that renames the host, too
+def _is_cross_site(headers: dict[bytes, str]) -> bool:
+    """Return whether a browser reports another site as the origin; other clients report none."""
+    if site := headers.get(b"sec-fetch-site"):  # also right behind a proxy that renames the host
         return site not in ("same-origin", "none")
     origin = headers.get(b"origin")
     return origin is not None and origin.partition("://")[2] != headers.get(b"host")
 
 
-def _input(given: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
-    """A text, or an upload's path alone, marked as Gradio marks files."""
-    if isinstance(given, dict):
-        return {"path": given["path"], "meta": {"_type": "gradio.FileData"}}
-    return given
+def _sanitize_input(value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+    if isinstance(value, dict):
+        return {"path": value["path"], "meta": {"_type": "gradio.FileData"}}
+    return value
 
 
-async def _whole(receive: Receive) -> bytes:
-    """A request's body, whose length is limited already."""
+async def _read_body(receive: Receive) -> bytes:
+    """Read the body of a request; its length has been checked."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -181,21 +182,20 @@ async def _whole(receive: Receive) -> bytes:
     return body
 
 
-def _saying(body: bytes) -> Receive:
-    said = False
+def _replay(body: bytes) -> Receive:
+    """Return an ASGI receive function that yields a body once."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
-        nonlocal said
-        if said:
-            return {"type": "http.disconnect"}
-        said = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return messages.pop() if messages else {"type": "http.disconnect"}
 
     return receive
 
 
 def _with_policy(send: Send) -> Send:
-    async def sending(message: Message) -> None:
+    """Add the security headers to a response."""
+
+    async def send_with_policy(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [
                 *message["headers"],
@@ -204,4 +204,4 @@ def _with_policy(send: Send) -> Send:
             ]
         await send(message)
 
-    return sending
+    return send_with_policy

@@ -1,31 +1,32 @@
 "use strict";
-// Events of videos do not bubble; they are caught on their way down.
-const catching = (name, act) => document.addEventListener(name, (event) => act(event.target), true);
-const show = (element, note) => {
-  const item = element.closest("li");
-  if (item && item.querySelector(note)) item.querySelector(note).hidden = false;
+// Media events do not bubble, so the listeners are registered for the capture phase.
+const listen = (name, handler) =>
+  document.addEventListener(name, (event) => handler(event.target), true);
+const showNote = (element, selector) => {
+  const note = element.closest("li")?.querySelector(selector);
+  if (note) note.hidden = false;
 };
-// Two dozen rows of knobs would hide what was found: they come with the first play.
-const begin = (video) => {
+// The controls of a video only appear after its first play, to keep the results readable.
+const showControls = (video) => {
   const frame = video.closest(".frame");
   if (!frame) return;
-  frame.classList.add("begun");
+  frame.classList.add("started");
   video.controls = true;
 };
-catching("play", (playing) => {
-  begin(playing);
+listen("play", (playing) => {
+  showControls(playing);
   for (const video of document.querySelectorAll("video")) if (video !== playing) video.pause();
 });
-catching("loadedmetadata", (video) => {
-  if (video.currentSrc.endsWith("/conversion")) show(video, ".converted");
+listen("loadedmetadata", (video) => {
+  if (video.currentSrc.endsWith("/conversion")) showNote(video, ".converted");
 });
-catching("click", (button) => {
+listen("click", (button) => {
   if (!button.matches(".frame button")) return;
   const video = button.previousElementSibling;
-  begin(video);
+  showControls(video);
   video.focus();
   video.play().catch(() => {});
 });
-catching("error", (source) => {
-  if (source.matches("ol.moments source:last-of-type")) show(source, ".gone");
+listen("error", (source) => {
+  if (source.matches("ol.moments source:last-of-type")) showNote(source, ".unavailable");
 });
