@@ -177,12 +177,7 @@ def inflate(file: str | Path, *, fold_normalization: bool = True) -> tuple[Video
 
 
 def read_encoder(file: TensorFile, layout: WeightLayout, path: Path) -> tuple[VideoConfig, Weights]:
-    """Convert the video encoder of a file.
-
-    Args:
-        file: content of the file.
-        layout: names of its weights.
-        path: path of the file, for error messages.
+    """Convert the video encoder of a file; ``path`` is used in error messages.
 
     Returns:
         The architecture, inferred from names and shapes, and the state dict of its `ResNet3d`.
@@ -349,11 +344,6 @@ def _inflate_kernels(
     The 2D kernel is placed at the central time step and the others are zero, rather than averaged
     over time. The 3D network then gives the mean of the 2D network's outputs for each frame, also
     at the ends of a clip, where frames are zero-padded.
-
-    Args:
-        weights: weights of the 2D network.
-        names: name in the 3D network to name in the 2D network.
-        expected: state dict of the 3D network, for its shapes.
     """
     inflated = dict(weights)
     for name, foreign in names.items():

@@ -31,16 +31,19 @@ CPD_TYPE, CLASSIFIER_TYPE = "crosspair-cpd", "crosspair-classifier"
 MODEL_TYPES = {CPD_TYPE: "a pre-trained model (CPD)", CLASSIFIER_TYPE: "a fine-tuned classifier"}
 UNKNOWN_LICENSE = "unknown"  # the Hub's identifier
 
-# Class name, Hub pipeline and description of each model type.
+# Class name, Hub pipeline, description and example of each model type.
 _CARDS = {
     CPD_TYPE: (
         "CPD", "feature-extraction",
         "A video encoder and a text encoder with a common embedding space, pre-trained on videos "
         "and their text by cross-modal pair discrimination "
         "([arXiv:2001.05691](https://arxiv.org/abs/2001.05691)).",
+        "features, embeddings = model.encode_video(clips)  # uint8 (B, 3, T, H, W), RGB\n"
+        'similarity = embeddings @ model.encode_text(["a dog is playing"]).T',
     ),
     CLASSIFIER_TYPE: (
         "Classifier", "video-classification", "A video encoder fine-tuned for classification.",
+        "probabilities = model(clips).softmax(1)  # uint8 (B, 3, T, H, W), RGB",
     ),
 }  # fmt: skip
 
@@ -95,11 +98,7 @@ def save_folder(
 
 
 def read_config(folder: Path, *types: str) -> dict[str, Any]:
-    """Read ``config.json`` and check the model type.
-
-    Args:
-        folder: model folder.
-        types: accepted keys of `MODEL_TYPES`.
+    """Read ``config.json`` and check that the model has one of the given `MODEL_TYPES`.
 
     Raises:
         ModelError: the file is missing or invalid, or the model has another type.
@@ -123,13 +122,7 @@ def read_config(folder: Path, *types: str) -> dict[str, Any]:
 def read_sections(
     kind: type[AnyRecipe], config: Mapping[str, Any], folder: Path, *names: str
 ) -> AnyRecipe:
-    """Read the recipe sections that a model was built from.
-
-    Args:
-        kind: type of recipe to return; other sections have their defaults.
-        config: content of ``config.json``.
-        folder: model folder, for error messages.
-        names: sections to read.
+    """Return a recipe of type ``kind`` with the sections ``names`` of ``config.json``.
 
     Raises:
         ModelError: a section is missing or invalid.
@@ -184,11 +177,7 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def preprocessing(clip: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the preprocessing of videos for other programs.
-
-    Args:
-        clip: fields of a `ClipConfig`.
-    """
+    """Describe the preprocessing of videos for other programs; ``clip`` is a `ClipConfig`."""
     return {
         "frames": clip["frames"],
         "seconds_between_frames": clip["stride"] / 30,
@@ -213,7 +202,9 @@ def resolve_model_folder(source: str | os.PathLike[str]) -> Path:
         return Path(source)
     name = os.fspath(source)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"model folder {name} does not exist")
+        raise ModelError(
+            f"model folder {name} does not exist. Pass a folder, or a Hub name such as user/model."
+        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -305,7 +296,11 @@ def model_card(
         license: Hub identifier of the licence, e.g. "apache-2.0".
         data: description of the training data.
     """
-    name, pipeline, description = _CARDS[config["model_type"]]
+    name, pipeline, description, example = _CARDS[config["model_type"]]
+    example = (
+        f"from crosspair.models import {name}\n\n"
+        f'model = {name}.from_pretrained("…")  # this folder, or its name on the Hub\n{example}'
+    )
     metadata = {
         "license": license,
         "library_name": "crosspair",
@@ -315,7 +310,7 @@ def model_card(
     sections = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n",
         f"# {name}: slow-only 3D ResNet-{config['video']['depth']}\n\n{description}\n",
-        f"## Use\n\n```python\n{_usage(name)}```\n",
+        f"## Use\n\n```python\n{example}\n```\n",
         f"## Input\n\n{_table(('', ''), _input_rows(config))}",
         f"## Training\n\n{_training(config, run, data)}",
     ]
@@ -324,20 +319,6 @@ def model_card(
     if license == UNKNOWN_LICENSE:
         license = "Unknown. Ask the authors of the model before you use it."
     return "\n".join([*sections, f"## Licence\n\n{license}\n"])
-
-
-def _usage(name: str) -> str:
-    if name == "CPD":
-        calls = (
-            "features, embeddings = model.encode_video(clips)  # uint8 (B, 3, T, H, W), RGB\n"
-            'similarity = embeddings @ model.encode_text(["a dog is playing"]).T\n'
-        )
-    else:
-        calls = "probabilities = model(clips).softmax(1)  # uint8 (B, 3, T, H, W), RGB\n"
-    return (
-        f"from crosspair.models import {name}\n\n"
-        f'model = {name}.from_pretrained("…")  # this folder, or its name on the Hub\n{calls}'
-    )
 
 
 def _input_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -179,23 +179,17 @@ class TransformerAverage(nn.Module):
             ids = torch.tensor([(row + fill)[: self.max_tokens] for row in rows])
             return ids, (ids != self.tokenizer.pad_token_id).long()
         tokens = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.max_tokens,
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens,
             return_tensors="pt",
-        )
+        )  # fmt: skip
         return tokens["input_ids"], tokens["attention_mask"]
 
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the mean hidden states (B, H) for the output of `tokenize`."""
         attended = torch.ones_like(mask) if self.attends_to_padding else mask
         config = self.model.config
-        if (
-            ids.is_cuda
-            and config.model_type in EXPANDED_MASK_MODELS
-            and config._attn_implementation == "sdpa"
-        ):
+        expandable = config.model_type in EXPANDED_MASK_MODELS
+        if ids.is_cuda and expandable and config._attn_implementation == "sdpa":
             attended = expand_attention_mask(attended)
         output = self.model(input_ids=ids, attention_mask=attended)
         hidden = output.last_hidden_state.float()  # (B, L, H)
