@@ -72,7 +72,7 @@ def objective_step(
 
 def compare_kernel(dtype: str, device: torch.device) -> Values:
     """Return the largest differences between the Triton kernel and the PyTorch reference."""
-    kernel = gathered._kernel()
+    kernel = gathered._triton_kernel()
     if device.type != "cuda" or kernel is None:
         return {"skipped": "the kernel needs a GPU and Triton"}
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
@@ -80,7 +80,7 @@ def compare_kernel(dtype: str, device: torch.device) -> Values:
     query = F.normalize(torch.randn(64, DIMENSIONS, device=device), dim=1)
     rows = torch.randint(len(table), (64, NOISE), device=device)
     results = []
-    for dots in (kernel, gathered.plain_dots):
+    for dots in (kernel, gathered.gather_dot_reference):
         leaf = query.clone().requires_grad_()
         values = dots(leaf, [table], rows)
         values.square().sum().backward()
@@ -180,10 +180,10 @@ def _bank(pairs: int, world: World, config: ObjectiveConfig) -> MemoryBank:
 
 @contextmanager
 def _select_kernel(kernel: bool) -> Iterator[None]:
-    original = gathered._kernel
+    original = gathered._triton_kernel
     if not kernel:
-        gathered._kernel = lambda: None  # type: ignore[assignment]
+        gathered._triton_kernel = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        gathered._kernel = original
+        gathered._triton_kernel = original

@@ -1,4 +1,4 @@
-"""Two steps of every objective on made-up features, by however many processes."""
+"""Run two steps of every objective on random features, on one or two processes."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ OBJECTIVES = {
     "in_batch": {"name": "in_batch"},
 }  # fmt: skip
 PAIRS, DIMENSIONS, STEPS = 23, 5, 2
-SHARES = {1: (6,), 2: (2, 4)}  # clips of each process: one of them could not read two
+BATCH_SIZES = {1: (6,), 2: (2, 4)}  # per process; they differ if clips fail to decode
 
 
 class Towers(nn.Module):
@@ -51,7 +51,7 @@ def main(out: Path) -> None:
 
 
 def trained(config: ObjectiveConfig, world: World) -> dict[str, list[torch.Tensor]]:
-    """Losses over all processes, gradients of towers and class weights, and the bank."""
+    """Return losses over all processes, gradients of towers and class weights, and the bank."""
     towers, bank = Towers(), MemoryBank(PAIRS, DIMENSIONS, 0.5, 0, world)
     objective = build_objective(config, PAIRS, DIMENSIONS, 1, world)
     network = DistributedDataParallel(towers) if world.size > 1 else towers
@@ -65,15 +65,15 @@ def trained(config: ObjectiveConfig, world: World) -> dict[str, list[torch.Tenso
             torch.randn(6, 3, generator=generator),
             torch.randperm(PAIRS, generator=generator)[:6],
         )
-        mine = [each.split(SHARES[world.size])[world.rank] for each in everything]
-        share = len(mine[0]) * world.size / 6
+        mine = [each.split(BATCH_SIZES[world.size])[world.rank] for each in everything]
+        scale = len(mine[0]) * world.size / 6
         video, text = network(*mine[:2])
         loss, _ = objective(video, text, mine[2], bank)
         optimizer.zero_grad()
-        (loss * share).backward()
+        (loss * scale).backward()
         for weights in objective.parameters():
             weights.grad = world.sum(weights.grad) / world.size
-        losses.append(world.sum(loss.detach() * share) / world.size)
+        losses.append(world.sum(loss.detach() * scale) / world.size)
         gradients += [parameter.grad.clone() for parameter in parameters]
         optimizer.step()
         bank.update(mine[2], video.detach(), text.detach())

@@ -1,4 +1,4 @@
-"""Every objective on two processes has the loss and the gradients of one with the whole batch."""
+"""Losses and gradients on two processes equal those of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("objective_step.py")
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, list]]]:
-    """What one process finds, and what two do, for every objective."""
+    """Results of one and of two processes for every objective."""
     folder = tmp_path_factory.mktemp("objectives")
     for processes in (1, 2):
         run(SCRIPT, processes, str(folder / f"{processes}.pt"))
@@ -23,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_processes_find_what_one_finds(found, objective: str) -> None:
+def test_two_processes_match_one(found, objective: str) -> None:
     one, two = (each[objective] for each in found)
     for what in ("losses", "bank"):
         torch.testing.assert_close(two[what], one[what], rtol=1e-5, atol=1e-5, msg=what)
@@ -34,6 +34,6 @@ def test_two_processes_find_what_one_finds(found, objective: str) -> None:
         torch.testing.assert_close(of_two, of_one, rtol=1e-4, atol=1e-5 * largest)
 
 
-def test_the_objectives_are_not_one_and_the_same(found) -> None:
+def test_objectives_differ(found) -> None:
     losses = {round(float(each["losses"][1]), 6) for each in found[0].values()}
     assert len(losses) == len(OBJECTIVES)

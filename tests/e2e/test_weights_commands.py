@@ -1,4 +1,4 @@
-"""Weights in and out as a user sees it: imported, begun with, exported, published."""
+"""Commands for weights: import, initialisation, export, publishing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 from crosspair.evaluation import Result, provenance, write_results
 from crosspair.models import CPD
 from tests.e2e.conftest import crosspair, pretrain_arguments
-from tests.models import conftest as of_models
+from tests.models import conftest as models_conftest
 from tests.models.slowonly import authors, pyslowfast, slow_only
 from tests.models.test_inflate import Code
 
-language_model = of_models.language_model
+language_model = models_conftest.language_model
 A10 = ("video.depth=10", "video.width=4", "video.shortcut=A")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, language_model) -> Path:
-    """A file as the authors' training saves it."""
+    """A checkpoint of the authors' training code."""
     file = tmp_path_factory.mktemp("authors") / "cpd.pth"
     torch.save(authors(10, 4, language_model, pairs=300), file)
     return file
@@ -32,59 +32,50 @@ def checkpoint(tmp_path_factory, language_model) -> Path:
 
 @pytest.fixture(scope="module")
 def imported(checkpoint, tmp_path_factory, language_model) -> Path:
-    """Its model folder, both towers."""
+    """The imported model folder with both towers."""
     out = tmp_path_factory.mktemp("imported") / "model"
     done = crosspair("import-weights", checkpoint, "--out", out, "--tokenizer", language_model)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "the authors' code: ResNet-10 of width 4, shortcut A; clips of 8 frames, 4/30 s apart, "
-        "224 px",
-        "left out: the memory banks (300 pairs): they belong to the authors' corpus",
-        f"model: {out}",
-        f"to go on: --init {out} {' '.join(A10)}",
-    ]
+    for text in ("the authors' code", "ResNet-10", "300 pairs", f"--init {out} {' '.join(A10)}"):
+        assert text in done.stdout
     return out
 
 
-def test_an_imported_model_is_a_model_with_a_card(imported) -> None:
+def test_import_of_both_towers(imported) -> None:
     model = CPD.from_pretrained(imported)
     assert model.untrained == ()
     card = (imported / "README.md").read_text()
-    assert "| data | weights of the authors' code, from cpd.pth; its licence holds |" in card
+    assert "authors' code" in card
+    assert "cpd.pth" in card
 
 
-def test_the_video_tower_alone_is_imported_and_what_is_missing_said(checkpoint, tmp_path) -> None:
+def test_import_of_the_video_tower(checkpoint, tmp_path) -> None:
     done = crosspair("import-weights", checkpoint, "--out", tmp_path / "model", "--frames", 16)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert "clips of 16 frames" in lines[0]
-    assert lines[2].startswith("left out: the text tower: its tokenizer is not in the file; give")
-    assert lines[3] == "untrained: text_encoder, text_head"
+    for text in ("16 frames", "--tokenizer", "text_encoder, text_head"):
+        assert text in done.stdout
 
 
-def test_pretraining_begins_with_it_and_resumes_with_nothing_else(
-    rendered, imported, tmp_path
-) -> None:
+def test_pretraining_from_an_imported_model(rendered, imported, tmp_path) -> None:
     run = tmp_path / "run"
     given = pretrain_arguments(rendered.path, run, f"--init={imported}", "training.epochs=1", *A10)
     done = crosspair(*given)
     assert done.returncode == 0, done.stderr
     model = CPD.from_pretrained(imported)
-    told = " ".join(re.sub(r"\d\d:\d\d:\d\d", "", done.stderr).split())
-    assert f"begins with CPD {model.hash}: video_encoder; new: video_head, text_encoder" in told
+    log = " ".join(re.sub(r"\d\d:\d\d:\d\d", "", done.stderr).split())
+    assert f"CPD {model.hash}: video_encoder; random: video_head, text_encoder" in log
     assert json.loads((run / "manifest.json").read_text())["init"] == f"CPD {model.hash}"
     again = crosspair(*given, "--resume")
     assert again.returncode == 0, again.stderr
     without = [each for each in given if not str(each).startswith("--init")]
     done = crosspair(*without, "--resume")
     assert done.returncode == 2
-    assert (
-        f"crosspair: error: {run} holds a run with another init: its init was CPD {model.hash}, "
-        "this one is random"
-    ) in done.stderr
+    line = " ".join(done.stderr.split())
+    for text in (str(run), f"CPD {model.hash}", "random"):
+        assert text in line
 
 
-def test_a_run_of_an_earlier_version_goes_on(rendered, tmp_path) -> None:
+def test_resume_of_a_run_of_an_earlier_version(rendered, tmp_path) -> None:
     run = tmp_path / "run"
     given = pretrain_arguments(rendered.path, run, "training.epochs=1")
     assert crosspair(*given).returncode == 0
@@ -95,7 +86,7 @@ def test_a_run_of_an_earlier_version_goes_on(rendered, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_model_is_exported_and_what_was_checked_told(imported, tmp_path) -> None:
+def test_export(imported, tmp_path) -> None:
     # At its own 224 × 224 a test would take long.
     config = json.loads((imported / "config.json").read_text())
     config["clip"].update(size=40, frames=2)
@@ -105,21 +96,17 @@ def test_a_model_is_exported_and_what_was_checked_told(imported, tmp_path) -> No
     out = tmp_path / "m.pt2"
     done = crosspair("export", "--model", model, "--out", out, "--format", "torch")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert re.fullmatch(rf"{out}: \d+\.\d MiB", lines[0])
-    assert lines[1:3] == [
-        "  in   clips uint8 (B, 3, T, H, W)",
-        "  out  visual_feature float32 (B, 32), video_embedding float32 (B, 6)",
-    ]
-    checks = [line for line in lines if "differs by" in line]
-    assert len(checks) == 6
-    assert all(line.endswith("at most (allowed: 1e-04)") for line in checks)
-    assert lines[-1] == f"ids and mask come from the tokenizer in language_model/ of {model}"
+    for text in (
+        str(out), "clips uint8 (B, 3, T, H, W)", "visual_feature float32 (B, 32)",
+        "video_embedding float32 (B, 6)", "text_embedding float32 (B, 6)", "1e-04",
+        "language_model/",
+    ):  # fmt: skip
+        assert text in done.stdout
     assert out.exists()
     assert out.with_suffix(".text.pt2").exists()
 
 
-def test_a_card_is_written_with_results_of_the_model_and_of_no_other(imported, tmp_path) -> None:
+def test_publish_with_results(imported, tmp_path) -> None:
     model = CPD.from_pretrained(imported)
     model.save_pretrained(tmp_path / "model")
     result = Result("kNN", "top-1", 0.25, "trained", feature="visual", count=8)
@@ -128,38 +115,36 @@ def test_a_card_is_written_with_results_of_the_model_and_of_no_other(imported, t
         write_results(tmp_path / name, [result], origin)
     done = crosspair("publish", "--model", tmp_path / "model", "--license", "mit")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"card: {tmp_path / 'model' / 'README.md'}, 1 results\n"
+    assert str(tmp_path / "model" / "README.md") in done.stdout
     card = (tmp_path / "model" / "README.md").read_text()
     assert "license: mit\n" in card
     assert "| kNN | visual | test | top-1 | 25.0 % |\n" in card
     other = tmp_path / "other.json"
     done = crosspair("publish", "--model", tmp_path / "model", "--results", other)
     assert done.returncode == 2
-    assert (
-        f"crosspair: error: {other} is of the model 0123456789ab, and {tmp_path / 'model'} holds "
-        f"{model.hash}; evaluate it, or name its results by --results"
-    ) in done.stderr
+    for text in (str(other), "0123456789ab", model.hash, "--results"):
+        assert text in done.stderr
 
 
-def test_faults_are_told_in_one_line_and_leave_nothing(tmp_path) -> None:
+def test_errors_are_one_line(tmp_path) -> None:
     torch.save({"state_dict": {"w": Code(tmp_path / "made")}}, tmp_path / "code.pth")
     torch.save({"cfg": "  STRIDE_1X1: True", **pyslowfast(slow_only(18, 4))}, tmp_path / "s.pyth")
     out = tmp_path / "out"
     model = tmp_path / "none"
     for arguments, message in (
-        (("import-weights", tmp_path / "code.pth", "--out", out), "holds more than tensors ("),
-        (("import-weights", tmp_path / "s.pyth", "--out", out), "tells of strides in 1×1"),
-        (("import-weights", model, "--out", out), f"weights {model}: no such file"),
-        (("export", "--model", model, "--out", out), f"model folder {model} does not exist"),
-        (("publish", "--model", tmp_path), f"{tmp_path} holds no model"),
-        (("publish", "--model", tmp_path, "--private"), "--private is of an upload"),
+        (("import-weights", tmp_path / "code.pth", "--out", out), ".system"),
+        (("import-weights", tmp_path / "s.pyth", "--out", out), "STRIDE_1X1"),
+        (("import-weights", model, "--out", out), str(model)),
+        (("export", "--model", model, "--out", out), str(model)),
+        (("publish", "--model", tmp_path), str(tmp_path)),
+        (("publish", "--model", tmp_path, "--private"), "--private"),
     ):
         done = crosspair(*arguments)
         assert done.returncode == 2, done.stderr
-        told = [line for line in done.stderr.splitlines() if line]
-        assert len(told) == 1, done.stderr
-        assert message in told[0]
-        assert told[0].startswith("crosspair: error: ")
+        lines = [line for line in done.stderr.splitlines() if line]
+        assert len(lines) == 1, done.stderr
+        assert message in lines[0]
+        assert lines[0].startswith("crosspair: error: ")
         assert not out.exists()
 
 

@@ -1,4 +1,4 @@
-"""A language model of a few thousand weights, in the form in which real ones are kept."""
+"""A language model with a few thousand weights, saved in the usual format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slow-only 3D ResNet restated in plain functions, and files as other projects keep them."""
+"""A reference slow-only 3D ResNet in plain functions, and checkpoints of other projects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def slow_only(depth: int, width: int = 8, projection: bool = True) -> Weights:
 
 
 def features(weights: Weights, depth: int, clips: torch.Tensor) -> torch.Tensor:
-    """What such a network gives for (B, 3, T, H + 6, W + 6) clips whose border is there already."""
+    """Features of the network for padded clips (B, 3, T, H + 6, W + 6)."""
     weights = {name: value.double() for name, value in weights.items()}
 
     def normalized(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -81,12 +81,12 @@ def features(weights: Weights, depth: int, clips: torch.Tensor) -> torch.Tensor:
 
 
 def bordered(clips: torch.Tensor, value: float = 0.0) -> torch.Tensor:
-    """Clips with the border of the first convolution."""
+    """Pad clips for the first convolution."""
     return F.pad(clips, (3, 3, 3, 3), value=value)
 
 
 def renamed(weights: Weights, *rules: tuple[str, str]) -> Weights:
-    """Weights by other names, after regular expressions that are applied in turn."""
+    """Rename weights with regular expressions, applied in turn."""
     found = {}
     for name, value in weights.items():
         for pattern, replacement in rules:
@@ -96,7 +96,7 @@ def renamed(weights: Weights, *rules: tuple[str, str]) -> Weights:
 
 
 def pyslowfast(weights: Weights) -> Weights:
-    """By PySlowFast's names."""
+    """Rename to PySlowFast's names."""
     for layer in range(1, 5):
         weights = renamed(weights, (rf"^layer{layer}\.(\d+)", rf"s{layer + 1}.pathway0_res\1"))
     for index, letter in enumerate("abc", start=1):
@@ -113,7 +113,7 @@ def pyslowfast(weights: Weights) -> Weights:
 
 
 def pytorchvideo(weights: Weights) -> Weights:
-    """By pytorchvideo's names."""
+    """Rename to pytorchvideo's names."""
     weights = renamed(weights, (r"^layer(\d)\.(\d+)", r"blocks.\1.res_blocks.\2"))
     for index, letter in enumerate("abc", start=1):
         weights = renamed(
@@ -129,7 +129,7 @@ def pytorchvideo(weights: Weights) -> Weights:
 
 
 def mmaction2(weights: Weights) -> Weights:
-    """By mmaction2's names."""
+    """Rename to mmaction2's names."""
     return renamed(
         weights,
         (r"(^|\.)conv(\d)\.", r"\1conv\2.conv."), (r"(^|\.)bn(\d)\.", r"\1conv\2.bn."),
@@ -139,7 +139,7 @@ def mmaction2(weights: Weights) -> Weights:
 
 
 def authors(depth: int, width: int, language_model: Path, hidden: int = 12, pairs: int = 5) -> dict:
-    """A checkpoint as the authors' training saves it, with the given folder's language model."""
+    """A checkpoint of the authors' training code with the language model of a folder."""
     from transformers import AutoModel
 
     generator = torch.Generator().manual_seed(depth)

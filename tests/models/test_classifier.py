@@ -1,4 +1,4 @@
-"""The classifier: a new layer on the encoder, what it begins with, and its folders."""
+"""The classifier: its layer, its initial weights and its folders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def clips(count: int = 3) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_logits_are_a_layer_on_the_visual_feature_in_float32() -> None:
+def test_logits_are_linear_in_the_visual_feature_in_float32() -> None:
     model = tiny().eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(clips())
@@ -55,13 +55,13 @@ def test_logits_are_a_layer_on_the_visual_feature_in_float32() -> None:
     torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-2)
 
 
-def test_a_new_layer_finds_all_classes_about_as_likely() -> None:
+def test_initial_predictions_are_almost_uniform() -> None:
     with torch.no_grad():
         probabilities = tiny().eval()(clips()).softmax(dim=1)
     torch.testing.assert_close(probabilities, torch.full((3, 3), 1 / 3), atol=0.1, rtol=0)
 
 
-def test_dropout_is_of_training_alone() -> None:
+def test_dropout_only_in_training() -> None:
     model = tiny(**{"classifier.dropout": 0.5}).train()
     for module in model.video_encoder.modules():
         module.eval()
@@ -72,7 +72,7 @@ def test_dropout_is_of_training_alone() -> None:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_batch_normalisation_does_not_move(frozen: bool) -> None:
+def test_frozen_batch_normalisation_does_not_change(frozen: bool) -> None:
     model = tiny(**{"classifier.frozen_norm": frozen}).eval().train()
     before = {name: values.clone() for name, values in model.state_dict().items()}
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -90,48 +90,44 @@ def test_frozen_batch_normalisation_does_not_move(frozen: bool) -> None:
     assert moved & norms == (set() if frozen else norms)
 
 
-# --- what it begins with ------------------------------------------------------------------------
+# --- initial weights -----------------------------------------------------------------------------
 
 
-def test_a_pretrained_encoder_gets_a_new_layer(tmp_path: Path) -> None:
+def test_pretrained_encoder_with_a_random_layer(tmp_path: Path) -> None:
     before, model = pretrained(tmp_path / "model"), tiny()
     layer = model.fc.weight.clone()
     start = load_init_weights(str(tmp_path / "model"))
     assert start.name == f"CPD {before.hash}"
-    start.begin(model)
+    start.load_into(model)
     for name, values in before.video_encoder.state_dict().items():
         assert torch.equal(model.video_encoder.state_dict()[name], values), name
     assert torch.equal(model.fc.weight, layer)
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_classifier_keeps_its_layer_for_the_same_classes(tmp_path: Path, same: bool) -> None:
+def test_layer_is_loaded_for_the_same_classes(tmp_path: Path, same: bool) -> None:
     trained = tiny()
     nn.init.normal_(trained.fc.weight)
     trained.save_pretrained(tmp_path / "model")
     start = load_init_weights(str(tmp_path / "model"))
     assert start.name == f"classifier {trained.hash}"
     model = tiny(CLASSES if same else ["a", "b", "c"])
-    start.begin(model)
+    start.load_into(model)
     assert torch.equal(model.fc.weight, trained.fc.weight) == same
     assert torch.equal(model.video_encoder.stem[0].weight, trained.video_encoder.stem[0].weight)
 
 
-def test_random_weights_are_those_that_were_drawn() -> None:
+def test_random_initialisation_changes_nothing() -> None:
     model, same = tiny(), tiny()
-    load_init_weights("random").begin(model)
+    load_init_weights("random").load_into(model)
     for name, values in same.state_dict().items():
         assert torch.equal(model.state_dict()[name], values)
 
 
-def test_another_architecture_is_told_with_what_to_give(tmp_path: Path) -> None:
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
     start = read_start_of(tmp_path)
-    message = (
-        rf"^the weights of {start.name} have video.depth 10 \(the recipe: 18\), video.width 4 "
-        r"\(the recipe: 8\); give video.depth=10 video.width=4$"
-    )
-    with pytest.raises(ModelError, match=message):
-        start.begin(tiny(**{"video.depth": 18, "video.width": 8}))
+    with pytest.raises(ModelError, match=rf"{start.name} .*video.depth=10 video.width=4"):
+        start.load_into(tiny(**{"video.depth": 18, "video.width": 8}))
 
 
 def read_start_of(folder: Path):
@@ -139,23 +135,20 @@ def read_start_of(folder: Path):
     return load_init_weights(str(folder / "model"))
 
 
-def test_weights_that_are_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"^model folder {tmp_path}/none does not exist$"):
+def test_missing_weights(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"{tmp_path}/none"):
         load_init_weights(str(tmp_path / "none"))
-    with pytest.raises(ModelError, match=f"^weights {tmp_path}/none.pth: no such file$"):
+    with pytest.raises(ModelError, match=f"{tmp_path}/none.pth"):
         load_init_weights(f"imagenet:{tmp_path}/none.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, r"a section is missing \('video'\)$"), ({"video": 3}, r"a section is missing \("),
-        ({"video": {"depth": 11}}, "video.depth"),
+        ({}, "video"), ({"video": 3}, ""), ({"video": {"depth": 11}}, "video.depth"),
     ],
 )  # fmt: skip
-def test_a_folder_whose_architecture_is_not_told(
-    tmp_path: Path, content: dict, message: str
-) -> None:
+def test_folder_with_an_invalid_architecture(tmp_path: Path, content: dict, message: str) -> None:
     pretrained(tmp_path / "model")
     config = {"model_type": "crosspair-cpd", **content}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
@@ -167,7 +160,7 @@ def test_a_folder_whose_architecture_is_not_told(
 
 
 @torch.no_grad()
-def test_a_saved_classifier_gives_the_same_bit_for_bit(tmp_path: Path) -> None:
+def test_saved_classifier_is_bit_identical(tmp_path: Path) -> None:
     model = tiny(["über", "b/c"], **{"classifier.frozen_norm": True, "clip.frames": 5}).eval()
     model.save_pretrained(tmp_path / "model")
     again = Classifier.from_pretrained(tmp_path / "model")
@@ -180,29 +173,27 @@ def test_a_saved_classifier_gives_the_same_bit_for_bit(tmp_path: Path) -> None:
     assert names == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_the_two_kinds_of_models_are_not_taken_for_each_other(tmp_path: Path) -> None:
+def test_model_types_are_checked(tmp_path: Path) -> None:
     pretrained(tmp_path / "cpd")
     tiny().save_pretrained(tmp_path / "classifier")
-    message = r"holds a pre-trained model \(CPD\); what is needed is a fine-tuned classifier$"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=f"{tmp_path}/cpd"):
         Classifier.from_pretrained(tmp_path / "cpd")
-    message = r"holds a fine-tuned classifier; what is needed is a pre-trained model \(CPD\)$"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=f"{tmp_path}/classifier"):
         CPD.from_pretrained(tmp_path / "classifier")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": 3}, r"its classes are no list of names$"),
-        ({"classes": [1, 2]}, r"its classes are no list of names$"),
-        ({"clip": None}, r"a section is missing \("),
-        ({"classifier": {"dropout": 2}}, r"classifier.dropout must lie in \[0, 1\)$"),
-        ({"classes": ["a", "b"]}, "does not fit config.json beside it: size mismatch for fc"),
-        ({"video": {"depth": 18}}, "does not fit config.json beside it: "),
+        ({"classes": 3}, r"config\.json.* classes"),
+        ({"classes": [1, 2]}, r"config\.json.* classes"),
+        ({"clip": None}, r"config\.json"),
+        ({"classifier": {"dropout": 2}}, "classifier.dropout"),
+        ({"classes": ["a", "b"]}, r"model\.safetensors.* fc"),
+        ({"video": {"depth": 18}}, r"model\.safetensors"),
     ],
 )
-def test_a_configuration_with_a_mistake(tmp_path: Path, change: dict, message: str) -> None:
+def test_invalid_configuration(tmp_path: Path, change: dict, message: str) -> None:
     tiny().save_pretrained(tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
@@ -210,5 +201,5 @@ def test_a_configuration_with_a_mistake(tmp_path: Path, change: dict, message: s
         Classifier.from_pretrained(tmp_path / "model")
     assert "\n" not in str(caught.value)
     file.write_text(json.dumps({"model_type": "crosspair-classifier"}))
-    with pytest.raises(ModelError, match=r"a section is missing \('clip'\)$"):
+    with pytest.raises(ModelError, match=r"config\.json.*clip"):
         Classifier.from_pretrained(tmp_path / "model")

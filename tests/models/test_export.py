@@ -1,4 +1,4 @@
-"""Exported files: the model's numbers for inputs of any form, or no file at all."""
+"""Exported files: the same outputs as the model for inputs of any shape, or no file."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def clips(*shape: int) -> torch.Tensor:
 
 
 def outputs(file: Path, *given: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What ONNX Runtime makes of a file."""
+    """Run a file with ONNX Runtime."""
     session = onnxruntime.InferenceSession(file)
     names = [each.name for each in session.get_inputs()]
     found = session.run(None, {n: g.numpy() for n, g in zip(names, given, strict=True)})
-    told = [each.name for each in session.get_outputs()]
-    return {name: torch.from_numpy(value) for name, value in zip(told, found, strict=True)}
+    names = [each.name for each in session.get_outputs()]
+    return {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
 
 
 def near(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -56,7 +56,9 @@ def near(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[CPD, Path, list[module.Exported]]:
+def exported(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[CPD, Path, list[module.ExportedFile]]:
     folder = tmp_path_factory.mktemp("exported")
     model = with_words(**{"video.shortcut": "A"})
     return model, folder, export(model, folder / "model.onnx")
@@ -64,7 +66,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[CPD, Path, list[
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 33, 33), (3, 3, 7, 64, 41)])
 @torch.no_grad()
-def test_the_video_tower_takes_clips_of_any_number_length_and_size(exported, shape) -> None:
+def test_video_tower_for_any_shape(exported, shape) -> None:
     model, folder, _ = exported
     found = outputs(folder / "model.onnx", clips(*shape))
     visual, embedding = model.encode_video(clips(*shape))
@@ -74,7 +76,7 @@ def test_the_video_tower_takes_clips_of_any_number_length_and_size(exported, sha
 
 
 @torch.no_grad()
-def test_the_text_tower_takes_words_by_their_places(exported) -> None:
+def test_text_tower_of_word_vectors(exported) -> None:
     model, folder, _ = exported
     ids = torch.tensor([[1, 2, 0], [0, 0, 0], [2, 2, 2]])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]])
@@ -82,7 +84,7 @@ def test_the_text_tower_takes_words_by_their_places(exported) -> None:
     near(found["text_embedding"], model.encode_text(TEXTS))
 
 
-def test_what_was_written_is_told(exported) -> None:
+def test_description_of_exported_files(exported) -> None:
     model, folder, (video, text) = exported
     assert (video.path, text.path) == (folder / "model.onnx", folder / "model.text.onnx")
     assert video.inputs == ["clips uint8 (B, 3, T, H, W)"]
@@ -103,17 +105,17 @@ def test_what_was_written_is_told(exported) -> None:
 
 
 @torch.no_grad()
-def test_a_language_model_takes_tokens(language_model: Path, tmp_path: Path) -> None:
+def test_text_tower_of_a_language_model(language_model: Path, tmp_path: Path) -> None:
     chosen = {"text.encoder": "transformer", "text.source": str(language_model)}
     torch.manual_seed(0)
     model = build_model(recipe_of({**TINY, **HEAD, **chosen}), []).eval()
     export(model, tmp_path / "model.onnx")
-    found = outputs(tmp_path / "model.text.onnx", *model.text_encoder.tokens(TEXTS))
+    found = outputs(tmp_path / "model.text.onnx", *model.text_encoder.tokenize(TEXTS))
     near(found["text_embedding"], model.encode_text(TEXTS))
 
 
 @torch.no_grad()
-def test_a_classifier_gives_logits_and_names_its_classes(tmp_path: Path) -> None:
+def test_classifier(tmp_path: Path) -> None:
     recipe = make_recipe(FinetuneRecipe, TINY)
     torch.manual_seed(0)
     model = Classifier(["über", "b"], recipe.clip, recipe.video, recipe.classifier).eval()
@@ -130,7 +132,7 @@ def test_a_classifier_gives_logits_and_names_its_classes(tmp_path: Path) -> None
 
 
 @torch.no_grad()
-def test_a_program_of_pytorch_runs_without_this_package(tmp_path: Path) -> None:
+def test_exported_program(tmp_path: Path) -> None:
     model = with_words()
     video, text = export(model, tmp_path / "model.pt2", "torch")
     extra = {"crosspair": ""}
@@ -140,10 +142,10 @@ def test_a_program_of_pytorch_runs_without_this_package(tmp_path: Path) -> None:
         near(found, expected)
     assert json.loads(extra["crosspair"])["preprocessing"]["mean"] == 0.45
     words = torch.export.load(text.path).module()
-    near(words(*model.text_encoder.tokens(TEXTS))[0], model.encode_text(TEXTS))
+    near(words(*model.text_encoder.tokenize(TEXTS))[0], model.encode_text(TEXTS))
 
 
-# --- what is not written ------------------------------------------------------------------------
+# --- files that are not written ------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -156,7 +158,7 @@ def test_untrained_parts_are_not_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1.001, float("nan")])
-def test_a_file_that_would_give_something_else_is_not_written(
+def test_file_with_other_outputs_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
 ) -> None:
     load = module._load_program
@@ -166,16 +168,12 @@ def test_a_file_that_would_give_something_else_is_not_written(
         return lambda given: tuple(wrong * each for each in run(given))
 
     monkeypatch.setattr(module, "_load_program", other)
-    message = (
-        rf"^{tmp_path}/model.pt2 is not written: for an input of 2 × 3 × 3 × 64 × 80 its "
-        r"visual_feature would differ from the model's by .*, more than 1e-04$"
-    )
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=rf"{tmp_path}/model.pt2 .*visual_feature"):
         export(with_words(), tmp_path / "model.pt2", "torch")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_program_has_silenced_stays_so(tmp_path: Path) -> None:
+def test_level_of_disabled_logging_is_restored(tmp_path: Path) -> None:
     logging.disable(logging.INFO)
     try:
         export(with_words(), tmp_path / "model.pt2", "torch")
@@ -184,10 +182,10 @@ def test_what_a_program_has_silenced_stays_so(tmp_path: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
-def test_a_text_tower_that_no_exporter_understands_is_left_out_by_name(
+def test_text_tower_that_fails_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    program = module._program
+    program = module._to_program
 
     def fails(for_input: str):
         def make(tower, about):
@@ -197,34 +195,31 @@ def test_a_text_tower_that_no_exporter_understands_is_left_out_by_name(
 
         return make
 
-    monkeypatch.setattr(module, "_program", fails("ids"))
+    monkeypatch.setattr(module, "_to_program", fails("ids"))
     (file,) = export(with_words(), tmp_path / "model.pt2", "torch")
     assert file.path == tmp_path / "model.pt2"
-    told = f"{tmp_path}/model.text.pt2 is not written: the text tower cannot be exported (no such"
-    assert caplog.messages[-1].startswith(told)
+    assert f"{tmp_path}/model.text.pt2" in caplog.messages[-1]
+    assert "no such operator" in caplog.messages[-1]
     file.path.unlink()
-    monkeypatch.setattr(module, "_program", fails("clips"))
-    message = r"model.pt2 is not written: the video tower cannot be exported \(no such operator\)$"
-    with pytest.raises(ModelError, match=message):
+    monkeypatch.setattr(module, "_to_program", fails("clips"))
+    with pytest.raises(ModelError, match=r"model.pt2 .*no such operator"):
         export(with_words(), tmp_path / "model.pt2", "torch")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(
-        ModelError, match=r'^export needs the extra: pip install "crosspair\[export'
-    ):
+    with pytest.raises(ModelError, match=r"onnxscript.*crosspair\[export\]"):
         export(with_words(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 @torch.no_grad()
-def test_words_by_their_places_average_as_texts_do() -> None:
+def test_tokenized_texts_average_as_texts() -> None:
     encoder = with_words().text_encoder
-    ids, mask = encoder.tokens(TEXTS)
+    ids, mask = encoder.tokenize(TEXTS)
     assert ids.tolist() == [[1, 2], [0, 0], [0, 0]]
     assert mask.tolist() == [[1, 1], [1, 0], [0, 0]]
     torch.testing.assert_close(encoder.average(ids, mask), encoder(TEXTS))
-    ids, mask = encoder.tokens(["unknown"])
+    ids, mask = encoder.tokenize(["unknown"])
     assert torch.equal(encoder.average(ids, mask), torch.zeros(1, 5))

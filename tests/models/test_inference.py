@@ -1,4 +1,4 @@
-"""The form of the video encoder for inference: it is the network, and goes when it has to."""
+"""The fused form of the video encoder: same outputs, used only for bfloat16 inference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def network(depth: int = 10, shortcut: str = "B") -> ResNet3d:
-    """In eval mode, every batch normalisation with statistics and weights of its own."""
+    """A network in eval mode with random batch normalisation."""
     torch.manual_seed(0)
     model = ResNet3d(depth, width=8, shortcut=shortcut).eval()
     for part in model.modules():
@@ -35,7 +35,7 @@ def clips(*shape: int) -> torch.Tensor:
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Relative."""
+    """Relative difference."""
     return float((one - other).detach().norm() / other.detach().norm())
 
 
@@ -43,7 +43,7 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("depth", BLOCKS)
 @torch.no_grad()
-def test_in_float32_the_form_is_the_network(depth: int, shortcut: str, shape) -> None:
+def test_float32_matches_the_network(depth: int, shortcut: str, shape) -> None:
     model, x = network(depth, shortcut), clips(*shape)
     found = FoldedResNet3d(model, torch.float32)(x)
     assert found.dtype == torch.float32
@@ -52,7 +52,7 @@ def test_in_float32_the_form_is_the_network(depth: int, shortcut: str, shape) ->
 
 @pytest.mark.parametrize("depth", [18, 50])
 @torch.no_grad()
-def test_in_bfloat16_it_is_no_further_from_float32_than_the_layers_are(depth: int) -> None:
+def test_bfloat16_is_as_accurate_as_the_layers(depth: int) -> None:
     model, x = network(depth), clips(4, 3, 4, 32, 32)
     exact = model(x)
     with autocast(CPU, "bf16"):
@@ -63,7 +63,7 @@ def test_in_bfloat16_it_is_no_further_from_float32_than_the_layers_are(depth: in
     assert difference(folded, exact) < 1.5 * difference(layers, exact)
 
 
-def test_it_is_used_in_the_lower_precision_alone() -> None:
+def test_used_only_under_bfloat16_autocast() -> None:
     model = network()
     with inference(model, CPU, "fp32"):
         assert model.folded is None
@@ -75,7 +75,7 @@ def test_it_is_used_in_the_lower_precision_alone() -> None:
     assert model.folded is None
 
 
-def test_a_network_that_trains_does_not_use_it() -> None:
+def test_not_used_in_training() -> None:
     model = network()
     with inference(model, CPU, "bf16"), autocast(CPU, "bf16"):
         model.train()
@@ -84,7 +84,7 @@ def test_a_network_that_trains_does_not_use_it() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_what_fails_within_leaves_the_network_as_it_was() -> None:
+def test_removed_after_an_exception() -> None:
     model = network()
     with pytest.raises(KeyError), inference(model, CPU, "bf16"):
         raise KeyError
@@ -92,7 +92,7 @@ def test_what_fails_within_leaves_the_network_as_it_was() -> None:
 
 
 @torch.no_grad()
-def test_the_next_time_it_has_the_weights_of_then() -> None:
+def test_copies_the_current_weights() -> None:
     model, x = network(), clips(1, 3, 2, 32, 32)
     with autocast(CPU, "bf16"):
         with inference(model, CPU, "bf16"):
@@ -102,7 +102,7 @@ def test_the_next_time_it_has_the_weights_of_then() -> None:
             assert difference(model(x), before) > 0.1
 
 
-def test_images_are_the_frames_of_clips_and_back() -> None:
+def test_as_images_and_as_clips() -> None:
     x = clips(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
     images = as_images(x)
     assert images.data_ptr() == x.data_ptr()

@@ -1,4 +1,4 @@
-"""Inflation: a 2D ResNet, restated plainly, and what the 3D network makes of its weights."""
+"""Inflation: a reference 2D ResNet compared with the inflated 3D network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def norm_of(name: str, channels: int, generator: torch.Generator) -> Weights:
 
 
 def resnet2d(depth: int, width: int = WIDTH) -> Weights:
-    """A state dict with the names that torchvision and timm share."""
+    """A state dict with the names of torchvision and timm."""
     generator = torch.Generator().manual_seed(depth)
 
     def kernel(outer: int, inner: int, size: int) -> torch.Tensor:
@@ -66,7 +66,7 @@ def resnet2d(depth: int, width: int = WIDTH) -> Weights:
 def features2d(
     weights: Weights, depth: int, images: torch.Tensor, *, grey_border: bool = False
 ) -> torch.Tensor:
-    """What the 2D network gives for (B, 3, H, W) images, values 0 to 1, before its last layer."""
+    """Features of the 2D network for images (B, 3, H, W) in 0 to 1."""
     mean, std = (
         torch.tensor(each).view(1, 3, 1, 1)
         for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -76,7 +76,7 @@ def features2d(
         parts = (weights[f"{name}.{key}"] for key in ("running_mean", "running_var"))
         return F.batch_norm(x, *parts, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
-    if grey_border:  # beyond it a grey of 0.45, the inflated network's zero
+    if grey_border:  # zero padding of the inflated network is a grey of 0.45
         images = F.pad(images, (3, 3, 3, 3), value=0.45)
     padding = 0 if grey_border else 3
     x = F.conv2d((images - mean) / std, weights["conv1.weight"], stride=2, padding=padding)
@@ -120,14 +120,12 @@ def refused(file: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-# --- what comes out -----------------------------------------------------------------------------
+# --- outputs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("depth", [10, 18, 34, 50, 101])
 @torch.no_grad()
-def test_a_still_clip_gives_what_the_2d_network_gives_for_its_frame(
-    depth: int, tmp_path: Path
-) -> None:
+def test_still_clip_matches_its_frame(depth: int, tmp_path: Path) -> None:
     weights = resnet2d(depth)
     model = loaded(saved(weights, tmp_path / "w.safetensors"))
     images = torch.rand(2, 3, 64, 64)
@@ -140,7 +138,7 @@ def test_a_still_clip_gives_what_the_2d_network_gives_for_its_frame(
 
 @pytest.mark.parametrize("depth", [18, 50])
 @torch.no_grad()
-def test_any_clip_gives_the_mean_over_its_frames(depth: int, tmp_path: Path) -> None:
+def test_clip_matches_the_mean_over_its_frames(depth: int, tmp_path: Path) -> None:
     weights = resnet2d(depth)
     model = loaded(saved(weights, tmp_path / "w.pth"))
     frames = torch.rand(5, 3, 64, 64)
@@ -149,7 +147,7 @@ def test_any_clip_gives_the_mean_over_its_frames(depth: int, tmp_path: Path) -> 
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_kernels_are_in_the_middle_of_time(tmp_path: Path) -> None:
+def test_kernels_are_at_the_central_time_step(tmp_path: Path) -> None:
     weights = resnet2d(50)
     _, state = inflate(saved(weights, tmp_path / "w.pth"))
     kernel = state["res4.2.conv1.weight"]
@@ -161,13 +159,13 @@ def test_kernels_are_in_the_middle_of_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [10, 18, 34, 50, 101])
-def test_depth_and_width_are_read_from_the_shapes(depth: int, tmp_path: Path) -> None:
+def test_depth_and_width_are_inferred(depth: int, tmp_path: Path) -> None:
     video, _ = inflate(saved(resnet2d(depth, width=3), tmp_path / "w.pth"))
     assert video == VideoConfig(depth=depth, width=3, shortcut="B")
 
 
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "module.", "no counters"])
-def test_files_come_in_several_forms(wrap: str, tmp_path: Path) -> None:
+def test_file_formats(wrap: str, tmp_path: Path) -> None:
     weights = resnet2d(10)
     _, expected = inflate(saved(weights, tmp_path / "plain.safetensors"))
     content: dict = {
@@ -183,17 +181,17 @@ def test_files_come_in_several_forms(wrap: str, tmp_path: Path) -> None:
             assert torch.equal(found[name], value), name
 
 
-def test_an_inflated_network_is_something_to_begin_with(tmp_path: Path) -> None:
+def test_initial_weights(tmp_path: Path) -> None:
     start = load_init_weights(f"imagenet:{saved(resnet2d(10), tmp_path / 'w.pth')}")
     assert start.name.startswith("ImageNet ")
     assert start.video == VideoConfig(depth=10, width=WIDTH)
 
 
-# --- files that do not do -----------------------------------------------------------------------
+# --- invalid files -----------------------------------------------------------------------------
 
 
 class Code:
-    """Makes a file when it is read from one."""
+    """Create a file when unpickled."""
 
     def __init__(self, made: Path) -> None:
         self.made = made
@@ -202,13 +200,11 @@ class Code:
         return (os.system, (f"touch '{self.made}'",))
 
 
-def test_a_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
+def test_file_with_code_is_refused(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Code(tmp_path / "made")}, tmp_path / "w.pth")
-    refused(
-        tmp_path / "w.pth", r"w.pth holds more than tensors \(\w+.system\), which may run code when"
-    )
+    refused(tmp_path / "w.pth", r"w\.pth .*\w+\.system")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "m.pth")
-    refused(tmp_path / "m.pth", r"m.pth holds more than tensors \(torch.nn.*Linear\), which may")
+    refused(tmp_path / "m.pth", r"m\.pth .*torch\.nn.*Linear")
     assert not (tmp_path / "made").exists()
 
 
@@ -218,51 +214,46 @@ def test_a_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
     [b"", b"no weights", b"PK\x03\x04 cut", b"some notes", b"hello world", b"X\xff\xff", b"GIF89a",
      b"X\x01\x00\x00\x00\xff."],
 )  # fmt: skip
-def test_a_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
+def test_damaged_file(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    refused(tmp_path / name, rf"{name}: not a readable file of weights \((?!Weights only).+\)$")
+    refused(tmp_path / name, rf"{name} (?!.*Weights only)")
 
 
-def test_a_file_of_something_else(tmp_path: Path) -> None:
+def test_other_files(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "w.pth")
-    refused(tmp_path / "w.pth", "w.pth: holds list, not a state dict$")
+    refused(tmp_path / "w.pth", r"w\.pth .*list")
     saved({"patch_embed.weight": torch.zeros(3)}, tmp_path / "vit.pth")
-    refused(tmp_path / "vit.pth", r"no 2D ResNet: there is no conv1.weight .*\(patch_embed.weight,")
+    refused(tmp_path / "vit.pth", r"vit\.pth .*patch_embed.weight")
     saved({"conv1.weight": torch.zeros(4, 3, 7, 7)}, tmp_path / "stem.pth")
-    refused(tmp_path / "stem.pth", r"of a 2D ResNet, a ResNet of 0, 0, 0, 0 basic blocks; the dep")
+    refused(tmp_path / "stem.pth", r"stem\.pth: .*0, 0, 0, 0 basic blocks")
     saved({"conv1.weight": torch.zeros(4, 3, 1, 7, 7)}, tmp_path / "deep.pth")
-    refused(
-        tmp_path / "deep.pth", r"no 2D ResNet: there is no conv1.weight of one .*\(conv1.weight"
-    )
+    refused(tmp_path / "deep.pth", r"deep\.pth .*conv1.weight")
 
 
-def test_missing_weights_are_named(tmp_path: Path) -> None:
+def test_missing_weights(tmp_path: Path) -> None:
     weights = resnet2d(10)
     for name in ("layer2.0.bn1.weight", "bn1.bias"):
         del weights[name]
     file = saved(weights, tmp_path / "w.pth")
-    message = "of width 4 of a 2D ResNet it lacks 2 weights: bn1.bias, layer2.0.bn1.weight$"
-    refused(file, message)
+    refused(file, "2 missing weights: bn1.bias, layer2.0.bn1.weight")
 
 
-def test_unexpected_weights_are_named(tmp_path: Path) -> None:
+def test_unexpected_weights(tmp_path: Path) -> None:
     extra = {f"layer1.0.se.fc{i}.weight": torch.zeros(1) for i in range(4)}
     file = saved({**resnet2d(10), **extra}, tmp_path / "w.pth")
-    refused(file, r"it has besides 4 weights: layer1.0.se.fc0.weight, .*fc2.weight, …$")
+    refused(file, "4 unexpected weights: layer1.0.se.fc0.weight, .*fc2.weight, …")
 
 
-def test_another_number_of_blocks_is_told(tmp_path: Path) -> None:
+def test_another_number_of_blocks(tmp_path: Path) -> None:
     weights = resnet2d(18)
     deeper = {f"layer2.2.{k.removeprefix('layer2.1.')}": v for k, v in weights.items()}
     file = saved(
         {**weights, **{k: v for k, v in deeper.items() if "conv" in k}}, tmp_path / "w.pth"
     )
-    refused(file, "a ResNet of 2, 3, 2, 2 basic blocks; the depths here are 10, 18, 34, 50, 101$")
+    refused(file, "2, 3, 2, 2 basic blocks .*10, 18, 34, 50, 101")
 
 
-def test_another_shape_is_told(tmp_path: Path) -> None:
+def test_another_shape(tmp_path: Path) -> None:
     weights = {**resnet2d(10), "layer1.0.conv2.weight": torch.zeros(4, 2, 3, 3)}
     file = saved(weights, tmp_path / "w.pth")
-    refused(
-        file, r"its layer1.0.conv2.weight should be \(4, 4, 1, 3, 3\), and is \(4, 2, 1, 3, 3\)$"
-    )
+    refused(file, r"layer1.0.conv2.weight .*\(4, 2, 1, 3, 3\).*\(4, 4, 1, 3, 3\)")

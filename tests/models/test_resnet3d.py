@@ -1,4 +1,4 @@
-"""The slow-only 3D ResNet: its shapes, where time enters, and plain re-statements of its blocks."""
+"""The slow-only 3D ResNet: shapes, temporal kernels, and reference implementations of blocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clips(frames: int = 4, size: int = 32) -> torch.Tensor:
 
 
 def stir(module: nn.Module) -> None:
-    """Give every batch normalisation statistics and weights of its own."""
+    """Randomise the statistics and weights of batch normalisation."""
     generator = torch.Generator().manual_seed(2)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm3d):
@@ -34,7 +34,7 @@ def stir(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("depth", BLOCKS)
 @torch.no_grad()
-def test_every_depth_gives_the_features_it_promises(depth: int) -> None:
+def test_features_of_every_depth(depth: int) -> None:
     model = network(depth)
     features = model(clips())
     assert features.shape == (2, model.features)
@@ -43,7 +43,7 @@ def test_every_depth_gives_the_features_it_promises(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", BLOCKS)
-def test_a_depth_counts_its_layers(depth: int) -> None:
+def test_depth_is_the_number_of_layers(depth: int) -> None:
     model = network(depth)
     convolutions = [
         name
@@ -71,7 +71,7 @@ def test_time_is_never_downsampled(frames: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_kernels_extend_in_time_in_res4_and_res5_alone(depth: int) -> None:
+def test_temporal_kernels_only_in_res4_and_res5(depth: int) -> None:
     for name, module in network(depth).named_modules():
         if isinstance(module, nn.Conv3d):
             late = name.startswith(("res4", "res5")) and name.endswith("conv1")
@@ -80,7 +80,7 @@ def test_kernels_extend_in_time_in_res4_and_res5_alone(depth: int) -> None:
 
 
 @torch.no_grad()
-def test_frames_meet_in_res4_and_not_before() -> None:
+def test_frames_interact_from_res4_on() -> None:
     model = network()
     one, other = clips(8), clips(8)
     other[:, :, 7] += 1
@@ -132,7 +132,7 @@ def projected(x: torch.Tensor, shortcut: nn.Module, stride: int) -> torch.Tensor
 @pytest.mark.parametrize("temporal", [1, 3])
 @pytest.mark.parametrize(("inner", "stride"), [(4, 1), (6, 2)])
 @torch.no_grad()
-def test_a_basic_block_is_its_formula(temporal: int, inner: int, stride: int) -> None:
+def test_basic_block_matches_reference(temporal: int, inner: int, stride: int) -> None:
     block = BasicBlock(4, inner, stride, temporal, "B").eval()
     stir(block)
     x = torch.randn(2, 4, 5, 8, 8)
@@ -148,7 +148,7 @@ def test_a_basic_block_is_its_formula(temporal: int, inner: int, stride: int) ->
 @pytest.mark.parametrize("temporal", [1, 3])
 @pytest.mark.parametrize(("channels", "stride"), [(12, 1), (5, 2)])
 @torch.no_grad()
-def test_a_bottleneck_is_its_formula(temporal: int, channels: int, stride: int) -> None:
+def test_bottleneck_matches_reference(temporal: int, channels: int, stride: int) -> None:
     block = Bottleneck(channels, 3, stride, temporal, "B").eval()
     stir(block)
     x = torch.randn(2, channels, 5, 8, 8)
@@ -186,7 +186,7 @@ def test_shortcut_a_has_no_parameters_and_passes_the_gradient() -> None:
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_shortcut_a_takes_the_place_of_every_projection(depth: int) -> None:
+def test_shortcut_a_replaces_every_projection(depth: int) -> None:
     def projections(shortcut: str) -> int:
         names = network(depth, shortcut).state_dict()
         return sum("shortcut" in name and name.endswith("0.weight") for name in names)

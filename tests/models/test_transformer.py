@@ -1,4 +1,4 @@
-"""The language model's tower: the mean of real tokens, and folders that do not do."""
+"""The transformer encoder: mean over tokens, and invalid folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from crosspair.errors import TextError
 from crosspair.models import TransformerAverage
-from crosspair.models.text import READY_MADE, SDPA, expand_attention_mask
+from crosspair.models.text import EXPANDED_MASK_MODELS, expand_attention_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,18 +26,18 @@ def encoder(language_model: Path) -> TransformerAverage:
 
 @pytest.fixture
 def copy(language_model: Path, tmp_path: Path) -> Path:
-    """A copy of the language model to spoil."""
-    return Path(shutil.copytree(language_model, tmp_path / "spoilt"))
+    """A copy of the language model to damage."""
+    return Path(shutil.copytree(language_model, tmp_path / "copy"))
 
 
-def refused(folder: Path, cause: str) -> None:
-    with pytest.raises(TextError, match=f"^language model {folder}: {cause}") as caught:
+def refused(folder: Path, cause: str = "") -> None:
+    with pytest.raises(TextError, match=f"{folder}: .*{cause}") as caught:
         TransformerAverage(str(folder), 16)
     assert "\n" not in str(caught.value)
 
 
 @torch.no_grad()
-def test_a_text_is_the_mean_of_its_tokens_last_states(
+def test_text_is_the_mean_of_its_last_hidden_states(
     language_model: Path, encoder: TransformerAverage
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(language_model)
@@ -50,33 +50,33 @@ def test_a_text_is_the_mean_of_its_tokens_last_states(
 
 
 @torch.no_grad()
-def test_a_text_is_the_same_in_any_company(encoder: TransformerAverage) -> None:
+def test_batch_composition_does_not_matter(encoder: TransformerAverage) -> None:
     alone = torch.cat([encoder([text]) for text in TEXTS])
     torch.testing.assert_close(encoder(TEXTS), alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(encoder(TEXTS[::-1]).flip(0), alone, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", sorted(READY_MADE))
-def test_a_mask_that_is_ready_made_hides_what_the_models_own_does(kind: str) -> None:
+@pytest.mark.parametrize("kind", sorted(EXPANDED_MASK_MODELS))
+def test_expanded_mask_matches_padding_mask(kind: str) -> None:
     torch.manual_seed(0)
     sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
     if kind != "distilbert":
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         sizes = dict(zip(names, sizes.values(), strict=True))
     model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=50, **sizes)).eval()
-    assert model.config._attn_implementation == SDPA
+    assert model.config._attn_implementation == "sdpa"
     ids, lengths = torch.randint(5, 50, (3, 7)), torch.tensor([[7], [4], [2]])
     mask = (torch.arange(7) < lengths).long()
-    of_own, of_ready_made, of_none = (
+    padding, expanded, unmasked = (
         model(input_ids=ids, attention_mask=each).last_hidden_state[mask.bool()]
         for each in (mask, expand_attention_mask(mask), None)
     )
-    torch.testing.assert_close(of_ready_made, of_own)
-    assert (of_none - of_own).abs().max() > 1e-3
+    torch.testing.assert_close(expanded, padding)
+    assert (unmasked - padding).abs().max() > 1e-3
 
 
-def test_words_are_not_unknown(encoder: TransformerAverage) -> None:
+def test_known_words(encoder: TransformerAverage) -> None:
     for text in TEXTS:
         ids = encoder.tokenizer(text)["input_ids"]
         assert encoder.tokenizer.unk_token_id not in ids
@@ -84,14 +84,14 @@ def test_words_are_not_unknown(encoder: TransformerAverage) -> None:
     assert encoder.tokenizer.unk_token_id in encoder.tokenizer("unicorn")["input_ids"]
 
 
-def test_a_text_of_nothing_known_is_empty_and_finite(encoder: TransformerAverage) -> None:
+def test_text_without_known_words(encoder: TransformerAverage) -> None:
     assert encoder.is_empty("")
     assert encoder.is_empty("unicorn 😍")
     assert encoder(["", "unicorn"]).isfinite().all()
 
 
 @torch.no_grad()
-def test_long_texts_are_cut(encoder: TransformerAverage) -> None:
+def test_long_texts_are_truncated(encoder: TransformerAverage) -> None:
     long = "dog " * 500
     torch.testing.assert_close(encoder([long]), encoder(["dog " * 14]))
 
@@ -102,37 +102,37 @@ def test_the_language_model_learns(encoder: TransformerAverage) -> None:
     encoder.zero_grad()
 
 
-# --- folders that do not do ---------------------------------------------------------------------
+# --- invalid folders ---------------------------------------------------------------------------
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    refused(tmp_path, r"cannot be loaded \(")
-    refused(tmp_path / "none", r"cannot be loaded \(")
+    refused(tmp_path)
+    refused(tmp_path / "none")
 
 
 def test_a_folder_without_weights(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
-    refused(copy, r"cannot be loaded \(.*no file named.* model.safetensors")
+    refused(copy, "model.safetensors")
 
 
 def test_cut_weights(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    refused(copy, r"cannot be loaded \(")
+    refused(copy)
 
 
 def test_weights_of_another_model(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "n_layers": 3}))
-    refused(copy, "16 weights are missing, as transformer.layer.2.")
+    refused(copy, "16 .*transformer.layer.2.")
 
 
 def test_more_tokens_than_the_model_has_positions_for(language_model: Path) -> None:
-    with pytest.raises(TextError, match=r": it reads 64 tokens at most; text.max_tokens is 65$"):
+    with pytest.raises(TextError, match=r"text\.max_tokens=65 .*64"):
         TransformerAverage(str(language_model), 65)
 
 
-def test_weights_that_are_still_to_come_are_in_full_precision(copy: Path) -> None:
+def test_random_weights_are_float32(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
     assert TransformerAverage(str(copy), 16, weights=False).model.dtype == torch.float32
@@ -141,14 +141,14 @@ def test_weights_that_are_still_to_come_are_in_full_precision(copy: Path) -> Non
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": {"type": "Nonsense"}}'])
 def test_a_broken_tokenizer(copy: Path, content: str) -> None:
     (copy / "tokenizer.json").write_text(content)
-    refused(copy, r"cannot be loaded \(")
+    refused(copy)
 
 
-def test_a_tokenizer_that_knows_no_word(copy: Path) -> None:
+def test_tokenizer_without_words(copy: Path) -> None:
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     tokenizer["model"]["vocab"] = {
         word if word.startswith("[") else f"{word}~": i for word, i in vocabulary.items()
     }
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
-    refused(copy, "its tokenizer knows no ordinary word")
+    refused(copy, "tokenizer.json")

@@ -1,4 +1,4 @@
-"""Made-up pairs, in float64 so that plain loops and tensors can agree to many digits."""
+"""Random unit vectors and banks, in float64 so that loops and tensors agree to many digits."""
 
 from __future__ import annotations
 

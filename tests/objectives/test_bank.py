@@ -1,4 +1,4 @@
-"""The memory bank: how it starts, moves, is shared, and comes back."""
+"""The memory bank: initialisation, update, sharding and resuming."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from crosspair.objectives import bank as bank_module
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_it_starts_with_unit_vectors_that_its_seed_decides() -> None:
+def test_initial_entries_are_seeded_unit_vectors() -> None:
     bank, same, other = (MemoryBank(100, 16, 0.5, seed, World()) for seed in (0, 0, 1))
     for entries in (bank.video, bank.text):
         torch.testing.assert_close(entries.norm(dim=1), torch.ones(100))
@@ -24,15 +24,15 @@ def test_it_starts_with_unit_vectors_that_its_seed_decides() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
-def test_processes_start_with_their_share_of_the_same_entries(size) -> None:
+def test_initial_entries_do_not_depend_on_the_world_size(size) -> None:
     whole = MemoryBank(100_003, 2, 0.5, 0, World())  # more than one block
     for rank in range(size):
-        share = MemoryBank(100_003, 2, 0.5, 0, World(rank, size))
-        assert torch.equal(share.video, whole.video[rank::size])
-        assert torch.equal(share.text, whole.text[rank::size])
+        shard = MemoryBank(100_003, 2, 0.5, 0, World(rank, size))
+        assert torch.equal(shard.video, whole.video[rank::size])
+        assert torch.equal(shard.text, whole.text[rank::size])
 
 
-def test_an_update_is_the_plain_loops() -> None:
+def test_update_matches_reference() -> None:
     bank = MemoryBank(10, 4, 0.5, 0, World())
     video, text = F.normalize(torch.randn(2, 3, 4), dim=2)
     index = torch.tensor([7, 0, 3])
@@ -53,51 +53,48 @@ def test_momentum_zero_replaces_entries() -> None:
     torch.testing.assert_close(bank.lookup(torch.tensor([1, 2])), (video, text))
 
 
-def test_lookup_takes_any_shape() -> None:
+def test_lookup_accepts_any_shape() -> None:
     bank = MemoryBank(10, 4, 0.5, 0, World())
     video, text = bank.lookup(torch.tensor([[1, 2, 3], [4, 5, 6]]))
     assert video.shape == text.shape == (2, 3, 4)
     assert torch.equal(text[1, 2], bank.text[6])
 
 
-def shares_of(bank: MemoryBank, processes: int) -> list[dict[str, torch.Tensor]]:
-    """What so many processes would have written of a bank that one process has."""
+def split_state(bank: MemoryBank, processes: int) -> list[dict[str, torch.Tensor]]:
+    """Split the state of an unsharded bank as the given number of processes would save it."""
     return [
         {name: entries[rank::processes] for name, entries in bank.state_dict().items()}
         for rank in range(processes)
     ]
 
 
-@given(pairs=st.integers(1, 60), then=st.integers(1, 7), now=st.integers(1, 7))
-def test_any_number_of_processes_goes_on_with_the_bank_of_any_other(
-    pairs: int, then: int, now: int
-) -> None:
+@given(pairs=st.integers(1, 60), old_size=st.integers(1, 7), size=st.integers(1, 7))
+def test_resume_with_another_world_size(pairs: int, old_size: int, size: int) -> None:
     whole = MemoryBank(pairs, 3, 0.5, 1, World())
-    for rank in range(now):
-        share = MemoryBank(pairs, 3, 0.5, 0, World(rank, now))
-        share.load_state_dict(shares_of(whole, then))
-        assert torch.equal(share.video, whole.video[rank::now])
-        assert torch.equal(share.text, whole.text[rank::now])
+    for rank in range(size):
+        shard = MemoryBank(pairs, 3, 0.5, 0, World(rank, size))
+        shard.load_state_dict(split_state(whole, old_size))
+        assert torch.equal(shard.video, whole.video[rank::size])
+        assert torch.equal(shard.text, whole.text[rank::size])
 
 
-def test_a_bank_of_several_blocks_is_shared_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resharding_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_module, "_BLOCK", 4)
     whole = MemoryBank(50, 3, 0.5, 1, World())
-    share = MemoryBank(50, 3, 0.5, 0, World(1, 2))
-    share.load_state_dict(shares_of(whole, 3))
-    assert torch.equal(share.video, whole.video[1::2])
+    shard = MemoryBank(50, 3, 0.5, 0, World(1, 2))
+    shard.load_state_dict(split_state(whole, 3))
+    assert torch.equal(shard.video, whole.video[1::2])
 
 
 @pytest.mark.parametrize("shape", [(11, 4), (10, 5)])
-def test_the_bank_of_other_pairs_is_refused(shape: tuple[int, int]) -> None:
+def test_bank_of_another_shape_is_refused(shape: tuple[int, int]) -> None:
     bank = MemoryBank(10, 4, 0.5, 0, World())
-    told = r"holds 10 entries of 4 dimensions, this run's \d+ of \d: other pairs$"
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(RunError, match=r"10 .* 4 .*{} .* {}".format(*shape)):
         MemoryBank(*shape, 0.5, 0, World()).load_state_dict([bank.state_dict()])
 
 
 @given(st.integers(0, 2**31))
-def test_what_bfloat16_costs(seed: int) -> None:
+def test_error_of_bfloat16_entries(seed: int) -> None:
     """Similarities are off by 2⁻⁹ at most, and so a posterior by a factor of exp(2⁻⁹/τ)."""
     pairs, dimensions, temperature = 200, 256, 0.07
     exact, coarse = (

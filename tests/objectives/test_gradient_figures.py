@@ -1,4 +1,4 @@
-"""The figures of objectives: their points are the formulas', and the pictures are pictures."""
+"""Figures of the objectives: data against the formulas, image format, command."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def quality():
     return estimate_quality(SMALL, samples=(8, 256, 8192), draws=8)
 
 
-def test_nce_weighs_a_negative_by_its_posterior_and_ranking_by_0_or_1() -> None:
+def test_weights_of_negatives_in_nce_and_ranking() -> None:
     negatives = weights()["negatives"]
     assert negatives["NCE"] == pytest.approx(negatives["posterior"], rel=1e-4)
     assert all(min(abs(w), abs(w - 1)) < 1e-5 for w in negatives["ranking"])
     assert {round(w) for w in negatives["ranking"]} == {0, 1}
 
 
-def test_the_hardest_negatives_have_more_than_their_share() -> None:
+def test_hardest_negatives_dominate() -> None:
     hardest = weights()["hardest"]
     for name in ("NCE", "ranking"):
         assert hardest[name] == sorted(hardest[name])
@@ -52,30 +52,30 @@ def test_the_hardest_negatives_have_more_than_their_share() -> None:
     assert hardest["NCE"][tenth] > 0.3
 
 
-def test_more_noise_comes_nearer_to_the_exact_gradient_only_with_the_true_z() -> None:
+def test_nce_gradient_converges_only_with_the_true_z() -> None:
     points = quality()
     median = {name: [each["cosine"]["median"] for each in points[name]] for name in (OWN, ONE)}
     assert median[OWN] == sorted(median[OWN])
     assert median[OWN][-1] > 0.99 > median[ONE][-1]
     off = points["difference_of_the_mean"]
     assert off[1] / off[2] == pytest.approx(32, rel=0.5)  # with 1/m
-    # A draw is off by as much as the mean of endless draws, and by its own chance besides.
+    # The error of a draw is the error of the mean and the sampling error.
     rms = [each["difference"]["rms"] for each in points[OWN]]
     assert all(draw > mean for draw, mean in zip(rms, off, strict=True))
 
 
-def test_points_depend_on_the_seed_alone() -> None:
+def test_data_is_seeded() -> None:
     assert weights() == weights()
     assert weights() != gradient_weights(MadeUpPairs(120, 12, 6, 16, seed=2))
 
 
-def test_pictures_are_as_wide_as_a_page() -> None:
+def test_image_size() -> None:
     for drawn in (gradient_weights_figure(weights()), estimate_quality_figure(quality())):
         with Image.open(io.BytesIO(drawn)) as picture:
             assert (picture.format, picture.width) == ("PNG", 1600)
 
 
-def test_the_command_writes_pictures_and_their_points(
+def test_command_writes_images_and_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = {

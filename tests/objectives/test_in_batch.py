@@ -1,4 +1,4 @@
-"""InfoNCE within the batch: plain loops, values by hand, torch's own cross-entropy."""
+"""InfoNCE within the batch: loop reference, hand-computed values, torch's cross-entropy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def slow_in_batch(query, candidates, temperature):
 
 @settings(max_examples=40)
 @given(n=st.integers(1, 8), temperature=st.floats(0.03, 2), seed=st.integers(0, 1000))
-def test_the_loss_is_the_slow_twins(n, temperature, seed) -> None:
+def test_loss_matches_reference(n, temperature, seed) -> None:
     video, text = unit(n, 5, seed=seed), unit(n, 5, seed=seed + 1)
     loss, scalars = InBatch(temperature, World())(video, text, torch.arange(n), bank_of(n, 5))
     (to_text, p_text), (to_video, p_video) = (
@@ -42,14 +42,14 @@ def test_the_loss_is_the_slow_twins(n, temperature, seed) -> None:
     assert float(scalars["posterior_noise"]) == pytest.approx(others, abs=1e-12)
 
 
-def test_values_by_hand() -> None:
-    # Two pairs, similarity 1 of own and 0 of other; τ = 1: −log p = log(1 + 1/e), four times half.
+def test_hand_computed_values() -> None:
+    # Two pairs, similarities 1 (positive) and 0 (negative); τ = 1: −log p = log(1 + 1/e).
     both = torch.eye(2, dtype=torch.float64)
     loss, _ = InBatch(1.0, World())(both, both, torch.arange(2), bank_of(2, 2))
     assert float(loss) == pytest.approx(2 * math.log(1 + math.exp(-1)), rel=1e-12)
 
 
-def test_half_of_it_is_clips_symmetric_cross_entropy() -> None:
+def test_half_the_loss_is_clip_symmetric_cross_entropy() -> None:
     video, text = unit(6, 5).requires_grad_(), unit(6, 5, seed=1)
     loss, _ = InBatch(0.07, World())(video, text, torch.arange(6), bank_of(6, 5))
     (ours,) = torch.autograd.grad(loss / 2, video)
@@ -59,7 +59,7 @@ def test_half_of_it_is_clips_symmetric_cross_entropy() -> None:
     torch.testing.assert_close(ours, *torch.autograd.grad(clip, video))
 
 
-def test_neither_the_bank_nor_the_rows_in_it_play_a_part() -> None:
+def test_bank_and_index_are_ignored() -> None:
     video, text = unit(4, 5), unit(4, 5, seed=1)
     objective = InBatch(0.07, World())
     one, _ = objective(video, text, torch.arange(4), bank_of(4, 5))

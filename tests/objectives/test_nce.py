@@ -1,4 +1,4 @@
-"""Equation 5 against plain loops, values by hand, and the properties that it must have."""
+"""NCE (Equation 5): loop reference, hand-computed values, properties."""
 
 import math
 
@@ -19,7 +19,7 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def slow_nce_loss(query, positive, noise, *, log_z, pairs, temperature):
-    """Equation 5 as it is printed: probabilities, not logarithms; one pair after another."""
+    """Equation 5 as printed: probabilities, not logarithms, pair by pair."""
     z, p_noise = math.exp(log_z), 1 / pairs
     of_positives, of_noise = [], []
     for i in range(len(query)):
@@ -46,7 +46,7 @@ def slow_nce_loss(query, positive, noise, *, log_z, pairs, temperature):
     shared=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_the_loss_is_the_slow_twins(
+def test_loss_matches_reference(
     batch, m, pairs, dimensions, temperature, log_z, shared, seed
 ) -> None:
     query, positive = unit(batch, dimensions, seed=seed), unit(batch, dimensions, seed=seed + 1)
@@ -57,7 +57,7 @@ def test_the_loss_is_the_slow_twins(
     assert [float(term) for term in fast] == pytest.approx(slow, rel=1e-9)
 
 
-def test_values_by_hand() -> None:
+def test_hand_computed_values() -> None:
     # s = 1 with the positive, 0 and -1 with two noise entries; τ = 1, N = 10, Z = e, m = 2:
     # p = 1, e^-1, e^-2 and m p_n = 0.2, so h = 1/1.2, 0.36788/0.56788, 0.13534/0.33534.
     query = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
@@ -142,7 +142,7 @@ def test_z_of_the_first_batch_estimates_the_denominator() -> None:
 
 
 @pytest.mark.parametrize(("normalizer", "moves"), [("first", False), ("ema", True)])
-def test_only_the_moving_average_moves(normalizer, moves) -> None:
+def test_log_z_changes_only_with_the_moving_average(normalizer, moves) -> None:
     objective, bank = objective_on(noise_samples=16, normalizer=normalizer)
     video, text = unit(4, 8, seed=1).float(), unit(4, 8, seed=2).float()
     objective(video, text, torch.arange(4), bank)
@@ -174,7 +174,7 @@ def test_gradients_reach_both_towers_and_not_the_bank() -> None:
     assert not bank.video.requires_grad
 
 
-def test_each_direction_uses_the_other_kinds_entries() -> None:
+def test_each_direction_uses_the_other_modality() -> None:
     objective, bank = objective_on(noise_samples=16, normalizer="first")
     video, text = unit(4, 8, seed=1).float(), unit(4, 8, seed=2).float()
     state = objective.generator.get_state()
@@ -190,7 +190,7 @@ def test_each_direction_uses_the_other_kinds_entries() -> None:
 
 
 @pytest.mark.parametrize("noise", ["batch", "pair"])
-def test_a_restored_objective_draws_what_it_would_have_drawn(noise) -> None:
+def test_restored_objective_draws_the_same_noise(noise) -> None:
     objective, bank = objective_on(noise_samples=16, noise=noise)
     video, text = unit(4, 8, seed=1).float(), unit(4, 8, seed=2).float()
     objective(video, text, torch.arange(4), bank)

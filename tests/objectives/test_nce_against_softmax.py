@@ -1,13 +1,13 @@
-"""What NCE approximates: its gradient, averaged over the noise, beside the exact softmax's.
+"""NCE gradient, averaged over the noise, compared with the exact softmax gradient.
 
-With true Z, and h_j = p_j / (p_j + m/N), a noise sample is class j with 1/N, so that the mean over
-the noise of Equation 5's gradient with respect to a query is
+With the true Z and h_j = p_j / (p_j + m/N), a noise sample is class j with probability 1/N. The
+mean over the noise of Equation 5's gradient with respect to a query is
 
     −(1 − h⁺)/τ·c⁺ + Σ_j (m/N) h_j/τ·c_j = −(1 − h⁺)/τ·c⁺ + Σ_j p_j (1 − h_j)/τ·c_j,
 
-while the exact one is −c⁺/τ + Σ_j p_j/τ·c_j. The difference, h⁺/τ·c⁺ − Σ_j p_j h_j/τ·c_j, has at
-most the length (h⁺ + Σ_j p_j h_j)/τ ≤ (p⁺ + Σ_j p_j²)·N/(m τ): it goes with 1/m. About that mean a
-draw varies by the sum of m independent terms h_j/τ·c_j.
+while the exact one is −c⁺/τ + Σ_j p_j/τ·c_j. The difference, h⁺/τ·c⁺ − Σ_j p_j h_j/τ·c_j, has a
+norm of at most (h⁺ + Σ_j p_j h_j)/τ ≤ (p⁺ + Σ_j p_j²)·N/(m τ): it decreases as 1/m. The variance
+of a draw is that of the sum of m independent terms h_j/τ·c_j.
 """
 
 from __future__ import annotations
@@ -69,18 +69,18 @@ def test_the_mean_over_draws_is_the_exact_gradient_and_a_known_difference(task, 
     off = drawn_gradients(*task, m).mean(dim=0) - (exact + difference)
     assert float(off.norm()) < 3 * error
     assert float(difference.norm()) <= bound
-    if m == 4096:  # where the test can tell the limit from anything else
+    if m == 4096:  # the standard error is small enough to identify the limit
         assert 3 * error < 0.02 * float(exact.norm())
 
 
-def test_the_difference_goes_with_one_over_m_and_so_the_gradient_becomes_exact(task) -> None:
+def test_difference_decreases_as_one_over_m(task) -> None:
     lengths = [float(closed_form(*task, m)[0].norm()) for m in (10**4, 10**5, 10**6)]
     assert lengths[0] / lengths[1] == pytest.approx(10, rel=0.15)
     assert lengths[1] / lengths[2] == pytest.approx(10, rel=0.02)
     assert lengths[2] < 1e-3 * float(exact_gradient(*task).norm())
 
 
-def test_with_little_noise_the_difference_is_no_error_of_sampling(task) -> None:
+def test_difference_for_small_m_exceeds_the_sampling_error(task) -> None:
     difference, _, variance = closed_form(*task, 8)
     exact = exact_gradient(*task)
     off = float((drawn_gradients(*task, 8).mean(dim=0) - exact).norm())

@@ -1,4 +1,4 @@
-"""The ranking loss (Equation 4): plain loops, values by hand, Appendix A.1's gradient."""
+"""The ranking loss (Equation 4): loop reference, hand-computed values, Appendix A.1's gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.objectives.pairs import bank_of, unit
 
 
 def slow_ranking(query, candidates, margin):
-    """Equation 4 as it is printed, the mean over queries; and the share of terms above zero."""
+    """Equation 4 as printed, averaged over queries, and the fraction of terms above zero."""
     n, total, within = len(query), 0.0, 0
     for i in range(n):
         for j in range(n):
@@ -27,21 +27,21 @@ def slow_ranking(query, candidates, margin):
 
 @settings(max_examples=40)
 @given(n=st.integers(2, 8), margin=st.floats(0.01, 2), seed=st.integers(0, 1000))
-def test_the_loss_is_the_slow_twins(n, margin, seed) -> None:
+def test_loss_matches_reference(n, margin, seed) -> None:
     video, text = unit(n, 5, seed=seed), unit(n, 5, seed=seed + 1)
     loss, scalars = Ranking(margin, World())(video, text, torch.arange(n), bank_of(n, 5))
     to_text, to_video = slow_ranking(video, text, margin), slow_ranking(text, video, margin)
     assert float(scalars["loss_video_to_text"]) == pytest.approx(to_text[0], abs=1e-12)
     assert float(scalars["loss_text_to_video"]) == pytest.approx(to_video[0], abs=1e-12)
     assert float(loss) == pytest.approx(to_text[0] + to_video[0], abs=1e-12)
-    share = (to_text[1] + to_video[1]) / 2
-    assert float(scalars["within_margin"]) == pytest.approx(share, abs=1e-6)
+    fraction = (to_text[1] + to_video[1]) / 2
+    assert float(scalars["within_margin"]) == pytest.approx(fraction, abs=1e-6)
     similarities = video @ text.T
     assert float(scalars["similarity_positive"]) == pytest.approx(float(similarities.diag().mean()))
     assert float(scalars["similarity_all"]) == pytest.approx(float(similarities.mean()))
 
 
-def test_values_by_hand() -> None:
+def test_hand_computed_values() -> None:
     # One query with similarities 0.6 (own), 0.8 and −1; δ = 0.2: (0.4 + 0) / 2.
     query = torch.tensor([[1.0, 0.0]])
     candidates = torch.tensor([[0.6, 0.8], [0.8, 0.6], [-1.0, 0.0]])
@@ -53,9 +53,9 @@ def test_values_by_hand() -> None:
 @given(seed=st.integers(0, 1000), margin=st.floats(0.05, 1.5))
 @settings(max_examples=30)
 def test_gradient_is_the_closed_form_of_appendix_a1(seed, margin) -> None:
-    """−∂L/∂f_v = Σ (f_t⁺ − f_t⁻)/(n − 1) over the negatives within the margin, all alike.
+    """−∂L/∂f_v = Σ (f_t⁺ − f_t⁻)/(n − 1) over the negatives within the margin.
 
-    The appendix leaves out the sum, and 1/(n − 1).
+    The appendix omits the sum and 1/(n − 1).
     """
     query = unit(1, 5, seed=seed).requires_grad_()
     candidates = unit(7, 5, seed=seed + 1)
@@ -69,7 +69,7 @@ def test_gradient_is_the_closed_form_of_appendix_a1(seed, margin) -> None:
     torch.testing.assert_close(-query.grad[0], expected)
 
 
-def test_pairs_apart_by_more_than_the_margin_have_no_loss_and_no_gradient() -> None:
+def test_no_loss_and_no_gradient_beyond_the_margin() -> None:
     video = torch.eye(3, dtype=torch.float64).requires_grad_()
     loss, scalars = Ranking(0.5, World())(
         video, torch.eye(3).double(), torch.arange(3), bank_of(3, 3)

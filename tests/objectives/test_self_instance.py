@@ -1,4 +1,4 @@
-"""Self-instance discrimination (Equations 1 and 2) against plain loops, by NCE and exactly."""
+"""Self-instance discrimination (Equations 1 and 2) against loop references, NCE and exact."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def classes_of(bank):
     learned=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_the_exact_loss_is_the_slow_twins(batch, pairs, temperature, learned, seed) -> None:
+def test_exact_loss_matches_reference(batch, pairs, temperature, learned, seed) -> None:
     bank, video, text = bank_of(pairs, 4, seed), unit(batch, 4, seed=seed + 1), unit(batch, 4)
     index = torch.randperm(pairs, generator=torch.Generator().manual_seed(seed))[:batch]
     classes = classes_of(bank)
@@ -99,8 +99,8 @@ def test_the_loss_by_nce_is_the_slow_twins(instances) -> None:
 
 
 @pytest.mark.parametrize("estimate", ["nce", "softmax"])
-def test_nothing_compares_a_video_with_a_text(estimate) -> None:
-    """Turning all videos, the bank's too, leaves the loss as it is: what Table 1a's row lacks."""
+def test_videos_are_not_compared_with_texts(estimate) -> None:
+    """Rotating all videos, including the bank's, does not change the loss (cf. Table 1a)."""
     config = ObjectiveConfig(name="self_instance", estimate=estimate, noise_samples=8)
     video, text, index = unit(3, 4, seed=1), unit(3, 4, seed=2), torch.arange(3)
     turn, _ = torch.linalg.qr(unit(4, 4, seed=5))
@@ -132,7 +132,7 @@ def test_learned_classes_learn(estimate) -> None:
     assert float(before) < 0.2 < 0.6 < float(after)
 
 
-def test_learned_classes_start_as_unit_vectors_that_their_seed_decides() -> None:
+def test_initial_classes_are_seeded_unit_vectors() -> None:
     one, same, other = (LearnedInstance(50, 8, seed, torch.device("cpu")) for seed in (0, 0, 1))
     assert torch.equal(one.weights, same.weights)
     assert not torch.equal(one.weights, other.weights)

@@ -1,4 +1,4 @@
-"""The exact softmax over the bank: plain loops, values by hand, and memory that N leaves alone."""
+"""Exact softmax over the bank: loop reference, hand-computed values, memory independent of N."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.objectives.pairs import bank_of, unit
 
 
 def slow_cross_pair(video, text, index, bank, temperature):
-    """Equation 3 as it is printed, both ways; and how much of it all is the pairs' own."""
+    """Equation 3 as printed, in both directions, and the mean posterior of the positives."""
     of_texts, of_videos, own = 0.0, 0.0, 0.0
     for i, pair in enumerate(index.tolist()):
         texts = [math.exp(float(entry @ video[i]) / temperature) for entry in bank.text]
@@ -45,7 +45,7 @@ def slow_cross_pair(video, text, index, bank, temperature):
     temperature=st.floats(0.05, 1.0),
     seed=st.integers(0, 1000),
 )
-def test_the_loss_is_the_slow_twins_however_it_is_cut(batch, pairs, chunk, temperature, seed):
+def test_loss_matches_reference_for_any_chunk_size(batch, pairs, chunk, temperature, seed):
     bank, video, text = bank_of(pairs, 6, seed), unit(batch, 6, seed=seed + 1), unit(batch, 6)
     index = torch.randperm(pairs, generator=torch.Generator().manual_seed(seed))[:batch]
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ def test_the_loss_is_the_slow_twins_however_it_is_cut(batch, pairs, chunk, tempe
     assert float(scalars["posterior_noise"]) == pytest.approx((1 - own) / (pairs - 1), abs=1e-12)
 
 
-def test_values_by_hand() -> None:
+def test_hand_computed_values() -> None:
     # Similarities 1 and 0 to two texts, and to two videos; τ = 1: p = e / (e + 1) both ways.
     bank = bank_of(2, 2)
     bank.video = bank.text = torch.eye(2, dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_values_by_hand() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100])
-def test_gradients_are_those_of_all_logits_at_once(chunk: int, monkeypatch) -> None:
+def test_gradients_match_unchunked_softmax(chunk: int, monkeypatch) -> None:
     monkeypatch.setattr(softmax, "CHUNK", chunk)
     given_tensors = [unit(4, 5, seed=1), unit(20, 5, seed=2)]
     scale = torch.arange(4, dtype=torch.float64)
@@ -100,7 +100,7 @@ def test_no_overflow_where_probabilities_overflow() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers of any tensor that an operation makes."""
+    """Record the number of elements of the largest tensor created by an operation."""
 
     numbers = 0
 
@@ -114,7 +114,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", [CrossPair, SelfInstance])
-def test_what_a_step_holds_does_not_grow_with_the_pairs(kind, monkeypatch) -> None:
+def test_memory_does_not_grow_with_the_pairs(kind, monkeypatch) -> None:
     monkeypatch.setattr(softmax, "CHUNK", 16)
     video, text = unit(6, 4, seed=1).requires_grad_(), unit(6, 4, seed=2).requires_grad_()
     largest, saved = [], []
@@ -135,17 +135,17 @@ def test_what_a_step_holds_does_not_grow_with_the_pairs(kind, monkeypatch) -> No
     assert saved[0] == saved[1] > 0
 
 
-def test_what_learned_classes_need_besides_their_gradient_does_not_grow(monkeypatch) -> None:
+def test_memory_of_learned_classes_is_their_gradient(monkeypatch) -> None:
     monkeypatch.setattr(softmax, "CHUNK", 16)
     video, text = unit(6, 4, seed=1), unit(6, 4, seed=2)
     task = LearnedInstance(4096, 4, 0, torch.device("cpu")).double()
     with Largest() as made:
         loss, _ = ExactSoftmax(task)(video, text, torch.arange(6), bank_of(4096, 4))
         loss.backward()
-    assert made.numbers == task.weights.numel()  # and 6 × 4096 is not there
+    assert made.numbers == task.weights.numel()  # no (6, 4096) logits
 
 
-def test_the_sharpest_temperature_leaves_no_gradient_of_what_is_told_apart() -> None:
+def test_no_gradient_for_correct_queries_at_low_temperature() -> None:
     bank = bank_of(10, 8)
     video = bank.text[:3].clone().requires_grad_()
     loss, scalars = ExactSoftmax(CrossPair(0.01, World()))(

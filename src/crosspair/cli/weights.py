@@ -53,7 +53,7 @@ def _import_weights(options: argparse.Namespace) -> None:
         f"{imported.project}: ResNet-{video.depth} of width {video.width}, shortcut "
         f"{video.shortcut}; clips of {form.frames} frames, {form.stride}/30 s apart, {form.size} px"
     )
-    for line in imported.left_out:
+    for line in imported.skipped:
         print(f"left out: {line}")
     if model.untrained:
         print(f"untrained: {', '.join(model.untrained)}")

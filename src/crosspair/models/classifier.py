@@ -1,4 +1,4 @@
-"""The network that fine-tuning trains: the video encoder and a layer of classes (Section 4.2)."""
+"""Action classifier for fine-tuning: the video encoder and a linear layer (Section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,30 +17,26 @@ from crosspair.models.hub import (
     CLASSIFIER_TYPE,
     CONFIG_FILE,
     load_weights,
-    local_folder,
     read_config,
     read_sections,
+    resolve_model_folder,
     save_folder,
     weights_hash,
 )
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.video.pixels import normalize
 
-CLASSIFIER_SECTIONS = (
-    "clip",
-    "video",
-    "classifier",
-)  # of a recipe: what a classifier is built from
+CLASSIFIER_SECTIONS = ("clip", "video", "classifier")  # recipe sections stored in config.json
 
 
 class Classifier(nn.Module):
-    """A video encoder, dropout, and a fully connected layer in the mapping layer's place.
+    """Video encoder, dropout and a fully connected layer.
 
     Args:
-        classes: their names; a class is its position.
-        clip: the form of clips that it is meant for; kept for those who use it.
-        video: the video encoder's architecture.
-        classifier: dropout, and whether batch normalisation stays as it is.
+        classes: names of the classes, in the order of the logits.
+        clip: clip format that the model was trained on; stored for inference.
+        video: architecture of the video encoder.
+        classifier: dropout, and whether batch normalisation is frozen.
     """
 
     def __init__(
@@ -56,7 +52,7 @@ class Classifier(nn.Module):
         self.video_encoder = ResNet3d(video.depth, video.width, video.shortcut)
         self.dropout = nn.Dropout(classifier.dropout)
         self.fc = nn.Linear(self.video_encoder.features, len(self.classes))
-        nn.init.normal_(self.fc.weight, std=0.01)  # small: at first all classes are as likely
+        nn.init.normal_(self.fc.weight, std=0.01)  # initial predictions are almost uniform
         nn.init.zeros_(self.fc.bias)
         if classifier.frozen_norm:
             for norm in self._norms():
@@ -66,10 +62,10 @@ class Classifier(nn.Module):
         """Classify clips.
 
         Args:
-            clips: (B, 3, T, H, W), RGB; uint8 is normalised inside, float is taken as normalised.
+            clips: (B, 3, T, H, W) RGB; uint8 (normalised inside) or normalised float.
 
         Returns:
-            (B, classes) float32, before the softmax.
+            Logits (B, classes), float32.
         """
         pixels = normalize(clips).contiguous(memory_format=torch.channels_last_3d)
         features = self.video_encoder(pixels)
@@ -78,7 +74,7 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, but frozen batch normalisation goes on with its running statistics."""
+        """Set the mode. Frozen batch normalisation stays in eval mode."""
         super().train(mode)
         if self.classifier.frozen_norm:
             for norm in self._norms():
@@ -87,32 +83,32 @@ class Classifier(nn.Module):
 
     @property
     def hash(self) -> str:
-        """12 hex digits that tell weights apart, wherever and however they are stored."""
+        """12 hex digits that identify the weights; see `weights_hash`."""
         return weights_hash(self.state_dict())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that `from_pretrained` reads, in place of what it may hold already."""
+        """Write a model folder, replacing an existing one; see `save_folder`."""
         sections = {name: dataclasses.asdict(getattr(self, name)) for name in CLASSIFIER_SECTIONS}
         config = {"model_type": CLASSIFIER_TYPE, **sections, "classes": self.classes}
         save_folder(folder, self, config)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Classifier:
-        """Load a classifier from a folder of `save_pretrained`, or by its name on the hub.
+        """Load a classifier from a folder or from the Hugging Face Hub.
 
         Raises:
-            ModelError: there is no such folder, or it does not hold a whole classifier.
+            ModelError: the folder does not exist or is not a complete classifier.
         """
-        folder = local_folder(source)
+        folder = resolve_model_folder(source)
         config = read_config(folder, CLASSIFIER_TYPE)
         recipe = read_sections(FinetuneRecipe, config, folder, *CLASSIFIER_SECTIONS)
         classes = config.get("classes")
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise ModelError(f"{folder / CONFIG_FILE}: its classes are no list of names")
+            raise ModelError(f"{folder / CONFIG_FILE}: classes must be a list of names.")
         model = cls(classes, recipe.clip, recipe.video, recipe.classifier)
         load_weights(model, folder)
         return model.eval()
 
     def _norms(self) -> list[nn.Module]:
-        kind = nn.modules.batchnorm._BatchNorm
-        return [module for module in self.modules() if isinstance(module, kind)]
+        norm_type = nn.modules.batchnorm._BatchNorm
+        return [module for module in self.modules() if isinstance(module, norm_type)]

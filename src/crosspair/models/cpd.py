@@ -1,4 +1,4 @@
-"""CPD: a video tower and a text tower that end in one space (Figure 1, Section 3.3)."""
+"""CPD: a video tower and a text tower with a common embedding space (Figure 1, Section 3.3)."""
 
 from __future__ import annotations
 
@@ -16,34 +16,32 @@ from crosspair.errors import ModelError, TextError
 from crosspair.models.hub import (
     CPD_TYPE,
     load_weights,
-    local_folder,
     read_config,
     read_sections,
+    resolve_model_folder,
     save_folder,
     weights_hash,
 )
 from crosspair.models.resnet3d import ResNet3d
-from crosspair.models.text import TransformerAverage, WordAverage
+from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.video.pixels import normalize
 
-TextEncoder = WordAverage | TransformerAverage
-
-CPD_SECTIONS = ("clip", "video", "text", "head")  # of a recipe: what a model is built from
+CPD_SECTIONS = ("clip", "video", "text", "head")  # recipe sections stored in config.json
 PARTS = ("video_encoder", "video_head", "text_encoder", "text_head")
 
 
 class CPD(nn.Module):
-    """Both towers.
+    """Video and text towers.
 
     Args:
-        text_encoder: the language model, see `crosspair.models.build_text_encoder`.
-        clip: the form of clips that the video tower is meant for; kept for those who use it.
-        video: the video encoder's architecture.
-        text: what the text encoder is; kept to rebuild it.
-        head: the common space.
+        text_encoder: see `build_text_encoder`.
+        clip: clip format that the model was trained on; stored for inference.
+        video: architecture of the video encoder.
+        text: configuration of the text encoder; stored to rebuild it.
+        head: sizes of the projection heads.
 
     Attributes:
-        untrained: which of `PARTS` are as they were drawn, as in networks that came without text.
+        untrained: members of `PARTS` with random weights, e.g. in models imported without text.
     """
 
     def __init__(
@@ -71,10 +69,10 @@ class CPD(nn.Module):
         """Encode clips.
 
         Args:
-            clips: (B, 3, T, H, W), RGB; uint8 is normalised inside, float is taken as normalised.
+            clips: (B, 3, T, H, W) RGB; uint8 (normalised inside) or normalised float.
 
         Returns:
-            The visual feature (B, F) and the embedding f_v (B, D) of unit norm.
+            The visual feature (B, F), and the embedding f_v (B, D) of unit norm.
         """
         pixels = normalize(clips).contiguous(memory_format=torch.channels_last_3d)
         features = self.video_encoder(pixels)
@@ -82,11 +80,7 @@ class CPD(nn.Module):
             return features, F.normalize(self.video_head(features), dim=1)
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        """Encode texts.
-
-        Returns:
-            The embedding f_t (B, D) of unit norm.
-        """
+        """Encode texts to embeddings f_t (B, D) of unit norm."""
         features = self.text_encoder(texts)
         with full_precision(features.device):
             return F.normalize(self.text_head(features), dim=1)
@@ -94,28 +88,28 @@ class CPD(nn.Module):
     def forward(
         self, clips: torch.Tensor, texts: Sequence[str]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings f_v and f_t (B, D) of B pairs: what the objective takes."""
+        """Return the embeddings f_v and f_t (B, D) of B pairs."""
         return self.encode_video(clips)[1], self.encode_text(texts)
 
     @property
     def hash(self) -> str:
-        """12 hex digits that tell weights apart, wherever and however they are stored."""
+        """12 hex digits that identify the weights; see `weights_hash`."""
         return weights_hash(self.state_dict())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that `from_pretrained` reads, in place of what it may hold already."""
+        """Write a model folder, replacing an existing one; see `save_folder`."""
         sections = {name: dataclasses.asdict(getattr(self, name)) for name in CPD_SECTIONS}
         config = {"model_type": CPD_TYPE, **sections, "untrained": list(self.untrained)}
         save_folder(folder, self, config, self.text_encoder.save)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> CPD:
-        """Load a model from a folder of `save_pretrained`, or by its name on the hub.
+        """Load a model from a folder or from the Hugging Face Hub.
 
         Raises:
-            ModelError: there is no such folder, or it does not hold a whole model.
+            ModelError: the folder does not exist or is not a complete CPD model.
         """
-        folder = local_folder(source)
+        folder = resolve_model_folder(source)
         config = read_config(folder, CPD_TYPE)
         recipe = read_sections(Recipe, config, folder, *CPD_SECTIONS)
         try:
@@ -130,3 +124,14 @@ class CPD(nn.Module):
         model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
         load_weights(model, folder)
         return model.eval()
+
+
+def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
+    """Build a model with random weights. The caller seeds torch.
+
+    Args:
+        recipe: the architecture.
+        titles: titles of the training split; used to learn word vectors.
+    """
+    encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)
+    return CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)

@@ -1,4 +1,8 @@
-"""Files of tensors that other projects wrote, read without running what may be in them."""
+"""Read ResNet weights of other projects as weights of `ResNet3d`, without running pickled code.
+
+Supported are slow-only 3D ResNets of the paper's authors, PySlowFast, pytorchvideo and mmaction2,
+and 2D ResNets with the names of torchvision and timm, which are inflated.
+"""
 
 from __future__ import annotations
 
@@ -20,128 +24,84 @@ from crosspair.video.pixels import MEAN, STD
 
 Weights = dict[str, torch.Tensor]
 
-_STATES = ("state_dict", "model_state", "model")  # where a checkpoint keeps its network
-_WRAPPERS = ("module.", "model.")  # before every name
-_CODE = re.compile(r"GLOBAL (\S+)")  # how PyTorch names what it refuses
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of R, G, B
+
+_CPD_CLIP = ClipConfig(size=224, frames=8, stride=4)
+_SLOW_CLIP = ClipConfig(size=224, frames=8, stride=8)
+_STATES = ("state_dict", "model_state", "model")  # keys of the state dict in a checkpoint
+_WRAPPERS = ("module.", "model.")  # prefixes added by wrappers such as DistributedDataParallel
+_REFUSED_CODE = re.compile(r"GLOBAL (\S+)")  # in PyTorch's error message
+_COUNTER = "num_batches_tracked"  # missing in old files
+_SHOWN = 3  # names in an error message
+_BOTTLENECK_DEPTH = 50  # networks of this depth and above have bottlenecks
+# Configurations of networks with the same weights and a different computation.
+_UNSUPPORTED_SETTINGS = {
+    r"STRIDE_1X1: [Tt]rue": "strides in 1×1 convolutions (RESNET.STRIDE_1X1)",
+    r"SPATIAL_DILATIONS:\s*(?:- - 1\s*)*- - [2-9]": "dilated convolutions",
+    r"style='caffe'": "strides in 1×1 convolutions (style='caffe')",
+}
+# The clip format in configurations of PySlowFast and mmaction2.
+_CLIP_SETTINGS = {
+    "frames": r"\b(?:NUM_FRAMES: |clip_len=)(\d+)",
+    "stride": r"\b(?:SAMPLING_RATE: |frame_interval=)(\d+)",
+    "size": r"\bTRAIN_CROP_SIZE: (\d+)",
+}
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """Content of a weights file.
 
     Attributes:
-        weights: tensors by name, without the names of wrappers around the network.
-        settings: the texts beside them, which may tell by what configuration it was trained.
+        weights: tensors by name, without prefixes of wrappers.
+        settings: strings stored with the weights, such as a training configuration.
     """
 
     weights: Weights
     settings: str = ""
 
 
-def read_tensors(file: str | Path) -> TensorFile:
-    """Read ``.safetensors``, or a state dict of PyTorch, bare or within a checkpoint.
-
-    Raises:
-        ModelError: the file cannot be read, or holds what may run code when it is read.
-    """
-    path = Path(file)
-    if not path.is_file():
-        raise ModelError(f"weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return TensorFile(_unwrapped(load_file(path)))
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a file that is none PyTorch raises whatever it stumbles over
-        if code := _CODE.search(str(error)):
-            raise ModelError(
-                f"{path} holds more than tensors ({code[1]}), which may run code when it is read, "
-                "so it is refused; save its state dict alone, best as .safetensors"
-            ) from error
-        # Of what it did not write, PyTorch tells how to read it with whatever code it holds.
-        told = isinstance(error, (OSError, EOFError, SafetensorError, RuntimeError))
-        reason = " ".join(str(error).split())[:100] if told else "PyTorch did not write it"
-        reason = reason or "it is empty or cut"
-        raise ModelError(f"{path}: not a readable file of weights ({reason})") from error
-    settings = "\n".join(_texts(found))
-    for key in _STATES:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping):
-        raise ModelError(f"{path}: holds {type(found).__name__}, not a state dict")
-    return TensorFile(_unwrapped(found), settings)
-
-
-def _unwrapped(found: Mapping[Any, Any]) -> Weights:
-    weights = {str(n): value for n, value in found.items() if isinstance(value, torch.Tensor)}
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in weights):
-            weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
-    return weights
-
-
-def _texts(found: Any) -> Iterator[str]:
-    if isinstance(found, str):
-        yield found
-    elif isinstance(found, Mapping):
-        for value in found.values():
-            yield from _texts(value)
-
-
-_CPD_CLIP = ClipConfig(size=224, frames=8, stride=4)
-_SLOW_CLIP = ClipConfig(size=224, frames=8, stride=8)
-
-
 @dataclass(frozen=True)
 class WeightLayout:
-    """The names of one project.
+    """Weight names of one project.
 
     Attributes:
-        project: what it is called in messages.
-        prefix: before all names of the video encoder.
-        stem: names of the first convolution and its normalisation.
-        block: of a residual block, by ``stage`` (2 to 5, as in res2), ``layer`` (1 to 4) and
-            ``index`` (from 0).
-        parts: of a block, from our names to theirs; those that are the same are left out.
-        beside: how the names begin that may stand beside the encoder's.
-        clip: the form of clips, where the file itself does not tell.
-        imagenet_pixels: whether it was trained on pixels normalised as ImageNet's usually are.
-        flat: whether it is a network of images, whose kernels get an extent in time.
+        project: name in messages.
+        prefix: prefix of the video encoder's weights.
+        stem: names of the first convolution and its batch normalisation.
+        block: name of a residual block, with ``stage`` (2 to 5, as in res2), ``layer`` (1 to 4)
+            and ``index`` (from 0).
+        module_names: modules of a block with other names than in `ResNet3d`.
+        ignored_prefixes: prefixes of weights outside the video encoder.
+        clip: default clip format, if the file does not contain it.
+        imagenet_pixels: whether pixels were normalised with ImageNet's mean and deviation.
+        is_2d: whether the network is 2D, so that its kernels are inflated.
     """
 
     project: str
     prefix: str
     stem: tuple[str, str]
     block: str
-    parts: dict[str, str]
-    beside: tuple[str, ...]
+    module_names: dict[str, str]
+    ignored_prefixes: tuple[str, ...]
     clip: ClipConfig = _SLOW_CLIP
     imagenet_pixels: bool = False
-    flat: bool = False
+    is_2d: bool = False
 
-    def theirs(self, ours: str) -> str:
-        """Their name of a weight of our `ResNet3d`.
+    def foreign_name(self, name: str) -> str:
+        """Return the project's name of a weight of `ResNet3d`.
 
-        >>> PYSLOWFAST.theirs("res4.0.shortcut.1.bias"), PYTORCHVIDEO.theirs("stem.0.weight")
-        ('s4.pathway0_res0.branch1_bn.bias', 'blocks.0.conv.weight')
+        >>> PYSLOWFAST.foreign_name("res4.0.shortcut.1.bias")
+        's4.pathway0_res0.branch1_bn.bias'
+        >>> PYTORCHVIDEO.foreign_name("stem.0.weight")
+        'blocks.0.conv.weight'
         """
-        module, _, key = ours.rpartition(".")
-        if found := re.fullmatch(r"res(\d)\.(\d+)\.(.+)", module):
-            part = self.parts.get(found[3], found[3])
-            return f"{self.prefix}{self._block(int(found[1]), int(found[2]))}.{part}.{key}"
+        module, _, key = name.rpartition(".")
+        if match := re.fullmatch(r"res(\d)\.(\d+)\.(.+)", module):
+            stage, index = int(match[1]), int(match[2])
+            block = self.block.format(stage=stage, layer=stage - 1, index=index)
+            return f"{self.prefix}{block}.{self.module_names.get(match[3], match[3])}.{key}"
         return f"{self.prefix}{self.stem[int(module.removeprefix('stem.'))]}.{key}"
-
-    def blocks(self, names: set[str]) -> tuple[int, ...]:
-        """How many blocks each of res2 to res5 has."""
-        counts = []
-        for stage in range(2, 6):
-            count = 0
-            while self.theirs(f"res{stage}.{count}.conv1.weight") in names:
-                count += 1
-            counts.append(count)
-        return tuple(counts)
-
-    def _block(self, stage: int, index: int) -> str:
-        return self.block.format(stage=stage, layer=stage - 1, index=index)
 
 
 AUTHORS = WeightLayout(
@@ -149,7 +109,7 @@ AUTHORS = WeightLayout(
     ("vis_emb.", "text_emb.", "textual_encoder.", "vis_memory", "text_memory", "Z_v", "Z_t"),
     _CPD_CLIP,
 )  # fmt: skip
-AUTHORS_CLASSIFIER = WeightLayout(  # fine-tuned by their code
+AUTHORS_CLASSIFIER = WeightLayout(
     "the authors' code, fine-tuned", "", ("conv1", "bn1"), "layer{layer}.{index}", {}, ("fc.",),
     ClipConfig(size=224, frames=16, stride=4),
 )  # fmt: skip
@@ -181,201 +141,236 @@ MMACTION2 = WeightLayout(
     },
     ("cls_head.",), imagenet_pixels=True,
 )  # fmt: skip
-IMAGES = WeightLayout(  # torchvision's and timm's names
+RESNET_2D = WeightLayout(  # names of torchvision and timm
     "a 2D ResNet", "", ("conv1", "bn1"), "layer{layer}.{index}",
     {"shortcut.0": "downsample.0", "shortcut.1": "downsample.1"}, ("fc.",),
-    ClipConfig(size=224), imagenet_pixels=True, flat=True,
+    ClipConfig(size=224), imagenet_pixels=True, is_2d=True,
 )  # fmt: skip
-LAYOUTS = (AUTHORS, AUTHORS_CLASSIFIER, PYSLOWFAST, PYTORCHVIDEO, MMACTION2, IMAGES)
+LAYOUTS = (AUTHORS, AUTHORS_CLASSIFIER, PYSLOWFAST, PYTORCHVIDEO, MMACTION2, RESNET_2D)
 
 
-def detect_layout(file: TensorFile) -> WeightLayout | None:
-    """Whose names the weights have; none where nobody's."""
-    for layout in LAYOUTS:
-        stem = file.weights.get(layout.theirs("stem.0.weight"))
-        if stem is not None and stem.dim() == (4 if layout.flat else 5):
-            return layout
-    return None
-
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of R, G, B
-
-_BOTTLENECKS = 50  # from this depth on, blocks are bottlenecks
-_COUNTER = "num_batches_tracked"  # older files lack it
-_SHOWN = 3  # names in a message
-# What a configuration says of networks that have the same weights and compute something else.
-_OTHERWISE = {
-    r"STRIDE_1X1: [Tt]rue": "strides in 1×1 convolutions (RESNET.STRIDE_1X1)",
-    r"SPATIAL_DILATIONS:\s*(?:- - 1\s*)*- - [2-9]": "dilated convolutions",
-    r"style='caffe'": "strides in 1×1 convolutions (style='caffe')",
-}
-_CLIP = {  # how configurations of PySlowFast and mmaction2 tell the form of clips
-    "frames": r"\b(?:NUM_FRAMES: |clip_len=)(\d+)",
-    "stride": r"\b(?:SAMPLING_RATE: |frame_interval=)(\d+)",
-    "size": r"\bTRAIN_CROP_SIZE: (\d+)",
-}
-
-
-def inflate(file: str | Path, *, as_trained: bool = False) -> tuple[VideoConfig, Weights]:
-    """Read a 2D ResNet's weights as those of the video encoder (baseline of Sections 4.3, 4.4).
+def inflate(file: str | Path, *, fold_normalization: bool = True) -> tuple[VideoConfig, Weights]:
+    """Read a 2D ResNet and inflate it to the video encoder (baseline of Sections 4.3 and 4.4).
 
     Args:
-        file: ``.safetensors``, or a state dict of PyTorch, with the names that torchvision and timm
-            share (``conv1.weight``, ``layer1.0.conv1.weight``, …). It is taken as trained on RGB
-            images normalised as ImageNet's usually are.
-        as_trained: leave it to the caller to give it such pixels; otherwise the difference to this
-            package's normalisation goes into the first layer.
+        file: ``.safetensors`` or a PyTorch state dict, with the names of torchvision and timm
+            (``conv1.weight``, ``layer1.0.conv1.weight``, …), trained on RGB images with ImageNet's
+            normalisation.
+        fold_normalization: fold the difference to this package's normalisation into the first
+            layer; otherwise the caller provides pixels normalised as for ImageNet.
 
     Returns:
         See `read_encoder`.
 
     Raises:
-        ModelError: the file cannot be read, holds code, or is no ResNet of a depth there is here.
+        ModelError: the file is unreadable, contains code, or is not a ResNet of a supported depth.
     """
     path = Path(file)
-    found = read_tensors(path)
-    if detect_layout(found) is not IMAGES:
-        some = ", ".join(sorted(found.weights)[:_SHOWN]) or "nothing"
+    tensors = read_tensors(path)
+    if detect_layout(tensors) is not RESNET_2D:
         raise ModelError(
-            f"{path}: no 2D ResNet: there is no conv1.weight of one among its weights ({some}, …)"
+            f"{path} is not a 2D ResNet: it has no 4D conv1.weight "
+            f"({_format_names(tensors.weights)})."
         )
-    layout = dataclasses.replace(IMAGES, imagenet_pixels=not as_trained)
-    return read_encoder(found, layout, path)
+    layout = dataclasses.replace(RESNET_2D, imagenet_pixels=fold_normalization)
+    return read_encoder(tensors, layout, path)
 
 
 def read_encoder(file: TensorFile, layout: WeightLayout, path: Path) -> tuple[VideoConfig, Weights]:
-    """Take the video encoder out of a file.
-
-    Args:
-        file: what was read.
-        layout: whose names it has.
-        path: of the file, for messages.
+    """Convert the video encoder of a file; ``path`` is used in error messages.
 
     Returns:
-        The architecture, as read from names and shapes, and the state of its `ResNet3d`.
+        The architecture, inferred from names and shapes, and the state dict of its `ResNet3d`.
 
     Raises:
-        ModelError: it is no slow-only 3D ResNet of a depth there is here, or computes otherwise.
+        ModelError: the network is not a slow-only 3D ResNet of a supported depth and kind.
     """
-    for pattern, what in _OTHERWISE.items():
+    for pattern, feature in _UNSUPPORTED_SETTINGS.items():
         if re.search(pattern, file.settings):
-            raise ModelError(
-                f"{path}: its configuration tells of {what}, which the video encoder has not"
-            )
-    video = _architecture(file.weights, layout, path)
+            raise ModelError(f"{path}: {feature} are not supported.")
+    video = _infer_architecture(file.weights, layout, path)
     with torch.device("meta"):
         expected = ResNet3d(video.depth, video.width, video.shortcut).state_dict()
-    what = f"as a slow-only ResNet-{video.depth} of width {video.width} of {layout.project}"
-    names = {ours: layout.theirs(ours) for ours in expected}
-    found = {n: value for n, value in file.weights.items() if not n.startswith(layout.beside)}
-    if layout.flat:
-        found = _in_time(found, names, expected)
-    state = match_state_dict(expected, names, found, what, path)
+    names = {name: layout.foreign_name(name) for name in expected}
+    weights = {
+        name: value
+        for name, value in file.weights.items()
+        if not name.startswith(layout.ignored_prefixes)
+    }
+    if layout.is_2d:
+        weights = _inflate_kernels(weights, names, expected)
+    what = f"slow-only ResNet-{video.depth} of width {video.width} ({layout.project})"
+    state = match_state_dict(expected, names, weights, what, path)
     if layout.imagenet_pixels:
-        _renormalize(state)
+        _fold_normalization(state)
     return video, state
 
 
-def clip_form(file: TensorFile, layout: WeightLayout) -> ClipConfig:
-    """The form of clips that a network was trained on, as the file tells, or as is usual."""
-    told: dict[str, Any] = {
-        field: int(found[1])
-        for field, pattern in _CLIP.items()
-        if (found := re.search(pattern, file.settings))
+def read_clip_config(file: TensorFile, layout: WeightLayout) -> ClipConfig:
+    """Return the clip format of a network: as configured in the file, or the layout's default."""
+    settings: dict[str, Any] = {
+        field: int(match[1])
+        for field, pattern in _CLIP_SETTINGS.items()
+        if (match := re.search(pattern, file.settings))
     }
-    return dataclasses.replace(layout.clip, **told)
+    return dataclasses.replace(layout.clip, **settings)
+
+
+def detect_layout(file: TensorFile) -> WeightLayout | None:
+    """Return the layout of a file's weights, or None if it is unknown."""
+    for layout in LAYOUTS:
+        stem = file.weights.get(layout.foreign_name("stem.0.weight"))
+        if stem is not None and stem.dim() == (4 if layout.is_2d else 5):
+            return layout
+    return None
 
 
 def match_state_dict(
     expected: Mapping[str, torch.Tensor],
     names: Mapping[str, str],
-    found: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
     what: str,
     path: Path,
 ) -> Weights:
-    """A state of our names out of weights of theirs, all there and nothing left over.
+    """Rename foreign weights to a state dict, requiring an exact match.
 
     Args:
-        expected: a state of the right shapes, whatever its values.
-        names: from ours to theirs.
-        found: their weights.
-        what: they are taken for, as "as a …", for messages.
-        path: of the file, for messages.
+        expected: state dict with the expected names and shapes.
+        names: expected name to foreign name.
+        weights: foreign weights.
+        what: description of the network, for error messages.
+        path: path of the file, for error messages.
 
     Raises:
-        ModelError: weights are missing, left over or of other shapes; they are named.
+        ModelError: weights are missing, unexpected or of another shape.
     """
-    missing = [n for n in names.values() if n not in found and not n.endswith(_COUNTER)]
-    left = sorted(set(found) - set(names.values()))
-    for fault, of in (("lacks", missing), ("has besides", left)):
-        if of:
-            more = ", …" if len(of) > _SHOWN else ""
+    missing = [n for n in names.values() if n not in weights and not n.endswith(_COUNTER)]
+    unexpected = sorted(set(weights) - set(names.values()))
+    for fault, faulty in (("missing", missing), ("unexpected", unexpected)):
+        if faulty:
             raise ModelError(
-                f"{path}: {what} it {fault} {len(of)} weights: {', '.join(of[:_SHOWN])}{more}"
+                f"{path}: {what}: {len(faulty)} {fault} weights: {_format_names(faulty)}."
             )
     state = {}
-    for ours, theirs in names.items():
-        value = found.get(theirs, torch.tensor(0))  # of all, older files lack only the counters
-        if value.shape != expected[ours].shape:
+    for name, foreign in names.items():
+        value = weights.get(foreign, torch.tensor(0))  # only counters may be missing
+        if value.shape != expected[name].shape:
             raise ModelError(
-                f"{path}: {what} its {theirs} should be {tuple(expected[ours].shape)}, "
-                f"and is {tuple(value.shape)}"
+                f"{path}: {what}: {foreign} has shape {tuple(value.shape)}, expected "
+                f"{tuple(expected[name].shape)}."
             )
-        state[ours] = value.to(expected[ours].dtype)
+        state[name] = value.to(expected[name].dtype)
     return state
 
 
-def _architecture(weights: Weights, layout: WeightLayout, path: Path) -> VideoConfig:
-    names = set(weights)
-    counts = layout.blocks(names)
-    bottlenecks = layout.theirs("res2.0.conv3.weight") in names
-    projects = layout.theirs("res3.0.shortcut.0.weight") in names
+def read_tensors(file: str | Path) -> TensorFile:
+    """Read ``.safetensors``, or a PyTorch state dict, plain or in a checkpoint.
+
+    Raises:
+        ModelError: the file is unreadable, or contains objects that could run code.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"weights {path}: no such file.")
+    try:
+        if path.suffix == ".safetensors":
+            return TensorFile(_strip_wrappers(load_file(path)))
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch raises many types for invalid files
+        if code := _REFUSED_CODE.search(str(error)):
+            raise ModelError(
+                f"{path} contains {code[1]}, which could run code when loaded. Save only its state "
+                "dict, preferably as .safetensors."
+            ) from error
+        # For other pickles, PyTorch's message recommends to load them with code execution.
+        expected = isinstance(error, (OSError, EOFError, SafetensorError, RuntimeError))
+        reason = " ".join(str(error).split())[:100] if expected else "not written by PyTorch"
+        raise ModelError(
+            f"{path} is not a readable weights file ({reason or 'empty or truncated'})."
+        ) from error
+    settings = "\n".join(_iter_strings(content))
+    for key in _STATES:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} contains {type(content).__name__}, not a state dict.")
+    return TensorFile(_strip_wrappers(content), settings)
+
+
+def _strip_wrappers(content: Mapping[Any, Any]) -> Weights:
+    weights = {str(n): value for n, value in content.items() if isinstance(value, torch.Tensor)}
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in weights):
+            weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
+    return weights
+
+
+def _iter_strings(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from _iter_strings(value)
+
+
+def _infer_architecture(weights: Weights, layout: WeightLayout, path: Path) -> VideoConfig:
+    def has(name: str) -> bool:
+        return layout.foreign_name(name) in weights
+
+    counts = []
+    for stage in range(2, 6):
+        count = 0
+        while has(f"res{stage}.{count}.conv1.weight"):
+            count += 1
+        counts.append(count)
+    bottlenecks = has("res2.0.conv3.weight")
     for depth, blocks in BLOCKS.items():
-        if blocks == counts and (depth >= _BOTTLENECKS) == bottlenecks:
-            width = len(weights[layout.theirs("stem.0.weight")])
-            return VideoConfig(depth=depth, width=width, shortcut="B" if projects else "A")
+        if blocks == tuple(counts) and (depth >= _BOTTLENECK_DEPTH) == bottlenecks:
+            width = len(weights[layout.foreign_name("stem.0.weight")])
+            projections = has("res3.0.shortcut.0.weight")
+            return VideoConfig(depth=depth, width=width, shortcut="B" if projections else "A")
     raise ModelError(
-        f"{path}: of {layout.project}, a ResNet of {', '.join(map(str, counts))} "
-        f"{'bottlenecks' if bottlenecks else 'basic blocks'}; the depths here are "
-        f"{', '.join(map(str, BLOCKS))}"
+        f"{path}: {layout.project} with {', '.join(map(str, counts))} "
+        f"{'bottlenecks' if bottlenecks else 'basic blocks'} per stage is not supported. The depth "
+        f"must be one of {', '.join(map(str, BLOCKS))}."
     )
 
 
-def _in_time(
-    flat: Weights, names: Mapping[str, str], expected: Mapping[str, torch.Tensor]
+def _inflate_kernels(
+    weights: Weights, names: Mapping[str, str], expected: Mapping[str, torch.Tensor]
 ) -> Weights:
-    """Weights of a network of images, with kernels that have the extent in time of ours.
+    """Inflate 2D kernels to the temporal size of the 3D network.
 
-    They get the 2D kernel in their middle and zeros around it, rather than a third of it at each
-    instant: so the 3D network gives the mean of what the 2D network gives for each frame, at a
-    clip's ends too, where zeros stand for frames beyond. What was learnt of images is there
-    unchanged; frozen, it is the baseline of `crosspair.models.init`.
-
-    Args:
-        flat: its weights.
-        names: from ours to its.
-        expected: a state of our names, of the right shapes.
+    The 2D kernel is placed at the central time step and the others are zero, rather than averaged
+    over time. The 3D network then gives the mean of the 2D network's outputs for each frame, also
+    at the ends of a clip, where frames are zero-padded.
     """
-    deep = dict(flat)
-    for ours, theirs in names.items():
-        shape = expected[ours].shape  # (out, in, kt, kh, kw) of a kernel
-        if theirs in flat and (flat[theirs].dim(), len(shape)) == (4, 5):
-            kernel = flat[theirs]
-            deep[theirs] = torch.zeros(*kernel.shape[:2], shape[2], *kernel.shape[2:])
-            deep[theirs][:, :, shape[2] // 2] = kernel
-    return deep
+    inflated = dict(weights)
+    for name, foreign in names.items():
+        shape = expected[name].shape  # (out, in, kt, kh, kw) of a kernel
+        if foreign in weights and (weights[foreign].dim(), len(shape)) == (4, 5):
+            kernel = weights[foreign]
+            inflated[foreign] = torch.zeros(*kernel.shape[:2], shape[2], *kernel.shape[2:])
+            inflated[foreign][:, :, shape[2] // 2] = kernel
+    return inflated
 
 
-def _renormalize(state: Weights) -> None:
-    """Let the first layer take pixels as this package normalises them.
+def _fold_normalization(state: Weights) -> None:
+    """Change the first layer from ImageNet's pixel normalisation to this package's, in place.
 
-    A pixel x here is (x STD + MEAN - mean) / std there: the factor goes into the kernel, the shift
-    into the mean that batch normalisation takes off. (At the border, where zeros stand for pixels,
-    the colour that they stand for is this package's.)
+    A pixel x here is (x STD + MEAN - mean) / std there: the factor is folded into the kernel, the
+    shift into the running mean of the batch normalisation. Zero padding corresponds to this
+    package's mean colour instead of ImageNet's.
     """
-    mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(rgb).view(3, 1, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
     kernel = state["stem.0.weight"]  # (width, 3, 1, 7, 7)
     state["stem.1.running_mean"] = state["stem.1.running_mean"] - (
         kernel * ((MEAN - mean) / std)
     ).sum(dim=(1, 2, 3, 4))
     state["stem.0.weight"] = kernel * (STD / std)
+
+
+def _format_names(names: Mapping[str, Any] | list[str]) -> str:
+    """Format the first few names for an error message."""
+    shown = ", ".join(sorted(names)[:_SHOWN]) or "no weights"
+    return f"{shown}, …" if len(names) > _SHOWN else shown

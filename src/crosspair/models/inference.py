@@ -1,8 +1,8 @@
-"""The video encoder as it computes fastest where it learns nothing, in bfloat16 on a CPU.
+"""Faster inference of the video encoder in bfloat16 on CPUs.
 
-Batch normalisation goes into the convolutions before it, so do ReLU and the sum that ends a block,
-and what has no extent in time is done on images. In float32 the layers stay as they are: little
-would be gained, and results remain the same to the last digit.
+Batch normalisation, ReLU and the residual sum are fused into the convolutions, and layers without
+temporal extent run on images. In float32 the original layers are used: fusing would gain little,
+and results stay bit-identical.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from crosspair.models.resnet3d import BasicBlock, Bottleneck, ResNet3d, as_clips
 
 @contextmanager
 def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterator[None]:
-    """A context in which an encoder in eval mode computes in its fastest form.
+    """Use the fastest form of an encoder in eval mode within the context.
 
-    Its weights must not change meanwhile: the form has its own, of half the size.
+    The fused form copies the weights, so they must not change within the context.
 
     Args:
-        encoder: on ``device``.
-        device: where it computes.
+        encoder: encoder on ``device``.
+        device: device of the computation.
         precision: see `crosspair.device.dtype_for`.
     """
-    lower = dtype_for(device, precision) == torch.bfloat16
-    if lower and device.type == "cpu" and torch._C._has_mkldnn:
+    bfloat16 = dtype_for(device, precision) == torch.bfloat16
+    if bfloat16 and device.type == "cpu" and torch._C._has_mkldnn:
         encoder.folded = FoldedResNet3d(encoder, torch.bfloat16)
     try:
         yield
@@ -39,20 +39,20 @@ def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterat
 
 
 class FoldedResNet3d:
-    """What a `ResNet3d` computes in eval mode, from copies of its weights.
+    """`ResNet3d` in eval mode with fused layers, from a copy of its weights.
 
     Args:
-        encoder: the network, on a CPU.
-        dtype: of weights and activations.
+        encoder: network on a CPU.
+        dtype: type of weights and activations.
 
     Shapes:
-        (B, 3, T, H, W) float → (B, F) float32, as of the network.
+        (B, 3, T, H, W) float → (B, F) float32, as `ResNet3d`.
     """
 
     @torch.no_grad()
     def __init__(self, encoder: ResNet3d, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.stem = _Folded(encoder.stem[0], encoder.stem[1], dtype)
+        self.stem = _FoldedConv(encoder.stem[0], encoder.stem[1], dtype)
         stages = (encoder.res2, encoder.res3, encoder.res4, encoder.res5)
         self.blocks = [_FoldedBlock(block, dtype) for stage in stages for block in stage]
 
@@ -67,32 +67,32 @@ class FoldedResNet3d:
 
 
 class _FoldedBlock:
-    """A block, from images to images."""
+    """A residual block on images."""
 
     def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
         assert isinstance(block, BasicBlock | Bottleneck)
         pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
         if isinstance(block, Bottleneck):
             pairs.append((block.conv3, block.bn3))
-        *self.first, self.last = [_Folded(*pair, dtype) for pair in pairs]
-        self.shortcut: nn.Module | _Folded = block.shortcut
+        *self.first, self.last = [_FoldedConv(*pair, dtype) for pair in pairs]
+        self.shortcut: nn.Module | _FoldedConv = block.shortcut
         if isinstance(block.shortcut, nn.Sequential):
-            self.shortcut = _Folded(block.shortcut[0], block.shortcut[1], dtype, relu=False)
+            self.shortcut = _FoldedConv(block.shortcut[0], block.shortcut[1], dtype, relu=False)
 
     def __call__(self, x: torch.Tensor, frames: int) -> torch.Tensor:
-        if isinstance(self.shortcut, _Folded):
-            other = self.shortcut(x, frames)
+        if isinstance(self.shortcut, _FoldedConv):
+            residual = self.shortcut(x, frames)
         else:
-            other = as_images(self.shortcut(as_clips(x, frames)))
+            residual = as_images(self.shortcut(as_clips(x, frames)))
         for layer in self.first:
             x = layer(x, frames)
-        return self.last(x, frames, other)
+        return self.last(x, frames, residual)
 
 
-class _Folded:
-    """A convolution with the batch normalisation after it, and ReLU, after a sum if there is one.
+class _FoldedConv:
+    """Convolution fused with batch normalisation, an optional residual sum, and ReLU.
 
-    To do all in one, PyTorch has only what its compiler uses.
+    Uses the oneDNN operators of PyTorch's compiler, since there is no public API for this fusion.
     """
 
     def __init__(
@@ -105,26 +105,26 @@ class _Folded:
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         weight = (convolution.weight * scale.view(-1, 1, 1, 1, 1)).to(dtype)
         self.bias = (norm.bias - norm.running_mean * scale).to(dtype)
-        self.relu, self.in_time = relu, convolution.kernel_size[0] > 1
-        if self.in_time:
+        self.relu, self.temporal = relu, convolution.kernel_size[0] > 1
+        if self.temporal:
             self.weight = weight.contiguous(memory_format=torch.channels_last_3d)
         else:
             self.weight = weight.squeeze(2).contiguous(memory_format=torch.channels_last)
         sizes = (convolution.padding, convolution.stride, convolution.dilation)
-        self.form = *(each if self.in_time else each[1:] for each in sizes), convolution.groups
+        self.form = *(s if self.temporal else s[1:] for s in sizes), convolution.groups
 
     def __call__(
-        self, x: torch.Tensor, frames: int, other: torch.Tensor | None = None
+        self, x: torch.Tensor, frames: int, residual: torch.Tensor | None = None
     ) -> torch.Tensor:
-        x = as_clips(x, frames) if self.in_time else x
+        x = as_clips(x, frames) if self.temporal else x
         y: torch.Tensor
-        after = ("relu" if self.relu else "none", (), "")
-        if other is None:
+        activation = ("relu" if self.relu else "none", (), "")
+        if residual is None:
             y = torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *self.form, *after
+                x, self.weight, self.bias, *self.form, *activation
             )
         else:
             y = torch.ops.mkldnn._convolution_pointwise.binary(
-                x, other, self.weight, self.bias, *self.form, "add", 1, *after
+                x, residual, self.weight, self.bias, *self.form, "add", 1, *activation
             )
-        return as_images(y) if self.in_time else y
+        return as_images(y) if self.temporal else y

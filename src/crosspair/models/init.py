@@ -1,4 +1,4 @@
-"""ImageNet's networks as they are: features of frames, the frozen baseline of Section 4.2."""
+"""Load trained models, frozen ImageNet models, and initial weights for training."""
 
 from __future__ import annotations
 
@@ -14,60 +14,85 @@ import torch
 from crosspair.config import ClipConfig, FinetuneRecipe, HeadConfig, TextConfig, VideoConfig
 from crosspair.errors import ModelError
 from crosspair.models.classifier import Classifier
-from crosspair.models.cpd import CPD, PARTS, TextEncoder
+from crosspair.models.cpd import CPD, PARTS
 from crosspair.models.foreign_resnets import IMAGENET_MEAN, IMAGENET_STD, inflate
 from crosspair.models.hub import (
     CLASSIFIER_TYPE,
     CPD_TYPE,
-    local_folder,
     read_config,
     read_sections,
     read_weights,
+    resolve_model_folder,
     weights_hash,
 )
-from crosspair.models.text import TransformerAverage, WordAverage
+from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage
 from crosspair.video.pixels import MEAN, STD, normalize
 
 logger = logging.getLogger(__name__)
 
-IMAGENET = "imagenet:"  # before a file, where a model is asked for
+IMAGENET = "imagenet:"  # prefix of a file of 2D weights
+RANDOM = "random"
+_NAMES = {CPD_TYPE: "CPD", CLASSIFIER_TYPE: "classifier"}
+
+
+def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
+    """Load a CPD model or a classifier from a folder or from the Hugging Face Hub.
+
+    Raises:
+        ModelError: the folder does not exist or is not a complete model folder.
+    """
+    folder = resolve_model_folder(source)
+    model_type = read_config(folder, CPD_TYPE, CLASSIFIER_TYPE)["model_type"]
+    return (CPD if model_type == CPD_TYPE else Classifier).from_pretrained(folder)
+
+
+def load_frozen_model(source: str) -> CPD:
+    """Load a model for feature extraction.
+
+    Args:
+        source: a model folder, a name on the Hugging Face Hub, or "imagenet:FILE".
+
+    Raises:
+        ModelError: the model does not exist or is invalid.
+    """
+    if source.startswith(IMAGENET):
+        return load_imagenet_model(source.removeprefix(IMAGENET))
+    return CPD.from_pretrained(source)
 
 
 class FrameAverageModel(CPD):
-    """A 2D ResNet whose visual feature of a clip is the mean over its frames' features.
+    """2D ResNet that averages the features of a clip's frames (frozen baseline of Section 4.2).
 
-    It serves wherever a `CPD` is asked for visual features. Its heads and its text encoder are
-    untrained: embeddings mean nothing, and protocols that need them refuse it.
+    Its heads and text encoder are untrained, so only its visual feature is meaningful.
     """
 
     def encode_video(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `CPD.encode_video`; the network sees pixels as ImageNet's are normalised.
+        """Encode clips as `CPD.encode_video`, with pixels normalised as for ImageNet.
 
-        Inflated weights that took in the difference would see another colour beyond the border.
+        Folding the normalisation into the first convolution would change the padding colour.
         """
         mean, std = (
-            torch.tensor(each, device=clips.device).view(3, 1, 1, 1)
-            for each in (IMAGENET_MEAN, IMAGENET_STD)
+            torch.tensor(values, device=clips.device).view(3, 1, 1, 1)
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         return super().encode_video((normalize(clips) * STD + MEAN - mean) / std)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> NoReturn:
-        """Refused: as a model folder it would get this package's pixels.
-
-        Raises:
-            ModelError: always.
-        """
-        raise ModelError(f"{folder}: a 2D network is not kept as a model folder; keep its own file")
+        """Raise ModelError: a model folder does not store the pixel normalisation."""
+        raise ModelError(f"{folder}: saving a 2D network is not supported. Keep its original file.")
 
 
 def load_imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> FrameAverageModel:
-    """Read a 2D ResNet to encode frames with.
+    """Load a 2D ResNet as a frame encoder.
 
     Args:
-        file: see `crosspair.models.foreign_resnets.inflate`, as for the errors.
-        clip: how videos are looked at; 8 frames of 224×224 if none is given.
+        file: see `crosspair.models.foreign_resnets.inflate`.
+        clip: clip format; 8 frames of 224×224 by default.
+
+    Raises:
+        ModelError: see `crosspair.models.foreign_resnets.inflate`.
     """
-    video, state = inflate(file, as_trained=True)
+    video, state = inflate(file, fold_normalization=False)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         words = WordAverage(["video"], torch.zeros(1, TextConfig.dimensions))
@@ -79,32 +104,16 @@ def load_imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> Fra
     return model.eval()
 
 
-def load_frozen_model(source: str) -> CPD:
-    """The model to take features from: a model folder or hub name, or "imagenet:FILE".
-
-    Raises:
-        ModelError: there is none, or it does not do.
-    """
-    if source.startswith(IMAGENET):
-        return load_imagenet_model(source.removeprefix(IMAGENET))
-    return CPD.from_pretrained(source)
-
-
-RANDOM = "random"
-_ENCODER, _LAYER = "video_encoder.", "fc."
-_SHORT = {CPD_TYPE: "CPD", CLASSIFIER_TYPE: "classifier"}
-
-
 @dataclass(frozen=True)
 class InitWeights:
-    """Where a fine-tuning begins.
+    """Initial weights of a training.
 
     Attributes:
-        name: as "random", "CPD 0123456789ab" (the hash of its weights), "ImageNet …".
-        video: the architecture of the weights; none where they are random.
+        name: "random", or the origin with a hash of the weights: "CPD 0123456789ab", "ImageNet …".
+        video: architecture of the video encoder; None for random weights.
         encoder: state of the video encoder.
-        classes: of a classifier, else empty.
-        layer: state of a classifier's last layer.
+        classes: class names of a classifier, else empty.
+        layer: state of a classifier's last layer, else empty.
     """
 
     name: str
@@ -113,84 +122,82 @@ class InitWeights:
     classes: list[str] = field(default_factory=list)
     layer: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def begin(self, model: Classifier | CPD) -> None:
-        """Put the weights into a network; its last layer stays new unless the classes are the same.
+    def load_into(self, model: Classifier | CPD) -> None:
+        """Load the video encoder, and a classifier's last layer if its classes are the same.
 
         Raises:
-            ModelError: they are of another architecture than the recipe's.
+            ModelError: the model has another architecture.
         """
         if self.video is None:
             return
-        asked, given = (dataclasses.asdict(each) for each in (model.video, self.video))
-        if asked != given:
-            differences = ", ".join(
-                f"video.{key} {given[key]} (the recipe: {asked[key]})"
-                for key in given
-                if asked[key] != given[key]
+        expected, found = (dataclasses.asdict(config) for config in (model.video, self.video))
+        differences = [key for key in found if expected[key] != found[key]]
+        if differences:
+            raise ModelError(
+                f"the weights of {self.name} have "
+                + ", ".join(f"video.{k} {found[k]} (recipe: {expected[k]})" for k in differences)
+                + f". Set {' '.join(f'video.{k}={found[k]}' for k in differences)}."
             )
-            overrides = " ".join(f"video.{k}={v}" for k, v in given.items() if asked[k] != v)
-            raise ModelError(f"the weights of {self.name} have {differences}; give {overrides}")
         model.video_encoder.load_state_dict(self.encoder)
         if isinstance(model, Classifier) and self.classes == model.classes:
             model.fc.load_state_dict(self.layer)
 
 
 def load_init_weights(source: str) -> InitWeights:
-    """Read the weights to begin with.
+    """Read initial weights.
 
     Args:
-        source: a model folder or hub name, of a CPD or a classifier; "random"; or
-            "imagenet:FILE", see `inflate`.
+        source: "random"; a folder or a name on the Hugging Face Hub of a CPD model or a classifier;
+            or "imagenet:FILE", see `inflate`.
 
     Raises:
-        ModelError: there are none, or they do not do.
+        ModelError: the weights do not exist or are invalid.
     """
     if source == RANDOM:
         return InitWeights(RANDOM)
     if source.startswith(IMAGENET):
         video, encoder = inflate(source.removeprefix(IMAGENET))
         return InitWeights(f"ImageNet {weights_hash(encoder)}", video, encoder)
-    folder = local_folder(source)
+    folder = resolve_model_folder(source)
     config = read_config(folder, CPD_TYPE, CLASSIFIER_TYPE)
     weights = read_weights(folder)
     return InitWeights(
-        f"{_SHORT[config['model_type']]} {weights_hash(weights)}",
+        f"{_NAMES[config['model_type']]} {weights_hash(weights)}",
         read_sections(FinetuneRecipe, config, folder, "video").video,
-        _part(weights, _ENCODER),
+        _select_prefix(weights, "video_encoder."),
         config.get("classes", []),
-        _part(weights, _LAYER),
+        _select_prefix(weights, "fc."),
     )
 
 
 def load_pretrained_towers(model: CPD, source: str) -> str:
-    """Let a fresh model begin with the weights of another, part by part, as far as they fit.
+    """Initialise a model from another one, part by part where they match.
 
-    The video encoder has to fit. A text encoder fits if it is of the same kind and reads texts by
-    the same vocabulary, its head and the video head if their sizes are the same, too, and (the text
-    head) the text encoder fits.
+    The video encoder must match. The heads are loaded if their sizes match, the text encoder if it
+    has the same kind, sizes and vocabulary. The text head also requires the text encoder.
 
     Args:
-        model: that begins.
-        source: see `crosspair.models.read_start`.
+        model: model to initialise.
+        source: see `load_init_weights`.
 
     Returns:
-        What was begun with, as `crosspair.models.Start.name`.
+        The origin of the weights, see `InitWeights.name`.
 
     Raises:
-        ModelError: there are no such weights, or they are of another video encoder.
+        ModelError: the weights do not exist, or have another video encoder.
     """
-    start = load_init_weights(source)
-    start.begin(model)
-    if start.name != RANDOM:
-        taken = ["video_encoder"]
-        if start.name.startswith("CPD"):
-            taken += _take_rest(model, CPD.from_pretrained(source))
-        new = ", ".join(part for part in PARTS if part not in taken) or "nothing"
-        logger.info("begins with %s: %s; new: %s", start.name, ", ".join(taken), new)
-    return start.name
+    init = load_init_weights(source)
+    init.load_into(model)
+    if init.name != RANDOM:
+        loaded = ["video_encoder"]
+        if init.name.startswith("CPD"):
+            loaded += _load_matching_parts(model, CPD.from_pretrained(source))
+        random = ", ".join(part for part in PARTS if part not in loaded) or "none"
+        logger.info("initialised from %s: %s; random: %s", init.name, ", ".join(loaded), random)
+    return init.name
 
 
-def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _select_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {
         name.removeprefix(prefix): value
         for name, value in weights.items()
@@ -198,25 +205,25 @@ def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
     }
 
 
-def _take_rest(model: CPD, other: CPD) -> list[str]:
-    """What fits and was trained of the other's heads and text encoder; its names."""
-    taken = []
-    if _fits("video_head", model, other):
-        taken.append("video_head")
+def _load_matching_parts(model: CPD, other: CPD) -> list[str]:
+    """Take the trained heads and text encoder of ``other`` that match; return their names."""
+    loaded = []
+    if _matches("video_head", model, other):
+        loaded.append("video_head")
         model.video_head = other.video_head
     ours, theirs = model.text_encoder, other.text_encoder
-    if _fits("text_encoder", model, other) and _vocabulary(ours) == _vocabulary(theirs):
-        taken.append("text_encoder")
+    if _matches("text_encoder", model, other) and _vocabulary(ours) == _vocabulary(theirs):
+        loaded.append("text_encoder")
         if isinstance(ours, TransformerAverage) and isinstance(theirs, TransformerAverage):
             theirs.max_tokens = ours.max_tokens
         model.text_encoder = theirs
-        if _fits("text_head", model, other):
-            taken.append("text_head")
+        if _matches("text_head", model, other):
+            loaded.append("text_head")
             model.text_head = other.text_head
-    return taken
+    return loaded
 
 
-def _fits(part: str, model: CPD, other: CPD) -> bool:
+def _matches(part: str, model: CPD, other: CPD) -> bool:
     ours, theirs = (
         {name: value.shape for name, value in getattr(each, part).state_dict().items()}
         for each in (model, other)

@@ -1,6 +1,6 @@
 """The video encoder: a slow-only 3D ResNet (Section 3.3).
 
-Up to res3 no kernel has an extent in time; res4 and res5 have 3. Time is never downsampled.
+Kernels have temporal size 1 up to res3, and 3 in res4 and res5. Time is not downsampled.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class ResNet3d(nn.Module):
         depth: 10, 18, 34 (basic blocks), 50 or 101 (bottlenecks).
         width: channels of res2's 3×3 convolutions; 64 is standard.
         shortcut: "B", a 1×1×1 projection with batch normalisation where shapes change; or "A",
-            subsampling and zero channels, which only the authors' released checkpoints need.
+            subsampling and zero padding of channels, used by the authors' released checkpoints.
 
     Shapes:
-        (B, 3, T, H, W) float → (B, F), the *visual feature*, averaged over time and space;
-        F is 8 × width with basic blocks and 32 × width with bottlenecks.
+        (B, 3, T, H, W) float → (B, F), the *visual feature*, averaged over time and space. F is
+        8 × width with basic blocks and 32 × width with bottlenecks.
 
     Attributes:
-        folded: what computes the same in eval mode and in the lower precision of an autocast, see
-            `crosspair.models.inference`; None: the layers themselves.
+        features: F.
+        folded: fused form used in eval mode under autocast, see `crosspair.models.inference`; None
+            to use the layers.
     """
 
     def __init__(self, depth: Depth = 34, width: int = 64, shortcut: str = "B") -> None:
@@ -79,7 +80,7 @@ class ResNet3d(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """kt×3×3, then 1×3×3, around a shortcut."""
+    """Residual block of kt×3×3 and 1×3×3 convolutions."""
 
     expansion = 1
 
@@ -100,7 +101,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """kt×1×1, then 1×3×3, then 1×1×1, around a shortcut."""
+    """Residual block of kt×1×1, 1×3×3 and 1×1×1 convolutions."""
 
     expansion = 4
 
@@ -125,29 +126,29 @@ class Bottleneck(nn.Module):
 
 
 class ZeroPaddedShortcut(nn.Module):
-    """Shortcut "A": every ``stride``-th pixel, and zeros for the channels that are new."""
+    """Shortcut "A": subsample by ``stride`` and pad the new channels with zeros."""
 
     def __init__(self, channels: int, outer: int, stride: int) -> None:
         super().__init__()
-        self.stride, self.new = stride, outer - channels
+        self.stride, self.padding = stride, outer - channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x[:, :, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.new))
+        return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.padding))
 
 
 def as_images(x: torch.Tensor) -> torch.Tensor:
-    """(B, C, T, H, W) → (B·T, C, H, W); in channels_last_3d no value moves."""
+    """Reshape (B, C, T, H, W) to (B·T, C, H, W); a view for channels_last_3d tensors."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
 def as_clips(x: torch.Tensor, frames: int) -> torch.Tensor:
-    """(B·T, C, H, W) → (B, C, T, H, W), T being ``frames``."""
+    """Reshape (B·T, C, H, W) to (B, C, T, H, W) with T = ``frames``."""
     return x.reshape(-1, frames, *x.shape[1:]).transpose(1, 2)
 
 
 def average(x: torch.Tensor) -> torch.Tensor:
-    """(B, F, T, H, W) → (B, F); in bfloat16 the mean would lose what tells clips apart."""
+    """Average (B, F, T, H, W) to (B, F) in float32; a bfloat16 mean is too inaccurate."""
     return x.mean(dim=(2, 3, 4), dtype=torch.promote_types(x.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""The text encoder of averaged word vectors (Section 3.3), and where word vectors come from."""
+"""Text encoders (Section 3.3): averaged word vectors and averaged transformer tokens."""
 
 from __future__ import annotations
 
@@ -15,35 +15,29 @@ import numpy as np
 import torch
 from torch import nn
 
+from crosspair.config import TextConfig
 from crosspair.device import to_device
 from crosspair.errors import ModelError, TextError
-from crosspair.models.hub import first_line
+from crosspair.models.hub import format_error
 
-WORDS_FILE = "words.json"
-logging.getLogger("gensim").setLevel(logging.WARNING)  # it tells of every file it opens
+WORDS_FILE, LANGUAGE_MODEL_FOLDER = "words.json", "language_model"  # in a model folder
+# Architectures that accept an expanded attention mask and whose layers all use the same mask.
+EXPANDED_MASK_MODELS = frozenset({"bert", "distilbert", "roberta", "xlm-roberta"})
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
-
-def tokenize(title: str) -> list[str]:
-    """Split a title into lower-case words; hashtags in camel case come apart.
-
-    >>> tokenize("Baby CRAWLING, #MyFirstSteps 😍 don't_blink")
-    ['baby', 'crawling', 'my', 'first', 'steps', "don't", 'blink']
-    """
-    composed = unicodedata.normalize("NFC", title)  # a lone accent would end its word
-    return [word.lower().replace("’", "'") for word in _WORD.findall(_CAMEL.sub(" ", composed))]
+logging.getLogger("gensim").setLevel(logging.WARNING)  # INFO logs every opened file
 
 
 class WordAverage(nn.Module):
-    """A text becomes the mean of its known words' vectors.
+    """Mean of the word vectors of the known words of a text.
 
     Args:
-        words: the vocabulary, without repetition.
-        vectors: (words, dimensions) float, one row a word.
+        words: vocabulary without duplicates.
+        vectors: (words, dimensions) float, one row per word.
 
     Shapes:
-        list of B texts → (B, dimensions) float; a text without a known word becomes zeros.
+        list of B texts → (B, dimensions) float; zeros for a text without a known word.
     """
 
     def __init__(self, words: Sequence[str], vectors: torch.Tensor) -> None:
@@ -56,9 +50,9 @@ class WordAverage(nn.Module):
         self._row = {word: row for row, word in enumerate(self.words)}
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
-        rows = [self._rows(text) for text in texts]
-        offsets = np.cumsum([0, *(len(of_text) for of_text in rows)])
-        flat = [row for of_text in rows for row in of_text]
+        rows = [self._word_ids(text) for text in texts]
+        offsets = np.cumsum([0, *map(len, rows)])
+        flat = [row for text_rows in rows for row in text_rows]
         device = self.vectors.weight.device
         mean: torch.Tensor = self.vectors(
             to_device(torch.tensor(flat, dtype=torch.long), device),
@@ -66,153 +60,57 @@ class WordAverage(nn.Module):
         )
         return mean
 
-    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows (B, L) int64 of the words of B texts, and a mask (B, L) int64: 0 where none is."""
-        rows = [torch.tensor(self._rows(text), dtype=torch.long) for text in texts]
+    def tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the word ids (B, L) int64 of B texts, and a mask (B, L) int64, 0 at padding."""
+        rows = [torch.tensor(self._word_ids(text), dtype=torch.long) for text in texts]
         ids = nn.utils.rnn.pad_sequence([*rows, torch.zeros(1, dtype=torch.long)], True)[:-1]
         lengths = torch.tensor([len(row) for row in rows])
         return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The mean (B, dimensions) of what `tokens` gives: for programs that know no texts."""
+        """Return the mean vectors (B, dimensions) for the output of `tokenize`; used by export."""
         weight = mask.unsqueeze(-1).to(self.vectors.weight.dtype)  # (B, L, 1)
         vectors = nn.functional.embedding(ids, self.vectors.weight) * weight
         return vectors.sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
     def is_empty(self, text: str) -> bool:
-        """Whether the text holds no known word."""
-        return not self._rows(text)
+        """Return whether the text contains no known word."""
+        return not self._word_ids(text)
 
     def save(self, folder: Path) -> None:
-        """Write the vocabulary; the vectors are among the model's weights."""
+        """Write the vocabulary. The vectors are part of the model's weights."""
         text = json.dumps({"words": self.words, "dimensions": self.features}, ensure_ascii=False)
         (folder / WORDS_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> WordAverage:
-        """Rebuild from `save`'s vocabulary, with vectors still to be loaded."""
+        """Create an encoder from a saved vocabulary, with all vectors zero."""
         try:
             saved = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
             return cls(saved["words"], torch.zeros(len(saved["words"]), saved["dimensions"]))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ModelError(
-                f"{folder / WORDS_FILE}: not a model's vocabulary ({error})"
+                f"{folder / WORDS_FILE}: missing or invalid vocabulary ({error})."
             ) from error
 
-    def _rows(self, text: str) -> list[int]:
+    def _word_ids(self, text: str) -> list[int]:
         return [self._row[word] for word in tokenize(text) if word in self._row]
 
 
-def read_word_vectors(path: str, max_words: int) -> WordAverage:
-    """Read word vectors from a word2vec (binary or text), GloVe or fastText file.
-
-    Args:
-        path: ``.bin`` files are read as word2vec binary, others as text, with or without the
-            header line that tells words from dimensions; ``.gz`` is understood.
-        max_words: how many words to read; files begin with the most frequent.
-
-    Raises:
-        TextError: there is no such file, or it is not one of those formats.
-    """
-    gensim = _gensim()
-    if not Path(path).is_file():
-        raise TextError(f"word vectors {path}: no such file")
-    binary = ".bin" in Path(path).suffixes
-    try:
-        headless = not binary and not _has_header(path)
-        vectors = gensim.KeyedVectors.load_word2vec_format(
-            path, binary=binary, no_header=headless, limit=max_words, unicode_errors="replace"
-        )
-    except (OSError, ValueError, EOFError, MemoryError, zlib.error) as error:
-        raise TextError(_not_vectors(path, " ".join(str(error).split()))) from error
-    rows: dict[str, int] = {}
-    for row, word in enumerate(vectors.index_to_key):
-        rows.setdefault(word.lower(), row)  # files are sorted by frequency: the first is the best
-    if not vectors.vectors.size or not np.isfinite(vectors.vectors).all():
-        raise TextError(_not_vectors(path, "it has no words, or values that are not finite"))
-    return WordAverage(list(rows), torch.from_numpy(vectors.vectors[list(rows.values())].copy()))
-
-
-def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> WordAverage:
-    """Learn word vectors from a corpus's own titles by word2vec (skip-gram, in gensim).
-
-    Args:
-        titles: the texts; words that occur once get no vector.
-        dimensions: length of the vectors (300 in the paper; 64 is enough for small corpora).
-        seed: the same titles and seed give the same vectors.
-
-    Raises:
-        TextError: no word occurs twice.
-    """
-    gensim = _gensim()
-    sentences = [tokenize(title) for title in titles]
-    try:
-        # One worker: more would make the order of updates, and so the vectors, a matter of luck.
-        model = gensim.Word2Vec(
-            sentences, vector_size=dimensions, window=8, min_count=2, sg=1, negative=8,
-            sample=1e-3, epochs=40, seed=seed, workers=1, hashfxn=_stable_hash,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise TextError(
-            f"no word occurs twice in the {len(sentences)} titles, so none can be learnt; "
-            "give text.source a word-vector file"
-        ) from error
-    return WordAverage(list(model.wv.index_to_key), torch.from_numpy(model.wv.vectors.copy()))
-
-
-def _gensim() -> Any:
-    try:
-        from gensim import models
-    except ImportError as error:
-        raise TextError(
-            'text.encoder=words needs the extra: pip install "crosspair[text]"'
-        ) from error
-    return models
-
-
-def _stable_hash(word: str) -> int:
-    """Python's own hash of strings changes from one process to the next."""
-    value = 2166136261
-    for byte in word.encode():
-        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
-    return value
-
-
-def _has_header(path: str) -> bool:
-    from smart_open import open as open_any
-
-    with open_any(path, encoding="utf-8", errors="replace") as lines:
-        first = lines.readline(100_000).split()
-    if len(first) < 2:
-        raise ValueError("its first line is neither a header nor a word with its vector")
-    return len(first) == 2
-
-
-def _not_vectors(path: str, reason: str) -> str:
-    return f"word vectors {path}: not a word2vec (.bin or text), GloVe or fastText file ({reason})"
-
-
-FOLDER = "language_model"
-# Models of which every layer attends to all tokens alike, and which take its mask ready-made, as
-# PyTorch's own attention has it.
-READY_MADE = frozenset({"bert", "distilbert", "roberta", "xlm-roberta"})
-SDPA = "sdpa"
-
-
 class TransformerAverage(nn.Module):
-    """A text becomes the mean of its tokens' last hidden states, padding left out.
+    """Mean of a transformer's last hidden states over the tokens of a text, without padding.
 
     Args:
-        source: a local folder or a hub name (``distilbert-base-uncased``).
-        max_tokens: where longer texts are cut.
-        weights: whether they are read, too; without them, configuration and tokenizer do.
+        source: local folder, or name on the Hugging Face Hub (``distilbert-base-uncased``).
+        max_tokens: length to which texts are truncated.
+        weights: load the weights; otherwise only the configuration and the tokenizer.
 
     Shapes:
-        list of B texts → (B, hidden size), 768 for DistilBERT.
+        list of B texts → (B, hidden size); 768 for DistilBERT.
 
     Raises:
-        TextError: transformers is missing, the folder holds no model, or its tokenizer knows no
-            ordinary word.
+        TextError: transformers is not installed, the model cannot be loaded, or its tokenizer maps
+            ordinary words to the unknown token.
     """
 
     def __init__(self, source: str, max_tokens: int, *, weights: bool = True) -> None:
@@ -221,79 +119,77 @@ class TransformerAverage(nn.Module):
             import transformers
         except ImportError as error:
             raise TextError(
-                'text.encoder=transformer needs the extra: pip install "crosspair[text]"'
+                "text.encoder=transformer requires transformers. Install it with: "
+                'pip install "crosspair[text]"'
             ) from error
         missing: list[str] = []
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             if weights:
-                self.model, found = transformers.AutoModel.from_pretrained(
+                self.model, info = transformers.AutoModel.from_pretrained(
                     source, dtype=torch.float32, output_loading_info=True
                 )
-                missing = found["missing_keys"]
+                # Poolers are often missing, and are not used.
+                missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
             else:
                 config = transformers.AutoConfig.from_pretrained(source)
                 self.model = transformers.AutoModel.from_config(config, dtype=torch.float32)
-        except Exception as error:  # tokenizers and safetensors raise kinds of their own
+        except Exception as error:  # tokenizers and safetensors define their own exceptions
             raise TextError(
-                f"language model {source}: cannot be loaded ({first_line(error)})"
+                f"language model {source}: loading failed ({format_error(error)})."
             ) from error
-        # Poolers are often absent, and not used here; anything else would be left random.
-        missing = sorted(name for name in missing if "pooler" not in name)
         if missing:
             raise TextError(
-                f"language model {source}: {len(missing)} weights are missing, as {missing[0]}"
+                f"language model {source}: {len(missing)} weights are missing, e.g. {missing[0]}."
             )
         positions = getattr(self.model.config, "max_position_embeddings", max_tokens)
         if 0 < positions < max_tokens:
             raise TextError(
-                f"language model {source}: it reads {positions} tokens at most; "
-                f"text.max_tokens is {max_tokens}"
+                f"language model {source}: text.max_tokens={max_tokens} exceeds the maximum length "
+                f"of {positions} tokens."
             )
         self.max_tokens = max_tokens
         self.features: int = self.model.config.hidden_size
-        # A tokenizer made from the wrong files gives nothing but unknown tokens, without a word.
+        # With incomplete files, tokenizers silently map every word to the unknown token.
         if self.is_empty("a person is playing with a ball"):
             raise TextError(
-                f"language model {source}: its tokenizer knows no ordinary word; "
-                "the folder needs tokenizer.json or a full set of tokenizer files"
+                f"language model {source}: the tokenizer maps every word to the unknown token. "
+                "Add tokenizer.json or a complete set of tokenizer files to the folder."
             )
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
-        ids, mask = self.tokens(texts)
+        ids, mask = self.tokenize(texts)
         return self.average(to_device(ids, self.model.device), to_device(mask, self.model.device))
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Let the weights learn, or not; a pooler never, as the mean makes no use of it.
+        """Set whether the weights are trained. The unused pooler is always frozen.
 
-        Processes that train together would wait for its gradient.
+        DistributedDataParallel would wait for its gradient.
         """
         super().requires_grad_(requires_grad)
         if isinstance(pooler := getattr(self.model, "pooler", None), nn.Module):
             pooler.requires_grad_(False)
         return self
 
-    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids (B, L) int64 of B texts, and a mask (B, L) int64: 0 where padding fills up."""
+    def tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the token ids (B, L) int64 of B texts, and a mask (B, L) int64, 0 at padding."""
         if self.attends_to_padding:
             fill = [self.tokenizer.pad_token_id] * self.max_tokens
             rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
             ids = torch.tensor([(row + fill)[: self.max_tokens] for row in rows])
             return ids, (ids != self.tokenizer.pad_token_id).long()
         tokens = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.max_tokens,
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens,
             return_tensors="pt",
-        )
+        )  # fmt: skip
         return tokens["input_ids"], tokens["attention_mask"]
 
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The mean (B, H) of what `tokens` gives."""
+        """Return the mean hidden states (B, H) for the output of `tokenize`."""
         attended = torch.ones_like(mask) if self.attends_to_padding else mask
         config = self.model.config
-        if ids.is_cuda and config.model_type in READY_MADE and config._attn_implementation == SDPA:
+        expandable = config.model_type in EXPANDED_MASK_MODELS
+        if ids.is_cuda and expandable and config._attn_implementation == "sdpa":
             attended = expand_attention_mask(attended)
         output = self.model(input_ids=ids, attention_mask=attended)
         hidden = output.last_hidden_state.float()  # (B, L, H)
@@ -303,36 +199,152 @@ class TransformerAverage(nn.Module):
 
     @property
     def attends_to_padding(self) -> bool:
-        """Whether the model sees texts cut and filled up to ``max_tokens``, all of it attended to.
+        """Whether texts are padded to ``max_tokens`` and the padding is attended to.
 
-        So were the authors' released weights trained.
+        The authors' released weights were trained this way.
         """
         return bool(getattr(self.model.config, "attends_to_padding", False))
 
     def attend_to_padding(self) -> None:
-        """See `attends_to_padding`; `save` keeps it."""
+        """Enable `attends_to_padding`. `save` stores the setting."""
         self.model.config.attends_to_padding = True
 
     def is_empty(self, text: str) -> bool:
-        """Whether nothing but special and unknown tokens is left of the text."""
+        """Return whether the text contains only special and unknown tokens."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return all(token == self.tokenizer.unk_token_id for token in ids)
 
     def save(self, folder: Path) -> None:
-        """Write the configuration and the tokenizer; the weights are among the model's."""
-        self.model.config.save_pretrained(folder / FOLDER)
-        self.tokenizer.save_pretrained(folder / FOLDER)
+        """Write the configuration and the tokenizer. The weights are part of the model's."""
+        self.model.config.save_pretrained(folder / LANGUAGE_MODEL_FOLDER)
+        self.tokenizer.save_pretrained(folder / LANGUAGE_MODEL_FOLDER)
 
     @classmethod
     def load(cls, folder: Path, max_tokens: int) -> TransformerAverage:
-        """Rebuild from `save`'s files, with weights still to be loaded."""
-        return cls(str(folder / FOLDER), max_tokens, weights=False)
+        """Create an encoder from a saved configuration and tokenizer, with random weights."""
+        return cls(str(folder / LANGUAGE_MODEL_FOLDER), max_tokens, weights=False)
+
+
+TextEncoder = WordAverage | TransformerAverage
+
+
+def build_text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> TextEncoder:
+    """Build the text encoder of a recipe.
+
+    Args:
+        config: the recipe's text section.
+        titles: titles of the training split; used to learn word vectors.
+        seed: seed for learning word vectors.
+    """
+    if config.encoder == "transformer":
+        return TransformerAverage(config.source, config.max_tokens)
+    if config.source == "titles":
+        return learn_word_vectors(titles, config.dimensions, seed)
+    return read_word_vectors(config.source, config.max_words)
+
+
+def read_word_vectors(path: str, max_words: int) -> WordAverage:
+    """Read word vectors from a word2vec (binary or text), GloVe or fastText file.
+
+    Args:
+        path: ``.bin`` files are read as word2vec binary, others as text, with or without a header
+            line; ``.gz`` is decompressed.
+        max_words: number of words to read. Files are sorted by decreasing frequency.
+
+    Raises:
+        TextError: the file does not exist or has another format.
+    """
+    gensim = _import_gensim()
+    if not Path(path).is_file():
+        raise TextError(f"word vectors {path}: no such file.")
+    binary = ".bin" in Path(path).suffixes
+    try:
+        no_header = not binary and not _has_header(path)
+        vectors = gensim.KeyedVectors.load_word2vec_format(
+            path, binary=binary, no_header=no_header, limit=max_words, unicode_errors="replace"
+        )
+        if not vectors.vectors.size or not np.isfinite(vectors.vectors).all():
+            raise ValueError("no words, or values that are not finite")
+    except (OSError, ValueError, EOFError, MemoryError, zlib.error) as error:
+        raise TextError(
+            f"word vectors {path}: not a word2vec (.bin or text), GloVe or fastText file "
+            f"({' '.join(str(error).split())})."
+        ) from error
+    rows: dict[str, int] = {}
+    for row, word in enumerate(vectors.index_to_key):
+        rows.setdefault(word.lower(), row)  # keep the most frequent spelling
+    return WordAverage(list(rows), torch.from_numpy(vectors.vectors[list(rows.values())].copy()))
+
+
+def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> WordAverage:
+    """Learn word vectors from titles with word2vec (skip-gram, gensim), deterministically.
+
+    Args:
+        titles: the texts; words that occur once get no vector.
+        dimensions: length of the vectors (300 in the paper; 64 is enough for small corpora).
+        seed: seed of the training.
+
+    Raises:
+        TextError: no word occurs twice.
+    """
+    gensim = _import_gensim()
+    sentences = [tokenize(title) for title in titles]
+    try:
+        # Several workers would make the order of updates, and so the vectors, non-deterministic.
+        model = gensim.Word2Vec(
+            sentences, vector_size=dimensions, window=8, min_count=2, sg=1, negative=8,
+            sample=1e-3, epochs=40, seed=seed, workers=1, hashfxn=_stable_hash,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise TextError(
+            f"word vectors: no word occurs twice in the {len(sentences)} titles. Set text.source "
+            "to a word-vector file."
+        ) from error
+    return WordAverage(list(model.wv.index_to_key), torch.from_numpy(model.wv.vectors.copy()))
+
+
+def tokenize(title: str) -> list[str]:
+    """Split a title into lower-case words. Hashtags in camel case are split into words.
+
+    >>> tokenize("Baby CRAWLING, #MyFirstSteps 😍 don't_blink")
+    ['baby', 'crawling', 'my', 'first', 'steps', "don't", 'blink']
+    """
+    nfc = unicodedata.normalize("NFC", title)  # a combining accent would end its word
+    return [word.lower().replace("’", "'") for word in _WORD.findall(_CAMEL_CASE.sub(" ", nfc))]
 
 
 def expand_attention_mask(mask: torch.Tensor) -> torch.Tensor:
-    """A mask (B, L) as attention takes it, (B, 1, 1, L): what each token may attend to.
+    """Expand a padding mask (B, L) to an attention mask (B, 1, 1, L).
 
-    Models make this themselves, but look first whether the mask hides anything: with it on a GPU,
-    the host would wait there in each step.
+    Transformers would do so itself, but first checks whether the mask hides any token, which
+    synchronises with the GPU in each step.
     """
     return mask[:, None, None, :].bool()
+
+
+def _import_gensim() -> Any:
+    try:
+        from gensim import models
+    except ImportError as error:
+        raise TextError(
+            'text.encoder=words requires gensim. Install it with: pip install "crosspair[text]"'
+        ) from error
+    return models
+
+
+def _has_header(path: str) -> bool:
+    from smart_open import open as smart_open
+
+    with smart_open(path, encoding="utf-8", errors="replace") as lines:
+        first = lines.readline(100_000).split()
+    if len(first) < 2:
+        raise ValueError("the first line is neither a header nor a word with its vector")
+    return len(first) == 2
+
+
+def _stable_hash(word: str) -> int:
+    """Hash a word with FNV-1a; Python's string hash differs between processes."""
+    value = 2166136261
+    for byte in word.encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value

@@ -1,6 +1,6 @@
-"""What pairs are trained to: the memory bank and the objectives over it.
+"""Training objectives for video-text pairs, and the memory bank.
 
-Each is called alike: ``loss, scalars = objective(video, text, index, bank)``.
+All objectives have the same signature: ``loss, metrics = objective(video, text, index, bank)``.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
 def build_objective(
     config: ObjectiveConfig, pairs: int, dimensions: int, seed: int, world: World
 ) -> nn.Module:
-    """The objective that a recipe asks for.
+    """Build the objective of a recipe.
 
     Args:
-        config: which, and its constants.
-        pairs: N, of the memory bank.
-        dimensions: D of the common space.
-        seed: of the noise, and of learned class weights at their start.
-        world: the processes that share batch and bank.
+        config: name and hyperparameters of the objective.
+        pairs: number of pairs N in the memory bank.
+        dimensions: embedding dimension D.
+        seed: seed of the noise samples and of the initial class weights.
+        world: processes that train together.
     """
     if config.name == "ranking":
         return Ranking(config.margin, world)

@@ -1,7 +1,7 @@
-"""The memory bank: one video and one text entry for each pair (Section 3.2).
+"""Memory bank: one video and one text embedding per pair (Section 3.2).
 
-Entries are spread over the processes, entry i on process ``i % world.size``. What travels in a
-step are the rows that are asked for and the batch's new entries, whatever the number of pairs.
+The bank is sharded: entry i is stored on process ``i % world.size``. A step communicates only the
+requested rows and the new entries of the batch, so traffic does not depend on the number of pairs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from crosspair.device import to_device
 from crosspair.distributed import World
 from crosspair.errors import RunError
 
+_BLOCK = 1 << 16  # rows generated or copied at a time, so that no process holds the whole bank
+
 
 class MemoryBank:
-    """Unit vectors for N pairs, updated by a moving average.
+    """Unit vectors of N pairs, updated by an exponential moving average.
 
     Args:
-        pairs: N.
-        dimensions: D of the common space.
-        momentum: share of the old entry that an update keeps (the paper's code: 0.5).
-        seed: of the random unit vectors that it starts with.
-        world: the processes that share it.
-        dtype: float32, or bfloat16 for half the memory and traffic: a similarity is then off by
-            2⁻⁹ at most.
+        pairs: number of pairs N.
+        dimensions: embedding dimension D.
+        momentum: weight of the old entry in an update, 0 to 1 (0.5 in the paper's code).
+        seed: seed of the random unit vectors that the bank is initialised with.
+        world: processes that the bank is sharded over.
+        dtype: float32, or bfloat16 for half the memory and traffic with an error of at most 2⁻⁹
+            in a similarity.
     """
 
     def __init__(
@@ -42,97 +44,96 @@ class MemoryBank:
         self.pairs, self.momentum, self.world = pairs, momentum, world
         rows = len(range(world.rank, pairs, world.size))
         self.video, self.text = torch.empty(2, rows, dimensions, dtype=dtype, device=world.device)
-        self._fill_randomly(seed)
+        self._init_entries(seed)
 
     def lookup(
         self, index: torch.Tensor, *, shared: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Entries of given pairs.
+        """Return the entries of pairs.
 
         Args:
-            index: (...) int64, 0 to N - 1.
-            shared: whether every process asks for the same ones, which then travel but once.
+            index: (...) int64, pairs from 0 to N - 1.
+            shared: whether all processes pass the same ``index``, which then is not gathered.
 
         Returns:
-            The video and the text entries, each (..., D), in float32 at least.
+            Video and text entries, each (..., D), in float32 or wider.
         """
         if self.world.size == 1:
             return _to_float32(self.video[index]), _to_float32(self.text[index])
-        asked = index.flatten() if shared else self.world.gather_rows(index.flatten())
-        mine = asked % self.world.size == self.world.rank
-        row = torch.where(mine, asked // self.world.size, 0)
-        found = torch.stack([self.video[row], self.text[row]]) * mine.unsqueeze(1)  # (2, M, D)
-        found = self.world.sum(found)
+        requested = index.flatten() if shared else self.world.gather_rows(index.flatten())
+        local = requested % self.world.size == self.world.rank
+        row = torch.where(local, requested // self.world.size, 0)
+        entries = torch.stack([self.video[row], self.text[row]]) * local.unsqueeze(1)  # (2, M, D)
+        entries = self.world.sum(entries)
         if not shared:
-            begin = self.world.offset(index.numel())
-            found = found[:, begin : begin + index.numel()]
-        video, text = _to_float32(found).view(2, *index.shape, -1)
+            start = self.world.offset(index.numel())
+            entries = entries[:, start : start + index.numel()]
+        video, text = _to_float32(entries).view(2, *index.shape, -1)
         return video, text
 
     @torch.no_grad()
     def update(self, index: torch.Tensor, video: torch.Tensor, text: torch.Tensor) -> None:
-        """Move the entries of a batch towards its embeddings, on whichever process they are.
+        """Move the entries of a batch towards its embeddings and normalise them.
 
         Args:
-            index: (B,) int64, this process's pairs; best on the host, which must know whose they
-                are, and would else wait for the device.
+            index: (B,) int64, the pairs of this process. A CPU tensor avoids a synchronisation
+                with the device.
             video: (B, D) f_v of unit norm.
             text: (B, D) f_t of unit norm.
         """
         index = self.world.gather_rows(index)
         new = self.world.gather_rows(torch.stack([video, text], dim=1).float())  # (B, 2, D)
-        mine = (index % self.world.size == self.world.rank).nonzero().squeeze(1)
-        row = to_device(index[mine] // self.world.size, new.device)
-        new = new[to_device(mine, new.device)]
+        local = (index % self.world.size == self.world.rank).nonzero().squeeze(1)
+        row = to_device(index[local] // self.world.size, new.device)
+        new = new[to_device(local, new.device)]
         for entries, vectors in ((self.video, new[:, 0]), (self.text, new[:, 1])):
             mixed = self.momentum * _to_float32(entries[row]) + (1 - self.momentum) * vectors
             entries[row] = F.normalize(mixed, dim=1).to(entries.dtype)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """This process's entries."""
+        """Return the shard of this process."""
         return {"video": self.video, "text": self.text}
 
-    def load_state_dict(self, shares: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        """Put back what `state_dict` gave to the processes that there were then, however many.
+    def load_state_dict(self, shards: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Load a bank that was saved by any number of processes.
 
         Args:
-            shares: in the order of their ranks; best mapped from files, as nothing but this
-                process's entries is copied.
+            shards: the `state_dict` of every process, in rank order. Only the entries of this
+                process are copied, so memory-mapped tensors stay on disk.
 
         Raises:
-            RunError: they are of another number of pairs, or of other dimensions.
+            RunError: the number of pairs or the dimension differs.
         """
-        then, now = len(shares), self.world.size
-        # Entries of one residue by this period were on one process, and are on one, evenly spaced.
-        period = math.lcm(then, now)
+        old_size, size = len(shards), self.world.size
+        # All entries with the same index modulo `period` are on one old and on one new process,
+        # evenly spaced on both.
+        period = math.lcm(old_size, size)
         for name, entries in (("video", self.video), ("text", self.text)):
-            held = (sum(len(share[name]) for share in shares), shares[0][name].shape[1])
-            if held != (self.pairs, entries.shape[1]):
+            saved = (sum(len(shard[name]) for shard in shards), shards[0][name].shape[1])
+            if saved != (self.pairs, entries.shape[1]):
                 raise RunError(
-                    f"the checkpoint's memory bank holds {held[0]} entries of {held[1]} "
-                    f"dimensions, this run's {self.pairs} of {entries.shape[1]}: other pairs"
+                    f"memory bank: the checkpoint has {saved[0]} entries of {saved[1]} dimensions, "
+                    f"this run has {self.pairs} of {entries.shape[1]}. Resume with the same "
+                    "manifest and recipe, or start a new run."
                 )
-            for first in range(self.world.rank, period, now):
-                theirs = shares[first % then][name][first // then :: period // then]
-                mine = entries[first // now :: period // now]
-                for begin in range(0, len(mine), _BLOCK):
-                    mine[begin : begin + _BLOCK] = theirs[begin : begin + _BLOCK]
+            for first in range(self.world.rank, period, size):
+                source = shards[first % old_size][name][first // old_size :: period // old_size]
+                target = entries[first // size :: period // size]
+                for start in range(0, len(target), _BLOCK):
+                    target[start : start + _BLOCK] = source[start : start + _BLOCK]
 
-    def _fill_randomly(self, seed: int) -> None:
-        """Begin with entries that are the same however many processes share them."""
-        for begin in range(0, self.pairs, _BLOCK):
-            generator = torch.Generator().manual_seed(seed + begin)
-            shape = 2, min(_BLOCK, self.pairs - begin), self.video.shape[1]
+    def _init_entries(self, seed: int) -> None:
+        """Initialise with random unit vectors that do not depend on the number of processes."""
+        for start in range(0, self.pairs, _BLOCK):
+            generator = torch.Generator().manual_seed(seed + start)
+            shape = 2, min(_BLOCK, self.pairs - start), self.video.shape[1]
             block = torch.randn(shape, generator=generator)
-            first = (self.world.rank - begin) % self.world.size
-            share = F.normalize(block[:, first :: self.world.size], dim=2)
-            row = (begin + first) // self.world.size
-            for entries, drawn in zip((self.video, self.text), share, strict=True):
-                entries[row : row + len(drawn)] = drawn
+            first = (self.world.rank - start) % self.world.size
+            local = F.normalize(block[:, first :: self.world.size], dim=2)
+            row = (start + first) // self.world.size
+            for entries, vectors in zip((self.video, self.text), local, strict=True):
+                entries[row : row + len(vectors)] = vectors
 
 
 def _to_float32(entries: torch.Tensor) -> torch.Tensor:
     return entries.to(torch.promote_types(entries.dtype, torch.float32))
-
-
-_BLOCK = 1 << 16  # rows drawn or copied at a time, so that no process ever holds all of them

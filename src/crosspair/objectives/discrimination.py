@@ -1,7 +1,8 @@
-"""Discrimination (Section 3.1): a query is told its own class from those of all N pairs.
+"""Pair discrimination (Section 3.1): classify each query as its own pair among all N pairs.
 
-What the classes are is one question (`CrossPair`, `SelfInstance`, `LearnedInstance`); how the
-likelihood of a query's own is had is another (`NoiseContrastive`, `ExactSoftmax`).
+A `Discrimination` defines queries and classes (`CrossPair`, `SelfInstance`, `LearnedInstance`). The
+likelihood of the correct class is estimated by `crosspair.objectives.NoiseContrastive` or computed
+by `crosspair.objectives.ExactSoftmax`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from torch import nn
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
 
+# Loss name to normaliser name of the two directions, as logged.
+DIRECTIONS: Mapping[str, str] = {"video_to_text": "text", "text_to_video": "video"}
+
 
 class Discrimination(Protocol):
-    """K distributions over N classes each: p(i) = exp(q·c_i/τ) / Σ_j exp(q·c_j/τ).
+    """K distributions, each over N classes: p(i) = exp(q·c_i/τ) / Σ_j exp(q·c_j/τ).
 
     Attributes:
-        names: for each of them what its loss, and what its normaliser is called in logs.
+        names: for each distribution, the log names of its loss and of its normaliser.
         temperature: τ.
-        world: the processes that the classes are spread over, class i on i % world.size.
+        world: processes that the classes are sharded over; class i is on process i % world.size.
     """
 
     names: Mapping[str, str]
@@ -30,42 +34,23 @@ class Discrimination(Protocol):
     world: World
 
     def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
-        """For each distribution its queries, (B, d), of embeddings f_v and f_t (B, D)."""
+        """Return the queries (B, d) of each distribution for embeddings f_v and f_t (B, D)."""
 
     def lookup(
         self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
     ) -> list[torch.Tensor]:
-        """For each distribution the classes (..., d) of given pairs; see `MemoryBank.lookup`."""
+        """Return the classes (..., d) of pairs for each distribution; see `MemoryBank.lookup`."""
 
     def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
-        """For each distribution this process's classes, as columns that stand side by side."""
-
-
-def step_metrics(
-    names: Mapping[str, str],
-    losses: Iterable[torch.Tensor],
-    log_z: Iterable[torch.Tensor],
-    positive: torch.Tensor,
-    noise: torch.Tensor,
-) -> dict[str, torch.Tensor]:
-    """Scalars of a step: the losses, mean posteriors of positives and of noise, and log Z."""
-    return {
-        **{f"loss_{name}": loss.detach() for name, loss in zip(names, losses, strict=True)},
-        "posterior_positive": positive.detach(),
-        "posterior_noise": noise.detach(),
-        **{f"log_z_{name}": z.clone() for name, z in zip(names.values(), log_z, strict=True)},
-    }
-
-
-DIRECTIONS: Mapping[str, str] = {"video_to_text": "text", "text_to_video": "video"}
+        """Return this process's classes for each distribution, as blocks of columns."""
 
 
 class CrossPair:
-    """A `Discrimination` with p(i_t|v), classes f̄ᵗ, and p(i_v|t), classes f̄ᵛ.
+    """Cross-pair discrimination (Equation 3): p(i_t|v) over f̄ᵗ, and p(i_v|t) over f̄ᵛ.
 
     Args:
         temperature: τ (0.07 in the paper).
-        world: the processes that share the bank.
+        world: processes that the bank is sharded over.
     """
 
     names = DIRECTIONS
@@ -86,18 +71,15 @@ class CrossPair:
         return [(bank.text,), (bank.video,)]
 
 
-NAMES: Mapping[str, str] = {"pair": "pair"}
-
-
 class SelfInstance:
-    """The non-parametric `Discrimination` of Equation 2: classes (f̄ᵛ, f̄ᵗ).
+    """Non-parametric instance discrimination (Equation 2) with classes (f̄ᵛ, f̄ᵗ).
 
     Args:
         temperature: τ (0.07 in the paper).
-        world: the processes that share the bank.
+        world: processes that the bank is sharded over.
     """
 
-    names = NAMES
+    names: Mapping[str, str] = {"pair": "pair"}
 
     def __init__(self, temperature: float, world: World) -> None:
         self.temperature, self.world = temperature, world
@@ -115,26 +97,26 @@ class SelfInstance:
 
 
 class LearnedInstance(nn.Module):
-    """The parametric `Discrimination` of Equation 1: learned classes (wᵛ, wᵗ), no temperature.
+    """Parametric instance discrimination (Equation 1): learned classes (wᵛ, wᵗ), no temperature.
 
-    Every process holds all of them, with the same optimiser beside: 2·N·D values, as one bank.
-    Their gradients are to be averaged over the processes, as those of the towers are.
+    Every process holds all 2·N·D weights and their optimizer state. The caller averages their
+    gradients over the processes.
 
     Args:
-        pairs: N.
-        dimensions: D of the common space.
-        seed: of the random unit vectors that they start with, as a bank does.
-        device: where they lie.
+        pairs: number of pairs N.
+        dimensions: embedding dimension D.
+        seed: seed of the initial unit vectors, which are those of a `MemoryBank`.
+        device: device of the weights.
     """
 
-    names = NAMES
+    names: Mapping[str, str] = {"pair": "pair"}
     temperature = 1.0
 
     def __init__(self, pairs: int, dimensions: int, seed: int, device: torch.device) -> None:
         super().__init__()
-        self.world = World(device=device)  # spread over none
-        start = MemoryBank(pairs, dimensions, 0.0, seed, self.world)
-        self.weights = nn.Parameter(torch.cat([start.video, start.text], dim=1))  # (N, 2D)
+        self.world = World(device=device)  # not sharded
+        init = MemoryBank(pairs, dimensions, 0.0, seed, self.world)
+        self.weights = nn.Parameter(torch.cat([init.video, init.text], dim=1))  # (N, 2D)
 
     def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
         return [torch.cat([video, text], dim=1)]
@@ -148,3 +130,19 @@ class LearnedInstance(nn.Module):
     def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
         del bank
         return [(self.weights,)]
+
+
+def step_metrics(
+    names: Mapping[str, str],
+    losses: Iterable[torch.Tensor],
+    log_z: Iterable[torch.Tensor],
+    positive: torch.Tensor,
+    noise: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Collect the metrics of a step: losses, mean posteriors of positives and noise, and log Z."""
+    return {
+        **{f"loss_{name}": loss.detach() for name, loss in zip(names, losses, strict=True)},
+        "posterior_positive": positive.detach(),
+        "posterior_noise": noise.detach(),
+        **{f"log_z_{name}": z.clone() for name, z in zip(names.values(), log_z, strict=True)},
+    }

@@ -1,4 +1,4 @@
-"""Equation 3 over the batch instead of all pairs: CLIP's symmetric cross-entropy (InfoNCE)."""
+"""Objectives with the other pairs of the batch as negatives: InfoNCE and ranking (Equation 4)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from crosspair.objectives.softmax import nll_loss
 
 
 class InBatch(nn.Module):
-    """−log p(i_t|v) − log p(i_v|t) among the pairs of the batch.
+    """InfoNCE: −log p(i_t|v) − log p(i_v|t) of Equation 3 over the pairs of the batch.
 
-    The two are summed, as in every objective here; CLIP takes half of that, and learns τ.
+    The two directions are summed, as in the other objectives. CLIP averages them and learns τ.
 
     Args:
         temperature: τ.
-        world: the processes that share the batch.
+        world: processes that the batch is distributed over.
     """
 
     def __init__(self, temperature: float, world: World) -> None:
@@ -30,47 +30,46 @@ class InBatch(nn.Module):
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The mean over this process's pairs; arguments and returns as of `ExactSoftmax`."""
+        """Compute the mean loss of this process's pairs; see `NoiseContrastive.forward`."""
         del index, bank
-        videos, texts, own = gather_batch(video, text, self.world)
+        videos, texts, target = gather_batch(video, text, self.world)
         logits = [video @ texts.T / self.temperature, text @ videos.T / self.temperature]  # (B, n)
-        positives = [each.gather(1, own.unsqueeze(1)).squeeze(1) for each in logits]
-        log_zs = [each.logsumexp(dim=1) for each in logits]
+        positives = [scores.gather(1, target.unsqueeze(1)).squeeze(1) for scores in logits]
+        log_zs = [scores.logsumexp(dim=1) for scores in logits]
         return nll_loss(positives, log_zs, len(texts), DIRECTIONS)
 
 
 def ranking_loss(
-    query: torch.Tensor, candidates: torch.Tensor, own: torch.Tensor, margin: float
+    query: torch.Tensor, candidates: torch.Tensor, target: torch.Tensor, margin: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Equation 4 in one direction, averaged over the queries.
+    """Compute Equation 4 in one direction, averaged over the queries.
 
-    The gradient with respect to a query f is Σ (c_j − c⁺)/(n − 1) over the candidates j that are
-    within the margin. Appendix A.1 gives the case of one such candidate, without 1/(n − 1).
+    The gradient with respect to a query f is Σ (c_j − c⁺)/(n − 1) over the candidates j within the
+    margin. Appendix A.1 states it for one such candidate, without the factor 1/(n − 1).
 
     Args:
         query: (B, D) unit vectors, f_v (or f_t).
-        candidates: (n, D) unit vectors of the other kind, of at least two pairs.
-        own: (B,) int64, each query's own row of them.
+        candidates: (n, D) unit vectors of the other modality, n ≥ 2.
+        target: (B,) int64, the row of ``candidates`` that is the positive of each query.
         margin: δ.
 
     Returns:
-        The loss, and the share of negatives that are within the margin, which alone have a
-        gradient.
+        The loss, and the fraction of negatives within the margin, i.e. with a non-zero gradient.
     """
     similarities = query @ candidates.T  # (B, n)
-    positive = similarities.gather(1, own.unsqueeze(1))  # (B, 1)
-    excess = (margin + similarities - positive).scatter(1, own.unsqueeze(1), 0.0)
+    positive = similarities.gather(1, target.unsqueeze(1))  # (B, 1)
+    excess = (margin + similarities - positive).scatter(1, target.unsqueeze(1), 0.0)
     negatives = candidates.shape[0] - 1
     within = (excess.detach() > 0).sum(dim=1) / negatives
     return excess.relu().sum(dim=1).mean() / negatives, within.mean()
 
 
 class Ranking(nn.Module):
-    """Equation 4 in both directions, with all other pairs of the batch as negatives.
+    """Ranking loss (Equation 4) in both directions.
 
     Args:
         margin: δ.
-        world: the processes that share the batch.
+        world: processes that the batch is distributed over.
     """
 
     def __init__(self, margin: float, world: World) -> None:
@@ -80,22 +79,20 @@ class Ranking(nn.Module):
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The mean over this process's pairs; arguments as of `NoiseContrastive`.
+        """Compute the mean loss of this process's pairs; see `NoiseContrastive.forward`.
 
-        There is no posterior here: logged in its place are the share of negatives within the
-        margin, and the mean similarity of pairs and of all pairings of the batch.
+        Instead of posteriors, the metrics contain the fraction of negatives within the margin and
+        the mean similarity of positive pairs and of all pairings in the batch.
         """
         del index, bank
-        videos, texts, own = gather_batch(video, text, self.world)
+        videos, texts, target = gather_batch(video, text, self.world)
         to_text, to_video = (
-            ranking_loss(query, candidates, own, self.margin)
+            ranking_loss(query, candidates, target, self.margin)
             for query, candidates in ((video, texts), (text, videos))
         )
         losses = (to_text[0], to_video[0])
         return torch.stack(losses).sum(), {
-            **{
-                f"loss_{name}": loss.detach() for name, loss in zip(DIRECTIONS, losses, strict=True)
-            },
+            **{f"loss_{name}": x.detach() for name, x in zip(DIRECTIONS, losses, strict=True)},
             "within_margin": (to_text[1] + to_video[1]) / 2,
             "similarity_positive": (video * text).detach().sum(dim=1).mean(),
             "similarity_all": (video @ texts.T).detach().mean(),
@@ -105,36 +102,36 @@ class Ranking(nn.Module):
 def gather_batch(
     video: torch.Tensor, text: torch.Tensor, world: World
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Every process's embeddings, with gradients that find back to the process they came from.
+    """All-gather the embeddings of a batch. Gradients flow back to the process of each row.
 
     Args:
         video: (B, D) f_v of this process.
         text: (B, D) f_t of this process.
-        world: the processes that share the batch; B may differ between them.
+        world: processes that the batch is distributed over; B may differ between them.
 
     Returns:
-        f_v and f_t of all processes, (n, D) each, and where this process's own are, (B,) int64.
+        f_v and f_t of all processes, (n, D) each, and the rows of this process's pairs, (B,) int64.
     """
     both = all_gather_with_grad(torch.stack([video, text], dim=1), world)
-    begin = world.offset(len(video))
-    own = torch.arange(begin, begin + len(video), device=video.device)
-    return both[:, 0], both[:, 1], own
+    start = world.offset(len(video))
+    rows = torch.arange(start, start + len(video), device=video.device)
+    return both[:, 0], both[:, 1], rows
 
 
 def all_gather_with_grad(rows: torch.Tensor, world: World) -> torch.Tensor:
-    """Every process's rows (B, …), one after another: (n, …)."""
-    found: torch.Tensor = _Gathered.apply(rows, world)  # type: ignore[no-untyped-call]
-    return found
+    """Concatenate the rows (B, …) of all processes to (n, …), in rank order."""
+    gathered: torch.Tensor = _AllGather.apply(rows, world)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def reduce_scatter_rows(terms: torch.Tensor, count: int, world: World) -> torch.Tensor:
-    """The sum of every process's terms (n, …), of which this process needs its ``count`` rows."""
-    found: torch.Tensor = _OwnOfSum.apply(terms, count, world)  # type: ignore[no-untyped-call]
-    return found
+    """Sum ``terms`` (n, …) over the processes and return the ``count`` rows of this process."""
+    rows: torch.Tensor = _ReduceScatter.apply(terms, count, world)  # type: ignore[no-untyped-call]
+    return rows
 
 
-class _Gathered(torch.autograd.Function):
-    """`World.gather_rows`; a row's gradient is the sum of what every process's loss asks of it."""
+class _AllGather(torch.autograd.Function):
+    """Forward: all-gather. Backward: sum the gradients of all processes, return the local rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, world: World) -> torch.Tensor:
@@ -143,18 +140,18 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        begin = ctx.world.offset(ctx.count)
-        return ctx.world.sum(gradient)[begin : begin + ctx.count], None
+        start = ctx.world.offset(ctx.count)
+        return ctx.world.sum(gradient)[start : start + ctx.count], None
 
 
-class _OwnOfSum(torch.autograd.Function):
-    """The way back is to gather: every process's terms are part of every row."""
+class _ReduceScatter(torch.autograd.Function):
+    """Forward: sum over processes and return the local rows. Backward: all-gather."""
 
     @staticmethod
     def forward(ctx: Any, terms: torch.Tensor, count: int, world: World) -> torch.Tensor:
         ctx.world = world
-        begin = world.offset(count)
-        return world.sum(terms)[begin : begin + count].clone()
+        start = world.offset(count)
+        return world.sum(terms)[start : start + count].clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:

@@ -1,7 +1,7 @@
-"""The exact likelihood of a discrimination: a softmax over all N classes, a chunk at a time.
+"""Exact likelihood of a discrimination: a softmax over all N classes, computed in chunks.
 
-What a step holds does not grow with N: logits of one chunk, and for each query log Z and the mean
-class Σ_j p_j c_j, which is all that its gradient needs.
+Memory does not grow with N. A step keeps the logits of one chunk and, for each query, log Z and the
+mean class Σ_j p_j c_j, from which the gradient follows.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
 from crosspair.objectives.discrimination import Discrimination, step_metrics
 
-CHUNK = 1 << 14  # classes whose logits are there at a time
+CHUNK = 1 << 14  # classes per chunk
 
 
 class ExactSoftmax(nn.Module):
-    """−log p(own class), summed over the distributions of a discrimination.
+    """Exact −log p(positive), summed over the distributions of a discrimination.
 
     Args:
-        discrimination: what is told from what.
+        discrimination: queries and classes.
     """
 
     def __init__(self, discrimination: Discrimination) -> None:
@@ -33,16 +33,16 @@ class ExactSoftmax(nn.Module):
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a batch; arguments and returns as of `NoiseContrastive`.
+        """Compute the loss of a batch; see `NoiseContrastive.forward`.
 
-        The posterior is the softmax probability, of the noise that of the mean other class;
-        log Z is the mean over the batch.
+        The logged posterior is the softmax probability, that of noise the mean probability of a
+        wrong class, and log Z the batch mean.
         """
         task = self.discrimination
         queries = task.queries(video, text)
         positives = [
-            (query * own).sum(dim=1) / task.temperature
-            for query, own in zip(queries, task.lookup(index, bank), strict=True)
+            (query * positive).sum(dim=1) / task.temperature
+            for query, positive in zip(queries, task.lookup(index, bank), strict=True)
         ]
         log_zs = [
             log_normalizer(query, classes, task.temperature, task.world)
@@ -51,17 +51,39 @@ class ExactSoftmax(nn.Module):
         return nll_loss(positives, log_zs, bank.pairs, task.names)
 
 
+def nll_loss(
+    positives: Sequence[torch.Tensor],
+    log_zs: Sequence[torch.Tensor],
+    classes: int,
+    names: Mapping[str, str],
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Compute the negative log-likelihood log Z − s⁺/τ, summed over distributions, and metrics.
+
+    Args:
+        positives: s⁺/τ (B,) of each distribution.
+        log_zs: log Z (B,) of each distribution.
+        classes: number of classes.
+        names: log names of the distributions; see `Discrimination`.
+    """
+    losses = [(log_z - positive).mean() for positive, log_z in zip(positives, log_zs, strict=True)]
+    posterior = (torch.cat([*positives]) - torch.cat([*log_zs])).detach().exp().mean()
+    means = [log_z.detach().mean() for log_z in log_zs]
+    return torch.stack(losses).sum(), step_metrics(
+        names, losses, means, posterior, (1 - posterior) / max(classes - 1, 1)
+    )
+
+
 def log_normalizer(
     query: torch.Tensor, classes: Sequence[torch.Tensor], temperature: float, world: World
 ) -> torch.Tensor:
-    """log Σ_j exp(q·c_j/τ) over the classes of all processes, with its gradient.
+    """Compute log Σ_j exp(q·c_j/τ) over the classes of all processes, differentiably.
 
     Args:
-        query: (B, d) this process's queries.
-        classes: this process's, as columns (n, d₁), (n, d₂), … that sum up to d; or weights
-            (n, d) that learn, all of them on every process.
+        query: (B, d) queries of this process.
+        classes: classes of this process as blocks of columns (n, d₁), (n, d₂), … with Σ d_i = d;
+            or one block (n, d) of learned weights, complete on every process.
         temperature: τ.
-        world: the processes that the classes are spread over; that of one where they learn.
+        world: processes that the classes are sharded over; a single process for learned weights.
 
     Returns:
         (B,).
@@ -70,45 +92,25 @@ def log_normalizer(
     return log_z
 
 
-def nll_loss(
-    positives: Sequence[torch.Tensor],
-    log_zs: Sequence[torch.Tensor],
-    count: int,
-    names: Mapping[str, str],
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The negative log-likelihood, summed over distributions, and scalars to log.
-
-    Args:
-        positives: for each distribution s⁺/τ (B,).
-        log_zs: for each distribution log Z (B,).
-        count: of classes.
-        names: of the distributions, see `Discrimination`.
-    """
-    each = [(log_z - positive).mean() for positive, log_z in zip(positives, log_zs, strict=True)]
-    own = (torch.cat([*positives]) - torch.cat([*log_zs])).detach().exp().mean()
-    means = [log_z.detach().mean() for log_z in log_zs]
-    return torch.stack(each).sum(), step_metrics(
-        names, each, means, own, (1 - own) / max(count - 1, 1)
-    )
-
-
 class _LogNormalizer(torch.autograd.Function):
-    """∂log Z/∂q = Σ_j p_j c_j/τ is summed up on the way forward; ∂log Z/∂c_j = p_j q/τ, which
-    learned classes need, takes a second way through the chunks."""
+    """Accumulate ∂log Z/∂q = Σ_j p_j c_j/τ in the forward pass.
+
+    ∂log Z/∂c_j = p_j q/τ, needed only by learned classes, takes a second pass over the chunks.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, query: torch.Tensor, temperature: float, world: World, *classes: torch.Tensor
     ) -> torch.Tensor:
-        log_here, mean_here = _over_chunks(world.gather_rows(query), classes, temperature)
-        log_z = world.gather_rows(log_here.unsqueeze(0)).logsumexp(dim=0)  # (B of all processes,)
-        mean = world.sum(mean_here * (log_here - log_z).exp().unsqueeze(1))
-        begin = world.offset(len(query))
-        log_z, mean = (of_all[begin : begin + len(query)] for of_all in (log_z, mean))
+        local_log_z, local_mean = _reduce_chunks(world.gather_rows(query), classes, temperature)
+        log_z = world.gather_rows(local_log_z.unsqueeze(0)).logsumexp(dim=0)  # (n,)
+        mean = world.sum(local_mean * (local_log_z - log_z).exp().unsqueeze(1))
+        start = world.offset(len(query))
+        log_z, mean = (values[start : start + len(query)] for values in (log_z, mean))
         ctx.temperature = temperature
         if any(ctx.needs_input_grad[3:]):
             (weights,) = classes
-            assert world.size == 1, "every process holds all weights, and no others' queries"
+            assert world.size == 1, "learned classes are not sharded"
             ctx.save_for_backward(query, log_z, mean, weights)
         else:
             ctx.save_for_backward(query, log_z, mean)
@@ -118,33 +120,33 @@ class _LogNormalizer(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, log_z, mean, *learned = ctx.saved_tensors
         scaled = gradient.unsqueeze(1) / ctx.temperature  # (B, 1)
-        of_classes: list[torch.Tensor | None] = [None] * (len(ctx.needs_input_grad) - 3)
+        class_gradients: list[torch.Tensor | None] = [None] * (len(ctx.needs_input_grad) - 3)
         for weights in learned:
             rows = []
-            for chunk in _chunks([weights], query.dtype):
+            for chunk in _iter_chunks([weights], query.dtype):
                 p = (query @ chunk.T / ctx.temperature - log_z.unsqueeze(1)).exp()  # (B, chunk)
                 rows.append(p.T @ (query * scaled))
-            of_classes = [torch.cat(rows)]
-        return mean * scaled, None, None, *of_classes
+            class_gradients = [torch.cat(rows)]
+        return mean * scaled, None, None, *class_gradients
 
 
-def _over_chunks(
+def _reduce_chunks(
     query: torch.Tensor, classes: Sequence[torch.Tensor], temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log Z (B,) and the mean class (B, d) over these classes alone."""
+    """Compute log Z (B,) and the mean class (B, d) over the given classes, chunk by chunk."""
     log_z = query.new_full((len(query),), -torch.inf)
     mean = torch.zeros_like(query)
-    for chunk in _chunks(classes, query.dtype):
+    for chunk in _iter_chunks(classes, query.dtype):
         logits = query @ chunk.T / temperature  # (B, chunk)
-        larger = torch.logaddexp(log_z, logits.logsumexp(dim=1))
-        mean *= (log_z - larger).exp().unsqueeze(1)
-        mean += (logits - larger.unsqueeze(1)).exp() @ chunk
-        log_z = larger
+        new_log_z = torch.logaddexp(log_z, logits.logsumexp(dim=1))
+        mean *= (log_z - new_log_z).exp().unsqueeze(1)
+        mean += (logits - new_log_z.unsqueeze(1)).exp() @ chunk
+        log_z = new_log_z
     return log_z, mean
 
 
-def _chunks(classes: Sequence[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """The classes (≤ CHUNK, d) of each chunk in turn."""
-    for begin in range(0, len(classes[0]), CHUNK):
-        columns = [each[begin : begin + CHUNK].to(dtype) for each in classes]
+def _iter_chunks(classes: Sequence[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """Yield the classes in chunks (≤ CHUNK, d)."""
+    for start in range(0, len(classes[0]), CHUNK):
+        columns = [block[start : start + CHUNK].to(dtype) for block in classes]
         yield columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)

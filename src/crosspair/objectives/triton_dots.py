@@ -1,6 +1,6 @@
-"""`gathered_dots` in Triton: rows are read once on each way, and copied nowhere.
+"""`crosspair.objectives.nce.gather_dot` as a Triton kernel that reads table rows without copying.
 
-In Triton's interpreter (TRITON_INTERPRET=1 in the environment) it runs on any machine.
+Set TRITON_INTERPRET=1 in the environment to run it on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import torch
 import triton  # type: ignore[import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 
-BLOCK = 32  # rows that a program holds at a time
-SPLITS = 8  # programs a query on the way back: queries alone are too few for all of a GPU
+BLOCK = 32  # rows per block
+SPLITS = 8  # programs per query in the backward pass, since queries alone do not fill a GPU
 
 
 def triton_gather_dot(
     query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
 ) -> torch.Tensor:
-    """`crosspair.objectives.nce.gather_dot` of a table that gets no gradient.
+    """Compute `crosspair.objectives.nce.gather_dot` for a table that needs no gradient.
 
-    Products are summed up in float32, which the result is in.
+    Accumulates and returns float32.
     """
     parts = torch.split(query, [column.shape[1] for column in columns], dim=1)
     dots: list[torch.Tensor] = [
-        _Dots.apply(*each, rows)  # type: ignore[no-untyped-call]
-        for each in zip(parts, columns, strict=True)
+        _GatherDot.apply(*operands, rows)  # type: ignore[no-untyped-call]
+        for operands in zip(parts, columns, strict=True)
     ]
     return functools.reduce(torch.add, dots)
 
 
-class _Dots(torch.autograd.Function):
+class _GatherDot(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor
@@ -42,7 +42,7 @@ class _Dots(torch.autograd.Function):
         ctx.dtype = query.dtype
         (batch, m), width = rows.shape, query.shape[1]
         dots = torch.empty(batch, m, dtype=torch.float32, device=query.device)
-        _dots[(batch, triton.cdiv(m, BLOCK))](
+        _gather_dot[(batch, triton.cdiv(m, BLOCK))](
             query, table, rows, dots, m, width, triton.next_power_of_2(width), BLOCK
         )
         return dots
@@ -60,20 +60,20 @@ class _Dots(torch.autograd.Function):
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _dots(  # type: ignore[no-untyped-def]
+def _gather_dot(  # type: ignore[no-untyped-def]
     query, table, rows, dots, m,
     width: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """dots[b, k] = Σ_j query[b, j]·table[rows[b, k], j] for one b and a block of the k."""
+    """dots[b, k] = Σ_j query[b, j]·table[rows[b, k], j] for one b and one block of k."""
     pair = tl.program_id(0).to(tl.int64)
     k = tl.program_id(1) * block + tl.arange(0, block)
     j = tl.arange(0, padded)
-    own = tl.load(query + pair * width + j, mask=j < width, other=0.0).to(tl.float32)
+    values = tl.load(query + pair * width + j, mask=j < width, other=0.0).to(tl.float32)
     row = tl.load(rows + pair * m + k, mask=k < m, other=0)
     inside = (k < m)[:, None] & (j < width)[None, :]
     entries = tl.load(table + row[:, None] * width + j[None, :], mask=inside, other=0.0)
-    found = tl.sum(entries.to(tl.float32) * own[None, :], axis=1)
-    tl.store(dots + pair * m + k, found, mask=k < m)
+    products = tl.sum(entries.to(tl.float32) * values[None, :], axis=1)
+    tl.store(dots + pair * m + k, products, mask=k < m)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -81,12 +81,12 @@ def _weighted_sums(  # type: ignore[no-untyped-def]
     weights, table, rows, sums, m,
     width: tl.constexpr, padded: tl.constexpr, block: tl.constexpr, splits: tl.constexpr,
 ):  # fmt: skip
-    """sums[b, s] = Σ_k weights[b, k]·table[rows[b, k]] for one b and each ``splits``-th block."""
+    """sums[b, s] = Σ_k weights[b, k]·table[rows[b, k]] for one b and every ``splits``-th block."""
     pair, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j = tl.arange(0, padded)
     total = tl.zeros([padded], dtype=tl.float32)
-    for begin in range(split * block, m, splits * block):
-        k = begin + tl.arange(0, block)
+    for start in range(split * block, m, splits * block):
+        k = start + tl.arange(0, block)
         row = tl.load(rows + pair * m + k, mask=k < m, other=0)
         weight = tl.load(weights + pair * m + k, mask=k < m, other=0.0).to(tl.float32)
         inside = (k < m)[:, None] & (j < width)[None, :]

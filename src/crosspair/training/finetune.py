@@ -136,7 +136,7 @@ class Finetuning:
         self._check(manifest, start)
         torch.manual_seed(recipe.training.seed)
         model = Classifier(self.data.classes, recipe.clip, recipe.video, recipe.classifier)
-        start.begin(model)
+        start.load_into(model)
         # The network is whole, its new layer too, before it is wrapped: or that layer's gradients
         # would be each process's own.
         self.model = prepare_model(model, world).train()

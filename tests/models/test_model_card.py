@@ -1,4 +1,4 @@
-"""Model cards: what is known is told, and what is not is not made up."""
+"""Model cards: metadata, training and results, as far as available."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def card(folder: Path) -> str:
 
 
 def front(folder: Path) -> dict:
-    """The part that the hub reads."""
+    """The metadata that the Hub reads."""
     _, head, _ = card(folder).split("---\n", 2)
     return yaml.safe_load(head)
 
 
-def test_a_saved_model_has_a_card_of_its_run(folder: Path) -> None:
+def test_card_of_a_run(folder: Path) -> None:
     assert front(folder) == {
         "license": "unknown",
         "library_name": "crosspair",
         "pipeline_tag": "feature-extraction",
         "tags": ["video", "crosspair", "cross-modal-pair-discrimination"],
     }
-    for told in (
+    for text in (
         "# CPD: slow-only 3D ResNet-10\n", "CPD.from_pretrained(", "| frames | 8, 7/30 s apart |",
-        "| size | short side 37, then 32 × 32 pixels |", "| manifest | 0123456789ab |",
-        "| init | random |", "| pairs to learn from | 1,234 |", "clip:\n  size: 32\n",
-        "Nobody has told it",
+        "| size | short side 37, crop 32 × 32 pixels |", "| manifest | 0123456789ab |",
+        "| init | random |", "| training pairs | 1,234 |", "clip:\n  size: 32\n",
+        "## Licence\n\nUnknown",
     ):  # fmt: skip
-        assert told in card(folder), told
+        assert text in card(folder), text
     assert "## Results" not in card(folder)
     assert "untrained" not in card(folder)
 
@@ -71,13 +71,15 @@ def test_a_saved_model_has_a_card_of_its_run(folder: Path) -> None:
         ("metrics.jsonl", b'{"kind": "pairs", "step": 3}\n'),
     ],
 )  # fmt: skip
-def test_files_of_others_beside_a_model_do_no_harm(folder: Path, name: str, content: bytes) -> None:
+def test_foreign_files_next_to_the_model_are_ignored(
+    folder: Path, name: str, content: bytes
+) -> None:
     (folder.parent / name).write_bytes(content)
     CPD.from_pretrained(folder).save_pretrained(folder)
     assert "# CPD: slow-only 3D ResNet-10\n" in card(folder)
 
 
-def test_results_licence_and_data_are_told_when_they_are_known(folder: Path) -> None:
+def test_results_licence_and_data(folder: Path) -> None:
     results = [
         Result("kNN", "top-1", 0.5, "trained", feature="visual", count=9),
         Result("kNN", "top-1", 0.1, "chance", feature="visual", count=9),
@@ -86,34 +88,33 @@ def test_results_licence_and_data_are_told_when_they_are_known(folder: Path) -> 
     path = write_card(folder, results=results, license="apache-2.0", data="clips of\nmy dog")
     assert path == folder / "README.md"
     assert front(folder)["license"] == "apache-2.0"
-    for told in (
+    for text in (
         "| protocol | feature | split | metric | trained | chance |\n",
         "| kNN | visual | test | top-1 | 50.0 % | 10.0 % |\n",
         "| retrieval\\|text |  | val | median rank | 12.5 |  |\n",
         "| data | clips of my dog |\n", "## Licence\n\napache-2.0\n",
     ):  # fmt: skip
-        assert told in card(folder), told
+        assert text in card(folder), text
 
 
-def test_a_classifier_has_a_card_of_its_kind(tmp_path: Path) -> None:
+def test_card_of_a_classifier(tmp_path: Path) -> None:
     recipe = make_recipe(FinetuneRecipe, TINY)
     model = Classifier(["a", "b"], recipe.clip, recipe.video, recipe.classifier)
     model.save_pretrained(tmp_path / "model")
     assert front(tmp_path / "model")["pipeline_tag"] == "video-classification"
-    for told in ("Classifier.from_pretrained(", "| classes | 2, see config.json |",
-                 "Nothing is known of it."):  # fmt: skip
-        assert told in card(tmp_path / "model")
+    for text in ("Classifier.from_pretrained(", "| classes | 2, see config.json |"):
+        assert text in card(tmp_path / "model")
 
 
-def test_parts_that_nobody_trained_are_named(folder: Path) -> None:
+def test_untrained_parts_are_listed(folder: Path) -> None:
     model = CPD.from_pretrained(folder)
     model.untrained = ("text_encoder", "text_head")
     model.save_pretrained(folder)
-    assert "| untrained | the text encoder, the text head |" in card(folder)
+    assert "| untrained | text encoder, text head |" in card(folder)
     assert "mean of word vectors" not in card(folder)
 
 
-def test_a_folder_of_an_earlier_version_gets_a_card_too(folder: Path) -> None:
+def test_folder_of_an_earlier_version(folder: Path) -> None:
     before = card(folder)
     config = json.loads((folder / "config.json").read_text())
     del config["preprocessing"], config["untrained"]
@@ -123,10 +124,10 @@ def test_a_folder_of_an_earlier_version_gets_a_card_too(folder: Path) -> None:
     assert card(folder) == before
 
 
-def test_a_folder_without_a_model_gets_none(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"^{tmp_path} holds no model: no readable config.json$"):
+def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"{tmp_path}.*config\.json"):
         write_card(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "crosspair-cpd"}')
-    with pytest.raises(ModelError, match=r"config.json: a section is missing \('clip'\)$"):
+    with pytest.raises(ModelError, match=r"config\.json.*clip"):
         write_card(tmp_path)
     assert not (tmp_path / "README.md").exists()

@@ -1,4 +1,4 @@
-"""Averaged word vectors, and every file that word vectors come in."""
+"""Averaged word vectors: encoding, file formats, learning, vocabularies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def binary() -> bytes:
 
 
 def refused(path: Path, cause: str = "") -> None:
-    with pytest.raises(TextError, match=f"^word vectors {path}: .*{cause}") as caught:
+    with pytest.raises(TextError, match=f"{path}: .*{cause}") as caught:
         read_word_vectors(str(path), 1000)
     assert "\n" not in str(caught.value)
 
@@ -56,7 +56,7 @@ def test_a_text_is_the_mean_of_its_known_words(texts: list[list[str]]) -> None:
     torch.testing.assert_close(encoder([" ".join(words) for words in texts]), torch.stack(means))
 
 
-def test_texts_without_a_known_word_are_zeros_and_are_told() -> None:
+def test_texts_without_a_known_word() -> None:
     encoder = WordAverage(WORDS, VECTORS)
     empty = ["", "quite unknown", "!?", "123"]
     assert not encoder(empty).any()
@@ -64,7 +64,7 @@ def test_texts_without_a_known_word_are_zeros_and_are_told() -> None:
     assert not encoder.is_empty("quite unknown dog")
 
 
-def test_no_texts_are_no_rows() -> None:
+def test_no_texts() -> None:
     assert WordAverage(WORDS, VECTORS)([]).shape == (0, 3)
 
 
@@ -87,7 +87,7 @@ def test_vectors_learn() -> None:
         ("", []),
     ],
 )
-def test_titles_come_apart_into_words(title: str, words: list[str]) -> None:
+def test_tokenize(title: str, words: list[str]) -> None:
     assert tokenize(title) == words
 
 
@@ -133,7 +133,7 @@ def test_real_word_vectors_know_what_is_alike(shared_data: Path) -> None:
     assert dog @ cat > dog @ tax + 0.2
 
 
-# --- files that are none ------------------------------------------------------------------------
+# --- invalid files -----------------------------------------------------------------------------
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x02\x00\x00\x00\x02\x00\x08\x06"
 
@@ -161,17 +161,17 @@ NONE = {
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_a_file_that_is_none_is_told_in_a_line(tmp_path: Path, name: str) -> None:
+def test_invalid_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(NONE[name])
-    refused(tmp_path / name, "not a word2vec .* file ")
+    refused(tmp_path / name)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    refused(tmp_path / "none.bin", "no such file$")
-    refused(tmp_path, "no such file$")
+    refused(tmp_path / "none.bin")
+    refused(tmp_path)
 
 
-def test_without_gensim_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gensim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gensim", None)
     for use in (
         lambda: read_word_vectors(str(tmp_path / "v.bin"), 10),
@@ -214,9 +214,8 @@ def test_words_that_occur_once_get_no_vector() -> None:
 
 
 @pytest.mark.parametrize("titles", [[], ["one dog"], ["", "!"]])
-def test_titles_to_learn_nothing_from(titles: list[str]) -> None:
-    message = f"^no word occurs twice in the {len(titles)} titles, .*give text.source a word-vector"
-    with pytest.raises(TextError, match=message):
+def test_no_word_occurs_twice(titles: list[str]) -> None:
+    with pytest.raises(TextError, match=rf"{len(titles)} titles.*text\.source"):
         learn_word_vectors(titles, 4, seed=0)
 
 
@@ -234,9 +233,9 @@ def test_a_vocabulary_is_saved_and_loaded(tmp_path: Path) -> None:
     "content", [None, "", "{", "[]", '{"words": ["a"]}', '{"words": ["a"], "dimensions": -1}',
                 '{"words": 3, "dimensions": 3}', '{"words": ["a"], "dimensions": "x"}'],
 )  # fmt: skip
-def test_a_file_that_is_no_vocabulary(tmp_path: Path, content: str | None) -> None:
+def test_invalid_vocabulary(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "words.json").write_text(content)
-    with pytest.raises(ModelError, match=r"words.json: not a model's vocabulary") as caught:
+    with pytest.raises(ModelError, match=r"words\.json") as caught:
         WordAverage.load(tmp_path)
     assert "\n" not in str(caught.value)

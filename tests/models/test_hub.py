@@ -1,4 +1,4 @@
-"""Model folders elsewhere: what other programs need to know, and the way to the hub and back."""
+"""Model folders: preprocessing, links, permissions, and the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def saved(folder: Path) -> CPD:
 
 
 class LocalHub:
-    """What of the hub is used, in a folder."""
+    """The Hub's API, in a local folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.private = folder, {}
@@ -52,7 +52,7 @@ class LocalHub:
 
 
 class Address(str):
-    """As the hub gives it."""
+    """A repository's URL as returned by the Hub."""
 
     def __new__(cls, name: str):
         address = super().__new__(cls, f"https://hub/{name}")
@@ -68,7 +68,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     return hub
 
 
-def test_the_configuration_tells_other_programs_what_to_do_with_a_video(tmp_path: Path) -> None:
+def test_preprocessing_in_the_configuration(tmp_path: Path) -> None:
     saved(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["preprocessing"] == {
@@ -78,7 +78,7 @@ def test_the_configuration_tells_other_programs_what_to_do_with_a_video(tmp_path
     assert ClipConfig(**config["clip"]).stride == 6
 
 
-def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+def test_symbolic_link_is_kept(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "model").symlink_to(tmp_path / "disk")
     for _ in range(2):
@@ -88,14 +88,14 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"disk", "model"}
 
 
-def test_who_may_read_the_configuration_may_read_the_weights(tmp_path: Path) -> None:
+def test_all_files_have_the_same_permissions(tmp_path: Path) -> None:
     saved(tmp_path / "model")
     modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
     assert len(modes) == 1
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_a_model_comes_back_from_the_hub(tmp_path: Path, hub: LocalHub, private: bool) -> None:
+def test_upload_and_download(tmp_path: Path, hub: LocalHub, private: bool) -> None:
     model = saved(tmp_path / "model")
     (tmp_path / "model" / ".cache").touch()
     assert push(tmp_path / "model", "me/dogs", private=private) == "https://hub/me/dogs"
@@ -107,9 +107,7 @@ def test_a_model_comes_back_from_the_hub(tmp_path: Path, hub: LocalHub, private:
     assert names == ["README.md", "config.json", "model.safetensors", "words.json"]
 
 
-def test_what_the_hub_refuses_is_told(
-    tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_upload(tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "model")
 
     def fails(error: Exception):
@@ -121,41 +119,37 @@ def test_what_the_hub_refuses_is_told(
     refusal = HfHubHTTPError.__new__(HfHubHTTPError)
     Exception.__init__(refusal, "403 Forbidden\nmore on this")
     monkeypatch.setattr(hub, "create_repo", fails(refusal))
-    message = rf"^me/dogs: the hub did not take {tmp_path}/model \(403 Forbidden\)$"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=rf"me/dogs: .*{tmp_path}/model .*403 Forbidden"):
         push(tmp_path / "model", "me/dogs")
     monkeypatch.setattr(hub, "create_repo", fails(LocalTokenNotFoundError("no token")))
-    message = "^me/dogs: the hub knows no user here; log in by: hf auth login$"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=r"me/dogs: .*hf auth login"):
         push(tmp_path / "model", "me/dogs")
 
 
 class NoNetworkError(Exception):
-    """Of a kind that no other library knows, as HTTP clients have them."""
+    """An exception of an HTTP client."""
 
 
 @pytest.mark.parametrize(
-    ("said", "told"), [("\nno route\nto host", "no route"), ("", "NoNetworkError")]
+    ("text", "expected"), [("\nno route\nto host", "no route"), ("", "NoNetworkError")]
 )
-def test_without_a_network_a_line_tells_so(
-    tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+def test_without_a_network(
+    tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     saved(tmp_path / "model")
 
     def fails(*_: object, **__: object) -> None:
-        raise NoNetworkError(said)
+        raise NoNetworkError(text)
 
     monkeypatch.setattr(hub, "create_repo", fails)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
-    message = rf"^me/dogs: the hub did not take {tmp_path}/model \({told}\)$"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=rf"me/dogs: .*\({expected}\)"):
         push(tmp_path / "model", "me/dogs")
-    message = rf"^me/dogs: neither a folder nor a model on the hub \({told}\)$"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=rf"me/dogs .*\({expected}\)"):
         load_model("me/dogs")
 
 
-def test_a_folder_without_a_model_is_not_uploaded(tmp_path: Path, hub: LocalHub) -> None:
-    with pytest.raises(ModelError, match=f"^{tmp_path} holds no model: no readable config.json$"):
+def test_folder_without_a_model_is_not_uploaded(tmp_path: Path, hub: LocalHub) -> None:
+    with pytest.raises(ModelError, match=rf"{tmp_path} .*config\.json"):
         push(tmp_path, "me/dogs")
     assert not hub.private

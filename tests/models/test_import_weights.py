@@ -1,4 +1,4 @@
-"""Other projects' weights: the same numbers as their networks give, or a line that says why not."""
+"""Weights of other projects: the same outputs as their networks, and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.models.test_inflate import Code, resnet2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Shorter than the 64 tokens to which the authors fill up, as long, and longer.
+# Shorter than the authors' 64 tokens, as long, and longer.
 TEXTS = ["a dog is playing", "the cat " * 31, "a person is playing with the ball " * 12]
 
 
@@ -39,8 +39,8 @@ def clips(count: int = 2, frames: int = 4, side: int = 48) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def pixels(of: torch.Tensor) -> torch.Tensor:
-    return (of / 255 - 0.45) / 0.225
+def pixels(clips: torch.Tensor) -> torch.Tensor:
+    return (clips / 255 - 0.45) / 0.225
 
 
 def same(found: torch.Tensor, expected: torch.Tensor, relative: float = 1e-5) -> None:
@@ -60,7 +60,7 @@ def refused(content: object, folder: Path, message: str, **options: object) -> N
 
 @pytest.mark.parametrize("depth", [18, 50])
 @torch.no_grad()
-def test_both_towers_give_what_the_authors_network_gives(
+def test_both_towers_match_the_authors_network(
     depth: int, language_model: Path, tmp_path: Path
 ) -> None:
     checkpoint = authors(depth, 64, language_model)
@@ -70,21 +70,21 @@ def test_both_towers_give_what_the_authors_network_gives(
     assert model.video == VideoConfig(depth=depth, width=64, shortcut="A")
     assert (model.clip.size, model.clip.frames, model.clip.stride) == (224, 8, 4)
     assert (model.head.embedding, model.head.hidden, model.untrained) == (6, 12, ())
-    of = {n.removeprefix("module."): v for n, v in checkpoint["state_dict"].items()}
+    weights = {n.removeprefix("module."): v for n, v in checkpoint["state_dict"].items()}
 
     visual, video = model.encode_video(clips())
     prefix = "visual_encoder."
-    encoder = {n.removeprefix(prefix): v for n, v in of.items() if n.startswith(prefix)}
+    encoder = {n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
     expected = features(encoder, depth, bordered(pixels(clips())))
     same(visual, expected)
-    embedded = expected @ of["vis_emb.weight"].double().T + of["vis_emb.bias"].double()
+    embedded = expected @ weights["vis_emb.weight"].double().T + weights["vis_emb.bias"].double()
     same(video, F.normalize(embedded, dim=1))
 
-    same(model.encode_text(TEXTS), authors_text(of, language_model))
+    same(model.encode_text(TEXTS), authors_text(weights, language_model))
 
 
-def authors_text(of: Weights, language_model: Path) -> torch.Tensor:
-    """Titles cut and filled up to 64 tokens, all attended to; the mean leaves out the padding."""
+def authors_text(weights: Weights, language_model: Path) -> torch.Tensor:
+    """Pad titles to 64 tokens and attend to all; average without the padding."""
     tokenizer = AutoTokenizer.from_pretrained(str(language_model))
     ids = torch.zeros(len(TEXTS), 64, dtype=torch.long)
     for row, text in enumerate(TEXTS):
@@ -93,16 +93,14 @@ def authors_text(of: Weights, language_model: Path) -> torch.Tensor:
     mask = (ids != 0).unsqueeze(2)
     hidden = AutoModel.from_pretrained(str(language_model))(ids)[0]
     x = (hidden * mask).sum(1) / mask.sum(1)
-    x = F.linear(x, of["text_emb.0.weight"], of["text_emb.0.bias"])
+    x = F.linear(x, weights["text_emb.0.weight"], weights["text_emb.0.bias"])
     keys = ("running_mean", "running_var", "weight", "bias")
-    x = F.batch_norm(x, *(of[f"text_emb.1.{key}"] for key in keys)).relu()
-    return F.normalize(F.linear(x, of["text_emb.3.weight"], of["text_emb.3.bias"]), dim=1)
+    x = F.batch_norm(x, *(weights[f"text_emb.1.{key}"] for key in keys)).relu()
+    return F.normalize(F.linear(x, weights["text_emb.3.weight"], weights["text_emb.3.bias"]), dim=1)
 
 
 @torch.no_grad()
-def test_an_imported_model_is_saved_with_all_that_it_is(
-    language_model: Path, tmp_path: Path
-) -> None:
+def test_saved_import_is_bit_identical(language_model: Path, tmp_path: Path) -> None:
     torch.save(authors(18, 4, language_model), tmp_path / "cpd.pth")
     model = import_weights(tmp_path / "cpd.pth", tokenizer=str(language_model)).model
     model.save_pretrained(tmp_path / "model")
@@ -112,16 +110,14 @@ def test_an_imported_model_is_saved_with_all_that_it_is(
     assert again.hash == model.hash
 
 
-def test_without_a_tokenizer_the_video_tower_is_taken_and_the_rest_named(
-    language_model: Path, tmp_path: Path
-) -> None:
+def test_without_a_tokenizer_only_the_video_tower(language_model: Path, tmp_path: Path) -> None:
     torch.save(authors(18, 4, language_model, pairs=1200), tmp_path / "cpd.pth")
     imported = import_weights(tmp_path / "cpd.pth")
     assert imported.project == "the authors' code"
     assert imported.model.untrained == ("text_encoder", "text_head")
-    banks, text = imported.left_out
-    assert banks == "the memory banks (1,200 pairs): they belong to the authors' corpus"
-    assert text.startswith("the text tower: its tokenizer is not in the file; give a folder with")
+    banks, text = imported.skipped
+    assert "1,200 pairs" in banks
+    assert "--tokenizer" in text
     whole = import_weights(tmp_path / "cpd.pth", tokenizer=str(language_model)).model
     for part in ("video_encoder", "video_head"):
         ours, theirs = (getattr(each, part).state_dict() for each in (imported.model, whole))
@@ -131,17 +127,17 @@ def test_without_a_tokenizer_the_video_tower_is_taken_and_the_rest_named(
 
 
 @torch.no_grad()
-def test_what_the_authors_fine_tuned_is_read_too(tmp_path: Path) -> None:
+def test_fine_tuned_checkpoint_of_the_authors(tmp_path: Path) -> None:
     weights = {**slow_only(18, 4, projection=False), "fc.weight": torch.zeros(101, 32)}
     state = {f"module.{name}": value for name, value in weights.items()}
     torch.save({"state_dict": state}, tmp_path / "ucf.pth")
     imported = import_weights(tmp_path / "ucf.pth")
-    assert imported.left_out == ["the classifier (fc.weight)"]
+    assert imported.skipped == ["the classifier (fc.weight)"]
     assert (imported.model.clip.frames, imported.model.video.shortcut) == (16, "A")
     same(imported.model.encode_video(clips())[0], features(weights, 18, bordered(pixels(clips()))))
 
 
-def test_a_missing_and_a_further_weight_of_the_authors_are_named(
+def test_missing_and_unexpected_weights_of_the_authors(
     language_model: Path, tmp_path: Path
 ) -> None:
     def changed(remove: str = "", add: str = "") -> dict:
@@ -151,36 +147,30 @@ def test_a_missing_and_a_further_weight_of_the_authors_are_named(
             checkpoint["state_dict"][f"module.{add}"] = torch.zeros(1)
         return checkpoint
 
-    taken = "as a slow-only ResNet-18 of width 4 of the authors' code it"
     name = "visual_encoder.layer3.1.bn2.bias"
-    refused(changed(remove=name), tmp_path, f"w.pth: {taken} lacks 1 weights: {name}$")
+    refused(changed(remove=name), tmp_path, rf"w\.pth: .*1 missing weights: {name}")
     name = "visual_encoder.fc.weight"
-    refused(changed(add=name), tmp_path, f"w.pth: {taken} has besides 1 weights: {name}$")
+    refused(changed(add=name), tmp_path, rf"w\.pth: .*1 unexpected weights: {name}")
     tokenizer = str(language_model)
     name = "textual_encoder.embeddings.LayerNorm.bias"
-    message = f"as the language model that {tokenizer} describes it lacks 1 weights: {name}$"
+    message = f"{tokenizer}: 1 missing weights: {name}"
     refused(changed(remove=name), tmp_path, message, tokenizer=tokenizer)
     name = "textual_encoder.pooler.dense.bias"
-    message = f"describes it has besides 1 weights: {name}$"
+    message = f"{tokenizer}: 1 unexpected weights: {name}"
     refused(changed(add=name), tmp_path, message, tokenizer=tokenizer)
-    refused(changed(remove="vis_emb.bias"), tmp_path, "as a head it lacks 1 weights: vis_emb.bias$")
-    message = "of the authors' code, but there is no matrix vis_emb.weight$"
-    refused(changed(remove="vis_emb.weight"), tmp_path, message)
+    refused(changed(remove="vis_emb.bias"), tmp_path, "1 missing weights: vis_emb.bias")
+    refused(changed(remove="vis_emb.weight"), tmp_path, "vis_emb.weight")
 
 
-def test_a_tokenizers_folder_that_does_not_fit_is_told(
-    language_model: Path, tmp_path: Path
-) -> None:
+def test_tokenizer_of_another_model(language_model: Path, tmp_path: Path) -> None:
     checkpoint = authors(18, 4, language_model)
     name = "module.textual_encoder.embeddings.word_embeddings.weight"
     checkpoint["state_dict"][name] = torch.zeros(99, 32)
-    message = (
-        r"its textual_encoder.embeddings.word_embeddings.weight should be \(16, 32\), and is \(99"
-    )
+    message = r"textual_encoder.embeddings.word_embeddings.weight .*\(99, 32\).*\(16, 32\)"
     refused(checkpoint, tmp_path, message, tokenizer=str(language_model))
     (tmp_path / "empty").mkdir()
-    message = r"^--tokenizer: language model .*empty: cannot be loaded \("
-    refused(checkpoint, tmp_path, message, tokenizer=str(tmp_path / "empty"))
+    empty = str(tmp_path / "empty")
+    refused(checkpoint, tmp_path, f"--tokenizer: .*{empty}", tokenizer=empty)
 
 
 # --- slow-only networks of others ---------------------------------------------------------------
@@ -200,11 +190,11 @@ def other(project: str, depth: int = 50) -> dict:
 @pytest.mark.parametrize("project", ["PySlowFast", "pytorchvideo"])
 @pytest.mark.parametrize("depth", [18, 50, 101])
 @torch.no_grad()
-def test_features_are_those_of_the_network(project: str, depth: int, tmp_path: Path) -> None:
+def test_features_match_the_network(project: str, depth: int, tmp_path: Path) -> None:
     torch.save(other(project, depth), tmp_path / "w.pyth")
     imported = import_weights(tmp_path / "w.pyth")
     assert imported.project == project
-    assert imported.left_out == [f"the classifier ({OTHERS[project][1]})"]
+    assert imported.skipped == [f"the classifier ({OTHERS[project][1]})"]
     model = imported.model
     assert model.video == VideoConfig(depth=depth, width=4)
     assert model.clip == ClipConfig(size=224, stride=8)
@@ -214,23 +204,23 @@ def test_features_are_those_of_the_network(project: str, depth: int, tmp_path: P
 
 
 @torch.no_grad()
-def test_mmaction2_saw_colours_normalised_otherwise(tmp_path: Path) -> None:
+def test_mmaction2_pixel_normalisation(tmp_path: Path) -> None:
     torch.save(other("mmaction2"), tmp_path / "w.pth")
     model = import_weights(tmp_path / "w.pth").model
     mean, std = (
         torch.tensor(each).view(3, 1, 1, 1)
         for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     )
-    # Beyond the border is a grey of 0.45, which is our network's zero.
+    # The zero padding of our network corresponds to a grey of 0.45.
     theirs = (bordered(clips().float(), 0.45 * 255) - mean) / std
     same(model.encode_video(clips())[0], features(slow_only(50, 4), 50, theirs))
 
 
-def test_a_2d_network_is_inflated(tmp_path: Path) -> None:
+def test_2d_network_is_inflated(tmp_path: Path) -> None:
     torch.save(resnet2d(18), tmp_path / "w.pth")
     imported = import_weights(tmp_path / "w.pth")
     assert imported.project == "a 2D ResNet"
-    assert imported.left_out == ["the classifier (fc.weight, fc.bias)"]
+    assert imported.skipped == ["the classifier (fc.weight, fc.bias)"]
     assert imported.model.untrained == ("video_head", "text_encoder", "text_head")
     video, state = inflate(tmp_path / "w.pth")
     assert imported.model.video == video
@@ -238,7 +228,7 @@ def test_a_2d_network_is_inflated(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_safetensors_do_as_well(tmp_path: Path) -> None:
+def test_safetensors(tmp_path: Path) -> None:
     save_file(pyslowfast(slow_only(18, 4)), tmp_path / "w.safetensors")
     torch.save(other("PySlowFast", 18), tmp_path / "w.pyth")
     one, two = (import_weights(tmp_path / f"w.{kind}").model for kind in ("safetensors", "pyth"))
@@ -246,7 +236,7 @@ def test_safetensors_do_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "settings", "told"),
+    ("where", "settings", "expected"),
     [
         (
             "cfg",
@@ -257,84 +247,76 @@ def test_safetensors_do_as_well(tmp_path: Path) -> None:
         ("cfg", "nothing of that", (8, 8, 224)),
     ],
 )
-def test_the_form_of_clips_is_read_from_the_files_configuration(
-    where: str, settings: str, told: tuple, tmp_path: Path
+def test_clip_format_is_read_from_the_configuration(
+    where: str, settings: str, expected: tuple, tmp_path: Path
 ) -> None:
     given = {"config": settings} if where == "meta" else settings
     torch.save({**other("PySlowFast", 18), where: given}, tmp_path / "w.pyth")
     clip = import_weights(tmp_path / "w.pyth").model.clip
-    assert (clip.frames, clip.stride, clip.size) == told
+    assert (clip.frames, clip.stride, clip.size) == expected
     clip = import_weights(tmp_path / "w.pyth", clip={"frames": 5}).model.clip
-    assert (clip.frames, clip.stride, clip.size) == (5, *told[1:])
-    with pytest.raises(RecipeError, match=r"^import-weights: clip.size is 3; below 32"):
+    assert (clip.frames, clip.stride, clip.size) == (5, *expected[1:])
+    with pytest.raises(RecipeError, match=r"clip\.size.*3"):
         import_weights(tmp_path / "w.pyth", clip={"size": 3})
 
 
-def test_fine_tuning_begins_with_an_imported_network(tmp_path: Path) -> None:
+def test_fine_tuning_an_imported_network(tmp_path: Path) -> None:
     torch.save(other("pytorchvideo"), tmp_path / "w.pyth")
     model = import_weights(tmp_path / "w.pyth").model
     model.save_pretrained(tmp_path / "model")
     recipe = make_recipe(FinetuneRecipe, {"video.depth": 50, "video.width": 4})
     classifier = Classifier(["a", "b"], recipe.clip, recipe.video, recipe.classifier)
-    load_init_weights(str(tmp_path / "model")).begin(classifier)
+    load_init_weights(str(tmp_path / "model")).load_into(classifier)
     found = classifier.video_encoder.state_dict()
     assert all(torch.equal(found[n], v) for n, v in model.video_encoder.state_dict().items())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.project)
 @pytest.mark.parametrize("depth", [10, 50])
-def test_no_two_weights_have_one_name(layout, depth: int) -> None:
+def test_foreign_names_are_unique(layout, depth: int) -> None:
     state = ResNet3d(depth, 1, "B").state_dict()
-    assert len({layout.theirs(name) for name in state}) == len(state)
+    assert len({layout.foreign_name(name) for name in state}) == len(state)
 
 
-# --- networks and files that do not do ----------------------------------------------------------
+# --- unsupported networks and files --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ("RESNET:\n  STRIDE_1X1: true\n", r"strides in 1×1 convolutions \(RESNET.STRIDE_1X1\)"),
-        ("  SPATIAL_DILATIONS:\n  - - 1\n  - - 1\n  - - 1\n  - - 2\n", "dilated convolutions"),
-        ("dict(depth=50, style='caffe')", r"strides in 1×1 convolutions \(style='caffe'\)"),
+        ("RESNET:\n  STRIDE_1X1: true\n", "RESNET.STRIDE_1X1"),
+        ("  SPATIAL_DILATIONS:\n  - - 1\n  - - 1\n  - - 1\n  - - 2\n", "dilated"),
+        ("dict(depth=50, style='caffe')", "style='caffe'"),
     ],
 )
-def test_a_network_that_computes_otherwise_is_refused(
-    settings: str, what: str, tmp_path: Path
-) -> None:
+def test_unsupported_settings(settings: str, what: str, tmp_path: Path) -> None:
     content = {**other("PySlowFast"), "cfg": settings}
-    message = f"w.pth: its configuration tells of {what}, which the video encoder has not$"
-    refused(content, tmp_path, message)
+    refused(content, tmp_path, rf"w\.pth: .*{what}")
 
 
-def test_another_structure_is_told(tmp_path: Path) -> None:
+def test_another_structure(tmp_path: Path) -> None:
     weights = other("PySlowFast")["model_state"]
     image = {n: v[:, :, :1] if v.dim() == 5 else v for n, v in weights.items()}
-    message = (
-        "as a slow-only ResNet-50 of width 4 of PySlowFast its s4.pathway0_res0.branch2.a.weight "
-        r"should be \(16, 32, 3, 1, 1\), and is \(16, 32, 1, 1, 1\)$"
-    )
+    message = r"s4.pathway0_res0.branch2.a.weight .*\(16, 32, 1, 1, 1\).*\(16, 32, 3, 1, 1\)"
     refused(image, tmp_path, message)
     wide = {**weights, "s2.pathway0_nonlocal0.conv_g.weight": torch.zeros(1)}
-    refused(wide, tmp_path, "has besides 1 weights: s2.pathway0_nonlocal0.conv_g.weight$")
+    refused(wide, tmp_path, "1 unexpected weights: s2.pathway0_nonlocal0.conv_g.weight")
     fewer = {n: v for n, v in weights.items() if not n.startswith("s5.pathway0_res2")}
-    refused(fewer, tmp_path, "of PySlowFast, a ResNet of 3, 4, 6, 2 bottlenecks; the depths here")
+    refused(fewer, tmp_path, "PySlowFast .*3, 4, 6, 2 bottlenecks")
     two = {n.replace("pathway0", "pathway1"): v for n, v in weights.items()}
-    refused(two, tmp_path, r"w.pth: a network of two pathways \(s1.pathway1_stem.conv.weight\)")
+    refused(two, tmp_path, r"w\.pth: .*s1.pathway1_stem.conv.weight")
 
 
-def test_a_file_of_something_else(tmp_path: Path) -> None:
-    message = "nobody's names that are known here; .*, but the file has patch_embed.weight, …$"
-    refused({"patch_embed.weight": torch.zeros(3)}, tmp_path, message)
-    refused({}, tmp_path, "but the file has nothing, …$")
-    refused([torch.zeros(3)], tmp_path, "w.pth: holds list, not a state dict$")
-    message = "of PySlowFast, which has no text tower; leave out --tokenizer$"
-    refused(other("PySlowFast"), tmp_path, message, tokenizer="somewhere")
-    with pytest.raises(ModelError, match=f"^weights {tmp_path}/none: no such file$"):
+def test_other_files(tmp_path: Path) -> None:
+    refused({"patch_embed.weight": torch.zeros(3)}, tmp_path, r"w\.pth: .*patch_embed.weight")
+    refused({}, tmp_path, r"w\.pth")
+    refused([torch.zeros(3)], tmp_path, r"w\.pth .*list")
+    refused(other("PySlowFast"), tmp_path, "PySlowFast .*--tokenizer", tokenizer="somewhere")
+    with pytest.raises(ModelError, match=f"{tmp_path}/none"):
         import_weights(tmp_path / "none")
 
 
-def test_a_file_with_code_in_it_is_refused(language_model: Path, tmp_path: Path) -> None:
-    message = r"w.pth holds more than tensors \(\w+.system\), which may run code when it is read"
-    refused({**authors(18, 4, language_model), "log": Code(tmp_path / "made")}, tmp_path, message)
+def test_file_with_code_is_refused(language_model: Path, tmp_path: Path) -> None:
+    content = {**authors(18, 4, language_model), "log": Code(tmp_path / "made")}
+    refused(content, tmp_path, r"w\.pth .*\w+\.system")
     assert not (tmp_path / "made").exists()

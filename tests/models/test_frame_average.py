@@ -1,4 +1,4 @@
-"""The baseline of frame features: a plain 2D network's, frame by frame."""
+"""Frame features of a 2D network (frozen baseline)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("frames", [1, 5])
 @torch.no_grad()
-def test_features_are_the_mean_of_what_a_plain_2d_network_gives(
-    depth: int, frames: int, tmp_path: Path
-) -> None:
+def test_features_are_the_mean_over_frames(depth: int, frames: int, tmp_path: Path) -> None:
     weights = resnet2d(depth)
     model = load_imagenet_model(saved(weights, tmp_path / "w.pth"), ClipConfig(size=32))
     clip = torch.randint(0, 256, (1, 3, frames, 64, 64), dtype=torch.uint8)
@@ -32,7 +30,7 @@ def test_features_are_the_mean_of_what_a_plain_2d_network_gives(
     assert embedding.shape == (1, 256)
 
 
-def test_the_untrained_parts_are_always_the_same(tmp_path: Path) -> None:
+def test_untrained_parts_are_deterministic(tmp_path: Path) -> None:
     file = saved(resnet2d(10), tmp_path / "w.pth")
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -41,7 +39,7 @@ def test_the_untrained_parts_are_always_the_same(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_model_is_read_by_what_it_is_called(tmp_path: Path) -> None:
+def test_load_frozen_model_by_name(tmp_path: Path) -> None:
     file = saved(resnet2d(10), tmp_path / "w.safetensors")
     model = load_frozen_model(f"imagenet:{file}")
     assert isinstance(model, FrameAverageModel)
@@ -54,14 +52,13 @@ def test_a_model_is_read_by_what_it_is_called(tmp_path: Path) -> None:
     assert again.hash == plain.hash
 
 
-def test_it_is_not_kept_as_what_it_is_not(tmp_path: Path) -> None:
+def test_saving_is_refused(tmp_path: Path) -> None:
     model = load_imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
-    message = "model: a 2D network is not kept as a model folder; keep its own file$"
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=f"{tmp_path}/model"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_weights_that_are_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"^weights {tmp_path}/none.pth: no such file$"):
+def test_missing_weights(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"{tmp_path}/none.pth"):
         load_frozen_model(f"imagenet:{tmp_path}/none.pth")
