@@ -3,4 +3,4 @@
 from crosspair.config import Clip
 from crosspair.corpora.manifest import SCHEMA, SPLITS, Manifest, manifest_from_rows
 
-__all__ = ["Clip", "Manifest", "SCHEMA", "SPLITS", "manifest_from_rows"]
+__all__ = ["SCHEMA", "SPLITS", "Clip", "Manifest", "manifest_from_rows"]

@@ -1,4 +1,4 @@
-"""Build a manifest from a corpus's own lists: find videos, join titles, split, label, probe, write."""
+"""Build manifests from a corpus's own lists: find videos, join titles, split, label and probe."""
 
 from __future__ import annotations
 
@@ -408,8 +408,8 @@ def rename_classes(
     labels = {row["label"] for row in labelled}
     if file and not labels & set(names):
         raise ManifestError(
-            f"class names {file}: its {len(names)} classes ({summarize_names(sorted(names))}) match "
-            f"no label of the corpus ({summarize_names(sorted(labels))}). "
+            f"class names {file}: its {len(names)} classes ({summarize_names(sorted(names))}) "
+            f"match no label of the corpus ({summarize_names(sorted(labels))}). "
             "The first column is the official name, the second the display name."
         )
     for row in labelled:

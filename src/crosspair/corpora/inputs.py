@@ -28,7 +28,8 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
 
     Args:
         named: files and URLs (not opened), folders (searched recursively), and manifests
-            (``.parquet``). Rows of manifests keep their ``pair_id``; for other videos it is the path.
+            (``.parquet``). Rows of manifests keep their ``pair_id``; that of other videos is the
+            path.
         titles: a title file, see `crosspair.corpora.tables.read_titles`; its ``path`` may be the
             end of a full path. It takes precedence over titles of manifests.
 

@@ -168,7 +168,8 @@ def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
         table = pa.table(columns, schema=SCHEMA)
     except UnicodeEncodeError as error:
         raise ManifestError(
-            f"manifest {path}: {error.object!r} is not valid UTF-8. Rename the file or fix the text."
+            f"manifest {path}: {error.object!r} is not valid UTF-8. "
+            "Rename the file or fix the text."
         ) from error
     return Manifest(table, Path(path))
 
@@ -233,7 +234,7 @@ def add_title_noise(manifest: Manifest, fraction: float, seed: int) -> Manifest:
 
 
 def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
-    """Draw, for each of ``rows``, the position in ``rows`` of a pair whose title is wrong for it."""
+    """Draw, for each of ``rows``, the position in ``rows`` of a pair with a wrong title for it."""
     label_column, title_column = manifest.column("label"), manifest.column("title")
     # A pair without a label gets its row number as a label of its own.
     labels = _to_codes([label_column[row] or row for row in rows.tolist()])

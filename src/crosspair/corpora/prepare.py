@@ -386,7 +386,8 @@ def _source_states(paths: list[str], out: Path) -> dict[str, object]:
             return None
         if (status.st_dev, status.st_ino) in outputs:
             raise ManifestError(
-                f"source {path} is in {out / VIDEOS} and could be overwritten. Choose another folder."
+                f"source {path} is in {out / VIDEOS} and could be overwritten. "
+                "Choose another folder."
             )
         return status.st_size, status.st_mtime_ns
 

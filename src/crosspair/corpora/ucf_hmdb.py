@@ -51,7 +51,8 @@ def ucf101_corpus(
         lists: the folder of ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
         out: a manifest file if there is one split, or a folder for ``split1.parquet`` etc.
         splits: some of `SPLITS`.
-        **options: see `crosspair.corpora.build.TitledCorpusOptions`; pairs without a title are kept.
+        **options: see `crosspair.corpora.build.TitledCorpusOptions`; pairs without a title
+            are kept.
 
     Raises:
         ManifestError: an input is invalid; nothing has been written.

@@ -1,4 +1,4 @@
-"""Measure how many words titles have in common with the names of their classes (Table 6, Figure 2)."""
+"""Measure the word overlap of titles and class names (Table 6, Figure 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill ``title_clean`` and ``title_tree`` of a manifest: clean titles, then keep verbs and nouns."""
+"""Fill ``title_clean`` and ``title_tree`` of a manifest: clean titles and their verbs and nouns."""
 
 from __future__ import annotations
 
