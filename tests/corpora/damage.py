@@ -13,8 +13,8 @@ from crosspair.errors import VideoStatus
 USABLE = {kind for kind in VideoStatus if not kind.broken}
 # A file that opens may turn out to be any of these, as chance will have it.
 WORN = {
-    VideoStatus.CUT, VideoStatus.CORRUPT_FRAMES, VideoStatus.UNDECODABLE, VideoStatus.DAMAGED_HEADER, VideoStatus.NO_VIDEO_STREAM,
-    VideoStatus.ABSURD_SIZE, VideoStatus.NOT_A_VIDEO, VideoStatus.AUDIO_ONLY,
+    VideoStatus.CUT, VideoStatus.CORRUPT_FRAMES, VideoStatus.UNDECODABLE,
+    VideoStatus.DAMAGED_HEADER, VideoStatus.NO_VIDEO_STREAM, VideoStatus.ABSURD_SIZE, VideoStatus.NOT_A_VIDEO, VideoStatus.AUDIO_ONLY,
 }  # fmt: skip
 
 

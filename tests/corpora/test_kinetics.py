@@ -134,39 +134,32 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"^Kinetics list .*train\.csv needs the columns 'label', .*'split'; separated by "
-         "commas, it has none$"),
-        ("label,id,time_start,time_end,split\n", "needs .* 'youtube_id', .*; separated by commas, "
-         "it has 'label', 'id', 'time_start', 'time_end', 'split'$"),
-        (HEADER + LINES + LINES, r"train\.csv, line 4: '-abcdefgh_1' stands twice, the first time "
-         "in .*, line 2; "),
-        (HEADER + "a,,1,2,val\n", r"train\.csv, line 2: youtube_id, time_start or time_end is e"),
-        (HEADER + "a,b,1,,val\n", r"train\.csv, line 2: youtube_id, time_start or time_end is e"),
-        (HEADER + "a,b,1:30,2,val\n", r"line 2: time_start is '1:30', not a number of seconds$"),
-        (HEADER + "a,b,5,2,val\n", r"train\.csv, line 2: time_start '5', time_end '2'; a part "),
-        (HEADER + "a,b,1,2,dev\n", r"train\.csv, line 2: split 'dev' is unknown; "),
-        (HEADER + "a,b,1,2,val\n", r"^no pair: none of the 1 segments belongs to one of the 0 "
-         r"videos in .*videos; looked for b_000001_000002, b$"),
+        ("", r"train\.csv .*'label', .*'split'"),
+        ("label,id,time_start,time_end,split\n", "'youtube_id', .*'label', 'id', "
+         "'time_start', 'time_end', 'split'$"),
+        (HEADER + LINES + LINES, r"train\.csv, line 4: '-abcdefgh_1' .*line 2"),
+        (HEADER + "a,,1,2,val\n", r"train\.csv, line 2: youtube_id"),
+        (HEADER + "a,b,1,,val\n", r"train\.csv, line 2: youtube_id"),
+        (HEADER + "a,b,1:30,2,val\n", r"train\.csv, line 2: time_start .*'1:30'"),
+        (HEADER + "a,b,5,2,val\n", r"train\.csv, line 2: time_start '5', time_end '2'"),
+        (HEADER + "a,b,1,2,dev\n", r"train\.csv, line 2: split 'dev'"),
+        (HEADER + "a,b,1,2,val\n", "^no pair: .*b_000001_000002, b$"),
     ],
 )  # fmt: skip
-def test_lists_that_do_not_do(disk: Disk, text: str, message: str) -> None:
+def test_invalid_lists(disk: Disk, text: str, message: str) -> None:
     refused(disk, message, text)
 
 
 def test_the_same_id_in_two_lists(disk: Disk) -> None:
     lists = [disk.file("a.csv", HEADER + LINES), disk.file("b.csv", HEADER + LINES)]
-    message = r"b\.csv, line 2: '.*' stands twice, the first time in Kinetics list .*a\.csv, line 2"
-    refused(disk, message, lists=lists)
+    refused(disk, r"b\.csv, line 2: '-abcdefgh_1' .*a\.csv, line 2", lists=lists)
 
 
-def test_titles_that_do_not_do(disk: Disk) -> None:
+def test_invalid_titles(disk: Disk) -> None:
     disk.link(f"{ONE}.mp4")
     other = disk.file("titles.tsv", TITLES.replace(ONE, "other______").replace(TWO, "another____"))
-    message = r"titles\.tsv: none of its 2 ids \(other______, another____\) is one of the corpus' "
-    refused(disk, message, titles=other)
+    refused(disk, r"titles\.tsv: .*other______, another____", titles=other)
     twice = disk.file("titles.tsv", TITLES + TITLES)
-    refused(
-        disk, r"titles\.tsv, line 3: '.*' stands twice, the first time in .*, line 1;", titles=twice
-    )
+    refused(disk, r"titles\.tsv, line 3: '.*line 1", titles=twice)
     empty = disk.file("titles.csv", f"video_id,title\n{ONE},\n")
-    refused(disk, "^no pair: none of the 1 segments with a video has a title$", titles=empty)
+    refused(disk, "^no pair: .*segments", titles=empty)

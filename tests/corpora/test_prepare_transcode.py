@@ -318,8 +318,7 @@ def cut_in_half(make_video: Any, path: Path) -> Path:
 
 def test_a_cut_source_is_an_error_and_not_shortened(tmp_path: Path, make_video) -> None:
     path = cut_in_half(make_video, tmp_path / "a.avi")
-    cut = r"cut: frames are missing before \d\.\d\d s; the last begins at \d\.\d\d s"
-    with pytest.raises(VideoError, match=f"a.avi: ({cut}|damaged: the frame at .* is corrupt)"):
+    with pytest.raises(VideoError, match=r"a\.avi: (cut|damaged): .*\d\.\d\d s"):
         transcode(Clip(str(path)), SMALL)
     with pytest.raises(VideoError, match=r"a\.avi: (cut|damaged): .*"):
         transcode(Clip(str(path)), TranscodeSettings(short_side=32, fps=30))
@@ -340,20 +339,20 @@ def test_damage_in_the_middle_is_an_error(tmp_path: Path, make_video) -> None:
 
 def test_a_part_after_the_end(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "a.mp4", frames=30)
-    with pytest.raises(VideoError, match=r"the clip starts at 5 s but the video ends at 1\.00 s"):
+    with pytest.raises(VideoError, match=r"a\.mp4: .*5 s.*1\.00 s"):
         transcode(Clip(str(path), 5.0), SMALL)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"short_side": 127}, "the short side is 127 pixels; it must be even, and 16 or more"),
-        ({"short_side": 8}, "the short side is 8 pixels"),
-        ({"gop": 0}, "the GOP is 0 frames; it must be 1 or more"),
-        ({"fps": 0.0}, "the frame rate is 0.0; it must be 1 to 1000, or own"),
-        ({"fps": float("nan")}, "the frame rate is nan"),
-        ({"middle": 0.0}, "the middle is 0.0 s; it must be more than 0"),
-        ({"crf": 52}, "the rate factor (crf) is 52; it must be 0 to 51"),
+        ({"short_side": 127}, "short_side is 127"),
+        ({"short_side": 8}, "short_side is 8"),
+        ({"gop": 0}, "gop is 0"),
+        ({"fps": 0.0}, "fps is 0.0"),
+        ({"fps": float("nan")}, "fps is nan"),
+        ({"middle": 0.0}, "middle is 0.0"),
+        ({"crf": 52}, "crf is 52"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

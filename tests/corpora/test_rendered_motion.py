@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crosspair.corpora.rendered import PARTNERS, draw_scene, motion_of, render_frames
+from crosspair.corpora.rendered import PARTNERS, draw_motion, draw_scene, render_frames
 
 
 def sampled(label: str, draws: int, apart: float) -> NDArray[np.float64]:
     """What a frame shows at a random time and ``apart`` seconds later: (draws, 2, values)."""
     found = []
     for seed in range(draws):
-        motion = motion_of(label, np.random.default_rng((seed, 99)))
+        motion = draw_motion(label, np.random.default_rng((seed, 99)))
         time = np.random.default_rng((seed, sum(map(ord, label)))).uniform(0, 3)
         found.append(
             [[v for pose in motion(t) for v in astuple(pose)] for t in (time, time + apart)]
@@ -92,7 +92,7 @@ def test_each_oscillation_moves_its_own_channel() -> None:
     live = {"shaking sideways": {0}, "bouncing": {1}, "swinging": {0, 1, 3}, "blinking": {5}}
     for label, columns in live.items():
         for seed in range(20):
-            motion = motion_of(label, np.random.default_rng(seed))
+            motion = draw_motion(label, np.random.default_rng(seed))
             values = np.array([astuple(motion(n * 4 / 30)[0]) for n in range(8)])
             assert set(np.flatnonzero(np.ptp(values, axis=0) > 1e-6)) == columns, label
             assert np.ptp(values, axis=0)[list(columns)].max() > 0.2, label

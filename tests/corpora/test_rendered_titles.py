@@ -10,9 +10,9 @@ import pytest
 from crosspair.corpora.rendered import ACTIONS, plan
 from crosspair.corpora.rendered.titles import (
     ACTION_WORDS,
-    ACTION_WORDS_ABROAD,
     COLOUR_WORDS,
-    THING_WORDS,
+    FOREIGN_ACTION_WORDS,
+    SHAPE_WORDS,
 )
 
 
@@ -26,14 +26,14 @@ def told(title: str, texts: dict[str, tuple[str, ...]]) -> set[str]:
     }
 
 
-ACTION_TEXTS = {a: ACTION_WORDS[a] + ACTION_WORDS_ABROAD[a] for a in ACTIONS}
-THING_TEXTS = {t: tuple(w for pair in pairs for w in pair) for t, pairs in THING_WORDS.items()}
+ACTION_TEXTS = {a: ACTION_WORDS[a] + FOREIGN_ACTION_WORDS[a] for a in ACTIONS}
+THING_TEXTS = {t: tuple(w for pair in pairs for w in pair) for t, pairs in SHAPE_WORDS.items()}
 
 
 def test_titles_without_noise_are_right_and_say_the_action() -> None:
     for pair in plan(200, noise=0):
         assert pair.scene.label in told(pair.title, ACTION_TEXTS), pair.title
-        assert told(pair.title, THING_TEXTS) <= {pair.scene.thing}, pair.title
+        assert told(pair.title, THING_TEXTS) <= {pair.scene.shape}, pair.title
         assert told(pair.title, dict(COLOUR_WORDS)) <= {pair.scene.colour}, pair.title
         assert pair.title.isascii()
         assert "#" not in pair.title

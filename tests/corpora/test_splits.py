@@ -32,8 +32,7 @@ def test_the_names_that_corpora_give(name: str, split: str | None) -> None:
 
 
 def test_a_split_of_another_name() -> None:
-    message = "^a.csv, line 2: split 'dev' is unknown; the names are train, training, val, "
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"^a.csv, line 2: split 'dev'"):
         parse_split("dev", "a.csv, line 2")
 
 
@@ -75,6 +74,6 @@ def test_groups_are_never_divided(sizes: list[int], share: float, seed: int) -> 
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_that_is_none(share: float) -> None:
-    with pytest.raises(ManifestError, match=r"^the share to hold out for validation is .*0 to 1$"):
+def test_a_fraction_out_of_range(share: float) -> None:
+    with pytest.raises(ManifestError, match=str(share)):
         split_validation(rows(3), share, 0)

@@ -64,7 +64,7 @@ def test_words_are_the_same_by_their_base_forms(
     title: str, label: str, sharing: bool, whole: bool
 ) -> None:
     found = total((title, label))
-    assert (bool(found.sharing), bool(found.whole)) == (sharing, whole)
+    assert (bool(found.partial), bool(found.whole)) == (sharing, whole)
 
 
 def test_words_may_be_compared_as_they_are_written() -> None:
@@ -93,13 +93,13 @@ def test_shares_are_ordered_and_within_0_and_1(pairs: list[tuple[str, str]]) -> 
     found = total(*pairs)
     assert 0 <= found.all <= found.at_least_one <= 1
     assert 0 <= found.rel <= 1
-    assert found.sharing <= found.relevant
+    assert found.partial <= found.relevant
 
 
 def test_labels_and_titles_are_needed() -> None:
-    with pytest.raises(ManifestError, match=r"m.parquet: no pair has a label .*--label-by-folder"):
+    with pytest.raises(ManifestError, match=r"m.parquet: .*label"):
         word_overlap(manifest(("A dog", None)))
-    with pytest.raises(ManifestError, match=r"m.parquet: no pair that has a label has a title"):
+    with pytest.raises(ManifestError, match=r"m.parquet: .*title"):
         word_overlap(manifest((None, "dog"), ("A cat", None)))
 
 
@@ -149,28 +149,28 @@ def test_accuracies_are_read(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "[1]", "is no JSON object, but a list"),
-        ("a.json", '{"results": []}', "holds no result that tells classes apart; make one by"),
-        ("a.json", "{", "is not json: Expecting"),
+        ("a.json", "[1]", "list"),
+        ("a.json", '{"results": []}', "crosspair evaluate zeroshot"),
+        ("a.json", "{", "line 1"),
         (
             "a.csv",
             "label,accuracy\ndog,1\n",
-            "needs the columns 'class', 'accuracy'; .*, it has 'label', 'accuracy'",
+            "'class', 'accuracy'.*'label', 'accuracy'",
         ),
-        ("a.csv", "", "needs the columns 'class', 'accuracy'; .*, it has none"),
-        ("a.csv", "class,accuracy\ndog,83\n", "of 'dog' is '83'; it must be a fraction, 0 to 1"),
-        ("a.csv", "class,accuracy\ndog\n", "of 'dog' is ''; it must be a fraction"),
-        ("a.json", '{"dog": NaN}', "of 'dog' is nan; it must be a fraction"),
-        ("a.json", '{"cow": 1}', r"none of the manifest's 1 classes \(as 'dog'\); it names 'cow'"),
+        ("a.csv", "", "'class', 'accuracy'"),
+        ("a.csv", "class,accuracy\ndog,83\n", "'dog' is '83'"),
+        ("a.csv", "class,accuracy\ndog\n", "'dog' is ''"),
+        ("a.json", '{"dog": NaN}', "'dog' is nan"),
+        ("a.json", '{"cow": 1}', "'dog'.*'cow'"),
     ],
 )
-def test_what_is_no_accuracy_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_invalid_accuracy_files(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ManifestError, match=message) as caught:
         read_accuracy(tmp_path / name, ["dog"])
     assert name in str(caught.value)
 
 
-def test_a_missing_accuracy_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"none.csv does not exist"):
+def test_a_missing_accuracy_file(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"none\.csv"):
         read_accuracy(tmp_path / "none.csv", ["dog"])

@@ -261,7 +261,7 @@ def test_remote_videos_are_probed_and_checked(server: Server, tmp_path: Path, ma
     assert found[0] == found[4] == expected
     rows = [{"pair_id": url, "path": url, "title": "t"} for url in urls]
     checked = check(manifest_from_rows(rows, tmp_path / "m.parquet"), decode=True)
-    assert [verdict.kind for verdict in checked.verdicts] == [
+    assert [verdict.kind for verdict in checked.results] == [
         VideoStatus.FINE, VideoStatus.MISSING, VideoStatus.NOT_A_VIDEO, VideoStatus.CUT, VideoStatus.FINE
     ]  # fmt: skip
     assert checked.manifest.column("path") == urls

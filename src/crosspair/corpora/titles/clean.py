@@ -2,8 +2,8 @@
 
 `normalize_characters` maps HTML entities, mojibake, decorative letters, full-width forms, curly
 quotes, dashes and invisible characters to Latin letters and ASCII punctuation. `scan` splits a
-title into pieces; symbols, emoji, addresses and other scripts are removed by their kind. `clean_title`
-also removes words of other languages and numbers without a word.
+title into pieces, and marks symbols, emoji, addresses and other scripts for removal. `clean_title`
+also removes words of other languages, and numbers if no word is left.
 """
 
 from __future__ import annotations
