@@ -73,7 +73,7 @@ def broken_at(path: Path, share: float) -> None:
     path.write_bytes(content)
 
 
-def test_damage_is_told_of_the_part_that_has_it(tmp_path: Path, make_video) -> None:
+def test_only_damaged_segments_are_broken(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "a.mkv", frames=600, gop=15)
     broken_at(path, 0.5)
     parts = [(0.0, 5.0), (17.0, 20.0), (5.0, 17.0), (None, None), (4.0, 12.0)]
@@ -102,7 +102,7 @@ def test_a_cut_file_is_called_cut(tmp_path: Path, make_video, suffix: str, share
     assert "cut" in verdict.reason
 
 
-def test_a_header_that_is_wrong_about_the_length(tmp_path: Path, make_video) -> None:
+def test_wrong_length_in_header(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "a.avi", frames=100)
     content = path.read_bytes()
     # The stream header's length in frames, and the number of frames of the whole file.

@@ -1,4 +1,4 @@
-"""Any folder of videos with a title file: what is joined, what is told, what is refused."""
+"""`folder_corpus`: matching, splits, labels and errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.build import skipped_list_path
 from crosspair.corpora.readers import folder_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import left_out, read
+from tests.corpora.conftest import read, skipped_pairs
 
 
 class Corpus:
-    """A folder to put copies of one video in, and what `folder_corpus` makes of it."""
+    """A folder of copies of one video, and calls of `folder_corpus`."""
 
     def __init__(self, root: Path, video: Path) -> None:
         self.root, self.video, self.folder = root, video, root / "videos"
@@ -80,42 +80,40 @@ def test_names_may_hold_spaces_dots_and_any_script(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize(("on_disk", "in_file"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_either_way_to_write_an_accent_is_the_same_name(
-    corpus: Corpus, on_disk: str, in_file: str
-) -> None:
+def test_unicode_normal_forms_are_equal(corpus: Corpus, on_disk: str, in_file: str) -> None:
     corpus.add(unicodedata.normalize(on_disk, "café.mp4"))
     title = unicodedata.normalize(in_file, "café")
     assert len(corpus.made(f"video_id,title\n{title},Coffee\n")) == 1
 
 
-def test_a_column_path_tells_videos_of_one_name_apart(corpus: Corpus) -> None:
+def test_column_path_distinguishes_equal_names(corpus: Corpus) -> None:
     corpus.add("x/a.mp4", "y/a.mp4", "a.avi")
     manifest = corpus.made("path,title\ny/a.mp4,Y\nx/a,X\na.avi,top\n")
     assert [Path(clip.path).parent.name for clip in manifest.clips()] == ["y", "x", "videos"]
     assert manifest.column("pair_id") == ["y/a.mp4", "x/a", "a.avi"]
 
 
-def test_labels_splits_and_parts_come_along(corpus: Corpus) -> None:
+def test_labels_splits_and_intervals_are_read(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     manifest = corpus.made("video_id,title,label,split,start,end\na,A,dog,val,0.1,0.4\nb,B,,,,\n")
     found = read(manifest, "label", "split", "start", "end")
     assert found == [("dog", "val", 0.1, 0.4), (None, None, None, None)]
 
 
-def test_a_folders_name_becomes_the_label(corpus: Corpus) -> None:
+def test_label_by_folder(corpus: Corpus) -> None:
     corpus.add("ApplyLipstick/a.mp4", "deep/Biking/b.mp4")
     manifest = corpus.made("video_id,title\na,A\nb,B\n", label_by_folder=True)
     assert manifest.column("label") == ["ApplyLipstick", "Biking"]
 
 
-def test_what_is_no_video_is_passed_over(corpus: Corpus) -> None:
+def test_other_files_are_ignored(corpus: Corpus) -> None:
     corpus.add("a.mp4", ".hidden.mp4", "notes.txt", "B.MP4")
     (corpus.folder / "folder.mp4").mkdir()
     manifest = corpus.made("video_id,title\na,A\nB,B\n")
     assert manifest.column("pair_id") == ["a", "B"]
 
 
-def test_titles_without_videos_and_videos_without_titles_are_told(
+def test_unmatched_titles_and_videos_are_listed(
     corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus.add(*(f"{name}.mp4" for name in "abcdefgh"))
@@ -130,21 +128,19 @@ def test_titles_without_videos_and_videos_without_titles_are_told(
     assert len(lines) == 1 + 2 + 7
 
 
-def test_a_video_with_an_empty_title_is_left_out_once(corpus: Corpus) -> None:
+def test_a_video_with_an_empty_title_is_listed_once(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     manifest = corpus.made("video_id,title\na,A\nb, \n")
     assert manifest.column("pair_id") == ["a"]
-    assert left_out(corpus.out) == [("b", "no title", str(corpus.folder / "b.mp4"))]
+    assert skipped_pairs(corpus.out) == [("b", "no title", str(corpus.folder / "b.mp4"))]
 
 
-def test_a_name_that_is_not_utf_8_may_be_left_out_and_else_is_told(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_names_that_are_not_utf_8(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
     corpus.add("a.mp4")
     latin = "caf\udce9"  # as Python gives é of an old file system
     os.link(corpus.folder / "a.mp4", corpus.folder / f"{latin}.mp4")
     corpus.made("video_id,title\na,A\n")
-    ((name, reason, _),) = left_out(corpus.out)
+    ((name, reason, _),) = skipped_pairs(corpus.out)
     assert (name, reason) == ("caf\\udce9", "no title")
     assert "(caf\\udce9)" in caplog.text
     corpus.out.unlink()
@@ -154,7 +150,7 @@ def test_a_name_that_is_not_utf_8_may_be_left_out_and_else_is_told(
     assert not corpus.out.exists()
 
 
-def test_a_list_of_what_was_left_out_goes_with_its_cause(corpus: Corpus) -> None:
+def test_skipped_list_is_removed_if_empty(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     corpus.made("video_id,title\na,A\n")
     assert skipped_list_path(corpus.out).exists()
@@ -166,7 +162,7 @@ def test_a_list_of_what_was_left_out_goes_with_its_cause(corpus: Corpus) -> None
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_videos_are_found_from_wherever_the_manifest_lies(
+def test_paths_are_relative_to_the_manifest(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, relative: bool
 ) -> None:
     corpus.add("sub/a b.mp4")
@@ -187,7 +183,7 @@ def test_an_out_without_suffix_is_a_folder(corpus: Corpus) -> None:
     assert made.path == corpus.root / "corpus" / "manifest.parquet"
 
 
-def test_out_may_lie_behind_a_link(corpus: Corpus) -> None:
+def test_out_in_a_linked_folder(corpus: Corpus) -> None:
     corpus.add("a.mp4")
     (corpus.root / "far" / "away" / "place").mkdir(parents=True)
     (corpus.root / "link").symlink_to(corpus.root / "far" / "away" / "place")
@@ -219,7 +215,7 @@ def test_split_lists_may_hold_a_bom_spaces_and_names_without_suffix(corpus: Corp
     assert manifest.column("split") == ["test", None, "test", "test"]
 
 
-def test_a_split_lists_folders_tell_videos_of_one_name_apart(corpus: Corpus) -> None:
+def test_folders_in_split_lists(corpus: Corpus) -> None:
     corpus.add("biking/001.mp4", "rowing/001.mp4")
     titles = "path,title\nbiking/001.mp4,A\nrowing/001.mp4,B\n"
     for line in ("biking/001.mp4", "biking/001.avi 7", "biking/001"):
@@ -231,7 +227,7 @@ def test_a_split_lists_folders_tell_videos_of_one_name_apart(corpus: Corpus) -> 
     corpus.refused(message, titles, split_lists={"test": test})
 
 
-def test_a_number_is_cut_behind_a_suffix_only(corpus: Corpus) -> None:
+def test_class_number_is_removed_after_a_suffix_only(corpus: Corpus) -> None:
     corpus.add("trip.mp4", "trip 1.mp4", "trip v.2.mp4", "trip v.2 1.mp4")
     titles = "video_id,title\ntrip,A\ntrip 1,B\ntrip v.2,C\ntrip v.2 1,D\n"
     test = corpus.titles("trip 1\ntrip v.2 1\n", "test.txt")
@@ -239,7 +235,7 @@ def test_a_number_is_cut_behind_a_suffix_only(corpus: Corpus) -> None:
     assert manifest.column("split") == [None, "test", None, "test"]
 
 
-def test_lines_of_a_split_list_that_name_nothing_are_told(
+def test_unknown_lines_of_a_split_list_are_logged(
     corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus.add("v_a.mp4", "untitled.mp4", "trip.mp4")
@@ -249,7 +245,7 @@ def test_lines_of_a_split_list_that_name_nothing_are_told(
     assert "(trip 1, untitled)" in caplog.text
 
 
-def test_a_split_list_of_other_videos_is_refused(corpus: Corpus) -> None:
+def test_invalid_split_lists(corpus: Corpus) -> None:
     corpus.add("v_a.mp4", "v_b.mp4", "v_c.mp4")
     other = corpus.titles("X/w.avi 1\n", "other.txt")
     corpus.refused(r"other\.txt .*X/w\.avi$", THREE, split_lists={"test": other})
@@ -258,7 +254,7 @@ def test_a_split_list_of_other_videos_is_refused(corpus: Corpus) -> None:
     corpus.refused("'dev'", THREE, split_lists={"dev": other})
 
 
-def test_a_seeded_share_of_train_is_held_out(corpus: Corpus) -> None:
+def test_validation_fraction(corpus: Corpus) -> None:
     names = [f"v{i}" for i in range(20)]
     corpus.add(*(f"{name}.mp4" for name in names))
     lines = "".join(f"{name},T,{'test' if i < 10 else ''}\n" for i, name in enumerate(names))
@@ -267,7 +263,7 @@ def test_a_seeded_share_of_train_is_held_out(corpus: Corpus) -> None:
     assert manifest.column("split")[10:].count("val") == 3
 
 
-def test_parts_of_a_video_are_held_out_together(corpus: Corpus) -> None:
+def test_segments_of_a_video_are_held_out_together(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     parts = "".join(f"{v}{i},{v},T,{i / 20},{i / 20 + 0.05}\n" for v in "ab" for i in range(8))
     manifest = corpus.made("video_id,path,title,start,end\n" + parts, val_fraction=0.5)
@@ -275,12 +271,12 @@ def test_parts_of_a_video_are_held_out_together(corpus: Corpus) -> None:
     assert len(set(read(manifest, "path", "split"))) == 2
 
 
-def test_a_share_that_is_none_is_refused(corpus: Corpus) -> None:
+def test_invalid_validation_fraction(corpus: Corpus) -> None:
     corpus.add("v_a.mp4")
     corpus.refused("1.0", THREE, val_fraction=1.0)
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
 def test_no_folder(corpus: Corpus) -> None:
@@ -322,7 +318,7 @@ def test_a_title_of_no_video(corpus: Corpus) -> None:
     corpus.refused(message, "video_id,title\n ,A\n")
 
 
-def test_no_pair_tells_both_sides(corpus: Corpus) -> None:
+def test_no_pair(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     corpus.refused("^no pair: .*titles.csv .*/videos.*x, y$", "video_id,title\nx,X\ny,Y\n")
 
@@ -337,18 +333,18 @@ def test_no_titles_at_all(corpus: Corpus) -> None:
     [("1:30", "line 2: start .*'1:30'"), ("nan", "line 2: start 'nan'"),
      ("-1", "line 2: start '-1'")],
 )  # fmt: skip
-def test_a_part_that_is_none(corpus: Corpus, start: str, message: str) -> None:
+def test_invalid_intervals(corpus: Corpus, start: str, message: str) -> None:
     corpus.add("a.mp4")
     corpus.refused(message, f"video_id,title,start\na,A,{start}\n")
 
 
-def test_a_split_of_another_name(corpus: Corpus) -> None:
+def test_unknown_split(corpus: Corpus) -> None:
     corpus.add("a.mp4")
     message = "titles.csv, line 2: split 'dev'"
     corpus.refused(message, "video_id,title,split\na,A,dev\n")
 
 
-def test_broken_videos_are_refused_or_marked(
+def test_broken_videos_are_rejected_or_marked(
     corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus.add("v_a.mp4")
@@ -375,7 +371,7 @@ def test_columns_may_have_other_names(corpus: Corpus) -> None:
     assert read(manifest, "pair_id", "title", "label") == [("a", "A dog", "dogs")]
 
 
-def test_labels_stay_or_become_names_for_people(corpus: Corpus) -> None:
+def test_class_names(corpus: Corpus) -> None:
     corpus.add("YoYo/a.mp4", "TaiChi/b.mp4")
     names = corpus.titles("YoYo,playing with a yo-yo\n", "names.csv")
     text = "video_id,title\na,A\nb,B\n"
@@ -383,10 +379,10 @@ def test_labels_stay_or_become_names_for_people(corpus: Corpus) -> None:
     assert manifest.column("label") == ["playing with a yo-yo", "TaiChi"]
 
 
-def test_the_progress_of_probing_is_told(corpus: Corpus) -> None:
+def test_progress_of_probing(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     text = "video_id,path,title,start,end\na,a,A,,\na2,a,A,0.1,0.2\nb,b,B,,\n"
-    corpus.made(text, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (3, 3)
-    assert told == sorted(set(told))
+    corpus.made(text, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (3, 3)
+    assert calls == sorted(set(calls))

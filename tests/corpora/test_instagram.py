@@ -11,7 +11,7 @@ import pytest
 from crosspair.corpora import Manifest
 from crosspair.corpora.readers import instagram_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import Disk, left_out, read
+from tests.corpora.conftest import Disk, read, skipped_pairs
 
 
 def entry(caption: Any | None, subset: str | None = "train") -> dict[str, str | None]:
@@ -51,14 +51,14 @@ def test_half_an_emoji_at_the_end_of_a_cut_caption_is_replaced(disk: Disk) -> No
     assert manifest.column("title") == ["Snow 😍 \ufffd"]
 
 
-def test_what_is_missing_is_listed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_videos_are_listed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.link("trimmed_resize_a.mp4", "trimmed_resize_b.mp4", "trimmed_resize_c.mp4")
-    disk.spoil("trimmed_resize_d.mp4")
+    disk.add_broken("trimmed_resize_d.mp4")
     captions = {"a": entry("A"), "b": entry(" "), "c": entry(None)}
     manifest = made(disk, captions | {"d": entry("D"), "e": entry("")})
     assert manifest.column("pair_id") == ["a", "d"]
     broken = manifest.column("error")[1]
-    assert left_out(manifest.path) == [
+    assert skipped_pairs(manifest.path) == [
         ("b", "no title", str(disk.videos / "trimmed_resize_b.mp4")),
         ("c", "no title", str(disk.videos / "trimmed_resize_c.mp4")),
         ("e", "no file", "no video trimmed_resize_e.mp4"),
@@ -77,7 +77,7 @@ def test_files_of_other_names(disk: Disk, template: str, name: str) -> None:
     assert len(made(disk, {"x{1}": entry("A")}, template=template)) == 1
 
 
-def test_a_share_of_train_is_held_out(disk: Disk) -> None:
+def test_validation_fraction(disk: Disk) -> None:
     names = [f"v{i}" for i in range(10)]
     disk.link(*(f"trimmed_resize_{name}.mp4" for name in names))
     manifest = made(disk, {name: entry("A") for name in names}, val_fraction=0.2, seed=3)

@@ -11,7 +11,7 @@ import pytest
 from crosspair.corpora import Manifest
 from crosspair.corpora.readers import kinetics_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import Disk, Probed, left_out, read
+from tests.corpora.conftest import Disk, Probed, read, skipped_pairs
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 ONE, TWO = "-abcdefgh_1", "abc_000010_"  # such ids there are
@@ -34,7 +34,7 @@ def refused(disk: Disk, message: str, text: str = HEADER + LINES, **options: Any
 @pytest.mark.parametrize(
     "form", ["{}.mp4", "playing cello/{}.mkv", "train/playing_cello/{}.webm", "{}/{}.MP4"]
 )
-def test_trimmed_clips_wherever_they_lie(disk: Disk, form: str) -> None:
+def test_trimmed_clips_in_any_folder(disk: Disk, form: str) -> None:
     for name in (f"{ONE}_000417_000427", f"{TWO}_000000_000010"):
         disk.link(form.format(name, name))
     manifest = made(disk)
@@ -49,7 +49,7 @@ def test_trimmed_clips_wherever_they_lie(disk: Disk, form: str) -> None:
     ("duration", "part"),
     [(10.0, (None, None)), (11.0, (None, None)), (427.5, (417, 427)), (420.0, (417, 427))],
 )
-def test_a_video_by_its_id_is_whole_or_trimmed(
+def test_a_video_named_by_its_id(
     disk: Disk, probed: Probed, duration: float, part: tuple[float | None, float | None]
 ) -> None:
     disk.link(f"{ONE}.mp4")
@@ -63,10 +63,10 @@ def test_a_whole_video_that_ends_before_its_segment(disk: Disk, probed: Probed) 
     manifest = made(disk)
     (error,) = manifest.column("error")
     assert error.endswith("mp4: ends at 30.00 s, before its segment, 417 s to 427 s, begins")
-    assert left_out(manifest.path)[-1] == (ONE, "broken file", error)
+    assert skipped_pairs(manifest.path)[-1] == (ONE, "broken file", error)
 
 
-def test_a_trimmed_clip_goes_before_the_whole_video(disk: Disk) -> None:
+def test_trimmed_clips_are_preferred(disk: Disk) -> None:
     disk.link(f"whole/{ONE}.mp4", f"trimmed/{ONE}_000417_000427.mp4")
     assert made(disk).column("path") == [f"videos/trimmed/{ONE}_000417_000427.mp4"]
 
@@ -78,7 +78,7 @@ def test_the_authors_titles(disk: Disk, caplog: pytest.LogCaptureFixture) -> Non
     assert read(manifest, "pair_id", "title", "title_clean") == [
         (ONE, "My CELLO 🎻", "cello"), (TWO, "Über !!", "")
     ]  # fmt: skip
-    assert left_out(manifest.path) == [
+    assert skipped_pairs(manifest.path) == [
         ("untitled_11", "no title", str(disk.videos / "untitled_11.mp4")),
         ("no_file_111", "no file", "no video no_file_111_000001_000011 or no_file_111"),
     ]
@@ -90,10 +90,10 @@ def test_titles_of_named_columns(disk: Disk) -> None:
     titles = disk.file("titles.csv", f'id,name\n{ONE},"My, cello"\n{TWO}, \n')
     manifest = made(disk, titles=titles, title_columns={"video_id": "id", "title": "name"})
     assert read(manifest, "title", "title_clean") == [("My, cello", None)]
-    assert left_out(manifest.path) == [(TWO, "no title", str(disk.videos / f"{TWO}.mp4"))]
+    assert skipped_pairs(manifest.path) == [(TWO, "no title", str(disk.videos / f"{TWO}.mp4"))]
 
 
-def test_several_lists_and_names_for_people(disk: Disk) -> None:
+def test_several_lists_and_class_names(disk: Disk) -> None:
     disk.link(f"{ONE}.mp4", f"{TWO}.mp4")
     first, second = LINES.splitlines()
     lists = [
@@ -117,7 +117,7 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
     ]
     disk.link(*(f"{folder}/{name}.mp4" for folder, name in clips[:60]))
     disk.link(*(f"{row[1]}.mp4" for row in rows[60:80]))
-    disk.spoil(*(f"{name}.mp4" for _, name in clips[80:85]))
+    disk.add_broken(*(f"{name}.mp4" for _, name in clips[80:85]))
     titles = disk.file(
         "titles.tsv", "".join(f"{row[1]}\tclean\ttitle of {row[1]}\n" for row in rows[:83])
     )
@@ -127,7 +127,7 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
     assert manifest.column("label") == [row[0] for row in rows[:83]]
     assert len(manifest.split("val")) == 83
     assert [bool(error) for error in manifest.column("error")] == [False] * 80 + [True] * 3
-    reasons = Counter(reason for _, reason, _ in left_out(manifest.path))
+    reasons = Counter(reason for _, reason, _ in skipped_pairs(manifest.path))
     assert reasons == {"no file": 19_906 - 85, "no title": 2, "broken file": 3}
 
 

@@ -1,4 +1,4 @@
-"""Names of classes in plain words, and by a file of names."""
+"""Display names of classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.corpora.conftest import Disk
      ("playing cello", "playing cello"), ("TaiChi", "tai chi"), ("", ""),
      ("PlayingTVGame", "playing tv game"), ("Yo-Yo  tricks on TV", "Yo-Yo tricks on TV")],
 )  # fmt: skip
-def test_labels_in_plain_words(label: str, phrase: str) -> None:
+def test_class_phrase(label: str, phrase: str) -> None:
     assert class_phrase(label) == phrase
     assert class_phrase(phrase) == phrase
 

@@ -1,4 +1,4 @@
-"""The manifest: what it refuses, what it keeps, and what its hash depends on."""
+"""The manifest: validation, reading and writing, hash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refused(message: str, **columns: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_write_and_read(tmp_path: Path) -> None:
     written = manifest_from_rows(ROWS, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     again = Manifest.read(tmp_path / "m.parquet")
     assert again.table.equals(written.table)
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert again.column("title") == ["A dog", None, "Ein Hörnchen 🐿"]
 
 
-def test_a_folder_stands_for_the_manifest_in_it(tmp_path: Path) -> None:
+def test_read_from_a_folder(tmp_path: Path) -> None:
     manifest_from_rows(ROWS, tmp_path).write(tmp_path / "manifest.parquet")
     assert len(Manifest.read(tmp_path)) == 3
 
@@ -66,7 +66,7 @@ def test_an_unknown_column() -> None:
         manifest_from_rows([{**ROWS[0], "titel": "A"}], "m")
 
 
-def test_a_column_that_stands_twice(tmp_path: Path) -> None:
+def test_a_duplicated_column(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     pq.write_table(table().append_column("title", pa.array(["C", "D"])), path)
     with pytest.raises(ManifestError, match=r"^manifest .*'title'"):
@@ -95,7 +95,7 @@ def test_a_duplicated_id() -> None:
     refused(", row 1: pair_id 'a'", pair_id=["a", "a"])
 
 
-def test_a_split_of_another_name() -> None:
+def test_unknown_split() -> None:
     refused(", row 1: split 'training'", split=["val", "training"])
 
 
@@ -104,19 +104,19 @@ def test_a_split_of_another_name() -> None:
     [(2.0, 1.0), (1.0, 1.0), (-0.5, None), (None, 0.0), (None, -1.0), (float("nan"), 2.0),
      (0.0, float("nan"))],
 )  # fmt: skip
-def test_a_part_that_is_none(start: float | None, end: float | None) -> None:
+def test_invalid_intervals(start: float | None, end: float | None) -> None:
     with pytest.raises(ManifestError, match=r"^manifest m, row 0: start .*end "):
         manifest_from_rows([{**ROWS[0], "start": start, "end": end}], "m")
 
 
-def test_a_manifest_that_does_not_exist_tells_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_manifest(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     with pytest.raises(ManifestError, match=f"{path}.*crosspair corpus folder"):
         Manifest.read(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"video_id,title\n", b"PAR1" + b"\0" * 50])
-def test_a_file_that_is_no_parquet(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.parquet"
     path.write_bytes(content)
     with pytest.raises(ManifestError, match=f"^manifest {path} ") as caught:
@@ -167,7 +167,7 @@ def test_a_write_makes_the_folder(tmp_path: Path) -> None:
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def test_the_hash_depends_on_what_rows_say_and_on_nothing_else(tmp_path: Path) -> None:
+def test_hash_depends_on_rows_only(tmp_path: Path) -> None:
     manifest = manifest_from_rows(ROWS, "elsewhere.parquet")
     written = manifest.write(tmp_path / "m.parquet")
     probed = manifest_from_rows([{**row, "fps": 25.0} for row in ROWS], "m")
@@ -182,7 +182,7 @@ def test_the_hash_depends_on_what_rows_say_and_on_nothing_else(tmp_path: Path) -
     assert manifest_from_rows(ROWS[::-1], "m").hash != manifest.hash
 
 
-def test_rows_are_taken_in_the_order_asked_for() -> None:
+def test_take_keeps_the_order() -> None:
     taken = manifest_from_rows(ROWS, "m").take([2, 0])
     assert taken.column("pair_id") == ["c", "a"]
     assert len(manifest_from_rows(ROWS, "m").take([])) == 0
@@ -205,7 +205,7 @@ def test_relative_paths_start_at_the_manifests_folder() -> None:
     ]
 
 
-def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
+def test_rebased(tmp_path: Path) -> None:
     rows = [
         {"pair_id": "a", "path": "videos/a.mp4", "title": "A"},
         {"pair_id": "b", "path": "/b.mp4", "title": "B"},
@@ -216,9 +216,9 @@ def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
     )
     new = old.rebased(tmp_path / "new" / "n.parquet")
     assert new.column("path") == ["../old/videos/a.mp4", "/b.mp4", "http://c.org/c.mp4"]
-    beside = old.rebased(tmp_path / "old" / "n.parquet")
-    assert beside.column("path") == old.column("path")
-    assert [moved.path.name for moved in (new, beside)] == ["n.parquet"] * 2
+    same_folder = old.rebased(tmp_path / "old" / "n.parquet")
+    assert same_folder.column("path") == old.column("path")
+    assert [moved.path.name for moved in (new, same_folder)] == ["n.parquet"] * 2
     assert [Path(clip.path).resolve() for clip in new.clips()[:1]] == [
         tmp_path / "old" / "videos" / "a.mp4"
     ]

@@ -1,4 +1,4 @@
-"""A Ray cluster makes the very files that the processes of one machine make."""
+"""Preparing on a Ray cluster gives the same files as on one machine."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_both_engines_give_the_same_files(tmp_path: Path, make_video) -> None:
 
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_a_cluster_that_is_not_there(scheme: str) -> None:
+def test_unreachable_cluster(scheme: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"  # bound, but nobody listens
+        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"  # bound, but not listening
         with pytest.raises(RunError, match=re.escape(address)):
             next(transcode_on_ray([], workers=1, address=address))
 
@@ -70,7 +70,7 @@ def test_a_cluster_that_is_not_there(scheme: str) -> None:
         ("pass", 0),
     ],
 )
-def test_a_task_that_hangs_ends_its_process(task: str, status: int) -> None:
+def test_timeout_ends_the_process(task: str, status: int) -> None:
     code = f"""
 import time
 from crosspair.corpora import prepare

@@ -1,4 +1,4 @@
-"""What is found in files of every state: the probed columns, or one line on what is wrong."""
+"""Probing valid and invalid files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_columns_are_what_the_header_says(video: Path, decode: bool) -> None:
     ]
 
 
-def test_results_stand_in_the_order_of_the_paths(tmp_path: Path, make_video) -> None:
+def test_results_are_in_the_order_of_the_paths(tmp_path: Path, make_video) -> None:
     paths = [make_video(tmp_path / f"{n}.mp4", frames=n) for n in range(3, 9)]
     again = [*paths, *reversed(paths), tmp_path / "none.mp4", paths[0]]
     done: list[int] = []
@@ -61,7 +61,7 @@ def test_nothing_to_probe() -> None:
     assert probe_videos([]) == []
 
 
-def test_what_is_no_file(tmp_path: Path, video: Path) -> None:
+def test_missing_files(tmp_path: Path, video: Path) -> None:
     loop, pipe, folder = (tmp_path / f"{name}.mp4" for name in ("loop", "pipe", "folder"))
     loop.symlink_to(loop)
     os.mkfifo(pipe)
@@ -103,7 +103,7 @@ def test_any_name_is_a_files_name(
         (b"\x00\x01\x02\x80" * 99, "Invalid data found when processing input"),
     ],
 )
-def test_what_is_no_video(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_files_that_are_not_videos(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     assert error(path) == f"not a readable video, or cut ({reason})"
@@ -166,7 +166,7 @@ def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: VideoStatus) -> N
     assert kinds(path) == [kind]
 
 
-def test_one_verdict_tells_all_that_is_odd(tmp_path: Path, make_video) -> None:
+def test_a_result_lists_all_notes(tmp_path: Path, make_video) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(make_video(tmp_path / "a.avi", frames=5).read_bytes())
     (_, found), *_ = check_videos([(str(path), [WHOLE])])
@@ -185,7 +185,7 @@ def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert info == probe(str(video))
 
 
-def test_parts_of_a_video_have_their_own_verdicts(video: Path) -> None:
+def test_segments_have_separate_results(video: Path) -> None:
     parts = [(0.0, 1.5), (0.5, 1.0), (2.5, 4.0), (1.0, 9.0), (None, None)]
     (_, found), *_ = check_videos([(str(video), parts)], decode=True)
     assert [verdict.kind for verdict in found.results] == [
@@ -198,7 +198,7 @@ def test_parts_of_a_video_have_their_own_verdicts(video: Path) -> None:
     )
 
 
-def test_lost_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = [
         WorkerFailure("the decoder crashed (signal 11)"),
         WorkerFailure("not done after 20 s", hung=True),

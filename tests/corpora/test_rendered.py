@@ -1,4 +1,4 @@
-"""The rendered corpus: the same each time, told by motion alone, safe to interrupt."""
+"""The rendered corpus: deterministic and safe to interrupt."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_scene_renders_to_the_same_frames_and_bytes_each_time() -> None:
         assert encode_scene(again) == encode_scene(again), codec
 
 
-def test_the_number_of_workers_changes_nothing(corpus: Manifest, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_workers(corpus: Manifest, tmp_path: Path) -> None:
     other = render_corpus(tmp_path, PAIRS, seed=3, workers=2)
     assert other.table.equals(corpus.table)
     for one, two in zip(corpus.clips(), other.clips(), strict=True):
@@ -149,7 +149,7 @@ def test_every_action_is_in_every_split(pairs: int, seed: int) -> None:
         assert shares[split] / pairs == pytest.approx(share, abs=0.01)
 
 
-def test_actions_are_told_in_words_that_titles_use() -> None:
+def test_every_action_has_words() -> None:
     assert len(set(ACTIONS)) == 16
     assert list(ACTION_WORDS) == [*ACTIONS]
     for label in ACTIONS:
@@ -226,7 +226,7 @@ def test_an_interrupted_run_stops_its_workers(tmp_path: Path) -> None:
         ({"pairs": 30, "seed": 4}, "pairs 26, seed 3, not 30, 4"),
     ],
 )
-def test_other_settings_are_refused(
+def test_other_settings_are_rejected(
     corpus: Manifest, change: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ManifestError, match=re.escape(message)):
@@ -234,7 +234,7 @@ def test_other_settings_are_refused(
 
 
 @pytest.mark.parametrize("name", ["manifest.parquet", "videos/cat.mp4"])
-def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+def test_other_folders_are_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
     with pytest.raises(ManifestError, match=str(tmp_path)):
@@ -242,7 +242,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> Non
     assert (tmp_path / name).read_bytes() == b"mine"
 
 
-def test_damaged_settings_are_refused(tmp_path: Path) -> None:
+def test_damaged_settings_are_rejected(tmp_path: Path) -> None:
     for text in ("{", "[]", "{}"):
         (tmp_path / "rendered.json").write_text(text)
         with pytest.raises(ManifestError, match=r"rendered\.json"):
@@ -259,24 +259,20 @@ def test_damaged_settings_are_refused(tmp_path: Path) -> None:
         ({"workers": 0}, "workers is 0"),
     ],
 )
-def test_bad_arguments_are_refused(
-    tmp_path: Path, arguments: dict[str, float], message: str
-) -> None:
+def test_invalid_arguments(tmp_path: Path, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ManifestError, match=re.escape(message)) as refusal:
         render_corpus(tmp_path / "out", **arguments)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_out_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ManifestError, match=r"file/out/rendered\.json .*Not a directory"):
         render_corpus(tmp_path / "file" / "out", 16)
 
 
-def test_a_full_disk_is_told_and_the_next_call_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, written = Path.write_bytes, []
 
     def filling(path: Path, data: bytes) -> int:
@@ -294,13 +290,13 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(
     assert len(render_corpus(tmp_path, 16, workers=1)) == 16
 
 
-def test_a_killed_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosspair.corpora.rendered.render._TASK", "tests.corpora.dying:kill")
     with pytest.raises(ManifestError, match=f"{tmp_path}.*signal 9"):
         render_corpus(tmp_path, 24, workers=2)
 
 
-def test_a_process_tells_why_it_cannot_write(tmp_path: Path) -> None:
+def test_write_errors_of_workers(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for pair in plan(24):
         path = tmp_path / pair.path

@@ -1,4 +1,4 @@
-"""The rendered corpus: single frames tell nothing, their order tells the action."""
+"""Motion of the rendered corpus: only the order of frames shows the action."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_actions_of_different_pairs_do_differ_in_the_same_test() -> None:
         *(("growing", 2, 1), ("shrinking", 2, -1)),
     ],
 )
-def test_displacement_tells_the_direction(label: str, column: int, sign: int) -> None:
+def test_displacement_shows_the_direction(label: str, column: int, sign: int) -> None:
     frames = sampled(label, 300, 0.25)
     moved = sign * (frames[:, 1] - frames[:, 0])[:, column]
     jumped = moved < -0.1  # back to the beginning of the cycle, out of sight
@@ -79,7 +79,7 @@ def test_turns_go_the_way_they_are_named(kind: str) -> None:
         assert (sign * turned > 0).mean() > 0.97
 
 
-def test_distance_tells_meeting_from_parting() -> None:
+def test_distance_distinguishes_meeting_from_parting() -> None:
     for label, sign in (("coming together", -1), ("drifting apart", 1)):
         frames = sampled(label, 300, 0.25)
         gap = np.hypot(frames[..., 0] - frames[..., 6], frames[..., 1] - frames[..., 7])

@@ -1,4 +1,4 @@
-"""Names of splits, and what is held out of train."""
+"""Names of splits, and validation splits."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_the_names_that_corpora_give(name: str, split: str | None) -> None:
     assert parse_split(name, "") == split
 
 
-def test_a_split_of_another_name() -> None:
+def test_unknown_split() -> None:
     with pytest.raises(ManifestError, match=r"^a.csv, line 2: split 'dev'"):
         parse_split("dev", "a.csv, line 2")
 
 
 @given(count=st.integers(0, 40), share=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
-def test_a_seeded_share_of_train_is_held_out(count: int, share: float, seed: int) -> None:
+def test_validation_fraction(count: int, share: float, seed: int) -> None:
     first, second = rows(count), rows(count)
     split_validation(first, share, seed)
     split_validation(second, share, seed)

@@ -1,4 +1,4 @@
-"""Title files: every usual form, the authors' own, and what is refused."""
+"""Title files: csv and tsv, the authors' form, and errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_usual_form_is_read(disk: Disk, name: str, text: str) -> None:
     assert titles_by_id(disk.file(name, text)).keys() == {"a"}
 
 
-def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(disk: Disk) -> None:
+def test_unclosed_quotation_mark_in_a_tsv(disk: Disk) -> None:
     rows = read_titles(disk.file("titles.tsv", 'video_id\ttitle\na\t"half\nb\twhole\n'))
     assert [row["title"] for row in rows] == ['"half', "whole"]
 
@@ -52,12 +52,12 @@ def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(disk: Disk) -> Non
         ('"video_id,title\na,A\n', "from line 1 on"),
     ],
 )
-def test_an_unclosed_quotation_mark_in_a_csv_is_told(disk: Disk, text: str, where: str) -> None:
+def test_unclosed_quotation_mark_in_a_csv(disk: Disk, text: str, where: str) -> None:
     with pytest.raises(ManifestError, match=rf"titles\.csv .*{where}"):
         read_titles(disk.file("titles.csv", text))
 
 
-def test_a_field_that_is_too_large_tells_where_it_may_begin(disk: Disk) -> None:
+def test_a_field_that_is_too_large(disk: Disk) -> None:
     text = 'video_id,title\na,A\nb,"half\n' + "c,some title\n" * 12_000
     with pytest.raises(ManifestError, match=r"titles\.csv .*line \d+: .*line 2"):
         read_titles(disk.file("titles.csv", text))
@@ -106,7 +106,7 @@ def test_a_renamed_column_replaces_the_one_of_that_name(disk: Disk) -> None:
         ({"title": "title"}, "titles.csv .*'video_id'.*'id', 'title'$"),
     ],
 )  # fmt: skip
-def test_columns_that_are_not_there(disk: Disk, columns: dict[str, str], message: str) -> None:
+def test_unknown_columns(disk: Disk, columns: dict[str, str], message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         read_titles(disk.file("titles.csv", "id,title\na,A\n"), columns)
 
@@ -129,7 +129,7 @@ def test_missing_columns(disk: Disk, name: str, text: str, found: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("titles.csv", "video_id,title\n\na,A dog, a cat\n", "line 3: 3 fields .*2 columns.*commas"),
+        ("titles.csv", "video_id,title\n\na,A dog, a cat\n", "line 3: 3 fields .*2 col.*commas"),
         ("titles.tsv", "video_id\ttitle\na\tA\tB\n", "line 2: 3 fields .*2 columns.*tabs"),
         ("titles.tsv", AUTHORS + "bbbbbbbbbbb\ta\tb\tc\n", "line 4: 4 fields .*3 columns"),
     ],
@@ -141,7 +141,7 @@ def test_a_title_is_never_cut_at_a_separator(
         read_titles(disk.file(name, text))
 
 
-def test_a_file_in_latin_1_tells_where_and_what_to_do(disk: Disk) -> None:
+def test_a_file_in_latin_1(disk: Disk) -> None:
     file = disk.file("titles.csv", "video_id,title\na,Caf\xe9\n".encode("latin-1"))
     with pytest.raises(ManifestError, match=r"titles\.csv .*line 2, byte 20"):
         read_titles(file)
@@ -165,7 +165,7 @@ def test_ids_are_compared_without_folder_and_suffix(disk: Disk) -> None:
         ("video_id,title\n,A\n", "csv, line 2: "),
     ],
 )  # fmt: skip
-def test_ids_that_name_no_one_video(disk: Disk, text: str, message: str) -> None:
+def test_invalid_ids(disk: Disk, text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         titles_by_id(disk.file("titles.csv", text))
 
@@ -195,6 +195,6 @@ def test_what_a_csv_writer_wrote_is_read_back(
     assert [row["name"] for row in rows] == [name.strip() for name in names]
 
 
-def test_few_names_are_all_told() -> None:
+def test_summarize_names() -> None:
     assert summarize_names(["a", "b"]) == "a, b"
     assert summarize_names(list("abcdefg")) == "a, b, c, d, e and 2 more"

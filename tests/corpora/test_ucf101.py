@@ -12,7 +12,7 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.build import skipped_list_path
 from crosspair.corpora.ucf_hmdb import ucf101_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import Disk, Probed, left_out, read
+from tests.corpora.conftest import Disk, Probed, read, skipped_pairs
 
 CLASSES = "1 ApplyEyeMakeup\r\n2 YoYo\r\n"
 TRAIN = [f"YoYo/v_YoYo_g{group:02d}_c{clip:02d}.avi 2" for group in (8, 9) for clip in (1, 2, 3)]
@@ -89,14 +89,14 @@ def test_the_complete_lists_and_few_videos(
 ) -> None:
     present = [f"v_Archery_g{group:02d}_c01.mp4" for group in range(1, 26)]
     disk.link(*present)
-    disk.spoil("v_Archery_g01_c02.avi")
+    disk.add_broken("v_Archery_g01_c02.avi")
     disk.link("holiday.mp4")
     with caplog.at_level(logging.INFO):
         manifest = made(disk, shared_data / "lists" / "ucf101")
     assert len(manifest) == 26
     assert len(manifest.split("test")) == 8  # groups 1 to 7, the first with the broken one
     (broken,) = [error for error in manifest.column("error") if error]
-    listed = left_out(manifest.path)
+    listed = skipped_pairs(manifest.path)
     assert [reason for _, reason, _ in listed].count("no file") == 13_320 - 26
     assert listed[-1] == ("v_Archery_g01_c02", "broken file", broken)
     assert "no file: 13294 pairs (v_ApplyEyeMakeup_g08_c01, " in caplog.text
@@ -115,18 +115,18 @@ def test_real_videos_with_titles(tmp_path: Path, shared_data: Path, probed: Prob
     assert len(probed.paths) == 1357
 
 
-def test_a_pair_without_a_title_stays_and_is_told(
+def test_a_pair_without_a_title_is_kept_and_listed(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.link(*(f"{name}.mp4" for name in NAMES))
     titles = disk.file("titles.tsv", "video_id\ttitle\nv_YoYo_g08_c01\tLook!\n")
     manifest = made(disk, titles=titles)
     assert manifest.column("title") == ["Look!"] + [None] * 7
-    assert len(left_out(manifest.path)) == 7
+    assert len(skipped_pairs(manifest.path)) == 7
     assert "m.parquet: no title: 7 pairs (v_YoYo_g08_c02, " in caplog.text
 
 
-def test_names_for_people(disk: Disk) -> None:
+def test_class_names(disk: Disk) -> None:
     disk.link(*(f"{name}.mp4" for name in NAMES))
     manifest = made(disk, class_names=disk.file("names.csv", "YoYo,playing with a yo-yo\n"))
     assert set(manifest.column("label")) == {"playing with a yo-yo", "apply eye makeup"}
@@ -161,7 +161,7 @@ def test_invalid_lists(disk: Disk, name: str, text: str, message: str) -> None:
 
 
 def test_folders_without_lists(disk: Disk) -> None:
-    with pytest.raises(ManifestError, match=r"none.*UCF101"):
+    with pytest.raises(ManifestError, match=r"none/classInd\.txt"):
         made(disk, disk.root / "none")
     with pytest.raises(ManifestError, match=r"classInd\.txt"):
         made(disk, disk.videos)
@@ -170,7 +170,7 @@ def test_folders_without_lists(disk: Disk) -> None:
         made(disk, disk.root / "lists")
 
 
-def test_three_splits_do_not_fit_in_one_file(disk: Disk) -> None:
+def test_three_splits_need_a_folder(disk: Disk) -> None:
     with pytest.raises(ManifestError, match=r"m\.parquet .*3 splits"):
         made(disk, splits=(1, 2, 3))
 

@@ -1,4 +1,4 @@
-"""Table 6: what titles have in common with class names."""
+"""Word overlap of titles and class names (Table 6)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def total(*pairs: tuple[str | None, str | None], exact: bool = False) -> Overlap
     return overlap.total
 
 
-def test_the_shares_of_a_small_corpus_by_hand() -> None:
+def test_fractions_of_a_small_corpus() -> None:
     found = total(
         ("My dog plays the cello", "PlayingCello"),  # both words, 2 of 5
         ("The player of a cello", "PlayingCello"),  # one word, 1 of 5
@@ -60,9 +60,7 @@ def test_the_shares_of_a_small_corpus_by_hand() -> None:
         ("犬", "cello", False, False),
     ],
 )
-def test_words_are_the_same_by_their_base_forms(
-    title: str, label: str, sharing: bool, whole: bool
-) -> None:
+def test_words_match_by_base_forms(title: str, label: str, sharing: bool, whole: bool) -> None:
     found = total((title, label))
     assert (bool(found.partial), bool(found.whole)) == (sharing, whole)
 
@@ -72,7 +70,7 @@ def test_words_may_be_compared_as_they_are_written() -> None:
     assert total(("PLAYING", "playing"), exact=True).sharing == 1
 
 
-def test_every_kind_of_title_that_is_there_is_analysed() -> None:
+def test_every_title_column_is_analysed() -> None:
     pairs = [("A cello | ★", "cello"), ("Nothing", "cello")]
     found = word_overlap(manifest(*pairs, title_tree=["cello", None]))
     assert [each.variant for each in found] == ["title", "title_tree"]
@@ -88,7 +86,7 @@ def test_classes_are_ranked_by_their_overlap() -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["aB", "play ball", "7"]))))
-def test_shares_are_ordered_and_within_0_and_1(pairs: list[tuple[str, str]]) -> None:
+def test_fractions_are_ordered_and_in_range(pairs: list[tuple[str, str]]) -> None:
     pairs = [*pairs, ("ball", "play ball")]
     found = total(*pairs)
     assert 0 <= found.all <= found.at_least_one <= 1
@@ -111,7 +109,7 @@ def test_base_forms_need_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
         total(("an unheard-of title", "unseen label"))
 
 
-def test_real_titles_share_words_as_they_were_composed_to(shared_data: Path) -> None:
+def test_overlap_of_real_titles(shared_data: Path) -> None:
     lines = (shared_data / "ucf10" / "titles.tsv").read_text(encoding="utf-8").splitlines()[1:]
     pairs = [line.split("\t") for line in lines]
     found = total(*((title, video.split("_")[1]) for video, title in pairs), exact=True)

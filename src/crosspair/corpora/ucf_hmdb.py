@@ -57,7 +57,6 @@ def ucf101_corpus(
     Raises:
         ManifestError: an input is invalid; nothing has been written.
     """
-    _check_lists(lists, "UCF101")
     classes = _read_classes(lists / "classInd.txt")
 
     def pairs(split: int) -> Iterator[tuple[TableLine, PairRecord]]:
@@ -95,7 +94,6 @@ def hmdb51_corpus(
     Raises:
         ManifestError: an input is invalid; nothing has been written.
     """
-    _check_lists(lists, "HMDB51")
     files = lists.glob("*_test_split[123].txt")
     classes = {file.name.rpartition("_test_split")[0] for file in files}
     if not classes:
@@ -112,11 +110,6 @@ def hmdb51_corpus(
                 yield line, _listed_pair(line, match["file"], label, _HMDB51_SPLITS[match["use"]])
 
     return _build_splits(folder, out, splits, pairs, _HMDB51_SOURCE, options)
-
-
-def _check_lists(lists: Path, corpus: str) -> None:
-    if not lists.is_dir():
-        raise ManifestError(f"{lists} is not a folder of {corpus} lists")
 
 
 def _read_classes(file: Path) -> set[str]:

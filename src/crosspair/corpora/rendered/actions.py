@@ -202,9 +202,9 @@ _MOTIONS: dict[str, Draw] = {
 
 
 SHAPES = (
-    *("ball", "square", "triangle", "star", "heart", "ring", "cross", "moon", "arrow", "fish"),
+    "ball", "square", "triangle", "star", "heart", "ring", "cross", "moon", "arrow", "fish",
     "house",
-)
+)  # fmt: skip
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (226, 44, 52),

@@ -144,9 +144,9 @@ NTSC = Fraction(30000, 1001)
 # to cover the variety of real folders.
 _CODECS = (("h264", 0.55), ("mpeg4", 0.28), ("vp9", 0.17))
 _RATES = (
-    *((Fraction(24), 0.27), (Fraction(25), 0.27), (NTSC, 0.2)),
-    *((Fraction(30), 0.2), (Fraction(50), 0.03), (Fraction(60), 0.03)),
-)
+    (Fraction(24), 0.27), (Fraction(25), 0.27), (NTSC, 0.2),
+    (Fraction(30), 0.2), (Fraction(50), 0.03), (Fraction(60), 0.03),
+)  # fmt: skip
 _ASPECTS = ((Fraction(4, 3), 0.5), (Fraction(3, 2), 0.28), (Fraction(4, 5), 0.22))
 _SHORT_SIDES = ((96, 0.3), (108, 0.25), (112, 0.2), (120, 0.15), (128, 0.1))
 _GOPS = ((12, 0.65), (48, 0.25), (250, 0.1))

@@ -19,38 +19,24 @@ ACTION_WORDS: Mapping[str, tuple[str, ...]] = {
     "moving right": ("moving right", "moving to the right", "heading right", "goes rightwards"),
     "growing": ("growing", "grows", "getting bigger", "expanding", "swelling", "inflates"),
     "shrinking": ("shrinking", "shrinks", "getting smaller", "contracting", "deflates"),
-    "spinning clockwise": (
-        *("spinning clockwise", "turning clockwise", "rotating clockwise"),
-        "spins clockwise",
-    ),
-    "spinning anticlockwise": (
-        *("spinning anticlockwise", "turning anticlockwise", "rotating counterclockwise"),
-        "spins anticlockwise",
-    ),
-    "orbiting clockwise": (
-        *("orbiting clockwise", "circling clockwise", "going round clockwise"),
-        "orbits clockwise",
-    ),
-    "orbiting anticlockwise": (
-        *("orbiting anticlockwise", "circling anticlockwise"),
-        *("going round counterclockwise", "orbits anticlockwise"),
-    ),
-    "coming together": (
-        *("coming together", "approaching each other", "meeting", "getting closer"),
-        "about to meet",
-    ),
-    "drifting apart": (
-        *("drifting apart", "separating from each other", "parting", "splitting up"),
-        "breaking apart",
-    ),
-    "shaking sideways": (
-        *("shaking sideways", "wobbling from side to side", "shakes side to side"),
-        "jiggling sideways",
-    ),
+    "spinning clockwise": ("spinning clockwise", "turning clockwise", "rotating clockwise",
+                           "spins clockwise"),
+    "spinning anticlockwise": ("spinning anticlockwise", "turning anticlockwise",
+                               "rotating counterclockwise", "spins anticlockwise"),
+    "orbiting clockwise": ("orbiting clockwise", "circling clockwise", "going round clockwise",
+                           "orbits clockwise"),
+    "orbiting anticlockwise": ("orbiting anticlockwise", "circling anticlockwise",
+                               "going round counterclockwise", "orbits anticlockwise"),
+    "coming together": ("coming together", "approaching each other", "meeting", "getting closer",
+                        "about to meet"),
+    "drifting apart": ("drifting apart", "separating from each other", "parting", "splitting up",
+                       "breaking apart"),
+    "shaking sideways": ("shaking sideways", "wobbling from side to side", "shakes side to side",
+                         "jiggling sideways"),
     "bouncing": ("bouncing", "bounces", "hopping up and down", "jumping", "boing boing"),
     "swinging": ("swinging", "swings", "swaying like a pendulum", "rocking to and fro"),
     "blinking": ("blinking", "blinks", "flashing on and off", "flickering", "lighting up"),
-}
+}  # fmt: skip
 
 FOREIGN_ACTION_WORDS: Mapping[str, tuple[str, ...]] = {
     "rising": ("subiendo", "qui monte", "ऊपर जाता", "上昇"),
@@ -98,37 +84,37 @@ COLOUR_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 
 SENTENCE_TEMPLATES = (
-    *("{}", "{}", "{}", "a video of {}", "watch {}", "look at {}", "here is {}"),
-    *("just {}", "i filmed {}", "{} again"),
-)
+    "{}", "{}", "{}", "a video of {}", "watch {}", "look at {}", "here is {}",
+    "just {}", "i filmed {}", "{} again",
+)  # fmt: skip
 
 CHANNELS = (
-    *("ShapeLab:", "[4K]", "DailyLoops |", "Kid Planet TV -", "EP. 12 |", "Mr Pixel presents:"),
-    *("(Official)", "Studio 7 ▶", "RELAX WITH ANNA -", "My first vlog:"),
-)
+    "ShapeLab:", "[4K]", "DailyLoops |", "Kid Planet TV -", "EP. 12 |", "Mr Pixel presents:",
+    "(Official)", "Studio 7 ▶", "RELAX WITH ANNA -", "My first vlog:",
+)  # fmt: skip
 
 TAGS = (
-    *("#satisfying", "#shorts", "#fyp", "#animation", "#loop", "#viral", "#asmr", "#shape"),
-    *("#cute", "#relaxing", "#foryou", "#motiongraphics"),
-)
+    "#satisfying", "#shorts", "#fyp", "#animation", "#loop", "#viral", "#asmr", "#shape",
+    "#cute", "#relaxing", "#foryou", "#motiongraphics",
+)  # fmt: skip
 
 EMOJI = ("😂", "😍", "🔥", "✨", "👀", "🎉", "❤️", "🙈", "💯", "😱", "🌈", "👍")
 
 ASIDES = (
-    *("subscribe for more", "part 2", "wait for the end", "my mom made this", "so relaxing"),
-    *("must see", "best of 2019", "full hd", "link in bio", "at the park", "with music"),
-    *("ten hours version", "no sound", "how did this happen", "for beginners", "home made"),
-)
+    "subscribe for more", "part 2", "wait for the end", "my mom made this", "so relaxing",
+    "must see", "best of 2019", "full hd", "link in bio", "at the park", "with music",
+    "ten hours version", "no sound", "how did this happen", "for beginners", "home made",
+)  # fmt: skip
 
 FOREIGN_ASIDES = (
-    *("muy bonito", "qué increíble", "trop beau", "à voir absolument", "sehr schön"),
-    *("बहुत सुंदर", "मज़ेदार वीडियो", "かわいい", "すごい動画", "очень красиво", "대박", "رائع"),
-)
+    "muy bonito", "qué increíble", "trop beau", "à voir absolument", "sehr schön",
+    "बहुत सुंदर", "मज़ेदार वीडियो", "かわいい", "すごい動画", "очень красиво", "대박", "رائع",
+)  # fmt: skip
 
 EMPTY_TITLES = (
-    *("untitled", "video", "my new video", "MOV_0042", "test", "something i made", "no title"),
-    *("watch till the end", "vid 3"),
-)
+    "untitled", "video", "my new video", "MOV_0042", "test", "something i made", "no title",
+    "watch till the end", "vid 3",
+)  # fmt: skip
 
 
 _T = TypeVar("_T")
