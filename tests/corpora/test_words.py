@@ -38,12 +38,12 @@ def test_fractions_of_a_small_corpus() -> None:
         (None, "PlayingCello"),
         ("A cello", None),  # no label: not counted
     )
-    assert found == Overlap(pairs=4, titles=3, words=11, sharing=2, whole=1, relevant=3)
+    assert found == Overlap(pairs=4, titles=3, words=11, partial=2, complete=1, relevant=3)
     assert (found.at_least_one, found.all, found.rel) == (0.5, 0.25, 3 / 11)
 
 
 @pytest.mark.parametrize(
-    ("title", "label", "sharing", "whole"),
+    ("title", "label", "partial", "complete"),
     [
         ("playing", "plays chess", True, False),
         ("CHESS Play", "playing chess", True, True),
@@ -60,14 +60,14 @@ def test_fractions_of_a_small_corpus() -> None:
         ("犬", "cello", False, False),
     ],
 )
-def test_words_match_by_base_forms(title: str, label: str, sharing: bool, whole: bool) -> None:
+def test_words_match_by_base_forms(title: str, label: str, partial: bool, complete: bool) -> None:
     found = total((title, label))
-    assert (bool(found.partial), bool(found.whole)) == (sharing, whole)
+    assert (bool(found.partial), bool(found.complete)) == (partial, complete)
 
 
 def test_words_may_be_compared_as_they_are_written() -> None:
-    assert total(("plays", "playing"), exact=True).sharing == 0
-    assert total(("PLAYING", "playing"), exact=True).sharing == 1
+    assert total(("plays", "playing"), exact=True).partial == 0
+    assert total(("PLAYING", "playing"), exact=True).partial == 1
 
 
 def test_every_title_column_is_analysed() -> None:
