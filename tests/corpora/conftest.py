@@ -1,4 +1,4 @@
-"""Videos on disk and text files beside them, for the readers of corpora."""
+"""Fixtures for corpus readers: videos on disk and text files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crosspair.errors import CheckResult, VideoStatus
 
 
 class Disk:
-    """A folder of videos, all of them one tiny video, and the files that lie beside it."""
+    """A folder of links to one tiny video, and text files next to it."""
 
     def __init__(self, root: Path, video: Path) -> None:
         self.root, self.video = root, video
@@ -25,14 +25,14 @@ class Disk:
         self.videos.mkdir()
 
     def link(self, *names: str) -> None:
-        """Videos by their paths in the folder."""
+        """Add videos by their paths in the folder."""
         for folder in {(self.videos / name).parent for name in names}:
             folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             os.link(self.video, self.videos / name)
 
-    def spoil(self, *names: str) -> None:
-        """Files that are no videos."""
+    def add_broken(self, *names: str) -> None:
+        """Add files that are not videos."""
         for name in names:
             (self.videos / name).parent.mkdir(parents=True, exist_ok=True)
             (self.videos / name).write_text("no video")
@@ -56,7 +56,7 @@ def disk(tmp_path: Path, tiny_video: Path) -> Disk:
 
 
 class Probed:
-    """Stands for probing where thousands of files would take long: every file is good."""
+    """Replaces probing in tests with thousands of files: every file is valid."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -82,7 +82,7 @@ def read(manifest: Manifest, *names: str) -> list[tuple[Any, ...]]:
     return list(zip(*(manifest.column(name) for name in names), strict=True))
 
 
-def left_out(manifest: Path) -> list[tuple[str, ...]]:
-    """The list beside a manifest, without its header."""
+def skipped_pairs(manifest: Path) -> list[tuple[str, ...]]:
+    """Return the list of skipped pairs of a manifest, without its header."""
     with skipped_list_path(manifest).open(newline="") as file:
         return [tuple(row) for row in csv.reader(file)][1:]

@@ -1,4 +1,4 @@
-"""Ways to damage a video file, and what a check may call the result."""
+"""Ways to damage a video file, and the statuses that a check may return."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from pathlib import Path
 from crosspair.errors import VideoStatus
 
 USABLE = {kind for kind in VideoStatus if not kind.broken}
-# A file that opens may turn out to be any of these, as chance will have it.
+# Possible statuses of a randomly damaged file that can be opened.
 WORN = {
-    VideoStatus.CUT, VideoStatus.CORRUPT_FRAMES, VideoStatus.UNDECODABLE, VideoStatus.DAMAGED_HEADER, VideoStatus.NO_VIDEO_STREAM,
-    VideoStatus.ABSURD_SIZE, VideoStatus.NOT_A_VIDEO, VideoStatus.AUDIO_ONLY,
-}  # fmt: skip
+    VideoStatus.CUT,
+    VideoStatus.CORRUPT_FRAMES,
+    VideoStatus.UNDECODABLE,
+    VideoStatus.DAMAGED_HEADER,
+    VideoStatus.NO_VIDEO_STREAM,
+    VideoStatus.ABSURD_SIZE,
+    VideoStatus.NOT_A_VIDEO,
+    VideoStatus.AUDIO_ONLY,
+}
 
 
 @dataclass(frozen=True)

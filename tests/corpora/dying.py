@@ -1,4 +1,4 @@
-"""Tasks of workers that die: of empty files, or of anything."""
+"""Worker tasks that end their process: for empty files, or always."""
 
 import os
 import signal

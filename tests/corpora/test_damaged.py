@@ -35,12 +35,12 @@ def every_file_is_told(
     manifest = manifest_from_rows(rows, folder / "manifest.parquet")
     checked = check(manifest, decode=True, seconds=60)
     for each, verdict, error in zip(
-        damaged, checked.verdicts, checked.manifest.column("error"), strict=True
+        damaged, checked.results, checked.manifest.column("error"), strict=True
     ):
         assert verdict.kind in each.kinds, (each, verdict)
         assert (error is not None) == verdict.kind.broken
         assert verdict.kind is VideoStatus.FINE or (verdict.reason and "\n" not in verdict.reason)
-    _most_damage_is_found(damaged, [verdict.kind for verdict in checked.verdicts])
+    _most_damage_is_found(damaged, [verdict.kind for verdict in checked.results])
 
 
 def _most_damage_is_found(damaged: Sequence[Damaged], kinds: Sequence[VideoStatus]) -> None:
@@ -73,7 +73,7 @@ def broken_at(path: Path, share: float) -> None:
     path.write_bytes(content)
 
 
-def test_damage_is_told_of_the_part_that_has_it(tmp_path: Path, make_video) -> None:
+def test_only_damaged_segments_are_broken(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "a.mkv", frames=600, gop=15)
     broken_at(path, 0.5)
     parts = [(0.0, 5.0), (17.0, 20.0), (5.0, 17.0), (None, None), (4.0, 12.0)]
@@ -84,7 +84,7 @@ def test_damage_is_told_of_the_part_that_has_it(tmp_path: Path, make_video) -> N
     manifest = manifest_from_rows(rows, tmp_path / "m.parquet")
     assert not check(manifest).broken
     checked = check(manifest, decode=True)
-    assert [verdict.kind.broken for verdict in checked.verdicts] == [
+    assert [verdict.kind.broken for verdict in checked.results] == [
         False, False, True, True, True
     ]  # fmt: skip
 
@@ -97,12 +97,12 @@ def test_a_cut_file_is_called_cut(tmp_path: Path, make_video, suffix: str, share
     manifest = manifest_from_rows(
         [{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m"
     )
-    (verdict,) = check(manifest, tmp_path / "out", decode=True).verdicts
+    (verdict,) = check(manifest, tmp_path / "out", decode=True).results
     assert verdict.kind is VideoStatus.CUT
     assert "cut" in verdict.reason
 
 
-def test_a_header_that_is_wrong_about_the_length(tmp_path: Path, make_video) -> None:
+def test_wrong_length_in_header(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "a.avi", frames=100)
     content = path.read_bytes()
     # The stream header's length in frames, and the number of frames of the whole file.
@@ -112,9 +112,9 @@ def test_a_header_that_is_wrong_about_the_length(tmp_path: Path, make_video) -> 
         [{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m"
     )
     by_header = check(manifest, tmp_path / "a.parquet")
-    assert by_header.verdicts[0].kind is VideoStatus.FINE
+    assert by_header.results[0].kind is VideoStatus.FINE
     checked = check(manifest, tmp_path / "b.parquet", decode=True)
-    assert checked.verdicts[0].kind is VideoStatus.WRONG_LENGTH
-    assert "decoding finds 100 in 3.33 s" in checked.verdicts[0].reason
+    assert checked.results[0].kind is VideoStatus.WRONG_LENGTH
+    assert "decoding finds 100 in 3.33 s" in checked.results[0].reason
     assert checked.manifest.column("frames") == [100]
     assert checked.manifest.column("error") == [None]

@@ -1,4 +1,4 @@
-"""Any folder of videos with a title file: what is joined, what is told, what is refused."""
+"""`folder_corpus`: matching, splits, labels and errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.build import skipped_list_path
 from crosspair.corpora.readers import folder_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import left_out, read
+from tests.corpora.conftest import read, skipped_pairs
 
 
 class Corpus:
-    """A folder to put copies of one video in, and what `folder_corpus` makes of it."""
+    """A folder of copies of one video, and calls of `folder_corpus`."""
 
     def __init__(self, root: Path, video: Path) -> None:
         self.root, self.video, self.folder = root, video, root / "videos"
@@ -80,42 +80,40 @@ def test_names_may_hold_spaces_dots_and_any_script(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize(("on_disk", "in_file"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_either_way_to_write_an_accent_is_the_same_name(
-    corpus: Corpus, on_disk: str, in_file: str
-) -> None:
+def test_unicode_normal_forms_are_equal(corpus: Corpus, on_disk: str, in_file: str) -> None:
     corpus.add(unicodedata.normalize(on_disk, "café.mp4"))
     title = unicodedata.normalize(in_file, "café")
     assert len(corpus.made(f"video_id,title\n{title},Coffee\n")) == 1
 
 
-def test_a_column_path_tells_videos_of_one_name_apart(corpus: Corpus) -> None:
+def test_column_path_distinguishes_equal_names(corpus: Corpus) -> None:
     corpus.add("x/a.mp4", "y/a.mp4", "a.avi")
     manifest = corpus.made("path,title\ny/a.mp4,Y\nx/a,X\na.avi,top\n")
     assert [Path(clip.path).parent.name for clip in manifest.clips()] == ["y", "x", "videos"]
     assert manifest.column("pair_id") == ["y/a.mp4", "x/a", "a.avi"]
 
 
-def test_labels_splits_and_parts_come_along(corpus: Corpus) -> None:
+def test_labels_splits_and_intervals_are_read(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     manifest = corpus.made("video_id,title,label,split,start,end\na,A,dog,val,0.1,0.4\nb,B,,,,\n")
     found = read(manifest, "label", "split", "start", "end")
     assert found == [("dog", "val", 0.1, 0.4), (None, None, None, None)]
 
 
-def test_a_folders_name_becomes_the_label(corpus: Corpus) -> None:
+def test_label_by_folder(corpus: Corpus) -> None:
     corpus.add("ApplyLipstick/a.mp4", "deep/Biking/b.mp4")
     manifest = corpus.made("video_id,title\na,A\nb,B\n", label_by_folder=True)
     assert manifest.column("label") == ["ApplyLipstick", "Biking"]
 
 
-def test_what_is_no_video_is_passed_over(corpus: Corpus) -> None:
+def test_other_files_are_ignored(corpus: Corpus) -> None:
     corpus.add("a.mp4", ".hidden.mp4", "notes.txt", "B.MP4")
     (corpus.folder / "folder.mp4").mkdir()
     manifest = corpus.made("video_id,title\na,A\nB,B\n")
     assert manifest.column("pair_id") == ["a", "B"]
 
 
-def test_titles_without_videos_and_videos_without_titles_are_told(
+def test_unmatched_titles_and_videos_are_listed(
     corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus.add(*(f"{name}.mp4" for name in "abcdefgh"))
@@ -130,32 +128,29 @@ def test_titles_without_videos_and_videos_without_titles_are_told(
     assert len(lines) == 1 + 2 + 7
 
 
-def test_a_video_with_an_empty_title_is_left_out_once(corpus: Corpus) -> None:
+def test_a_video_with_an_empty_title_is_listed_once(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     manifest = corpus.made("video_id,title\na,A\nb, \n")
     assert manifest.column("pair_id") == ["a"]
-    assert left_out(corpus.out) == [("b", "no title", str(corpus.folder / "b.mp4"))]
+    assert skipped_pairs(corpus.out) == [("b", "no title", str(corpus.folder / "b.mp4"))]
 
 
-def test_a_name_that_is_not_utf_8_may_be_left_out_and_else_is_told(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_names_that_are_not_utf_8(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
     corpus.add("a.mp4")
     latin = "caf\udce9"  # as Python gives é of an old file system
     os.link(corpus.folder / "a.mp4", corpus.folder / f"{latin}.mp4")
     corpus.made("video_id,title\na,A\n")
-    ((name, reason, _),) = left_out(corpus.out)
+    ((name, reason, _),) = skipped_pairs(corpus.out)
     assert (name, reason) == ("caf\\udce9", "no title")
     assert "(caf\\udce9)" in caplog.text
     corpus.out.unlink()
     folder = corpus.folder.rename(corpus.root / latin)
-    message = r"^manifest .*: '.*caf\\udce9/a.mp4' is not UTF-8, which a manifest needs; rename the"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"'.*caf\\udce9/a.mp4'"):
         folder_corpus(folder, corpus.titles("video_id,title\na,A\n"), corpus.out)
     assert not corpus.out.exists()
 
 
-def test_a_list_of_what_was_left_out_goes_with_its_cause(corpus: Corpus) -> None:
+def test_skipped_list_is_removed_if_empty(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     corpus.made("video_id,title\na,A\n")
     assert skipped_list_path(corpus.out).exists()
@@ -167,7 +162,7 @@ def test_a_list_of_what_was_left_out_goes_with_its_cause(corpus: Corpus) -> None
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_videos_are_found_from_wherever_the_manifest_lies(
+def test_paths_are_relative_to_the_manifest(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, relative: bool
 ) -> None:
     corpus.add("sub/a b.mp4")
@@ -188,7 +183,7 @@ def test_an_out_without_suffix_is_a_folder(corpus: Corpus) -> None:
     assert made.path == corpus.root / "corpus" / "manifest.parquet"
 
 
-def test_out_may_lie_behind_a_link(corpus: Corpus) -> None:
+def test_out_in_a_linked_folder(corpus: Corpus) -> None:
     corpus.add("a.mp4")
     (corpus.root / "far" / "away" / "place").mkdir(parents=True)
     (corpus.root / "link").symlink_to(corpus.root / "far" / "away" / "place")
@@ -220,19 +215,19 @@ def test_split_lists_may_hold_a_bom_spaces_and_names_without_suffix(corpus: Corp
     assert manifest.column("split") == ["test", None, "test", "test"]
 
 
-def test_a_split_lists_folders_tell_videos_of_one_name_apart(corpus: Corpus) -> None:
+def test_folders_in_split_lists(corpus: Corpus) -> None:
     corpus.add("biking/001.mp4", "rowing/001.mp4")
     titles = "path,title\nbiking/001.mp4,A\nrowing/001.mp4,B\n"
     for line in ("biking/001.mp4", "biking/001.avi 7", "biking/001"):
         test = corpus.titles(line, "test.txt")
         assert corpus.made(titles, split_lists={"test": test}).column("split") == ["test", None]
     corpus.out.unlink()
-    message = r"^split list .*test.txt, line 2: '001.mp4' is the name of 2 videos .* write its fold"
+    message = r"test\.txt, line 2: '001\.mp4'"
     test = corpus.titles("\n001.mp4\n", "test.txt")
     corpus.refused(message, titles, split_lists={"test": test})
 
 
-def test_a_number_is_cut_behind_a_suffix_only(corpus: Corpus) -> None:
+def test_class_number_is_removed_after_a_suffix_only(corpus: Corpus) -> None:
     corpus.add("trip.mp4", "trip 1.mp4", "trip v.2.mp4", "trip v.2 1.mp4")
     titles = "video_id,title\ntrip,A\ntrip 1,B\ntrip v.2,C\ntrip v.2 1,D\n"
     test = corpus.titles("trip 1\ntrip v.2 1\n", "test.txt")
@@ -240,78 +235,77 @@ def test_a_number_is_cut_behind_a_suffix_only(corpus: Corpus) -> None:
     assert manifest.column("split") == [None, "test", None, "test"]
 
 
-def test_lines_of_a_split_list_that_name_nothing_are_told(
+def test_unknown_lines_of_a_split_list_are_logged(
     corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus.add("v_a.mp4", "untitled.mp4", "trip.mp4")
     test = corpus.titles("v_a\ntrip 1\nuntitled\n", "test.txt")
     corpus.made("video_id,title\nv_a,A\ntrip,B\n", split_lists={"test": test})
-    told = "test.txt: 2 of 3 lines name no video with a title (trip 1, untitled)"
-    assert told in caplog.text
+    assert "test.txt: 2 of 3 lines" in caplog.text
+    assert "(trip 1, untitled)" in caplog.text
 
 
-def test_a_split_list_of_other_videos_is_refused(corpus: Corpus) -> None:
+def test_invalid_split_lists(corpus: Corpus) -> None:
     corpus.add("v_a.mp4", "v_b.mp4", "v_c.mp4")
     other = corpus.titles("X/w.avi 1\n", "other.txt")
-    message = "^split list .*other.txt names none of the 3 videos; it names X/w.avi$"
-    corpus.refused(message, THREE, split_lists={"test": other})
+    corpus.refused(r"other\.txt .*X/w\.avi$", THREE, split_lists={"test": other})
     missing = corpus.root / "none.txt"
-    corpus.refused("^split list .*none.txt does not exist$", THREE, split_lists={"test": missing})
-    corpus.refused("^split 'dev' is unknown", THREE, split_lists={"dev": other})
+    corpus.refused(r"none\.txt", THREE, split_lists={"test": missing})
+    corpus.refused("'dev'", THREE, split_lists={"dev": other})
 
 
-def test_a_seeded_share_of_train_is_held_out(corpus: Corpus) -> None:
+def test_validation_fraction(corpus: Corpus) -> None:
     names = [f"v{i}" for i in range(20)]
     corpus.add(*(f"{name}.mp4" for name in names))
     lines = "".join(f"{name},T,{'test' if i < 10 else ''}\n" for i, name in enumerate(names))
-    manifest = corpus.made("video_id,title,split\n" + lines, val_share=0.3, seed=1)
+    manifest = corpus.made("video_id,title,split\n" + lines, val_fraction=0.3, seed=1)
     assert manifest.column("split")[:10] == ["test"] * 10
     assert manifest.column("split")[10:].count("val") == 3
 
 
-def test_parts_of_a_video_are_held_out_together(corpus: Corpus) -> None:
+def test_segments_of_a_video_are_held_out_together(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
     parts = "".join(f"{v}{i},{v},T,{i / 20},{i / 20 + 0.05}\n" for v in "ab" for i in range(8))
-    manifest = corpus.made("video_id,path,title,start,end\n" + parts, val_share=0.5)
+    manifest = corpus.made("video_id,path,title,start,end\n" + parts, val_fraction=0.5)
     assert {split for _, split in set(read(manifest, "path", "split"))} == {None, "val"}
     assert len(set(read(manifest, "path", "split"))) == 2
 
 
-def test_a_share_that_is_none_is_refused(corpus: Corpus) -> None:
+def test_invalid_validation_fraction(corpus: Corpus) -> None:
     corpus.add("v_a.mp4")
-    corpus.refused("^the share to hold out for validation is 1.0", THREE, val_share=1.0)
+    corpus.refused("1.0", THREE, val_fraction=1.0)
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
 def test_no_folder(corpus: Corpus) -> None:
     corpus.folder.rmdir()
-    corpus.refused("videos is no folder of videos$", THREE)
+    corpus.refused(str(corpus.folder), THREE)
 
 
 def test_no_title_file(corpus: Corpus) -> None:
-    with pytest.raises(ManifestError, match=r"^title file .*none\.csv does not exist$"):
+    with pytest.raises(ManifestError, match=r"none\.csv"):
         folder_corpus(corpus.folder, corpus.root / "none.csv", corpus.out)
-    with pytest.raises(ManifestError, match=r"^title file .* cannot be read: .*directory"):
+    with pytest.raises(ManifestError, match=str(corpus.folder)):
         folder_corpus(corpus.folder, corpus.folder, corpus.out)
 
 
 def test_a_name_of_two_videos(corpus: Corpus) -> None:
     corpus.add("x/a.mp4", "y/a.mp4")
-    message = r"titles.csv, line 4: 'a' is the name of 2 videos .* write its folder before it, or"
+    message = r"titles\.csv, line 4: 'a'"
     corpus.refused(message, "video_id,title\n\n\na,A\n")
 
 
 def test_two_titles_for_one_video(corpus: Corpus) -> None:
     corpus.add("a.mp4")
-    message = r"titles.csv, line 3: 'a' stands twice, the first time in title file .*, line 2; "
+    message = r"titles\.csv, line 3: 'a' .*line 2"
     corpus.refused(message, "video_id,title\na,A\na,B\n")
 
 
 def test_two_names_for_one_part_of_a_video(corpus: Corpus) -> None:
     corpus.add("other.mp4")
-    message = r"titles.csv: 'other' and 'other.mp4' are the same part of .*other.mp4; leave one of"
+    message = r"titles\.csv: 'other' and 'other.mp4'"
     corpus.refused(message, "video_id,title\nother,A\nother.mp4,B\n")
     corpus.refused(message, "video_id,title,start\nother,A,0.1\nother.mp4,B,0.1\n")
     parts = "video_id,title,start\nother,A,\nother.mp4,B,0.1\n"
@@ -320,47 +314,43 @@ def test_two_names_for_one_part_of_a_video(corpus: Corpus) -> None:
 
 def test_a_title_of_no_video(corpus: Corpus) -> None:
     corpus.add("a.mp4")
-    message = "titles.csv, line 2: the title belongs to no video_id and no path$"
+    message = "titles.csv, line 2: "
     corpus.refused(message, "video_id,title\n ,A\n")
 
 
-def test_no_pair_tells_both_sides(corpus: Corpus) -> None:
+def test_no_pair(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
-    message = (
-        "^no pair: none of the 2 titles of .*titles.csv belongs to one of the 2 videos in "
-        ".*videos; looked for x, y$"
-    )
-    corpus.refused(message, "video_id,title\nx,X\ny,Y\n")
+    corpus.refused("^no pair: .*titles.csv .*/videos.*x, y$", "video_id,title\nx,X\ny,Y\n")
 
 
 def test_no_titles_at_all(corpus: Corpus) -> None:
     corpus.add("a.mp4")
-    corpus.refused("^no pair: none of the 0 titles", "video_id,title\n")
+    corpus.refused("^no pair: 0 titles", "video_id,title\n")
 
 
 @pytest.mark.parametrize(
     ("start", "message"),
-    [("1:30", r"line 2: start is '1:30', not a number"), ("nan", "line 2: start 'nan', end ''; "),
-     ("-1", "line 2: start '-1', end ''; a part begins at 0 s or later")],
+    [("1:30", "line 2: start .*'1:30'"), ("nan", "line 2: start 'nan'"),
+     ("-1", "line 2: start '-1'")],
 )  # fmt: skip
-def test_a_part_that_is_none(corpus: Corpus, start: str, message: str) -> None:
+def test_invalid_intervals(corpus: Corpus, start: str, message: str) -> None:
     corpus.add("a.mp4")
     corpus.refused(message, f"video_id,title,start\na,A,{start}\n")
 
 
-def test_a_split_of_another_name(corpus: Corpus) -> None:
+def test_unknown_split(corpus: Corpus) -> None:
     corpus.add("a.mp4")
-    message = "titles.csv, line 2: split 'dev' is unknown; the names are train, training, val, "
+    message = "titles.csv, line 2: split 'dev'"
     corpus.refused(message, "video_id,title,split\na,A,dev\n")
 
 
-def test_broken_videos_are_refused_or_marked(
+def test_broken_videos_are_rejected_or_marked(
     corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus.add("v_a.mp4")
     for name in ("v_b.mp4", "v_c.mp4"):
         (corpus.folder / name).write_text("no video")
-    message = r"^2 of 3 videos cannot be read \(the first: .*v_b\.mp4: not a .*--skip-broken$"
+    message = r"^2 of 3 videos .*v_b\.mp4"
     corpus.refused(message, THREE)
     assert len(re.findall(r"broken: .*v_[bc]\.mp4: not a readable video", caplog.text)) == 2
     manifest = corpus.made(THREE, skip_broken=True)
@@ -381,7 +371,7 @@ def test_columns_may_have_other_names(corpus: Corpus) -> None:
     assert read(manifest, "pair_id", "title", "label") == [("a", "A dog", "dogs")]
 
 
-def test_labels_stay_or_become_names_for_people(corpus: Corpus) -> None:
+def test_class_names(corpus: Corpus) -> None:
     corpus.add("YoYo/a.mp4", "TaiChi/b.mp4")
     names = corpus.titles("YoYo,playing with a yo-yo\n", "names.csv")
     text = "video_id,title\na,A\nb,B\n"
@@ -389,10 +379,10 @@ def test_labels_stay_or_become_names_for_people(corpus: Corpus) -> None:
     assert manifest.column("label") == ["playing with a yo-yo", "TaiChi"]
 
 
-def test_the_progress_of_probing_is_told(corpus: Corpus) -> None:
+def test_progress_of_probing(corpus: Corpus) -> None:
     corpus.add("a.mp4", "b.mp4")
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     text = "video_id,path,title,start,end\na,a,A,,\na2,a,A,0.1,0.2\nb,b,B,,\n"
-    corpus.made(text, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (3, 3)
-    assert told == sorted(set(told))
+    corpus.made(text, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (3, 3)
+    assert calls == sorted(set(calls))

@@ -11,7 +11,7 @@ import pytest
 from crosspair.corpora import Manifest
 from crosspair.corpora.readers import instagram_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import Disk, left_out, read
+from tests.corpora.conftest import Disk, read, skipped_pairs
 
 
 def entry(caption: Any | None, subset: str | None = "train") -> dict[str, str | None]:
@@ -51,14 +51,14 @@ def test_half_an_emoji_at_the_end_of_a_cut_caption_is_replaced(disk: Disk) -> No
     assert manifest.column("title") == ["Snow 😍 \ufffd"]
 
 
-def test_what_is_missing_is_listed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_videos_are_listed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.link("trimmed_resize_a.mp4", "trimmed_resize_b.mp4", "trimmed_resize_c.mp4")
-    disk.spoil("trimmed_resize_d.mp4")
+    disk.add_broken("trimmed_resize_d.mp4")
     captions = {"a": entry("A"), "b": entry(" "), "c": entry(None)}
     manifest = made(disk, captions | {"d": entry("D"), "e": entry("")})
     assert manifest.column("pair_id") == ["a", "d"]
     broken = manifest.column("error")[1]
-    assert left_out(manifest.path) == [
+    assert skipped_pairs(manifest.path) == [
         ("b", "no title", str(disk.videos / "trimmed_resize_b.mp4")),
         ("c", "no title", str(disk.videos / "trimmed_resize_c.mp4")),
         ("e", "no file", "no video trimmed_resize_e.mp4"),
@@ -77,39 +77,37 @@ def test_files_of_other_names(disk: Disk, template: str, name: str) -> None:
     assert len(made(disk, {"x{1}": entry("A")}, template=template)) == 1
 
 
-def test_a_share_of_train_is_held_out(disk: Disk) -> None:
+def test_validation_fraction(disk: Disk) -> None:
     names = [f"v{i}" for i in range(10)]
     disk.link(*(f"trimmed_resize_{name}.mp4" for name in names))
-    manifest = made(disk, {name: entry("A") for name in names}, val_share=0.2, seed=3)
+    manifest = made(disk, {name: entry("A") for name in names}, val_fraction=0.2, seed=3)
     assert len(manifest.split("val")) == 2
 
 
 @pytest.mark.parametrize(
     ("captions", "message"),
     [
-        ('{"a": 1', r"^captions .*captions\.json is not json: .* \(line 1\)$"),
-        ([], r"^captions .*captions\.json is no JSON object, but a list$"),
-        ({"a": "A dog"}, r"captions\.json, 'a': not an object with 'subset' and 'caption'$"),
-        ({"a": {"caption": "A"}}, r"'a': not an object with 'subset' and 'caption'$"),
-        ({"a": entry(["A"])}, r"'a': the caption is \['A'\], not a text$"),
-        ({"a": entry("A", "dev")}, r"captions\.json, 'a': split 'dev' is unknown; "),
+        ('{"a": 1', r"captions\.json.*line 1"),
+        ([], r"captions\.json.*list"),
+        ({"a": "A dog"}, r"captions\.json, 'a': .*'subset'"),
+        ({"a": {"caption": "A"}}, r"captions\.json, 'a': .*'subset'"),
+        ({"a": entry(["A"])}, r"captions\.json, 'a': .*\['A'\]"),
+        ({"a": entry("A", "dev")}, r"captions\.json, 'a': split 'dev'"),
         ('{"a": {"subset": "", "caption": ""}, "b": {}, "a": {}}',
-         r"captions\.json: 'a' stands twice; leave one of them$"),
-        ('{"a": "é"}'.encode("latin-1"), r"captions\.json is not UTF-8 \(line 1, byte 7\)"),
-        ({}, r"^no pair: none of the 0 captions belongs to one of the 0 videos in .*videos$"),
-        ({"a": entry("A")}, r"none of the 1 captions .*; looked for trimmed_resize_a\.mp4$"),
+         r"captions\.json: .*'a'"),
+        ('{"a": "é"}'.encode("latin-1"), r"captions\.json.*line 1, byte 7"),
+        ({}, "^no pair: .*/videos$"),
+        ({"a": entry("A")}, r"^no pair: .*trimmed_resize_a\.mp4$"),
     ],
 )  # fmt: skip
-def test_captions_that_do_not_do(disk: Disk, captions: Any, message: str) -> None:
+def test_invalid_captions(disk: Disk, captions: Any, message: str) -> None:
     refused(disk, message, captions)
 
 
 def test_no_caption_at_all(disk: Disk) -> None:
     disk.link("trimmed_resize_a.mp4")
-    message = "^no pair: none of the 1 captions with a video has a title$"
-    refused(disk, message, {"a": entry(""), "b": entry("B")})
+    refused(disk, "^no pair: .*captions", {"a": entry(""), "b": entry("B")})
 
 
 def test_a_template_without_id(disk: Disk) -> None:
-    message = r"^template 'video.mp4' holds no \{id\}: all videos would have one name; "
-    refused(disk, message, {"a": entry("A")}, template="video.mp4")
+    refused(disk, r"'video.mp4'.*\{id\}", {"a": entry("A")}, template="video.mp4")

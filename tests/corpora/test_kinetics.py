@@ -11,7 +11,7 @@ import pytest
 from crosspair.corpora import Manifest
 from crosspair.corpora.readers import kinetics_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import Disk, Probed, left_out, read
+from tests.corpora.conftest import Disk, Probed, read, skipped_pairs
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 ONE, TWO = "-abcdefgh_1", "abc_000010_"  # such ids there are
@@ -34,7 +34,7 @@ def refused(disk: Disk, message: str, text: str = HEADER + LINES, **options: Any
 @pytest.mark.parametrize(
     "form", ["{}.mp4", "playing cello/{}.mkv", "train/playing_cello/{}.webm", "{}/{}.MP4"]
 )
-def test_trimmed_clips_wherever_they_lie(disk: Disk, form: str) -> None:
+def test_trimmed_clips_in_any_folder(disk: Disk, form: str) -> None:
     for name in (f"{ONE}_000417_000427", f"{TWO}_000000_000010"):
         disk.link(form.format(name, name))
     manifest = made(disk)
@@ -49,7 +49,7 @@ def test_trimmed_clips_wherever_they_lie(disk: Disk, form: str) -> None:
     ("duration", "part"),
     [(10.0, (None, None)), (11.0, (None, None)), (427.5, (417, 427)), (420.0, (417, 427))],
 )
-def test_a_video_by_its_id_is_whole_or_trimmed(
+def test_a_video_named_by_its_id(
     disk: Disk, probed: Probed, duration: float, part: tuple[float | None, float | None]
 ) -> None:
     disk.link(f"{ONE}.mp4")
@@ -63,10 +63,10 @@ def test_a_whole_video_that_ends_before_its_segment(disk: Disk, probed: Probed) 
     manifest = made(disk)
     (error,) = manifest.column("error")
     assert error.endswith("mp4: ends at 30.00 s, before its segment, 417 s to 427 s, begins")
-    assert left_out(manifest.path)[-1] == (ONE, "broken file", error)
+    assert skipped_pairs(manifest.path)[-1] == (ONE, "broken file", error)
 
 
-def test_a_trimmed_clip_goes_before_the_whole_video(disk: Disk) -> None:
+def test_trimmed_clips_are_preferred(disk: Disk) -> None:
     disk.link(f"whole/{ONE}.mp4", f"trimmed/{ONE}_000417_000427.mp4")
     assert made(disk).column("path") == [f"videos/trimmed/{ONE}_000417_000427.mp4"]
 
@@ -78,7 +78,7 @@ def test_the_authors_titles(disk: Disk, caplog: pytest.LogCaptureFixture) -> Non
     assert read(manifest, "pair_id", "title", "title_clean") == [
         (ONE, "My CELLO 🎻", "cello"), (TWO, "Über !!", "")
     ]  # fmt: skip
-    assert left_out(manifest.path) == [
+    assert skipped_pairs(manifest.path) == [
         ("untitled_11", "no title", str(disk.videos / "untitled_11.mp4")),
         ("no_file_111", "no file", "no video no_file_111_000001_000011 or no_file_111"),
     ]
@@ -90,10 +90,10 @@ def test_titles_of_named_columns(disk: Disk) -> None:
     titles = disk.file("titles.csv", f'id,name\n{ONE},"My, cello"\n{TWO}, \n')
     manifest = made(disk, titles=titles, title_columns={"video_id": "id", "title": "name"})
     assert read(manifest, "title", "title_clean") == [("My, cello", None)]
-    assert left_out(manifest.path) == [(TWO, "no title", str(disk.videos / f"{TWO}.mp4"))]
+    assert skipped_pairs(manifest.path) == [(TWO, "no title", str(disk.videos / f"{TWO}.mp4"))]
 
 
-def test_several_lists_and_names_for_people(disk: Disk) -> None:
+def test_several_lists_and_class_names(disk: Disk) -> None:
     disk.link(f"{ONE}.mp4", f"{TWO}.mp4")
     first, second = LINES.splitlines()
     lists = [
@@ -117,7 +117,7 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
     ]
     disk.link(*(f"{folder}/{name}.mp4" for folder, name in clips[:60]))
     disk.link(*(f"{row[1]}.mp4" for row in rows[60:80]))
-    disk.spoil(*(f"{name}.mp4" for _, name in clips[80:85]))
+    disk.add_broken(*(f"{name}.mp4" for _, name in clips[80:85]))
     titles = disk.file(
         "titles.tsv", "".join(f"{row[1]}\tclean\ttitle of {row[1]}\n" for row in rows[:83])
     )
@@ -127,46 +127,39 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
     assert manifest.column("label") == [row[0] for row in rows[:83]]
     assert len(manifest.split("val")) == 83
     assert [bool(error) for error in manifest.column("error")] == [False] * 80 + [True] * 3
-    reasons = Counter(reason for _, reason, _ in left_out(manifest.path))
+    reasons = Counter(reason for _, reason, _ in skipped_pairs(manifest.path))
     assert reasons == {"no file": 19_906 - 85, "no title": 2, "broken file": 3}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"^Kinetics list .*train\.csv needs the columns 'label', .*'split'; separated by "
-         "commas, it has none$"),
-        ("label,id,time_start,time_end,split\n", "needs .* 'youtube_id', .*; separated by commas, "
-         "it has 'label', 'id', 'time_start', 'time_end', 'split'$"),
-        (HEADER + LINES + LINES, r"train\.csv, line 4: '-abcdefgh_1' stands twice, the first time "
-         "in .*, line 2; "),
-        (HEADER + "a,,1,2,val\n", r"train\.csv, line 2: youtube_id, time_start or time_end is e"),
-        (HEADER + "a,b,1,,val\n", r"train\.csv, line 2: youtube_id, time_start or time_end is e"),
-        (HEADER + "a,b,1:30,2,val\n", r"line 2: time_start is '1:30', not a number of seconds$"),
-        (HEADER + "a,b,5,2,val\n", r"train\.csv, line 2: time_start '5', time_end '2'; a part "),
-        (HEADER + "a,b,1,2,dev\n", r"train\.csv, line 2: split 'dev' is unknown; "),
-        (HEADER + "a,b,1,2,val\n", r"^no pair: none of the 1 segments belongs to one of the 0 "
-         r"videos in .*videos; looked for b_000001_000002, b$"),
+        ("", r"train\.csv .*'label', .*'split'"),
+        ("label,id,time_start,time_end,split\n", "'youtube_id', .*'label', 'id', "
+         "'time_start', 'time_end', 'split'$"),
+        (HEADER + LINES + LINES, r"train\.csv, line 4: '-abcdefgh_1' .*line 2"),
+        (HEADER + "a,,1,2,val\n", r"train\.csv, line 2: youtube_id"),
+        (HEADER + "a,b,1,,val\n", r"train\.csv, line 2: youtube_id"),
+        (HEADER + "a,b,1:30,2,val\n", r"train\.csv, line 2: time_start .*'1:30'"),
+        (HEADER + "a,b,5,2,val\n", r"train\.csv, line 2: time_start '5', time_end '2'"),
+        (HEADER + "a,b,1,2,dev\n", r"train\.csv, line 2: split 'dev'"),
+        (HEADER + "a,b,1,2,val\n", "^no pair: .*b_000001_000002, b$"),
     ],
 )  # fmt: skip
-def test_lists_that_do_not_do(disk: Disk, text: str, message: str) -> None:
+def test_invalid_lists(disk: Disk, text: str, message: str) -> None:
     refused(disk, message, text)
 
 
 def test_the_same_id_in_two_lists(disk: Disk) -> None:
     lists = [disk.file("a.csv", HEADER + LINES), disk.file("b.csv", HEADER + LINES)]
-    message = r"b\.csv, line 2: '.*' stands twice, the first time in Kinetics list .*a\.csv, line 2"
-    refused(disk, message, lists=lists)
+    refused(disk, r"b\.csv, line 2: '-abcdefgh_1' .*a\.csv, line 2", lists=lists)
 
 
-def test_titles_that_do_not_do(disk: Disk) -> None:
+def test_invalid_titles(disk: Disk) -> None:
     disk.link(f"{ONE}.mp4")
     other = disk.file("titles.tsv", TITLES.replace(ONE, "other______").replace(TWO, "another____"))
-    message = r"titles\.tsv: none of its 2 ids \(other______, another____\) is one of the corpus' "
-    refused(disk, message, titles=other)
+    refused(disk, r"titles\.tsv: .*other______, another____", titles=other)
     twice = disk.file("titles.tsv", TITLES + TITLES)
-    refused(
-        disk, r"titles\.tsv, line 3: '.*' stands twice, the first time in .*, line 1;", titles=twice
-    )
+    refused(disk, r"titles\.tsv, line 3: '.*line 1", titles=twice)
     empty = disk.file("titles.csv", f"video_id,title\n{ONE},\n")
-    refused(disk, "^no pair: none of the 1 segments with a video has a title$", titles=empty)
+    refused(disk, "^no pair: .*segments", titles=empty)

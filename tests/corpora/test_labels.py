@@ -1,4 +1,4 @@
-"""Names of classes in plain words, and by a file of names."""
+"""Display names of classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.corpora.conftest import Disk
      ("playing cello", "playing cello"), ("TaiChi", "tai chi"), ("", ""),
      ("PlayingTVGame", "playing tv game"), ("Yo-Yo  tricks on TV", "Yo-Yo tricks on TV")],
 )  # fmt: skip
-def test_labels_in_plain_words(label: str, phrase: str) -> None:
+def test_class_phrase(label: str, phrase: str) -> None:
     assert class_phrase(label) == phrase
     assert class_phrase(phrase) == phrase
 
@@ -36,14 +36,13 @@ def test_a_file_of_names_overrides(disk: Disk, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"names.csv: none of its 0 classes \(\) is one of the corpus' 1 \(TaiChi\)"),
-        ("TaiChi\n", "names.csv, line 1: an official name and a name for people are needed$"),
-        ("TaiChi,a\nTaiChi,b\n", "names.csv, line 2: 'TaiChi' stands twice, the first time in "),
-        ("tai chi,TaiChi\n", r"names.csv: none of its 1 classes \(tai chi\) is one of the corpus' "
-         r"1 \(TaiChi\); the official name comes first"),
-        ("TaiChi,a,b\n", "names.csv, line 1: 3 fields under 2 columns"),
+        ("", r"names.csv: .*\(TaiChi\)"),
+        ("TaiChi\n", "names.csv, line 1: "),
+        ("TaiChi,a\nTaiChi,b\n", "names.csv, line 2: 'TaiChi' "),
+        ("tai chi,TaiChi\n", r"names.csv: .*\(tai chi\) .*\(TaiChi\)"),
+        ("TaiChi,a,b\n", "names.csv, line 1: 3 fields"),
     ],
 )  # fmt: skip
-def test_a_file_of_names_that_does_not_do(disk: Disk, text: str, message: str) -> None:
+def test_invalid_class_names(disk: Disk, text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         rename_classes([{"label": "TaiChi"}], disk.file("names.csv", text), class_phrase)

@@ -1,4 +1,4 @@
-"""The manifest: what it refuses, what it keeps, and what its hash depends on."""
+"""The manifest: validation, reading and writing, hash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refused(message: str, **columns: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_write_and_read(tmp_path: Path) -> None:
     written = manifest_from_rows(ROWS, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     again = Manifest.read(tmp_path / "m.parquet")
     assert again.table.equals(written.table)
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert again.column("title") == ["A dog", None, "Ein Hörnchen 🐿"]
 
 
-def test_a_folder_stands_for_the_manifest_in_it(tmp_path: Path) -> None:
+def test_read_from_a_folder(tmp_path: Path) -> None:
     manifest_from_rows(ROWS, tmp_path).write(tmp_path / "manifest.parquet")
     assert len(Manifest.read(tmp_path)) == 3
 
@@ -56,20 +56,20 @@ def test_columns_that_are_absent_are_null_and_near_types_are_cast() -> None:
 
 @pytest.mark.parametrize("name", ["pair_id", "path", "title"])
 def test_a_missing_column(name: str) -> None:
-    with pytest.raises(ManifestError, match=f"^manifest m has no column '{name}'; it has '"):
+    with pytest.raises(ManifestError, match=f"^manifest m .*'{name}'"):
         Manifest(table().drop_columns([name]), Path("m"))
 
 
 def test_an_unknown_column() -> None:
     refused(": column 'titel' is unknown; the columns are pair_id, path", titel=["A", "B"])
-    with pytest.raises(ManifestError, match=r"^manifest m: column 'titel' is unknown"):
+    with pytest.raises(ManifestError, match=r"^manifest m: column 'titel' "):
         manifest_from_rows([{**ROWS[0], "titel": "A"}], "m")
 
 
-def test_a_column_that_stands_twice(tmp_path: Path) -> None:
+def test_a_duplicated_column(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     pq.write_table(table().append_column("title", pa.array(["C", "D"])), path)
-    with pytest.raises(ManifestError, match=r"^manifest .* has more than one column 'title'$"):
+    with pytest.raises(ManifestError, match=r"^manifest .*'title'"):
         Manifest.read(path)
 
 
@@ -82,21 +82,21 @@ def test_a_column_that_stands_twice(tmp_path: Path) -> None:
     ],
 )
 def test_a_column_of_another_type(name: str, values: Any, found: str, wanted: str) -> None:
-    refused(f": column '{name}' is {found}, not {wanted}$", **{name: values})
+    refused(f": column '{name}' .*{found}.*{wanted}", **{name: values})
 
 
 @pytest.mark.parametrize("name", ["pair_id", "path"])
 @pytest.mark.parametrize("nothing", ["", None])
 def test_an_empty_id_or_path(name: str, nothing: str | None) -> None:
-    refused(f", row 1: '{name}' is empty", **{name: ["a", nothing]})
+    refused(f", row 1: '{name}'", **{name: ["a", nothing]})
 
 
-def test_an_id_that_stands_twice() -> None:
-    refused(", row 1: pair_id 'a' stands twice; every row needs its own", pair_id=["a", "a"])
+def test_a_duplicated_id() -> None:
+    refused(", row 1: pair_id 'a'", pair_id=["a", "a"])
 
 
-def test_a_split_of_another_name() -> None:
-    refused(", row 1: split 'training' is none of train, val, test", split=["val", "training"])
+def test_unknown_split() -> None:
+    refused(", row 1: split 'training'", split=["val", "training"])
 
 
 @pytest.mark.parametrize(
@@ -104,23 +104,22 @@ def test_a_split_of_another_name() -> None:
     [(2.0, 1.0), (1.0, 1.0), (-0.5, None), (None, 0.0), (None, -1.0), (float("nan"), 2.0),
      (0.0, float("nan"))],
 )  # fmt: skip
-def test_a_part_that_is_none(start: float | None, end: float | None) -> None:
-    with pytest.raises(ManifestError, match=r"^manifest m, row 0: start .* s, end .* s; a part"):
+def test_invalid_intervals(start: float | None, end: float | None) -> None:
+    with pytest.raises(ManifestError, match=r"^manifest m, row 0: start .*end "):
         manifest_from_rows([{**ROWS[0], "start": start, "end": end}], "m")
 
 
-def test_a_manifest_that_does_not_exist_tells_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_manifest(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
-    message = f'^manifest {path} does not exist; make one with "crosspair corpus folder '
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=f"{path}.*crosspair corpus folder"):
         Manifest.read(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"video_id,title\n", b"PAR1" + b"\0" * 50])
-def test_a_file_that_is_no_parquet(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.parquet"
     path.write_bytes(content)
-    with pytest.raises(ManifestError, match=f"^manifest {path} is not a Parquet file") as caught:
+    with pytest.raises(ManifestError, match=f"^manifest {path} ") as caught:
         Manifest.read(path)
     assert "\n" not in str(caught.value)
 
@@ -129,7 +128,7 @@ def test_a_cut_manifest(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     manifest_from_rows(ROWS, path).write(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ManifestError, match=r"is not a Parquet file"):
+    with pytest.raises(ManifestError, match=str(path)):
         Manifest.read(path)
 
 
@@ -168,7 +167,7 @@ def test_a_write_makes_the_folder(tmp_path: Path) -> None:
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def test_the_hash_depends_on_what_rows_say_and_on_nothing_else(tmp_path: Path) -> None:
+def test_hash_depends_on_rows_only(tmp_path: Path) -> None:
     manifest = manifest_from_rows(ROWS, "elsewhere.parquet")
     written = manifest.write(tmp_path / "m.parquet")
     probed = manifest_from_rows([{**row, "fps": 25.0} for row in ROWS], "m")
@@ -183,7 +182,7 @@ def test_the_hash_depends_on_what_rows_say_and_on_nothing_else(tmp_path: Path) -
     assert manifest_from_rows(ROWS[::-1], "m").hash != manifest.hash
 
 
-def test_rows_are_taken_in_the_order_asked_for() -> None:
+def test_take_keeps_the_order() -> None:
     taken = manifest_from_rows(ROWS, "m").take([2, 0])
     assert taken.column("pair_id") == ["c", "a"]
     assert len(manifest_from_rows(ROWS, "m").take([])) == 0
@@ -194,7 +193,7 @@ def test_a_row_without_a_split_belongs_to_train() -> None:
     assert manifest.split("train").column("pair_id") == ["a", "c"]
     assert manifest.split("val").column("pair_id") == ["b"]
     assert manifest.split("test").column("pair_id") == []
-    with pytest.raises(ManifestError, match=r"^split 'dev' is unknown; the splits are train, val"):
+    with pytest.raises(ManifestError, match="'dev'"):
         manifest.split("dev")
 
 
@@ -206,7 +205,7 @@ def test_relative_paths_start_at_the_manifests_folder() -> None:
     ]
 
 
-def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
+def test_rebased(tmp_path: Path) -> None:
     rows = [
         {"pair_id": "a", "path": "videos/a.mp4", "title": "A"},
         {"pair_id": "b", "path": "/b.mp4", "title": "B"},
@@ -217,9 +216,9 @@ def test_another_folder_finds_the_videos_again(tmp_path: Path) -> None:
     )
     new = old.rebased(tmp_path / "new" / "n.parquet")
     assert new.column("path") == ["../old/videos/a.mp4", "/b.mp4", "http://c.org/c.mp4"]
-    beside = old.rebased(tmp_path / "old" / "n.parquet")
-    assert beside.column("path") == old.column("path")
-    assert [moved.path.name for moved in (new, beside)] == ["n.parquet"] * 2
+    same_folder = old.rebased(tmp_path / "old" / "n.parquet")
+    assert same_folder.column("path") == old.column("path")
+    assert [moved.path.name for moved in (new, same_folder)] == ["n.parquet"] * 2
     assert [Path(clip.path).resolve() for clip in new.clips()[:1]] == [
         tmp_path / "old" / "videos" / "a.mp4"
     ]

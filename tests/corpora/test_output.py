@@ -1,4 +1,4 @@
-"""What a reader writes, and what it does not replace."""
+"""Output of the corpus readers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from crosspair.corpora import Manifest
 from crosspair.corpora.build import NO_FILE, ManifestOutput, SkippedPair, skipped_list_path
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import left_out, read
+from tests.corpora.conftest import read, skipped_pairs
 
 ROWS = [{"pair_id": "a", "path": "videos/a.mp4"}, {"pair_id": "b", "path": "b", "error": "b: cut"}]
 
 
-def test_manifest_and_list_lie_side_by_side(
+def test_manifest_and_skipped_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -24,7 +24,7 @@ def test_manifest_and_list_lie_side_by_side(
         ManifestOutput(Path("out/pairs.parquet")).write(ROWS, absent)
     manifest = Manifest.read("out/pairs.parquet")
     assert read(manifest, "path", "error") == [("../videos/a.mp4", None), ("../b", "b: cut")]
-    assert left_out(manifest.path) == [
+    assert skipped_pairs(manifest.path) == [
         ('c, "d"', "no file", "nowhere"), ("e", "no file", "nowhere"),
         ("b", "broken file", "b: cut"),
     ]  # fmt: skip
@@ -45,36 +45,30 @@ def test_a_manifest_and_its_list_are_replaced(tmp_path: Path) -> None:
     assert not skipped_list_path(out).exists()
 
 
-def test_nothing_that_is_no_manifest_is_replaced(tmp_path: Path) -> None:
+def test_other_files_are_not_replaced(tmp_path: Path) -> None:
     other = tmp_path / "notes.parquet"
     other.write_text("my notes")
-    message = "^output .*notes.parquet exists and is no manifest; it is not replaced, name another$"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"notes\.parquet"):
         ManifestOutput(other)
     (tmp_path / "folder.parquet").mkdir()
-    with pytest.raises(ManifestError, match=r"^output .*folder.parquet exists and is no manifest"):
+    with pytest.raises(ManifestError, match=r"folder\.parquet"):
         ManifestOutput(tmp_path / "folder.parquet")
 
 
-def test_no_other_list_is_replaced(tmp_path: Path) -> None:
+def test_other_lists_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.left-out.csv").write_text("name,age\n")
-    message = "^.*a.left-out.csv, the list of what is left out, exists and is no such list; "
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"a\.left-out\.csv"):
         ManifestOutput(tmp_path / "a.parquet")
 
 
-def test_a_file_is_no_folder_for_manifests(tmp_path: Path) -> None:
+def test_out_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "titles.tsv").write_text("")
-    message = "^output .*titles.tsv is a file, not a folder; a manifest is a folder, or a file with"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"titles\.tsv"):
         ManifestOutput(tmp_path / "titles.tsv")
 
 
-def test_a_folder_without_the_right_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_without_write_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosspair.corpora.build.os.access", lambda *_: False)
-    message = f"^output .*manifest.parquet cannot be written: no right to write in {tmp_path}$"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=f"manifest.parquet .*{tmp_path}$"):
         ManifestOutput(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""A corpus is prepared: what is done, what is done again, what is told, what is refused."""
+"""Preparing a corpus: results, resuming, broken sources and errors."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def broken(corpus: Corpus) -> None:
 # --- what is made -------------------------------------------------------------------------------
 
 
-def test_the_new_manifest_tells_of_the_new_files(corpus: Corpus, make_video) -> None:
+def test_manifest_of_prepared_files(corpus: Corpus, make_video) -> None:
     corpus.rows[0] |= {"label": "x", "split": "test", "title_clean": "c", "title_tree": "t"}
     corpus.rows[1] |= {"start": 0.5, "end": 1.5, "width": 9999}
     manifest, made = corpus.prepare()
@@ -120,7 +120,7 @@ def test_the_new_manifest_tells_of_the_new_files(corpus: Corpus, make_video) -> 
     assert make_video.numbers(frames) == [15, 42]
 
 
-def test_rows_share_a_file_only_where_they_ask_for_the_same(corpus: Corpus) -> None:
+def test_rows_with_equal_clips_use_one_file(corpus: Corpus) -> None:
     corpus.add("c", "a.mp4", start=0.5)
     corpus.add("d", "a.mp4", start=0.0)  # as row a says it, too
     corpus.add("e", str(corpus.root / "a.mp4"), start=0.5)
@@ -140,25 +140,23 @@ def test_a_source_may_be_a_url(corpus: Corpus) -> None:
     assert corpus.prepare()[1] == ["a.mp4", "url.mp4"]
 
 
-def test_a_broken_source_keeps_its_row_and_stops_nothing(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_source_keeps_its_row(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
     broken(corpus)
     corpus.rows = corpus.rows[::-1]
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     with caplog.at_level(logging.WARNING):
-        manifest = prepare_corpus(corpus.plan(), Here(), lambda *state: told.append(state))
+        manifest = prepare_corpus(corpus.plan(), Here(), lambda *state: calls.append(state))
     fault = f"{corpus.root / 'bad.mp4'}: the file is empty (0 bytes)"
     assert manifest.column("error") == [fault, None, None]
     assert manifest.column("path")[0] == "videos/bad.mp4"
     assert manifest.column("start") == manifest.column("frames")[:1] * 3 == [None] * 3
     assert caplog.messages == [f"broken: {fault}"]
-    assert told == [(0, 0), (1, 1), (2, 1), (3, 1)]
+    assert calls == [(0, 0), (1, 1), (2, 1), (3, 1)]
     assert not (corpus.out / "videos" / "bad.mp4").exists()
-    assert corpus.prepare()[1] == ["bad.mp4"]  # it may have been mended
+    assert corpus.prepare()[1] == ["bad.mp4"]  # it may have been replaced
 
 
-def test_the_processes_change_nothing(corpus: Corpus) -> None:
+def test_results_do_not_depend_on_processes(corpus: Corpus) -> None:
     broken(corpus)
     here, _ = corpus.prepare()
     files = {name: (corpus.out / name).read_bytes() for name in corpus.files()}
@@ -209,7 +207,7 @@ def test_a_second_run_does_nothing(corpus: Corpus) -> None:
     ],
     ids=["lost", "cut", "touched", "replaced", "part", "path", "title", "row", "journal"],
 )
-def test_only_what_changed_is_done_again(
+def test_only_changes_are_prepared_again(
     corpus: Corpus, change: Callable[[Corpus], object], made: list[str]
 ) -> None:
     corpus.prepare()
@@ -219,12 +217,12 @@ def test_only_what_changed_is_done_again(
 
 
 @pytest.mark.parametrize("other", [{"gop": 8}, {"crf": 30}, {"fps": 25}, {"middle": 1.0}])
-def test_other_settings_do_all_again(corpus: Corpus, other: dict[str, Any]) -> None:
+def test_other_settings_prepare_all_again(corpus: Corpus, other: dict[str, Any]) -> None:
     corpus.prepare()
     assert corpus.prepare(TranscodeSettings(short_side=32, **other))[1] == ["a.mp4", "b.mp4"]
 
 
-def test_a_run_that_is_stopped_is_gone_on_with(corpus: Corpus) -> None:
+def test_an_interrupted_run_resumes(corpus: Corpus) -> None:
     def stop(done: int, _: int) -> None:
         if done == 1:
             (corpus.out / "videos" / ".b.mp4.partial").write_bytes(b"half")
@@ -236,7 +234,7 @@ def test_a_run_that_is_stopped_is_gone_on_with(corpus: Corpus) -> None:
     assert corpus.prepare()[1] == ["b.mp4"]
 
 
-def test_what_a_kill_left_is_cleaned(corpus: Corpus) -> None:
+def test_partial_files_are_removed(corpus: Corpus) -> None:
     corpus.prepare()
     (corpus.out / "videos" / ".b.mp4.partial").write_bytes(b"half")
     with (corpus.out / "prepared.jsonl").open("a") as journal:
@@ -248,7 +246,7 @@ def test_what_a_kill_left_is_cleaned(corpus: Corpus) -> None:
     assert known[2:] == [7, {"file": "a.mp4"}]
 
 
-def test_a_source_that_broke_takes_its_old_file_along(corpus: Corpus) -> None:
+def test_outdated_file_of_a_broken_source_is_removed(corpus: Corpus) -> None:
     corpus.prepare()
     (corpus.root / "a.mp4").write_bytes(b"")
     manifest, made = corpus.prepare()
@@ -260,9 +258,7 @@ def test_a_source_that_broke_takes_its_old_file_along(corpus: Corpus) -> None:
 # --- what goes wrong around it ------------------------------------------------------------------
 
 
-def test_a_full_disk_is_told_and_the_next_run_goes_on(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_resuming(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     real = run_request
 
     def full(request: TranscodeRequest) -> TranscodeOutcome:
@@ -271,14 +267,12 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(
         return real(request)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{__name__}.attempt", full)
+        patch.setattr(f"{__name__}.run_request", full)
         with pytest.raises(RunError) as caught:
             prepare_corpus(corpus.plan(), Here())
         monkeypatch.undo()
-    assert str(caught.value) == (
-        f"{corpus.out / 'videos' / 'b.mp4'} cannot be written: No space left on device; "
-        "what is done is kept, and the same command goes on from there"
-    )
+    assert str(caught.value).startswith(str(corpus.out / "videos" / "b.mp4"))
+    assert "No space left on device" in str(caught.value)
     assert corpus.files() == ["prepared.jsonl", "videos/a.mp4"]
     assert corpus.prepare()[1] == ["b.mp4"]
 
@@ -287,7 +281,7 @@ def no_space(_: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_an_unknown_fault_of_one_file_is_told_in_its_row(
+def test_an_unexpected_error_is_recorded_in_its_row(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> bytes:
@@ -301,9 +295,7 @@ def test_an_unknown_fault_of_one_file_is_told_in_its_row(
     )
 
 
-def test_a_process_that_dies_costs_its_file(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_fails_only_its_file(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosspair.corpora.prepare.TASK", "tests.corpora.dying:attempt")
     broken(corpus)
     manifest = prepare_corpus(corpus.plan(), partial(transcode_locally, workers=1))
@@ -314,12 +306,12 @@ def test_a_process_that_dies_costs_its_file(
 def test_one_run_at_a_time(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.mkdir()
-    with exclusive_lock(corpus.out), pytest.raises(RunError, match="another run prepares"):
+    with exclusive_lock(corpus.out), pytest.raises(RunError, match=str(corpus.out)):
         prepare_corpus(plan, Here())
     assert len(prepare_corpus(plan, Here())) == 2
 
 
-def test_folders_that_will_not_do(corpus: Corpus) -> None:
+def test_invalid_folders(corpus: Corpus) -> None:
     def refused(message: str) -> None:
         before = sorted(corpus.root.rglob("*"))
         with pytest.raises(ManifestError, match=message):
@@ -328,19 +320,19 @@ def test_folders_that_will_not_do(corpus: Corpus) -> None:
 
     corpus.manifest()
     corpus.out = corpus.root
-    refused("is the folder of the manifest itself; prepare into another, as .*small")
+    refused(str(corpus.root))
     corpus.out = corpus.root / "x" / ".."
     corpus.out.parent.mkdir()
-    refused("is the folder of the manifest itself")
+    refused(str(corpus.out))
     corpus.out = corpus.root / "a.mp4"
-    refused("a.mp4 is a file; prepared videos need a folder")
+    refused(r"a\.mp4")
     corpus.out = Path("s3://bucket/out")
-    refused("s3:/bucket/out is no local folder; prepare into one, and copy it from there")
+    refused("s3:/bucket/out")
     for name in ("manifest.parquet", "videos/mine.mp4"):
         corpus.out = corpus.root / Path(name).stem
         (corpus.out / name).parent.mkdir(parents=True)
         (corpus.out / name).write_bytes(b"mine")
-        refused("holds a manifest or videos that were not prepared there; choose another folder")
+        refused(str(corpus.out))
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -348,20 +340,20 @@ def test_sources_are_never_overwritten(corpus: Corpus, link: Callable[..., None]
     corpus.prepare()
     link(corpus.out / "videos" / "a.mp4", corpus.root / "c.mp4")
     corpus.add("c", "c.mp4")
-    with pytest.raises(ManifestError, match=r"source .*c\.mp4 lies in .*videos and might be over"):
+    with pytest.raises(ManifestError, match=r"c\.mp4 .*videos"):
         corpus.plan()
 
 
 def test_nothing_to_prepare(corpus: Corpus) -> None:
     corpus.rows = []
-    with pytest.raises(ManifestError, match=r"manifest\.parquet has no rows; there is nothing to"):
+    with pytest.raises(ManifestError, match=r"manifest\.parquet"):
         corpus.plan()
 
 
 def test_a_folder_that_cannot_be_written(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.write_text("in the way")
-    with pytest.raises(RunError, match=r"out cannot be written to: (File exists|Not a directory)"):
+    with pytest.raises(RunError, match=r"out .*(File exists|Not a directory)"):
         prepare_corpus(plan, Here())
 
 
@@ -389,10 +381,10 @@ def test_the_sample_is_drawn_by_its_seed(corpus: Corpus) -> None:
     clips = dict(sizes)
     assert sizes == [*clips.items()] * 2
     assert len(set(clips.values())) > 1
-    with pytest.raises(ManifestError, match="the sample is 0 videos; it must be 1 or more"):
+    with pytest.raises(ManifestError, match="sample is 0"):
         estimate_cost(plan, Here(), sample=0)
 
 
-def test_planning_does_not_bring_what_decoding_needs() -> None:
+def test_import_without_torch() -> None:
     check = "import sys, crosspair.corpora.prepare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

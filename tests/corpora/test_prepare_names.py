@@ -1,4 +1,4 @@
-"""Names of prepared files: safe, unique, and as telling as they can be."""
+"""Names of prepared files: safe, unique and readable."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_names_are_safe_and_unique(pair_ids: list[str]) -> None:
         (["a-0123456789abcdef"], ["a-0123456789abcdef-"]),
     ],
 )
-def test_names_say_what_they_can(pair_ids: list[str], begin: list[str]) -> None:
+def test_names_are_readable(pair_ids: list[str], begin: list[str]) -> None:
     for name, start in zip(file_names(pair_ids), begin, strict=True):
         assert name.startswith(start)
         assert name == start or len(name) == len(start) + 16

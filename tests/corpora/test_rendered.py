@@ -1,4 +1,4 @@
-"""The rendered corpus: the same each time, told by motion alone, safe to interrupt."""
+"""The rendered corpus: deterministic and safe to interrupt."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_scene_renders_to_the_same_frames_and_bytes_each_time() -> None:
         assert encode_scene(again) == encode_scene(again), codec
 
 
-def test_the_number_of_workers_changes_nothing(corpus: Manifest, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_workers(corpus: Manifest, tmp_path: Path) -> None:
     other = render_corpus(tmp_path, PAIRS, seed=3, workers=2)
     assert other.table.equals(corpus.table)
     for one, two in zip(corpus.clips(), other.clips(), strict=True):
@@ -120,7 +120,7 @@ def test_files_are_of_all_kinds() -> None:
     assert set(shapes) == {1.3, 1.5, 0.8}
     assert all(s.width % 2 == s.height % 2 == 0 for s in scenes)
     assert {s.gop for s in scenes} == {12, 48, 250}
-    assert len({s.thing for s in scenes}) >= 8
+    assert len({s.shape for s in scenes}) >= 8
     assert len({s.colour for s in scenes}) >= 6
 
 
@@ -149,7 +149,7 @@ def test_every_action_is_in_every_split(pairs: int, seed: int) -> None:
         assert shares[split] / pairs == pytest.approx(share, abs=0.01)
 
 
-def test_actions_are_told_in_words_that_titles_use() -> None:
+def test_every_action_has_words() -> None:
     assert len(set(ACTIONS)) == 16
     assert list(ACTION_WORDS) == [*ACTIONS]
     for label in ACTIONS:
@@ -198,7 +198,7 @@ def test_an_interrupted_run_leaves_whole_files_only(tmp_path: Path) -> None:
     assert len(list((tmp_path / "videos").iterdir())) == 3
     assert not (tmp_path / "manifest.parquet").exists()
     assert json.loads((tmp_path / "rendered.json").read_text())["complete"] is False
-    with pytest.raises(ManifestError, match="rendered with seed 0, not 1; choose another"):
+    with pytest.raises(ManifestError, match="seed 0, not 1"):
         render_corpus(tmp_path, 16, seed=1)
     calls: list[int] = []
     render_corpus(tmp_path, 16, workers=1, progress=lambda done, _: calls.append(done))
@@ -221,12 +221,12 @@ def test_an_interrupted_run_stops_its_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 4}, "rendered with seed 3, not 4; choose another folder, or delete this one"),
-        ({"noise": 0.1}, "rendered with noise 0.3, not 0.1; choose"),
-        ({"pairs": 30, "seed": 4}, "rendered with pairs 26, seed 3, not 30, 4; choose"),
+        ({"seed": 4}, "seed 3, not 4"),
+        ({"noise": 0.1}, "noise 0.3, not 0.1"),
+        ({"pairs": 30, "seed": 4}, "pairs 26, seed 3, not 30, 4"),
     ],
 )
-def test_other_settings_are_refused(
+def test_other_settings_are_rejected(
     corpus: Manifest, change: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ManifestError, match=re.escape(message)):
@@ -234,51 +234,45 @@ def test_other_settings_are_refused(
 
 
 @pytest.mark.parametrize("name", ["manifest.parquet", "videos/cat.mp4"])
-def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+def test_other_folders_are_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
-    with pytest.raises(ManifestError, match="were not rendered here; choose another folder"):
+    with pytest.raises(ManifestError, match=str(tmp_path)):
         render_corpus(tmp_path, 16)
     assert (tmp_path / name).read_bytes() == b"mine"
 
 
-def test_damaged_settings_are_refused(tmp_path: Path) -> None:
+def test_damaged_settings_are_rejected(tmp_path: Path) -> None:
     for text in ("{", "[]", "{}"):
         (tmp_path / "rendered.json").write_text(text)
-        with pytest.raises(ManifestError, match=r"rendered\.json cannot be read; delete"):
+        with pytest.raises(ManifestError, match=r"rendered\.json"):
             render_corpus(tmp_path, 16)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pairs": 15}, "pairs is 15, but the rendered corpus has 16 actions and needs a pair for"),
-        ({"seed": -1}, "seed is -1: pass 0 or more"),
-        ({"noise": 1.1}, "noise is 1.1: pass 0 (clean titles) to 1 (all wrong)"),
-        ({"noise": float("nan")}, "noise is nan: pass 0"),
-        ({"workers": 0}, "workers is 0: pass 1 or more"),
+        ({"pairs": 15}, "pairs is 15"),
+        ({"seed": -1}, "seed is -1"),
+        ({"noise": 1.1}, "noise is 1.1"),
+        ({"noise": float("nan")}, "noise is nan"),
+        ({"workers": 0}, "workers is 0"),
     ],
 )
-def test_bad_arguments_are_refused(
-    tmp_path: Path, arguments: dict[str, float], message: str
-) -> None:
+def test_invalid_arguments(tmp_path: Path, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ManifestError, match=re.escape(message)) as refusal:
         render_corpus(tmp_path / "out", **arguments)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_out_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ManifestError, match=r"file/out/rendered.json cannot be written: Not a directory"
-    ):
+    with pytest.raises(ManifestError, match=r"file/out/rendered\.json .*Not a directory"):
         render_corpus(tmp_path / "file" / "out", 16)
 
 
-def test_a_full_disk_is_told_and_the_next_call_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, written = Path.write_bytes, []
 
     def filling(path: Path, data: bytes) -> int:
@@ -290,25 +284,22 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", filling)
-        with pytest.raises(ManifestError, match=r"cannot be written: No space left on device$"):
+        with pytest.raises(ManifestError, match="No space left on device"):
             render_corpus(tmp_path, 16, workers=1)
     assert len(list((tmp_path / "videos").iterdir())) == 2
     assert len(render_corpus(tmp_path, 16, workers=1)) == 16
 
 
-def test_a_killed_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosspair.corpora.rendered.render._TASK", "tests.corpora.dying:kill")
-    message = r"ended abruptly \(the renderer was killed \(signal 9: no memory left\?\)\); the same"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=f"{tmp_path}.*signal 9"):
         render_corpus(tmp_path, 24, workers=2)
 
 
-def test_a_process_tells_why_it_cannot_write(tmp_path: Path) -> None:
+def test_write_errors_of_workers(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for pair in plan(24):
         path = tmp_path / pair.path
         path.with_name(f".{path.name}.partial").symlink_to(tmp_path / "none" / "file")
-    with pytest.raises(
-        ManifestError, match=r"videos.* cannot be written: No such file or directory$"
-    ):
+    with pytest.raises(ManifestError, match=r"videos.*No such file or directory"):
         render_corpus(tmp_path, 24, workers=2)

@@ -1,4 +1,4 @@
-"""The rendered corpus: single frames tell nothing, their order tells the action."""
+"""Motion of the rendered corpus: only the order of frames shows the action."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crosspair.corpora.rendered import PARTNERS, draw_scene, motion_of, render_frames
+from crosspair.corpora.rendered import PARTNERS, draw_motion, draw_scene, render_frames
 
 
 def sampled(label: str, draws: int, apart: float) -> NDArray[np.float64]:
     """What a frame shows at a random time and ``apart`` seconds later: (draws, 2, values)."""
     found = []
     for seed in range(draws):
-        motion = motion_of(label, np.random.default_rng((seed, 99)))
+        motion = draw_motion(label, np.random.default_rng((seed, 99)))
         time = np.random.default_rng((seed, sum(map(ord, label)))).uniform(0, 3)
         found.append(
             [[v for pose in motion(t) for v in astuple(pose)] for t in (time, time + apart)]
@@ -60,7 +60,7 @@ def test_actions_of_different_pairs_do_differ_in_the_same_test() -> None:
         *(("growing", 2, 1), ("shrinking", 2, -1)),
     ],
 )
-def test_displacement_tells_the_direction(label: str, column: int, sign: int) -> None:
+def test_displacement_shows_the_direction(label: str, column: int, sign: int) -> None:
     frames = sampled(label, 300, 0.25)
     moved = sign * (frames[:, 1] - frames[:, 0])[:, column]
     jumped = moved < -0.1  # back to the beginning of the cycle, out of sight
@@ -79,7 +79,7 @@ def test_turns_go_the_way_they_are_named(kind: str) -> None:
         assert (sign * turned > 0).mean() > 0.97
 
 
-def test_distance_tells_meeting_from_parting() -> None:
+def test_distance_distinguishes_meeting_from_parting() -> None:
     for label, sign in (("coming together", -1), ("drifting apart", 1)):
         frames = sampled(label, 300, 0.25)
         gap = np.hypot(frames[..., 0] - frames[..., 6], frames[..., 1] - frames[..., 7])
@@ -92,7 +92,7 @@ def test_each_oscillation_moves_its_own_channel() -> None:
     live = {"shaking sideways": {0}, "bouncing": {1}, "swinging": {0, 1, 3}, "blinking": {5}}
     for label, columns in live.items():
         for seed in range(20):
-            motion = motion_of(label, np.random.default_rng(seed))
+            motion = draw_motion(label, np.random.default_rng(seed))
             values = np.array([astuple(motion(n * 4 / 30)[0]) for n in range(8)])
             assert set(np.flatnonzero(np.ptp(values, axis=0) > 1e-6)) == columns, label
             assert np.ptp(values, axis=0)[list(columns)].max() > 0.2, label

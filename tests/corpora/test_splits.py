@@ -1,4 +1,4 @@
-"""Names of splits, and what is held out of train."""
+"""Names of splits, and validation splits."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ def test_the_names_that_corpora_give(name: str, split: str | None) -> None:
     assert parse_split(name, "") == split
 
 
-def test_a_split_of_another_name() -> None:
-    message = "^a.csv, line 2: split 'dev' is unknown; the names are train, training, val, "
-    with pytest.raises(ManifestError, match=message):
+def test_unknown_split() -> None:
+    with pytest.raises(ManifestError, match=r"^a.csv, line 2: split 'dev'"):
         parse_split("dev", "a.csv, line 2")
 
 
 @given(count=st.integers(0, 40), share=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
-def test_a_seeded_share_of_train_is_held_out(count: int, share: float, seed: int) -> None:
+def test_validation_fraction(count: int, share: float, seed: int) -> None:
     first, second = rows(count), rows(count)
     split_validation(first, share, seed)
     split_validation(second, share, seed)
@@ -75,6 +74,6 @@ def test_groups_are_never_divided(sizes: list[int], share: float, seed: int) -> 
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_that_is_none(share: float) -> None:
-    with pytest.raises(ManifestError, match=r"^the share to hold out for validation is .*0 to 1$"):
+def test_a_fraction_out_of_range(share: float) -> None:
+    with pytest.raises(ManifestError, match=str(share)):
         split_validation(rows(3), share, 0)

@@ -1,4 +1,4 @@
-"""Title files: every usual form, the authors' own, and what is refused."""
+"""Title files: csv and tsv, the authors' form, and errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_usual_form_is_read(disk: Disk, name: str, text: str) -> None:
     assert titles_by_id(disk.file(name, text)).keys() == {"a"}
 
 
-def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(disk: Disk) -> None:
+def test_unclosed_quotation_mark_in_a_tsv(disk: Disk) -> None:
     rows = read_titles(disk.file("titles.tsv", 'video_id\ttitle\na\t"half\nb\twhole\n'))
     assert [row["title"] for row in rows] == ['"half', "whole"]
 
@@ -52,16 +52,14 @@ def test_an_unclosed_quotation_mark_in_a_tsv_swallows_nothing(disk: Disk) -> Non
         ('"video_id,title\na,A\n', "from line 1 on"),
     ],
 )
-def test_an_unclosed_quotation_mark_in_a_csv_is_told(disk: Disk, text: str, where: str) -> None:
-    message = rf"titles.csv: a quotation mark opens a field that nothing closes; look {where}$"
-    with pytest.raises(ManifestError, match=message):
+def test_unclosed_quotation_mark_in_a_csv(disk: Disk, text: str, where: str) -> None:
+    with pytest.raises(ManifestError, match=rf"titles\.csv .*{where}"):
         read_titles(disk.file("titles.csv", text))
 
 
-def test_a_field_that_is_too_large_tells_where_it_may_begin(disk: Disk) -> None:
+def test_a_field_that_is_too_large(disk: Disk) -> None:
     text = 'video_id,title\na,A\nb,"half\n' + "c,some title\n" * 12_000
-    message = r"^title file .* cannot be read: line \d+: field larger .*; look after line 2$"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"titles\.csv .*line \d+: .*line 2"):
         read_titles(disk.file("titles.csv", text))
 
 
@@ -87,7 +85,7 @@ def test_the_first_title_of_the_authors_file_may_be_any_word(disk: Disk) -> None
 
 def test_three_columns_with_a_header_are_not_the_authors(disk: Disk) -> None:
     file = disk.file("titles.tsv", "youtube_id1\traw\ttitle\nx\tR\tT\n")
-    with pytest.raises(ManifestError, match="needs the columns 'title' and 'video_id' or 'path'"):
+    with pytest.raises(ManifestError, match=r"'title'.*'video_id'"):
         read_titles(file)
     (row,) = read_titles(file, {"video_id": "youtube_id1"})
     assert (row["video_id"], row["title"]) == ("x", "T")
@@ -103,14 +101,12 @@ def test_a_renamed_column_replaces_the_one_of_that_name(disk: Disk) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"name": "id"}, "^'name' is no column of titles; the columns are video_id, path, title, "),
-        ({"title": "text"}, "titles.csv has no column 'text' to take as 'title'; separated by "
-         "commas, it has 'id', 'title'$"),
-        ({"title": "title"}, "needs the columns 'title' and 'video_id' or 'path'; separated by "
-         "commas, it has 'id', 'title'$"),
+        ({"name": "id"}, "'name'.*video_id, path, title, "),
+        ({"title": "text"}, "titles.csv .*'text'.*'title'.*'id', 'title'$"),
+        ({"title": "title"}, "titles.csv .*'video_id'.*'id', 'title'$"),
     ],
 )  # fmt: skip
-def test_columns_that_are_not_there(disk: Disk, columns: dict[str, str], message: str) -> None:
+def test_unknown_columns(disk: Disk, columns: dict[str, str], message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         read_titles(disk.file("titles.csv", "id,title\na,A\n"), columns)
 
@@ -118,27 +114,24 @@ def test_columns_that_are_not_there(disk: Disk, columns: dict[str, str], message
 @pytest.mark.parametrize(
     ("name", "text", "found"),
     [
-        ("titles.csv", "", "separated by commas, it has none"),
-        ("titles.csv", "video_id,caption\na,A\n", "by commas, it has 'video_id', 'caption'"),
-        ("titles.csv", "title\nA\n", "separated by commas, it has 'title'"),
-        ("titles.csv", "video_id\ttitle\na\tA\n", r"by commas, it has 'video_id\\ttitle'"),
-        ("titles.tsv", "video_id,title\na,A\n", "separated by tabs, it has 'video_id,title'"),
+        ("titles.csv", "", "commas.*none"),
+        ("titles.csv", "video_id,caption\na,A\n", "commas.* 'video_id', 'caption'"),
+        ("titles.csv", "title\nA\n", "commas.* 'title'"),
+        ("titles.csv", "video_id\ttitle\na\tA\n", r"commas.* 'video_id\\ttitle'"),
+        ("titles.tsv", "video_id,title\na,A\n", "tabs.* 'video_id,title'"),
     ],
 )
 def test_missing_columns(disk: Disk, name: str, text: str, found: str) -> None:
-    message = f"needs the columns 'title' and 'video_id' or 'path'; .*{found}$"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=f"'video_id' .*{found}$"):
         read_titles(disk.file(name, text))
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("titles.csv", "video_id,title\n\na,A dog, a cat\n", "line 3: 3 fields under 2 columns; "
-         "does a field hold commas outside quotation marks"),
-        ("titles.tsv", "video_id\ttitle\na\tA\tB\n", "line 2: 3 fields under 2 columns; "
-         "does a field hold tabs"),
-        ("titles.tsv", AUTHORS + "bbbbbbbbbbb\ta\tb\tc\n", "line 4: 4 fields under 3 columns"),
+        ("titles.csv", "video_id,title\n\na,A dog, a cat\n", "line 3: 3 fields .*2 col.*commas"),
+        ("titles.tsv", "video_id\ttitle\na\tA\tB\n", "line 2: 3 fields .*2 columns.*tabs"),
+        ("titles.tsv", AUTHORS + "bbbbbbbbbbb\ta\tb\tc\n", "line 4: 4 fields .*3 columns"),
     ],
 )  # fmt: skip
 def test_a_title_is_never_cut_at_a_separator(
@@ -148,16 +141,15 @@ def test_a_title_is_never_cut_at_a_separator(
         read_titles(disk.file(name, text))
 
 
-def test_a_file_in_latin_1_tells_where_and_what_to_do(disk: Disk) -> None:
+def test_a_file_in_latin_1(disk: Disk) -> None:
     file = disk.file("titles.csv", "video_id,title\na,Caf\xe9\n".encode("latin-1"))
-    message = r"is not UTF-8 \(line 2, byte 20\); save it as UTF-8, for instance by iconv -f latin1"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"titles\.csv .*line 2, byte 20"):
         read_titles(file)
 
 
 def test_a_field_without_end_in_a_csv(disk: Disk) -> None:
     file = disk.file("titles.csv", 'video_id,title\na,"' + "long " * 30_000)
-    with pytest.raises(ManifestError, match=r"^title file .*csv cannot be read: line \d+: field"):
+    with pytest.raises(ManifestError, match=r"titles\.csv .*line \d+: field"):
         read_titles(file)
 
 
@@ -169,12 +161,11 @@ def test_ids_are_compared_without_folder_and_suffix(disk: Disk) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video_id,title\na,A\nx/a.avi,B\n", "csv, line 3: 'a' stands twice, the first time in "
-         "title file .*csv, line 2; leave one of them$"),
-        ("video_id,title\n,A\n", "csv, line 2: the title belongs to no video_id and no path$"),
+        ("video_id,title\na,A\nx/a.avi,B\n", "csv, line 3: 'a' .*csv, line 2"),
+        ("video_id,title\n,A\n", "csv, line 2: "),
     ],
 )  # fmt: skip
-def test_ids_that_name_no_one_video(disk: Disk, text: str, message: str) -> None:
+def test_invalid_ids(disk: Disk, text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         titles_by_id(disk.file("titles.csv", text))
 
@@ -186,8 +177,8 @@ def test_real_titles_of_the_web_are_read_whole_or_refused(shared_data: Path) -> 
             read[file.stem] = read_titles(file)
         except ManifestError as error:
             refused[file.stem] = str(error)
-    assert "is not UTF-8 (line " in refused["US_abhijeet2729"]
-    assert "fields under 11 columns; " in refused["US_numifye"]
+    assert "UTF-8" in refused["US_abhijeet2729"]
+    assert "11 columns" in refused["US_numifye"]
     french = read["FR_AndersonReyes"]
     assert french[2]["title"].startswith("DESSINS ANIM")
     assert {len(row["video_id"]) for row in french} == {11}
@@ -204,6 +195,6 @@ def test_what_a_csv_writer_wrote_is_read_back(
     assert [row["name"] for row in rows] == [name.strip() for name in names]
 
 
-def test_few_names_are_all_told() -> None:
+def test_summarize_names() -> None:
     assert summarize_names(["a", "b"]) == "a, b"
     assert summarize_names(list("abcdefg")) == "a, b, c, d, e and 2 more"

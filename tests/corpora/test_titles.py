@@ -1,4 +1,4 @@
-"""Cleaning titles: a hand-checked sample, every real title, and any string at all."""
+"""Cleaning titles: a hand-checked sample, real titles and arbitrary strings."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_any_string_becomes_clean(title: str) -> None:
 
 
 @given(TITLES)
-def test_cleaning_what_is_clean_changes_nothing(title: str) -> None:
+def test_cleaning_is_idempotent(title: str) -> None:
     clean = clean_title(title).text
     assert clean_title(clean).text == clean
 
@@ -87,7 +87,7 @@ def test_all_words_that_are_left_are_among_the_pieces(title: str) -> None:
 
 
 def bare(text: str) -> list[str]:
-    """Words without marks, and without the "and" that stands for "&"."""
+    """Words without punctuation, and without the "and" that replaces "&"."""
     return re.sub(r"[.,:!?]+(?= |$)|\band\b", "", text).split()
 
 
@@ -144,7 +144,7 @@ def reasons(title: str) -> list[tuple[str, Reason | None]]:
         ("犬 2018", [("犬", Reason.SCRIPT), ("2018", Reason.ALONE)]),
     ],
 )
-def test_what_goes_has_its_reason(title: str, removed: list[tuple[str, Reason]]) -> None:
+def test_removed_pieces_have_reasons(title: str, removed: list[tuple[str, Reason]]) -> None:
     assert reasons(title) == removed
 
 
@@ -156,7 +156,7 @@ def test_what_goes_has_its_reason(title: str, removed: list[tuple[str, Reason]])
         "x-ray, don't, rock'n'roll", "R&B, AT&T, Q&A", "Pokémon", "a 4k 60fps 1st",
     ],
 )  # fmt: skip
-def test_english_is_left_as_it_is(title: str) -> None:
+def test_english_is_kept(title: str) -> None:
     assert clean_title(title).text == title
 
 
@@ -198,7 +198,7 @@ def test_marks_between_words_are_few(title: str, clean: str) -> None:
         ("amoreterno", "amoreterno"),
     ],
 )
-def test_hashtags_come_apart(tag: str, split: str) -> None:
+def test_hashtags_are_split(tag: str, split: str) -> None:
     kept = [piece.text for piece in clean_title(f"dogs #{tag}").pieces if piece.word]
     assert kept[1:] == split.split()
 
@@ -208,7 +208,7 @@ def test_no_letter_of_a_hashtag_is_lost(tag: str) -> None:
     assert "".join(split_hashtag(tag)) == tag
 
 
-def test_pieces_tell_whether_they_are_words() -> None:
+def test_pieces_know_whether_they_are_words() -> None:
     assert clean_title("Go! 😍").pieces == [
         Piece("Go", word=True),
         Piece("!", mark="!", spaced=False),
@@ -216,15 +216,15 @@ def test_pieces_tell_whether_they_are_words() -> None:
     ]
 
 
-def test_without_the_extra_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from crosspair.corpora.titles import english as languages
 
     languages._frequencies.cache_clear()
     languages._evidence.cache_clear()
     languages._gains.cache_clear()
     monkeypatch.setitem(sys.modules, "wordfreq", None)
-    with pytest.raises(TextError, match=r'needs the extra: pip install "crosspair\[text\]"'):
+    with pytest.raises(TextError, match=r"crosspair\[text\]"):
         clean_title("a dog")
     monkeypatch.setitem(sys.modules, "ftfy", None)
-    with pytest.raises(TextError, match=r'needs the extra: pip install "crosspair\[text\]"'):
+    with pytest.raises(TextError, match=r"crosspair\[text\]"):
         normalize_characters("é")

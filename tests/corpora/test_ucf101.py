@@ -12,7 +12,7 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.build import skipped_list_path
 from crosspair.corpora.ucf_hmdb import ucf101_corpus
 from crosspair.errors import ManifestError
-from tests.corpora.conftest import Disk, Probed, left_out, read
+from tests.corpora.conftest import Disk, Probed, read, skipped_pairs
 
 CLASSES = "1 ApplyEyeMakeup\r\n2 YoYo\r\n"
 TRAIN = [f"YoYo/v_YoYo_g{group:02d}_c{clip:02d}.avi 2" for group in (8, 9) for clip in (1, 2, 3)]
@@ -64,7 +64,7 @@ def test_the_complete_lists(disk: Disk, shared_data: Path, probed: Probed) -> No
     lines = [line.split()[0] for file in files for line in file.read_text().splitlines()]
     disk.link(*lines)
     manifests = ucf101_corpus(
-        disk.videos, official, disk.root / "out", splits=(1, 2, 3), val_share=0.1, seed=1
+        disk.videos, official, disk.root / "out", splits=(1, 2, 3), val_fraction=0.1, seed=1
     )
     assert len(probed.paths) == len(set(probed.paths)) == 13_320
     for split, (train, test) in enumerate([(9537, 3783), (9586, 3734), (9624, 3696)], start=1):
@@ -89,19 +89,19 @@ def test_the_complete_lists_and_few_videos(
 ) -> None:
     present = [f"v_Archery_g{group:02d}_c01.mp4" for group in range(1, 26)]
     disk.link(*present)
-    disk.spoil("v_Archery_g01_c02.avi")
+    disk.add_broken("v_Archery_g01_c02.avi")
     disk.link("holiday.mp4")
     with caplog.at_level(logging.INFO):
         manifest = made(disk, shared_data / "lists" / "ucf101")
     assert len(manifest) == 26
     assert len(manifest.split("test")) == 8  # groups 1 to 7, the first with the broken one
     (broken,) = [error for error in manifest.column("error") if error]
-    listed = left_out(manifest.path)
+    listed = skipped_pairs(manifest.path)
     assert [reason for _, reason, _ in listed].count("no file") == 13_320 - 26
     assert listed[-1] == ("v_Archery_g01_c02", "broken file", broken)
     assert "no file: 13294 pairs (v_ApplyEyeMakeup_g08_c01, " in caplog.text
     assert "broken file: 1 pair (v_Archery_g01_c02)" in caplog.text
-    assert f"1 videos of {disk.videos} are not of the corpus: holiday.mp4" in caplog.text
+    assert "holiday.mp4" in caplog.text
 
 
 def test_real_videos_with_titles(tmp_path: Path, shared_data: Path, probed: Probed) -> None:
@@ -115,18 +115,18 @@ def test_real_videos_with_titles(tmp_path: Path, shared_data: Path, probed: Prob
     assert len(probed.paths) == 1357
 
 
-def test_a_pair_without_a_title_stays_and_is_told(
+def test_a_pair_without_a_title_is_kept_and_listed(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.link(*(f"{name}.mp4" for name in NAMES))
     titles = disk.file("titles.tsv", "video_id\ttitle\nv_YoYo_g08_c01\tLook!\n")
     manifest = made(disk, titles=titles)
     assert manifest.column("title") == ["Look!"] + [None] * 7
-    assert len(left_out(manifest.path)) == 7
+    assert len(skipped_pairs(manifest.path)) == 7
     assert "m.parquet: no title: 7 pairs (v_YoYo_g08_c02, " in caplog.text
 
 
-def test_names_for_people(disk: Disk) -> None:
+def test_class_names(disk: Disk) -> None:
     disk.link(*(f"{name}.mp4" for name in NAMES))
     manifest = made(disk, class_names=disk.file("names.csv", "YoYo,playing with a yo-yo\n"))
     assert set(manifest.column("label")) == {"playing with a yo-yo", "apply eye makeup"}
@@ -134,7 +134,7 @@ def test_names_for_people(disk: Disk) -> None:
 
 def test_a_group_is_held_out_as_a_whole(disk: Disk) -> None:
     disk.link(*(f"{name}.mp4" for name in NAMES))
-    held = made(disk, val_share=0.5).split("val").column("pair_id")
+    held = made(disk, val_fraction=0.5).split("val").column("pair_id")
     assert {name.removesuffix("_c01") for name in held if name.endswith("_c01")} <= {
         "v_YoYo_g08", "v_YoYo_g09"
     }  # fmt: skip
@@ -145,17 +145,14 @@ def test_a_group_is_held_out_as_a_whole(disk: Disk) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("classInd", "ApplyEyeMakeup\n", "list of classes .*classInd.txt, line 1: "
-         "'ApplyEyeMakeup' is not a number and a class"),
-        ("classInd", "1 ApplyEyeMakeup\n", "trainlist01.txt, line 1: class 'YoYo' is not in "
-         "classInd.txt"),
-        ("testlist01", "v_YoYo_g01_c01.avi\n", "testlist01.txt, line 1: 'v_YoYo_g01_c01.avi' is "
-         "not CLASS/VIDEO"),
-        ("testlist01", TRAIN[1], "testlist01.txt, line 1: 'v_YoYo_g08_c02' stands twice, the first "
-         "time in list of videos .*trainlist01.txt, line 2; "),
+        ("classInd", "ApplyEyeMakeup\n", "classInd.txt, line 1: 'ApplyEyeMakeup'"),
+        ("classInd", "1 ApplyEyeMakeup\n", "trainlist01.txt, line 1: class 'YoYo'"),
+        ("testlist01", "v_YoYo_g01_c01.avi\n", "testlist01.txt, line 1: 'v_YoYo_g01_c01.avi'"),
+        ("testlist01", TRAIN[1], "testlist01.txt, line 1: 'v_YoYo_g08_c02' .*"
+         "trainlist01.txt, line 2"),
     ],
 )  # fmt: skip
-def test_lists_that_do_not_do(disk: Disk, name: str, text: str, message: str) -> None:
+def test_invalid_lists(disk: Disk, name: str, text: str, message: str) -> None:
     disk.link(*(f"{each}.mp4" for each in NAMES))
     with pytest.raises(ManifestError, match=message) as caught:
         made(disk, lists(disk, **{name: text}))
@@ -164,40 +161,33 @@ def test_lists_that_do_not_do(disk: Disk, name: str, text: str, message: str) ->
 
 
 def test_folders_without_lists(disk: Disk) -> None:
-    with pytest.raises(ManifestError, match=r"none is no folder of UCF101's lists$"):
+    with pytest.raises(ManifestError, match=r"none/classInd\.txt"):
         made(disk, disk.root / "none")
-    with pytest.raises(ManifestError, match=r"list of classes .*classInd\.txt does not exist$"):
+    with pytest.raises(ManifestError, match=r"classInd\.txt"):
         made(disk, disk.videos)
     (lists(disk) / "testlist01.txt").unlink()
-    with pytest.raises(ManifestError, match=r"list of videos .*testlist01\.txt does not exist$"):
+    with pytest.raises(ManifestError, match=r"testlist01\.txt"):
         made(disk, disk.root / "lists")
 
 
-def test_three_splits_do_not_fit_in_one_file(disk: Disk) -> None:
-    message = r"^output .*m\.parquet: 3 splits are as many manifests; name a folder for them$"
-    with pytest.raises(ManifestError, match=message):
+def test_three_splits_need_a_folder(disk: Disk) -> None:
+    with pytest.raises(ManifestError, match=r"m\.parquet .*3 splits"):
         made(disk, splits=(1, 2, 3))
 
 
 def test_none_of_the_videos(disk: Disk) -> None:
     disk.link("other.mp4")
-    message = (
-        r"^no pair: none of the 8 listed videos belongs to one of the 1 videos in .*videos; "
-        r"looked for v_YoYo_g08_c01, .* and 3 more$"
-    )
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"^no pair: .*/videos.*v_YoYo_g08_c01, .* and 3 more$"):
         made(disk)
 
 
 def test_titles_of_other_videos(disk: Disk) -> None:
     titles = disk.file("titles.csv", "video_id,title\nother,A\n")
-    message = r"titles\.csv: none of its 1 ids \(other\) is one of the corpus' \(v_YoYo_g08_c01, "
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"titles\.csv: .*\(other\) .*\(v_YoYo_g08_c01, "):
         made(disk, titles=titles)
 
 
 def test_a_video_in_two_forms(disk: Disk) -> None:
     disk.link("v_YoYo_g08_c01.avi", "v_YoYo_g08_c01.mp4")
-    message = r"trainlist01\.txt, line 1: 'v_YoYo_g08_c01' is the name of 2 videos .* leave one"
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match=r"trainlist01\.txt, line 1: 'v_YoYo_g08_c01'"):
         made(disk)

@@ -1,4 +1,4 @@
-"""Wrong titles: exactly as many as asked, really wrong, nested, and only in training."""
+"""Title noise: exact number, really wrong, nested, only in training."""
 
 import pytest
 from hypothesis import given
@@ -38,7 +38,7 @@ def changed(before: Manifest, after: Manifest) -> dict[int, int]:
     st.floats(0, 1),
     st.integers(0, 5),
 )
-def test_as_many_as_asked_are_wrong_and_more_hold_fewer(labels, one, other, seed) -> None:
+def test_number_of_wrong_titles_and_nesting(labels, one, other, seed) -> None:
     manifest = corpus(labels)
     small, large = sorted((one, other))
     few, many = (changed(manifest, add_title_noise(manifest, s, seed)) for s in (small, large))
@@ -48,7 +48,7 @@ def test_as_many_as_asked_are_wrong_and_more_hold_fewer(labels, one, other, seed
         assert labels[row] is None or labels[row] != labels[donor]
 
 
-def test_all_columns_go_together_and_only_training_is_spoilt() -> None:
+def test_all_columns_change_and_only_in_training() -> None:
     splits = ["train", None, "val", "test"] * 10
     manifest = corpus([f"label {i % 7}" for i in range(40)], splits)
     wrong = add_title_noise(manifest, 1.0, 0)
@@ -61,7 +61,7 @@ def test_all_columns_go_together_and_only_training_is_spoilt() -> None:
         assert wrong.column(column) == manifest.column(column)
 
 
-def test_the_seed_decides() -> None:
+def test_seed() -> None:
     manifest = corpus([f"label {i % 4}" for i in range(40)])
     once, again, other = (add_title_noise(manifest, 0.5, seed).hash for seed in (1, 1, 2))
     assert once == again
@@ -79,11 +79,11 @@ def test_a_title_that_reads_the_same_is_not_wrong() -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_is_a_share(share) -> None:
-    with pytest.raises(ManifestError, match=r"share of wrong titles is .*; pass 0 to 1"):
+def test_a_fraction_out_of_range(share) -> None:
+    with pytest.raises(ManifestError, match=str(share)):
         add_title_noise(corpus(["a", "b"]), share, 0)
 
 
-def test_one_label_alone_has_no_wrong_title() -> None:
-    with pytest.raises(ManifestError, match=r"has another label and another title than 'p0'"):
+def test_one_label_has_no_wrong_titles() -> None:
+    with pytest.raises(ManifestError, match=r"m.parquet: .*'p0'"):
         add_title_noise(corpus(["a", "a", "a"]), 0.5, 0)

@@ -160,7 +160,7 @@ def _read(options: argparse.Namespace) -> None:
 
     with delayed_progress("probing", "videos") as progress:
         choices = {
-            "class_names": options.class_names, "val_share": options.val, "seed": options.seed,
+            "class_names": options.class_names, "val_fraction": options.val, "seed": options.seed,
             "progress": progress,
         }  # fmt: skip
         if "title_columns" in options:
@@ -308,7 +308,7 @@ def _print_summary(checked: CheckedManifest, listed: Path | None) -> None:
     print(f"{checked.manifest.path}: {total - checked.broken} of {total} pairs can be used")
     if listed:
         print(f"{listed}: what is the matter with which")
-    elif any(verdict.reason for verdict in checked.verdicts):
+    elif any(result.reason for result in checked.results):
         print("--list FILE.csv tells what is the matter with which")
 
 

@@ -1,4 +1,4 @@
-"""Where pairs come from: manifests, folders of videos, the rendered corpus."""
+"""Corpora: manifests, readers of video folders and official lists, and the rendered corpus."""
 
 from crosspair.config import Clip
 from crosspair.corpora.manifest import SCHEMA, SPLITS, Manifest, manifest_from_rows

@@ -1,4 +1,4 @@
-"""The way of a corpus from its own list to the manifest: its videos are found, and titles."""
+"""Build manifests from a corpus's own lists: find videos, join titles, split, label and probe."""
 
 from __future__ import annotations
 
@@ -31,41 +31,44 @@ from crosspair.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
+NO_FILE, NO_TITLE, BROKEN = "no file", "no title", "broken file"
+"""Reasons of `SkippedPair`."""
+
 
 class CorpusOptions(TypedDict, total=False):
-    """What every corpus leaves to its user.
+    """Options of every corpus reader.
 
     Attributes:
-        title_columns: of the title file, where they have other names.
-        class_names: a file of names for people, as `labels.name_classes` takes it.
-        val_share: share of the train split, 0 to 1, to hold out as split ``val``.
-        seed: of that choice.
-        progress: told how many pairs' files are probed, and how many pairs there are.
+        title_columns: the title file's names for its columns, see `tables.read_titles`.
+        class_names: a file of display names, see `rename_classes`.
+        val_fraction: fraction of the train split to hold out as ``val``, in [0, 1).
+        seed: selects the held-out rows.
+        progress: called with the numbers of probed and of all pairs.
     """
 
     title_columns: Mapping[str, str] | None
     class_names: Path | None
-    val_share: float
+    val_fraction: float
     seed: int
     progress: Callable[[int, int], None]
 
 
 class TitledCorpusOptions(CorpusOptions, total=False):
-    """Of a corpus whose own files hold no titles: ``titles`` is a title file besides."""
+    """Options of corpora whose own lists have no titles: ``titles`` is a title file."""
 
     titles: Path | None
 
 
 @dataclass
 class PairRecord:
-    """One pair as a corpus' files describe it, before its video is found.
+    """One pair as a corpus's lists describe it, before its video is found.
 
     Attributes:
         pair_id: unique in the corpus.
-        where: it stands, for messages.
-        files: names that its video may have, the best first, each with what the manifest's row
-            says of a video of that name.
-        row: what the manifest's row says in any case.
+        where: file and line of the entry, for messages.
+        files: possible names of the video, best first, each with the manifest columns that apply if
+            the video has this name.
+        row: manifest columns that apply in any case.
     """
 
     pair_id: str
@@ -74,185 +77,169 @@ class PairRecord:
     row: dict[str, Any] = field(default_factory=dict)
 
 
-def official_corpus(
-    folder: Path,
-    lists: Sequence[tuple[ManifestOutput, Sequence[PairRecord]]],
-    choices: TitledCorpusOptions,
-    *,
-    what: str,
-    needs_title: bool = False,
-    phrase: Callable[[str], str] = str,
-    group: Callable[[dict[str, Any]], str] = lambda row: str(row["pair_id"]),
-    when_probed: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> list[Manifest]:
-    """Find the videos, join titles, hold out, probe, write.
-
-    A video that cannot be read stays in the manifest with its ``error``.
-
-    Args:
-        folder: of videos, with subfolders of any kind.
-        lists: the pairs of each manifest; a video of several is probed once.
-        choices: of the user.
-        what: the pairs are called, for messages.
-        needs_title: leave out pairs without a title.
-        phrase: an official label in plain words.
-        group: of a row, for `splits.hold_out`.
-        when_probed: what is to do with a row when its file is known.
-
-    Raises:
-        ManifestError: an input does not do; nothing is written then.
-    """
-    titles = choices.get("titles")
-    if titles is not None:
-        _give_titles([pair for _, listed in lists for pair in listed], titles, choices)
-    videos = VideoFiles(folder)
-    corpora = []
-    for output, listed in lists:
-        left_out = list[SkippedPair]()
-        rows = match_videos(listed, videos, left_out, what=what, needs_title=needs_title)
-        split_validation(rows, choices.get("val_share", 0.0), choices.get("seed", 0), group)
-        for row in rows if titles is not None else ():
-            if not row.get("title") and not row.get("title_clean"):
-                detail = "in the manifest, with an empty title"
-                left_out.append(SkippedPair(row["pair_id"], NO_TITLE, detail))
-        corpora.append((output, rows, left_out))
-    every_row = [row for _, rows, _ in corpora for row in rows]
-    _tell_unlisted(videos, every_row)
-    rename_classes(every_row, choices.get("class_names"), phrase)
-    probe_rows(every_row, choices.get("progress", lambda *_: None))
-    for row in every_row:
-        when_probed(row)
-    return [output.write(rows, left_out) for output, rows, left_out in corpora]
-
-
-def match_videos(
-    listed: Sequence[PairRecord],
-    videos: VideoFiles,
-    left_out: list[SkippedPair],
-    *,
-    what: str,
-    needs_title: bool,
-) -> list[dict[str, Any]]:
-    """The manifest's rows of the pairs whose videos are there.
-
-    Args:
-        listed: pairs, whose videos are sought in ``videos``.
-        left_out: gets the pairs without a video, and without a title.
-        what: the pairs are called, for messages.
-        needs_title: leave out pairs without one.
-
-    Returns:
-        Rows in the order of ``listed``, with ``path`` from where the command runs.
-
-    Raises:
-        ManifestError: a name is that of several videos, or no pair is left.
-    """
-    rows = []
-    for pair in listed:
-        found = _found(pair, videos)
-        if found is None:
-            detail = f"no video {' or '.join(pair.files)}"
-            left_out.append(SkippedPair(pair.pair_id, NO_FILE, detail))
-        elif needs_title and not (pair.row.get("title") or pair.row.get("title_clean")):
-            left_out.append(SkippedPair(pair.pair_id, NO_TITLE, found["path"]))
-        else:
-            rows.append({"pair_id": pair.pair_id, **found, **pair.row})
-    if not rows:
-        raise ManifestError(_no_pair(listed, videos, left_out, what))
-    return rows
-
-
-def _give_titles(pairs: Sequence[PairRecord], file: Path, choices: CorpusOptions) -> None:
-    titles = titles_by_id(file, choices.get("title_columns"))
-    titled = [pair for pair in pairs if video_stem(pair.pair_id) in titles]
-    if not titled:
-        raise ManifestError(
-            f"title file {file}: none of its {len(titles)} ids ({summarize_names(list(titles))}) "
-            f"is one of the corpus' ({summarize_names([pair.pair_id for pair in pairs])})"
-        )
-    for pair in titled:
-        row = titles[video_stem(pair.pair_id)]
-        pair.row["title"] = row["title"] or None
-        pair.row["title_clean"] = row.values.get("title_clean")
-
-
-def _tell_unlisted(videos: VideoFiles, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Log how many videos of the folder belong to no row."""
-    used = {row["path"] for row in rows}
-    others = [path for path in videos.paths if videos.whole(path) not in used]
-    if others:
-        logger.info(
-            "%d videos of %s are not of the corpus: %s",
-            len(others),
-            videos.folder,
-            summarize_names(others),
-        )
-
-
-def _found(pair: PairRecord, videos: VideoFiles) -> dict[str, Any] | None:
-    for name, says in pair.files.items():
-        path = videos.named(name, pair.where)
-        if path is not None:
-            return {"path": videos.whole(path), **says}
-    return None
-
-
-def _no_pair(
-    listed: Sequence[PairRecord], videos: VideoFiles, left_out: Sequence[SkippedPair], what: str
-) -> str:
-    untitled = sum(pair.reason == NO_TITLE for pair in left_out)
-    if untitled:
-        return f"no pair: none of the {untitled} {what} with a video has a title"
-    names = [name for pair in listed for name in pair.files]
-    looked = f"; looked for {summarize_names(names)}" if names else ""
-    return (
-        f"no pair: none of the {len(listed)} {what} belongs to one of the {len(videos)} videos "
-        f"in {videos.folder}{looked}"
-    )
-
-
-NO_FILE, NO_TITLE, BROKEN = "no file", "no title", "broken file"
-
-
 class SkippedPair(NamedTuple):
-    """A pair that a corpus' lists promise and a training cannot use; ``detail`` is for people."""
+    """A listed pair that training cannot use, and why."""
 
     video_id: str
     reason: str
     detail: str
 
 
+def build_manifests(
+    folder: Path,
+    lists: Sequence[tuple[ManifestOutput, Sequence[PairRecord]]],
+    options: TitledCorpusOptions,
+    *,
+    what: str,
+    needs_title: bool = False,
+    format_label: Callable[[str], str] = str,
+    group: Callable[[dict[str, Any]], str] = lambda row: str(row["pair_id"]),
+    after_probe: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> list[Manifest]:
+    """Find the videos, join titles, hold out validation rows, probe, and write the manifests.
+
+    A video that cannot be read stays in the manifest with its ``error``.
+
+    Args:
+        folder: the videos, in any subfolders.
+        lists: output and pairs of each manifest; a video in several manifests is probed once.
+        options: of the user.
+        what: what the pairs are called, for messages.
+        needs_title: skip pairs without a title.
+        format_label: display name of an official label.
+        group: key of rows that `split_validation` keeps together.
+        after_probe: called with each row after probing; may change it.
+
+    Raises:
+        ManifestError: an input is invalid; nothing has been written.
+    """
+    titles = options.get("titles")
+    if titles is not None:
+        _join_titles([pair for _, pairs in lists for pair in pairs], titles, options)
+    videos = VideoFiles(folder)
+    corpora = []
+    for output, pairs in lists:
+        rows, skipped = match_videos(pairs, videos, what=what, needs_title=needs_title)
+        split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), group)
+        for row in rows if titles is not None else ():
+            if not row.get("title") and not row.get("title_clean"):
+                detail = "in the manifest, with an empty title"
+                skipped.append(SkippedPair(row["pair_id"], NO_TITLE, detail))
+        corpora.append((output, rows, skipped))
+    every_row = [row for _, rows, _ in corpora for row in rows]
+    used = {row["path"] for row in every_row}
+    unused = [path for path in videos.paths if videos.full_path(path) not in used]
+    if unused:
+        names = summarize_names(unused)
+        logger.info("%d videos of %s are not in the corpus: %s", len(unused), folder, names)
+    rename_classes(every_row, options.get("class_names"), format_label)
+    probe_rows(every_row, options.get("progress", lambda *_: None))
+    for row in every_row:
+        after_probe(row)
+    return [output.write(rows, skipped) for output, rows, skipped in corpora]
+
+
+def match_videos(
+    pairs: Sequence[PairRecord], videos: VideoFiles, *, what: str, needs_title: bool
+) -> tuple[list[dict[str, Any]], list[SkippedPair]]:
+    """Find the video of each pair.
+
+    Args:
+        pairs: listed pairs.
+        videos: the files to search.
+        what: what the pairs are called, for messages.
+        needs_title: skip pairs without a title.
+
+    Returns:
+        Manifest rows in the order of ``pairs``, with ``path`` relative to the working directory;
+        and the pairs without a video or title.
+
+    Raises:
+        ManifestError: a name matches several videos, or no pair remains.
+    """
+    rows, skipped = list[dict[str, Any]](), list[SkippedPair]()
+    for pair in pairs:
+        found = _find_video(pair, videos)
+        if found is None:
+            detail = f"no video {' or '.join(pair.files)}"
+            skipped.append(SkippedPair(pair.pair_id, NO_FILE, detail))
+        elif needs_title and not (pair.row.get("title") or pair.row.get("title_clean")):
+            skipped.append(SkippedPair(pair.pair_id, NO_TITLE, found["path"]))
+        else:
+            rows.append({"pair_id": pair.pair_id, **found, **pair.row})
+    if rows:
+        return rows, skipped
+    if untitled := sum(pair.reason == NO_TITLE for pair in skipped):
+        raise ManifestError(f"no pair: all {untitled} {what} with a video lack a title")
+    names = [name for pair in pairs for name in pair.files]
+    searched = f"; searched for {summarize_names(names)}" if names else ""
+    raise ManifestError(
+        f"no pair: {len(pairs)} {what} match no video of the {len(videos)} in "
+        f"{videos.folder}{searched}"
+    )
+
+
+def _find_video(pair: PairRecord, videos: VideoFiles) -> dict[str, Any] | None:
+    for name, columns in pair.files.items():
+        path = videos.find(name, pair.where)
+        if path is not None:
+            return {"path": videos.full_path(path), **columns}
+    return None
+
+
+def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions) -> None:
+    titles = titles_by_id(file, options.get("title_columns"))
+    titled = [pair for pair in pairs if video_stem(pair.pair_id) in titles]
+    if not titled:
+        raise ManifestError(
+            f"title file {file}: its {len(titles)} ids ({summarize_names(list(titles))}) match "
+            f"no id of the corpus ({summarize_names([pair.pair_id for pair in pairs])})"
+        )
+    for pair in titled:
+        line = titles[video_stem(pair.pair_id)]
+        pair.row["title"] = line["title"] or None
+        pair.row["title_clean"] = line.values.get("title_clean")
+
+
+def probe_rows(rows: Sequence[dict[str, Any]], progress: Callable[[int, int], None]) -> None:
+    """Fill the probed columns of rows; ``progress`` is called with rows done and all rows."""
+    paths = [row["path"] for row in rows]
+    found = probe_videos(paths, progress=lambda done: progress(done, len(rows)))
+    for row, columns in zip(rows, found, strict=True):
+        row.update(columns)
+
+
 class ManifestOutput:
-    """Where a manifest goes. Looked at before the work, so that its end does not fail.
+    """The output file of a manifest, checked before the work starts.
 
     Args:
         out: a file with the suffix ``.parquet``, or a folder.
-        name: of the file in the folder.
+        name: file name in the folder.
 
     Raises:
-        ManifestError: it cannot be written, or would replace something that is no manifest.
+        ManifestError: it cannot be written, or would replace a file that is not a manifest.
     """
 
     def __init__(self, out: Path, name: str = "manifest.parquet") -> None:
         self.path = out if out.suffix == ".parquet" else out / name
-        self.left_out = skipped_list_path(self.path)
-        _check_folder(self.path)
+        self.skipped_list = skipped_list_path(self.path)
+        _check_writable(self.path)
         if self.path.exists() and not _is_manifest(self.path):
             raise ManifestError(
-                f"output {self.path} exists and is no manifest; it is not replaced, name another"
+                f"output {self.path} exists and is not a manifest. Choose another output."
             )
-        if self.left_out.exists() and not _is_list(self.left_out):
+        if self.skipped_list.exists() and not _is_skipped_list(self.skipped_list):
             raise ManifestError(
-                f"{self.left_out}, the list of what is left out, exists and is no such list; "
-                "it is not replaced, move it away or name another output"
+                f"{self.skipped_list} exists and is not a list of skipped pairs. "
+                "Move it or choose another output."
             )
 
-    def write(self, rows: list[dict[str, Any]], left_out: list[SkippedPair]) -> Manifest:
-        """Write the manifest, and the list where there is something to list.
+    def write(self, rows: list[dict[str, Any]], skipped: list[SkippedPair]) -> Manifest:
+        """Write the manifest, and the list of skipped pairs if there are any.
 
         Args:
-            rows: probed; their paths are those from where the command runs.
-            left_out: so far; the rows with an error are added here.
+            rows: probed, with paths relative to the working directory.
+            skipped: pairs without a row; rows with an error are added to the list.
         """
         relative = _relative_to(self.path.parent)
         manifest = manifest_from_rows(
@@ -260,67 +247,53 @@ class ManifestOutput:
         )
         for row in rows:
             if row.get("error"):
-                left_out.append(SkippedPair(row["pair_id"], BROKEN, row["error"]))
-        if left_out:
-            _tell(self.path.name, left_out)
-            write_atomically(self.left_out, csv_text(SkippedPair._fields, left_out))
+                skipped.append(SkippedPair(row["pair_id"], BROKEN, row["error"]))
+        for reason in dict.fromkeys(pair.reason for pair in skipped):
+            ids = [pair.video_id for pair in skipped if pair.reason == reason]
+            count = "1 pair" if len(ids) == 1 else f"{len(ids)} pairs"
+            logger.warning("%s: %s: %s (%s)", self.path.name, reason, count, summarize_names(ids))
+        if skipped:
+            write_atomically(self.skipped_list, csv_text(SkippedPair._fields, skipped))
         else:
-            self.left_out.unlink(missing_ok=True)
+            self.skipped_list.unlink(missing_ok=True)
         return manifest.write(self.path)
 
 
 def skipped_list_path(manifest: Path) -> Path:
-    """Where the list of what is left out of a manifest lies, if there is something to list.
+    """Return the path of the list of skipped pairs next to a manifest.
 
-    >>> left_out_file(Path("pairs.parquet")).name
+    >>> skipped_list_path(Path("pairs.parquet")).name
     'pairs.left-out.csv'
     """
     return manifest.with_name(f"{manifest.stem}.left-out.csv")
 
 
-def probe_rows(rows: Sequence[dict[str, Any]], progress: Callable[[int, int], None]) -> None:
-    """Fill the columns of rows that probing finds; ``progress`` is told rows done, and all."""
-    paths = [row["path"] for row in rows]
-    found = probe_videos(paths, progress=lambda done: progress(done, len(rows)))
-    for row, columns in zip(rows, found, strict=True):
-        row.update(columns)
-
-
-def _tell(of: str, left_out: Sequence[SkippedPair]) -> None:
-    """Log one line a reason, with the first few names."""
-    for reason in dict.fromkeys(pair.reason for pair in left_out):
-        ids = [pair.video_id for pair in left_out if pair.reason == reason]
-        count = "1 pair" if len(ids) == 1 else f"{len(ids)} pairs"
-        logger.warning("%s: %s: %s (%s)", of, reason, count, summarize_names(ids))
-
-
 def _relative_to(folder: Path) -> Callable[[str], str]:
     start = folder.resolve()
 
-    # Resolved first: a step up from a linked folder leads elsewhere. Once a folder, not a file:
-    # resolving asks the disk.
+    # Resolved before taking the relative path, because ".." from a linked folder leads elsewhere;
+    # once per folder and not per file, because resolving accesses the disk.
     @cache
-    def of_folder(parent: str) -> str:
+    def relative_folder(parent: str) -> str:
         return os.path.relpath(Path(parent).resolve(), start)
 
     def relative(path: str) -> str:
         parent, name = os.path.split(path)
-        return os.path.normpath(os.path.join(of_folder(parent), name))  # noqa: PTH118
+        return os.path.normpath(os.path.join(relative_folder(parent), name))  # noqa: PTH118
 
     return relative
 
 
-def _check_folder(path: Path) -> None:
+def _check_writable(path: Path) -> None:
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
         raise ManifestError(
-            f"output {folder} is a file, not a folder; "
-            "a manifest is a folder, or a file with the suffix .parquet"
+            f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet."
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ManifestError(f"output {path} cannot be written: no right to write in {folder}")
+        raise ManifestError(f"output {path} cannot be written: no write permission for {folder}")
 
 
 def _is_manifest(path: Path) -> bool:
@@ -330,7 +303,7 @@ def _is_manifest(path: Path) -> bool:
         return False
 
 
-def _is_list(path: Path) -> bool:
+def _is_skipped_list(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.readline().strip() == ",".join(SkippedPair._fields).encode()
@@ -338,7 +311,7 @@ def _is_list(path: Path) -> bool:
         return False
 
 
-_NAMES = {
+_SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "validate": "val", "validation": "val",
     "test": "test", "testing": "test",
@@ -346,49 +319,54 @@ _NAMES = {
 
 
 def parse_split(name: str, where: str) -> str | None:
-    """The manifest's word for a split; None where ``name`` is empty.
+    """Return the manifest's name of a split, or None for an empty string.
 
-    >>> split_named("validate", "val.csv, line 2")
+    >>> parse_split("validate", "val.csv, line 2")
     'val'
 
+    Args:
+        name: as in a corpus's list, in any case.
+        where: file and line, for messages.
+
     Raises:
-        ManifestError: no split is called so.
+        ManifestError: the name is unknown.
     """
     if not name:
         return None
     try:
-        return _NAMES[name.lower()]
+        return _SPLIT_NAMES[name.lower()]
     except KeyError as error:
         raise ManifestError(
-            f"{where}: split {name!r} is unknown; the names are {', '.join(_NAMES)}"
+            f"{where}: split {name!r} is unknown; it must be one of {', '.join(_SPLIT_NAMES)}"
         ) from error
 
 
 def split_validation(
     rows: list[dict[str, Any]],
-    share: float,
+    fraction: float,
     seed: int,
     group: Callable[[dict[str, Any]], str] = lambda row: str(row["pair_id"]),
 ) -> None:
-    """Move a random part of train, whole groups of it, to split ``val``.
+    """Move random groups of the train split to split ``val``, in place.
 
     Args:
-        rows: of a manifest; those without a split belong to train.
-        share: of the rows of train, 0 to 1; reached as nearly as the groups allow, and only by
-            one group alone surpassed.
-        seed: of the choice.
-        group: of a row. What would be recognised, as two clips of one scene, is of one group.
+        rows: of a manifest; rows without a split belong to train.
+        fraction: of the train rows, in [0, 1). Groups are added while they fit; only a first group
+            that is larger than the fraction exceeds it.
+        seed: selects the groups.
+        group: key of a row; rows that would be recognised from each other, such as two clips of
+            one recording, must have the same key.
 
     Raises:
-        ManifestError: the share is none.
+        ManifestError: ``fraction`` is out of range.
     """
-    if not 0 <= share < 1:
-        raise ManifestError(f"the share to hold out for validation is {share}; it must be 0 to 1")
+    if not 0 <= fraction < 1:
+        raise ManifestError(f"the validation fraction is {fraction}; it must be in [0, 1)")
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         if row.get("split") in (None, "train"):
             groups[group(row)].append(row)
-    wanted, held = round(share * sum(map(len, groups.values()))), 0
+    wanted, held = round(fraction * sum(map(len, groups.values()))), 0
     members = list(groups.values())
     for index in np.random.default_rng(seed).permutation(len(members)):
         if held < wanted and (not held or held + len(members[index]) <= wanted):
@@ -397,13 +375,11 @@ def split_validation(
                 row["split"] = "val"
 
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def class_phrase(label: str) -> str:
-    """A label in plain words, as zero-shot classification needs it.
-
-    A label that is made of words already keeps them as they are.
+    """Turn a label into words, as zero-shot prompts need it; labels of several words are kept.
 
     >>> class_phrase("ApplyEyeMakeup"), class_phrase("brush_hair"), class_phrase("making a BLT")
     ('apply eye makeup', 'brush hair', 'making a BLT')
@@ -411,40 +387,39 @@ def class_phrase(label: str) -> str:
     words = label.split()
     if len(words) > 1:
         return " ".join(words)
-    return " ".join(_CAMEL.sub(" ", label).replace("_", " ").lower().split())
+    return " ".join(_CAMEL_CASE.sub(" ", label).replace("_", " ").lower().split())
 
 
 def rename_classes(
-    rows: Iterable[dict[str, Any]], names: Path | None, otherwise: Callable[[str], str]
+    rows: Iterable[dict[str, Any]], file: Path | None, format_label: Callable[[str], str]
 ) -> None:
-    """Replace the official labels of a manifest's rows by names for people.
+    """Replace the official labels of rows by display names, in place.
 
     Args:
-        rows: of a manifest; those without a label stay so.
-        names: a csv or tsv without a header, a class a line: official name, name for people.
-        otherwise: from a label that the file lacks to its name.
+        rows: of a manifest; rows without a label are unchanged.
+        file: a csv or tsv without a header, one class per line: official name, display name.
+        format_label: display name of a label that the file lacks.
 
     Raises:
-        ManifestError: the file does not do, or names none of the labels.
+        ManifestError: the file is invalid or matches no label.
     """
     labelled = [row for row in rows if row.get("label")]
-    given = _read_names(names) if names else {}
+    names = _read_class_names(file) if file else {}
     labels = {row["label"] for row in labelled}
-    if names and not labels & set(given):
+    if file and not labels & set(names):
         raise ManifestError(
-            f"class names {names}: none of its {len(given)} classes ({summarize_names(sorted(given))}) is one "
-            f"of the corpus' {len(labels)} ({summarize_names(sorted(labels))}); "
-            "the official name comes first, then the name for people"
+            f"class names {file}: its {len(names)} classes ({summarize_names(sorted(names))}) "
+            f"match no label of the corpus ({summarize_names(sorted(labels))}). "
+            "The first column is the official name, the second the display name."
         )
     for row in labelled:
-        row["label"] = given.get(row["label"]) or otherwise(row["label"])
+        row["label"] = names.get(row["label"]) or format_label(row["label"])
 
 
-def _read_names(path: Path) -> dict[str, str]:
-    rows = read_table(path, "class names").without_header(("official", "name"))
-    for row in rows:
-        if not row["official"] or not row["name"]:
-            raise ManifestError(f"{row.where}: an official name and a name for people are needed")
-    return {
-        name: row["name"] for name, row in index_by_key((r["official"], r) for r in rows).items()
-    }
+def _read_class_names(path: Path) -> dict[str, str]:
+    lines = read_table(path, "class names").without_header(("official", "name"))
+    for line in lines:
+        if not line["official"] or not line["name"]:
+            raise ManifestError(f"{line.where}: needs an official name and a display name")
+    by_official = index_by_key((line["official"], line) for line in lines)
+    return {official: line["name"] for official, line in by_official.items()}

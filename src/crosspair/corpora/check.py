@@ -1,4 +1,4 @@
-"""Whether the videos of a manifest can be used, and what is wrong with those that cannot."""
+"""Probe and check videos in worker processes, and record their state in a manifest."""
 
 from __future__ import annotations
 
@@ -22,50 +22,69 @@ from crosspair.workers import WorkerFailure, map_isolated
 logger = logging.getLogger(__name__)
 
 PROBED = SCHEMA.names[SCHEMA.get_field_index("width") : SCHEMA.get_field_index("error")]
-LISTED = ("pair_id", "path", "kind", "message")
+LIST_COLUMNS = ("pair_id", "path", "kind", "message")
+
+HEADER_SECONDS = 20.0  # time limit of one file
+DECODE_SECONDS = 60.0  # with decoding; the video's duration is added
+
+Segment: TypeAlias = "tuple[float | None, float | None]"
+"""Start and end of a part of a video, in s, as in `Clip`."""
+WHOLE: Segment = (None, None)
 
 
 @dataclass(frozen=True)
 class CheckedManifest:
-    """A manifest whose videos were looked at.
+    """A manifest whose videos have been checked.
 
     Attributes:
-        manifest: the columns that probing fills are as found, and ``error`` tells what is wrong
-            with a video that training is to leave out; otherwise it is null.
-        verdicts: one a row.
+        manifest: with the probed columns filled; ``error`` is set for videos that training skips.
+        results: one per row.
     """
 
     manifest: Manifest
-    verdicts: list[CheckResult]
+    results: list[CheckResult]
 
     @property
     def broken(self) -> int:
-        """Rows that training leaves out."""
-        return sum(verdict.kind.broken for verdict in self.verdicts)
+        """Number of rows that training skips."""
+        return sum(result.kind.broken for result in self.results)
 
     def counts(self) -> dict[VideoStatus, tuple[int, int]]:
-        """How many videos and how many rows there are of each kind, of those that occur."""
-        rows = list(zip(self.manifest.column("path"), self.verdicts, strict=True))
-        found = {}
-        for kind in VideoStatus:
-            paths = [path for path, verdict in rows if verdict.kind is kind]
+        """Return the numbers of videos and of rows for each status that occurs."""
+        rows = list(zip(self.manifest.column("path"), self.results, strict=True))
+        counts = {}
+        for status in VideoStatus:
+            paths = [path for path, result in rows if result.kind is status]
             if paths:
-                found[kind] = len(set(paths)), len(paths)
-        return found
+                counts[status] = len(set(paths)), len(paths)
+        return counts
 
     def write_list(self, path: Path) -> None:
-        """Write a csv of the rows about which there is something to say.
+        """Write a csv of the rows whose status is not ``fine``.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: the file cannot be written.
         """
         columns = (self.manifest.column(name) for name in ("pair_id", "path"))
         rows = [
-            (pair_id, of_row, verdict.kind.value, verdict.reason)
-            for pair_id, of_row, verdict in zip(*columns, self.verdicts, strict=True)
-            if verdict.kind is not VideoStatus.FINE
+            (pair_id, video, result.kind.value, result.reason)
+            for pair_id, video, result in zip(*columns, self.results, strict=True)
+            if result.kind is not VideoStatus.FINE
         ]
-        write_atomically(path, csv_text(LISTED, rows))
+        write_atomically(path, csv_text(LIST_COLUMNS, rows))
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What was found in a video.
+
+    Attributes:
+        columns: the probed columns of the manifest; empty if the header cannot be read.
+        results: one per requested segment.
+    """
+
+    columns: dict[str, Any]
+    results: list[CheckResult]
 
 
 def check(
@@ -77,116 +96,47 @@ def check(
     seconds: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> CheckedManifest:
-    """Look at every video of a manifest, and write what was found into it.
+    """Check every video of a manifest, and write the manifest with the results.
 
-    A video that stands in several rows is opened once, and what they share of it decoded once. A
-    check with ``decode`` that was stopped goes on where it was, if it is called again.
+    A video in several rows is opened once, and overlapping segments are decoded once. An
+    interrupted check with ``decode`` is resumed by the next call.
 
     Args:
         manifest: read from its file.
-        out: where to write, a file or a folder; over ``manifest`` where it is None.
-        decode: decode every frame of the rows' parts, too.
-        workers, seconds: as for `crosspair.corpora.check.check_videos`.
-        progress: told how many videos are done.
+        out: output file or folder; None overwrites ``manifest``.
+        decode: also decode every frame of the rows' segments.
+        workers, seconds: as for `check_videos`.
+        progress: called with the number of finished videos.
 
     Raises:
-        CrosspairError: nothing can be written, or processes cannot be started.
+        CrosspairError: the output cannot be written, or processes cannot be started.
     """
     if out is None:
         out = manifest.path
     elif out.suffix != ".parquet":
         out = out / manifest.path.name
-    numbers: dict[str, dict[Segment, int]] = defaultdict(dict)  # of the parts, for each video
-    places = []  # of each row: its video, and the number of its part
+    numbers: dict[str, dict[Segment, int]] = defaultdict(dict)  # of the segments of each video
+    segment_of_row = []  # video and number of the segment
     for clip in manifest.clips():
-        parts = numbers[clip.path]
-        places.append((clip.path, parts.setdefault((clip.start, clip.end), len(parts))))
-    videos = {path: list(parts) for path, parts in numbers.items()}
+        segments = numbers[clip.path]
+        number = segments.setdefault((clip.start, clip.end), len(segments))
+        segment_of_row.append((clip.path, number))
+    videos = {path: list(segments) for path, segments in numbers.items()}
     journal = out.with_name(f".{out.name}.checked")
-    found = _found(videos, journal, decode, workers, seconds, progress)
-    verdicts = [found[path].verdicts[part] for path, part in places]
-    moved = manifest.rebased(out)
+    found = _check_resumable(videos, journal, decode, workers, seconds, progress)
+    results = [found[path].results[number] for path, number in segment_of_row]
+    rebased = manifest.rebased(out)
     columns: dict[str, list[Any]] = {
-        name: [found[path].columns.get(name) for path, _ in places] for name in PROBED
+        name: [found[path].columns.get(name) for path, _ in segment_of_row] for name in PROBED
     }
     columns["error"] = [
-        f"{path}: {verdict.reason}" if verdict.kind.broken else None
-        for path, verdict in zip(moved.column("path"), verdicts, strict=True)
+        f"{path}: {result.reason}" if result.kind.broken else None
+        for path, result in zip(rebased.column("path"), results, strict=True)
     ]
-    checked = CheckedManifest(moved.with_columns(columns).write(out), verdicts)
+    checked = CheckedManifest(rebased.with_columns(columns).write(out), results)
     if decode:
         journal.unlink(missing_ok=True)
     return checked
-
-
-def _found(
-    videos: Mapping[str, list[Segment]],
-    journal: Path,
-    decode: bool,
-    workers: int | None,
-    seconds: float | None,
-    progress: Callable[[int], None],
-) -> dict[str, ProbeResult]:
-    """What is found in each video; with ``decode``, by the journal of a stopped check first."""
-    keys = {path: _key(path, parts) for path, parts in videos.items()} if decode else {}
-    known = _known(journal) if decode else {}
-    found = {path: known[key] for path, key in keys.items() if key in known}
-    if found:
-        logger.info(
-            "going on with a check that was stopped: %d of %d videos are done",
-            len(found), len(videos),
-        )  # fmt: skip
-    progress(len(found))
-    jobs = [(path, parts) for path, parts in videos.items() if path not in found]
-    finding = check_videos(jobs, decode=decode, workers=workers, seconds=seconds)
-    with JsonlWriter(journal) if decode else nullcontext() as lines, closing(finding):
-        for job, of_video in finding:
-            path = jobs[job][0]
-            found[path] = of_video
-            if lines:
-                verdicts = [[verdict.kind.name, verdict.reason] for verdict in of_video.verdicts]
-                lines.add([keys[path], of_video.columns, verdicts])
-            progress(len(found))
-    return found
-
-
-def _known(journal: Path) -> dict[str, ProbeResult]:
-    known = {}
-    for entry in read_jsonl(journal):
-        with suppress(ValueError, KeyError, TypeError):  # of another version
-            key, columns, verdicts = entry
-            known[key] = ProbeResult(
-                columns, [CheckResult(VideoStatus[kind], why) for kind, why in verdicts]
-            )
-    return known
-
-
-def _key(path: str, parts: list[Segment]) -> str:
-    """Parts of a video as long as it is not changed; a remote one is taken to be what it was."""
-    state: Any = None
-    with suppress(OSError, ValueError):
-        status = Path(path).stat()
-        state = status.st_size, status.st_mtime_ns
-    return json.dumps([absolute_path(path), state, parts])
-
-
-HEADER_SECONDS, DECODE_SECONDS = 20.0, 60.0  # for one file; decoding has its own length besides
-
-Segment: TypeAlias = "tuple[float | None, float | None]"
-WHOLE: Segment = (None, None)
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """What was found in a video.
-
-    Attributes:
-        columns: the manifest's columns of that name; empty where the header cannot be read.
-        verdicts: one for each part that was asked for.
-    """
-
-    columns: dict[str, Any]
-    verdicts: list[CheckResult]
 
 
 def probe_videos(
@@ -195,16 +145,16 @@ def probe_videos(
     progress: Callable[[int], None] = lambda _: None,
     decode: bool = False,
 ) -> list[dict[str, Any]]:
-    """Probe files or URLs in parallel; one that stands several times is looked at once.
+    """Probe files or URLs in parallel; duplicates are opened once.
 
     Args:
         paths: as in `Clip.path`.
-        progress: told how many are done.
-        decode: decode every frame, too.
+        progress: called with the number of finished paths.
+        decode: also decode every frame.
 
     Returns:
-        For each path, in order, the manifest's columns that probing fills: those of `VideoInfo`,
-        or ``error`` alone, one line that says what is wrong.
+        For each path, in order, the probed columns of the manifest (the fields of `VideoInfo`), or
+        only ``error``, a one-line message.
 
     Raises:
         CrosspairError: processes cannot be started.
@@ -213,11 +163,11 @@ def probe_videos(
     jobs = [(path, [WHOLE]) for path in times]
     columns: dict[str, dict[str, Any]] = {}
     done = 0
-    with closing(check_videos(jobs, decode=decode)) as all_found:
-        for job, found in all_found:
-            path, verdict = jobs[job][0], found.verdicts[0]
-            broken = {"error": f"{path}: {verdict.reason}"}
-            columns[path] = broken if verdict.kind.broken else found.columns
+    with closing(check_videos(jobs, decode=decode)) as probes:
+        for job, probe in probes:
+            path, result = jobs[job][0], probe.results[0]
+            error = {"error": f"{path}: {result.reason}"}
+            columns[path] = error if result.kind.broken else probe.columns
             done += times[path]
             progress(done)
     return [dict(columns[path]) for path in paths]
@@ -230,16 +180,16 @@ def check_videos(
     workers: int | None = None,
     seconds: float | None = None,
 ) -> Generator[tuple[int, ProbeResult]]:
-    """Look at parts of files or URLs in parallel.
+    """Check segments of files or URLs in parallel.
 
     Args:
-        jobs: paths, each with the parts of it that are wanted: (start, end) in s, as in `Clip`.
-        decode: decode every frame of the parts, too.
-        workers: processes; one a core where it is None.
-        seconds: for one file (default: 20, and 60 and the video's own length for decoding).
+        jobs: path and segments of each video.
+        decode: also decode every frame of the segments.
+        workers: processes; None for one per core.
+        seconds: time limit per file; by default 20, or 60 plus the video's duration for decoding.
 
     Yields:
-        (index of the job, `Found`), in the order in which they are done.
+        (index of the job, `ProbeResult`), in the order of completion.
 
     Raises:
         CrosspairError: processes cannot be started.
@@ -254,15 +204,61 @@ def check_videos(
     with closing(answers):
         for job, answer in answers:
             if isinstance(answer, WorkerFailure):
-                yield job, _lost(answer, decode, len(jobs[job][1]))
+                yield job, ProbeResult({}, [_failure_result(answer, decode)] * len(jobs[job][1]))
             else:
                 yield job, ProbeResult(*answer)
 
 
-def _lost(answer: WorkerFailure, decode: bool, parts: int) -> ProbeResult:
-    if answer.timed_out:
-        own = " and its own length" if decode else ""
-        verdict = CheckResult(VideoStatus.HANG, f"{answer.reason}{own}; left out")
-    else:
-        verdict = CheckResult(VideoStatus.CRASH, answer.reason)
-    return ProbeResult({}, [verdict] * parts)
+def _failure_result(failure: WorkerFailure, decode: bool) -> CheckResult:
+    if failure.timed_out:
+        extra = " plus the video's duration" if decode else ""
+        return CheckResult(VideoStatus.HANG, f"{failure.reason}{extra}; skipped")
+    return CheckResult(VideoStatus.CRASH, failure.reason)
+
+
+def _check_resumable(
+    videos: Mapping[str, list[Segment]],
+    journal: Path,
+    decode: bool,
+    workers: int | None,
+    seconds: float | None,
+    progress: Callable[[int], None],
+) -> dict[str, ProbeResult]:
+    """Check each video; with ``decode``, reuse and extend the journal of an interrupted check."""
+    keys = {path: _journal_key(path, parts) for path, parts in videos.items()} if decode else {}
+    known = _read_journal(journal) if decode else {}
+    found = {path: known[key] for path, key in keys.items() if key in known}
+    if found:
+        logger.info("resuming a check: %d of %d videos are done", len(found), len(videos))
+    progress(len(found))
+    jobs = [(path, parts) for path, parts in videos.items() if path not in found]
+    checking = check_videos(jobs, decode=decode, workers=workers, seconds=seconds)
+    with JsonlWriter(journal) if decode else nullcontext() as lines, closing(checking):
+        for job, probe in checking:
+            path = jobs[job][0]
+            found[path] = probe
+            if lines:
+                results = [[result.kind.name, result.reason] for result in probe.results]
+                lines.add([keys[path], probe.columns, results])
+            progress(len(found))
+    return found
+
+
+def _read_journal(journal: Path) -> dict[str, ProbeResult]:
+    known = {}
+    for entry in read_jsonl(journal):
+        with suppress(ValueError, KeyError, TypeError):  # written by another version
+            key, columns, results = entry
+            known[key] = ProbeResult(
+                columns, [CheckResult(VideoStatus[name], reason) for name, reason in results]
+            )
+    return known
+
+
+def _journal_key(path: str, segments: list[Segment]) -> str:
+    """Identify segments of an unchanged file; remote files are assumed not to change."""
+    state: Any = None
+    with suppress(OSError, ValueError):
+        status = Path(path).stat()
+        state = status.st_size, status.st_mtime_ns
+    return json.dumps([absolute_path(path), state, segments])

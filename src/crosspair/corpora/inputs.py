@@ -1,4 +1,4 @@
-"""The videos that somebody names: files, folders, URLs, manifests."""
+"""Videos named by the user: files, folders, URLs and manifests."""
 
 from __future__ import annotations
 
@@ -24,39 +24,44 @@ VideoSource = str | os.PathLike[str]
 
 
 def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> Manifest:
-    """One manifest of all videos that are named; one that is named twice counts once.
+    """Collect all named videos in one manifest; a video named twice is listed once.
 
     Args:
-        named: files and URLs, which need not be readable; folders, searched with their subfolders;
-            manifests (``.parquet``), whose rows keep their ``pair_id``. The others are called
-            after their path.
-        titles: a title file, as `crosspair.corpora.tables.read_titles` takes it, where a
-            ``path`` may be the end of a whole one; a manifest's own titles stay where it has none.
+        named: files and URLs (not opened), folders (searched recursively), and manifests
+            (``.parquet``). Rows of manifests keep their ``pair_id``; that of other videos is the
+            path.
+        titles: a title file, see `crosspair.corpora.tables.read_titles`; its ``path`` may be the
+            end of a full path. It takes precedence over titles of manifests.
 
     Raises:
-        ManifestError: a folder holds no video, or a manifest or the title file does not do.
+        ManifestError: a folder holds no video, two videos have the same ``pair_id``, or a manifest
+            or the title file is invalid.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for name in named:
-        for row in _rows(os.fspath(name)):
+    for source in named:
+        for row in _source_rows(os.fspath(source)):
             if rows.setdefault(row["pair_id"], row)["path"] != row["path"]:
                 raise ManifestError(
-                    f"{name}: {row['pair_id']!r} is the name of another video, too "
-                    f"({rows[row['pair_id']]['path']}); name them one after the other"
+                    f"{source}: pair_id {row['pair_id']!r} is also the name of "
+                    f"{rows[row['pair_id']]['path']}. Process the two sources separately."
                 )
     if titles is not None:
-        by_name = index_by_key((_title_key(row), row) for row in read_titles(titles))
+        by_key = index_by_key((_title_key(line), line) for line in read_titles(titles))
         for row in rows.values():
-            found = (by_name[key] for key in _video_keys(row["path"]) if key in by_name)
-            title = next(found, None)
-            row["title"] = title["title"] if title else row.get("title")
+            matches = (by_key[key] for key in _video_keys(row["path"]) if key in by_key)
+            line = next(matches, None)
+            row["title"] = line["title"] if line else row.get("title")
     return manifest_from_rows(rows.values(), ".")
 
 
 def probe_missing(manifest: Manifest, *, shown: bool = True) -> Manifest:
-    """With what probing finds filled in where it is not known yet.
+    """Return the manifest with the probed columns filled for rows that lack them.
 
-    Files are looked at in other processes, which they may crash.
+    Files are opened in worker processes, so that a crash in a decoder fails only its file.
+
+    Args:
+        manifest: of videos, probed or not.
+        shown: show progress.
     """
     rows = manifest.table.to_pylist()
     waiting = [
@@ -73,43 +78,40 @@ def probe_missing(manifest: Manifest, *, shown: bool = True) -> Manifest:
     return manifest_from_rows(rows, manifest.path)
 
 
-def _title_key(row: TableLine) -> str:
-    return video_stem(row["video_id"]) if row["video_id"] else _plain_path(row["path"])
-
-
-def _video_keys(path: str) -> Iterator[str]:
-    """What a title file may call a video: its path, the ends of that (``/a/b``, ``/b``), the
-    longest first, and its plain name."""
-    rest = _plain_path(path)
-    while rest:
-        yield rest
-        rest = rest[rest.find("/", 1) :] if "/" in rest[1:] else ""
-    yield video_stem(path)
-
-
-def _plain_path(path: str) -> str:
-    path = os.path.normpath(strip_video_suffix(to_nfc(path)))
-    while path.startswith("../"):
-        path = path.removeprefix("../")
-    return f"/{path.lstrip('/')}"
-
-
-def _rows(name: str) -> Iterator[dict[str, Any]]:
+def _source_rows(name: str) -> Iterator[dict[str, Any]]:
     path = Path(name)
     if path.suffix == ".parquet":
         manifest = Manifest.read(path)
-        wholes = [absolute_path(clip.path) for clip in manifest.clips()]
-        for row, whole in zip(manifest.table.to_pylist(), wholes, strict=True):
-            yield {**row, "path": whole}
+        for row, clip in zip(manifest.table.to_pylist(), manifest.clips(), strict=True):
+            yield {**row, "path": absolute_path(clip.path)}
     elif "://" not in name and path.is_dir():
         files = VideoFiles(path)
         if not len(files):
             raise ManifestError(f"folder {name} holds no video")
-        for within in files.paths:
-            yield _row(files.whole(within))
+        for video in map(files.full_path, files.paths):
+            yield {"pair_id": video, "path": video}
     else:
-        yield _row(name)
+        yield {"pair_id": name, "path": name}
 
 
-def _row(path: str) -> dict[str, Any]:
-    return {"pair_id": path, "path": path}
+def _title_key(line: TableLine) -> str:
+    return video_stem(line["video_id"]) if line["video_id"] else _path_key(line["path"])
+
+
+def _video_keys(path: str) -> Iterator[str]:
+    """Yield the keys under which a title file may list a video.
+
+    These are its path, the ends of the path (``/a/b``, ``/b``), longest first, and its stem.
+    """
+    key = _path_key(path)
+    while key:
+        yield key
+        key = key[key.find("/", 1) :] if "/" in key[1:] else ""
+    yield video_stem(path)
+
+
+def _path_key(path: str) -> str:
+    path = os.path.normpath(strip_video_suffix(to_nfc(path)))
+    while path.startswith("../"):
+        path = path.removeprefix("../")
+    return f"/{path.lstrip('/')}"

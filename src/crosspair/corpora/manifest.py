@@ -1,4 +1,4 @@
-"""The manifest: one Parquet file a corpus, one row a clip. Every loader takes one, only that."""
+"""The manifest: one Parquet file per corpus, one row per clip; the input of every loader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("title_tree", pa.string()),
         ("label", pa.string()),
         ("split", pa.string()),
-        # What probing the file found.
+        # Filled by probing the file:
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("fps", pa.float64()),
@@ -46,38 +46,39 @@ SCHEMA = pa.schema(
 )
 
 TITLES = ("title", "title_clean", "title_tree")
-"""The columns of `SCHEMA` that tell what a video shows."""
+"""The columns of `SCHEMA` that hold text paired with the video."""
 
 
 class Manifest:
-    """A checked manifest in memory.
+    """A validated manifest in memory.
 
     Args:
-        table: rows in the form of `SCHEMA`; columns that are absent are filled with nulls.
-        path: the file it was read from; relative video paths start at its folder.
+        table: rows in the form of `SCHEMA`; missing columns are filled with nulls.
+        path: the file of the manifest; relative video paths start at its folder.
 
     Raises:
         ManifestError: a column is missing, unknown or of another type, a ``pair_id`` is empty or
-            stands twice, or a split is none of train, val and test.
+            duplicated, a split is unknown, or ``start`` and ``end`` are no interval.
     """
 
     def __init__(self, table: pa.Table, path: Path) -> None:
         self.path = path
-        self.table = _checked(table, path)
+        self.table = _validate_columns(table, path)
+        _validate_rows(self.table, path)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read and check a manifest file."""
+        """Read and validate a manifest file, or ``manifest.parquet`` in a folder."""
         path = Path(path)
         if path.is_dir() and (path / "manifest.parquet").is_file():
             path = path / "manifest.parquet"
         if not path.is_file():
             raise ManifestError(
-                f"manifest {path} does not exist; make one with "
-                f'"crosspair corpus folder VIDEOS --titles titles.tsv --out {path}"'
+                f"manifest {path} does not exist. Create one with "
+                f'"crosspair corpus folder VIDEOS --titles titles.tsv --out {path}".'
             )
         try:
-            with pq.ParquetFile(path) as file:  # which reads columns of one name, too
+            with pq.ParquetFile(path) as file:  # unlike read_table, accepts duplicate column names
                 table = file.read()
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
@@ -85,7 +86,7 @@ class Manifest:
         return cls(table, path)
 
     def write(self, path: str | os.PathLike[str]) -> Manifest:
-        """Write to ``path`` in one step: a reader sees the old file or the new one, never half."""
+        """Write the table to ``path`` atomically; video paths are not changed (see `rebased`)."""
         path = Path(path)
         with atomic_write(path, ManifestError) as partial:
             pq.write_table(self.table, partial)
@@ -95,54 +96,54 @@ class Manifest:
         return int(self.table.num_rows)
 
     def column(self, name: str) -> list[Any]:
-        """One column as a Python list, nulls as ``None``."""
+        """Return one column as a list; nulls are ``None``."""
         values: list[Any] = self.table.column(name).to_pylist()
         return values
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Manifest:
-        """With other values in some columns."""
+        """Return a copy with the values of some columns replaced."""
         table = self.table
         for name, values in columns.items():
             field = SCHEMA.field(name)
-            place = SCHEMA.get_field_index(name)
-            table = table.set_column(place, field, pa.array(values, field.type))
+            position = SCHEMA.get_field_index(name)
+            table = table.set_column(position, field, pa.array(values, field.type))
         return Manifest(table, self.path)
 
     def rebased(self, path: Path) -> Manifest:
-        """For a file at ``path``: relative paths start at its folder, and lead where they led."""
+        """Return a copy for a file at ``path``, with relative video paths adapted to its folder."""
         old, new = self.path.parent.resolve(), path.parent.resolve()
         if old == new:
             return Manifest(self.table, path)
         paths = [
-            each if _is_whole(each) else Path(os.path.relpath(old / each, new)).as_posix()
-            for each in self.column("path")
+            video if _is_absolute(video) else Path(os.path.relpath(old / video, new)).as_posix()
+            for video in self.column("path")
         ]
         return Manifest(self.with_columns({"path": paths}).table, path)
 
     def take(self, rows: Sequence[int]) -> Manifest:
-        """The given rows, in that order."""
+        """Return the given rows, in that order."""
         return Manifest(self.table.take(pa.array(rows, pa.int64())), self.path)
 
     def split(self, name: str) -> Manifest:
-        """The rows of one split. A row without a split belongs to ``train``."""
+        """Return the rows of one split; rows without a split belong to ``train``."""
         if name not in SPLITS:
-            raise ManifestError(f"split {name!r} is unknown; the splits are {', '.join(SPLITS)}")
-        of_rows = self.column("split")
-        return self.take([i for i, of in enumerate(of_rows) if (of or "train") == name])
+            raise ManifestError(f"split {name!r} is unknown; it must be one of {', '.join(SPLITS)}")
+        splits = self.column("split")
+        return self.take([row for row, split in enumerate(splits) if (split or "train") == name])
 
     def clips(self) -> list[Clip]:
-        """Where the pixels of every row are, with paths made whole."""
+        """Return the file and interval of every row, with paths joined to the manifest's folder."""
         columns = (self.column(name) for name in ("path", "start", "end"))
         return [
-            Clip(path if _is_whole(path) else str(self.path.parent / path), start, end)
+            Clip(path if _is_absolute(path) else str(self.path.parent / path), start, end)
             for path, start, end in zip(*columns, strict=True)
         ]
 
     @property
     def hash(self) -> str:
-        """12 hex digits of what the rows say, however and wherever they are stored.
+        """12 hex digits of the rows' content, independent of file encoding and location.
 
-        Of what probing found only whether a video is broken counts: such a row is left out.
+        Of the probed columns, only whether ``error`` is set counts.
         """
         digest = hashlib.sha256()
         rows = self.table.select(SCHEMA.names[:9]).to_pylist()
@@ -152,9 +153,11 @@ class Manifest:
 
 
 def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
-    """Make a manifest of row dictionaries; keys that a row lacks become null.
+    """Create a manifest from row dictionaries; missing keys become null.
 
-    >>> manifest = manifest_of([{"pair_id": "a", "path": "a.mp4", "title": "A dog"}], "m.parquet")
+    >>> manifest = manifest_from_rows(
+    ...     [{"pair_id": "a", "path": "a.mp4", "title": "A dog"}], "m.parquet"
+    ... )
     >>> len(manifest), manifest.column("label")
     (1, [None])
     """
@@ -165,27 +168,123 @@ def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
         table = pa.table(columns, schema=SCHEMA)
     except UnicodeEncodeError as error:
         raise ManifestError(
-            f"manifest {path}: {error.object!r} is not UTF-8, which a manifest needs; "
-            "rename the file, or mend the text"
+            f"manifest {path}: {error.object!r} is not valid UTF-8. "
+            "Rename the file or fix the text."
         ) from error
     return Manifest(table, Path(path))
 
 
-def _is_whole(path: str) -> bool:
+@lru_cache(maxsize=16)  # an ablation asks repeatedly, and file sizes are slow to get on a network
+def fingerprint(manifest: Manifest) -> str:
+    """Hash the columns pair_id, path, start and end, and the size of each local file.
+
+    Sizes are included because corpora prepared with different settings have the same names. Titles,
+    labels, splits and the manifest's folder are ignored.
+
+    Returns:
+        12 hex digits.
+    """
+    digest = hashlib.sha256()
+    rows = manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist()
+    for row, clip in zip(rows, manifest.clips(), strict=True):
+        digest.update(repr((*row.values(), file_size(clip.path))).encode())
+    return digest.hexdigest()[:12]
+
+
+Indices: TypeAlias = NDArray[np.int64]
+
+
+def add_title_noise(manifest: Manifest, fraction: float, seed: int) -> Manifest:
+    """Give a fraction of the training pairs the titles of other pairs, in all title columns.
+
+    A wrong title comes from a pair with another label (any other pair if there is no label) and has
+    a different text. The wrong titles at one fraction are a subset of those at any larger fraction.
+    Validation and test rows are unchanged, so evaluation is comparable between fractions.
+
+    Args:
+        manifest: the pairs.
+        fraction: of the train pairs that have a title, in [0, 1]; rounded to whole pairs.
+        seed: selects the pairs and the titles they get.
+
+    Returns:
+        A manifest with the same path; nothing is written.
+
+    Raises:
+        ManifestError: ``fraction`` is not in [0, 1], or no other pair has a title that would be
+            wrong for some pair.
+    """
+    if not 0 <= fraction <= 1:
+        raise ManifestError(f"the fraction of wrong titles is {fraction}; it must be in [0, 1]")
+    rows = np.array([
+        row
+        for row, (split, title) in enumerate(
+            zip(manifest.column("split"), manifest.column("title"), strict=True)
+        )
+        if (split or "train") == "train" and title
+    ], dtype=np.int64)  # fmt: skip
+    wrong = round(fraction * len(rows))
+    if not wrong:
+        return manifest
+    order = np.random.default_rng((seed, 0)).permutation(len(rows))[:wrong]
+    donors = _draw_donors(manifest, rows, seed)[order]
+    source_row = np.arange(len(manifest))
+    source_row[rows[order]] = rows[donors]
+    titles = manifest.table.select(TITLES).take(source_row)
+    return manifest.with_columns({name: titles.column(name).to_pylist() for name in TITLES})
+
+
+def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
+    """Draw, for each of ``rows``, the position in ``rows`` of a pair with a wrong title for it."""
+    label_column, title_column = manifest.column("label"), manifest.column("title")
+    # A pair without a label gets its row number as a label of its own.
+    labels = _to_codes([label_column[row] or row for row in rows.tolist()])
+    texts = _to_codes([title_column[row] for row in rows.tolist()])
+    _check_donors_exist(manifest, rows, labels, texts)
+    rng = np.random.default_rng((seed, 1))
+    donors = rng.integers(len(rows), size=len(rows))
+    while True:
+        valid = (labels[donors] != labels) & (texts[donors] != texts)
+        if valid.all():
+            return donors
+        donors[~valid] = rng.integers(len(rows), size=int((~valid).sum()))
+
+
+def _to_codes(values: list[object]) -> Indices:
+    codes: dict[object, int] = {}
+    return np.array([codes.setdefault(value, len(codes)) for value in values])
+
+
+def _check_donors_exist(manifest: Manifest, rows: Indices, labels: Indices, texts: Indices) -> None:
+    """Check that every pair has a possible donor; otherwise drawing would never end."""
+    both = list(zip(labels.tolist(), texts.tolist(), strict=True))
+    per_label, per_text, per_both = (
+        Counter(codes) for codes in (labels.tolist(), texts.tolist(), both)
+    )
+    for position, (label, text) in enumerate(both):
+        if per_label[label] + per_text[text] - per_both[label, text] == len(rows):
+            pair_id = manifest.column("pair_id")[rows[position]]
+            raise ManifestError(
+                f"{manifest.path}: no pair of split train has another label and another title than "
+                f"{pair_id!r}, so it has no possible wrong title"
+            )
+
+
+def _is_absolute(path: str) -> bool:
     return "://" in path or Path(path).is_absolute()
 
 
-def _checked(table: pa.Table, path: Path) -> pa.Table:
+def _validate_columns(table: pa.Table, path: Path) -> pa.Table:
+    """Return the table with exactly the columns of `SCHEMA`."""
     present = table.column_names
     missing = [name for name in ("pair_id", "path", "title") if name not in present]
     if missing:
         raise ManifestError(
-            f"manifest {path} has no column {_quoted(missing)}; it has {_quoted(present)}"
+            f"manifest {path} has no column {_quote(missing)}; it has {_quote(present)}"
         )
     _check_known(present, path)
-    twice = sorted({name for name in present if present.count(name) > 1})
-    if twice:
-        raise ManifestError(f"manifest {path} has more than one column {_quoted(twice)}")
+    duplicates = sorted({name for name in present if present.count(name) > 1})
+    if duplicates:
+        raise ManifestError(f"manifest {path} has more than one column {_quote(duplicates)}")
     columns = []
     for field in SCHEMA:
         if field.name not in present:
@@ -196,36 +295,32 @@ def _checked(table: pa.Table, path: Path) -> pa.Table:
         except pa.ArrowException as error:
             found = table.schema.field(field.name).type
             raise ManifestError(
-                f"manifest {path}: column {field.name!r} is {found}, not {field.type}"
+                f"manifest {path}: column {field.name!r} has type {found}; it must be {field.type}"
             ) from error
-    checked = pa.table(columns, schema=SCHEMA.remove_metadata())
-    _check_values(checked, path)
-    return checked
+    return pa.table(columns, schema=SCHEMA.remove_metadata())
 
 
-def _check_values(table: pa.Table, path: Path) -> None:
+def _validate_rows(table: pa.Table, path: Path) -> None:
     names = ("pair_id", "path", "split", "start", "end")
     columns = (table.column(name).to_pylist() for name in names)
     known = set()
     for row, (pair_id, video, split, start, end) in enumerate(zip(*columns, strict=True)):
+        where = f"manifest {path}, row {row}"
         if not pair_id or not video:
-            empty = "path" if pair_id else "pair_id"
-            raise ManifestError(f"manifest {path}, row {row}: {empty!r} is empty")
+            raise ManifestError(f"{where}: {('path' if pair_id else 'pair_id')!r} is empty")
         if pair_id in known:
             raise ManifestError(
-                f"manifest {path}, row {row}: pair_id {pair_id!r} stands twice; "
-                "every row needs its own"
+                f"{where}: pair_id {pair_id!r} is duplicated; every row needs a unique pair_id"
             )
         known.add(pair_id)
         if split is not None and split not in SPLITS:
             raise ManifestError(
-                f"manifest {path}, row {row}: split {split!r} is none of {', '.join(SPLITS)}"
+                f"{where}: split {split!r} is unknown; it must be one of {', '.join(SPLITS)}"
             )
-        # Written so that a start or an end that is not a number does not pass.
+        # Negated, so that NaN is rejected too.
         if not 0 <= (start or 0) < (math.inf if end is None else end):
             raise ManifestError(
-                f"manifest {path}, row {row}: start {start} s, end {end} s; "
-                "a part begins at 0 or later and ends after it begins"
+                f"{where}: start {start} s, end {end} s; start must be 0 or more and less than end"
             )
 
 
@@ -233,104 +328,10 @@ def _check_known(columns: Sequence[str], path: str | os.PathLike[str]) -> None:
     unknown = [name for name in columns if name not in SCHEMA.names]
     if unknown:
         raise ManifestError(
-            f"manifest {path}: column {_quoted(unknown)} is unknown; "
+            f"manifest {path}: column {_quote(unknown)} is unknown; "
             f"the columns are {', '.join(SCHEMA.names)}"
         )
 
 
-def _quoted(names: Sequence[str]) -> str:
+def _quote(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
-
-
-@lru_cache(maxsize=16)  # a plan's cells share these; many files take long to ask on a network
-def fingerprint(manifest: Manifest) -> str:
-    """Hash of the columns pair_id, path, start and end, and of each local file's size.
-
-    Names alone do not tell: corpora prepared at two sizes have the same ones. Titles, labels and
-    splits play no part, nor does the folder that the manifest lies in.
-    """
-    digest = hashlib.sha256()
-    rows = manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist()
-    for row, clip in zip(rows, manifest.clips(), strict=True):
-        digest.update(repr((*row.values(), file_size(clip.path))).encode())
-    return digest.hexdigest()[:12]
-
-
-Rows: TypeAlias = NDArray[np.int64]
-
-
-def add_title_noise(manifest: Manifest, share: float, seed: int) -> Manifest:
-    """Give a share of the train split the titles of other videos, all title columns together.
-
-    A wrong title is that of a pair with another label (of any other pair, where one has none) and
-    reads differently. What is wrong at a share is wrong, with the same title, at every larger one.
-    Only training is spoilt: validation and test stay as they are, so that what they measure is the
-    same at every share.
-
-    Args:
-        manifest: the pairs.
-        share: of the train split's pairs with a title, 0 to 1; rounded to whole pairs.
-        seed: which pairs, and whose titles they get.
-
-    Returns:
-        A manifest of the same path, not written.
-
-    Raises:
-        ManifestError: the share is not in [0, 1], or a pair has no other to take a title from.
-    """
-    if not 0 <= share <= 1:
-        raise ManifestError(f"the share of wrong titles is {share}; pass 0 to 1")
-    rows = _titled(manifest)
-    wrong = round(share * len(rows))
-    if not wrong:
-        return manifest
-    order = np.random.default_rng((seed, 0)).permutation(len(rows))[:wrong]
-    donors = _donors(manifest, rows, seed)[order]
-    taken = np.arange(len(manifest))
-    taken[rows[order]] = rows[donors]
-    titles = manifest.table.select(TITLES).take(taken)
-    return manifest.with_columns({name: titles.column(name).to_pylist() for name in TITLES})
-
-
-def _titled(manifest: Manifest) -> Rows:
-    splits, titles = manifest.column("split"), manifest.column("title")
-    return np.array([
-        row
-        for row, (split, title) in enumerate(zip(splits, titles, strict=True))
-        if (split or "train") == "train" and title
-    ], dtype=np.int64)  # fmt: skip
-
-
-def _donors(manifest: Manifest, rows: Rows, seed: int) -> Rows:
-    """For each of ``rows`` the position in them of one whose title would be wrong there."""
-    given = manifest.column("label")
-    # A pair without a label has a label of its own.
-    labels = _numbered([given[row] or row for row in rows.tolist()])
-    titles = manifest.column("title")
-    texts = _numbered([titles[row] for row in rows.tolist()])
-    _check_others(manifest, rows, labels, texts)
-    rng = np.random.default_rng((seed, 1))
-    donors = rng.integers(len(rows), size=len(rows))
-    while True:
-        fits = (labels[donors] != labels) & (texts[donors] != texts)
-        if fits.all():
-            return donors
-        donors[~fits] = rng.integers(len(rows), size=int((~fits).sum()))
-
-
-def _numbered(values: list[object]) -> Rows:
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in values])
-
-
-def _check_others(manifest: Manifest, rows: Rows, labels: Rows, texts: Rows) -> None:
-    """There is somebody to take a title from for every pair, or drawing would never end."""
-    both = list(zip(labels.tolist(), texts.tolist(), strict=True))
-    of_label, of_text, of_both = (Counter(each) for each in (labels.tolist(), texts.tolist(), both))
-    for position, (label, text) in enumerate(both):
-        if of_label[label] + of_text[text] - of_both[label, text] == len(rows):
-            pair_id = manifest.column("pair_id")[rows[position]]
-            raise ManifestError(
-                f"{manifest.path}: no pair of split train has another label and another title than "
-                f"{pair_id!r}, so that no title would be wrong there"
-            )

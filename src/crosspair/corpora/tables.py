@@ -1,4 +1,4 @@
-"""Tables and lists as text files: csv, tsv, one thing a line; each row knows where it stands."""
+"""Read text tables and lists (csv, tsv, JSON, title files) with the line number of each row."""
 
 from __future__ import annotations
 
@@ -16,40 +16,46 @@ from typing import Any
 from crosspair.corpora.video_files import video_stem
 from crosspair.errors import ManifestError
 
-_END = "\x1f"  # a line of its own behind a table, unless an open field swallows it
-NAMED = 5  # how many of a kind a message names before it only counts
+COLUMNS = ("video_id", "path", "title", "title_clean", "label", "split", "start", "end")
+"""The columns of a title file."""
+
+# The file of the paper's authors has no header: id, processed title, original title.
+_AUTHORS_COLUMNS = ("video_id", "title_clean", "title")
+_YOUTUBE_ID = re.compile(r"[\w-]{11}")
+_SENTINEL = "\x1f"  # appended as the last line; an unclosed quotation mark swallows it
+_MAX_NAMES = 5  # names that a message lists before it only counts
 
 
 @dataclass(frozen=True, slots=True)
 class TableLine:
-    """One line of a table, by the names of its columns.
+    """One line of a table.
 
     Attributes:
-        where: it stands, for the beginning of a message.
-        values: as they stand there.
+        where: file and line, to start an error message with.
+        values: the fields as they are in the file, by column name.
     """
 
     where: str
     values: Mapping[str, str]
 
     def __getitem__(self, column: str) -> str:
-        """A value without the spaces around it; empty where there is none."""
+        """Return a stripped value; empty if the column is missing."""
         return self.values.get(column, "").strip()
 
-    def part(self, start: str, end: str) -> tuple[float | None, float | None]:
-        """Where a part of a video begins and ends, in s, by two columns; None where nothing stands.
+    def interval(self, start: str, end: str) -> tuple[float | None, float | None]:
+        """Read the interval of a video, in s, from two columns; None for an empty field.
 
         Raises:
-            ManifestError: one is not a number, or nothing lies between them.
+            ManifestError: a value is not a number, or the interval is empty or negative.
         """
-        begins, ends = self._seconds(start), self._seconds(end)
-        # Written so that what is not a number does not pass.
-        if not 0 <= (begins or 0) < (math.inf if ends is None else ends):
+        begin, stop = self._seconds(start), self._seconds(end)
+        # Negated, so that NaN is rejected too.
+        if not 0 <= (begin or 0) < (math.inf if stop is None else stop):
             raise ManifestError(
                 f"{self.where}: {start} {self[start]!r}, {end} {self[end]!r}; "
-                "a part begins at 0 s or later and ends after it begins"
+                f"{start} must be 0 s or more and less than {end}"
             )
-        return begins, ends
+        return begin, stop
 
     def _seconds(self, column: str) -> float | None:
         text = self[column]
@@ -57,18 +63,18 @@ class TableLine:
             return float(text) if text else None
         except ValueError as error:
             raise ManifestError(
-                f"{self.where}: {column} is {text!r}, not a number of seconds"
+                f"{self.where}: {column} is {text!r}; it must be a number of seconds"
             ) from error
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """The lines of a csv or tsv, before it is said which column is which.
+    """The lines of a csv or tsv file, before columns are assigned.
 
     Attributes:
-        file: what the table is and where, for messages.
-        separators: of its fields, ``commas`` or ``tabs``.
-        lines: number, from 1, and fields of each line that is not empty.
+        file: kind and path of the file, for messages.
+        separators: ``commas`` or ``tabs``.
+        lines: number (from 1) and fields of each line that is not empty.
     """
 
     file: str
@@ -77,85 +83,84 @@ class TextTable:
 
     @property
     def header(self) -> list[str]:
-        """The first line, as names of columns."""
+        """The fields of the first line."""
         return [name.strip() for name in self.lines[0][1]] if self.lines else []
 
-    @property
-    def columns(self) -> str:
-        """What the header says, for messages."""
+    def describe_columns(self) -> str:
+        """List the columns of the header, for messages."""
         found = ", ".join(map(repr, self.header)) or "none"
-        return f"separated by {self.separators}, it has {found}"
+        return f"its columns, separated by {self.separators}, are {found}"
 
     def rows(self, *names: str) -> list[TableLine]:
-        """All lines but the first, in which these columns must be named.
+        """Return all lines below the header, with the given columns.
 
         Raises:
-            ManifestError: one is not.
+            ManifestError: a column is missing.
         """
         if not set(names) <= set(self.header):
             needed = ", ".join(map(repr, names))
-            raise ManifestError(f"{self.file} needs the columns {needed}; {self.columns}")
+            raise ManifestError(
+                f"{self.file} needs the columns {needed}; {self.describe_columns()}"
+            )
         return self.below_header({name: self.header.index(name) for name in names})
 
-    def below_header(self, columns: Mapping[str, int]) -> list[TableLine]:
-        """All lines but the first, by the places of their columns."""
-        return self._rows(columns, len(self.header), self.lines[1:])
+    def below_header(self, positions: Mapping[str, int]) -> list[TableLine]:
+        """Return all lines below the header, with columns given by their positions."""
+        return self._rows(positions, len(self.header), self.lines[1:])
 
     def without_header(self, columns: Sequence[str]) -> list[TableLine]:
-        """All lines, by the names of their columns in order."""
-        places = {name: place for place, name in enumerate(columns)}
-        return self._rows(places, len(columns), self.lines)
+        """Return all lines of a table without a header, with columns named in order."""
+        positions = {name: position for position, name in enumerate(columns)}
+        return self._rows(positions, len(columns), self.lines)
 
     def _rows(
-        self, columns: Mapping[str, int], width: int, lines: Iterable[tuple[int, list[str]]]
+        self, positions: Mapping[str, int], width: int, lines: Iterable[tuple[int, list[str]]]
     ) -> list[TableLine]:
         rows = []
         for line, fields in lines:
             if any(fields[width:]):
                 quoted = " outside quotation marks" if self.separators == "commas" else ""
                 raise ManifestError(
-                    f"{self.file}, line {line}: {len(fields)} fields under {width} columns; "
-                    f"does a field hold {self.separators}{quoted}?"
+                    f"{self.file}, line {line}: {len(fields)} fields for {width} columns. "
+                    f"Check whether a field holds {self.separators}{quoted}."
                 )
-            values = {name: fields[at] for name, at in columns.items() if at < len(fields)}
+            values = {name: fields[at] for name, at in positions.items() if at < len(fields)}
             rows.append(TableLine(f"{self.file}, line {line}", values))
         return rows
 
 
 def read_table(path: Path, what: str) -> TextTable:
-    """Read a csv (``.csv``), a tsv (``.tsv``, ``.tab``), or either under another suffix.
+    """Read a csv (``.csv``) or tsv (``.tsv``, ``.tab``); other suffixes are detected.
+
+    Args:
+        path: the file.
+        what: kind of the file, for messages.
 
     Raises:
-        ManifestError: as `read_text`, or it is not such a file.
+        ManifestError: as for `read_text`, or the file is not a valid csv or tsv.
     """
     text = read_text(path, what)
     suffix = path.suffix.lower()
     tabs = suffix in {".tsv", ".tab"} or (suffix != ".csv" and "\t" in text.partition("\n")[0])
-    # A quotation mark in a tsv is part of a title; in a csv it encloses one.
-    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""), **form)
+    # In a tsv a quotation mark is part of a title; in a csv it encloses a field.
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    reader = csv.reader(io.StringIO(f"{text}\n{_SENTINEL}", newline=""), **dialect)
     lines: list[tuple[int, list[str]]] = []
     try:
         lines.extend((reader.line_num, fields) for fields in reader if any(fields))
-        _, end = lines.pop()
+        _, last = lines.pop()
+        problem = "" if last == [_SENTINEL] else "a quotation mark is not closed"
     except csv.Error as error:
-        raise ManifestError(
-            f"{what} {path} cannot be read: line {reader.line_num}: {error}{_after(lines)}"
-        ) from error
-    if end != [_END]:
-        raise ManifestError(
-            f"{what} {path}: a quotation mark opens a field that nothing closes{_after(lines)}"
-        )
+        problem = f"line {reader.line_num}: {error}"
+    if problem:
+        # The cause may be many lines above, as a quoted field can span lines.
+        start = f"after line {lines[-1][0]}" if lines else "from line 1 on"
+        raise ManifestError(f"{what} {path} cannot be read: {problem}. Check the file {start}.")
     return TextTable(f"{what} {path}", "tabs" if tabs else "commas", lines)
 
 
-def _after(lines: Sequence[tuple[int, list[str]]]) -> str:
-    """Where to look for what is wrong: a field may go over many lines."""
-    return f"; look after line {lines[-1][0]}" if lines else "; look from line 1 on"
-
-
 def read_lines(path: Path, what: str) -> list[TableLine]:
-    """The lines of a text file that are not empty, each a row with the one column ``line``."""
+    """Read the non-empty lines of a text file as rows with one column, ``line``."""
     lines = enumerate(read_text(path, what).splitlines(), start=1)
     return [
         TableLine(f"{what} {path}, line {number}", {"line": line})
@@ -165,10 +170,14 @@ def read_lines(path: Path, what: str) -> list[TableLine]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file, which messages call ``what``.
+    """Read a UTF-8 file.
+
+    Args:
+        path: the file.
+        what: kind of the file, for messages.
 
     Raises:
-        ManifestError: it is missing or not UTF-8.
+        ManifestError: the file is missing, unreadable or not UTF-8.
     """
     data = b""
     try:
@@ -179,57 +188,131 @@ def read_text(path: Path, what: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ManifestError(
-            f"{what} {path} is not UTF-8 (line {line}, byte {error.start}); "
-            "save it as UTF-8, for instance by iconv -f latin1 -t utf-8"
+            f"{what} {path} is not UTF-8 (line {line}, byte {error.start}). "
+            "Convert it, for example with iconv -f latin1 -t utf-8."
         ) from error
     except OSError as error:
         raise ManifestError(f"{what} {path} cannot be read: {error.strerror}") from error
 
 
 def read_json_object(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        ManifestError: as `read_text`; it is none; or a name stands twice, of which JSON keeps one.
+        ManifestError: as for `read_text`; or the file is not a JSON object, or has duplicate keys,
+            of which JSON parsers keep only one.
     """
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        given = dict(pairs)
-        if len(given) < len(pairs):
+    def check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
             ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
-            raise ManifestError(f"{what} {path}: {name!r} stands twice; leave one of them")
-        return given
+            raise ManifestError(f"{what} {path}: key {name!r} is duplicated; remove one entry")
+        return values
 
     try:
-        given = json.loads(read_text(path, what), object_pairs_hook=unique)
+        content = json.loads(read_text(path, what), object_pairs_hook=check_unique)
     except json.JSONDecodeError as error:
         raise ManifestError(
-            f"{what} {path} is not json: {error.msg} (line {error.lineno})"
+            f"{what} {path} is not valid JSON: {error.msg} (line {error.lineno})"
         ) from error
-    if not isinstance(given, dict):
-        raise ManifestError(f"{what} {path} is no JSON object, but a {type(given).__name__}")
-    return given
+    if not isinstance(content, dict):
+        raise ManifestError(f"{what} {path} must be a JSON object, not a {type(content).__name__}")
+    return content
 
 
 def index_by_key(rows: Iterable[tuple[str, TableLine]]) -> dict[str, TableLine]:
-    """Rows by their keys.
+    """Return a dictionary of rows by key.
 
     Raises:
-        ManifestError: a key stands twice.
+        ManifestError: a key is duplicated.
     """
     known: dict[str, TableLine] = {}
     for key, row in rows:
         first = known.setdefault(key, row)
         if first is not row:
             raise ManifestError(
-                f"{row.where}: {key!r} stands twice, the first time in {first.where}; "
-                "leave one of them"
+                f"{row.where}: {key!r} is duplicated, first in {first.where}; remove one of them"
             )
     return known
 
 
+def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[TableLine]:
+    """Read a title file in one of two forms.
+
+    1. A csv or tsv with a header that has ``title``, ``video_id`` or ``path``, and optionally the
+       other `COLUMNS`.
+    2. The file of the paper's authors, a tsv without a header: YouTube id, processed title,
+       original title. The original becomes ``title`` (the processed title if the original is
+       missing) and the processed one ``title_clean``.
+
+    Args:
+        path: the file.
+        columns: the file's names for some of `COLUMNS`, for example ``{"video_id": "id"}``.
+
+    Raises:
+        ManifestError: the file cannot be read, lacks a column, or has a title without a video.
+    """
+    table = read_table(path, "title file")
+    if not columns and _is_authors_file(table):
+        rows = [
+            row
+            if row["title"]
+            else TableLine(row.where, {**row.values, "title": row["title_clean"]})
+            for row in table.without_header(_AUTHORS_COLUMNS)
+        ]
+    else:
+        rows = table.below_header(_column_positions(table, columns or {}))
+    for row in rows:
+        if not (row["video_id"] or row["path"]):
+            raise ManifestError(f"{row.where}: both video_id and path are empty")
+    return rows
+
+
+def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, TableLine]:
+    """Read a title file as a dictionary by the stems of the videos' names.
+
+    Raises:
+        ManifestError: as for `read_titles`, or an id is duplicated.
+    """
+    rows = read_titles(path, columns)
+    return index_by_key((video_stem(row["video_id"] or row["path"]), row) for row in rows)
+
+
+def _is_authors_file(table: TextTable) -> bool:
+    first = table.header
+    return (
+        table.separators == "tabs"
+        and len(first) == len(_AUTHORS_COLUMNS)
+        and "title" not in first
+        and first[0] not in COLUMNS
+        and _YOUTUBE_ID.fullmatch(first[0]) is not None
+    )
+
+
+def _column_positions(table: TextTable, renamed: Mapping[str, str]) -> dict[str, int]:
+    positions = {name: position for position, name in enumerate(table.header) if name in COLUMNS}
+    for column, name in renamed.items():
+        if column not in COLUMNS:
+            raise ManifestError(
+                f"title column {column!r} is unknown; it must be one of {', '.join(COLUMNS)}"
+            )
+        if name not in table.header:
+            raise ManifestError(
+                f"{table.file} has no column {name!r} to use as {column!r}; "
+                f"{table.describe_columns()}"
+            )
+        positions[column] = table.header.index(name)
+    if "title" not in positions or not {"video_id", "path"} & set(positions):
+        raise ManifestError(
+            f"{table.file} needs the columns 'title' and 'video_id' or 'path'; "
+            f"{table.describe_columns()}"
+        )
+    return positions
+
+
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A csv."""
+    """Format rows as csv with a header."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -238,90 +321,11 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def summarize_names(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are.
+    """Format the first few names and the number of further ones.
 
-    >>> some(["a", "b", "c", "d", "e", "f"])
+    >>> summarize_names(["a", "b", "c", "d", "e", "f"])
     'a, b, c, d, e and 1 more'
     """
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    told = ", ".join(names[:NAMED]) + more
-    return told.encode(errors="backslashreplace").decode()  # names of files may be no UTF-8
-
-
-COLUMNS = ("video_id", "path", "title", "title_clean", "label", "split", "start", "end")
-
-# The lines of the paper's authors have no header: id, processed title, title as it was on the web.
-_OF_AUTHORS = ("video_id", "title_clean", "title")
-_YOUTUBE_ID = re.compile(r"[\w-]{11}")
-
-
-def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[TableLine]:
-    """Read a title file in one of two forms.
-
-    Args:
-        path: a csv or tsv with a header that has ``title``, and ``video_id`` or ``path``, and any
-            other of `COLUMNS`; or the file of the paper's authors, without a header: YouTube id,
-            processed title and original title, separated by tabs. There the original becomes
-            ``title`` and the processed one ``title_clean``; an original that is missing is
-            replaced by the processed one.
-        columns: of `COLUMNS`, to the name that the header has for it.
-
-    Raises:
-        ManifestError: it is missing, not UTF-8, or lacks a column, or a title belongs to no video.
-    """
-    table = read_table(path, "title file")
-    if not columns and _is_of_authors(table):
-        rows = [_with_title(row) for row in table.without_header(_OF_AUTHORS)]
-    else:
-        rows = table.below_header(_places(table, columns or {}))
-    for row in rows:
-        if not (row["video_id"] or row["path"]):
-            raise ManifestError(f"{row.where}: the title belongs to no video_id and no path")
-    return rows
-
-
-def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, TableLine]:
-    """The rows of a title file by the plain names of their videos.
-
-    Raises:
-        ManifestError: as `read_titles`; or an id stands twice.
-    """
-    rows = read_titles(path, columns)
-    return index_by_key((video_stem(row["video_id"] or row["path"]), row) for row in rows)
-
-
-def _is_of_authors(table: TextTable) -> bool:
-    first = table.header
-    return (
-        table.separators == "tabs"
-        and len(first) == len(_OF_AUTHORS)
-        and "title" not in first
-        and first[0] not in COLUMNS
-        and _YOUTUBE_ID.fullmatch(first[0]) is not None
-    )
-
-
-def _with_title(row: TableLine) -> TableLine:
-    if row["title"]:
-        return row
-    return TableLine(row.where, {**row.values, "title": row["title_clean"]})
-
-
-def _places(table: TextTable, columns: Mapping[str, str]) -> dict[str, int]:
-    """Where the columns stand, some of which may have other names."""
-    places = {name: place for place, name in enumerate(table.header) if name in COLUMNS}
-    for column, name in columns.items():
-        if column not in COLUMNS:
-            raise ManifestError(
-                f"{column!r} is no column of titles; the columns are {', '.join(COLUMNS)}"
-            )
-        if name not in table.header:
-            raise ManifestError(
-                f"{table.file} has no column {name!r} to take as {column!r}; {table.columns}"
-            )
-        places[column] = table.header.index(name)
-    if "title" not in places or not {"video_id", "path"} & set(places):
-        raise ManifestError(
-            f"{table.file} needs the columns 'title' and 'video_id' or 'path'; {table.columns}"
-        )
-    return places
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    text = ", ".join(names[:_MAX_NAMES]) + more
+    return text.encode(errors="backslashreplace").decode()  # file names may be invalid UTF-8

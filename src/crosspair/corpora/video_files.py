@@ -1,4 +1,4 @@
-"""The videos in a folder, found by their names."""
+"""Find videos in a folder by their names, and normalise video names and paths."""
 
 from __future__ import annotations
 
@@ -17,70 +17,84 @@ SUFFIXES = frozenset({
 
 
 class VideoFiles:
-    """All videos of a folder and its subfolders, linked ones too; hidden ones are passed over.
+    """All videos of a folder and its subfolders, including linked folders but not hidden files.
 
     Args:
         folder: walked once; no file is opened.
 
+    Attributes:
+        paths: of the videos, sorted, relative to ``folder``.
+
     Raises:
-        ManifestError: it is no folder, or a part of it cannot be read.
+        ManifestError: ``folder`` does not exist, or a subfolder cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ManifestError(f"{folder} is no folder of videos")
+            raise ManifestError(f"{folder} is not a folder of videos")
         self.folder = folder
-        self.paths = sorted(_relative_paths(folder))  # within the folder
-        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self.paths = sorted(_walk_videos(folder))
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:
-            self._by_name[video_stem(path)].append(path)
+            self._by_stem[video_stem(path)].append(path)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def named(self, name: str, where: str = "") -> str | None:
-        """The path in the folder of the video of a name; None where there is none.
+    def find(self, name: str, where: str = "") -> str | None:
+        """Return the path of a video relative to the folder, or None if there is no such video.
 
         Args:
-            name: its path in the folder, or its file's name; both with or without suffix.
-            where: the name stands, for messages.
+            name: path relative to the folder, or file name; both with or without suffix.
+            where: where the name was read, for error messages.
 
         Raises:
-            ManifestError: several videos are called so.
+            ManifestError: several videos have this name.
         """
-        found = self._called(to_nfc(name))
+        found = self._candidates(to_nfc(name))
         if len(found) > 1:
             raise ManifestError(
-                f"{where}: {name!r} is the name of {len(found)} videos "
-                f"({self.whole(found[0])}, {self.whole(found[1])}); "
-                "write its folder before it, or leave one of them"
+                f"{where}: {name!r} matches {len(found)} videos ({self.full_path(found[0])}, "
+                f"{self.full_path(found[1])}). Add the folder to the name, or remove duplicates."
             )
         return found[0] if found else None
 
-    def whole(self, path: str) -> str:
-        """The path of a video from where the command runs."""
+    def full_path(self, path: str) -> str:
+        """Return a video's path joined to the folder."""
         return os.path.join(self.folder, path)  # noqa: PTH118 - pathlib is slow on many names
 
-    def _called(self, name: str) -> list[str]:
+    def _candidates(self, name: str) -> list[str]:
         last = name.rpartition("/")[2]
-        found = [path for of in {last, video_stem(last)} for path in self._by_name.get(of, [])]
+        stems = {last, video_stem(last)}
+        found = [path for stem in stems for path in self._by_stem.get(stem, [])]
         exact = [path for path in found if to_nfc(path) == name]
-        return exact or sorted(path for path in found if name in _names(path))
+        return exact or sorted(path for path in found if name in _aliases(path))
 
 
 def video_stem(path: str) -> str:
-    """A video's name without its folders and its suffix, if that is a video's.
+    """Return a video's file name without folders and without a video suffix.
 
-    >>> plain_name("Biking/v_1.5_c01.avi"), plain_name("v_1.5")
+    >>> video_stem("Biking/v_1.5_c01.avi"), video_stem("v_1.5")
     ('v_1.5_c01', 'v_1.5')
     """
     return strip_video_suffix(to_nfc(path).rpartition("/")[2])
 
 
-def absolute_path(name: str | os.PathLike[str]) -> str:
-    """A path from the root, without ``..``, so that a file has one name; a URL as it is.
+def strip_video_suffix(path: str) -> str:
+    """Return a path or name without its suffix if that is one of `SUFFIXES`."""
+    stem, suffix = os.path.splitext(path)  # noqa: PTH122 - pathlib is slow on many names
+    return stem if suffix.lower() in SUFFIXES else path
 
-    >>> absolute("/videos/../films/"), absolute("https://a.org/b/../c")
+
+def to_nfc(name: str) -> str:
+    """Strip a name and normalise it to NFC; file systems and editors encode é differently."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def absolute_path(name: str | os.PathLike[str]) -> str:
+    """Return an absolute path without ``..``; symbolic links are kept, URLs are unchanged.
+
+    >>> absolute_path("/videos/../films/"), absolute_path("https://a.org/b/../c")
     ('/films', 'https://a.org/b/../c')
     """
     name = os.fspath(name)
@@ -88,53 +102,37 @@ def absolute_path(name: str | os.PathLike[str]) -> str:
 
 
 def file_size(path: str | os.PathLike[str]) -> int | None:
-    """A file's size in bytes; None where there is no file to ask, as for a URL."""
+    """Return a file's size in bytes, or None if there is no such local file."""
     try:
         return Path(path).stat().st_size
     except (OSError, ValueError):
         return None
 
 
-def strip_video_suffix(path: str) -> str:
-    """A video's path or name without its suffix, if that is a video's."""
-    stem, suffix = os.path.splitext(path)  # noqa: PTH122 - pathlib is slow on many names
-    return stem if suffix.lower() in SUFFIXES else path
-
-
-def to_nfc(name: str) -> str:
-    """One form of a name: file systems and editors disagree on how to write é."""
-    return unicodedata.normalize("NFC", name.strip())
-
-
-def _names(path: str) -> set[str]:
+def _aliases(path: str) -> set[str]:
     path = to_nfc(path)
     return {strip_video_suffix(path), path.rpartition("/")[2], video_stem(path)}
 
 
-def _relative_paths(folder: Path) -> Iterator[str]:
-    # Folders that links lead to come last: a video that lies in the folder itself keeps that path.
+def _walk_videos(folder: Path) -> Iterator[str]:
+    # Linked folders come last, so that a video inside the folder is listed under its own path.
     folders, links, seen = [""], list[str](), set[tuple[int, int]]()
     while folders or links:
-        within = folders.pop() if folders else links.pop()
-        whole = folder / within
+        relative = folders.pop() if folders else links.pop()
+        full = folder / relative
         try:
-            status = whole.stat()
+            status = full.stat()
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(whole) as entries:
+            with os.scandir(full) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    path = f"{within}/{entry.name}" if within else entry.name
+                    path = f"{relative}/{entry.name}" if relative else entry.name
                     if entry.is_dir():
                         (links if entry.is_symlink() else folders).append(path)
-                    elif _is_video(entry):
+                    elif strip_video_suffix(entry.name) != entry.name and entry.is_file():
                         yield path
         except OSError as error:
-            raise ManifestError(f"folder {whole} cannot be read: {error.strerror}") from error
-
-
-def _is_video(entry: os.DirEntry[str]) -> bool:
-    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-    return suffix in SUFFIXES and entry.is_file()
+            raise ManifestError(f"folder {full} cannot be read: {error.strerror}") from error

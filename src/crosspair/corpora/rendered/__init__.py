@@ -1,10 +1,10 @@
-"""An embedded corpus of rendered videos with noisy titles, on which every command runs in minutes.
+"""A generated corpus of videos with noisy titles, on which every command runs in minutes.
 
-Its actions cannot be told from a single frame, so a model that recognises them has learnt motion.
-Views must not be flipped: a flip makes left of right and clockwise of anticlockwise.
+Its actions cannot be recognised from single frames, so a model that classifies them has learnt
+motion. Views must not be flipped: a flip exchanges left and right, clockwise and anticlockwise.
 """
 
-from crosspair.corpora.rendered.actions import ACTIONS, PARTNERS, motion_of
+from crosspair.corpora.rendered.actions import ACTIONS, PARTNERS, draw_motion
 from crosspair.corpora.rendered.render import Pair, plan, render_corpus
 from crosspair.corpora.rendered.scene import Scene, draw_scene, render_frames
 from crosspair.corpora.rendered.titles import compose_titles
@@ -15,8 +15,8 @@ __all__ = [
     "Pair",
     "Scene",
     "compose_titles",
+    "draw_motion",
     "draw_scene",
-    "motion_of",
     "plan",
     "render_corpus",
     "render_frames",

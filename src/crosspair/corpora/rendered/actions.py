@@ -1,9 +1,9 @@
-"""What happens in a scene: sixteen actions that no single frame tells from their partners.
+"""The sixteen actions of a scene, and the shapes that perform them.
 
-Where an action has a direction, its partner is the same motion played backwards, at a phase drawn
-evenly over the cycle; the four oscillations move one of four channels each and hold the other
-three at values drawn from the same distribution. So what one frame shows is distributed alike
-within each of these groups, exactly, and only the order of the frames tells the action.
+Within each group of `PARTNERS`, single frames have exactly the same distribution, so an action can
+only be recognised from the order of the frames. The partner of a directed action is the same motion
+played backwards, at a phase drawn uniformly over the cycle. Each of the four oscillations moves one
+of four channels and holds the other three at values drawn from the same distribution.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 @dataclass(frozen=True)
 class Pose:
-    """Where and how a thing is drawn at one instant.
+    """Position and appearance of a shape at one instant.
 
-    Lengths are in short sides of the frame, from its middle: ``x`` to the right, ``y`` down.
+    Lengths are in short sides of the frame, measured from its centre: ``x`` right, ``y`` down.
     """
 
     x: float
@@ -29,11 +29,11 @@ class Pose:
     size: float  # diameter
     tilt: float = 0.0  # radians, clockwise
     alpha: float = 1.0  # 0 invisible, 1 solid
-    glow: float = 0.0  # 0 its own colour, 1 white
+    glow: float = 0.0  # 0 original colour, 1 white
 
 
 Motion = Callable[[float], tuple[Pose, ...]]
-"""The poses of a scene's one or two things at a time in seconds."""
+"""The poses of a scene's one or two shapes at a time in seconds."""
 
 Draw = Callable[[np.random.Generator], Motion]
 
@@ -46,36 +46,36 @@ PARTNERS: tuple[tuple[str, ...], ...] = (
     ("coming together", "drifting apart"),
     ("shaking sideways", "bouncing", "swinging", "blinking"),
 )
-"""The groups within which single frames are distributed alike."""
+"""Groups of actions whose single frames have the same distribution."""
 
 ACTIONS = tuple(action for group in PARTNERS for action in group)
-"""Every action's label."""
+"""The labels of all actions."""
 
 
-def motion_of(label: str, rng: np.random.Generator) -> Motion:
-    """Draw a motion of the action ``label``: its extent, period, phase and place.
+def draw_motion(label: str, rng: np.random.Generator) -> Motion:
+    """Draw the extent, period, phase and position of a motion of the action ``label``.
 
-    A cycle takes 0.8 to 2 s and repeats for ever, so that any window of 0.93 s shows the action.
+    A cycle takes 0.8 to 2 s and repeats, so that any window of 0.93 s shows the action.
     """
     return _MOTIONS[label](rng)
 
 
 def _rising(rng: np.random.Generator) -> Motion:
-    reach, beside = rng.uniform(0.25, 0.31), rng.uniform(-0.12, 0.12)
-    size, tilt = rng.uniform(0.34, 0.46), _slight(rng)
-    cycle = _cycle(rng, 1.1, 1.6)
+    reach, x = rng.uniform(0.25, 0.31), rng.uniform(-0.12, 0.12)
+    size, tilt = rng.uniform(0.34, 0.46), _draw_tilt(rng)
+    cycle = _draw_cycle(rng, 1.1, 1.6)
 
     def motion(time: float) -> tuple[Pose, ...]:
         u = cycle(time)
-        return (Pose(beside, reach * (1 - 2 * u), size, tilt, _fade(u)),)
+        return (Pose(x, reach * (1 - 2 * u), size, tilt, _fade(u)),)
 
     return motion
 
 
 def _growing(rng: np.random.Generator) -> Motion:
     small, large = rng.uniform(0.16, 0.22), rng.uniform(0.58, 0.68)
-    x, y, tilt = rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), _slight(rng)
-    cycle = _cycle(rng, 1.1, 1.6)
+    x, y, tilt = rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), _draw_tilt(rng)
+    cycle = _draw_cycle(rng, 1.1, 1.6)
 
     def motion(time: float) -> tuple[Pose, ...]:
         u = cycle(time)
@@ -87,14 +87,14 @@ def _growing(rng: np.random.Generator) -> Motion:
 def _spinning(rng: np.random.Generator) -> Motion:
     x, y = rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1)
     size = rng.uniform(0.46, 0.6)
-    cycle = _cycle(rng, 1.3, 2.0)
+    cycle = _draw_cycle(rng, 1.3, 2.0)
     return lambda time: (Pose(x, y, size, 2 * math.pi * cycle(time)),)
 
 
 def _orbiting(rng: np.random.Generator) -> Motion:
     radius, x, y = rng.uniform(0.2, 0.26), rng.uniform(-0.05, 0.05), rng.uniform(-0.05, 0.05)
-    size, tilt = rng.uniform(0.32, 0.4), _slight(rng)
-    cycle = _cycle(rng, 1.1, 1.7)
+    size, tilt = rng.uniform(0.32, 0.4), _draw_tilt(rng)
+    cycle = _draw_cycle(rng, 1.1, 1.7)
 
     def motion(time: float) -> tuple[Pose, ...]:
         angle = 2 * math.pi * cycle(time)
@@ -106,13 +106,13 @@ def _orbiting(rng: np.random.Generator) -> Motion:
 def _meeting(rng: np.random.Generator) -> Motion:
     far, near = rng.uniform(0.31, 0.37), rng.uniform(0.08, 0.11)
     angle, size = rng.uniform(0, 2 * math.pi), rng.uniform(0.27, 0.34)
-    tilts = _slight(rng), _slight(rng)
-    cycle = _cycle(rng, 1.1, 1.6)
+    tilts = _draw_tilt(rng), _draw_tilt(rng)
+    cycle = _draw_cycle(rng, 1.1, 1.6)
 
     def motion(time: float) -> tuple[Pose, ...]:
         u = cycle(time)
-        away = far + (near - far) * u
-        x, y = away * math.cos(angle), away * math.sin(angle)
+        distance = far + (near - far) * u
+        x, y = distance * math.cos(angle), distance * math.sin(angle)
         first = Pose(x, y, size, tilts[0], _fade(u))
         return first, replace(first, x=-x, y=-y, tilt=tilts[1])
 
@@ -120,10 +120,10 @@ def _meeting(rng: np.random.Generator) -> Motion:
 
 
 def _oscillating(channel: int) -> Draw:
-    """One of four channels (sideways, up and down, about a pivot, brightness) moves."""
+    """Move one of four channels: horizontal, vertical, swing about a pivot, brightness."""
 
     def draw(rng: np.random.Generator) -> Motion:
-        size, upright = rng.uniform(0.34, 0.44), _slight(rng)
+        size, upright = rng.uniform(0.34, 0.44), _draw_tilt(rng)
         phases = rng.uniform(0, 2 * math.pi, size=4)
         speed = 2 * math.pi / rng.uniform(0.8, 1.15)
         still = [math.sin(phase) for phase in phases]
@@ -131,11 +131,11 @@ def _oscillating(channel: int) -> Draw:
         def motion(time: float) -> tuple[Pose, ...]:
             values = list(still)
             values[channel] = math.sin(phases[channel] + speed * time)
-            sideways, vertical, swing, light = values
+            horizontal, vertical, swing, light = values
             hang = 0.7 * swing  # radians from the vertical, about a pivot 0.24 above
             return (
                 Pose(
-                    x=0.19 * sideways - 0.24 * math.sin(hang),
+                    x=0.19 * horizontal - 0.24 * math.sin(hang),
                     y=0.19 * vertical + 0.24 * (math.cos(hang) - 0.87),
                     size=size,
                     tilt=upright + hang,
@@ -148,7 +148,7 @@ def _oscillating(channel: int) -> Draw:
     return draw
 
 
-def _transposed(draw: Draw) -> Draw:
+def _transpose(draw: Draw) -> Draw:
     def drawn(rng: np.random.Generator) -> Motion:
         motion = draw(rng)
         return lambda time: tuple(replace(p, x=p.y, y=p.x) for p in motion(time))
@@ -156,7 +156,7 @@ def _transposed(draw: Draw) -> Draw:
     return drawn
 
 
-def _backwards(draw: Draw) -> Draw:
+def _reverse(draw: Draw) -> Draw:
     def drawn(rng: np.random.Generator) -> Motion:
         motion = draw(rng)
         return lambda time: motion(-time)
@@ -164,34 +164,36 @@ def _backwards(draw: Draw) -> Draw:
     return drawn
 
 
-def _cycle(rng: np.random.Generator, shortest: float, longest: float) -> Callable[[float], float]:
-    """The position within the cycle, 0 to 1, at a time in seconds."""
+def _draw_cycle(
+    rng: np.random.Generator, shortest: float, longest: float
+) -> Callable[[float], float]:
+    """Draw a function from a time in seconds to the position in the cycle, 0 to 1."""
     period, phase = rng.uniform(shortest, longest), rng.uniform()
     return lambda time: (time / period + phase) % 1.0
 
 
 def _fade(u: float) -> float:
-    """Solid in the middle of a cycle, faint where it jumps back to its beginning."""
+    """Opacity: 1 in the middle of a cycle, low where it jumps back to its start."""
     return min(1.0, 0.05 + 9 * min(u, 1 - u))
 
 
-def _slight(rng: np.random.Generator) -> float:
+def _draw_tilt(rng: np.random.Generator) -> float:
     return float(rng.uniform(-0.4, 0.4))
 
 
 _MOTIONS: dict[str, Draw] = {
     "rising": _rising,
-    "falling": _backwards(_rising),
-    "moving left": _transposed(_rising),
-    "moving right": _backwards(_transposed(_rising)),
+    "falling": _reverse(_rising),
+    "moving left": _transpose(_rising),
+    "moving right": _reverse(_transpose(_rising)),
     "growing": _growing,
-    "shrinking": _backwards(_growing),
+    "shrinking": _reverse(_growing),
     "spinning clockwise": _spinning,
-    "spinning anticlockwise": _backwards(_spinning),
+    "spinning anticlockwise": _reverse(_spinning),
     "orbiting clockwise": _orbiting,
-    "orbiting anticlockwise": _backwards(_orbiting),
+    "orbiting anticlockwise": _reverse(_orbiting),
     "coming together": _meeting,
-    "drifting apart": _backwards(_meeting),
+    "drifting apart": _reverse(_meeting),
     "shaking sideways": _oscillating(0),
     "bouncing": _oscillating(1),
     "swinging": _oscillating(2),
@@ -199,10 +201,10 @@ _MOTIONS: dict[str, Draw] = {
 }
 
 
-THINGS = (
-    *("ball", "square", "triangle", "star", "heart", "ring", "cross", "moon", "arrow", "fish"),
+SHAPES = (
+    "ball", "square", "triangle", "star", "heart", "ring", "cross", "moon", "arrow", "fish",
     "house",
-)
+)  # fmt: skip
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (226, 44, 52),
@@ -215,28 +217,28 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "turquoise": (34, 196, 200),
 }
 
-_FINE = 3  # the shape is drawn this much larger, then reduced
-_MARGIN = 1.25  # side of a sprite over the diameter of its thing: room for rim and halo
+_OVERSAMPLING = 3  # shapes are drawn this much larger, then reduced
+_MARGIN = 1.25  # side of a sprite divided by the diameter of its shape; leaves room for the halo
 
 
 class Sprite:
-    """A thing ready to be drawn at any place, size and tilt.
+    """An image of a shape that can be drawn at any position, size and tilt.
 
     Args:
-        thing: one of `THINGS`.
+        shape: one of `SHAPES`.
         colour: RGB.
-        largest: the largest diameter, in pixels, at which it will be drawn.
-        mirrored: swap its left and right.
+        largest: the largest diameter at which it is drawn, in pixels.
+        mirrored: swap left and right.
     """
 
     def __init__(
-        self, thing: str, colour: tuple[int, int, int], largest: float, mirrored: bool = False
+        self, shape: str, colour: tuple[int, int, int], largest: float, mirrored: bool = False
     ) -> None:
         side = max(16, round(largest * _MARGIN))
-        image = _painted(thing, colour, side)
+        image = _paint(shape, colour, side)
         if mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        # Transforms must not bleed the colour of invisible pixels: keep it premultiplied.
+        # Premultiplied alpha, so that transforms do not mix in the colour of transparent pixels.
         levels = [image.convert("RGBa")]
         while levels[-1].width > 24:
             levels.append(levels[-1].reduce(2))
@@ -278,25 +280,25 @@ def _blend(below: NDArray[np.uint8], patch: NDArray[np.uint8], alpha: float, glo
     below[...] = below * (1 - cover) + colour + np.float32(0.5)
 
 
-def _painted(thing: str, colour: tuple[int, int, int], side: int) -> Image.Image:
-    """An RGBA image of ``side`` pixels: halo, white rim, colour, shaded half."""
-    fine = side * _FINE
-    shape = _shape(thing, fine)
-    rim = shape.filter(ImageFilter.GaussianBlur(fine * 0.022)).point([0] * 16 + [255] * 240)
+def _paint(shape: str, colour: tuple[int, int, int], side: int) -> Image.Image:
+    """Paint an RGBA image of ``side`` pixels: halo, white rim, colour, shaded half."""
+    fine = side * _OVERSAMPLING
+    inside = _shape_mask(shape, fine)
+    rim = inside.filter(ImageFilter.GaussianBlur(fine * 0.022)).point([0] * 16 + [255] * 240)
     halo = rim.filter(ImageFilter.GaussianBlur(fine * 0.035)).point([v // 2 for v in range(256)])
     half = Image.new("L", (fine, fine))
     ImageDraw.Draw(half).polygon([(0, fine), (fine, 0), (fine, fine)], fill=255)
     image = Image.new("RGB", (fine, fine), (12, 14, 22))
     image.paste((250, 250, 246), mask=rim)
-    image.paste(colour, mask=shape)
+    image.paste(colour, mask=inside)
     shade = tuple(int(channel * 0.5) for channel in colour)
-    image.paste(shade, mask=ImageChops.darker(shape, half))
+    image.paste(shade, mask=ImageChops.darker(inside, half))
     image.putalpha(ImageChops.lighter(rim, halo))
     return image.resize((side, side), Image.Resampling.BOX)
 
 
-def _shape(thing: str, side: int) -> Image.Image:
-    """The filled outline of a thing as a mask; coordinates run from -1 to 1 over its diameter."""
+def _shape_mask(shape: str, side: int) -> Image.Image:
+    """Draw the filled outline of a shape; coordinates are -1 to 1 over its diameter."""
     mask = Image.new("L", (side, side))
     pen = ImageDraw.Draw(mask)
 
@@ -309,37 +311,37 @@ def _shape(thing: str, side: int) -> Image.Image:
     def polygon(*corners: tuple[float, float]) -> None:
         pen.polygon([at(x, y) for x, y in corners], fill=255)
 
-    if thing == "ball":
+    if shape == "ball":
         disc(0, 0, 0.92, 0.92)
-    elif thing == "square":
+    elif shape == "square":
         polygon((-0.76, -0.76), (0.76, -0.76), (0.76, 0.76), (-0.76, 0.76))
-    elif thing == "triangle":
+    elif shape == "triangle":
         polygon((0, -0.98), (0.9, 0.66), (-0.9, 0.66))
-    elif thing == "star":
+    elif shape == "star":
         polygon(*(_polar(1.0 if i % 2 == 0 else 0.46, -90 + 36 * i) for i in range(10)))
-    elif thing == "heart":
+    elif shape == "heart":
         polygon(*(_heart(2 * math.pi * i / 60) for i in range(60)))
-    elif thing == "ring":
+    elif shape == "ring":
         disc(0, 0, 0.95, 0.95)
         disc(0, 0, 0.42, 0.42, fill=0)
-    elif thing == "cross":
+    elif shape == "cross":
         polygon((-0.3, -0.95), (0.3, -0.95), (0.3, 0.95), (-0.3, 0.95))
         polygon((-0.95, -0.3), (0.95, -0.3), (0.95, 0.3), (-0.95, 0.3))
-    elif thing == "moon":
+    elif shape == "moon":
         disc(0, 0, 0.95, 0.95)
         disc(0.5, -0.12, 0.72, 0.72, fill=0)
-    elif thing == "arrow":
+    elif shape == "arrow":
         polygon((0, -1), (0.8, -0.1), (-0.8, -0.1))
         polygon((-0.34, -0.12), (0.34, -0.12), (0.34, 0.9), (-0.34, 0.9))
-    elif thing == "fish":
+    elif shape == "fish":
         disc(-0.2, 0, 0.74, 0.52)
         polygon((0.25, 0), (0.96, -0.6), (0.96, 0.6))
         disc(-0.58, -0.12, 0.11, 0.11, fill=0)
-    elif thing == "house":
+    elif shape == "house":
         polygon((-0.66, -0.15), (0.66, -0.15), (0.66, 0.82), (-0.66, 0.82))
         polygon((0, -0.98), (0.96, -0.05), (-0.96, -0.05))
     else:
-        raise ValueError(f"thing {thing!r} is none of {', '.join(THINGS)}")
+        raise ValueError(f"shape {shape!r} is unknown; it must be one of {', '.join(SHAPES)}")
     return mask
 
 

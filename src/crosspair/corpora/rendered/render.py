@@ -1,4 +1,4 @@
-"""Render a corpus: plan every pair, render the files that are missing, write the manifest."""
+"""Render a corpus: plan all pairs, render the missing files, write the manifest."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from crosspair.errors import ManifestError, RunError
 from crosspair.files import atomic_write, write_atomically
 from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 
-_VERSION = 1  # of scenes, titles and files: raise it when the same settings would give others
+_VERSION = 1  # increase it if the same settings would give other scenes, titles or files
 _SETTINGS = "rendered.json"
 _MANIFEST = "manifest.parquet"
-_SECONDS = 300.0  # for a file that takes a part of one
-_FEW = 12  # files that take as long as a process to begin
-_LABELS = 4  # the stream of random numbers that orders the actions
+_SECONDS = 300.0  # time limit of a file; it takes less than 1 s
+_FEW = 12  # rendering these takes as long as starting a process
+_LABELS = 4  # random stream of the order of actions, see `scene`
 
-# Dealt in turn to the pairs of one action, then of the next: of any 10 in a row one is val, of any
-# 7 one is test.
+# Assigned in turn to the pairs sorted by action: any 10 in a row contain a val pair, any 7 a test
+# pair.
 _NOT_TRAIN = {3: "val", 13: "val", 6: "test", 12: "test", 19: "test"}
 _SPLITS = tuple(_NOT_TRAIN.get(place, "train") for place in range(20))
 
@@ -47,17 +47,17 @@ class Pair:
 
     @property
     def pair_id(self) -> str:
-        """Unique in the corpus; says nothing about the scene."""
+        """Unique in the corpus; independent of the scene."""
         return f"{self.scene.index:05d}"
 
     @property
     def path(self) -> str:
-        """Of the video, relative to the manifest."""
+        """Path of the video relative to the manifest."""
         return f"videos/{self.pair_id}.{ENCODINGS[self.scene.codec].container}"
 
     @property
     def row(self) -> dict[str, Any]:
-        """Of the manifest."""
+        """Row of the manifest."""
         scene = self.scene
         return {
             "pair_id": self.pair_id,
@@ -82,63 +82,64 @@ def render_corpus(
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Manifest:
-    """Render videos and write titles for them, in about half a minute for 1,200 pairs on 2 cores.
+    """Render videos and write their titles; 1,200 pairs take half a minute on 2 cores.
 
-    The same arguments give the same files and titles, whatever ``workers`` is. A call that was
-    cut short leaves whole files only, and the next call renders what is missing.
+    Equal arguments give equal files and titles, for any number of workers. An interrupted call
+    leaves only complete files, and the next call renders the missing ones.
 
     Args:
-        out: folder for ``manifest.parquet`` and ``videos/``; made if absent.
-        pairs: how many; at least one for each of `ACTIONS`, and 200 or more give every action a
-            place in every split (75 % train, 10 % val, 15 % test).
-        seed: 0 or more; another seed gives other scenes and titles.
-        noise: 0 (titles right and complete) to 1 (all wrong); see `titles_of`.
-        workers: processes; by default one for each core this process may use.
-        progress: called with the files done and the files in all, after every file.
+        out: folder for ``manifest.parquet`` and ``videos/``; created if missing.
+        pairs: number of pairs, at least one per action; from 200 on, every action is in every split
+            (75 % train, 10 % val, 15 % test).
+        seed: 0 or more; determines scenes and titles.
+        noise: 0 (clean titles) to 1 (all wrong); see `compose_titles`.
+        workers: processes; by default one per available core.
+        progress: called after every file with the number of finished and of all files.
 
     Returns:
-        The manifest, with a ``label`` and a ``split`` in every row and the probed columns filled.
+        The manifest, with ``label``, ``split`` and the probed columns filled in every row.
 
     Raises:
-        ManifestError: an argument is out of range, ``out`` holds something else, the disk is full,
-            or a rendering process was killed.
+        ManifestError: an argument is out of range, ``out`` holds other files, a file cannot be
+            written, or a rendering process was killed.
     """
-    _check(pairs, seed, noise, workers)
+    _check_arguments(pairs, seed, noise, workers)
     out = Path(out)
     settings = {"version": _VERSION, "pairs": pairs, "seed": seed, "noise": float(noise)}
-    complete = _held(out, settings)
+    complete = _is_complete(out, settings)
     planned = plan(pairs, seed, noise)
     missing = [pair for pair in planned if not (out / pair.path).is_file()]
     if complete and not missing and (out / _MANIFEST).is_file():
         return Manifest.read(out / _MANIFEST)
-    _note(out, {**settings, "complete": False})
+    _write_settings(out, {**settings, "complete": False})
     jobs = [(pair.scene, out / pair.path) for pair in missing]
-    # Closed at once when `progress` raises, so that no process renders on.
+    # Closed if `progress` raises, so that all worker processes end.
     with closing(_render(jobs, workers or cpu_count())) as answers:
-        for done, (_, fault) in enumerate(answers, pairs - len(missing) + 1):
-            if isinstance(fault, WorkerFailure):
+        for done, (_, failure) in enumerate(answers, pairs - len(missing) + 1):
+            if isinstance(failure, WorkerFailure):
                 raise ManifestError(
-                    f"a rendering process ended abruptly ({fault.reason}); the same call goes on "
-                    "from there, with fewer workers if you say so"
+                    f"{out}: rendering failed ({failure.reason}). Repeat the command to resume, if "
+                    "necessary with fewer workers."
                 )
-            if fault:
-                raise ManifestError(fault)
+            if failure:
+                raise ManifestError(failure)
             progress(done, pairs)
-    manifest = manifest_from_rows((pair.row for pair in planned), out / _MANIFEST).write(
-        out / _MANIFEST
-    )
-    _note(out, {**settings, "complete": True})
+    manifest = manifest_from_rows((pair.row for pair in planned), out / _MANIFEST)
+    manifest = manifest.write(out / _MANIFEST)
+    _write_settings(out, {**settings, "complete": True})
     return manifest
 
 
 def plan(pairs: int, seed: int = 0, noise: float = 0.3) -> list[Pair]:
-    """All that a corpus will hold, without rendering any of it.
+    """Plan all pairs of a corpus without rendering them.
 
     >>> pair = plan(16)[0]
     >>> pair.pair_id, pair.scene.label in ACTIONS
     ('00000', True)
     """
-    scenes = [draw_scene(seed, index, label) for index, label in enumerate(_labels(pairs, seed))]
+    scenes = [
+        draw_scene(seed, index, label) for index, label in enumerate(_draw_labels(pairs, seed))
+    ]
     order = sorted(range(pairs), key=lambda index: (scenes[index].label, index))
     splits = {index: _SPLITS[place % len(_SPLITS)] for place, index in enumerate(order)}
     titles = compose_titles(scenes, noise)
@@ -147,8 +148,8 @@ def plan(pairs: int, seed: int = 0, noise: float = 0.3) -> list[Pair]:
     ]
 
 
-def _labels(pairs: int, seed: int) -> list[str]:
-    """Every action once in each run of as many pairs as there are actions, in a new order."""
+def _draw_labels(pairs: int, seed: int) -> list[str]:
+    """Draw a random permutation of all actions for each block of 16 pairs."""
     labels: list[str] = []
     for block in range(math.ceil(pairs / len(ACTIONS))):
         order = np.random.default_rng((seed, block, _LABELS)).permutation(len(ACTIONS))
@@ -156,57 +157,56 @@ def _labels(pairs: int, seed: int) -> list[str]:
     return labels[:pairs]
 
 
-def _check(pairs: int, seed: int, noise: float, workers: int | None) -> None:
+def _check_arguments(pairs: int, seed: int, noise: float, workers: int | None) -> None:
     if pairs < len(ACTIONS):
         raise ManifestError(
-            f"pairs is {pairs}, but the rendered corpus has {len(ACTIONS)} actions and needs a "
-            f"pair for each: pass {len(ACTIONS)} or more"
+            f"pairs is {pairs}; it must be at least {len(ACTIONS)}, one for each action"
         )
     if seed < 0:
-        raise ManifestError(f"seed is {seed}: pass 0 or more")
+        raise ManifestError(f"seed is {seed}; it must be at least 0")
     if not 0 <= noise <= 1:
-        raise ManifestError(f"noise is {noise}: pass 0 (clean titles) to 1 (all wrong)")
+        raise ManifestError(f"noise is {noise}; it must be in [0, 1]")
     if workers is not None and workers < 1:
-        raise ManifestError(f"workers is {workers}: pass 1 or more")
+        raise ManifestError(f"workers is {workers}; it must be at least 1")
 
 
-def _held(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``out`` holds a complete corpus of these settings.
+def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
+    """Return whether ``out`` holds a complete corpus with these settings.
 
     Raises:
-        ManifestError: it holds something else.
+        ManifestError: it holds other files or a corpus with other settings.
     """
-    noted = out / _SETTINGS
-    if not noted.is_file():
+    file = out / _SETTINGS
+    if not file.is_file():
         if (out / _MANIFEST).exists() or any((out / "videos").glob("[!.]*")):
             raise ManifestError(
-                f"{out} holds a manifest or videos that were not rendered here; "
-                "choose another folder"
+                f"{out} holds a manifest or videos that were not rendered there. "
+                "Choose another folder."
             )
         return False
     try:
-        held = json.loads(noted.read_text(encoding="utf-8"))
+        held = json.loads(file.read_text(encoding="utf-8"))
         complete = held.pop("complete") is True
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise ManifestError(f"{noted} cannot be read; delete {out} and render again") from error
+        raise ManifestError(f"{file} cannot be read. Delete {out} and render again.") from error
     if held != settings:
         names = [name for name in settings if held.get(name) != settings[name]]
         raise ManifestError(
             f"{out} holds a corpus rendered with {', '.join(f'{n} {held.get(n)}' for n in names)}, "
-            f"not {', '.join(str(settings[n]) for n in names)}; "
-            "choose another folder, or delete this one"
+            f"not {', '.join(str(settings[n]) for n in names)}. "
+            "Choose another folder, or delete this one."
         )
     return complete
 
 
-def _note(out: Path, settings: dict[str, Any]) -> None:
+def _write_settings(out: Path, settings: dict[str, Any]) -> None:
     with atomic_write(out / _SETTINGS, ManifestError) as partial:
         (out / "videos").mkdir(exist_ok=True)
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple[int, Any]]:
-    """What `write_video` says of each job, or `Lost`."""
+    """Yield (index of the job, answer of `write_video` or `WorkerFailure`)."""
     if workers == 1 or len(jobs) <= _FEW:
         return ((place, write_video(job)) for place, job in enumerate(jobs))
     return map_isolated(
@@ -216,7 +216,7 @@ def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the files of one codec are made."""
+    """Encoder settings of one codec."""
 
     encoder: str
     container: str
@@ -234,10 +234,10 @@ ENCODINGS: Mapping[str, Encoding] = {
 
 
 def encode_scene(scene: Scene) -> bytes:
-    """The whole file of a scene; the same bytes each time."""
+    """Render and encode a scene; equal scenes give equal bytes."""
     encoding = ENCODINGS[scene.codec]
     file = io.BytesIO()
-    # Without bitexact, a WebM file has random identifiers in it.
+    # Without bitexact, WebM files contain random identifiers.
     options = {"fflags": "+bitexact"}
     with av.open(file, "w", format=encoding.container, options=options) as container:
         stream = cast(
@@ -251,7 +251,7 @@ def encode_scene(scene: Scene) -> bytes:
         if encoding.bit_rate is not None:
             context.bit_rate = encoding.bit_rate
         if scene.codec == "h264" and scene.gop > 12:
-            context.max_b_frames = 2  # files from elsewhere have frames out of order, too
+            context.max_b_frames = 2  # to cover files whose decoding order differs
         for image in render_frames(scene):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
@@ -259,10 +259,10 @@ def encode_scene(scene: Scene) -> bytes:
 
 
 def write_video(job: tuple[Scene, Path]) -> str:
-    """Render a scene into a file, which appears only when it is whole: a process's task.
+    """Render a scene to a file, atomically; the task of a worker process.
 
     Returns:
-        Why it cannot be written, in one line; empty where it is.
+        An error message of one line if it cannot be written, otherwise an empty string.
     """
     scene, path = job
     try:

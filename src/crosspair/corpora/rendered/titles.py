@@ -1,4 +1,7 @@
-"""The words titles are made of. The first of each list is the plain name of what it stands for."""
+"""Titles of rendered videos: the vocabulary, and sentences with a controlled amount of noise.
+
+The first word of each list is the plain name.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +19,26 @@ ACTION_WORDS: Mapping[str, tuple[str, ...]] = {
     "moving right": ("moving right", "moving to the right", "heading right", "goes rightwards"),
     "growing": ("growing", "grows", "getting bigger", "expanding", "swelling", "inflates"),
     "shrinking": ("shrinking", "shrinks", "getting smaller", "contracting", "deflates"),
-    "spinning clockwise": (
-        *("spinning clockwise", "turning clockwise", "rotating clockwise"),
-        "spins clockwise",
-    ),
-    "spinning anticlockwise": (
-        *("spinning anticlockwise", "turning anticlockwise", "rotating counterclockwise"),
-        "spins anticlockwise",
-    ),
-    "orbiting clockwise": (
-        *("orbiting clockwise", "circling clockwise", "going round clockwise"),
-        "orbits clockwise",
-    ),
-    "orbiting anticlockwise": (
-        *("orbiting anticlockwise", "circling anticlockwise"),
-        *("going round counterclockwise", "orbits anticlockwise"),
-    ),
-    "coming together": (
-        *("coming together", "approaching each other", "meeting", "getting closer"),
-        "about to meet",
-    ),
-    "drifting apart": (
-        *("drifting apart", "separating from each other", "parting", "splitting up"),
-        "breaking apart",
-    ),
-    "shaking sideways": (
-        *("shaking sideways", "wobbling from side to side", "shakes side to side"),
-        "jiggling sideways",
-    ),
+    "spinning clockwise": ("spinning clockwise", "turning clockwise", "rotating clockwise",
+                           "spins clockwise"),
+    "spinning anticlockwise": ("spinning anticlockwise", "turning anticlockwise",
+                               "rotating counterclockwise", "spins anticlockwise"),
+    "orbiting clockwise": ("orbiting clockwise", "circling clockwise", "going round clockwise",
+                           "orbits clockwise"),
+    "orbiting anticlockwise": ("orbiting anticlockwise", "circling anticlockwise",
+                               "going round counterclockwise", "orbits anticlockwise"),
+    "coming together": ("coming together", "approaching each other", "meeting", "getting closer",
+                        "about to meet"),
+    "drifting apart": ("drifting apart", "separating from each other", "parting", "splitting up",
+                       "breaking apart"),
+    "shaking sideways": ("shaking sideways", "wobbling from side to side", "shakes side to side",
+                         "jiggling sideways"),
     "bouncing": ("bouncing", "bounces", "hopping up and down", "jumping", "boing boing"),
     "swinging": ("swinging", "swings", "swaying like a pendulum", "rocking to and fro"),
     "blinking": ("blinking", "blinks", "flashing on and off", "flickering", "lighting up"),
-}
+}  # fmt: skip
 
-ACTION_WORDS_ABROAD: Mapping[str, tuple[str, ...]] = {
+FOREIGN_ACTION_WORDS: Mapping[str, tuple[str, ...]] = {
     "rising": ("subiendo", "qui monte", "ऊपर जाता", "上昇"),
     "falling": ("cayendo", "qui tombe", "नीचे गिरता", "落下"),
     "moving left": ("hacia la izquierda", "vers la gauche", "बाएँ जाता", "左へ"),
@@ -68,7 +57,7 @@ ACTION_WORDS_ABROAD: Mapping[str, tuple[str, ...]] = {
     "blinking": ("parpadeando", "qui clignote", "टिमटिमाता", "点滅"),
 }
 
-THING_WORDS: Mapping[str, tuple[tuple[str, str], ...]] = {
+SHAPE_WORDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "ball": (("ball", "balls"), ("circle", "circles"), ("disc", "discs")),
     "square": (("square", "squares"), ("box", "boxes"), ("block", "blocks")),
     "triangle": (("triangle", "triangles"), ("pyramid", "pyramids")),
@@ -81,7 +70,7 @@ THING_WORDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "fish": (("fish", "fish"), ("goldfish", "goldfish"), ("fishy", "fishies")),
     "house": (("house", "houses"), ("home", "homes"), ("hut", "huts")),
 }
-"""Singular and plural."""
+"""Singular and plural of each synonym."""
 
 COLOUR_WORDS: Mapping[str, tuple[str, ...]] = {
     "red": ("red", "crimson", "scarlet"),
@@ -94,43 +83,43 @@ COLOUR_WORDS: Mapping[str, tuple[str, ...]] = {
     "turquoise": ("turquoise", "teal", "cyan"),
 }
 
-FRAMES_OF_SPEECH = (
-    *("{}", "{}", "{}", "a video of {}", "watch {}", "look at {}", "here is {}"),
-    *("just {}", "i filmed {}", "{} again"),
-)
+SENTENCE_TEMPLATES = (
+    "{}", "{}", "{}", "a video of {}", "watch {}", "look at {}", "here is {}",
+    "just {}", "i filmed {}", "{} again",
+)  # fmt: skip
 
 CHANNELS = (
-    *("ShapeLab:", "[4K]", "DailyLoops |", "Kid Planet TV -", "EP. 12 |", "Mr Pixel presents:"),
-    *("(Official)", "Studio 7 ▶", "RELAX WITH ANNA -", "My first vlog:"),
-)
+    "ShapeLab:", "[4K]", "DailyLoops |", "Kid Planet TV -", "EP. 12 |", "Mr Pixel presents:",
+    "(Official)", "Studio 7 ▶", "RELAX WITH ANNA -", "My first vlog:",
+)  # fmt: skip
 
 TAGS = (
-    *("#satisfying", "#shorts", "#fyp", "#animation", "#loop", "#viral", "#asmr", "#shape"),
-    *("#cute", "#relaxing", "#foryou", "#motiongraphics"),
-)
+    "#satisfying", "#shorts", "#fyp", "#animation", "#loop", "#viral", "#asmr", "#shape",
+    "#cute", "#relaxing", "#foryou", "#motiongraphics",
+)  # fmt: skip
 
 EMOJI = ("😂", "😍", "🔥", "✨", "👀", "🎉", "❤️", "🙈", "💯", "😱", "🌈", "👍")
 
 ASIDES = (
-    *("subscribe for more", "part 2", "wait for the end", "my mom made this", "so relaxing"),
-    *("must see", "best of 2019", "full hd", "link in bio", "at the park", "with music"),
-    *("ten hours version", "no sound", "how did this happen", "for beginners", "home made"),
-)
+    "subscribe for more", "part 2", "wait for the end", "my mom made this", "so relaxing",
+    "must see", "best of 2019", "full hd", "link in bio", "at the park", "with music",
+    "ten hours version", "no sound", "how did this happen", "for beginners", "home made",
+)  # fmt: skip
 
-ASIDES_ABROAD = (
-    *("muy bonito", "qué increíble", "trop beau", "à voir absolument", "sehr schön"),
-    *("बहुत सुंदर", "मज़ेदार वीडियो", "かわいい", "すごい動画", "очень красиво", "대박", "رائع"),
-)
+FOREIGN_ASIDES = (
+    "muy bonito", "qué increíble", "trop beau", "à voir absolument", "sehr schön",
+    "बहुत सुंदर", "मज़ेदार वीडियो", "かわいい", "すごい動画", "очень красиво", "대박", "رائع",
+)  # fmt: skip
 
 EMPTY_TITLES = (
-    *("untitled", "video", "my new video", "MOV_0042", "test", "something i made", "no title"),
-    *("watch till the end", "vid 3"),
-)
+    "untitled", "video", "my new video", "MOV_0042", "test", "something i made", "no title",
+    "watch till the end", "vid 3",
+)  # fmt: skip
 
 
 _T = TypeVar("_T")
 
-_TITLE = 3  # the stream of a pair's random numbers that titles draw from
+_TITLE = 3  # random stream of a pair, see `scene`
 _PLURAL = ("coming together", "drifting apart")
 _COUNTS = ("two", "2", "a pair of", "both")
 
@@ -138,94 +127,94 @@ _COUNTS = ("two", "2", "a pair of", "both")
 def compose_titles(scenes: Sequence[Scene], noise: float) -> list[str]:
     """Write the title of every scene.
 
-    What ``noise`` (0 to 1) does; every chance is drawn for every title by itself:
+    Each fault is drawn independently for each title. Its probability depends on ``noise``:
 
     ====================================================  ============  =====  =====  =====
-    fault                                                 chance        at 0   at .3  at 1
+    fault                                                 probability   at 0   at .3  at 1
     ====================================================  ============  =====  =====  =====
-    the title is of a scene with another action           noise²        0      0.09   1
-    it does not say the action                            0.4 · noise   0      0.12   0.4
+    the title describes a scene with another action       noise²        0      0.09   1
+    the action is missing                                 0.4 · noise   0      0.12   0.4
     the action is in another language                     0.2 · noise   0      0.06   0.2
     each of: channel name, hashtags, emoji, irrelevant
     words, irrelevant words in another language, CAPS,
     odd punctuation                                       0.6 · noise   0      0.18   0.6
     ====================================================  ============  =====  =====  =====
 
-    At 0 each title is right, in one of the synonyms of its action. People tell what happens, and
-    not always to what: whatever the noise, 40 % do not say the thing and 60 % not its colour.
+    At 0 every title is right and uses one of the synonyms of its action. At any noise, 40 % of the
+    titles omit the shape and 60 % its colour.
 
     Args:
-        scenes: all scenes of a corpus; a wrong title is drawn from another one of them.
-        noise: the dial.
+        scenes: all scenes of a corpus; a wrong title describes another of them.
+        noise: 0 (clean) to 1 (all wrong).
     """
-    return [_title(scene, scenes, noise) for scene in scenes]
+    return [_compose_title(scene, scenes, noise) for scene in scenes]
 
 
-def _title(scene: Scene, scenes: Sequence[Scene], noise: float) -> str:
+def _compose_title(scene: Scene, scenes: Sequence[Scene], noise: float) -> str:
     rng = np.random.default_rng((scene.seed, scene.index, _TITLE))
     wrong = rng.uniform() < noise**2
-    subject = _other(scene, scenes, rng) if wrong else scene
-    return _decorated(_sentence(subject, noise, rng), noise, rng)
+    subject = _draw_other(scene, scenes, rng) if wrong else scene
+    return _decorate(_compose_sentence(subject, noise, rng), noise, rng)
 
 
-def _other(scene: Scene, scenes: Sequence[Scene], rng: np.random.Generator) -> Scene:
+def _draw_other(scene: Scene, scenes: Sequence[Scene], rng: np.random.Generator) -> Scene:
     others = [other for other in scenes if other.label != scene.label]
     return others[rng.integers(len(others))] if others else scene
 
 
-def _sentence(scene: Scene, noise: float, rng: np.random.Generator) -> str:
-    says_action, says_thing, says_colour = rng.uniform(size=3) >= (0.4 * noise, 0.4, 0.6)
+def _compose_sentence(scene: Scene, noise: float, rng: np.random.Generator) -> str:
+    says_action, says_shape, says_colour = rng.uniform(size=3) >= (0.4 * noise, 0.4, 0.6)
     plural = scene.label in _PLURAL
     parts = []
     if says_colour:
-        parts.append(_one(COLOUR_WORDS[scene.colour], rng))
-    if says_thing:
-        parts.append(_one(THING_WORDS[scene.thing], rng)[plural])
+        parts.append(_choose(COLOUR_WORDS[scene.colour], rng))
+    if says_shape:
+        parts.append(_choose(SHAPE_WORDS[scene.shape], rng)[plural])
     elif says_colour:
         parts.append("ones" if plural else "one")
     if parts:
-        parts.insert(0, _one(_COUNTS, rng) if plural else _article(parts[0], rng))
+        parts.insert(0, _choose(_COUNTS, rng) if plural else _article(parts[0], rng))
     if says_action:
-        parts.append(_action(scene.label, noise, rng))
+        parts.append(_action_words(scene.label, noise, rng))
     if not parts:
-        return _one(EMPTY_TITLES, rng)
-    return _one(FRAMES_OF_SPEECH, rng).format(" ".join(parts))
+        return _choose(EMPTY_TITLES, rng)
+    return _choose(SENTENCE_TEMPLATES, rng).format(" ".join(parts))
 
 
-def _action(label: str, noise: float, rng: np.random.Generator) -> str:
+def _action_words(label: str, noise: float, rng: np.random.Generator) -> str:
     if rng.uniform() < 0.2 * noise:
-        return _one(ACTION_WORDS_ABROAD[label], rng)
+        return _choose(FOREIGN_ACTION_WORDS[label], rng)
     synonyms = ACTION_WORDS[label]
-    return synonyms[0] if rng.uniform() < 0.5 else _one(synonyms, rng)
+    return synonyms[0] if rng.uniform() < 0.5 else _choose(synonyms, rng)
 
 
 def _article(following: str, rng: np.random.Generator) -> str:
-    article = _one(("a", "a", "the", "this", "my"), rng)
+    article = _choose(("a", "a", "the", "this", "my"), rng)
     return "an" if article == "a" and following[0] in "aeiou" else article
 
 
-def _decorated(sentence: str, noise: float, rng: np.random.Generator) -> str:
-    """Add clutter around a sentence and spoil its writing."""
-    channel, tags, emoji, aside, abroad, caps, marks = rng.uniform(size=7) < 0.6 * noise
+def _decorate(sentence: str, noise: float, rng: np.random.Generator) -> str:
+    """Add unrelated text around a sentence and distort its spelling."""
+    channel, tags, emoji, aside, foreign, caps, marks = rng.uniform(size=7) < 0.6 * noise
     title = sentence[0].upper() + sentence[1:] if rng.uniform() < 0.7 else sentence
     if aside:
-        title += _one((" - {}", ", {}", " ({})", " {}"), rng).format(_one(ASIDES, rng))
-    if abroad:
-        title = f"{title} {_one(ASIDES_ABROAD, rng)}"
+        title += _choose((" - {}", ", {}", " ({})", " {}"), rng).format(_choose(ASIDES, rng))
+    if foreign:
+        title = f"{title} {_choose(FOREIGN_ASIDES, rng)}"
     if marks:
-        title += _one(("!!!", "...", " ?!", "!", " ~~", "!!1", " :)"), rng)
+        title += _choose(("!!!", "...", " ?!", "!", " ~~", "!!1", " :)"), rng)
     if caps:
         title = title.upper()
     if channel:
-        title = f"{_one(CHANNELS, rng)} {title}"
+        title = f"{_choose(CHANNELS, rng)} {title}"
     if tags:
         count = int(rng.integers(1, 4))
         chosen = rng.permutation(len(TAGS))[:count]
         title = " ".join([title, *(TAGS[i] for i in chosen)])
     if emoji:
-        title += " " + _one(EMOJI, rng) * int(rng.integers(1, 4))
+        title += " " + _choose(EMOJI, rng) * int(rng.integers(1, 4))
     return title
 
 
-def _one(choices: Sequence[_T], rng: np.random.Generator) -> _T:
+def _choose(choices: Sequence[_T], rng: np.random.Generator) -> _T:
     return choices[int(rng.integers(len(choices)))]

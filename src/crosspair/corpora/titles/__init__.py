@@ -1,4 +1,4 @@
-"""Raw titles become clean ones, and those their verbs and nouns."""
+"""Clean titles and extract their verbs and nouns (Section 4.1)."""
 
 from crosspair.corpora.titles.clean import CleanedTitle, Piece, Reason, clean_title
 from crosspair.corpora.titles.stage import TitleReport, prepare_titles

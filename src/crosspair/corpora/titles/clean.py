@@ -1,8 +1,9 @@
-"""One plain form for all the ways in which the characters of a title can be written.
+"""Clean titles: normalise characters, tokenise, and remove what is not English text (Section 4.1).
 
-Entities, mojibake, fancy letters, full-width forms, curly quotes, dashes, accents that stand alone
-and characters that nobody sees come down to Latin letters, ASCII marks, and what the scanner
-removes by its kind: symbols, emoji and letters of other scripts.
+`normalize_characters` maps HTML entities, mojibake, decorative letters, full-width forms, curly
+quotes, dashes and invisible characters to Latin letters and ASCII punctuation. `scan` splits a
+title into pieces, and marks symbols, emoji, addresses and other scripts for removal. `clean_title`
+also removes words of other languages, and numbers if no word is left.
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from crosspair.corpora.titles.english import check_wordfreq, find_foreign_words, split_hashtag
+from crosspair.corpora.titles.english import find_foreign_words, import_text_package, split_hashtag
 
 # The letters of European languages and Vietnamese, as the inside of a character class.
 LATIN = "A-Za-zÀ-ÖØ-öø-ʯḀ-ỿⱠ-Ɀ"
-# Marks of any script that stand on the letter before them, and the signs that shape an emoji.
+# Combining marks, and the variation selectors of emoji.
 MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f"
 UNREADABLE = "\ufffd"
 
 
 def normalize_characters(text: str) -> str:
-    """Write a text in its plain form.
+    """Normalise the characters of a text.
 
     Raises:
         TextError: the extra ``text`` is not installed.
 
-    >>> plain("𝓯𝓪𝓷𝓬𝔂 &amp; “ｗｉｄｅ” cafe\\u0301 donâ€™t ½ ᴛɪɴʏ")
+    >>> normalize_characters("𝓯𝓪𝓷𝓬𝔂 &amp; “ｗｉｄｅ” cafe\\u0301 donâ€™t ½ ᴛɪɴʏ")
     'fancy & "wide" café don\\'t 1/2 tiny'
     """
     if "&" in text:
-        # Twice, as some sites escape what is escaped already.
-        text = _ENTITY.sub(_unescaped, _ENTITY.sub(_unescaped, text))
+        # Twice, as some sites escape twice.
+        text = _ENTITY.sub(_unescape, _ENTITY.sub(_unescape, text))
     if text.isascii():
         return _SPACES.sub(" ", text.translate(_TABLE)).strip()
-    text = check_wordfreq("ftfy").fix_encoding(text.translate(_BROKEN))
-    text = _FRACTION.sub(lambda found: f" {found[0]}", text.translate(_BEFORE))
+    text = import_text_package("ftfy").fix_encoding(text.translate(_SURROGATES))
+    text = _FRACTION.sub(lambda found: f" {found[0]}", text.translate(_BEFORE_NFKC))
     text = unicodedata.normalize("NFKC", text)
     text = re.sub(rf"[{MARKS}]", "", text)
     text = _RANGE.sub("-", text).translate(_TABLE)
@@ -46,26 +47,26 @@ def normalize_characters(text: str) -> str:
 
 
 def is_mojibake(word: str) -> bool:
-    """Whether a word of a plain text is the wreck of a wrong encoding, which could not be mended.
+    """Return whether a word is mojibake that `normalize_characters` could not repair.
 
     >>> is_mojibake("cafÃ©"), is_mojibake("café")
     (True, False)
     """
     if word.isascii():
         return False
-    amid = f"{word} a"  # a space is part of some wrecks
-    return str(check_wordfreq("ftfy").fix_encoding(amid)) != amid
+    text = f"{word} a"  # some mojibake includes a space
+    return str(import_text_package("ftfy").fix_encoding(text)) != text
 
 
 class _Table(dict[int, str]):
-    """A translation table that works out a character when it is first met."""
+    """A translation table that computes the entry of a character on first use."""
 
     def __missing__(self, code: int) -> str:
-        self[code] = found = _plain_character(chr(code))
-        return found
+        self[code] = replacement = _normalize_character(chr(code))
+        return replacement
 
 
-def _plain_character(char: str) -> str:
+def _normalize_character(char: str) -> str:
     small = _SMALL_CAPITAL.match(unicodedata.name(char, ""))
     if small and len(small[1]) == 1:
         return small[1].lower()
@@ -75,9 +76,9 @@ def _plain_character(char: str) -> str:
         return _PUNCTUATION[char]
     category = unicodedata.category(char)
     if char in "\u200b\u2063" or category[0] == "Z" or category == "Cc":
-        return " "  # a zero-width space is where a word may end
+        return " "  # a zero-width space allows a line break between words
     if category == "Cf":
-        return ""  # joiners, marks of direction, soft hyphens, tags
+        return ""  # joiners, direction marks, soft hyphens, tags
     if category[0] == "C":
         return " "
     if category[0] == "P":
@@ -85,7 +86,7 @@ def _plain_character(char: str) -> str:
     return char
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def _unescape(found: re.Match[str]) -> str:
     return html.unescape(found[0])
 
 
@@ -96,13 +97,13 @@ _RANGE = re.compile(r"(?<=\d)\s?[–—−]\s?(?=\d)")
 _SPACES = re.compile(r" +")
 _SMALL_CAPITAL = re.compile(r"(?:LATIN LETTER SMALL CAPITAL|NEGATIVE (?:SQUARED|CIRCLED) "
                             r"LATIN CAPITAL LETTER) (\w+)$")  # fmt: skip
-_BROKEN = dict.fromkeys(range(0xD800, 0xE000), UNREADABLE)  # halves of pairs
-# What NFKC would turn into letters, or into a space with an accent.
-_BEFORE: dict[int, str] = {
+_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), UNREADABLE)  # halves of pairs
+# Applied before NFKC, which would turn these into letters, or into a space with an accent.
+_BEFORE_NFKC: dict[int, str] = {
     **dict.fromkeys(map(ord, "™℠©®℗ℹ¨¯¸˙˚˜˛˝"), " "),
     **dict.fromkeys(map(ord, "‘’‛ʼʻʹ′´ˈ＇`"), "'"),
     **dict.fromkeys(map(ord, "“”„‟″«»"), '"'),
-    **dict.fromkeys(map(ord, "ǀǁǃ"), "|"),  # letters of click languages, but never in titles
+    **dict.fromkeys(map(ord, "ǀǁǃ"), "|"),  # letters of click languages, used as bars in titles
     ord("‚"): ",",
 }
 _PUNCTUATION = {
@@ -134,18 +135,18 @@ class Reason(StrEnum):
     PART = "not a verb or noun"
 
 
-NOT_WORDS = frozenset({Reason.EMOJI, Reason.SYMBOL})  # of all that is removed
+NOT_WORDS = frozenset({Reason.EMOJI, Reason.SYMBOL})  # removed pieces that are not words
 
 
 class Piece(NamedTuple):
-    """A part of a title.
+    """A token of a title.
 
     Attributes:
-        text: in the plain form, see `crosspair.corpora.titles.clean.normalize_characters`.
-        reason: why it goes; ``None`` for words, numbers and marks.
-        mark: for what stands between words, the sentence's mark that it amounts to, if any.
-        word: whether it is a word or a number, that is, stays in a clean title without a reason.
-        spaced: whether white space stands before it.
+        text: normalised, see `normalize_characters`.
+        reason: why it is removed; ``None`` if it is kept.
+        mark: the punctuation mark that replaces it between words, if any.
+        word: whether it is a word or a number.
+        spaced: whether white space precedes it.
     """
 
     text: str
@@ -156,7 +157,7 @@ class Piece(NamedTuple):
 
 
 def scan(title: str) -> list[Piece]:
-    """Take a raw title apart. Words of other languages are still among the words.
+    """Split a raw title into pieces, without removing words of other languages.
 
     >>> [(p.text, str(p.reason)) for p in scan("Go! 😍 #bigDog www.a.com") if not p.mark]
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -170,16 +171,16 @@ def scan(title: str) -> list[Piece]:
     for found in _TOKEN.finditer(text):
         spaced = found.start() > end or not pieces
         end = found.end()
-        pieces += _pieces(found.lastgroup or "", found[0], spaced)
+        pieces += _token_pieces(found.lastgroup or "", found[0], spaced)
     return pieces
 
 
-def _pieces(kind: str, text: str, spaced: bool) -> Iterator[Piece]:
+def _token_pieces(kind: str, text: str, spaced: bool) -> Iterator[Piece]:
     if kind == "word":
         yield Piece(text, word=True, spaced=spaced)
     elif kind == "mark":
-        reason = None if text[0] in _SENTENCE else Reason.SYMBOL
-        yield Piece(text, reason, _mark(text), spaced=spaced)
+        reason = None if text[0] in _PUNCTUATION_MARKS else Reason.SYMBOL
+        yield Piece(text, reason, _sentence_mark(text), spaced=spaced)
     elif kind == "hashtag":
         yield Piece("#", Reason.SYMBOL, spaced=spaced)
         for place, part in enumerate(_TAG_PART.findall(text)):
@@ -195,7 +196,7 @@ def _pieces(kind: str, text: str, spaced: bool) -> Iterator[Piece]:
         yield Piece(text, _REASONS[kind], spaced=spaced)
 
 
-def _mark(text: str) -> str:
+def _sentence_mark(text: str) -> str:
     if text in ".!?:,&":
         return text
     return "," if text[0] in ".;|/\\()[]{}-" else ""
@@ -221,7 +222,7 @@ _W = f"[{LATIN}0-9]"
 _L = f"[{LATIN}]"
 _SAFE_ENDS = "com|net|org|edu|gov|info|biz|tv|co\\.uk|gg|io|ly"
 _ENDS = f"{_SAFE_ENDS}|be|me|us|in|it|to|so|cc|ws|gl|de|fr|uk|es|jp|ru|ca|au|br|nl|ch|se|eu|app"
-# An apostrophe that was lost to a wrong encoding, as in "don\ufffdt", can still be told.
+# An apostrophe that was lost to a wrong encoding, as in "don\ufffdt".
 _QUOTED = re.compile(rf"(?i)({_L}){UNREADABLE}(s|t|m|d|ll|re|ve)(?!{_W})")
 _WITH = re.compile(r"(?i)(?<![^\s(])w/(o?)(?!\w)\s*")  # not in an address
 _TOKEN = re.compile(
@@ -248,15 +249,15 @@ _TOKEN = re.compile(
 _REASONS["stray"] = Reason.SYMBOL
 _TAG_PART = re.compile(rf"{_W}+|[^\W_{LATIN}0-9]+")
 _LATIN_WORD = re.compile(_W)
-_SENTENCE = frozenset(".,!?:;'\"()&-")
+_PUNCTUATION_MARKS = frozenset(".,!?:;'\"()&-")
 
 
 class CleanedTitle(NamedTuple):
-    """What became of a title.
+    """A clean title, and the pieces of the raw one.
 
     Attributes:
-        text: the clean title; empty where nothing of it is English.
-        pieces: all of the raw title in its order, each with the reason why it went, if it did.
+        text: the clean title; empty if nothing is English.
+        pieces: of the raw title in order; removed ones have a reason.
     """
 
     text: str
@@ -264,16 +265,16 @@ class CleanedTitle(NamedTuple):
 
     @property
     def removed(self) -> list[Piece]:
-        """The pieces that went."""
+        """The removed pieces."""
         return [piece for piece in self.pieces if piece.reason]
 
 
 def clean_title(title: str) -> CleanedTitle:
     """Clean one title, as for Kinetics-title-clean (Section 4.1).
 
-    What stays: English words, also names and the loan words that English uses, in their own case;
-    numbers, with units, amounts and times; and the marks ``, . : ! ?``. "&" becomes "and".
-    Cleaning what is clean already changes nothing.
+    Kept are English words including names and loan words, in their own case; numbers, with units,
+    amounts and times; and the marks ``, . : ! ?``. "&" becomes "and". Cleaning a clean title
+    does not change it.
 
     Args:
         title: any string.
@@ -284,26 +285,26 @@ def clean_title(title: str) -> CleanedTitle:
     >>> clean_title("★ How to juggle 3 balls | #LearnToJuggle — ¡muy fácil! 🤹 www.a.com").text
     'How to juggle 3 balls, Learn To Juggle'
     """
-    pieces = _judged(scan(title))
-    text = _joined(pieces)
-    # Without the words that went, others may look different; each time there are fewer.
+    pieces = _mark_foreign(scan(title))
+    text = _join(pieces)
+    # Removing words changes the context of the others; repeat until nothing is removed.
     while True:
-        again = _judged(scan(text))
-        then = _joined(again)
-        if then == text:
+        remaining = _mark_foreign(scan(text))
+        shorter = _join(remaining)
+        if shorter == text:
             return CleanedTitle(text, pieces)
-        pieces = _merged(pieces, again)
-        text = then
+        pieces = _merge_reasons(pieces, remaining)
+        text = shorter
 
 
-def _judged(pieces: list[Piece]) -> list[Piece]:
-    """Give a reason to the words that are not English, and to numbers that no word explains."""
+def _mark_foreign(pieces: list[Piece]) -> list[Piece]:
+    """Set the reason of words that are not English, and of numbers if no word is left."""
     for place, piece in enumerate(pieces):
         if piece.word and is_mojibake(piece.text):
             pieces[place] = piece._replace(reason=Reason.UNREADABLE)
     places = [place for place, piece in enumerate(pieces) if piece.word and not piece.reason]
     words = [pieces[place].text for place in places]
-    found = find_foreign_words(words, [_begins(pieces, place) for place in places])
+    found = find_foreign_words(words, [_starts_sentence(pieces, place) for place in places])
     for place, is_foreign in zip(places, found, strict=True):
         if is_foreign:
             pieces[place] = pieces[place]._replace(reason=Reason.LANGUAGE)
@@ -314,18 +315,18 @@ def _judged(pieces: list[Piece]) -> list[Piece]:
     return pieces
 
 
-def _begins(pieces: Sequence[Piece], place: int) -> bool:
-    """Whether a sentence begins here, so that a capital says nothing."""
+def _starts_sentence(pieces: Sequence[Piece], place: int) -> bool:
+    """Return whether a capital here carries no information."""
     return place == 0 or pieces[place - 1].mark in {".", "!", "?"}
 
 
-def _joined(pieces: Sequence[Piece]) -> str:
-    """Put the words that stay together, with one mark at most between two."""
+def _join(pieces: Sequence[Piece]) -> str:
+    """Join the kept words, with at most one mark between two."""
     text, gap = "", ""
-    closed = False  # whether a removed piece stands since the last word
+    closed = False  # whether a piece was removed since the last word
     for piece in pieces:
         if piece.word and not piece.reason:
-            text += (_between(gap) if text else "") + piece.text
+            text += (_separator(gap) if text else "") + piece.text
             gap, closed = "", False
         elif piece.word or piece.reason not in (None, Reason.SYMBOL):
             closed = True
@@ -336,13 +337,13 @@ def _joined(pieces: Sequence[Piece]) -> str:
     return text + (end if text and not text.endswith(end or " ") else "")
 
 
-def _between(gap: str) -> str:
+def _separator(gap: str) -> str:
     mark = next((mark for mark in "?!.:," if mark in gap), "")
     return f"{mark} " if mark else " and " if "&" in gap else " "
 
 
-def _merged(before: list[Piece], after: list[Piece]) -> list[Piece]:
-    """Give the pieces of the raw title the reasons that were found later."""
+def _merge_reasons(before: list[Piece], after: list[Piece]) -> list[Piece]:
+    """Set the reasons in ``after``, found in the joined text, on the pieces of the raw title."""
     kept = [piece.text for piece in after if piece.word and not piece.reason]
     late = {piece.text: piece.reason for piece in after if piece.reason}
     merged = []
