@@ -11,7 +11,7 @@ import pytest
 
 from crosspair import doctor
 from crosspair.cli import main
-from crosspair.doctor import Check, examine
+from crosspair.doctor import Check, run_checks
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -21,7 +21,7 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 
 def test_this_machine_can_train_and_decode(tmp_path: Path) -> None:
-    checks = by_name(examine(tmp_path))
+    checks = by_name(run_checks(tmp_path))
     assert all(check.mend for check in checks.values() if not check.ok)
     for name in ("processor", "decoder H.264", "decoder MPEG-4 (Xvid)", "decoder VP9"):
         assert checks[name].ok, checks[name]
@@ -34,7 +34,7 @@ def test_what_is_missing_is_told_with_its_command(
     monkeypatch.setattr(doctor, "EXTRAS", (("no-such-package", "search", "crosspair index"),))
     monkeypatch.setattr(doctor, "CODECS", {"H.264": ("h264", "no-encoder"), "X": ("no", "none")})
     monkeypatch.setattr(doctor, "LITTLE_DISK", 1e18)
-    checks = by_name(examine(tmp_path))
+    checks = by_name(run_checks(tmp_path))
     missing = checks["no-such-package"]
     assert (missing.ok, missing.optional) == (False, True)
     assert missing.mend == 'pip install "crosspair[search]"'
@@ -62,7 +62,7 @@ def test_json_is_for_programs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checks = [Check("a", True, "there"), Check("b", False, "gone", "c", "mend b", optional=True)]
-    monkeypatch.setattr(doctor, "examine", lambda _: checks)
+    monkeypatch.setattr(doctor, "run_checks", lambda _: checks)
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--json"])
     assert ended.value.code == 0

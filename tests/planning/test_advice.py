@@ -11,7 +11,7 @@ import torch
 from crosspair.config import Recipe
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.device import dtype_for
-from crosspair.planning import advice
+from crosspair.planning import suggest_changes
 from crosspair.planning.measuring import Measurements
 from crosspair.recipes import recipe_of
 
@@ -34,7 +34,7 @@ def told(
 ) -> list[str]:
     now = dataclasses.replace(GOOD, **measured)
     made: Recipe = recipe_of({**RECIPE, **(recipe or {})})
-    return advice(
+    return suggest_changes(
         made, manifest(**columns), now, cores,
         data_bound=now.data_wait > 0.1, device=torch.device("cpu"),
     )  # fmt: skip

@@ -124,7 +124,7 @@ def estimate_training(
         checkpoints=(_size(state) + whole.bank) * (3 if len(task.validation) else 2),
         model=_size(state["model"]),
         logs=whole.clips // training.batch_size // training.log_every * LOGGED * NUMBER,
-        advice=advice(
+        suggest_changes=suggest_changes(
             recipe, manifest, measured, machine.cores, data_bound=data_bound, device=world.device
         ),
     )
@@ -237,7 +237,7 @@ SLOWED = 0.9  # of the speed of steps alone, below which loading costs something
 WHOLE_BATCH = {"ranking", "in_batch"}  # objectives whose batch must not be in parts
 
 
-def advice(
+def suggest_changes(
     recipe: Recipe | FinetuneRecipe,
     manifest: Manifest,
     measured: Measurements,

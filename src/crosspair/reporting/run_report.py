@@ -24,7 +24,7 @@ from crosspair.config import Clip
 from crosspair.errors import RunError, VideoError
 from crosspair.evaluation.results import Result
 from crosspair.files import read_jsonl, write_atomically
-from crosspair.markdown import plain
+from crosspair.markdown import escape_markdown
 from crosspair.provenance import Provenance
 from crosspair.reporting.figures import (
     FAINT,
@@ -315,7 +315,7 @@ def render_page(template: str, **values: Any) -> str:
     environment.filters.update(
         drawn=Markup,
         interval=format_interval,
-        plain=plain,
+        plain=escape_markdown,
         ratio=format_ratio,
         format_value=format_value,
         webp=lambda content: f"data:image/webp;base64,{base64.b64encode(content).decode()}",
@@ -339,7 +339,7 @@ def write_report(
 
     Args:
         path: the HTML file.
-        title: plain text, as is every text here.
+        title: escape_markdown text, as is every text here.
         summary: a paragraph under the title.
         results: what the table is made of, see `crosspair.reporting.tables.comparison`.
         provenance: where the results come from.

@@ -18,7 +18,7 @@ from crosspair.corpora.titles.clean import NOT_WORDS, Piece, Reason, clean_title
 from crosspair.corpora.titles.stage import TitleReport, TitleRow, extract_trees
 from crosspair.corpora.word_overlap import VariantOverlap
 from crosspair.files import write_atomically
-from crosspair.markdown import markdown_rows, plain
+from crosspair.markdown import markdown_rows, escape_markdown
 from crosspair.reporting.figures import (
     FAINT,
     INK,
@@ -284,7 +284,7 @@ def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
     best = _preferred(overlaps)
     classes = [
         [
-            plain(label),
+            escape_markdown(label),
             f"{of.pairs:,}",
             *map(format_value, (of.at_least_one, of.all, accuracy.get(label))),
         ]
