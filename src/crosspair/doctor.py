@@ -158,8 +158,7 @@ def _check_decoder(codec: str, decoder: str, encoder: str) -> Check:
         with av.open(clip) as container:
             assert isinstance(container, InputContainer)
             levels = [
-                float(frame.to_ndarray(format="gray").mean())
-                for frame in container.decode(video=0)
+                float(frame.to_ndarray(format="gray").mean()) for frame in container.decode(video=0)
             ]
     except (av.FFmpegError, OSError) as error:
         return Check(name, False, str(error), needed_for, _INSTALL_PYAV)

@@ -67,7 +67,14 @@ def provenance(
     now = datetime.datetime.now(datetime.UTC)
     created = now.isoformat(timespec="seconds")
     return Provenance(
-        recipe, model, manifest, git_describe(Path(__file__)), seed, _machine(), created, manifest_file
+        recipe,
+        model,
+        manifest,
+        git_describe(Path(__file__)),
+        seed,
+        _machine(),
+        created,
+        manifest_file,
     )
 
 

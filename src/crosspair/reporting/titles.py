@@ -18,7 +18,7 @@ from crosspair.corpora.titles.clean import NOT_WORDS, Piece, Reason, clean_title
 from crosspair.corpora.titles.stage import TitleReport, TitleRow, extract_trees
 from crosspair.corpora.word_overlap import VariantOverlap
 from crosspair.files import write_atomically
-from crosspair.markdown import markdown_rows, escape_markdown
+from crosspair.markdown import escape_markdown, markdown_rows
 from crosspair.reporting.figures import (
     FAINT,
     INK,
