@@ -55,14 +55,14 @@ def test_opening_a_complete_journal_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_journal_that_is_not_writable_or_readable(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    with pytest.raises(RunError, match="deep.*Is a directory"):
+    with pytest.raises(RunError, match=r"deep.*Is a directory"):
         JsonlWriter(tmp_path / "deep")
-    with pytest.raises(RunError, match="deep.*Is a directory"):
+    with pytest.raises(RunError, match=r"deep.*Is a directory"):
         list(read_jsonl(tmp_path / "deep"))
     full = Path("/dev/full")
     if full.exists():
         with (
             JsonlWriter(full) as journal,
-            pytest.raises(RunError, match="/dev/full.*No space left"),
+            pytest.raises(RunError, match=r"/dev/full.*No space left"),
         ):
             journal.add("a")

@@ -86,7 +86,8 @@ class VideoStatus(Enum):
 
 
 _USABLE = frozenset({
-    VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.WRONG_CONTAINER, VideoStatus.ODD_RATE, VideoStatus.WRONG_LENGTH,
+    VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.WRONG_CONTAINER, VideoStatus.ODD_RATE,
+    VideoStatus.WRONG_LENGTH,
 })  # fmt: skip
 
 

@@ -185,7 +185,7 @@ def file_lock(
 def read_yaml(
     content: str | Path, source: str, error_type: type[CrosspairError] = RecipeError
 ) -> Any:
-    """Parse YAML, and reject duplicate keys, of which the YAML library would keep the last.
+    """Parse YAML and reject duplicate keys.
 
     Keys are strings as written: ``3``, ``no`` and ``2024-01-01`` are not converted.
 

@@ -129,10 +129,10 @@ def test_a_recipe_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_peak_memory() -> None:
     memory = MemoryMonitor(torch.device("cpu"))
-    memory.begin()
-    before = memory.end()
+    memory.reset_peak()
+    before = memory.read_peak()
     held = torch.ones(50_000_000)  # 200 MB
-    after = memory.end()
+    after = memory.read_peak()
     assert after - before > 150e6
     assert memory.peak == after
     del held

@@ -81,7 +81,7 @@ def test_hashes_of_different_recipes_differ() -> None:
 
 def test_a_recipe_of_the_other_kind() -> None:
     refused("'laptop' .*pre-training.*hmdb51", name="laptop")
-    with pytest.raises(RecipeError, match="'ucf101' .*fine-tuning.*laptop"):
+    with pytest.raises(RecipeError, match=r"'ucf101' .*fine-tuning.*laptop"):
         load_recipe("ucf101")
     refused("'ucf10'.*'ucf101'", name="ucf10")
 
