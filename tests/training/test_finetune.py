@@ -154,8 +154,7 @@ def test_a_plateau_needs_validation(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_clips_whose_gradients_would_be_wrong() -> None:
-    message = "^clip.frames is 2, for which this processor's gradients in bfloat16 are wrong; give"
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=r"^clip\.frames is 2"):
         task(**{"training.precision": "bf16"})
     task(**{"training.precision": "bf16", "clip.frames": 3})
 
