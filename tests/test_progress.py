@@ -1,4 +1,4 @@
-"""A bar that comes only where work takes long."""
+"""Delayed progress bars."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from crosspair.progress import Progress, delayed_progress
 
 
 @pytest.mark.parametrize(("after", "shown"), [(0.0, [1, 2]), (1e9, [])])
-def test_a_bar_comes_late_or_never(
+def test_a_bar_is_shown_after_a_delay(
     monkeypatch: pytest.MonkeyPatch, after: float, shown: list[int]
 ) -> None:
-    told: list[int] = []
+    reported: list[int] = []
 
     class Bar(Progress):
         def advance(self, done: int, note: str = "") -> None:
-            told.append(done)
+            reported.append(done)
 
     @contextmanager
     def progress(name: str, total: int, unit: str) -> Iterator[Bar]:
         assert (name, total, unit) == ("counting", 2, "beans")
         yield Bar(name, total, unit, shown=False)
 
-    monkeypatch.setattr(module, "LATE", after)
+    monkeypatch.setattr(module, "DELAY", after)
     monkeypatch.setattr(module, "progress", progress)
     with delayed_progress("counting", "beans") as advance:
         advance(1, 2)
         advance(2, 2)
-    assert told == shown
+    assert reported == shown

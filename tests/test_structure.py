@@ -1,4 +1,4 @@
-"""The order of the house: imports go one way, files stay small, the package imports lazily."""
+"""Structure of the package: import order, file length, lazy imports."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "crosspair"
-# A folder may import from those before it, and from the modules that stand beside the folders.
+# A folder may import from those before it, and from top-level modules.
 ORDER = [
     "video", "corpora", "models", "objectives", "evaluation", "training", "planning", "reporting",
     "ablation", "library", "serve",
@@ -36,7 +36,7 @@ def test_imports_go_one_way(path) -> None:
     assert not imported(path) & {*later, "cli", "quickstart"}
 
 
-def test_files_stay_readable() -> None:
+def test_no_file_is_too_long() -> None:
     long = [path.name for path in FILES if len(path.read_text().splitlines()) > 500]
     assert not long
 
@@ -44,6 +44,6 @@ def test_files_stay_readable() -> None:
 @pytest.mark.parametrize(
     "module", ["crosspair", "crosspair.cli", "crosspair.recipes", "crosspair.corpora"]
 )
-def test_modules_that_need_no_torch_do_not_import_it(module) -> None:
+def test_import_without_torch(module) -> None:
     check = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

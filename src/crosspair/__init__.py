@@ -1,6 +1,7 @@
-"""Learn video representations from videos and the text that comes with them (CPD).
+"""Learn video representations from videos and their text by cross-modal pair discrimination (CPD).
 
-`load` and what belongs to it come from `crosspair.api`, which is imported once it is used.
+The public names live in `crosspair.api`, which is imported on first use: ``import crosspair`` does
+not import PyTorch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m crosspair``, and what ``torchrun -m crosspair`` starts."""
+"""Entry point of ``python -m crosspair`` and ``torchrun -m crosspair``."""
 
 from crosspair.cli import main
 

@@ -1,4 +1,4 @@
-"""A Ray cluster: one that runs, or one that is started here for as long as it is used."""
+"""Ray: connect to a cluster and run tasks on it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from crosspair.errors import RunError
 
 @contextmanager
 def ray_cluster(address: str | None, cores: int) -> Iterator[Any]:
-    """Be connected to a cluster.
+    """Connect to a Ray cluster, and disconnect at the end of the block.
 
     Args:
-        address: of a running one, as ``auto`` or ``ray://head:10001``; None starts one here.
-        cores: that it then has.
+        address: of a running cluster, as ``auto`` or ``ray://head:10001``; None starts a local one.
+        cores: number of cores of a local cluster.
 
     Yields:
         The module `ray`.
 
     Raises:
-        RunError: Ray is not installed, or no cluster is to be found there.
+        RunError: Ray is not installed, or the cluster cannot be reached or started.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
     except ImportError as error:
         raise RunError(
-            "the engine ray needs Ray; install it by pip install 'crosspair[scale]'"
+            "the engine ray requires Ray; install it with: pip install 'crosspair[scale]'"
         ) from error
 
     if address:
         _check_reachable(address)
-    own: Any = {"num_cpus": cores, "include_dashboard": False} if address is None else {}
+    local: Any = {"num_cpus": cores, "include_dashboard": False} if address is None else {}
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except Exception as error:  # it has no class of its own for what may go wrong here
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+    except Exception as error:  # Ray raises exceptions of many types here
         reason = " ".join(str(error).split())
-        where = f"cannot be reached at {address}" if address else "cannot be started"
-        raise RunError(f"Ray {where} ({reason})") from error
+        failure = f"cannot be reached at {address}" if address else "cannot be started"
+        raise RunError(f"Ray {failure} ({reason})") from error
     try:
         yield ray
     finally:
@@ -50,21 +50,24 @@ def ray_cluster(address: str | None, cores: int) -> Iterator[Any]:
 
 
 def map_on_ray(
-    ray: Any, ask: Callable[[Any], object], requests: Sequence[Any], at_once: int
+    ray: Any, submit: Callable[[Any], object], requests: Sequence[Any], at_once: int
 ) -> Iterator[tuple[int, Any]]:
-    """Ask for all requests, so many at a time, as each takes memory of the head.
+    """Submit requests, at most ``at_once`` at a time, since each takes memory of the head node.
 
     Args:
-        ask: gives a reference to the answer.
+        ray: the module `ray`.
+        submit: submits a request and returns the reference to its result.
+        requests: arguments of ``submit``.
+        at_once: maximum number of pending requests.
 
     Yields:
-        A request's index, and the reference to its answer, in the order in which they end.
+        The index of a request and the reference to its result, in the order of completion.
     """
     pending: dict[object, int] = {}
     waiting = iter(range(len(requests)))
     while True:
         while len(pending) < at_once and (index := next(waiting, None)) is not None:
-            pending[ask(requests[index])] = index
+            pending[submit(requests[index])] = index
         if not pending:
             return
         for reference in ray.wait(list(pending), num_returns=1)[0]:
@@ -72,10 +75,10 @@ def map_on_ray(
 
 
 def _check_reachable(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself would knock for many minutes."""
+    """Fail early if no server listens at ``address``, since Ray retries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return  # as "auto"
+    if not port.isdigit():  # as "auto"
+        return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:

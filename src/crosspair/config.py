@@ -1,19 +1,27 @@
-"""Where the pixels of one pair are."""
+"""Configuration of clips, models, training and fine-tuning.
+
+A recipe is a `Recipe` (pre-training) or a `FinetuneRecipe`; `crosspair.recipes` reads it from YAML.
+Each class checks its own values and raises `RecipeError` with the dotted name of the field.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from crosspair.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video, or a part of it.
+    """A video or a segment of it.
 
     Attributes:
-        path: of the file, or any fsspec URL.
-        start: where the part begins, in s; from the beginning where it is None.
-        end: where the part ends, in s; at the end where it is None.
+        path: file or fsspec URL.
+        start: start of the segment in seconds; None: start of the video.
+        end: end of the segment in seconds; None: end of the video.
     """
 
     path: str
@@ -23,25 +31,35 @@ class Clip:
 
 Depth: TypeAlias = Literal[10, 18, 34, 50, 101]
 
+MIN_CLIP_SIZE = 32  # pixels; res5 downsamples by 16
+
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """How a video becomes the network's input (Sections 3.3 and 4.2)."""
+    """Sampling and cropping of the network's input (Sections 3.3 and 4.2)."""
 
     size: int = 112
     """Side of the square crop in pixels: 112 with ResNet-34, 224 with ResNet-50."""
     frames: int = 8
-    """Frames a clip: 8 for pre-training, 16 for fine-tuning."""
+    """Frames per clip: 8 for pre-training, 16 for fine-tuning."""
     stride: int = 4
-    """Distance between frames in 30ths of a second, whatever the file's frame rate."""
+    """Distance between frames in units of 1/30 s, for any frame rate of the file."""
     scale: tuple[float, float] = (8 / 7, 1.52)
     """Range of the training views' short side, in units of ``size``: [128, 170] for 112."""
     test_scale: float = 8 / 7
-    """Short side of the frames in tests, in units of ``size``: 128 for 112, 256 for 224."""
+    """Short side of test frames, in units of ``size``: 128 for 112, 256 for 224."""
     flip: bool = True
-    """Mirror half of the training views; turn off where left and right have a meaning."""
+    """Mirror half of the training views; disable it if left and right differ in meaning."""
     color_jitter: float = 0.0
-    """Largest relative change of brightness, contrast and saturation; 0 is the paper's."""
+    """Maximum relative change of brightness, contrast and saturation; 0 in the paper."""
+
+    def __post_init__(self) -> None:
+        _check_positive("clip", self, "size", "frames", "stride")
+        _check_non_negative("clip", self, "color_jitter")
+        _check("clip", self, "test_scale", lambda value: value >= 1, "must be at least 1")
+        low, high = self.scale
+        if not 1 <= low <= high < math.inf:
+            raise RecipeError(f"clip.scale is {self.scale}; it must be ascending, from 1 or above")
 
 
 @dataclass(frozen=True)
@@ -49,84 +67,111 @@ class VideoConfig:
     """The slow-only 3D ResNet (Section 3.3)."""
 
     depth: Depth = 34
-    """Layers: 34 and 50 in the paper; 10 and 18 for laptops and tests."""
+    """Number of layers: 34 and 50 in the paper; 10 and 18 for laptops and tests."""
     width: int = 64
     """Channels of the first stage; 64 is standard."""
     shortcut: Literal["A", "B"] = "B"
     """B: 1×1×1 projection where shapes change. A: no parameters (the authors' checkpoints)."""
 
+    def __post_init__(self) -> None:
+        _check_positive("video", self, "width")
+
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The language model and the titles it reads (Sections 3.3 and 4.1)."""
+    """The text encoder and the titles it reads (Sections 3.3 and 4.1)."""
 
     encoder: Literal["words", "transformer"] = "words"
     """words: mean of word vectors. transformer: mean of a Hugging Face encoder's tokens."""
     source: str = "titles"
     """Word vectors: a word2vec, GloVe or fastText file, or "titles" to learn them from the
-    corpus's own titles. Transformer: a folder, or a name on the hub."""
+    titles of the corpus. Transformer: a folder, or a name on the Hub."""
     column: Literal["title", "title_clean", "title_tree"] = "title"
-    """The manifest's column to read: raw, cleaned, or verbs and nouns only (Table 1c)."""
+    """Manifest column to read: raw, cleaned, or verbs and nouns only (Table 1c)."""
     dimensions: int = 300
-    """Length of word vectors learnt from titles; a file brings its own."""
+    """Length of word vectors learned from titles; a file has its own."""
     max_words: int = 400_000
-    """Words to read of a word-vector file, which begins with the most frequent."""
+    """Maximum number of words to read from a word-vector file, most frequent first."""
     max_tokens: int = 64
-    """Tokens after which a title is cut (transformer)."""
+    """Maximum number of tokens per title (transformer)."""
     empty_titles: Literal["error", "drop"] = "error"
-    """Pairs whose title holds no known word: refuse to start, or leave them out by name."""
+    """Pairs whose title has no known word: raise an error, or skip and list them."""
+
+    def __post_init__(self) -> None:
+        _check_positive("text", self, "dimensions", "max_words", "max_tokens")
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The common space of both towers (Section 3.3)."""
+    """The joint embedding space (Section 3.3)."""
 
     embedding: int = 256
     """Dimensions of f_v and f_t."""
     hidden: int = 512
     """Width of the text head's hidden layer."""
 
+    def __post_init__(self) -> None:
+        _check_positive("head", self, "embedding", "hidden")
+
+
+OBJECTIVES_WITH = {  # objectives that use a field; the others require its default
+    "estimate": ("cross_pair", "self_instance"),
+    "instances": ("self_instance",),
+    "margin": ("ranking",),
+}
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the pairs are trained to (Sections 3.1 and 3.2; docs/objectives.md compares them)."""
+    """The loss (Sections 3.1 and 3.2; docs/objectives.md compares the objectives)."""
 
     name: Literal["cross_pair", "self_instance", "ranking", "in_batch"] = "cross_pair"
     """cross_pair: the paper's, Equation 3. self_instance: Equations 1 and 2. ranking: Equation 4.
-    in_batch: Equation 3 over the batch instead of all pairs, as CLIP."""
+    in_batch: Equation 3 over the batch instead of all pairs, as in CLIP."""
     estimate: Literal["nce", "softmax"] = "nce"
-    """Of cross_pair and self_instance. nce: from noise samples, Equation 5. softmax: exactly, over
+    """For cross_pair and self_instance. nce: from noise samples, Equation 5. softmax: exact, over
     all pairs."""
     instances: Literal["bank", "weights"] = "bank"
-    """What stands for a pair in self_instance. bank: its entries, Equation 2. weights: two learned
-    vectors, Equation 1."""
+    """Class vectors of self_instance. bank: memory-bank entries, Equation 2. weights: two learned
+    vectors per pair, Equation 1."""
     temperature: float = 0.07
     """τ of Equations 2 and 3, and of in_batch; Equations 1 and 4 have none."""
     noise_samples: int = 4096
-    """m of Equation 5: bank entries that each pair is told from."""
+    """m of Equation 5: bank entries that serve as negatives of each pair."""
     noise: Literal["batch", "pair"] = "batch"
-    """batch: the m draws are shared by the batch. pair: m draws for each pair (the paper's text);
-    the expected loss is the same, at batch-size times the cost."""
+    """batch: the m samples are shared by the batch. pair: m samples for each pair (the paper's
+    text); the expected loss is the same, at batch-size times the cost."""
     normalizer: Literal["ema", "first"] = "ema"
-    """Of nce, estimate of Equation 3's denominator: a moving average, or the first batch's for
-    good."""
+    """For nce, estimate of Equation 3's denominator: a moving average, or the first batch's
+    value."""
     bank_momentum: float = 0.5
-    """Share of the old entry that the memory bank keeps at each update."""
+    """Weight of the old entry in an update of the memory bank."""
     bank_precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the bank's entries. bf16: half the memory and traffic; similarities, which lie between -1
-    and 1, are off by 0.002 at most, and mostly by less than 0.0001."""
+    """Dtype of the memory bank. bf16: half the memory and traffic; similarities, between -1 and 1,
+    have an error below 0.002, mostly below 0.0001."""
     margin: float = 0.2
-    """δ of ranking: by how much a pair is to be more similar than the pairs it is told from."""
+    """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
+
+    def __post_init__(self) -> None:
+        _check_positive("objective", self, "temperature", "noise_samples", "margin")
+        _check_fraction("objective", self, "bank_momentum")
+        for name, objectives in OBJECTIVES_WITH.items():
+            value = getattr(self, name)
+            if value != getattr(ObjectiveConfig, name) and self.name not in objectives:
+                raise RecipeError(
+                    f"objective.{name} is {value!r}, which objective.name={self.name} does not "
+                    f"use; remove it, or set objective.name to {' or '.join(objectives)}"
+                )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights move (Section 4.2)."""
+    """The optimizer and its learning-rate schedule (Section 4.2)."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """sgd: the paper's, with momentum. adamw: better behaved in short trainings."""
+    """sgd: the paper's, with momentum. adamw: more robust in short trainings."""
     lr: float = 0.2
-    """Learning rate; in pre-training that of stage I, for all but the language model."""
+    """Learning rate; in pre-training that of stage I, of all weights but the language model's."""
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 1e-4
@@ -134,131 +179,182 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine", "step"] = "constant"
     """Over the whole training: constant (the paper: stages only), cosine to zero, or ÷10 steps."""
     step_epochs: tuple[int, ...] = ()
-    """Epochs at which schedule "step" divides the rates by 10."""
+    """Epochs at which schedule "step" divides the learning rates by 10."""
     warmup_epochs: float = 0.0
-    """Epochs over which the rates rise linearly from zero."""
+    """Epochs of linear warm-up from zero."""
     clip_norm: float | None = None
-    """Largest norm of the whole gradient; none in the paper."""
+    """Maximum norm of the gradient; no clipping in the paper."""
+
+    def __post_init__(self) -> None:
+        _check_positive("optimizer", self, "lr")
+        _check_non_negative(
+            "optimizer", self, "momentum", "weight_decay", "warmup_epochs", "clip_norm"
+        )
 
 
 @dataclass(frozen=True)
 class TowersOptimizerConfig(OptimizerConfig):
-    """How the weights of both towers move."""
+    """The optimizer of the video and the text tower."""
 
     text_head_factor: float = 1.0
-    """Share of the learning rate that the text head has; 0 keeps it as it was drawn."""
+    """Learning rate of the text head relative to ``lr``; 0 keeps its initial weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_non_negative("optimizer", self, "text_head_factor")
 
 
 @dataclass(frozen=True)
 class CurriculumConfig:
-    """When the language model is trained too (Section 3.2, Table 1b)."""
+    """Stages of training the language model (Section 3.2, Table 1b)."""
 
     strategy: Literal["curriculum", "frozen", "joint"] = "curriculum"
     """curriculum: frozen, then joint. frozen: stage I only. joint: stage II from the start."""
     stage2_epoch: int | None = None
-    """Epoch at which stage II begins; none: when validation saturates."""
+    """First epoch of stage II; none: when the validation metric saturates."""
     patience: int = 10
-    """Validations without a gain after which validation is called saturated."""
+    """Validations without improvement after which the metric counts as saturated."""
     stage2_lr: float = 0.02
-    """Learning rate of stage II for all but the language model."""
+    """Learning rate of stage II, of all weights but the language model's."""
     text_lr: float = 3e-5
     """Learning rate of the language model in stage II."""
+
+    def __post_init__(self) -> None:
+        _check_positive("curriculum", self, "patience")
+        _check_non_negative("curriculum", self, "stage2_epoch", "stage2_lr", "text_lr")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The loop."""
+    """The training loop."""
 
     epochs: int = 300
-    """Passes over the train split, at most."""
+    """Maximum number of passes over the train split."""
     batch_size: int = 256
-    """Pairs, or videos with a label, a step, over all processes."""
+    """Clips per step, over all processes."""
     accumulate: int = 1
-    """Parts in which a batch goes through the network, to save memory."""
+    """Number of micro-batches per step (gradient accumulation), to save memory."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of all random numbers."""
     workers: int = 2
-    """Decoding processes for each training process."""
+    """Decoding processes per training process."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bfloat16 where the processor computes in it, else float32."""
+    """auto: bfloat16 if the processor has instructions for it, else float32."""
     compile: bool = False
-    """Have torch.compile make the video encoder's training passes, which takes minutes at first: on
-    GPUs where that measures faster (docs/cuda.md); on CPUs it does not."""
+    """Compile the video encoder's training passes with torch.compile, which takes minutes at the
+    start. It is faster on some GPUs (docs/cuda.md), and not on CPUs."""
     validate_every: int = 1
     """Epochs between validations: retrieval, or classification in fine-tuning."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_steps: int = 0
-    """Steps between checkpoints besides those at the ends of epochs; 0: none."""
+    """Steps between checkpoints, in addition to those at the ends of epochs; 0: none."""
     export: Literal["last", "best"] = "last"
-    """Which weights become the run's ``model/``: the last, or the best on validation."""
+    """Weights to export to the run's ``model/``: the last, or the best on validation."""
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            "training", self, "epochs", "batch_size", "accumulate", "validate_every", "log_every"
+        )
+        _check_non_negative("training", self, "workers", "checkpoint_steps")
+        _check("training", self, "seed", lambda seed: 0 <= seed < 2**32, "must lie in [0, 2**32)")
+        if self.batch_size % self.accumulate:
+            raise RecipeError(
+                f"training.batch_size is {self.batch_size}; it must be a multiple of "
+                f"training.accumulate, {self.accumulate}"
+            )
+        if self.batch_size // self.accumulate < 2:
+            raise RecipeError(
+                f"training.batch_size is {self.batch_size} with training.accumulate="
+                f"{self.accumulate}; batch normalisation needs at least 2 clips per micro-batch"
+            )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a pre-training but the data."""
+    """All settings of a pre-training but the data."""
 
     clip: ClipConfig = field(default_factory=ClipConfig)
-    """Videos."""
+    """Clips."""
     video: VideoConfig = field(default_factory=VideoConfig)
     """Video encoder."""
     text: TextConfig = field(default_factory=TextConfig)
     """Text encoder."""
     head: HeadConfig = field(default_factory=HeadConfig)
-    """Common space."""
+    """Joint embedding space."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Loss."""
     optimizer: TowersOptimizerConfig = field(default_factory=TowersOptimizerConfig)
-    """Optimiser."""
+    """Optimizer."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     """Stages."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Loop."""
+    """Training loop."""
+
+    def __post_init__(self) -> None:
+        _check_network_input(self.clip)
+        name, accumulate = self.objective.name, self.training.accumulate
+        if name in {"ranking", "in_batch"} and accumulate > 1:
+            raise RecipeError(
+                f"training.accumulate is {accumulate}; objective.name={name} takes its negatives "
+                "from the whole batch and requires 1. To save memory, lower training.batch_size"
+            )
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What stands in the place of the mapping layer (Section 4.2)."""
+    """The classifier that replaces the projection head (Section 4.2)."""
 
     dropout: float = 0.0
-    """Share of the visual feature's values that are dropped in training; none in the paper."""
+    """Dropout rate of the visual feature in training; none in the paper."""
     label_smoothing: float = 0.0
-    """Share of the target that goes to all classes alike; none in the paper."""
+    """Fraction of the target distributed uniformly over the classes; none in the paper."""
     frozen_norm: bool = False
-    """Keep batch normalisation's statistics and weights as they came with the pre-trained network:
-    for batches of a few clips, and for few labels."""
+    """Keep the pre-trained statistics and weights of batch normalisation: for batches of a few
+    clips, and for few labels."""
+
+    def __post_init__(self) -> None:
+        _check_fraction("classifier", self, "dropout", "label_smoothing")
 
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """Which labels are learnt from (Sections 4.2 and 4.4)."""
+    """Subset of labels and validation split (Sections 4.2 and 4.4)."""
 
     share: float = 1.0
-    """Share of each class's labels that may be seen; 0.01, 0.1 and 0.2 in the paper's low-shot."""
+    """Fraction of each class's labels to use; 0.01, 0.1 and 0.2 in the paper's low-shot."""
     hold_out: float = 0.1
-    """Share of the train split that validation is made on, where the manifest has no split val
-    (or that is what is tested)."""
+    """Fraction of the train split to validate on, if the manifest has no val split, or if the val
+    split is tested on."""
+
+    def __post_init__(self) -> None:
+        _check("labels", self, "share", lambda value: 0 < value <= 1, "must lie in (0, 1]")
+        _check_fraction("labels", self, "hold_out")
 
 
 @dataclass(frozen=True)
 class PlateauConfig:
-    """The learning rate when validation saturates (Section 4.2)."""
+    """Learning-rate drops when the validation loss saturates (Section 4.2)."""
 
     drops: int = 2
-    """How often the rate is divided by 10; saturation after the last ends the training. 0 leaves
-    rate and end to the optimiser's schedule and to ``epochs``."""
+    """Number of divisions by 10; saturation after the last one ends the training. 0: follow the
+    optimizer's schedule and ``epochs`` instead."""
     patience: int = 3
-    """Validations without a lower loss after which validation is called saturated."""
+    """Validations without a lower loss after which the loss counts as saturated."""
+
+    def __post_init__(self) -> None:
+        _check_non_negative("plateau", self, "drops")
+        _check_positive("plateau", self, "patience")
 
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    """Everything that decides a fine-tuning but the data and the weights it begins with."""
+    """All settings of a fine-tuning but the data and the initial weights."""
 
     clip: ClipConfig = field(default_factory=lambda: ClipConfig(frames=16))
-    """Videos."""
+    """Clips."""
     video: VideoConfig = field(default_factory=VideoConfig)
-    """Video encoder; that of the weights to begin with."""
+    """Video encoder; must match the initial weights."""
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     """Classifier."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
@@ -266,10 +362,50 @@ class FinetuneRecipe:
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-2, weight_decay=5e-4)
     )
-    """Optimiser."""
+    """Optimizer."""
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
-    """Saturation."""
+    """Learning-rate drops."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(epochs=100, batch_size=32, export="best")
     )
-    """Loop."""
+    """Training loop."""
+
+    def __post_init__(self) -> None:
+        _check_network_input(self.clip)
+
+
+def _check_network_input(clip: ClipConfig) -> None:
+    # If res5 sees one pixel, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
+    _check(
+        "clip",
+        clip,
+        "size",
+        lambda size: size >= MIN_CLIP_SIZE,
+        f"must be at least {MIN_CLIP_SIZE}",
+    )
+
+
+def _check_positive(section: str, config: object, *names: str) -> None:
+    for name in names:
+        _check(section, config, name, lambda value: value > 0, "must be above 0")
+
+
+def _check_non_negative(section: str, config: object, *names: str) -> None:
+    for name in names:
+        _check(section, config, name, lambda value: value >= 0, "must not be below 0")
+
+
+def _check_fraction(section: str, config: object, *names: str) -> None:
+    for name in names:
+        _check(section, config, name, lambda value: 0 <= value < 1, "must lie in [0, 1)")
+
+
+def _check(
+    section: str, config: object, name: str, valid: Callable[[float], bool], requirement: str
+) -> None:
+    """Check a number, or None for an optional field."""
+    value: float | None = getattr(config, name)
+    if value is not None and math.isinf(value):
+        requirement = "must be finite"
+    if value is not None and not (valid(value) and math.isfinite(value)):
+        raise RecipeError(f"{section}.{name} is {value}; it {requirement}")

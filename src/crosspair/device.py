@@ -1,4 +1,4 @@
-"""Values on their way to the device that computes."""
+"""Devices and number formats."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from crosspair.errors import RecipeError
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Values on ``device``, where its work goes on meanwhile.
+    """Copy ``values`` to ``device`` without blocking the host.
 
-    The host waits for nothing: a copy from memory that is not pinned would first let the device
-    come to the end of all that it was told to do.
+    CPU tensors are pinned first, since a copy from pageable memory would synchronise with the
+    device.
     """
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
@@ -19,45 +19,45 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def dtype_for(device: torch.device, precision: str) -> torch.dtype:
-    """The format of convolutions and matrix products.
+    """Return the dtype of convolutions and matrix products.
 
     Args:
-        device: where they are computed.
-        precision: "bf16", "fp32", or "auto": bfloat16 where the processor has instructions for it.
+        device: on which they are computed.
+        precision: "bf16", "fp32" or "auto" (bfloat16 if the device has instructions for it).
     """
     if precision == "auto":
-        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+        return torch.bfloat16 if _supports_bfloat16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which modules compute in the format of `dtype_for`."""
+    """Return a context in which modules compute in the dtype of `dtype_for`."""
     dtype = dtype_for(device, precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """A context, within `autocast`, in which modules compute in the format of their weights."""
+    """Return a context that disables an enclosing `autocast`."""
     return torch.autocast(device.type, enabled=False)
 
 
 def check_frames(frames: int, device: torch.device, precision: str) -> None:
-    """Refuse to train on clips for which oneDNN's gradient reads memory that nobody wrote.
+    """Reject the clip length for which oneDNN's gradient reads uninitialised memory.
 
-    With 2 frames, bfloat16 and a kernel of 3 in time, the gradient of the kernel comes out as
-    anything up to NaN, while the loss looks well; any other number of frames is right.
+    With 2 frames, bfloat16 and a temporal kernel of 3, the gradient of the kernel is arbitrary, up
+    to NaN, although the loss is correct. All other lengths are correct.
 
     Raises:
-        RecipeError: these are such clips.
+        RecipeError: ``frames`` is 2, and the CPU computes in bfloat16.
     """
     if frames == 2 and device.type == "cpu" and dtype_for(device, precision) == torch.bfloat16:
         raise RecipeError(
-            "clip.frames is 2, for which this processor's gradients in bfloat16 are wrong; give "
-            "another number, or training.precision=fp32"
+            "clip.frames is 2, for which bfloat16 gradients on the CPU are wrong; set another "
+            "number, or training.precision=fp32"
         )
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
+def _supports_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     available: bool = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,4 +1,4 @@
-"""The processes that work together: ``torchrun`` and ``torch.distributed``, or just this one."""
+"""Distributed training with ``torchrun`` and ``torch.distributed``, or a single process."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from typing import Any, Never
 import torch
 import torch.distributed as dist
 
-# Its functions keep, as defaults, the group that there is when it is first imported; importing it
-# is part of making a DistributedDataParallel. A group that is kept has threads that outlive it, and
-# one of gloo's that lets go of a tensor while the interpreter ends aborts the process.
+# Its functions hold, as default arguments, the process group that exists at the first import, and
+# DistributedDataParallel imports it. Import it before a group exists: the threads of a group that
+# is kept alive outlive it, and a gloo thread that frees a tensor at exit aborts the process.
 import torch.distributed.nn
 
 from crosspair.errors import RunError
 
-# A process may wait for one that decodes slower videos or writes a checkpoint; a loader that hangs
-# (`crosspair.video.loader.STALLED`) is to be told by itself, and not by those that wait for it. A
-# process that dies is noticed at once.
+# Long enough for slow decoding or a checkpoint on another process. A loader that hangs is reported
+# earlier, by its own process (`crosspair.video.loader.STALLED`); a process that dies, at once.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+_RESUME_HINT = (
+    "Run the same command again to resume (add --resume for a training; fewer processes are fine)"
+)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its fellows.
+    """The process's rank, the number of processes, and collective operations on them.
 
     Attributes:
-        rank: 0 to ``size`` - 1; rank 0 writes files and talks.
+        rank: 0 to ``size`` - 1; rank 0 writes files and logs.
         size: number of processes.
-        device: where this process computes.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -45,17 +48,18 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum of every process's tensor of one shape, on every process."""
+        """Sum tensors of the same shape over processes (all-reduce)."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Every process's (B_r, …) one after another in the order of ranks; B_r may differ."""
+        """Concatenate (B_r, …) tensors in the order of ranks (all-gather); B_r may differ."""
         if self.size == 1:
             return rows
         counts = self.counts(len(rows))
@@ -66,96 +70,91 @@ class World:
         return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
 
     def counts(self, mine: int) -> torch.Tensor:
-        """(size,) int64 on the host: the number that each process gives.
+        """Gather one number per process, as (size,) int64 on the CPU.
 
-        Hosts exchange it by themselves, so that none waits for its device to finish.
+        The hosts communicate directly, so no process waits for its device.
         """
         counts = torch.zeros(self.size, dtype=torch.long)
         counts[self.rank] = mine
         return self.sum(counts)
 
     def offset(self, mine: int) -> int:
-        """How many the processes before this one give."""
+        """Return the sum of the numbers of lower ranks."""
         return int(self.counts(mine)[: self.rank].sum())
 
     def gather_texts(self, mine: str) -> list[str]:
-        """Every process's text, in the order of ranks."""
-        every = [mine] * self.size
+        """Gather one string per process, in the order of ranks."""
+        texts = [mine] * self.size
         if self.size > 1:
-            dist.all_gather_object(every, mine)
-        return every
+            dist.all_gather_object(texts, mine)
+        return texts
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         self.counts(0)
 
 
 @contextmanager
 def init_distributed() -> Iterator[World]:
-    """Join the processes that ``torchrun`` started; alone where there are none.
+    """Initialise the process group of ``torchrun``; without ``torchrun``, use one process.
 
     Raises:
-        RunError: this process has no GPU of its own where there are some, or does not know its
-            place; another process died, or was not heard of for half an hour.
+        RunError: an environment variable of ``torchrun`` is missing; there are more processes than
+            GPUs on a machine that has GPUs; or another process died or timed out.
     """
     cuda = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
         yield World(device=torch.device("cuda" if cuda else "cpu"))
         return
-    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT", *(("LOCAL_RANK",) if cuda else ()))
-    lacking = [name for name in needed if name not in os.environ]
-    if lacking:
+    required = ("RANK", "MASTER_ADDR", "MASTER_PORT", *(("LOCAL_RANK",) if cuda else ()))
+    missing = [name for name in required if name not in os.environ]
+    if missing:
         raise RunError(
-            f"WORLD_SIZE is set, but {', '.join(lacking)} is not: begin by torchrun, or unset "
-            "WORLD_SIZE to train in one process"
+            f"WORLD_SIZE is set, but {', '.join(missing)} is not; start with torchrun, or unset "
+            "WORLD_SIZE to use one process"
         )
-    device = _own_gpu() if cuda else torch.device("cpu")
+    device = _local_gpu() if cuda else torch.device("cpu")
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
     world = World(dist.get_rank(), dist.get_world_size(), device)
-    with ExitStack() as leaving:
-        leaving.callback(_leave, signal.signal(signal.SIGTERM, _stop))
+    with ExitStack() as cleanup:
+        cleanup.callback(_shut_down, signal.signal(signal.SIGTERM, _raise_terminated))
         try:
             yield world
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
-            # To leave may be to wait for the lost one, and torchrun's signal may come before the
-            # line is out.
-            leaving.pop_all()
+            # Destroying the group may wait for the lost process, and torchrun's SIGTERM may arrive
+            # before the error is printed.
+            cleanup.pop_all()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0]
             raise RunError(
-                f"process {world.rank} of {world.size} lost another one ({reason}): why, that one "
-                f"says, or torchrun; {_GO_ON}"
+                f"process {world.rank} of {world.size} lost another process ({reason}). See the "
+                f"error of that process, or torchrun's. {_RESUME_HINT}"
             ) from error
 
 
-def _own_gpu() -> torch.device:
-    number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if number >= gpus:
+def _local_gpu() -> torch.device:
+    local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local_rank >= gpus:
         raise RunError(
-            f"the process of LOCAL_RANK {number} has no GPU of its own, as this machine has "
-            f"{gpus}: start no more processes on it (torchrun --nproc-per-node {gpus})"
+            f"LOCAL_RANK {local_rank} has no GPU: this machine has {gpus}; start one process per "
+            f"GPU (torchrun --nproc-per-node {gpus})"
         )
-    device = torch.device(f"cuda:{number}")
+    device = torch.device(f"cuda:{local_rank}")
     torch.cuda.set_device(device)
     return device
 
 
-def _leave(handler: Any) -> None:
+def _shut_down(sigterm_handler: Any) -> None:
     dist.destroy_process_group()
     gc.collect()  # a DistributedDataParallel holds the group, too, and is part of a cycle
-    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, sigterm_handler)
 
 
-def _stop(number: int, frame: FrameType | None) -> Never:
+def _raise_terminated(number: int, frame: FrameType | None) -> Never:
     del number, frame
     raise RunError(
-        "asked to stop (SIGTERM), as torchrun does where another process was lost: it says which; "
-        + _GO_ON
+        "terminated (SIGTERM). torchrun terminates all processes if it loses one, and reports "
+        f"which. {_RESUME_HINT}"
     )
-
-
-_GO_ON = (
-    "the same command goes on from what is done (a training with --resume, on fewer processes, too)"
-)

@@ -1,7 +1,7 @@
-"""What can be wrong with what a user hands over.
+"""Exceptions for invalid user input, and the states of a video.
 
-Every message is one line that says what was found, where, and what to do. The command prints it
-and exits with status 2; nothing else in the package catches these silently.
+Every message is one line: what is wrong, where, and how to fix it. The command line prints it and
+exits with status 2.
 """
 
 from __future__ import annotations
@@ -11,45 +11,59 @@ from enum import Enum
 
 
 class CrosspairError(Exception):
-    """A fault in the user's input or surroundings, told in one line."""
+    """Base class of errors in the user's input or environment. The message is one line."""
 
 
 class ManifestError(CrosspairError):
-    """A manifest, a title file or a corpus folder is not what it should be."""
+    """A manifest, a title file or a corpus folder is invalid."""
 
 
 class VideoError(CrosspairError):
-    """A video cannot give the frames that were asked of it."""
+    """A video cannot be decoded."""
 
 
 class RecipeError(CrosspairError):
-    """A recipe, or a ``key=value`` given beside it, is not valid."""
+    """A recipe or a ``key=value`` override is invalid."""
 
 
 class TextError(CrosspairError):
-    """Word vectors, a language model, or titles cannot be used."""
+    """Word vectors, a language model or titles are unusable."""
 
 
 class ModelError(CrosspairError):
-    """A model folder or a checkpoint does not fit."""
+    """A model folder or a checkpoint is invalid or does not match."""
 
 
 class RunError(CrosspairError):
-    """A run folder cannot be started, resumed or written."""
+    """A run folder cannot be created, resumed or written."""
+
+
+def format_error(error: BaseException) -> str:
+    """Format an exception as one line.
+
+    Returns:
+        The system's message (``strerror``) if there is one, else the first line of the exception's
+        text, else the name of its type. Whitespace is collapsed.
+
+    >>> format_error(ValueError("bad  value\\nat line 3"))
+    'bad value'
+    """
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return " ".join(text.splitlines()[0].split()) if text else type(error).__name__
 
 
 class VideoStatus(Enum):
-    """The state of a video. Its value is what tables and lists call it."""
+    """Status of a video. The value is the name used in tables and lists."""
 
     FINE = "fine"
 
-    # Training can use these, but somebody should know.
+    # Usable for training, but reported.
     SHORT = "shorter than a clip"
     WRONG_CONTAINER = "wrong container"
     ODD_RATE = "odd frame rate"
     WRONG_LENGTH = "wrong length in header"
 
-    # Training leaves these out.
+    # Skipped by training.
     MISSING = "missing"
     UNREADABLE = "unreadable"
     EMPTY = "empty file"
@@ -67,30 +81,36 @@ class VideoStatus(Enum):
 
     @property
     def broken(self) -> bool:
-        """Whether training leaves such a video out."""
+        """Whether training skips such a video."""
         return self not in _USABLE
 
 
 _USABLE = frozenset({
-    VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.WRONG_CONTAINER, VideoStatus.ODD_RATE, VideoStatus.WRONG_LENGTH,
+    VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.WRONG_CONTAINER, VideoStatus.ODD_RATE,
+    VideoStatus.WRONG_LENGTH,
 })  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What is said of a video, or of a part of it: for people in one line, without the path."""
+    """Result of checking a video or a segment of it.
+
+    Attributes:
+        kind: its status.
+        reason: one line without the path; empty if the video is fine.
+    """
 
     kind: VideoStatus
     reason: str = ""
 
 
 class InvalidVideoError(VideoError):
-    """A video cannot be used, and why.
+    """A video is broken.
 
     Args:
         path: of the video.
-        kind: what it is a case of.
-        reason: for people, in one line, without the path.
+        kind: its status.
+        reason: one line without the path.
     """
 
     def __init__(self, path: str, kind: VideoStatus, reason: str) -> None:

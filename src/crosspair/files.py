@@ -1,19 +1,27 @@
-"""Files that are written in one step: a reader sees the old file or the new one, never half."""
+"""Atomic writes, JSON Lines journals, file locks and strict YAML."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from crosspair.errors import CrosspairError, RunError
+import yaml
+
+from crosspair.errors import CrosspairError, RecipeError, RunError, format_error
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file, see `written`."""
+    """Write a whole file atomically; see `atomic_write`."""
     with atomic_write(path) as partial:
         partial.write_bytes(
             content.encode(errors="backslashreplace") if isinstance(content, str) else content
@@ -21,43 +29,47 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, fault: type[CrosspairError] = RunError) -> Iterator[Path]:
-    """Write a file beside ``path`` that then takes its place; folders on the way are made.
+def atomic_write(path: Path, error_type: type[CrosspairError] = RunError) -> Iterator[Path]:
+    """Write a temporary file that replaces ``path`` when the block ends without an error.
+
+    Readers see the old file or the new one, never a partial one. Missing parent folders are
+    created.
 
     Args:
-        path: of the file.
-        fault: what is raised where it cannot be written.
+        path: destination.
+        error_type: class of the exception to raise.
 
     Yields:
-        The file to write. It is gone if it does not come to its end.
+        The temporary file to write, in the folder of ``path``. It is removed on failure.
 
     Raises:
-        CrosspairError: the folder or the file cannot be written; an old file is left as it was.
+        CrosspairError: the file cannot be written; an existing file is unchanged.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file() and not path.is_dir():  # a device
-            raise fault(f"{path} cannot be written: it is no regular file")
+            raise error_type(f"{path} cannot be written: not a regular file")
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise fault(f"{path} cannot be written: {error.strerror or error}") from error
+        raise error_type(f"{path} cannot be written: {format_error(error)}") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 class JsonlWriter:
-    """A file of JSON lines, open for more; see `entries` for what it holds already.
+    """Append to a JSON Lines file. Use it as a context manager; `read_jsonl` reads the file.
 
     Args:
-        path: made, with its folder, where there is none.
+        path: created, with its parent folders, if it does not exist. An incomplete last line, left
+            by a killed process, is terminated.
 
     Raises:
-        RunError: it cannot be written; so does `add`.
+        RunError: the file cannot be written; `add` raises it, too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,46 +79,151 @@ class JsonlWriter:
             self._file = path.open("ab+")
             if self._file.tell():
                 self._file.seek(-1, os.SEEK_END)
-                if self._file.read() != b"\n":  # a kill has torn the last line
+                if self._file.read() != b"\n":
                     self._file.write(b"\n")
         except OSError as error:
-            raise _fault(path, "written", error) from error
+            raise RunError(f"{path} cannot be written: {format_error(error)}") from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what could not be written was told by `add`
+        with suppress(OSError):  # `add` has reported it
             self._file.close()
 
     def add(self, *entries: Any) -> None:
-        """Write what is done, each a line of what JSON holds."""
+        """Append one line for each JSON-serialisable entry, and flush."""
         try:
             self._file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
             self._file.flush()
         except OSError as error:
-            raise _fault(self.path, "written", error) from error
+            raise RunError(f"{self.path} cannot be written: {format_error(error)}") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """All that a journal holds, the oldest first; nothing where there is no file.
+    """Yield the entries of a JSON Lines file, oldest first; none if the file does not exist.
+
+    Incomplete lines, left by a killed process, are skipped.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the file cannot be read.
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
                     entry = json.loads(line)
-                except ValueError:  # torn
+                except ValueError:
                     continue
                 yield entry
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise _fault(path, "read", error) from error
+        raise RunError(f"{path} cannot be read: {format_error(error)}") from error
 
 
-def _fault(path: Path, done: str, error: OSError) -> RunError:
-    return RunError(f"{path} cannot be {done}: {error.strerror}")
+@contextmanager
+def file_lock(
+    path: Path,
+    message: str,
+    error_type: type[CrosspairError] = RunError,
+    *,
+    timeout: float = 0.0,
+    inheritable: bool = False,
+) -> Iterator[int]:
+    """Hold an exclusive lock on a file between processes.
+
+    The system releases the lock when the process ends, even if it is killed. The file stays and
+    holds the process ID of its last owner. File systems without locks proceed unlocked.
+
+    Args:
+        path: lock file; created, with its parent folders, if it does not exist.
+        message: error message if another process holds the lock. Its process ID is appended.
+        error_type: class of the exception to raise.
+        timeout: seconds to wait for another process.
+        inheritable: whether child processes that inherit the file descriptor (``pass_fds``) hold
+            the lock, too. By default, they do not: decoding processes may outlive their parent by
+            seconds.
+
+    Yields:
+        The descriptor of the lock file.
+
+    Raises:
+        CrosspairError: another process holds the lock, or the file cannot be written.
+    """
+    acquire = fcntl.flock if inheritable else fcntl.lockf
+    deadline, waiting = time.monotonic() + timeout, False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise error_type(f"{path} cannot be written: {format_error(error)}") from error
+    with file:
+        while True:
+            try:
+                acquire(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
+                    break
+                if error.errno not in {errno.EACCES, errno.EAGAIN}:
+                    raise error_type(f"{path} cannot be locked: {format_error(error)}") from error
+                file.seek(0)
+                owner = file.read() or "unknown"
+                if time.monotonic() >= deadline:
+                    raise error_type(f"{message} (process {owner})") from error
+                if not waiting:
+                    logger.info("%s (process %s); waiting for it", message, owner)
+                    waiting = True
+                time.sleep(0.2)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def read_yaml(
+    content: str | Path, source: str, error_type: type[CrosspairError] = RecipeError
+) -> Any:
+    """Parse YAML and reject duplicate keys.
+
+    Keys are strings as written: ``3``, ``no`` and ``2024-01-01`` are not converted.
+
+    Args:
+        content: YAML text, or a file to read as UTF-8.
+        source: name of the file or setting for error messages.
+        error_type: class of the exception to raise.
+
+    Raises:
+        CrosspairError: the file cannot be read, is not valid YAML, or has a duplicate key.
+
+    >>> read_yaml("{epochs: 3, 4: no}", "example")
+    {'epochs': 3, '4': False}
+    """
+    try:
+        text = content.read_text(encoding="utf-8") if isinstance(content, Path) else content
+    except (OSError, UnicodeDecodeError) as error:
+        raise error_type(f"{source} cannot be read: {format_error(error)}") from error
+    try:
+        return yaml.load(text, _UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise error_type(f"{source}{line}: invalid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise error_type(f"{source}: invalid YAML: {format_error(error)}") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(None, None, "a key must be a string", key.start_mark)
+            if key.value in seen:
+                problem = f"duplicate key {key.value!r}"
+                raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+            if key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return node

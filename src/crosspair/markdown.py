@@ -1,4 +1,4 @@
-"""Tables and plain text in Markdown."""
+"""Markdown tables and escaping."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> str:
-    """A table in Markdown, without a newline at its end; cells are Markdown.
+    """Format a Markdown table, without a final newline.
 
     Args:
-        head, rows: names of the columns, and as many cells in each row.
-        names: how many columns hold names; the others hold numbers and stand on the right.
+        head: column names.
+        rows: cells, already in Markdown; one for each column.
+        names: number of leading text columns; the other columns are right-aligned numbers.
     """
     rule = ["---"] * names + ["--:"] * (len(head) - names)
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
 
-def plain(text: str) -> str:
-    r"""Text that Markdown takes for nothing else.
+def escape_markdown(text: str) -> str:
+    r"""Escape Markdown's special characters, and collapse whitespace.
 
-    >>> plain("a|b")
+    >>> escape_markdown("a|b")
     'a\\|b'
     """
     for sign in "\\`*_[]<>|":

@@ -1,4 +1,4 @@
-"""Progress for people: a bar with rate and time left, or lines in a log without a terminal."""
+"""Progress bars (log lines without a terminal) and graceful shutdown on signals."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ logger = logging.getLogger(__name__)
 
 console = Console(stderr=True)
 
-LOG_EVERY = 30.0  # s between lines where there is no terminal
-LATE = 1.0  # s before a late bar is worth its place
+LOG_EVERY = 30.0  # s between log lines without a terminal
+DELAY = 1.0  # s before `delayed_progress` shows a bar
 
 
 class Progress:
-    """One piece of work, from 0 to ``total`` units.
+    """A progress bar, or lines in the log if standard error is not a terminal.
 
     Args:
-        name: what is done, for people.
-        total: units in all.
-        unit: what a unit is, in the plural.
-        shown: whether this process shows anything.
+        name: description of the task.
+        total: number of units.
+        unit: name of the unit, in the plural.
+        shown: False shows nothing, e.g. on ranks other than 0.
     """
 
     def __init__(self, name: str, total: int, unit: str, shown: bool = True) -> None:
@@ -46,24 +46,27 @@ class Progress:
         self._bars = _bars() if shown and console.is_terminal else None
         self._logs = shown and self._bars is None
         self._first: int | None = None
-        self._begun = self._logged = time.monotonic()
+        self._started = self._logged = time.monotonic()
         if self._bars:
             self._task = self._bars.add_task(name, total=total, unit=unit, note="")
 
     def advance(self, done: int, note: str = "") -> None:
-        """Tell how many units are done by now."""
+        """Set the number of finished units.
+
+        The first call sets the start of the rate: units of a resumed run do not count.
+        """
         if self._first is None:
-            self._first = done  # what a resumed run found done says nothing about the rate
-            self._begun = time.monotonic()
+            self._first = done
+            self._started = time.monotonic()
         if self._bars:
             self._bars.update(self._task, completed=done, note=note)
         now = time.monotonic()
         if self._logs and now - self._logged >= LOG_EVERY and done > self._first:
             self._logged = now
-            rate = (done - self._first) / (now - self._begun)
+            rate = (done - self._first) / (now - self._started)
             left = (self.total - done) / rate
             logger.info(
-                "%s: %d of %d %s%s, %.1f a second, %d:%02d left",
+                "%s: %d of %d %s%s, %.1f per second, %d:%02d left",
                 self.name, done, self.total, self.unit, f", {note}" if note else "",
                 rate, left // 60, left % 60,
             )  # fmt: skip
@@ -71,7 +74,7 @@ class Progress:
 
 @contextmanager
 def progress(name: str, total: int, unit: str, shown: bool = True) -> Iterator[Progress]:
-    """Show a piece of work while it lasts.
+    """Show the progress of a task inside the block.
 
     >>> with progress("counting", 2, "beans", shown=False) as bar:
     ...     bar.advance(2)
@@ -88,17 +91,17 @@ def progress(name: str, total: int, unit: str, shown: bool = True) -> Iterator[P
 def delayed_progress(
     name: str, unit: str, shown: bool = True
 ) -> Iterator[Callable[[int, int], None]]:
-    """Show a piece of work once it has lasted for a second, where no bar is there already.
+    """Show the progress of a task if it takes longer than a second.
 
     Yields:
-        What to call with the units done and their number.
+        A function ``advance(done, total)`` to report progress.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     with ExitStack() as stack:
         bars: list[Progress] = []
 
         def advance(done: int, total: int) -> None:
-            if shown and not bars and time.monotonic() - begun >= LATE:
+            if shown and not bars and time.monotonic() - started >= DELAY:
                 bars.append(stack.enter_context(progress(name, total, unit)))
             if bars:
                 bars[0].advance(done)
@@ -106,7 +109,7 @@ def delayed_progress(
         yield advance
 
 
-class _Rate(ProgressColumn):
+class _RateColumn(ProgressColumn):
     def render(self, task: BarTask) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
@@ -118,7 +121,7 @@ def _bars() -> Bars:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _RateColumn(),
         TextColumn("[dim]{task.fields[note]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -128,33 +131,36 @@ def _bars() -> Bars:
 
 
 @contextmanager
-def graceful_shutdown(answer: str = "") -> Iterator[Callable[[], bool]]:
-    """While this lasts, SIGTERM and the first Ctrl-C ask for a stop instead of killing.
+def graceful_shutdown(message: str = "") -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and the first Ctrl-C into a request to stop. A second Ctrl-C interrupts.
+
+    Outside the main thread, where signals cannot be handled, nothing changes.
 
     Args:
-        answer: to be logged then.
+        message: warning to log on a request.
 
     Yields:
-        A function that tells whether a stop was asked for.
+        A function that returns whether a stop was requested.
     """
-    asked: list[int] = []
+    requests: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         del frame
-        asked.append(number)
-        if answer:
-            logger.warning(answer)
+        requests.append(number)
+        if message:
+            logger.warning(message)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
         previous = {
-            number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)
+            number: signal.signal(number, request_stop)
+            for number in (signal.SIGTERM, signal.SIGINT)
         }
-    except ValueError:  # signals belong to the main thread; elsewhere there is nothing to catch
+    except ValueError:  # not the main thread
         previous = {}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(requests)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

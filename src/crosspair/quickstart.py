@@ -1,8 +1,7 @@
-"""The whole way in minutes: render a corpus, pre-train on it, evaluate, report."""
+"""Quickstart: render a corpus, pre-train on it, evaluate, and write a report."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -30,9 +29,16 @@ from crosspair.training.pretrain import pretrain
 logger = logging.getLogger(__name__)
 
 PAIRS, NOISE = 2000, 0.2
-CLIPS = 3  # a video; the rendered ones are so short that three cover them
-QUERIES, FOUND = 4, 6
+CLIPS = 3  # per video; enough to cover the short rendered videos
+QUERIES, RETRIEVED = 4, 6
 PROTOCOLS: Protocols = ("retrieval", "knn", "linear", "zeroshot")
+SUMMARY = (
+    "A randomly initialised video network was trained on nothing but video files and their noisy "
+    "titles: some titles lack words, some contain irrelevant words, and some are wrong. The "
+    "{actions} actions can only be distinguished by motion. The network is tested on videos that "
+    "were not used in training, and compared with the same network with random weights and with "
+    "chance."
+)
 
 
 def quickstart(
@@ -40,34 +46,35 @@ def quickstart(
 ) -> Path | None:
     """Render a corpus, pre-train, evaluate, and write ``report.html``.
 
-    What is there already is used again, so that a second call goes on where a first one stopped.
+    Existing results in ``out`` are reused, so a second call resumes an interrupted one.
 
     Args:
-        out: gets ``corpus/``, ``run/``, ``results.json``, ``report.html`` and ``overview.png``.
-        seed: of corpus and training.
-        pairs: videos to render.
-        recipe: instead of the packaged ``quickstart``.
+        out: folder for ``corpus/``, ``run/``, ``results.json``, ``report.html`` and
+            ``overview.png``.
+        seed: of the corpus and the training.
+        pairs: number of videos to render.
+        recipe: of the pre-training; None: the packaged ``quickstart``.
 
     Returns:
-        The report, or None where the training was asked to stop.
+        The report, or None if the training was stopped by a signal.
 
     Raises:
-        CrosspairError: as the four steps do.
+        CrosspairError: one of the steps failed.
     """
     recipe = recipe or load_recipe("quickstart", [f"training.seed={seed}"])
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    watch = _Stopwatch()
-    with watch.lap("rendering"), delayed_progress("rendering", "videos") as progress:
+    seconds: dict[str, float] = {}
+    with _timed("rendering", seconds), delayed_progress("rendering", "videos") as progress:
         manifest = render_corpus(out / "corpus", pairs, seed, NOISE, progress=progress)
-    with watch.lap("pre-training"):
+    with _timed("pre-training", seconds):
         model = pretrain(recipe, manifest, out / "run", resume=True, world=world)
     if model is None:
         return None
-    with watch.lap("evaluation"):
+    with _timed("evaluation", seconds):
         results, features = results_with_random_baseline(
             model,
             manifest,
-            lambda each: _features(each, manifest, recipe, world),
+            lambda model: _extract_features(model, manifest, recipe, world),
             PROTOCOLS,
             FrozenConfig(seed=seed),
         )
@@ -77,18 +84,19 @@ def quickstart(
     )  # fmt: skip
     write_results(out / "results.json", results, origin)
     history = reporting.read_history(out / "run")
-    sheets = _sheets(model, manifest, features)
+    sheets = _retrieval_examples(model, manifest, features)
     training = recipe.training
     steps = training.epochs * (len(manifest.split("train")) // training.batch_size)
+    durations = ", ".join(f"{duration:.0f} s for {step}" for step, duration in seconds.items())
     facts = [
         ("Videos", f"{len(manifest)} rendered files, {len(manifest.split('test'))} of them tested"),
         ("Pairs seen in training", f"{steps * training.batch_size:,}"),
-        ("This call took", ", ".join(f"{s:.0f} s for {name}" for name, s in watch.laps.items())),
+        ("Duration of this call", durations),
     ]
     reporting.write_report(
         out / "report.html",
         title="Cross-modal pair discrimination on rendered videos",
-        summary=SUMMARY.format(actions=len(_classes(manifest))),
+        summary=SUMMARY.format(actions=len(_class_names(manifest))),
         results=results,
         provenance=origin,
         curves=reporting.learning_curves(history),
@@ -96,21 +104,20 @@ def quickstart(
         facts=facts,
         recipe=dump_recipe(recipe),
     )
-    picture = reporting.overview_figure(results, history, sheets[:2])
-    write_atomically(out / "overview.png", picture)
+    write_atomically(out / "overview.png", reporting.overview_figure(results, history, sheets[:2]))
     return out / "report.html"
 
 
-SUMMARY = (
-    "A video network that began with random weights has seen nothing but video files and the "
-    "noisy titles that came with them: words missing, words beside the point, titles that are "
-    "plainly wrong. Which of {actions} actions a clip shows can only be told from motion. Tested "
-    "on videos that were not trained on, beside the same network with random weights and beside "
-    "guessing."
-)
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Store the duration of the block in ``seconds``."""
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
+    logger.info("%s took %.0f s", name, seconds[name])
 
 
-def _features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> Features:
+def _extract_features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> Features:
     with delayed_progress("encoding", "clips") as progress:
         return extract_features(
             model,
@@ -123,37 +130,27 @@ def _features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> F
         )
 
 
-def _classes(manifest: Manifest) -> list[str]:
+def _class_names(manifest: Manifest) -> list[str]:
     return sorted(set(manifest.column("label")))
 
 
-def _sheets(model: CPD, manifest: Manifest, features: Features) -> list[reporting.ContactSheet]:
-    """Every so-many-th action as a query, not the ones that came out best."""
-    classes = _classes(manifest)
+def _retrieval_examples(
+    model: CPD, manifest: Manifest, features: Features
+) -> list[reporting.ContactSheet]:
+    """Retrieve test videos by text, with evenly spaced classes as queries (not the best ones)."""
+    classes = _class_names(manifest)
     queries = classes[:: max(1, len(classes) // QUERIES)][:QUERIES]
     splits, labels, titles = (manifest.column(name) for name in ("split", "label", "title"))
     clips = manifest.clips()
-    tested = torch.tensor([splits[row] == "test" for row in features.rows.tolist()])
-    rows, videos = features.rows[tested].tolist(), features.embedding[tested]
+    is_test = torch.tensor([splits[row] == "test" for row in features.rows.tolist()])
+    rows, videos = features.rows[is_test].tolist(), features.embedding[is_test]
     texts = embed_texts(model, [class_phrase(query) for query in queries])
     sheets = []
     for query, text in zip(queries, texts, strict=True):
-        scores, best = (videos @ text).topk(min(FOUND, len(rows)))
-        found = [
+        scores, best = (videos @ text).topk(min(RETRIEVED, len(rows)))
+        retrieved = [
             reporting.RetrievedClip(clips[row], f"{titles[row]}", score, labels[row] == query)
             for row, score in zip([rows[i] for i in best.tolist()], scores.tolist(), strict=True)
         ]
-        sheets.append(reporting.load_contact_sheet(class_phrase(query), found))
+        sheets.append(reporting.load_contact_sheet(class_phrase(query), retrieved))
     return sheets
-
-
-@dataclasses.dataclass
-class _Stopwatch:
-    laps: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    @contextmanager
-    def lap(self, name: str) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self.laps[name] = time.monotonic() - begin
-        logger.info("%s took %.0f s", name, self.laps[name])

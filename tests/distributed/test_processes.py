@@ -98,10 +98,8 @@ def test_a_process_without_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv(name, value)
     with pytest.raises(RunError) as told, init_distributed():
         pass
-    assert str(told.value) == (
-        "the process of LOCAL_RANK 2 has no GPU of its own, as this machine has 2: start no more "
-        "processes on it (torchrun --nproc-per-node 2)"
-    )
+    assert "LOCAL_RANK 2 " in str(told.value)
+    assert "--nproc-per-node 2" in str(told.value)
 
 
 def test_a_world_size_that_is_left_over_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

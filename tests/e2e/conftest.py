@@ -1,4 +1,4 @@
-"""A small rendered corpus, and the command as a user runs it."""
+"""A small rendered corpus, and helpers to run the command."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from crosspair.corpora import Manifest
 from crosspair.corpora.rendered import render_corpus
 
-# A network and a training so small that a run takes seconds.
+# A small network and training: a run takes seconds.
 TINY = (
     "clip.size=32", "clip.frames=4", "video.width=4", "text.dimensions=8", "head.hidden=16",
     "head.embedding=16", "objective.noise_samples=16", "training.batch_size=8",
@@ -27,7 +27,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def crosspair(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, whatever that is."""
+    """Run the command, and return its output and exit status."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
 
 

@@ -1,4 +1,4 @@
-"""Every fault of a user's input: one clear line, status 2, and nothing half-done."""
+"""Invalid input: one line, exit status 2, and no partial output."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.e2e.conftest import crosspair, pretrain_arguments
 
 
 def refused(*arguments: object) -> str:
-    """The one line that a faulty call answers with."""
+    """Run the command, check that it fails with one line, and return the message."""
     done = crosspair("--quiet", *arguments)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -23,7 +23,7 @@ def refused(*arguments: object) -> str:
 
 def test_missing_manifest(tmp_path) -> None:
     line = refused(*pretrain_arguments(tmp_path / "none.parquet", tmp_path / "run"))
-    assert "none.parquet does not exist; make one with" in line
+    assert "none.parquet" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -53,8 +53,7 @@ def test_a_number_that_is_too_small(
         main([*call.split(), str(least - 1)])
     line = capsys.readouterr().err.splitlines()[-1]
     option = call.rpartition(" ")[2]
-    told = f"error: argument {option}: '{least - 1}' is no whole number from {least} on"
-    assert line.endswith(told)
+    assert f"argument {option}: '{least - 1}'" in line
 
 
 def test_wrong_column(tmp_path, rendered) -> None:
@@ -63,18 +62,17 @@ def test_wrong_column(tmp_path, rendered) -> None:
         ["caption" if name == "title" else name for name in rendered.table.column_names]
     )
     pq.write_table(table, path)
-    assert "has no column 'title'; it has 'pair_id', 'path'" in refused(
-        *pretrain_arguments(path, tmp_path / "run")
-    )
+    line = refused(*pretrain_arguments(path, tmp_path / "run"))
+    assert str(path) in line
+    assert "'title'" in line
 
 
 def test_no_pair(tmp_path, rendered) -> None:
     titles = tmp_path / "titles.tsv"
-    titles.write_text("video_id\ttitle\nnobody\tA title\n")
+    titles.write_text("video_id\ttitle\nunknown_id\tA title\n")
     videos = rendered.path.parent / "videos"
     line = refused("corpus", "folder", videos, "--titles", titles, "--out", tmp_path / "out")
-    assert "no pair: none of the 1 titles" in line
-    assert "nobody" in line
+    assert "unknown_id" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -104,14 +102,10 @@ def audio_only(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("empty", "the file is empty (0 bytes)"),
-        ("cut", "not a readable video, or cut"),
-        ("audio", "has no video stream"),
-    ],
+    "kind",
+    ["empty", "cut", "audio"],
 )
-def test_broken_videos_of_a_folder(tmp_path, rendered, kind, message) -> None:
+def test_broken_videos_of_a_folder(tmp_path, rendered, kind) -> None:
     mp4 = next(path for path in rendered.column("path") if path.endswith(".mp4"))
     content = {
         "empty": lambda: b"",
@@ -120,8 +114,7 @@ def test_broken_videos_of_a_folder(tmp_path, rendered, kind, message) -> None:
     }[kind]()
     call = one_video_corpus(tmp_path, rendered, content)
     line = refused(*call)
-    assert "1 of 2 videos cannot be read" in line
-    assert message in line
+    assert "bad.mp4" in line
     assert "--skip-broken" in line
     assert not (tmp_path / "m.parquet").exists()
     done = crosspair(*call, "--skip-broken")
@@ -130,14 +123,13 @@ def test_broken_videos_of_a_folder(tmp_path, rendered, kind, message) -> None:
     assert [error is not None for error in table["error"].to_pylist()] == [False, True]
 
 
-def test_no_video_of_a_corpus_can_be_read(tmp_path, rendered) -> None:
-    manifest = rendered.write(tmp_path / "m.parquet")  # without the videos beside it
+def test_missing_videos(tmp_path, rendered) -> None:
+    manifest = rendered.write(tmp_path / "m.parquet")  # without its videos
     line = refused(*pretrain_arguments(manifest.path, tmp_path / "run"))
-    assert "no clip of a whole batch can be read" in line
-    assert "no such file" in line
+    assert "no such file" in line.lower()
 
 
-def test_a_title_that_is_empty_after_tokenising(tmp_path, rendered) -> None:
+def test_a_title_without_known_words(tmp_path, rendered) -> None:
     titles = rendered.column("title")
     row = rendered.column("split").index("train")
     titles[row] = "😍 !!!"
@@ -147,31 +139,30 @@ def test_a_title_that_is_empty_after_tokenising(tmp_path, rendered) -> None:
     pq.write_table(table, path)
     call = pretrain_arguments(path, tmp_path / "run", "text.empty_titles=error")
     line = refused(*call)
-    assert (
-        f" titles hold no known word (the first: pair '{rendered.column('pair_id')[row]}'" in line
-    )
+    assert f"'{rendered.column('pair_id')[row]}'" in line
     assert "text.empty_titles=drop" in line
     assert not (tmp_path / "run").exists()
 
 
 def test_unknown_recipe_key_names_the_nearest(tmp_path, rendered) -> None:
     call = pretrain_arguments(rendered.path, tmp_path / "run", "training.epoch=3")
-    assert refused(*call).endswith("'training.epoch' is no key of a recipe; "
-                                   "did you mean 'training.epochs'")  # fmt: skip
+    line = refused(*call)
+    assert "'training.epoch'" in line
+    assert "'training.epochs'" in line
 
 
-def test_word_vectors_that_are_none(tmp_path, rendered) -> None:
+def test_an_invalid_word_vector_file(tmp_path, rendered) -> None:
     file = tmp_path / "vectors.bin"
     file.write_bytes(bytes(range(256)) * 10)
     call = pretrain_arguments(rendered.path, tmp_path / "run", f"text.source={file}")
-    assert "not a word2vec (.bin or text), GloVe or fastText file" in refused(*call)
+    assert str(file) in refused(*call)
 
 
-def test_a_run_folder_that_holds_a_run(tmp_path, rendered) -> None:
+def test_an_existing_run_folder(tmp_path, rendered) -> None:
     call = pretrain_arguments(rendered.path, tmp_path / "run", "training.epochs=1")
     assert crosspair(*call).returncode == 0
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    assert "already holds a run; go on with it by --resume" in refused(*call)
+    assert "--resume" in refused(*call)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
@@ -179,12 +170,12 @@ def test_a_checkpoint_of_another_architecture(tmp_path, rendered) -> None:
     call = pretrain_arguments(rendered.path, tmp_path / "run", "training.epochs=1")
     assert crosspair(*call).returncode == 0
     line = refused(*call, "video.depth=18", "--resume")
-    assert "holds a run of another recipe: video.depth was 10, not 18" in line
+    assert "video.depth" in line
     (tmp_path / "run" / "recipe.yaml").write_text(
         (tmp_path / "run" / "recipe.yaml").read_text().replace("depth: 10", "depth: 18")
     )
     line = refused(*call, "video.depth=18", "--resume")
-    assert "does not fit" in line
+    assert str(tmp_path / "run") in line
 
 
 def test_help_needs_no_torch() -> None:

@@ -62,8 +62,8 @@ def test_a_lost_process_ends_the_job_and_one_goes_on(rendered, tmp_path) -> None
     finally:
         job.terminate()
     assert job.returncode
-    assert "crosspair: error: process 0 of 2 lost another one (" in told
-    assert "(a training with --resume, on fewer processes, too)" in told
+    assert "crosspair: error: process 0 of 2 " in told
+    assert "--resume" in told
     assert not Path(f"/proc/{processes['0']}").exists()
     assert not (run / "model").exists()
     saved = newest(run)

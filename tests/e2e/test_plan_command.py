@@ -1,4 +1,4 @@
-"""crosspair plan as a user runs it: figures that agree with each other, and no file touched."""
+"""crosspair plan: consistent estimates, no files written, and errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.e2e.conftest import TINY, crosspair
 SHORT = ["--seconds", "1"]
 
 
-def planned(*arguments: object) -> None:
+def run_plan(*arguments: object) -> None:
     main(["plan", *map(str, arguments)])
 
 
 def refused(message: str, capsys: pytest.CaptureFixture[str], *arguments: object) -> None:
     with pytest.raises(SystemExit) as ended:
-        planned(*arguments)
+        run_plan(*arguments)
     assert ended.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, last), last
@@ -43,16 +43,14 @@ def figures(rendered: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {"printed": done.stdout, **json.loads(file.read_text())}
 
 
-def test_the_clips_are_those_that_the_training_sees(
-    figures: dict[str, Any], rendered: Manifest
-) -> None:
-    steps_an_epoch = figures["pairs"] // 8
+def test_clips_are_those_of_the_training(figures: dict[str, Any], rendered: Manifest) -> None:
+    steps_per_epoch = figures["pairs"] // 8
     assert 0 < figures["pairs"] <= len(rendered.split("train"))
-    assert figures["clips"] == 5 * 8 * steps_an_epoch
-    assert 2 <= figures["measured"]["part"] <= figures["part"] == 8  # as time allowed
+    assert figures["clips"] == 5 * 8 * steps_per_epoch
+    assert 2 <= figures["measured"]["part"] <= figures["part"] == 8  # limited by time
 
 
-def test_hours_follow_from_what_was_measured(figures: dict[str, Any], rendered: Manifest) -> None:
+def test_hours_follow_from_the_measurement(figures: dict[str, Any], rendered: Manifest) -> None:
     measured, (one, two, four) = figures["measured"], figures["projections"]
     assert [each["processes"] for each in (one, two, four)] == [1, 2, 4]
     assert [each["measured"] for each in (one, two, four)] == [True, False, False]
@@ -66,7 +64,7 @@ def test_hours_follow_from_what_was_measured(figures: dict[str, Any], rendered: 
     assert figures["data_bound"] == (measured["data_wait"] > 0.1)
 
 
-def test_what_is_printed_are_these_figures(figures: dict[str, Any]) -> None:
+def test_printed_figures(figures: dict[str, Any]) -> None:
     printed = figures["printed"]
     for figure in ("by_worker", "step", "together"):
         assert f"{figures['measured'][figure]:.1f} clips/s" in printed
@@ -75,7 +73,7 @@ def test_what_is_printed_are_these_figures(figures: dict[str, Any]) -> None:
     assert ("data-bound" in printed) == figures["data_bound"]
 
 
-def test_the_disk_is_what_a_run_takes(
+def test_disk_usage_matches_a_run(
     figures: dict[str, Any], rendered: Manifest, tmp_path: Path
 ) -> None:
     run = ["--run", str(tmp_path / "run"), "--manifest", str(rendered.path)]
@@ -87,7 +85,7 @@ def test_the_disk_is_what_a_run_takes(
     assert figures["checkpoints"] == pytest.approx(3 * checkpoint, rel=0.3)
 
 
-def test_nothing_is_written_and_fine_tuning_is_planned_too(
+def test_fine_tuning_and_no_file_written(
     rendered: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -98,44 +96,44 @@ def test_nothing_is_written_and_fine_tuning_is_planned_too(
     before = files(tmp_path) | files(rendered.path.parent)
     tiny = [each for each in TINY if each.startswith(("clip", "video", "training"))]
     recipe = ["--recipe", "laptop-finetune", "--manifest", "m.parquet"]
-    planned(*recipe, *SHORT, *tiny, "video.depth=10", "training.workers=0")
+    run_plan(*recipe, *SHORT, *tiny, "video.depth=10", "training.workers=0")
     assert files(tmp_path) | files(rendered.path.parent) == before
     printed = capsys.readouterr().out
     assert printed.startswith("laptop-finetune on m.parquet: ")
     assert "computed, 4 " in printed
-    assert "computed, 8 " not in printed  # one clip each would not do
+    assert "computed, 8 " not in printed  # one clip per process is too few
 
 
-def test_a_file_may_be_of_either_kind(
+def test_a_recipe_file_of_either_kind(
     rendered: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("classifier: {dropout: 0.1}\n")
     options = ["--recipe", file, "--manifest", rendered.path]
-    # The batch that fine-tuning has where a recipe says nothing; pre-training has 256.
-    refused("batch_size 32 cannot be shared evenly by 3", capsys, *options, "--gpus", "3")
+    # The default batch size of fine-tuning is 32, that of pre-training 256.
+    refused("batch_size.* 32 .* 3 ", capsys, *options, "--gpus", "3")
     file.write_text("classifier: {drop: 0.1}\n")
-    refused("'classifier.drop' is no key of a recipe", capsys, *options)
+    refused("'classifier.drop'", capsys, *options)
 
 
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("no recipe 'lapto'; did you mean 'laptop'", ["--recipe", "lapto"]),
-        ("manifest nowhere does not exist", ["--recipe", "laptop"]),
-        ("'training.batch' is no key", ["--recipe", "laptop", "training.batch=1"]),
-        ("--json names a file of results", ["--recipe", "laptop", "--json", "."]),
-        ("'x' is no whole number from 1 on", ["--recipe", "laptop", "--gpus", "2,x"]),
+        ("'lapto'.*'laptop'", ["--recipe", "lapto"]),
+        ("nowhere", ["--recipe", "laptop"]),
+        ("'training.batch'", ["--recipe", "laptop", "training.batch=1"]),
+        ("--json", ["--recipe", "laptop", "--json", "."]),
+        ("--gpus.*'x'", ["--recipe", "laptop", "--gpus", "2,x"]),
     ],
 )
-def test_faults_are_one_line(
+def test_errors_are_one_line(
     message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(message, capsys, "--manifest", "nowhere", *arguments)
 
 
-def test_a_batch_that_cannot_be_shared_is_told_at_once(
+def test_a_batch_that_cannot_be_divided(
     rendered: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--recipe", "laptop", "--manifest", rendered.path, "--gpus", "3"]
-    refused("training.batch_size 32 cannot be shared evenly by 3 processes", capsys, *options)
+    refused("training.batch_size.* 32 .* 3 ", capsys, *options)

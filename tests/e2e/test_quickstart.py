@@ -1,4 +1,4 @@
-"""The quickstart, small, as a user runs it."""
+"""The quickstart on a small corpus."""
 
 import re
 
@@ -11,15 +11,15 @@ from tests.e2e.conftest import TINY
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def output(tmp_path_factory):
     out = tmp_path_factory.mktemp("quickstart")
     recipe = load_recipe("quickstart", TINY)
     assert quickstart(out, pairs=48, recipe=recipe) == out / "report.html"
     return out, recipe
 
 
-def test_it_leaves_report_results_picture_and_model(made) -> None:
-    out, _ = made
+def test_outputs(output) -> None:
+    out, _ = output
     assert {"corpus", "run", "report.html", "results.json", "overview.png"} <= {
         path.name for path in out.iterdir()
     }
@@ -27,8 +27,8 @@ def test_it_leaves_report_results_picture_and_model(made) -> None:
     assert (out / "run" / "model" / "model.safetensors").is_file()
 
 
-def test_every_protocol_stands_beside_random_weights_and_chance(made) -> None:
-    results, origin = read_results(made[0] / "results.json")
+def test_every_protocol_has_random_weights_and_chance(output) -> None:
+    results, origin = read_results(output[0] / "results.json")
     assert origin.recipe
     assert origin.model
     measured = {(r.protocol, r.metric, r.feature, r.of) for r in results}
@@ -44,16 +44,16 @@ def test_every_protocol_stands_beside_random_weights_and_chance(made) -> None:
             assert (protocol, metric, feature, of) in measured
 
 
-def test_the_report_stands_alone_and_shows_queries(made) -> None:
-    page = (made[0] / "report.html").read_text()
+def test_the_report_is_self_contained_and_shows_queries(output) -> None:
+    page = (output[0] / "report.html").read_text()
     assert "<svg" in page
     assert "data:image/webp" in page
     assert not re.search(r"""(?:src|href)=["']https?://""", page)
     assert len(re.findall(r"kNN", page)) >= 2
 
 
-def test_a_second_call_takes_up_what_is_there(made) -> None:
-    out, recipe = made
+def test_a_second_call_reuses_the_run(output) -> None:
+    out, recipe = output
     before = (out / "run" / "metrics.jsonl").read_bytes()
     assert quickstart(out, pairs=48, recipe=recipe)
     assert (out / "run" / "metrics.jsonl").read_bytes() == before

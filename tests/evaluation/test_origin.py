@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.provenance import commit_of
+from crosspair.provenance import git_describe
 
 
 @pytest.fixture
@@ -27,16 +27,16 @@ def test_measurements_and_documents_leave_a_commit_as_it_is_and_code_does_not(
     checkout: Path,
 ) -> None:
     code = checkout / "src" / "code.py"
-    clean = commit_of(code)
+    clean = git_describe(code)
     assert len(clean) >= 7
     (checkout / "benchmarks" / "results" / "speed.json").write_text("second\n")
     (checkout / "docs" / "speed.md").write_text("second\n")
-    assert commit_of(code) == clean
+    assert git_describe(code) == clean
     code.write_text("second\n")
-    assert commit_of(code) == f"{clean}-dirty"
+    assert git_describe(code) == f"{clean}-dirty"
 
 
 def test_code_that_no_checkout_tracks_has_no_commit(checkout: Path) -> None:
     installed = checkout / "src" / "installed.py"
     installed.write_text("")
-    assert commit_of(installed) == ""
+    assert git_describe(installed) == ""

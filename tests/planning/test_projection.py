@@ -1,4 +1,4 @@
-"""What is computed for more GPUs or machines, from what was measured for one."""
+"""Projections to several GPUs or machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHOLE = TrainingSize(
 rates = st.floats(0.1, 1e4)
 
 
-def test_one_process_is_what_was_measured() -> None:
+def test_one_process_is_as_measured() -> None:
     found = project(WHOLE, MEASURED, 1)
     assert found.measured
     assert found.clips_per_second == 90
@@ -31,27 +31,27 @@ def test_one_process_is_what_was_measured() -> None:
 
 def test_gpus_of_one_machine_share_its_cores() -> None:
     four = project(WHOLE, MEASURED, 4)
-    # Steps would allow 400, and four times the workers 720; but six cores load 300.
+    # Steps allow 400 and four times the workers 720, but six cores load 300.
     assert four.clips_per_second == pytest.approx(90 * 300 / 100)
     assert not four.measured
 
 
-def test_machines_bring_their_own_cores() -> None:
+def test_machines_have_their_own_cores() -> None:
     apart = dataclasses.replace(WHOLE, cores=0)
     assert project(apart, MEASURED, 4).clips_per_second == pytest.approx(360)
 
 
-def test_memory_has_a_smaller_part_and_a_share_of_the_bank() -> None:
+def test_memory_has_a_smaller_micro_batch_and_a_shard_of_the_bank() -> None:
     # 64 / 2 processes / 2 parts: 16 clips rather than 32.
     assert project(WHOLE, MEASURED, 2).memory == 10_000 - 16 * 100 - 2_000
 
 
-def test_a_ring_sends_all_gradients_twice_but_for_its_own_share() -> None:
+def test_traffic_of_a_ring_all_reduce() -> None:
     assert [project(WHOLE, MEASURED, n).all_reduce for n in (1, 2, 4)] == [0, 1_000, 1_500]
 
 
 @given(rates, rates, rates, st.sampled_from([2, 4, 8]), st.integers(0, 64))
-def test_more_never_slow_it_down_nor_are_they_more_than_as_many_times_as_fast(
+def test_speedup_is_between_one_and_the_number_of_processes(
     by_worker: float, loading: float, step: float, processes: int, cores: int
 ) -> None:
     measured = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The recipe for a day on one GPU: the paper's method, and nothing changed but what costs time."""
+"""The one-day recipe: the paper's method, with changes that affect speed only."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ CHANGED = {
 }  # fmt: skip
 
 
-def test_it_differs_in_nothing_that_decides_what_is_learnt() -> None:
+def test_it_differs_from_the_paper_in_speed_settings_only() -> None:
     papers, day = (
         recipe_settings(load_recipe(f"kinetics210k-resnet50{name}")) for name in ("", "-day")
     )
     assert {key for key in papers if papers[key] != day[key]} == CHANGED
 
 
-def test_it_sees_as_many_clips_and_a_day_asks_for_730_a_second() -> None:
+def test_it_sees_as_many_clips_and_a_day_requires_730_clips_per_second() -> None:
     training = load_recipe("kinetics210k-resnet50-day").training
     seen = training.epochs * 210_000
     assert seen == 63_000_000

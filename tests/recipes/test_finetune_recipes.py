@@ -1,4 +1,4 @@
-"""Recipes of fine-tuning: what is packaged, and that the two kinds are kept apart."""
+"""Fine-tuning recipes: packaged values, and errors."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def refused(message: str, *overrides: str, name: str = "ucf101") -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_packaged_recipes_are_all_there_and_of_one_kind() -> None:
+def test_packaged_recipes() -> None:
     assert {*PAPERS, "laptop-finetune"} <= set(NAMES)
     assert not set(NAMES) & set(recipe_names(Recipe))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_packaged_recipe_loads_and_goes_round(name: str, tmp_path: Path) -> None:
+def test_every_packaged_recipe_round_trips(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(FinetuneRecipe, name)
     assert make_recipe(FinetuneRecipe, recipe_settings(recipe)) == recipe
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
@@ -42,7 +42,7 @@ def test_every_packaged_recipe_loads_and_goes_round(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_the_papers_recipes_hold_the_papers_numbers(name: str) -> None:
+def test_values_of_the_paper(name: str) -> None:
     recipe = read_recipe(FinetuneRecipe, name)
     assert (recipe.clip.frames, recipe.clip.stride) == (16, 4)
     assert (recipe.video.depth, recipe.video.width, recipe.clip.size) == (50, 64, 224)
@@ -58,7 +58,7 @@ def test_the_papers_recipes_hold_the_papers_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_the_defaults_are_the_papers_too(name: str) -> None:
+def test_the_defaults_are_those_of_the_paper(name: str) -> None:
     default, recipe = FinetuneRecipe(), read_recipe(FinetuneRecipe, name)
     assert default.optimizer == recipe.optimizer
     assert default.plateau == recipe.plateau
@@ -66,41 +66,41 @@ def test_the_defaults_are_the_papers_too(name: str) -> None:
     assert default.clip.frames == recipe.clip.frames
 
 
-def test_a_part_of_a_section_leaves_the_rest_at_its_default() -> None:
+def test_missing_keys_of_a_section_have_their_defaults() -> None:
     recipe = make_recipe(FinetuneRecipe, {"training.epochs": 3, "clip.size": 64})
     assert (recipe.training.epochs, recipe.training.export) == (3, "best")
     assert (recipe.clip.size, recipe.clip.frames) == (64, 16)
 
 
-def test_hashes_tell_recipes_of_either_kind_apart() -> None:
+def test_hashes_of_different_recipes_differ() -> None:
     recipes = [read_recipe(FinetuneRecipe, name) for name in NAMES]
     hashes = {recipe_hash(recipe) for recipe in recipes}
-    assert len(hashes) >= len(NAMES) - 1  # UCF101's and HMDB51's say the same
+    assert len(hashes) >= len(NAMES) - 1  # those of UCF101 and HMDB51 are equal
     assert recipe_hash(load_recipe("laptop")) not in hashes
 
 
-def test_a_recipe_of_the_other_kind_is_told() -> None:
-    refused("^'laptop' is a recipe of pre-training; those for this are hmdb51, ", name="laptop")
-    with pytest.raises(RecipeError, match=r"^'ucf101' is a recipe of fine-tuning; those for this"):
+def test_a_recipe_of_the_other_kind() -> None:
+    refused("'laptop' .*pre-training.*hmdb51", name="laptop")
+    with pytest.raises(RecipeError, match=r"'ucf101' .*fine-tuning.*laptop"):
         load_recipe("ucf101")
-    refused("^no recipe 'ucf10'; did you mean 'ucf101', or give a file$", name="ucf10")
+    refused("'ucf10'.*'ucf101'", name="ucf10")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("text.column=title", "'text.column' is no key of a recipe; "),
-        ("dropout=0.5", "did you mean 'classifier.dropout'$"),
-        ("optimizer.text_head_factor=0", "'optimizer.text_head_factor' is no key of a recipe"),
-        ("labels.share=0", r"labels.share is 0.0; it must lie in \(0, 1\]$"),
-        ("labels.share=1.5", r"labels.share is 1.5; it must lie in \(0, 1\]$"),
-        ("labels.hold_out=1", r"labels.hold_out must lie in \[0, 1\)$"),
-        ("classifier.dropout=1", r"classifier.dropout must lie in \[0, 1\)$"),
-        ("classifier.label_smoothing=-0.1", r"classifier.label_smoothing must lie in \[0, 1\)$"),
-        ("classifier.frozen_norm=1", "classifier.frozen_norm: 1 does not do .*bool"),
-        ("plateau.drops=-1", "plateau.drops is -1; it must not be below 0$"),
-        ("plateau.patience=0", "plateau.patience is 0; it must be above 0$"),
+        ("text.column=title", "'text.column'"),
+        ("dropout=0.5", "'dropout'.*'classifier.dropout'"),
+        ("optimizer.text_head_factor=0", "'optimizer.text_head_factor'"),
+        ("labels.share=0", "labels.share is 0.0"),
+        ("labels.share=1.5", "labels.share is 1.5"),
+        ("labels.hold_out=1", "labels.hold_out is 1.0"),
+        ("classifier.dropout=1", "classifier.dropout is 1.0"),
+        ("classifier.label_smoothing=-0.1", "classifier.label_smoothing is -0.1"),
+        ("classifier.frozen_norm=1", "classifier.frozen_norm is 1;.*bool"),
+        ("plateau.drops=-1", "plateau.drops is -1"),
+        ("plateau.patience=0", "plateau.patience is 0"),
     ],
 )
-def test_a_mistake_is_told(override: str, message: str) -> None:
+def test_invalid_overrides(override: str, message: str) -> None:
     refused(f"^ucf101: .*{message}", override)

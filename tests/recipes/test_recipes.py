@@ -1,4 +1,4 @@
-"""Recipes: what is packaged, what may be overridden, and what every mistake is told."""
+"""Pre-training recipes: packaged values, overrides, round trips, and errors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from crosspair import config
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.errors import RecipeError
+from crosspair.files import read_yaml
 from crosspair.recipes import (
     dump_recipe,
     load_recipe,
@@ -38,15 +39,15 @@ def refused_file(tmp_path: Path, text: str, message: str) -> None:
     refused(message, name=str(file))
 
 
-# --- what is packaged ---------------------------------------------------------------------------
+# --- packaged recipes ---------------------------------------------------------------------------
 
 
-def test_the_packaged_recipes_are_all_there() -> None:
+def test_packaged_recipes() -> None:
     assert {*PAPERS, "laptop", "quickstart"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_packaged_recipe_loads_and_goes_round(name: str, tmp_path: Path) -> None:
+def test_every_packaged_recipe_round_trips(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     assert recipe_of(recipe_settings(recipe)) == recipe
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
@@ -54,7 +55,7 @@ def test_every_packaged_recipe_loads_and_goes_round(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_the_papers_recipes_hold_the_papers_numbers(name: str) -> None:
+def test_values_of_the_paper(name: str) -> None:
     recipe = load_recipe(name)
     large = "resnet50" in name
     assert recipe.video.depth == (50 if large else 34)
@@ -81,7 +82,7 @@ def test_the_papers_recipes_hold_the_papers_numbers(name: str) -> None:
     assert (recipe.training.epochs, recipe.training.batch_size) == (300, 256)
 
 
-def test_every_field_says_what_it_is() -> None:
+def test_every_field_is_documented() -> None:
     source = inspect.getsource(config)
     for kind in (Recipe, FinetuneRecipe):
         for section in dataclasses.fields(kind):
@@ -109,7 +110,7 @@ def test_every_field_says_what_it_is() -> None:
         ("video.depth=101", "video.depth", 101),
     ],
 )
-def test_an_override_changes_its_key_alone(override: str, key: str, value: Any) -> None:
+def test_an_override_changes_only_its_key(override: str, key: str, value: Any) -> None:
     before = recipe_settings(load_recipe("laptop"))
     after = recipe_settings(load_recipe("laptop", [override]))
     assert after.pop(key) == value
@@ -117,7 +118,7 @@ def test_an_override_changes_its_key_alone(override: str, key: str, value: Any) 
     assert after == before
 
 
-def test_the_last_of_two_overrides_holds() -> None:
+def test_the_last_of_two_overrides_is_used() -> None:
     assert load_recipe("laptop", ["clip.size=96", "clip.size=80"]).clip.size == 80
 
 
@@ -129,7 +130,7 @@ def test_the_last_of_two_overrides_holds() -> None:
     stage2=st.none() | st.integers(0, 300),
     steps=st.lists(st.integers(1, 300), max_size=3),
 )
-def test_any_recipe_goes_round(
+def test_any_recipe_round_trips(
     lr: float, epochs: int, depth: int, stage2: int | None, steps: list[int]
 ) -> None:
     chosen = {
@@ -142,11 +143,11 @@ def test_any_recipe_goes_round(
     assert recipe.optimizer.step_epochs == tuple(steps)
 
 
-def test_what_is_left_out_has_the_default() -> None:
+def test_missing_keys_have_their_defaults() -> None:
     assert recipe_of({}) == Recipe()
 
 
-def test_the_hash_tells_recipes_apart() -> None:
+def test_hashes_of_different_recipes_differ() -> None:
     plain = load_recipe("laptop")
     assert recipe_hash(plain) == recipe_hash(load_recipe("laptop"))
     assert len(recipe_hash(plain)) == 12
@@ -154,7 +155,7 @@ def test_the_hash_tells_recipes_apart() -> None:
     assert len(hashes) == 5
 
 
-# --- mistakes -----------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,97 +170,123 @@ def test_the_hash_tells_recipes_apart() -> None:
         ("training.batchsize", "training.batch_size"),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_one(given_key: str, nearest: str) -> None:
-    message = f"^laptop: '{given_key}' is no key of a recipe; did you mean '{nearest}'$"
-    refused(message, f"{given_key}=3")
+def test_an_unknown_key_suggests_the_nearest_one(given_key: str, nearest: str) -> None:
+    refused(f"^laptop: '{given_key}'.*'{nearest}'", f"{given_key}=3")
 
 
-def test_a_key_like_no_other_lists_them_all() -> None:
-    refused("^laptop: 'zzz' is no key of a recipe; there are clip.size, .*export$", "zzz=1")
+def test_an_unknown_key_without_a_similar_one_lists_all() -> None:
+    refused("^laptop: 'zzz'.* clip.size, .*training.export$", "zzz=1")
 
 
 @pytest.mark.parametrize(
-    ("override", "cause"),
+    ("override", "value", "expected"),
     [
-        ("training.epochs=2.5", "2.5 does not do .*int"),
-        ("training.epochs=many", "'many' does not do .*int"),
-        ("training.epochs=true", "True does not do .*int"),
-        ("clip.flip=0", "0 does not do .*bool"),
-        ("clip.scale=[1, 2, 3]", "does not do .*2 elements"),
-        ("optimizer.step_epochs=3", "3 does not do .*tuple"),
-        ("curriculum.stage2_epoch=soon", "'soon' does not do .*int.*None"),
-        ("video.depth=20", "20 does not do .*10, 18, 34, 50, 101"),
-        ("text.encoder=wrods", "'wrods' does not do .*'words', 'transformer'"),
-        ("text.source=7", "7 does not do .*str"),
+        ("training.epochs=2.5", "2.5", "int"),
+        ("training.epochs=many", "'many'", "int"),
+        ("training.epochs=true", "True", "int"),
+        ("clip.flip=0", "0", "bool"),
+        ("clip.scale=[1, 2, 3]", r"\[1, 2, 3\]", "2 elements"),
+        ("optimizer.step_epochs=3", "3", "tuple"),
+        ("optimizer.clip_norm=much", "'much'", "float or null"),
+        ("curriculum.stage2_epoch=soon", "'soon'", "int or null"),
+        ("video.depth=20", "20", "10, 18, 34, 50, 101"),
+        ("text.encoder=wrods", "'wrods'", "'words', 'transformer'"),
+        ("text.source=7", "7", "str"),
     ],
 )
-def test_a_value_of_the_wrong_type_names_key_value_and_type(override: str, cause: str) -> None:
-    refused(rf"^laptop: {override.partition('=')[0]}: .*{cause}", override)
+def test_a_value_of_the_wrong_type(override: str, value: str, expected: str) -> None:
+    refused(rf"^laptop: {override.partition('=')[0]} is {value};.*{expected}", override)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.epochs=0", "training.epochs is 0; it must be above 0"),
-        ("training.epochs=", "training.epochs is None; it must be above 0"),
-        ("optimizer.lr=-1", "optimizer.lr is -1.0; it must be above 0"),
-        ("optimizer.lr=.nan", "optimizer.lr is nan; it must be a finite number"),
-        ("objective.temperature=.inf", "objective.temperature is inf; it must be a finite"),
-        ("training.seed=-1", "training.seed is -1; it must not be below 0"),
-        ("training.seed=4294967296", "training.seed is 4294967296; it ends at"),
-        ("training.workers=-1", "training.workers is -1; it must not be below 0"),
-        ("optimizer.clip_norm=-1", "optimizer.clip_norm is -1.0; it must not be below 0"),
-        ("curriculum.text_lr=-1", "curriculum.text_lr is -1.0; it must not be below 0"),
-        ("objective.bank_momentum=1", r"objective.bank_momentum must lie in \[0, 1\)"),
-        ("clip.scale=[0.9, 1]", "clip.scale and clip.test_scale must be at least 1, ascending"),
-        ("clip.scale=[1.5, 1.2]", "clip.scale and clip.test_scale must be at least 1, ascending"),
-        ("clip.test_scale=0.5", "clip.scale and clip.test_scale must be at least 1, ascending"),
-        ("training.accumulate=3", "training.accumulate must divide training.batch_size"),
-        (
-            "training.accumulate=32",
-            "training.batch_size is 32 in 32 parts; batch normalisation needs two clips at a time",
-        ),
-        ("training.batch_size=1", "training.batch_size is 1 in 1 parts; batch normalisation needs"),
+        ("training.epochs=0", "training.epochs is 0"),
+        ("training.epochs=", "training.epochs"),
+        ("training.seed=", "training.seed"),
+        ("text.source=", "text.source"),
+        ("optimizer.lr=-1", "optimizer.lr is -1.0"),
+        ("optimizer.lr=.nan", "optimizer.lr is nan"),
+        ("optimizer.weight_decay=.inf", "optimizer.weight_decay is inf"),
+        ("optimizer.text_head_factor=-1", "optimizer.text_head_factor is -1.0"),
+        ("objective.temperature=.inf", "objective.temperature is inf"),
+        ("training.seed=-1", "training.seed is -1"),
+        ("training.seed=4294967296", "training.seed is 4294967296"),
+        ("training.workers=-1", "training.workers is -1"),
+        ("optimizer.clip_norm=-1", "optimizer.clip_norm is -1.0"),
+        ("curriculum.text_lr=-1", "curriculum.text_lr is -1.0"),
+        ("objective.bank_momentum=1", "objective.bank_momentum is 1.0"),
+        ("clip.size=31", "clip.size is 31"),
+        ("clip.scale=[0.9, 1]", r"clip.scale is \(0.9, 1.0\)"),
+        ("clip.scale=[1.5, 1.2]", r"clip.scale is \(1.5, 1.2\)"),
+        ("clip.test_scale=0.5", "clip.test_scale is 0.5"),
+        ("training.accumulate=3", "training.batch_size is 32.*training.accumulate"),
+        ("training.accumulate=32", "training.batch_size is 32.*training.accumulate=32"),
+        ("training.batch_size=1", "training.batch_size is 1 "),
     ],
 )
-def test_a_value_out_of_range_is_told(override: str, message: str) -> None:
+def test_a_value_out_of_range(override: str, message: str) -> None:
     refused(f"^laptop: {message}", override)
+
+
+def test_configurations_check_themselves() -> None:
+    with pytest.raises(RecipeError, match=r"^clip\.frames is 0"):
+        config.ClipConfig(frames=0)
+    with pytest.raises(RecipeError, match=r"^optimizer\.lr is 0"):
+        dataclasses.replace(Recipe().optimizer, lr=0)
+    with pytest.raises(RecipeError, match=r"^clip\.size is 16"):
+        Recipe(clip=config.ClipConfig(size=16))
 
 
 @pytest.mark.parametrize("override", ["training.epochs", "training.epochs 3", ""])
 def test_an_override_without_a_value(override: str) -> None:
-    refused(rf"^'{override}' is not of the form key=value, as training\.epochs=10$", override)
+    refused(rf"^'{override}'", override)
 
 
 def test_an_override_that_is_not_yaml() -> None:
-    refused(r"^clip\.scale=\[1: not YAML \(.*\)$", "clip.scale=[1")
+    refused(r"^clip\.scale=\[1,", "clip.scale=[1")
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "just words", "[1, 2]", "3"])
-def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
-    refused_file(tmp_path, text, "r.yaml: a recipe is a YAML mapping of sections, not ")
+def test_a_file_that_is_not_a_mapping(tmp_path: Path, text: str) -> None:
+    refused_file(tmp_path, text, "r.yaml: ")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("clip:\n\tsize: 3", r"r.yaml: not YAML \(.*line 2"),
-        ("clip: 3", "r.yaml: 'clip' is no key of a recipe"),
-        ("clip:", "r.yaml: 'clip' is no key of a recipe"),
-        ("3: 4", "r.yaml: '3' is no key of a recipe"),
-        ("clip:\n  3: 4", "r.yaml: 'clip.3' is no key of a recipe"),
-        ("clip:\n  flip: {a: 1}", "r.yaml: clip.flip: {'a': 1} does not do"),
+        ("clip:\n\tsize: 3", "r.yaml, line 2"),
+        ("clip:\n  size: 64\n  size: 96\n", "r.yaml, line 3: .*'size'"),
+        ("clip: {size: 64}\nvideo: {}\nclip: {frames: 8}\n", "r.yaml, line 3: .*'clip'"),
+        ("clip: {[1]: 2}", "r.yaml, line 1"),
+        ("clip: 3", "r.yaml: 'clip'"),
+        ("clip:", "r.yaml: 'clip'"),
+        ("3: 4", "r.yaml: '3'"),
+        ("clip:\n  3: 4", "r.yaml: 'clip.3'"),
+        ("clip:\n  flip: {a: 1}", "r.yaml: clip.flip is {'a': 1}"),
     ],
 )
-def test_a_file_with_a_mistake(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file(tmp_path: Path, text: str, message: str) -> None:
     refused_file(tmp_path, text, message)
 
 
+def test_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "clip: &clip {size: 64, frames: 4}\nclip2: {<<: *clip, frames: 8}\n"
+    )
+    settings = read_yaml(tmp_path / "r.yaml", "r.yaml")
+    assert settings["clip2"] == {"size": 64, "frames": 8}
+
+
+def test_an_impossible_date() -> None:
+    refused("^text.source=2026-02-30", "text.source=2026-02-30")
+
+
 def test_no_such_recipe() -> None:
-    refused("^no recipe 'latop'; did you mean 'laptop', or give a file$", name="latop")
-    refused("^recipe file none.yaml cannot be read: .*No such file", name="none.yaml")
+    refused("'latop'.*'laptop'", name="latop")
+    refused("none.yaml .*No such file", name="none.yaml")
 
 
 def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_bytes(b"clip: {size: 3} # caf\xe9")
-    refused("r.yaml cannot be read: ", name=str(tmp_path / "r.yaml"))
+    refused("r.yaml .*utf-8", name=str(tmp_path / "r.yaml"))

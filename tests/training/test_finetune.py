@@ -154,8 +154,7 @@ def test_a_plateau_needs_validation(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_clips_whose_gradients_would_be_wrong() -> None:
-    message = "^clip.frames is 2, for which this processor's gradients in bfloat16 are wrong; give"
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=r"^clip\.frames is 2"):
         task(**{"training.precision": "bf16"})
     task(**{"training.precision": "bf16", "clip.frames": 3})
 
@@ -184,7 +183,7 @@ def begun(path: Path, settings=None, resume: bool = False, manifest: str = "m", 
             {"settings": recipe(**{"optimizer.lr": 0.5})},
             "another recipe: optimizer.lr was 0.01, no",
         ),
-        ({"settings": load_recipe("laptop")}, r"another kind: .*'classifier.dropout' is no key of"),
+        ({"settings": load_recipe("laptop")}, r"another kind: .*'classifier.dropout'"),
         ({"manifest": "other"}, "on other pairs: its manifest was m, this one is other$"),
         ({"start": "other"}, "with another start: its start was s, this one is other$"),
     ],

@@ -200,13 +200,13 @@ def _inputs(
     from crosspair.evaluation.evaluate import check_protocols
     from crosspair.evaluation.results import fill_split
     from crosspair.models.init import load_frozen_model
-    from crosspair.recipes import hash_beside
+    from crosspair.recipes import run_recipe_hash
 
     name = fill_split(options.model, split)
     model = load_frozen_model(name)
     manifest = Manifest.read(fill_split(options.manifest, split))
     check_protocols(model, manifest, options.protocols, config)
-    return model, manifest, hash_beside(Recipe, name)
+    return model, manifest, run_recipe_hash(Recipe, name)
 
 
 def _subjects(
@@ -328,13 +328,13 @@ def _multiview(options: argparse.Namespace) -> None:
     from crosspair.evaluation.results import write_results
     from crosspair.models.classifier import Classifier
     from crosspair.provenance import provenance
-    from crosspair.recipes import hash_beside
+    from crosspair.recipes import run_recipe_hash
     from crosspair.reporting.tables import print_table
 
     check_output_path(options.out)
     manifest = Manifest.read(options.manifest)
     model = Classifier.from_pretrained(options.model)
-    recipe = hash_beside(FinetuneRecipe, options.model)
+    recipe = run_recipe_hash(FinetuneRecipe, options.model)
     with distributed_context() as world:
         results = multiview_results(
             model.to(world.device), manifest,

@@ -444,9 +444,9 @@ def add_doctor(verbs: Verbs) -> None:
 def _doctor(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from crosspair.doctor import examine
+    from crosspair.doctor import run_checks
 
-    checks = examine(Path())
+    checks = run_checks(Path())
     if options.json:
         print(json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=2))
     else:
@@ -468,4 +468,4 @@ def _print_doctor(checks: Sequence[Check]) -> None:
     Console().print(table)
     for check in checks:
         if not check.ok:
-            print(f"{check.name}, for {check.needed_for}: {check.mend}")
+            print(f"{check.name}, for {check.needed_for}: {check.fix}")

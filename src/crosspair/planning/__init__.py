@@ -1,4 +1,4 @@
-"""What a whole training takes, told from a part of a minute of it."""
+"""Estimate time, memory and disk of a training from a short measurement."""
 
 from __future__ import annotations
 
@@ -24,26 +24,29 @@ from crosspair.training.loop import check_batch_size
 from crosspair.training.pretrain import Pretraining
 from crosspair.video.loader import explain_dead_workers
 
-DATA_BOUND = 0.1  # share of the time that the network waits for clips
-LOGGED = 12  # numbers in a line of metrics.jsonl
-NUMBER = 30 + 64  # bytes of one there, and in TensorBoard's file
+DATA_BOUND = 0.1  # minimum fraction of time spent waiting for clips
+LOG_VALUES = 12  # in a line of metrics.jsonl
+LOG_VALUE_BYTES = 30 + 64  # of a value in metrics.jsonl and in TensorBoard's file
 
 
 @dataclass(frozen=True)
 class TrainingEstimate:
-    """What a training will take.
+    """Estimated cost of a training.
 
     Attributes:
-        recipe, manifest: what is to be trained on what.
-        machine: that was measured.
-        pairs: to learn from.
-        clips: that the training sees.
-        part: clips that go through the network at a time, by the recipe.
-        measured: see there.
+        recipe: name of the recipe.
+        manifest: path of the manifest.
+        machine: the machine that was measured.
+        pairs: number of pairs or labelled videos to train on.
+        clips: number of clips that the training sees.
+        part: clips per micro-batch according to the recipe.
+        measured: measured rates and memory.
         data_bound: whether the network waits for clips more than a tenth of the time.
-        projections: the first is this machine as it was measured.
-        checkpoints, model, logs: bytes on the disk; of all checkpoints that there are at a time.
-        advice: what to change, a sentence each.
+        projections: the first one is this machine as measured.
+        checkpoints: maximum size of all checkpoints in bytes.
+        model: size of the exported model in bytes.
+        logs: size of the logs in bytes.
+        advice: suggested changes, a sentence each.
     """
 
     recipe: str
@@ -71,43 +74,49 @@ def estimate_training(
     seconds: float = 30,
     world: World | None = None,
 ) -> TrainingEstimate:
-    """Measure a training for some time, and tell what all of it takes. Nothing is written.
+    """Run a few steps of a training, and estimate the cost of the whole. No file is written.
 
     Args:
         recipe: of a pre-training or a fine-tuning.
-        manifest: pairs, or videos with labels.
-        name: the recipe's, for people.
-        init: weights to begin with, as of the training itself.
-        processes: numbers of GPUs (of machines, where there is no GPU) to compute besides one.
-        seconds: to measure for, about.
-        world: where to compute: one process.
+        manifest: pairs, or labelled videos.
+        name: of the recipe.
+        init: initial weights, as in the training itself.
+        processes: numbers of GPUs to project to, in addition to one (of machines, if there is no
+            GPU).
+        seconds: approximate duration of the measurement.
+        world: must have one process; None uses the CPU.
 
     Raises:
-        CrosspairError: whatever would stop the training at its start; or the batch cannot be
-            shared evenly by one of ``processes``.
+        CrosspairError: the training could not start, or the batch cannot be divided evenly among
+            one of ``processes``.
     """
     world = world or World()
     training = recipe.training
     if world.size > 1:
-        raise RecipeError("one process makes a plan for any number of them; leave out torchrun")
+        raise RecipeError(
+            f"planning runs in one process, not {world.size}; run the command without torchrun"
+        )
     for number in processes:
         check_batch_size(training, World(size=number))
-    # A part of the batch is measured as a batch of its own.
-    one_part = dataclasses.replace(training, accumulate=1)
-    task = _task(dataclasses.replace(recipe, training=one_part), manifest, init, world)
-    part = training.batch_size // training.accumulate
+    # A micro-batch is measured as a whole batch.
+    measured_training = dataclasses.replace(training, accumulate=1)
+    task = _build_task(
+        dataclasses.replace(recipe, training=measured_training), manifest, init, world
+    )
+    micro_batch = training.batch_size // training.accumulate
     with explain_dead_workers(manifest.path):
-        measured = measure(task, part, seconds)
+        measured = measure(task, micro_batch, seconds)
     machine = provenance(recipe="", model="", manifest="", seed=0).machine
-    whole = TrainingSize(
+    size = TrainingSize(
         clips=training.epochs * task.steps_per_epoch * training.batch_size,
         validated=-(-training.epochs // training.validate_every) * len(task.validation),
         batch=training.batch_size,
         parts=training.accumulate,
-        bank=_size(task.own_state_dict()),
-        gradients=_size([each for each in task.model.parameters() if each.requires_grad]),
+        bank=_tensor_bytes(task.own_state_dict()),
+        gradients=_tensor_bytes([p for p in task.model.parameters() if p.requires_grad]),
         cores=0 if world.device.type == "cpu" else machine.cores,
     )
+    log_lines = size.clips // training.batch_size // training.log_every
     state = task.state_dict()
     data_bound = measured.data_wait > DATA_BOUND
     return TrainingEstimate(
@@ -115,25 +124,25 @@ def estimate_training(
         manifest=str(manifest.path),
         machine=machine,
         pairs=len(task.clips),
-        clips=whole.clips,
-        part=part,
+        clips=size.clips,
+        part=micro_batch,
         measured=measured,
         data_bound=data_bound,
-        projections=[project(whole, measured, each) for each in sorted({1, *processes})],
-        # The newest, the best on validation, and the one that is being written.
-        checkpoints=(_size(state) + whole.bank) * (3 if len(task.validation) else 2),
-        model=_size(state["model"]),
-        logs=whole.clips // training.batch_size // training.log_every * LOGGED * NUMBER,
-        advice=advice(
+        projections=[project(size, measured, number) for number in sorted({1, *processes})],
+        # The newest, the best on validation, and the one being written.
+        checkpoints=(_tensor_bytes(state) + size.bank) * (3 if len(task.validation) else 2),
+        model=_tensor_bytes(state["model"]),
+        logs=log_lines * LOG_VALUES * LOG_VALUE_BYTES,
+        advice=suggest_changes(
             recipe, manifest, measured, machine.cores, data_bound=data_bound, device=world.device
         ),
     )
 
 
-def _task(
+def _build_task(
     recipe: Recipe | FinetuneRecipe, manifest: Manifest, init: str, world: World
 ) -> Pretraining | Finetuning:
-    """The training, in its dearest stage."""
+    """Build the training in its most expensive stage."""
     if isinstance(recipe, FinetuneRecipe):
         return Finetuning(recipe, manifest, load_init_weights(init), world)
     task = Pretraining(recipe, manifest, world, init)
@@ -143,26 +152,26 @@ def _task(
     return task
 
 
-def _size(state: Any) -> int:
-    """Bytes of all tensors in a nest of dictionaries and lists."""
+def _tensor_bytes(state: Any) -> int:
+    """Return the size of all tensors in nested dictionaries and lists."""
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, dict):
-        return sum(map(_size, state.values()))
-    return sum(map(_size, state)) if isinstance(state, list | tuple) else 0
+        return sum(map(_tensor_bytes, state.values()))
+    return sum(map(_tensor_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A training on some GPUs of a machine, or on some machines where there is no GPU.
+    """Estimate for a number of GPUs of a machine, or of machines without a GPU.
 
     Attributes:
-        processes: how many train, each on a GPU, or a machine, of its own.
-        measured: whether this is what was measured; else it is computed from that.
-        clips_per_second: of all of them.
-        hours: to the last epoch, with validations.
-        memory: bytes, the peak of each process.
-        all_reduce: bytes of gradients that each process sends a step, and as many it receives.
+        processes: number of processes, one per GPU or per machine.
+        measured: whether this is the measurement itself, rather than computed from it.
+        clips_per_second: of all processes together.
+        hours: duration of the training, including validation.
+        memory: peak memory of each process in bytes.
+        all_reduce: bytes of gradients that each process sends, and receives, per step.
     """
 
     processes: int
@@ -175,16 +184,16 @@ class Projection:
 
 @dataclass(frozen=True)
 class TrainingSize:
-    """A whole training.
+    """Amounts of work and data of a training.
 
     Attributes:
-        clips: that it sees.
-        validated: clips that all its validations look at.
-        batch: clips a step, over all processes.
-        parts: that a process's share of a batch goes through the network in.
-        bank: bytes of the whole memory bank.
-        gradients: bytes of all gradients.
-        cores: of the machine, which its GPUs share; 0 where each process has a machine of its own.
+        clips: number of clips that the training sees.
+        validated: number of clips of all validations.
+        batch: clips per step, over all processes.
+        parts: micro-batches per step.
+        bank: size of the memory bank in bytes.
+        gradients: size of all gradients in bytes.
+        cores: cores of the machine, used by all its GPUs; 0 if each process has its own machine.
     """
 
     clips: int
@@ -196,48 +205,47 @@ class TrainingSize:
     cores: int
 
 
-def project(whole: TrainingSize, measured: Measurements, processes: int) -> Projection:
-    """Compute what a number of processes take.
+def project(size: TrainingSize, measured: Measurements, processes: int) -> Projection:
+    """Extrapolate the measurement to a number of processes.
 
-    Nothing is lost on the way between them, and a smaller part of the batch costs as much a clip:
-    where the network between machines is slow it will be less. Workers have no more cores than
-    there are.
+    The projection is optimistic: communication is free, and a smaller micro-batch costs as much
+    per clip. Loading is limited by the cores of the machine.
     """
-    loading = _loading(whole, measured, processes)
-    faster = _limit(whole, measured, processes) / _limit(whole, measured, 1)
-    rate = measured.together * faster
-    validation = whole.validated / min(processes * measured.forward, loading)
-    part = whole.batch // processes // whole.parts
-    # What a process keeps of the bank is its share.
-    memory = measured.memory_of(part) - whole.bank * (1 - 1 / processes)
+    loading = _loading_rate(size, measured, processes)
+    speedup = _max_rate(size, measured, processes) / _max_rate(size, measured, 1)
+    rate = measured.together * speedup
+    validation = size.validated / min(processes * measured.forward, loading)
+    micro_batch = size.batch // processes // size.parts
+    # Each process holds its shard of the bank only.
+    memory = measured.memory_of(micro_batch) - size.bank * (1 - 1 / processes)
     return Projection(
         processes=processes,
         measured=processes == 1,
         clips_per_second=rate,
-        hours=(whole.clips / rate + validation) / 3600,
+        hours=(size.clips / rate + validation) / 3600,
         memory=int(memory),
-        all_reduce=int(2 * (processes - 1) / processes * whole.gradients),  # in a ring
+        all_reduce=int(2 * (processes - 1) / processes * size.gradients),  # ring all-reduce
     )
 
 
-def _limit(whole: TrainingSize, measured: Measurements, processes: int) -> float:
-    """Clips/s that steps and loading allow, could they be done at the same time."""
-    return min(processes * measured.step, _loading(whole, measured, processes))
+def _max_rate(size: TrainingSize, measured: Measurements, processes: int) -> float:
+    """Clips/s if steps and loading overlap perfectly."""
+    return min(processes * measured.step, _loading_rate(size, measured, processes))
 
 
-def _loading(whole: TrainingSize, measured: Measurements, processes: int) -> float:
+def _loading_rate(size: TrainingSize, measured: Measurements, processes: int) -> float:
     rate = processes * measured.loading
-    return (
-        min(rate, max(measured.loading, whole.cores * measured.by_worker)) if whole.cores else rate
-    )
+    if size.cores:
+        return min(rate, max(measured.loading, size.cores * measured.by_worker))
+    return rate
 
 
-LARGER = 1.25  # times the short side that a recipe needs, from which on a video is large
-SLOWED = 0.9  # of the speed of steps alone, below which loading costs something
-WHOLE_BATCH = {"ranking", "in_batch"}  # objectives whose batch must not be in parts
+LARGE_VIDEO = 1.25  # minimum short side of a large video, relative to the recipe's
+SLOWED_DOWN = 0.9  # maximum ratio of the training's rate to that of steps alone to blame loading
+WHOLE_BATCH = {"ranking", "in_batch"}  # objectives that do not support gradient accumulation
 
 
-def advice(
+def suggest_changes(
     recipe: Recipe | FinetuneRecipe,
     manifest: Manifest,
     measured: Measurements,
@@ -246,66 +254,72 @@ def advice(
     data_bound: bool,
     device: torch.device,
 ) -> list[str]:
-    """What would make the training faster, or possible; a sentence each, the most urgent first."""
-    found = list(_on_memory(recipe, measured))
-    if measured.together < SLOWED * measured.step:  # by waiting, or as workers take its cores
-        found += _on_videos(recipe, manifest)
+    """Suggest changes that make the training feasible or faster.
+
+    Returns:
+        Sentences, the most urgent first.
+    """
+    suggestions = list(_suggest_batch(recipe, measured))
+    # The network waits for clips, or the workers use its cores.
+    if measured.together < SLOWED_DOWN * measured.step:
+        suggestions += _suggest_preparation(recipe, manifest)
     if data_bound:
-        found += _on_workers(recipe, measured, cores)
-    slow = recipe.training.precision == "fp32"
-    if slow and dtype_for(device, "auto") != torch.float32:
-        found.append("training.precision=auto: this processor computes in bfloat16.")
-    return found
+        suggestions += _suggest_workers(recipe, measured, cores)
+    if recipe.training.precision == "fp32" and dtype_for(device, "auto") != torch.float32:
+        suggestions.append("Set training.precision=auto: this device supports bfloat16.")
+    return suggestions
 
 
-def _on_memory(recipe: Recipe | FinetuneRecipe, measured: Measurements) -> Iterator[str]:
+def _suggest_batch(recipe: Recipe | FinetuneRecipe, measured: Measurements) -> Iterator[str]:
     training = recipe.training
-    parts = range(training.accumulate, training.batch_size // 2 + 1)
-    fitting = [
-        each
-        for each in parts
-        if training.batch_size % each == 0
-        and measured.memory_of(training.batch_size // each) <= measured.available
-    ]
-    if not fitting or fitting[0] == training.accumulate:
+    fitting = (
+        parts
+        for parts in range(training.accumulate, training.batch_size // 2 + 1)
+        if training.batch_size % parts == 0
+        and measured.memory_of(training.batch_size // parts) <= measured.available
+    )
+    accumulate = next(fitting, training.accumulate)
+    if accumulate == training.accumulate:
         return
     clips = training.batch_size // training.accumulate
-    needed = measured.memory_of(clips) / 1e9
     if isinstance(recipe, Recipe) and recipe.objective.name in WHOLE_BATCH:
-        change = f"training.batch_size={training.batch_size // fitting[0]}"
+        change = f"training.batch_size={training.batch_size // accumulate}"
     else:
-        change = f"training.accumulate={fitting[0]}"
+        change = f"training.accumulate={accumulate}"
     yield (
-        f"{change}: {clips} clips at a time need {needed:.1f} GB, and there are "
-        f"{measured.available / 1e9:.1f}."
+        f"Set {change}: {clips} clips at a time need {measured.memory_of(clips) / 1e9:.1f} GB, and "
+        f"{measured.available / 1e9:.1f} GB are available."
     )
 
 
-def _on_videos(recipe: Recipe | FinetuneRecipe, manifest: Manifest) -> Iterator[str]:
+def _suggest_preparation(recipe: Recipe | FinetuneRecipe, manifest: Manifest) -> Iterator[str]:
     side = 2 * math.ceil(recipe.clip.test_scale * recipe.clip.size / 2)
     sizes = zip(manifest.column("width"), manifest.column("height"), strict=True)
-    known = [min(size) for size in sizes if all(size)]
+    short_sides = [min(size) for size in sizes if all(size)]
     codecs = set(manifest.column("codec")) - {None}
-    if not known:
-        yield f'Look at the videos: "crosspair check {manifest.path}" tells whether they are large.'
-    elif statistics.median(known) > LARGER * side or codecs - {"h264"}:
+    if not short_sides:
         yield (
-            f'Prepare the videos: "crosspair prepare {manifest.path} --out prepared --short-side '
-            f'{side}"; half of them have a short side of {statistics.median(known):g} pixels or '
-            f"more, and are {', '.join(sorted(codecs))}."
+            f'Run "crosspair check {manifest.path}" to record the resolutions of the videos: '
+            "loading slows down the training, and large videos may be the cause."
+        )
+    elif statistics.median(short_sides) > LARGE_VIDEO * side or codecs - {"h264"}:
+        yield (
+            f'Prepare the videos with "crosspair prepare {manifest.path} --out prepared '
+            f'--short-side {side}": their median short side is '
+            f"{statistics.median(short_sides):g} pixels, and their codecs are "
+            f"{', '.join(sorted(codecs))}."
         )
 
 
-def _on_workers(
+def _suggest_workers(
     recipe: Recipe | FinetuneRecipe, measured: Measurements, cores: int
 ) -> Iterator[str]:
-    wanted, workers = math.ceil(measured.step / measured.by_worker), recipe.training.workers
-    if workers < min(wanted, cores):
+    required, workers = math.ceil(measured.step / measured.by_worker), recipe.training.workers
+    if workers < min(required, cores):
         yield (
-            f"training.workers={min(wanted, cores)}: a worker loads {measured.by_worker:.1f} "
-            f"clips/s, and a step could take {measured.step:.1f}."
+            f"Set training.workers={min(required, cores)}: a worker loads "
+            f"{measured.by_worker:.1f} clips/s, and the network can train on "
+            f"{measured.step:.1f} clips/s."
         )
-    if wanted > cores:
-        yield (
-            f"More cores: {wanted} would keep up with the network, and this machine has {cores}."
-        )
+    if required > cores:
+        yield f"Use more cores: {required} would match the network, and this machine has {cores}."

@@ -1,4 +1,8 @@
-"""Recipes: one YAML file each, and how they are read, overridden, checked and hashed."""
+"""Read, override, validate, write and hash recipes.
+
+A recipe is a YAML file with one section for each field of `crosspair.config.Recipe` or
+`FinetuneRecipe`; the packaged recipes lie in this folder.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,38 +19,22 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from crosspair.config import FinetuneRecipe, ObjectiveConfig, Recipe
+from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.errors import RecipeError
+from crosspair.files import read_yaml
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
-FOLDERS = {Recipe: "", FinetuneRecipe: "finetune"}  # where the packaged files of a kind are
-
-SMALLEST = 32  # pixels: res5 sees a sixteenth of them
-POSITIVE = frozenset({
-    "size", "frames", "stride", "width", "embedding", "hidden", "dimensions", "max_words",
-    "max_tokens", "temperature", "noise_samples", "lr", "epochs", "batch_size", "accumulate",
-    "validate_every", "log_every", "patience", "margin",
-})  # fmt: skip
-NOT_NEGATIVE = frozenset({
-    "color_jitter", "momentum", "weight_decay", "warmup_epochs", "clip_norm", "stage2_epoch",
-    "stage2_lr", "text_lr", "text_head_factor", "seed", "workers", "checkpoint_steps", "drops",
-})  # fmt: skip
-SHARES = frozenset({"bank_momentum", "dropout", "label_smoothing", "hold_out"})  # of 1, never all
-OBJECTIVES_OF = {  # fields that other objectives can do nothing with
-    "estimate": {"cross_pair", "self_instance"},
-    "instances": {"self_instance"},
-    "margin": {"ranking"},
-}
+FOLDERS = {Recipe: "", FinetuneRecipe: "finetune"}  # of the packaged files
 
 
 def recipe_names(kind: type[Recipe | FinetuneRecipe] = Recipe) -> list[str]:
-    """The recipes of a kind that come with the package."""
+    """Return the names of the packaged recipes of a kind, sorted."""
     files = (resources.files(__name__) / FOLDERS[kind]).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe of pre-training by name or file; see `read_recipe`.
+    """Read a pre-training recipe; see `read_recipe`.
 
     >>> load_recipe("laptop", ["training.epochs=3"]).training.epochs
     3
@@ -55,129 +43,131 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Read a recipe by name or file, and apply ``dotted.key=value`` overrides.
+    """Read a recipe by name or file, and apply overrides.
 
     Args:
-        kind: of pre-training or of fine-tuning.
-        name: of a recipe that comes with the package, or a file.
-        overrides: later ones hold.
+        kind: `Recipe` for pre-training, or `FinetuneRecipe`.
+        name: name of a packaged recipe, or a YAML file.
+        overrides: ``section.key=value`` with the value in YAML; the last one of a key is used.
 
     Raises:
-        RecipeError: no such recipe, a key that no recipe has (the nearest one is named), or a
-            value of the wrong type.
+        RecipeError: the recipe does not exist, a key is unknown (the closest one is suggested), or
+            a value is invalid.
 
     >>> read_recipe(FinetuneRecipe, "ucf101").clip.frames
     16
     """
-    settings = _flat(_parsed(_text(kind, name), name), name)
+    settings = _flatten(read_yaml(_find_recipe(kind, name), name), name)
     for override in overrides:
-        key, sign, value = override.partition("=")
-        if not sign:
-            raise RecipeError(f"{override!r} is not of the form key=value, as training.epochs=10")
-        settings[key.strip().removeprefix("--")] = _parsed(value, override)
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RecipeError(f"{override!r} must have the form key=value, as training.epochs=10")
+        settings[key.strip().removeprefix("--")] = read_yaml(value, override)
     return make_recipe(kind, settings, name)
 
 
 def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
-    """Make a recipe of pre-training; see `make_recipe`."""
+    """Build a pre-training recipe; see `make_recipe`."""
     return make_recipe(Recipe, settings, name)
 
 
 def make_recipe(
     kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = "recipe"
 ) -> AnyRecipe:
-    """Make a recipe of dotted keys and their values; keys left out have the defaults."""
-    known = list(recipe_settings(kind()))
-    for key in settings:
-        if key not in known:
-            raise RecipeError(f"{name}: {key!r} is no key of a recipe; {_nearest(key, known)}")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, "recipe")
-    nested: dict[str, Any] = {}
+    """Build a recipe from dotted keys and plain values.
+
+    Args:
+        kind: `Recipe` or `FinetuneRecipe`.
+        settings: values by ``section.key``; missing keys have their defaults.
+        name: of the recipe, for error messages.
+
+    Raises:
+        RecipeError: a key is unknown, or a value is invalid.
+    """
+    defaults = recipe_settings(kind())
+    nested: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
+        if key not in defaults:
+            raise RecipeError(f"{name}: {key!r} is not a recipe key; {_suggest(key, defaults)}")
+        if value is None and defaults[key] is not None:  # the default of optional fields is None
+            raise RecipeError(f"{name}: {key} has no value")
         section, _, field = key.partition(".")
         nested.setdefault(section, {})[field] = value
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "recipe")
     try:
-        namespace = parser.parse_object({"recipe": nested})
-        recipe = parser.instantiate(namespace).recipe
+        recipe = parser.instantiate(parser.parse_object({"recipe": nested})).recipe
+    except RecipeError as error:
+        raise RecipeError(f"{name}: {error}") from error
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise RecipeError(f"{name}: {_first_fault(settings, str(error))}") from error
+        raise RecipeError(f"{name}: {_format_type_error(settings, str(error))}") from error
     assert isinstance(recipe, kind)
-    _check(recipe, name)
     return recipe
 
 
 def recipe_settings(recipe: Recipe | FinetuneRecipe) -> dict[str, Any]:
-    """A recipe as dotted keys and plain values: the inverse of `make_recipe`."""
-    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists
-    return _flat(plain, "recipe")
+    """Return a recipe as dotted keys and plain values: the inverse of `make_recipe`."""
+    return _flatten(_to_plain(recipe), "recipe")
 
 
 def dump_recipe(recipe: Recipe | FinetuneRecipe) -> str:
-    """A recipe as the YAML that a run folder keeps."""
-    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    """Return a recipe as YAML, as stored in run folders."""
+    return yaml.safe_dump(_to_plain(recipe), sort_keys=False, allow_unicode=True)
 
 
 def recipe_hash(recipe: Recipe | FinetuneRecipe) -> str:
-    """12 hex digits that tell recipes apart."""
+    """Return a hash of a recipe's values: 12 hexadecimal digits."""
     return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]
 
 
-def hash_beside(kind: type[AnyRecipe], model: str) -> str:
-    """Hash of the recipe of the run whose model this is; empty where no recipe lies beside it.
+def run_recipe_hash(kind: type[AnyRecipe], model: str) -> str:
+    """Return the hash of the recipe of the run that a model folder belongs to.
 
     Args:
         kind: of the recipe.
-        model: its folder, or what else names a model.
+        model: model folder, or another name of a model.
+
+    Returns:
+        The hash of ``recipe.yaml`` in the parent folder; empty if there is none.
     """
     file = Path(model).parent / "recipe.yaml"
-    beside = Path(model).is_dir() and file.is_file()  # a model on the hub lies beside nothing
-    return recipe_hash(read_recipe(kind, str(file))) if beside else ""
+    if not Path(model).is_dir() or not file.is_file():  # e.g. a model on the Hub
+        return ""
+    return recipe_hash(read_recipe(kind, str(file)))
 
 
-def _text(kind: type[AnyRecipe], name: str) -> str:
+def _find_recipe(kind: type[AnyRecipe], name: str) -> str | Path:
+    """Return the text of a packaged recipe, or the path of a file."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe file {name} cannot be read: {error}") from error
+        return path
     names = recipe_names(kind)
-    if name not in names:
-        of_the_other = [
-            other for other in FOLDERS if other is not kind and name in recipe_names(other)
-        ]
-        if of_the_other:
-            what = "fine-tuning" if kind is Recipe else "pre-training"
-            raise RecipeError(
-                f"{name!r} is a recipe of {what}; those for this are {', '.join(names)}"
-            )
-        raise RecipeError(f"no recipe {name!r}; {_nearest(name, names)}, or give a file")
-    file = resources.files(__name__) / FOLDERS[kind] / f"{name}.yaml"
-    return file.read_text(encoding="utf-8")
+    if name in names:
+        file = resources.files(__name__) / FOLDERS[kind] / f"{name}.yaml"
+        return file.read_text(encoding="utf-8")
+    other, task = (FinetuneRecipe, "fine-tuning") if kind is Recipe else (Recipe, "pre-training")
+    if name in recipe_names(other):
+        raise RecipeError(f"{name!r} is a {task} recipe; choose one of {', '.join(names)}")
+    raise RecipeError(f"no recipe {name!r}; {_suggest(name, names)}, or give a YAML file")
 
 
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
+def _to_plain(recipe: Recipe | FinetuneRecipe) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists
 
 
-def _flat(nested: Any, name: str) -> dict[str, Any]:
+def _flatten(nested: Any, name: str) -> dict[str, Any]:
     if not isinstance(nested, dict):
-        raise RecipeError(f"{name}: a recipe is a YAML mapping of sections, not {nested!r}")
+        raise RecipeError(f"{name}: a recipe must be a YAML mapping of sections, not {nested!r}")
     flat = {}
     for section, fields in nested.items():
         if isinstance(fields, dict):
             flat.update({f"{section}.{field}": value for field, value in fields.items()})
         else:
-            flat[str(section)] = fields
+            flat[section] = fields
     return flat
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     last = name.rsplit(".", 1)[-1]
     close = (
@@ -185,64 +175,15 @@ def _nearest(name: str, known: Iterable[str]) -> str:
         or difflib.get_close_matches(name, known, n=1)
         or [key for key in known if difflib.get_close_matches(last, [key.rsplit(".", 1)[-1]])]
     )
-    return f"did you mean {close[0]!r}" if close else f"there are {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
 
 
-def _first_fault(settings: Mapping[str, Any], message: str) -> str:
-    """jsonargparse explains over several lines; keep the key, the value and the cause."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("Expected")] or lines[-1:]
+def _format_type_error(settings: Mapping[str, Any], message: str) -> str:
+    """Reduce jsonargparse's multi-line message to the key, the value and the expected types."""
+    types = re.findall(r"Expected (?:an? )?(.+?)(?:\. Got value: .*)?$", message, re.MULTILINE)
+    expected = re.sub(r"<class '(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
+    expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)
     for key, value in settings.items():
         if f'"recipe.{key}"' in message:
-            return f"{key}: {value!r} does not do ({', or '.join(causes)})"
-    return " ".join(lines)
-
-
-def _check(recipe: Recipe | FinetuneRecipe, name: str) -> None:
-    for key, value in recipe_settings(recipe).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise RecipeError(f"{name}: {key} is {value}; it must be a finite number")
-        last = key.split(".")[-1]
-        if last in POSITIVE and (value is None or value <= 0):
-            raise RecipeError(f"{name}: {key} is {value}; it must be above 0")
-        if last in NOT_NEGATIVE and value is not None and value < 0:
-            raise RecipeError(f"{name}: {key} is {value}; it must not be below 0")
-        if last in SHARES and not 0 <= value < 1:
-            raise RecipeError(f"{name}: {key} must lie in [0, 1)")
-    if recipe.training.seed >= 2**32:
-        raise RecipeError(f"{name}: training.seed is {recipe.training.seed}; it ends at 2**32 - 1")
-    if not 1 <= recipe.clip.scale[0] <= recipe.clip.scale[1] or recipe.clip.test_scale < 1:
-        raise RecipeError(f"{name}: clip.scale and clip.test_scale must be at least 1, ascending")
-    if recipe.clip.size < SMALLEST:
-        # From a single pixel on, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
-        raise RecipeError(
-            f"{name}: clip.size is {recipe.clip.size}; below {SMALLEST} res5 would see one pixel"
-        )
-    if isinstance(recipe, FinetuneRecipe) and not 0 < recipe.labels.share <= 1:
-        raise RecipeError(f"{name}: labels.share is {recipe.labels.share}; it must lie in (0, 1]")
-    if recipe.training.batch_size % recipe.training.accumulate:
-        raise RecipeError(f"{name}: training.accumulate must divide training.batch_size")
-    if recipe.training.batch_size // recipe.training.accumulate < 2:
-        raise RecipeError(
-            f"{name}: training.batch_size is {recipe.training.batch_size} in "
-            f"{recipe.training.accumulate} parts; batch normalisation needs two clips at a time"
-        )
-    if isinstance(recipe, Recipe):
-        _check_objective(recipe, name)
-
-
-def _check_objective(recipe: Recipe, name: str) -> None:
-    objective, parts = recipe.objective, recipe.training.accumulate
-    for field, objectives in OBJECTIVES_OF.items():
-        value = getattr(objective, field)
-        if value != getattr(ObjectiveConfig, field) and objective.name not in objectives:
-            raise RecipeError(
-                f"{name}: objective.{field}={value} means nothing to objective.name="
-                f"{objective.name}, only to {' and '.join(sorted(objectives))}; leave it out"
-            )
-    if objective.name in {"ranking", "in_batch"} and parts > 1:
-        raise RecipeError(
-            f"{name}: training.accumulate is {parts}, but objective.name={objective.name} tells "
-            "pairs from the rest of their batch, which must not be in parts; set it to 1, "
-            "and lower training.batch_size if memory does not do"
-        )
+            return f"{key} is {value!r}; expected {expected or 'another type'}"
+    return " ".join(message.split())

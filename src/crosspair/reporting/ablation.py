@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crosspair.files import write_atomically
-from crosspair.markdown import markdown_rows, plain
+from crosspair.markdown import escape_markdown, markdown_rows
 from crosspair.reporting.ablation_figures import (
     axis_charts,
     dot_charts,
@@ -68,8 +68,8 @@ def write_ablation_report(folder: Path) -> Path:
         validation=validation_panels(ablation), losses=loss_panels(ablation),
     )  # fmt: skip
     blocks = [
-        f"# {plain(ablation.title)}", plain(findings[0]),
-        "\n".join(f"- {plain(finding)}" for finding in findings[1:]), plain(uncertainty),
+        f"# {escape_markdown(ablation.title)}", escape_markdown(findings[0]),
+        "\n".join(f"- {escape_markdown(finding)}" for finding in findings[1:]), escape_markdown(uncertainty),
         *(block for table in tables for block in (f"## {table.title}", _markdown_table(table))),
         "## Cells", _markdown_cells(cells),
     ]  # fmt: skip
@@ -192,7 +192,7 @@ def _markdown_table(table: AblationTable) -> str:
     head += ["published, not measured here"] if table.is_published else []
     rows = []
     for row in table.rows:
-        cells = [f"{plain(row.name)}<br>{row.detail}"]
+        cells = [f"{escape_markdown(row.name)}<br>{row.detail}"]
         for column in table.columns:
             entry = row.entries.get(column)
             cell = format_mean(entry, column) if entry else row.placeholder
@@ -201,7 +201,7 @@ def _markdown_table(table: AblationTable) -> str:
                 cell += f"<br>{bold}{format_difference(entry.difference, column)}{bold}"
             cells.append(cell)
         if table.is_published:
-            cells.append(f"*{plain(row.published)}*" if row.published else "")
+            cells.append(f"*{escape_markdown(row.published)}*" if row.published else "")
         rows.append(cells)
     return markdown_rows(head, rows)
 
@@ -209,9 +209,9 @@ def _markdown_table(table: AblationTable) -> str:
 def _markdown_cells(lines: Sequence[CellLine]) -> str:
     rows = [
         [
-            f"[{plain(cell.name)}]({link})" if link else plain(cell.name),
+            f"[{escape_markdown(cell.name)}]({link})" if link else escape_markdown(cell.name),
             *columns.values(),
-            plain(cell.error),
+            escape_markdown(cell.error),
         ]
         for cell, link, columns in lines
     ]

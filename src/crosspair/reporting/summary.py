@@ -16,7 +16,7 @@ from urllib.parse import quote
 from crosspair.errors import RunError
 from crosspair.evaluation.results import Result, Subject, read_results
 from crosspair.files import write_atomically
-from crosspair.markdown import markdown_rows, plain
+from crosspair.markdown import escape_markdown, markdown_rows
 from crosspair.provenance import Provenance
 from crosspair.reporting.run_report import render_page
 from crosspair.reporting.tables import (
@@ -267,17 +267,17 @@ def _markdown(
         head = ["run", *(f"{column.title}<br>{column.detail}" for column in table.columns)]
         rows = [
             [
-                f"{plain(row.name)}<br>{row.detail}",
+                f"{escape_markdown(row.name)}<br>{row.detail}",
                 *(_markdown_cell(table, row, column, links) for column in table.columns),
             ]
             for row in table.rows
         ]
-        notes = (f"{number}. {plain(note)}" for number, note in enumerate(table.notes, start=1))
+        notes = (f"{number}. {escape_markdown(note)}" for number, note in enumerate(table.notes, start=1))
         blocks += [f"## {table.title}", markdown_rows(head, rows), "\n".join(notes)]
         blocks += [table.remark] if table.remark else []
     head = ["run", *next(iter(origins.values()))]
     rows = [
-        [f"[{plain(name)}]({links[name]})", *map(plain, origin.values())]
+        [f"[{escape_markdown(name)}]({links[name]})", *map(escape_markdown, origin.values())]
         for name, origin in origins.items()
     ]
     blocks += ["## Runs", markdown_rows(head, rows, names=len(head))]

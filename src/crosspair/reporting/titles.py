@@ -18,7 +18,7 @@ from crosspair.corpora.titles.clean import NOT_WORDS, Piece, Reason, clean_title
 from crosspair.corpora.titles.stage import TitleReport, TitleRow, extract_trees
 from crosspair.corpora.word_overlap import VariantOverlap
 from crosspair.files import write_atomically
-from crosspair.markdown import markdown_rows, plain
+from crosspair.markdown import escape_markdown, markdown_rows
 from crosspair.reporting.figures import (
     FAINT,
     INK,
@@ -289,7 +289,7 @@ def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
     for label in preferred.ranked():
         overlap = preferred.classes[label]
         values = map(format_value, (overlap.at_least_one, overlap.all, accuracy.get(label)))
-        rows.append([plain(label), f"{overlap.pairs:,}", *values])
+        rows.append([escape_markdown(label), f"{overlap.pairs:,}", *values])
     parts = [
         markdown_rows(_OVERLAP_HEAD, map(_overlap_cells, overlaps)),
         f"Fraction of {preferred.variant} that contain words of the class name:",
