@@ -119,9 +119,3 @@ class InvalidVideoError(VideoError):
 
     def __reduce__(self) -> tuple[type[InvalidVideoError], tuple[str, VideoStatus, str]]:
         return InvalidVideoError, (self.path, self.kind, self.reason)
-
-
-def format_error(error: BaseException) -> str:
-    """Format an exception as one line: its message, or its type if it has none."""
-    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(message).split())
