@@ -16,7 +16,7 @@ from torch import nn
 from crosspair.distributed import World, init_distributed
 from crosspair.progress import progress
 from crosspair.recipes import load_recipe
-from crosspair.training.loop import Loop
+from crosspair.training.loop import Trainer
 from crosspair.training.pretrain import Pretraining
 from crosspair.training.run import RunFolder
 from crosspair.video.loader import Batch, TrainingOrder
@@ -43,7 +43,7 @@ def main(folder: Path, killed: int, fixed: int) -> None:
         kind = FixedStatistics if fixed else Pretraining
         task, config = kind(recipe, some_pairs(), world), recipe.training
         with RunFolder(folder, recipe, "these", resume=True, world=world) as run:
-            loop = Loop(task, run)
+            loop = Trainer(task, run)
             order = TrainingOrder(
                 len(task.train), config.batch_size, config.epochs, config.seed,
                 rank=world.rank, world_size=world.size, start=loop.step,

@@ -5,7 +5,7 @@ import torch
 
 from crosspair.config import CurriculumConfig, OptimizerConfig, Recipe, TowersOptimizerConfig
 from crosspair.models import CPD, WordAverage
-from crosspair.training.schedule import Curriculum, build_optimizer, rate_factor, set_rates
+from crosspair.training.schedule import Curriculum, build_optimizer, compute_lr_factor, set_learning_rates
 
 
 def stages(config: CurriculumConfig, scores: list[float]) -> list[int]:
@@ -61,7 +61,7 @@ def tiny_model() -> CPD:
 def test_each_stage_has_the_papers_rates(strategy, stage, rest, text) -> None:
     model = tiny_model()
     optimizer = build_optimizer(model, torch.nn.Identity(), OptimizerConfig())
-    set_rates(optimizer, stage, 5, 10, TowersOptimizerConfig(), CurriculumConfig(strategy=strategy))
+    set_learning_rates(optimizer, stage, 5, 10, TowersOptimizerConfig(), CurriculumConfig(strategy=strategy))
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in model.text_encoder.parameters()} == {text}
     others = {id(p) for p in model.parameters()} - {id(p) for p in model.text_encoder.parameters()}
@@ -73,7 +73,7 @@ def test_the_text_head_can_stay_as_drawn() -> None:
     model = tiny_model()
     config = TowersOptimizerConfig(name="adamw", text_head_factor=0)
     optimizer = build_optimizer(model, torch.nn.Identity(), config)
-    set_rates(optimizer, 1, 5, 10, config, CurriculumConfig())
+    set_learning_rates(optimizer, 1, 5, 10, config, CurriculumConfig())
     before = {name: value.clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -84,9 +84,9 @@ def test_the_text_head_can_stay_as_drawn() -> None:
 
 def test_schedules_by_hand() -> None:
     step = OptimizerConfig(schedule="step", step_epochs=(4, 8))
-    assert [rate_factor(e, 10, step) for e in (3.9, 4, 9)] == pytest.approx([1, 0.1, 0.01])
+    assert [compute_lr_factor(e, 10, step) for e in (3.9, 4, 9)] == pytest.approx([1, 0.1, 0.01])
     cosine = OptimizerConfig(schedule="cosine", warmup_epochs=2)
-    assert [rate_factor(e, 10, cosine) for e in (0, 1, 2, 6, 10)] == pytest.approx(
+    assert [compute_lr_factor(e, 10, cosine) for e in (0, 1, 2, 6, 10)] == pytest.approx(
         [0, 0.5, 1, 0.5, 0]
     )
 

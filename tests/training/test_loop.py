@@ -10,7 +10,7 @@ import torch
 
 from crosspair.config import Recipe
 from crosspair.distributed import World
-from crosspair.training.loop import Loop
+from crosspair.training.loop import Trainer
 from crosspair.training.run import save_checkpoint
 
 
@@ -37,6 +37,6 @@ def test_what_was_begun_on_either_device_goes_on_on_a_gpu(
     shared = {"task": {"a": 1}, "best_step": 3, "left_out": {}}
     save_checkpoint(tmp_path, 4, shared, own, World())
     run = SimpleNamespace(checkpoints=tmp_path, last_step=4)
-    loop = Loop(Nothing(), run)
+    loop = Trainer(Nothing(), run)
     assert (loop.step, loop.best_step) == (4, 3)
     assert restored == ([[7]] if begun_on == "cuda" else [])

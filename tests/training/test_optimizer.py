@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crosspair.config import OptimizerConfig
-from crosspair.training.schedule import optimizer_of
+from crosspair.training.schedule import build_grouped_optimizer
 
 
 def network() -> nn.Module:
@@ -32,8 +32,8 @@ def test_one_pass_moves_weights_as_many_do(name: str) -> None:
     model, twin = network(), network()
     begun = [parameter.detach().clone() for parameter in model.parameters()]
     config = OptimizerConfig(name=name, lr=1e-2, weight_decay=0.1)
-    moved = after_steps(model, optimizer_of({"rest": model.parameters()}, config))
-    plain = optimizer_of({"rest": twin.parameters()}, config)
+    moved = after_steps(model, build_grouped_optimizer({"rest": model.parameters()}, config))
+    plain = build_grouped_optimizer({"rest": twin.parameters()}, config)
     for group in plain.param_groups:
         group["fused"], group["foreach"] = False, False
     torch.testing.assert_close(moved, after_steps(twin, plain), rtol=1e-5, atol=1e-6)
@@ -44,12 +44,12 @@ def test_one_pass_moves_weights_as_many_do(name: str) -> None:
 def test_what_an_older_run_saved_goes_on(name: str) -> None:
     model = network()
     config = OptimizerConfig(name=name, lr=1e-2)
-    old = optimizer_of({"rest": model.parameters()}, config)
+    old = build_grouped_optimizer({"rest": model.parameters()}, config)
     for group in old.param_groups:
         group["fused"] = None
     after_steps(model, old)
     saved = copy.deepcopy(old.state_dict())
     twin = copy.deepcopy(model)
-    new = optimizer_of({"rest": twin.parameters()}, config)
+    new = build_grouped_optimizer({"rest": twin.parameters()}, config)
     new.load_state_dict(saved)
     torch.testing.assert_close(after_steps(twin, new), after_steps(model, old))
