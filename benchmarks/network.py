@@ -104,7 +104,9 @@ def benchmark_network(
     training_ways = {
         BASE: training_step(common, clips, "fp32", plain_sgd(common)),
         INTERMEDIATE: training_step(intermediate, fast, "auto", plain_sgd(intermediate)),
-        OURS: training_step(ours, fast, "auto", build_grouped_optimizer({"rest": ours.parameters()}, SGD)),
+        OURS: training_step(
+            ours, fast, "auto", build_grouped_optimizer({"rest": ours.parameters()}, SGD)
+        ),
     }
     inference_ways = {
         BASE: inference_step(common, clips, "fp32"),

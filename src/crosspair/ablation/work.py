@@ -113,7 +113,7 @@ def _finetuned(
     results: list[Result] = []
     for of, init, name in starts:
         start = load_init_weights(init)
-        model = finetune(recipe, videos, folder / name, start=start, resume=True, world=world)
+        model = finetune(recipe, videos, folder / name, init=start, resume=True, world=world)
         if model is None:
             return None
         found = multiview_results(

@@ -104,7 +104,7 @@ def estimate_training(
         validated=-(-training.epochs // training.validate_every) * len(task.validation),
         batch=training.batch_size,
         parts=training.accumulate,
-        bank=_size(task.own_state_dict()),
+        bank=_size(task.rank_state_dict()),
         gradients=_size([each for each in task.model.parameters() if each.requires_grad]),
         cores=0 if world.device.type == "cpu" else machine.cores,
     )

@@ -213,7 +213,9 @@ class Trainer:
         total, too_few, stops = self.world.sum(state).tolist()
         if total == 0:
             reason = batch.failures[0][1] if batch.failures else "see the other processes' messages"
-            raise VideoError(f"no clip of a batch of {self.config.batch_size} is readable: {reason}")
+            raise VideoError(
+                f"no clip of a batch of {self.config.batch_size} is readable: {reason}"
+            )
         epoch = self.step / self.steps_per_epoch
         self.step += 1
         if too_few:  # batch normalisation needs two clips on every process
