@@ -440,14 +440,14 @@ def select_labelled_videos(
     validation = manifest.take([])
     if test_split != "val":
         validation = drop_unusable_rows(manifest.split("val"), "label")
-        labels = validation.column("label")
-        unknown = sorted(set(labels) - set(classes))
+        labels, known = validation.column("label"), set(classes)
+        unknown = sorted(set(labels) - known)
         if unknown:
             logger.warning(
                 "validation skips %d classes that are not in split train: %s",
                 len(unknown), ", ".join(unknown),
             )  # fmt: skip
-        validation = validation.take([i for i, label in enumerate(labels) if label in classes])
+        validation = validation.take([i for i, label in enumerate(labels) if label in known])
     if not len(validation):
         train, validation = _hold_out_validation(train, config.hold_out, seed)
     if config.share < 1:

@@ -115,7 +115,7 @@ class Task(Protocol):
         """Record the result of `validate`; return whether these weights are the best so far."""
 
     def advance(self, epochs_done: int) -> str:
-        """Update stage or learning rate after an epoch; return a description of the change, or ""."""
+        """Update stage or learning rate; return a description of the change, or ""."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that is the same on all processes; called by each of them."""
@@ -213,9 +213,7 @@ class Trainer:
         total, too_few, stops = self.world.sum(state).tolist()
         if total == 0:
             reason = batch.failures[0][1] if batch.failures else "see the other processes' messages"
-            raise VideoError(
-                f"no clip of a batch of {self.config.batch_size} is readable: {reason}"
-            )
+            raise VideoError(f"no clip of a whole batch is readable: {reason}")
         epoch = self.step / self.steps_per_epoch
         self.step += 1
         if too_few:  # batch normalisation needs two clips on every process

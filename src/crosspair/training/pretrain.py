@@ -120,9 +120,8 @@ class Pretraining:
     def _build_model(self, manifest: Manifest, init: str) -> CPD:
         """Build the model, and set ``train`` and ``validation`` to the pairs that it can read."""
         text = self.recipe.text
-        train, validation = (
-            _titled_pairs(manifest, name, text.column) for name in ("train", "val")
-        )
+        train = _titled_pairs(manifest, "train", text.column)
+        validation = _titled_pairs(manifest, "val", text.column)
         model = models.build_model(self.recipe, train.column(text.column))
         self.origin = {"init": models.load_pretrained_towers(model, init)}
         self.train = _drop_unknown_titles(train, model, text.column, text.empty_titles)

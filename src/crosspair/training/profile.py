@@ -65,8 +65,8 @@ class StepProfiler:
 
     Args:
         run: run folder; receives ``profile/trace.json.gz`` and ``profile/summary.md``.
-        device: device of the network. On a GPU, times are between CUDA events, so that work
-            counts in the section in which the GPU executes it.
+        device: device of the network. On a GPU, times are GPU times between CUDA events:
+            asynchronous work counts in the section that launched it.
     """
 
     def __init__(self, run: Path, device: torch.device) -> None:
@@ -135,7 +135,7 @@ class StepProfiler:
         for name, begin, end in self._spans:
             seconds[name] += self._seconds(begin, end)
         rows = [(name, seconds[name]) for name in SECTIONS if name in seconds]
-        rows += [("other", total - sum(seconds.values())), ("total", total)]
+        rows += [("all else", total - sum(seconds.values())), ("total", total)]
         machine = provenance(recipe="", model="", manifest="", seed=0).machine
         return "\n".join([
             "# Profile\n",
@@ -144,7 +144,7 @@ class StepProfiler:
             f"{machine.cores} cores: {sum(self._clips) / total:.1f} clips/s. The profiler slows "
             "steps down, most of all those with many small operations; metrics.jsonl has the "
             "speed without it.\n",
-            markdown_rows(("section", "ms per step", "fraction"), [
+            markdown_rows(("part", "ms per step", "fraction"), [
                 (name, f"{1000 * value / steps:.2f}", f"{value / total:.1%}")
                 for name, value in rows
             ]),

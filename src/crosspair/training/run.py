@@ -120,8 +120,13 @@ class RunFolder:
         write_atomically(self.path / METRICS, text)
 
     def _check_recipe(self, recipe: Recipe | FinetuneRecipe) -> None:
+        file = str(self.path / RECIPE)
         try:
-            saved = recipe_settings(read_recipe(type(recipe), str(self.path / RECIPE)))
+            saved = recipe_settings(
+                read_recipe(Recipe, file)
+                if isinstance(recipe, Recipe)
+                else read_recipe(FinetuneRecipe, file)
+            )
         except RecipeError as error:
             raise RunError(f"{self.path} contains a run of another kind: {error}") from error
         new = recipe_settings(recipe)
