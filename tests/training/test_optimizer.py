@@ -1,4 +1,4 @@
-"""Optimisers of one pass over the weights: they move them as those of many passes do."""
+"""Fused optimizers give the weights of unfused ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crosspair.training.schedule import build_grouped_optimizer
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    # A bias before batch normalisation would have no gradient but rounding errors.
+    # A bias before batch normalisation has a gradient of zero.
     return nn.Sequential(nn.Linear(5, 7, bias=False), nn.BatchNorm1d(7), nn.Linear(7, 3))
 
 
@@ -28,7 +28,7 @@ def after_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torc
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_one_pass_moves_weights_as_many_do(name: str) -> None:
+def test_fused_equals_unfused(name: str) -> None:
     model, twin = network(), network()
     begun = [parameter.detach().clone() for parameter in model.parameters()]
     config = OptimizerConfig(name=name, lr=1e-2, weight_decay=0.1)
@@ -41,7 +41,7 @@ def test_one_pass_moves_weights_as_many_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_what_an_older_run_saved_goes_on(name: str) -> None:
+def test_state_of_an_unfused_optimizer_is_loaded(name: str) -> None:
     model = network()
     config = OptimizerConfig(name=name, lr=1e-2)
     old = build_grouped_optimizer({"rest": model.parameters()}, config)
