@@ -232,14 +232,8 @@ class Finetuning:
     """The fine-tuning `Task`: classifier, labelled videos, optimizer and plateau detection.
 
     With a fraction s of the labels, an epoch repeats the labelled videos 1/s times, so that the
-    numbers of steps and validations are those of a training with all labels.
-
-    Args:
-        recipe: all settings.
-        manifest: the videos.
-        init: initial weights.
-        world: the processes of the training.
-        test_split: the split that is not read.
+    numbers of steps and validations are those of a training with all labels. For the arguments see
+    `finetune`.
     """
 
     name = "fine-tuning"

@@ -79,11 +79,7 @@ def pretrain(
 class Pretraining:
     """The pre-training `Task`: model, objective, memory bank, optimizer and curriculum.
 
-    Args:
-        recipe: all settings.
-        manifest: the pairs.
-        world: the processes of the training.
-        init: initial weights.
+    For the arguments see `pretrain`.
     """
 
     name = "pre-training"
