@@ -119,7 +119,7 @@ def _finetune(options: argparse.Namespace) -> None:
     inputs = recipe, options.manifest, options.init, options.run
     with distributed_context() as world:
         how: Any = {
-            "tested": options.test_split, "resume": options.resume, "profile": options.profile,
+            "test_split": options.test_split, "resume": options.resume, "profile": options.profile,
             "world": world,
         }  # fmt: skip
         if options.splits:
