@@ -13,7 +13,7 @@ import torch
 from crosspair.config import ClipConfig
 from crosspair.evaluation.windows import DecodeJob, decode_jobs
 from crosspair.library import index_videos, load_engine
-from crosspair.library import index_videos as indexing
+from crosspair.library import index as indexing
 
 
 def run(library: Path, videos: Path, model: Path, begun: Connection) -> None:

@@ -30,7 +30,7 @@ from crosspair.library import (
     index_videos,
     remove_videos,
 )
-from crosspair.library import index_videos as indexing
+from crosspair.library import index as indexing
 from crosspair.library.store import is_library, library_lock
 from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
