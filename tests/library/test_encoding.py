@@ -1,4 +1,4 @@
-"""Windows by passages are what one clip at a time gives; what fails is named, and nothing more."""
+"""Encoding of windows and whole videos: equal to encoding clip by clip; only broken videos fail."""
 
 from __future__ import annotations
 
@@ -117,12 +117,12 @@ def test_a_video_that_kills_its_decoder_costs_itself_alone(
             os.kill(os.getpid(), signal.SIGKILL)
         return read_frames(clip, instants, shape)
 
-    def told(paths, decode):
+    def probe(paths, decode):
         assert decode
         return [{"error": f"{p}: crashes"} if p.endswith("3.mp4") else {} for p in paths]
 
     monkeypatch.setattr(passage_module, "read_frames", killed)
-    monkeypatch.setattr(module, "probe_all", told)
+    monkeypatch.setattr(module, "probe_videos", probe)
     manifest = probe_missing(collect_videos([folder]))
     of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
     found = {each.row: each for each in encode_windows(of, manifest, WINDOWS)}
@@ -139,12 +139,12 @@ def test_a_decoder_that_hangs_costs_its_video_alone(
             time.sleep(600)
         return read_frames(clip, instants, shape)
 
-    def told(paths, decode):
+    def probe(paths, decode):
         return [{"error": f"{p}: hangs"} if p.endswith("3.mp4") else {} for p in paths]
 
     monkeypatch.setattr(passage_module, "read_frames", hanging)
     monkeypatch.setattr(passage_module, "STALLED", 3.0)
-    monkeypatch.setattr(module, "probe_all", told)
+    monkeypatch.setattr(module, "probe_videos", probe)
     of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=1, workers=2)
     found = {
         each.row: each
