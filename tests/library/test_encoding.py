@@ -34,8 +34,8 @@ from tests.library import killed
 from tests.library.conftest import WINDOWS
 
 
-def slowly(model: CPD, path: Path, start: float, length: float) -> tuple[torch.Tensor, ...]:
-    """The features of the clip in the middle of some seconds, by the evaluation's own way."""
+def encode_clip(model: CPD, path: Path, start: float, length: float) -> tuple[torch.Tensor, ...]:
+    """Features of the clip in the middle of a time range, encoded alone."""
     pixels = load_view(
         Clip(str(path), start, start + length), centre_view(0.5, model.clip), model.clip
     )
@@ -48,7 +48,7 @@ def test_windows_are_means_over_their_clips(tiny: InferenceEngine, folder: Path)
     manifest = probe_missing(collect_videos([folder / "4.mp4"]))
     (found,) = encode_windows(tiny, manifest, WINDOWS)
     assert found.spans == [(0, 2), (1, 3), (2, 4)]
-    clips = [slowly(tiny.model, folder / "4.mp4", second, 1) for second in range(4)]
+    clips = [encode_clip(tiny.model, folder / "4.mp4", second, 1) for second in range(4)]
     for i in range(3):
         visual = (clips[i][0] + clips[i + 1][0]) / 2
         embedding = F.normalize(clips[i][1] + clips[i + 1][1], dim=0)
@@ -56,7 +56,7 @@ def test_windows_are_means_over_their_clips(tiny: InferenceEngine, folder: Path)
         torch.testing.assert_close(found.embedding[i], embedding, atol=1e-4, rtol=1e-4)
 
 
-def test_passages_batches_and_processes_change_nothing(
+def test_results_do_not_depend_on_batches_and_processes(
     tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = probe_missing(collect_videos([folder]))
@@ -73,7 +73,7 @@ def test_passages_batches_and_processes_change_nothing(
     assert all(each.thumbnails[0].startswith(b"\xff\xd8") for each in once[1:])
 
 
-def test_what_cannot_be_read_is_named(tiny: InferenceEngine, folder: Path) -> None:
+def test_unreadable_videos_are_reported(tiny: InferenceEngine, folder: Path) -> None:
     rows = collect_videos([folder]).table.to_pylist()
     rows.append({"pair_id": "late", "path": str(folder / "1.mp4"), "start": 50.0})
     known = {"duration": 7e5, "width": 64, "height": 64}
@@ -83,16 +83,15 @@ def test_what_cannot_be_read_is_named(tiny: InferenceEngine, folder: Path) -> No
         for each in encode_windows(tiny, probe_missing(manifest_from_rows(rows, ".")), WINDOWS)
     }
     assert set(found) == set(range(7))
-    assert "not a readable video, or cut (it is text)" in found[4].failure
-    assert "the part is outside the video" in found[5].failure
-    assert (
-        "2.mp4: the header gives a length of 700000 s, more than a week; copy" in found[6].failure
-    )
+    assert "broken.mp4: " in found[4].failure
+    assert "1.mp4: " in found[5].failure
+    assert "2.mp4: " in found[6].failure
+    assert "700000 s" in found[6].failure
     assert [len(found[row].spans) for row in (4, 5, 6)] == [0, 0, 0]
     assert found[4].embedding.shape == (0, 8)
 
 
-def test_a_part_that_cannot_be_read_costs_its_windows(
+def test_only_the_windows_of_a_damaged_part_are_skipped(
     tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(clip, instants, shape):
@@ -106,10 +105,10 @@ def test_a_part_that_cannot_be_read_costs_its_windows(
     (found,) = encode_windows(tiny, probe_missing(collect_videos([folder / "4.mp4"])), WINDOWS)
     assert found.spans == [(0, 2)]
     assert len(found.embedding) == 1
-    assert found.failure.endswith("4.mp4: damaged (2 of 3 windows left out)")
+    assert "4.mp4: damaged (2 of 3 windows" in found.failure
 
 
-def test_a_video_that_kills_its_decoder_costs_itself_alone(
+def test_a_video_that_kills_its_decoder_fails_alone(
     tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(clip, instants, shape):
@@ -131,7 +130,7 @@ def test_a_video_that_kills_its_decoder_costs_itself_alone(
     assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
 
 
-def test_a_decoder_that_hangs_costs_its_video_alone(
+def test_a_video_that_hangs_its_decoder_fails_alone(
     tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hanging(clip, instants, shape):
@@ -154,7 +153,7 @@ def test_a_decoder_that_hangs_costs_its_video_alone(
     assert [len(found[row].spans) for row in (0, 1, 2, 3)] == [1, 1, 0, 3]
 
 
-def test_each_video_of_a_batch_has_its_time(
+def test_the_time_limit_is_per_video(
     tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(clip, instants, shape):
@@ -171,7 +170,7 @@ def test_each_video_of_a_batch_has_its_time(
     assert [len(found[row].spans) for row in range(5)] == [1, 1, 2, 3, 0]
 
 
-def test_a_whole_video_that_ends_its_process_is_named(
+def test_a_video_that_ends_its_process_is_reported(
     tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(clip, instants, shape):
@@ -186,18 +185,18 @@ def test_a_whole_video_that_ends_its_process_is_named(
         each.row: each
         for each in encode_windows(of, probe_missing(collect_videos([folder])), WINDOWS)
     }
-    assert "3.mp4: a process that decodes 3 clips of it ends: they take more" in found[2].failure
+    assert "3.mp4: " in found[2].failure
     assert [len(found[row].spans) for row in range(5)] == [1, 1, 0, 3, 0]
 
 
-def test_decoding_that_ends_by_no_video_is_told(
+def test_decoding_that_ends_for_every_video_is_an_error(
     tiny: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         passage_module, "read_frames", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     )
     of = InferenceEngine(tiny.model, tiny.device, "fp32", batch_size=1, workers=1)
-    with pytest.raises(VideoError, match=r"^decoding ended .* fewer workers or a smaller batch"):
+    with pytest.raises(VideoError, match="workers"):
         list(
             encode_windows(
                 of, probe_missing(collect_videos([folder / "3.mp4", folder / "4.mp4"])), WINDOWS
@@ -205,7 +204,7 @@ def test_decoding_that_ends_by_no_video_is_told(
         )
 
 
-def test_no_decoder_outlives_who_was_killed() -> None:
+def test_decoders_end_when_their_parent_is_killed() -> None:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=killed.decode, args=(there,))
@@ -213,16 +212,16 @@ def test_no_decoder_outlives_who_was_killed() -> None:
     workers = here.recv()
     assert len(workers) == 2
     time.sleep(1)  # until pipes are full
-    assert all(map(lives, workers))
+    assert all(map(is_alive, workers))
     process.kill()
     process.join()
-    given_up = time.monotonic() + 60
-    while any(map(lives, workers)) and time.monotonic() < given_up:
+    deadline = time.monotonic() + 60
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(map(lives, workers))
+    assert not any(map(is_alive, workers))
 
 
-def lives(process: int) -> bool:
+def is_alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -230,30 +229,30 @@ def lives(process: int) -> bool:
     return state != "Z"
 
 
-def test_whole_videos_are_those_of_the_evaluation(tiny: InferenceEngine, folder: Path) -> None:
+def test_whole_videos_equal_extracted_features(tiny: InferenceEngine, folder: Path) -> None:
     manifest = collect_videos([folder])
     found = list(encode_whole_videos(tiny, manifest, clips=2))
-    judge = extract_features(tiny.model, manifest, clips=2, workers=0, precision="fp32")
+    expected = extract_features(tiny.model, manifest, clips=2, workers=0, precision="fp32")
     good = [each for each in found if not each.failure]
-    assert [each.row for each in good] == judge.rows.tolist() == [0, 1, 2, 3]
-    assert torch.equal(torch.cat([each.embedding for each in good]), judge.embedding)
-    assert torch.equal(torch.cat([each.visual for each in good]), judge.visual)
-    assert "it is text" in found[4].failure
+    assert [each.row for each in good] == expected.rows.tolist() == [0, 1, 2, 3]
+    assert torch.equal(torch.cat([each.embedding for each in good]), expected.embedding)
+    assert torch.equal(torch.cat([each.visual for each in good]), expected.visual)
+    assert "broken.mp4: " in found[4].failure
 
 
-def test_batches_hold_as_many_clips_as_they_may() -> None:
+def test_batches_are_filled_up_to_the_batch_size() -> None:
     jobs = [DecodeJob(row, 0, Clip("a"), np.zeros((k, 2))) for row, k in enumerate((3, 5, 8, 9, 1))]
     assert [[job.row for job in batch] for batch in batch_jobs(jobs, 8)] == [[0, 1], [2], [3], [4]]
 
 
-def test_an_engine_that_cannot_be(model_folder: Path) -> None:
+def test_load_engine(model_folder: Path) -> None:
     loaded = load_engine(model_folder, device="cpu", workers=0)
     assert not loaded.model.training
-    with pytest.raises(ModelError, match="device 'toaster' cannot be used here"):
+    with pytest.raises(ModelError, match="'toaster'"):
         load_engine(model_folder, device="toaster")
-    with pytest.raises(RecipeError, match="precision 'int8' is none of auto, bf16, fp32"):
+    with pytest.raises(RecipeError, match="'int8'.*auto, bf16, fp32"):
         load_engine(model_folder, precision="int8")
 
 
-def test_no_video_at_all(tiny: InferenceEngine) -> None:
+def test_empty_manifest(tiny: InferenceEngine) -> None:
     assert list(encode_windows(tiny, manifest_from_rows([], "."), Windows())) == []

@@ -103,14 +103,17 @@ def _add_protocol(protocols: Subparsers, name: str, summary: str) -> None:
             help="weight of a neighbour's vote: 1 (default), or exp(cosine / temperature)",
         )  # fmt: skip
         parser.add_argument(
-            "--temperature", type=float, default=0.07, help="of distance weighting (default: 0.07)"
+            "--temperature",
+            type=float,
+            default=0.07,
+            help="of --weighting distance (default: 0.07)",
         )
     if name in {"all", "linear", "lowshot"}:
         parser.add_argument("--epochs", type=int, default=30, help="training epochs (default: 30)")
         parser.add_argument(
             "--lr", type=float, default=1e-3, help="divided by 10 every 10 epochs (default: 1e-3)"
         )
-        parser.add_argument("--train-batch", type=int, default=64, help="videos (default: 64)")
+        parser.add_argument("--train-batch", type=int, default=64, help="batch size (default: 64)")
     if name in {"all", "lowshot"}:
         parser.add_argument(
             "--shares", type=float, nargs="+", default=(0.01, 0.1, 0.2), metavar="FRACTION",

@@ -1,4 +1,4 @@
-"""Options and checks that several commands share."""
+"""Options and checks that several commands have in common."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision`` for inference."""
     parser.add_argument(
         "--precision", choices=("auto", "bf16", "fp32"), default="auto",
-        help="of the network; auto (default): bf16 if the device supports it in hardware",
+        help="precision of the network; auto (default): bf16 if the device supports it in hardware",
     )  # fmt: skip
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
     """Add ``--clips``, ``--workers`` and ``--precision`` for an evaluation."""
     parser.add_argument(
-        "--clips", type=int_at_least(1), default=10, help="clips per video (default: 10, as paper)"
-    )
+        "--clips", type=int_at_least(1), default=10,
+        help="clips per video (default: 10, as in the paper)",
+    )  # fmt: skip
     parser.add_argument(
         "--workers", type=int_at_least(0), default=2, help="decoding processes (default: 2)"
     )

@@ -232,7 +232,7 @@ def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None
     measured, machine = plan.measured, plan.machine
     device = machine.cpu if machine.device == "cpu" else machine.device
     batch = measured.part
-    too_large = f"smaller than the recipe's {plan.part}, which take too long or too much memory"
+    too_large = f"the recipe's {plan.part} take too long or too much memory here"
     rows = [
         ("loading, 1 worker", measured.by_worker, ""),
         (f"loading, {recipe.training.workers} workers", measured.loading, ""),
@@ -250,7 +250,7 @@ def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None
     if measured.worker_memory:
         print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
     print(
-        f"disk space: {_format_bytes(plan.checkpoints)} for checkpoints, "
+        f"disk space: up to {_format_bytes(plan.checkpoints)} for checkpoints, "
         f"{_format_bytes(plan.model)} for the model, {_format_bytes(plan.logs)} for logs"
     )
     for advice in plan.advice:
