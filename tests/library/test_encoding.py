@@ -250,7 +250,7 @@ def test_load_engine(model_folder: Path) -> None:
     assert not loaded.model.training
     with pytest.raises(ModelError, match="'toaster'"):
         load_engine(model_folder, device="toaster")
-    with pytest.raises(RecipeError, match="'int8'.*auto, bf16, fp32"):
+    with pytest.raises(RecipeError, match=r"'int8'.*auto, bf16, fp32"):
         load_engine(model_folder, precision="int8")
 
 
