@@ -1,4 +1,4 @@
-"""The command ``crosspair``: one thin function a verb. Heavy imports wait until a verb runs."""
+"""The ``crosspair`` command. Each command imports what it needs only when it runs."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from crosspair.errors import CrosspairError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb; a fault in the user's input ends it with one line and status 2."""
-    options = _parser().parse_args(arguments)
-    # Idle threads of the network must not spin on the cores that the decoding workers need: on two
-    # cores that costs a quarter of the speed. It counts only if set before torch is imported.
+    """Run a command. A `CrosspairError` is printed on one line and exits with status 2."""
+    options = build_parser().parse_args(arguments)
+    # Idle OpenMP threads that spin take CPU time from the decoding workers: a quarter of the speed
+    # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _log_to_terminal(options.quiet)
     try:
-        options.verb(options)
+        options.command(options)
     except CrosspairError as error:
         print(f"crosspair: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.unraisablehook = lambda _: None  # what was half-built complains when it is taken down
+        sys.unraisablehook = lambda _: None  # destructors of half-built objects may raise
         sys.exit(130)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="crosspair",
-        description="Learn video representations from videos and the text that comes with them.",
+        prog="crosspair", description="Learn video representations from videos and their text."
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_plan,
         add_pretrain, add_finetune, add_features, add_evaluate, add_report, add_ablate,
         add_embed, add_classify, add_index, add_search, add_serve, add_doctor,
         add_import_weights, add_export, add_publish,
     ):  # fmt: skip
-        add(verbs)
+        add(commands)
     return parser
 
 
