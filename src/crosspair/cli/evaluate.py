@@ -251,7 +251,9 @@ def _evaluate_subjects(
 
     results: list[Result] = []
     for subject, network, features in subjects:
-        found = frozen_results(network, manifest, features, options.protocols, config, subject=subject)
+        found = frozen_results(
+            network, manifest, features, options.protocols, config, subject=subject
+        )
         results += [result for result in found if result not in results]
     return results, _provenance(recipe, model.hash, manifest, options.seed)
 
