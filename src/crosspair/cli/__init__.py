@@ -6,19 +6,27 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
-from crosspair.cli.corpora import add_check, add_corpus, add_prepare, add_titles, add_words
-from crosspair.cli.evaluate import add_evaluate, add_features, add_report
-from crosspair.cli.train import add_ablate, add_finetune, add_plan, add_pretrain, add_quickstart
-from crosspair.cli.use import add_classify, add_doctor, add_embed, add_index, add_search, add_serve
-from crosspair.cli.weights import add_export, add_import_weights, add_publish
 from crosspair.errors import CrosspairError
+
+COMMANDS = {  # the module that defines add_COMMAND
+    "quickstart": "train", "corpus": "corpora", "check": "corpora", "prepare": "corpora",
+    "titles": "corpora", "words": "corpora", "plan": "train", "pretrain": "train",
+    "finetune": "train", "features": "evaluate", "evaluate": "evaluate", "report": "evaluate",
+    "ablate": "train", "embed": "use", "classify": "use", "index": "use", "search": "use",
+    "serve": "use", "doctor": "use", "import-weights": "weights", "export": "weights",
+    "publish": "weights",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. A `CrosspairError` is printed on one line and exits with status 2."""
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    named = next((argument for argument in arguments if not argument.startswith("-")), "")
+    # Other commands are needed for help and for error messages only.
+    options = build_parser([named] if named in COMMANDS else COMMANDS).parse_args(arguments)
     # Idle OpenMP threads that spin take CPU time from the decoding workers: a quarter of the speed
     # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,20 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of some commands."""
     parser = argparse.ArgumentParser(
         prog="crosspair", description="Learn video representations from videos and their text."
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_plan,
-        add_pretrain, add_finetune, add_features, add_evaluate, add_report, add_ablate,
-        add_embed, add_classify, add_index, add_search, add_serve, add_doctor,
-        add_import_weights, add_export, add_publish,
-    ):  # fmt: skip
-        add(commands)
+    for name in names:
+        module = import_module(f"crosspair.cli.{COMMANDS[name]}")
+        getattr(module, f"add_{name.replace('-', '_')}")(commands)
     return parser
 
 

@@ -439,7 +439,7 @@ def select_labelled_videos(
     """
     train = manifest.split("train")
     # Without any label, raise one error instead of logging every video.
-    train = drop_unusable_rows(train, "label") if any(train.column("label")) else manifest.take([])
+    train = train.drop_unusable("label") if any(train.column("label")) else manifest.take([])
     classes = sorted(set(train.column("label")))
     if len(classes) < 2:
         found = f"only class {classes[0]!r}" if classes else "no readable video with a label"
@@ -448,7 +448,7 @@ def select_labelled_videos(
         )
     validation = manifest.take([])
     if test_split != "val":
-        validation = drop_unusable_rows(manifest.split("val"), "label")
+        validation = manifest.split("val").drop_unusable("label")
         labels, known = validation.column("label"), set(classes)
         unknown = sorted(set(labels) - known)
         if unknown:
@@ -465,18 +465,6 @@ def select_labelled_videos(
             for each in (train, validation)
         )
     return LabelledSplits(classes, train, validation)
-
-
-def drop_unusable_rows(split: Manifest, column: str) -> Manifest:
-    """Drop and log rows with an error or without a value in a column."""
-    ids, values, errors = (split.column(name) for name in ("pair_id", column, "error"))
-    keep = []
-    for row, (pair_id, value, error) in enumerate(zip(ids, values, errors, strict=True)):
-        if error or not value:
-            logger.warning("skipped %s: %s", pair_id, error or f"no {column}")
-        else:
-            keep.append(row)
-    return split.take(keep)
 
 
 def _hold_out_validation(train: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:

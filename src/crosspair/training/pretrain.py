@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from crosspair import models, objectives
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, check_frames, dtype_for, to_device
@@ -18,9 +17,10 @@ from crosspair.distributed import World
 from crosspair.errors import ManifestError, TextError
 from crosspair.evaluation.features import embed_texts, extract_features
 from crosspair.evaluation.retrieval import retrieval
-from crosspair.models.cpd import CPD
+from crosspair.models.cpd import CPD, build_model
+from crosspair.models.init import load_pretrained_towers
+from crosspair.objectives import build_objective
 from crosspair.objectives.bank import MemoryBank
-from crosspair.training.finetune import drop_unusable_rows
 from crosspair.training.loop import (
     LossAndMetrics,
     accumulate_gradients,
@@ -101,7 +101,7 @@ class Pretraining:
             total = len(manifest.split(split))
             self.counts |= {split: len(used), f"{split}_left_out": total - len(used)}
             logger.info("split %s: using %d of %d pairs", split, len(used), total)
-        self.objective = objectives.build_objective(
+        self.objective = build_objective(
             recipe.objective, pair_count, recipe.head.embedding, seed + 1, world
         )
         self.bank = MemoryBank(
@@ -118,8 +118,8 @@ class Pretraining:
         text = self.recipe.text
         train = _titled_pairs(manifest, "train", text.column)
         validation = _titled_pairs(manifest, "val", text.column)
-        model = models.build_model(self.recipe, train.column(text.column))
-        self.origin = {"init": models.load_pretrained_towers(model, init)}
+        model = build_model(self.recipe, train.column(text.column))
+        self.origin = {"init": load_pretrained_towers(model, init)}
         self.train = _drop_unknown_titles(train, model, text.column, text.empty_titles)
         self.validation = _drop_unknown_titles(validation, model, text.column, "drop")
         model = prepare_model(model, self.world)
@@ -248,7 +248,7 @@ class Pretraining:
 def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:
     """Return the pairs of a split that have a title and no error."""
     split = manifest.split(name)
-    kept = drop_unusable_rows(split, column)
+    kept = split.drop_unusable(column)
     if len(split) and not len(kept):
         raise ManifestError(
             f"{split.path}: all {len(split)} pairs of split {name} lack a {column} or a readable "
