@@ -111,7 +111,7 @@ def test_words_accepts_the_accuracy_of_each_class(everything, corpus) -> None:
 def test_features_of_frames_are_tested(corpus, tmp_path) -> None:
     out = tmp_path / "results.json"
     weights = f"imagenet:{saved(resnet2d(10), tmp_path / 'w.safetensors')}"
-    done = evaluate("all", weights, corpus, out, "--k", 3, "--no-beside-random")
+    done = evaluate("all", weights, corpus, out, "--k", 3, "--no-random-baseline")
     assert done.returncode == 0, done.stderr
     results = results_of(out)
     assert {(r["protocol"], r["feature"]) for r in results} == {
@@ -144,7 +144,7 @@ def test_two_processes_give_the_same_numbers(everything, corpus, model, tmp_path
     out = tmp_path / "results.json"
     done = on_two_processes(
         "evaluate", "all", *inputs, "--out", out, *SMALL, "--k", 5, "--classes", 2,
-        "--no-beside-random",
+        "--no-random-baseline",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (alone,) = everything.parent.glob(f"features-{CPD.from_pretrained(model).hash}-*")

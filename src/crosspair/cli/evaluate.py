@@ -82,7 +82,7 @@ def _add_protocol(protocols: Subparsers, name: str, summary: str) -> None:
         help="split to test on (default: test); classifiers are trained on the splits before it",
     )  # fmt: skip
     parser.add_argument(
-        "--beside-random", action=argparse.BooleanOptionalAction, default=runs_all,
+        "--random-baseline", action=argparse.BooleanOptionalAction, default=runs_all,
         help=f"also evaluate random weights (default: {'yes' if runs_all else 'no'})",
     )  # fmt: skip
     add_seed(parser, "all random choices")
@@ -223,7 +223,7 @@ def _encode_subjects(
 
     model.to(world.device)
     subjects: list[tuple[Subject, CPD]] = [("trained", model)]
-    if options.beside_random:
+    if options.random_baseline:
         subjects.append(("random weights", randomize_weights(model, options.seed)))
     encoded = []
     for subject, network in subjects:
