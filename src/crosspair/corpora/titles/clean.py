@@ -157,17 +157,16 @@ def split_title(title: str) -> Iterator[Piece]:
     for found in _TOKEN.finditer(text):
         kind, token, spaced = found.lastgroup or "", found[0], found.start() != end
         end = found.end()
-        if kind == "word":
-            yield Piece(token, word=True, spaced=spaced)
-        elif kind == "mark":
+        reason, mark = None, ""
+        if kind == "mark":
             reason = None if token[0] in ".,!?:;'\"()&-" else Reason.SYMBOL
             mark = token if token in ".!?:,&" else "," if token[0] in ".;|/\\()[]{}-" else ""
-            yield Piece(token, reason, mark, spaced=spaced)
         elif kind == "symbol":
-            is_emoji = import_text_package("emoji").emoji_count(token) > 0
-            yield Piece(token, Reason.EMOJI if is_emoji else Reason.SYMBOL, spaced=spaced)
-        else:
-            yield Piece(token, Reason[kind], spaced=spaced)
+            is_emoji = import_text_package("emoji").emoji_count(token)
+            reason = Reason.EMOJI if is_emoji else Reason.SYMBOL
+        elif kind != "word":
+            reason = Reason[kind]
+        yield Piece(token, reason, mark, kind == "word", spaced)
 
 
 def normalize_characters(text: str) -> str:
@@ -188,12 +187,12 @@ def normalize_characters(text: str) -> str:
 
 _FRACTION = re.compile("[¼-¾⅐-⅞]")
 _CHARACTERS = str.maketrans(
-    "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ′´‐‑–−—―•·、。【】《》", "abcdefghijklmnoprstuvwyz''----||||,.[][]"
+    "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ′´‐‑–−—―•·、。【】《》™℠©®℗¿¡",
+    "abcdefghijklmnoprstuvwyz''----||||,.[][]       ",
 )
-_CHARACTERS |= dict.fromkeys(map(ord, "™℠©®℗¿¡"), " ")
 # Combining marks, joiners, direction marks, soft hyphens, and variation selectors of emoji.
 _INVISIBLE = re.compile(
-    "[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u20d0-\u20ff\ufe00-\ufe0f\ufeff]"
+    "[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060\u20d0-\u20ff\ufe00-\ufe0f]"
 )
 
 # Languages of wordfreq in Latin letters; other scripts are recognised by their characters.
@@ -204,8 +203,9 @@ LANGUAGES = (
 
 # On the Zipf scale, log10 of the frequency per billion words: 3 is once in a million words.
 _FLOOR = 2.5  # assumed for words that are not in the list of a language
-_THRESHOLD = 2.0  # of the evidence for another language
+_THRESHOLD = 3.0  # of the evidence for another language
 _DECAY = 0.7  # weight of a neighbouring word in this evidence; 0.7² of the next one, and so on
+_MAX_LOSS = 0.5  # by which an English word reduces the evidence
 _SHORT = 3  # letters; such short words of other languages are rarely English too
 _SHORT_MARGIN = 1.0  # by which a short word must be more frequent in English to be kept
 
@@ -231,13 +231,13 @@ def find_foreign_words(words: Sequence[str]) -> list[int]:
     scores = np.stack([_language_scores(word.lower()) for word in words])
     gains = scores - scores[:, :1]  # over English (words, languages)
     if not all(word.isupper() for word in words if len(word) > _SHORT):
-        # Names are used in all languages.
-        gains[[n > 0 and word[0].isupper() for n, word in enumerate(words)]] /= 2
+        is_name = [n > 0 and word[0].isupper() for n, word in enumerate(words)]
+        gains[is_name] /= 2  # names are used in all languages
     places = np.arange(len(words))
-    evidence = _DECAY ** abs(np.subtract.outer(places, places)) @ gains
-    languages = evidence.argmax(axis=1)
+    evidence = _DECAY ** abs(np.subtract.outer(places, places)) @ np.maximum(gains, -_MAX_LOSS)
+    own_gains = gains[places, evidence.argmax(axis=1)]
     margins = [-_SHORT_MARGIN if len(word) <= _SHORT else 0.0 for word in words]
-    is_foreign = (evidence.max(axis=1) > _THRESHOLD) & (gains[places, languages] >= margins)
+    is_foreign = (evidence.max(axis=1) > _THRESHOLD) & (own_gains >= margins)
     return [n for n, word in enumerate(words) if is_foreign[n] and word[0].isalpha()]
 
 
@@ -247,11 +247,7 @@ def _language_scores(word: str) -> npt.NDArray[np.float64]:
 
 
 def zipf(word: str, language: str = "en") -> float:
-    """Return the Zipf frequency of a lower-case word, 3 to 8, or 0 if it is rarer.
-
-    >>> zipf("the") > zipf("cello") > zipf("xqzv")
-    True
-    """
+    """Return the Zipf frequency of a lower-case word, 3 to 8, or 0 if it is rarer."""
     frequencies = import_text_package("wordfreq").get_frequency_dict(language, "small")
     return math.log10(frequencies[word]) + 9 if word in frequencies else 0.0
 
@@ -279,11 +275,7 @@ def split_hashtag(tag: str) -> list[str]:
 
 
 def import_text_package(package: str) -> Any:
-    """Import a package of the extra ``text``.
-
-    Raises:
-        TextError: it is not installed.
-    """
+    """Import a package of the extra ``text``, or raise a `TextError` if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

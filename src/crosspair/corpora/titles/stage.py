@@ -178,15 +178,13 @@ def prepare_batch(job: _Job) -> list[PreparedTitle]:
     trees = extract_trees([text for text, _ in cleaned], lemmas=lemmas)
     prepared = []
     for (text, pieces), tree in zip(cleaned, trees, strict=True):
-        removed: dict[Reason, list[str]] = {}
-        for reason, word in [
-            *((piece.reason, piece.text) for piece in pieces),
-            *((None if keep else Reason.PART, word) for word, keep in tree.words),
-        ]:
-            if reason:
-                removed.setdefault(reason, []).append(word)
-        display = "; ".join(f"{reason}: {' '.join(texts)}" for reason, texts in removed.items())
-        counts = tuple((reason, len(texts)) for reason, texts in removed.items())
+        removed = [(piece.reason, piece.text) for piece in pieces if piece.reason]
+        removed += [(Reason.PART, word) for word, keep in tree.words if not keep]
+        words: dict[Reason, list[str]] = {}
+        for reason, word in removed:
+            words.setdefault(reason, []).append(word)
+        display = "; ".join(f"{reason}: {' '.join(words[reason])}" for reason in words)
+        counts = tuple((reason, len(words[reason])) for reason in words)
         prepared.append(PreparedTitle(text, tree.text, display, counts))
     return prepared
 
