@@ -172,9 +172,6 @@ def split_title(title: str) -> Iterator[Piece]:
 def normalize_characters(text: str) -> str:
     """Repair mojibake, and map decorative letters, quotes, dashes and entities to plain characters.
 
-    Raises:
-        TextError: the extra ``text`` is not installed.
-
     >>> normalize_characters("𝓯𝓪𝓷𝓬𝔂 &amp; “ｗｉｄｅ” cafe\\u0301 donâ€™t ½ ᴛɪɴʏ")
     'fancy & "wide" café don\\'t 1/2 tiny'
     """
@@ -219,9 +216,6 @@ def find_foreign_words(words: Sequence[str]) -> list[int]:
 
     Args:
         words: in order, in original case.
-
-    Raises:
-        TextError: the extra ``text`` is not installed.
 
     >>> find_foreign_words(["baby", "crawling", "mon", "bébé", "est", "trop", "mignon"])
     [2, 3, 4, 5, 6]

@@ -71,10 +71,7 @@ class TitleReport:
     @cached_property
     def reasons(self) -> Counter[Reason]:
         """Number of removed pieces per reason."""
-        total = Counter[Reason]()
-        for row in self.rows:
-            total.update(dict(row.prepared.reasons))
-        return total
+        return sum((Counter(dict(row.prepared.reasons)) for row in self.rows), Counter[Reason]())
 
     @property
     def clean_words(self) -> int:
@@ -183,8 +180,8 @@ def prepare_batch(job: _Job) -> list[PreparedTitle]:
         words: dict[Reason, list[str]] = {}
         for reason, word in removed:
             words.setdefault(reason, []).append(word)
-        display = "; ".join(f"{reason}: {' '.join(words[reason])}" for reason in words)
-        counts = tuple((reason, len(words[reason])) for reason in words)
+        display = "; ".join(f"{reason}: {' '.join(texts)}" for reason, texts in words.items())
+        counts = tuple((reason, len(texts)) for reason, texts in words.items())
         prepared.append(PreparedTitle(text, tree.text, display, counts))
     return prepared
 
@@ -247,11 +244,11 @@ def _lower_if_shouted(title: str) -> str:
 
 
 def _fill_columns(manifest: Manifest, rows: Sequence[TitleRow], empty: Empty) -> Manifest:
-    cleans = [row.prepared.clean for row in rows]
-    trees = [row.prepared.tree for row in rows]
-    if empty == "raw":
-        cleans = [row.prepared.clean or row.title.strip() for row in rows]
-        trees = [tree or clean for tree, clean in zip(trees, cleans, strict=True)]
+    raw = empty == "raw"
+    cleans = [row.prepared.clean or (row.title.strip() if raw else "") for row in rows]
+    trees = [
+        row.prepared.tree or (clean if raw else "") for row, clean in zip(rows, cleans, strict=True)
+    ]
     columns = {"title_clean": [c or None for c in cleans], "title_tree": [t or None for t in trees]}
     filled = manifest.with_columns(columns)
     if empty != "drop":
