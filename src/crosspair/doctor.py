@@ -38,6 +38,8 @@ EXTRAS = (
     ("gensim", "text", "text.encoder=words"),
     ("wordfreq", "text", "crosspair titles: detection of English words"),
     ("ftfy", "text", "crosspair titles: repair of broken characters"),
+    ("emoji", "text", "crosspair titles: detection of emoji"),
+    ("wordninja", "text", "crosspair titles: splitting of hashtags"),
     ("lancedb", "search", "crosspair index, search"),
     ("gradio", "demo", "crosspair serve"),
     ("aiohttp", "remote", "videos at https:// addresses"),

@@ -13,6 +13,7 @@ from crosspair.corpora.titles import stage
 from crosspair.corpora.titles.clean import Reason
 from crosspair.corpora.titles.stage import extract_trees, load_english_model, prepare_titles
 from crosspair.errors import TextError
+from tests.corpora import dying
 
 TITLES = [
     "😍 A man is PLAYING the cello #musiclife",
@@ -72,11 +73,9 @@ def test_empty_titles_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         prepare_titles(manifest([*many, "so quick"]), empty="raw")
     first, second = caplog.messages
-    assert "8 pairs" in first
     assert "p0 '犬 0', p1" in first
-    assert first.endswith("and 3 more")
-    assert "1 pair" in second
-    assert second.endswith("p8 'so quick'")
+    assert "p8" not in first
+    assert "p8 'so quick'" in second
 
 
 def test_dropping_every_pair_is_an_error() -> None:
@@ -120,14 +119,15 @@ def test_words_are_counted_by_reason() -> None:
     )
 
 
-def test_progress() -> None:
+def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "BATCH", 2)
     calls: list[tuple[int, int]] = []
     prepare_titles(manifest(["a dog"] * 3 + ["a cat"]), progress=lambda *now: calls.append(now))
-    assert calls == [(3, 4), (4, 4)]
+    assert calls == [(2, 4), (4, 4)]
 
 
 def test_results_do_not_depend_on_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_SINGLE_PROCESS", 2)
+    monkeypatch.setattr(stage, "_MAX_SINGLE", 1)
     monkeypatch.setattr(stage, "BATCH", 2)
     many, _ = prepare_titles(manifest(), workers=2)
     one, _ = prepare_titles(manifest(), workers=1)
@@ -135,15 +135,10 @@ def test_results_do_not_depend_on_workers(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_killed_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_SINGLE_PROCESS", 2)
-    monkeypatch.setattr(stage, "_TASK", "tests.corpora.dying:kill")
+    monkeypatch.setattr(stage, "_MAX_SINGLE", 0)
+    monkeypatch.setattr(stage, "prepare_batch", dying.kill)
     with pytest.raises(TextError, match="signal 9"):
         prepare_titles(manifest(), workers=2)
-
-
-def test_workers_are_at_least_one() -> None:
-    with pytest.raises(TextError, match="workers is 0"):
-        prepare_titles(manifest(), workers=0)
 
 
 # --- trees --------------------------------------------------------------------------------------

