@@ -10,8 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "crosspair"
 # A folder may import from those before it, and from top-level modules.
 ORDER = [
-    "video", "corpora", "models", "objectives", "evaluation", "training", "planning", "reporting",
-    "ablation", "library", "serve",
+    "video", "corpora", "models", "objectives", "evaluation", "training", "reporting", "ablation",
+    "library", "serve",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -33,7 +33,7 @@ def test_imports_go_one_way(path) -> None:
     if folder not in ORDER:
         return
     later = ORDER[ORDER.index(folder) + 1 :]
-    assert not imported(path) & {*later, "cli", "quickstart"}
+    assert not imported(path) & {*later, "cli", "planning", "quickstart"}
 
 
 def test_no_file_is_too_long() -> None:

@@ -150,9 +150,9 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
 def add_plan(verbs: Verbs) -> None:
     verb = verbs.add_parser(
         "plan",
-        help="what a training will take: clips/s, hours, memory, disk, and what to change",
-        description="Does a part of a minute of a pre-training or fine-tuning, and tells what all "
-        "of it will take here and on more GPUs. Nothing is written but what --json names.",
+        help="estimate a training: clips/s, hours, memory, disk space, and what to change",
+        description="Run less than a minute of a pre-training or fine-tuning and estimate what the "
+        "whole training takes on this machine. Writes nothing except the file --json.",
         epilog="Recipes' keys and values: see the YAML files, or crosspair/config.py.",
     )
     verb.add_argument("--recipe", required=True, metavar="NAME|FILE", help="as laptop, my.yaml")
@@ -160,11 +160,6 @@ def add_plan(verbs: Verbs) -> None:
     verb.add_argument(
         "--init", default="random", metavar="DIR|imagenet:FILE",
         help="weights to begin with, as of pretrain and finetune (default: none)",
-    )  # fmt: skip
-    verb.add_argument(
-        "--gpus", type=_numbers, default=[], metavar="2,4,8",
-        help="numbers of GPUs to compute besides this one; of machines, where it has no GPU "
-        "(default: 2,4,8, as far as the batch can be shared)",
     )  # fmt: skip
     verb.add_argument(
         "--seconds", type=int_at_least(1), default=30, metavar="S",
@@ -189,17 +184,15 @@ def _plan(options: argparse.Namespace) -> None:
     from crosspair.files import write_atomically
     from crosspair.planning import estimate_training
 
-    size, parts = recipe.training.batch_size, recipe.training.accumulate
-    shared = [each for each in (2, 4, 8) if size % each == 0 and size // (each * parts) > 1]
     with init_distributed() as world:
-        made = estimate_training(
+        estimate = estimate_training(
             recipe, Manifest.read(options.manifest), name=options.recipe, init=options.init,
-            processes=options.gpus or shared, seconds=options.seconds, world=world,
+            seconds=options.seconds, world=world,
         )  # fmt: skip
     if options.json:
-        text = json.dumps(asdict(made), ensure_ascii=False, indent=2)
+        text = json.dumps(asdict(estimate), ensure_ascii=False, indent=2)
         write_atomically(options.json, text + "\n")
-    _print(made, recipe)
+    _print_plan(estimate, recipe)
 
 
 def _recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
@@ -218,63 +211,39 @@ def _recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
     return read_recipe(FinetuneRecipe, name, overrides)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int_at_least(1)(number) for number in text.split(",")]
-
-
-def _print(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
+def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
     measured, machine = plan.measured, plan.machine
-    on = machine.cpu if machine.device == "cpu" else machine.device
-    waiting = f"{measured.data_wait:.0%} of the time the network waits for clips"
-    workers, part = recipe.training.workers, measured.part
+    device = machine.cpu if machine.device == "cpu" else machine.device
+    reduced = f"the recipe's {plan.part} take too long or too much memory here"
+    bound = "data" if plan.data_bound else "compute"
     rows = [
-        ("loading, one worker", measured.by_worker, ""),
-        (f"loading, {workers} workers", measured.loading, ""),
-        (f"steps of {part} clips in memory", measured.step, _as_the_recipe_says(part, plan.part)),
-        ("both together", measured.together, waiting),
-    ]
+        ("loading, 1 worker", measured.by_worker, ""),
+        (f"loading, {recipe.training.workers} workers", measured.loading, ""),
+        (f"training steps, {measured.part} clips", measured.step,
+         reduced if measured.part < plan.part else ""),
+        ("both together", measured.together,
+         f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
+    ]  # fmt: skip
     print(
-        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} clips to see\n"
-        f"measured in {measured.seconds:.0f} s on {on}, {machine.cores} cores:"
+        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
+        f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
     )
     for name, rate, note in rows:
         print(f"  {name:<30} {rate:9.1f} clips/s{note and '  ' + note}")
-    print(f"{'data' if plan.data_bound else 'compute'}-bound\n")
-    _print_projections(plan)
+    print(f"duration: {plan.hours:.{1 if plan.hours >= 1 else 2}f} hours")
+    if measured.memory:
+        print(f"memory: {_format_bytes(measured.memory)}")
+    if measured.worker_memory:
+        print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
     print(
-        f"each worker besides: {_gigabytes(measured.worker_memory)}\n"
-        * bool(measured.worker_memory)
-        + f"disk: {_gigabytes(plan.checkpoints)} of checkpoints at most, "
-        f"{_gigabytes(plan.model)} the model, {_gigabytes(plan.logs)} of logs"
+        f"disk space: up to {_format_bytes(plan.checkpoints)} for checkpoints, "
+        f"{_format_bytes(plan.model)} for the model, {_format_bytes(plan.logs)} for logs"
     )
     for advice in plan.advice:
         print(f"change: {advice}")
 
 
-def _as_the_recipe_says(part: int, whole: int) -> str:
-    return "" if part == whole else f"the recipe's {whole} take too long or too much here"
-
-
-def _print_projections(plan: TrainingEstimate) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for head in ("", "clips/s", "hours", "memory a process", "gradients sent a step"):
-        table.add_column(head, justify="right" if head else "left")
-    what = "machines" if plan.machine.device == "cpu" else "GPUs"
-    for each in plan.projections:
-        table.add_row(
-            "measured" if each.measured else f"computed, {each.processes} {what}",
-            f"{each.clips_per_second:.1f}",
-            f"{each.hours:.1f}" if each.hours >= 1 else f"{each.hours:.2f}",
-            _gigabytes(each.memory),
-            _gigabytes(each.all_reduce) if each.all_reduce else "–",
-        )
-    Console().print(table)
-
-
-def _gigabytes(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
