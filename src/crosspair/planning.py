@@ -123,7 +123,6 @@ def estimate_training(
     validations = math.ceil(training.epochs / training.validate_every)
     clips = steps * training.batch_size
     state = task.state_dict()
-    bank = task.bank.state_dict() if isinstance(task, Pretraining) else {}
     return TrainingEstimate(
         recipe=name,
         manifest=str(manifest.path),
@@ -135,7 +134,8 @@ def estimate_training(
         data_bound=measured.data_wait > DATA_BOUND,
         hours=(clips + validations * len(task.validation)) / measured.together / 3600,
         # The newest, the best on validation, and the one being written.
-        checkpoints=_tensor_bytes([state, bank]) * (3 if len(task.validation) else 2),
+        checkpoints=_tensor_bytes([state, task.rank_state_dict()])
+        * (3 if len(task.validation) else 2),
         model=_tensor_bytes(state["model"]),
         logs=steps // training.log_every * LOG_LINE_BYTES,
         advice=list(suggest_changes(recipe, manifest, measured, machine.cores)),
