@@ -280,7 +280,13 @@ def test_results_in_a_new_folder_and_features_in_the_current_one(
 ) -> None:
     out = tmp_path / "not" / "yet" / "results.json"
     monkeypatch.chdir(shutil.copytree(features, tmp_path / "features"))
-    given = (*inputs(folder / "cpd10", corpus), *SMALL, "--features=.", "--k=3", "--random-baseline")
+    given = (
+        *inputs(folder / "cpd10", corpus),
+        *SMALL,
+        "--features=.",
+        "--k=3",
+        "--random-baseline",
+    )
     main(["-q", "evaluate", "knn", *given, f"--out={out}"])
     assert json.loads(out.read_text())["results"]
     assert (tmp_path / "features-random" / "index.parquet").is_file()

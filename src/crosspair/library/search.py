@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from crosspair.config import Clip
 from crosspair.corpora.inputs import collect_videos
 from crosspair.corpora.video_files import absolute_path
-from crosspair.errors import VideoError
+from crosspair.errors import VideoError, format_error
 from crosspair.evaluation.encode import (
     InferenceEngine,
     check_text_tower,
@@ -28,7 +28,7 @@ from crosspair.evaluation.encode import (
     load_engine,
 )
 from crosspair.evaluation.features import embed_texts
-from crosspair.library.store import Library, LibraryError, format_error, sql_quote
+from crosspair.library.store import Library, LibraryError, sql_quote
 from crosspair.video.decode import clip_times, read_frames
 
 OVERSAMPLING = 8  # windows fetched per result; multiplied again while too few are left

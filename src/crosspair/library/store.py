@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import datetime
-import fcntl
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,9 +22,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from crosspair.corpora.tables import csv_text
-from crosspair.errors import CrosspairError
+from crosspair.errors import CrosspairError, format_error
 from crosspair.evaluation.windows import Windows
-from crosspair.files import write_atomically
+from crosspair.files import file_lock, write_atomically
 from crosspair.models.cpd import CPD
 
 INFO_FILE, BROKEN_FILE, LOCK_FILE = "library.json", "broken.csv", ".lock"
@@ -233,38 +232,14 @@ def check_library_path(folder: Path) -> None:
         )
 
 
-@contextmanager
-def library_lock(folder: Path) -> Iterator[None]:
+def library_lock(folder: Path) -> AbstractContextManager[int]:
     """Hold the exclusive lock for writing to a library. It is released when the process ends.
 
     Raises:
         LibraryError: another process holds it, or the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise LibraryError(f"library {folder} cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            # lockf, not flock: decoding processes, which may outlive this one by seconds, do not
-            # inherit the lock.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise LibraryError(
-                f"library {folder} is being written by process {lock.read() or '?'}; wait until it "
-                "has finished, or stop it"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def format_error(error: Exception) -> str:
-    """Return the message of an error on one line."""
-    return " ".join(str(error).split())
+    message = f"library {folder} is being written; wait until it has finished, or stop it"
+    return file_lock(folder / LOCK_FILE, message, LibraryError)
 
 
 def _read_info(folder: Path) -> LibraryInfo:
