@@ -20,8 +20,7 @@ import torch
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora.inputs import probe_missing
 from crosspair.errors import ManifestError, VideoError
-from crosspair.evaluation import encode as encoding
-from crosspair.evaluation import windows as passage
+from crosspair.evaluation import encode
 from crosspair.library import (
     InferenceEngine,
     Library,
@@ -32,6 +31,7 @@ from crosspair.library import (
 )
 from crosspair.library import index as indexing
 from crosspair.library.store import is_library, library_lock
+from crosspair.video import jobs
 from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
 from tests.library import killed
@@ -155,8 +155,8 @@ def test_a_partly_readable_video_is_indexed_and_listed(
     def stopped(*_: object) -> None:
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr(passage, "read_frames", damaged)
-    monkeypatch.setattr(encoding, "TOGETHER", 1)
+    monkeypatch.setattr(jobs, "read_frames", damaged)
+    monkeypatch.setattr(encode, "CLIPS_PER_JOB", 1)
     library = tmp_path / "library"
     with monkeypatch.context() as patch:
         patch.setattr(Library, "add", stopped)
