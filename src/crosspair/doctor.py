@@ -7,17 +7,13 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from crosspair.device import dtype_for
@@ -29,7 +25,7 @@ CODECS = {
     "H.264": ("h264", "libx264"), "HEVC": ("hevc", "libx265"), "MPEG-4 (Xvid)": ("mpeg4", "mpeg4"),
     "VP9": ("vp9", "libvpx-vp9"), "AV1": ("av1", "libsvtav1"),
 }  # fmt: skip
-FRAMES, WIDTH, HEIGHT = 5, 64, 64  # of the test clip
+FRAMES, SIZE = 5, 64  # of the test clip
 MIN_DISK = 5e9  # bytes
 
 # (package, extra, features that require it)
@@ -55,118 +51,83 @@ _INSTALL_CUDA_TORCH = (
 
 @dataclass(frozen=True)
 class Check:
-    """Result of a check.
+    """Result of a check."""
 
-    Attributes:
-        name: of the component.
-        ok: whether it is available and works.
-        found: its version or properties, or the error.
-        needed_for: features that require it.
-        fix: command or hint to fix it; empty if ``ok``.
-        optional: whether the component is an optional extra.
-    """
-
-    name: str
-    ok: bool
-    found: str
-    needed_for: str = ""
-    fix: str = ""
-    optional: bool = False
+    name: str  # of the component
+    ok: bool  # whether it is available and works
+    found: str  # its version or properties, or the error
+    needed_for: str = ""  # features that require it
+    fix: str = ""  # command or hint to fix it; empty if ok
+    optional: bool = False  # whether it is an optional extra
 
 
 def run_checks(folder: Path) -> list[Check]:
-    """Run all checks.
-
-    Args:
-        folder: where to check for disk space.
-    """
+    """Run all checks; the disk is that of ``folder``."""
+    machine = provenance(recipe="", model="", manifest="", seed=0).machine
+    system = f"Python {platform.python_version()}, {machine.cpu}, {machine.cores} cores"
+    os.environ.setdefault("SVT_LOG", "0")  # silence the AV1 encoder
+    free = shutil.disk_usage(folder).free
+    fix_disk = "" if free > MIN_DISK else "free disk space, or write to another disk"
     return [
-        _check_machine(),
+        Check("machine", True, f"{system}, {machine.memory:g} GiB"),
+        Check("PyTorch", True, torch.__version__),
         *_check_devices(),
-        *_check_decoders(),
+        Check("PyAV, FFmpeg", True, f"{av.__version__}, {av.ffmpeg_version_info}"),
+        *(_check_decoder(codec, *names) for codec, names in CODECS.items()),
         *(_check_extra(*extra) for extra in EXTRAS),
         _check_spacy_model(),
-        _check_disk(folder),
-    ]
-
-
-def _check_machine() -> Check:
-    machine = provenance(recipe="", model="", manifest="", seed=0).machine
-    return Check(
-        "machine",
-        True,
-        f"Python {platform.python_version()}, {machine.cpu}, {machine.cores} cores, "
-        f"{machine.memory:g} GiB",
-    )
+        Check(
+            "disk", free > MIN_DISK, f"{free / 1e9:.1f} GB free in {folder.absolute()}",
+            "runs, features, libraries", fix_disk,
+        ),
+    ]  # fmt: skip
 
 
 def _check_devices() -> Iterator[Check]:
-    yield Check("PyTorch", True, torch.__version__)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(count):
-        device = torch.device("cuda", number)
-        yield _check_matmul(f"GPU {number}", device, torch.cuda.get_device_name(number))
+        name = torch.cuda.get_device_name(number)
+        yield _check_matmul(f"GPU {number}", torch.device("cuda", number), f"{name}, ")
     if not count:
         has_driver = shutil.which("nvidia-smi") is not None  # without one, a missing GPU is fine
         built_for_gpu = torch.version.cuda or torch.version.hip
         fix = "update the GPU driver to match PyTorch" if built_for_gpu else _INSTALL_CUDA_TORCH
-        yield Check(
-            "GPU",
-            not has_driver,
-            "none available to PyTorch",
-            "training beyond laptop size",
-            fix if has_driver else "",
-        )
-    yield _check_matmul("processor", torch.device("cpu"), "")
+        found, needed_for = "none available to PyTorch", "training beyond laptop size"
+        yield Check("GPU", not has_driver, found, needed_for, fix if has_driver else "")
+    yield _check_matmul("processor", torch.device("cpu"))
 
 
-def _check_matmul(name: str, device: torch.device, model: str) -> Check:
+def _check_matmul(name: str, device: torch.device, model: str = "") -> Check:
     """Multiply matrices in the dtype that training would use."""
     dtype = dtype_for(device, "auto")
-    amx = " with AMX" if device.type == "cpu" and "amx_bf16" in _cpu_flags() else ""
+    cpu_info = Path("/proc/cpuinfo")
+    has_amx = device.type == "cpu" and cpu_info.exists() and "amx_bf16" in cpu_info.read_text()
+    found = f"computes in {str(dtype).removeprefix('torch.')}{' with AMX' if has_amx else ''}"
     try:
         ones = torch.ones(32, 32, device=device, dtype=dtype)
         ok = float((ones @ ones)[0, 0]) == 32
-        found = f"computes in {str(dtype).removeprefix('torch.')}{amx}"
     except RuntimeError as error:
         ok, found = False, format_error(error)
     fix = "" if ok else "reinstall PyTorch for this device, or update its driver"
-    return Check(name, ok, ", ".join(filter(None, (model, found))), "the network", fix)
-
-
-def _cpu_flags() -> str:
-    with suppress(OSError):
-        return Path("/proc/cpuinfo").read_text()
-    return ""
-
-
-def _check_decoders() -> Iterator[Check]:
-    yield Check("PyAV, FFmpeg", True, f"{av.__version__}, {av.ffmpeg_version_info}")
-    os.environ.setdefault("SVT_LOG", "0")  # silence the encoder
-    for codec, (decoder, encoder) in CODECS.items():
-        yield _check_decoder(codec, decoder, encoder)
+    return Check(name, ok, f"{model}{found}", "the network", fix)
 
 
 def _check_decoder(codec: str, decoder: str, encoder: str) -> Check:
     """Encode and decode a test clip; without an encoder, only look for the decoder."""
-    name, needed_for = f"decoder {codec}", f"videos in {codec}"
     try:
         clip = _encode_test_clip(encoder)
     except (av.FFmpegError, ValueError, OSError) as error:
-        ok = _has_decoder(decoder)
+        ok = decoder in av.codecs_available
         found = f"available, not tested (no encoder: {error})" if ok else "not available"
-        return Check(name, ok, found, needed_for, "" if ok else _INSTALL_PYAV)
-    try:
-        with av.open(clip) as container:
-            assert isinstance(container, InputContainer)
-            levels = [
-                float(frame.to_ndarray(format="gray").mean()) for frame in container.decode(video=0)
-            ]
-    except (av.FFmpegError, OSError) as error:
-        return Check(name, False, str(error), needed_for, _INSTALL_PYAV)
-    ok = len(levels) == FRAMES and all(np.diff(levels) > 0)
-    found = "works" if ok else "decodes wrong pixels"
-    return Check(name, ok, found, needed_for, "" if ok else _INSTALL_PYAV)
+    else:
+        try:
+            with av.open(clip, "r") as container:
+                frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+            ok = len(frames) == FRAMES and bool(np.all(np.diff(np.mean(frames, axis=(1, 2))) > 0))
+            found = "works" if ok else "decodes wrong pixels"
+        except (av.FFmpegError, OSError) as error:
+            ok, found = False, str(error)
+    return Check(f"decoder {codec}", ok, found, f"videos in {codec}", "" if ok else _INSTALL_PYAV)
 
 
 def _encode_test_clip(encoder: str) -> io.BytesIO:
@@ -174,23 +135,15 @@ def _encode_test_clip(encoder: str) -> io.BytesIO:
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         options = {"x265-params": "log-level=none"} if encoder == "libx265" else {}
-        stream = container.add_stream(encoder, rate=Fraction(10), options=options)
+        stream = container.add_stream(encoder, rate=10, options=options)
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
         for index in range(FRAMES):
-            pixels = np.full((HEIGHT, WIDTH, 3), 40 + 40 * index, np.uint8)
+            pixels = np.full((SIZE, SIZE, 3), 40 + 40 * index, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     file.seek(0)
     return file
-
-
-def _has_decoder(name: str) -> bool:
-    try:
-        av.codec.Codec(name, "r")
-    except (av.FFmpegError, ValueError):
-        return False
-    return True
 
 
 def _check_extra(package: str, extra: str, needed_for: str) -> Check:
@@ -205,25 +158,9 @@ def _check_spacy_model() -> Check:
     from crosspair.corpora.titles.stage import load_english_model
 
     name, needed_for = "spaCy, English model", "crosspair titles: verbs and nouns"
-    found = "not installed"
-    if find_spec("spacy") is not None:
-        try:
-            model = load_english_model(False)
-        except TextError as error:
-            found = str(error)
-        else:
-            found = f"{model.meta['name']} {model.meta['version']}"
-            return Check(name, True, found, needed_for)
-    return Check(name, False, found, needed_for, _INSTALL_EXTRA.format("text"), optional=True)
-
-
-def _check_disk(folder: Path) -> Check:
-    free = shutil.disk_usage(folder).free
-    ok = free > MIN_DISK
-    return Check(
-        "disk",
-        ok,
-        f"{free / 1e9:.1f} GB free in {folder.absolute()}",
-        "runs, features, libraries",
-        "" if ok else "free disk space, or write to another disk",
-    )
+    try:
+        model = load_english_model(False)
+    except TextError as error:
+        fix = _INSTALL_EXTRA.format("text")
+        return Check(name, False, str(error), needed_for, fix, optional=True)
+    return Check(name, True, f"{model.meta['name']} {model.meta['version']}", needed_for)

@@ -36,8 +36,8 @@ def files(folder: Path) -> dict[str, float]:
 def figures(rendered: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("plan") / "plan.json"
     done = crosspair(
-        "plan", "--recipe", "laptop", "--manifest", rendered.path, *SHORT, "--gpus", "2,4",
-        "--json", file, *TINY, "training.epochs=5", "training.validate_every=2",
+        "plan", "--recipe", "laptop", "--manifest", rendered.path, *SHORT, "--json", file, *TINY,
+        "training.epochs=5", "training.validate_every=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return {"printed": done.stdout, **json.loads(file.read_text())}
@@ -51,25 +51,22 @@ def test_clips_are_those_of_the_training(figures: dict[str, Any], rendered: Mani
 
 
 def test_hours_follow_from_the_measurement(figures: dict[str, Any], rendered: Manifest) -> None:
-    measured, (one, two, four) = figures["measured"], figures["projections"]
-    assert [each["processes"] for each in (one, two, four)] == [1, 2, 4]
-    assert [each["measured"] for each in (one, two, four)] == [True, False, False]
-    assert one["clips_per_second"] == measured["together"] > 0
-    training = figures["clips"] / measured["together"] / 3600
+    measured = figures["measured"]
+    assert min(measured[key] for key in ("by_worker", "loading", "step", "together")) > 0
     # Three validations: of epochs 2, 4 and the last.
-    most = 3 * len(rendered.split("val")) / min(measured["forward"], measured["loading"]) / 3600
-    assert training < one["hours"] <= training + most + 1e-9
-    assert four["hours"] < two["hours"] < one["hours"]
+    clips = figures["clips"] + 3 * len(rendered.split("val"))
+    assert figures["hours"] == pytest.approx(clips / measured["together"] / 3600)
     assert 0 <= measured["data_wait"] <= 1
     assert figures["data_bound"] == (measured["data_wait"] > 0.1)
+    assert measured["available"] > measured["memory"] > 10**7
+    assert measured["worker_memory"] > 10**6
 
 
 def test_printed_figures(figures: dict[str, Any]) -> None:
     printed = figures["printed"]
     for figure in ("by_worker", "step", "together"):
         assert f"{figures['measured'][figure]:.1f} clips/s" in printed
-    assert re.search(r"^measured +[\d.]+ +[\d.]+ +[\d.]+ [MG]B +–$", printed, re.MULTILINE)
-    assert re.search(r"^computed, 4 (machines|GPUs) ", printed, re.MULTILINE)
+    assert f"duration: {figures['hours']:.2f} hours" in printed
     assert ("data-bound" in printed) == figures["data_bound"]
 
 
@@ -98,20 +95,14 @@ def test_fine_tuning_and_no_file_written(
     recipe = ["--recipe", "laptop-finetune", "--manifest", "m.parquet"]
     run_plan(*recipe, *SHORT, *tiny, "video.depth=10", "training.workers=0")
     assert files(tmp_path) | files(rendered.path.parent) == before
-    printed = capsys.readouterr().out
-    assert printed.startswith("laptop-finetune on m.parquet: ")
-    assert "computed, 4 " in printed
-    assert "computed, 8 " not in printed  # one clip per process is too few
+    assert capsys.readouterr().out.startswith("laptop-finetune on m.parquet: ")
 
 
-def test_a_recipe_file_of_either_kind(
-    rendered: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recipe_file_of_either_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("classifier: {dropout: 0.1}\n")
-    options = ["--recipe", file, "--manifest", rendered.path]
-    # The default batch size of fine-tuning is 32, that of pre-training 256.
-    refused("batch_size.* 32 .* 3 ", capsys, *options, "--gpus", "3")
+    options = ["--recipe", file, "--manifest", "nowhere"]
+    refused("nowhere", capsys, *options)  # the recipe is valid
     file.write_text("classifier: {drop: 0.1}\n")
     refused("'classifier.drop'", capsys, *options)
 
@@ -119,21 +110,13 @@ def test_a_recipe_file_of_either_kind(
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("no recipe 'lapto'; did you mean 'laptop'", ["--recipe", "lapto"]),
-        ("manifest nowhere does not exist", ["--recipe", "laptop"]),
-        ("'training.batch' is no key", ["--recipe", "laptop", "training.batch=1"]),
+        ("'lapto'.*'laptop'", ["--recipe", "lapto"]),
+        ("nowhere", ["--recipe", "laptop"]),
+        ("'training.batch'", ["--recipe", "laptop", "training.batch=1"]),
         ("--json", ["--recipe", "laptop", "--json", "."]),
-        ("'x'", ["--recipe", "laptop", "--gpus", "2,x"]),
     ],
 )
 def test_errors_are_one_line(
     message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(message, capsys, "--manifest", "nowhere", *arguments)
-
-
-def test_a_batch_that_cannot_be_divided(
-    rendered: Manifest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--recipe", "laptop", "--manifest", rendered.path, "--gpus", "3"]
-    refused("training.batch_size.* 32 .* 3 ", capsys, *options)

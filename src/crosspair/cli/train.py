@@ -154,7 +154,7 @@ def add_plan(commands: Subparsers) -> None:
         "plan",
         help="estimate a training: clips/s, hours, memory, disk space, and what to change",
         description="Run less than a minute of a pre-training or fine-tuning and estimate what the "
-        "whole training takes here and on more GPUs. Writes nothing except the file --json.",
+        "whole training takes on this machine. Writes nothing except the file --json.",
         epilog=_RECIPE_KEYS,
     )
     parser.add_argument(
@@ -164,11 +164,6 @@ def add_plan(commands: Subparsers) -> None:
     parser.add_argument(
         "--init", default="random", metavar="DIR|imagenet:FILE",
         help="initial weights, as in pretrain and finetune (default: random)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--gpus", type=_parse_numbers, default=[], metavar="2,4,8",
-        help="numbers of GPUs to estimate, or of machines if this one has no GPU (default: those "
-        "of 2,4,8 that divide the batch)",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=int_at_least(1), default=30, metavar="S",
@@ -194,13 +189,10 @@ def _plan(options: argparse.Namespace) -> None:
     from crosspair.files import write_atomically
     from crosspair.planning import estimate_training
 
-    size, accumulate = recipe.training.batch_size, recipe.training.accumulate
-    # A process needs at least two clips per forward pass.
-    gpus = [n for n in (2, 4, 8) if size % n == 0 and size // (n * accumulate) > 1]
     with init_distributed() as world:
         estimate = estimate_training(
             recipe, Manifest.read(options.manifest), name=options.recipe, init=options.init,
-            processes=options.gpus or gpus, seconds=options.seconds, world=world,
+            seconds=options.seconds, world=world,
         )  # fmt: skip
     if options.json:
         text = json.dumps(asdict(estimate), ensure_ascii=False, indent=2)
@@ -224,29 +216,28 @@ def _read_any_recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe
     return read_recipe(FinetuneRecipe, name, overrides)
 
 
-def _parse_numbers(text: str) -> list[int]:
-    return [int_at_least(1)(number) for number in text.split(",")]
-
-
 def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
     measured, machine = plan.measured, plan.machine
     device = machine.cpu if machine.device == "cpu" else machine.device
-    batch = measured.part
-    too_large = f"the recipe's {plan.part} take too long or too much memory here"
+    reduced = f"the recipe's {plan.part} take too long or too much memory here"
+    bound = "data" if plan.data_bound else "compute"
     rows = [
         ("loading, 1 worker", measured.by_worker, ""),
         (f"loading, {recipe.training.workers} workers", measured.loading, ""),
-        (f"training steps, {batch} clips", measured.step, "" if batch == plan.part else too_large),
-        ("both together", measured.together, f"{measured.data_wait:.0%} waiting for data"),
-    ]
+        (f"training steps, {measured.part} clips", measured.step,
+         reduced if measured.part < plan.part else ""),
+        ("both together", measured.together,
+         f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
+    ]  # fmt: skip
     print(
         f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
         f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
     )
     for name, rate, note in rows:
         print(f"  {name:<30} {rate:9.1f} clips/s{note and '  ' + note}")
-    print(f"{'data' if plan.data_bound else 'compute'}-bound\n")
-    _print_projections(plan)
+    print(f"duration: {plan.hours:.{1 if plan.hours >= 1 else 2}f} hours")
+    if measured.memory:
+        print(f"memory with {measured.part} clips: {_format_bytes(measured.memory)}")
     if measured.worker_memory:
         print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
     print(
@@ -255,25 +246,6 @@ def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None
     )
     for advice in plan.advice:
         print(f"change: {advice}")
-
-
-def _print_projections(plan: TrainingEstimate) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for head in ("", "clips/s", "hours", "memory per process", "gradients sent per step"):
-        table.add_column(head, justify="right" if head else "left")
-    unit = "machines" if plan.machine.device == "cpu" else "GPUs"
-    for each in plan.projections:
-        table.add_row(
-            "measured" if each.measured else f"computed, {each.processes} {unit}",
-            f"{each.clips_per_second:.1f}",
-            f"{each.hours:.1f}" if each.hours >= 1 else f"{each.hours:.2f}",
-            _format_bytes(each.memory),
-            _format_bytes(each.all_reduce) if each.all_reduce else "–",
-        )
-    Console().print(table)
 
 
 def _format_bytes(size: int) -> str:
