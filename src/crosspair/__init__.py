@@ -1,11 +1,11 @@
 """Learn video representations from videos and their text by cross-modal pair discrimination (CPD).
 
-The public names live in `crosspair.api`, which is imported on first use: ``import crosspair`` does
-not import PyTorch.
+The public names are imported on first use: ``import crosspair`` does not import PyTorch.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from crosspair.models.cpd import CPD
 
 __all__ = ["CPD", "Classified", "Embedded", "Model", "Windows", "load"]
+_MODULES = {"CPD": "models.cpd", "Windows": "evaluation.windows"}  # the others: api
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crosspair import api
-
-    return getattr(api, name)
+    return getattr(import_module(f"crosspair.{_MODULES.get(name, 'api')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -4,14 +4,13 @@ import os
 import signal
 from pathlib import Path
 
-from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest
-from crosspair.corpora.prepare import run_request as answer
+from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest, run_request
 
 
 def attempt(request: TranscodeRequest) -> TranscodeOutcome:
     if Path(request.clip.path).stat().st_size == 0:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return answer(request)
+    return run_request(request)
 
 
 def kill(job: object) -> None:

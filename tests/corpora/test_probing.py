@@ -201,7 +201,7 @@ def test_segments_have_separate_results(video: Path) -> None:
 def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = [
         WorkerFailure("the decoder crashed (signal 11)"),
-        WorkerFailure("not done after 20 s", hung=True),
+        WorkerFailure("not done after 20 s", timed_out=True),
     ]
 
     def isolated(task, jobs, **options):

@@ -29,6 +29,7 @@ from crosspair.corpora.rendered import (
 from crosspair.corpora.rendered.render import ENCODINGS, encode_scene
 from crosspair.corpora.rendered.titles import ACTION_WORDS
 from crosspair.errors import ManifestError
+from tests.corpora import dying
 
 PAIRS = 26
 
@@ -291,7 +292,7 @@ def test_a_full_disk_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crosspair.corpora.rendered.render._TASK", "tests.corpora.dying:kill")
+    monkeypatch.setattr("crosspair.corpora.rendered.render.write_video", dying.kill)
     with pytest.raises(ManifestError, match=f"{tmp_path}.*signal 9"):
         render_corpus(tmp_path, 24, workers=2)
 

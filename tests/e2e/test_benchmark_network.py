@@ -15,7 +15,7 @@ def test_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(network.NETWORKS, 18, (112, 2))
-    monkeypatch.setattr(network, "cores", lambda: 1)
+    monkeypatch.setattr(network, "cpu_count", lambda: 1)
     out = tmp_path / "network.json"
     small = ["--scale", "0.3", "--depths", "18", "--rounds", "2", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["network", *small])

@@ -19,7 +19,7 @@ from crosspair.objectives import MemoryBank
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "cores", lambda: 1)
+    monkeypatch.setattr(objectives, "cpu_count", lambda: 1)
     for name, value in {"DIMENSIONS": 16, "BATCH": 4, "PAPER_BATCH": 8, "ALL_AT": 300}.items():
         monkeypatch.setattr(objectives, name, value)
 

@@ -18,7 +18,7 @@ def test_parts_add_up_to_the_whole(
 ) -> None:
     small = ["clip.size=32", "video.width=4", "training.batch_size=4", "training.workers=1"]
     monkeypatch.setattr(training, "SMALL", small)
-    monkeypatch.setattr(training, "cores", lambda: 1)
+    monkeypatch.setattr(training, "cpu_count", lambda: 1)
     monkeypatch.setattr(
         training, "load_recipe", lambda name, given: load_recipe(name, [*small, *given])
     )

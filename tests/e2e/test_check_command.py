@@ -121,7 +121,10 @@ def test_ctrl_c_stops_all_processes_and_the_check_resumes(tmp_path, make_video) 
     assert message.count("\n") == 1
     assert manifest.path.read_bytes() == before
     assert workers
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     done = crosspair("check", manifest.path, "--decode", "--workers", 2)
     assert "400 of 400 pairs can be used" in done.stdout
 
@@ -171,10 +174,10 @@ def test_a_decoder_that_ends_a_training_is_reported(rendered, tmp_path, fault, r
     # The worker does to itself what a bug of FFmpeg would do.
     code = f"""
 import os, sys, time
-import crosspair.training, crosspair.video
+import crosspair.training, crosspair.video.loader, crosspair.video.views
 def read_frames(*_): {fault}
 sys.modules["crosspair.video.views"].read_frames = read_frames
-sys.modules["crosspair.video.loader"].STALLED = 3
+sys.modules["crosspair.video.loader"].LOADER_TIMEOUT = 3
 sys.argv[1:] = {call!r}
 from crosspair.cli import main
 main()

@@ -53,8 +53,7 @@ def test_a_number_that_is_too_small(
         main([*call.split(), str(least - 1)])
     line = capsys.readouterr().err.splitlines()[-1]
     option = call.rpartition(" ")[2]
-    told = f"error: argument {option}: '{least - 1}' "
-    assert line.endswith(told)
+    assert f"argument {option}: '{least - 1}'" in line
 
 
 def test_wrong_column(tmp_path, rendered) -> None:

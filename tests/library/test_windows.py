@@ -13,6 +13,7 @@ from crosspair.config import Clip, ClipConfig
 from crosspair.errors import CrosspairError
 from crosspair.evaluation.windows import SPACING, Windows, whole_video_plan
 from crosspair.video.decode import clip_span
+from crosspair.video.jobs import decode_job
 
 CONFIG = ClipConfig(size=32, frames=8, stride=4)
 
@@ -26,7 +27,7 @@ windows = st.builds(
 
 @given(windows, lengths)
 def test_windows_cover_the_video(cut: Windows, length: float) -> None:
-    spans = cut.of(length)
+    spans = cut.spans(length)
     assert spans[0][0] == 0
     assert spans[-1][1] == length
     for (start, end), (following, _) in pairwise(spans):
@@ -41,14 +42,14 @@ def test_windows_cover_the_video(cut: Windows, length: float) -> None:
 def test_a_window_is_the_mean_over_clips_within_it(cut: Windows, length: float) -> None:
     plan = cut.plan(3, Clip("a.mp4", 7.0, None), length, CONFIG)
     assert plan.row == 3
-    np.testing.assert_allclose(np.array(plan.spans) - 7, cut.of(length), atol=1e-9)
+    np.testing.assert_allclose(np.array(plan.spans) - 7, cut.spans(length), atol=1e-9)
     assert plan.times.shape[1] == CONFIG.frames
     assert (np.diff(plan.times) >= 0).all()
     assert 0 <= plan.times.min() <= plan.times.max() <= length
-    assert {clip for clips in plan.clips for clip in clips} == set(range(len(plan.times)))
+    assert {clip for clips in plan.groups for clip in clips} == set(range(len(plan.times)))
     span = clip_span(CONFIG.frames, CONFIG.stride)
     middles = plan.times.mean(axis=1)
-    for (start, end), clips in zip(cut.of(length), plan.clips, strict=True):
+    for (start, end), clips in zip(cut.spans(length), plan.groups, strict=True):
         assert (end - start) / len(clips) <= 1.5 * SPACING + 1e-6
         if end - start > 2 * span:
             assert all(start <= middles[clip] <= end for clip in clips)
@@ -56,20 +57,23 @@ def test_a_window_is_the_mean_over_clips_within_it(cut: Windows, length: float) 
 
 def test_overlapping_windows_share_their_clips() -> None:
     plan = Windows(4, 2).plan(0, Clip("a.mp4"), 10.0, CONFIG)
-    assert [list(clips) for clips in plan.clips] == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert [list(clips) for clips in plan.groups] == [[0, 1], [1, 2], [2, 3], [3, 4]]
     assert plan.times.mean(axis=1) == pytest.approx([1, 3, 5, 7, 9])
 
 
 def test_a_long_window_has_a_clip_every_two_seconds() -> None:
     plan = Windows(10, 5).plan(0, Clip("a.mp4"), 10.0, CONFIG)
-    assert [list(clips) for clips in plan.clips] == [[0, 1, 2, 3, 4, 5]]
+    assert [list(clips) for clips in plan.groups] == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_frames_in_memory_are_thirty_a_second() -> None:
-    plan = whole_video_plan(0, np.zeros((61, 4, 4, 3), np.uint8), 3, CONFIG)
-    assert plan.times[0, 0] == 0
-    assert plan.times[-1, -1] == pytest.approx(61 / 30)
+    frames = np.arange(61, dtype=np.uint8)[:, None, None, None].repeat(48, 1).repeat(48, 2)
+    plan = whole_video_plan(0, frames.repeat(3, 3), 3)
     assert plan.spans == [(None, None)]
+    (job,) = plan.jobs(CONFIG, crops=1, thumbnails=False)
+    clips = decode_job(job).clips[0, :, :, 0, 0, 0]  # (3, T), the number of each frame
+    assert clips[0].tolist() == list(range(0, 32, 4))
+    assert clips[-1, -1] == 60
 
 
 @pytest.mark.parametrize(

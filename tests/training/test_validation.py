@@ -36,7 +36,7 @@ def finetuning() -> Finetuning:
 
 @pytest.mark.parametrize(
     ("make", "module", "reads"),
-    [(pretraining, "pretrain", "extract_features"), (finetuning, "finetune", "centre_loader")],
+    [(pretraining, "pretrain", "extract_features"), (finetuning, "finetune", "encode_plans")],
 )
 def test_batches_have_the_size_of_a_microbatch(
     monkeypatch: pytest.MonkeyPatch,

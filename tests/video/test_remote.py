@@ -216,7 +216,6 @@ def test_a_server_without_ranges(server: Server, long_videos, mode: str) -> None
     server.mode = mode
     message = fault(server.url("a.mp4"))
     assert "range" in message
-    assert message.startswith(("its server sends whole files only", "cannot be opened ("))
 
 
 @pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "a.mkv", "a.avi"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from crosspair.corpora.manifest import SCHEMA, Manifest
+from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.tables import csv_text
 from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import CheckResult, VideoStatus
@@ -21,7 +21,7 @@ from crosspair.workers import WorkerFailure, map_isolated
 
 logger = logging.getLogger(__name__)
 
-PROBED = SCHEMA.names[SCHEMA.get_field_index("width") : SCHEMA.get_field_index("error")]
+PROBED = ("width", "height", "fps", "frames", "duration", "codec")
 LIST_COLUMNS = ("pair_id", "path", "kind", "message")
 
 HEADER_SECONDS = 20.0  # time limit of one file
