@@ -16,16 +16,16 @@ from crosspair.files import file_lock
 HOLD = """
 import pathlib, sys
 from crosspair.files import file_lock
-with file_lock(pathlib.Path(sys.argv[1]), "", inheritable=sys.argv[2] == "True"):
+with file_lock(pathlib.Path(sys.argv[1]), ""):
     print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-def hold(path: Path, inheritable: bool = False) -> subprocess.Popen[str]:
+def hold(path: Path) -> subprocess.Popen[str]:
     """Start a process that holds the lock until its standard input is closed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), str(inheritable)],
+        [sys.executable, "-c", HOLD, str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout
@@ -33,18 +33,17 @@ def hold(path: Path, inheritable: bool = False) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("inheritable", [False, True])
-def test_one_process_at_a_time(tmp_path: Path, inheritable: bool) -> None:
+def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "lock"
-    process = hold(path, inheritable)
+    process = hold(path)
     with (
         pytest.raises(ManifestError, match=f"^busy .*{process.pid}"),
-        file_lock(path, "busy", ManifestError, inheritable=inheritable),
+        file_lock(path, "busy", ManifestError),
     ):
         pass
     process.kill()
     process.communicate()
-    with file_lock(path, "busy", inheritable=inheritable):
+    with file_lock(path, "busy"):
         assert path.read_text() == str(os.getpid())
 
 
@@ -55,21 +54,6 @@ def test_waiting_for_another_process(tmp_path: Path) -> None:
     with file_lock(tmp_path / "lock", "busy", timeout=60):
         pass
     process.wait()
-
-
-def test_a_child_holds_an_inheritable_lock(tmp_path: Path) -> None:
-    with file_lock(tmp_path / "lock", "busy", inheritable=True) as descriptor:
-        child = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(descriptor,)
-        )
-    with (
-        pytest.raises(RunError, match="busy"),
-        file_lock(tmp_path / "lock", "busy", inheritable=True),
-    ):
-        pass
-    child.communicate(b"\n")
-    with file_lock(tmp_path / "lock", "busy", inheritable=True):
-        pass
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,29 +129,22 @@ def file_lock(
     error_type: type[CrosspairError] = RunError,
     *,
     timeout: float = 0.0,
-    inheritable: bool = False,
-) -> Iterator[int]:
+) -> Iterator[None]:
     """Hold an exclusive lock on a file between processes.
 
-    The system releases the lock when the process ends, even if it is killed. The file stays and
-    holds the process ID of its last owner. File systems without locks proceed unlocked.
+    The system releases the lock when the process ends, even if it is killed. Child processes do not
+    hold it. The file stays and holds the process ID of its last owner. File systems without locks
+    proceed unlocked.
 
     Args:
         path: lock file; created, with its parent folders, if it does not exist.
         message: error message if another process holds the lock. Its process ID is appended.
         error_type: class of the exception to raise.
         timeout: seconds to wait for another process.
-        inheritable: whether child processes that inherit the file descriptor (``pass_fds``) hold
-            the lock, too. By default, they do not: decoding processes may outlive their parent by
-            seconds.
-
-    Yields:
-        The descriptor of the lock file.
 
     Raises:
         CrosspairError: another process holds the lock, or the file cannot be written.
     """
-    acquire = fcntl.flock if inheritable else fcntl.lockf
     deadline, waiting = time.monotonic() + timeout, False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +154,7 @@ def file_lock(
     with file:
         while True:
             try:
-                acquire(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as error:
                 if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
@@ -179,7 +172,7 @@ def file_lock(
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield file.fileno()
+        yield
 
 
 def read_yaml(

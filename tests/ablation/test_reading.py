@@ -80,7 +80,7 @@ def test_variables_are_substituted(plan_file) -> None:
         first={"text": "a"},
     )
     plan = read_plan(path, ["words=v.bin"])
-    assert (plan.axes["text"]["a"], plan.variables) == ({"text.source": "v.bin"}, {})
+    assert plan.axes["text"]["a"] == {"text.source": "v.bin"}
     with pytest.raises(RecipeError, match=r"words=.*a file"):
         read_plan(path)
 

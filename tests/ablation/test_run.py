@@ -1,16 +1,16 @@
-"""Files of an ablation: training pairs, the lock, the state of cells, and the summary."""
+"""Files of an ablation: training pairs, the lock, jobs, the state of cells, and the summary."""
 
-import dataclasses
-import fcntl
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from crosspair.ablation import ablate, plan_cells, read_plan, run
-from crosspair.ablation.cells import Job, read_state, status, write_state, write_summary
-from crosspair.ablation.work import _evaluated_manifests
+from crosspair.ablation.cells import status, update_state, write_jobs, write_summary
+from crosspair.ablation.work import evaluated_manifests
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError
 
@@ -18,11 +18,11 @@ from crosspair.errors import RunError
 @pytest.mark.parametrize("column", ["title", "title_tree"])
 def test_written_pairs_match_the_preview(plan_file, tmp_path, column) -> None:
     plan = read_plan(plan_file(), [f"text.column={column}", "corpus.wrong_titles=0.5"])
-    source, cells = plan_cells(plan, tmp_path / "out")
-    paths = {source.write(cell.corpus, cell.seed) for cell in cells}
+    cells = plan_cells(plan, tmp_path / "out")
+    paths = {cell.source.write(cell.corpus, cell.seed) for cell in cells}
     assert len(paths) == 1  # shared by both rows
     written = Manifest.read(paths.pop())
-    assert written.column("title") == source.preview(cells[0].corpus, 0).column("title")
+    assert written.column("title") == cells[0].source.preview(cells[0].corpus, 0).column("title")
     train = written.split("train")
     assert sum(bool(title) for title in train.column(column)) == cells[0].pairs
     rendered = Manifest.read(next((tmp_path / "out" / "corpora").glob("rendered-*/")))
@@ -30,13 +30,20 @@ def test_written_pairs_match_the_preview(plan_file, tmp_path, column) -> None:
         assert Path(clip.path).samefile(other.path)
 
 
-def test_folder_in_use(plan_file, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(run, "_LOCK_TIMEOUT", 0.0)
-    (tmp_path / "cells").mkdir()
-    with (tmp_path / "cells" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match=re.escape(str(tmp_path))):
-            ablate(read_plan(plan_file()), tmp_path)
+def test_folder_in_use(plan_file, tmp_path) -> None:
+    code = (
+        "import pathlib, sys; from crosspair.files import file_lock\n"
+        "with file_lock(pathlib.Path(sys.argv[1]), ''): print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "cells" / ".lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(RunError, match=re.escape(str(tmp_path))):
+        ablate(read_plan(plan_file()), tmp_path)
+    process.communicate()
 
 
 def test_folder_is_a_file(plan_file, tmp_path) -> None:
@@ -47,23 +54,16 @@ def test_folder_is_a_file(plan_file, tmp_path) -> None:
 
 def test_summary_contains_the_state_of_cells(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]))
-    _, cells = plan_cells(plan, tmp_path)
+    cells = plan_cells(plan, tmp_path)
     states = [
-        {
-            "status": "done",
-            "error": "of an earlier run",
-            "seconds": {"pretrain": 2.0},
-            "clips": 16,
-            "pairs": 17,
-        },
-        {"status": "failed", "error": "no room"},
-        {"status": "done"},  # but its results are gone
+        {"error": "of an earlier run", "seconds": {"pretrain": 2.0}},
+        {"error": "no room"},
+        {"error": None},
     ]
     for cell, state in zip(cells, states, strict=False):
-        write_state(tmp_path / cell.folder, state)
+        update_state(tmp_path / cell.folder, **state)
+    write_metrics(tmp_path / cells[0].folder, pairs=17)
     (tmp_path / cells[0].folder / "results.json").write_text("{}")
-    (tmp_path / cells[3].folder).mkdir(parents=True)
-    (tmp_path / cells[3].folder / "cell.json").write_text("{torn")
     write_summary(tmp_path, plan, cells)
     summary = json.loads((tmp_path / "ablation.json").read_text())
     assert summary["plan"]["first"] == {"temperature": "cold"}
@@ -73,12 +73,16 @@ def test_summary_contains_the_state_of_cells(plan_file, tmp_path) -> None:
     assert summary["cells"][3]["clips"] == cells[3].clips
     assert read_plan(str(tmp_path / "plan.yaml")) == plan
     assert status(tmp_path / cells[1].folder) == "failed"
-    assert read_state(tmp_path / "nowhere") == {}
+
+
+def write_metrics(folder: Path, pairs: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text(json.dumps({"kind": "pairs", "train": pairs}) + "\n")
 
 
 def test_report_only_without_done_cells_writes_nothing(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file())
-    _, cells = plan_cells(plan, tmp_path)
+    cells = plan_cells(plan, tmp_path)
     write_summary(tmp_path, plan, cells)
     before = (tmp_path / "plan.yaml").read_bytes()
     with pytest.raises(RunError, match=re.escape(str(tmp_path))):
@@ -87,19 +91,29 @@ def test_report_only_without_done_cells_writes_nothing(plan_file, tmp_path) -> N
 
 
 def test_provenance_names_evaluated_manifests() -> None:
-    job = Job({}, "pairs", ("knn",), 3, "tested", {"videos": "tuned"}, False)
-    assert _evaluated_manifests(job) == ["tested", "tuned"]
-    assert _evaluated_manifests(dataclasses.replace(job, finetuning={"videos": "tested"})) == [
-        "tested"
-    ]
-    assert _evaluated_manifests(dataclasses.replace(job, protocols=())) == ["tuned"]
+    paths = {"training": "pairs", "evaluation": "tested", "finetuning": "tuned"}
+    assert evaluated_manifests(paths) == ["tested", "tuned"]
+    assert evaluated_manifests({**paths, "finetuning": "tested"}) == ["tested"]
+    assert evaluated_manifests({"training": "pairs", "finetuning": "tuned"}) == ["tuned"]
+
+
+def test_jobs_of_cells_that_are_not_done(plan_file, tmp_path) -> None:
+    plan = read_plan(plan_file())
+    first, second = plan_cells(plan, tmp_path)
+    (tmp_path / first.folder).mkdir(parents=True)
+    (tmp_path / first.folder / "results.json").write_text("{}")
+    assert write_jobs(tmp_path, plan, [first, second]) == [second]
+    assert not (tmp_path / first.folder / "job.json").exists()
+    paths = json.loads((tmp_path / second.folder / "job.json").read_text())["paths"]
+    assert paths.keys() == {"training", "evaluation"}
+    assert all(Path(path).is_file() for path in paths.values())
 
 
 def test_unequal_clips_are_logged(plan_file, tmp_path, caplog) -> None:
     plan = read_plan(plan_file())
-    _, cells = plan_cells(plan, tmp_path)
-    for cell, clips in zip(cells, (24, 16), strict=True):
-        write_state(tmp_path / cell.folder, {"status": "done", "clips": clips})
+    cells = plan_cells(plan, tmp_path)
+    for cell, pairs in zip(cells, (24, 16), strict=True):
+        write_metrics(tmp_path / cell.folder, pairs)
         (tmp_path / cell.folder / "results.json").write_text("{}")
     run._warn_unequal_clips(tmp_path, cells)
     for words in ("cold, seed 0", "24", "warm, seed 0", "16"):

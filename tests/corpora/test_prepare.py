@@ -29,9 +29,10 @@ from crosspair.corpora.prepare import (
 )
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import ManifestError, RunError
-from crosspair.files import file_lock, read_jsonl
+from crosspair.files import read_jsonl
 from crosspair.video.decode import read_frames
 from tests.corpora import dying
+from tests.test_file_lock import hold
 
 SMALL = TranscodeSettings(short_side=32)
 
@@ -309,11 +310,10 @@ def test_a_crash_fails_only_its_file(corpus: Corpus, monkeypatch: pytest.MonkeyP
 def test_one_run_at_a_time(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.mkdir()
-    with (
-        file_lock(corpus.out / LOCK, "locked", inheritable=True),
-        pytest.raises(RunError, match=str(corpus.out)),
-    ):
+    process = hold(corpus.out / LOCK)
+    with pytest.raises(RunError, match=str(corpus.out)):
         prepare_corpus(plan, Here())
+    process.communicate()
     assert len(prepare_corpus(plan, Here())) == 2
 
 

@@ -1,17 +1,18 @@
 """Cells of an ablation: one training with its evaluation, for one row and one seed.
 
-A cell has a folder named after the hash of all settings that determine its results. The folder
-contains ``job.json`` (the work to do), ``cell.json`` (state) and ``results.json``.
+A cell is a run folder named after the hash of all settings that determine its results. In addition
+to the files of a run, it contains ``job.json`` (its settings), ``cell.json`` (durations and the
+error of the last attempt) and, once it is done, ``results.json``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ from crosspair.ablation.plan import (
     AblationPlan,
     AblationRow,
     CorpusPlan,
-    ProtocolName,
+    build,
     expand_rows,
     plan_settings,
     row_name,
-    suggest,
 )
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest, add_title_noise, fingerprint, manifest_from_rows
@@ -33,15 +33,14 @@ from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.corpora.titles.stage import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
-from crosspair.files import write_atomically
-from crosspair.progress import progress
-from crosspair.recipes import load_recipe, make_recipe, read_recipe, recipe_settings
+from crosspair.files import read_jsonl, write_atomically
+from crosspair.progress import delayed_progress
+from crosspair.recipes import load_recipe, make_recipe, read_recipe, recipe_settings, suggest
 
 VERSION = 1  # part of every hash: increase it when a change of the code changes results of cells
 CLIP_TOLERANCE = 0.02  # largest relative difference in clips seen between two rows
 DONE, FAILED, MISSING = "done", "failed", "missing"
 JOB, STATE, RESULTS = "job.json", "cell.json", "results.json"
-_CORPUS = "corpus."
 
 
 @dataclass(frozen=True)
@@ -52,26 +51,29 @@ class Cell:
         row: row of the plan.
         seed: seed of the training, of the evaluation, and of wrong titles.
         recipe: pre-training recipe.
-        finetuning: fine-tuning recipe, or None.
-        corpus: training pairs.
+        corpus, source: training pairs.
         pairs: number of training pairs.
-        random_baseline: whether the network with random weights is evaluated, too.
-        hash: 12 hex digits over all settings that determine the results.
+        settings: all settings that determine the results, as stored in ``job.json``.
     """
 
     row: AblationRow
     seed: int
     recipe: Recipe
-    finetuning: FinetuneRecipe | None
     corpus: CorpusPlan
+    source: PairSource
     pairs: int
-    random_baseline: bool
-    hash: str
+    settings: dict[str, Any]
 
     @property
     def name(self) -> str:
         """Name in messages, for example "words / joint, seed 0"."""
         return f"{row_name(self.row)}, seed {self.seed}"
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of the settings."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def folder(self) -> str:
@@ -81,33 +83,41 @@ class Cell:
     @property
     def clips(self) -> int:
         """Number of clips seen in pre-training."""
-        return count_clips(self.recipe, self.pairs)
+        return self.count_clips(self.pairs)
+
+    def count_clips(self, pairs: int) -> int:
+        """Count the clips seen in a pre-training; incomplete batches are dropped."""
+        training = self.recipe.training
+        return training.epochs * (pairs // training.batch_size) * training.batch_size
 
 
-def expand_cells(plan: AblationPlan, source: PairSource) -> list[Cell]:
-    """Create the cells of a plan.
+def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> list[Cell]:
+    """Create the cells of a plan without writing anything.
 
     All rows with the first seed come first, then all rows with the next seed, so that the results
     of an interrupted ablation are comparable.
+
+    Args:
+        plan: plan, see `crosspair.ablation.read_plan`.
+        out: folder of the ablation.
+        manifest: training pairs, for plans that do not render them.
 
     Raises:
         RecipeError: The recipe rejects the settings of a row, two rows have the same settings, or
             rows see different numbers of clips.
         ManifestError: The manifest has too few usable pairs.
     """
+    columns = [plan.overrides, *(keys for values in plan.axes.values() for keys in values.values())]
+    titles = any("text.column" in keys for keys in columns)
+    source = PairSource(out.absolute() / "corpora", manifest, titles)
     manifests = {plan.evaluation.manifest, plan.finetuning.manifest if plan.finetuning else ""}
     hashes = {path: _hash_manifest(path) if path else "" for path in manifests}
-    cells = [
-        _create_cell(plan, source, hashes, row, seed)
-        for seed in plan.seeds
-        for row in expand_rows(plan)
-    ]
-    known: dict[tuple[object, ...], Cell] = {}
-    for cell in cells:
-        other = known.setdefault((cell.recipe, cell.corpus), cell)
-        if other is not cell:
+    rows = expand_rows(plan)
+    cells = [_create_cell(plan, source, hashes, row, seed) for seed in plan.seeds for row in rows]
+    for one, other in combinations(cells[: len(rows)], 2):
+        if (one.recipe, one.corpus) == (other.recipe, other.corpus):
             raise RecipeError(
-                f"plan {plan.title!r}: rows {row_name(other.row)!r} and {row_name(cell.row)!r} "
+                f"plan {plan.title!r}: rows {row_name(one.row)!r} and {row_name(other.row)!r} "
                 "have the same settings"
             )
     fewest, most = min(cells, key=lambda c: c.clips), max(cells, key=lambda c: c.clips)
@@ -131,76 +141,59 @@ def select(cells: Sequence[Cell], only: Collection[str]) -> list[Cell]:
     Raises:
         RecipeError: A name matches no row.
     """
-    if not only:
-        return list(cells)
-    wanted = [{part.strip() for part in name.split("/")} for name in only]
-    for parts in wanted:
-        if not any(parts <= set(cell.row.values()) for cell in cells):
-            known = {value for cell in cells for value in cell.row.values()}
-            unknown = (sorted(parts - known) or [" / ".join(sorted(parts))])[0]
-            raise RecipeError(f"--only: unknown row {unknown!r}. {suggest(unknown, known)}")
-    return [cell for cell in cells if any(parts <= set(cell.row.values()) for parts in wanted)]
+    known = {value for cell in cells for value in cell.row.values()}
+    rows = [{value.strip() for value in name.split("/")} for name in only] or [set()]
+    for values in rows:
+        if not any(values <= set(cell.row.values()) for cell in cells):
+            unknown = min(values - known, default=" / ".join(values))
+            raise RecipeError(f"--only: no row {unknown!r}; {suggest(unknown, sorted(known))}")
+    return [cell for cell in cells if any(values <= set(cell.row.values()) for values in rows)]
 
 
-def count_clips(recipe: Recipe, pairs: int) -> int:
-    """Return the number of clips seen in a pre-training; incomplete batches are dropped."""
-    training = recipe.training
-    return training.epochs * (pairs // training.batch_size) * training.batch_size
+def write_jobs(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> list[Cell]:
+    """Write the training pairs and ``job.json`` of the cells that are not done.
 
-
-@dataclass(frozen=True)
-class Job:
-    """Content of ``job.json``: the input of the process that runs a cell.
-
-    Attributes:
-        recipe: settings of the pre-training recipe.
-        manifest: file of the training pairs.
-        protocols: evaluation protocols of the frozen model.
-        clips: clips per video in the evaluation of the frozen model.
-        videos: manifest that the frozen model is evaluated on.
-        finetuning: None, or ``recipe``, ``videos`` (a manifest), ``clips`` and ``crops``.
-        random_baseline: whether random weights are evaluated, too.
+    Returns:
+        These cells.
     """
-
-    recipe: dict[str, Any]
-    manifest: str
-    protocols: tuple[ProtocolName, ...]
-    clips: int
-    videos: str
-    finetuning: dict[str, Any] | None
-    random_baseline: bool
-
-
-def write_job(folder: Path, job: Job) -> None:
-    """Write ``job.json`` to the folder of a cell."""
-    write_atomically(folder / JOB, json.dumps(asdict(job), indent=2) + "\n")
-
-
-def read_job(folder: Path) -> Job:
-    """Read ``job.json`` from the folder of a cell."""
-    return Job(**json.loads((folder / JOB).read_text(encoding="utf-8")))
+    todo = [cell for cell in cells if status(out / cell.folder) != DONE]
+    for cell in todo:
+        pairs = cell.source.write(cell.corpus, cell.seed)
+        paths = {"training": pairs}
+        if plan.evaluation.protocols:
+            paths["evaluation"] = Path(plan.evaluation.manifest or pairs)
+        if plan.finetuning:
+            paths["finetuning"] = Path(plan.finetuning.manifest or pairs)
+        absolute = {name: str(path.absolute()) for name, path in paths.items()}
+        text = json.dumps({**cell.settings, "paths": absolute}, indent=2) + "\n"
+        write_atomically(out / cell.folder / JOB, text)
+    return todo
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read the state of a cell: status, seconds, clips, pairs and error; empty if there is none."""
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
+    """Read ``cell.json``: ``seconds`` by step, and ``error`` of the last attempt."""
+    file = folder / STATE
+    state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return state
 
 
-def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the state of a cell."""
+def update_state(folder: Path, **changes: Any) -> None:
+    """Change keys of ``cell.json``."""
+    state = read_state(folder) | changes
     write_atomically(folder / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
 
 
 def status(folder: Path) -> str:
     """Return whether a cell is "done", "failed" or "missing"."""
-    state = read_state(folder)
-    if state.get("status") == DONE and (folder / RESULTS).is_file():
+    if (folder / RESULTS).is_file():
         return DONE
-    return FAILED if state.get("status") == FAILED else MISSING
+    return FAILED if read_state(folder).get("error") else MISSING
+
+
+def read_pairs(folder: Path, cell: Cell) -> int:
+    """Read the number of pairs that a training uses; it skips titles without a known word."""
+    metrics = read_jsonl(folder / "metrics.jsonl")
+    return next((int(line["train"]) for line in metrics if line["kind"] == "pairs"), cell.pairs)
 
 
 def write_summary(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> None:
@@ -211,11 +204,24 @@ def write_summary(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> None:
         plan: plan with its overrides applied.
         cells: all cells of the plan.
     """
-    settings = plan_settings(plan)
+    settings, entries = plan_settings(plan), []
+    for cell in cells:
+        folder = out / cell.folder
+        state, current, pairs = read_state(folder), status(folder), read_pairs(folder, cell)
+        entries.append({
+            "row": cell.row,
+            "seed": cell.seed,
+            "hash": cell.hash,
+            "folder": cell.folder,
+            "status": current,
+            "error": state.get("error") if current == FAILED else None,
+            "seconds": state.get("seconds", {}),
+            "clips": cell.count_clips(pairs),
+            "pairs": pairs,
+        })  # fmt: skip
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     write_atomically(out / "plan.yaml", text)
-    content = {"plan": settings, "cells": [_summarize(out / cell.folder, cell) for cell in cells]}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps({"plan": settings, "cells": entries}, indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / "ablation.json", text)
 
 
@@ -230,7 +236,7 @@ class PairSource:
     """
 
     def __init__(self, folder: Path, manifest: str | None = None, titles: bool = False) -> None:
-        self.folder, self._titles = folder, titles
+        self.folder, self.titles = folder, titles and not manifest
         self._manifest = Manifest.read(manifest) if manifest else None
         self._previews: dict[tuple[CorpusPlan, int], Manifest] = {}
 
@@ -245,129 +251,87 @@ class PairSource:
             RecipeError: The plan requires a manifest and there is none, or the reverse.
             ManifestError: The settings of the corpus are invalid.
         """
+        if corpus.manifest != bool(self._manifest):
+            raise RecipeError(
+                "this plan requires a manifest of training pairs: --manifest M" if corpus.manifest
+                else "this plan renders its pairs. Remove --manifest, or set corpus.manifest=true"
+            )  # fmt: skip
         key = (corpus, seed if corpus.wrong_titles else 0)
         if key not in self._previews:
             if corpus.wrong_titles:
-                right = self._with_right_titles(corpus)
-                self._previews[key] = add_title_noise(right, corpus.wrong_titles, seed)
+                pairs = self.preview(replace(corpus, wrong_titles=0.0), 0)
+                pairs = add_title_noise(pairs, corpus.wrong_titles, seed)
+            elif self._manifest:
+                pairs = self._manifest
             else:
-                self._previews[key] = self._read_or_plan(corpus)
+                planned = plan_rendered_pairs(corpus.pairs, corpus.seed, corpus.noise)
+                name = f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}/manifest.parquet"
+                pairs = manifest_from_rows((pair.row for pair in planned), self.folder / name)
+            self._previews[key] = pairs
         return self._previews[key]
-
-    def hash_pairs(self, corpus: CorpusPlan, seed: int) -> str:
-        """Return a hash of the pairs and of their files."""
-        pairs = self.preview(corpus, seed)
-        # Rendered files are determined by the seed, which the manifest's hash covers.
-        return _hash_pairs(pairs) + (fingerprint(pairs) if corpus.manifest else "")
-
-    def count_pairs(self, corpus: CorpusPlan, seed: int, column: str) -> int:
-        """Count the pairs of the train split with a title in ``column`` and a valid video.
-
-        Raises:
-            ManifestError: No pair has such a title.
-        """
-        column = "title" if self._prepares_titles(corpus) else column
-        return _count_usable(self.preview(corpus, seed), column)
 
     def write(self, corpus: CorpusPlan, seed: int) -> Path:
         """Render and write what is missing, and return the path of the manifest."""
-        right, pairs = self._with_right_titles(corpus), self.preview(corpus, seed)
-        folder, titles = right.path.parent, self._prepares_titles(corpus)
+        correct, pairs = (
+            self.preview(replace(corpus, wrong_titles=0.0), 0),
+            self.preview(corpus, seed),
+        )
+        folder = correct.path.parent
         if not corpus.manifest:
-            with progress("rendering", corpus.pairs, "videos") as bar:
-                render_corpus(
-                    folder, corpus.pairs, corpus.seed, corpus.noise,
-                    progress=lambda done, _: bar.advance(done),
-                )  # fmt: skip
-        if pairs is right and not titles:
-            return right.path
-        suffix = "-titles" if titles else ""
-        path = self.folder / f"{folder.name}-{_hash_pairs(pairs)}{suffix}.parquet"
+            with delayed_progress("rendering", "videos") as advance:
+                render_corpus(folder, corpus.pairs, corpus.seed, corpus.noise, progress=advance)
+        if pairs is correct and not self.titles:
+            return pairs.path
+        suffix = "-titles" if self.titles else ""
+        path = self.folder / f"{folder.name}-{pairs.hash}{suffix}.parquet"
         if not path.is_file():
-            if titles:
-                prepared, _ = prepare_titles(right, empty="raw")
+            if self.titles:
+                prepared, _ = prepare_titles(correct, empty="raw")
                 pairs = add_title_noise(prepared, corpus.wrong_titles, seed)
             pairs.rebased(path).write(path)
         return path
-
-    def _prepares_titles(self, corpus: CorpusPlan) -> bool:
-        return self._titles and not corpus.manifest
-
-    def _with_right_titles(self, corpus: CorpusPlan) -> Manifest:
-        return self.preview(replace(corpus, wrong_titles=0.0), 0)
-
-    def _read_or_plan(self, corpus: CorpusPlan) -> Manifest:
-        if corpus.manifest:
-            if self._manifest is None:
-                raise RecipeError("this plan requires a manifest of training pairs: --manifest M")
-            return self._manifest
-        if self._manifest is not None:
-            raise RecipeError(
-                "this plan renders its training pairs. Remove --manifest, or set "
-                "corpus.manifest=true to use it."
-            )
-        rows = (pair.row for pair in plan_rendered_pairs(corpus.pairs, corpus.seed, corpus.noise))
-        folder = self.folder / f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}"
-        return manifest_from_rows(rows, folder / "manifest.parquet")
 
 
 def _create_cell(
     plan: AblationPlan, source: PairSource, hashes: Mapping[str, str], row: AblationRow, seed: int
 ) -> Cell:
     where = f"plan {plan.title!r}, row {row_name(row)!r}"
-    settings = recipe_settings(load_recipe(plan.recipe)) | plan.overrides
-    corpus = plan.corpus
-    for axis, value in row.items():
-        keys = plan.axes[axis][value]
-        corpus = _replace_corpus_keys(corpus, keys, where)
-        settings |= {key: value for key, value in keys.items() if not key.startswith(_CORPUS)}
+    values = {key: value for axis in row for key, value in plan.axes[axis][row[axis]].items()}
+    changes = {key: values.pop(key) for key in list(values) if key.startswith("corpus.")}
+    changes = {key.removeprefix("corpus."): value for key, value in changes.items()}
+    corpus = build(CorpusPlan, asdict(plan.corpus) | changes, where, "corpus.")
+    settings = recipe_settings(load_recipe(plan.recipe)) | plan.overrides | values
     recipe = make_recipe(Recipe, settings | {"training.seed": seed}, where)
-    finetuning = _finetune_recipe(plan, recipe, where)
-    pairs = source.count_pairs(corpus, seed, recipe.text.column)
+    manifest = source.preview(corpus, seed)
+    pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column)
     if pairs < recipe.training.batch_size:
         raise ManifestError(
             f"{where}: {pairs} usable training pairs are fewer than training.batch_size "
             f"({recipe.training.batch_size})"
         )
-    random_baseline = row == plan.baseline
+    finetuning = None
+    if plan.finetuning:
+        settings = recipe_settings(read_recipe(FinetuneRecipe, plan.finetuning.recipe))
+        settings |= plan.finetuning.overrides | {"training.seed": seed}
+        settings |= {f"video.{key}": value for key, value in asdict(recipe.video).items()}
+        tuning = make_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")
+        finetuning = {
+            "recipe": recipe_settings(tuning),
+            "videos": hashes[plan.finetuning.manifest],
+            "views": [plan.finetuning.clips, plan.finetuning.crops],
+        }
     hashed = {
         "version": VERSION,
         "recipe": recipe_settings(recipe),
-        "pairs": source.hash_pairs(corpus, seed),
+        # Rendered files are determined by the seed, which the manifest's hash covers.
+        "pairs": manifest.hash + (fingerprint(manifest) if corpus.manifest else ""),
         "protocols": list(plan.evaluation.protocols),
         "clips": plan.evaluation.clips,
         "videos": hashes[plan.evaluation.manifest],
-        "finetuning": None if finetuning is None or plan.finetuning is None else {
-            "recipe": recipe_settings(finetuning),
-            "videos": hashes[plan.finetuning.manifest],
-            "views": [plan.finetuning.clips, plan.finetuning.crops],
-        },
-        "random": random_baseline,
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
-    return Cell(row, seed, recipe, finetuning, corpus, pairs, random_baseline, digest)
-
-
-def _replace_corpus_keys(corpus: CorpusPlan, keys: Mapping[str, Any], where: str) -> CorpusPlan:
-    changes = {k.removeprefix(_CORPUS): v for k, v in keys.items() if k.startswith(_CORPUS)}
-    fields = [field.name for field in dataclasses.fields(CorpusPlan)]
-    for key, value in changes.items():
-        if key not in fields:
-            raise RecipeError(f"{where}: unknown key {_CORPUS}{key}. {suggest(key, fields)}")
-        kind = type(getattr(corpus, key))
-        if type(value) is not kind and (kind, type(value)) != (float, int):
-            raise RecipeError(f"{where}: {_CORPUS}{key} must be {kind.__name__}, not {value!r}")
-    return replace(corpus, **changes)
-
-
-def _finetune_recipe(plan: AblationPlan, recipe: Recipe, where: str) -> FinetuneRecipe | None:
-    if plan.finetuning is None:
-        return None
-    settings = recipe_settings(read_recipe(FinetuneRecipe, plan.finetuning.recipe))
-    settings |= plan.finetuning.overrides
-    settings |= {f"video.{key}": value for key, value in asdict(recipe.video).items()}
-    settings |= {"training.seed": recipe.training.seed}
-    return make_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")
+        "finetuning": finetuning,
+        "random": row == plan.baseline,
+    }
+    return Cell(row, seed, recipe, corpus, source, pairs, hashed)
 
 
 def _hash_manifest(path: str) -> str:
@@ -375,13 +339,7 @@ def _hash_manifest(path: str) -> str:
     return manifest.hash + fingerprint(manifest)
 
 
-# With 250,000 pairs these two take seconds, and they are called for every cell.
-@lru_cache(maxsize=16)
-def _hash_pairs(pairs: Manifest) -> str:
-    return pairs.hash
-
-
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16)  # with 250,000 pairs it takes a second, and each cell needs it
 def _count_usable(pairs: Manifest, column: str) -> int:
     train = pairs.split("train")
     titles = train.column(column)
@@ -391,18 +349,3 @@ def _count_usable(pairs: Manifest, column: str) -> int:
         )
     errors = train.column("error")
     return sum(bool(title) and not error for title, error in zip(titles, errors, strict=True))
-
-
-def _summarize(folder: Path, cell: Cell) -> dict[str, Any]:
-    state, current = read_state(folder), status(folder)
-    return {
-        "row": cell.row,
-        "seed": cell.seed,
-        "hash": cell.hash,
-        "folder": cell.folder,
-        "status": current,
-        "error": state.get("error") if current == FAILED else None,  # not that of an earlier run
-        "seconds": state.get("seconds", {}),
-        "clips": state.get("clips", cell.clips),
-        "pairs": state.get("pairs", cell.pairs),
-    }

@@ -7,21 +7,22 @@ of its axes.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jsonargparse
-import yaml
 
 from crosspair.errors import RecipeError
+from crosspair.files import read_yaml
+from crosspair.recipes import suggest
 
+Settings = TypeVar("Settings")
 AblationRow: TypeAlias = dict[str, str]  # axis -> name of a value
 
 ProtocolName: TypeAlias = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot"]
@@ -54,6 +55,10 @@ class EvaluationPlan:
     manifest: str = ""
     """Manifest of the videos that are evaluated; empty: the corpus."""
 
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise RecipeError(f"clips must be positive, not {self.clips}")
+
 
 @dataclass(frozen=True)
 class FinetuningPlan:
@@ -68,6 +73,10 @@ class FinetuningPlan:
     """Clips per test video; 10 in the paper."""
     crops: Literal[1, 3] = 3
     """Crops per clip: 3 in the paper, or 1 for the centre crop."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise RecipeError(f"clips must be positive, not {self.clips}")
 
 
 @dataclass(frozen=True)
@@ -91,13 +100,14 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """Plan of one ablation. The attributes in `YAML_KEYS` have other names in plan files."""
+    """Plan of one ablation."""
 
     title: str
     axes: dict[str, dict[str, dict[str, Any]]]
     """Axis -> name of a value -> keys of the recipe or of the corpus (``corpus.wrong_titles``)."""
     baseline: AblationRow
-    """Row that the others are compared with. Random weights are evaluated for this row."""
+    """Row that the others are compared with (``first`` in plan files). Random weights are evaluated
+    for this row."""
     recipe: str
     """Pre-training recipe: name of a packaged recipe, or a file."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -109,14 +119,30 @@ class AblationPlan:
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     finetuning: FinetuningPlan | None = None
     published: tuple[PublishedRow, ...] = ()
-    variables: dict[str, str] = field(default_factory=dict)
-    """Variables that the user sets on the command line (``name=value``), with a description.
-    "{name}" in overrides, axes and manifests is replaced with the value; then this is empty."""
     minutes: float = 60.0
     """Expected duration of all cells on two idle cores, or on the machine named in ``title``."""
 
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            seeds = list(self.seeds)
+            raise RecipeError(f"seeds must be one or more different integers, not {seeds}")
+        if not self.axes or not all(self.axes.values()):
+            raise RecipeError(f"axes must be one or more, each with values, not {self.axes}")
+        if not self.evaluation.protocols and self.finetuning is None:
+            raise RecipeError("set evaluation.protocols or finetuning to evaluate the cells")
+        setters = {"training.seed": "seeds", **dict.fromkeys(self.overrides, "overrides")}
+        for axis, values in self.axes.items():
+            for key in (key for keys in values.values() for key in keys):
+                if setters.setdefault(key, f"axis {axis!r}") != f"axis {axis!r}":
+                    raise RecipeError(f"{key} is set by {setters[key]} and by axis {axis!r}")
+        if "training.seed" in self.overrides:
+            raise RecipeError("training.seed is set for each cell by seeds=0,1,2")
+        rows = expand_rows(self)
+        for key, row in (("first", self.baseline), *(("published", p.row) for p in self.published)):
+            if row not in rows:
+                raise RecipeError(f"{key} must be a row such as {rows[0]}, not {row}")
 
-YAML_KEYS = {"baseline": "first", "variables": "needs"}  # attribute -> key in plan files
+
 SECTIONS = {"corpus": CorpusPlan, "evaluation": EvaluationPlan, "finetuning": FinetuningPlan}
 
 
@@ -129,6 +155,9 @@ def plan_names() -> list[str]:
 def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
     """Read a plan and apply overrides.
 
+    A plan file has the fields of `AblationPlan`, with ``first`` for the baseline. Its key ``needs``
+    describes variables that the command line sets: "{name}" is replaced with the value of ``name``.
+
     Args:
         name: packaged plan, or a file.
         overrides: ``key=value`` strings. The key is a variable of the plan, ``seeds``, a key of the
@@ -140,30 +169,37 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
             a variable is not set.
     """
     where = f"plan {name}"
-    settings = _as_mapping(_parse_yaml(_read_text(name), where), where)
-    variables = _as_mapping(settings.get("needs") or {}, f"{where}, needs")
-    values: dict[str, str] = {}
+    settings = read_yaml(_find_plan(name), where)
+    if not isinstance(settings, dict):
+        raise RecipeError(f"{where} must be a YAML mapping, not {settings!r}")
+    variables, values = _section(settings, "needs", where), dict[str, str]()
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:
-            raise RecipeError(
-                f"{override!r} is not of the form key=value, for example training.epochs=10"
-            )
+            raise RecipeError(f"{override!r} must have the form key=value, as training.epochs=10")
         if key in variables:
             values[key] = value
         elif key == "seeds":  # 0,1,2
-            settings[key] = _parse_yaml(f"[{value.strip('[]')}]", override)
+            settings[key] = read_yaml(f"[{value.strip('[]')}]", override)
         else:
-            _override(settings, key, _parse_yaml(value, override), where)
-    plan = _build_plan(_substitute(settings, variables, values, where), where)
-    _check_plan(plan, where)
-    return plan
+            _override(settings, key, read_yaml(value, override), where)
+    missing = [f"{key}=… ({what})" for key, what in variables.items() if not values.get(key)]
+    if missing:
+        raise RecipeError(f"{where} requires {' and '.join(missing)} on the command line")
+    settings = {
+        key: _substitute(settings[key], values, where) for key in settings if key != "needs"
+    }
+    for section, kind in SECTIONS.items():  # checked first, for the full key in messages
+        if settings.get(section) is not None:
+            build(kind, _section(settings, section, where), where, f"{section}.")
+    settings["baseline"] = _section(settings, "first", where)
+    return build(AblationPlan, {key: settings[key] for key in settings if key != "first"}, where)
 
 
 def plan_settings(plan: AblationPlan) -> dict[str, Any]:
     """Convert a plan to plain values with the keys of a plan file."""
     settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))
-    return {YAML_KEYS.get(name, name): value for name, value in settings.items()}
+    return {"first" if key == "baseline" else key: value for key, value in settings.items()}
 
 
 def expand_rows(plan: AblationPlan) -> list[AblationRow]:
@@ -180,156 +216,76 @@ def row_name(row: AblationRow) -> str:
     return " / ".join(row.values())
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the closest known name, or with all known names."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"It must be one of {', '.join(known)}."
+def build(
+    kind: type[Settings], settings: Mapping[str, Any], where: str, prefix: str = ""
+) -> Settings:
+    """Build a dataclass from plain values.
+
+    Args:
+        kind: class of the settings.
+        settings: values of its fields.
+        where: name of the plan, and of its row, for messages.
+        prefix: name of the section with a dot, for messages.
+
+    Raises:
+        RecipeError: A key is unknown or missing, or a value is invalid.
+    """
+    fields = {item.name: item.default for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key, value in settings.items():
+        if key not in fields:
+            raise RecipeError(f"{where}: unknown key {prefix}{key}; {suggest(key, fields)}")
+        if value is None and fields[key] is not None:
+            raise RecipeError(f"{where}: {prefix}{key} has no value")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "plan")
+    try:
+        plan: Settings = parser.instantiate(parser.parse_object({"plan": settings})).plan
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {prefix}{error}") from error
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        message = " ".join(str(error).replace("plan.", prefix).split())
+        raise RecipeError(f"{where}: {message[:300]}") from error
+    return plan
 
 
-def _read_text(name: str) -> str:
+def _find_plan(name: str) -> str | Path:
+    """Return the text of a packaged plan, or the path of a file."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"plan {name}: the file is not readable: {error}") from error
+        return path
     if name not in plan_names():
-        raise RecipeError(f"unknown plan {name!r}. {suggest(name, plan_names())}")
-    file = resources.files(__package__) / "plans" / f"{name}.yaml"
-    return file.read_text(encoding="utf-8")
+        raise RecipeError(f"no plan {name!r}; {suggest(name, plan_names())}, or give a YAML file")
+    return (resources.files(__package__) / "plans" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-class _Loader(yaml.SafeLoader):
-    """Keep keys as strings, and reject duplicate keys, which PyYAML accepts silently."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        del deep  # values are always constructed completely
-        mapping: dict[Hashable, Any] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"line {line}: a key must be a string, not a list or a mapping")
-            if key.value in mapping:
-                raise RecipeError(f"line {line}: key {key.value!r} is duplicated")
-            mapping[key.value] = self.construct_object(value, deep=True)
-        return mapping
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except RecipeError as error:
-        raise RecipeError(f"{where}, {error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-02-30
-        raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _as_mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RecipeError(f"{where} must be a YAML mapping, not {value!r}")
-    return value
+def _section(settings: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    section = settings.get(name)
+    if not isinstance(section, dict | None):
+        raise RecipeError(f"{where}: {name} must be a mapping, not {section!r}")
+    return section or {}
 
 
 def _override(settings: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set a key of a section, of the fine-tuning recipe, or of the pre-training recipe."""
-
-    def copy_mapping(settings: dict[str, Any], name: str) -> dict[str, Any]:
-        value = settings.get(name)
-        return {} if value is None else dict(_as_mapping(value, f"{where}, {name}"))
-
     section, _, rest = key.partition(".")
-    if section in SECTIONS and rest:
-        keys = settings[section] = copy_mapping(settings, section)
-        if section == "finetuning" and "." in rest:
-            keys["overrides"] = {**copy_mapping(keys, "overrides"), rest: value}
-        else:
-            keys[rest] = value
-    elif key == "finetuning":
+    if key == "finetuning":
         settings[key] = value  # null disables fine-tuning
+    elif section in SECTIONS and rest:
+        keys = _section(settings, section, where)
+        if section == "finetuning" and "." in rest:
+            rest, value = "overrides", {**_section(keys, "overrides", where), rest: value}
+        settings[section] = {**keys, rest: value}
     else:
-        settings["overrides"] = {**copy_mapping(settings, "overrides"), key: value}
+        settings["overrides"] = {**_section(settings, "overrides", where), key: value}
 
 
-def _substitute(
-    settings: dict[str, Any], variables: Mapping[str, str], values: Mapping[str, str], where: str
-) -> dict[str, Any]:
+def _substitute(value: Any, variables: Mapping[str, str], where: str) -> Any:
     """Replace "{name}" with the value of the variable."""
-    missing = [f"{name}=… ({what})" for name, what in variables.items() if not values.get(name)]
-    if missing:
-        raise RecipeError(f"{where} requires {' and '.join(missing)} on the command line")
-
-    def substitute(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: substitute(item) for key, item in value.items()}
-        match = re.fullmatch(r"\{(\w+)\}", value) if isinstance(value, str) else None
-        if match is None:
-            return value
-        if match[1] not in values:
-            raise RecipeError(f"{where}: variable {value} is not defined. Add it to needs.")
-        return values[match[1]]
-
-    return {**substitute(settings), "needs": {}}
-
-
-def _build_plan(settings: dict[str, Any], where: str) -> AblationPlan:
-    _check_keys(settings, AblationPlan, where)
-    for section, kind in SECTIONS.items():
-        if settings.get(section) is not None:
-            keys = _as_mapping(settings[section], f"{where}, {section}")
-            _check_keys(keys, kind, where, f"{section}.")
-    attributes = {key: name for name, key in YAML_KEYS.items()}
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(AblationPlan, "plan")
-    try:
-        values = {attributes.get(key, key): value for key, value in settings.items()}
-        plan = parser.instantiate(parser.parse_object({"plan": values})).plan
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        message = " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
-        message = re.sub(
-            r'Parser key "plan\.(\w+)([\w.]*)":',
-            lambda match: f"{YAML_KEYS.get(match[1], match[1])}{match[2]}:",
-            message,
-        )
-        raise RecipeError(f"{where}: {message[:300]}") from error
-    assert isinstance(plan, AblationPlan)
-    return plan
-
-
-def _check_keys(settings: Mapping[str, Any], kind: type, where: str, prefix: str = "") -> None:
-    fields = {YAML_KEYS.get(item.name, item.name): item for item in dataclasses.fields(kind)}
-    for key in settings:
-        if key not in fields:
-            raise RecipeError(f"{where}: unknown key {prefix}{key}. {suggest(key, fields)}")
-    for key, item in fields.items():
-        if item.default is item.default_factory is dataclasses.MISSING and key not in settings:
-            raise RecipeError(f"{where}: key {prefix}{key} is missing")
-
-
-def _check_plan(plan: AblationPlan, where: str) -> None:
-    if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
-        raise RecipeError(
-            f"{where}: seeds must be one or more different integers, not {list(plan.seeds)}"
-        )
-    if not plan.axes or not all(plan.axes.values()):
-        raise RecipeError(f"{where}: axes must be one or more, each with values, not {plan.axes}")
-    if "training.seed" in plan.overrides:
-        raise RecipeError(f"{where}: training.seed is set per cell. Use seeds=… instead.")
-    setters = {**dict.fromkeys(plan.overrides, "overrides"), "training.seed": "seeds"}
-    for axis, values in plan.axes.items():
-        for key in dict.fromkeys(key for keys in values.values() for key in keys):
-            other = setters.setdefault(key, f"axis {axis!r}")
-            if other != f"axis {axis!r}":
-                raise RecipeError(f"{where}: {key} is set by {other} and by axis {axis!r}")
-    rows = expand_rows(plan)
-    for row, key in ((plan.baseline, "first"), *((p.row, "published") for p in plan.published)):
-        if row not in rows:
-            raise RecipeError(f"{where}: {key} must be a row such as {rows[0]}, not {row}")
-    if not plan.evaluation.protocols and plan.finetuning is None:
-        raise RecipeError(f"{where}: set evaluation.protocols or finetuning to evaluate the cells")
-    counts = {"evaluation.clips": plan.evaluation.clips, "minutes": plan.minutes}
-    if plan.finetuning:
-        counts["finetuning.clips"] = plan.finetuning.clips
-    for name, count in counts.items():
-        if count <= 0:
-            raise RecipeError(f"{where}: {name} must be positive, not {count}")
+    if isinstance(value, dict):
+        return {key: _substitute(item, variables, where) for key, item in value.items()}
+    match = re.fullmatch(r"\{(\w+)\}", value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    if match[1] not in variables:
+        raise RecipeError(f"{where}: variable {value} is not defined. Add it to needs.")
+    return variables[match[1]]

@@ -1,11 +1,12 @@
 """Process of a cell: pre-train, evaluate, fine-tune, and write ``results.json``.
 
-`crosspair.ablation.run` starts it as ``python -m crosspair.ablation.work FOLDER SLOT``.
+Usage: ``python -m crosspair.ablation.work FOLDER SLOT``, started by `crosspair.ablation.run` or
+by a scheduler. The same command resumes an interrupted cell.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -13,58 +14,57 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from crosspair.ablation.cells import (
-    DONE,
-    RESULTS,
-    Job,
-    count_clips,
-    read_job,
-    read_state,
-    write_state,
-)
-from crosspair.ablation.run import EXIT_STOPPED, STOP_INTERVAL
+from crosspair.ablation.cells import JOB, RESULTS, read_state, update_state
+from crosspair.ablation.run import EXIT_STOPPED
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.distributed import World
 from crosspair.errors import CrosspairError
-from crosspair.evaluation.evaluate import FrozenConfig, frozen_results, results_with_random_baseline
+from crosspair.evaluation.evaluate import FrozenConfig, frozen_results, randomize_weights
 from crosspair.evaluation.feature_cache import cached_features
-from crosspair.evaluation.features import Features
 from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.results import Result, Subject, write_results
-from crosspair.files import read_jsonl
+from crosspair.files import file_lock
 from crosspair.models.cpd import CPD
 from crosspair.models.init import load_init_weights
-from crosspair.progress import progress
+from crosspair.progress import delayed_progress
 from crosspair.provenance import provenance
 from crosspair.recipes import make_recipe, recipe_hash
 from crosspair.training.finetune import finetune
 from crosspair.training.pretrain import pretrain
 
+_STOP_INTERVAL = 5.0  # s between two stop signals
+_LOCK_TIMEOUT = 120.0  # s that the process of a killed ablation has to write a checkpoint
 
-def main(folder: str, slot: str) -> int:
+
+def main(folder: str, slot: str, *options: str) -> int:
     """Run a cell, and return the exit status; an error is the last line of the output.
 
     Args:
         folder: folder of the cell, with ``job.json``.
-        slot: number of the job among those that run at the same time; it selects the GPU.
+        slot: number of the cell among those that run at the same time; it selects the GPU.
+        options: ``--stop-with-stdin`` to stop when standard input is closed.
     """
-    _stop_with_parent()
+    if options:
+        threading.Thread(target=_stop_with_stdin, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%X")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     world = World()
     if torch.cuda.is_available():
         world = World(device=torch.device("cuda", int(slot) % torch.cuda.device_count()))
         torch.cuda.set_device(world.device)
+    path = Path(folder)
     try:
-        return 0 if run_cell(Path(folder), world) else EXIT_STOPPED
+        with file_lock(path / ".lock", f"{path} is running", timeout=_LOCK_TIMEOUT):
+            return 0 if (path / RESULTS).is_file() or run_cell(path, world) else EXIT_STOPPED
     except CrosspairError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -79,23 +79,24 @@ def run_cell(folder: Path, world: World) -> bool:
     Raises:
         CrosspairError: Training or evaluation failed.
     """
-    job = read_job(folder)
-    recipe, pairs = make_recipe(Recipe, job.recipe), Manifest.read(job.manifest)
+    job: dict[str, Any] = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    recipe, paths = make_recipe(Recipe, job["recipe"]), job["paths"]
     with _record_seconds(folder, "pretrain"):
+        pairs = Manifest.read(paths["training"])
         model = pretrain(recipe, pairs, folder, resume=True, world=world)
     if model is None:
         return False
     results: list[Result] = []
-    if job.protocols:
+    if job["protocols"]:
         with _record_seconds(folder, "evaluate"):
             results += _evaluate_frozen(job, recipe, model, folder, world)
-    if job.finetuning:
+    if job["finetuning"]:
         with _record_seconds(folder, "finetune"):
-            finetuned = _finetune_and_evaluate(job, job.finetuning, folder, world)
+            finetuned = _finetune_and_evaluate(job, folder, world)
         if finetuned is None:
             return False
         results += finetuned
-    manifests = [Manifest.read(path) for path in _evaluated_manifests(job)]
+    manifests = [Manifest.read(path) for path in evaluated_manifests(paths)]
     origin = provenance(
         recipe=recipe_hash(recipe), model=model.hash, seed=recipe.training.seed,
         manifest="+".join(manifest.hash for manifest in manifests),
@@ -103,43 +104,48 @@ def run_cell(folder: Path, world: World) -> bool:
     )  # fmt: skip
     unique = [result for i, result in enumerate(results) if result not in results[:i]]
     write_results(folder / RESULTS, unique, origin)
-    metrics = read_jsonl(folder / "metrics.jsonl")
-    used = next(int(line["train"]) for line in metrics if line["kind"] == "pairs")
-    counts = {"pairs": used, "clips": count_clips(recipe, used)}
-    write_state(folder, {**read_state(folder), "status": DONE, **counts})
     for run in (folder, folder / "finetuning", folder / "finetuning-random"):
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # only needed to resume
     return True
 
 
+def evaluated_manifests(paths: Mapping[str, str]) -> list[str]:
+    """List the manifests in the provenance of the results; a training logs its own manifest."""
+    return list(dict.fromkeys(path for name, path in paths.items() if name != "training"))
+
+
 def _evaluate_frozen(
-    job: Job, recipe: Recipe, model: CPD, folder: Path, world: World
+    job: dict[str, Any], recipe: Recipe, model: CPD, folder: Path, world: World
 ) -> list[Result]:
-    videos, config = Manifest.read(job.videos), FrozenConfig(seed=recipe.training.seed)
+    """Evaluate the cell's model, and random weights for the baseline."""
+    config, videos = (
+        FrozenConfig(seed=recipe.training.seed),
+        Manifest.read(job["paths"]["evaluation"]),
+    )
     model.to(world.device)
-
-    def features(network: CPD) -> Features:
-        name = "features" if network is model else "features-random"
-        with progress("encoding", len(videos) * job.clips, "clips") as bar:
-            return cached_features(
+    runs: list[tuple[Subject, CPD, str]] = [("trained", model, "features")]
+    if job["random"]:
+        runs.append(("random weights", randomize_weights(model, config.seed), "features-random"))
+    results: list[Result] = []
+    for subject, network, name in runs:
+        with delayed_progress("encoding", "clips") as advance:
+            features = cached_features(
                 network, videos, folder / name,
-                clips=job.clips, workers=recipe.training.workers, world=world,
-                precision=recipe.training.precision, progress=lambda done, _: bar.advance(done),
+                clips=job["clips"], workers=recipe.training.workers, world=world,
+                precision=recipe.training.precision, progress=advance,
             )  # fmt: skip
+        results += frozen_results(
+            network, videos, features, job["protocols"], config, subject=subject
+        )
+    return results
 
-    if job.random_baseline:
-        return results_with_random_baseline(model, videos, features, job.protocols, config)[0]
-    return frozen_results(model, videos, features(model), job.protocols, config)
 
-
-def _finetune_and_evaluate(
-    job: Job, settings: dict[str, Any], folder: Path, world: World
-) -> list[Result] | None:
+def _finetune_and_evaluate(job: dict[str, Any], folder: Path, world: World) -> list[Result] | None:
     """Fine-tune the cell's model, and random weights for the baseline; None if interrupted."""
-    recipe = make_recipe(FinetuneRecipe, settings["recipe"])
-    videos = Manifest.read(settings["videos"])
+    recipe = make_recipe(FinetuneRecipe, job["finetuning"]["recipe"])
+    videos, (clips, crops) = Manifest.read(job["paths"]["finetuning"]), job["finetuning"]["views"]
     runs: list[tuple[Subject, str, str]] = [("trained", str(folder / "model"), "finetuning")]
-    if job.random_baseline:
+    if job["random"]:
         runs.append(("random weights", "random", "finetuning-random"))
     results: list[Result] = []
     for subject, weights, name in runs:
@@ -149,49 +155,34 @@ def _finetune_and_evaluate(
             return None
         views = multiview_results(
             model, videos,
-            clips=settings["clips"], crops=settings["crops"], workers=recipe.training.workers,
-            world=world, precision=recipe.training.precision,
+            clips=clips, crops=crops, workers=recipe.training.workers, world=world,
+            precision=recipe.training.precision,
             settings={"labels": recipe.labels.share, "epochs": recipe.training.epochs},
         )  # fmt: skip
-        results += [
-            dataclasses.replace(result, of=subject) if result.of == "trained" else result
-            for result in views
-        ]
+        results += [replace(view, of=subject) if view.of == "trained" else view for view in views]
     return results
-
-
-def _evaluated_manifests(job: Job) -> list[str]:
-    """List the manifests in the provenance of the results; a training logs its own manifest."""
-    paths = [job.videos] if job.protocols else []
-    paths += [job.finetuning["videos"]] if job.finetuning else []
-    return list(dict.fromkeys(paths))
 
 
 @contextmanager
 def _record_seconds(folder: Path, step: str) -> Iterator[None]:
     """Add the duration of a step to the state of the cell, also if the step is interrupted."""
-    begin = time.monotonic()
+    start = time.monotonic()
     try:
         yield
     finally:
-        state = read_state(folder)
-        seconds = state.setdefault("seconds", {})
-        seconds[step] = round(seconds.get(step, 0.0) + time.monotonic() - begin, 1)
-        write_state(folder, state)
+        seconds = read_state(folder).get("seconds", {})
+        duration = round(seconds.get(step, 0.0) + time.monotonic() - start, 1)
+        update_state(folder, seconds=seconds | {step: duration})
 
 
-def _stop_with_parent() -> None:
-    """Send SIGTERM to this process when standard input is closed, that is, when the parent ends."""
-
-    def watch() -> None:
-        # Not sys.stdin: worker processes would inherit its lock in the locked state and block.
-        while os.read(0, 1):
-            pass
-        while True:  # repeat: a signal at the end of a training is not seen by the next step
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(STOP_INTERVAL)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _stop_with_stdin() -> None:
+    """Send SIGTERM to this process when standard input is closed, also if the parent was killed."""
+    # Not sys.stdin: worker processes would inherit its lock in the locked state and block.
+    while os.read(0, 1):
+        pass
+    while True:  # repeat: a signal at the end of a training is not seen by the next step
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STOP_INTERVAL)
 
 
 if __name__ == "__main__":

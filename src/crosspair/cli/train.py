@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,6 +284,11 @@ def add_ablate(commands: Subparsers) -> None:
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="list the cells without running")
     parser.add_argument(
+        "--print", action="store_true",
+        help="run nothing; write the training pairs and print one shell command per cell, for a "
+        "scheduler",
+    )  # fmt: skip
+    parser.add_argument(
         "--report-only", action="store_true", help="write the report without running any cell"
     )
     parser.set_defaults(command=_ablate)
@@ -293,7 +299,7 @@ def _ablate(options: argparse.Namespace) -> None:
     from crosspair.ablation.run import ablate
 
     plan = read_plan(options.plan, options.overrides)
-    if options.dry_run:
+    if options.dry_run or options.print:
         _print_cells(plan, options)
         return
     outcome = ablate(
@@ -310,11 +316,17 @@ def _ablate(options: argparse.Namespace) -> None:
 
 
 def _print_cells(plan: AblationPlan, options: argparse.Namespace) -> None:
-    from crosspair.ablation.cells import select, status
-    from crosspair.ablation.run import plan_cells
+    from crosspair.ablation.cells import plan_cells, select, status, write_jobs
+    from crosspair.ablation.run import LOG, cell_command
 
-    _, every = plan_cells(plan, options.out, options.manifest)
+    every = plan_cells(plan, options.out, options.manifest)
     cells = select(every, options.only)
+    if options.print:
+        for i, cell in enumerate(write_jobs(options.out, plan, cells)):
+            folder = options.out.absolute() / cell.folder
+            command = shlex.join(cell_command(folder, i % options.jobs))
+            print(f"{command} >> {shlex.quote(str(folder / LOG))} 2>&1")
+        return
     print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
     for cell in cells:
         state = status(options.out / cell.folder)

@@ -162,7 +162,7 @@ def prepare_corpus(
     """
     videos = plan.out / VIDEOS
     message = f"{plan.out}: another process prepares into this folder; wait until it has finished"
-    with file_lock(plan.out / LOCK, message, inheritable=True):
+    with file_lock(plan.out / LOCK, message):
         videos.mkdir(exist_ok=True)
         _remove_partial(videos)
         try:

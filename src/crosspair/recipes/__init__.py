@@ -88,7 +88,7 @@ def make_recipe(
     nested: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         if key not in defaults:
-            raise RecipeError(f"{name}: {key!r} is not a recipe key; {_suggest(key, defaults)}")
+            raise RecipeError(f"{name}: {key!r} is not a recipe key; {suggest(key, defaults)}")
         if value is None and defaults[key] is not None:  # the default of optional fields is None
             raise RecipeError(f"{name}: {key} has no value")
         section, _, field = key.partition(".")
@@ -148,7 +148,7 @@ def _find_recipe(kind: type[AnyRecipe], name: str) -> str | Path:
     other, task = (FinetuneRecipe, "fine-tuning") if kind is Recipe else (Recipe, "pre-training")
     if name in recipe_names(other):
         raise RecipeError(f"{name!r} is a {task} recipe; choose one of {', '.join(names)}")
-    raise RecipeError(f"no recipe {name!r}; {_suggest(name, names)}, or give a YAML file")
+    raise RecipeError(f"no recipe {name!r}; {suggest(name, names)}, or give a YAML file")
 
 
 def _to_plain(recipe: Recipe | FinetuneRecipe) -> Any:
@@ -167,7 +167,8 @@ def _flatten(nested: Any, name: str) -> dict[str, Any]:
     return flat
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a clause with the known key closest to ``name``, or with all known ones."""
     known = list(known)
     last = name.rsplit(".", 1)[-1]
     close = (
