@@ -388,9 +388,9 @@ def _report(options: argparse.Namespace) -> None:
     if options.out is None:
         raise RunError("--out DIR is missing: it gets report.html, report.md and report.csv")
     runs = read_runs(options.runs)
-    tables = write_summary(options.out, runs)
-    numbers = sum(len(row.cells) for table in tables for row in table.rows if row.run)
+    frame = write_summary(options.out, runs)
+    numbers = (frame.of != "published").sum()
     print(
         f"{options.out / 'report.html'}: {numbers} numbers of {pluralize(len(runs), 'run')} in "
-        f"{pluralize(len(tables), 'table')}; report.md, report.csv beside it"
+        f"{pluralize(frame.table.nunique(), 'table')}; report.md, report.csv beside it"
     )

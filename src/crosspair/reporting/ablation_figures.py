@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
@@ -22,11 +22,9 @@ from crosspair.models.cpd import CPD
 from crosspair.reporting.ablation_tables import (
     DONE,
     Ablation,
-    AblationTable,
     CellResult,
-    Mean,
-    TableEntry,
-    TableRow,
+    Line,
+    column_means,
     headline_columns,
 )
 from crosspair.reporting.figures import (
@@ -34,7 +32,7 @@ from crosspair.reporting.figures import (
     INK,
     SERIES,
     STYLES,
-    Series,
+    Curve,
     label_line_ends,
     label_rows,
     svg_figure,
@@ -42,31 +40,30 @@ from crosspair.reporting.figures import (
 )
 from crosspair.reporting.run_report import (
     ContactSheet,
-    Curve,
     History,
     RetrievedClip,
     SheetTile,
     load_contact_sheet,
     smooth_series,
 )
-from crosspair.reporting.tables import Column, pluralize
+from crosspair.reporting.tables import pluralize
 from crosspair.reporting.titles import TitleExample, title_examples
 
 _PANEL = (3.3, 2.1)  # in
 _NAME_LENGTH = 28  # characters
 _MIN_VALUES = 3  # of an axis with a chart
 
-Line = tuple[Sequence[float], Sequence[float]]  # thousands of clips, values
-SeedLines = list[tuple[Line, bool]]  # the line of each seed, and whether its cell is done
+SeedLines = list[tuple[pd.Series, bool]]  # by thousands of clips seen, and whether the cell is done
 
 
 def validation_panels(ablation: Ablation) -> list[Curve]:
     """Draw R@10 on the validation pairs over the clips seen, a panel per row."""
     rows = _seed_lines(
-        ablation, lambda history: smooth_series("", history.validation, "text_to_video_R@10"), 100
+        ablation,
+        lambda history: 100 * smooth_series("", history.validation, "text_to_video_R@10"),
     )
     means = [_mean_line(lines) for lines in rows.values()]
-    top = max((y for lines in rows.values() for (_, ys), _ in lines for y in ys), default=0.0)
+    top = max((line.max() for lines in rows.values() for line, _ in lines), default=0.0)
     return [
         _draw_panel("Validation", name, lines, others=means, ylabel="R@10, %", top=top)
         for name, lines in rows.items()
@@ -79,108 +76,24 @@ def loss_panels(ablation: Ablation) -> list[Curve]:
     return [_draw_panel("Loss", name, lines, ylabel="loss") for name, lines in rows.items()]
 
 
-def axis_charts(ablation: Ablation, tables: Sequence[AblationTable]) -> list[Curve]:
-    """Draw accuracy over a numeric axis, a chart per protocol and a line per other values.
-
-    Returns:
-        No chart if no axis has three numeric values, or if there are more than six lines.
-    """
-    values = {
-        axis: list(dict.fromkeys(cell.row[axis] for cell in ablation.cells))
-        for axis in ablation.axes
-    }
-    numeric = [
-        axis for axis, names in values.items()
-        if len(names) >= _MIN_VALUES and all(map(_is_number, names))
-    ]  # fmt: skip
-    if not numeric:
-        return []
-    axis = numeric[0]
-    lines: dict[str, list[tuple[float, str]]] = {}
+def _seed_lines(ablation: Ablation, read: Callable[[History], pd.Series]) -> dict[str, SeedLines]:
+    """Return the lines of each row that has started, including those of failed cells."""
+    rows: dict[str, SeedLines] = {}
     for name, cells in ablation.rows.items():
-        row = cells[0].row
-        line = " / ".join(value for other, value in row.items() if other != axis)
-        lines.setdefault(line, []).append((float(row[axis]), name))
-    if len(lines) > len(SERIES):
-        return []
-    charts = []
-    for table, column in headline_columns(tables):
-        entries = {row.name: row.entries[column] for row in table.rows if column in row.entries}
-        means = {
-            line: [(x, entries[name].mean) for x, name in sorted(rows) if name in entries]
-            for line, rows in lines.items()
-        }
-        chance = entries.get("chance")
-        draw = partial(
-            _draw_axis_chart, axis=axis, lines={k: v for k, v in means.items() if v}, chance=chance
-        )
-        figure = svg_figure(f"{column.title} by {axis}", draw)
-        caption = f"{column.detail}. Mean and standard deviation over seeds."
-        charts.append(Curve(column.title, figure, caption + " Dotted: chance." * bool(chance)))
-    return charts
+        for cell in cells:
+            line, last = read(cell.history), (cell.history.train or [{}])[-1]
+            if len(line) and last.get("pairs") and last["epoch"]:
+                line.index *= last["pairs"] / last["epoch"] / 1000
+                rows.setdefault(name, []).append((line, cell.status == DONE))
+    return rows
 
 
-def dot_charts(tables: Sequence[AblationTable]) -> list[Curve]:
-    """Draw the values of all seeds with mean and deviation by row, a chart per protocol."""
-    charts = []
-    for table, column in headline_columns(tables):
-        rows = [row for row in table.rows if column in row.entries]
-        figure = svg_figure(
-            f"{column.title} by row",
-            partial(_draw_dots, rows=rows, column=column),
-            (CHART[0], 0.7 + 0.27 * len(rows)),
-        )
-        caption = f"{column.detail}. Dots: seeds; bars: mean and standard deviation."
-        charts.append(Curve(column.title, figure, caption))
-    return charts
-
-
-def _draw_axis_chart(
-    axes: Axes,
-    axis: str,
-    lines: Mapping[str, Sequence[tuple[float, Mean]]],
-    chance: TableEntry | None,
-) -> None:
-    ticks = sorted({x for line in lines.values() for x, _ in line})
-    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= 8
-    span = ticks[-1] - ticks[0]
-    ends = []
-    for number, (name, points) in enumerate(lines.items()):
-        # Shift the lines horizontally, so that their error bars do not hide one another.
-        shift = (number - (len(lines) - 1) / 2) * 0.012
-        axes.errorbar(
-            [x * (1 + 4 * shift) if logarithmic else x + shift * span for x, _ in points],
-            [100 * mean.value for _, mean in points],
-            [100 * (mean.deviation or 0) for _, mean in points],
-            color=SERIES[number], linestyle=STYLES[number], linewidth=1.6, marker="o",
-            markersize=3.5, capsize=2.5,
-        )  # fmt: skip
-        ends.append((100 * points[-1][1].value, truncate(name, _NAME_LENGTH), SERIES[number]))
-    if chance is not None:
-        axes.axhline(100 * chance.mean.value, color=INK, linestyle=":", linewidth=1)
-    if logarithmic:
-        axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel(axis)
-    axes.set_ylim(bottom=0)
-    axes.set_title("%", loc="left", fontsize="medium")
-    label_line_ends(axes, ends if len(ends) > 1 else [])
-
-
-def _draw_dots(axes: Axes, rows: Sequence[TableRow], column: Column) -> None:
-    for y, row in enumerate(rows):
-        entry, colour = row.entries[column], SERIES[0] if row.subject == "trained" else INK
-        mean = entry.mean
-        values = [100 * value for value in entry.values.values()]
-        axes.plot(values, [y] * len(values), "o", color=colour, markersize=4, alpha=0.55)
-        axes.errorbar(
-            100 * mean.value, y, xerr=100 * (mean.deviation or 0), fmt="|", color=colour,
-            markersize=11, markeredgewidth=2, capsize=3, linewidth=1.2,
-        )  # fmt: skip
-    label_rows(axes, [truncate(row.name, _NAME_LENGTH) for row in rows])
-    axes.set_xlabel("%")
-    axes.margins(y=0.08)
+def _mean_line(lines: SeedLines) -> pd.Series:
+    """Average the lines of completed cells at the points that they have in common."""
+    complete = [line for line, done in lines if done]
+    if not complete:
+        return pd.Series(dtype=float)
+    return pd.concat(complete, axis=1, join="inner").mean(axis=1)
 
 
 def _draw_panel(
@@ -189,17 +102,17 @@ def _draw_panel(
     lines: SeedLines,
     *,
     ylabel: str,
-    others: Sequence[Line] = (),
+    others: Sequence[pd.Series] = (),
     top: float | None = None,
 ) -> Curve:
     def draw(axes: Axes) -> None:
-        for x, y in others:
-            axes.plot(x, y, color=INK, linewidth=0.7, alpha=0.4)
-        for (x, y), done in lines:
+        for line in others:
+            axes.plot(line, color=INK, linewidth=0.7, alpha=0.4)
+        for line, done in lines:
             style = "-" if done else (0, (1, 1))
-            axes.plot(x, y, color=SERIES[0], linewidth=0.8, alpha=0.8, linestyle=style)
+            axes.plot(line, color=SERIES[0], linewidth=0.8, alpha=0.8, linestyle=style)
         mean = _mean_line(lines)
-        axes.plot(*mean, color=SERIES[0], linewidth=2.2, marker="o" if len(mean[0]) == 1 else "")
+        axes.plot(mean, color=SERIES[0], linewidth=2.2, marker="o" if len(mean) == 1 else "")
         axes.margins(x=0)
         if top is not None:
             axes.set_ylim(0, 1.05 * top or 1)
@@ -213,34 +126,93 @@ def _draw_panel(
     return Curve(row, svg_figure(f"{kind} of {row}", draw, _PANEL), caption)
 
 
-def _seed_lines(
-    ablation: Ablation, read: Callable[[History], Series], factor: float = 1
-) -> dict[str, SeedLines]:
-    """Return the lines of each row that has started, including those of failed cells."""
-    rows: dict[str, SeedLines] = {}
-    for name, cells in ablation.rows.items():
-        for cell in cells:
-            line, last = read(cell.history), (cell.history.train or [{}])[-1]
-            if line.y and last.get("pairs") and last["epoch"]:
-                clips = [epoch * last["pairs"] / last["epoch"] / 1000 for epoch in line.x]
-                values = [factor * y for y in line.y]
-                rows.setdefault(name, []).append(((clips, values), cell.status == DONE))
-    return rows
+def axis_charts(ablation: Ablation, frame: pd.DataFrame) -> list[Curve]:
+    """Draw accuracy over a numeric axis, a chart per protocol and a line per other values.
+
+    Returns:
+        No chart if no axis has three numeric values, or if there are more than six lines.
+    """
+    rows = pd.DataFrame({name: cells[0].row for name, cells in ablation.rows.items()}).T
+    numbers = rows.apply(pd.to_numeric, errors="coerce")
+    numeric = [axis for axis in rows if numbers[axis].notna().all()]
+    numeric = [axis for axis in numeric if rows[axis].nunique() >= _MIN_VALUES]
+    if not numeric:
+        return []
+    axis = numeric[0]
+    names = rows.drop(columns=axis).agg(" / ".join, axis=1)
+    if names.nunique() > len(SERIES):
+        return []
+    charts = []
+    for column in headline_columns(frame):
+        means = {line["row"]: line for line in column_means(frame, column)}
+        lines: dict[str, list[tuple[float, Line]]] = {}
+        for name in numbers[axis].sort_values(kind="stable").index.intersection(list(means)):
+            lines.setdefault(names[name], []).append((numbers[axis][name], means[name]))
+        ordered = {name: lines[name] for name in names.unique() if name in lines}
+        chance = means.get("chance")
+        draw = partial(_draw_axis_chart, axis=axis, lines=ordered, chance=chance)
+        figure = svg_figure(f"{column.title} by {axis}", draw)
+        caption = f"{column.detail}. Mean and standard deviation over seeds."
+        charts.append(Curve(column.title, figure, caption + " Dotted: chance." * bool(chance)))
+    return charts
 
 
-def _mean_line(lines: SeedLines) -> Line:
-    """Average the lines of completed cells at the points that they have in common."""
-    complete = [dict(zip(x, y, strict=True)) for (x, y), done in lines if done]
-    common = [x for x in complete[0] if all(x in line for line in complete)] if complete else []
-    return common, [statistics.fmean(line[x] for line in complete) for x in common]
+def _draw_axis_chart(
+    axes: Axes, axis: str, lines: dict[str, list[tuple[float, Line]]], chance: Line | None
+) -> None:
+    ticks = sorted({x for line in lines.values() for x, _ in line})
+    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= 8
+    span = ticks[-1] - ticks[0]
+    ends = []
+    for number, (name, points) in enumerate(lines.items()):
+        # Shift the lines horizontally, so that their error bars do not hide one another.
+        shift = (number - (len(lines) - 1) / 2) * 0.012
+        axes.errorbar(
+            [x * (1 + 4 * shift) if logarithmic else x + shift * span for x, _ in points],
+            [100 * mean["value"] for _, mean in points],
+            [100 * (mean["deviation"] or 0) for _, mean in points],
+            color=SERIES[number], linestyle=STYLES[number], linewidth=1.6, marker="o",
+            markersize=3.5, capsize=2.5,
+        )  # fmt: skip
+        label = truncate(name, _NAME_LENGTH)
+        ends.append((100 * points[-1][1]["value"], label, SERIES[number]))
+    if chance:
+        axes.axhline(100 * chance["value"], color=INK, linestyle=":", linewidth=1)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(axis)
+    axes.set_ylim(bottom=0)
+    axes.set_title("%", loc="left", fontsize="medium")
+    label_line_ends(axes, ends if len(ends) > 1 else [])
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def dot_charts(frame: pd.DataFrame) -> list[Curve]:
+    """Draw the values of all seeds with mean and deviation by row, a chart per protocol."""
+    charts = []
+    for column in headline_columns(frame):
+        means = column_means(frame, column)
+        done = frame[(frame.column == column) & (frame.status == DONE)]
+        seeds = [100 * done.value[done.row == line["row"]] for line in means]
+        draw = partial(_draw_dots, means=means, seeds=seeds)
+        figure = svg_figure(f"{column.title} by row", draw, (CHART[0], 0.7 + 0.27 * len(means)))
+        caption = f"{column.detail}. Dots: seeds; bars: mean and standard deviation."
+        charts.append(Curve(column.title, figure, caption))
+    return charts
+
+
+def _draw_dots(axes: Axes, means: Sequence[Line], seeds: Sequence[pd.Series]) -> None:
+    for y, (line, dots) in enumerate(zip(means, seeds, strict=True)):
+        colour = SERIES[0] if line["of"] == "trained" else INK
+        axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=4, alpha=0.55)
+        axes.errorbar(
+            100 * line["value"], y, xerr=100 * (line["deviation"] or 0), fmt="|", color=colour,
+            markersize=11, markeredgewidth=2, capsize=3, linewidth=1.2,
+        )  # fmt: skip
+    label_rows(axes, [truncate(line["row"], _NAME_LENGTH) for line in means])
+    axes.set_xlabel("%")
+    axes.margins(y=0.08)
 
 
 _QUERIES, _CLIPS = 3, 5  # best and worst queries each, and clips per query
@@ -289,21 +261,18 @@ def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[C
     features = load_features(cell.path / "features")
     if not features_match(cell.path / "features", manifest):
         raise RunError(f"{manifest.path} has changed since the cell was evaluated")
-    splits = manifest.column("split")
-    titles = manifest.column(model.text.column)
+    splits, titles = manifest.column("split"), manifest.column(model.text.column)
     empty = model.text_encoder.is_empty  # titles without a known word, as in retrieval
-    kept = [
-        i
+    kept = {
+        i: row
         for i, row in enumerate(features.rows.tolist())
         if splits[row] == "test" and titles[row] and not empty(titles[row])
-    ]
-    rows = features.rows[kept].tolist()
+    }
+    rows = list(kept.values())
     if len(rows) < 2:
         raise RunError(f"{manifest.path} has fewer than two test videos with titles")
-    videos = features.embedding[kept]
-    texts = embed_texts(model, [titles[row] for row in rows])
-    scores = texts @ videos.T
-    ranks = target_ranks(texts, videos)
+    texts, videos = embed_texts(model, [titles[row] for row in rows]), features.embedding[[*kept]]
+    scores, ranks = texts @ videos.T, target_ranks(texts, videos)
     others = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
     margins = scores.diagonal() - others.amax(dim=1)
     order = sorted(range(len(rows)), key=lambda i: (int(ranks[i]), -float(margins[i])))
@@ -331,9 +300,8 @@ def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, TitleExample]]:
     train = manifest.split("train")
     train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
     examples = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
-    rows = {title: row for row, title in enumerate(train.column("title"))}
-    clips = train.clips()
-    retrieved = [RetrievedClip(clips[rows[each.raw]], each.raw, 0.0) for each in examples]
+    clips = dict(zip(train.column("title"), train.clips(), strict=True))
+    retrieved = [RetrievedClip(clips[each.raw], each.raw, 0.0) for each in examples]
     return list(zip(load_contact_sheet("", retrieved).tiles, examples, strict=True))
 
 

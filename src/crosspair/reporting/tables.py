@@ -1,20 +1,22 @@
-"""Result tables: comparison with chance and random weights, columns, and number formats."""
+"""Results as a data frame; tables in the terminal, Markdown and HTML; pages; number formats."""
 
 from __future__ import annotations
 
-import csv
-import io
+import base64
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jinja2
+import pandas as pd
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from crosspair.errors import RunError
-from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject
-from crosspair.markdown import markdown_rows
+from crosspair.evaluation.results import MEDIAN_RANK, Result
+from crosspair.markdown import markdown_rows, plain
 
 TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
     "2": "Frozen features: kNN and linear probe",
@@ -24,136 +26,8 @@ TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
     "": "Retrieval and other protocols",
 }
 COLUMN_FIELDS = ("protocol", "metric", "feature", "split", "classes", "labels")
-SPLIT_SETTINGS = ("mean of splits", "official split")  # keys of `Result.settings`
+_SPLIT_SETTINGS = ("mean of splits", "official split")  # keys of `Result.settings`
 _PIPE_WIDTH = 120  # characters, if the output is not a terminal
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """A measurement of a trained model with the values of chance and random weights.
-
-    Attributes:
-        protocol, metric, feature, split, count, smaller_is_better: as in
-            `crosspair.evaluation.Result`.
-        settings: of the protocol, e.g. "clips 10, k 25".
-        chance, random, trained: the values; None if not measured.
-        interval: 95 % confidence interval of ``trained``.
-    """
-
-    protocol: str
-    metric: str
-    feature: str
-    split: str
-    settings: str
-    count: int
-    smaller_is_better: bool
-    chance: float | None = None
-    random: float | None = None
-    trained: float | None = None
-    interval: tuple[float, float] | None = None
-
-    @property
-    def over_chance(self) -> float | None:
-        """Ratio of the trained value to chance; inverted for ranks, so that larger is better."""
-        return self._ratio_to(self.chance)
-
-    @property
-    def over_random(self) -> float | None:
-        """Ratio of the trained value to random weights, as `over_chance`."""
-        return self._ratio_to(self.random)
-
-    def _ratio_to(self, reference: float | None) -> float | None:
-        if self.trained is None or reference is None:
-            return None
-        better, worse = self.trained, reference
-        if self.smaller_is_better:
-            better, worse = worse, better
-        return better / worse if worse else None
-
-
-def compare_with_baselines(results: Sequence[Result]) -> list[ComparisonRow]:
-    """Group results of the same protocol, metric, split, feature and settings into rows.
-
-    A chance result without a feature applies to every feature.
-
-    Raises:
-        RunError: two results belong to the same cell, e.g. results of two seeds.
-
-    >>> rows = compare_with_baselines([
-    ...     Result("kNN", "top-1", 0.6, "trained", feature="visual"),
-    ...     Result("kNN", "top-1", 0.1, "chance"),
-    ... ])
-    >>> rows[0].feature, round(rows[0].over_chance, 3), rows[0].over_random
-    ('visual', 6.0, None)
-    """
-    measured: dict[tuple[tuple[str, ...], str], list[Result]] = {}
-    for result in results:
-        if result.of != "chance":
-            settings = ", ".join(f"{key} {value}" for key, value in sorted(result.settings.items()))
-            measured.setdefault((_protocol_key(result), settings), []).append(result)
-    rows = []
-    for ((protocol, metric, split, feature), settings), group in measured.items():
-        keys = {(protocol, metric, split, name) for name in ("", feature)}
-        chance = _single([each for each in results if _protocol_key(each) in keys], "chance")
-        random, trained = _single(group, "random weights"), _single(group, "trained")
-        rows.append(ComparisonRow(
-            protocol, metric, feature, split, settings, group[0].count, group[0].smaller_is_better,
-            chance.value if chance else None,
-            random.value if random else None,
-            trained.value if trained else None,
-            trained.interval if trained else None,
-        ))  # fmt: skip
-    return rows
-
-
-def print_table(results: Sequence[Result]) -> None:
-    """Print the table of `compare_with_baselines` to standard output."""
-    print_rows(_COMPARISON_HEAD, _comparison_cells(results), names=3)
-
-
-def markdown_table(results: Sequence[Result]) -> str:
-    """Format the table of `compare_with_baselines` in Markdown."""
-    return markdown_rows(_COMPARISON_HEAD, _comparison_cells(results), names=3)
-
-
-_COMPARISON_HEAD = (
-    "protocol", "metric", "feature",
-    "chance", "random weights", "trained", "over chance", "over random",
-)  # fmt: skip
-
-
-def _comparison_cells(results: Sequence[Result]) -> list[list[str]]:
-    return [
-        [
-            row.protocol, row.metric, row.feature,
-            format_value(row.chance, row.smaller_is_better),
-            format_value(row.random, row.smaller_is_better),
-            format_value(row.trained, row.smaller_is_better)
-            + (f" ({format_interval(row.interval)})" if row.interval else ""),
-            format_ratio(row.over_chance), format_ratio(row.over_random),
-        ]
-        for row in compare_with_baselines(results)
-    ]  # fmt: skip
-
-
-def _protocol_key(result: Result) -> tuple[str, str, str, str]:
-    return result.protocol, result.metric, result.split, result.feature
-
-
-def _single(results: Sequence[Result], subject: Subject) -> Result | None:
-    found = [result for result in results if result.of == subject]
-    if len(found) > 1:
-        raise duplicate_error(found[0], found[0].value, found[1].value)
-    return found[0] if found else None
-
-
-def duplicate_error(result: Result, first: float, second: float) -> RunError:
-    """Return the error for two values that belong to the same cell of a table."""
-    column = Column.from_result(result)
-    return RunError(
-        f"two results of {result.of} for {column.title} ({column.detail}): {first:g} and "
-        f"{second:g}. Write the results of each run to a file of its own."
-    )
 
 
 @dataclass(frozen=True)
@@ -184,11 +58,6 @@ class Column:
             labels if isinstance(labels, int | float) else 1.0,
         )  # fmt: skip
 
-    def contains(self, result: Result) -> bool:
-        """Whether a result belongs here; chance without a feature belongs to every feature."""
-        column = Column.from_result(result)
-        return column == self or (result.of == "chance" and column == replace(self, feature=""))
-
     @property
     def title(self) -> str:
         """E.g. "kNN, top-1"."""
@@ -197,21 +66,9 @@ class Column:
     @property
     def detail(self) -> str:
         """E.g. "visual; 400 classes; test"."""
-        parts = [
-            self.feature,
-            f"{self.classes} classes" if self.classes else "",
-            f"{100 * self.labels:g} % of labels" if self.labels != 1 else "",
-            self.split,
-        ]
-        return "; ".join(part for part in parts if part)
-
-    @property
-    def fields(self) -> list[object]:
-        """Values of `COLUMN_FIELDS` for a CSV file."""
-        return [
-            self.protocol, self.metric, self.feature, self.split, self.classes or "",
-            f"{self.labels:g}",
-        ]  # fmt: skip
+        classes = f"{self.classes} classes" if self.classes else ""
+        labels = f"{100 * self.labels:g} % of labels" if self.labels != 1 else ""
+        return "; ".join(filter(None, (self.feature, classes, labels, self.split)))
 
     @property
     def is_rank(self) -> bool:
@@ -229,9 +86,78 @@ class Column:
             return "3" if self.labels == 1 else "4"
         return "5" if self.protocol.startswith("zero-shot") else ""
 
-    def format(self, value: float) -> str:
-        """Format a value of this column."""
-        return format_value(value, self.is_rank)
+
+def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataFrame:
+    """Return results as a data frame with a row per result.
+
+    A chance result without a feature is repeated for each measured feature.
+
+    Args:
+        results: of one results file.
+        constants: values of further columns.
+
+    Returns:
+        The constants; ``column``, a `Column`, and its fields; ``table``, a key of `TABLE_TITLES`;
+        ``of``, the subject; ``over``, the official splits; ``value``, ``low``, ``high`` and
+        ``count``; ``settings``; and ``note``, the settings as text for readers.
+    """
+    measured = dict.fromkeys(Column.from_result(each) for each in results if each.of != "chance")
+    rows = []
+    for result in results:
+        own = Column.from_result(result)
+        columns = [each for each in measured if replace(each, feature="") == own]
+        low, high = result.interval or (None, None)
+        settings = sorted(result.settings.items())
+        values = {
+            "of": result.of,
+            "over": "; ".join(
+                f"{key} {_format_setting(value)}" for key, value in settings
+                if key in _SPLIT_SETTINGS
+            ),
+            "value": result.value,
+            "low": low,
+            "high": high,
+            "count": result.count or None,
+            "settings": ", ".join(f"{key} {value}" for key, value in settings),
+            "note": _describe(result),
+        }  # fmt: skip
+        for column in columns if columns and result.of == "chance" else [own]:
+            fields = {"column": column, **asdict(column), "table": column.table}
+            rows.append({**constants, **fields, **values})
+    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "value", "low", "high", "count"]
+    return pd.DataFrame(rows, columns=[*constants, *names, "settings", "note"], dtype=object)
+
+
+def _describe(result: Result) -> str:
+    notes = [f"{result.count:,} of {result.split}"] if result.count else []
+    notes += [
+        f"{name} {_format_setting(value)}"
+        for name, value in sorted(result.settings.items())
+        if name not in _SPLIT_SETTINGS
+    ]
+    if "draws" in result.details:
+        values = (format_value(each, result.smaller_is_better) for each in result.details["draws"])
+        notes.append(f"single values {', '.join(values)}")
+    return "; ".join(notes)
+
+
+def _format_setting(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+
+
+def check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
+    """Check that results belong to different cells of a table.
+
+    Raises:
+        RunError: two results have the same subject and keys, e.g. results of two seeds.
+    """
+    for _, same in frame.groupby(["of", *keys], sort=False):
+        if len(same) > 1:
+            column, (first, second, *_) = same.column.iloc[0], same.value
+            raise RunError(
+                f"two results of {same.of.iloc[0]} for {column.title} ({column.detail}): "
+                f"{first:g} and {second:g}. Write the results of each run to a file of its own."
+            )
 
 
 def sort_columns(columns: Iterable[Column]) -> list[Column]:
@@ -241,17 +167,177 @@ def sort_columns(columns: Iterable[Column]) -> list[Column]:
     return sorted(unique, key=lambda column: protocols.index(column.protocol))
 
 
-def format_splits(result: Result) -> str:
-    """Name the official splits of a result, e.g. "mean of splits 1, 2, 3"; empty without splits."""
-    settings = result.settings
-    return "; ".join(
-        f"{key} {format_setting(settings[key])}" for key in SPLIT_SETTINGS if key in settings
+def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
+    """Compare results of the same column and settings with random weights and chance.
+
+    Returns:
+        A row per column and settings: ``column`` and its fields, ``settings``, ``count``;
+        ``chance``, ``random``, ``trained``, the interval ``low`` and ``high`` of ``trained``, and
+        the ratios ``over_chance`` and ``over_random``, inverted for ranks, so that larger is
+        better. Values that were not measured are None.
+
+    Raises:
+        RunError: two results belong to the same cell.
+
+    >>> (row,) = compare_with_baselines([
+    ...     Result("kNN", "top-1", 0.6, "trained", feature="visual"),
+    ...     Result("kNN", "top-1", 0.1, "chance"),
+    ... ]).itertuples()
+    >>> row.feature, round(row.over_chance, 3), row.over_random
+    ('visual', 6.0, None)
+    """
+    frame = results_frame(results)
+    is_chance = frame.of == "chance"
+    chance, measured = frame[is_chance], frame[~is_chance]
+    check_unique(chance, ["column"])
+    check_unique(measured, ["column", "settings"])
+    by_chance = dict(zip(chance.column, chance.value, strict=True))
+    rows = []
+    for (column, settings), group in measured.groupby(["column", "settings"], sort=False):
+        values = group.set_index("of").to_dict("index")
+        trained = values.get("trained", {})
+        row = {"column": column, **asdict(column), "settings": settings}
+        row |= {key: trained.get(key) for key in ("low", "high")}
+        row["count"] = group["count"].iloc[0]
+        row["trained"] = trained.get("value")
+        row["random"] = values.get("random weights", {}).get("value")
+        row["chance"] = by_chance.get(column)
+        for name in ("chance", "random"):
+            row[f"over_{name}"] = _ratio(row["trained"], row[name], column.is_rank)
+        rows.append(row)
+    names = ["settings", "count", "trained", "low", "high", "chance", "random"]
+    names = ["column", *COLUMN_FIELDS, *names, "over_chance", "over_random"]
+    return pd.DataFrame(rows, columns=names, dtype=object)
+
+
+def _ratio(value: float | None, reference: float | None, inverted: bool) -> float | None:
+    if value is None or reference is None:
+        return None
+    better, worse = (reference, value) if inverted else (value, reference)
+    return better / worse if worse else None
+
+
+_COMPARISON_HEAD = (
+    "protocol", "metric", "feature",
+    "chance", "random weights", "trained", "over chance", "over random",
+)  # fmt: skip
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """Print the table of `compare_with_baselines` to standard output."""
+    print_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """Format the table of `compare_with_baselines` in Markdown."""
+    return markdown_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
+
+
+def _comparison_rows(results: Sequence[Result]) -> list[list[str]]:
+    rows = []
+    for row in compare_with_baselines(results).itertuples():
+        chance, random, trained = (
+            format_value(value, row.column.is_rank)
+            for value in (row.chance, row.random, row.trained)
+        )
+        if row.low is not None:
+            trained += f" ({format_interval((row.low, row.high))})"
+        ratios = format_ratio(row.over_chance), format_ratio(row.over_random)
+        rows.append([row.protocol, row.metric, row.feature, chance, random, trained, *ratios])
+    return rows
+
+
+def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
+    """Print a table to standard output.
+
+    Args:
+        head: column names.
+        rows: cells, one per column.
+        names: number of leading text columns; the others are numbers and right-aligned.
+    """
+    table = Table(*head)
+    for column in table.columns[names:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    console.print(table)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table in HTML and Markdown.
+
+    Attributes:
+        text: plain text.
+        detail: second line in small print.
+        link: target of the text.
+        note: number of the note, shown as superscript; 0 for none.
+        style: CSS classes, of the whole row if the cell is its first. "published" is in italics,
+            and the detail of "significant" in bold.
+    """
+
+    text: str
+    detail: str = ""
+    link: str = ""
+    note: int = 0
+    style: str = ""
+
+    def markdown(self) -> str:
+        """Format the cell in Markdown."""
+        text = plain(self.text)
+        text = f"[{text}]({self.link})" if self.link else text
+        text = f"*{text}*" if text and "published" in self.style.split() else text
+        text += f" <sup>{self.note}</sup>" if self.note else ""
+        mark = "**" if self.style == "significant" else ""
+        return text + (f"<br>{mark}{plain(self.detail)}{mark}" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A section of a report with a table; ``name`` is the id of its heading in HTML."""
+
+    name: str
+    title: str
+    head: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+    remark: str = ""
+
+    def markdown(self) -> str:
+        """Format the section in Markdown."""
+        head, *rows = ([cell.markdown() for cell in row] for row in (self.head, *self.rows))
+        notes = (f"{number}. {plain(note)}" for number, note in enumerate(self.notes, start=1))
+        blocks = [f"## {self.title}", markdown_rows(head, rows), "\n".join(notes), self.remark]
+        return "\n\n".join(filter(None, blocks))
+
+
+def format_csv(frame: pd.DataFrame) -> str:
+    r"""Format a data frame as CSV with "\n" line ends and without its index."""
+    if "labels" in frame:
+        frame = frame.assign(labels=frame.labels.map("{:g}".format, na_action="ignore"))
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Render a template of the folder ``templates``.
+
+    Args:
+        template: file name without ".j2", e.g. "run.html".
+        values: variables of the template; HTML special characters are escaped.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("crosspair.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-
-
-def format_setting(value: Any) -> str:
-    """Format a setting; the items of a list are separated by commas."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+    environment.filters.update(
+        svg=Markup,
+        webp=lambda content: f"data:image/webp;base64,{base64.b64encode(content).decode()}",
+    )
+    return environment.get_template(f"{template}.j2").render(values)
 
 
 def format_value(value: float | None, is_rank: bool = False) -> str:
@@ -301,27 +387,3 @@ def pluralize(count: int, noun: str) -> str:
     ('1 seed', '3 seeds')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
-    """Print a table to standard output.
-
-    Args:
-        head: column names.
-        rows: cells, one per column.
-        names: number of leading text columns; the others are numbers and right-aligned.
-    """
-    table = Table(*head)
-    for column in table.columns[names:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-    console.print(table)
-
-
-def format_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    r"""Format rows as CSV with "\n" line ends."""
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    return file.getvalue()

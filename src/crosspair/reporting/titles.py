@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
 
 from crosspair.corpora.titles.clean import NOT_WORDS, Piece, Reason, clean_title
 from crosspair.corpora.titles.stage import TitleReport, TitleRow, extract_trees
@@ -28,8 +29,14 @@ from crosspair.reporting.figures import (
     replace_missing_glyphs,
     truncate,
 )
-from crosspair.reporting.run_report import render_page
-from crosspair.reporting.tables import format_csv, format_value, print_rows
+from crosspair.reporting.tables import (
+    Cell,
+    ReportTable,
+    format_csv,
+    format_value,
+    print_rows,
+    render_page,
+)
 
 REASON_CLASSES: dict[Reason, str] = {  # CSS class, and so colour, of each reason
     Reason.EMOJI: "sign",
@@ -52,18 +59,6 @@ _LEGEND = {  # label and colour in the picture
 _EXAMPLES, _PICTURE_EXAMPLES = 16, 6
 _LONGEST = 90  # characters of an example
 _EMPTY_TITLES = 50  # maximum number on the page
-
-
-@dataclass(frozen=True)
-class ReasonRow:
-    """Number of pieces removed for a reason, and their fraction of the words, 0 to 1.
-
-    The fraction is None for pieces that are not words.
-    """
-
-    reason: Reason
-    count: int
-    fraction: float | None
 
 
 @dataclass(frozen=True)
@@ -94,12 +89,53 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     examples = title_examples(report)
     write_atomically(folder / "titles.csv", _titles_csv(report.rows))
     write_atomically(folder / "titles.png", title_picture(examples[:_PICTURE_EXAMPLES]))
+    reasons = reason_frame(report)
     page = render_page(
-        "titles.html", report=report, reasons=reason_rows(report), examples=examples,
-        kinds=REASON_CLASSES, empty=report.clean_empty[:_EMPTY_TITLES],
+        "titles.html", report=report, words=reasons[reasons.fraction.notna()].to_dict("records"),
+        reasons=_reasons_table(reasons), examples=examples, kinds=REASON_CLASSES,
+        empty=_empty_table(report.clean_empty),
         actions={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
     )  # fmt: skip
     write_atomically(folder / "report.html", page)
+
+
+def reason_frame(report: TitleReport) -> pd.DataFrame:
+    """Count the removed pieces by reason, the most frequent first within each stage.
+
+    Returns:
+        The columns ``reason``, ``count`` and ``fraction`` of the words of the previous stage, 0 to
+        1, which is None for pieces that are not words.
+    """
+    rows = []
+    for reason, count in report.reasons.most_common():
+        words = report.clean_words if reason is Reason.PART else report.raw_words
+        fraction = None if reason in NOT_WORDS or not words else count / words
+        rows.append({"reason": reason, "count": count, "fraction": fraction})
+    rows.sort(key=lambda row: row["reason"] is Reason.PART)
+    return pd.DataFrame(rows, columns=["reason", "count", "fraction"], dtype=object)
+
+
+def _reasons_table(reasons: pd.DataFrame) -> ReportTable:
+    rows = [
+        [Cell(f"■ {row.reason}", style=REASON_CLASSES[row.reason]), Cell(f"{row.count:,}"),
+         Cell(format_value(row.fraction))]
+        for row in reasons.itertuples()
+    ]  # fmt: skip
+    remark = (
+        "Fractions refer to all words of the raw titles, including numbers, addresses and words "
+        "of other scripts; for “not a verb or noun”, to the words of the clean titles. Emoji and "
+        "symbols do not count as words."
+    )
+    head = [Cell("reason"), Cell("removed"), Cell("fraction of words")]
+    rows = rows or [[Cell("nothing removed"), Cell("0"), Cell("–")]]
+    return ReportTable("reasons", "Removed words by reason", head, rows, remark=remark)
+
+
+def _empty_table(titles: Sequence[TitleRow]) -> ReportTable:
+    rows = [[Cell(row.pair_id), Cell(row.title or "(none)")] for row in titles[:_EMPTY_TITLES]]
+    remark = f"{len(rows):,} of {len(titles):,} are shown; titles.csv contains all."
+    head = [Cell("pair"), Cell("raw title")]
+    return ReportTable("empty", "Empty clean titles", head, rows, remark=remark)
 
 
 def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExample]:
@@ -126,23 +162,14 @@ def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExa
     ]
 
 
-def reason_rows(report: TitleReport) -> list[ReasonRow]:
-    """Count the removed pieces by reason, the most frequent first within each stage."""
-    rows = []
-    for reason, count in report.reasons.most_common():
-        words = report.clean_words if reason is Reason.PART else report.raw_words
-        fraction = None if reason in NOT_WORDS or not words else count / words
-        rows.append(ReasonRow(reason, count, fraction))
-    return sorted(rows, key=lambda row: row.reason is Reason.PART)
-
-
 def _titles_csv(rows: Sequence[TitleRow]) -> str:
     lines = []
     for row in rows:
         clean, tree = row.prepared.clean, row.prepared.tree
         empty = "clean" if not clean else "tree" if not tree else ""
         lines.append([row.pair_id, row.title, clean, tree, empty, row.prepared.removed])
-    return format_csv(["pair_id", "title", "title_clean", "title_tree", "empty", "removed"], lines)
+    head = ["pair_id", "title", "title_clean", "title_tree", "empty", "removed"]
+    return format_csv(pd.DataFrame(lines, columns=head, dtype=object))
 
 
 _TEXT = "#1f2328"
@@ -277,8 +304,11 @@ def write_words(
     Raises:
         RunError: a file cannot be written.
     """
+    frame = pd.concat([_class_frame(overlap, accuracy) for overlap in overlaps])
+    for name in ("at_least_one", "all", "relevant", "accuracy"):
+        frame[name] = frame[name].map("{:.6g}".format, na_action="ignore")
     write_atomically(folder / "words.md", words_markdown(overlaps, accuracy))
-    write_atomically(folder / "words.csv", _words_csv(overlaps, accuracy))
+    write_atomically(folder / "words.csv", format_csv(frame))
     write_atomically(folder / "words.png", overlap_figure(overlaps, accuracy))
 
 
@@ -310,32 +340,27 @@ def rank_correlation(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> 
     Returns:
         None if fewer than three classes have an accuracy, or if all values are equal.
     """
-    labels = [label for label in overlap.classes if label in accuracy]
-    if len(labels) < 3:
+    frame = _class_frame(overlap, accuracy)[["at_least_one", "accuracy"]].dropna()
+    if len(frame) < 3 or frame.nunique().min() == 1:
         return None
-    overlap_ranks = _ranks([overlap.classes[label].at_least_one for label in labels])
-    accuracy_ranks = _ranks([accuracy[label] for label in labels])
-    if overlap_ranks.std() == 0 or accuracy_ranks.std() == 0:
-        return None
-    return float(np.corrcoef(overlap_ranks, accuracy_ranks)[0, 1])
+    return float(stats.spearmanr(frame.at_least_one, frame.accuracy).statistic)
 
 
 def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> bytes:
     """Draw the classes with the largest and smallest overlap, and their accuracy, as a PNG."""
     overlap = _preferred_variant(overlaps)
-    labels = overlap.ranked()
-    cut = len(labels) > 2 * _ENDS
+    frame = _class_frame(overlap, accuracy)[1:]
+    cut = len(frame) > 2 * _ENDS
     if cut:
-        labels = [*labels[:_ENDS], *labels[-_ENDS:]]
-    rows = [row + (row >= _ENDS and cut) for row in range(len(labels))]
-    percentages = [100 * overlap.classes[label].at_least_one for label in labels]
-    points = [(100 * accuracy[n], y) for n, y in zip(labels, rows, strict=True) if n in accuracy]
+        frame = pd.concat([frame[:_ENDS], frame[-_ENDS:]])
+    rows = [row + (row >= _ENDS and cut) for row in range(len(frame))]
 
     def draw(axes: Axes) -> None:
-        axes.barh(rows, percentages, 0.72, color="#a9c9e0", label="titles with a class word")
-        if points:
-            axes.plot(*zip(*points, strict=True), "o", color=SERIES[1], label="accuracy")
-        label_rows(axes, [truncate(label, 34) for label in labels], rows)
+        label = "titles with a class word"
+        axes.barh(rows, 100 * frame.at_least_one, 0.72, color="#a9c9e0", label=label)
+        if frame.accuracy.notna().any():
+            axes.plot(100 * frame.accuracy, rows, "o", color=SERIES[1], label="accuracy")
+        label_rows(axes, [truncate(label, 34) for label in frame["class"]], rows)
         axes.set(xlim=(0, 100), xlabel="%")
         if cut:
             axes.axhline(_ENDS, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -346,7 +371,21 @@ def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
             borderaxespad=0.2,
         )  # fmt: skip
 
-    return png_figure(draw, (8, 1.3 + 0.3 * (len(labels) + cut)))
+    return png_figure(draw, (8, 1.3 + 0.3 * (len(frame) + cut)))
+
+
+def _class_frame(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> pd.DataFrame:
+    """Return the total, without a class, and the classes sorted by overlap."""
+    classes = [("", overlap.total), *((name, overlap.classes[name]) for name in overlap.ranked())]
+    rows = [
+        (
+            overlap.variant, name, each.pairs, each.titles, each.words, each.at_least_one,
+            each.all, each.rel, accuracy.get(name),
+        )
+        for name, each in classes
+    ]  # fmt: skip
+    head = ["titles_of", "class", "pairs", "titles", "words", "at_least_one", "all", "relevant"]
+    return pd.DataFrame(rows, columns=[*head, "accuracy"]).astype({"accuracy": float})
 
 
 def _overlap_cells(overlap: VariantOverlap) -> list[str]:
@@ -358,29 +397,3 @@ def _overlap_cells(overlap: VariantOverlap) -> list[str]:
 
 def _preferred_variant(overlaps: Sequence[VariantOverlap]) -> VariantOverlap:
     return min(overlaps, key=lambda each: _PREFERRED.index(each.variant))
-
-
-def _words_csv(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> str:
-    head = (
-        "titles_of", "class", "pairs", "titles", "words", "at_least_one", "all", "relevant",
-        "accuracy",
-    )  # fmt: skip
-    rows = []
-    for variant in overlaps:
-        classes = ((label, variant.classes[label]) for label in variant.ranked())
-        for label, overlap in (("", variant.total), *classes):
-            values = (overlap.at_least_one, overlap.all, overlap.rel)
-            rows.append([
-                variant.variant, label, overlap.pairs, overlap.titles, overlap.words,
-                *(f"{value:.6g}" for value in values),
-                f"{accuracy[label]:.6g}" if label in accuracy else "",
-            ])  # fmt: skip
-    return format_csv(head, rows)
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return ranks from 0; ties get their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    means: np.ndarray[tuple[int], np.dtype[np.float64]] = (last - (counts + 1) / 2)[inverse]
-    return means
