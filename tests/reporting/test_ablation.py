@@ -12,12 +12,18 @@ import pytest
 
 from crosspair.errors import RunError
 from crosspair.reporting.ablation import (
-    describe_findings,
-    describe_uncertainty,
+    axis_charts,
+    dot_charts,
+    validation_panels,
     write_ablation_report,
 )
-from crosspair.reporting.ablation_figures import axis_charts, dot_charts, validation_panels
-from crosspair.reporting.ablation_tables import ablation_frame, ablation_tables, read_ablation
+from crosspair.reporting.ablation_tables import (
+    ablation_frame,
+    ablation_tables,
+    describe_findings,
+    describe_uncertainty,
+    read_ablation,
+)
 from crosspair.reporting.tables import Cell, ReportTable
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 

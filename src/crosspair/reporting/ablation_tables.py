@@ -33,6 +33,7 @@ CSV_FIELDS = [
     "row", "of", *COLUMN_FIELDS, "seed", "value", "deviation", "seeds", "difference", "error",
     "low", "high", "status",
 ]  # fmt: skip
+_FEW_SEEDS = 5
 _REFERENCES = ("random weights", "chance")
 _ROUNDING = 1e-9  # standard errors below this are rounding errors of equal differences
 
@@ -378,3 +379,88 @@ def _format_published(published: Mapping[str, Any]) -> str:
     measure = f"{published.get('protocol', '')}, {published.get('metric', '')}".strip(", ")
     source = "; ".join(text for text in (published.get("source"), measure) if text)
     return f"{', '.join(parts)} ({source})"
+
+
+def describe_findings(ablation: Ablation, frame: pd.DataFrame) -> list[str]:
+    """Describe the extent of the ablation, then the best row of each protocol."""
+    done = ablation.count(DONE)
+    extent = (
+        f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each. Baseline: "
+        f"“{ablation.baseline}”."
+    )
+    if done < len(ablation.cells):
+        extent += (
+            f" {done} of {len(ablation.cells)} cells are done, {ablation.count('failed')} failed, "
+            f"{ablation.count('missing')} missing."
+        )
+    columns = headline_columns(frame)
+    return [extent, *(_describe_column(ablation, frame, column) for column in columns)]
+
+
+def describe_uncertainty(ablation: Ablation, frame: pd.DataFrame) -> str:
+    """Explain the intervals and how many are expected to exclude zero by chance."""
+    if ablation.seeds == 1:
+        return "There is one seed, so the variation between seeds is unknown."
+    compared = frame[frame.low.notna()].to_dict("records")
+    if not compared:
+        return "No row has two seeds in common with the baseline, so there are no intervals."
+    text = (
+        "Below each mean: difference to the baseline over the same seeds ± standard error, with "
+        "the 95 % confidence interval (Student's t-distribution)."
+    )
+    if ablation.seeds <= _FEW_SEEDS:
+        text += (
+            f" With {ablation.seeds} seeds, an interval extends "
+            f"{stats.t.ppf(0.975, ablation.seeds - 1):.1f} standard errors to each side, and the "
+            "standard errors are rough estimates."
+        )
+    return (
+        f"{text} Significant (bold) means that the interval excludes zero: "
+        f"{sum(map(is_significant, compared))} of {len(compared)} differences. About "
+        f"{len(compared) / 20:.0f} would be significant by chance if all rows were equal."
+    )
+
+
+def _describe_column(ablation: Ablation, frame: pd.DataFrame, column: Column) -> str:
+    means = column_means(frame, column)
+    seeds = frame[(frame.column == column) & (frame.status == DONE) & (frame.of == "trained")].seed
+    trained = [line for line in means if line["of"] == "trained"]
+    complete = [line for line in trained if line["seeds"] == seeds.nunique()]
+    ranked = sorted(complete, key=lambda line: float(line["value"]), reverse=True)
+    finetuned = column.protocol.endswith("views")
+    text = f"{column.protocol} {column.metric}".removesuffix(" top-1")
+    text = f"Fine-tuned, {text}" if finetuned else text
+    if not ranked:
+        text += ": no row has results for all seeds."
+    else:
+        partial = "" if complete == trained else f" ({len(complete)} rows with all seeds)"
+        text += f"{partial}: {_describe_best(ablation, ranked)}."
+    for line in means:
+        if line["of"] == "random weights":
+            name = "Trained from scratch" if finetuned else "Random weights"
+            text += f" {name}: {format_mean(line)}."
+    return text
+
+
+def _describe_best(ablation: Ablation, ranked: Sequence[Line]) -> str:
+    """Describe the best row and its difference to the baseline, or that of the second best."""
+    best, *others = ranked
+    tied = [f"“{line['row']}”" for line in ranked if line["value"] == best["value"]]
+    if len(tied) > 1:
+        return f"{', '.join(tied)} are tied at {format_mean(best)}"
+    text = f"best is “{best['row']}” with {format_mean(best)}"
+    if not others:
+        return f"{text}, the only such row"
+    compared = best
+    if best["row"] == ablation.baseline:
+        compared = others[0]
+        text += f"; second is “{compared['row']}” with {format_mean(compared)}"
+    if compared["difference"] is None:
+        return f"{text}, which has no seed in common with the baseline"
+    text += f", {format_signed(100 * compared['difference'])} points vs. the baseline"
+    if compared["low"] is None:
+        reason = "one seed" if compared["error"] is None else "the same for every seed"
+        return f"{text} ({reason}, no interval)"
+    low, high = (format_signed(100 * compared[end]) for end in ("low", "high"))
+    verdict = "significant" if is_significant(compared) else "not significant"
+    return f"{text} (95 % interval {low} to {high}, {verdict})"

@@ -35,14 +35,23 @@ from crosspair.reporting.tables import (
     Cell,
     ReportTable,
     compare_with_baselines,
-    format_interval,
-    format_ratio,
-    format_value,
+    format_comparison,
     render_page,
 )
 from crosspair.video.decode import REFERENCE_FPS, clip_times, read_frames
 
 Line = dict[str, Any]
+_POINTS = 400  # maximum number of points of a line
+_POSTERIOR_CAPTION = (
+    "Probability that a video and a title are a pair, as defined by the objective (nce: h of "
+    "Equation 5; softmax: the class probability). True pairs should rise, noise stay near zero."
+)
+_FRAMES, _STRIDE = 16, 4  # frames of a clip, and their distance in 1/30 s, as in training
+_GREY = (128, 132, 138)
+_SEAM = 2  # pixels between the frames of a strip
+_WIDTH, _CHARTS, _QUERY = 8.0, 2.7, 0.98  # in: figure width, height of the charts and of a query
+_DPI = 200  # text of 10 points stays readable at half the size
+_BARS, _STRIPS = 6, 3  # maximum number of measurements, and of clips per query
 
 
 @dataclass(frozen=True)
@@ -97,33 +106,28 @@ def read_history(run: str | os.PathLike[str]) -> History:
     return History(*([line for line in lines if line["kind"] == kind] for kind in kinds))
 
 
-_POINTS = 400  # maximum number of points of a line
-_POSTERIOR_CAPTION = (
-    "Probability that a video and a title are a pair, as defined by the objective (nce: h of "
-    "Equation 5; softmax: the class probability). True pairs should rise, noise stay near zero."
-)
-
-
 def learning_curves(history: History) -> list[Curve]:
     """Draw the figures for which the history has values, retrieval first."""
     pairs = history.validation_pairs
-    among = f" among {pairs:,} validation pairs. Dotted: chance." if pairs else "."
-    recall = f"Fraction of queries whose match is in the top 1, 5 and 10{among}"
+    recall = "Fraction of queries whose match is in the top 1, 5 and 10"
+    recall += f" among {pairs:,} validation pairs. Dotted: chance." if pairs else "."
     loss = [smooth_series("", history.train, "loss")]
     posteriors = [
         smooth_series("true pairs", history.train, "posterior_positive"),
         smooth_series("noise", history.train, "posterior_noise"),
     ]
-    figures: list[tuple[str, list[pd.Series], list[float], str, str]] = [
-        ("Loss", loss, [], "loss, both directions",
-         "Training loss, averaged over neighbouring log lines."),
-        ("Posterior of being a pair", posteriors, [], "posterior, %", _POSTERIOR_CAPTION),
+    retrieval = [
+        (f"Retrieval, {way}", *retrieval_series(history, way.replace(" → ", "_to_")), "recall, %",
+         recall)
+        for way in ("text → video", "video → text")
     ]  # fmt: skip
-    for direction in ("video → text", "text → video"):
-        lines, levels = retrieval_series(history, direction.replace(" → ", "_to_"))
-        figures.insert(0, (f"Retrieval, {direction}", lines, levels, "recall, %", recall))
+    averaged = "Training loss, averaged over neighbouring log lines."
     curves = []
-    for title, lines, levels, ylabel, caption in figures:
+    for title, lines, levels, ylabel, caption in [
+        *retrieval,
+        ("Loss", loss, [], "loss, both directions", averaged),
+        ("Posterior of being a pair", posteriors, [], "posterior, %", _POSTERIOR_CAPTION),
+    ]:
         if lines and all(map(len, lines)):
             draw = partial(
                 draw_lines, lines=lines, levels=levels, ylabel=ylabel, percent="%" in ylabel,
@@ -150,25 +154,15 @@ def smooth_series(name: str, lines: Sequence[Line], key: str) -> pd.Series:
     """Average a quantity over windows of 1/50 of the history, at no more than 400 points."""
     values = finite_values(lines, key).rename(name)
     smooth = values.rolling(2 * (len(values) // 100) + 1, center=True, min_periods=1).mean()
-    step = max(1, len(values) // _POINTS)
     points = np.arange(len(values))
-    return smooth[(points % step == 0) | (points == len(values) - 1)]
+    return smooth[(points % max(1, len(values) // _POINTS) == 0) | (points == len(values) - 1)]
 
 
 def finite_values(lines: Sequence[Line], key: str) -> pd.Series:
-    """Return a quantity by epoch; lines without a finite value are skipped.
-
-    >>> finite_values([{"epoch": 0.5, "loss": 9.0}, {"epoch": 1.0}], "loss").to_dict()
-    {0.5: 9.0}
-    """
+    """Return a quantity by epoch; lines without a finite value are skipped."""
     epochs = [float(line["epoch"]) for line in lines]
     values = pd.Series([line.get(key) for line in lines], index=epochs, dtype=float)
     return values[np.isfinite(values)]
-
-
-_FRAMES, _STRIDE = 16, 4  # frames of a clip, and their distance in 1/30 s, as in training
-_GREY = (128, 132, 138)
-_SEAM = 2  # pixels between the frames of a strip
 
 
 @dataclass(frozen=True)
@@ -208,11 +202,10 @@ class SheetTile:
     def strip(self, count: int = 4) -> Image.Image:
         """Return ``count`` evenly spaced frames side by side."""
         indices = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
-        _, height, width, _ = self.frames.shape
-        strip = Image.new("RGB", (count * (width + _SEAM) - _SEAM, height), "white")
-        for i, index in enumerate(indices):
-            strip.paste(Image.fromarray(self.frames[index]), (i * (width + _SEAM), 0))
-        return strip
+        padded = np.pad(
+            self.frames[indices], ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255
+        )
+        return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-_SEAM])
 
     def animation(self) -> bytes:
         """Encode the frames as a looping WebP animation at normal speed."""
@@ -251,14 +244,14 @@ def _load_tile(retrieved: RetrievedClip, short_side: int) -> SheetTile:
         longest = 2 * short_side  # limits the size of very wide videos
         return min(longest, round(width * factor)), min(longest, round(height * factor))
 
+    def times(length: float) -> Any:
+        return clip_times(0.5, length, _FRAMES, _STRIDE)
+
     try:
-        pixels = read_frames(
-            retrieved.clip, lambda length: clip_times(0.5, length, _FRAMES, _STRIDE), scale
-        )
+        return SheetTile(retrieved, read_frames(retrieved.clip, times, scale))
     except VideoError as error:
         blank = np.full((1, short_side, short_side * 4 // 3, 3), _GREY, dtype=np.uint8)
         return SheetTile(retrieved, blank, str(error))
-    return SheetTile(retrieved, pixels)
 
 
 def _encode_webp(frames: np.ndarray) -> bytes:
@@ -307,36 +300,18 @@ def write_report(
 
 
 def _results_table(results: Sequence[Result]) -> ReportTable:
-    frame = compare_with_baselines(results)
     head = [
         Cell("protocol"), Cell("chance"), Cell("random", "weights"), Cell("trained"),
         Cell("×", "chance"), Cell("×", "random"),
     ]  # fmt: skip
     rows = []
-    for row in frame.itertuples():
-        count = f"{row.count:,} of {row.split}" if row.count else row.split
-        chance, random, trained = (
-            format_value(value, row.column.is_rank)
-            for value in (row.chance, row.random, row.trained)
-        )
-        interval = "" if row.low is None else format_interval((row.low, row.high))
-        rows.append([
-            Cell(row.column.title, "; ".join(filter(None, (row.feature, count, row.settings)))),
-            Cell(chance), Cell(random), Cell(trained, interval, style="main"),
-            Cell(format_ratio(row.over_chance)), Cell(format_ratio(row.over_random)),
-        ])  # fmt: skip
-    remark = (
-        "Random weights: the same network before training. Smaller median ranks are better; their "
-        "ratios are inverted, so that larger ratios are better in every row."
-    )
-    if frame.low.notna().any():
-        remark = f"Below a value is its 95 % bootstrap interval over the test videos. {remark}"
-    return ReportTable("results", "Results", head, rows, remark=remark)
-
-
-_WIDTH, _CHARTS, _QUERY = 8.0, 2.7, 0.98  # in: figure width, height of the charts and of a query
-_DPI = 200  # text of 10 points stays readable at half the size
-_BARS, _STRIPS = 6, 3  # maximum number of measurements, and of clips per query
+    for row in compare_with_baselines(results).itertuples():
+        chance, random, trained, interval, *ratios = format_comparison(row)
+        split = row.split if row.count is None else f"{row.count:,} of {row.split}"
+        detail = "; ".join(filter(None, (row.feature, split, row.settings, row.over)))
+        numbers = [Cell(chance), Cell(random), Cell(trained, interval, style="main")]
+        rows.append([Cell(row.column.title, detail), *numbers, *map(Cell, ratios)])
+    return ReportTable("results", "Results", head, rows)
 
 
 def overview_figure(
@@ -361,9 +336,8 @@ def overview_figure(
     lines, levels = retrieval_series(history, "text_to_video")
     with figure_style():
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, facecolor="white")
-        charts, *queries = figure.subfigures(
-            len(heights), 1, height_ratios=heights, squeeze=False
-        )[:, 0]  # fmt: skip
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+        charts, *queries = parts[:, 0]
         draw_lines(
             charts.add_axes((0.055, 0.19, 0.36, 0.62)), lines,
             "text → video recall, % (dotted: chance)", levels=levels, percent=True,
@@ -376,28 +350,20 @@ def overview_figure(
 
 
 def _draw_bars(axes: Axes, frame: pd.DataFrame) -> None:
-    thickness = 0.27
-    for offset, (key, name, colour) in enumerate(
-        (
-            ("trained", "trained", SERIES[0]),
-            ("random", "random weights", "#8fa3b3"),
-            ("chance", "chance", FAINT),
-        )
-    ):
-        heights = [row + (offset - 1) * thickness for row in range(len(frame))]
-        lengths = [100 * (value or 0.0) for value in frame[key]]
-        bars = axes.barh(heights, lengths, height=thickness * 0.92, color=colour, label=name)
-        if key == "trained":
-            labels = ["" if value is None else f"{100 * value:.0f}" for value in frame[key]]
+    subjects = {"trained": SERIES[0], "random": "#8fa3b3", "chance": FAINT}
+    for offset, (subject, colour) in enumerate(subjects.items()):
+        values = 100 * frame[subject].astype(float)
+        name = "random weights" if subject == "random" else subject
+        heights = np.arange(len(frame)) + 0.27 * (offset - 1)
+        bars = axes.barh(heights, values.fillna(0), height=0.25, color=colour, label=name)
+        if subject == "trained":
+            labels = ["" if np.isnan(value) else f"{value:.0f}" for value in values]
             axes.bar_label(bars, labels, padding=3, color=colour, fontsize="small")
     # The feature is named only where the same quantity has several.
-    repeated = frame.duplicated(["protocol", "metric"], keep=False)
-    names = [
-        f"{row.protocol.removeprefix('retrieval ')}, {row.metric}"
-        + (f" ({row.feature})" if row.feature and ambiguous else "")
-        for row, ambiguous in zip(frame.itertuples(), repeated, strict=True)
-    ]
-    axes.set_yticks(range(len(frame)), names, fontsize="small")
+    ambiguous = frame.duplicated(["protocol", "metric"], keep=False) & (frame.feature != "")
+    titles = frame.protocol.str.removeprefix("retrieval ") + ", " + frame.metric
+    titles = titles.where(~ambiguous, titles + " (" + frame.feature + ")")
+    axes.set_yticks(range(len(frame)), titles, fontsize="small")
     axes.invert_yaxis()
     axes.grid(visible=False)
     splits = " and ".join(frame.split.unique())
@@ -420,9 +386,9 @@ def _draw_query(figure: SubFigure, sheet: ContactSheet) -> None:
         axes.imshow(strip, aspect="auto", interpolation="lanczos")
         axes.set_axis_off()
         if tile.retrieved.correct is not None:
+            sign, colour = ("✓", SERIES[2]) if tile.retrieved.correct else ("✗", SERIES[1])
             axes.annotate(
-                "✓" if tile.retrieved.correct else "✗", (1, 1), (-8, -8),
-                xycoords="axes fraction", textcoords="offset points", ha="center", va="center",
-                fontsize="small", color=SERIES[2] if tile.retrieved.correct else SERIES[1],
+                sign, (1, 1), (-8, -8), xycoords="axes fraction", textcoords="offset points",
+                ha="center", va="center", fontsize="small", color=colour,
                 bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip

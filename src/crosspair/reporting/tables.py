@@ -32,13 +32,10 @@ _PIPE_WIDTH = 120  # characters, if the output is not a terminal
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a report.
+    """A column of a report: results that are comparable with one another.
 
-    Attributes:
-        protocol, metric, feature, split: as in `crosspair.evaluation.Result`.
-        classes: number of test classes, since accuracies over different numbers of classes are
-            not comparable.
-        labels: fraction of the labels used for fine-tuning.
+    ``classes`` is the number of test classes, and ``labels`` the fraction of the labels used for
+    fine-tuning; the other fields are those of `crosspair.evaluation.Result`.
     """
 
     protocol: str
@@ -52,11 +49,9 @@ class Column:
     def from_result(cls, result: Result) -> Column:
         """Return the column of a result."""
         classes, labels = result.settings.get("classes"), result.settings.get("labels", 1.0)
-        return cls(
-            result.protocol, result.metric, result.feature, result.split,
-            classes if isinstance(classes, int) else None,
-            labels if isinstance(labels, int | float) else 1.0,
-        )  # fmt: skip
+        classes = classes if isinstance(classes, int) else None
+        labels = labels if isinstance(labels, int | float) else 1.0
+        return cls(result.protocol, result.metric, result.feature, result.split, classes, labels)
 
     @property
     def title(self) -> str:
@@ -80,11 +75,10 @@ class Column:
         """Number of the paper's table, a key of `TABLE_TITLES`."""
         if self.protocol in {"kNN", "linear"}:
             return "2"
-        if self.protocol.startswith("low-shot"):
-            return "4"
         if self.protocol.endswith("views"):
             return "3" if self.labels == 1 else "4"
-        return "5" if self.protocol.startswith("zero-shot") else ""
+        starts = {"low-shot": "4", "zero-shot": "5"}
+        return next((starts[name] for name in starts if self.protocol.startswith(name)), "")
 
 
 def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataFrame:
@@ -97,66 +91,50 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
         constants: values of further columns.
 
     Returns:
-        The constants; ``column``, a `Column`, and its fields; ``table``, a key of `TABLE_TITLES`;
-        ``of``, the subject; ``over``, the official splits; ``value``, ``low``, ``high`` and
-        ``count``; ``settings``; and ``note``, the settings as text for readers.
+        The constants; ``column``, a `Column`, with its fields and ``table``; ``of``, the subject;
+        ``over``, the official splits; ``settings``, the others as text; ``note``, with the number
+        of test items and single values; ``value``, ``low``, ``high`` and ``count``.
     """
     measured = dict.fromkeys(Column.from_result(each) for each in results if each.of != "chance")
     rows = []
     for result in results:
         own = Column.from_result(result)
         columns = [each for each in measured if replace(each, feature="") == own]
+        texts = {
+            key: f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+            for key, value in sorted(result.settings.items())
+        }
+        over = "; ".join(texts.pop(key) for key in _SPLIT_SETTINGS if key in texts)
+        notes = [f"{result.count:,} of {result.split}"] if result.count else []
+        notes += texts.values()
+        if "draws" in result.details:
+            draws = (format_value(value, own.is_rank) for value in result.details["draws"])
+            notes.append(f"single values {', '.join(draws)}")
         low, high = result.interval or (None, None)
-        settings = sorted(result.settings.items())
         values = {
-            "of": result.of,
-            "over": "; ".join(
-                f"{key} {_format_setting(value)}" for key, value in settings
-                if key in _SPLIT_SETTINGS
-            ),
-            "value": result.value,
-            "low": low,
-            "high": high,
+            "of": result.of, "over": over, "settings": "; ".join(texts.values()),
+            "note": "; ".join(notes), "value": result.value, "low": low, "high": high,
             "count": result.count or None,
-            "settings": ", ".join(f"{key} {value}" for key, value in settings),
-            "note": _describe(result),
         }  # fmt: skip
         for column in columns if columns and result.of == "chance" else [own]:
             fields = {"column": column, **asdict(column), "table": column.table}
             rows.append({**constants, **fields, **values})
-    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "value", "low", "high", "count"]
-    return pd.DataFrame(rows, columns=[*constants, *names, "settings", "note"], dtype=object)
-
-
-def _describe(result: Result) -> str:
-    notes = [f"{result.count:,} of {result.split}"] if result.count else []
-    notes += [
-        f"{name} {_format_setting(value)}"
-        for name, value in sorted(result.settings.items())
-        if name not in _SPLIT_SETTINGS
-    ]
-    if "draws" in result.details:
-        values = (format_value(each, result.smaller_is_better) for each in result.details["draws"])
-        notes.append(f"single values {', '.join(values)}")
-    return "; ".join(notes)
-
-
-def _format_setting(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "settings", "note", "value"]
+    return pd.DataFrame(rows, columns=[*constants, *names, "low", "high", "count"], dtype=object)
 
 
 def check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
-    """Check that results belong to different cells of a table.
+    """Check that no two results have the same subject, column and other ``keys``.
 
     Raises:
-        RunError: two results have the same subject and keys, e.g. results of two seeds.
+        RunError: two results have, e.g. results of two seeds.
     """
-    for _, same in frame.groupby(["of", *keys], sort=False):
+    for (of, column, *_), same in frame.groupby(["of", "column", *keys], sort=False):
         if len(same) > 1:
-            column, (first, second, *_) = same.column.iloc[0], same.value
+            first, second, *_ = same.value
             raise RunError(
-                f"two results of {same.of.iloc[0]} for {column.title} ({column.detail}): "
-                f"{first:g} and {second:g}. Write the results of each run to a file of its own."
+                f"two results of {of} for {column.title} ({column.detail}): {first:g} and "
+                f"{second:g}. Write the results of each run to a file of its own."
             )
 
 
@@ -171,10 +149,10 @@ def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
     """Compare results of the same column and settings with random weights and chance.
 
     Returns:
-        A row per column and settings: ``column`` and its fields, ``settings``, ``count``;
-        ``chance``, ``random``, ``trained``, the interval ``low`` and ``high`` of ``trained``, and
-        the ratios ``over_chance`` and ``over_random``, inverted for ranks, so that larger is
-        better. Values that were not measured are None.
+        `results_frame` of the measured values with a row per column and settings; ``chance``,
+        ``random`` and ``trained``, the latter with its interval ``low`` and ``high``; and the
+        ratios ``over_chance`` and ``over_random``, inverted for ranks, so that larger is better.
+        Values that were not measured are None.
 
     Raises:
         RunError: two results belong to the same cell.
@@ -187,74 +165,59 @@ def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
     ('visual', 6.0, None)
     """
     frame = results_frame(results)
-    is_chance = frame.of == "chance"
-    chance, measured = frame[is_chance], frame[~is_chance]
-    check_unique(chance, ["column"])
-    check_unique(measured, ["column", "settings"])
-    by_chance = dict(zip(chance.column, chance.value, strict=True))
+    chance, measured = frame[frame.of == "chance"], frame[frame.of != "chance"]
+    keys = ["over", "settings"]
+    check_unique(chance, [])
+    check_unique(measured, keys)
+    by_column = dict(zip(chance.column, chance.value, strict=True))
     rows = []
-    for (column, settings), group in measured.groupby(["column", "settings"], sort=False):
-        values = group.set_index("of").to_dict("index")
-        trained = values.get("trained", {})
-        row = {"column": column, **asdict(column), "settings": settings}
-        row |= {key: trained.get(key) for key in ("low", "high")}
-        row["count"] = group["count"].iloc[0]
-        row["trained"] = trained.get("value")
-        row["random"] = values.get("random weights", {}).get("value")
-        row["chance"] = by_chance.get(column)
-        for name in ("chance", "random"):
-            row[f"over_{name}"] = _ratio(row["trained"], row[name], column.is_rank)
+    for (column, *_), group in measured.groupby(["column", *keys], sort=False):
+        found = group.set_index("of").to_dict("index")
+        row = next(iter(found.values())) | dict.fromkeys(("low", "high"))
+        row |= {key: found["trained"][key] for key in ("low", "high") if "trained" in found}
+        for key, of in (("trained", "trained"), ("random", "random weights")):
+            row[key] = found[of]["value"] if of in found else None
+        row["chance"] = by_column.get(column)
+        for key in ("chance", "random"):
+            pair = (row[key], row["trained"]) if column.is_rank else (row["trained"], row[key])
+            row[f"over_{key}"] = pair[0] / pair[1] if None not in pair and pair[1] else None
         rows.append(row)
-    names = ["settings", "count", "trained", "low", "high", "chance", "random"]
-    names = ["column", *COLUMN_FIELDS, *names, "over_chance", "over_random"]
-    return pd.DataFrame(rows, columns=names, dtype=object)
-
-
-def _ratio(value: float | None, reference: float | None, inverted: bool) -> float | None:
-    if value is None or reference is None:
-        return None
-    better, worse = (reference, value) if inverted else (value, reference)
-    return better / worse if worse else None
-
-
-_COMPARISON_HEAD = (
-    "protocol", "metric", "feature",
-    "chance", "random weights", "trained", "over chance", "over random",
-)  # fmt: skip
+    names = ["trained", "random", "chance", "over_chance", "over_random"]
+    return pd.DataFrame(rows, columns=[*frame.columns.drop(["of", "value"]), *names], dtype=object)
 
 
 def print_table(results: Sequence[Result]) -> None:
     """Print the table of `compare_with_baselines` to standard output."""
-    print_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
+    head, *rows = _comparison(results)
+    print_rows(head, rows, names=3)
 
 
 def markdown_table(results: Sequence[Result]) -> str:
     """Format the table of `compare_with_baselines` in Markdown."""
-    return markdown_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
+    head, *rows = _comparison(results)
+    return markdown_rows(head, rows, names=3)
 
 
-def _comparison_rows(results: Sequence[Result]) -> list[list[str]]:
-    rows = []
+def _comparison(results: Sequence[Result]) -> list[list[str]]:
+    names = ["protocol", "metric", "feature"]
+    table = [[*names, "chance", "random weights", "trained", "over chance", "over random"]]
     for row in compare_with_baselines(results).itertuples():
-        chance, random, trained = (
-            format_value(value, row.column.is_rank)
-            for value in (row.chance, row.random, row.trained)
-        )
-        if row.low is not None:
-            trained += f" ({format_interval((row.low, row.high))})"
-        ratios = format_ratio(row.over_chance), format_ratio(row.over_random)
-        rows.append([row.protocol, row.metric, row.feature, chance, random, trained, *ratios])
-    return rows
+        chance, random, trained, interval, *ratios = format_comparison(row)
+        trained += f" ({interval})" if interval else ""
+        table.append([*(getattr(row, name) for name in names), chance, random, trained, *ratios])
+    return table
+
+
+def format_comparison(row: Any) -> list[str]:
+    """Format chance, random weights, trained, its interval and the ratios of a row."""
+    values = (row.chance, row.random, row.trained)
+    texts = (format_value(value, row.column.is_rank) for value in values)
+    interval = "" if row.low is None else format_interval((row.low, row.high))
+    return [*texts, interval, format_ratio(row.over_chance), format_ratio(row.over_random)]
 
 
 def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
-    """Print a table to standard output.
-
-    Args:
-        head: column names.
-        rows: cells, one per column.
-        names: number of leading text columns; the others are numbers and right-aligned.
-    """
+    """Print a table to standard output; columns after the first ``names`` are right-aligned."""
     table = Table(*head)
     for column in table.columns[names:]:
         column.justify = "right"
@@ -320,22 +283,14 @@ def format_csv(frame: pd.DataFrame) -> str:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Render a template of the folder ``templates``.
-
-    Args:
-        template: file name without ".j2", e.g. "run.html".
-        values: variables of the template; HTML special characters are escaped.
-    """
+    """Render a template of the folder ``templates``; HTML special characters are escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crosspair.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        svg=Markup,
-        webp=lambda content: f"data:image/webp;base64,{base64.b64encode(content).decode()}",
+        loader=jinja2.PackageLoader("crosspair.reporting"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["svg"] = Markup
+    environment.filters["webp"] = lambda content: (
+        f"data:image/webp;base64,{base64.b64encode(content).decode()}"
     )
     return environment.get_template(f"{template}.j2").render(values)
 
@@ -363,27 +318,15 @@ def format_ratio(ratio: float | None) -> str:
 
 
 def format_interval(interval: tuple[float, float]) -> str:
-    """Format an interval of fractions in percent.
-
-    >>> format_interval((0.705, 0.79))
-    '70.5–79.0'
-    """
+    """Format an interval of fractions in percent, e.g. "70.5–79.0"."""
     return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
 
 def format_signed(value: float) -> str:
-    """Format a difference with its sign and one decimal.
-
-    >>> format_signed(-2.04)
-    '−2.0'
-    """
+    """Format a difference with its sign and one decimal, e.g. "−2.0"."""
     return f"{value:+.1f}".replace("-", "−")
 
 
 def pluralize(count: int, noun: str) -> str:
-    """Format a count with its noun.
-
-    >>> pluralize(1, "seed"), pluralize(3, "seed")
-    ('1 seed', '3 seeds')
-    """
+    """Format a count with its noun, e.g. "1 seed" or "3 seeds"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

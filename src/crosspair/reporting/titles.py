@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
 from scipy import stats
 
 from crosspair.corpora.titles.clean import NOT_WORDS, Piece, Reason, clean_title
@@ -38,27 +39,27 @@ from crosspair.reporting.tables import (
     render_page,
 )
 
-REASON_CLASSES: dict[Reason, str] = {  # CSS class, and so colour, of each reason
-    Reason.EMOJI: "sign",
-    Reason.SYMBOL: "sign",
-    Reason.URL: "address",
-    Reason.EMAIL: "address",
-    Reason.MENTION: "address",
-    Reason.SCRIPT: "language",
-    Reason.LANGUAGE: "language",
-    Reason.UNREADABLE: "language",
-    Reason.ALONE: "language",
-    Reason.PART: "part",
-}
-_LEGEND = {  # label and colour in the picture
-    "sign": ("emoji, symbol", SERIES[1]),
-    "address": ("address", SERIES[2]),
-    "language": ("not English", SERIES[0]),
-    "part": ("neither verb nor noun", "#8b949e"),
-}
+_LEGEND = {  # label and colour in the picture, and reasons, by CSS class
+    "sign": ("emoji, symbol", SERIES[1], (Reason.EMOJI, Reason.SYMBOL)),
+    "address": ("address", SERIES[2], (Reason.URL, Reason.EMAIL, Reason.MENTION)),
+    "language": (
+        "not English", SERIES[0],
+        (Reason.SCRIPT, Reason.LANGUAGE, Reason.UNREADABLE, Reason.ALONE),
+    ),
+    "part": ("neither verb nor noun", "#8b949e", (Reason.PART,)),
+}  # fmt: skip
+REASON_CLASSES = {reason: name for name, (_, _, reasons) in _LEGEND.items() for reason in reasons}
+_TEXT = "#1f2328"
+_WIDTH, _MARGIN, _INDENT = 1600, 36, 120  # pixels; the page shows the picture at half the size
+_SIZE, _SMALL, _LINE, _GAP = 25, 21, 38, 26  # pixels: font sizes, line height, space of examples
 _EXAMPLES, _PICTURE_EXAMPLES = 16, 6
 _LONGEST = 90  # characters of an example
 _EMPTY_TITLES = 50  # maximum number on the page
+_OVERLAP_HEAD = (
+    "titles", "pairs", "at least one word", "all words", "relevant words", "words per title",
+)  # fmt: skip
+_ENDS = 10  # classes from the top and from the bottom
+_PREFERRED = ("title_clean", "title", "title_tree")  # title columns by preference; Figure 2: first
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,23 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     write_atomically(folder / "titles.csv", _titles_csv(report.rows))
     write_atomically(folder / "titles.png", title_picture(examples[:_PICTURE_EXAMPLES]))
     reasons = reason_frame(report)
+    reason_rows = [
+        [Cell(f"■ {row.reason}", style=REASON_CLASSES[row.reason]), Cell(f"{row.count:,}"),
+         Cell(format_value(row.fraction))]
+        for row in reasons.itertuples()
+    ] or [[Cell("nothing removed"), Cell("0"), Cell("–")]]  # fmt: skip
+    empty_rows = [
+        [Cell(row.pair_id), Cell(row.title or "(none)")]
+        for row in report.clean_empty[:_EMPTY_TITLES]
+    ]
+    head = [Cell("reason"), Cell("removed"), Cell("fraction of words")]
     page = render_page(
         "titles.html", report=report, words=reasons[reasons.fraction.notna()].to_dict("records"),
-        reasons=_reasons_table(reasons), examples=examples, kinds=REASON_CLASSES,
-        empty=_empty_table(report.clean_empty),
+        reasons=ReportTable("reasons", "Removed words by reason", head, reason_rows),
+        empty=ReportTable(
+            "empty", "Empty clean titles", [Cell("pair"), Cell("raw title")], empty_rows
+        ),
+        examples=examples, kinds=REASON_CLASSES,
         actions={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
     )  # fmt: skip
     write_atomically(folder / "report.html", page)
@@ -113,29 +127,6 @@ def reason_frame(report: TitleReport) -> pd.DataFrame:
         rows.append({"reason": reason, "count": count, "fraction": fraction})
     rows.sort(key=lambda row: row["reason"] is Reason.PART)
     return pd.DataFrame(rows, columns=["reason", "count", "fraction"], dtype=object)
-
-
-def _reasons_table(reasons: pd.DataFrame) -> ReportTable:
-    rows = [
-        [Cell(f"■ {row.reason}", style=REASON_CLASSES[row.reason]), Cell(f"{row.count:,}"),
-         Cell(format_value(row.fraction))]
-        for row in reasons.itertuples()
-    ]  # fmt: skip
-    remark = (
-        "Fractions refer to all words of the raw titles, including numbers, addresses and words "
-        "of other scripts; for “not a verb or noun”, to the words of the clean titles. Emoji and "
-        "symbols do not count as words."
-    )
-    head = [Cell("reason"), Cell("removed"), Cell("fraction of words")]
-    rows = rows or [[Cell("nothing removed"), Cell("0"), Cell("–")]]
-    return ReportTable("reasons", "Removed words by reason", head, rows, remark=remark)
-
-
-def _empty_table(titles: Sequence[TitleRow]) -> ReportTable:
-    rows = [[Cell(row.pair_id), Cell(row.title or "(none)")] for row in titles[:_EMPTY_TITLES]]
-    remark = f"{len(rows):,} of {len(titles):,} are shown; titles.csv contains all."
-    head = [Cell("pair"), Cell("raw title")]
-    return ReportTable("empty", "Empty clean titles", head, rows, remark=remark)
 
 
 def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExample]:
@@ -172,11 +163,6 @@ def _titles_csv(rows: Sequence[TitleRow]) -> str:
     return format_csv(pd.DataFrame(lines, columns=head, dtype=object))
 
 
-_TEXT = "#1f2328"
-_WIDTH, _MARGIN, _INDENT = 1600, 36, 120  # pixels; the page shows the picture at half the size
-_SIZE, _SMALL, _LINE, _GAP = 25, 21, 38, 26  # pixels: font sizes, line height, space of examples
-
-
 def title_picture(examples: Sequence[TitleExample]) -> bytes:
     """Draw the raw, clean and tree title of each example, with removed words struck through.
 
@@ -191,30 +177,27 @@ def title_picture(examples: Sequence[TitleExample]) -> bytes:
     picture = Image.new("RGB", (_WIDTH, height), "white")
     draw = ImageDraw.Draw(picture)
     font, small = (ImageFont.truetype(findfont("DejaVu Sans"), size) for size in (_SIZE, _SMALL))
-    legend = [_Word(name, kind, "   ") for kind, (name, _) in _LEGEND.items()]
+    legend = [_Word(name, kind, "   ") for kind, (name, *_) in _LEGEND.items()]
     _draw_words(draw, _MARGIN, _MARGIN - _GAP / 2, legend, small)
-    for number, example in enumerate(examples):
-        top = _MARGIN + _LINE + number * block
-        draw.line((_MARGIN, top, _WIDTH - _MARGIN, top), FAINT, 2)
-        stages = (
-            ("raw", _raw_words(example)), ("clean", _clean_words(example)),
-            ("tree", [_Word(example.tree)]),
-        )  # fmt: skip
-        for line, (name, words) in enumerate(stages):
-            y = top + _GAP / 2 + line * _LINE
+    for top, example in enumerate(examples):
+        y = _MARGIN + _LINE + top * block
+        draw.line((_MARGIN, y, _WIDTH - _MARGIN, y), FAINT, 2)
+        y += _GAP / 2
+        stages = {
+            "raw": _raw_words(example), "clean": _clean_words(example),
+            "tree": [_Word(example.tree)],
+        }  # fmt: skip
+        for name, words in stages.items():
             draw.text((_MARGIN, y + _SIZE - _SMALL), name, INK, small)
             _draw_words(draw, _MARGIN + _INDENT, y, words, font)
+            y += _LINE
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def describe_undrawable(text: str, reason: Reason | None) -> str:
-    """Replace text that the font cannot draw or would shape incorrectly by a description.
-
-    >>> describe_undrawable("😍", Reason.EMOJI), describe_undrawable("犬", Reason.SCRIPT)
-    ('[emoji]', '[CJK]')
-    """
+    """Replace text that the font cannot draw or would shape incorrectly, e.g. by "[CJK]"."""
     if reason is Reason.EMOJI and not text.isascii():
         return "[emoji]"
     if reason is Reason.SCRIPT:
@@ -237,31 +220,25 @@ def _raw_words(example: TitleExample) -> list[_Word]:
     for piece in example.pieces:
         kind = REASON_CLASSES[piece.reason] if piece.reason else ""
         text = describe_undrawable(piece.text, piece.reason)
-        word = _Word(text, kind, " " if piece.spaced else "")
-        if words and word.text.startswith("[") and words[-1][:2] == word[:2]:
+        if words and text.startswith("[") and words[-1][:2] == (text, kind):
             continue  # describe a phrase in another script once
-        words.append(word)
+        words.append(_Word(text, kind, " " if piece.spaced else ""))
     return words
 
 
 def _clean_words(example: TitleExample) -> list[_Word]:
     """Return the clean title with its punctuation; words that are not in the tree are marked."""
     words: list[_Word] = []
-    end = 0
+    rest = example.clean
     for word, kept in example.words:
-        start = example.clean.find(word, end)
-        words.append(_Word(example.clean[end:start]))
+        before, _, rest = rest.partition(word)
+        words.append(_Word(before))
         words.append(_Word(describe_undrawable(word, None), "" if kept else "part"))
-        end = start + len(word)
-    return [*words, _Word(example.clean[end:])]
+    return [*words, _Word(rest)]
 
 
 def _draw_words(
-    draw: ImageDraw.ImageDraw,
-    x: float,
-    y: float,
-    words: Sequence[_Word],
-    font: ImageFont.FreeTypeFont,
+    draw: ImageDraw.ImageDraw, x: float, y: float, words: Sequence[_Word], font: FreeTypeFont
 ) -> None:
     """Draw words on a line; removed words are struck through in the colour of their class."""
     start = x
@@ -271,19 +248,12 @@ def _draw_words(
         if end > _WIDTH - _MARGIN - font.getlength("…"):
             draw.text((x, y), "…", INK, font)
             return
-        _, colour = _LEGEND.get(kind, ("", _TEXT))
+        colour = _LEGEND[kind][1] if kind else _TEXT
         draw.text((x, y), text, colour, font)
         if kind:
             middle = y + round(0.68 * font.size)
             draw.line((x - 1, middle, end + 1, middle), colour, 3)
         x = end
-
-
-_OVERLAP_HEAD = (
-    "titles", "pairs", "at least one word", "all words", "relevant words", "words per title",
-)  # fmt: skip
-_ENDS = 10  # classes from the top and from the bottom
-_PREFERRED = ("title_clean", "title", "title_tree")  # title columns by preference; Figure 2: first
 
 
 def print_words(overlaps: Sequence[VariantOverlap]) -> None:
@@ -320,18 +290,15 @@ def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
         overlap = preferred.classes[label]
         values = map(format_value, (overlap.at_least_one, overlap.all, accuracy.get(label)))
         rows.append([plain(label), f"{overlap.pairs:,}", *values])
+    correlation = rank_correlation(preferred, accuracy)
+    sentence = "Rank correlation of overlap (at least one word) and accuracy over classes: "
     parts = [
         markdown_rows(_OVERLAP_HEAD, map(_overlap_cells, overlaps)),
         f"Fraction of {preferred.variant} that contain words of the class name:",
         markdown_rows(("class", "pairs", "at least one word", "all words", "accuracy"), rows),
+        "" if correlation is None else f"{sentence}{correlation:+.2f}",
     ]
-    correlation = rank_correlation(preferred, accuracy)
-    if correlation is not None:
-        parts.append(
-            "Rank correlation of overlap (at least one word) and accuracy over classes: "
-            f"{correlation:+.2f}"
-        )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def rank_correlation(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> float | None:
