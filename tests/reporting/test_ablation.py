@@ -211,6 +211,9 @@ def test_numeric_axes_are_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> N
     for name in (*OBJECTIVES[:2], "wrong titles", "0.25"):
         assert f">{name}<" in charts[0].svg
     assert axis_charts(rows, ablation_frame(rows)) == []
+    (tmp_path / "one").mkdir()
+    one = read_ablation(write_ablation(tmp_path / "one", {"epochs": ("8", "16", "32")}))
+    assert len(axis_charts(one, ablation_frame(one))) == 4
     for name in (*OBJECTIVES, "random weights", "chance"):
         assert f">{name}<" in dot_charts(ablation_frame(rows))[0].svg
 

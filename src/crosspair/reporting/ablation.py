@@ -126,9 +126,9 @@ def _cells_table(ablation: Ablation) -> ReportTable:
 
 def validation_panels(ablation: Ablation) -> list[Curve]:
     """Draw R@10 on the validation pairs over the clips seen, a panel per row."""
+    recall = "text_to_video_R@10"
     rows = _seed_lines(
-        ablation,
-        lambda history: 100 * smooth_series("", history.validation, "text_to_video_R@10"),
+        ablation, lambda history: 100 * smooth_series("", history.validation, recall)
     )
     means = [_mean_line(lines) for lines in rows.values()]
     top = max((line.max() for lines in rows.values() for line, _ in lines), default=0.0)
@@ -165,14 +165,9 @@ def _mean_line(lines: SeedLines) -> pd.Series:
 
 
 def _draw_panel(
-    kind: str,
-    row: str,
-    lines: SeedLines,
-    *,
-    ylabel: str,
-    others: Sequence[pd.Series] = (),
+    kind: str, row: str, lines: SeedLines, ylabel: str, others: Sequence[pd.Series] = (),
     top: float | None = None,
-) -> Curve:
+) -> Curve:  # fmt: skip
     def draw(axes: Axes) -> None:
         for line in others:
             axes.plot(line, color=INK, linewidth=0.7, alpha=0.4)
@@ -202,23 +197,24 @@ def axis_charts(ablation: Ablation, frame: pd.DataFrame) -> list[Curve]:
     """
     rows = pd.DataFrame({name: cells[0].row for name, cells in ablation.rows.items()}).T
     numbers = rows.apply(pd.to_numeric, errors="coerce")
-    numeric = [axis for axis in rows if numbers[axis].notna().all()]
-    numeric = [axis for axis in numeric if rows[axis].nunique() >= _MIN_VALUES]
-    if not numeric:
+    is_numeric = numbers.notna().all() & (rows.nunique() >= _MIN_VALUES)
+    if not is_numeric.any():
         return []
-    axis = numeric[0]
-    names = rows.drop(columns=axis).agg(" / ".join, axis=1)
-    if names.nunique() > len(SERIES):
+    axis = is_numeric.idxmax()
+    others = rows.drop(columns=axis).apply(" / ".join, axis=1, result_type="reduce").tolist()
+    if len(set(others)) > len(SERIES):
         return []
     charts = []
     for column in headline_columns(frame):
         means = {line["row"]: line for line in column_means(frame, column)}
         lines: dict[str, list[tuple[float, Line]]] = {}
-        for name in numbers[axis].sort_values(kind="stable").index.intersection(list(means)):
-            lines.setdefault(names[name], []).append((numbers[axis][name], means[name]))
-        ordered = {name: lines[name] for name in names.unique() if name in lines}
+        for name, other, x in zip(rows.index, others, numbers[axis], strict=True):
+            if name in means:
+                lines.setdefault(other, []).append((x, means[name]))
+        for points in lines.values():
+            points.sort(key=lambda point: point[0])
         chance = means.get("chance")
-        draw = partial(_draw_axis_chart, axis=axis, lines=ordered, chance=chance)
+        draw = partial(_draw_axis_chart, axis=axis, lines=lines, chance=chance)
         figure = svg_figure(f"{column.title} by {axis}", draw)
         caption = f"{column.detail}. Mean and standard deviation over seeds."
         charts.append(Curve(column.title, figure, caption + " Dotted: chance." * bool(chance)))
@@ -242,8 +238,8 @@ def _draw_axis_chart(
             color=SERIES[number], linestyle=STYLES[number], linewidth=1.6, marker="o",
             markersize=3.5, capsize=2.5,
         )  # fmt: skip
-        label = truncate(name, _NAME_LENGTH)
-        ends.append((100 * points[-1][1]["value"], label, SERIES[number]))
+        end = 100 * points[-1][1]["value"]
+        ends.append((end, truncate(name, _NAME_LENGTH), SERIES[number]))
     if chance:
         axes.axhline(100 * chance["value"], color=INK, linestyle=":", linewidth=1)
     if logarithmic:
@@ -343,14 +339,12 @@ def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[C
     clips = manifest.clips()
 
     def sheet(query: int) -> ContactSheet:
-        own_rank = int(ranks[query])
+        own_rank, own_scores = int(ranks[query]), scores[query].tolist()
         top = [(i, 0) for i in scores[query].topk(min(_CLIPS, len(rows))).indices.tolist()]
         if own_rank > len(top):
             top[-1] = (query, own_rank)
         retrieved = [
-            RetrievedClip(
-                clips[rows[i]], titles[rows[i]], float(scores[query, i]), i == query, rank
-            )
+            RetrievedClip(clips[rows[i]], titles[rows[i]], own_scores[i], i == query, rank)
             for i, rank in top
         ]
         sheet = load_contact_sheet(titles[rows[query]], retrieved)

@@ -1,9 +1,9 @@
-"""Results of an ablation's folder: cells, means over seeds, and differences to the baseline."""
+"""Results of an ablation's folder: means over seeds, differences to the baseline, findings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,29 +42,17 @@ Line = Mapping[str, Any]  # a row of `ablation_frame`
 
 @dataclass(frozen=True)
 class CellResult:
-    """A row of the plan with one seed.
+    """A row of the plan with one seed."""
 
-    Attributes:
-        row: name of the value by axis.
-        seed: of the cell.
-        path: folder of the cell.
-        status: "done", "failed" or "missing".
-        error: last line of the log of a failed cell.
-        seconds: duration of the completed steps among "pretrain", "evaluate" and "finetune".
-        clips: number of clips seen in pre-training.
-        results: empty unless done.
-        history: of pre-training; empty if not started.
-    """
-
-    row: Mapping[str, str]
+    row: Mapping[str, str]  # name of the value by axis
     seed: int
     path: Path
-    status: str
-    error: str
-    seconds: Mapping[str, float]
-    clips: int
-    results: Sequence[Result]
-    history: History
+    status: str  # "done", "failed" or "missing"
+    error: str  # last line of the log of a failed cell
+    seconds: Mapping[str, float]  # of the completed steps: "pretrain", "evaluate", "finetune"
+    clips: int  # seen in pre-training
+    results: Sequence[Result]  # empty unless done
+    history: History  # of pre-training; empty if not started
 
     @property
     def name(self) -> str:
@@ -80,24 +68,13 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Ablation:
-    """An ablation's plan and cells.
-
-    Attributes:
-        folder: of the ablation.
-        title: of the plan.
-        table: number of the paper's table, e.g. "1a"; empty if there is none.
-        baseline: name of the row that the others are compared with.
-        published: the paper's values: name of the row, source, protocol, metric; value, difference
-            or note.
-        axes: names, in the plan's order.
-        cells: in the plan's order.
-    """
+    """An ablation's plan and cells."""
 
     folder: Path
     title: str
-    table: str
-    baseline: str
-    published: Sequence[Mapping[str, Any]]
+    table: str  # number of the paper's table, e.g. "1a"; empty if there is none
+    baseline: str  # name of the row that the others are compared with
+    published: Sequence[Line]  # name of the row, source, protocol, metric; value, difference, note
     axes: Sequence[str]
     cells: Sequence[CellResult]
 
@@ -132,15 +109,16 @@ def read_ablation(folder: Path) -> Ablation:
         content = json.loads(path.read_text(encoding="utf-8"))
         plan = content["plan"]
         axes = list(plan["axes"])
-        ablation = Ablation(
-            folder,
-            plan["title"],
-            plan.get("table", ""),
-            _row_name(plan["first"], axes),
-            [{**each, "name": _row_name(each["row"], axes)} for each in plan["published"]],
-            axes,
-            [_read_cell(folder, each) for each in content["cells"]],
-        )
+        names = [
+            " / ".join(row[axis] for axis in axes)
+            for row in (plan["first"], *(each["row"] for each in plan["published"]))
+        ]
+        published = [
+            {**each, "name": name} for each, name in zip(plan["published"], names[1:], strict=True)
+        ]
+        cells = [_read_cell(folder, each) for each in content["cells"]]
+        table = plan.get("table", "")
+        ablation = Ablation(folder, plan["title"], table, names[0], published, axes, cells)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -153,11 +131,7 @@ def read_ablation(folder: Path) -> Ablation:
     return ablation
 
 
-def _row_name(row: Mapping[str, str], axes: Sequence[str]) -> str:
-    return " / ".join(row[axis] for axis in axes)
-
-
-def _read_cell(folder: Path, entry: Mapping[str, Any]) -> CellResult:
+def _read_cell(folder: Path, entry: Line) -> CellResult:
     path, status, message = folder / entry["folder"], entry["status"], entry["error"] or ""
     results: Sequence[Result] = ()
     if status == DONE:
@@ -191,27 +165,24 @@ def ablation_frame(ablation: Ablation) -> pd.DataFrame:
         for key, group in values.groupby(["row", "of", "column"], sort=False)
     }
     columns = sort_columns(values.column[values.of == "trained"])
-    columns.sort(key=lambda column: list(TABLE_TITLES).index(column.table))
-    for subject, column in ((s, c) for s in _REFERENCES for c in columns):
-        found = (by_seed.get((row, subject, column)) for row in ablation.rows)
-        first = next((each for each in found if each is not None), None)
-        if first is not None:
-            by_seed[subject, subject, column] = first[:1] if subject == "chance" else first
-    rows = [(row, "trained") for row in ablation.rows]
-    rows += [(subject, subject) for subject in _REFERENCES]
+    rows = [*((row, "trained") for row in ablation.rows), *((each, each) for each in _REFERENCES)]
     lines: list[dict[str, Any]] = []
     for table in TABLE_TITLES:
         for row, subject in rows:
             for column in (each for each in columns if each.table == table):
-                if (seeds := by_seed.get((row, subject, column))) is None:
+                sources = ablation.rows if row == subject else [row]
+                found = [by_seed.get((name, subject, column)) for name in sources]
+                seeds = next((each for each in found if each is not None), None)
+                if seeds is None:
                     continue
-                baseline = by_seed.get((ablation.baseline, "trained", column))
+                seeds = seeds[:1] if subject == "chance" else seeds
                 line = {"row": row, "of": subject, "column": column, **asdict(column)}
                 lines += [
                     {**line, "seed": seed, "value": value, "status": DONE}
                     for seed, value in seeds.items()
                 ]
                 line |= {"value": seeds.mean(), "deviation": seeds.std(), "seeds": len(seeds)}
+                baseline = by_seed.get((ablation.baseline, "trained", column))
                 if baseline is not None and subject == "trained" and row != ablation.baseline:
                     line |= paired_difference(seeds, baseline)
                 lines.append({**line, "status": "mean"})
@@ -259,14 +230,12 @@ def headline_columns(frame: pd.DataFrame) -> list[Column]:
     """
     columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
     visual = {column.protocol for column in columns if column.feature == "visual"}
-    return [
-        column
-        for column in columns
-        if (
-            column.metric == "top-1" and (column.feature == "visual") == (column.protocol in visual)
-        )
-        or (column.protocol, column.metric) == ("retrieval text→video", "R@10")
-    ]
+    top_1 = [
+        column for column in columns
+        if column.metric == "top-1" and (column.feature == "visual") == (column.protocol in visual)
+    ]  # fmt: skip
+    recall = ("retrieval text→video", "R@10")
+    return [each for each in columns if each in top_1 or (each.protocol, each.metric) == recall]
 
 
 def column_means(frame: pd.DataFrame, column: Column) -> list[Line]:
@@ -305,51 +274,52 @@ def ablation_tables(ablation: Ablation, frame: pd.DataFrame) -> list[ReportTable
 
     Published values are listed in the table of their protocol, or else in the first table.
     """
-    columns = list(dict.fromkeys(frame.column.dropna()))
+    columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
     numbers = list(dict.fromkeys(column.table for column in columns))
     tables = []
     for number in numbers:
         members = sort_columns(column for column in columns if column.table == number)
-        means: dict[str, dict[Column, Line]] = {}
-        for column in members:
-            for line in column_means(frame, column):
-                means.setdefault(line["row"], {})[column] = line
-        published = _published_texts(ablation, number, numbers)
+        means = {(line["row"], c): line for c in members for line in column_means(frame, c)}
+        published: dict[str, list[str]] = {}
+        for each in ablation.published:
+            finetuned = "3" in numbers and str(each.get("protocol", "")).endswith("views")
+            if number == ("3" if finetuned else numbers[0]):
+                published.setdefault(each["name"], []).append(_format_published(each))
         rows = []
-        for name in [*ablation.rows, *(each for each in _REFERENCES if each in means)]:
-            lines = means.get(name, {})
+        for name in (*ablation.rows, *_REFERENCES):
+            lines = {c: means[name, c] for c in members if (name, c) in means}
             if name in ablation.rows:
                 first, placeholder = _row_head(name, ablation.rows[name])
-            else:
+            elif lines:
                 seeds = pluralize(max(line["seeds"] for line in lines.values()), "seed")
                 detail = "random guessing" if name == "chance" else f"{seeds}; no pre-training"
                 first, placeholder = Cell(name, detail, style="reference"), Cell("–")
+            else:
+                continue
             row = [first, *(_mean_cell(lines[c]) if c in lines else placeholder for c in members)]
             if published:
-                row.append(Cell(published.get(name, ""), style="published-text published"))
+                text = "; ".join(published.get(name, ()))
+                row.append(Cell(text, style="published-text published"))
             rows.append(row)
         head = [Cell("row"), *(Cell(column.title, column.detail) for column in members)]
         if published:
             head.append(Cell("published", "not measured here", style="published-text"))
-        title = TABLE_TITLES[number]
-        tables.append(ReportTable(f"table{len(tables) + 1}", title, head, rows))
+        tables.append(ReportTable(f"table{len(tables) + 1}", TABLE_TITLES[number], head, rows))
     return tables
 
 
-def _row_head(name: str, cells: Iterable[CellResult]) -> tuple[Cell, Cell]:
+def _row_head(name: str, cells: Sequence[CellResult]) -> tuple[Cell, Cell]:
     """Return the first cell of a row, and the cell shown for missing values."""
     seeds: dict[str, list[str]] = {}
     for cell in cells:
         seeds.setdefault(cell.status, []).append(str(cell.seed))
-    detail = pluralize(sum(map(len, seeds.values())), "seed")
-    done = len(seeds.pop(DONE, ()))
+    detail, done = pluralize(len(cells), "seed"), len(seeds.pop(DONE, ()))
     if not seeds:
         return Cell(name, detail), Cell("–", style="incomplete")
     incomplete = [f"seed {', '.join(each)} {status}" for status, each in seeds.items()]
     detail = "; ".join([f"{done} of {detail}", *incomplete])
-    return Cell(name, detail, style="partial"), Cell(
-        "–" if done else next(iter(seeds)), style="incomplete"
-    )
+    placeholder = "–" if done else next(iter(seeds))
+    return Cell(name, detail, style="partial"), Cell(placeholder, style="incomplete")
 
 
 def _mean_cell(line: Line) -> Cell:
@@ -357,17 +327,7 @@ def _mean_cell(line: Line) -> Cell:
     return Cell(format_mean(line), format_difference(line), style=style)
 
 
-def _published_texts(ablation: Ablation, number: str, numbers: Sequence[str]) -> dict[str, str]:
-    """Format the published values that belong to a table, by row."""
-    texts: dict[str, list[str]] = {}
-    for published in ablation.published:
-        finetuned = "3" in numbers and str(published.get("protocol", "")).endswith("views")
-        if number == ("3" if finetuned else numbers[0]):
-            texts.setdefault(published["name"], []).append(_format_published(published))
-    return {name: "; ".join(parts) for name, parts in texts.items()}
-
-
-def _format_published(published: Mapping[str, Any]) -> str:
+def _format_published(published: Line) -> str:
     parts = []
     if published.get("value") is not None:
         parts.append(f"{100 * published['value']:.1f} %")
@@ -376,9 +336,8 @@ def _format_published(published: Mapping[str, Any]) -> str:
         parts.append(f"{format_signed(100 * published['difference'])} points vs. {other}")
     if published.get("note"):
         parts.append(published["note"])
-    measure = f"{published.get('protocol', '')}, {published.get('metric', '')}".strip(", ")
-    source = "; ".join(text for text in (published.get("source"), measure) if text)
-    return f"{', '.join(parts)} ({source})"
+    measure = ", ".join(filter(None, (published.get("protocol"), published.get("metric"))))
+    return f"{', '.join(parts)} ({'; '.join(filter(None, (published.get('source'), measure)))})"
 
 
 def describe_findings(ablation: Ablation, frame: pd.DataFrame) -> list[str]:
@@ -393,8 +352,7 @@ def describe_findings(ablation: Ablation, frame: pd.DataFrame) -> list[str]:
             f" {done} of {len(ablation.cells)} cells are done, {ablation.count('failed')} failed, "
             f"{ablation.count('missing')} missing."
         )
-    columns = headline_columns(frame)
-    return [extent, *(_describe_column(ablation, frame, column) for column in columns)]
+    return [extent, *(_describe_column(ablation, frame, each) for each in headline_columns(frame))]
 
 
 def describe_uncertainty(ablation: Ablation, frame: pd.DataFrame) -> str:
@@ -426,20 +384,18 @@ def _describe_column(ablation: Ablation, frame: pd.DataFrame, column: Column) ->
     seeds = frame[(frame.column == column) & (frame.status == DONE) & (frame.of == "trained")].seed
     trained = [line for line in means if line["of"] == "trained"]
     complete = [line for line in trained if line["seeds"] == seeds.nunique()]
-    ranked = sorted(complete, key=lambda line: float(line["value"]), reverse=True)
     finetuned = column.protocol.endswith("views")
     text = f"{column.protocol} {column.metric}".removesuffix(" top-1")
     text = f"Fine-tuned, {text}" if finetuned else text
-    if not ranked:
-        text += ": no row has results for all seeds."
-    else:
+    if complete:
         partial = "" if complete == trained else f" ({len(complete)} rows with all seeds)"
+        ranked = sorted(complete, key=lambda line: float(line["value"]), reverse=True)
         text += f"{partial}: {_describe_best(ablation, ranked)}."
-    for line in means:
-        if line["of"] == "random weights":
-            name = "Trained from scratch" if finetuned else "Random weights"
-            text += f" {name}: {format_mean(line)}."
-    return text
+    else:
+        text += ": no row has results for all seeds."
+    name = "Trained from scratch" if finetuned else "Random weights"
+    random = [f" {name}: {format_mean(line)}." for line in means if line["of"] == "random weights"]
+    return text + "".join(random)
 
 
 def _describe_best(ablation: Ablation, ranked: Sequence[Line]) -> str:

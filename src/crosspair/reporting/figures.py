@@ -209,17 +209,20 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
         name = "-".join(f"{result.protocol} {result.feature}".replace("%", "percent").split())
         confusion: dict[str, dict[str, int]] = result.details["confusion"]
         counts = [(c, p, count) for c, row in confusion.items() for p, count in row.items()]
-        per_class = [
+        classes = [
             (label, f"{accuracy:.6f}", sum(confusion[label].values()))
             for label, accuracy in result.details["per_class"].items()
         ]
-        classes = pd.DataFrame(per_class, columns=["class", "accuracy", "videos"])
-        predicted = pd.DataFrame(counts, columns=["class", "predicted", "videos"])
-        for suffix, content in (
-            ("classes.csv", format_csv(classes)),
-            ("confusion.csv", format_csv(predicted)),
-            ("confusion.png", confusion_figure(confusion, f"{result.protocol}, {result.feature}")),
-        ):
+        contents = {
+            "classes.csv": format_csv(
+                pd.DataFrame(classes, columns=["class", "accuracy", "videos"])
+            ),
+            "confusion.csv": format_csv(
+                pd.DataFrame(counts, columns=["class", "predicted", "videos"])
+            ),
+            "confusion.png": confusion_figure(confusion, f"{result.protocol}, {result.feature}"),
+        }
+        for suffix, content in contents.items():
             files.append(folder / f"{name}.{suffix}")
             write_atomically(files[-1], content)
     return files

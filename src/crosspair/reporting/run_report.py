@@ -56,17 +56,11 @@ _BARS, _STRIPS = 6, 3  # maximum number of measurements, and of clips per query
 
 @dataclass(frozen=True)
 class History:
-    """Lines of ``metrics.jsonl`` by kind, in the order of steps.
+    """Lines of ``metrics.jsonl`` by kind, in the order of steps."""
 
-    Attributes:
-        train: means since the previous line: loss, posteriors, learning rate, speed.
-        validation: retrieval on the validation pairs.
-        events: changes of the training, e.g. the start of stage II.
-    """
-
-    train: Sequence[Line] = ()
-    validation: Sequence[Line] = ()
-    events: Sequence[Line] = ()
+    train: Sequence[Line] = ()  # means since the previous line: loss, posteriors, speed, …
+    validation: Sequence[Line] = ()  # retrieval on the validation pairs
+    events: Sequence[Line] = ()  # changes of the training, e.g. the start of stage II
 
     @property
     def stage2_epoch(self) -> float | None:
@@ -167,37 +161,25 @@ def finite_values(lines: Sequence[Line], key: str) -> pd.Series:
 
 @dataclass(frozen=True)
 class RetrievedClip:
-    """A clip retrieved by a query.
-
-    Attributes:
-        clip: the clip.
-        caption: its own text.
-        score: cosine similarity of query and clip, -1 to 1.
-        correct: whether it is a correct result; None if unknown.
-        rank: from 1; 0 for the rank among the clips shown.
-    """
+    """A clip retrieved by a query."""
 
     clip: Clip
-    caption: str
-    score: float
-    correct: bool | None = None
-    rank: int = 0
+    caption: str  # the clip's own text
+    score: float  # cosine similarity of query and clip, -1 to 1
+    correct: bool | None = None  # whether it is a correct result; None if unknown
+    rank: int = 0  # from 1; 0 for the rank among the clips shown
 
 
 @dataclass(frozen=True)
 class SheetTile:
-    """A retrieved clip with its pixels.
+    """A retrieved clip with its pixels: 16 frames of its middle, 4/30 s apart.
 
-    Attributes:
-        retrieved: the clip.
-        frames: (T, H, W, 3) uint8, 16 frames of the middle of the clip, 4/30 s apart; one grey
-            frame if the video is unreadable.
-        error: why the video is unreadable, or empty.
+    An unreadable video has one grey frame.
     """
 
     retrieved: RetrievedClip
-    frames: np.ndarray
-    error: str = ""
+    frames: np.ndarray  # (T, H, W, 3) uint8
+    error: str = ""  # why the video is unreadable
 
     def strip(self, count: int = 4) -> Image.Image:
         """Return ``count`` evenly spaced frames side by side."""

@@ -67,35 +67,31 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
     """
     runs: dict[str, Run] = {}
     for argument in arguments:
-        run = _read_run(argument)
-        if run.name in runs:
+        name, sign, rest = argument.partition("=")
+        if not sign or not name or Path(argument).exists():
+            name, rest = "", argument
+        path = Path(rest)
+        if path.is_dir():
+            path /= RESULTS
+            if not path.is_file():
+                raise RunError(
+                    f'{rest} contains no {RESULTS}. Run "crosspair evaluate all --out {path}", or '
+                    "give the path of its results file."
+                )
+        results, origin = read_results(path)
+        if not results:
+            raise RunError(f"{path} contains no results. Evaluate the run again.")
+        file = path.resolve()
+        name = name or (file.parent.name if file.name == RESULTS else file.stem)
+        # Names of folders that are not UTF-8 have lone surrogates, which data frames reject.
+        name = name.encode(errors="backslashreplace").decode()
+        if name in runs:
             raise RunError(
-                f"two runs are named {run.name!r}: {runs[run.name].path} and {run.path}. "
-                "Name them with NAME=PATH."
+                f"two runs are named {name!r}: {runs[name].path} and {path}. Name them with "
+                "NAME=PATH."
             )
-        runs[run.name] = run
+        runs[name] = Run(name, path, results, origin)
     return list(runs.values())
-
-
-def _read_run(argument: str) -> Run:
-    name, sign, rest = argument.partition("=")
-    if not sign or not name or Path(argument).exists():
-        name, rest = "", argument
-    path = Path(rest)
-    if path.is_dir():
-        folder, path = path, path / RESULTS
-        if not path.is_file():
-            raise RunError(
-                f'{folder} contains no {RESULTS}. Run "crosspair evaluate all --out {path}", or '
-                "give the path of its results file."
-            )
-    results, origin = read_results(path)
-    if not results:
-        raise RunError(f"{path} contains no results. Evaluate the run again.")
-    file = path.resolve()
-    name = name or (file.parent.name if file.name == RESULTS else file.stem)
-    # Names of folders that are not UTF-8 have lone surrogates, which data frames reject.
-    return Run(name.encode(errors="backslashreplace").decode(), path, results, origin)
 
 
 def write_summary(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:

@@ -229,21 +229,16 @@ def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table in HTML and Markdown.
+    """A cell of a table in HTML and Markdown; all texts are plain.
 
-    Attributes:
-        text: plain text.
-        detail: second line in small print.
-        link: target of the text.
-        note: number of the note, shown as superscript; 0 for none.
-        style: CSS classes, of the whole row if the cell is its first. "published" is in italics,
-            and the detail of "significant" in bold.
+    ``style`` has the CSS classes, of the whole row if the cell is its first. "published" is in
+    italics, and the detail of "significant" in bold.
     """
 
     text: str
-    detail: str = ""
-    link: str = ""
-    note: int = 0
+    detail: str = ""  # second line in small print
+    link: str = ""  # target of the text
+    note: int = 0  # number of the note, shown as superscript; 0 for none
     style: str = ""
 
     def markdown(self) -> str:

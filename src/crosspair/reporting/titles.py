@@ -64,21 +64,13 @@ _PREFERRED = ("title_clean", "title", "title_tree")  # title columns by preferen
 
 @dataclass(frozen=True)
 class TitleExample:
-    """A title at all stages of cleaning.
-
-    Attributes:
-        raw: the original title.
-        pieces: of the raw title, with the reasons for removal.
-        clean: the clean title.
-        words: of the clean title, and whether each is kept in the tree.
-        tree: verbs and nouns of the title.
-    """
+    """A title at all stages of cleaning."""
 
     raw: str
-    pieces: Sequence[Piece]
+    pieces: Sequence[Piece]  # of the raw title, with the reasons for removal
     clean: str
-    words: Sequence[tuple[str, bool]]
-    tree: str
+    words: Sequence[tuple[str, bool]]  # of the clean title, and whether each is kept in the tree
+    tree: str  # verbs and nouns
 
 
 def write_title_report(folder: Path, report: TitleReport) -> None:
