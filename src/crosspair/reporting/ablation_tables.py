@@ -276,7 +276,7 @@ def ablation_tables(ablation: Ablation, frame: pd.DataFrame) -> list[ReportTable
     """
     columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
     numbers = list(dict.fromkeys(column.table for column in columns))
-    tables = []
+    tables: list[ReportTable] = []
     for number in numbers:
         members = sort_columns(column for column in columns if column.table == number)
         means = {(line["row"], c): line for c in members for line in column_means(frame, c)}

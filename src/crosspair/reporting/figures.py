@@ -213,7 +213,7 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
             (label, f"{accuracy:.6f}", sum(confusion[label].values()))
             for label, accuracy in result.details["per_class"].items()
         ]
-        contents = {
+        contents: dict[str, str | bytes] = {
             "classes.csv": format_csv(
                 pd.DataFrame(classes, columns=["class", "accuracy", "videos"])
             ),

@@ -171,10 +171,10 @@ def title_picture(examples: Sequence[TitleExample]) -> bytes:
     font, small = (ImageFont.truetype(findfont("DejaVu Sans"), size) for size in (_SIZE, _SMALL))
     legend = [_Word(name, kind, "   ") for kind, (name, *_) in _LEGEND.items()]
     _draw_words(draw, _MARGIN, _MARGIN - _GAP / 2, legend, small)
-    for top, example in enumerate(examples):
-        y = _MARGIN + _LINE + top * block
-        draw.line((_MARGIN, y, _WIDTH - _MARGIN, y), FAINT, 2)
-        y += _GAP / 2
+    for number, example in enumerate(examples):
+        top = _MARGIN + _LINE + number * block
+        draw.line((_MARGIN, top, _WIDTH - _MARGIN, top), FAINT, 2)
+        y = top + _GAP / 2
         stages = {
             "raw": _raw_words(example), "clean": _clean_words(example),
             "tree": [_Word(example.tree)],
