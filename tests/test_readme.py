@@ -2,15 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from crosspair.evaluation import Result, read_results
 from crosspair.markdown import markdown_rows
-from crosspair.reporting.tables import (
-    ComparisonRow,
-    compare_with_baselines,
-    format_interval,
-    format_value,
-)
+from crosspair.reporting.tables import compare_with_baselines, format_interval, format_value
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"
@@ -32,9 +28,8 @@ def means(file: Path) -> list[Result]:
 
 
 def frozen(videos: str, file: Path) -> list[list[str]]:
-    rows = {
-        (row.protocol, row.metric, row.feature): row for row in compare_with_baselines(means(file))
-    }
+    frame = compare_with_baselines(means(file))
+    rows = {(row.protocol, row.metric, row.feature): row for row in frame.itertuples()}
     return [
         cells(f"{videos}: {name}", rows[key], format_value(rows[key].random))
         for key, name in FROZEN.items()
@@ -42,20 +37,20 @@ def frozen(videos: str, file: Path) -> list[list[str]]:
 
 
 def fine_tuned(suffix: str, labels: str) -> list[str]:
-    begun = {}
+    begun: dict[str, Any] = {}
     for name in ("cpd", "scratch"):
-        rows = compare_with_baselines(means(RESULTS / f"ucf10/{name}{suffix}/results.json"))
-        begun[name] = next(row for row in rows if row.metric == "top-1")
+        frame = compare_with_baselines(means(RESULTS / f"ucf10/{name}{suffix}/results.json"))
+        begun[name] = next(frame[frame.metric == "top-1"].itertuples())
     scratch = f"{format_value(begun['scratch'].trained)}{interval(begun['scratch'])}"
     return cells(f"real: fine-tuned with {labels}, top-1", begun["cpd"], scratch)
 
 
-def cells(name: str, row: ComparisonRow, random: str) -> list[str]:
+def cells(name: str, row: Any, random: str) -> list[str]:
     return [name, format_value(row.chance), random, f"{format_value(row.trained)}{interval(row)}"]
 
 
-def interval(row: ComparisonRow) -> str:
-    return f" ({format_interval(row.interval)})" if row.interval else ""
+def interval(row: Any) -> str:
+    return "" if row.low is None else f" ({format_interval((row.low, row.high))})"
 
 
 def test_the_table_is_that_of_the_results() -> None:

@@ -12,19 +12,19 @@ import pytest
 
 from crosspair.errors import RunError
 from crosspair.reporting.ablation import (
-    describe_findings,
-    describe_uncertainty,
+    axis_charts,
+    dot_charts,
+    validation_panels,
     write_ablation_report,
 )
-from crosspair.reporting.ablation_figures import axis_charts, dot_charts, validation_panels
 from crosspair.reporting.ablation_tables import (
-    AblationTable,
-    TableRow,
+    ablation_frame,
     ablation_tables,
-    format_difference,
-    format_mean,
+    describe_findings,
+    describe_uncertainty,
     read_ablation,
 )
+from crosspair.reporting.tables import Cell, ReportTable
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
 AXES = {"objective": OBJECTIVES}
@@ -32,54 +32,59 @@ LOST = {("ranking", 1): "failed", ("in-batch", 0): "missing", ("in-batch", 2): "
 DIAL = {"objective": OBJECTIVES[:2], "wrong titles": ("0", "0.25", "0.5")}
 
 
-def tables_of(folder: Path) -> list[AblationTable]:
-    return ablation_tables(read_ablation(folder))
+def tables_of(folder: Path) -> list[ReportTable]:
+    ablation = read_ablation(folder)
+    return ablation_tables(ablation, ablation_frame(ablation))
 
 
-def knn(row: TableRow, table: AblationTable) -> tuple[str, str]:
-    """The row's mean and difference by kNN on the visual feature."""
-    column = table.columns[0]
-    entry = row.entries[column]
-    return format_mean(entry, column), format_difference(entry.difference, column)
+def findings_of(folder: Path) -> list[str]:
+    ablation = read_ablation(folder)
+    return describe_findings(ablation, ablation_frame(ablation))
+
+
+def uncertainty_of(folder: Path) -> str:
+    ablation = read_ablation(folder)
+    return describe_uncertainty(ablation, ablation_frame(ablation))
+
+
+def texts(cell: Cell) -> tuple[str, str]:
+    return cell.text, cell.detail
 
 
 def test_means_and_paired_differences_over_seeds(tmp_path: Path) -> None:
     table, *_ = tables_of(write_ablation(tmp_path, AXES))
-    assert [row.name for row in table.rows] == [*OBJECTIVES, "random weights", "chance"]
-    assert [knn(row, table) for row in table.rows] == [
+    assert [row[0].text for row in table.rows] == [*OBJECTIVES, "random weights", "chance"]
+    assert [texts(row[1]) for row in table.rows] == [  # kNN on the visual feature
         ("41.0 ± 1.0 %", ""),
         ("43.0 ± 1.2 %", "+2.0 ± 0.1 (+1.5 to +2.5)"),  # the variation of the baseline cancels out
         ("45.0 ± 1.4 %", "+4.0 ± 0.2 (+3.0 to +5.0)"),
         ("22.0 ± 2.0 %", ""),
         ("6.2 %", ""),
     ]
-    assert [row.detail for row in table.rows[2:]] == [
+    assert [row[1].style for row in table.rows[:3]] == ["", "significant", "significant"]
+    assert [row[0].detail for row in table.rows[2:]] == [
         "3 seeds", "3 seeds; no pre-training", "random guessing",
     ]  # fmt: skip
 
 
 def test_protocols_are_grouped_by_the_papers_tables(tmp_path: Path) -> None:
     tables = tables_of(write_ablation(tmp_path, AXES))
-    assert [[column.title for column in table.columns] for table in tables] == [
+    assert [[cell.text for cell in table.head[1:]] for table in tables] == [
         ["kNN, top-1", "kNN, top-1", "linear, top-1"],
         ["3 views, top-1"],
         ["retrieval text→video, R@10", "retrieval text→video, median rank"],
     ]
-    rank = tables[2].columns[1]
-    entry = tables[2].rows[1].entries[rank]
-    assert (format_mean(entry, rank), format_difference(entry.difference, rank)) == (
-        "29 ± 0", "−1.0 ± 0.0",
-    )  # fmt: skip
+    assert texts(tables[2].rows[1][2]) == ("29 ± 0", "−1.0 ± 0.0")
 
 
 def test_incomplete_cells_are_listed_and_not_averaged(tmp_path: Path) -> None:
     lost = {**LOST, ("in-batch", 1): "failed"}
     table, *_ = tables_of(write_ablation(tmp_path, AXES, lost=lost))
     _, ranking, in_batch, *_ = table.rows
-    assert knn(ranking, table) == ("43.0 ± 1.7 %", "+2.0 ± 0.2 (−0.5 to +4.5)")
-    assert ranking.detail == "2 of 3 seeds; seed 1 failed"
-    assert not in_batch.entries
-    assert in_batch.detail == "0 of 3 seeds; seed 0, 2 missing; seed 1 failed"
+    assert texts(ranking[1]) == ("43.0 ± 1.7 %", "+2.0 ± 0.2 (−0.5 to +4.5)")
+    assert ranking[0].detail == "2 of 3 seeds; seed 1 failed"
+    assert {cell.text for cell in in_batch[1:]} == {"missing"}
+    assert in_batch[0].detail == "0 of 3 seeds; seed 0, 2 missing; seed 1 failed"
     page = write_ablation_report(tmp_path).read_text("utf-8")
     text = (tmp_path / "report.md").read_text("utf-8")
     for report in (page, text):
@@ -129,12 +134,12 @@ def test_published_values_are_listed_with_their_source(tmp_path: Path) -> None:
     ]  # fmt: skip
     write_ablation(tmp_path, AXES, published=published)
     tables = tables_of(tmp_path)
-    assert [table.is_published for table in tables] == [True, True, False]
-    assert [row.published for row in tables[1].rows][:3] == [
+    assert [table.head[-1].text == "published" for table in tables] == [True, True, False]
+    assert [row[-1].text for row in tables[1].rows][:3] == [
         "", "84.2 % (paper, Table 9; 30 views, top-1)", "",
     ]  # fmt: skip
     # A value without a measured protocol is listed in the first table.
-    assert tables[0].rows[2].published == "−2.0 points vs. ranking, one seed (paper)"
+    assert tables[0].rows[2][-1].text == "−2.0 points vs. ranking, one seed (paper)"
     page = write_ablation_report(tmp_path).read_text("utf-8")
     assert "not measured here" in page
     assert "84.2 % (paper, Table 9; 30 views, top-1)" in page
@@ -144,39 +149,36 @@ def test_findings_match_the_values(tmp_path: Path) -> None:
     for folder, shift in (("up", 0.02), ("down", -0.02)):
         (tmp_path / folder).mkdir()
         write_ablation(tmp_path / folder, AXES, shift=shift)
-    up, down = (read_ablation(tmp_path / name) for name in ("up", "down"))
-    extent, knn, *_ = describe_findings(up, ablation_tables(up))
+    extent, knn, *_ = findings_of(tmp_path / "up")
     assert "3 rows" in extent
     assert "“cross-pair NCE”" in extent
     assert knn == (
         "kNN: best is “in-batch” with 45.0 ± 1.4 %, +4.0 points vs. the baseline (95 % interval "
         "+3.0 to +5.0, significant). Random weights: 22.0 ± 2.0 %."
     )
-    assert describe_findings(down, ablation_tables(down))[1].startswith(
+    assert findings_of(tmp_path / "down")[1].startswith(
         "kNN: best is “cross-pair NCE” with 41.0 ± 1.0 %; second is “ranking” with 39.0 ± 0.8 %, "
         "−2.0 points vs. the baseline (95 % interval −2.5 to −1.5, significant)"
     )
-    assert "4.3 standard errors" in describe_uncertainty(up, ablation_tables(up))
+    assert "4.3 standard errors" in uncertainty_of(tmp_path / "up")
 
 
 def test_best_row_has_all_seeds(tmp_path: Path) -> None:
     lost = {("in-batch", 0): "failed", ("in-batch", 1): "missing"}  # in-batch's seed is the best
     (tmp_path / "one").mkdir()
-    found = read_ablation(write_ablation(tmp_path / "one", AXES, lost=lost))
-    assert describe_findings(found, ablation_tables(found))[1].startswith(
+    assert findings_of(write_ablation(tmp_path / "one", AXES, lost=lost))[1].startswith(
         "kNN (2 rows with all seeds): best is “ranking” with 43.0 ± 1.2 %, +2.0"
     )
     lost = {(name, seed): "missing" for seed, name in enumerate(OBJECTIVES)}
     (tmp_path / "none").mkdir()
-    found = read_ablation(write_ablation(tmp_path / "none", AXES, lost=lost))
-    assert describe_findings(found, ablation_tables(found))[1].startswith("kNN: no row")
+    assert findings_of(write_ablation(tmp_path / "none", AXES, lost=lost))[1].startswith(
+        "kNN: no row"
+    )
 
 
 def test_random_weights_of_fine_tuning_are_trained_from_scratch(tmp_path: Path) -> None:
-    found = read_ablation(write_ablation(tmp_path, AXES))
-    finding = next(
-        text for text in describe_findings(found, ablation_tables(found)) if "views" in text
-    )
+    findings = findings_of(write_ablation(tmp_path, AXES))
+    finding = next(text for text in findings if "views" in text)
     assert "Trained from scratch: " in finding
     assert "Random weights" not in finding
 
@@ -189,12 +191,10 @@ def test_significance_one_seed_and_ties(tmp_path: Path) -> None:
     ):
         (tmp_path / folder).mkdir()
         write_ablation(tmp_path / folder, AXES, shift=shift, seeds=seeds)
-    three, one, level = (read_ablation(tmp_path / name) for name in ("three", "one", "level"))
-    linear = describe_findings(three, ablation_tables(three))[2]
-    assert "not significant" in linear
-    assert "one seed" in describe_findings(one, ablation_tables(one))[1]
-    assert describe_uncertainty(one, ablation_tables(one)).startswith("There is one seed")
-    assert describe_findings(level, ablation_tables(level))[1].startswith(
+    assert "not significant" in findings_of(tmp_path / "three")[2]  # linear
+    assert "one seed" in findings_of(tmp_path / "one")[1]
+    assert uncertainty_of(tmp_path / "one").startswith("There is one seed")
+    assert findings_of(tmp_path / "level")[1].startswith(
         "kNN: “cross-pair NCE”, “ranking”, “in-batch” are tied at 40.5 ± 0.7 %."
     )
 
@@ -204,15 +204,18 @@ def test_numeric_axes_are_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         write_ablation(tmp_path / name, axes, seeds=(0, 1))
     dial, rows = (read_ablation(tmp_path / name) for name in ("dial", "rows"))
-    charts = axis_charts(dial, ablation_tables(dial))
+    charts = axis_charts(dial, ablation_frame(dial))
     assert [chart.title for chart in charts] == [
         "kNN, top-1", "linear, top-1", "3 views, top-1", "retrieval text→video, R@10",
     ]  # fmt: skip
     for name in (*OBJECTIVES[:2], "wrong titles", "0.25"):
         assert f">{name}<" in charts[0].svg
-    assert axis_charts(rows, ablation_tables(rows)) == []
+    assert axis_charts(rows, ablation_frame(rows)) == []
+    (tmp_path / "one").mkdir()
+    one = read_ablation(write_ablation(tmp_path / "one", {"epochs": ("8", "16", "32")}))
+    assert len(axis_charts(one, ablation_frame(one))) == 4
     for name in (*OBJECTIVES, "random weights", "chance"):
-        assert f">{name}<" in dot_charts(ablation_tables(rows))[0].svg
+        assert f">{name}<" in dot_charts(ablation_frame(rows))[0].svg
 
 
 def test_started_rows_have_curves(tmp_path: Path) -> None:

@@ -7,16 +7,18 @@ import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from PIL import Image
 
 from crosspair.evaluation import Result
 from crosspair.reporting import ContactSheet, learning_curves, overview_figure, read_history
-from crosspair.reporting.figures import VARIABLES, Series, draw_lines, svg_figure
+from crosspair.reporting.figures import VARIABLES, draw_lines, svg_figure
 
 
-def line_figure(*lines: Series, stage2: float | None = None) -> str:
-    return svg_figure("F", lambda axes: draw_lines(axes, lines, "y", stage2=stage2))
+def line_figure(*lines: pd.Series, **options: Any) -> str:
+    return svg_figure("F", lambda axes: draw_lines(axes, lines, "y", **options))
 
 
 def test_curves_are_well_formed_with_unique_ids(run: Path) -> None:
@@ -33,7 +35,7 @@ def test_curves_are_well_formed_with_unique_ids(run: Path) -> None:
 
 
 def test_colours_come_from_the_page() -> None:
-    drawn = line_figure(Series("a", [0, 1], [0, 1], level=0.5), stage2=0.5)
+    drawn = line_figure(pd.Series([0, 1], name="a"), levels=[0.5], stage2=0.5)
     for colour, variable in VARIABLES.items():
         assert drawn.count(colour) == drawn.count(f"var({variable}, {colour})")
     assert "var(--series-1" in drawn
@@ -41,12 +43,12 @@ def test_colours_come_from_the_page() -> None:
 
 
 def test_figures_are_deterministic() -> None:
-    line = Series("a", [0, 1, 2], [3, 1, 2])
+    line = pd.Series([3, 1, 2], name="a")
     assert line_figure(line) == line_figure(line)
 
 
 def test_line_labels_do_not_overlap() -> None:
-    same = [Series(name, [0, 1], [0, 1]) for name in ("one", "two", "three")]
+    same = [pd.Series([0, 1], name=name) for name in ("one", "two", "three")]
     root = ElementTree.fromstring(line_figure(*same))
     places = []
     for text in root.iter("{http://www.w3.org/2000/svg}text"):

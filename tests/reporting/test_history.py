@@ -31,9 +31,9 @@ def test_last_line_of_a_repeated_step_is_used(run: Path) -> None:
     path = run / "metrics.jsonl"
     again = json.dumps({"kind": "train", "step": 5, "epoch": 0.5, "loss": -1.0})
     path.write_text(path.read_text() + "\n" + again + "\n")
-    losses = finite_values(read_history(path).train, "loss")[1]
+    losses = finite_values(read_history(path).train, "loss")
     assert len(losses) == 30
-    assert losses[5] == -1.0
+    assert losses.iloc[5] == -1.0
 
 
 def test_run_without_metrics(tmp_path: Path) -> None:
@@ -43,13 +43,13 @@ def test_run_without_metrics(tmp_path: Path) -> None:
 
 def test_non_finite_values_are_skipped() -> None:
     lines = [{"epoch": 0, "loss": float("nan")}, {"epoch": 1, "loss": 2.0}]
-    assert finite_values(lines, "loss") == ([1.0], [2.0])
+    assert finite_values(lines, "loss").to_dict() == {1.0: 2.0}
 
 
 def test_chance_is_rank_over_pairs(run: Path) -> None:
-    lines = retrieval_series(read_history(run), "text_to_video")
-    assert [line.level for line in lines] == [1 / 50, 5 / 50, 10 / 50]
-    assert list(lines[0].y) == [1 / 40, 2 / 40, 3 / 40]
+    lines, levels = retrieval_series(read_history(run), "text_to_video")
+    assert levels == [1 / 50, 5 / 50, 10 / 50]
+    assert list(lines[0]) == [1 / 40, 2 / 40, 3 / 40]
 
 
 def test_only_measured_quantities_have_curves(run: Path) -> None:

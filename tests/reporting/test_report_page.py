@@ -85,7 +85,7 @@ def test_page_is_self_contained(report: Path) -> None:
 def test_table_matches_the_results(report: Path) -> None:
     page = _Page(report.read_text("utf-8"))
     assert (
-        "kNN, top-1 visual; 400 of test; clips 10, k 25 6.2 % 25.0 % 75.0 % 12.0 3.0" in page.text
+        "kNN, top-1 visual; 400 of test; clips 10; k 25 6.2 % 25.0 % 75.0 % 12.0 3.0" in page.text
     )
     assert "median rank 200 of test 100.5 80 4 25.1 20.0" in page.text
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,10 +18,10 @@ from crosspair.errors import RunError
 from crosspair.evaluation import Provenance, Result, write_results
 from crosspair.reporting.summary import (
     PUBLISHED,
-    ReportTable,
     Run,
     read_runs,
-    summarize,
+    summary_frame,
+    summary_tables,
     write_summary,
 )
 from crosspair.reporting.tables import Column
@@ -49,34 +50,35 @@ def frozen() -> list[Result]:
     ]
 
 
-def table_of(results: Sequence[Result], origin: Provenance, number: str) -> ReportTable:
-    tables = summarize([Run("mine", Path("r.json"), results, origin)])
-    (table,) = [each for each in tables if each.number == number]
-    return table
+def frame_of(results: Sequence[Result], origin: Provenance, number: str) -> pd.DataFrame:
+    """The values of one table."""
+    frame = summary_frame([Run("mine", Path("r.json"), results, origin)])
+    return frame[frame.table == number]
 
 
-def grid(table: ReportTable) -> dict[tuple[str, str], list[float | None]]:
-    values: dict[tuple[str, str], list[float | None]] = {}
-    for row in table.rows:
-        cells = [row.cells.get(column) for column in table.columns]
-        values[row.name, row.subject] = [cell and cell.value for cell in cells]
-    return values
+def grid(frame: pd.DataFrame) -> dict[tuple[str, str], list[float | None]]:
+    """Values by column of each run and subject."""
+    columns = list(dict.fromkeys(frame.column))
+    return {
+        key: [next(iter(row.value[row.column == column]), None) for column in columns]
+        for key, row in frame.groupby(["run", "of"], sort=False)
+    }
 
 
 def test_every_value_has_one_cell(frozen: list[Result], origin: Provenance) -> None:
-    tables = summarize([Run("mine", Path("r.json"), frozen, origin)])
-    assert [table.number for table in tables] == ["2", "5", ""]
-    found = grid(tables[0])
+    frame = summary_frame([Run("mine", Path("r.json"), frozen, origin)])
+    assert [table.name for table in summary_tables(frame)] == ["table2", "table5", "table-other"]
+    found = grid(frame[frame.table == "2"])
     assert found["mine", "trained"] == [0.4444, 0.45]
     assert found["mine", "random weights"] == [0.24, None]
     assert found["mine", "chance"] == [0.1, 0.1]
-    assert grid(tables[2]) == {("mine", "trained"): [63.0]}
+    assert grid(frame[frame.table == ""]) == {("mine", "trained"): [63.0]}
 
 
 def test_numbers_of_classes_have_separate_columns(frozen: list[Result], origin: Provenance) -> None:
     other = [replace(frozen[0], settings={**KNN, "classes": 16}, value=0.8)]
     runs = [Run("a", Path("a"), frozen[:1], origin), Run("b", Path("b"), other, origin)]
-    found = grid(summarize(runs)[0])
+    found = grid(summary_frame(runs))
     assert found["a", "trained"] == [0.4444, None]
     assert found["b", "trained"] == [None, 0.8]
 
@@ -84,28 +86,29 @@ def test_numbers_of_classes_have_separate_columns(frozen: list[Result], origin: 
 def test_means_and_single_splits_have_separate_rows(origin: Provenance) -> None:
     mean = replace(finetuned(0.45, **{"mean of splits": [1, 2]}), details={"draws": [0.4, 0.5]})
     single = [finetuned(0.4, **{"official split": 1}), finetuned(0.5, **{"official split": 2})]
-    table = table_of([mean, *single], origin, "3")
-    assert [(row.over, *[cell.value for cell in row.cells.values()]) for row in table.rows[:3]] == [
+    frame = frame_of([mean, *single], origin, "3")
+    assert list(zip(frame.over, frame.value, strict=True))[:3] == [
         ("mean of splits 1, 2", 0.45), ("official split 1", 0.4), ("official split 2", 0.5),
     ]  # fmt: skip
-    assert table.rows[0].detail == "trained; mean of splits 1, 2"
+    (table,) = summary_tables(frame)
+    assert table.rows[0][0].detail == "trained; mean of splits 1, 2"
     assert table.notes[0].endswith("; single values 40.0 %, 50.0 %")
 
 
 def test_published_values_of_the_same_data(origin: Provenance) -> None:
-    on_ucf101 = grid(table_of([finetuned(0.9)], origin, "3"))
+    on_ucf101 = grid(frame_of([finetuned(0.9)], origin, "3"))
     assert on_ucf101["CPD", "published"] == [0.928]
     assert on_ucf101["Shuffle & Learn", "published"] == [0.502]
-    on_hmdb51 = grid(table_of([finetuned(0.9, classes=51)], origin, "3"))
+    on_hmdb51 = grid(frame_of([finetuned(0.9, classes=51)], origin, "3"))
     assert on_hmdb51["CPD", "published"] == [0.636]
     assert ("CMC", "published") not in on_hmdb51
 
 
 def test_other_data_is_compared_with_the_papers_method_only(origin: Provenance) -> None:
-    table = table_of([finetuned(0.9, classes=10)], origin, "3")
-    published = [row for row in table.rows if row.subject == "published"]
-    assert [row.name for row in published] == ["CPD", "CPD"]
-    assert [row.detail for row in published] == [
+    (table,) = summary_tables(frame_of([finetuned(0.9, classes=10)], origin, "3"))
+    _, *published = [row[0] for row in table.rows]
+    assert [cell.text for cell in published] == ["CPD", "CPD"]
+    assert [cell.detail for cell in published] == [
         f"published: authors' released model, 3 splits; {data}; network: 3D ResNet-50; "
         "pre-training: Instagram-300k"
         for data in ("UCF101", "HMDB51")
@@ -120,26 +123,30 @@ def test_other_data_is_compared_with_the_papers_method_only(origin: Provenance) 
 def test_low_shot_published_values_are_for_fine_tuning_only(
     frozen: list[Result], origin: Provenance
 ) -> None:
-    whole = table_of([finetuned(0.1, labels=0.01, classes=400)], origin, "4")
+    whole = frame_of([finetuned(0.1, labels=0.01, classes=400)], origin, "4")
     assert [values for (_, of), values in grid(whole).items() if of == "published"] == [
         [0.187], [0.259],
     ]  # fmt: skip
-    probe = table_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "4")
-    assert {row.subject for row in probe.rows} == {"trained"}
-    assert probe.remark
+    probe = frame_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "4")
+    assert set(probe.of) == {"trained"}
+    assert summary_tables(probe)[0].remark
 
 
 def test_other_protocols_have_no_published_values(frozen: list[Result], origin: Provenance) -> None:
     top_5 = replace(finetuned(0.9), metric="top-5")
     fewer_views = replace(finetuned(0.9), protocol="3 views")
-    table = table_of([top_5, fewer_views, replace(frozen[0], protocol="3 views")], origin, "3")
-    assert {row.subject for row in table.rows} == {"trained"}
+    frame = frame_of([top_5, fewer_views, replace(frozen[0], protocol="3 views")], origin, "3")
+    assert set(frame.of) == {"trained"}
 
 
-def test_published_numbers_are_fractions_and_name_their_source() -> None:
-    assert all(0 < each.value < 1 and each.source for each in PUBLISHED)
-    assert len({replace(each, value=0.0) for each in PUBLISHED}) == len(PUBLISHED) == 43
-    columns = {Column(p.protocol, "top-1", "", "test", p.classes, p.labels) for p in PUBLISHED}
+def test_published_numbers_are_percentages_and_name_their_source() -> None:
+    assert PUBLISHED.percent.between(1, 99).all()
+    assert PUBLISHED.source.all()
+    assert len(PUBLISHED.drop(columns=["percent", "classes"]).drop_duplicates()) == 43
+    columns = {
+        Column(each.protocol, "top-1", "", "test", each.classes, each.labels)
+        for each in PUBLISHED.itertuples()
+    }
     assert {column.table for column in columns} == {"2", "3", "4", "5"}
 
 
@@ -149,7 +156,7 @@ def test_duplicate_values_are_refused(frozen: list[Result], origin: Provenance) 
         RunError,
         match=r"r\.json.*trained.*kNN, top-1 \(visual; 10 classes; test\).*0\.4444.*0\.5",
     ):
-        summarize([Run("mine", Path("r.json"), twice, origin)])
+        summary_frame([Run("mine", Path("r.json"), twice, origin)])
 
 
 def test_names_of_runs(tmp_path: Path, frozen: list[Result], origin: Provenance) -> None:
@@ -193,9 +200,8 @@ def test_all_runs_are_listed_in_order(values: list[float]) -> None:
     runs = [
         Run(f"run {i}", Path(f"{i}"), [finetuned(value)], origin) for i, value in enumerate(values)
     ]
-    (table,) = summarize(runs)
-    (column,) = table.columns
-    assert [row.cells[column].value for row in table.rows if row.run] == values
+    frame = summary_frame(runs)
+    assert frame.value[frame.of != "published"].tolist() == values
 
 
 class _Page(HTMLParser):
@@ -253,7 +259,7 @@ def test_folder_names_that_are_not_utf8_are_linked(
 def test_markdown_has_the_same_values(written: Path) -> None:
     text = (written / "report.md").read_text("utf-8")
     link = "(../runs/%3Cb%3Ea%20%231%7C/results.json)"
-    assert rf"| \<b\>a #1\|<br>trained | [44.4 %]{link} (39.1–49.5) <sup>1</sup> |" in text
+    assert rf"| \<b\>a #1\|<br>trained | [44.4 %]{link} <sup>1</sup><br>39.1–49.5 |" in text
     assert "| *92.8 %* <sup>" in text
     tables = [block for block in text.split("\n\n") if block.startswith("| run")]
     for block in tables:

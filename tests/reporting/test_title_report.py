@@ -20,7 +20,7 @@ from crosspair.errors import RunError
 from crosspair.reporting.titles import (
     REASON_CLASSES,
     describe_undrawable,
-    reason_rows,
+    reason_frame,
     title_examples,
     title_picture,
     write_title_report,
@@ -92,7 +92,7 @@ def test_csv_has_every_title(folder: Path, report: TitleReport) -> None:
 
 
 def test_fractions_refer_to_the_words_of_the_previous_stage(report: TitleReport) -> None:
-    rows = {row.reason: row for row in reason_rows(report)}
+    rows = {row.reason: row for row in reason_frame(report).itertuples()}
     assert rows[Reason.EMOJI].fraction is None
     assert rows[Reason.LANGUAGE].fraction == rows[Reason.LANGUAGE].count / report.raw_words
     assert rows[Reason.PART].fraction == rows[Reason.PART].count / report.clean_words

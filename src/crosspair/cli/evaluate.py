@@ -391,9 +391,9 @@ def _report(options: argparse.Namespace) -> None:
     if options.out is None:
         raise RunError("--out DIR is required, for report.html, report.md and report.csv")
     runs = read_runs(options.runs)
-    tables = write_summary(options.out, runs)
-    values = sum(len(row.cells) for table in tables for row in table.rows if row.run)
+    frame = write_summary(options.out, runs)
+    values = (frame.of != "published").sum()
     print(
         f"{options.out / 'report.html'}, report.md, report.csv: {values} values of "
-        f"{pluralize(len(runs), 'run')} in {pluralize(len(tables), 'table')}"
+        f"{pluralize(len(runs), 'run')} in {pluralize(frame.table.nunique(), 'table')}"
     )

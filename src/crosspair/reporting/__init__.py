@@ -1,8 +1,8 @@
 """Reports: tables, figures and pages of results."""
 
+from crosspair.reporting.figures import Curve
 from crosspair.reporting.run_report import (
     ContactSheet,
-    Curve,
     History,
     RetrievedClip,
     SheetTile,
@@ -12,10 +12,9 @@ from crosspair.reporting.run_report import (
     read_history,
     write_report,
 )
-from crosspair.reporting.tables import ComparisonRow, compare_with_baselines
+from crosspair.reporting.tables import compare_with_baselines
 
 __all__ = [
-    "ComparisonRow",
     "ContactSheet",
     "Curve",
     "History",

@@ -1,43 +1,69 @@
-"""Report of an ablation: HTML page, the same tables in Markdown, and all values as CSV."""
+"""Report of an ablation: HTML page with charts and examples, tables in Markdown, values as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.titles.stage import prepare_titles
+from crosspair.errors import CrosspairError, RunError
+from crosspair.evaluation.feature_cache import features_match, load_features
+from crosspair.evaluation.features import embed_texts
+from crosspair.evaluation.retrieval import target_ranks
 from crosspair.files import write_atomically
-from crosspair.markdown import escape_markdown, markdown_rows
-from crosspair.reporting.ablation_figures import (
-    axis_charts,
-    dot_charts,
-    loss_panels,
-    retrieval_examples,
-    validation_panels,
-)
+from crosspair.markdown import escape_markdown
+from crosspair.models.cpd import CPD
 from crosspair.reporting.ablation_tables import (
+    CSV_FIELDS,
     DONE,
     Ablation,
-    AblationTable,
     CellResult,
-    TableRow,
+    Line,
+    ablation_frame,
     ablation_tables,
-    format_difference,
-    format_mean,
+    column_means,
+    describe_findings,
+    describe_uncertainty,
     headline_columns,
     read_ablation,
-    t_quantile,
 )
-from crosspair.reporting.run_report import render_page
-from crosspair.reporting.tables import COLUMN_FIELDS, Column, format_csv, format_signed, pluralize
-from crosspair.reporting.titles import REASON_CLASSES
+from crosspair.reporting.figures import (
+    CHART,
+    INK,
+    SERIES,
+    STYLES,
+    Curve,
+    label_line_ends,
+    label_rows,
+    svg_figure,
+    truncate,
+)
+from crosspair.reporting.run_report import (
+    ContactSheet,
+    History,
+    RetrievedClip,
+    SheetTile,
+    load_contact_sheet,
+    smooth_series,
+)
+from crosspair.reporting.tables import Cell, ReportTable, format_csv, pluralize, render_page
+from crosspair.reporting.titles import REASON_CLASSES, TitleExample, title_examples
 
-_CSV_FIELDS = (
-    "row", "of", *COLUMN_FIELDS, "seed", "value", "deviation", "seeds", "difference", "error",
-    "low", "high", "status",
-)  # fmt: skip
-_FEW_SEEDS = 5
+_PANEL = (3.3, 2.1)  # in
+_NAME_LENGTH = 28  # characters
+_MIN_VALUES = 3  # of an axis with a chart
+_QUERIES, _CLIPS = 3, 5  # best and worst queries each, and clips per query
+_TITLES, _PAIRS = 300, 6  # titles to choose from, and pairs shown
 
-CellLine = tuple[CellResult, str, dict[str, str]]  # a cell, the link to its file, its columns
+SeedLines = list[tuple[pd.Series, bool]]  # by thousands of clips seen, and whether the cell is done
 
 
 def write_ablation_report(folder: Path) -> Path:
@@ -56,187 +82,292 @@ def write_ablation_report(folder: Path) -> Path:
         RunError: ``ablation.json`` does not exist or is damaged, or a file cannot be written.
     """
     ablation = read_ablation(folder)
-    tables = ablation_tables(ablation)
-    findings = describe_findings(ablation, tables)
-    uncertainty = describe_uncertainty(ablation, tables)
-    cells = _cell_lines(ablation)
+    frame = ablation_frame(ablation)
+    tables = ablation_tables(ablation, frame)
+    cells = _cells_table(ablation)
+    findings = describe_findings(ablation, frame)
+    uncertainty = describe_uncertainty(ablation, frame)
     page = render_page(
         "ablation.html", ablation=ablation, tables=tables, findings=findings,
-        uncertainty=uncertainty, mean=format_mean, difference=format_difference, cells=cells,
-        kinds=REASON_CLASSES, examples=retrieval_examples(ablation),
-        charts=axis_charts(ablation, tables) or dot_charts(tables),
+        uncertainty=uncertainty, cells=cells, kinds=REASON_CLASSES,
+        charts=axis_charts(ablation, frame) or dot_charts(frame),
         validation=validation_panels(ablation), losses=loss_panels(ablation),
+        examples=retrieval_examples(ablation),
     )  # fmt: skip
     blocks = [
         f"# {escape_markdown(ablation.title)}", escape_markdown(findings[0]),
         "\n".join(f"- {escape_markdown(finding)}" for finding in findings[1:]), escape_markdown(uncertainty),
-        *(block for table in tables for block in (f"## {table.title}", _markdown_table(table))),
-        "## Cells", _markdown_cells(cells),
+        *(table.markdown() for table in [*tables, cells]),
     ]  # fmt: skip
     write_atomically(folder / "report.md", "\n\n".join(filter(None, blocks)) + "\n")
-    write_atomically(folder / "report.csv", _csv(ablation, tables))
+    write_atomically(folder / "report.csv", format_csv(frame[CSV_FIELDS]))
     write_atomically(folder / "report.html", page)
     return folder / "report.html"
 
 
-def describe_findings(ablation: Ablation, tables: Sequence[AblationTable]) -> list[str]:
-    """Describe the extent of the ablation, then the best row of each protocol."""
-    done = ablation.count(DONE)
-    extent = (
-        f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each. Baseline: "
-        f"“{ablation.baseline}”."
-    )
-    if done < len(ablation.cells):
-        extent += (
-            f" {done} of {len(ablation.cells)} cells are done, {ablation.count('failed')} failed, "
-            f"{ablation.count('missing')} missing."
-        )
-    return [extent, *(_describe_column(ablation, *each) for each in headline_columns(tables))]
-
-
-def describe_uncertainty(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
-    """Explain the intervals and how many are expected to exclude zero by chance."""
-    if ablation.seeds == 1:
-        return "There is one seed, so the variation between seeds is unknown."
-    entries = [e for table in tables for row in table.rows for e in row.entries.values()]
-    compared = [e.difference for e in entries if e.difference and e.difference.interval]
-    if not compared:
-        return "No row has two seeds in common with the baseline, so there are no intervals."
-    text = (
-        "Below each mean: difference to the baseline over the same seeds ± standard error, with "
-        "the 95 % confidence interval (Student's t-distribution)."
-    )
-    if ablation.seeds <= _FEW_SEEDS:
-        text += (
-            f" With {ablation.seeds} seeds, an interval extends "
-            f"{t_quantile(ablation.seeds - 1):.1f} standard errors to each side, and the standard "
-            "errors are rough estimates."
-        )
-    significant = sum(difference.significant for difference in compared)
-    return (
-        f"{text} Significant (bold) means that the interval excludes zero: {significant} of "
-        f"{len(compared)} differences. About {len(compared) / 20:.0f} would be significant by "
-        "chance if all rows were equal."
-    )
-
-
-def _describe_column(ablation: Ablation, table: AblationTable, column: Column) -> str:
-    rows = [row for row in table.rows if column in row.entries]
-    trained = [row for row in rows if row.subject == "trained"]
-    seeds = {seed for row in trained for seed in row.entries[column].values}
-    complete = [row for row in trained if seeds == set(row.entries[column].values)]
-    ranked = sorted(complete, key=lambda row: row.entries[column].mean.value, reverse=True)
-    finetuned = column.protocol.endswith("views")
-    text = f"{column.protocol} {column.metric}".removesuffix(" top-1")
-    text = f"Fine-tuned, {text}" if finetuned else text
-    if not ranked:
-        text += ": no row has results for all seeds."
-    else:
-        partial = "" if complete == trained else f" ({len(complete)} rows with all seeds)"
-        text += f"{partial}: {_describe_best(ablation, ranked, column)}."
-    for row in rows:
-        if row.subject == "random weights":
-            name = "Trained from scratch" if finetuned else "Random weights"
-            text += f" {name}: {format_mean(row.entries[column], column)}."
-    return text
-
-
-def _describe_best(ablation: Ablation, ranked: Sequence[TableRow], column: Column) -> str:
-    """Describe the best row and its difference to the baseline, or that of the second best."""
-    best, *others = ranked
-    mean = best.entries[column].mean.value
-    tied = [row.name for row in ranked if row.entries[column].mean.value == mean]
-    if len(tied) > 1:
-        names = ", ".join(f"“{name}”" for name in tied)
-        return f"{names} are tied at {format_mean(best.entries[column], column)}"
-    text = f"best is {_named_mean(best, column)}"
-    if not others:
-        return f"{text}, the only such row"
-    is_baseline = best.name == ablation.baseline
-    difference = (others[0] if is_baseline else best).entries[column].difference
-    if difference is None:
-        return f"{text}, which has no seed in common with the baseline"
-    text += f"; second is {_named_mean(others[0], column)}" if is_baseline else ""
-    text += f", {format_signed(100 * difference.value)} points vs. the baseline"
-    if difference.interval is None:
-        reason = "one seed" if difference.count == 1 else "the same for every seed"
-        return f"{text} ({reason}, no interval)"
-    low, high = (format_signed(100 * end) for end in difference.interval)
-    verdict = "significant" if difference.significant else "not significant"
-    return f"{text} (95 % interval {low} to {high}, {verdict})"
-
-
-def _named_mean(row: TableRow, column: Column) -> str:
-    return f"“{row.name}” with {format_mean(row.entries[column], column)}"
-
-
-def _cell_lines(ablation: Ablation) -> list[CellLine]:
-    lines = []
+def _cells_table(ablation: Ablation) -> ReportTable:
+    head = [
+        "row", "seed", "status", "pretrain, s", "evaluate, s", "fine-tune, s", "clips", "clips/s",
+    ]  # fmt: skip
+    rows = []
     for cell in (cell for cells in ablation.rows.values() for cell in cells):
         file = cell.path / ("results.json" if cell.results else "log.txt")
         link = file.relative_to(ablation.folder).as_posix() if file.is_file() else ""
-        numbers = {
-            "pretrain, s": cell.seconds.get("pretrain"),
-            "evaluate, s": cell.seconds.get("evaluate"),
-            "fine-tune, s": cell.seconds.get("finetune"),
-            "clips": cell.clips,
-            "clips/s": cell.speed,
-        }
-        rounded = {head: "–" if n is None else f"{n:,.0f}" for head, n in numbers.items()}
-        lines.append((cell, link, {"seed": str(cell.seed), "status": cell.status, **rounded}))
-    return lines
+        numbers = [cell.seconds.get(step) for step in ("pretrain", "evaluate", "finetune")]
+        numbers += [cell.clips, cell.speed]
+        style = "" if cell.status == DONE else "incomplete"
+        rows.append([
+            Cell(cell.name, cell.error, link, style="partial"),
+            Cell(str(cell.seed)), Cell(cell.status, style=style),
+            *(Cell("–" if number is None else f"{number:,.0f}") for number in numbers),
+        ])  # fmt: skip
+    return ReportTable("cells", "Cells", list(map(Cell, head)), rows)
 
 
-def _markdown_table(table: AblationTable) -> str:
-    head = ["row", *(f"{column.title}<br>{column.detail}" for column in table.columns)]
-    head += ["published, not measured here"] if table.is_published else []
-    rows = []
-    for row in table.rows:
-        cells = [f"{escape_markdown(row.name)}<br>{row.detail}"]
-        for column in table.columns:
-            entry = row.entries.get(column)
-            cell = format_mean(entry, column) if entry else row.placeholder
-            if entry and entry.difference:
-                bold = "**" if entry.difference.significant else ""
-                cell += f"<br>{bold}{format_difference(entry.difference, column)}{bold}"
-            cells.append(cell)
-        if table.is_published:
-            cells.append(f"*{escape_markdown(row.published)}*" if row.published else "")
-        rows.append(cells)
-    return markdown_rows(head, rows)
+def validation_panels(ablation: Ablation) -> list[Curve]:
+    """Draw R@10 on the validation pairs over the clips seen, a panel per row."""
+    recall = "text_to_video_R@10"
+    rows = _seed_lines(
+        ablation, lambda history: 100 * smooth_series("", history.validation, recall)
+    )
+    means = [_mean_line(lines) for lines in rows.values()]
+    top = max((line.max() for lines in rows.values() for line, _ in lines), default=0.0)
+    return [
+        _draw_panel("Validation", name, lines, others=means, ylabel="R@10, %", top=top)
+        for name, lines in rows.items()
+    ]
 
 
-def _markdown_cells(lines: Sequence[CellLine]) -> str:
-    rows = [
-        [
-            f"[{escape_markdown(cell.name)}]({link})" if link else escape_markdown(cell.name),
-            *columns.values(),
-            escape_markdown(cell.error),
+def loss_panels(ablation: Ablation) -> list[Curve]:
+    """Draw the training loss over the clips seen, a panel per row, each with its own scale."""
+    rows = _seed_lines(ablation, lambda history: smooth_series("", history.train, "loss"))
+    return [_draw_panel("Loss", name, lines, ylabel="loss") for name, lines in rows.items()]
+
+
+def _seed_lines(ablation: Ablation, read: Callable[[History], pd.Series]) -> dict[str, SeedLines]:
+    """Return the lines of each row that has started, including those of failed cells."""
+    rows: dict[str, SeedLines] = {}
+    for name, cells in ablation.rows.items():
+        for cell in cells:
+            line, last = read(cell.history), (cell.history.train or [{}])[-1]
+            if len(line) and last.get("pairs") and last["epoch"]:
+                line.index *= last["pairs"] / last["epoch"] / 1000
+                rows.setdefault(name, []).append((line, cell.status == DONE))
+    return rows
+
+
+def _mean_line(lines: SeedLines) -> pd.Series:
+    """Average the lines of completed cells at the points that they have in common."""
+    complete = [line for line, done in lines if done]
+    if not complete:
+        return pd.Series(dtype=float)
+    return pd.concat(complete, axis=1, join="inner").mean(axis=1)
+
+
+def _draw_panel(
+    kind: str, row: str, lines: SeedLines, ylabel: str, others: Sequence[pd.Series] = (),
+    top: float | None = None,
+) -> Curve:  # fmt: skip
+    def draw(axes: Axes) -> None:
+        for line in others:
+            axes.plot(line, color=INK, linewidth=0.7, alpha=0.4)
+        for line, done in lines:
+            style = "-" if done else (0, (1, 1))
+            axes.plot(line, color=SERIES[0], linewidth=0.8, alpha=0.8, linestyle=style)
+        mean = _mean_line(lines)
+        axes.plot(mean, color=SERIES[0], linewidth=2.2, marker="o" if len(mean) == 1 else "")
+        axes.margins(x=0)
+        if top is not None:
+            axes.set_ylim(0, 1.05 * top or 1)
+        axes.set_xlabel("thousand clips seen", fontsize="small")
+        axes.set_title(ylabel, loc="left", fontsize="small")
+        axes.tick_params(labelsize="small")
+
+    incomplete = sum(not done for _, done in lines)
+    caption = pluralize(len(lines), "seed")
+    caption += f", {incomplete} of them not done (dotted)" if incomplete else ""
+    return Curve(row, svg_figure(f"{kind} of {row}", draw, _PANEL), caption)
+
+
+def axis_charts(ablation: Ablation, frame: pd.DataFrame) -> list[Curve]:
+    """Draw accuracy over a numeric axis, a chart per protocol and a line per other values.
+
+    Returns:
+        No chart if no axis has three numeric values, or if there are more than six lines.
+    """
+    rows = pd.DataFrame({name: cells[0].row for name, cells in ablation.rows.items()}).T
+    numbers = rows.apply(pd.to_numeric, errors="coerce")
+    is_numeric = numbers.notna().all() & (rows.nunique() >= _MIN_VALUES)
+    if not is_numeric.any():
+        return []
+    axis = is_numeric.idxmax()
+    others = rows.drop(columns=axis).apply(" / ".join, axis=1, result_type="reduce").tolist()
+    if len(set(others)) > len(SERIES):
+        return []
+    charts = []
+    for column in headline_columns(frame):
+        means = {line["row"]: line for line in column_means(frame, column)}
+        lines: dict[str, list[tuple[float, Line]]] = {}
+        for name, other, x in zip(rows.index, others, numbers[axis], strict=True):
+            if name in means:
+                lines.setdefault(other, []).append((x, means[name]))
+        for points in lines.values():
+            points.sort(key=lambda point: point[0])
+        chance = means.get("chance")
+        draw = partial(_draw_axis_chart, axis=axis, lines=lines, chance=chance)
+        figure = svg_figure(f"{column.title} by {axis}", draw)
+        caption = f"{column.detail}. Mean and standard deviation over seeds."
+        charts.append(Curve(column.title, figure, caption + " Dotted: chance." * bool(chance)))
+    return charts
+
+
+def _draw_axis_chart(
+    axes: Axes, axis: str, lines: dict[str, list[tuple[float, Line]]], chance: Line | None
+) -> None:
+    ticks = sorted({x for line in lines.values() for x, _ in line})
+    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= 8
+    span = ticks[-1] - ticks[0]
+    ends = []
+    for number, (name, points) in enumerate(lines.items()):
+        # Shift the lines horizontally, so that their error bars do not hide one another.
+        shift = (number - (len(lines) - 1) / 2) * 0.012
+        axes.errorbar(
+            [x * (1 + 4 * shift) if logarithmic else x + shift * span for x, _ in points],
+            [100 * mean["value"] for _, mean in points],
+            [100 * (mean["deviation"] or 0) for _, mean in points],
+            color=SERIES[number], linestyle=STYLES[number], linewidth=1.6, marker="o",
+            markersize=3.5, capsize=2.5,
+        )  # fmt: skip
+        end = 100 * points[-1][1]["value"]
+        ends.append((end, truncate(name, _NAME_LENGTH), SERIES[number]))
+    if chance:
+        axes.axhline(100 * chance["value"], color=INK, linestyle=":", linewidth=1)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(axis)
+    axes.set_ylim(bottom=0)
+    axes.set_title("%", loc="left", fontsize="medium")
+    label_line_ends(axes, ends if len(ends) > 1 else [])
+
+
+def dot_charts(frame: pd.DataFrame) -> list[Curve]:
+    """Draw the values of all seeds with mean and deviation by row, a chart per protocol."""
+    charts = []
+    for column in headline_columns(frame):
+        means = column_means(frame, column)
+        done = frame[(frame.column == column) & (frame.status == DONE)]
+        seeds = [100 * done.value[done.row == line["row"]] for line in means]
+        draw = partial(_draw_dots, means=means, seeds=seeds)
+        figure = svg_figure(f"{column.title} by row", draw, (CHART[0], 0.7 + 0.27 * len(means)))
+        caption = f"{column.detail}. Dots: seeds; bars: mean and standard deviation."
+        charts.append(Curve(column.title, figure, caption))
+    return charts
+
+
+def _draw_dots(axes: Axes, means: Sequence[Line], seeds: Sequence[pd.Series]) -> None:
+    for y, (line, dots) in enumerate(zip(means, seeds, strict=True)):
+        colour = SERIES[0] if line["of"] == "trained" else INK
+        axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=4, alpha=0.55)
+        axes.errorbar(
+            100 * line["value"], y, xerr=100 * (line["deviation"] or 0), fmt="|", color=colour,
+            markersize=11, markeredgewidth=2, capsize=3, linewidth=1.2,
+        )  # fmt: skip
+    label_rows(axes, [truncate(line["row"], _NAME_LENGTH) for line in means])
+    axes.set_xlabel("%")
+    axes.margins(y=0.08)
+
+
+@dataclass
+class RetrievalExamples:
+    """Examples of an ablation's report, and the reasons for those that are unavailable."""
+
+    best: Sequence[ContactSheet] = ()
+    worst: Sequence[ContactSheet] = ()
+    pairs: Sequence[tuple[SheetTile, TitleExample]] = ()
+    unavailable: list[str] = field(default_factory=list)
+
+
+def retrieval_examples(ablation: Ablation) -> RetrievalExamples:
+    """Retrieve clips with the baseline's first completed cell, and show some of its pairs.
+
+    Models, features and videos may have been deleted since; the reasons are then in
+    ``unavailable``.
+    """
+    done = [cell for cell in ablation.rows[ablation.baseline] if cell.status == DONE]
+    if not done:
+        return RetrievalExamples(unavailable=["No cell of the baseline is done: no examples."])
+    examples = RetrievalExamples()
+    try:
+        examples.best, examples.worst = best_and_worst_queries(done[0])
+    except CrosspairError as error:
+        examples.unavailable.append(f"Retrieval examples of the baseline are unavailable: {error}")
+    try:
+        examples.pairs = cleaned_pairs(_job_manifest(done[0], "manifest"))
+    except CrosspairError as error:
+        examples.unavailable.append(f"Examples of pairs are unavailable: {error}")
+    return examples
+
+
+def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSheet]]:
+    """Select the test titles whose own clip has the best rank and margin, and the worst.
+
+    Raises:
+        CrosspairError: the cell's model, features or manifest do not exist.
+    """
+    manifest = _job_manifest(cell, "videos")
+    model = CPD.from_pretrained(cell.path / "model")
+    features = load_features(cell.path / "features")
+    if not features_match(cell.path / "features", manifest):
+        raise RunError(f"{manifest.path} has changed since the cell was evaluated")
+    splits, titles = manifest.column("split"), manifest.column(model.text.column)
+    empty = model.text_encoder.is_empty  # titles without a known word, as in retrieval
+    kept = {
+        i: row
+        for i, row in enumerate(features.rows.tolist())
+        if splits[row] == "test" and titles[row] and not empty(titles[row])
+    }
+    rows = list(kept.values())
+    if len(rows) < 2:
+        raise RunError(f"{manifest.path} has fewer than two test videos with titles")
+    texts, videos = embed_texts(model, [titles[row] for row in rows]), features.embedding[[*kept]]
+    scores, ranks = texts @ videos.T, target_ranks(texts, videos)
+    others = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+    margins = scores.diagonal() - others.amax(dim=1)
+    order = sorted(range(len(rows)), key=lambda i: (int(ranks[i]), -float(margins[i])))
+    clips = manifest.clips()
+
+    def sheet(query: int) -> ContactSheet:
+        own_rank, own_scores = int(ranks[query]), scores[query].tolist()
+        top = [(i, 0) for i in scores[query].topk(min(_CLIPS, len(rows))).indices.tolist()]
+        if own_rank > len(top):
+            top[-1] = (query, own_rank)
+        retrieved = [
+            RetrievedClip(clips[rows[i]], titles[rows[i]], own_scores[i], i == query, rank)
+            for i, rank in top
         ]
-        for cell, link, columns in lines
-    ]
-    return markdown_rows(["row", *lines[0][2], "error"], rows)
+        sheet = load_contact_sheet(titles[rows[query]], retrieved)
+        return replace(sheet, note=f"Rank of its own clip: {own_rank} of {len(rows)}.")
+
+    return [sheet(i) for i in order[:_QUERIES]], [sheet(i) for i in order[: -_QUERIES - 1 : -1]]
 
 
-def _csv(ablation: Ablation, tables: Sequence[AblationTable]) -> str:
-    lines: list[dict[str, object]] = []
-    for row in (row for table in tables for row in table.rows):
-        for column, entry in row.entries.items():
-            line: dict[str, object] = dict(zip(COLUMN_FIELDS, column.fields, strict=True))
-            line |= {"row": row.name, "of": row.subject}
-            lines += [
-                {**line, "seed": seed, "value": value, "status": "done"}
-                for seed, value in entry.values.items()
-            ]
-            mean, difference = entry.mean, entry.difference
-            line |= {"value": mean.value, "deviation": mean.deviation, "seeds": mean.count}
-            if difference:
-                line |= {"difference": difference.value, "error": difference.error}
-                line |= zip(("low", "high"), difference.interval or ("", ""), strict=True)
-            lines.append({**line, "status": "mean"})
-    lines += [
-        {"row": cell.name, "of": "trained", "seed": cell.seed, "status": cell.status}
-        for cell in ablation.cells
-        if not cell.results
-    ]
-    return format_csv(_CSV_FIELDS, ([line.get(key, "") for key in _CSV_FIELDS] for line in lines))
+def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, TitleExample]]:
+    """Select training pairs with their raw, clean and tree titles (Figures 3 and 4)."""
+    train = manifest.split("train")
+    train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
+    examples = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
+    clips = dict(zip(train.column("title"), train.clips(), strict=True))
+    retrieved = [RetrievedClip(clips[each.raw], each.raw, 0.0) for each in examples]
+    return list(zip(load_contact_sheet("", retrieved).tiles, examples, strict=True))
+
+
+def _job_manifest(cell: CellResult, key: str) -> Manifest:
+    """Read the manifest of the cell's training pairs ("manifest") or test videos ("videos")."""
+    path = cell.path / "job.json"
+    try:
+        manifest = Path(json.loads(path.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{path} is missing or damaged") from error
+    return Manifest.read(manifest)

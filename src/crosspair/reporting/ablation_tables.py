@@ -1,56 +1,58 @@
-"""Results of an ablation's folder: cells, means over seeds, and differences to the baseline."""
+"""Results of an ablation's folder: means over seeds, differences to the baseline, findings."""
 
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from scipy import stats
+
 from crosspair.errors import RunError
-from crosspair.evaluation.results import Result, Subject, read_results
+from crosspair.evaluation.results import Result, read_results
 from crosspair.reporting.run_report import History, read_history
 from crosspair.reporting.tables import (
+    COLUMN_FIELDS,
     TABLE_TITLES,
+    Cell,
     Column,
+    ReportTable,
     format_signed,
+    format_value,
     pluralize,
+    results_frame,
     sort_columns,
 )
 
 ABLATION = "ablation.json"
 DONE = "done"
+CSV_FIELDS = [
+    "row", "of", *COLUMN_FIELDS, "seed", "value", "deviation", "seeds", "difference", "error",
+    "low", "high", "status",
+]  # fmt: skip
+_FEW_SEEDS = 5
+_REFERENCES = ("random weights", "chance")
 _ROUNDING = 1e-9  # standard errors below this are rounding errors of equal differences
+
+Line = Mapping[str, Any]  # a row of `ablation_frame`
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """A row of the plan with one seed.
+    """A row of the plan with one seed."""
 
-    Attributes:
-        row: name of the value by axis.
-        seed: of the cell.
-        path: folder of the cell.
-        status: "done", "failed" or "missing".
-        error: last line of the log of a failed cell.
-        seconds: duration of the completed steps among "pretrain", "evaluate" and "finetune".
-        clips: number of clips seen in pre-training.
-        results: empty unless done.
-        history: of pre-training; empty if not started.
-    """
-
-    row: Mapping[str, str]
+    row: Mapping[str, str]  # name of the value by axis
     seed: int
     path: Path
-    status: str
-    error: str
-    seconds: Mapping[str, float]
-    clips: int
-    results: Sequence[Result]
-    history: History
+    status: str  # "done", "failed" or "missing"
+    error: str  # last line of the log of a failed cell
+    seconds: Mapping[str, float]  # of the completed steps: "pretrain", "evaluate", "finetune"
+    clips: int  # seen in pre-training
+    results: Sequence[Result]  # empty unless done
+    history: History  # of pre-training; empty if not started
 
     @property
     def name(self) -> str:
@@ -66,24 +68,13 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Ablation:
-    """An ablation's plan and cells.
-
-    Attributes:
-        folder: of the ablation.
-        title: of the plan.
-        table: number of the paper's table, e.g. "1a"; empty if there is none.
-        baseline: name of the row that the others are compared with.
-        published: the paper's values: name of the row, source, protocol, metric; value, difference
-            or note.
-        axes: names, in the plan's order.
-        cells: in the plan's order.
-    """
+    """An ablation's plan and cells."""
 
     folder: Path
     title: str
-    table: str
-    baseline: str
-    published: Sequence[Mapping[str, Any]]
+    table: str  # number of the paper's table, e.g. "1a"; empty if there is none
+    baseline: str  # name of the row that the others are compared with
+    published: Sequence[Line]  # name of the row, source, protocol, metric; value, difference, note
     axes: Sequence[str]
     cells: Sequence[CellResult]
 
@@ -118,15 +109,16 @@ def read_ablation(folder: Path) -> Ablation:
         content = json.loads(path.read_text(encoding="utf-8"))
         plan = content["plan"]
         axes = list(plan["axes"])
-        ablation = Ablation(
-            folder,
-            plan["title"],
-            plan.get("table", ""),
-            _row_name(plan["first"], axes),
-            [{**each, "name": _row_name(each["row"], axes)} for each in plan["published"]],
-            axes,
-            [_read_cell(folder, each) for each in content["cells"]],
-        )
+        names = [
+            " / ".join(row[axis] for axis in axes)
+            for row in (plan["first"], *(each["row"] for each in plan["published"]))
+        ]
+        published = [
+            {**each, "name": name} for each, name in zip(plan["published"], names[1:], strict=True)
+        ]
+        cells = [_read_cell(folder, each) for each in content["cells"]]
+        table = plan.get("table", "")
+        ablation = Ablation(folder, plan["title"], table, names[0], published, axes, cells)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -139,11 +131,7 @@ def read_ablation(folder: Path) -> Ablation:
     return ablation
 
 
-def _row_name(row: Mapping[str, str], axes: Sequence[str]) -> str:
-    return " / ".join(row[axis] for axis in axes)
-
-
-def _read_cell(folder: Path, entry: Mapping[str, Any]) -> CellResult:
+def _read_cell(folder: Path, entry: Line) -> CellResult:
     path, status, message = folder / entry["folder"], entry["status"], entry["error"] or ""
     results: Sequence[Result] = ()
     if status == DONE:
@@ -158,281 +146,188 @@ def _read_cell(folder: Path, entry: Mapping[str, Any]) -> CellResult:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Mean:
-    """Mean over seeds, and the sample standard deviation; None of a single seed."""
+def ablation_frame(ablation: Ablation) -> pd.DataFrame:
+    """Return all values of an ablation, and their means over seeds.
 
-    value: float
-    deviation: float | None
-    count: int
+    Values of random weights and chance, which do not depend on the row, are those of the first
+    row that has them.
 
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean difference of two rows over the seeds that both have.
-
-    Attributes:
-        value: the mean difference.
-        error: its standard error; None of a single seed.
-        interval: 95 % confidence interval by Student's t-distribution; None of a single seed, or
-            if the difference is the same for every seed.
-        count: number of seeds.
+    Returns:
+        The fields of ``report.csv`` and ``column``. Rows whose ``status`` is "done" are the value
+        of a seed; "mean", the mean over the seeds of a row with its sample standard deviation and
+        `paired_difference` to the baseline; "failed" and "missing", a cell without values.
+        Fields that do not apply are None.
     """
+    frames = [results_frame(each.results, row=each.name, seed=each.seed) for each in ablation.cells]
+    values = pd.concat(frames).drop_duplicates(["row", "of", "column", "seed"], keep="last")
+    by_seed: dict[tuple[str, str, Column], pd.Series] = {
+        key: group.set_index("seed").value.astype(float)
+        for key, group in values.groupby(["row", "of", "column"], sort=False)
+    }
+    columns = sort_columns(values.column[values.of == "trained"])
+    rows = [*((row, "trained") for row in ablation.rows), *((each, each) for each in _REFERENCES)]
+    lines: list[dict[str, Any]] = []
+    for table in TABLE_TITLES:
+        for row, subject in rows:
+            for column in (each for each in columns if each.table == table):
+                sources = ablation.rows if row == subject else [row]
+                found = [by_seed.get((name, subject, column)) for name in sources]
+                seeds = next((each for each in found if each is not None), None)
+                if seeds is None:
+                    continue
+                seeds = seeds[:1] if subject == "chance" else seeds
+                line = {"row": row, "of": subject, "column": column, **asdict(column)}
+                lines += [
+                    {**line, "seed": seed, "value": value, "status": DONE}
+                    for seed, value in seeds.items()
+                ]
+                line |= {"value": seeds.mean(), "deviation": seeds.std(), "seeds": len(seeds)}
+                baseline = by_seed.get((ablation.baseline, "trained", column))
+                if baseline is not None and subject == "trained" and row != ablation.baseline:
+                    line |= paired_difference(seeds, baseline)
+                lines.append({**line, "status": "mean"})
+    lines += [
+        {"row": cell.name, "of": "trained", "seed": cell.seed, "status": cell.status}
+        for cell in ablation.cells
+        if not cell.results
+    ]
+    frame = pd.DataFrame(lines, columns=[*CSV_FIELDS, "column"], dtype=object)
+    return frame.where(frame.notna(), None)
 
-    value: float
-    error: float | None
-    interval: tuple[float, float] | None
-    count: int
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
-
-
-def mean_over_seeds(values: Mapping[int, float]) -> Mean:
-    """Average the values of one or more seeds.
-
-    >>> mean_over_seeds({0: 1.0, 1: 3.0}).deviation == math.sqrt(2)
-    True
-    """
-    numbers = list(values.values())
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Mean(statistics.fmean(numbers), deviation, len(numbers))
-
-
-def paired_difference(row: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
-    """Average ``row - other`` over their common seeds; None if there are none."""
-    common = sorted(row.keys() & other.keys())
-    if not common:
-        return None
-    mean = mean_over_seeds({seed: row[seed] - other[seed] for seed in common})
-    if mean.deviation is None:
-        return Difference(mean.value, None, None, 1)
-    error = mean.deviation / math.sqrt(mean.count)
-    if error < _ROUNDING:
-        return Difference(mean.value, 0.0, None, mean.count)
-    reach = error * t_quantile(mean.count - 1)
-    return Difference(mean.value, error, (mean.value - reach, mean.value + reach), mean.count)
-
-
-def t_quantile(freedom: int) -> float:
-    """Return the 97.5th percentile of Student's t-distribution.
+def paired_difference(values: pd.Series, baseline: pd.Series) -> dict[str, float]:
+    """Compare two rows over the seeds that both have.
 
     Args:
-        freedom: degrees of freedom, at least 1.
+        values, baseline: indexed by seed.
 
-    >>> round(t_quantile(2), 3)
-    4.303
+    Returns:
+        The mean ``difference``; its standard ``error`` if there are two seeds; and its 95 %
+        confidence interval ``low`` and ``high`` by Student's t-distribution, unless the difference
+        is the same for every seed. Empty without common seeds.
     """
-    low, high = 0.0, 16.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_coverage(middle, freedom) < 0.95 else (low, middle)
-    return high
+    differences = (values - baseline).dropna()
+    if differences.empty:
+        return {}
+    mean, error = float(differences.mean()), float(differences.sem())
+    if len(differences) == 1:
+        return {"difference": mean}
+    if error < _ROUNDING:
+        return {"difference": mean, "error": 0.0}
+    low, high = stats.t.interval(0.95, len(differences) - 1, loc=mean, scale=error)
+    return {"difference": mean, "error": error, "low": float(low), "high": float(high)}
 
 
-def _t_coverage(t: float, freedom: int) -> float:
-    """Return the probability of [-t, t], by the finite sums for integer degrees of freedom."""
-    angle = math.atan(t / math.sqrt(freedom))
-    odd = freedom % 2
-    term = total = math.cos(angle) if odd else 1.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= (k - 1) / k * math.cos(angle) ** 2
-        total += term
-    if not odd:
-        return math.sin(angle) * total
-    return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
+def is_significant(line: Line) -> bool:
+    """Whether the interval of a difference excludes zero."""
+    return line["low"] is not None and not line["low"] <= 0 <= line["high"]
 
 
-@dataclass(frozen=True)
-class TableEntry:
-    """Values of a row in a column by seed, and their difference to the baseline.
-
-    The difference is None for the baseline and for rows without a seed in common with it.
-    """
-
-    values: Mapping[int, float]
-    difference: Difference | None = None
-
-    @property
-    def mean(self) -> Mean:
-        """Mean over the seeds."""
-        return mean_over_seeds(self.values)
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of an ablation's table.
-
-    Attributes:
-        name: of the row.
-        subject: "trained", "random weights" or "chance".
-        detail: number of seeds, and those that failed.
-        entries: by column.
-        published: the paper's values of the row, with their source.
-        placeholder: text of empty cells: "failed" or "missing" if no cell is done, else "–".
-        is_partial: whether a cell is not done.
-    """
-
-    name: str
-    subject: Subject
-    detail: str
-    entries: Mapping[Column, TableEntry]
-    published: str = ""
-    placeholder: str = "–"
-    is_partial: bool = False
-
-
-@dataclass(frozen=True)
-class AblationTable:
-    """The columns of one of the paper's tables."""
-
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[TableRow]
-
-    @property
-    def is_published(self) -> bool:
-        """Whether the paper has a value of a row."""
-        return any(row.published for row in self.rows)
-
-
-def ablation_tables(ablation: Ablation) -> list[AblationTable]:
-    """Build the tables that have values; the last rows are random weights and chance.
-
-    Published values are listed in the table of their protocol, or else in the first table.
-    """
-    columns = sort_columns(
-        Column.from_result(result)
-        for cell in ablation.cells
-        for result in cell.results
-        if result.of == "trained"
-    )
-    numbers = [number for number in TABLE_TITLES if any(c.table == number for c in columns)]
-    tables = []
-    for number in numbers:
-        members = [column for column in columns if column.table == number]
-        published = _published_texts(ablation, number, numbers)
-        rows = [
-            _table_row(ablation, cells, name, members, published.get(name, ""))
-            for name, cells in ablation.rows.items()
-        ]
-        rows += _reference_rows(ablation, members)
-        tables.append(AblationTable(TABLE_TITLES[number], members, rows))
-    return tables
-
-
-def headline_columns(tables: Sequence[AblationTable]) -> list[tuple[AblationTable, Column]]:
-    """Select one column per protocol, with its table, for the findings and the charts.
+def headline_columns(frame: pd.DataFrame) -> list[Column]:
+    """Select one column per protocol for the findings and the charts.
 
     Top-1 accuracy of the visual feature if the protocol has it, and R@10 from text to video.
     """
-    columns = [(table, column) for table in tables for column in table.columns]
-    visual = {column.protocol for _, column in columns if column.feature == "visual"}
-    return [
-        (table, column)
-        for table, column in columns
-        if (
-            column.metric == "top-1" and (column.feature == "visual") == (column.protocol in visual)
-        )
-        or (column.protocol, column.metric) == ("retrieval text→video", "R@10")
-    ]
+    columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
+    visual = {column.protocol for column in columns if column.feature == "visual"}
+    top_1 = [
+        column for column in columns
+        if column.metric == "top-1" and (column.feature == "visual") == (column.protocol in visual)
+    ]  # fmt: skip
+    recall = ("retrieval text→video", "R@10")
+    return [each for each in columns if each in top_1 or (each.protocol, each.metric) == recall]
 
 
-def format_mean(entry: TableEntry, column: Column) -> str:
+def column_means(frame: pd.DataFrame, column: Column) -> list[Line]:
+    """Return the means of a column, in the order of the rows."""
+    means = frame[(frame.status == "mean") & (frame.column == column)]
+    lines: list[Line] = means.to_dict("records")
+    return lines
+
+
+def format_mean(line: Line) -> str:
     """Format mean and deviation, e.g. "63.2 ± 1.1 %", or "4 ± 0.5" for ranks."""
-    mean = entry.mean
-    if mean.deviation is None:
-        return column.format(mean.value)
-    if column.is_rank:
-        return f"{mean.value:.4g} ± {mean.deviation:.2g}"
-    return f"{100 * mean.value:.1f} ± {100 * mean.deviation:.1f} %"
+    mean, deviation, is_rank = line["value"], line["deviation"], line["column"].is_rank
+    if deviation is None:
+        return format_value(mean, is_rank)
+    if is_rank:
+        return f"{mean:.4g} ± {deviation:.2g}"
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
 
 
-def format_difference(difference: Difference | None, column: Column) -> str:
+def format_difference(line: Line) -> str:
     """Format difference, standard error and interval, e.g. "+2.1 ± 0.4 (+0.3 to +3.9)"."""
-    if difference is None:
+    if line["difference"] is None:
         return ""
-    scale = 1 if column.is_rank else 100
-    text = format_signed(scale * difference.value)
-    if difference.error is not None:
-        text += f" ± {scale * difference.error:.1f}"
-    if difference.interval is not None:
-        low, high = (format_signed(scale * end) for end in difference.interval)
+    scale = 1 if line["column"].is_rank else 100
+    text = format_signed(scale * line["difference"])
+    if line["error"] is not None:
+        text += f" ± {scale * line['error']:.1f}"
+    if line["low"] is not None:
+        low, high = (format_signed(scale * line[end]) for end in ("low", "high"))
         text += f" ({low} to {high})"
     return text
 
 
-def _table_row(
-    ablation: Ablation,
-    cells: Sequence[CellResult],
-    name: str,
-    columns: Sequence[Column],
-    published: str,
-) -> TableRow:
-    entries = {}
-    for column in columns:
-        values = _values_by_seed(cells, column, "trained")
-        if values:
-            baseline = _values_by_seed(ablation.rows[ablation.baseline], column, "trained")
-            is_baseline = name == ablation.baseline
-            difference = None if is_baseline else paired_difference(values, baseline)
-            entries[column] = TableEntry(values, difference)
+def ablation_tables(ablation: Ablation, frame: pd.DataFrame) -> list[ReportTable]:
+    """Build the tables that have values; the last rows are random weights and chance.
+
+    Published values are listed in the table of their protocol, or else in the first table.
+    """
+    columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
+    numbers = list(dict.fromkeys(column.table for column in columns))
+    tables: list[ReportTable] = []
+    for number in numbers:
+        members = sort_columns(column for column in columns if column.table == number)
+        means = {(line["row"], c): line for c in members for line in column_means(frame, c)}
+        published: dict[str, list[str]] = {}
+        for each in ablation.published:
+            finetuned = "3" in numbers and str(each.get("protocol", "")).endswith("views")
+            if number == ("3" if finetuned else numbers[0]):
+                published.setdefault(each["name"], []).append(_format_published(each))
+        rows = []
+        for name in (*ablation.rows, *_REFERENCES):
+            lines = {c: means[name, c] for c in members if (name, c) in means}
+            if name in ablation.rows:
+                first, placeholder = _row_head(name, ablation.rows[name])
+            elif lines:
+                seeds = pluralize(max(line["seeds"] for line in lines.values()), "seed")
+                detail = "random guessing" if name == "chance" else f"{seeds}; no pre-training"
+                first, placeholder = Cell(name, detail, style="reference"), Cell("–")
+            else:
+                continue
+            row = [first, *(_mean_cell(lines[c]) if c in lines else placeholder for c in members)]
+            if published:
+                text = "; ".join(published.get(name, ()))
+                row.append(Cell(text, style="published-text published"))
+            rows.append(row)
+        head = [Cell("row"), *(Cell(column.title, column.detail) for column in members)]
+        if published:
+            head.append(Cell("published", "not measured here", style="published-text"))
+        tables.append(ReportTable(f"table{len(tables) + 1}", TABLE_TITLES[number], head, rows))
+    return tables
+
+
+def _row_head(name: str, cells: Sequence[CellResult]) -> tuple[Cell, Cell]:
+    """Return the first cell of a row, and the cell shown for missing values."""
     seeds: dict[str, list[str]] = {}
     for cell in cells:
         seeds.setdefault(cell.status, []).append(str(cell.seed))
-    done = len(seeds.pop(DONE, ()))
-    detail = pluralize(len(cells), "seed")
-    if seeds:
-        incomplete = (f"seed {', '.join(each)} {status}" for status, each in seeds.items())
-        detail = "; ".join([f"{done} of {detail}", *incomplete])
+    detail, done = pluralize(len(cells), "seed"), len(seeds.pop(DONE, ()))
+    if not seeds:
+        return Cell(name, detail), Cell("–", style="incomplete")
+    incomplete = [f"seed {', '.join(each)} {status}" for status, each in seeds.items()]
+    detail = "; ".join([f"{done} of {detail}", *incomplete])
     placeholder = "–" if done else next(iter(seeds))
-    return TableRow(name, "trained", detail, entries, published, placeholder, bool(seeds))
+    return Cell(name, detail, style="partial"), Cell(placeholder, style="incomplete")
 
 
-def _reference_rows(ablation: Ablation, columns: Sequence[Column]) -> list[TableRow]:
-    """Build the rows of random weights and chance, from the first row that has them."""
-    rows = []
-    subjects: tuple[Subject, ...] = ("random weights", "chance")
-    for subject in subjects:
-        entries = {}
-        for column in columns:
-            found = [_values_by_seed(cells, column, subject) for cells in ablation.rows.values()]
-            values = next(filter(None, found), {})
-            if subject == "chance":  # independent of the seed
-                values = dict(list(values.items())[:1])
-            if values:
-                entries[column] = TableEntry(values)
-        if entries:
-            seeds = pluralize(max(len(entry.values) for entry in entries.values()), "seed")
-            detail = "random guessing" if subject == "chance" else f"{seeds}; no pre-training"
-            rows.append(TableRow(subject, subject, detail, entries))
-    return rows
+def _mean_cell(line: Line) -> Cell:
+    style = "significant" if is_significant(line) else ""
+    return Cell(format_mean(line), format_difference(line), style=style)
 
 
-def _values_by_seed(
-    cells: Sequence[CellResult], column: Column, subject: Subject
-) -> dict[int, float]:
-    return {
-        cell.seed: result.value
-        for cell in cells
-        for result in cell.results
-        if result.of == subject and column.contains(result)
-    }
-
-
-def _published_texts(ablation: Ablation, number: str, numbers: Sequence[str]) -> dict[str, str]:
-    """Format the published values that belong to a table, by row."""
-    texts: dict[str, list[str]] = {}
-    for published in ablation.published:
-        finetuned = "3" in numbers and str(published.get("protocol", "")).endswith("views")
-        if number == ("3" if finetuned else numbers[0]):
-            texts.setdefault(published["name"], []).append(_format_published(published))
-    return {name: "; ".join(parts) for name, parts in texts.items()}
-
-
-def _format_published(published: Mapping[str, Any]) -> str:
+def _format_published(published: Line) -> str:
     parts = []
     if published.get("value") is not None:
         parts.append(f"{100 * published['value']:.1f} %")
@@ -441,6 +336,87 @@ def _format_published(published: Mapping[str, Any]) -> str:
         parts.append(f"{format_signed(100 * published['difference'])} points vs. {other}")
     if published.get("note"):
         parts.append(published["note"])
-    measure = f"{published.get('protocol', '')}, {published.get('metric', '')}".strip(", ")
-    source = "; ".join(text for text in (published.get("source"), measure) if text)
-    return f"{', '.join(parts)} ({source})"
+    measure = ", ".join(filter(None, (published.get("protocol"), published.get("metric"))))
+    return f"{', '.join(parts)} ({'; '.join(filter(None, (published.get('source'), measure)))})"
+
+
+def describe_findings(ablation: Ablation, frame: pd.DataFrame) -> list[str]:
+    """Describe the extent of the ablation, then the best row of each protocol."""
+    done = ablation.count(DONE)
+    extent = (
+        f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each. Baseline: "
+        f"“{ablation.baseline}”."
+    )
+    if done < len(ablation.cells):
+        extent += (
+            f" {done} of {len(ablation.cells)} cells are done, {ablation.count('failed')} failed, "
+            f"{ablation.count('missing')} missing."
+        )
+    return [extent, *(_describe_column(ablation, frame, each) for each in headline_columns(frame))]
+
+
+def describe_uncertainty(ablation: Ablation, frame: pd.DataFrame) -> str:
+    """Explain the intervals and how many are expected to exclude zero by chance."""
+    if ablation.seeds == 1:
+        return "There is one seed, so the variation between seeds is unknown."
+    compared = frame[frame.low.notna()].to_dict("records")
+    if not compared:
+        return "No row has two seeds in common with the baseline, so there are no intervals."
+    text = (
+        "Below each mean: difference to the baseline over the same seeds ± standard error, with "
+        "the 95 % confidence interval (Student's t-distribution)."
+    )
+    if ablation.seeds <= _FEW_SEEDS:
+        text += (
+            f" With {ablation.seeds} seeds, an interval extends "
+            f"{stats.t.ppf(0.975, ablation.seeds - 1):.1f} standard errors to each side, and the "
+            "standard errors are rough estimates."
+        )
+    return (
+        f"{text} Significant (bold) means that the interval excludes zero: "
+        f"{sum(map(is_significant, compared))} of {len(compared)} differences. About "
+        f"{len(compared) / 20:.0f} would be significant by chance if all rows were equal."
+    )
+
+
+def _describe_column(ablation: Ablation, frame: pd.DataFrame, column: Column) -> str:
+    means = column_means(frame, column)
+    seeds = frame[(frame.column == column) & (frame.status == DONE) & (frame.of == "trained")].seed
+    trained = [line for line in means if line["of"] == "trained"]
+    complete = [line for line in trained if line["seeds"] == seeds.nunique()]
+    finetuned = column.protocol.endswith("views")
+    text = f"{column.protocol} {column.metric}".removesuffix(" top-1")
+    text = f"Fine-tuned, {text}" if finetuned else text
+    if complete:
+        partial = "" if complete == trained else f" ({len(complete)} rows with all seeds)"
+        ranked = sorted(complete, key=lambda line: float(line["value"]), reverse=True)
+        text += f"{partial}: {_describe_best(ablation, ranked)}."
+    else:
+        text += ": no row has results for all seeds."
+    name = "Trained from scratch" if finetuned else "Random weights"
+    random = [f" {name}: {format_mean(line)}." for line in means if line["of"] == "random weights"]
+    return text + "".join(random)
+
+
+def _describe_best(ablation: Ablation, ranked: Sequence[Line]) -> str:
+    """Describe the best row and its difference to the baseline, or that of the second best."""
+    best, *others = ranked
+    tied = [f"“{line['row']}”" for line in ranked if line["value"] == best["value"]]
+    if len(tied) > 1:
+        return f"{', '.join(tied)} are tied at {format_mean(best)}"
+    text = f"best is “{best['row']}” with {format_mean(best)}"
+    if not others:
+        return f"{text}, the only such row"
+    compared = best
+    if best["row"] == ablation.baseline:
+        compared = others[0]
+        text += f"; second is “{compared['row']}” with {format_mean(compared)}"
+    if compared["difference"] is None:
+        return f"{text}, which has no seed in common with the baseline"
+    text += f", {format_signed(100 * compared['difference'])} points vs. the baseline"
+    if compared["low"] is None:
+        reason = "one seed" if compared["error"] is None else "the same for every seed"
+        return f"{text} ({reason}, no interval)"
+    low, high = (format_signed(100 * compared[end]) for end in ("low", "high"))
+    verdict = "significant" if is_significant(compared) else "not significant"
+    return f"{text} (95 % interval {low} to {high}, {verdict})"

@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
@@ -49,50 +50,45 @@ _STYLE = {
     **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.labelcolor", "ytick.labelcolor"), INK),
     "ytick.left": False,
 }
+_LABELLED = 60  # maximum number of classes with readable labels
 
 
 @dataclass(frozen=True)
-class Series:
-    """A line of a figure.
+class Curve:
+    """A figure of a report: heading, SVG element and caption."""
 
-    Attributes:
-        name: label at the end of the line.
-        x, y: ascending epochs, and values.
-        level: value of a thin dotted line for comparison, e.g. chance.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    level: float | None = None
+    title: str
+    svg: str
+    caption: str
 
 
 def draw_lines(
     axes: Axes,
-    lines: Sequence[Series],
+    lines: Sequence[pd.Series],
     ylabel: str,
     *,
+    levels: Sequence[float] = (),
     percent: bool = False,
     stage2: float | None = None,
 ) -> None:
-    """Draw series over epochs, each labelled at its end.
+    """Draw lines over epochs, each labelled at its end.
 
     Args:
         axes: to draw on.
-        lines: up to six.
+        lines: up to six named series, indexed by epoch.
         ylabel: quantity and unit, written above the axis.
+        levels: a value of each line for comparison, e.g. chance, drawn as a thin dotted line.
         percent: whether values are fractions to be shown in %, from 0.
         stage2: epoch at which stage II begins, marked by a vertical line.
     """
     factor = 100.0 if percent else 1.0
     for line, colour, style in zip(lines, SERIES, STYLES, strict=False):
-        values = [factor * y for y in line.y]
-        dot = "o" if len(values) < 3 else ""
+        dot = "o" if len(line) < 3 else ""
         axes.plot(
-            line.x, values, color=colour, linestyle=style, linewidth=1.8, marker=dot, markersize=3
+            factor * line, color=colour, linestyle=style, linewidth=1.8, marker=dot, markersize=3
         )
-        if line.level is not None:
-            axes.axhline(factor * line.level, color=colour, linestyle=":", linewidth=1)
+    for level, colour in zip(levels, SERIES, strict=False):
+        axes.axhline(factor * level, color=colour, linestyle=":", linewidth=1)
     axes.margins(x=0)
     if percent:
         axes.set_ylim(bottom=0)
@@ -105,9 +101,7 @@ def draw_lines(
             textcoords="offset points", ha="center", fontsize="small",
         )  # fmt: skip
     ends = zip(lines, SERIES, strict=False)
-    label_line_ends(
-        axes, [(factor * line.y[-1], line.name, colour) for line, colour in ends if line.y]
-    )
+    label_line_ends(axes, [(factor * line.iloc[-1], line.name, colour) for line, colour in ends])
 
 
 def svg_figure(name: str, draw: Callable[[Axes], None], size: tuple[float, float] = CHART) -> str:
@@ -199,9 +193,6 @@ def encode_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-_LABELLED = 60  # maximum number of classes with readable labels
-
-
 def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write per-class accuracies and confusion matrices.
 
@@ -214,25 +205,24 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
         RunError: a file cannot be written.
     """
     files = []
-    for result in results:
-        if "confusion" not in result.details:
-            continue
+    for result in (each for each in results if "confusion" in each.details):
         name = "-".join(f"{result.protocol} {result.feature}".replace("%", "percent").split())
         confusion: dict[str, dict[str, int]] = result.details["confusion"]
-        per_class = [
+        counts = [(c, p, count) for c, row in confusion.items() for p, count in row.items()]
+        classes = [
             (label, f"{accuracy:.6f}", sum(confusion[label].values()))
             for label, accuracy in result.details["per_class"].items()
         ]
-        counts = [
-            (label, predicted, count)
-            for label, row in confusion.items()
-            for predicted, count in row.items()
-        ]
-        for suffix, content in (
-            ("classes.csv", format_csv(("class", "accuracy", "videos"), per_class)),
-            ("confusion.csv", format_csv(("class", "predicted", "videos"), counts)),
-            ("confusion.png", confusion_figure(confusion, f"{result.protocol}, {result.feature}")),
-        ):
+        contents: dict[str, str | bytes] = {
+            "classes.csv": format_csv(
+                pd.DataFrame(classes, columns=["class", "accuracy", "videos"])
+            ),
+            "confusion.csv": format_csv(
+                pd.DataFrame(counts, columns=["class", "predicted", "videos"])
+            ),
+            "confusion.png": confusion_figure(confusion, f"{result.protocol}, {result.feature}"),
+        }
+        for suffix, content in contents.items():
             files.append(folder / f"{name}.{suffix}")
             write_atomically(files[-1], content)
     return files
@@ -249,10 +239,9 @@ def confusion_figure(confusion: dict[str, dict[str, int]], title: str) -> bytes:
         A PNG on white.
     """
     classes = sorted({*confusion, *(label for row in confusion.values() for label in row)})
-    fractions = [
-        [row.get(label, 0) / max(1, sum(row.values())) for label in classes]
-        for row in (confusion.get(label, {}) for label in classes)
-    ]
+    counts = pd.DataFrame.from_dict(confusion, orient="index")
+    counts = counts.reindex(index=classes, columns=classes).fillna(0)
+    fractions = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
     names = classes if len(classes) <= _LABELLED else []
     side = max(4.0, 0.22 * len(classes)) + 1.5 if names else 9.0  # in
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
@@ -28,7 +24,7 @@ from crosspair.provenance import Provenance
 from crosspair.reporting.figures import (
     FAINT,
     SERIES,
-    Series,
+    Curve,
     draw_lines,
     encode_png,
     figure_style,
@@ -36,30 +32,35 @@ from crosspair.reporting.figures import (
     svg_figure,
 )
 from crosspair.reporting.tables import (
-    ComparisonRow,
+    Cell,
+    ReportTable,
     compare_with_baselines,
-    format_interval,
-    format_ratio,
-    format_value,
+    format_comparison,
+    render_page,
 )
 from crosspair.video.decode import REFERENCE_FPS, clip_times, read_frames
 
 Line = dict[str, Any]
+_POINTS = 400  # maximum number of points of a line
+_POSTERIOR_CAPTION = (
+    "Probability that a video and a title are a pair, as defined by the objective (nce: h of "
+    "Equation 5; softmax: the class probability). True pairs should rise, noise stay near zero."
+)
+_FRAMES, _STRIDE = 16, 4  # frames of a clip, and their distance in 1/30 s, as in training
+_GREY = (128, 132, 138)
+_SEAM = 2  # pixels between the frames of a strip
+_WIDTH, _CHARTS, _QUERY = 8.0, 2.7, 0.98  # in: figure width, height of the charts and of a query
+_DPI = 200  # text of 10 points stays readable at half the size
+_BARS, _STRIPS = 6, 3  # maximum number of measurements, and of clips per query
 
 
 @dataclass(frozen=True)
 class History:
-    """Lines of ``metrics.jsonl`` by kind, in the order of steps.
+    """Lines of ``metrics.jsonl`` by kind, in the order of steps."""
 
-    Attributes:
-        train: means since the previous line: loss, posteriors, learning rate, speed.
-        validation: retrieval on the validation pairs.
-        events: changes of the training, e.g. the start of stage II.
-    """
-
-    train: Sequence[Line] = ()
-    validation: Sequence[Line] = ()
-    events: Sequence[Line] = ()
+    train: Sequence[Line] = ()  # means since the previous line: loss, posteriors, speed, …
+    validation: Sequence[Line] = ()  # retrieval on the validation pairs
+    events: Sequence[Line] = ()  # changes of the training, e.g. the start of stage II
 
     @property
     def stage2_epoch(self) -> float | None:
@@ -99,138 +100,94 @@ def read_history(run: str | os.PathLike[str]) -> History:
     return History(*([line for line in lines if line["kind"] == kind] for kind in kinds))
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A figure of a report: heading, SVG element and caption."""
-
-    title: str
-    svg: str
-    caption: str
-
-
-_POINTS = 400  # maximum number of points of a line
-_POSTERIOR_CAPTION = (
-    "Probability that a video and a title are a pair, as defined by the objective (nce: h of "
-    "Equation 5; softmax: the class probability). True pairs should rise, noise stay near zero."
-)
-
-
 def learning_curves(history: History) -> list[Curve]:
     """Draw the figures for which the history has values, retrieval first."""
     pairs = history.validation_pairs
-    among = f" among {pairs:,} validation pairs. Dotted: chance." if pairs else "."
-    recall = f"Fraction of queries whose match is in the top 1, 5 and 10{among}"
-    to_video, to_text = (
-        retrieval_series(history, direction) for direction in ("text_to_video", "video_to_text")
-    )
+    recall = "Fraction of queries whose match is in the top 1, 5 and 10"
+    recall += f" among {pairs:,} validation pairs. Dotted: chance." if pairs else "."
+    loss = [smooth_series("", history.train, "loss")]
     posteriors = [
         smooth_series("true pairs", history.train, "posterior_positive"),
         smooth_series("noise", history.train, "posterior_noise"),
     ]
-    figures = [
-        ("Retrieval, text → video", to_video, "recall, %", recall),
-        ("Retrieval, video → text", to_text, "recall, %", recall),
-        (
-            "Loss", [smooth_series("", history.train, "loss")], "loss, both directions",
-            "Training loss, averaged over neighbouring log lines.",
-        ),
-        ("Posterior of being a pair", posteriors, "posterior, %", _POSTERIOR_CAPTION),
+    retrieval = [
+        (f"Retrieval, {way}", *retrieval_series(history, way.replace(" → ", "_to_")), "recall, %",
+         recall)
+        for way in ("text → video", "video → text")
     ]  # fmt: skip
+    averaged = "Training loss, averaged over neighbouring log lines."
     curves = []
-    for title, lines, ylabel, caption in figures:
-        if lines and all(line.y for line in lines):
+    for title, lines, levels, ylabel, caption in [
+        *retrieval,
+        ("Loss", loss, [], "loss, both directions", averaged),
+        ("Posterior of being a pair", posteriors, [], "posterior, %", _POSTERIOR_CAPTION),
+    ]:
+        if lines and all(map(len, lines)):
             draw = partial(
-                draw_lines, lines=lines, ylabel=ylabel, percent="%" in ylabel,
+                draw_lines, lines=lines, levels=levels, ylabel=ylabel, percent="%" in ylabel,
                 stage2=history.stage2_epoch,
             )  # fmt: skip
             curves.append(Curve(title, svg_figure(title, draw), caption))
     return curves
 
 
-def retrieval_series(history: History, direction: str) -> list[Series]:
-    """Return R@1, R@5 and R@10 over epochs, each with the level of chance.
+def retrieval_series(history: History, direction: str) -> tuple[list[pd.Series], list[float]]:
+    """Return R@1, R@5 and R@10 over epochs, and their values by chance if known.
 
     Args:
         history: of the training.
         direction: "text_to_video" or "video_to_text".
     """
     pairs = history.validation_pairs
-    lines = []
-    for k in (1, 5, 10):
-        epochs, values = finite_values(history.validation, f"{direction}_R@{k}")
-        if values:
-            lines.append(Series(f"R@{k}", epochs, values, min(1.0, k / pairs) if pairs else None))
-    return lines
+    lines = {k: finite_values(history.validation, f"{direction}_R@{k}") for k in (1, 5, 10)}
+    lines = {k: line.rename(f"R@{k}") for k, line in lines.items() if len(line)}
+    return list(lines.values()), [min(1.0, k / pairs) for k in lines] if pairs else []
 
 
-def smooth_series(name: str, lines: Sequence[Line], key: str) -> Series:
+def smooth_series(name: str, lines: Sequence[Line], key: str) -> pd.Series:
     """Average a quantity over windows of 1/50 of the history, at no more than 400 points."""
-    epochs, values = finite_values(lines, key)
-    reach = len(values) // 100
-    step = max(1, len(values) // _POINTS)
-    points = sorted({*range(0, len(values), step), *([len(values) - 1] if values else [])})
-    smooth = [statistics.fmean(values[max(0, i - reach) : i + reach + 1]) for i in points]
-    return Series(name, [epochs[i] for i in points], smooth)
+    values = finite_values(lines, key).rename(name)
+    smooth = values.rolling(2 * (len(values) // 100) + 1, center=True, min_periods=1).mean()
+    points = np.arange(len(values))
+    return smooth[(points % max(1, len(values) // _POINTS) == 0) | (points == len(values) - 1)]
 
 
-def finite_values(lines: Sequence[Line], key: str) -> tuple[list[float], list[float]]:
-    """Return epochs and values of a quantity; lines without a finite value are skipped.
-
-    >>> finite_values([{"epoch": 0.5, "loss": 9.0}, {"epoch": 1.0}], "loss")
-    ([0.5], [9.0])
-    """
-    points = [(line["epoch"], line.get(key)) for line in lines]
-    finite = [(float(x), float(y)) for x, y in points if isinstance(y, int | float) and isfinite(y)]
-    return [x for x, _ in finite], [y for _, y in finite]
-
-
-_FRAMES, _STRIDE = 16, 4  # frames of a clip, and their distance in 1/30 s, as in training
-_GREY = (128, 132, 138)
-_SEAM = 2  # pixels between the frames of a strip
+def finite_values(lines: Sequence[Line], key: str) -> pd.Series:
+    """Return a quantity by epoch; lines without a finite value are skipped."""
+    epochs = [float(line["epoch"]) for line in lines]
+    values = pd.Series([line.get(key) for line in lines], index=epochs, dtype=float)
+    return values[np.isfinite(values)]
 
 
 @dataclass(frozen=True)
 class RetrievedClip:
-    """A clip retrieved by a query.
-
-    Attributes:
-        clip: the clip.
-        caption: its own text.
-        score: cosine similarity of query and clip, -1 to 1.
-        correct: whether it is a correct result; None if unknown.
-        rank: from 1; 0 for the rank among the clips shown.
-    """
+    """A clip retrieved by a query."""
 
     clip: Clip
-    caption: str
-    score: float
-    correct: bool | None = None
-    rank: int = 0
+    caption: str  # the clip's own text
+    score: float  # cosine similarity of query and clip, -1 to 1
+    correct: bool | None = None  # whether it is a correct result; None if unknown
+    rank: int = 0  # from 1; 0 for the rank among the clips shown
 
 
 @dataclass(frozen=True)
 class SheetTile:
-    """A retrieved clip with its pixels.
+    """A retrieved clip with its pixels: 16 frames of its middle, 4/30 s apart.
 
-    Attributes:
-        retrieved: the clip.
-        frames: (T, H, W, 3) uint8, 16 frames of the middle of the clip, 4/30 s apart; one grey
-            frame if the video is unreadable.
-        error: why the video is unreadable, or empty.
+    An unreadable video has one grey frame.
     """
 
     retrieved: RetrievedClip
-    frames: np.ndarray
-    error: str = ""
+    frames: np.ndarray  # (T, H, W, 3) uint8
+    error: str = ""  # why the video is unreadable
 
     def strip(self, count: int = 4) -> Image.Image:
         """Return ``count`` evenly spaced frames side by side."""
         indices = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
-        _, height, width, _ = self.frames.shape
-        strip = Image.new("RGB", (count * (width + _SEAM) - _SEAM, height), "white")
-        for i, index in enumerate(indices):
-            strip.paste(Image.fromarray(self.frames[index]), (i * (width + _SEAM), 0))
-        return strip
+        padded = np.pad(
+            self.frames[indices], ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255
+        )
+        return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-_SEAM])
 
     def animation(self) -> bytes:
         """Encode the frames as a looping WebP animation at normal speed."""
@@ -269,14 +226,14 @@ def _load_tile(retrieved: RetrievedClip, short_side: int) -> SheetTile:
         longest = 2 * short_side  # limits the size of very wide videos
         return min(longest, round(width * factor)), min(longest, round(height * factor))
 
+    def times(length: float) -> Any:
+        return clip_times(0.5, length, _FRAMES, _STRIDE)
+
     try:
-        pixels = read_frames(
-            retrieved.clip, lambda length: clip_times(0.5, length, _FRAMES, _STRIDE), scale
-        )
+        return SheetTile(retrieved, read_frames(retrieved.clip, times, scale))
     except VideoError as error:
         blank = np.full((1, short_side, short_side * 4 // 3, 3), _GREY, dtype=np.uint8)
         return SheetTile(retrieved, blank, str(error))
-    return SheetTile(retrieved, pixels)
 
 
 def _encode_webp(frames: np.ndarray) -> bytes:
@@ -318,39 +275,25 @@ def write_report(
         RunError: the file cannot be written, or two results belong to the same cell.
     """
     page = render_page(
-        "run.html", title=title, summary=summary, rows=compare_with_baselines(results),
+        "run.html", title=title, summary=summary, table=_results_table(results),
         provenance=provenance, curves=curves, sheets=sheets, facts=facts, recipe=recipe,
     )  # fmt: skip
     write_atomically(Path(path), page)
 
 
-def render_page(template: str, **values: Any) -> str:
-    """Render a template of the folder ``templates``.
-
-    Args:
-        template: file name without ".j2", e.g. "run.html".
-        values: variables of the template; HTML special characters are escaped.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crosspair.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        svg=Markup,
-        interval=format_interval,
-        ratio=format_ratio,
-        value=format_value,
-        webp=lambda content: f"data:image/webp;base64,{base64.b64encode(content).decode()}",
-    )
-    return environment.get_template(f"{template}.j2").render(values)
-
-
-_WIDTH, _CHARTS, _QUERY = 8.0, 2.7, 0.98  # in: figure width, height of the charts and of a query
-_DPI = 200  # text of 10 points stays readable at half the size
-_BARS, _STRIPS = 6, 3  # maximum number of measurements, and of clips per query
+def _results_table(results: Sequence[Result]) -> ReportTable:
+    head = [
+        Cell("protocol"), Cell("chance"), Cell("random", "weights"), Cell("trained"),
+        Cell("×", "chance"), Cell("×", "random"),
+    ]  # fmt: skip
+    rows = []
+    for row in compare_with_baselines(results).itertuples():
+        chance, random, trained, interval, *ratios = format_comparison(row)
+        split = row.split if row.count is None else f"{row.count:,} of {row.split}"
+        detail = "; ".join(filter(None, (row.feature, split, row.settings, row.over)))
+        numbers = [Cell(chance), Cell(random), Cell(trained, interval, style="main")]
+        rows.append([Cell(row.column.title, detail), *numbers, *map(Cell, ratios)])
+    return ReportTable("results", "Results", head, rows)
 
 
 def overview_figure(
@@ -369,43 +312,43 @@ def overview_figure(
     Returns:
         A PNG, 1600 pixels wide, on white.
     """
-    rows = [row for row in compare_with_baselines(results) if not row.smaller_is_better][:_BARS]
+    frame = compare_with_baselines(results)
+    frame = frame[[not column.is_rank for column in frame.column]][:_BARS]
     heights = [_CHARTS, *[_QUERY] * len(sheets)]
+    lines, levels = retrieval_series(history, "text_to_video")
     with figure_style():
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, facecolor="white")
-        charts, *queries = figure.subfigures(
-            len(heights), 1, height_ratios=heights, squeeze=False
-        )[:, 0]  # fmt: skip
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+        charts, *queries = parts[:, 0]
         draw_lines(
-            charts.add_axes((0.055, 0.19, 0.36, 0.62)),
-            retrieval_series(history, "text_to_video"),
-            "text → video recall, % (dotted: chance)",
-            percent=True,
+            charts.add_axes((0.055, 0.19, 0.36, 0.62)), lines,
+            "text → video recall, % (dotted: chance)", levels=levels, percent=True,
             stage2=history.stage2_epoch,
-        )
-        _draw_bars(charts.add_axes((0.69, 0.19, 0.27, 0.62)), rows)
+        )  # fmt: skip
+        _draw_bars(charts.add_axes((0.69, 0.19, 0.27, 0.62)), frame)
         for subfigure, sheet in zip(queries, sheets, strict=True):
             _draw_query(subfigure, sheet)
         return encode_png(figure)
 
 
-def _draw_bars(axes: Axes, rows: Sequence[ComparisonRow]) -> None:
-    thickness = 0.27
-    for offset, (name, colour, values) in enumerate((
-        ("trained", SERIES[0], [row.trained for row in rows]),
-        ("random weights", "#8fa3b3", [row.random for row in rows]),
-        ("chance", FAINT, [row.chance for row in rows]),
-    )):  # fmt: skip
-        heights = [row + (offset - 1) * thickness for row in range(len(rows))]
-        lengths = [100 * (value or 0.0) for value in values]
-        bars = axes.barh(heights, lengths, height=thickness * 0.92, color=colour, label=name)
-        if name == "trained":
-            labels = ["" if value is None else f"{100 * value:.0f}" for value in values]
+def _draw_bars(axes: Axes, frame: pd.DataFrame) -> None:
+    subjects = {"trained": SERIES[0], "random": "#8fa3b3", "chance": FAINT}
+    for offset, (subject, colour) in enumerate(subjects.items()):
+        values = 100 * frame[subject].astype(float)
+        name = "random weights" if subject == "random" else subject
+        heights = np.arange(len(frame)) + 0.27 * (offset - 1)
+        bars = axes.barh(heights, values.fillna(0), height=0.25, color=colour, label=name)
+        if subject == "trained":
+            labels = ["" if np.isnan(value) else f"{value:.0f}" for value in values]
             axes.bar_label(bars, labels, padding=3, color=colour, fontsize="small")
-    splits = " and ".join(dict.fromkeys(row.split for row in rows))
-    axes.set_yticks(range(len(rows)), [_row_label(row, rows) for row in rows], fontsize="small")
+    # The feature is named only where the same quantity has several.
+    ambiguous = frame.duplicated(["protocol", "metric"], keep=False) & (frame.feature != "")
+    titles = frame.protocol.str.removeprefix("retrieval ") + ", " + frame.metric
+    titles = titles.where(~ambiguous, titles + " (" + frame.feature + ")")
+    axes.set_yticks(range(len(frame)), titles, fontsize="small")
     axes.invert_yaxis()
     axes.grid(visible=False)
+    splits = " and ".join(frame.split.unique())
     axes.set_title(f"{splits} split, %", loc="left", fontsize="medium", pad=20)
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=3, frameon=False, fontsize="small",
@@ -413,13 +356,6 @@ def _draw_bars(axes: Axes, rows: Sequence[ComparisonRow]) -> None:
     )  # fmt: skip
     axes.spines["bottom"].set_visible(False)
     axes.set_xticks([])
-
-
-def _row_label(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> str:
-    """Return e.g. "kNN, top-1 (visual)"; the feature is added only if it is needed."""
-    name = f"{row.protocol.removeprefix('retrieval ')}, {row.metric}"
-    same = [each for each in rows if (each.protocol, each.metric) == (row.protocol, row.metric)]
-    return f"{name} ({row.feature})" if row.feature and len(same) > 1 else name
 
 
 def _draw_query(figure: SubFigure, sheet: ContactSheet) -> None:
@@ -432,9 +368,9 @@ def _draw_query(figure: SubFigure, sheet: ContactSheet) -> None:
         axes.imshow(strip, aspect="auto", interpolation="lanczos")
         axes.set_axis_off()
         if tile.retrieved.correct is not None:
+            sign, colour = ("✓", SERIES[2]) if tile.retrieved.correct else ("✗", SERIES[1])
             axes.annotate(
-                "✓" if tile.retrieved.correct else "✗", (1, 1), (-8, -8),
-                xycoords="axes fraction", textcoords="offset points", ha="center", va="center",
-                fontsize="small", color=SERIES[2] if tile.retrieved.correct else SERIES[1],
+                sign, (1, 1), (-8, -8), xycoords="axes fraction", textcoords="offset points",
+                ha="center", va="center", fontsize="small", color=colour,
                 bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip

@@ -1,20 +1,22 @@
-"""Result tables: comparison with chance and random weights, columns, and number formats."""
+"""Results as a data frame; tables in the terminal, Markdown and HTML; pages; number formats."""
 
 from __future__ import annotations
 
-import csv
-import io
+import base64
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jinja2
+import pandas as pd
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from crosspair.errors import RunError
-from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject
-from crosspair.markdown import markdown_rows
+from crosspair.evaluation.results import MEDIAN_RANK, Result
+from crosspair.markdown import escape_markdown, markdown_rows
 
 TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
     "2": "Frozen features: kNN and linear probe",
@@ -24,147 +26,16 @@ TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
     "": "Retrieval and other protocols",
 }
 COLUMN_FIELDS = ("protocol", "metric", "feature", "split", "classes", "labels")
-SPLIT_SETTINGS = ("mean of splits", "official split")  # keys of `Result.settings`
+_SPLIT_SETTINGS = ("mean of splits", "official split")  # keys of `Result.settings`
 _PIPE_WIDTH = 120  # characters, if the output is not a terminal
 
 
 @dataclass(frozen=True)
-class ComparisonRow:
-    """A measurement of a trained model with the values of chance and random weights.
-
-    Attributes:
-        protocol, metric, feature, split, count, smaller_is_better: as in
-            `crosspair.evaluation.Result`.
-        settings: of the protocol, e.g. "clips 10, k 25".
-        chance, random, trained: the values; None if not measured.
-        interval: 95 % confidence interval of ``trained``.
-    """
-
-    protocol: str
-    metric: str
-    feature: str
-    split: str
-    settings: str
-    count: int
-    smaller_is_better: bool
-    chance: float | None = None
-    random: float | None = None
-    trained: float | None = None
-    interval: tuple[float, float] | None = None
-
-    @property
-    def over_chance(self) -> float | None:
-        """Ratio of the trained value to chance; inverted for ranks, so that larger is better."""
-        return self._ratio_to(self.chance)
-
-    @property
-    def over_random(self) -> float | None:
-        """Ratio of the trained value to random weights, as `over_chance`."""
-        return self._ratio_to(self.random)
-
-    def _ratio_to(self, reference: float | None) -> float | None:
-        if self.trained is None or reference is None:
-            return None
-        better, worse = self.trained, reference
-        if self.smaller_is_better:
-            better, worse = worse, better
-        return better / worse if worse else None
-
-
-def compare_with_baselines(results: Sequence[Result]) -> list[ComparisonRow]:
-    """Group results of the same protocol, metric, split, feature and settings into rows.
-
-    A chance result without a feature applies to every feature.
-
-    Raises:
-        RunError: two results belong to the same cell, e.g. results of two seeds.
-
-    >>> rows = compare_with_baselines([
-    ...     Result("kNN", "top-1", 0.6, "trained", feature="visual"),
-    ...     Result("kNN", "top-1", 0.1, "chance"),
-    ... ])
-    >>> rows[0].feature, round(rows[0].over_chance, 3), rows[0].over_random
-    ('visual', 6.0, None)
-    """
-    measured: dict[tuple[tuple[str, ...], str], list[Result]] = {}
-    for result in results:
-        if result.of != "chance":
-            settings = ", ".join(f"{key} {value}" for key, value in sorted(result.settings.items()))
-            measured.setdefault((_protocol_key(result), settings), []).append(result)
-    rows = []
-    for ((protocol, metric, split, feature), settings), group in measured.items():
-        keys = {(protocol, metric, split, name) for name in ("", feature)}
-        chance = _single([each for each in results if _protocol_key(each) in keys], "chance")
-        random, trained = _single(group, "random weights"), _single(group, "trained")
-        rows.append(ComparisonRow(
-            protocol, metric, feature, split, settings, group[0].count, group[0].smaller_is_better,
-            chance.value if chance else None,
-            random.value if random else None,
-            trained.value if trained else None,
-            trained.interval if trained else None,
-        ))  # fmt: skip
-    return rows
-
-
-def print_table(results: Sequence[Result]) -> None:
-    """Print the table of `compare_with_baselines` to standard output."""
-    print_rows(_COMPARISON_HEAD, _comparison_cells(results), names=3)
-
-
-def markdown_table(results: Sequence[Result]) -> str:
-    """Format the table of `compare_with_baselines` in Markdown."""
-    return markdown_rows(_COMPARISON_HEAD, _comparison_cells(results), names=3)
-
-
-_COMPARISON_HEAD = (
-    "protocol", "metric", "feature",
-    "chance", "random weights", "trained", "over chance", "over random",
-)  # fmt: skip
-
-
-def _comparison_cells(results: Sequence[Result]) -> list[list[str]]:
-    return [
-        [
-            row.protocol, row.metric, row.feature,
-            format_value(row.chance, row.smaller_is_better),
-            format_value(row.random, row.smaller_is_better),
-            format_value(row.trained, row.smaller_is_better)
-            + (f" ({format_interval(row.interval)})" if row.interval else ""),
-            format_ratio(row.over_chance), format_ratio(row.over_random),
-        ]
-        for row in compare_with_baselines(results)
-    ]  # fmt: skip
-
-
-def _protocol_key(result: Result) -> tuple[str, str, str, str]:
-    return result.protocol, result.metric, result.split, result.feature
-
-
-def _single(results: Sequence[Result], subject: Subject) -> Result | None:
-    found = [result for result in results if result.of == subject]
-    if len(found) > 1:
-        raise duplicate_error(found[0], found[0].value, found[1].value)
-    return found[0] if found else None
-
-
-def duplicate_error(result: Result, first: float, second: float) -> RunError:
-    """Return the error for two values that belong to the same cell of a table."""
-    column = Column.from_result(result)
-    return RunError(
-        f"two results of {result.of} for {column.title} ({column.detail}): {first:g} and "
-        f"{second:g}. Write the results of each run to a file of its own."
-    )
-
-
-@dataclass(frozen=True)
 class Column:
-    """A column of a report.
+    """A column of a report: results that are comparable with one another.
 
-    Attributes:
-        protocol, metric, feature, split: as in `crosspair.evaluation.Result`.
-        classes: number of test classes, since accuracies over different numbers of classes are
-            not comparable.
-        labels: fraction of the labels used for fine-tuning.
+    ``classes`` is the number of test classes, and ``labels`` the fraction of the labels used for
+    fine-tuning; the other fields are those of `crosspair.evaluation.Result`.
     """
 
     protocol: str
@@ -178,16 +49,9 @@ class Column:
     def from_result(cls, result: Result) -> Column:
         """Return the column of a result."""
         classes, labels = result.settings.get("classes"), result.settings.get("labels", 1.0)
-        return cls(
-            result.protocol, result.metric, result.feature, result.split,
-            classes if isinstance(classes, int) else None,
-            labels if isinstance(labels, int | float) else 1.0,
-        )  # fmt: skip
-
-    def contains(self, result: Result) -> bool:
-        """Whether a result belongs here; chance without a feature belongs to every feature."""
-        column = Column.from_result(result)
-        return column == self or (result.of == "chance" and column == replace(self, feature=""))
+        classes = classes if isinstance(classes, int) else None
+        labels = labels if isinstance(labels, int | float) else 1.0
+        return cls(result.protocol, result.metric, result.feature, result.split, classes, labels)
 
     @property
     def title(self) -> str:
@@ -197,21 +61,9 @@ class Column:
     @property
     def detail(self) -> str:
         """E.g. "visual; 400 classes; test"."""
-        parts = [
-            self.feature,
-            f"{self.classes} classes" if self.classes else "",
-            f"{100 * self.labels:g} % of labels" if self.labels != 1 else "",
-            self.split,
-        ]
-        return "; ".join(part for part in parts if part)
-
-    @property
-    def fields(self) -> list[object]:
-        """Values of `COLUMN_FIELDS` for a CSV file."""
-        return [
-            self.protocol, self.metric, self.feature, self.split, self.classes or "",
-            f"{self.labels:g}",
-        ]  # fmt: skip
+        classes = f"{self.classes} classes" if self.classes else ""
+        labels = f"{100 * self.labels:g} % of labels" if self.labels != 1 else ""
+        return "; ".join(filter(None, (self.feature, classes, labels, self.split)))
 
     @property
     def is_rank(self) -> bool:
@@ -223,15 +75,67 @@ class Column:
         """Number of the paper's table, a key of `TABLE_TITLES`."""
         if self.protocol in {"kNN", "linear"}:
             return "2"
-        if self.protocol.startswith("low-shot"):
-            return "4"
         if self.protocol.endswith("views"):
             return "3" if self.labels == 1 else "4"
-        return "5" if self.protocol.startswith("zero-shot") else ""
+        starts = {"low-shot": "4", "zero-shot": "5"}
+        return next((starts[name] for name in starts if self.protocol.startswith(name)), "")
 
-    def format(self, value: float) -> str:
-        """Format a value of this column."""
-        return format_value(value, self.is_rank)
+
+def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataFrame:
+    """Return results as a data frame with a row per result.
+
+    A chance result without a feature is repeated for each measured feature.
+
+    Args:
+        results: of one results file.
+        constants: values of further columns.
+
+    Returns:
+        The constants; ``column``, a `Column`, with its fields and ``table``; ``of``, the subject;
+        ``over``, the official splits; ``settings``, the others as text; ``note``, with the number
+        of test items and single values; ``value``, ``low``, ``high`` and ``count``.
+    """
+    measured = dict.fromkeys(Column.from_result(each) for each in results if each.of != "chance")
+    rows = []
+    for result in results:
+        own = Column.from_result(result)
+        columns = [each for each in measured if replace(each, feature="") == own]
+        texts = {
+            key: f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+            for key, value in sorted(result.settings.items())
+        }
+        over = "; ".join(texts.pop(key) for key in _SPLIT_SETTINGS if key in texts)
+        notes = [f"{result.count:,} of {result.split}"] if result.count else []
+        notes += texts.values()
+        if "draws" in result.details:
+            draws = (format_value(value, own.is_rank) for value in result.details["draws"])
+            notes.append(f"single values {', '.join(draws)}")
+        low, high = result.interval or (None, None)
+        values = {
+            "of": result.of, "over": over, "settings": "; ".join(texts.values()),
+            "note": "; ".join(notes), "value": result.value, "low": low, "high": high,
+            "count": result.count or None,
+        }  # fmt: skip
+        for column in columns if columns and result.of == "chance" else [own]:
+            fields = {"column": column, **asdict(column), "table": column.table}
+            rows.append({**constants, **fields, **values})
+    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "settings", "note", "value"]
+    return pd.DataFrame(rows, columns=[*constants, *names, "low", "high", "count"], dtype=object)
+
+
+def check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
+    """Check that no two results have the same subject, column and other ``keys``.
+
+    Raises:
+        RunError: two results have, e.g. results of two seeds.
+    """
+    for (of, column, *_), same in frame.groupby(["of", "column", *keys], sort=False):
+        if len(same) > 1:
+            first, second, *_ = same.value
+            raise RunError(
+                f"two results of {of} for {column.title} ({column.detail}): {first:g} and "
+                f"{second:g}. Write the results of each run to a file of its own."
+            )
 
 
 def sort_columns(columns: Iterable[Column]) -> list[Column]:
@@ -241,17 +145,151 @@ def sort_columns(columns: Iterable[Column]) -> list[Column]:
     return sorted(unique, key=lambda column: protocols.index(column.protocol))
 
 
-def format_splits(result: Result) -> str:
-    """Name the official splits of a result, e.g. "mean of splits 1, 2, 3"; empty without splits."""
-    settings = result.settings
-    return "; ".join(
-        f"{key} {format_setting(settings[key])}" for key in SPLIT_SETTINGS if key in settings
+def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
+    """Compare results of the same column and settings with random weights and chance.
+
+    Returns:
+        `results_frame` of the measured values with a row per column and settings; ``chance``,
+        ``random`` and ``trained``, the latter with its interval ``low`` and ``high``; and the
+        ratios ``over_chance`` and ``over_random``, inverted for ranks, so that larger is better.
+        Values that were not measured are None.
+
+    Raises:
+        RunError: two results belong to the same cell.
+
+    >>> (row,) = compare_with_baselines([
+    ...     Result("kNN", "top-1", 0.6, "trained", feature="visual"),
+    ...     Result("kNN", "top-1", 0.1, "chance"),
+    ... ]).itertuples()
+    >>> row.feature, round(row.over_chance, 3), row.over_random
+    ('visual', 6.0, None)
+    """
+    frame = results_frame(results)
+    chance, measured = frame[frame.of == "chance"], frame[frame.of != "chance"]
+    keys = ["over", "settings"]
+    check_unique(chance, [])
+    check_unique(measured, keys)
+    by_column = dict(zip(chance.column, chance.value, strict=True))
+    rows = []
+    for (column, *_), group in measured.groupby(["column", *keys], sort=False):
+        found = group.set_index("of").to_dict("index")
+        row = next(iter(found.values())) | dict.fromkeys(("low", "high"))
+        row |= {key: found["trained"][key] for key in ("low", "high") if "trained" in found}
+        for key, of in (("trained", "trained"), ("random", "random weights")):
+            row[key] = found[of]["value"] if of in found else None
+        row["chance"] = by_column.get(column)
+        for key in ("chance", "random"):
+            pair = (row[key], row["trained"]) if column.is_rank else (row["trained"], row[key])
+            row[f"over_{key}"] = pair[0] / pair[1] if None not in pair and pair[1] else None
+        rows.append(row)
+    names = ["trained", "random", "chance", "over_chance", "over_random"]
+    return pd.DataFrame(rows, columns=[*frame.columns.drop(["of", "value"]), *names], dtype=object)
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """Print the table of `compare_with_baselines` to standard output."""
+    head, *rows = _comparison(results)
+    print_rows(head, rows, names=3)
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """Format the table of `compare_with_baselines` in Markdown."""
+    head, *rows = _comparison(results)
+    return markdown_rows(head, rows, names=3)
+
+
+def _comparison(results: Sequence[Result]) -> list[list[str]]:
+    names = ["protocol", "metric", "feature"]
+    table = [[*names, "chance", "random weights", "trained", "over chance", "over random"]]
+    for row in compare_with_baselines(results).itertuples():
+        chance, random, trained, interval, *ratios = format_comparison(row)
+        trained += f" ({interval})" if interval else ""
+        table.append([*(getattr(row, name) for name in names), chance, random, trained, *ratios])
+    return table
+
+
+def format_comparison(row: Any) -> list[str]:
+    """Format chance, random weights, trained, its interval and the ratios of a row."""
+    values = (row.chance, row.random, row.trained)
+    texts = (format_value(value, row.column.is_rank) for value in values)
+    interval = "" if row.low is None else format_interval((row.low, row.high))
+    return [*texts, interval, format_ratio(row.over_chance), format_ratio(row.over_random)]
+
+
+def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
+    """Print a table to standard output; columns after the first ``names`` are right-aligned."""
+    table = Table(*head)
+    for column in table.columns[names:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    console.print(table)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table in HTML and Markdown; all texts are plain.
+
+    ``style`` has the CSS classes, of the whole row if the cell is its first. "published" is in
+    italics, and the detail of "significant" in bold.
+    """
+
+    text: str
+    detail: str = ""  # second line in small print
+    link: str = ""  # target of the text
+    note: int = 0  # number of the note, shown as superscript; 0 for none
+    style: str = ""
+
+    def markdown(self) -> str:
+        """Format the cell in Markdown."""
+        text = escape_markdown(self.text)
+        text = f"[{text}]({self.link})" if self.link else text
+        text = f"*{text}*" if text and "published" in self.style.split() else text
+        text += f" <sup>{self.note}</sup>" if self.note else ""
+        mark = "**" if self.style == "significant" else ""
+        return text + (f"<br>{mark}{escape_markdown(self.detail)}{mark}" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A section of a report with a table; ``name`` is the id of its heading in HTML."""
+
+    name: str
+    title: str
+    head: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+    remark: str = ""
+
+    def markdown(self) -> str:
+        """Format the section in Markdown."""
+        head, *rows = ([cell.markdown() for cell in row] for row in (self.head, *self.rows))
+        notes = (
+            f"{number}. {escape_markdown(note)}" for number, note in enumerate(self.notes, start=1)
+        )
+        blocks = [f"## {self.title}", markdown_rows(head, rows), "\n".join(notes), self.remark]
+        return "\n\n".join(filter(None, blocks))
+
+
+def format_csv(frame: pd.DataFrame) -> str:
+    r"""Format a data frame as CSV with "\n" line ends and without its index."""
+    if "labels" in frame:
+        frame = frame.assign(labels=frame.labels.map("{:g}".format, na_action="ignore"))
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Render a template of the folder ``templates``; HTML special characters are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("crosspair.reporting"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["svg"] = Markup
+    environment.filters["webp"] = lambda content: (
+        f"data:image/webp;base64,{base64.b64encode(content).decode()}"
     )
-
-
-def format_setting(value: Any) -> str:
-    """Format a setting; the items of a list are separated by commas."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+    return environment.get_template(f"{template}.j2").render(values)
 
 
 def format_value(value: float | None, is_rank: bool = False) -> str:
@@ -277,51 +315,15 @@ def format_ratio(ratio: float | None) -> str:
 
 
 def format_interval(interval: tuple[float, float]) -> str:
-    """Format an interval of fractions in percent.
-
-    >>> format_interval((0.705, 0.79))
-    '70.5–79.0'
-    """
+    """Format an interval of fractions in percent, e.g. "70.5–79.0"."""
     return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
 
 def format_signed(value: float) -> str:
-    """Format a difference with its sign and one decimal.
-
-    >>> format_signed(-2.04)
-    '−2.0'
-    """
+    """Format a difference with its sign and one decimal, e.g. "−2.0"."""
     return f"{value:+.1f}".replace("-", "−")
 
 
 def pluralize(count: int, noun: str) -> str:
-    """Format a count with its noun.
-
-    >>> pluralize(1, "seed"), pluralize(3, "seed")
-    ('1 seed', '3 seeds')
-    """
+    """Format a count with its noun, e.g. "1 seed" or "3 seeds"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
-    """Print a table to standard output.
-
-    Args:
-        head: column names.
-        rows: cells, one per column.
-        names: number of leading text columns; the others are numbers and right-aligned.
-    """
-    table = Table(*head)
-    for column in table.columns[names:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-    console.print(table)
-
-
-def format_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    r"""Format rows as CSV with "\n" line ends."""
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    return file.getvalue()

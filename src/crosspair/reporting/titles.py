@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
+from scipy import stats
 
 from crosspair.corpora.titles.clean import NOT_WORDS, Piece, Reason, clean_title
 from crosspair.corpora.titles.stage import TitleReport, TitleRow, extract_trees
@@ -28,61 +30,47 @@ from crosspair.reporting.figures import (
     replace_missing_glyphs,
     truncate,
 )
-from crosspair.reporting.run_report import render_page
-from crosspair.reporting.tables import format_csv, format_value, print_rows
+from crosspair.reporting.tables import (
+    Cell,
+    ReportTable,
+    format_csv,
+    format_value,
+    print_rows,
+    render_page,
+)
 
-REASON_CLASSES: dict[Reason, str] = {  # CSS class, and so colour, of each reason
-    Reason.EMOJI: "sign",
-    Reason.SYMBOL: "sign",
-    Reason.URL: "address",
-    Reason.EMAIL: "address",
-    Reason.MENTION: "address",
-    Reason.SCRIPT: "language",
-    Reason.LANGUAGE: "language",
-    Reason.UNREADABLE: "language",
-    Reason.ALONE: "language",
-    Reason.PART: "part",
-}
-_LEGEND = {  # label and colour in the picture
-    "sign": ("emoji, symbol", SERIES[1]),
-    "address": ("address", SERIES[2]),
-    "language": ("not English", SERIES[0]),
-    "part": ("neither verb nor noun", "#8b949e"),
-}
+_LEGEND = {  # label and colour in the picture, and reasons, by CSS class
+    "sign": ("emoji, symbol", SERIES[1], (Reason.EMOJI, Reason.SYMBOL)),
+    "address": ("address", SERIES[2], (Reason.URL, Reason.EMAIL, Reason.MENTION)),
+    "language": (
+        "not English", SERIES[0],
+        (Reason.SCRIPT, Reason.LANGUAGE, Reason.UNREADABLE, Reason.ALONE),
+    ),
+    "part": ("neither verb nor noun", "#8b949e", (Reason.PART,)),
+}  # fmt: skip
+REASON_CLASSES = {reason: name for name, (_, _, reasons) in _LEGEND.items() for reason in reasons}
+_TEXT = "#1f2328"
+_WIDTH, _MARGIN, _INDENT = 1600, 36, 120  # pixels; the page shows the picture at half the size
+_SIZE, _SMALL, _LINE, _GAP = 25, 21, 38, 26  # pixels: font sizes, line height, space of examples
 _EXAMPLES, _PICTURE_EXAMPLES = 16, 6
 _LONGEST = 90  # characters of an example
 _EMPTY_TITLES = 50  # maximum number on the page
-
-
-@dataclass(frozen=True)
-class ReasonRow:
-    """Number of pieces removed for a reason, and their fraction of the words, 0 to 1.
-
-    The fraction is None for pieces that are not words.
-    """
-
-    reason: Reason
-    count: int
-    fraction: float | None
+_OVERLAP_HEAD = (
+    "titles", "pairs", "at least one word", "all words", "relevant words", "words per title",
+)  # fmt: skip
+_ENDS = 10  # classes from the top and from the bottom
+_PREFERRED = ("title_clean", "title", "title_tree")  # title columns by preference; Figure 2: first
 
 
 @dataclass(frozen=True)
 class TitleExample:
-    """A title at all stages of cleaning.
-
-    Attributes:
-        raw: the original title.
-        pieces: of the raw title, with the reasons for removal.
-        clean: the clean title.
-        words: of the clean title, and whether each is kept in the tree.
-        tree: verbs and nouns of the title.
-    """
+    """A title at all stages of cleaning."""
 
     raw: str
-    pieces: Sequence[Piece]
+    pieces: Sequence[Piece]  # of the raw title, with the reasons for removal
     clean: str
-    words: Sequence[tuple[str, bool]]
-    tree: str
+    words: Sequence[tuple[str, bool]]  # of the clean title, and whether each is kept in the tree
+    tree: str  # verbs and nouns
 
 
 def write_title_report(folder: Path, report: TitleReport) -> None:
@@ -94,12 +82,43 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     examples = title_examples(report)
     write_atomically(folder / "titles.csv", _titles_csv(report.rows))
     write_atomically(folder / "titles.png", title_picture(examples[:_PICTURE_EXAMPLES]))
+    reasons = reason_frame(report)
+    reason_rows = [
+        [Cell(f"■ {row.reason}", style=REASON_CLASSES[row.reason]), Cell(f"{row.count:,}"),
+         Cell(format_value(row.fraction))]
+        for row in reasons.itertuples()
+    ] or [[Cell("nothing removed"), Cell("0"), Cell("–")]]  # fmt: skip
+    empty_rows = [
+        [Cell(row.pair_id), Cell(row.title or "(none)")]
+        for row in report.clean_empty[:_EMPTY_TITLES]
+    ]
+    head = [Cell("reason"), Cell("removed"), Cell("fraction of words")]
     page = render_page(
-        "titles.html", report=report, reasons=reason_rows(report), examples=examples,
-        kinds=REASON_CLASSES, empty=report.clean_empty[:_EMPTY_TITLES],
+        "titles.html", report=report, words=reasons[reasons.fraction.notna()].to_dict("records"),
+        reasons=ReportTable("reasons", "Removed words by reason", head, reason_rows),
+        empty=ReportTable(
+            "empty", "Empty clean titles", [Cell("pair"), Cell("raw title")], empty_rows
+        ),
+        examples=examples, kinds=REASON_CLASSES,
         actions={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
     )  # fmt: skip
     write_atomically(folder / "report.html", page)
+
+
+def reason_frame(report: TitleReport) -> pd.DataFrame:
+    """Count the removed pieces by reason, the most frequent first within each stage.
+
+    Returns:
+        The columns ``reason``, ``count`` and ``fraction`` of the words of the previous stage, 0 to
+        1, which is None for pieces that are not words.
+    """
+    rows = []
+    for reason, count in report.reasons.most_common():
+        words = report.clean_words if reason is Reason.PART else report.raw_words
+        fraction = None if reason in NOT_WORDS or not words else count / words
+        rows.append({"reason": reason, "count": count, "fraction": fraction})
+    rows.sort(key=lambda row: row["reason"] is Reason.PART)
+    return pd.DataFrame(rows, columns=["reason", "count", "fraction"], dtype=object)
 
 
 def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExample]:
@@ -126,28 +145,14 @@ def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExa
     ]
 
 
-def reason_rows(report: TitleReport) -> list[ReasonRow]:
-    """Count the removed pieces by reason, the most frequent first within each stage."""
-    rows = []
-    for reason, count in report.reasons.most_common():
-        words = report.clean_words if reason is Reason.PART else report.raw_words
-        fraction = None if reason in NOT_WORDS or not words else count / words
-        rows.append(ReasonRow(reason, count, fraction))
-    return sorted(rows, key=lambda row: row.reason is Reason.PART)
-
-
 def _titles_csv(rows: Sequence[TitleRow]) -> str:
     lines = []
     for row in rows:
         clean, tree = row.prepared.clean, row.prepared.tree
         empty = "clean" if not clean else "tree" if not tree else ""
         lines.append([row.pair_id, row.title, clean, tree, empty, row.prepared.removed])
-    return format_csv(["pair_id", "title", "title_clean", "title_tree", "empty", "removed"], lines)
-
-
-_TEXT = "#1f2328"
-_WIDTH, _MARGIN, _INDENT = 1600, 36, 120  # pixels; the page shows the picture at half the size
-_SIZE, _SMALL, _LINE, _GAP = 25, 21, 38, 26  # pixels: font sizes, line height, space of examples
+    head = ["pair_id", "title", "title_clean", "title_tree", "empty", "removed"]
+    return format_csv(pd.DataFrame(lines, columns=head, dtype=object))
 
 
 def title_picture(examples: Sequence[TitleExample]) -> bytes:
@@ -164,30 +169,27 @@ def title_picture(examples: Sequence[TitleExample]) -> bytes:
     picture = Image.new("RGB", (_WIDTH, height), "white")
     draw = ImageDraw.Draw(picture)
     font, small = (ImageFont.truetype(findfont("DejaVu Sans"), size) for size in (_SIZE, _SMALL))
-    legend = [_Word(name, kind, "   ") for kind, (name, _) in _LEGEND.items()]
+    legend = [_Word(name, kind, "   ") for kind, (name, *_) in _LEGEND.items()]
     _draw_words(draw, _MARGIN, _MARGIN - _GAP / 2, legend, small)
     for number, example in enumerate(examples):
         top = _MARGIN + _LINE + number * block
         draw.line((_MARGIN, top, _WIDTH - _MARGIN, top), FAINT, 2)
-        stages = (
-            ("raw", _raw_words(example)), ("clean", _clean_words(example)),
-            ("tree", [_Word(example.tree)]),
-        )  # fmt: skip
-        for line, (name, words) in enumerate(stages):
-            y = top + _GAP / 2 + line * _LINE
+        y = top + _GAP / 2
+        stages = {
+            "raw": _raw_words(example), "clean": _clean_words(example),
+            "tree": [_Word(example.tree)],
+        }  # fmt: skip
+        for name, words in stages.items():
             draw.text((_MARGIN, y + _SIZE - _SMALL), name, INK, small)
             _draw_words(draw, _MARGIN + _INDENT, y, words, font)
+            y += _LINE
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def describe_undrawable(text: str, reason: Reason | None) -> str:
-    """Replace text that the font cannot draw or would shape incorrectly by a description.
-
-    >>> describe_undrawable("😍", Reason.EMOJI), describe_undrawable("犬", Reason.SCRIPT)
-    ('[emoji]', '[CJK]')
-    """
+    """Replace text that the font cannot draw or would shape incorrectly, e.g. by "[CJK]"."""
     if reason is Reason.EMOJI and not text.isascii():
         return "[emoji]"
     if reason is Reason.SCRIPT:
@@ -210,31 +212,25 @@ def _raw_words(example: TitleExample) -> list[_Word]:
     for piece in example.pieces:
         kind = REASON_CLASSES[piece.reason] if piece.reason else ""
         text = describe_undrawable(piece.text, piece.reason)
-        word = _Word(text, kind, " " if piece.spaced else "")
-        if words and word.text.startswith("[") and words[-1][:2] == word[:2]:
+        if words and text.startswith("[") and words[-1][:2] == (text, kind):
             continue  # describe a phrase in another script once
-        words.append(word)
+        words.append(_Word(text, kind, " " if piece.spaced else ""))
     return words
 
 
 def _clean_words(example: TitleExample) -> list[_Word]:
     """Return the clean title with its punctuation; words that are not in the tree are marked."""
     words: list[_Word] = []
-    end = 0
+    rest = example.clean
     for word, kept in example.words:
-        start = example.clean.find(word, end)
-        words.append(_Word(example.clean[end:start]))
+        before, _, rest = rest.partition(word)
+        words.append(_Word(before))
         words.append(_Word(describe_undrawable(word, None), "" if kept else "part"))
-        end = start + len(word)
-    return [*words, _Word(example.clean[end:])]
+    return [*words, _Word(rest)]
 
 
 def _draw_words(
-    draw: ImageDraw.ImageDraw,
-    x: float,
-    y: float,
-    words: Sequence[_Word],
-    font: ImageFont.FreeTypeFont,
+    draw: ImageDraw.ImageDraw, x: float, y: float, words: Sequence[_Word], font: FreeTypeFont
 ) -> None:
     """Draw words on a line; removed words are struck through in the colour of their class."""
     start = x
@@ -244,19 +240,12 @@ def _draw_words(
         if end > _WIDTH - _MARGIN - font.getlength("…"):
             draw.text((x, y), "…", INK, font)
             return
-        _, colour = _LEGEND.get(kind, ("", _TEXT))
+        colour = _LEGEND[kind][1] if kind else _TEXT
         draw.text((x, y), text, colour, font)
         if kind:
             middle = y + round(0.68 * font.size)
             draw.line((x - 1, middle, end + 1, middle), colour, 3)
         x = end
-
-
-_OVERLAP_HEAD = (
-    "titles", "pairs", "at least one word", "all words", "relevant words", "words per title",
-)  # fmt: skip
-_ENDS = 10  # classes from the top and from the bottom
-_PREFERRED = ("title_clean", "title", "title_tree")  # title columns by preference; Figure 2: first
 
 
 def print_words(overlaps: Sequence[VariantOverlap]) -> None:
@@ -277,8 +266,11 @@ def write_words(
     Raises:
         RunError: a file cannot be written.
     """
+    frame = pd.concat([_class_frame(overlap, accuracy) for overlap in overlaps])
+    for name in ("at_least_one", "all", "relevant", "accuracy"):
+        frame[name] = frame[name].map("{:.6g}".format, na_action="ignore")
     write_atomically(folder / "words.md", words_markdown(overlaps, accuracy))
-    write_atomically(folder / "words.csv", _words_csv(overlaps, accuracy))
+    write_atomically(folder / "words.csv", format_csv(frame))
     write_atomically(folder / "words.png", overlap_figure(overlaps, accuracy))
 
 
@@ -290,18 +282,15 @@ def words_markdown(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
         overlap = preferred.classes[label]
         values = map(format_value, (overlap.at_least_one, overlap.all, accuracy.get(label)))
         rows.append([escape_markdown(label), f"{overlap.pairs:,}", *values])
+    correlation = rank_correlation(preferred, accuracy)
+    sentence = "Rank correlation of overlap (at least one word) and accuracy over classes: "
     parts = [
         markdown_rows(_OVERLAP_HEAD, map(_overlap_cells, overlaps)),
         f"Fraction of {preferred.variant} that contain words of the class name:",
         markdown_rows(("class", "pairs", "at least one word", "all words", "accuracy"), rows),
+        "" if correlation is None else f"{sentence}{correlation:+.2f}",
     ]
-    correlation = rank_correlation(preferred, accuracy)
-    if correlation is not None:
-        parts.append(
-            "Rank correlation of overlap (at least one word) and accuracy over classes: "
-            f"{correlation:+.2f}"
-        )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def rank_correlation(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> float | None:
@@ -310,32 +299,27 @@ def rank_correlation(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> 
     Returns:
         None if fewer than three classes have an accuracy, or if all values are equal.
     """
-    labels = [label for label in overlap.classes if label in accuracy]
-    if len(labels) < 3:
+    frame = _class_frame(overlap, accuracy)[["at_least_one", "accuracy"]].dropna()
+    if len(frame) < 3 or frame.nunique().min() == 1:
         return None
-    overlap_ranks = _ranks([overlap.classes[label].at_least_one for label in labels])
-    accuracy_ranks = _ranks([accuracy[label] for label in labels])
-    if overlap_ranks.std() == 0 or accuracy_ranks.std() == 0:
-        return None
-    return float(np.corrcoef(overlap_ranks, accuracy_ranks)[0, 1])
+    return float(stats.spearmanr(frame.at_least_one, frame.accuracy).statistic)
 
 
 def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> bytes:
     """Draw the classes with the largest and smallest overlap, and their accuracy, as a PNG."""
     overlap = _preferred_variant(overlaps)
-    labels = overlap.ranked()
-    cut = len(labels) > 2 * _ENDS
+    frame = _class_frame(overlap, accuracy)[1:]
+    cut = len(frame) > 2 * _ENDS
     if cut:
-        labels = [*labels[:_ENDS], *labels[-_ENDS:]]
-    rows = [row + (row >= _ENDS and cut) for row in range(len(labels))]
-    percentages = [100 * overlap.classes[label].at_least_one for label in labels]
-    points = [(100 * accuracy[n], y) for n, y in zip(labels, rows, strict=True) if n in accuracy]
+        frame = pd.concat([frame[:_ENDS], frame[-_ENDS:]])
+    rows = [row + (row >= _ENDS and cut) for row in range(len(frame))]
 
     def draw(axes: Axes) -> None:
-        axes.barh(rows, percentages, 0.72, color="#a9c9e0", label="titles with a class word")
-        if points:
-            axes.plot(*zip(*points, strict=True), "o", color=SERIES[1], label="accuracy")
-        label_rows(axes, [truncate(label, 34) for label in labels], rows)
+        label = "titles with a class word"
+        axes.barh(rows, 100 * frame.at_least_one, 0.72, color="#a9c9e0", label=label)
+        if frame.accuracy.notna().any():
+            axes.plot(100 * frame.accuracy, rows, "o", color=SERIES[1], label="accuracy")
+        label_rows(axes, [truncate(label, 34) for label in frame["class"]], rows)
         axes.set(xlim=(0, 100), xlabel="%")
         if cut:
             axes.axhline(_ENDS, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -346,7 +330,21 @@ def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
             borderaxespad=0.2,
         )  # fmt: skip
 
-    return png_figure(draw, (8, 1.3 + 0.3 * (len(labels) + cut)))
+    return png_figure(draw, (8, 1.3 + 0.3 * (len(frame) + cut)))
+
+
+def _class_frame(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> pd.DataFrame:
+    """Return the total, without a class, and the classes sorted by overlap."""
+    classes = [("", overlap.total), *((name, overlap.classes[name]) for name in overlap.ranked())]
+    rows = [
+        (
+            overlap.variant, name, each.pairs, each.titles, each.words, each.at_least_one,
+            each.all, each.rel, accuracy.get(name),
+        )
+        for name, each in classes
+    ]  # fmt: skip
+    head = ["titles_of", "class", "pairs", "titles", "words", "at_least_one", "all", "relevant"]
+    return pd.DataFrame(rows, columns=[*head, "accuracy"]).astype({"accuracy": float})
 
 
 def _overlap_cells(overlap: VariantOverlap) -> list[str]:
@@ -358,29 +356,3 @@ def _overlap_cells(overlap: VariantOverlap) -> list[str]:
 
 def _preferred_variant(overlaps: Sequence[VariantOverlap]) -> VariantOverlap:
     return min(overlaps, key=lambda each: _PREFERRED.index(each.variant))
-
-
-def _words_csv(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> str:
-    head = (
-        "titles_of", "class", "pairs", "titles", "words", "at_least_one", "all", "relevant",
-        "accuracy",
-    )  # fmt: skip
-    rows = []
-    for variant in overlaps:
-        classes = ((label, variant.classes[label]) for label in variant.ranked())
-        for label, overlap in (("", variant.total), *classes):
-            values = (overlap.at_least_one, overlap.all, overlap.rel)
-            rows.append([
-                variant.variant, label, overlap.pairs, overlap.titles, overlap.words,
-                *(f"{value:.6g}" for value in values),
-                f"{accuracy[label]:.6g}" if label in accuracy else "",
-            ])  # fmt: skip
-    return format_csv(head, rows)
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return ranks from 0; ties get their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    means: np.ndarray[tuple[int], np.dtype[np.float64]] = (last - (counts + 1) / 2)[inverse]
-    return means
