@@ -39,7 +39,7 @@ EXTRAS = (
     ("wordfreq", "text", "crosspair titles: detection of English words"),
     ("ftfy", "text", "crosspair titles: repair of broken characters"),
     ("lancedb", "search", "crosspair index, search"),
-    ("gradio", "demo", "crosspair serve"),
+    ("fastapi", "demo", "crosspair serve"),
     ("aiohttp", "remote", "videos at https:// addresses"),
     ("ray", "scale", "crosspair prepare --engine ray"),
     ("onnxruntime", "export", "crosspair export"),
