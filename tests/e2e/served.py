@@ -79,12 +79,12 @@ def make_library(folder: Path, make_video: Callable[..., Path]) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Served]:
-    """Run the server with a maximum upload size of 1 MB."""
+def serving(folder: Path, max_upload: int = 1) -> Iterator[Served]:
+    """Run the server with a maximum upload size in MB."""
     scratch = folder / "scratch"
     scratch.mkdir()
     arguments = (
-        "serve", "--library", folder / "library", "--port", 0, "--max-upload", 1,
+        "serve", "--library", folder / "library", "--port", 0, "--max-upload", max_upload,
         "--device", "cpu", "--workers", 1, "--precision", "fp32",
     )  # fmt: skip
     with (folder / "log").open("w") as log:

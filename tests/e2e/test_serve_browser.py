@@ -197,7 +197,7 @@ def test_write_pictures(browser: Browser, tmp_path: Path) -> None:
     made = ("index", videos, "--library", tmp_path / "library", "--model", model, "--workers", 1,
             "--titles", titles)  # fmt: skip
     assert crosspair(*made).returncode == 0
-    with serving(tmp_path) as server:
+    with serving(tmp_path, max_upload=200) as server:
         page, faults = open_page(browser, server.url, 1200)
         search(page, "something moving right")
         playing = page.locator("video").first
