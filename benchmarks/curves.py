@@ -29,7 +29,7 @@ from crosspair.distributed import World
 from crosspair.models import CPD, WordAverage
 from crosspair.objectives import MemoryBank
 from crosspair.recipes import recipe_of
-from crosspair.training.schedule import optimizer_of
+from crosspair.training.schedule import build_grouped_optimizer
 
 RESULTS = Path(__file__).parent / "results" / "curves.json"
 PAIRS, CLASSES, BATCH, WINDOW = 256, 16, 16, 30
@@ -110,7 +110,7 @@ def train(way: Way, steps: int, seed: int, noise_seed: int) -> list[float]:
     )
     bank = MemoryBank(PAIRS, recipe.head.embedding, config.bank_momentum, seed, World())
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = optimizer_of({"rest": trainable}, OptimizerConfig(lr=0.05))
+    optimizer = build_grouped_optimizer({"rest": trainable}, OptimizerConfig(lr=0.05))
     for group in optimizer.param_groups:
         group["fused"] = way.fused
     order = torch.Generator().manual_seed(seed)

@@ -42,7 +42,7 @@ from crosspair.library import (
     index_videos,
     load_engine,
 )
-from crosspair.library import index_videos as indexing
+from crosspair.library import index as indexing
 from crosspair.library.store import is_library, sql_quote
 from crosspair.progress import delayed_progress, progress
 

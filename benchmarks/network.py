@@ -29,7 +29,7 @@ from crosspair.config import Depth, OptimizerConfig
 from crosspair.device import autocast, dtype_for
 from crosspair.models import ResNet3d
 from crosspair.models.inference import FoldedResNet3d
-from crosspair.training.schedule import optimizer_of
+from crosspair.training.schedule import build_grouped_optimizer
 from crosspair.workers import cpu_count
 
 RESULTS = Path(__file__).parent / "results" / "network.json"
@@ -104,7 +104,9 @@ def benchmark_network(
     training_ways = {
         BASE: training_step(common, clips, "fp32", plain_sgd(common)),
         INTERMEDIATE: training_step(intermediate, fast, "auto", plain_sgd(intermediate)),
-        OURS: training_step(ours, fast, "auto", optimizer_of({"rest": ours.parameters()}, SGD)),
+        OURS: training_step(
+            ours, fast, "auto", build_grouped_optimizer({"rest": ours.parameters()}, SGD)
+        ),
     }
     inference_ways = {
         BASE: inference_step(common, clips, "fp32"),

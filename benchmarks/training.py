@@ -137,7 +137,7 @@ def record_training(corpus: Manifest, recipe: Recipe, run: Path) -> Recorder:
     """Pre-train with a recorder."""
     batch = recipe.training.batch_size
     recorder = Recorder(recipe.training.epochs * len(corpus.split("train")) // batch)
-    with patch.object(loop, "profiled", recorder.record):
+    with patch.object(loop, "profile_steps", recorder.record):
         pretrain(recipe, corpus, run, profile=True)
     return recorder
 

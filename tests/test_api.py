@@ -1,4 +1,4 @@
-"""A model put to use from Python: what is named is there, or told."""
+"""The Python API: inputs, results and errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import crosspair
+from crosspair.api import write_embeddings
 from crosspair.corpora import Clip, manifest_from_rows
-from crosspair.errors import CrosspairError, ModelError, VideoError
+from crosspair.errors import CrosspairError, ModelError, RunError, TextError, VideoError
 from crosspair.evaluation import class_embeddings
 from crosspair.library import InferenceEngine
 from crosspair.video.decode import read_frames
@@ -42,7 +43,7 @@ def test_importing_is_cheap() -> None:
     )
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
     assert {"load", "Windows"} <= set(dir(crosspair))
-    with pytest.raises(AttributeError, match="module 'crosspair' has no attribute 'lod'"):
+    with pytest.raises(AttributeError, match="lod"):
         crosspair.lod  # noqa: B018
 
 
@@ -60,7 +61,8 @@ def test_files_folders_manifests_and_arrays(model: crosspair.Model, folder: Path
     assert found.embedding.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found.embedding, axis=1), 1, rtol=1e-5)
     ((name, reason),) = found.failures
-    assert (name, "it is text" in reason) == (str(folder / "broken.avi"), True)
+    assert name == str(folder / "broken.avi")
+    assert reason
     np.testing.assert_allclose(found.embedding[4], found.embedding[2], atol=0.02)
     one = model.embed_videos(folder / "2.mp4", clips=3)
     np.testing.assert_allclose(one.embedding[0], found.embedding[1], atol=1e-5)
@@ -101,7 +103,7 @@ def test_a_timeline_covers_the_video(model: crosspair.Model, folder: Path) -> No
     assert (timeline[0].start, timeline[-1].end) == (0, 4)
 
 
-def test_without_windows_a_timeline_tells_of_parts_alone(
+def test_without_windows_only_segments_have_a_timeline(
     model: crosspair.Model, folder: Path
 ) -> None:
     rows = [{"pair_id": "whole", "path": "4.mp4"},
@@ -112,37 +114,47 @@ def test_without_windows_a_timeline_tells_of_parts_alone(
     assert [(each.start, each.end) for each in timelines["part"]] == [(1.0, 3.0)]
 
 
-def test_a_model_that_reads_no_text(folder: Path) -> None:
-    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
-    of.model.untrained = ("text_encoder", "text_head")
-    model = crosspair.Model(of)
-    for ask in (lambda: model.embed_texts(["a dog"]), lambda: model.classify(folder, ["dog"])):
-        with pytest.raises(ModelError, match="this model reads no text, as its text tower is not"):
-            ask()
+def test_a_model_without_a_text_tower(folder: Path) -> None:
+    engine = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
+    engine.model.untrained = ("text_encoder", "text_head")
+    model = crosspair.Model(engine)
+    for call in (lambda: model.embed_texts(["a dog"]), lambda: model.classify(folder, ["dog"])):
+        with pytest.raises(ModelError, match="text tower"):
+            call()
 
 
 def test_texts(model: crosspair.Model) -> None:
     assert model.embed_texts(["a dog", "a cat"]).shape == (2, 8)
     assert model.embed_texts([]).shape == (0, 8)
-    with pytest.raises(CrosspairError, match=r"takes a list of texts; give \[text\] for one"):
+    with pytest.raises(CrosspairError, match=r"embed_texts"):
         model.embed_texts("a dog")
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "error", "value"),
     [
-        (lambda m: m.embed_videos(["gone.mp4"]), r"none of the 1 videos .*no such file"),
-        (lambda m: m.embed_videos([]), "none of the 0 videos can be read: none are named"),
-        (lambda m: m.embed_videos(np.zeros((4, 4, 3), np.uint8)),
-         r"array 0 is uint8 of shape \(4, 4, 3\); a video in memory is uint8 of shape \(frames"),
-        (lambda m: m.embed_videos(np.zeros((2, 4, 4, 3))), "array 0 is float64 of shape"),
-        (lambda m: m.classify("a.mp4", "dog, cat"), "classify takes a list of class names"),
-        (lambda m: m.classify("a.mp4", ["dog"], templates=["a"]), "a template holds {} where"),
-        (lambda m: m.classify("a.mp4", ["dog", "zzz"]), "the model knows no word of 'zzz'"),
+        (lambda m: m.embed_videos(["gone.mp4"]), VideoError, "gone.mp4"),
+        (lambda m: m.embed_videos([]), VideoError, "no videos"),
+        (lambda m: m.embed_videos(np.zeros((4, 4, 3), np.uint8)), VideoError,
+         r"array 0 .*\(4, 4, 3\)"),
+        (lambda m: m.embed_videos(np.zeros((2, 4, 4, 3))), VideoError, "array 0 .*float64"),
+        (lambda m: m.classify("a.mp4", "dog, cat"), CrosspairError, "classes"),
+        (lambda m: m.classify("a.mp4", ["dog"], templates=["a"]), CrosspairError, "'a'"),
+        (lambda m: m.classify("a.mp4", ["dog", "zzz"]), TextError, "'zzz'"),
     ],
 )  # fmt: skip
-def test_what_does_not_do(
-    model: crosspair.Model, call: Callable[[crosspair.Model], object], message: str
+def test_invalid_input(
+    model: crosspair.Model,
+    call: Callable[[crosspair.Model], object],
+    error: type[CrosspairError],
+    value: str,
 ) -> None:
-    with pytest.raises((CrosspairError, VideoError), match=message):
+    with pytest.raises(error, match=value):
         call(model)
+
+
+def test_embeddings_in_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "f.parquet"
+    with pytest.raises(RunError, match=str(path)):
+        write_embeddings(path, [], {})

@@ -1,4 +1,4 @@
-"""A trained model put to use in a few lines: embed videos and texts, classify videos.
+"""Use a trained model from Python: embed videos and texts, and classify videos.
 
 import crosspair
 
@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from crosspair.evaluation.features import embed_texts
 from crosspair.evaluation.windows import Windows, whole_video_plan
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.files import atomic_write
-from crosspair.library.search import TimelineSegment, timeline
 from crosspair.progress import delayed_progress
 from crosspair.video.decode import REFERENCE_FPS, check_frame_array
 
@@ -48,70 +47,41 @@ Video = str | os.PathLike[str] | np.ndarray
 Videos = Video | Manifest | Sequence[Video]
 
 TEMPERATURE = 0.07  # τ of Equation 3
+ROW_GROUP = 4096  # rows per row group of an embeddings file
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """What a model makes of videos: a row for each, or for each of its windows.
+def load(
+    source: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 32,
+    workers: int | None = None,
+) -> Model:
+    """Load a model for inference.
 
-    Attributes:
-        ids: (n,) the videos' paths, the ``pair_id`` of a manifest's, "array 0" of the first array.
-        spans: (n,) start and end in s; None where they are the file's own.
-        visual: (n, F) float32, the visual feature (before the mapping layer).
-        embedding: (n, D) float32, f_v, of unit norm: cosine with a text's is their product.
-        failures: (id, message) of each video that could not be read, all of it or a part; the
-            former have no row.
+    Args:
+        source: model folder (``model`` in a run folder of `crosspair pretrain`) or Hub name.
+        device: PyTorch device; "auto": the first GPU, or the CPU.
+        precision: "bf16", "fp32", or "auto": bf16 if the device supports it in hardware.
+        batch_size: maximum number of clips per forward pass.
+        workers: number of decoding processes; None: number of cores, at most 8.
+
+    Raises:
+        ModelError: the model or the device does not exist.
     """
-
-    ids: list[str]
-    spans: list[tuple[float | None, float | None]]
-    visual: np.ndarray
-    embedding: np.ndarray
-    failures: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Classified:
-    """How near videos, or their windows, are to classes.
-
-    Attributes:
-        ids, spans, failures: see `Embedded`.
-        classes: C names.
-        cosines: (n, C) float32, of video and class, -1 to 1.
-    """
-
-    ids: list[str]
-    spans: list[tuple[float | None, float | None]]
-    classes: list[str]
-    cosines: np.ndarray
-    failures: list[tuple[str, str]]
-
-    @property
-    def scores(self) -> np.ndarray:
-        """(n, C) float32, 0 to 1: cosines as shares of 1 among these classes (Equation 3)."""
-        return _shares(self.cosines)
-
-    def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[TimelineSegment]]]:
-        """Each video's id, all classes with their scores, best first, and a timeline.
-
-        The score of a video in windows is that of its mean cosine. Without windows, the timeline
-        of a whole file is empty; a part whose start and end a manifest gives is one stretch.
-        """
-        for name, members in groupby(range(len(self.ids)), key=self.ids.__getitem__):
-            rows = list(members)
-            (scores,) = _shares(self.cosines[rows].mean(axis=0, keepdims=True))
-            ranked = [(self.classes[i], float(scores[i])) for i in np.argsort(-scores)]
-            spans = [(start, end) for start, end in (self.spans[row] for row in rows)
-                     if start is not None and end is not None]  # fmt: skip
-            whole = len(spans) < len(rows)
-            yield name, ranked, [] if whole else timeline(spans, self.scores[rows], self.classes)
+    return Model(
+        load_engine(
+            source, device=device, precision=precision, batch_size=batch_size, workers=workers
+        )
+    )
 
 
 class Model:
-    """A pre-trained model, ready for use.
+    """A pre-trained model for inference.
 
     Args:
-        engine: the model, and where it computes.
+        engine: the model with its device and batch settings.
 
     Attributes:
         engine: as given; ``engine.model`` is the `crosspair.models.CPD`.
@@ -130,14 +100,14 @@ class Model:
         """Embed videos.
 
         Args:
-            videos: one or many: files, URLs, folders, manifests (``.parquet``), arrays
-                (T, H, W, 3) uint8, RGB, of 30 frames a second. What is named twice counts once.
-            clips: uniformly spread clips of a video, whose mean is taken (Section 4.2).
-            windows: give a row for each of these instead of one for a video.
+            videos: one or several files, URLs, folders, manifests (``.parquet``), or uint8 RGB
+                arrays of shape (T, H, W, 3) at 30 frames per second. Duplicates are removed.
+            clips: number of clips per video, spread uniformly and averaged (Section 4.2).
+            windows: return one row for each of these windows instead of one per video.
 
         Raises:
-            VideoError: none of the videos can be read, or an array is no video.
-            ManifestError: a folder holds no video, or a manifest does not do.
+            VideoError: no video can be read, or an array is not a video.
+            ManifestError: a folder contains no video, or a manifest is invalid.
         """
         ids, spans, visual, embedding, failures = [], [], [], [], []
         for name, encoded in self.encode(videos, clips=clips, windows=windows):
@@ -148,21 +118,23 @@ class Model:
             if encoded.failure:
                 failures.append((name, encoded.failure))
         if not ids:
-            reason = failures[0][1] if failures else "none are named"
-            raise VideoError(f"none of the {len(failures)} videos can be read: {reason}")
+            raise _no_readable_video([error for _, error in failures])
         return Embedded(
             ids, spans, torch.cat(visual).numpy(), torch.cat(embedding).numpy(), failures
         )
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, D) float32, f_t, of unit norm.
+        """Embed texts.
+
+        Returns:
+            (n, D) float32, f_t, unit norm.
 
         Raises:
             ModelError: the model's text tower is untrained.
         """
         check_text_tower(self.engine.model)
         if isinstance(texts, str):
-            raise CrosspairError("embed_texts takes a list of texts; give [text] for one")
+            raise CrosspairError("embed_texts takes a list of texts; pass [text] for a single text")
         embedded: np.ndarray = embed_texts(self.engine.model, list(texts)).numpy()
         return embedded
 
@@ -175,43 +147,42 @@ class Model:
         clips: int = CLIPS,
         windows: Windows | None = None,
     ) -> Classified:
-        """Classify videos by the nearest class name (Appendix C), without having seen any.
+        """Classify videos zero-shot, by the nearest class name (Appendix C).
 
         Args:
-            videos: see `embed_videos`, as for ``clips`` and ``windows``.
-            classes: their names.
-            templates: texts with ``{}`` where the name goes; what they give is averaged.
+            videos, clips, windows: see `embed_videos`.
+            classes: class names.
+            templates: prompts that contain ``{}`` for the class name; embeddings are averaged.
 
         Raises:
-            CrosspairError: there are no classes, or a template lacks ``{}``.
+            CrosspairError: ``classes`` is empty, or a template does not contain ``{}``.
             ModelError: the model's text tower is untrained.
-            TextError: the model knows no word of a class's name.
+            TextError: the model knows no word of a class name.
         """
         check_text_tower(self.engine.model)
         if isinstance(classes, str) or not classes:
-            raise CrosspairError("classify takes a list of class names, at least one")
-        lacking = [template for template in templates if "{}" not in template]
-        if lacking or not templates:
-            raise CrosspairError(f"a template holds {{}} where the class name goes: {lacking}")
+            raise CrosspairError("classes must be a list of at least one class name")
+        invalid = [template for template in templates if "{}" not in template]
+        if invalid or not templates:
+            raise CrosspairError(f"templates must contain {{}} for the class name: {invalid}")
         check_text_tower(self.engine.model, map(class_phrase, classes))
         names = class_embeddings(self.engine.model, classes, templates).numpy()
-        found = self.embed_videos(videos, clips=clips, windows=windows)
-        return Classified(
-            found.ids, found.spans, list(classes), found.embedding @ names.T, found.failures
-        )
+        embedded = self.embed_videos(videos, clips=clips, windows=windows)
+        cosines = embedded.embedding @ names.T
+        return Classified(embedded.ids, embedded.spans, list(classes), cosines, embedded.failures)
 
     def encode(
         self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None
     ) -> Iterator[tuple[str, WindowFeatures]]:
-        """The same as `embed_videos`, a video at a time: its id, and what came of it."""
+        """Like `embed_videos`, but yield the id and the features of one video at a time."""
         if isinstance(videos, Manifest):
             yield from self._encode_files(videos, clips, windows)
             return
-        given = [videos] if isinstance(videos, str | os.PathLike | np.ndarray) else list(videos)
-        arrays = [each for each in given if isinstance(each, np.ndarray)]
-        named = [each for each in given if not isinstance(each, np.ndarray)]
-        if named:
-            yield from self._encode_files(collect_videos(named), clips, windows)
+        inputs = [videos] if isinstance(videos, str | os.PathLike | np.ndarray) else list(videos)
+        arrays = [each for each in inputs if isinstance(each, np.ndarray)]
+        files = [each for each in inputs if not isinstance(each, np.ndarray)]
+        if files:
+            yield from self._encode_files(collect_videos(files), clips, windows)
         if arrays:
             yield from self._encode_arrays(arrays, clips, windows)
 
@@ -226,8 +197,8 @@ class Model:
                 )
             else:
                 encoded = encode_whole_videos(self.engine, manifest, clips, progress)
-            for each in encoded:
-                yield ids[each.row], each
+            for features in encoded:
+                yield ids[features.row], features
 
     def _encode_arrays(
         self, arrays: Sequence[np.ndarray], clips: int, windows: Windows | None
@@ -242,118 +213,195 @@ class Model:
                 if windows
                 else whole_video_plan(row, frames, clips)
             )
-        # Here, not in other processes, which would need copies.
-        here = replace(self.engine, workers=0)
-        for each in encode_features(here, plans):
-            yield f"array {each.row}", each
+        # Without worker processes, to which the arrays would have to be copied.
+        engine = replace(self.engine, workers=0)
+        for features in encode_features(engine, plans):
+            yield f"array {features.row}", features
 
 
-def _shares(cosines: np.ndarray) -> np.ndarray:
-    shares: np.ndarray = torch.softmax(torch.from_numpy(cosines) / TEMPERATURE, 1).numpy()
-    return shares
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of videos or of their windows.
+
+    Attributes:
+        ids: (n,) the path of each video, its ``pair_id`` in a manifest, or "array 0" for the first
+            array.
+        spans: (n,) start and end in s; None where it is that of the file.
+        visual: (n, F) float32, visual feature before the projection head.
+        embedding: (n, D) float32, f_v, unit norm; its dot product with f_t is their cosine.
+        failures: (id, error) of each video that could not be read, entirely or in part. If no part
+            could be read, it has no rows.
+    """
+
+    ids: list[str]
+    spans: list[tuple[float | None, float | None]]
+    visual: np.ndarray
+    embedding: np.ndarray
+    failures: list[tuple[str, str]]
 
 
-def load(
-    source: str | os.PathLike[str],
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int = 32,
-    workers: int | None = None,
-) -> Model:
-    """Load a model from a folder, or by its name on the hub, to use it.
+@dataclass(frozen=True)
+class Classified:
+    """Similarities of videos, or of their windows, with class names.
+
+    Attributes:
+        ids, spans, failures: see `Embedded`.
+        classes: C class names.
+        cosines: (n, C) float32, cosine of video and class name, -1 to 1.
+    """
+
+    ids: list[str]
+    spans: list[tuple[float | None, float | None]]
+    classes: list[str]
+    cosines: np.ndarray
+    failures: list[tuple[str, str]]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(n, C) float32, softmax of the cosines over these classes (Equation 3)."""
+        return _softmax(self.cosines)
+
+    def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[TimelineSegment]]]:
+        """Yield each video's id, its classes with scores in descending order, and its timeline.
+
+        With windows, the score of a video is that of its mean cosine. Without windows, the
+        timeline is empty for a whole file and has one segment for a clip with start and end.
+        """
+        for name, members in groupby(range(len(self.ids)), key=self.ids.__getitem__):
+            rows = list(members)
+            (scores,) = _softmax(self.cosines[rows].mean(axis=0, keepdims=True))
+            ranked = [(self.classes[i], float(scores[i])) for i in np.argsort(-scores)]
+            spans = [(start, end) for start, end in (self.spans[row] for row in rows)
+                     if start is not None and end is not None]  # fmt: skip
+            whole = len(spans) < len(rows)
+            yield name, ranked, [] if whole else timeline(spans, self.scores[rows], self.classes)
+
+
+def _softmax(cosines: np.ndarray) -> np.ndarray:
+    scores: np.ndarray = torch.softmax(torch.from_numpy(cosines) / TEMPERATURE, 1).numpy()
+    return scores
+
+
+def _no_readable_video(errors: Sequence[str]) -> VideoError:
+    if not errors:
+        return VideoError("no videos given")
+    return VideoError(f"0 of {len(errors)} videos can be read; first error: {errors[0]}")
+
+
+@dataclass(frozen=True)
+class TimelineSegment:
+    """A time range of a video with one class.
+
+    Attributes:
+        start, end: in s.
+        label: class name.
+        score: mean score of its windows, 0 to 1.
+    """
+
+    start: float
+    end: float
+    label: str
+    score: float
+
+
+def timeline(
+    spans: Sequence[tuple[float, float]], scores: np.ndarray, classes: Sequence[str]
+) -> list[TimelineSegment]:
+    """Merge consecutive windows with the same best class.
 
     Args:
-        source: what `crosspair pretrain` made (its ``model`` folder), or a name on the hub.
-        device: as PyTorch calls it; "auto": the first GPU, or else the processor.
-        precision: "bf16", "fp32", or "auto": bf16 where the device computes in it.
-        batch_size: clips that go through the network at a time, at most.
-        workers: decoding processes; None: one a core, 8 at most.
+        spans: start and end of each window in s, ascending; windows may overlap.
+        scores: (n, C), score of each window and class.
+        classes: C class names.
 
-    Raises:
-        ModelError: there is no such model, or no such device.
+    Returns:
+        Segments in order of time. Where windows of two classes overlap, the later one begins the
+        next segment. Gaps between windows, which could not be read, are not covered.
+
+    >>> scores = np.array([[1, 0], [1, 0], [0, 1]])
+    >>> first, second = timeline([(0, 4), (2, 6), (4, 8)], scores, ["dog", "cat"])
+    >>> first, second.start
+    (TimelineSegment(start=0, end=4, label='dog', score=1.0), 4)
     """
-    return Model(
-        load_engine(
-            source, device=device, precision=precision, batch_size=batch_size, workers=workers
-        )
-    )
-
-
-GROUP = 4096  # rows that are held before they are written
+    best = scores.argmax(axis=1)
+    after_gap = [start > end for (_, end), (start, _) in pairwise(spans)]
+    gaps = np.cumsum([False, *after_gap])  # number of gaps before each window
+    segments = []
+    for (_, label), members in groupby(range(len(spans)), key=lambda i: (gaps[i], int(best[i]))):
+        rows = list(members)
+        following = rows[-1] + 1
+        end = spans[rows[-1]][1]
+        if following < len(spans):
+            end = min(end, spans[following][0])
+        score = float(scores[rows, label].mean())
+        segments.append(TimelineSegment(spans[rows[0]][0], end, classes[label], score))
+    return segments
 
 
 def write_embeddings(
-    path: Path, encoded: Iterable[tuple[str, WindowFeatures]], about: Mapping[str, Any]
+    path: Path, encoded: Iterable[tuple[str, WindowFeatures]], metadata: Mapping[str, Any]
 ) -> tuple[int, dict[str, str]]:
-    """Write a row a video or a window, in one step.
+    """Write embeddings to a Parquet file, atomically, with one row per video or window.
 
-    The columns: ``video``, ``start`` and ``end`` (s; null where they are the file's own),
-    ``visual``, ``embedding`` (float32), ``error``. What could not be read is a row, too, with
-    neither feature.
+    The columns are ``video``, ``start`` and ``end`` (s; null where they are those of the file),
+    ``visual``, ``embedding`` (float32) and ``error``. Each failure is a row without features.
 
     Args:
-        path: of the file.
-        encoded: ids of videos, and what came of them.
-        about: goes to the file's metadata as JSON, under ``crosspair``.
+        path: output file.
+        encoded: ids and features of videos, see `Model.encode`.
+        metadata: saved as JSON in the file's metadata, under ``crosspair``.
 
     Returns:
-        How many rows have features, and the errors by video.
+        The number of rows with features, and the errors by video.
 
     Raises:
-        VideoError: no video could be read; nothing is written then.
+        VideoError: no video can be read; the file is not written.
         RunError: the file cannot be written.
     """
     count, failures = 0, dict[str, str]()
     with atomic_write(path) as partial:
         writer: pq.ParquetWriter | None = None
         try:
-            held: list[dict[str, Any]] = []
-            for name, each in encoded:
-                held += _rows(name, each)
-                count += len(each.spans)
-                if each.failure:
-                    failures[name] = each.failure
-                schema = _schema(each, about)
+            rows: list[dict[str, Any]] = []
+            for name, features in encoded:
+                rows += _embedding_rows(name, features)
+                count += len(features.spans)
+                if features.failure:
+                    failures[name] = features.failure
+                schema = _embedding_schema(features, metadata)
                 writer = writer or pq.ParquetWriter(partial, schema)
-                if len(held) >= GROUP:
-                    writer.write_table(pa.Table.from_pylist(held, schema=schema))
-                    held = []
+                if len(rows) >= ROW_GROUP:
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                    rows = []
             if not count:
-                reason = next(iter(failures.values()), "none are named")
-                raise VideoError(f"none of the {len(failures)} videos can be read: {reason}")
+                raise _no_readable_video(list(failures.values()))
             assert writer is not None
-            writer.write_table(pa.Table.from_pylist(held, schema=schema))
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         finally:
             if writer is not None:
                 writer.close()
     return count, failures
 
 
-def _rows(name: str, each: WindowFeatures) -> Iterable[dict[str, Any]]:
-    both = zip(each.spans, each.visual.numpy(), each.embedding.numpy(), strict=True)
-    for (start, end), visual, embedding in both:
+def _embedding_rows(name: str, features: WindowFeatures) -> Iterator[dict[str, Any]]:
+    values = zip(features.spans, features.visual.numpy(), features.embedding.numpy(), strict=True)
+    for (start, end), visual, embedding in values:
         yield {
-            "video": name,
-            "start": start,
-            "end": end,
-            "visual": visual,
-            "embedding": embedding,
-        }
-    if each.failure:
-        yield {"video": name, "error": each.failure}
+            "video": name, "start": start, "end": end, "visual": visual, "embedding": embedding,
+        }  # fmt: skip
+    if features.failure:
+        yield {"video": name, "error": features.failure}
 
 
-def _schema(each: WindowFeatures, about: Mapping[str, Any]) -> pa.Schema:
-    features, dimensions = each.visual.shape[1], each.embedding.shape[1]
+def _embedding_schema(features: WindowFeatures, metadata: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(
         [
             ("video", pa.string()),
             ("start", pa.float64()),
             ("end", pa.float64()),
-            ("visual", pa.list_(pa.float32(), features)),
-            ("embedding", pa.list_(pa.float32(), dimensions)),
+            ("visual", pa.list_(pa.float32(), features.visual.shape[1])),
+            ("embedding", pa.list_(pa.float32(), features.embedding.shape[1])),
             ("error", pa.string()),
         ],
-        {"crosspair": json.dumps(about)},
+        {"crosspair": json.dumps(metadata)},
     )

@@ -16,12 +16,12 @@ import pytest
 
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora.prepare import (
+    LOCK,
     PreparationEstimate,
     PreparationPlan,
     TranscodeOutcome,
     TranscodeRequest,
     estimate_cost,
-    exclusive_lock,
     plan_preparation,
     prepare_corpus,
     run_request,
@@ -29,7 +29,7 @@ from crosspair.corpora.prepare import (
 )
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import ManifestError, RunError
-from crosspair.files import read_jsonl
+from crosspair.files import file_lock, read_jsonl
 from crosspair.video.decode import read_frames
 
 SMALL = TranscodeSettings(short_side=32)
@@ -306,7 +306,10 @@ def test_a_crash_fails_only_its_file(corpus: Corpus, monkeypatch: pytest.MonkeyP
 def test_one_run_at_a_time(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.mkdir()
-    with exclusive_lock(corpus.out), pytest.raises(RunError, match=str(corpus.out)):
+    with (
+        file_lock(corpus.out / LOCK, "locked", inheritable=True),
+        pytest.raises(RunError, match=str(corpus.out)),
+    ):
         prepare_corpus(plan, Here())
     assert len(prepare_corpus(plan, Here())) == 2
 

@@ -1,7 +1,7 @@
-"""A training on made-up clips that goes on with what there is: run by the test beside it.
+"""Train on random clips, resuming if possible; run by test_elastic.py.
 
-Arguments: the run's folder, the step that the last process is killed before (0: none), and whether
-batch normalisation keeps fixed statistics (1) or each process takes its own (0).
+Arguments: the run folder, the step before which the last process is killed (0: none), and whether
+batch normalisation uses fixed statistics (1) or the statistics of each process (0).
 """
 
 import os
@@ -16,7 +16,7 @@ from torch import nn
 from crosspair.distributed import World, init_distributed
 from crosspair.progress import progress
 from crosspair.recipes import load_recipe
-from crosspair.training.loop import Loop
+from crosspair.training.loop import Trainer
 from crosspair.training.pretrain import Pretraining
 from crosspair.training.run import RunFolder
 from crosspair.video.loader import Batch, TrainingOrder
@@ -27,7 +27,7 @@ CONFIG = ("training.epochs=2", "training.checkpoint_steps=2")  # epochs of five 
 
 
 class FixedStatistics(Pretraining):
-    """Statistics over a process's share of the batch would not be those over all of it."""
+    """Batch normalisation is in eval mode, since statistics differ between processes."""
 
     def enter_stage(self) -> None:
         super().enter_stage()
@@ -42,17 +42,17 @@ def main(folder: Path, killed: int, fixed: int) -> None:
     with init_distributed() as world:
         kind = FixedStatistics if fixed else Pretraining
         task, config = kind(recipe, some_pairs(), world), recipe.training
-        with RunFolder(folder, recipe, "these", resume=True, world=world) as run:
-            loop = Loop(task, run)
+        with RunFolder(folder, recipe, "hash", resume=True, world=world) as run:
+            trainer = Trainer(task, run)
             order = TrainingOrder(
                 len(task.train), config.batch_size, config.epochs, config.seed,
-                rank=world.rank, world_size=world.size, start=loop.step,
+                rank=world.rank, world_size=world.size, start=trainer.step,
             )  # fmt: skip
             with progress("", len(order), "steps", shown=False) as bar:
-                loop.go(batches(order, killed, world), bar)
+                trainer.run(batches(order, killed, world), bar)
         whole = torch.zeros(2, len(task.train), 8)
         whole[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
-        found = {
+        result = {
             "seeds": world.gather_rows(torch.tensor([torch.initial_seed()])),
             "bank": world.sum(whole),
             "log_z": task.objective.state_dict()["log_z"],
@@ -61,11 +61,11 @@ def main(folder: Path, killed: int, fixed: int) -> None:
             "velocities": [each["momentum_buffer"] for each in task.optimizer.state.values()],
         }
         if world.is_main:
-            torch.save(found, folder / "found.pt")
+            torch.save(result, folder / "found.pt")
 
 
 def batches(order: TrainingOrder, killed: int, world: World) -> Iterator[Batch]:
-    """Clips that depend on nothing but pair and epoch."""
+    """Yield clips that depend on pair and epoch only."""
     for step, jobs in enumerate(order, order.start + 1):
         if step == killed and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGKILL)

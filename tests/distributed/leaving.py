@@ -1,6 +1,6 @@
-"""Join, train as the package does, and leave one by one: run by the test beside it.
+"""Join, train with DDP and leave at different times; run by test_leaving.py.
 
-The argument is the step that process 1 is killed before, or 0.
+The argument is the step before which process 1 is killed, or 0.
 """
 
 import os

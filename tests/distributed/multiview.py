@@ -1,4 +1,4 @@
-"""The test of a classifier by however many processes: run by the test beside it."""
+"""Test a classifier with any number of processes; run by test_processes.py."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two steps of fine-tuning on made-up clips, by however many processes: run by the test."""
+"""Fine-tune for two steps on random clips, with any number of processes."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ VIDEOS, BATCH, STEPS = 40, 8, 2
 def main(out: Path) -> None:
     recipe = make_recipe(FinetuneRecipe, {
         "clip.size": 32, "clip.frames": 2, "video.depth": 10, "video.width": 4,
-        # Statistics over a process's share of the batch would not be those over all of it.
+        # Statistics of batch normalisation would differ between processes.
         "classifier.frozen_norm": True, "training.batch_size": BATCH, "training.precision": "fp32",
         "training.accumulate": 2, "optimizer.lr": 0.1, "labels.hold_out": 0.2,
     })  # fmt: skip
@@ -30,12 +30,12 @@ def main(out: Path) -> None:
     video = VideoConfig(10, 4)
     encoder = ResNet3d(video.depth, video.width).state_dict()
     with init_distributed() as world:
-        start = InitWeights("of the test", video, encoder)
-        task = Finetuning(recipe, manifest_from_rows(rows, "m.parquet"), start, world)
+        init = InitWeights("test", video, encoder)
+        task = Finetuning(recipe, manifest_from_rows(rows, "m.parquet"), init, world)
         gradients = []
-        moving = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+        trainable = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         task.optimizer.register_step_pre_hook(
-            lambda *_: gradients.append([p.grad.clone() for p in moving])
+            lambda *_: gradients.append([p.grad.clone() for p in trainable])
         )
         losses = []
         for step in range(STEPS):
@@ -54,13 +54,13 @@ def main(out: Path) -> None:
             losses.append(world.sum(scalars["loss"]) / world.size)
         layer = world.gather_rows(task.model.fc.weight.detach()[None])  # (processes, C, F)
         if world.is_main:
-            found = {
+            result = {
                 "losses": torch.stack(losses),
                 "gradients": gradients,
                 "layer": layer,
                 "weights": list(task.model.state_dict().values()),
             }
-            torch.save(found, out)
+            torch.save(result, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two training steps on made-up clips, by however many processes: run by the test beside it."""
+"""Pre-train for two steps on random clips, with any number of processes."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ SETTINGS = (
 
 
 def some_pairs() -> Manifest:
-    """Pairs without videos."""
+    """Return pairs without videos."""
     words = ["ball", "dog", "runs", "cat", "playing"]
     titles = [f"{words[i % 5]} {words[i % 3]}" for i in range(PAIRS)]
     rows = [{"pair_id": str(i), "path": "x", "title": title} for i, title in enumerate(titles)]
@@ -33,7 +33,7 @@ def some_pairs() -> Manifest:
 
 
 def main(out: Path, unreadable: int, *settings: str) -> None:
-    """Train on batches of which the last process cannot read so many clips."""
+    """Train on batches of which ``unreadable`` clips of the last process are missing."""
     clips_read = BATCH - unreadable
     with init_distributed() as world:
         recipe = load_recipe("laptop", [*SETTINGS, *settings])
@@ -60,15 +60,15 @@ def main(out: Path, unreadable: int, *settings: str) -> None:
                 colors=torch.ones(clips_read, 3)[mine],
                 failures=[],
             )
-            share = len(batch.rows) * world.size / clips_read
-            scalars = task.train_step(batch, 0.0, share)
-            losses.append(world.sum(scalars["loss"] * share) / world.size)
+            loss_scale = len(batch.rows) * world.size / clips_read
+            scalars = task.train_step(batch, 0.0, loss_scale)
+            losses.append(world.sum(scalars["loss"] * loss_scale) / world.size)
         bank = torch.zeros(2, PAIRS, 8)
         bank[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
         bank = world.sum(bank)
         seeds = world.gather_rows(torch.tensor([torch.initial_seed()]))
         if world.is_main:
-            found = {
+            result = {
                 "losses": torch.stack(losses),
                 "gradients": gradients,
                 "bank": bank,
@@ -76,7 +76,7 @@ def main(out: Path, unreadable: int, *settings: str) -> None:
                 "log_z": task.objective.state_dict().get("log_z", torch.empty(0)),
                 "weights": [p.detach() for p in parameters],
             }
-            torch.save(found, out)
+            torch.save(result, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run that lost a process goes on with another number of them, as if nothing had happened."""
+"""A run that lost a process resumes on another number of processes with the same result."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ import torch
 
 from tests.distributed.test_processes import launched
 
-STEPS, KILLED, SAVED = 10, 8, 6  # of the second epoch, in its midst
+STEPS, KILLED, SAVED = 10, 8, 6  # in the second epoch
 
 
-def trained(run: Path, processes: int, killed: int = 0, fixed: int = 1) -> None:
-    # As a module, so that it finds what it shares with the other scripts.
+def train(run: Path, processes: int, killed: int = 0, fixed: int = 1) -> None:
+    # As a module, since it imports another script.
     arguments = (str(run), str(killed), str(fixed))
     command = launched(Path("tests.distributed.elastic"), processes, *arguments)
     command.insert(-4, "-m")
@@ -24,20 +24,20 @@ def trained(run: Path, processes: int, killed: int = 0, fixed: int = 1) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     run = tmp_path_factory.mktemp("elastic") / "run"
-    trained(run, 1)
+    train(run, 1)
     return torch.load(run / "found.pt", weights_only=True)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_goes_on_to_the_same_weights(
+def test_resume_on_another_number_of_processes_gives_the_same_weights(
     uninterrupted, tmp_path, before: int, after: int
 ) -> None:
     run = tmp_path / "run"
-    trained(run, before, KILLED)
+    train(run, before, KILLED)
     (saved,) = (run / "checkpoints").glob("step-*")
     assert int(saved.name.removeprefix("step-")) == SAVED
     assert len(list(saved.glob("process-*.pt"))) == before
-    trained(run, after)
+    train(run, after)
     found = torch.load(run / "found.pt", weights_only=True)
     assert len(found["weights"]) == len(found["velocities"]) > 10
     assert found.pop("seeds").tolist() == list(range(after))
@@ -50,9 +50,9 @@ def test_another_number_of_processes_goes_on_to_the_same_weights(
     assert [line["failed"] for line in lines if "failed" in line] == [1]
 
 
-def test_statistics_of_each_process_go_on_as_if_nothing_had_happened(tmp_path) -> None:
+def test_resumed_batch_statistics_are_identical(tmp_path) -> None:
     for run, killed in (("whole", 0), ("cut", KILLED), ("cut", 0)):
-        trained(tmp_path / run, 2, killed, fixed=0)
+        train(tmp_path / run, 2, killed, fixed=0)
     whole, cut = (
         torch.load(tmp_path / run / "found.pt", weights_only=True) for run in ("whole", "cut")
     )

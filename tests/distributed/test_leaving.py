@@ -1,4 +1,4 @@
-"""Processes leave cleanly, and say so when one of them is lost."""
+"""Processes leave cleanly, and report a lost process."""
 
 import os
 import signal
@@ -16,21 +16,21 @@ LEAVING = Path(__file__).with_name("leaving.py")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have names on Linux")
-def test_no_thread_of_the_group_outlives_it() -> None:
+def test_threads_of_the_process_group_end_with_it() -> None:
     run(LEAVING, 2, "0")
 
 
-def test_who_is_left_tells_that_another_was_lost() -> None:
+def test_remaining_process_reports_the_lost_one() -> None:
     done = subprocess.run(launched(LEAVING, 2, "2"), capture_output=True, text=True, timeout=300)
     assert done.returncode
     (message,) = [line for line in done.stderr.splitlines() if "RunError: " in line]
-    assert "process 0 of 2 " in message
+    assert " 0 of 2 " in message
     assert " by peer" in message
 
 
-def test_who_is_asked_to_stop_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    for name, value in ours.items():
+def test_sigterm_raises_run_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     before = signal.getsignal(signal.SIGTERM)
     with (

@@ -1,4 +1,4 @@
-"""What travels in a step is what the formula says, whatever the number of pairs."""
+"""The communication of a step equals the formula and is independent of the number of pairs."""
 
 import json
 from pathlib import Path
@@ -20,15 +20,15 @@ BATCH, DIMENSIONS, SAMPLES = 8, 16, 64
 
 
 @pytest.fixture(scope="module")
-def weighed(tmp_path_factory: pytest.TempPathFactory) -> list:
-    out = tmp_path_factory.mktemp("weighed") / "bytes.json"
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list:
+    out = tmp_path_factory.mktemp("measured") / "bytes.json"
     run(SCRIPT, 2, str(out), json.dumps(SETTINGS), *map(str, (BATCH, DIMENSIONS, SAMPLES)))
     return json.loads(out.read_text())
 
 
-def test_bytes_are_those_of_the_formula(weighed) -> None:
-    assert [each[:2] for each in weighed] == [[s, pairs] for s in SETTINGS for pairs in PAIRS]
-    for settings, _, found in weighed:
+def test_bytes_equal_the_formula(measured) -> None:
+    assert [each[:2] for each in measured] == [[s, pairs] for s in SETTINGS for pairs in PAIRS]
+    for settings, _, found in measured:
         config = ObjectiveConfig(noise_samples=SAMPLES, **settings)
         expected = bank_traffic(config, BATCH, DIMENSIONS, 2)
         update = expected.pop("update")
@@ -38,11 +38,11 @@ def test_bytes_are_those_of_the_formula(weighed) -> None:
             assert found[name] == given, settings
 
 
-def test_bytes_do_not_depend_on_the_number_of_pairs(weighed) -> None:
-    for few, many in zip(weighed[::2], weighed[1::2], strict=True):
+def test_bytes_do_not_depend_on_the_number_of_pairs(measured) -> None:
+    for few, many in zip(measured[::2], measured[1::2], strict=True):
         assert (few[1], many[1]) == PAIRS
         assert few[2] == many[2]
-    assert len({str(each[2]["loss"]) for each in weighed}) == len(SETTINGS)
+    assert len({str(each[2]["loss"]) for each in measured}) == len(SETTINGS)
 
 
 def test_numbers_by_hand() -> None:

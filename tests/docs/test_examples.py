@@ -1,7 +1,7 @@
-"""Every command and every Python example of the pages does what it says, in a tiny world.
+"""Run every command and every Python example of the docs on tiny files.
 
-What cannot run in a test is named in `ONLY_PARSED` with the reason; the real parser reads it all
-the same, so that no option that a page names is wrong.
+Commands that a test cannot run are listed in `ONLY_PARSED` with the reason; their options are still
+parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from crosspair.cli import _parser, main
+from crosspair.cli import build_parser, main
 from tests.docs.world import TINY, TINY_PAIRS, make_world
 
 ROOT = Path(__file__).parents[2]
@@ -25,18 +25,18 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(sh|bash|sbatch|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 ONLY_PARSED = {
-    r"^serve ": "does not end by itself, and has tests of its own",
-    r"imagenet:": "weights that are not here",
-    r"^import-weights ": "weights that are not here",
-    r"--init (slow-r50|cpd)": "weights that are not here",
+    r"^serve ": "runs until interrupted; has its own tests",
+    r"imagenet:": "weights are not available",
+    r"^import-weights ": "weights are not available",
+    r"--init (slow-r50|cpd)": "weights are not available",
     r"--to ": "uploads",
-    r"--splits ": "three times what the same without --splits does",
-    r"--engine ray": "a cluster",
+    r"--splits ": "three times the work of the command without --splits",
+    r"--engine ray": "needs a cluster",
     r"--recipe kinetics210k": "the paper's size",
-    r"^ablate (?!.*--dry-run)": "an hour, and has tests of its own",
-    r"^ablate table-1a-ucf": "more pairs than there are here",
+    r"^ablate (?!.*--dry-run)": "takes an hour; has its own tests",
+    r"^ablate table-1a-ucf": "needs more pairs",
 }
-# So that it takes seconds: appended to each command that runs.
+# Options appended to a command to make it fast.
 FAST = {
     "plan": [*TINY_PAIRS, "--seconds", "1"],
     "pretrain": TINY_PAIRS,
@@ -51,12 +51,12 @@ FAST = {
     "index": ["--workers", "0"],
     "search": ["--workers", "0"],
 }
-# Programs that are not of this package.
-OTHERS = {"ssh": "another machine", "source": "the shell's"}
+# Programs of other packages.
+OTHERS = {"ssh", "source"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """(language, text) of a page's examples."""
+    """Return (language, text) of the examples of a page."""
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
@@ -67,11 +67,14 @@ def commands(text: str) -> Iterator[list[str]]:
             yield words[words[0] == "srun" :]
 
 
-def of_crosspair(page: Path) -> list[list[str]]:
-    """The arguments of each call of this package's command, bare or under torchrun."""
+def crosspair_commands(page: Path) -> list[list[str]]:
+    """Return the arguments of each call of crosspair, alone or under torchrun."""
     lines = [line for lang, text in blocks(page) if lang != "python" for line in commands(text)]
-    of_ours = [line for line in lines if line[0] in {"crosspair", "torchrun"}]
-    return [line[line.index("crosspair") + 1 :] for line in of_ours]
+    return [
+        line[line.index("crosspair") + 1 :]
+        for line in lines
+        if line[0] in {"crosspair", "torchrun"}
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -84,24 +87,26 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pa
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_options_are_the_command_s(page: Path) -> None:
-    for arguments in of_crosspair(page):
-        _parser().parse_args(arguments)  # ends the test by SystemExit
+def test_commands_parse(page: Path) -> None:
+    for arguments in crosspair_commands(page):
+        build_parser().parse_args(arguments)  # raises SystemExit on an error
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_options_in_the_text_exist(page: Path) -> None:
-    told = re.findall(r"`(?:crosspair [\w ]+)?(--[a-z][a-z-]+)", page.read_text(encoding="utf-8"))
-    assert set(told) <= set(_options(_parser())) | {"--"}
+    options = re.findall(
+        r"`(?:crosspair [\w ]+)?(--[a-z][a-z-]+)", page.read_text(encoding="utf-8")
+    )
+    assert set(options) <= set(_options(build_parser())) | {"--"}
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The options of all verbs."""
+    """Yield the options of all commands."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
-            for verb in action.choices.values():
-                yield from _options(verb)
+            for command in action.choices.values():
+                yield from _options(command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -109,11 +114,11 @@ def test_other_commands_exist(page: Path) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    verbs = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for _, text in (each for each in blocks(page) if each[0] != "python"):
         for program, *rest in commands(text):
             if program == "make":
-                assert set(rest) <= set(verbs)
+                assert set(rest) <= set(targets)
             elif program == "pip":
                 (names,) = re.findall(r"crosspair\[([\w,]+)\]", rest[-1])
                 assert set(names.split(",")) <= set(extras)
@@ -128,7 +133,7 @@ def test_examples_run(
     here = tmp_path / "world"
     shutil.copytree(world, here)
     monkeypatch.chdir(here)
-    _without_what_is_made(page, here)
+    _remove_outputs(page, here)
     names: dict[str, object] = {}
     for language, text in blocks(page):
         if language == "python":
@@ -140,7 +145,7 @@ def test_examples_run(
 
 
 def test_every_exception_is_needed() -> None:
-    lines = [shlex.join(arguments) for page in PAGES for arguments in of_crosspair(page)]
+    lines = [shlex.join(arguments) for page in PAGES for arguments in crosspair_commands(page)]
     assert all(any(re.search(each, line) for line in lines) for each in ONLY_PARSED)
 
 
@@ -155,17 +160,17 @@ def _run(arguments: list[str]) -> None:
         main([*arguments, *fast])
     except SystemExit as ended:
         status = ended.code
-    # A machine may lack what doctor looks for; nothing else may fail.
+    # doctor may report problems of this machine; no other command may fail.
     assert status == 0 or arguments == ["doctor"], arguments
 
 
-def _without_what_is_made(page: Path, here: Path) -> None:
-    """Take out of the world what the page's own commands make."""
-    for arguments in of_crosspair(page):
+def _remove_outputs(page: Path, here: Path) -> None:
+    """Remove the outputs of the page's own commands."""
+    for arguments in crosspair_commands(page):
         for option, value in pairwise(arguments):
-            made = here / value
-            made_here = option in {"--out", "--run"} and not _only_parsed(arguments)
-            if made_here and made.is_dir():
-                shutil.rmtree(made)
-            elif made_here:
-                made.unlink(missing_ok=True)
+            output = here / value
+            runs = option in {"--out", "--run"} and not _only_parsed(arguments)
+            if runs and output.is_dir():
+                shutil.rmtree(output)
+            elif runs:
+                output.unlink(missing_ok=True)

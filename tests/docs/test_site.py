@@ -1,4 +1,4 @@
-"""The pages build without a warning, and a browser fetches nothing from elsewhere for them."""
+"""The site builds without warnings and loads nothing from other hosts."""
 
 import os
 import re
@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FETCHED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?([^\"'\s>]+)")
-# A page's own address and what it is the next or previous of; nothing is fetched for these.
-TOLD = re.compile(r"<link\b[^>]*\brel=[\"']?(?:canonical|prev|next)\b[^>]*>")
+# Canonical, previous and next links, which a browser does not load.
+NOT_LOADED = re.compile(r"<link\b[^>]*\brel=[\"']?(?:canonical|prev|next)\b[^>]*>")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_every_page_is_in_the_site(site: Path) -> None:
     assert (site / "search/search_index.json").is_file()
 
 
-def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
-    html = [TOLD.sub("", page.read_text(encoding="utf-8")) for page in site.glob("*.html")]
+def test_nothing_is_loaded_from_other_hosts(site: Path) -> None:
+    html = [NOT_LOADED.sub("", page.read_text(encoding="utf-8")) for page in site.glob("*.html")]
     fetched = {each for text in html for each in FETCHED.findall(text)}
     assert any(each.endswith(".css") for each in fetched)
     assert not [each for each in fetched if each.startswith(("http:", "https:", "//"))]
@@ -44,16 +44,20 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 def test_tables_come_from_results(site: Path) -> None:
     page = (site / "results.html").read_text(encoding="utf-8")
-    asked = re.findall(r"<!-- (results|dial|transfer): ", (ROOT / "docs/results.md").read_text())
-    assert page.count("<table") == len(asked) + asked.count("dial")  # kNN, and zero-shot
+    placeholders = re.findall(
+        r"<!-- (results|dial|transfer): ", (ROOT / "docs/results.md").read_text()
+    )
+    assert page.count("<table") == len(placeholders) + placeholders.count(
+        "dial"
+    )  # kNN, and zero-shot
     assert "zero-shot" in page
 
 
-def test_every_place_of_a_table_holds_one(site: Path) -> None:
-    places = re.compile(r"<!-- \w+: \S+ -->")
-    asked = [page for page in (ROOT / "docs").glob("*.md") if places.search(page.read_text())]
-    assert {"results", "speed"} <= {page.stem for page in asked}
-    for page in asked:
+def test_every_placeholder_is_replaced_by_a_table(site: Path) -> None:
+    placeholder = re.compile(r"<!-- \w+: \S+ -->")
+    pages = [page for page in (ROOT / "docs").glob("*.md") if placeholder.search(page.read_text())]
+    assert {"results", "speed"} <= {page.stem for page in pages}
+    for page in pages:
         html = (site / f"{page.stem}.html").read_text(encoding="utf-8")
         assert "<table" in html, page
-        assert not places.search(html), page
+        assert not placeholder.search(html), page

@@ -1,4 +1,4 @@
-"""A tiny world under the names that the pages use: videos, lists, titles, a model, its results."""
+"""Tiny files under the names that the docs use: videos, lists, titles, a model, its results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINETICS = "label,youtube_id,time_start,time_end,split"
 
 
 def make_world(root: Path, make_video: Callable[..., Path]) -> None:
-    """Fill an empty folder; the current directory must be ``root``."""
+    """Fill the empty folder ``root``, which must be the current directory."""
     sources = [make_video(root / f"{name}.mp4", frames=24) for name in ("holiday", "match")]
     for name in ("a", "more", "example"):
         shutil.copy(sources[0], root / f"{name}.mp4")
@@ -95,8 +95,8 @@ def _ucf101(root: Path, sources: list[Path], videos: str, lists: str) -> None:
         (root / lists / f"trainlist0{split}.txt").write_text("".join(train))
         (root / lists / f"testlist0{split}.txt").write_text("".join(test))
     if lists.startswith("ucf10/"):
-        told = [f"{Path(clip).name}\t{TITLES[2 - number]}\n" for clip, number, _ in members]
-        (root / "ucf10/titles.tsv").write_text("video_id\ttitle\n" + "".join(told))
+        titles = [f"{Path(clip).name}\t{TITLES[2 - number]}\n" for clip, number, _ in members]
+        (root / "ucf10/titles.tsv").write_text("video_id\ttitle\n" + "".join(titles))
 
 
 def _hmdb51(root: Path, sources: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU: it needs PyTorch and NumPy alone, and what fails stays in its row."""
+"""The GPU benchmark needs only PyTorch and NumPy, and a failure affects only its row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.cuda_networks import TRAINING, Way, training_rate
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-# As if these were not installed: whatever is asked for goes to the next finder.
+# Hides packages as if they were not installed.
 WITHOUT = """
 import runpy, sys
 from importlib.machinery import PathFinder

@@ -1,4 +1,4 @@
-"""The benchmark of loss curves, small: ways that only round differently stay together."""
+"""A small run of the benchmark of loss curves: variants differ only by rounding."""
 
 from __future__ import annotations
 

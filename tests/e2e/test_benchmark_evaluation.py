@@ -1,4 +1,4 @@
-"""The benchmark of frozen protocols, small: it runs, and its ways agree."""
+"""A small run of the benchmark of frozen protocols: implementations agree."""
 
 from __future__ import annotations
 

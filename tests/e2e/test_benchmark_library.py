@@ -1,4 +1,4 @@
-"""The benchmark of a library, small: it runs, loses nothing, and knows what is to be seen when."""
+"""A small run of the library benchmark, and its ground truth for joined videos."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_it_runs_and_loses_nothing(
     assert (results["index"]["videos"], results["index"]["broken"]) == (11, 0)
     of_dog = results["classes"]["dog"]
     assert (of_dog["all"]["chance"], of_dog["test"]["chance"]) == (5 / 9, 3 / 6)
-    assert 0 < of_dog["test"]["P@10"] <= 0.3  # 3 of 10 moments can be right
+    assert 0 < of_dog["test"]["P@10"] <= 0.3  # at most 3 of 10 moments are correct
     assert results["long videos"]["by a poor copy"]["queries"] == 2
     changes, kills = results["changes"], results["kills"]
     assert (changes["deleted"]["removed"], changes["deleted"]["added"]) == (2, 0)

@@ -1,4 +1,4 @@
-"""The benchmark of loading: all ways see the same frames, and what is written can be published."""
+"""A small run of the loading benchmark: all variants return the same frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.loading import BASE, main
 from benchmarks.measuring import compare_times, run_in_turns
 
 
-def test_the_benchmark_runs_and_tells_no_paths(
+def test_it_runs_and_writes_no_paths(
     tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, fps in (("a.avi", 25), ("b.mp4", 30)):
@@ -39,7 +39,7 @@ def test_the_benchmark_runs_and_tells_no_paths(
     for results in content["results"]["ways"].values():
         assert results[BASE]["times_faster"]["median"] == 1
         assert results["ours, untouched"]["difference"] == 0
-        # A frame missed by one would differ by a third of the range.
+        # The neighbouring frame differs by a third of the range.
         assert all(result["difference"] < 12 for result in results.values())
     for state, parts in content["results"]["parts"].items():
         assert list(parts) == ["open", "seek, first frame", "decode", "scale", "crop and copy"]

@@ -1,4 +1,4 @@
-"""The benchmark of the network, small: it runs, and its ways compute the same."""
+"""A small run of the network benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of objectives, small: it runs, and both ways update the bank alike."""
+"""A small run of the objectives benchmark: both implementations update the bank equally."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_peak_memory_counts_tensors_that_live_at_the_same_time() -> None:
 
 
 @pytest.mark.usefixtures("one_thread", "small")
-def test_both_ways_update_the_bank_alike() -> None:
+def test_both_implementations_update_the_bank_equally() -> None:
     def bank() -> MemoryBank:
         return MemoryBank(50, 16, 0.5, 0, World())
 

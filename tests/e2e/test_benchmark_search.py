@@ -1,4 +1,4 @@
-"""The benchmark of search, small: it runs, and its index finds what is near."""
+"""A small run of the search benchmark: its index finds the nearest windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("lancedb")
 def test_it_runs_and_finds_the_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store, "EXACT_UP_TO", store.EXACT_UP_TO)  # it is put back afterwards
+    monkeypatch.setattr(store, "EXACT_UP_TO", store.EXACT_UP_TO)  # restored after the test
     out = tmp_path / "search.json"
     small = ["--windows", "600", "--queries", "5", "--centres", "20", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["search", *small])

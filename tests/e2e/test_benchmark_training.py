@@ -1,4 +1,4 @@
-"""The benchmark of whole steps, small: parts add up, and what is held is seen."""
+"""A small run of the training benchmark: its parts add up to the whole step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every fault at which testing and fine-tuning stop: one line, status 2, nothing half-written."""
+"""Invalid input of evaluate and finetune: one line, status 2, and no partial output.
+
+The tests check the offending key, file or value in the line, not its wording.
+"""
 
 from __future__ import annotations
 
@@ -86,23 +89,23 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
-    """Calls the command, and gives the one line that it answers with."""
+    """Run the command, check that it fails, and return the error line."""
 
     def call(*arguments: object) -> str:
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(["--quiet", *map(str, arguments)])
-        out, told = capfd.readouterr()
-        assert ended.value.code == 2, told
+        out, log = capfd.readouterr()
+        assert ended.value.code == 2, log
         assert not out
-        *_, last = told.strip().splitlines()
-        assert told.count("crosspair: error: ") == 1
+        *_, last = log.strip().splitlines()
+        assert log.count("crosspair: error: ") == 1
         return last.removeprefix("crosspair: error: ")
 
     return call
 
 
-# --- evaluate: what is told before a video is read ----------------------------------------------
+# --- evaluate: checks before a video is read ----------------------------------------------------
 
 
 def no_labels(rows: list[dict]) -> None:
@@ -129,112 +132,100 @@ def as_they_are(rows: list[dict]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "change", "more", "message"),
+    ("protocol", "change", "more", "value"),
     [
-        ("knn", no_labels, (), "split test has no labels"),
-        ("zeroshot", one_class, (), "all labels are 'rising'"),
-        ("knn", no_test, (), "split test has no readable video"),
-        (
-            "lowshot", a_new_class, (),
-            "split test have no readable training video in split train and val: 'parrot'",
-        ),
-        ("knn", as_they_are, (), "kNN with k = 25 needs at least 25 training videos, not 9"),
-        ("knn", as_they_are, ("--k=0",), "k = 0"),
+        ("knn", no_labels, (), "test"),
+        ("zeroshot", one_class, (), "'rising'"),
+        ("knn", no_test, (), "test"),
+        ("lowshot", a_new_class, (), "'parrot'"),
+        ("knn", as_they_are, (), "25"),
+        ("knn", as_they_are, ("--k=0",), "0"),
         (
             "knn", as_they_are, ("--weighting=distance", "--k=2", "--temperature=0"),
-            "temperature must be above 0, not 0",
+            "temperature",
         ),
-        ("knn", as_they_are, ("--split=train",), "split train"),
-        ("linear", as_they_are, ("--epochs=0",), "at least 1 epochs needed, not 0"),
-        ("linear", as_they_are, ("--lr=-1",), "lr must be above 0, not -1"),
-        (
-            "lowshot", as_they_are, ("--shares", "0.5", "1.5"),
-            "fraction of labels must be in (0, 1], not 1.5",
-        ),
-        (
-            "zeroshot", as_they_are, ("--classes", "9"),
-            "zero-shot on 9 random classes",
-        ),
+        ("knn", as_they_are, ("--split=train",), "train"),
+        ("linear", as_they_are, ("--epochs=0",), "epoch"),
+        ("linear", as_they_are, ("--lr=-1",), "-1"),
+        ("lowshot", as_they_are, ("--shares", "0.5", "1.5"), "1.5"),
+        ("zeroshot", as_they_are, ("--classes", "9"), "9"),
     ],
 )  # fmt: skip
-def test_a_manifest_or_setting_that_does_not_do(
+def test_invalid_manifest_or_setting(
     rendered: Manifest, folder: Path, tmp_path: Path, refused: Refused,
-    protocol: str, change: Callable, more: tuple[str, ...], message: str,
+    protocol: str, change: Callable, more: tuple[str, ...], value: str,
 ) -> None:  # fmt: skip
     manifest = write(rendered, "changed", change)
     out = tmp_path / "out" / "results.json"
     given = (*inputs(folder / "cpd10", manifest), f"--out={out}", *SMALL, *more)
-    line = refused("evaluate", protocol, *given)
-    assert message in line
+    assert value in refused("evaluate", protocol, *given)
     assert not out.parent.exists()  # no features either
 
 
 @pytest.mark.parametrize(
-    ("protocol", "model", "message"),
+    ("protocol", "model", "file"),
     [
-        ("knn", "nowhere", "nowhere does not exist"),
-        ("knn", "cut", "model.safetensors: cannot be read (Error while deserializing header: "),
-        ("knn", "classifier", "classifier holds a fine-tuned classifier; what is needed is a pre-"),
-        ("multiview", "cpd10", "cpd10 holds a pre-trained model (CPD); what is needed is a fine-"),
+        ("knn", "nowhere", "nowhere"),
+        ("knn", "cut", "cut/model.safetensors"),
+        ("knn", "classifier", "classifier"),
+        ("multiview", "cpd10", "cpd10"),
     ],
 )
-def test_a_model_that_does_not_do(
+def test_invalid_model(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused,
-    protocol: str, model: str, message: str,
+    protocol: str, model: str, file: str,
 ) -> None:  # fmt: skip
     out = tmp_path / "results.json"
     given = (*inputs(folder / model, corpus), f"--out={out}", "--workers=0")
-    assert message in refused("evaluate", protocol, *given)
+    assert file in refused("evaluate", protocol, *given)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("protocol", ["knn", "multiview"])
-def test_results_that_cannot_be_written(
+def test_unwritable_results(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
 ) -> None:
     model = "classifier" if protocol == "multiview" else "cpd10"
     given = ("evaluate", protocol, *inputs(folder / model, corpus))
-    assert refused(*given, f"--out={tmp_path}") == (
-        f"--out names a file of results, and {tmp_path} is a folder; try {tmp_path}/results.json"
-    )
+    assert f"--out {tmp_path} " in refused(*given, f"--out={tmp_path}")
     file = tmp_path / "file"
     file.write_text("mine")
     line = refused(*given, f"--out={file / 'deep' / 'results.json'}")
-    assert line == f"--out {file}/deep/results.json: {file} is a file, not a folder"
-    if Path("/proc").is_dir():  # where nobody may make a file
-        assert ": /proc cannot be written to: " in refused(*given, "--out=/proc/results.json")
+    assert line.startswith(f"--out {file}/deep/results.json: {file} ")
+    if Path("/proc").is_dir():  # not writable, even for root
+        line = refused(*given, "--out=/proc/results.json")
+        assert line.startswith("--out /proc/results.json: /proc ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    ("option", "least"), [("--clips=0", 1), ("--workers=-1", 0), ("--batch-size=x", 1)]
-)
-def test_numbers_that_are_none(
-    corpus: Path, folder: Path, capsys: pytest.CaptureFixture[str], option: str, least: int
+@pytest.mark.parametrize("option", ["--clips=0", "--workers=-1", "--batch-size=x"])
+def test_invalid_numbers(
+    corpus: Path, folder: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "knn", *inputs(folder / "cpd10", corpus), "--out=r.json", option])
     assert ended.value.code == 2
     name, _, given = option.partition("=")
-    line = f"argument {name}: {given!r} is no whole number from {least} on"
-    assert line in capsys.readouterr().err
+    assert f"argument {name}: {given!r} " in capsys.readouterr().err
 
 
-def test_a_template_without_a_place_for_the_name(
+def test_template_without_placeholder(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     templates, out = tmp_path / "templates.txt", tmp_path / "results.json"
     templates.write_text("a video of {}\na video\n")
     given = (*inputs(folder / "cpd10", corpus), f"--out={out}", f"--templates={templates}")
-    assert "line 2: 'a video'" in refused("evaluate", "zeroshot", *given)
+    line = refused("evaluate", "zeroshot", *given)
+    assert "templates.txt" in line
+    assert "2: 'a video'" in line
     assert not out.exists()
 
 
-# --- evaluate: what only the videos tell --------------------------------------------------------
+# --- evaluate: errors found while encoding ------------------------------------------------------
 
 
 @pytest.mark.parametrize("protocol", ["knn", "multiview"])
-def test_videos_that_are_all_broken(
+def test_no_readable_video(
     rendered: Manifest, folder: Path, tmp_path: Path, refused: Refused, protocol: str
 ) -> None:
     def lost(rows: list[dict]) -> None:
@@ -245,59 +236,63 @@ def test_videos_that_are_all_broken(
     given = (*inputs(folder / model, write(rendered, "lost", lost)), "--workers=0")
     more = () if protocol == "multiview" else ("--k=3", f"--features={tmp_path / 'features'}")
     line = refused("evaluate", protocol, *given, *more, f"--out={tmp_path / 'results.json'}")
-    assert line.startswith("none of the ")
-    assert "videos can be read: " in line
-    assert "gone.mp4: no such file" in line
+    assert "gone.mp4: " in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_features_that_are_no_numbers(
+def test_features_that_are_not_finite(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     given = (*inputs(folder / "diverged", corpus), *SMALL, "--k=3", f"--out={tmp_path / 'r.json'}")
     line = refused("evaluate", "knn", *given)
-    assert line.startswith("12 of 12 videos ")
+    assert "12 of 12 videos" in line
     assert "'00000'" in line
     assert not (tmp_path / "r.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "value"),
     [
-        ("another model", "holds features of another model (model "),
-        ("another protocol", "holds features of another protocol (clips 2, not 3)"),
-        ("features.safetensors", "features.safetensors cannot be read (Error while deserializing"),
-        ("index.parquet", "index.parquet cannot be read (Could not open Parquet input source"),
+        ("another model", "(model "),
+        ("another protocol", "(clips 2, not 3)"),
+        ("features.safetensors", "features.safetensors"),
+        ("index.parquet", "index.parquet"),
     ],
 )
-def test_a_folder_of_features_that_does_not_do(
+def test_invalid_feature_folder(
     corpus: Path, folder: Path, features: Path, tmp_path: Path, refused: Refused,
-    spoil: str, message: str,
+    damage: str, value: str,
 ) -> None:  # fmt: skip
     there = shutil.copytree(features, tmp_path / "features")
-    if (there / spoil).is_file():
-        os.truncate(there / spoil, 500)
-    model = folder / ("cpd18" if spoil == "another model" else "cpd10")
-    clips = 3 if spoil == "another protocol" else 2
+    if (there / damage).is_file():
+        os.truncate(there / damage, 500)
+    model = folder / ("cpd18" if damage == "another model" else "cpd10")
+    clips = 3 if damage == "another protocol" else 2
     given = (*inputs(model, corpus), f"--features={there}", f"--clips={clips}", "--k=3")
     line = refused("evaluate", "knn", *given, f"--out={tmp_path / 'results.json'}")
-    assert message in line
-    assert "remove th" in line
+    assert str(there) in line
+    assert value in line
     assert not (tmp_path / "results.json").exists()
 
 
-def test_results_go_to_a_new_folder_and_features_come_from_where_one_stands(
+def test_results_in_a_new_folder_and_features_in_the_current_one(
     corpus: Path, folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "not" / "yet" / "results.json"
     monkeypatch.chdir(shutil.copytree(features, tmp_path / "features"))
-    given = (*inputs(folder / "cpd10", corpus), *SMALL, "--features=.", "--k=3", "--beside-random")
+    given = (
+        *inputs(folder / "cpd10", corpus),
+        *SMALL,
+        "--features=.",
+        "--k=3",
+        "--random-baseline",
+    )
     main(["-q", "evaluate", "knn", *given, f"--out={out}"])
     assert json.loads(out.read_text())["results"]
     assert (tmp_path / "features-random" / "index.parquet").is_file()
 
 
-def test_ctrl_c_leaves_no_results_and_what_is_encoded(
+def test_ctrl_c_leaves_no_results_and_keeps_encoded_videos(
     corpus: Path, folder: Path, tmp_path: Path
 ) -> None:
     out, features = tmp_path / "results.json", tmp_path / "features"
@@ -312,10 +307,10 @@ def test_ctrl_c_leaves_no_results_and_what_is_encoded(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    # Not "Traceback": a thread of Python's own may tell that a worker hung up on it.
-    assert "/crosspair/" not in told
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130, log
+    # Not "Traceback": a thread of Python's own may report that a worker closed its pipe.
+    assert "/crosspair/" not in log
     assert not out.exists()
     assert not (features / "index.parquet").exists()
     assert journal.read_text().splitlines()
@@ -326,8 +321,7 @@ def test_protocols_with_text_refuse_a_network_of_frames(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
 ) -> None:
     given = inputs(f"imagenet:{folder / 'resnet18.pth'}", corpus)
-    line = refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}")
-    assert "knn, linear or lowshot" in line
+    assert "text" in refused("evaluate", protocol, *given, f"--out={tmp_path / 'results.json'}")
     assert not any(tmp_path.iterdir())
 
 
@@ -339,7 +333,9 @@ def test_a_file_with_code_is_refused(
     given = ["evaluate", "knn", *inputs(source, corpus), f"--out={tmp_path / 'results.json'}"]
     if call == "finetune":
         given = finetuning(corpus, tmp_path / "run", source)
-    assert "code.pth holds more than tensors (posix.system), which may run c" in refused(*given)
+    line = refused(*given)
+    assert "code.pth" in line
+    assert "posix.system" in line
     assert not any(tmp_path.iterdir())
 
 
@@ -355,45 +351,40 @@ def finetuning(manifest: object, run: Path, init: object, *more: str) -> list[ob
 
 
 @pytest.mark.parametrize(
-    ("init", "more", "message"),
+    ("init", "more", "value"),
     [
-        ("cpd18", (), "have video.depth 18 (the recipe: 10); give video.depth=18"),
-        ("imagenet:resnet18.pth", (), "have video.depth 18 (the recipe: 10); give video.depth=18"),
-        ("nowhere", (), "nowhere does not exist"),
-        ("cut", (), "model.safetensors: cannot be read (Error while deserializing header: "),
-        ("random", ("--labels=0",), "laptop-finetune: labels.share is 0.0; it must lie in (0, 1]"),
-        ("random", ("--labels=1.5",), "labels.share is 1.5; it must lie in (0, 1]"),
+        ("cpd18", (), "video.depth=18"),
+        ("imagenet:resnet18.pth", (), "video.depth=18"),
+        ("nowhere", (), "nowhere"),
+        ("cut", (), "cut/model.safetensors"),
+        ("random", ("--labels=0",), "labels.share"),
+        ("random", ("--labels=1.5",), "labels.share"),
         ("random", ("--splits=1,2",), "--splits"),
     ],
 )
-def test_weights_or_settings_that_do_not_do(
+def test_invalid_weights_or_settings(
     corpus: Path, folder: Path, tmp_path: Path, refused: Refused,
-    init: str, more: tuple[str, ...], message: str,
+    init: str, more: tuple[str, ...], value: str,
 ) -> None:  # fmt: skip
     kind, _, name = init.rpartition(":")
     source = init if init == "random" else f"{kind}{':' if kind else ''}{folder / name}"
-    assert message in refused(*finetuning(corpus, tmp_path / "run", source, *more))
+    assert value in refused(*finetuning(corpus, tmp_path / "run", source, *more))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (no_labels, "pair '00000' of split test has no label"),
-        (one_class, "split train has one class only, 'rising'; a classifier needs two classes at"),
-        (no_test, "no video of split test to test on; give another by --test-split, or --no-test"),
-    ],
+    ("change", "value"),
+    [(no_labels, "'00000'"), (one_class, "'rising'"), (no_test, "--test-split")],
 )
-def test_a_manifest_that_cannot_be_learnt_from(
-    rendered: Manifest, tmp_path: Path, refused: Refused, change: Callable, message: str
+def test_manifest_that_cannot_be_trained_on(
+    rendered: Manifest, tmp_path: Path, refused: Refused, change: Callable, value: str
 ) -> None:
     manifest = write(rendered, "unlearnable", change)
-    assert message in refused(*finetuning(manifest, tmp_path / "run", "random"))
+    assert value in refused(*finetuning(manifest, tmp_path / "run", "random"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_in_the_place_of_a_file(corpus: Path, tmp_path: Path, refused: Refused) -> None:
+def test_run_folder_that_is_a_file(corpus: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "run").write_text("mine")
-    told = f"{tmp_path / 'run'} is a file; a run needs a folder"
-    assert refused(*finetuning(corpus, tmp_path / "run", "random")) == told
+    assert str(tmp_path / "run") in refused(*finetuning(corpus, tmp_path / "run", "random"))
     assert (tmp_path / "run").read_text() == "mine"

@@ -53,7 +53,8 @@ def test_a_number_that_is_too_small(
         main([*call.split(), str(least - 1)])
     line = capsys.readouterr().err.splitlines()[-1]
     option = call.rpartition(" ")[2]
-    assert f"argument {option}: '{least - 1}'" in line
+    told = f"error: argument {option}: '{least - 1}' "
+    assert line.endswith(told)
 
 
 def test_wrong_column(tmp_path, rendered) -> None:
@@ -182,5 +183,5 @@ def test_help_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    check = "import sys, crosspair.cli as c; c._parser(); sys.exit('torch' in sys.modules)"
+    check = "import sys, crosspair.cli as c; c.build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -1,4 +1,4 @@
-"""index and search as a user runs them."""
+"""End-to-end runs of index and search."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "3 videos added, 0 changed, 0 removed, 0 unchanged; 6 windows written" in done.stdout
-    assert "broken.csv: 1 videos that cannot be read, and why" in done.stdout
-    assert "it is text" in done.stderr
+    assert "broken.csv: 1 unreadable videos" in done.stdout
+    assert "broken.mp4: " in " ".join(done.stderr.split())
     assert "Warning" not in done.stderr
     return folder
 
@@ -41,33 +41,33 @@ def test_a_second_index_needs_no_model_and_does_nothing(made, capsys) -> None:
     assert "0 videos added, 0 changed, 0 removed, 3 unchanged; 0 windows" in capsys.readouterr().out
 
 
-def test_search_tells_moments(made, tmp_path, capsys) -> None:
+def test_search_prints_results(made, tmp_path, capsys) -> None:
     search = ("search", "--library", made / "library", *FAST)
     run(*search, "a dog", "--json")
-    told = json.loads(capsys.readouterr().out)
-    assert {Path(each["path"]).name for each in told} == {"2.mp4", "6.mp4"}
-    assert set(told[0]) == {"path", "start", "end", "score", "title"}
+    hits = json.loads(capsys.readouterr().out)
+    assert {Path(each["path"]).name for each in hits} == {"2.mp4", "6.mp4"}
+    assert set(hits[0]) == {"path", "start", "end", "score", "title"}
     run(*search, "a dog", "--where", "title LIKE '%bold%'", "--sheet", tmp_path / "s.png")
     shown = capsys.readouterr().out
     assert "[bold] brackets" in shown
     assert "0:00–0:02" in shown
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     run(*search, "--video", made / "videos" / "2.mp4", "--json", "--limit", 1)
-    (told,) = json.loads(capsys.readouterr().out)
-    assert Path(told["path"]).name == "6.mp4"
+    (hit,) = json.loads(capsys.readouterr().out)
+    assert Path(hit["path"]).name == "6.mp4"
     run(*search, "a dog", "--folder", made / "elsewhere")
     assert capsys.readouterr().out == "nothing found\n"
 
 
 def test_forget(made, tmp_path, capsys) -> None:
     library = tmp_path / "library"
-    of = ("--library", library, *FAST)
-    run("index", made / "videos", *of, "--model", made / "model")
-    run("index", made / "videos" / "2.mp4", *of, "--forget")
-    assert "1 videos taken out" in capsys.readouterr().out
+    options = ("--library", library, *FAST)
+    run("index", made / "videos", *options, "--model", made / "model")
+    run("index", made / "videos" / "2.mp4", *options, "--forget")
+    assert "1 videos removed" in capsys.readouterr().out
 
 
-def test_a_model_without_a_text_tower_compares_no_texts(made, tmp_path, capsys) -> None:
+def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> None:
     model = tiny_model()
     model.untrained = ("text_encoder", "text_head")
     model.save_pretrained(tmp_path / "model")
@@ -78,20 +78,20 @@ def test_a_model_without_a_text_tower_compares_no_texts(made, tmp_path, capsys) 
         ("search", "a dog", "--library", tmp_path / "library"),
         ("classify", made / "videos" / "2.mp4", "--classes", "a, b", "--model", tmp_path / "model"),
     ):
-        assert "this model reads no text, as its text tower is not" in refused(capsys, *call, *FAST)
+        assert "text tower" in refused(capsys, *call, *FAST)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "value"),
     [
-        (("search", "a dog", "--library", "{}/videos"), "is no library; \"crosspair index VIDEOS"),
-        (("search", "a dog", "--library", "{}/library", "--where", "x ="), "library"),
-        (("search", "zzz", "--library", "{}/library"), "the model knows no word of 'zzz'"),
-        (("search", "--video", "", "--library", "{}/library"), "--video '' names no file"),
-        (("index", "{}/videos", "--library", "{}/new"), "to make one, say with which model"),
+        (("search", "a dog", "--library", "{}/videos"), "{}/videos"),
+        (("search", "a dog", "--library", "{}/library", "--where", "x ="), "{}/library"),
+        (("search", "zzz", "--library", "{}/library"), "'zzz'"),
+        (("search", "--video", "", "--library", "{}/library"), "--video ''"),
+        (("index", "{}/videos", "--library", "{}/new"), "--model"),
     ],
 )  # fmt: skip
-def test_what_does_not_do(made, capsys, arguments, message) -> None:
+def test_invalid_options(made, capsys, arguments, value) -> None:
     call = [argument.format(made) for argument in arguments]
-    assert message in refused(capsys, *call)
+    assert value.format(made) in refused(capsys, *call)
     assert not (made / "new").exists()

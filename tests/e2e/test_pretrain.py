@@ -1,4 +1,4 @@
-"""Pre-training as a user runs it: to the end, killed and resumed, stopped, on two processes."""
+"""The pretrain command: complete, killed and resumed, stopped, on two processes."""
 
 import json
 import signal
@@ -15,8 +15,8 @@ from tests.e2e.conftest import command, crosspair, pretrain_arguments
 
 
 def lines(run: Path, kind: str = "train") -> list[dict]:
-    every = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in every if line["kind"] == kind]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in rows if line["kind"] == kind]
 
 
 def without_rates(line: dict) -> dict:
@@ -31,7 +31,7 @@ def whole_run(rendered, tmp_path_factory) -> Path:
     return run
 
 
-def test_a_run_leaves_all_that_its_contract_says(whole_run) -> None:
+def test_files_of_a_run(whole_run) -> None:
     names = {path.name for path in whole_run.iterdir()}
     assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "model", "tensorboard"} <= names
     steps = [line["step"] for line in lines(whole_run)]
@@ -40,7 +40,7 @@ def test_a_run_leaves_all_that_its_contract_says(whole_run) -> None:
     assert any((whole_run / "tensorboard").iterdir())
 
 
-def test_the_model_of_a_run_can_be_used(whole_run) -> None:
+def test_model_of_a_run_loads(whole_run) -> None:
     model = CPD.from_pretrained(whole_run / "model")
     clips = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     features, embedding = model.encode_video(clips)
@@ -49,14 +49,14 @@ def test_the_model_of_a_run_can_be_used(whole_run) -> None:
     assert model.encode_text(["rising", "a red star"]).shape == (2, 16)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(whole_run, rendered, tmp_path) -> None:
+def test_killed_run_resumes_bit_identically(whole_run, rendered, tmp_path) -> None:
     run = tmp_path / "run"
     arguments = pretrain_arguments(rendered.path, run, "--resume", "training.checkpoint_steps=2")
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
     metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "the training ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_bit_for_bit(whole_run, rendered, tmp_path) -> None
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_sigterm_saves_and_ends_cleanly(whole_run, rendered, tmp_path) -> None:
+def test_sigterm_saves_and_exits(whole_run, rendered, tmp_path) -> None:
     run = tmp_path / "run"
     arguments = pretrain_arguments(rendered.path, run)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
@@ -84,7 +84,7 @@ def test_sigterm_saves_and_ends_cleanly(whole_run, rendered, tmp_path) -> None:
     process.terminate()
     _, message = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "--resume goes on" in " ".join(message.split())
+    assert "--resume" in message
     done = crosspair(*pretrain_arguments(rendered.path, run, "--resume"))
     assert done.returncode == 0, done.stderr
     assert [without_rates(line) for line in lines(run)] == [
@@ -92,7 +92,7 @@ def test_sigterm_saves_and_ends_cleanly(whole_run, rendered, tmp_path) -> None:
     ]
 
 
-def test_torchrun_trains_with_two_processes(rendered, tmp_path) -> None:
+def test_torchrun_with_two_processes(rendered, tmp_path) -> None:
     run = tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = map(str, pretrain_arguments(rendered.path, run, "training.epochs=1"))
@@ -105,7 +105,7 @@ def test_torchrun_trains_with_two_processes(rendered, tmp_path) -> None:
     CPD.from_pretrained(run / "model")
 
 
-def test_a_broken_video_is_named_and_left_out(rendered, tmp_path) -> None:
+def test_broken_video_is_logged_and_skipped(rendered, tmp_path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "videos").mkdir()
@@ -121,4 +121,4 @@ def test_a_broken_video_is_named_and_left_out(rendered, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     events = lines(run, "event")
     assert [event["pair_id"] for event in events] == [manifest.column("pair_id")[broken]]
-    assert "1 pairs were left out" in " ".join(done.stderr.split())
+    assert [line["failed"] for line in lines(run, "pairs") if "failed" in line] == [1]

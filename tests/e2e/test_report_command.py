@@ -24,8 +24,7 @@ def test_a_report_of_two_runs(tmp_path: Path, run: Path) -> None:
     done = crosspair("report", run, f"again={run}", "--out", tmp_path / "report")
     assert done.returncode == 0, done.stderr
     page = tmp_path / "report" / "report.html"
-    assert done.stdout.startswith(str(page))
-    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout == (f"{page}, report.md, report.csv: 2 values of 2 runs in 1 table\n")
     assert {path.name for path in page.parent.iterdir()} == {
         "report.html", "report.md", "report.csv",
     }  # fmt: skip
@@ -46,12 +45,13 @@ def test_ablation_report_is_written_to_its_folder(tmp_path: Path, run: Path) -> 
     folder = tmp_path / "ablation"
     folder.mkdir()
     write_ablation(folder, {"objective": ("one", "other")})
-    assert str(folder) in refused("report", folder, run)
-    assert str(folder) in refused("report", folder, "--out", tmp_path)
+    line = f"{folder} is an ablation"
+    assert line in refused("report", folder, run)
+    assert line in refused("report", folder, "--out", tmp_path)
     assert "--out" in refused("report", run)
     done = crosspair("report", folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{folder / 'report.html'}")
+    assert done.stdout == (f"{folder / 'report.html'}, report.md, report.csv\n")
     assert "other" in (folder / "report.html").read_text("utf-8")
 
 

@@ -1,7 +1,7 @@
-"""Nothing of the tested split is read before the test: not its labels, titles, or videos.
+"""Training does not read the labels, titles or videos of the test split.
 
-Runs whose tested rows are wrong in every respect, or absent, leave the same lines of metrics and
-the same weights; and no tested video is opened while anything is still learnt.
+Runs with wrong or absent test rows give the same metrics and weights, and no test video is opened
+before the training has ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TINY = (
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """For all trainings alike: on another number of threads, sums differ in their last bits."""
+    """Sums depend on the number of threads in their last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def corpus(rendered: Manifest) -> Manifest:
-    """24 videos of two classes; a third are val, or test."""
+    """24 videos of two classes, 6 of them test and 6 val."""
     rows = rendered.table.to_pylist()[:24]
     for index, row in enumerate(rows):
         row["path"] = str(rendered.path.parent / row["path"])
@@ -51,12 +51,12 @@ def corpus(rendered: Manifest) -> Manifest:
     return manifest_from_rows(rows, rendered.path)
 
 
-def absent(rows: Rows) -> None:
+def remove_rows(rows: Rows) -> None:
     rows[:] = [row for row in rows if row["split"] != "test"]
 
 
-def wrong(rows: Rows) -> None:
-    """Labels turned, titles of words that nobody uses, videos that are not there."""
+def falsify_rows(rows: Rows) -> None:
+    """Swap labels, use unknown words in titles and missing videos."""
     other = {"early": "late", "late": "early"}
     for row in rows:
         if row["split"] == "test":
@@ -64,13 +64,13 @@ def wrong(rows: Rows) -> None:
             row["path"] = f"{row['path']}.gone"
 
 
-def broken(rows: Rows) -> None:
+def mark_broken(rows: Rows) -> None:
     for row in rows:
         if row["split"] == "test":
             row["error"] = "cut"
 
 
-def trained(verb: str, corpus: Manifest, folder: Path, change: Callable[[Rows], object]) -> Path:
+def train(verb: str, corpus: Manifest, folder: Path, change: Callable[[Rows], object]) -> Path:
     rows = corpus.table.to_pylist()
     change(rows)
     path = manifest_from_rows(rows, folder / "m.parquet").write(folder / "m.parquet").path
@@ -94,24 +94,24 @@ def weights(run: Path) -> str:
 @pytest.fixture(scope="module", params=["pretrain", "finetune"])
 def run(request, corpus: Manifest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     verb = request.param
-    return verb, trained(verb, corpus, tmp_path_factory.mktemp(verb), len)
+    return verb, train(verb, corpus, tmp_path_factory.mktemp(verb), len)
 
 
-@pytest.mark.parametrize("change", [absent, wrong, broken])
-def test_a_training_is_the_same_whatever_the_test_holds(
+@pytest.mark.parametrize("change", [remove_rows, falsify_rows, mark_broken])
+def test_test_split_has_no_effect_on_the_training(
     run: tuple[str, Path], corpus: Manifest, tmp_path: Path, change: Callable[[Rows], object]
 ) -> None:
     verb, whole = run
-    other = trained(verb, corpus, tmp_path, change)
+    other = train(verb, corpus, tmp_path, change)
     assert metrics(other) == metrics(whole)
     assert weights(other) == weights(whole)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_comparison_sees_what_is_read(
+def test_other_splits_have_an_effect(
     run: tuple[str, Path], corpus: Manifest, tmp_path: Path, split: str
 ) -> None:
-    """The twin of the test above: the same change of another split does not pass unseen."""
+    """Check that the test above is able to fail."""
 
     def change(rows: Rows) -> None:
         first, second, *_ = (row for row in rows if row["split"] == split)
@@ -119,10 +119,10 @@ def test_the_comparison_sees_what_is_read(
             first[name], second[name] = second[name], first[name]
 
     verb, whole = run
-    assert metrics(trained(verb, corpus, tmp_path, change)) != metrics(whole)
+    assert metrics(train(verb, corpus, tmp_path, change)) != metrics(whole)
 
 
-def test_tested_videos_are_opened_when_nothing_is_learnt_any_more(
+def test_test_videos_are_opened_after_the_training(
     corpus: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = (
@@ -132,13 +132,13 @@ def test_tested_videos_are_opened_when_nothing_is_learnt_any_more(
     )
     split_of = dict(zip(corpus.column("path"), corpus.column("split"), strict=True))
     opened: list[str] = []
-    weights_then: list[str] = []
+    weights_at_test: list[str] = []
     real = av.open
 
     def watched(file: Any, *arguments: Any, **options: Any) -> Any:
         split = split_of[str(file).removeprefix("file:")]
-        if split == "test" and not weights_then:
-            weights_then.append(weights(tmp_path / "run"))
+        if split == "test" and not weights_at_test:
+            weights_at_test.append(weights(tmp_path / "run"))
         opened.append(split)
         return real(file, *arguments, **options)
 
@@ -149,5 +149,5 @@ def test_tested_videos_are_opened_when_nothing_is_learnt_any_more(
     assert set(opened[:first]) == {"train", "val"}
     assert set(opened[first:]) == {"test"}
     results, origin = read_results(tmp_path / "run" / "results.json")
-    assert weights_then == [origin.model]
+    assert weights_at_test == [origin.model]
     assert results[0].count == TESTED

@@ -1,4 +1,4 @@
-"""embed and classify as a user runs them."""
+"""End-to-end runs of embed and classify."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return line.removeprefix("crosspair: error: ")
 
 
-def test_embed_writes_a_row_a_video(model, videos, tmp_path) -> None:
+def test_embed_writes_a_row_per_video(model, videos, tmp_path) -> None:
     out = tmp_path / "new" / "f.parquet"
     done = crosspair("embed", videos, "--model", model, "--out", out, "--clips", 2, *FAST)
     assert done.returncode == 0, done.stderr
@@ -57,12 +57,12 @@ def test_embed_writes_a_row_a_video(model, videos, tmp_path) -> None:
     assert np.linalg.norm(rows["long.mp4"]["embedding"]) == pytest.approx(1, abs=1e-5)
     assert len(rows["long.mp4"]["visual"]) == 32
     assert rows["broken.mp4"]["embedding"] is None
-    assert "it is text" in rows["broken.mp4"]["error"]
-    about = json.loads(table.schema.metadata[b"crosspair"])
-    assert about == {"model": tiny_model().hash, "clips": 2, "window": None, "stride": None}
+    assert "broken.mp4" in rows["broken.mp4"]["error"]
+    metadata = json.loads(table.schema.metadata[b"crosspair"])
+    assert metadata == {"model": tiny_model().hash, "clips": 2, "window": None, "stride": None}
 
 
-def test_embed_writes_a_row_a_window(model, videos, tmp_path, capsys) -> None:
+def test_embed_writes_a_row_per_window(model, videos, tmp_path, capsys) -> None:
     out = tmp_path / "f.parquet"
     run("embed", videos, "--model", model, "--out", out, "--window", 3, "--stride", 1.5, *FAST)
     rows = pq.read_table(out).to_pylist()
@@ -73,34 +73,34 @@ def test_embed_writes_a_row_a_window(model, videos, tmp_path, capsys) -> None:
     assert "1 videos could not be read" in capsys.readouterr().out
 
 
-def test_embed_that_can_read_nothing_writes_nothing(model, videos, tmp_path, capsys) -> None:
+def test_embed_without_a_readable_video_writes_nothing(model, videos, tmp_path, capsys) -> None:
     out = tmp_path / "f.parquet"
     inputs = ("embed", videos / "broken.mp4", "--model", model, "--out", out, *FAST)
     for more in ((), ("--window", 2)):
         line = refused(capsys, *inputs, *more)
-        assert "none of the 1 videos can be read" in line
-        assert "it is text" in line
+        assert f"{videos / 'broken.mp4'}: " in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_classify_tells_a_timeline_of_long_videos(model, videos, capsys) -> None:
+def test_classify_returns_a_timeline_of_long_videos(model, videos, capsys) -> None:
     inputs = ("classify", videos, "--model", model, *FAST)
     run(*inputs, "--classes", "dog, cat", "--json")
-    told = {Path(each["video"]).name: each for each in json.loads(capsys.readouterr().out)}
-    assert "it is text" in told["broken.mp4"]["error"]
-    assert {each["class"] for each in told["short.mp4"]["classes"]} == {"dog", "cat"}
-    assert sum(each["score"] for each in told["short.mp4"]["classes"]) == pytest.approx(1, abs=1e-3)
-    assert "timeline" not in told["short.mp4"]
-    timeline = told["long.mp4"]["timeline"]
+    results = {Path(each["video"]).name: each for each in json.loads(capsys.readouterr().out)}
+    assert results["broken.mp4"]["error"]
+    short = results["short.mp4"]
+    assert {each["class"] for each in short["classes"]} == {"dog", "cat"}
+    assert sum(each["score"] for each in short["classes"]) == pytest.approx(1, abs=1e-3)
+    assert "timeline" not in short
+    timeline = results["long.mp4"]["timeline"]
     assert (timeline[0]["start"], timeline[-1]["end"]) == (0, 33)
     run(*inputs, "--classes", "dog, cat", "--window", 1, "--stride", 1, "--top", 1)
     shown = capsys.readouterr().out
     assert f"\n{videos / 'short.mp4'}\n" in shown
-    assert "cannot be read: " in shown
+    assert "  error: " in shown
     assert "0:00–" in shown
 
 
-def test_classify_keeps_what_can_be_read_where_all_long_videos_are_damaged(
+def test_classify_returns_short_videos_if_all_long_ones_are_damaged(
     model, videos, tmp_path, capsys
 ) -> None:
     content = (videos / "long.mp4").read_bytes()
@@ -110,47 +110,45 @@ def test_classify_keeps_what_can_be_read_where_all_long_videos_are_damaged(
         path.write_bytes(content[:start] + bytes(end - start) + content[end:])
     call = ("--model", model, "--classes", "dog, cat", "--json", *FAST)
     run("classify", *damaged, videos / "short.mp4", *call)
-    told = {each["video"]: each for each in json.loads(capsys.readouterr().out)}
-    assert len(told[str(videos / "short.mp4")]["classes"]) == 2
+    results = {each["video"]: each for each in json.loads(capsys.readouterr().out)}
+    assert len(results[str(videos / "short.mp4")]["classes"]) == 2
     for path in damaged:
-        assert told[str(path)]["error"].startswith(f"{path}: ")
-    line = refused(capsys, "classify", *damaged, *call)
-    assert line.startswith(f"none of the 2 videos can be read: {damaged[0]}: ")
+        assert results[str(path)]["error"].startswith(f"{path}: ")
+    assert f"{damaged[0]}: " in refused(capsys, "classify", *damaged, *call)
 
 
-def test_classify_takes_files_of_classes_and_templates(model, videos, tmp_path, capsys) -> None:
+def test_classify_reads_files_of_classes_and_templates(model, videos, tmp_path, capsys) -> None:
     (tmp_path / "classes.txt").write_text("dog\n\ncat\ndog\n")
     (tmp_path / "templates.txt").write_text("a {}\n")
     run(
         "classify", videos / "short.mp4", "--model", model, "--json", *FAST,
         "--classes-file", tmp_path / "classes.txt", "--templates", tmp_path / "templates.txt",
     )  # fmt: skip
-    (told,) = json.loads(capsys.readouterr().out)
-    assert sorted(each["class"] for each in told["classes"]) == ["cat", "dog"]
+    (result,) = json.loads(capsys.readouterr().out)
+    assert sorted(each["class"] for each in result["classes"]) == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "value"),
     [
-        (("--classes", " , "), "there are no classes; give at least one name"),
-        (("--classes-file", "none.txt"), "class file none.txt does not exist"),
-        (("--classes", "a", "--stride", "1"), "--stride is of windows; give --window, too"),
-        (("--classes", "a", "--window", "-1"), "the stride is more than 0"),
-        (("--classes", "a", "--device", "toaster"), "device 'toaster' cannot be used here"),
+        (("--classes", " , "), "--classes"),
+        (("--classes-file", "none.txt"), "none.txt"),
+        (("--classes", "a", "--stride", "1"), "--stride"),
+        (("--classes", "a", "--window", "-1"), "-1"),
+        (("--classes", "a", "--device", "toaster"), "'toaster'"),
     ],
 )
-def test_what_does_not_do(model, videos, capsys, more, message) -> None:
+def test_invalid_options(model, videos, capsys, more, value) -> None:
     line = refused(capsys, "classify", videos / "broken.mp4", "--model", model, *more)
-    assert message in line
+    assert value in line
 
 
-def test_a_place_that_is_none(videos, tmp_path, capsys) -> None:
-    # Told before the model is looked at, which is none here.
+def test_output_that_is_a_folder(videos, tmp_path, capsys) -> None:
+    # Checked before the model is loaded, which does not exist here.
     line = refused(capsys, "embed", videos, "--model", tmp_path, "--out", tmp_path)
-    told = f"--out names a file of results, and {tmp_path} is a folder; try "
-    assert line == f"{told}{tmp_path / 'features.parquet'}"
+    assert line.startswith(f"--out {tmp_path} ")
 
 
-def test_a_model_that_is_none(videos, tmp_path, capsys) -> None:
+def test_folder_without_a_model(videos, tmp_path, capsys) -> None:
     line = refused(capsys, "embed", videos, "--model", tmp_path, "--out", tmp_path / "f.parquet")
-    assert "holds no model" in line
+    assert str(tmp_path) in line

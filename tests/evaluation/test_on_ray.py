@@ -113,7 +113,7 @@ def test_errors_of_tasks(
     ("options", "processes", "message"),
     [
         (["--address", "auto"], "1", "--address"),
-        (["--engine", "ray"], "2", "torchrun"),
+        (["--engine", "ray"], "2", "--engine ray"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -122,4 +122,6 @@ def test_options_that_do_not_go_together(
     monkeypatch.setenv("WORLD_SIZE", processes)
     with pytest.raises(SystemExit, match="2"):
         main(["features", "--model", "m", "--manifest", "m", "--out", "o", *options])
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("crosspair: error: ")
+    assert message in error

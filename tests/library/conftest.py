@@ -1,4 +1,4 @@
-"""A network of a few weights that tells dark from bright, and a folder of tiny videos."""
+"""A tiny model, and a folder of tiny videos."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def model_folder(model: CPD, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(model: CPD) -> InferenceEngine:
-    """It decodes in this process."""
+    """A tiny engine without worker processes."""
     return InferenceEngine(model, torch.device("cpu"), "fp32", batch_size=8, workers=0)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
-    """Videos of 1, 2, 3 and 4 s, and one that is none."""
+    """Videos of 1, 2, 3 and 4 s, and a file that is not a video."""
     for seconds in (1, 2, 3, 4):
         make_video(tmp_path / "videos" / f"{seconds}.mp4", frames=10 * seconds, fps=10)
     (tmp_path / "videos" / "broken.mp4").write_text("no video")

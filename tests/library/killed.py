@@ -1,4 +1,4 @@
-"""Work in a process of its own, which somebody may kill."""
+"""Functions that tests run in a process and kill."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from crosspair.library import index as indexing
-from crosspair.library import index_videos, load_engine
+from crosspair.library import load_engine
 
 
 def run(library: Path, videos: Path, model: Path, begun: Connection) -> None:
-    """Index, with a version of the table for every video."""
+    """Index with one version of the table per video."""
     torch.set_num_threads(1)
     indexing.COMMIT_SECONDS = 0.0
-    of = load_engine(model, device="cpu", precision="fp32", workers=0)
+    engine = load_engine(model, device="cpu", precision="fp32", workers=0)
     begun.send("begun")
-    index_videos(library, of, [videos])
+    indexing.index_videos(library, engine, [videos])

@@ -1,4 +1,4 @@
-"""Indexing: what changed and nothing else, one writer, and whatever a kill leaves is a library."""
+"""Indexing: only changed videos, a single writer, and a valid library after a kill."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from crosspair.library import (
     index_videos,
     remove_videos,
 )
-from crosspair.library import index_videos as indexing
+from crosspair.library import index as indexing
 from crosspair.library.store import is_library, library_lock
 from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
@@ -43,7 +43,7 @@ COUNTS = {"1.mp4": 1, "2.mp4": 1, "3.mp4": 2, "4.mp4": 3}
 
 
 def windows_in(library: Path) -> dict[str, int]:
-    """Windows by the names of files; none stands twice."""
+    """Number of windows by file name; checks that there are no duplicates."""
     rows = Library(library).table.search().select(["video", "start"]).to_list()
     places = Counter((row["video"], row["start"]) for row in rows)
     assert set(places.values()) <= {1}
@@ -63,7 +63,7 @@ def test_only_what_changed_is_encoded(
     assert (first.added, first.changed, first.removed, first.unchanged) == (5, 0, 0, 0)
     assert first.windows == sum(COUNTS.values())
     assert windows_in(library) == COUNTS
-    assert "it is text" in first.broken[str(folder / "broken.mp4")]
+    assert first.broken[str(folder / "broken.mp4")]
 
     again = index_videos(library, tiny, [folder])
     assert (again.added, again.changed, again.removed, again.unchanged) == (0, 0, 0, 5)
@@ -97,7 +97,7 @@ def test_a_file_has_one_name(
     assert remove_videos(str(tmp_path / "library"), ["../videos"]) == 5
 
 
-def test_a_manifests_videos_can_be_forgotten(
+def test_videos_of_a_manifest_are_removed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path
 ) -> None:
     rows = [
@@ -112,21 +112,23 @@ def test_a_manifests_videos_can_be_forgotten(
     }
 
 
-def test_what_is_done_counts_before_all_videos_are_probed(
+def test_progress_is_saved_before_all_videos_are_probed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "PROBED", 2)
+    monkeypatch.setattr(indexing, "PROBE_BATCH", 2)
     monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
-    library, told, probing = tmp_path / "library", list[tuple[int, int]](), list[int]()
+    library, progress, probing = tmp_path / "library", list[tuple[int, int]](), list[int]()
 
-    def probed_and_noted(manifest: Manifest, **choices: bool) -> Manifest:
+    def probe(manifest: Manifest, **choices: bool) -> Manifest:
         probing.append(len(Library(library)))
         return probe_missing(manifest, **choices)
 
-    monkeypatch.setattr(indexing, "probed", probed_and_noted)
-    index_videos(library, tiny, [folder], windows=WINDOWS, progress=lambda *done: told.append(done))
-    assert told == [(done, 5) for done in range(1, 6)]
-    assert probing == [0, 2, 7]  # windows that were there
+    monkeypatch.setattr(indexing, "probe_missing", probe)
+    index_videos(
+        library, tiny, [folder], windows=WINDOWS, progress=lambda *done: progress.append(done)
+    )
+    assert progress == [(done, 5) for done in range(1, 6)]
+    assert probing == [0, 2, 7]  # windows in the library
     assert windows_in(library) == COUNTS
 
 
@@ -135,13 +137,13 @@ def test_broken_videos_are_listed(tiny: InferenceEngine, folder: Path, tmp_path:
     listed = tmp_path / "library" / "broken.csv"
     (line,) = csv.DictReader(listed.open(encoding="utf-8"))
     assert line["video"] == str(folder / "broken.mp4")
-    assert "it is text" in line["reason"]
+    assert line["reason"]
     (folder / "broken.mp4").unlink()
     index_videos(tmp_path / "library", tiny, [folder])
     assert not listed.exists()
 
 
-def test_a_video_that_is_read_in_part_is_indexed_and_listed(
+def test_a_partly_readable_video_is_indexed_and_listed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(clip, instants, shape):
@@ -163,11 +165,13 @@ def test_a_video_that_is_read_in_part_is_indexed_and_listed(
     assert "4.mp4" in (library / "broken.csv").read_text()
     found = index_videos(library, tiny, [folder])
     assert windows_in(library) == COUNTS | {"4.mp4": 1}
-    assert found.broken[str(folder / "4.mp4")].endswith("damaged (2 of 3 windows left out)")
+    assert found.broken[str(folder / "4.mp4")].startswith(
+        f"{folder / '4.mp4'}: damaged (2 of 3 windows"
+    )
     assert index_videos(library, tiny, [folder]).broken == found.broken
 
 
-def test_other_folders_stay_and_folders_can_be_forgotten(
+def test_other_folders_are_kept_and_folders_can_be_removed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
     library = tmp_path / "library"
@@ -177,7 +181,7 @@ def test_other_folders_stay_and_folders_can_be_forgotten(
     assert windows_in(library) == COUNTS | {"a.mp4": 1}
     shutil.rmtree(folder)
     folder.mkdir()  # a disk that is not mounted looks like this
-    with pytest.raises(ManifestError, match="holds no video"):
+    with pytest.raises(ManifestError, match=str(folder)):
         index_videos(library, tiny, [folder])
     assert remove_videos(library, [folder]) == 5
     assert windows_in(library) == {"a.mp4": 1}
@@ -211,30 +215,30 @@ def test_titles_come_from_a_file_or_a_manifest(
     assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
 
 
-def test_a_library_of_something_else(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
+def test_mismatched_and_invalid_libraries(
+    tiny: InferenceEngine, folder: Path, tmp_path: Path
+) -> None:
     library = tmp_path / "library"
     index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
     other = InferenceEngine(tiny_model(1).eval(), torch.device("cpu"), "fp32", workers=0)
-    with pytest.raises(LibraryError, match=r"is of another model .* leave --model out"):
+    with pytest.raises(LibraryError, match=f"{tiny.model.hash}.* {other.model.hash}"):
         index_videos(library, other, [folder])
-    with pytest.raises(LibraryError, match="has windows of 2 s every 1 s, not windows of 4 s"):
+    with pytest.raises(LibraryError, match=r"2 s .* 4 s"):
         index_videos(library, tiny, [folder], windows=Windows(4, 2))
-    with pytest.raises(LibraryError, match=r"no library: it holds 1\.mp4; name another folder"):
+    with pytest.raises(LibraryError, match=r"1\.mp4"):
         index_videos(folder, tiny, [folder])
     assert not (folder / ".lock").exists()
-    with pytest.raises(
-        LibraryError, match=r"1\.mp4 is a file, not a folder; a library is a folder"
-    ):
+    with pytest.raises(LibraryError, match=r"1\.mp4 is a file"):
         index_videos(folder / "1.mp4", tiny, [folder])
     (library / "library.json").write_text((library / "library.json").read_text()
                                           .replace('"format": 1', '"format": 9'))  # fmt: skip
-    with pytest.raises(LibraryError, match="has format 9; this version of crosspair reads 1"):
+    with pytest.raises(LibraryError, match="format 9"):
         Library(library)
-    with pytest.raises(LibraryError, match=r"is no library; .crosspair index VIDEOS --library"):
+    with pytest.raises(LibraryError, match=str(tmp_path)):
         Library(tmp_path)
 
 
-def test_one_writes_at_a_time(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
+def test_only_one_process_writes(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     child = (
         "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX);"
@@ -247,22 +251,22 @@ def test_one_writes_at_a_time(tiny: InferenceEngine, folder: Path, tmp_path: Pat
     ) as other:  # fmt: skip
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(LibraryError, match=f"is being written by process {other.pid}; wait"):
+        with pytest.raises(LibraryError, match=f"process {other.pid}"):
             index_videos(library, tiny, [folder])
         other.kill()
     with library_lock(library):  # the lock ended with its process
         pass
 
 
-def test_without_lancedb_a_line_tells_what_to_do(
+def test_missing_lancedb(
     tmp_path: Path, tiny: InferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(LibraryError, match=r'needs the extra: pip install "crosspair\[search\]"'):
+    with pytest.raises(LibraryError, match=r'pip install "crosspair\[search\]"'):
         Library.create(tmp_path, tiny.model, WINDOWS)
 
 
-def test_kills_at_ten_moments_leave_a_library(
+def test_ten_kills_leave_a_valid_library(
     folder: Path, model_folder: Path, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
     for copy in range(4):
@@ -270,7 +274,7 @@ def test_kills_at_ten_moments_leave_a_library(
     expected = COUNTS | {f"more{copy}.mp4": 1 for copy in range(4)}  # windows of 4 s every 2 s
     expected |= {"3.mp4": 1, "4.mp4": 1}
     library = tmp_path / "library"
-    # Processes that are forked from one that has the imports behind it: they begin at once.
+    # Processes forked from one that has done the imports start at once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.library.killed"])
     draw = random.Random(0)
@@ -290,11 +294,11 @@ def test_kills_at_ten_moments_leave_a_library(
         whole = whole or time.monotonic() - begun
         if is_library(library):
             found = windows_in(library)
-            assert found.items() <= expected.items()  # each video whole, or not there
+            assert found.items() <= expected.items()  # each video completely or not at all
             opened += 1
         if kill == 5:
-            shutil.rmtree(library)  # the next kills are at a library that is being made
+            shutil.rmtree(library)  # the next kills interrupt the creation of a library
     assert opened > 5
-    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
-    index_videos(library, of, [folder])
+    engine = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
+    index_videos(library, engine, [folder])
     assert windows_in(library) == expected

@@ -1,4 +1,4 @@
-"""Search: the nearest windows, each moment once, as conditions allow."""
+"""Search: nearest windows, suppression of neighbours, conditions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ D = 8
 
 
 def filled(folder: Path, model: CPD, rows: list[tuple[str, float, float, str | None, np.ndarray]]):
-    """A library of windows given by hand: path, start, end, title, vector."""
+    """A library with the given windows: path, start, end, title, vector."""
     library = Library.create(folder, model, Windows())
     names = ("path", "start", "end", "title", "vector")
     library.add([
@@ -42,7 +42,7 @@ def filled(folder: Path, model: CPD, rows: list[tuple[str, float, float, str | N
 
 
 def near(cosine: float) -> np.ndarray:
-    """A unit vector of that cosine with the first axis."""
+    """A unit vector with that cosine to the first axis."""
     vector = np.zeros(D, np.float32)
     vector[:2] = cosine, np.sqrt(1 - cosine**2)
     return vector
@@ -72,7 +72,7 @@ def found(library: Library, **choices: object) -> list[tuple[str, float, float]]
     return [(moment.path, moment.start, round(moment.score, 3)) for moment in moments]
 
 
-def test_moments_are_told_once_and_best_first(library: Library) -> None:
+def test_results_are_suppressed_and_sorted(library: Library) -> None:
     assert found(library) == [
         ("/a/x.mp4", 2, 0.9), ("/a_b/it's.mp4", 0, 0.85), ("/a/x.mp4", 8, 0.6),
         ("/a_b/it's.mp4", 20, 0.2), ("/ab/y.mp4", 0, -0.5), ("https://a.org/b//z.mp4", 0, -0.6),
@@ -80,7 +80,7 @@ def test_moments_are_told_once_and_best_first(library: Library) -> None:
     assert found(library, limit=2) == found(library)[:2]
 
 
-def test_more_windows_are_looked_at_where_neighbours_fill_the_first_look(
+def test_more_windows_are_fetched_if_neighbours_fill_the_first_batch(
     tmp_path: Path, model: CPD
 ) -> None:
     rows = [("/x.mp4", i / 10, 10 + i / 10, None, near(0.9 + i / 1e4)) for i in range(40)]
@@ -109,12 +109,12 @@ def test_conditions(library: Library, choices: dict[str, object], paths: set[str
     assert {path for path, _, _ in found(library, **choices)} == paths
 
 
-def test_conditions_that_are_none(library: Library) -> None:
-    with pytest.raises(LibraryError, match=r"library .*: .*No field named colour"):
+def test_invalid_conditions(library: Library) -> None:
+    with pytest.raises(LibraryError, match="colour"):
         found(library, where="colour = 'red'")
     with pytest.raises(LibraryError, match=r"\A.*\Z"):  # one line
         found(library, where="path LIKE")
-    with pytest.raises(LibraryError, match="of 8 dimensions; the query has 3"):
+    with pytest.raises(LibraryError, match=r"8 dimensions.* 3"):
         Searcher(library).nearest(np.ones(3, np.float32))
 
 
@@ -143,7 +143,7 @@ def test_an_index_finds_what_is_near_and_what_came_later(
         assert hits >= 95
 
 
-def test_a_condition_reaches_beyond_the_nearest_parts_of_an_index(
+def test_a_condition_searches_more_partitions_of_an_index(
     tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lancedb.index import IvfSq
@@ -154,7 +154,7 @@ def test_a_condition_reaches_beyond_the_nearest_parts_of_an_index(
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [(f"/{i // 64}/{i}.mp4", 0.0, 4.0, None, each) for i, each in enumerate(vectors)]
     library = filled(tmp_path / "library", model, rows)
-    # So many parts has only the index of a large library.
+    # By default, only the index of a large library has several partitions.
     library.table.create_index("vector", config=IvfSq(distance_type="cosine", num_partitions=D))
     monkeypatch.setattr(search_module, "NPROBES", 1)
     found = Searcher(library).nearest(vectors[0], folder=f"/{D - 1}", limit=64)
@@ -169,37 +169,38 @@ def test_texts_and_videos_as_queries(tiny: InferenceEngine, folder: Path, tmp_pa
     assert by_text[0].score >= by_text[1].score >= by_text[2].score
     by_video = searcher.video(folder / "4.mp4", limit=10)
     assert {Path(moment.path).name for moment in by_video} == {"1.mp4", "2.mp4", "3.mp4"}
-    with pytest.raises(TextError, match="the model knows no word of 'zzz'"):
+    with pytest.raises(TextError, match="'zzz'"):
         searcher.text("zzz")
-    with pytest.raises(VideoError, match=r"none of the 1 videos can be read: .*it is text"):
+    with pytest.raises(VideoError, match=r"broken\.mp4"):
         searcher.video(folder / "broken.mp4")
-    with pytest.raises(VideoError, match="is 5 videos; a query is one"):
+    with pytest.raises(VideoError, match="5 videos"):
         searcher.video(folder)
 
 
 @pytest.mark.parametrize("part", ["video_head", "text_encoder", "text_head"])
-def test_a_model_that_reads_no_text_is_asked_by_videos_alone(
+def test_a_model_without_a_text_tower_is_searched_by_video(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
 ) -> None:
-    of = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
-    of.model.untrained = (part,)
-    index_videos(tmp_path / "library", of, [folder], windows=Windows(2, 1))
-    assert "this model reads no text; the library can be searched by videos" in caplog.text
+    device = torch.device("cpu")
+    engine = InferenceEngine(tiny_model().eval(), device, "fp32", batch_size=8, workers=0)
+    engine.model.untrained = (part,)
+    index_videos(tmp_path / "library", engine, [folder], windows=Windows(2, 1))
+    assert "text tower" in caplog.text
     searcher = Searcher(tmp_path / "library")
-    with pytest.raises(ModelError, match=r"reads no text, as its text tower .* search by a video"):
+    with pytest.raises(ModelError, match="text tower"):
         searcher.text("a dog")
     assert searcher.video(folder / "4.mp4")
 
 
-def test_a_contact_sheet_has_a_row_for_each(
+def test_contact_sheet_has_a_row_per_hit(
     tiny: InferenceEngine, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
     make_video(tmp_path / "videos" / "a.mp4", frames=40, fps=10)
     index_videos(tmp_path / "library", tiny, [tmp_path / "videos"], windows=Windows(1, 1))
     moments = Searcher(tmp_path / "library").text("a dog")
     assert len(moments) == 2
-    sheet = contact_sheet("a dog", moments)
+    sheet = contact_sheet(moments)
     assert sheet.startswith(b"\x89PNG")
     height = int.from_bytes(sheet[20:24], "big")
     assert height == 2 * (112 + 6)
-    assert contact_sheet("a dog", []).startswith(b"\x89PNG")
+    assert contact_sheet([]).startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Windows: the whole video is in some of them, and clips are shared by those that overlap."""
+"""Windows: they cover the video, and overlapping windows use the same clips."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ windows = st.builds(
 
 
 @given(windows, lengths)
-def test_windows_follow_each_other_and_leave_nothing_out(cut: Windows, length: float) -> None:
+def test_windows_cover_the_video(cut: Windows, length: float) -> None:
     spans = cut.of(length)
     assert spans[0][0] == 0
     assert spans[-1][1] == length
@@ -73,14 +73,8 @@ def test_frames_in_memory_are_thirty_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "stride", "message"),
-    [
-        (4, 5, "the stride is more than 0 and at most the window"),
-        (4, 0, "windows of 4 s every 0 s: the stride is more than 0"),
-        (float("inf"), 2, "windows of inf s every 2 s"),
-        (4, 3, "a window must be a whole number of strides, as 6 s is"),
-    ],
+    ("length", "stride", "value"), [(4, 5, "5"), (4, 0, "0"), (float("inf"), 2, "inf"), (4, 3, "3")]
 )
-def test_windows_that_do_not_do(length: float, stride: float, message: str) -> None:
-    with pytest.raises(CrosspairError, match=message):
+def test_invalid_windows(length: float, stride: float, value: str) -> None:
+    with pytest.raises(CrosspairError, match=value):
         Windows(length, stride)

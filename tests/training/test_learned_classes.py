@@ -1,4 +1,4 @@
-"""Classes that an objective learns (Equation 1): trained with the rest, saved, and put back."""
+"""Class weights of an objective (Equation 1): training, checkpoint and resume."""
 
 from __future__ import annotations
 
@@ -45,19 +45,17 @@ def step(training: Pretraining, number: int) -> float:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("estimate", ["nce", "softmax"])
-def test_a_resumed_run_has_the_weights_and_goes_on_as_it_would_have(
-    estimate: str, tmp_path: Path
-) -> None:
+def test_resumed_run_is_identical(estimate: str, tmp_path: Path) -> None:
     run = task(estimate)
     before = run.objective.discrimination.weights.detach().clone()
     for number in range(2):
         step(run, number)
     after = run.objective.discrimination.weights.detach().clone()
     assert not torch.equal(before, after)
-    save_checkpoint(tmp_path, 2, {"task": run.state_dict()}, run.own_state_dict(), World())
+    save_checkpoint(tmp_path, 2, {"task": run.state_dict()}, run.rank_state_dict(), World())
     resumed = task(estimate)
-    shared, owns = load_checkpoint(tmp_path, 2)
-    resumed.load_state_dict(shared["task"], owns)
+    shared, ranks = load_checkpoint(tmp_path, 2)
+    resumed.load_state_dict(shared["task"], ranks)
     assert torch.equal(resumed.objective.discrimination.weights, after)
     torch.manual_seed(7)
     expected = [step(run, 2), step(run, 3)]
@@ -67,7 +65,7 @@ def test_a_resumed_run_has_the_weights_and_goes_on_as_it_would_have(
     assert torch.equal(ours, theirs)
 
 
-def test_class_weights_move_as_fast_as_the_towers() -> None:
+def test_class_weights_have_the_learning_rate_of_the_towers() -> None:
     run = task("nce")
     weights = run.objective.discrimination.weights
     groups = [g for g in run.optimizer.param_groups if any(p is weights for p in g["params"])]

@@ -1,4 +1,4 @@
-"""Optimisers of one pass over the weights: they move them as those of many passes do."""
+"""Fused optimizers give the weights of unfused ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from crosspair.config import OptimizerConfig
-from crosspair.training.schedule import optimizer_of
+from crosspair.training.schedule import build_grouped_optimizer
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    # A bias before batch normalisation would have no gradient but rounding errors.
+    # A bias before batch normalisation has a gradient of zero.
     return nn.Sequential(nn.Linear(5, 7, bias=False), nn.BatchNorm1d(7), nn.Linear(7, 3))
 
 
@@ -28,12 +28,12 @@ def after_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torc
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_one_pass_moves_weights_as_many_do(name: str) -> None:
+def test_fused_equals_unfused(name: str) -> None:
     model, twin = network(), network()
     begun = [parameter.detach().clone() for parameter in model.parameters()]
     config = OptimizerConfig(name=name, lr=1e-2, weight_decay=0.1)
-    moved = after_steps(model, optimizer_of({"rest": model.parameters()}, config))
-    plain = optimizer_of({"rest": twin.parameters()}, config)
+    moved = after_steps(model, build_grouped_optimizer({"rest": model.parameters()}, config))
+    plain = build_grouped_optimizer({"rest": twin.parameters()}, config)
     for group in plain.param_groups:
         group["fused"], group["foreach"] = False, False
     torch.testing.assert_close(moved, after_steps(twin, plain), rtol=1e-5, atol=1e-6)
@@ -41,15 +41,15 @@ def test_one_pass_moves_weights_as_many_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_what_an_older_run_saved_goes_on(name: str) -> None:
+def test_state_of_an_unfused_optimizer_is_loaded(name: str) -> None:
     model = network()
     config = OptimizerConfig(name=name, lr=1e-2)
-    old = optimizer_of({"rest": model.parameters()}, config)
+    old = build_grouped_optimizer({"rest": model.parameters()}, config)
     for group in old.param_groups:
         group["fused"] = None
     after_steps(model, old)
     saved = copy.deepcopy(old.state_dict())
     twin = copy.deepcopy(model)
-    new = optimizer_of({"rest": twin.parameters()}, config)
+    new = build_grouped_optimizer({"rest": twin.parameters()}, config)
     new.load_state_dict(saved)
     torch.testing.assert_close(after_steps(twin, new), after_steps(model, old))

@@ -1,4 +1,4 @@
-"""The rate when validation saturates: ÷10, ÷10, the end."""
+"""Learning rate at saturation: ÷10, ÷10, end of the training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from crosspair.config import PlateauConfig
 from crosspair.training.schedule import Plateau
 
 
-def followed(losses: list[float], drops: int = 2, patience: int = 2) -> list[tuple[float, bool]]:
+def run_plateau(losses: list[float], drops: int = 2, patience: int = 2) -> list[tuple[float, bool]]:
     """(factor, ended) after each validation."""
     plateau = Plateau(PlateauConfig(drops, patience))
     after = []
@@ -19,45 +19,45 @@ def followed(losses: list[float], drops: int = 2, patience: int = 2) -> list[tup
     return after
 
 
-def test_twice_a_tenth_and_then_the_end() -> None:
+def test_two_drops_then_the_end() -> None:
     on, tenth, hundredth = (1.0, False), (0.1, False), (0.01, False)
     #         best, best, -, saturated, better, -, saturated, -, saturated
     losses = [3.0, 2.0, 2.0, 2.5, 1.5, 1.5, 1.6, 1.6, 1.5]
     expected = [on, on, on, tenth, tenth, tenth, hundredth, hundredth, (0.01, True)]
-    assert followed(losses) == expected
+    assert run_plateau(losses) == expected
 
 
-def test_while_it_gets_better_nothing_changes() -> None:
-    assert set(followed([1 / n for n in range(1, 20)])) == {(1.0, False)}
+def test_no_drop_while_the_loss_improves() -> None:
+    assert set(run_plateau([1 / n for n in range(1, 20)])) == {(1.0, False)}
 
 
-def test_a_loss_that_is_no_number_is_no_gain() -> None:
-    assert followed([1.0, float("nan"), float("nan")])[-1] == (0.1, False)
+def test_nan_is_no_improvement() -> None:
+    assert run_plateau([1.0, float("nan"), float("nan")])[-1] == (0.1, False)
 
 
 @pytest.mark.parametrize("drops", [1, 3])
-def test_as_many_drops_as_are_asked_for(drops: int) -> None:
-    after = followed([1.0] * 20, drops, patience=1)
+def test_number_of_drops(drops: int) -> None:
+    after = run_plateau([1.0] * 20, drops, patience=1)
     assert [factor for factor, _ in after[1 : drops + 1]] == [
         round(0.1**n, 6) for n in range(1, drops + 1)
     ]
     assert [ended for _, ended in after].index(True) == drops + 1
 
 
-def test_without_drops_there_is_no_end() -> None:
-    assert set(followed([1.0] * 20, drops=0)) == {(1.0, False)}
+def test_zero_drops_never_end() -> None:
+    assert set(run_plateau([1.0] * 20, drops=0)) == {(1.0, False)}
 
 
-def test_the_best_is_told() -> None:
+def test_observe_returns_whether_the_loss_is_the_lowest() -> None:
     plateau = Plateau(PlateauConfig())
     assert [plateau.observe(loss) for loss in (2.0, 3.0, 2.0, 1.0)] == [True, False, False, True]
     assert plateau.best == 1.0
 
 
 @pytest.mark.parametrize("cut", range(9))
-def test_a_resumed_plateau_goes_on_as_it_was(cut: int) -> None:
+def test_resumed_plateau_is_identical(cut: int) -> None:
     losses = [3.0, 2.0, 2.0, 2.5, 1.5, 1.5, 1.6, 1.6, 1.5]
-    whole = followed(losses)
+    whole = run_plateau(losses)
     config = PlateauConfig(2, 2)
     first, after = Plateau(config), []
     for loss in losses[:cut]:

@@ -1,4 +1,4 @@
-"""Fine-tuning over official splits: what is told before the first training."""
+"""Fine-tuning over official splits: inputs are checked before the first training."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from crosspair.errors import ManifestError, ModelError, RunError
 from crosspair.training.finetune import finetune_and_test, finetune_over_splits
 
 
-def test_splits_need_a_manifest_each(tmp_path: Path) -> None:
+def test_splits_require_a_manifest_pattern(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--splits"):
         finetune_over_splits(FinetuneRecipe(), "split1.parquet", "random", tmp_path, [1, 2])
 
 
-def written(path: Path, *labels: str | None, split: str = "test") -> Path:
-    """A manifest with a training video of class x, and others with those labels."""
+def write_manifest(path: Path, *labels: str | None, split: str = "test") -> Path:
+    """Write a manifest with a training video of class x and videos with the given labels."""
     rows = [
-        {"pair_id": str(i), "path": "a.mp4", "title": "", "label": label, "split": of}
-        for i, (label, of) in enumerate([("x", "train"), *((label, split) for label in labels)])
+        {"pair_id": str(i), "path": "a.mp4", "title": "", "label": label, "split": name}
+        for i, (label, name) in enumerate([("x", "train"), *((label, split) for label in labels)])
     ]
     return manifest_from_rows(rows, path).write(path).path
 
 
-def test_a_fault_of_the_last_split_is_told_before_the_first_is_trained_on(tmp_path: Path) -> None:
-    written(tmp_path / "split1.parquet", "x")
+def test_invalid_last_split_raises_before_the_first_training(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "split1.parquet", "x")
     manifest, run = str(tmp_path / "split{}.parquet"), tmp_path / "run"
-    with pytest.raises(ManifestError, match=r"^manifest .*split2\.parquet does not exist"):
+    with pytest.raises(ManifestError, match=r"split2\.parquet"):
         finetune_over_splits(FinetuneRecipe(), manifest, "random", run, [1, 2])
-    written(tmp_path / "split2.parquet")
-    with pytest.raises(ManifestError, match=r"split2\.parquet: no video of split test to test on"):
+    write_manifest(tmp_path / "split2.parquet")
+    with pytest.raises(ManifestError, match=r"split2\.parquet: split test"):
         finetune_over_splits(FinetuneRecipe(), manifest, "random", run, [1, 2])
-    with pytest.raises(ModelError, match=r"^model folder .*model1 does not exist$"):
+    with pytest.raises(ModelError, match="model1"):
         finetune_over_splits(FinetuneRecipe(), manifest, f"{tmp_path}/model{{}}", run, [1, 2])
     assert not run.exists()
 
 
-def test_a_tested_video_without_a_label_is_told_before_the_training(tmp_path: Path) -> None:
-    path = written(tmp_path / "m.parquet", "x", None)
-    with pytest.raises(ManifestError, match=r"m.parquet: pair '2' of split test has no label$"):
+def test_unlabelled_test_video_raises_before_the_training(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.parquet", "x", None)
+    with pytest.raises(ManifestError, match=r"m\.parquet: .*'2'"):
         finetune_and_test(FinetuneRecipe(), str(path), "random", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_to_test_on_is_told_before_the_training(tmp_path: Path) -> None:
-    path = written(tmp_path / "m.parquet")
-    message = r"m.parquet: no video of split test to test on; give another by --test-split, or --no"
-    with pytest.raises(ManifestError, match=message):
+def test_empty_test_split_raises_before_the_training(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match=r"m\.parquet: split test"):
         finetune_and_test(FinetuneRecipe(), str(path), "random", tmp_path / "run")
     assert not (tmp_path / "run").exists()

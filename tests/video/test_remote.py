@@ -262,7 +262,8 @@ def test_remote_videos_are_probed_and_checked(server: Server, tmp_path: Path, ma
     rows = [{"pair_id": url, "path": url, "title": "t"} for url in urls]
     checked = check(manifest_from_rows(rows, tmp_path / "m.parquet"), decode=True)
     assert [verdict.kind for verdict in checked.results] == [
-        VideoStatus.FINE, VideoStatus.MISSING, VideoStatus.NOT_A_VIDEO, VideoStatus.CUT, VideoStatus.FINE
+        VideoStatus.FINE, VideoStatus.MISSING, VideoStatus.NOT_A_VIDEO, VideoStatus.CUT,
+        VideoStatus.FINE,
     ]  # fmt: skip
     assert checked.manifest.column("path") == urls
     assert [error and error.split(": ")[0] for error in checked.manifest.column("error")] == [

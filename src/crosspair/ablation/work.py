@@ -144,7 +144,7 @@ def _finetune_and_evaluate(
     results: list[Result] = []
     for subject, weights, name in runs:
         start = load_init_weights(weights)
-        model = finetune(recipe, videos, folder / name, start=start, resume=True, world=world)
+        model = finetune(recipe, videos, folder / name, init=start, resume=True, world=world)
         if model is None:
             return None
         views = multiview_results(

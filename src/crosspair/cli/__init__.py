@@ -1,4 +1,4 @@
-"""The command ``crosspair``: one thin function a verb. Heavy imports wait until a verb runs."""
+"""The ``crosspair`` command. Each command imports what it needs only when it runs."""
 
 from __future__ import annotations
 
@@ -6,47 +6,51 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
-from crosspair.cli.corpora import add_check, add_corpus, add_prepare, add_titles, add_words
-from crosspair.cli.evaluate import add_evaluate, add_features, add_report
-from crosspair.cli.train import add_ablate, add_finetune, add_plan, add_pretrain, add_quickstart
-from crosspair.cli.use import add_classify, add_doctor, add_embed, add_index, add_search, add_serve
-from crosspair.cli.weights import add_export, add_import_weights, add_publish
 from crosspair.errors import CrosspairError
+
+COMMANDS = {  # the module that defines add_COMMAND
+    "quickstart": "train", "corpus": "corpora", "check": "corpora", "prepare": "corpora",
+    "titles": "corpora", "words": "corpora", "plan": "train", "pretrain": "train",
+    "finetune": "train", "features": "evaluate", "evaluate": "evaluate", "report": "evaluate",
+    "ablate": "train", "embed": "use", "classify": "use", "index": "use", "search": "use",
+    "serve": "use", "doctor": "use", "import-weights": "weights", "export": "weights",
+    "publish": "weights",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb; a fault in the user's input ends it with one line and status 2."""
-    options = _parser().parse_args(arguments)
-    # Idle threads of the network must not spin on the cores that the decoding workers need: on two
-    # cores that costs a quarter of the speed. It counts only if set before torch is imported.
+    """Run a command. A `CrosspairError` is printed on one line and exits with status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    named = next((argument for argument in arguments if not argument.startswith("-")), "")
+    # Other commands are needed for help and for error messages only.
+    options = build_parser([named] if named in COMMANDS else COMMANDS).parse_args(arguments)
+    # Idle OpenMP threads that spin take CPU time from the decoding workers: a quarter of the speed
+    # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _log_to_terminal(options.quiet)
     try:
-        options.verb(options)
+        options.command(options)
     except CrosspairError as error:
         print(f"crosspair: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.unraisablehook = lambda _: None  # what was half-built complains when it is taken down
+        sys.unraisablehook = lambda _: None  # destructors of half-built objects may raise
         sys.exit(130)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return the parser of some commands."""
     parser = argparse.ArgumentParser(
-        prog="crosspair",
-        description="Learn video representations from videos and the text that comes with them.",
+        prog="crosspair", description="Learn video representations from videos and their text."
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for add in (
-        add_quickstart, add_corpus, add_check, add_prepare, add_titles, add_words, add_plan,
-        add_pretrain, add_finetune, add_features, add_evaluate, add_report, add_ablate,
-        add_embed, add_classify, add_index, add_search, add_serve, add_doctor,
-        add_import_weights, add_export, add_publish,
-    ):  # fmt: skip
-        add(verbs)
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in names:
+        module = import_module(f"crosspair.cli.{COMMANDS[name]}")
+        getattr(module, f"add_{name.replace('-', '_')}")(commands)
     return parser
 
 

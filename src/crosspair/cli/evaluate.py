@@ -1,4 +1,4 @@
-"""``crosspair features`` and ``crosspair evaluate``: what a frozen model is worth."""
+"""Commands that evaluate and report: features, evaluate, report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosspair.cli.options import (
-    Verbs,
+    Subparsers,
+    add_batch_size,
     add_cluster,
     add_encoding,
     add_seed,
     add_splits,
     check_output_path,
     distributed_context,
-    int_at_least,
     uses_ray,
 )
 from crosspair.errors import RunError
@@ -29,118 +29,120 @@ if TYPE_CHECKING:
     from crosspair.models.cpd import CPD
     from crosspair.provenance import Provenance
 
-
 _PROTOCOLS = {
-    "all": "the five that follow",
-    "retrieval": "texts find their videos and videos their texts: R@1, 5, 10, median rank",
-    "knn": "the labels of the nearest videos, by cosine",
-    "linear": "batch normalisation and one layer, trained on frozen features",
-    "lowshot": "the same with a share of the labels: 1 %%, 10 %%, 20 %%",
-    "zeroshot": "the nearest class name",
+    "all": "all of retrieval, knn, linear, lowshot and zeroshot",
+    "retrieval": "text-to-video and video-to-text retrieval: R@1, 5, 10, median rank",
+    "knn": "k nearest neighbours by cosine similarity",
+    "linear": "linear probe: batch normalisation and one layer on frozen features",
+    "lowshot": "linear probe with a fraction of the labels: 1 %%, 10 %%, 20 %%",
+    "zeroshot": "classification by the nearest class name",
 }
 
 
-def add_features(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
+def add_features(commands: Subparsers) -> None:
+    parser = commands.add_parser(
         "features",
-        help="encode every video of a manifest once, into a folder",
-        epilog="What was stopped goes on by the same command. Runs under torchrun, too.",
+        help="encode every video of a manifest once and save the features",
+        epilog="If interrupted, run the same command again to resume. Runs under torchrun.",
     )
-    _add_inputs(verb)
-    verb.add_argument(
+    _add_inputs(parser)
+    parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",
-        help="gets features.safetensors (visual, embedding) and index.parquet",
+        help="folder for features.safetensors (visual, embedding) and index.parquet",
     )  # fmt: skip
-    add_cluster(verb)
-    verb.set_defaults(verb=_features)
+    add_cluster(parser)
+    parser.set_defaults(command=_features)
 
 
-def add_evaluate(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
-        "evaluate", help="test a frozen model: retrieval, kNN, linear, low-shot, zero-shot"
+def add_evaluate(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="evaluate a frozen model: retrieval, kNN, linear, low-shot, zero-shot"
     )
-    protocols = verb.add_subparsers(required=True, metavar="PROTOCOL")
-    for name, text in _PROTOCOLS.items():
-        _add_protocol(protocols, name, text)
-    add_multiview(protocols)
+    protocols = parser.add_subparsers(required=True, metavar="PROTOCOL")
+    for name, summary in _PROTOCOLS.items():
+        _add_protocol(protocols, name, summary)
+    _add_multiview(protocols)
 
 
-def _add_protocol(protocols: Verbs, name: str, text: str) -> None:
-    every = name == "all"
-    verb = protocols.add_parser(
-        name, help=text,
-        epilog="A file of results holds those of one command. Runs under torchrun, too.",
-    )  # fmt: skip
-    _add_inputs(verb)
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="results.json")
-    add_splits(verb, "--model, --manifest and --features")
-    verb.add_argument(
+def _add_protocol(protocols: Subparsers, name: str, summary: str) -> None:
+    runs_all = name == "all"
+    parser = protocols.add_parser(
+        name, help=summary, epilog="FILE is overwritten with these results. Runs under torchrun."
+    )
+    _add_inputs(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="results.json")
+    add_splits(parser, "--model, --manifest and --features")
+    parser.add_argument(
         "--features", type=Path, metavar="DIR",
-        help='of "crosspair features", made where it is not there (default: a folder beside '
-        "FILE, named after model and manifest)",
+        help='features of "crosspair features"; computed if missing (default: a folder in the '
+        "folder of FILE, named after model and manifest)",
     )  # fmt: skip
-    verb.add_argument(
+    parser.add_argument(
         "--split", choices=("test", "val", "train"), default="test",
-        help="to test on (default: test); classifiers learn from the splits before it",
+        help="split to test on (default: test); classifiers are trained on the splits before it",
     )  # fmt: skip
-    verb.add_argument(
-        "--beside-random", action=argparse.BooleanOptionalAction, default=every,
-        help=f"test random weights, too (default: {'yes' if every else 'no'})",
+    parser.add_argument(
+        "--random-baseline", action=argparse.BooleanOptionalAction, default=runs_all,
+        help=f"also evaluate random weights (default: {'yes' if runs_all else 'no'})",
     )  # fmt: skip
-    add_seed(verb, "all that is drawn")
+    add_seed(parser, "all random choices")
     if name != "retrieval":
-        verb.add_argument(
+        parser.add_argument(
             "--details", type=Path, metavar="DIR",
-            help="gets the accuracy of each class (csv) and the confusion of classes (csv, png)",
+            help="folder for the accuracy of each class (csv) and confusion matrices (csv, png)",
         )  # fmt: skip
     if name in {"all", "knn", "linear", "lowshot"}:
-        verb.add_argument(
+        parser.add_argument(
             "--feature", choices=("visual", "embedding"),
-            help="classify this feature: before the mapping layer, or after it (default: both)",
+            help="feature to classify: before or after the projection head (default: both)",
         )  # fmt: skip
     if name in {"all", "knn"}:
-        verb.add_argument("--k", type=int, default=25, help="neighbours (default: 25)")
-        verb.add_argument(
+        parser.add_argument("--k", type=int, default=25, help="neighbours (default: 25)")
+        parser.add_argument(
             "--weighting", choices=("uniform", "distance"), default="uniform",
-            help="of votes: all the same (default), or exp(cosine / temperature)",
+            help="weight of a neighbour's vote: 1 (default), or exp(cosine / temperature)",
         )  # fmt: skip
-        verb.add_argument(
-            "--temperature", type=float, default=0.07, help="of weighting by distance (0.07)"
+        parser.add_argument(
+            "--temperature",
+            type=float,
+            default=0.07,
+            help="of --weighting distance (default: 0.07)",
         )
     if name in {"all", "linear", "lowshot"}:
-        verb.add_argument("--epochs", type=int, default=30, help="of training (default: 30)")
-        verb.add_argument("--lr", type=float, default=1e-3, help="÷10 every 10 epochs (1e-3)")
-        verb.add_argument("--train-batch", type=int, default=64, help="videos (default: 64)")
+        parser.add_argument("--epochs", type=int, default=30, help="training epochs (default: 30)")
+        parser.add_argument(
+            "--lr", type=float, default=1e-3, help="divided by 10 every 10 epochs (default: 1e-3)"
+        )
+        parser.add_argument("--train-batch", type=int, default=64, help="batch size (default: 64)")
     if name in {"all", "lowshot"}:
-        verb.add_argument(
-            "--shares", type=float, nargs="+", default=(0.01, 0.1, 0.2), metavar="SHARE",
-            help="of the labels, 0 to 1 (default: 0.01 0.1 0.2)",
+        parser.add_argument(
+            "--shares", type=float, nargs="+", default=(0.01, 0.1, 0.2), metavar="FRACTION",
+            help="fractions of the labels, 0 to 1 (default: 0.01 0.1 0.2)",
         )  # fmt: skip
     if name in {"all", "zeroshot"}:
-        verb.add_argument(
+        parser.add_argument(
             "--classes", type=int, nargs="+", default=(), metavar="N",
-            help="test on N random classes, too; several numbers may be given",
+            help="also evaluate on N random classes; accepts several numbers",
         )  # fmt: skip
-        verb.add_argument("--draws", type=int, default=10, help="of N classes (default: 10)")
-        verb.add_argument(
+        parser.add_argument(
+            "--draws", type=int, default=10, help="random draws of N classes (default: 10)"
+        )
+        parser.add_argument(
             "--templates", type=Path, metavar="FILE",
-            help="texts for class names, one a line, with {} for the name; averaged",
+            help="prompts for class names, one per line, with {} for the name; averaged",
         )  # fmt: skip
-    verb.set_defaults(verb=_evaluate, protocols=tuple(_PROTOCOLS)[1:] if every else (name,))
+    parser.set_defaults(command=_evaluate, protocols=tuple(_PROTOCOLS)[1:] if runs_all else (name,))
 
 
-def _add_inputs(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--model", required=True, metavar="DIR|imagenet:FILE",
-        help="a model folder or hub name; or a 2D ResNet's state dict, for features of frames "
-        "(visual ones alone: its embedding is untrained)",
+        help="a model folder or Hub name, or the state dict of a 2D ResNet, applied to single "
+        "frames (visual feature only)",
     )  # fmt: skip
-    verb.add_argument("--manifest", required=True, metavar="M")
-    add_encoding(verb)
-    verb.add_argument(
-        "--batch-size", type=int_at_least(1), default=32,
-        help="clips at a time, at most (default: 32)",
-    )  # fmt: skip
+    parser.add_argument("--manifest", required=True, metavar="M")
+    add_encoding(parser)
+    add_batch_size(parser)
 
 
 def _features(options: argparse.Namespace) -> None:
@@ -152,10 +154,10 @@ def _features(options: argparse.Namespace) -> None:
 
     with distributed_context() as world:
         manifest, model = Manifest.read(options.manifest), load_frozen_model(options.model)
-        how = {"encode": partial(encode_on_ray, address=options.address)} if ray else {}
-        found = _encoded(model.to(world.device), manifest, options.out, options, world, **how)
+        backend = {"encode": partial(encode_on_ray, address=options.address)} if ray else {}
+        features = _encode(model.to(world.device), manifest, options.out, options, world, **backend)
         if world.is_main:
-            print(f"{options.out}: features of {len(found.rows)} of {len(manifest)} videos")
+            print(f"{options.out}: features of {len(features.rows)} of {len(manifest)} videos")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -163,38 +165,40 @@ def _evaluate(options: argparse.Namespace) -> None:
     from crosspair.reporting.tables import print_table
 
     check_output_path(options.out)
-    config = _config(options)
+    config = _frozen_config(options)
     if options.splits:
         check_manifest_name(options.manifest)
     with distributed_context() as world:
-        # What is wrong with the last split is told before the first one's videos are encoded.
-        inputs = {split: _inputs(options, config, split) for split in options.splits or [None]}
-        encoded = {
-            split: _subjects(split, model, manifest, options, world)
+        # All splits are checked before the videos of the first one are encoded.
+        inputs = {split: _load_inputs(options, config, split) for split in options.splits or [None]}
+        subjects = {
+            split: _encode_subjects(split, model, manifest, options, world)
             for split, (model, manifest, _) in inputs.items()
         }
-        if not world.is_main:  # tests may take long, and nobody waits for them
+        if not world.is_main:
             return
-        found = {
-            split: _tested(*each, encoded[split], options, config) for split, each in inputs.items()
+        evaluated = {
+            split: _evaluate_subjects(*loaded, subjects[split], options, config)
+            for split, loaded in inputs.items()
         }
         if options.splits:
-            shown = write_split_means(options.out, {s: each for s, each in found.items() if s})
+            results = write_split_means(options.out, {s: r for s, r in evaluated.items() if s})
         else:
-            shown, origin = found[None]
-            write_results(options.out, shown, origin)
+            results, origin = evaluated[None]
+            write_results(options.out, results, origin)
         if getattr(options, "details", None):
             from crosspair.reporting.figures import write_details
 
-            for split, (results, _) in found.items():
-                write_details(options.details / (f"split{split}" if split else ""), results)
-        print_table(shown)
+            for split, (split_results, _) in evaluated.items():
+                folder = options.details / (f"split{split}" if split else "")
+                write_details(folder, split_results)
+        print_table(results)
 
 
-def _inputs(
+def _load_inputs(
     options: argparse.Namespace, config: FrozenConfig, split: int | None
 ) -> tuple[CPD, Manifest, str]:
-    """The model and the videos of an official split, or of the one there is; the recipe's hash."""
+    """Load the model, the manifest and the recipe's hash for a split (None: no splits)."""
     from crosspair.config import Recipe
     from crosspair.corpora.manifest import Manifest
     from crosspair.evaluation.evaluate import check_protocols
@@ -209,32 +213,33 @@ def _inputs(
     return model, manifest, run_recipe_hash(Recipe, name)
 
 
-def _subjects(
+def _encode_subjects(
     split: int | None, model: CPD, manifest: Manifest, options: argparse.Namespace, world: World
 ) -> list[tuple[Subject, CPD, Features]]:
-    """What is tested, and its features, which all processes make together."""
+    """Encode the videos with the model and, if asked, random weights; on all processes."""
     from crosspair.evaluation.evaluate import randomize_weights
     from crosspair.evaluation.feature_cache import feature_spec
     from crosspair.evaluation.results import fill_split
 
     model.to(world.device)
     subjects: list[tuple[Subject, CPD]] = [("trained", model)]
-    if options.beside_random:
+    if options.random_baseline:
         subjects.append(("random weights", randomize_weights(model, options.seed)))
-    found = []
-    for of, each in subjects:
-        protocol = feature_spec(
-            each, manifest, clips=options.clips, precision=options.precision, device=world.device
+    encoded = []
+    for subject, network in subjects:
+        spec = feature_spec(
+            network, manifest, clips=options.clips, precision=options.precision, device=world.device
         )
-        folder = options.out.parent / protocol.folder
+        folder = options.out.parent / spec.folder
         if options.features:
             folder = Path(fill_split(str(options.features), split)).resolve()
-            folder = folder if each is model else folder.with_name(f"{folder.name}-random")
-        found.append((of, each, _encoded(each, manifest, folder, options, world)))
-    return found
+            folder = folder if network is model else folder.with_name(f"{folder.name}-random")
+        features = _encode(network, manifest, folder, options, world)
+        encoded.append((subject, network, features))
+    return encoded
 
 
-def _tested(
+def _evaluate_subjects(
     model: CPD,
     manifest: Manifest,
     recipe: str,
@@ -242,54 +247,58 @@ def _tested(
     options: argparse.Namespace,
     config: FrozenConfig,
 ) -> tuple[list[Result], Provenance]:
-    """What the protocols measure, and where it comes from."""
     from crosspair.evaluation.evaluate import frozen_results
-    from crosspair.provenance import provenance
 
     results: list[Result] = []
-    for of, each, features in subjects:
-        found = frozen_results(each, manifest, features, options.protocols, config, subject=of)
+    for subject, network, features in subjects:
+        found = frozen_results(
+            network, manifest, features, options.protocols, config, subject=subject
+        )
         results += [result for result in found if result not in results]
-    return results, provenance(
-        recipe=recipe, model=model.hash, manifest=manifest.hash, seed=options.seed,
-        manifest_file=manifest.path.name,
-    )  # fmt: skip
+    return results, _provenance(recipe, model.hash, manifest, options.seed)
 
 
-def _config(options: argparse.Namespace) -> FrozenConfig:
-    """The protocols' settings, of those options that the verb has."""
+def _provenance(recipe: str, model: str, manifest: Manifest, seed: int) -> Provenance:
+    from crosspair.provenance import provenance
+
+    name = manifest.path.name
+    return provenance(
+        recipe=recipe, model=model, manifest=manifest.hash, seed=seed, manifest_file=name
+    )
+
+
+def _frozen_config(options: argparse.Namespace) -> FrozenConfig:
+    """Return the settings of the protocols from the options that this protocol has."""
     from crosspair.evaluation.evaluate import FrozenConfig
     from crosspair.evaluation.linear import LinearConfig
     from crosspair.evaluation.zeroshot import read_templates
 
-    given = vars(options)
-    settings: dict[str, Any] = {
-        name: given[name]
-        for name in ("split", "seed", "k", "weighting", "temperature", "draws")
-        if name in given
-    }
+    values = vars(options)
+    names = ("split", "seed", "k", "weighting", "temperature", "draws")
+    settings: dict[str, Any] = {name: values[name] for name in names if name in values}
     for name in ("shares", "classes"):
-        if name in given:
-            settings[name] = tuple(dict.fromkeys(given[name]))
-    if given.get("feature"):
+        if name in values:
+            settings[name] = tuple(dict.fromkeys(values[name]))
+    if values.get("feature"):
         settings["features"] = (options.feature,)
-    if given.get("templates"):
+    if values.get("templates"):
         settings["templates"] = read_templates(options.templates)
-    if "epochs" in given:
+    if "epochs" in values:
         settings["linear"] = LinearConfig(
             epochs=options.epochs, lr=options.lr, batch_size=options.train_batch
         )
     return FrozenConfig(**settings)
 
 
-def _encoded(
+def _encode(
     model: CPD,
     manifest: Manifest,
     folder: Path,
     options: argparse.Namespace,
     world: World,
-    **how: Any,
+    **backend: Any,
 ) -> Features:
+    """Compute features, or load them if the folder already has them."""
     from crosspair.evaluation.feature_cache import cached_features
     from crosspair.progress import delayed_progress
 
@@ -297,28 +306,29 @@ def _encoded(
         return cached_features(
             model, manifest, folder,
             clips=options.clips, batch_size=options.batch_size, workers=options.workers,
-            world=world, precision=options.precision, progress=progress, **how,
+            world=world, precision=options.precision, progress=progress, **backend,
         )  # fmt: skip
 
 
-def add_multiview(kinds: Verbs) -> None:
-    verb = kinds.add_parser(
+def _add_multiview(protocols: Subparsers) -> None:
+    parser = protocols.add_parser(
         "multiview",
-        help="a fine-tuned classifier: 10 clips × 3 crops a video, softmax averaged",
-        epilog="Runs under torchrun, too, with the same results to the last bit.",
+        help="multi-view testing of a fine-tuned classifier: 10 clips × 3 crops per video",
+        epilog="The softmax is averaged over views. Runs under torchrun with identical results.",
     )
-    verb.add_argument("--model", required=True, metavar="DIR", help="a classifier's folder")
-    verb.add_argument("--manifest", required=True, metavar="M")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="results.json")
-    verb.add_argument(
-        "--split", choices=("test", "val", "train"), default="test", help="to test on (test)"
-    )
-    verb.add_argument(
-        "--crops", type=int, choices=(1, 3), default=3,
-        help="a clip: 3, left, centre and right (the paper's), or 1, the centre",
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a classifier")
+    parser.add_argument("--manifest", required=True, metavar="M")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="results.json")
+    parser.add_argument(
+        "--split", choices=("test", "val", "train"), default="test",
+        help="split to test on (default: test)",
     )  # fmt: skip
-    add_encoding(verb)
-    verb.set_defaults(verb=_multiview)
+    parser.add_argument(
+        "--crops", type=int, choices=(1, 3), default=3,
+        help="per clip: 3 for left, centre and right (default, as in the paper), 1 for the centre",
+    )  # fmt: skip
+    add_encoding(parser)
+    parser.set_defaults(command=_multiview)
 
 
 def _multiview(options: argparse.Namespace) -> None:
@@ -327,7 +337,6 @@ def _multiview(options: argparse.Namespace) -> None:
     from crosspair.evaluation.multiview import multiview_results
     from crosspair.evaluation.results import write_results
     from crosspair.models.classifier import Classifier
-    from crosspair.provenance import provenance
     from crosspair.recipes import run_recipe_hash
     from crosspair.reporting.tables import print_table
 
@@ -341,35 +350,30 @@ def _multiview(options: argparse.Namespace) -> None:
             split=options.split, clips=options.clips, crops=options.crops,
             workers=options.workers, world=world, precision=options.precision,
         )  # fmt: skip
-        if not world.is_main:
-            return
-        origin = provenance(
-            recipe=recipe, model=model.hash, manifest=manifest.hash, seed=0,
-            manifest_file=manifest.path.name,
-        )  # fmt: skip
-        write_results(options.out, results, origin)
-        print_table(results)
+        if world.is_main:
+            write_results(options.out, results, _provenance(recipe, model.hash, manifest, seed=0))
+            print_table(results)
 
 
-def add_report(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
+def add_report(commands: Subparsers) -> None:
+    parser = commands.add_parser(
         "report",
-        help="the results of several runs side by side, as the paper's Tables 2 to 5 are",
-        description="Tables of runs by protocols: each number with its settings and a link to its "
-        "file, accuracies with their 95 %% intervals, chance and random weights where they were "
-        "measured, and what was published of the same protocol. The folder of an ablation, given "
-        "alone, gets its own report written anew.",
+        help="compare the results of several runs in tables like Tables 2 to 5 of the paper",
+        description="Write tables of runs by protocol: values with settings and a link to their "
+        "file, 95 %% intervals of accuracies, chance and random weights if measured, and published "
+        "results of the same protocol. Given one ablation folder, regenerate its report.",
     )
-    verb.add_argument(
+    parser.add_argument(
         "runs", nargs="+", metavar="RUN",
-        help="a run folder that holds results.json, or a file of results, NAME=RUN to name it; or "
-        "one folder of crosspair ablate",
+        help="a run folder with results.json, or a results file; NAME=RUN sets its name; or one "
+        "folder of crosspair ablate",
     )  # fmt: skip
-    verb.add_argument(
+    parser.add_argument(
         "--out", type=Path, metavar="DIR",
-        help="gets report.html, report.md and report.csv; those of an ablation are in its folder",
+        help="folder for report.html, report.md and report.csv (not for an ablation, whose report "
+        "is written to its folder)",
     )  # fmt: skip
-    verb.set_defaults(verb=_report)
+    parser.set_defaults(command=_report)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -380,17 +384,16 @@ def _report(options: argparse.Namespace) -> None:
 
     ablations = [run for run in options.runs if (Path(run) / ABLATION).is_file()]
     if ablations and (len(options.runs) > 1 or options.out):
-        raise RunError(f"{ablations[0]} is an ablation: report it alone and without --out")
+        raise RunError(f"{ablations[0]} is an ablation: pass it alone and without --out")
     if ablations:
-        page = write_ablation_report(Path(ablations[0]))
-        print(f"{page}: the ablation's report; report.md, report.csv beside it")
+        print(f"{write_ablation_report(Path(ablations[0]))}, report.md, report.csv")
         return
     if options.out is None:
-        raise RunError("--out DIR is missing: it gets report.html, report.md and report.csv")
+        raise RunError("--out DIR is required, for report.html, report.md and report.csv")
     runs = read_runs(options.runs)
     tables = write_summary(options.out, runs)
-    numbers = sum(len(row.cells) for table in tables for row in table.rows if row.run)
+    values = sum(len(row.cells) for table in tables for row in table.rows if row.run)
     print(
-        f"{options.out / 'report.html'}: {numbers} numbers of {pluralize(len(runs), 'run')} in "
-        f"{pluralize(len(tables), 'table')}; report.md, report.csv beside it"
+        f"{options.out / 'report.html'}, report.md, report.csv: {values} values of "
+        f"{pluralize(len(runs), 'run')} in {pluralize(len(tables), 'table')}"
     )

@@ -1,4 +1,4 @@
-"""What verbs share: the place where they are added, options, and how processes join."""
+"""Options and checks that several commands have in common."""
 
 from __future__ import annotations
 
@@ -16,67 +16,81 @@ from crosspair.errors import CrosspairError, RunError
 if TYPE_CHECKING:
     from crosspair.distributed import World
 
-
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def add_workers(verb: argparse.ArgumentParser) -> None:
-    """``--workers``, of work that has the machine for itself."""
-    verb.add_argument(
-        "--workers", type=int_at_least(1), metavar="N", help="processes (default: one a core)"
-    )
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_seed(verb: argparse.ArgumentParser, of: str) -> None:
-    """``--seed``; ``of`` says what is drawn by it."""
-    verb.add_argument("--seed", type=int_at_least(0), default=0, help=f"of {of} (default: 0)")
-
-
-def add_precision(verb: argparse.ArgumentParser) -> None:
-    """``--precision`` of a network that only looks."""
-    verb.add_argument(
-        "--precision", choices=("auto", "bf16", "fp32"), default="auto",
-        help="of the network; auto: bf16 where the processor computes in it",
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers`` for work that may use the whole machine."""
+    parser.add_argument(
+        "--workers", type=int_at_least(1), metavar="N",
+        help="worker processes (default: number of cores)",
     )  # fmt: skip
 
 
-def add_encoding(verb: argparse.ArgumentParser) -> None:
-    """How a test looks at videos: ``--clips``, ``--workers``, ``--precision``."""
-    verb.add_argument(
-        "--clips", type=int_at_least(1), default=10, help="a video; the paper's and default: 10"
+def add_seed(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add ``--seed``; ``purpose`` names the random choices that it determines."""
+    parser.add_argument(
+        "--seed", type=int_at_least(0), default=0, help=f"random seed of {purpose} (default: 0)"
     )
-    verb.add_argument(
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision`` for inference."""
+    parser.add_argument(
+        "--precision", choices=("auto", "bf16", "fp32"), default="auto",
+        help="precision of the network; auto (default): bf16 if the device supports it in hardware",
+    )  # fmt: skip
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """Add ``--clips``, ``--workers`` and ``--precision`` for an evaluation."""
+    parser.add_argument(
+        "--clips", type=int_at_least(1), default=10,
+        help="clips per video (default: 10, as in the paper)",
+    )  # fmt: skip
+    parser.add_argument(
         "--workers", type=int_at_least(0), default=2, help="decoding processes (default: 2)"
     )
-    add_precision(verb)
+    add_precision(parser)
 
 
-def add_cluster(verb: argparse.ArgumentParser) -> None:
-    """``--engine`` and ``--address``."""
-    verb.add_argument(
-        "--engine", choices=("local", "ray"), default="local",
-        help="processes of this machine, or a Ray cluster with a shared file system",
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """Add ``--batch-size`` for inference."""
+    parser.add_argument(
+        "--batch-size", type=int_at_least(1), default=32,
+        help="maximum number of clips per forward pass (default: 32)",
     )  # fmt: skip
-    verb.add_argument("--address", help="of the cluster, as auto (default: start Ray here)")
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine`` and ``--address``."""
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local",
+        help="run on processes of this machine (default), or on a Ray cluster with a shared file "
+        "system",
+    )  # fmt: skip
+    parser.add_argument(
+        "--address", help="address of the Ray cluster, for example auto (default: start Ray here)"
+    )
 
 
 def uses_ray(options: argparse.Namespace) -> bool:
-    """Whether a cluster is asked for.
+    """Return whether ``--engine ray`` is given.
 
     Raises:
-        CrosspairError: the options do not go together.
+        CrosspairError: ``--address`` or ``torchrun`` conflicts with ``--engine``.
     """
     ray = bool(options.engine == "ray")
     if options.address is not None and not ray:
-        raise CrosspairError("--address is of a Ray cluster; add --engine ray")
+        raise CrosspairError("--address requires --engine ray")
     if ray and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise CrosspairError("--engine ray starts processes by itself; leave out torchrun")
+        raise CrosspairError("--engine ray starts its own processes; run it without torchrun")
     return ray
 
 
 @contextmanager
 def distributed_context() -> Iterator[World]:
-    """This process among those that ``torchrun`` started, of which the first one talks."""
+    """Join the processes that ``torchrun`` started, and silence the logs of all but rank 0."""
     from crosspair.distributed import init_distributed
 
     with init_distributed() as world:
@@ -85,55 +99,53 @@ def distributed_context() -> Iterator[World]:
         yield world
 
 
-def add_splits(verb: argparse.ArgumentParser, named: str) -> None:
-    """``--splits``; ``named`` are the options that hold a place for a split's number."""
-    verb.add_argument(
-        "--splits", type=_splits, default=[], metavar="1,2,3",
-        help=f"official splits, one after another: {{}} stands for their number in {named}; "
+def add_splits(parser: argparse.ArgumentParser, options: str) -> None:
+    """Add ``--splits``; ``options`` lists the options in which ``{}`` is the split number."""
+    parser.add_argument(
+        "--splits", type=_parse_splits, default=[], metavar="1,2,3",
+        help=f"official splits to run one after another; their numbers replace {{}} in {options}; "
         "results are averaged",
     )  # fmt: skip
 
 
-def _splits(text: str) -> list[int]:
+def _parse_splits(text: str) -> list[int]:
     numbers = text.split(",")
     if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of splits, as 1,2,3")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of split numbers such as 1,2,3")
     if len(set(numbers)) < len(numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} names a split twice")
+        raise argparse.ArgumentTypeError(f"{text!r} contains a split more than once")
     return [int(number) for number in numbers]
 
 
 def check_output_path(out: Path, option: str = "--out", example: str = "results.json") -> None:
-    """See that results can be written to a file, before they are computed.
+    """Check that an output file can be written, before its content is computed.
 
     Args:
-        out: the file.
-        option: that names it.
-        example: of a file's name, for who names a folder.
+        out: output file.
+        option: option that sets it.
+        example: file name to suggest if ``out`` is a folder.
 
     Raises:
-        RunError: it is a folder, lies in a file, or its folder cannot be written to.
+        RunError: ``out`` is a folder, a parent is a file, or the folder is not writable.
     """
     if out.is_dir():
-        raise RunError(
-            f"{option} names a file of results, and {out} is a folder; try {out / example}"
-        )
+        raise RunError(f"{option} {out} is a folder; give a file, for example {out / example}")
     for folder in out.parents:
         if folder.is_file():
             raise RunError(f"{option} {out}: {folder} is a file, not a folder")
-    there = next(folder for folder in out.absolute().parents if folder.exists())
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
     try:
-        tempfile.TemporaryFile(dir=there).close()  # asked for leave, a superuser has it anywhere
+        tempfile.TemporaryFile(dir=existing).close()  # os.access is always true for root
     except OSError as error:
-        raise RunError(f"{option} {out}: {there} cannot be written to: {error.strerror}") from error
+        raise RunError(f"{option} {out}: {existing} is not writable: {error.strerror}") from error
 
 
-def int_at_least(least: int) -> Callable[[str], int]:
-    """A type of options."""
+def int_at_least(minimum: int) -> Callable[[str], int]:
+    """Return an argparse type for integers of at least ``minimum``."""
 
-    def parsed(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {minimum}")
         return int(text)
 
-    return parsed
+    return parse

@@ -1,4 +1,4 @@
-"""``crosspair quickstart``, ``crosspair pretrain`` and ``crosspair finetune``."""
+"""Commands that train: quickstart, pretrain, finetune, plan, ablate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosspair.cli.options import (
-    Verbs,
+    Subparsers,
     add_seed,
     add_splits,
     check_output_path,
@@ -18,19 +18,20 @@ from crosspair.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from crosspair.ablation.cells import Cell
     from crosspair.ablation.plan import AblationPlan
     from crosspair.config import FinetuneRecipe, Recipe
     from crosspair.planning import TrainingEstimate
 
+_RECIPE_KEYS = "All recipe keys are listed in the YAML files and in crosspair/config.py."
 
-def add_quickstart(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
-        "quickstart", help="render a corpus, pre-train on it, evaluate, write report.html"
+
+def add_quickstart(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "quickstart", help="render a corpus, pre-train on it, evaluate, and write report.html"
     )
-    verb.add_argument("--out", type=Path, required=True, help="folder for all that is made")
-    add_seed(verb, "everything random")
-    verb.set_defaults(verb=_quickstart)
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    add_seed(parser, "the whole run")
+    parser.set_defaults(command=_quickstart)
 
 
 def _quickstart(options: argparse.Namespace) -> None:
@@ -39,21 +40,21 @@ def _quickstart(options: argparse.Namespace) -> None:
     quickstart(options.out, seed=options.seed)
 
 
-def add_pretrain(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
-        "pretrain",
-        help="pre-train on a manifest by a recipe",
-        epilog="Recipes' keys and values: see the YAML files, or crosspair/config.py.",
+def add_pretrain(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "pretrain", help="pre-train video and text encoder on a manifest", epilog=_RECIPE_KEYS
     )
-    verb.add_argument("--recipe", required=True, metavar="NAME|FILE", help="as laptop, my.yaml")
-    verb.add_argument("--manifest", required=True, metavar="M", help="pairs to learn from")
-    verb.add_argument(
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml"
+    )
+    parser.add_argument("--manifest", required=True, metavar="M", help="training pairs")
+    parser.add_argument(
         "--init", default="random", metavar="DIR|imagenet:FILE",
-        help="weights to begin with, as far as they fit: a model folder or hub name; a 2D ResNet's "
-        "state dict, inflated (default: none)",
+        help="initial weights: a model folder or Hub name, of which matching parts are loaded, or "
+        "the state dict of a 2D ResNet, which is inflated (default: random)",
     )  # fmt: skip
-    _add_run(verb)
-    verb.set_defaults(verb=_pretrain)
+    _add_run(parser)
+    parser.set_defaults(command=_pretrain)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -73,34 +74,35 @@ def _pretrain(options: argparse.Namespace) -> None:
             print(f"model: {options.run / 'model'}")
 
 
-def add_finetune(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
+def add_finetune(commands: Subparsers) -> None:
+    parser = commands.add_parser(
         "finetune",
-        help="train a classifier from pre-trained weights, and test it with 30 views",
-        epilog="Recipes' keys and values: see the YAML files, or crosspair/config.py.",
+        help="train a classifier from pre-trained weights and test it with 30 views",
+        epilog=_RECIPE_KEYS,
     )
-    verb.add_argument(
+    parser.add_argument(
         "--recipe", required=True, metavar="NAME|FILE",
         help="ucf101, hmdb51, kinetics400, laptop-finetune, or my.yaml",
     )  # fmt: skip
-    verb.add_argument(
+    parser.add_argument(
         "--init", required=True, metavar="DIR|random|imagenet:FILE",
-        help="weights to begin with: a model folder or hub name; none, to train from scratch; a 2D "
-        "ResNet's state dict, inflated",
+        help="initial weights: a model folder or Hub name, random to train from scratch, or the "
+        "state dict of a 2D ResNet, which is inflated",
     )  # fmt: skip
-    verb.add_argument("--manifest", required=True, metavar="M", help="videos with labels")
-    verb.add_argument(
-        "--labels", type=float, metavar="SHARE",
-        help="low-shot: the share of each class's labels to see, as 0.01; the key labels.share",
+    parser.add_argument("--manifest", required=True, metavar="M", help="videos with labels")
+    parser.add_argument(
+        "--labels", type=float, metavar="FRACTION",
+        help="low-shot: fraction of the labels of each class to use, for example 0.01; the recipe "
+        "key labels.share",
     )  # fmt: skip
-    add_splits(verb, "--manifest and --init")
-    verb.add_argument(
+    add_splits(parser, "--manifest and --init")
+    parser.add_argument(
         "--test-split", choices=("test", "val"), default="test",
-        help="what is tested; with val, validation is held out of train (default: test)",
+        help="split to test on; with val, validation videos are held out of train (default: test)",
     )  # fmt: skip
-    verb.add_argument("--no-test", action="store_true", help="train only")
-    _add_run(verb)
-    verb.set_defaults(verb=_finetune)
+    parser.add_argument("--no-test", action="store_true", help="train only")
+    _add_run(parser)
+    parser.set_defaults(command=_finetune)
 
 
 def _finetune(options: argparse.Namespace) -> None:
@@ -108,24 +110,24 @@ def _finetune(options: argparse.Namespace) -> None:
     from crosspair.errors import RecipeError
     from crosspair.recipes import read_recipe
 
-    share = [] if options.labels is None else [f"labels.share={options.labels}"]
-    recipe = read_recipe(FinetuneRecipe, options.recipe, [*options.overrides, *share])
+    labels = [] if options.labels is None else [f"labels.share={options.labels}"]
+    recipe = read_recipe(FinetuneRecipe, options.recipe, [*options.overrides, *labels])
     if options.splits and options.no_test:
-        raise RecipeError("--splits averages tests; leave out --no-test")
+        raise RecipeError("--splits averages test results and cannot be combined with --no-test")
 
     from crosspair.reporting.tables import print_table
     from crosspair.training.finetune import finetune_and_test, finetune_over_splits
 
     inputs = recipe, options.manifest, options.init, options.run
     with distributed_context() as world:
-        how: Any = {
-            "tested": options.test_split, "resume": options.resume, "profile": options.profile,
+        settings: dict[str, Any] = {
+            "test_split": options.test_split, "resume": options.resume, "profile": options.profile,
             "world": world,
         }  # fmt: skip
         if options.splits:
-            results = finetune_over_splits(*inputs, options.splits, **how)
+            results = finetune_over_splits(*inputs, options.splits, **settings)
         else:
-            results = finetune_and_test(*inputs, test=not options.no_test, **how)
+            results = finetune_and_test(*inputs, test=not options.no_test, **settings)
         if results is None or not world.is_main:
             return
         if results:
@@ -133,54 +135,57 @@ def _finetune(options: argparse.Namespace) -> None:
         print(f"model: {options.run / ('split*/model' if options.splits else 'model')}")
 
 
-def _add_run(verb: argparse.ArgumentParser) -> None:
-    """Where a training goes, and what of its recipe is other."""
-    verb.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
-    verb.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    verb.add_argument(
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder")
+    parser.add_argument("--resume", action="store_true", help="resume the run in that folder")
+    parser.add_argument(
         "--profile", action="store_true",
-        help="time the parts of 20 steps: a page and a trace for Perfetto in the folder profile/ "
-        "of the run; its numbers stay as they are",
+        help="time the parts of 20 training steps and write a page and a Perfetto trace to "
+        "profile/ in the run folder; results do not change",
     )  # fmt: skip
-    verb.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as training.epochs=30 clip.size=112"
-    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value",
+        help="recipe overrides, for example training.epochs=30 clip.size=112",
+    )  # fmt: skip
 
 
-def add_plan(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
+def add_plan(commands: Subparsers) -> None:
+    parser = commands.add_parser(
         "plan",
-        help="what a training will take: clips/s, hours, memory, disk, and what to change",
-        description="Does a part of a minute of a pre-training or fine-tuning, and tells what all "
-        "of it will take here and on more GPUs. Nothing is written but what --json names.",
-        epilog="Recipes' keys and values: see the YAML files, or crosspair/config.py.",
+        help="estimate a training: clips/s, hours, memory, disk space, and what to change",
+        description="Run less than a minute of a pre-training or fine-tuning and estimate what the "
+        "whole training takes here and on more GPUs. Writes nothing except the file --json.",
+        epilog=_RECIPE_KEYS,
     )
-    verb.add_argument("--recipe", required=True, metavar="NAME|FILE", help="as laptop, my.yaml")
-    verb.add_argument("--manifest", required=True, metavar="M", help="what is to be learnt from")
-    verb.add_argument(
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml"
+    )
+    parser.add_argument("--manifest", required=True, metavar="M", help="training videos")
+    parser.add_argument(
         "--init", default="random", metavar="DIR|imagenet:FILE",
-        help="weights to begin with, as of pretrain and finetune (default: none)",
+        help="initial weights, as in pretrain and finetune (default: random)",
     )  # fmt: skip
-    verb.add_argument(
-        "--gpus", type=_numbers, default=[], metavar="2,4,8",
-        help="numbers of GPUs to compute besides this one; of machines, where it has no GPU "
-        "(default: 2,4,8, as far as the batch can be shared)",
+    parser.add_argument(
+        "--gpus", type=_parse_numbers, default=[], metavar="2,4,8",
+        help="numbers of GPUs to estimate, or of machines if this one has no GPU (default: those "
+        "of 2,4,8 that divide the batch)",
     )  # fmt: skip
-    verb.add_argument(
+    parser.add_argument(
         "--seconds", type=int_at_least(1), default=30, metavar="S",
-        help="to measure for, about (default: 30)",
+        help="approximate time to measure (default: 30)",
     )  # fmt: skip
-    verb.add_argument("--json", type=Path, metavar="FILE", help="gets all the figures")
-    verb.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as training.workers=8 clip.size=112"
-    )
-    verb.set_defaults(verb=_plan)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values to a file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value",
+        help="recipe overrides, for example training.workers=8 clip.size=112",
+    )  # fmt: skip
+    parser.set_defaults(command=_plan)
 
 
 def _plan(options: argparse.Namespace) -> None:
     if options.json:
         check_output_path(options.json, "--json")
-    recipe = _recipe(options.recipe, options.overrides)
+    recipe = _read_any_recipe(options.recipe, options.overrides)
 
     from dataclasses import asdict
 
@@ -189,21 +194,22 @@ def _plan(options: argparse.Namespace) -> None:
     from crosspair.files import write_atomically
     from crosspair.planning import estimate_training
 
-    size, parts = recipe.training.batch_size, recipe.training.accumulate
-    shared = [each for each in (2, 4, 8) if size % each == 0 and size // (each * parts) > 1]
+    size, accumulate = recipe.training.batch_size, recipe.training.accumulate
+    # A process needs at least two clips per forward pass.
+    gpus = [n for n in (2, 4, 8) if size % n == 0 and size // (n * accumulate) > 1]
     with init_distributed() as world:
-        made = estimate_training(
+        estimate = estimate_training(
             recipe, Manifest.read(options.manifest), name=options.recipe, init=options.init,
-            processes=options.gpus or shared, seconds=options.seconds, world=world,
+            processes=options.gpus or gpus, seconds=options.seconds, world=world,
         )  # fmt: skip
     if options.json:
-        text = json.dumps(asdict(made), ensure_ascii=False, indent=2)
+        text = json.dumps(asdict(estimate), ensure_ascii=False, indent=2)
         write_atomically(options.json, text + "\n")
-    _print(made, recipe)
+    _print_plan(estimate, recipe)
 
 
-def _recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
-    """A recipe of either kind; a file is of the first that it fits."""
+def _read_any_recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
+    """Read a pre-training recipe, or a fine-tuning recipe if it is not a valid one."""
     from crosspair.config import FinetuneRecipe, Recipe
     from crosspair.errors import RecipeError
     from crosspair.recipes import read_recipe, recipe_names
@@ -218,41 +224,37 @@ def _recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
     return read_recipe(FinetuneRecipe, name, overrides)
 
 
-def _numbers(text: str) -> list[int]:
+def _parse_numbers(text: str) -> list[int]:
     return [int_at_least(1)(number) for number in text.split(",")]
 
 
-def _print(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
+def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
     measured, machine = plan.measured, plan.machine
-    on = machine.cpu if machine.device == "cpu" else machine.device
-    waiting = f"{measured.data_wait:.0%} of the time the network waits for clips"
-    workers, part = recipe.training.workers, measured.part
+    device = machine.cpu if machine.device == "cpu" else machine.device
+    batch = measured.part
+    too_large = f"the recipe's {plan.part} take too long or too much memory here"
     rows = [
-        ("loading, one worker", measured.by_worker, ""),
-        (f"loading, {workers} workers", measured.loading, ""),
-        (f"steps of {part} clips in memory", measured.step, _as_the_recipe_says(part, plan.part)),
-        ("both together", measured.together, waiting),
+        ("loading, 1 worker", measured.by_worker, ""),
+        (f"loading, {recipe.training.workers} workers", measured.loading, ""),
+        (f"training steps, {batch} clips", measured.step, "" if batch == plan.part else too_large),
+        ("both together", measured.together, f"{measured.data_wait:.0%} waiting for data"),
     ]
     print(
-        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} clips to see\n"
-        f"measured in {measured.seconds:.0f} s on {on}, {machine.cores} cores:"
+        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
+        f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
     )
     for name, rate, note in rows:
         print(f"  {name:<30} {rate:9.1f} clips/s{note and '  ' + note}")
     print(f"{'data' if plan.data_bound else 'compute'}-bound\n")
     _print_projections(plan)
+    if measured.worker_memory:
+        print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
     print(
-        f"each worker besides: {_gigabytes(measured.worker_memory)}\n"
-        * bool(measured.worker_memory)
-        + f"disk: {_gigabytes(plan.checkpoints)} of checkpoints at most, "
-        f"{_gigabytes(plan.model)} the model, {_gigabytes(plan.logs)} of logs"
+        f"disk space: up to {_format_bytes(plan.checkpoints)} for checkpoints, "
+        f"{_format_bytes(plan.model)} for the model, {_format_bytes(plan.logs)} for logs"
     )
     for advice in plan.advice:
         print(f"change: {advice}")
-
-
-def _as_the_recipe_says(part: int, whole: int) -> str:
-    return "" if part == whole else f"the recipe's {whole} take too long or too much here"
 
 
 def _print_projections(plan: TrainingEstimate) -> None:
@@ -260,57 +262,58 @@ def _print_projections(plan: TrainingEstimate) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for head in ("", "clips/s", "hours", "memory a process", "gradients sent a step"):
+    for head in ("", "clips/s", "hours", "memory per process", "gradients sent per step"):
         table.add_column(head, justify="right" if head else "left")
-    what = "machines" if plan.machine.device == "cpu" else "GPUs"
+    unit = "machines" if plan.machine.device == "cpu" else "GPUs"
     for each in plan.projections:
         table.add_row(
-            "measured" if each.measured else f"computed, {each.processes} {what}",
+            "measured" if each.measured else f"computed, {each.processes} {unit}",
             f"{each.clips_per_second:.1f}",
             f"{each.hours:.1f}" if each.hours >= 1 else f"{each.hours:.2f}",
-            _gigabytes(each.memory),
-            _gigabytes(each.all_reduce) if each.all_reduce else "–",
+            _format_bytes(each.memory),
+            _format_bytes(each.all_reduce) if each.all_reduce else "–",
         )
     Console().print(table)
 
 
-def _gigabytes(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def add_ablate(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
+def add_ablate(commands: Subparsers) -> None:
+    parser = commands.add_parser(
         "ablate",
         help="run an ablation: every row of a plan with every seed, and a report",
-        description="Pre-train, test and perhaps fine-tune one cell for each row and seed of a "
-        "plan, all on equally many clips. What is done is never run again: the same command goes "
-        "on after a kill, and tries again what failed.",
-        epilog="Status 1: cells failed, as the report and the end of their logs tell. A plan that "
-        "renders its pairs needs no data. Plans for your own: table-1a-ucf and so on, of any "
-        "manifest with labels; the paper's sizes: table-1a-paper and so on.",
+        description="Pre-train, test and optionally fine-tune one cell for each row and seed of a "
+        "plan, all with the same number of clips. Finished cells are not run again: the same "
+        "command resumes after an interruption and retries failed cells.",
+        epilog="Exit status 1: some cells failed; see the report and their logs. Plans that render "
+        "their pairs need no data. Plans for your own pairs (table-1a-ucf, ...) take any manifest "
+        "with labels; plans at the size of the paper are named table-1a-paper, ...",
     )
-    verb.add_argument("plan", metavar="PLAN", help="as table-1a, noise, batch; or my.yaml")
-    verb.add_argument(
+    parser.add_argument("plan", metavar="PLAN", help="for example table-1a, noise, or my.yaml")
+    parser.add_argument(
         "overrides", nargs="*", metavar="key=value",
-        help="right after PLAN: a key of the recipe for all cells, as training.epochs=5; of the "
-        "plan, as seeds=0, corpus.pairs=500; or what the plan needs, as transformer=DIR",
+        help="directly after PLAN: a recipe key for all cells (training.epochs=5), a plan key "
+        "(seeds=0, corpus.pairs=500), or a variable of the plan (transformer=DIR)",
     )  # fmt: skip
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder for all")
-    verb.add_argument("--manifest", metavar="M", help="the pairs, for a plan that renders none")
-    verb.add_argument(
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--manifest", metavar="M", help="pairs for a plan that does not render any")
+    parser.add_argument(
         "--only", action="append", default=[], metavar="ROW",
-        help='run these rows only: a row\'s name, as ranking, or "words / joint", or words for '
-        "all with it; may be given several times",
+        help='run only these rows: a row name such as ranking or "words / joint", or words for all '
+        "rows that contain it; may be repeated",
     )  # fmt: skip
-    verb.add_argument(
+    parser.add_argument(
         "--jobs", type=int_at_least(1), default=1, metavar="N",
-        help="cells at a time; they share the cores, and take the GPUs in turn (default: 1)",
+        help="cells to run at the same time; cores are divided between them, GPUs are assigned in "
+        "turn (default: 1)",
     )  # fmt: skip
-    verb.add_argument("--dry-run", action="store_true", help="tell what would be run, and end")
-    verb.add_argument(
-        "--report-only", action="store_true", help="report what is there, run nothing"
+    parser.add_argument("--dry-run", action="store_true", help="list the cells without running")
+    parser.add_argument(
+        "--report-only", action="store_true", help="write the report without running any cell"
     )
-    verb.set_defaults(verb=_ablate)
+    parser.set_defaults(command=_ablate)
 
 
 def _ablate(options: argparse.Namespace) -> None:
@@ -319,32 +322,28 @@ def _ablate(options: argparse.Namespace) -> None:
 
     plan = read_plan(options.plan, options.overrides)
     if options.dry_run:
-        _tell(plan, options)
+        _print_cells(plan, options)
         return
     outcome = ablate(
         plan, options.out,
         manifest=options.manifest, only=options.only, jobs=options.jobs,
         report_only=options.report_only,
     )  # fmt: skip
-    told = f"{outcome.done} of {outcome.cells} cells done, {outcome.failed} failed"
-    print(f"{outcome.report or options.out}: {told}")
+    counts = f"{outcome.done} of {outcome.cells} cells done, {outcome.failed} failed"
+    print(f"{outcome.report or options.out}: {counts}")
     if outcome.stopped:
         sys.exit(130)
     if outcome.failed:
         sys.exit(1)
 
 
-def _tell(plan: AblationPlan, options: argparse.Namespace) -> None:
+def _print_cells(plan: AblationPlan, options: argparse.Namespace) -> None:
     from crosspair.ablation.cells import select, status
     from crosspair.ablation.run import plan_cells
 
     _, every = plan_cells(plan, options.out, options.manifest)
     cells = select(every, options.only)
-    print(f"{plan.title}: {len(cells)} cells; all {len(every)} are meant to take "
-          f"{plan.minutes:g} minutes")  # fmt: skip
+    print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
     for cell in cells:
-        print(_line(cell, status(options.out / cell.folder)))
-
-
-def _line(cell: Cell, status: str) -> str:
-    return f"{cell.hash}  {status:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}"
+        state = status(options.out / cell.folder)
+        print(f"{cell.hash}  {state:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}")

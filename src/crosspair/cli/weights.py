@@ -1,4 +1,4 @@
-"""``crosspair import-weights``, ``crosspair export`` and ``crosspair publish``."""
+"""Commands for weights: import-weights, export, publish."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import argparse
 import sys
 from pathlib import Path
 
-from crosspair.cli.options import Verbs
+from crosspair.cli.options import Subparsers
 
 
-def add_import_weights(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
+def add_import_weights(commands: Subparsers) -> None:
+    parser = commands.add_parser(
         "import-weights",
-        help="make a model folder of another project's weights",
-        description="Reads the checkpoints of the paper's authors (both towers); slow-only 3D "
-        "ResNets of PySlowFast, pytorchvideo and mmaction2; and 2D ResNets, which are inflated. "
-        "Only tensors are read. --init of pretrain and finetune begins with the folder.",
+        help="convert another project's weights to a model folder",
+        description="Read checkpoints of the paper's authors (both towers), slow-only 3D ResNets "
+        "of PySlowFast, pytorchvideo and mmaction2, and 2D ResNets, which are inflated. Only "
+        "tensors are read. Use the folder as --init of pretrain and finetune.",
     )
-    verb.add_argument("file", metavar="FILE", help=".pth, .pyth, .pt or .safetensors")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder")
-    verb.add_argument(
+    parser.add_argument("file", metavar="FILE", help=".pth, .pyth, .pt or .safetensors")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder")
+    parser.add_argument(
         "--tokenizer", metavar="DIR",
-        help="of the authors' checkpoints: a folder with DistilBERT's config.json and tokenizer "
-        "files, which are not in them; without it the text tower is left out",
+        help="for the authors' checkpoints: a folder with DistilBERT's config.json and tokenizer "
+        "files; without it, the text tower is not imported",
     )  # fmt: skip
-    for name, what in (
-        ("frames", "frames of a clip"),
-        ("stride", "30ths of a second between them"),
-        ("size", "side of the crop in pixels"),
+    for name, meaning in (
+        ("frames", "frames per clip"),
+        ("stride", "distance of frames in 1/30 s"),
+        ("size", "crop size in pixels"),
     ):
-        told = f"{what} (default: as the file tells, or as is usual)"
-        verb.add_argument(f"--{name}", type=int, metavar="N", help=told)
-    verb.set_defaults(verb=_import_weights)
+        parser.add_argument(
+            f"--{name}", type=int, metavar="N",
+            help=f"{meaning} (default: from the file, or the project's usual value)",
+        )  # fmt: skip
+    parser.set_defaults(command=_import_weights)
 
 
 def _import_weights(options: argparse.Namespace) -> None:
@@ -46,37 +48,42 @@ def _import_weights(options: argparse.Namespace) -> None:
     )
     model = imported.model
     model.save_pretrained(options.out)
-    origin = f"weights of {imported.project}, from {Path(options.file).name}; its licence holds"
+    origin = f"weights of {imported.project}, from {Path(options.file).name}; its licence applies"
     write_card(options.out, data=origin)
     video, form = model.video, model.clip
     print(
-        f"{imported.project}: ResNet-{video.depth} of width {video.width}, shortcut "
-        f"{video.shortcut}; clips of {form.frames} frames, {form.stride}/30 s apart, {form.size} px"
+        f"{imported.project}: ResNet-{video.depth}, width {video.width}, shortcut {video.shortcut};"
+        f" clips of {form.frames} frames, {form.stride}/30 s apart, {form.size} px"
     )
     for line in imported.skipped:
-        print(f"left out: {line}")
+        print(f"skipped: {line}")
     if model.untrained:
         print(f"untrained: {', '.join(model.untrained)}")
-    given = {"depth": video.depth, "width": video.width, "shortcut": video.shortcut}
     print(f"model: {options.out}")
-    print(f"to go on: --init {options.out} {' '.join(f'video.{k}={v}' for k, v in given.items())}")
-
-
-def add_export(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
-        "export",
-        help="write a model for other programs: ONNX, or PyTorch's exported program",
-        description="Videos go in as uint8 (B, 3, T, H, W), RGB, of any B, T, H and W, and are "
-        "normalised inside. The text tower, where there is one, becomes a file beside FILE that "
-        "takes token ids and a mask. Each is run beside the model before it is written.",
+    print(
+        f"use: --init {options.out} video.depth={video.depth} video.width={video.width} "
+        f"video.shortcut={video.shortcut}"
     )
-    verb.add_argument("--model", required=True, metavar="M", help="a model folder or hub name")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="as model.onnx")
-    verb.add_argument(
+
+
+def add_export(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="export a model to ONNX or a PyTorch exported program",
+        description="The exported video tower takes uint8 RGB clips (B, 3, T, H, W) of any B, T, H "
+        "and W, and normalises them itself. If the model has a text tower, it is written to a "
+        "second file, which takes token ids and a mask. The outputs are compared with the model's "
+        "before a file is written.",
+    )
+    parser.add_argument("--model", required=True, metavar="M", help="a model folder or Hub name")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="for example model.onnx"
+    )
+    parser.add_argument(
         "--format", choices=("onnx", "torch"), default="onnx",
-        help="onnx (default), or torch: a .pt2 of torch.export",
+        help="onnx (default), or torch for a .pt2 file of torch.export",
     )  # fmt: skip
-    verb.set_defaults(verb=_export)
+    parser.set_defaults(command=_export)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -88,36 +95,40 @@ def _export(options: argparse.Namespace) -> None:
     for file in files:
         size = file.path.stat().st_size / 2**20
         print(f"{file.path}: {size:.1f} MiB")
-        print(f"  in   {', '.join(file.inputs)}")
-        print(f"  out  {', '.join(file.outputs)}")
-        for what, difference in file.differences.items():
-            print(f"  {what}: differs by {difference:.1e} at most (allowed: {TOLERANCE:.0e})")
+        print(f"  inputs   {', '.join(file.inputs)}")
+        print(f"  outputs  {', '.join(file.outputs)}")
+        for name, difference in file.differences.items():
+            print(f"  {name}: maximum difference {difference:.1e} (tolerance {TOLERANCE:.0e})")
     if isinstance(model, models.CPD) and "text_encoder" in model.untrained:
-        print("no text tower: that of the model is untrained")
+        print("text tower not exported: it is untrained")
     elif isinstance(model, models.CPD) and len(files) == 2:
-        words = "are the places of lower-case words in words.json"
-        tokens = "and mask come from the tokenizer in language_model/"
-        print(f"ids {words if model.text.encoder == 'words' else tokens} of {options.model}")
+        if model.text.encoder == "words":
+            print(f"token ids: indices of lower-case words in words.json of {options.model}")
+        else:
+            print(f"token ids and mask: from the tokenizer in language_model/ of {options.model}")
 
 
-def add_publish(verbs: Verbs) -> None:
-    verb = verbs.add_parser(
+def add_publish(commands: Subparsers) -> None:
+    parser = commands.add_parser(
         "publish",
-        help="write a model's card with its results, and upload it to the Hugging Face Hub",
-        description="Without --to only the card, README.md in the model folder, is written.",
+        help="write a model card with results, and upload the model to the Hugging Face Hub",
+        description="Without --to, only the model card README.md in the model folder is written.",
     )
-    verb.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model folder")
-    verb.add_argument(
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model folder")
+    parser.add_argument(
         "--results", type=Path, metavar="FILE",
-        help="of evaluate or finetune (default: results.json beside the folder, if there)",
+        help="results of evaluate or finetune (default: results.json in the parent folder of DIR, "
+        "if it exists)",
     )  # fmt: skip
-    verb.add_argument(
-        "--license", default="unknown", metavar="NAME", help="as the hub names it: apache-2.0, …"
+    parser.add_argument(
+        "--license", default="unknown", metavar="NAME", help="Hub licence name: apache-2.0, ..."
     )
-    verb.add_argument("--data", default="", metavar="TEXT", help="what it learnt from, for people")
-    verb.add_argument("--to", metavar="USER/NAME", help="where to on the hub")
-    verb.add_argument("--private", action="store_true", help="if it is made: for you alone")
-    verb.set_defaults(verb=_publish)
+    parser.add_argument("--data", default="", metavar="TEXT", help="description of training data")
+    parser.add_argument("--to", metavar="USER/NAME", help="Hub repository to upload to")
+    parser.add_argument(
+        "--private", action="store_true", help="make the repository private if it is created"
+    )
+    parser.set_defaults(command=_publish)
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -126,20 +137,22 @@ def _publish(options: argparse.Namespace) -> None:
     from crosspair.models.hub import push, read_weights, weights_hash, write_card
 
     if options.private and not options.to:
-        raise ModelError("--private is of an upload; give --to USER/NAME, too")
+        raise ModelError("--private requires --to USER/NAME")
     file = options.results or options.model.absolute().parent / "results.json"
     results: list[Result] = []
     if options.results or file.is_file():
         results, origin = read_results(file)
-        found = weights_hash(read_weights(options.model))
-        if found not in origin.model.split("+"):
+        model_hash = weights_hash(read_weights(options.model))
+        if model_hash not in origin.model.split("+"):
             raise ModelError(
-                f"{file} is of the model {origin.model}, and {options.model} holds {found}; "
-                "evaluate it, or name its results by --results"
+                f"{file} has results of model {origin.model}, but {options.model} is {model_hash}; "
+                "evaluate this model, or pass its results with --results"
             )
     card = write_card(options.model, results=results, license=options.license, data=options.data)
     print(f"card: {card}, {len(results)} results")
     if options.license == "unknown":
-        print("nobody may use a model whose licence is unknown: give --license", file=sys.stderr)
+        print(
+            "warning: without a licence, others may not use the model: --license", file=sys.stderr
+        )
     if options.to:
         print(f"model: {push(options.model, options.to, private=options.private)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections import Counter
@@ -20,6 +21,8 @@ from crosspair.config import Clip
 from crosspair.corpora.video_files import file_size
 from crosspair.errors import ManifestError
 from crosspair.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -130,6 +133,17 @@ class Manifest:
             raise ManifestError(f"split {name!r} is unknown; it must be one of {', '.join(SPLITS)}")
         splits = self.column("split")
         return self.take([row for row, split in enumerate(splits) if (split or "train") == name])
+
+    def drop_unusable(self, column: str) -> Manifest:
+        """Return the rows with a value in a column and without an error; log the others."""
+        columns = (self.column(name) for name in ("pair_id", column, "error"))
+        keep = []
+        for row, (pair_id, value, error) in enumerate(zip(*columns, strict=True)):
+            if error or not value:
+                logger.warning("skipped %s: %s", pair_id, error or f"no {column}")
+            else:
+                keep.append(row)
+        return self.take(keep)
 
     def clips(self) -> list[Clip]:
         """Return the file and interval of every row, with paths joined to the manifest's folder."""

@@ -7,7 +7,6 @@ An interrupted preparation is resumed by the next call.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -18,7 +17,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +31,8 @@ from crosspair.config import Clip
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.transcode import TranscodeSettings, transcode
 from crosspair.corpora.video_files import absolute_path, file_size
-from crosspair.errors import ManifestError, RunError, VideoError
-from crosspair.files import JsonlWriter, read_jsonl, write_atomically
+from crosspair.errors import ManifestError, RunError, VideoError, format_error
+from crosspair.files import JsonlWriter, file_lock, read_jsonl, write_atomically
 from crosspair.video.container import probe
 from crosspair.workers import WorkerFailure, map_isolated
 
@@ -42,6 +41,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1  # increase it if the same request would give other bytes
 VIDEOS = "videos"
 MANIFEST = "manifest.parquet"
+LOCK = ".lock"
 JOURNAL = "prepared.jsonl"
 """One line per prepared file: name, key of its request, size in bytes and probed columns. For a
 file with several lines, the last one counts."""
@@ -161,11 +161,9 @@ def prepare_corpus(
         RunError: the folder cannot be written to, or another process prepares into it.
     """
     videos = plan.out / VIDEOS
-    try:
-        videos.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{plan.out} cannot be written to: {error.strerror}") from error
-    with exclusive_lock(plan.out):
+    message = f"{plan.out}: another process prepares into this folder; wait until it has finished"
+    with file_lock(plan.out / LOCK, message, inheritable=True):
+        videos.mkdir(exist_ok=True)
         _remove_partial(videos)
         try:
             columns = _make_missing(plan, backend, progress)
@@ -299,11 +297,12 @@ def run_request(request: TranscodeRequest) -> TranscodeOutcome:
     except VideoError as error:
         message = str(error)
     except RunError as error:
-        fatal = f"{_one_line(str(error))}. Finished files are kept; repeat the command to resume."
+        fatal = f"{format_error(error)}. Finished files are kept; repeat the command to resume."
         return TranscodeOutcome(fatal=fatal)
     except Exception as error:  # large web corpora contain faults that no test has seen
-        message = f"{request.clip.path}: cannot be prepared ({type(error).__name__}: {error})"
-    return TranscodeOutcome(time.perf_counter() - start, error=_one_line(message))
+        reason = f"{type(error).__name__}: {format_error(error)}"
+        message = f"{request.clip.path}: cannot be prepared ({reason})"
+    return TranscodeOutcome(time.perf_counter() - start, error=message)
 
 
 def file_names(pair_ids: Sequence[str]) -> list[str]:
@@ -326,26 +325,6 @@ def file_names(pair_ids: Sequence[str]) -> list[str]:
         else f"{name}-{_hash(pair_id, 16)}"
         for pair_id, name in zip(pair_ids, names, strict=True)
     ]
-
-
-@contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; the lock ends with the process.
-
-    Raises:
-        RunError: another process holds the lock.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{folder}: another process prepares into it. Wait for it.") from error
-        except OSError:
-            pass  # the file system has no locks
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_out(manifest: Manifest, out: Path) -> None:
@@ -449,10 +428,6 @@ def _track(
 
 def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
     return TranscodeOutcome(error=f"{request.clip.path}: {reason}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _remove_partial(videos: Path) -> None:

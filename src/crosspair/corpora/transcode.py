@@ -19,8 +19,8 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from crosspair.config import Clip
-from crosspair.errors import ManifestError, VideoError
-from crosspair.video.container import format_error, open_video, read_header
+from crosspair.errors import ManifestError, VideoError, format_error
+from crosspair.video.container import open_video, read_header
 from crosspair.video.decode import (
     TAIL_TOLERANCE,
     TICK,

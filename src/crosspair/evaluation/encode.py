@@ -153,8 +153,7 @@ def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
         per_crop = [network(torch.from_numpy(crop).permute(0, 4, 1, 2, 3)) for crop in pixels]
         sizes = [len(job) for job, _ in good]
         stacked = [
-            torch.split(torch.stack(output), sizes, dim=1)
-            for output in zip(*per_crop, strict=True)
+            torch.split(torch.stack(output), sizes, dim=1) for output in zip(*per_crop, strict=True)
         ]
         outputs = zip(*stacked, strict=True)
     return [_Part(job, clips, () if clips.failure else next(outputs)) for job, clips in batch]

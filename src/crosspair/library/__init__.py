@@ -1,4 +1,4 @@
-"""A searchable library of one's own videos: windows, encoding, the table, index, search."""
+"""A searchable library of videos, stored as a folder with a LanceDB table of window embeddings."""
 
 from crosspair.evaluation.encode import (
     InferenceEngine,

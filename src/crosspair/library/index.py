@@ -1,8 +1,8 @@
-"""Index videos: only those that are new or have changed, and safe to stop at any moment.
+"""Add videos to a library, update and remove them.
 
-A video's windows are added in one version of the table, with those of others; the old windows of a
-changed video are dropped before. Whatever a kill leaves is a library that lacks some videos: the
-next call sees that they are not there, and adds them.
+Only new and changed files are encoded. The windows of a video are added in a single version of the
+table, after the old windows of a changed video have been removed. An interruption at any time
+leaves a valid library that lacks some videos, which the next call adds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from crosspair.evaluation.windows import Windows
 from crosspair.library.store import (
     BrokenVideo,
     FileState,
-    IndexedVideo,
     Library,
     LibraryError,
     check_library_path,
@@ -43,19 +42,20 @@ from crosspair.models.cpd import CPD
 
 logger = logging.getLogger(__name__)
 
-COMMIT_WINDOWS, COMMIT_SECONDS = 4096, 30.0  # what is encoded is written after so much of either
-PROBED = 1000  # videos that are looked at before the first of them is encoded
-PART = "#t="  # between the path and the seconds, where a video is a part of a file
+COMMIT_WINDOWS, COMMIT_SECONDS = 4096, 30.0  # a version is written after either of them
+PROBE_BATCH = 1000  # videos that are probed before the first of them is encoded
+SEGMENT = "#t="  # separates path and seconds in the name of a segment
 
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What an index run did, in videos.
+    """The result of `index_videos`.
 
     Attributes:
-        added, changed, removed, unchanged: how many there were; the unreadable ones, too.
-        windows: how many were written.
-        broken: why a video could not be read, all of it or a part, for all in the library.
+        added, changed, removed, unchanged: numbers of videos, including unreadable ones.
+        windows: number of windows written.
+        broken: reason by name, for all videos of the library that cannot be read, entirely or in
+            part.
     """
 
     added: int
@@ -68,112 +68,125 @@ class IndexSummary:
 
 def index_videos(
     folder: str | os.PathLike[str],
-    of: InferenceEngine,
-    named: Sequence[VideoSource],
+    engine: InferenceEngine,
+    sources: Sequence[VideoSource],
     *,
     windows: Windows | None = None,
     titles: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> IndexSummary:
-    """Bring a library up to date with some videos; others that it holds stay.
+    """Add new videos to a library and update changed ones, creating the library if needed.
 
-    A video that lay in one of the given folders and lies there no more is taken out.
+    Videos that no longer exist in the given folders are removed. Other videos are unchanged.
 
     Args:
-        folder: of the library, made where it is not there.
-        of: what to encode with.
-        named: see `crosspair.corpora.inputs.collect_videos`.
-        windows: how to cut videos; None: as the library does.
+        folder: folder of the library.
+        engine: model to encode with; a library accepts only embeddings of its own model.
+        sources: see `crosspair.corpora.inputs.collect_videos`.
+        windows: length and stride of the windows; None: those of the library.
         titles: a title file.
-        progress: called with the videos done and their number.
+        progress: called with the number of encoded videos and their total.
 
     Raises:
-        LibraryError: it is another model's or has other windows, somebody else writes to it, or
-            the folder holds something else.
-        ManifestError: what is named does not do.
+        LibraryError: the library has another model or other windows, another process writes to
+            it, or the folder contains something else.
+        ManifestError: a source is invalid.
     """
     folder = Path(folder)
     check_library_path(folder)
-    wholes = [absolute_path(name) for name in named]
-    manifest = collect_videos(wholes, titles)
-    videos = _videos(manifest)
+    paths = [absolute_path(source) for source in sources]
+    manifest = collect_videos(paths, titles)
+    videos = _source_videos(manifest)
     with library_lock(folder):
-        library = _opened(folder, of.model, windows)
-        known, broken = library.videos(), read_broken(folder)
-        # Of a part that was read, only the table knows whether it was written.
-        seen = {name: each.state for name, each in broken.items() if not each.windows}
-        seen |= {name: each.state for name, each in known.items()}
-        fresh = [
-            _with_title(video, known)
-            for video in videos.values()
-            if seen.get(video.name) != video.state
-        ]
-        files = {video.path for video in videos.values()}  # of which parts may be known, too
-        gone = [
+        library = _open_or_create(folder, engine.model, windows)
+        indexed, broken = library.videos(), read_broken(folder)
+        # A partly readable video is in broken.csv before its windows are written: only the table
+        # shows whether they were.
+        states = {name: video.state for name, video in broken.items() if not video.windows}
+        states |= {name: video.state for name, video in indexed.items()}
+        todo = [video for video in videos.values() if states.get(video.name) != video.state]
+        # A changed video keeps its title if no new one is given.
+        todo = [
+            replace(video, title=indexed[video.name].title)
+            if not video.title and video.name in indexed else video
+            for video in todo
+        ]  # fmt: skip
+        given_files = {video.path for video in videos.values()}
+        removed = [
             name
-            for name in {**known, **broken}
-            if name not in videos and _path(name) not in files and _lies_in(name, wholes)
+            for name in {**indexed, **broken}
+            # Segments of a given file are kept, even if only the whole file is given.
+            if name not in videos and _path(name) not in given_files and _is_inside(name, paths)
         ]
-        stale = {*gone, *(video.name for video in fresh)}
-        library.remove([name for name in known if name in stale])
-        _give_titles(library, [videos[name] for name in known if name in videos], known)
-        broken = {name: each for name, each in broken.items() if name not in stale}
+        stale = {*removed, *(video.name for video in todo)}
+        library.remove([name for name in indexed if name in stale])
+        new_titles = {
+            name: videos[name].title
+            for name in indexed
+            if name in videos and videos[name].title not in (None, "", indexed[name].title)
+        }
+        if new_titles:
+            library.set_titles(new_titles)
+        broken = {name: video for name, video in broken.items() if name not in stale}
         written = 0
-        for rows, failed in _batches(of, library, manifest, fresh, progress):
+        for rows, failed in _encode_batches(engine, library, manifest, todo, progress):
             broken |= failed
             write_broken(folder, broken)
             library.add(rows)
             written += len(rows)
         library.optimize()
     return IndexSummary(
-        added=sum(video.name not in seen for video in fresh),
-        changed=sum(video.name in seen for video in fresh),
-        removed=len(gone),
-        unchanged=len(videos) - len(fresh),
+        added=sum(video.name not in states for video in todo),
+        changed=sum(video.name in states for video in todo),
+        removed=len(removed),
+        unchanged=len(videos) - len(todo),
         windows=written,
-        broken={name: each.reason for name, each in broken.items()},
+        broken={name: video.reason for name, video in broken.items()},
     )
 
 
-def remove_videos(folder: str | os.PathLike[str], named: Sequence[VideoSource]) -> int:
-    """Take videos out of a library: files, and all that lie in folders, there or not.
+def remove_videos(folder: str | os.PathLike[str], sources: Sequence[VideoSource]) -> int:
+    """Remove videos from a library.
 
-    Of a manifest those that it names, parts alone where it names parts.
+    Args:
+        folder: folder of the library.
+        sources: files, with all their segments; folders; manifests, of which only the listed
+            segments are removed. Files and folders need not exist any more.
 
     Returns:
-        How many it were.
+        The number of removed videos.
 
     Raises:
-        LibraryError: there is no library, or somebody else writes to it.
-        ManifestError: a manifest does not do.
+        LibraryError: the library does not exist, or another process writes to it.
+        ManifestError: a manifest is invalid.
     """
-    wholes = [absolute_path(name) for name in named]
+    paths = [absolute_path(source) for source in sources]
     library = Library(folder)
-    manifests = [name for name in wholes if name.endswith(".parquet") and Path(name).is_file()]
-    listed = {name for manifest in manifests for name in _videos(collect_videos([manifest]))}
-    folder = library.folder
-    with library_lock(folder):
-        known, broken = library.videos(), read_broken(folder)
-        gone = {
+    manifests = [path for path in paths if path.endswith(".parquet") and Path(path).is_file()]
+    listed = {name for path in manifests for name in _source_videos(collect_videos([path]))}
+    with library_lock(library.folder):
+        indexed, broken = library.videos(), read_broken(library.folder)
+        removed = {
             name
-            for name in {*known, *broken}
-            if name in listed or _lies_in(name, wholes) or _path(name) in wholes
+            for name in {*indexed, *broken}
+            if name in listed or _is_inside(name, paths) or _path(name) in paths
         }
-        library.remove([name for name in known if name in gone])
-        write_broken(folder, {name: each for name, each in broken.items() if name not in gone})
+        library.remove([name for name in indexed if name in removed])
+        kept = {name: video for name, video in broken.items() if name not in removed}
+        write_broken(library.folder, kept)
         library.optimize()
-    return len(gone)
+    return len(removed)
 
 
 @dataclass(frozen=True)
-class _Video:
-    """A video that is to be in the library.
+class _SourceVideo:
+    """A video to be indexed.
 
     Attributes:
-        name: in the library.
-        row: of the manifest.
+        name: in the library: the path, with `SEGMENT` and times for a segment of a file.
+        row: in the manifest.
         path: of its file.
-        state: of its file, see `crosspair.library.store.IndexedVideo`.
+        state: of its file.
         title: or None.
     """
 
@@ -184,106 +197,89 @@ class _Video:
     title: str | None
 
 
-def _videos(manifest: Manifest) -> dict[str, _Video]:
-    """By their names; what is named twice counts once."""
-    videos: dict[str, _Video] = {}
+def _source_videos(manifest: Manifest) -> dict[str, _SourceVideo]:
+    """Return the videos of a manifest by name. Duplicates are removed."""
+    videos: dict[str, _SourceVideo] = {}
     rows = zip(manifest.clips(), manifest.column("title"), strict=True)
     for row, (clip, title) in enumerate(rows):
-        part = f"{PART}{clip.start or 0:g}"
-        part += "" if clip.end is None else f",{clip.end:g}"
-        name = clip.path if clip.start is None and clip.end is None else clip.path + part
-        videos.setdefault(name, _Video(name, row, clip.path, file_state(clip.path), title))
+        name = clip.path
+        if clip.start is not None or clip.end is not None:
+            end = "" if clip.end is None else f",{clip.end:g}"
+            name = f"{clip.path}{SEGMENT}{clip.start or 0:g}{end}"
+        state = file_state(clip.path)
+        videos.setdefault(name, _SourceVideo(name, row, clip.path, state, title))
     return videos
 
 
 def _path(name: str) -> str:
-    return name.partition(PART)[0]
+    return name.partition(SEGMENT)[0]
 
 
-def _lies_in(name: str, folders: Sequence[str]) -> bool:
+def _is_inside(name: str, folders: Sequence[str]) -> bool:
     return any(name.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
-def _opened(folder: Path, model: CPD, windows: Windows | None) -> Library:
+def _open_or_create(folder: Path, model: CPD, windows: Windows | None) -> Library:
     if not is_library(folder):
         if not has_text_tower(model):
-            logger.warning("this model reads no text; the library can be searched by videos alone")
+            logger.warning("the model has no trained text tower; search is by video only")
         return Library.create(folder, model, windows or Windows())
     library = Library(folder)
-    if library.about.model != model.hash:
+    if library.info.model != model.hash:
         raise LibraryError(
-            f"library {folder} is of another model ({library.about.model}, not {model.hash}); "
-            "leave --model out to go on with its own, or make another library"
+            f"library {folder} has embeddings of model {library.info.model}, not {model.hash}; "
+            "omit --model to use its own model, or create another library"
         )
     if windows not in (None, library.windows):
         raise LibraryError(
-            f"library {folder} has {library.windows}, not {windows}; "
-            "leave them as they are, or make another library"
+            f"library {folder} has {library.windows}, not {windows}; omit --window and --stride, "
+            "or create another library"
         )
     return library
 
 
-def _give_titles(
-    library: Library, videos: Sequence[_Video], known: Mapping[str, IndexedVideo]
-) -> None:
-    """Change the titles of videos that are there, where one is given that differs."""
-    titles = {
-        video.name: video.title
-        for video in videos
-        if video.title and video.title != known[video.name].title
-    }
-    if titles:
-        library.rename(titles)
-
-
-def _with_title(video: _Video, known: Mapping[str, IndexedVideo]) -> _Video:
-    """With the title that it had where none is given: its windows are written anew."""
-    if video.title or video.name not in known:
-        return video
-    return replace(video, title=known[video.name].title)
-
-
-def _batches(
-    of: InferenceEngine,
+def _encode_batches(
+    engine: InferenceEngine,
     library: Library,
     manifest: Manifest,
-    videos: Sequence[_Video],
+    videos: Sequence[_SourceVideo],
     progress: ProgressCallback | None,
 ) -> Iterator[tuple[list[dict[str, Any]], dict[str, BrokenVideo]]]:
-    """Rows of the table to write together, and what could not be read."""
+    """Yield table rows to write together, and the videos that could not be read."""
     if videos:
         logger.info("%d videos are new or have changed", len(videos))
     rows: list[dict[str, Any]] = []
     failed: dict[str, BrokenVideo] = {}
-    begun = time.monotonic()
-    for done, (video, encoded) in enumerate(_encoded(of, library, manifest, videos), start=1):
+    last_commit = time.monotonic()
+    encoded = _encode_videos(engine, library, manifest, videos)
+    for done, (video, features) in enumerate(encoded, start=1):
         if progress:
             progress(done, len(videos))
-        rows += _rows(video, encoded)
-        if encoded.failure:
-            logger.warning("%s", encoded.failure)
-            failed[video.name] = BrokenVideo(video.state, encoded.failure, len(encoded.spans))
-        if len(rows) >= COMMIT_WINDOWS or time.monotonic() - begun >= COMMIT_SECONDS:
+        rows += _table_rows(video, features)
+        if features.failure:
+            logger.warning("%s", features.failure)
+            failed[video.name] = BrokenVideo(video.state, features.failure, len(features.spans))
+        if len(rows) >= COMMIT_WINDOWS or time.monotonic() - last_commit >= COMMIT_SECONDS:
             yield rows, failed
             rows, failed = [], {}
-            begun = time.monotonic()
+            last_commit = time.monotonic()
     yield rows, failed
 
 
-def _encoded(
-    of: InferenceEngine, library: Library, manifest: Manifest, videos: Sequence[_Video]
-) -> Iterator[tuple[_Video, WindowFeatures]]:
-    """What came of each video; of a large folder, what is done counts before all are probed."""
-    for first in range(0, len(videos), PROBED):
-        part = videos[first : first + PROBED]
-        taken = probe_missing(manifest.take([video.row for video in part]), shown=not first)
-        for encoded in encode_windows(of, taken, library.windows, thumbnails=True):
-            yield part[encoded.row], encoded
+def _encode_videos(
+    engine: InferenceEngine, library: Library, manifest: Manifest, videos: Sequence[_SourceVideo]
+) -> Iterator[tuple[_SourceVideo, WindowFeatures]]:
+    """Probe and encode in batches, so that progress is saved before all videos are probed."""
+    for first in range(0, len(videos), PROBE_BATCH):
+        batch = videos[first : first + PROBE_BATCH]
+        probed = probe_missing(manifest.take([video.row for video in batch]), shown=not first)
+        for features in encode_windows(engine, probed, library.windows, thumbnails=True):
+            yield batch[features.row], features
 
 
-def _rows(video: _Video, encoded: WindowFeatures) -> Iterator[dict[str, Any]]:
-    each = zip(encoded.spans, encoded.embedding.numpy(), encoded.thumbnails, strict=True)
-    for (start, end), vector, thumbnail in each:
+def _table_rows(video: _SourceVideo, features: WindowFeatures) -> Iterator[dict[str, Any]]:
+    windows = zip(features.spans, features.embedding.numpy(), features.thumbnails, strict=True)
+    for (start, end), vector, thumbnail in windows:
         yield {
             "vector": vector,
             "video": video.name,

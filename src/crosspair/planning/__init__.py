@@ -112,7 +112,7 @@ def estimate_training(
         validated=-(-training.epochs // training.validate_every) * len(task.validation),
         batch=training.batch_size,
         parts=training.accumulate,
-        bank=_tensor_bytes(task.own_state_dict()),
+        bank=_tensor_bytes(task.rank_state_dict()),
         gradients=_tensor_bytes([p for p in task.model.parameters() if p.requires_grad]),
         cores=0 if world.device.type == "cpu" else machine.cores,
     )

@@ -272,7 +272,9 @@ def _markdown(
             ]
             for row in table.rows
         ]
-        notes = (f"{number}. {escape_markdown(note)}" for number, note in enumerate(table.notes, start=1))
+        notes = (
+            f"{number}. {escape_markdown(note)}" for number, note in enumerate(table.notes, start=1)
+        )
         blocks += [f"## {table.title}", markdown_rows(head, rows), "\n".join(notes)]
         blocks += [table.remark] if table.remark else []
     head = ["run", *next(iter(origins.values()))]

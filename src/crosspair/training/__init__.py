@@ -1,4 +1,4 @@
-"""Training: the loop, pre-training with its curriculum, fine-tuning, checkpoints."""
+"""Training: pre-training, fine-tuning, and the loop and run folder that they share."""
 
 from crosspair.training.finetune import finetune
 from crosspair.training.pretrain import pretrain

@@ -1,4 +1,9 @@
-"""The loop that every training shares: steps, log, validation, checkpoints, a clean stop."""
+"""The training loop of pre-training and fine-tuning.
+
+`train` opens the run folder and starts a `Trainer`, whose `run` loops over batches: step, log,
+validate, checkpoint, stop. A `Task` defines the model and what one step does. The rest of the file,
+in the order of use: the device and DDP setup of the model, then the gradient step.
+"""
 
 from __future__ import annotations
 
@@ -33,203 +38,196 @@ logger = logging.getLogger(__name__)
 
 
 def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile: bool) -> bool:
-    """Train, and write the model to ``folder/model``; see `crosspair.training.pretrain`.
-
-    Returns:
-        Whether it came to its end; not where it was asked to stop.
-    """
+    """Run a task and write its model to ``folder/model``; return False if a signal stopped it."""
     recipe, world, config = task.recipe, task.world, task.recipe.training
     with RunFolder(
-        folder, recipe, manifest.hash, resume=resume, world=world, also=task.origin
-    ) as run:
-        loop = Loop(task, run)
-        if run.last_step is None and task.counts:
-            run.record("pairs", 0, {"epoch": 0, **task.counts})
+        folder, recipe, manifest.hash, resume=resume, world=world, origin=task.origin
+    ) as run_folder:
+        trainer = Trainer(task, run_folder)
+        if run_folder.last_step is None and task.counts:
+            run_folder.record("pairs", 0, {"epoch": 0, **task.counts})
         order = TrainingOrder(
             len(task.clips), config.batch_size, config.epochs, config.seed,
-            rank=world.rank, world_size=world.size, start=loop.step,
+            rank=world.rank, world_size=world.size, start=trainer.step,
         )  # fmt: skip
         batches: Iterable[Batch] = training_loader(
             task.clips, order, recipe.clip, seed=config.seed, workers=config.workers
         )
         if profile:
-            batches = profile_steps(batches, run, world)
+            batches = profile_steps(batches, run_folder, world)
         total = config.epochs * task.steps_per_epoch
         with (
             progress(task.name, total, "steps", shown=world.is_main) as bar,
-            explain_dead_workers(manifest.path, ", move its file away, and go on by --resume"),
+            explain_dead_workers(manifest.path, ", move the file away and continue with --resume"),
         ):
-            finished = loop.go(batches, bar)
+            finished = trainer.run(batches, bar)
         if finished:
-            if world.is_main and (config.export == "last" or not run.model.exists()):
-                task.model.save_pretrained(run.model)
+            if world.is_main and (config.export == "last" or not run_folder.model.exists()):
+                task.model.save_pretrained(run_folder.model)
             world.barrier()
         return finished
 
 
 class Task(Protocol):
-    """What a training does, apart from going round."""
+    """What a `Trainer` trains."""
 
     name: str
-    """For people."""
+    """Shown in the progress bar."""
     origin: dict[str, str]
-    """What a run depends on besides recipe and manifest, by name."""
+    """Inputs of the run other than recipe and manifest, for example the initial weights."""
     clips: list[Clip]
-    """Those of an epoch."""
+    """The training clips of one epoch."""
     steps_per_epoch: int
     validation: Manifest
     """May be empty."""
     counts: dict[str, int]
-    """How many pairs of each split are used and left out, for the log; may be empty."""
+    """Number of pairs used and skipped in each split, to be logged; may be empty."""
     world: World
-    """The processes."""
 
     @property
-    def recipe(self) -> Recipe | FinetuneRecipe:
-        """Everything that decides the training."""
+    def recipe(self) -> Recipe | FinetuneRecipe: ...
 
     @property
     def model(self) -> CPD | Classifier:
-        """What is to be written in the end."""
+        """The model to save."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is to be gained, so that the training ends with this epoch."""
+        """Whether to stop at the end of this epoch, before the last one."""
 
-    def train_step(self, batch: Batch, epoch: float, share: float) -> dict[str, torch.Tensor]:
-        """Learn from a batch of at least two clips.
+    def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
+        """Train on one batch.
 
         Args:
-            batch: this process's clips.
-            epoch: where the training is, fractional.
-            share: what to multiply a mean over these clips by, so that the average over processes
-                is the mean over the whole batch.
+            batch: the clips of this process, at least two.
+            epoch: fractional number of epochs done.
+            loss_scale: factor of the mean loss over these clips, such that the average over
+                processes is the mean over the global batch.
 
         Returns:
             Scalars to log, still on the device.
         """
 
     def validate(self) -> dict[str, float]:
-        """Test on the videos of validation."""
+        """Compute the validation metrics."""
 
     def observe(self, scores: dict[str, float]) -> bool:
-        """Take in what `validate` gave; tell whether the weights are the best so far."""
+        """Record the result of `validate`; return whether these weights are the best so far."""
 
     def advance(self, epochs_done: int) -> str:
-        """Change stage or rate if it is time; tell what happened, if anything."""
+        """Update stage or learning rate; return a description of the change, or ""."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What is the same on every process, or is made so: all of them call this."""
+        """Return the state that is the same on all processes; called by each of them."""
 
-    def own_state_dict(self) -> dict[str, Any]:
-        """What only this process has."""
+    def rank_state_dict(self) -> dict[str, Any]:
+        """Return the state that belongs to this process only."""
 
-    def load_state_dict(self, shared: dict[str, Any], owns: Sequence[dict[str, Any]]) -> None:
-        """Put back what the other two gave, the second on each process that there was then."""
+    def load_state_dict(self, state: dict[str, Any], ranks: Sequence[dict[str, Any]]) -> None:
+        """Restore `state_dict` and the `rank_state_dict` of each process that saved one."""
 
     def pair_id(self, row: int) -> str:
-        """The name of a pair, for messages."""
+        """Return the id of a training clip."""
 
 
-class Loop:
-    """Goes round until the last epoch, or until it is asked to stop.
+class Trainer:
+    """Runs a task from its first or last saved step to the end.
 
     Args:
-        task: what to do with a batch.
-        run: where lines, checkpoints and the model go.
+        task: what to train.
+        run_folder: receives metrics, checkpoints and the model.
+
+    Attributes:
+        step: training steps done.
+        best_step: step of the best validation so far, 0 before the first.
+        skipped: pair id and error message of training clips that could not be read.
     """
 
-    def __init__(self, task: Task, run: RunFolder) -> None:
-        self.task, self.run, self.world = task, run, task.world
-        self.config, world = task.recipe.training, task.world
-        self.steps_per_epoch = task.steps_per_epoch
+    def __init__(self, task: Task, run_folder: RunFolder) -> None:
+        self.task, self.run_folder, self.world = task, run_folder, task.world
+        self.config, self.steps_per_epoch = task.recipe.training, task.steps_per_epoch
         self.step, self.best_step = 0, 0
-        self.left_out: dict[str, str] = {}  # pair to reason
-        if run.last_step is not None:
-            shared, owns = load_checkpoint(run.checkpoints, run.last_step)
-            try:
-                task.load_state_dict(shared["task"], [own["task"] for own in owns])
-                if world.rank < len(owns):  # one that is new keeps the generators it began with
-                    torch.set_rng_state(owns[world.rank]["rng"])
-                    if world.device.type == "cuda" and "cuda_rng" in owns[world.rank]:
-                        torch.cuda.set_rng_state(owns[world.rank]["cuda_rng"])
-                self.step, self.best_step = shared["step"], shared["best_step"]
-                self.left_out = shared["left_out"]
-            except (RuntimeError, ValueError, KeyError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise RunError(
-                    f"the checkpoint of step {run.last_step} in {run.checkpoints} does not fit "
-                    f"this recipe's network, or is another version's: {reason}"
-                ) from error
-            logger.info("resumed at step %d", self.step)
+        self.skipped: dict[str, str] = {}
+        if run_folder.last_step is not None:
+            self._resume(run_folder.last_step)
 
-    def go(self, batches: Iterable[Batch], progress: Progress) -> bool:
-        """Train on what ``batches`` yields; tell whether the training came to its end."""
-        begun = self.step
+    def _resume(self, step: int) -> None:
+        checkpoints, rank, device = self.run_folder.checkpoints, self.world.rank, self.world.device
+        shared, ranks = load_checkpoint(checkpoints, step)
+        try:
+            self.task.load_state_dict(shared["task"], [each["task"] for each in ranks])
+            if rank < len(ranks):  # an additional process keeps its freshly seeded generators
+                torch.set_rng_state(ranks[rank]["rng"])
+                if device.type == "cuda" and "cuda_rng" in ranks[rank]:
+                    torch.cuda.set_rng_state(ranks[rank]["cuda_rng"])
+            self.step, self.best_step = shared["step"], shared["best_step"]
+            self.skipped = shared["left_out"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"{checkpoints}: the checkpoint of step {step} does not match this recipe's model, "
+                f"or another version wrote it: {reason}"
+            ) from error
+        logger.info("resumed at step %d", self.step)
+
+    def run(self, batches: Iterable[Batch], bar: Progress) -> bool:
+        """Train on ``batches``; return False if a signal stopped the training before its end."""
+        config, first_step = self.config, self.step
+        self._throughput = _Throughput()
         with graceful_shutdown() as stop_requested:
-            meter = _Meter()
             for batch in () if self.task.ended else batches:
-                meter.received()
-                stop = self._do(batch, meter, stop_requested())
-                epochs_done, within = divmod(self.step, self.steps_per_epoch)
-                progress.advance(self.step, f"epoch {epochs_done}/{self.config.epochs}")
-                if within == 0:
+                self._throughput.end_wait()
+                stop = self._train_step(batch, stop_requested())
+                epochs_done, step_in_epoch = divmod(self.step, self.steps_per_epoch)
+                bar.advance(self.step, f"epoch {epochs_done}/{config.epochs}")
+                if step_in_epoch == 0:
                     with record_section("validation"):
                         self._end_epoch(epochs_done)
-                due = self.config.checkpoint_steps and not self.step % self.config.checkpoint_steps
-                if stop or due or within == 0:
+                due = config.checkpoint_steps and self.step % config.checkpoint_steps == 0
+                if stop or due or step_in_epoch == 0:
                     with record_section("checkpoint"):
                         self.save()
                 if stop:
-                    logger.warning("asked to stop: saved at step %d, --resume goes on", self.step)
+                    logger.warning("stopped at step %d; continue with --resume", self.step)
                     return False
                 if self.task.ended:
                     break
-                meter.waiting()
-        if self.step > begun:
-            self._share_failures()
-            values = {"epoch": self.step / self.steps_per_epoch, "failed": len(self.left_out)}
-            self.run.record("pairs", self.step, values)
-        if self.left_out:
-            logger.warning("%d pairs were left out, as their videos fail", len(self.left_out))
+                self._throughput.begin_wait()
+        if self.step > first_step:
+            self._sync_skipped()
+            values = {"epoch": self.step / self.steps_per_epoch, "failed": len(self.skipped)}
+            self.run_folder.record("pairs", self.step, values)
+        if self.skipped:
+            logger.warning("%d pairs were skipped: their videos are unreadable", len(self.skipped))
         return True
 
-    def save(self) -> None:
-        """Write a checkpoint of this moment."""
-        self._share_failures()
-        average_running_stats(self.task.model, self.world)
-        own = {"task": self.task.own_state_dict(), "rng": torch.get_rng_state()}
-        if self.world.device.type == "cuda":
-            own["cuda_rng"] = torch.cuda.get_rng_state()
-        shared = {
-            "task": self.task.state_dict(), "best_step": self.best_step, "left_out": self.left_out,
-        }  # fmt: skip
-        save_checkpoint(
-            self.run.checkpoints, self.step, shared, own, self.world, keep=[self.best_step]
-        )
-
-    def _do(self, batch: Batch, meter: _Meter, stop: bool) -> bool:
-        """One step; tell whether any process was asked to stop."""
-        self._note_failures(batch)
+    def _train_step(self, batch: Batch, stop: bool) -> bool:
+        """Train on one batch and log it; return whether any process received a signal to stop."""
+        for row, message in batch.failures:
+            pair_id = self.task.pair_id(row)
+            if pair_id not in self.skipped:
+                logger.warning("skipped %s: %s", pair_id, message)
+                self._add_skipped(pair_id, message)
         clips = len(batch.rows)
-        state = torch.tensor([clips, clips < 2, stop])  # on the host: no step waits for the last
-        everywhere, too_few, stops = self.world.sum(state).tolist()
-        if everywhere == 0:
+        state = torch.tensor([clips, clips < 2, stop])  # on the CPU: does not wait for the GPU
+        total, too_few, stops = self.world.sum(state).tolist()
+        if total == 0:
             reason = batch.failures[0][1] if batch.failures else "see the other processes' messages"
-            raise VideoError(f"no clip of a whole batch can be read; the first: {reason}")
+            raise VideoError(f"no clip of a whole batch is readable: {reason}")
         epoch = self.step / self.steps_per_epoch
         self.step += 1
         if too_few:  # batch normalisation needs two clips on every process
-            logger.warning("step %d is skipped: too few clips of its batch can be read", self.step)
+            logger.warning("step %d is skipped: too few readable clips in its batch", self.step)
             return bool(stops)
-        scalars = self.task.train_step(batch, epoch, clips * self.world.size / everywhere)
-        meter.stepped(everywhere)
+        scalars = self.task.train_step(batch, epoch, clips * self.world.size / total)
+        self._throughput.clips += total
         if self.step % self.config.log_every == 0:
             with record_section("logging"):
                 values = {name: round(float(value), 7) for name, value in scalars.items()}
                 pairs = self.step * self.config.batch_size
                 position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": pairs}
-                self.run.record("train", self.step, {**position, **values, **meter.read()})
+                values = {**position, **values, **self._throughput.read()}
+                self.run_folder.record("train", self.step, values)
         return bool(stops)
 
     def _end_epoch(self, epochs_done: int) -> None:
@@ -238,147 +236,99 @@ class Loop:
         due = epochs_done % config.validate_every == 0 or epochs_done == config.epochs
         if due and len(task.validation):
             scores = task.validate()
-            self.run.record("validation", self.step, {"epoch": epochs_done, **scores})
+            self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
             if task.observe(scores):
                 self.best_step = self.step
                 if config.export == "best" and self.world.is_main:
-                    task.model.save_pretrained(self.run.model)
+                    task.model.save_pretrained(self.run_folder.model)
         event = task.advance(epochs_done)
         if event:
             logger.info("epoch %d: %s", epochs_done, event)
-            self.run.record("event", self.step, {"epoch": epochs_done, "event": event})
+            self.run_folder.record("event", self.step, {"epoch": epochs_done, "event": event})
 
-    def _note_failures(self, batch: Batch) -> None:
-        for row, message in batch.failures:
-            pair_id = self.task.pair_id(row)
-            if pair_id not in self.left_out:
-                logger.warning("left out %s: %s", pair_id, message)
-                self._leave_out(pair_id, message)
+    def save(self) -> None:
+        """Write a checkpoint of the current step."""
+        self._sync_skipped()
+        average_running_stats(self.task.model, self.world)
+        rank_state = {"task": self.task.rank_state_dict(), "rng": torch.get_rng_state()}
+        if self.world.device.type == "cuda":
+            rank_state["cuda_rng"] = torch.cuda.get_rng_state()
+        shared = {
+            "task": self.task.state_dict(), "best_step": self.best_step, "left_out": self.skipped,
+        }  # fmt: skip
+        save_checkpoint(
+            self.run_folder.checkpoints, self.step, shared, rank_state, self.world,
+            keep=[self.best_step],
+        )  # fmt: skip
 
-    def _share_failures(self) -> None:
-        """Make what any process has left out known to all: another may draw that pair next."""
-        for text in self.world.gather_texts(json.dumps(self.left_out)):
+    def _sync_skipped(self) -> None:
+        """Merge the skipped pairs of all processes: each may draw any pair in the next epoch."""
+        for text in self.world.gather_texts(json.dumps(self.skipped)):
             for pair_id, message in json.loads(text).items():
-                if pair_id not in self.left_out:
-                    self._leave_out(pair_id, message)
+                if pair_id not in self.skipped:
+                    self._add_skipped(pair_id, message)
 
-    def _leave_out(self, pair_id: str, message: str) -> None:
-        self.left_out[pair_id] = message
+    def _add_skipped(self, pair_id: str, message: str) -> None:
+        self.skipped[pair_id] = message
         epoch = self.step / self.steps_per_epoch
         values = {"epoch": epoch, "event": "left out", "pair_id": pair_id, "message": message}
-        self.run.record("event", self.step, values)
+        self.run_folder.record("event", self.step, values)
 
 
-class _Meter:
-    """Clips a second, and the share of time spent waiting for the loader."""
+class _Throughput:
+    """Clips per second, and the fraction of time spent waiting for the loader, between logs."""
 
     def __init__(self) -> None:
-        self._since = self._mark = time.perf_counter()
-        self._wait, self._clips = 0.0, 0
+        self._since = self._wait_begin = time.perf_counter()
+        self._waited, self.clips = 0.0, 0
 
-    def waiting(self) -> None:
-        self._mark = time.perf_counter()
+    def begin_wait(self) -> None:
+        self._wait_begin = time.perf_counter()
 
-    def received(self) -> None:
-        self._wait += time.perf_counter() - self._mark
-
-    def stepped(self, clips: int) -> None:
-        self._clips += clips
+    def end_wait(self) -> None:
+        self._waited += time.perf_counter() - self._wait_begin
 
     def read(self) -> dict[str, float]:
+        """Return the rates since the last call."""
         now = time.perf_counter()
         elapsed = now - self._since
         rates = {
-            "clips_per_second": round(self._clips / elapsed, 2),
-            "data_wait": round(self._wait / elapsed, 4),
+            "clips_per_second": round(self.clips / elapsed, 2),
+            "data_wait": round(self._waited / elapsed, 4),
         }
-        self._since, self._wait, self._clips = now, 0.0, 0
+        self._since, self._waited, self.clips = now, 0.0, 0
         return rates
 
 
-LossAndMetrics = tuple[torch.Tensor, dict[str, torch.Tensor]]  # a loss, and scalars to log
-
-
-def accumulate_gradients(
-    batch: Batch,
-    network: nn.Module,
-    loss_of: Callable[[torch.Tensor, torch.Tensor], LossAndMetrics],
-    recipe: Recipe | FinetuneRecipe,
-    world: World,
-    share: float,
-) -> dict[str, torch.Tensor]:
-    """Add up the gradients of a batch, ``training.accumulate`` parts of it one after another.
-
-    Args:
-        batch: at least two clips.
-        network: of `crosspair.training.loop.wrap_ddp`.
-        loss_of: told a part's rows (b,) on the host and its pixels, runs the network; returns the
-            mean loss and scalars to log.
-        recipe: of the clips, and of the parts.
-        world: the processes, each of which has as many parts.
-        share: see `crosspair.training.loop.Task.train_step`.
-
-    Returns:
-        The loss and the scalars, means over the batch.
-    """
-    # As many on every process, whatever could be read: each part has its collectives.
-    parts = min(recipe.training.accumulate, int(world.counts(len(batch.rows)).min()) // 2)
-    logged: dict[str, torch.Tensor] = {}
-    with record_section("copy"):
-        on_device = microbatches_to_device(batch, parts, world.device)
-    for i, (rows, clips, colors) in enumerate(on_device):
-        with record_section("copy"):
-            pixels = preprocess_clips(clips, colors, recipe.clip)
-        with maybe_no_sync(network, last=i == parts - 1):
-            loss, scalars = loss_of(rows, pixels)
-            weight = len(rows) / len(batch.rows)
-            with record_section("backward"):
-                torch.autograd.backward(loss * (weight * share))
-        for name, value in {"loss": loss.detach(), **scalars}.items():
-            logged[name] = logged.get(name, 0) + weight * value
-    return logged
-
-
-def optimizer_step(
-    optimizer: torch.optim.Optimizer, clip_norm: float | None
-) -> dict[str, torch.Tensor]:
-    """Move the weights by their gradients, which are gone then; a norm that is clipped is told."""
-    told = {}
-    if clip_norm is not None:
-        moving = [each for group in optimizer.param_groups for each in group["params"]]
-        told["gradient_norm"] = nn.utils.clip_grad_norm_(moving, clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return told
-
+# --- setup of the model -------------------------------------------------------------------------
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def check_batch_size(training: TrainingConfig, world: World) -> None:
-    """See that each process has its share of a batch, and two clips at a time of it.
+    """Check that the batch divides into processes and into microbatches of at least two clips.
 
     Raises:
-        RecipeError: it has not.
+        RecipeError: it does not.
     """
-    size, parts = training.batch_size, training.accumulate
+    size, microbatches = training.batch_size, training.accumulate
     if size % world.size:
         raise RecipeError(
-            f"training.batch_size {size} cannot be shared evenly by {world.size} processes"
+            f"training.batch_size {size} is not divisible by the number of processes, {world.size}"
         )
-    if size // (world.size * parts) < 2:
+    if size // (world.size * microbatches) < 2:
         raise RecipeError(
-            f"training.batch_size {size}, shared by {world.size} processes, each taking its share "
-            f"in {parts} parts, is fewer than two clips at a time, which batch normalisation "
-            "needs; raise it, lower training.accumulate, or take fewer processes"
+            f"training.batch_size {size} on {world.size} processes with training.accumulate "
+            f"{microbatches} gives microbatches of fewer than two clips, which batch normalisation "
+            "needs; raise training.batch_size, lower training.accumulate or use fewer processes"
         )
 
 
 def prepare_model(model: Network, world: World) -> Network:
-    """The model on this process's device, in the layout that convolutions are fast in.
+    """Move a model to the device in the memory layout that its convolutions are fastest in.
 
-    On several GPUs batch normalisation takes its statistics over all processes. (On a CPU, where
-    that does not work under DDP, each process has its own, see `average_statistics`.)
+    On several GPUs batch normalisation computes its statistics over all processes. On CPUs, where
+    SyncBatchNorm does not support DDP, each process has its own, see `average_running_stats`.
     """
     if world.size > 1 and world.device.type == "cuda":
         convert: Callable[[Network], Network] = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -387,53 +337,46 @@ def prepare_model(model: Network, world: World) -> Network:
         if parameter.dim() == 5:
             parameter.data = parameter.contiguous(memory_format=torch.channels_last_3d)
     if world.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # clips are of one size: it pays to search once
+        torch.backends.cudnn.benchmark = True  # all clips have the same size
     return model.to(world.device)
 
 
-def wrap_ddp(model: nn.Module, world: World) -> nn.Module:
-    """The model, its gradients averaged over the processes; all its layers must be there by now."""
-    if world.size == 1:
-        return model
-    # Running statistics play no part in training; they are averaged before they are used or kept.
-    with warnings.catch_warnings():  # what PyTorch 2.13 wants instead would copy them here
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(model, broadcast_buffers=False)
-
-
 def compile_model(network: nn.Module, device: torch.device) -> None:
-    """Let torch.compile make a network's passes from now on; its weights keep their names.
+    """Compile a network in place with torch.compile; parameter names do not change.
 
     Raises:
-        RecipeError: there is nothing here that it can compile with.
+        RecipeError: torch.compile fails on this machine.
     """
     try:
         torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # kinds of its own, of the compiler's, of Triton's
+    except Exception as error:  # exceptions of torch, of the C++ compiler or of Triton
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
-            f"training.compile is true, and torch.compile does not work here ({reason}); "
-            "give training.compile=false"
+            f"training.compile is true, but torch.compile fails on this machine ({reason}); set "
+            "training.compile=false"
         ) from error
     network.compile()
 
 
 def force_eager(config: TrainingConfig) -> AbstractContextManager[Any]:
-    """A context for validation, whose batches are of sizes not worth compiling for."""
-    # Not where nothing is compiled: the compiler takes seconds to import.
+    """Return a context without compilation, for validation with its varying batch sizes."""
+    # Only if needed: importing the compiler takes seconds.
     return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
-def maybe_no_sync(network: nn.Module, last: bool) -> Any:
-    """A context for one part of a batch: gradients are averaged once, with the last part's."""
-    if isinstance(network, DistributedDataParallel) and not last:
-        return network.no_sync()
-    return nullcontext()
+def wrap_ddp(model: nn.Module, world: World) -> nn.Module:
+    """Wrap a complete model in DDP, unless there is one process only."""
+    if world.size == 1:
+        return model
+    # Training does not read the running statistics; `average_running_stats` synchronises them.
+    with warnings.catch_warnings():  # the replacement in PyTorch 2.13 would broadcast them here
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 @torch.no_grad()
 def average_running_stats(model: nn.Module, world: World) -> None:
-    """Give every process the mean of all processes' running statistics."""
+    """Replace the running statistics of every process by their mean over all processes."""
     if world.size == 1:
         return
     for buffer in model.buffers():
@@ -441,39 +384,103 @@ def average_running_stats(model: nn.Module, world: World) -> None:
             buffer.copy_(world.sum(buffer) / world.size)
 
 
-def microbatches_to_device(
-    batch: Batch, parts: int, device: torch.device
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """A batch in parts of nearly the same size.
+# --- the gradient step --------------------------------------------------------------------------
 
-    On a GPU copies have a stream of their own, which waits for nothing that the GPU still has to
-    do: a batch travels while the step before is computed.
+LossAndMetrics = tuple[torch.Tensor, dict[str, torch.Tensor]]  # scalar loss, scalars to log
+
+
+def accumulate_gradients(
+    batch: Batch,
+    network: nn.Module,
+    compute_loss: Callable[[torch.Tensor, torch.Tensor], LossAndMetrics],
+    recipe: Recipe | FinetuneRecipe,
+    world: World,
+    loss_scale: float,
+) -> dict[str, torch.Tensor]:
+    """Accumulate the gradients of a batch over ``training.accumulate`` microbatches.
+
+    Args:
+        batch: at least two clips.
+        network: the result of `wrap_ddp`.
+        compute_loss: runs the network on a microbatch: its rows (b,) on the CPU and its pixels
+            (b, 3, T, H, W) on the device; returns the mean loss and scalars to log.
+        recipe: sets preprocessing and number of microbatches.
+        world: the processes.
+        loss_scale: see `Task.train_step`.
 
     Returns:
-        Rows (B,) on the host, clips (B, 3, T, H, W) uint8 and colours (B, 3) on ``device``.
+        Means over the batch of the loss and the scalars.
     """
-    columns = (batch.rows, *_copy_async([batch.clips, batch.colors], device))
-    return list(zip(*(column.tensor_split(parts) for column in columns), strict=True))
+    # The same number on every process, since each microbatch runs collectives.
+    count = min(recipe.training.accumulate, int(world.counts(len(batch.rows)).min()) // 2)
+    means: dict[str, torch.Tensor] = {}
+    with record_section("copy"):
+        microbatches = microbatches_to_device(batch, count, world.device)
+    for i, (rows, clips, colors) in enumerate(microbatches):
+        with record_section("copy"):
+            pixels = preprocess_clips(clips, colors, recipe.clip)
+        with maybe_no_sync(network, last=i == count - 1):
+            loss, scalars = compute_loss(rows, pixels)
+            weight = len(rows) / len(batch.rows)
+            with record_section("backward"):
+                torch.autograd.backward(loss * (weight * loss_scale))
+        for name, value in {"loss": loss.detach(), **scalars}.items():
+            means[name] = means.get(name, 0) + weight * value
+    return means
 
 
-def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """(B, 3, T, H, W) float: clips of `uploaded`, normalised and jittered."""
-    pixels = normalize(clips)
-    return jitter_colors(pixels, colors) if clip.color_jitter else pixels
+def microbatches_to_device(
+    batch: Batch, count: int, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Copy a batch to the device and split it into microbatches of nearly equal size.
 
+    On a GPU the copy runs in its own stream, so that it overlaps with the previous step.
 
-def _copy_async(tensors: Sequence[torch.Tensor], device: torch.device) -> Sequence[torch.Tensor]:
-    if device.type != "cuda":
-        return tensors
-    computes, copies = torch.cuda.current_stream(device), _copy_stream(device)
-    with torch.cuda.stream(copies):
-        found = [to_device(each, device) for each in tensors]
-    computes.wait_stream(copies)
-    for each in found:
-        each.record_stream(computes)  # or its memory would be taken for the next copy too early
-    return found
+    Returns:
+        Rows (b,) on the CPU, clips (b, 3, T, H, W) uint8 and colour factors (b, 3) on the device.
+    """
+    tensors = [batch.clips, batch.colors]
+    if device.type == "cuda":
+        compute_stream, copy_stream = torch.cuda.current_stream(device), _copy_stream(device)
+        with torch.cuda.stream(copy_stream):
+            tensors = [to_device(tensor, device) for tensor in tensors]
+        compute_stream.wait_stream(copy_stream)
+        for tensor in tensors:
+            tensor.record_stream(compute_stream)  # or the next copy may reuse its memory too early
+    columns = (column.tensor_split(count) for column in (batch.rows, *tensors))
+    return list(zip(*columns, strict=True))
 
 
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
+    """Normalise uint8 clips to float (B, 3, T, H, W), with the recipe's colour jitter."""
+    pixels = normalize(clips)
+    return jitter_colors(pixels, colors) if clip.color_jitter else pixels
+
+
+def maybe_no_sync(network: nn.Module, last: bool) -> Any:
+    """Return a context in which DDP averages gradients for the last microbatch only."""
+    if isinstance(network, DistributedDataParallel) and not last:
+        return network.no_sync()
+    return nullcontext()
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, clip_norm: float | None
+) -> dict[str, torch.Tensor]:
+    """Clip the gradient norm, step the optimizer and zero the gradients.
+
+    Returns:
+        ``{"gradient_norm": …}``, the norm before clipping; empty if ``clip_norm`` is None.
+    """
+    metrics = {}
+    if clip_norm is not None:
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        metrics["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return metrics

@@ -1,4 +1,4 @@
-"""Optimisers, and the rate at each moment: stage, warm-up, schedule (Section 4.2)."""
+"""Optimizers, learning-rate schedules, the two-stage curriculum and plateau detection."""
 
 from __future__ import annotations
 
@@ -16,42 +16,41 @@ from crosspair.models.cpd import CPD
 def build_optimizer(
     model: CPD, objective: nn.Module, config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """An optimiser of both towers: the language model, the text head, and all the rest.
+    """Build the optimizer of pre-training, with the roles that `set_learning_rates` expects.
 
-    Class weights that an objective learns (Equation 1) move as fast as the rest.
+    The class weights that an objective may learn (Equation 1) belong to the role "rest".
     """
     text, text_head = list(model.text_encoder.parameters()), list(model.text_head.parameters())
-    apart = {id(parameter) for parameter in (*text, *text_head)}
-    every = (*model.parameters(), *objective.parameters())
-    rest = [parameter for parameter in every if id(parameter) not in apart]
-    return optimizer_of({"rest": rest, "text_head": text_head, "text": text}, config)
+    separate = {id(parameter) for parameter in (*text, *text_head)}
+    parameters = (*model.parameters(), *objective.parameters())
+    rest = [parameter for parameter in parameters if id(parameter) not in separate]
+    return build_grouped_optimizer({"rest": rest, "text_head": text_head, "text": text}, config)
 
 
-def optimizer_of(
+def build_grouped_optimizer(
     roles: Mapping[str, Iterable[nn.Parameter]], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """An optimiser with groups of parameters for each role.
+    """Build an optimizer with parameter groups for each role.
 
-    With AdamW, biases and the weights of batch normalisation do not decay.
+    With AdamW, biases and the weights of batch normalisation have no weight decay.
     """
     groups: list[dict[str, Any]] = []
     for role, parameters in roles.items():
-        split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        by_decay: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for parameter in parameters:
-            split[parameter.dim() > 1 or config.name == "sgd"].append(parameter)
-        for decays, members in split.items():
+            by_decay[parameter.dim() > 1 or config.name == "sgd"].append(parameter)
+        for decay, members in by_decay.items():
             if members:
-                weight_decay = config.weight_decay if decays else 0.0
+                weight_decay = config.weight_decay if decay else 0.0
                 groups.append({"params": members, "weight_decay": weight_decay, "role": role})
-    # One pass over the weights in place of one for each operation, where there is a kernel for it.
     devices = {each.device.type for group in groups for each in group["params"]}
-    fused = devices <= {"cpu", "cuda"} or None
+    fused = devices <= {"cpu", "cuda"} or None  # other devices may lack the fused kernels
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
 
 
-def set_rates(
+def set_learning_rates(
     optimizer: torch.optim.Optimizer,
     stage: int,
     epoch: float,
@@ -59,33 +58,36 @@ def set_rates(
     config: TowersOptimizerConfig,
     curriculum: CurriculumConfig,
 ) -> float:
-    """Set every group's learning rate for the moment; return that of all but the language model.
+    """Set the learning rate of each role (Section 4.2).
 
     Args:
-        optimizer: of `build_optimizer`.
-        stage: of the curriculum, 1 or 2.
-        epoch: where the training is, fractional.
-        epochs: where it ends.
-        config: the rates of stage I, warm-up and schedule.
-        curriculum: the rates of stage II.
+        optimizer: the result of `build_optimizer`.
+        stage: stage of the curriculum, 1 or 2.
+        epoch: fractional number of epochs done.
+        epochs: length of the training.
+        config: learning rates of stage I, warm-up and schedule.
+        curriculum: learning rates of stage II.
+
+    Returns:
+        The learning rate of all parameters except the text encoder and its head.
     """
-    lowered = stage == 2 and curriculum.strategy == "curriculum"
-    rest = curriculum.stage2_lr if lowered else config.lr
+    stage2 = stage == 2 and curriculum.strategy == "curriculum"
+    rest = curriculum.stage2_lr if stage2 else config.lr
     base = {
         "rest": rest,
         "text_head": rest * config.text_head_factor,
         "text": curriculum.text_lr if stage == 2 else 0.0,
     }
-    factor = rate_factor(epoch, epochs, config)
+    factor = compute_lr_factor(epoch, epochs, config)
     for group in optimizer.param_groups:
         group["lr"] = base[group["role"]] * factor
     return rest * factor
 
 
-def rate_factor(epoch: float, epochs: int, config: OptimizerConfig) -> float:
-    """Share of the base rate at a moment: warm-up times schedule.
+def compute_lr_factor(epoch: float, epochs: int, config: OptimizerConfig) -> float:
+    """Compute the factor of the base learning rate: warm-up times schedule.
 
-    >>> rate_factor(5, 10, OptimizerConfig(schedule="cosine"))
+    >>> compute_lr_factor(5, 10, OptimizerConfig(schedule="cosine"))
     0.5
     """
     warmup = min(1.0, epoch / config.warmup_epochs) if config.warmup_epochs else 1.0
@@ -98,10 +100,7 @@ def rate_factor(epoch: float, epochs: int, config: OptimizerConfig) -> float:
 
 
 class Curriculum:
-    """Stage I with the language model frozen, then stage II with everything trained.
-
-    Args:
-        config: strategy, and when to change.
+    """Stage I with a frozen language model, then stage II with all weights trained (Section 3.2).
 
     Attributes:
         stage: 1 or 2.
@@ -116,14 +115,14 @@ class Curriculum:
         self.advance(0)
 
     def observe(self, score: float) -> bool:
-        """Take in a validation score, higher is better; tell whether it is the best so far."""
+        """Record a validation score (higher is better); return whether it is the best so far."""
         is_best = score > self.best
         self.best = max(self.best, score)
         self._without_gain = 0 if is_best else self._without_gain + 1
         return is_best
 
     def advance(self, epochs_done: int) -> bool:
-        """Go on to stage II if it is time; tell whether it just was."""
+        """Enter stage II if it is due; return whether it was entered now."""
         if self.stage == 2 or self.config.strategy != "curriculum":
             return False
         fixed = self.config.stage2_epoch
@@ -133,25 +132,22 @@ class Curriculum:
         return due
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"stage": self.stage, "best": self.best, "without_gain": self._without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.stage, self.best = state["stage"], state["best"]
         self._without_gain = state["without_gain"]
 
 
 class Plateau:
-    """Watches the validation loss.
-
-    Args:
-        config: how long to wait, and how often to divide.
+    """Divides the learning rate by 10 when the validation loss is saturated (Section 4.2).
 
     Attributes:
         best: lowest loss so far.
-        dropped: how often the rate was divided.
-        ended: whether the loss saturated once more after that.
+        dropped: number of divisions so far.
+        ended: whether the loss saturated again after the last division.
     """
 
     def __init__(self, config: PlateauConfig) -> None:
@@ -162,18 +158,18 @@ class Plateau:
 
     @property
     def factor(self) -> float:
-        """Share of the learning rate that is left."""
+        """Current factor of the learning rate."""
         return float(0.1**self.dropped)
 
     def observe(self, loss: float) -> bool:
-        """Take in a validation loss; tell whether it is the lowest so far."""
+        """Record a validation loss; return whether it is the lowest so far."""
         is_best = loss < self.best
         self.best = min(self.best, loss)
         self._without_gain = 0 if is_best else self._without_gain + 1
         return is_best
 
     def advance(self) -> bool:
-        """Divide the rate, or end, if the loss is saturated; tell whether it is."""
+        """Divide the rate, or end, if the loss is saturated; return whether it is."""
         if not self.config.drops or self._without_gain < self.config.patience:
             return False
         self._without_gain = 0
@@ -184,15 +180,11 @@ class Plateau:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {
-            "best": self.best,
-            "dropped": self.dropped,
-            "ended": self.ended,
-            "without_gain": self._without_gain,
-        }
+        """Return the state for a checkpoint."""
+        values = {"best": self.best, "dropped": self.dropped, "ended": self.ended}
+        return {**values, "without_gain": self._without_gain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.best, self.dropped, self.ended = state["best"], state["dropped"], state["ended"]
         self._without_gain = state["without_gain"]

@@ -22,7 +22,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus
+from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
 from crosspair.video.remote import RemoteFile, open_remote
 
 # FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because
@@ -120,11 +120,6 @@ def duration(stream: VideoStream) -> float:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     assert isinstance(stream.container, InputContainer)
     return float(Fraction(stream.container.duration or 0, av.time_base))
-
-
-def format_error(error: Exception) -> str:
-    """Return an exception's message without its error number and file name."""
-    return str(getattr(error, "strerror", None) or error)
 
 
 def _check_file(path: str) -> None:

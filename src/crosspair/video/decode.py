@@ -18,11 +18,10 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from crosspair.config import Clip
-from crosspair.errors import InvalidVideoError, VideoError, VideoStatus
+from crosspair.errors import InvalidVideoError, VideoError, VideoStatus, format_error
 from crosspair.video.container import (
     VideoInfo,
     duration,
-    format_error,
     open_video,
     read_header,
 )

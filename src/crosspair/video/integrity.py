@@ -14,8 +14,8 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus
-from crosspair.video.container import VideoInfo, format_error, open_video, read_header, signature
+from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
+from crosspair.video.container import VideoInfo, open_video, read_header, signature
 from crosspair.video.decode import TAIL_TOLERANCE, TICK, clip_span, decode_from, frame_end
 from crosspair.workers import extend_timeout
 

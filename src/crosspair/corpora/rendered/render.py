@@ -209,9 +209,7 @@ def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple
     """Yield (index of the job, answer of `write_video` or `WorkerFailure`)."""
     if workers == 1 or len(jobs) <= _FEW:
         return ((place, write_video(job)) for place, job in enumerate(jobs))
-    return map_isolated(
-        write_video, jobs, timeout=_SECONDS, workers=workers, name="the renderer"
-    )
+    return map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers, name="the renderer")
 
 
 @dataclass(frozen=True)

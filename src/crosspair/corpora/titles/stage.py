@@ -258,7 +258,11 @@ def _prepare(
             yield from zip(chunk[0], prepare_chunk(chunk), strict=True)
         return
     answers = map_isolated(
-        prepare_chunk, chunks, timeout=_SECONDS, workers=workers, memory_limit=_MEMORY,
+        prepare_chunk,
+        chunks,
+        timeout=_SECONDS,
+        workers=workers,
+        memory_limit=_MEMORY,
         name="the parser",
     )
     with closing(answers):
