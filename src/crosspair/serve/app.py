@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from crosspair.errors import CrosspairError, ModelError, TextError, VideoError
+from crosspair.errors import CrosspairError, ModelError, TextError, VideoError, format_error
 from crosspair.evaluation.encode import InferenceEngine
 from crosspair.library.search import Searcher
 from crosspair.library.store import Library
@@ -205,7 +205,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        reason = format_error(error).partition(" (while")[0].rstrip(".")
         raise CrosspairError(
             f"failed to listen on {host}, port {port}: {reason}. Use another --host or --port."
         ) from error
