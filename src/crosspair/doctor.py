@@ -37,7 +37,7 @@ EXTRAS = (
     ("emoji", "text", "crosspair titles: detection of emoji"),
     ("wordninja", "text", "crosspair titles: splitting of hashtags"),
     ("lancedb", "search", "crosspair index, search"),
-    ("gradio", "demo", "crosspair serve"),
+    ("fastapi", "demo", "crosspair serve"),
     ("aiohttp", "remote", "videos at https:// addresses"),
     ("ray", "scale", "crosspair prepare --engine ray"),
     ("onnxruntime", "export", "crosspair export"),

@@ -52,7 +52,7 @@ FAST = {
     "search": ["--workers", "0"],
 }
 # Programs of other packages.
-OTHERS = {"ssh", "source"}
+OTHERS = {"curl", "ssh", "source"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

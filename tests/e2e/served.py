@@ -1,22 +1,18 @@
-"""A small library, the command ``crosspair serve``, and requests as a browser sends them."""
+"""A small library, the command ``crosspair serve``, and requests to its API."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from html import unescape
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import torch
 
 from crosspair.library import InferenceEngine, Windows, index_videos
@@ -25,7 +21,6 @@ from tests.evaluation.conftest import tiny_model
 EVIL = "<img src=x onerror=alert(1)>"
 EVIL_TITLE = "<script>alert(2)</script> ${alert(3)} {{alert(4)}} `"
 MINUTES = 120.0  # s; generous, for a busy machine
-ALL = "All folders"
 
 
 @dataclass(frozen=True)
@@ -44,65 +39,29 @@ class Served:
     scratch: Path
     process: subprocess.Popen[str]
 
-    def ask(self, name: str, *data: Any, session: str = "s") -> list[Any]:
-        """Call a function of the page and return its outputs."""
-        function = functions(self.url)[name]
-        join = {"data": data, "fn_index": function, "session_hash": session}
-        place = f"{self.url}/gradio_api/queue"
-        joined = httpx.post(f"{place}/join", json=join, timeout=MINUTES)
-        if joined.status_code != 200:
-            raise RefusedError(joined.text)
-        event = joined.json()["event_id"]
-        with httpx.stream(
-            "GET", f"{place}/data", params={"session_hash": session}, timeout=MINUTES
-        ) as lines:
-            for line in lines.iter_lines():
-                message = json.loads(line.removeprefix("data: ")) if line else {}
-                if message.get("msg") == "process_completed" and message["event_id"] == event:
-                    if not message["success"]:
-                        raise RefusedError(str(message["output"]))
-                    given: list[Any] = message["output"]["data"]
-                    return given
-        raise AssertionError("no answer")
+    def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> Any:
+        """Send a GET request."""
+        return httpx2.get(f"{self.url}{path}", params=params, headers=headers, timeout=MINUTES)
 
-    def search(self, text: str, folder: str = ALL, session: str = "s") -> str:
-        """Return the HTML of a search."""
-        return str(self.ask("search_text", text, folder, session=session)[1])
+    def search(self, text: str, **params: Any) -> list[dict[str, Any]]:
+        """Search by text and return the moments."""
+        response = self.get("/api/v1/search", text=text, **params)
+        assert response.status_code == 200, response.text
+        moments: list[dict[str, Any]] = response.json()
+        return moments
 
-    def upload(self, path: Path) -> dict[str, Any]:
-        """Upload a file and return Gradio's description of it."""
-        with path.open("rb") as file:
-            answer = httpx.post(
-                f"{self.url}/gradio_api/upload", files={"files": (path.name, file)}, timeout=MINUTES
-            )
-        assert answer.status_code == 200, answer.text
-        return as_file(answer.json()[0])
+    def post(self, path: str, video: Path, **fields: str) -> Any:
+        """Upload a video."""
+        with video.open("rb") as file:
+            return httpx2.post(
+                f"{self.url}/api/v1/{path}", files={"video": (video.name, file)}, data=fields,
+                timeout=MINUTES,
+            )  # fmt: skip
 
     def uploads(self) -> list[Path]:
         """List the uploaded files that still exist."""
         files = (path for path in self.scratch.rglob("*") if path.is_file())
         return [path for path in files if path.parent.name != "moments"]
-
-
-@cache
-def functions(url: str) -> dict[str, int]:
-    """Return the index of each function of the page."""
-    config = httpx.get(f"{url}/config", timeout=MINUTES).json()
-    return {each["api_name"]: each["id"] for each in config["dependencies"]}
-
-
-class RefusedError(Exception):
-    """The server rejects a call."""
-
-
-def as_file(path: str) -> dict[str, Any]:
-    name = path.rpartition("/")[2]
-    return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-
-
-def text_of(html: str) -> str:
-    """Return the visible text."""
-    return unescape(re.sub(r"<[^>]*>", " ", html))
 
 
 def make_library(folder: Path, make_video: Callable[..., Path]) -> None:
@@ -120,12 +79,12 @@ def make_library(folder: Path, make_video: Callable[..., Path]) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Served]:
-    """Run the server with a maximum upload size of 1 MB."""
+def serving(folder: Path, max_upload: int = 1) -> Iterator[Served]:
+    """Run the server with a maximum upload size in MB."""
     scratch = folder / "scratch"
     scratch.mkdir()
     arguments = (
-        "serve", "--library", folder / "library", "--port", 0, "--max-upload", 1,
+        "serve", "--library", folder / "library", "--port", 0, "--max-upload", max_upload,
         "--device", "cpu", "--workers", 1, "--precision", "fp32",
     )  # fmt: skip
     with (folder / "log").open("w") as log:

@@ -1,39 +1,29 @@
-"""The page of ``crosspair serve``: search, playing, uploads, and protection against attacks."""
+"""``crosspair serve``: search, playing, uploads, and protection against attacks."""
 
 from __future__ import annotations
 
 import http.client
-import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-import httpx
-import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+pytest.importorskip("lancedb", reason="lancedb is not installed")
+
 from crosspair.cli import main
 from crosspair.corpora import manifest_from_rows
+from crosspair.errors import ModelError
 from crosspair.library import InferenceEngine, Library, Searcher, remove_videos
-from crosspair.serve.answers import MomentStore, PageRenderer, Upload
-from tests.e2e.served import (
-    ALL,
-    EVIL,
-    RefusedError,
-    Served,
-    as_file,
-    make_library,
-    serving,
-    text_of,
-)
+from crosspair.serve.service import LibraryService, Upload
+from tests.e2e.served import EVIL, EVIL_TITLE, Served, make_library, serving
 from tests.e2e.test_use_commands import refused
 from tests.evaluation.conftest import tiny_model
-
-pytest.importorskip("gradio", reason="gradio is not installed")
-pytest.importorskip("lancedb", reason="lancedb is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -46,65 +36,79 @@ def served(
         yield server
 
 
-def keys(html: str) -> dict[str, str]:
+def keys(moments: list[dict[str, Any]]) -> dict[str, str]:
     """Map names of videos to keys of moments."""
-    found = re.findall(
-        r'moments/([0-9a-f]{32})/video.*?class="video-path"[^>]*>([^<]*)<', html, re.S
-    )
-    return {path.rpartition("/")[2]: key for key, path in found}
+    return {Path(moment["path"]).name: moment["key"] for moment in moments}
 
 
 def test_moments_are_found_and_filtered(served) -> None:
-    everywhere, day = served.search("a dog"), served.search("a dog", "day")
+    everywhere, day = served.search("a dog"), served.search("a dog", folder="day")
     assert {"2.mp4", "6.mp4", "3.avi"} < set(keys(everywhere))
-    assert set(keys(day)) == {"2.mp4", "6.mp4"}
-    assert "in day" in text_of(day)
-    assert "day/6.mp4" in day
-    assert str(served.folder) not in everywhere
+    assert {moment["path"] for moment in day} == {"day/2.mp4", "day/6.mp4"}
+    scores = [moment["score"] for moment in everywhere]
+    assert scores == sorted(scores, reverse=True)
+    assert served.search("a dog", limit=2) == everywhere[:2]
+    assert str(served.folder) not in str(everywhere)
+    assert served.get("/api/v1/folders").json() == ["day", "night"]
+    library = served.get("/api/v1/library").json()
+    assert (library["name"], library["videos"], library["max_upload"]) == ("library", 4, 10**6)
+    assert served.get("/healthz").status_code == 200
+
+
+def test_titles_and_names_are_data(served) -> None:
+    (moment,) = (each for each in served.search("a dog") if EVIL in each["path"])
+    assert (moment["title"], moment["path"]) == (EVIL_TITLE, f"night/{EVIL}.mp4")
+    assert served.get("/api/v1/search", text="a dog").headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
-    [("zzz", "'zzz'"), (" ", "")],
-)
-def test_invalid_queries(served, text, word) -> None:
-    html = served.search(text)
-    assert 'role="alert"' in html
-    assert word in text_of(html)
+    ("params", "word"),
+    [
+        ({"text": "zzz"}, "zzz"), ({"text": " "}, ""), ({"text": "a" * 1001}, "text"), ({}, "text"),
+        ({"text": "a dog", "limit": 0}, "limit"), ({"text": "a dog", "limit": 101}, "limit"),
+        *(({"text": "a dog", "folder": folder}, "folder")
+          for folder in ("../..", "/", "day/../..", "day/", "' OR 1=1 --")),
+    ],
+)  # fmt: skip
+def test_invalid_queries(served, params, word) -> None:
+    response = served.get("/api/v1/search", **params)
+    assert response.status_code == 422
+    assert word in str(response.json()["detail"])
 
 
 def test_model_without_text_tower(served, tmp_path) -> None:
-    from crosspair.serve.app import _render
-
     engine = InferenceEngine(tiny_model().eval(), torch.device("cpu"), workers=0)
     engine.model.untrained = ("text_encoder", "text_head")
-    library = Library(served.folder / "library")
-    renderer = PageRenderer(Searcher(library, engine), MomentStore(library, tmp_path))
-    upload = Upload("a.mp4", 4.0, [(0.0, 4.0)], np.ones((1, 8), np.float32), b"")
-    for render in (
-        lambda: renderer.search("a dog", ALL),
-        lambda: renderer.classify(upload, "dog, cat"),
+    service = LibraryService(Searcher(Library(served.folder / "library"), engine), tmp_path)
+    embedding = torch.nn.functional.normalize(torch.ones(1, engine.model.head.embedding)).numpy()
+    upload = Upload(4.0, b"", [(0.0, 4.0)], embedding)
+    for query in (
+        lambda: service.search("a dog", 24),
+        lambda: service.classify(upload, "dog, cat"),
     ):
-        assert 'role="alert"' in _render(renderer, render)
-    assert "moments like a.mp4" in text_of(renderer.search(upload, ALL))
+        with pytest.raises(ModelError):
+            query()
+    assert len(service.search(upload, 24)) >= 4
 
 
 def test_byte_ranges_of_a_file(served) -> None:
     key = keys(served.search("a dog"))["6.mp4"]
     content = (served.folder / "videos" / "day" / "6.mp4").read_bytes()
-    url = f"{served.url}/moments/{key}/video"
-    part = httpx.get(url, headers={"Range": "bytes=100-199"})
+    address = f"/api/v1/moments/{key}"
+    part = served.get(address, headers={"Range": "bytes=100-199"})
     assert (part.status_code, part.content) == (206, content[100:200])
     assert part.headers["content-type"] == "video/mp4"
-    assert httpx.get(url).content == content
+    assert part.headers["cache-control"] == "private, no-cache"
+    assert served.get(address).content == content
+    thumbnail = served.get(f"{address}/thumbnail")
+    assert thumbnail.headers["content-type"] == "image/jpeg"
+    assert thumbnail.content.startswith(b"\xff\xd8")
 
 
 def test_other_formats_are_converted(served) -> None:
-    key = keys(served.search("a dog"))["3.avi"]
-    assert httpx.get(f"{served.url}/moments/{key}/video").status_code == 415
-    first, second = (
-        httpx.get(f"{served.url}/moments/{key}/conversion", timeout=120) for _ in range(2)
-    )
+    address = f"/api/v1/moments/{keys(served.search('a dog'))['3.avi']}"
+    assert served.get(address).status_code == 415
+    first, second = (served.get(address, converted=True) for _ in range(2))
     assert first.content[4:8] == b"ftyp"
     assert first.content == second.content
 
@@ -112,82 +116,59 @@ def test_other_formats_are_converted(served) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/gradio_api/file={secret}", "/file={secret}", "/gradio_api/file/{secret}",
-        "/gradio_api/file={library}", "/gradio_api/proxy={secret}", "/gradio_api/file={url}",
-        "/moments/{secret}/video", "/moments/{quoted}/video", "/moments/..%2f..%2fvideo/video",
-        "/moments/../../../../../../../../{secret}", "/moments/%2e%2e/%2e%2e/{secret}",
-        "/static/../../../../../../../../{secret}", "/static/{quoted}", "/static/{secret}",
-        "/assets/../../../../../../../../{secret}", "/assets/..%2f..%2f..%2f{quoted}",
-        "/gradio_api/heartbeat/../file={secret}", "/gradio_api/upload_progress?upload_id={secret}",
-        "/svelte/{quoted}", "/custom_component/a/b/c/{secret}", "/docs", "/openapi.json",
-        "/moments/0123456789abcdef0123456789abcdef/video", "//{secret}",
+        "/{secret}", "//{secret}", "/{quoted}", "/..%2f..%2f{quoted}",
+        "/../../../../../../../../{secret}", "/%2e%2e/%2e%2e/%2e%2e/%2e%2e/{secret}",
+        "/api/v1/moments/{secret}", "/api/v1/moments/{quoted}", "/api/v1/moments/..%2f..%2fvideo",
+        "/api/v1/moments/../../../../../../../../{secret}", "/api/v1/moments/%2e%2e/{secret}",
+        "/api/v1/moments/0123456789abcdef0123456789abcdef", "/api/v1/moments/{quoted}/thumbnail",
+        "/app.py", "/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "/docs", "/redoc",
     ],
 )  # fmt: skip
 def test_paths_outside_the_library(served, path) -> None:
     secret = served.folder / "titles.tsv"
-    target = path.format(
-        secret=secret, quoted=quote(str(secret), safe=""), url=served.url,
-        library=served.folder / "library" / "library.json",
-    )  # fmt: skip
+    target = path.format(secret=secret, quoted=quote(str(secret), safe=""))
     place = urlsplit(served.url)
     connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
     connection.request("GET", target)  # other clients normalise the path
     answer = connection.getresponse()
-    assert answer.status in (400, 403, 404)
+    assert answer.status == 404
     content = answer.read()
     assert b"video_id" not in content
-    assert b"embedding" not in content
-
-
-def test_folders_outside_the_library(served) -> None:
-    for folder in ("../..", "/", "day/../..", str(served.folder), "' OR 1=1 --"):
-        with pytest.raises(RefusedError):
-            served.search("a dog", folder)
-
-
-def test_uploads_cannot_name_files_of_the_server_or_urls(served) -> None:
-    mine = served.folder / "videos" / "day" / "2.mp4"
-    elsewhere = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/a.mp4"
-    (server,) = served.scratch.glob("*/uploads")
-    for path in (str(mine), f"{server}/../../../videos/day/2.mp4", str(server), url):
-        for given in (as_file(path), {"a": as_file(path)}, [as_file(path)], {}, 1):
-            for name in ("encode_upload", "search_video", "search_text"):
-                with pytest.raises(RefusedError):
-                    served.ask(name, given, ALL)
-    upload = served.upload(served.folder / "videos" / "day" / "6.mp4")
-    html = served.ask("search_video", {**upload, "x": as_file(str(mine))}, ALL)[2]
-    assert "like 6.mp4" in text_of(html)
-    assert mine.exists()
-    assert served.uploads() == []
-    assert 'role="alert"' in served.ask("encode_upload", None, "dog, cat")[2]
-    elsewhere.settimeout(0.5)
-    with pytest.raises(TimeoutError):
-        elsewhere.accept()
+    assert b"import" not in content
 
 
 def test_large_upload_is_rejected_before_it_is_sent(served) -> None:
     place = urlsplit(served.url)
-    for path, size, headers, status in (
-        ("/gradio_api/upload", 5 * 2**30, {}, 413),
-        ("/gradio_api/queue/join", 5 * 2**30, {}, 413),
-        ("/gradio_api/upload", None, {"Transfer-Encoding": "chunked"}, 411),
-    ):
+    for path in ("search", "classify"):
         connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
-        connection.putrequest("POST", path)
-        sizes = {} if size is None else {"Content-Length": str(size)}
-        for name, value in {**sizes, **headers}.items():
-            connection.putheader(name, value)
+        connection.putrequest("POST", f"/api/v1/{path}")
+        connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+        connection.putheader("Content-Length", str(5 * 2**30))
         connection.endheaders()
-        assert connection.getresponse().status == status
+        assert connection.getresponse().status == 413
         connection.close()
+    assert served.uploads() == []
+
+
+def test_chunked_upload_is_stopped_at_the_limit(served) -> None:
+    place = urlsplit(served.url)
+    head = (
+        f"POST /api/v1/search HTTP/1.1\r\nHost: {place.netloc}\r\nTransfer-Encoding: chunked\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    start = b'--x\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\n\r\n'
+    chunk = b"10000\r\n" + bytes(2**16) + b"\r\n"
+    with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+        connection.sendall(head.encode() + f"{len(start):x}\r\n".encode() + start + b"\r\n")
+        with pytest.raises(ConnectionError):
+            connection.sendall(chunk * 1000)
     assert served.uploads() == []
 
 
 def test_connection_is_closed_after_a_rejection(served) -> None:
     place = urlsplit(served.url)
     length = 5 * 2**30
-    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {length}"
+    head = f"POST /api/v1/search HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {length}"
     with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
         connection.sendall(f"{head}\r\n\r\n".encode())
         with pytest.raises(ConnectionError):
@@ -195,31 +176,30 @@ def test_connection_is_closed_after_a_rejection(served) -> None:
     assert served.uploads() == []
 
 
-def test_upload_slightly_above_the_limit(served) -> None:
-    answer = httpx.post(
-        f"{served.url}/gradio_api/upload", files={"files": ("a.mp4", b"x" * 1_500_000)}
-    )
-    assert answer.status_code == 413
+def test_upload_slightly_above_the_limit(served, tmp_path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x" * 1_200_000)
+    assert served.post("search", tmp_path / "a.mp4").status_code == 413
     assert served.uploads() == []
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content"),
     [
-        ("a.mp4", b"no video", "a.mp4: "),
-        ("a.txt", b"no video", "a.txt: "),
-        ("list.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "list.mp4: "),
-        ("join.mp4", b"ffconcat version 1.0\nfile '/etc/passwd'\n", "join.mp4: "),
-        ("empty.mp4", b"", "empty.mp4: "),
+        ("a.mp4", b"no video"),
+        ("a.txt", b"no video"),
+        ("list.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"),
+        ("join.mp4", b"ffconcat version 1.0\nfile '/etc/passwd'\n"),
+        ("empty.mp4", b""),
     ],
 )
-def test_invalid_uploads(served, tmp_path, name, content, message) -> None:
+def test_invalid_uploads(served, tmp_path, name, content) -> None:
     (tmp_path / name).write_bytes(content)
-    _, _, html = served.ask("encode_upload", served.upload(tmp_path / name), "dog, cat")
-    assert 'role="alert"' in html
-    assert message in text_of(html)
-    assert str(served.scratch) not in html
-    assert "passwd" not in html
+    response = served.post("classify", tmp_path / name, classes="dog, cat")
+    detail = response.json()["detail"]
+    assert response.status_code == 422
+    assert f"{name}: " in detail
+    assert str(served.scratch) not in detail
+    assert "passwd" not in detail
     assert served.uploads() == []
 
 
@@ -227,55 +207,53 @@ def test_uploaded_manifest_is_rejected(served, tmp_path) -> None:
     secret = served.folder / "videos" / "day" / "2.mp4"
     rows = [{"pair_id": "a", "path": str(secret), "title": "a dog"}]
     manifest_from_rows(rows, tmp_path).write(tmp_path / "a.parquet")
-    for name, value in (("encode_upload", "dog, cat"), ("search_video", ALL)):
-        html = served.ask(name, served.upload(tmp_path / "a.parquet"), value)[2]
-        assert 'role="alert"' in html
-        assert "a.parquet" in text_of(html)
-        assert "base64" not in html
+    for path in ("classify", "search"):
+        response = served.post(path, tmp_path / "a.parquet", classes="dog")
+        assert response.status_code == 422
+        assert "a.parquet" in response.json()["detail"]
     assert served.uploads() == []
+
+
+def test_a_path_or_url_is_not_an_upload(served) -> None:
+    import httpx2
+
+    for value in (str(served.folder / "videos" / "day" / "2.mp4"), f"{served.url}/a.mp4"):
+        response = httpx2.post(f"{served.url}/api/v1/search", data={"video": value})
+        assert response.status_code == 422
+        assert "video" in response.json()["detail"][0]["loc"]
 
 
 def test_upload_is_classified_searched_and_removed(served) -> None:
     video = served.folder / "videos" / "day" / "6.mp4"
-    html = served.ask("encode_upload", served.upload(video), "dog, cat, dog", session="mine")[2]
-    assert text_of(html).count("dog") in (1, 2)  # in the list, and in the summary if it is the best
-    again = served.ask("classify_upload", None, "cat", session="mine")
-    assert "6.mp4, 0:06: cat" in text_of(again[0])
-    for classes, word in ((" , ", ""), ("dog, zzz", "'zzz'")):
-        (html,) = served.ask("classify_upload", None, classes, session="mine")
-        assert 'role="alert"' in html
-        assert word in text_of(html)
-    assert 'role="alert"' in served.ask("classify_upload", None, "cat", session="another")[0]
-    found = served.ask("search_video", served.upload(video), ALL, session="mine")[2]
-    assert "like 6.mp4" in text_of(found)
+    answer = served.post("classify", video, classes="dog, cat, dog").json()
+    assert set(answer["classes"]) == {"dog", "cat"}
+    assert sum(answer["classes"].values()) == pytest.approx(1)
+    assert answer["length"] == pytest.approx(6)
+    assert answer["timeline"][0]["label"] == next(iter(answer["classes"]))
+    for classes, word in ((" , ", ""), ("dog, zzz", "zzz")):
+        response = served.post("classify", video, classes=classes)
+        assert response.status_code == 422
+        assert word in response.json()["detail"]
+    moments = served.post("search?folder=day&limit=1", video).json()
+    assert len(moments) == 1
+    assert moments[0]["path"] in ("day/2.mp4", "day/6.mp4")
     assert served.uploads() == []
 
 
-def test_markup_is_escaped(served) -> None:
-    html = served.search("a dog <b>x</b> ${alert(5)} {{alert(6)}}")
-    assert f"night/{EVIL}.mp4" in text_of(html)
-    assert "alert(2)" in text_of(html)
-    for forbidden in ("<img", "<script", "<b>", "$", "{", "`"):
-        assert forbidden not in html
-    fault = served.search("<i>zzz</i> ${q}")
-    assert "<i>" not in fault
-    assert "${" not in fault
-
-
 def test_concurrent_searches(served) -> None:
-    one = served.search("a dog")
+    expected = served.search("a dog")
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda i: served.search("a dog", session=f"s{i}"), range(50)))
-    assert set(answers) == {one}
+        answers = list(pool.map(lambda _: served.search("a dog"), range(50)))
+    assert all(answer == expected for answer in answers)
 
 
 def test_other_host_names_are_rejected(served) -> None:
-    assert httpx.get(served.url, headers={"Host": "evil.example"}).status_code == 400
-    page = httpx.get(served.url)
-    assert page.status_code == 200
-    assert "default-src 'self'" in page.headers["content-security-policy"]
     port = urlsplit(served.url).port
-    assert httpx.get(served.url, headers={"Host": f"localhost:{port}"}).status_code == 200
+    for host, status in (
+        ("evil.example", 400), ("127.0.0.1.evil.example", 400), ("[", 400),
+        (f"localhost:{port}", 200), ("127.0.0.1", 200), (f"[::1]:{port}", 200),
+    ):  # fmt: skip
+        assert served.get("/", headers={"Host": host}).status_code == status
 
 
 def test_removed_video_and_port_in_use(
@@ -283,10 +261,11 @@ def test_removed_video_and_port_in_use(
 ) -> None:
     make_library(tmp_path, make_video)
     with serving(tmp_path) as server:
-        url = f"{server.url}/moments/{keys(server.search('a dog'))['2.mp4']}/video"
-        assert httpx.get(url).status_code == 200
+        address = f"/api/v1/moments/{keys(server.search('a dog'))['2.mp4']}"
+        assert server.get(address).status_code == 200
         remove_videos(tmp_path / "library", [tmp_path / "videos" / "day" / "2.mp4"])
-        assert httpx.get(url).status_code == 404
+        for path in (address, f"{address}?converted=true", f"{address}/thumbnail"):
+            assert server.get(path).status_code == 404
         port = urlsplit(server.url).port
         line = refused(capsys, "serve", "--library", tmp_path / "library", "--port", port)
         assert str(port) in line

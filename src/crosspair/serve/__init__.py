@@ -1,5 +1,1 @@
-"""Web page for a library; requires the extras ``demo`` and ``search``."""
-
-from crosspair.serve.app import serve
-
-__all__ = ["serve"]
+"""Web page and REST API for a library; requires the extras ``demo`` and ``search``."""

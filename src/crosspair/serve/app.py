@@ -1,40 +1,45 @@
-"""Web application: a Gradio page for a library, and the moments that it plays.
-
-Gradio is only imported by the functions that build the page.
-"""
+"""Web page and REST API for a library."""
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import socket
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Annotated, Any
 
-from crosspair.errors import CrosspairError, ModelError, TextError, VideoError
+from crosspair.errors import CrosspairError, ModelError, TextError, VideoError, format_error
 from crosspair.evaluation.encode import InferenceEngine
 from crosspair.library.search import Searcher
 from crosspair.library.store import Library
-from crosspair.serve.answers import ALL_FOLDERS, MAX_LETTERS, MomentStore, PageRenderer, Upload
-from crosspair.serve.guard import MB, UPLOAD_TIMEOUT, Guard, is_loopback
 
-if TYPE_CHECKING:
-    import gradio as gr
-    from fastapi import FastAPI
+try:
+    import uvicorn
+    from anyio import CapacityLimiter
+    from anyio.to_thread import run_sync
+    from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Query, Request, UploadFile
+    from fastapi.responses import FileResponse, JSONResponse, Response
+    from fastapi.staticfiles import StaticFiles
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+except ImportError as missing:
+    raise CrosspairError(
+        'the extra "demo" is not installed. Run pip install "crosspair[demo]".'
+    ) from missing
 
-logger = logging.getLogger(__name__)
+from crosspair.serve.guard import Guard, is_loopback
+from crosspair.serve.service import MAX_LENGTH, Classification, LibraryService, Moment, Upload
 
-T = TypeVar("T")
-
+MB = 10**6
+MAX_FORM = MB // 10  # bytes of an upload that are not the video
+MAX_LETTERS = 1000  # of a query, or of all class names
+MAX_CONNECTIONS = 500  # more are rejected with status 503
 SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server stops
-MAX_WAITING = 200  # requests in the queue; Gradio rejects more
-NO_VIDEO = "Upload a video first."
-STYLE = Path(__file__).with_name("page.css")
-SCRIPT = Path(__file__).with_name("page.js")
+PAGE = Path(__file__).with_name("page")
+NO_CACHE = {"Cache-Control": "private, no-cache"}  # a video may be removed at any time
+
+# The text encoder is not thread-safe; decoding is slow, and must not delay text queries.
+TEXT, VIDEO, CONVERSION = CapacityLimiter(1), CapacityLimiter(1), CapacityLimiter(1)
 
 
 def serve(
@@ -57,17 +62,14 @@ def serve(
         ready: called with the URL of the page before the server starts to answer.
 
     Raises:
-        CrosspairError: The extra "demo" is not installed, or the address is not available.
+        CrosspairError: The address is not available.
     """
     with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
-        app = build_app(
-            Searcher(library, engine), Path(scratch), max_upload * MB, local=is_loopback(host)
-        )
-        import uvicorn
-
+        service = LibraryService(Searcher(library, engine), Path(scratch))
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_TIMEOUT
-        )
+            build_app(service, max_upload * MB, host), log_level="warning",
+            limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
+        )  # fmt: skip
         bracketed = f"[{host}]" if ":" in host else host
         ready(f"http://{bracketed}:{listening.getsockname()[1]}")
         # Uvicorn raises the signal again after its shutdown; SIGTERM must not skip the cleanup.
@@ -75,165 +77,127 @@ def serve(
         uvicorn.Server(config).run([listening])
 
 
-def build_app(searcher: Searcher, scratch: Path, max_upload: int, *, local: bool) -> FastAPI:
+def build_app(service: LibraryService, max_upload: int, host: str) -> Guard:
     """Build the application.
 
     Args:
-        searcher: searcher of the library.
-        scratch: temporary folder for uploads and conversions; the caller removes it.
+        service: service of the library.
         max_upload: largest upload, in bytes.
-        local: whether the server listens on a loopback address. It then rejects other host names,
-            which prevents DNS rebinding.
-
-    Raises:
-        CrosspairError: The extra "demo" is not installed.
+        host: address that the server listens on. If it is a loopback address, requests to other
+            host names are rejected, which prevents DNS rebinding.
     """
-    uploads, conversions = scratch / "uploads", scratch / "moments"
-    uploads.mkdir()
-    conversions.mkdir()
-    # Gradio reads these variables when it is imported.
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(uploads)}
-    try:
-        import gradio as gr
-        from fastapi import FastAPI
-    except ImportError as error:
-        raise CrosspairError(
-            'the extra "demo" is not installed. Run pip install "crosspair[demo]".'
-        ) from error
-
-    moments = MomentStore(searcher.library, conversions)
-    app = FastAPI(openapi_url=None)
-    add_moment_routes(app, moments)
-    page = build_page(PageRenderer(searcher, moments), searcher.library.folder.absolute().name)
-    gr.mount_gradio_app(
-        app, page, "/", max_file_size=max_upload, show_error=False, ssr_mode=False,
-        footer_links=[], run_history=False, enable_monitoring=False, pwa=False,
-        theme=_theme(), css=STYLE.read_text(encoding="utf-8"),
-        head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
+    app = FastAPI(
+        title="crosspair", docs_url=None, redoc_url=None, max_body_size=max_upload + MAX_FORM,
+        form_limits={"max_files": 1, "max_fields": 1, "max_part_size": MAX_FORM},
     )  # fmt: skip
-    app.add_middleware(Guard, uploads=uploads, max_upload=max_upload, local=local)
-    return app
+    app.state.service, app.state.max_upload = service, max_upload
+    app.include_router(api)
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    for error_type in (TextError, ModelError, VideoError):
+        app.add_exception_handler(
+            error_type, lambda _, error: JSONResponse({"detail": str(error)}, 422)
+        )
+    if is_loopback(host):
+        hosts = ["localhost", "127.0.0.1", "[::1]", host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    return Guard(app)  # outermost, for the headers of all responses
 
 
-def add_moment_routes(app: FastAPI, moments: MomentStore) -> None:
-    """Add the routes that play a moment: its file, or a conversion of it."""
-    from fastapi import HTTPException
-    from fastapi.responses import FileResponse
-
-    headers = {"Cache-Control": "private, no-cache"}  # a video may be removed at any time
-
-    @app.get("/moments/{key}/video")
-    def video(key: str) -> FileResponse:
-        try:
-            file = moments.find_file(key)
-        except (KeyError, VideoError) as error:
-            raise HTTPException(404) from error
-        if file is None:
-            raise HTTPException(415)
-        return FileResponse(file[0], media_type=file[1], headers=headers)
-
-    @app.get("/moments/{key}/conversion")
-    def conversion(key: str) -> FileResponse:
-        try:
-            return FileResponse(moments.convert(key), media_type="video/mp4", headers=headers)
-        except (KeyError, VideoError) as error:
-            raise HTTPException(404) from error
-        except TimeoutError as error:
-            raise HTTPException(503) from error
+def _get_service(request: Request) -> LibraryService:
+    service: LibraryService = request.app.state.service
+    return service
 
 
-def build_page(renderer: PageRenderer, name: str) -> gr.Blocks:
-    """Build the Gradio page.
+api = APIRouter()
+Service = Annotated[LibraryService, Depends(_get_service)]
+Limit = Annotated[int, Query(ge=1, le=100, description="maximum number of moments")]
+Folder = Annotated[str, Query(description="search this folder and its subfolders only")]
 
-    Args:
-        renderer: renders the results of a library.
-        name: name of the library.
+
+async def _encode_upload(service: Service, video: UploadFile) -> Upload:
+    name = Path(video.filename or "video").name
+    return await run_sync(service.encode, video.file, name, limiter=VIDEO)
+
+
+Uploaded = Annotated[Upload, Depends(_encode_upload)]
+
+
+@api.get("/healthz")
+def check_health() -> dict[str, str]:
+    """Return status 200 while the server is running."""
+    return {"status": "ok"}
+
+
+@api.get("/api/v1/library")
+def describe_library(service: Service, request: Request) -> dict[str, Any]:
+    """Return name and size of the library, and the limits of uploads in bytes and seconds."""
+    library = service.searcher.library
+    return {
+        "name": library.folder.absolute().name, "videos": service.videos, "moments": len(library),
+        "max_upload": request.app.state.max_upload, "max_length": MAX_LENGTH,
+    }  # fmt: skip
+
+
+@api.get("/api/v1/folders")
+def list_folders(service: Service) -> list[str]:
+    """Return the folders of the library, relative to the common folder of its videos."""
+    return service.folders
+
+
+@api.get("/api/v1/search")
+async def search_by_text(
+    service: Service,
+    text: Annotated[str, Query(max_length=MAX_LETTERS)],
+    limit: Limit = 24,
+    folder: Folder = "",
+) -> list[Moment]:
+    """Return the moments nearest to a text, best first."""
+    return await run_sync(service.search, text, limit, folder, limiter=TEXT)
+
+
+@api.post("/api/v1/search")
+async def search_by_video(
+    service: Service, upload: Uploaded, limit: Limit = 24, folder: Folder = ""
+) -> list[Moment]:
+    """Return the moments nearest to a video, best first."""
+    return await run_sync(service.search, upload, limit, folder)
+
+
+@api.post("/api/v1/classify")
+async def classify(
+    service: Service,
+    upload: Uploaded,
+    classes: Annotated[str, Form(max_length=MAX_LETTERS, description="separated by commas")],
+) -> Classification:
+    """Score class names for a video."""
+    return await run_sync(service.classify, upload, classes, limiter=TEXT)
+
+
+@api.get("/api/v1/moments/{key}")
+async def play_moment(service: Service, key: str, converted: bool = False) -> FileResponse:
+    """Return the file of a moment, or only its time range, converted so that all browsers play it.
+
+    Status 415: Some browsers cannot play the file.
     """
-    import gradio as gr
+    try:
+        if converted:
+            path = await run_sync(service.convert, key, limiter=CONVERSION)
+            return FileResponse(path, media_type="video/mp4", headers=NO_CACHE)
+        file = await run_sync(service.find_file, key)
+    except (KeyError, VideoError) as error:
+        raise HTTPException(404) from error
+    if file is None:
+        raise HTTPException(415)
+    return FileResponse(file[0], media_type=file[1], headers=NO_CACHE)
 
-    def add_upload(name: str) -> gr.File:
-        file = gr.File(label="Video", file_types=["video"], height=150, elem_id=name)
-        gr.HTML(renderer.note(), padding=True)
-        return file
 
-    blocks = gr.Blocks(
-        title=f"{name}: crosspair", analytics_enabled=False, delete_cache=(60, UPLOAD_TIMEOUT)
-    )
-    with blocks:
-        gr.HTML(renderer.heading(name), elem_id="heading")
-        query, video = gr.State(), gr.State()
-        with gr.Tab("Search"):
-            with gr.Row(equal_height=True):
-                text = gr.Textbox(
-                    label="What do you want to see?", placeholder="playing the cello",
-                    max_length=MAX_LETTERS, max_lines=1, scale=5, min_width=260, elem_id="text",
-                )  # fmt: skip
-                folder = gr.Dropdown(
-                    renderer.folders, value=ALL_FOLDERS, label="Where?", scale=2, min_width=180,
-                    visible=len(renderer.folders) > 1, elem_id="folder",
-                )  # fmt: skip
-                search = gr.Button(
-                    "Search", variant="primary", scale=1, min_width=120, elem_id="search"
-                )
-            with gr.Accordion("Search with a similar video", open=False):
-                example_file = add_upload("example")
-            results = gr.HTML(elem_id="found")
-        with gr.Tab("Classify"):
-            video_file = add_upload("video")
-            with gr.Row(equal_height=True):
-                classes = gr.Textbox(
-                    label="Classes", placeholder="playing cello, tennis swing",
-                    info="Separated by commas, in the words of a title.",
-                    max_length=MAX_LETTERS, max_lines=1, scale=5, min_width=260, elem_id="classes",
-                )  # fmt: skip
-                classify = gr.Button(
-                    "Classify", variant="primary", scale=1, min_width=120, elem_id="classify"
-                )
-            ranking = gr.HTML(elem_id="ranked")
-
-        def render_results(query: str | Upload | None, folder: str) -> str:
-            return _render(renderer, lambda: renderer.search(query or "", folder))
-
-        def search_text(text: str, folder: str) -> tuple[str, str]:
-            return text, render_results(text, folder)
-
-        def search_video(file: dict[str, str] | None, folder: str) -> tuple[Any, ...]:
-            upload, error = _encode_upload(renderer, file)
-            return upload, None, error or render_results(upload, folder)
-
-        def filter_folder(query: str | Upload | None, folder: str) -> str:
-            return render_results(query, folder) if query else ""
-
-        def classify_upload(upload: Upload | None, classes: str) -> str:
-            if upload is None:
-                return renderer.error(NO_VIDEO)
-            return _render(renderer, lambda: renderer.classify(upload, classes))
-
-        def encode_upload(file: dict[str, str] | None, classes: str) -> tuple[Any, ...]:
-            upload, error = _encode_upload(renderer, file)
-            if upload is None:
-                return None, None, error
-            if classes.strip():
-                return upload, None, classify_upload(upload, classes)
-            return upload, None, renderer.ready(upload)
-
-        # One text and one video at a time: decoding is slow, and must not delay text queries.
-        # Gradio's preprocessing of an upload would leave an empty file.
-        on_text = _serialize("text")
-        on_video = {**_serialize("video"), "preprocess": False}
-        gr.on([text.submit, search.click], search_text, [text, folder], [query, results], **on_text)
-        folder.change(filter_folder, [query, folder], results, **on_text)
-        example_file.upload(
-            search_video, [example_file, folder], [query, example_file, results], **on_video
-        )
-        video_file.upload(
-            encode_upload, [video_file, classes], [video, video_file, ranking], **on_video
-        )
-        gr.on(
-            [classes.submit, classify.click], classify_upload, [video, classes], ranking, **on_text
-        )
-    blocks.queue(max_size=MAX_WAITING)
-    return blocks
+@api.get("/api/v1/moments/{key}/thumbnail")
+def load_thumbnail(service: Service, key: str) -> Response:
+    """Return a frame of a moment, a JPEG."""
+    try:
+        return Response(service.find_hit(key).thumbnail, media_type="image/jpeg")
+    except KeyError as error:
+        raise HTTPException(404) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -241,71 +205,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        reason = format_error(error).partition(" (while")[0].rstrip(".")
         raise CrosspairError(
             f"failed to listen on {host}, port {port}: {reason}. Use another --host or --port."
         ) from error
-
-
-def _theme() -> gr.themes.Base:
-    """System fonts, and greys with enough contrast."""
-    import gradio as gr
-
-    theme = gr.themes.Default(
-        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
-    )
-    light, dark = "#57606a", "#9da7b1"
-    theme.set(
-        body_text_color_subdued=light, body_text_color_subdued_dark=dark,
-        block_info_text_color=light, block_info_text_color_dark=dark,
-        input_placeholder_color=light, input_placeholder_color_dark=dark,
-        button_primary_background_fill="#0072b2", button_primary_background_fill_hover="#005a8d",
-    )  # fmt: skip
-    return theme
-
-
-def _serialize(queue: str) -> dict[str, Any]:
-    return {"concurrency_limit": 1, "concurrency_id": queue, "api_visibility": "private"}
-
-
-def _encode_upload(
-    renderer: PageRenderer, file: dict[str, str] | None
-) -> tuple[Upload | None, str]:
-    """Encode an uploaded video and delete the file.
-
-    Args:
-        renderer: renderer of the library.
-        file: Gradio's description of the file; `crosspair.serve.guard` has checked its path.
-
-    Returns:
-        The upload, or None and the HTML of an error message.
-    """
-    if file is None:
-        return None, renderer.error(NO_VIDEO)
-    path = Path(file["path"])
-    try:
-        return _try(renderer, lambda: renderer.encode(path, path.name))
-    finally:
-        # The folder is shared by all uploads with the same content, and may be in use.
-        path.unlink(missing_ok=True)
-        with suppress(OSError):
-            path.parent.rmdir()
-
-
-def _render(renderer: PageRenderer, render: Callable[[], str]) -> str:
-    html, error = _try(renderer, render)
-    return html or error
-
-
-def _try(renderer: PageRenderer, function: Callable[[], T]) -> tuple[T | None, str]:
-    """Return the result, or None and the HTML of an error message; log unexpected errors."""
-    try:
-        return function(), ""
-    except VideoError as error:  # the message begins with the name of the file
-        message = str(error)
-    except (ModelError, TextError) as error:
-        message = f"{error}"[:1].upper() + f"{error}"[1:]
-    except Exception:
-        logger.exception("a request of the page failed")
-        message = "The request failed. See the log of the server for the reason."
-    return None, renderer.error(message)

@@ -1,0 +1,282 @@
+"""Search and classification with the model of a library, and the moments that may be played."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import BinaryIO
+
+import numpy as np
+
+from crosspair.api import Classified, TimelineSegment
+from crosspair.config import Clip
+from crosspair.corpora.build import class_phrase
+from crosspair.corpora.inputs import probe_missing
+from crosspair.corpora.manifest import manifest_from_rows
+from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest, run_request
+from crosspair.corpora.transcode import TranscodeSettings
+from crosspair.errors import TextError, VideoError
+from crosspair.evaluation.encode import check_text_tower, encode_windows
+from crosspair.evaluation.windows import Span, Windows
+from crosspair.evaluation.zeroshot import class_embeddings
+from crosspair.library.search import Searcher, SearchHit, format_time
+from crosspair.library.store import MISSING_FILE, file_state, sql_quote
+from crosspair.video.container import open_video
+from crosspair.workers import map_isolated
+
+MIN_TIMELINE, MAX_LENGTH = 30.0, 600.0  # s; longer uploads get a timeline, or are rejected
+MAX_EMBEDDINGS = 100  # uploads whose embeddings are kept, so that other classes need no decoding
+MAX_MOMENTS = 20_000  # moments that can be played, each with a thumbnail of about 5 kB
+
+MEDIA_TYPES = {
+    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm",
+}  # fmt: skip
+CODECS = ("h264", "vp8", "vp9", "av1")
+PIXEL_FORMATS = ("yuv420p", "yuvj420p")  # not all browsers play 10 bits
+CONVERSION = TranscodeSettings(short_side=360)
+CONVERSION_TIMEOUT = 60.0  # s
+MAX_CONVERSIONS = 100  # files that are kept
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Search result: seconds `start` to `end` of a video.
+
+    `key` is part of its addresses, `score` is a cosine similarity, and `path` is relative to the
+    common folder of the videos.
+    """
+
+    key: str
+    start: float
+    end: float
+    score: float
+    title: str | None
+    path: str
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Scores of the classes, which sum to 1, and the best class over time.
+
+    `length` is in s; `thumbnail` is a JPEG in base64. The timeline of a short video is a single
+    segment.
+    """
+
+    length: float
+    thumbnail: str
+    classes: dict[str, float]
+    timeline: list[TimelineSegment]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Data that is kept of an uploaded video.
+
+    Attributes:
+        length: length in s.
+        thumbnail: JPEG.
+        spans: start and end of each window, in s.
+        embedding: (n, D) float32, unit-norm f_v of each window.
+    """
+
+    length: float
+    thumbnail: bytes
+    spans: list[Span]
+    embedding: np.ndarray
+
+
+class LibraryService:
+    """Search a library, encode uploads and find the files of moments.
+
+    Args:
+        searcher: searcher of the library.
+        scratch: folder for uploads, while they are encoded, and for conversions.
+
+    Attributes:
+        folders: names of folders with videos, relative to their common folder.
+        videos: number of videos in the library.
+    """
+
+    def __init__(self, searcher: Searcher, scratch: Path) -> None:
+        self.searcher = searcher
+        self._uploads_folder, self._conversions = scratch / "uploads", scratch / "moments"
+        self._uploads_folder.mkdir()
+        self._conversions.mkdir()
+        self._uploads: dict[bytes, Upload] = {}  # by digest of the content
+        self._hits: dict[str, SearchHit] = {}  # the oldest first
+        self._hits_lock = threading.Lock()
+        self._secret = secrets.token_bytes(16)
+        paths = {name.partition("#t=")[0] for name in searcher.library.videos()}
+        self.videos = len(paths)
+        parents = {Path(path).parent for path in paths if "://" not in path}
+        self._root = os.path.commonpath(parents) if parents else ""
+        relative = (parent.relative_to(self._root) for parent in parents)
+        names = {str(folder) for path in relative for folder in (path, *path.parents)}
+        self.folders = sorted(names - {"."})
+
+    def search(self, query: str | Upload, limit: int, folder: str = "") -> list[Moment]:
+        """Find the moments nearest to a text or to an upload, best first.
+
+        Raises:
+            TextError: The text is empty or has no word in the vocabulary, or the folder is not in
+                ``folders``.
+            ModelError: The text tower of the model is untrained.
+        """
+        if folder and folder not in self.folders:
+            raise TextError(f"unknown folder {folder!r}")
+        path = Path(self._root, folder) if folder else None
+        if isinstance(query, Upload):
+            mean = query.embedding.mean(axis=0)
+            embedding = mean / np.linalg.norm(mean)
+            hits = self.searcher.nearest(embedding, limit=limit, folder=path)
+        elif text := " ".join(query.split()):
+            hits = self.searcher.text(text, limit=limit, folder=path)
+        else:
+            raise TextError("enter a few words that describe the video")
+        return [self.register(hit) for hit in hits]
+
+    def register(self, hit: SearchHit) -> Moment:
+        """Make a search result playable, under a key that is unpredictable but always the same."""
+        content = repr((hit.path, hit.start, hit.end)).encode()
+        key = hashlib.blake2b(content, key=self._secret, digest_size=16).hexdigest()
+        with self._hits_lock:
+            self._hits.pop(key, None)
+            self._hits[key] = hit
+            if len(self._hits) > MAX_MOMENTS:
+                del self._hits[next(iter(self._hits))]
+        path = hit.path
+        if "://" not in path:
+            inside = Path(path).is_relative_to(self._root)  # False for videos added since the start
+            path = str(Path(path).relative_to(self._root)) if inside else Path(path).name
+        return Moment(key, hit.start, hit.end, hit.score, hit.title, path)
+
+    def encode(self, file: BinaryIO, name: str) -> Upload:
+        """Encode an uploaded video in worker processes, unless its embeddings are known.
+
+        Args:
+            file: content of the upload.
+            name: file name in messages.
+
+        Raises:
+            VideoError: The file is not a readable video, or is too long.
+        """
+        with NamedTemporaryFile(dir=self._uploads_folder) as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            with Path(copy.name).open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").digest()
+            if digest not in self._uploads:
+                try:
+                    self._uploads[digest] = self._encode(copy.name)
+                except VideoError as error:
+                    raise VideoError(str(error).replace(copy.name, name)) from error
+        upload = self._uploads[digest]
+        if len(self._uploads) > MAX_EMBEDDINGS:
+            del self._uploads[next(iter(self._uploads))]
+        return upload
+
+    def classify(self, upload: Upload, classes: str) -> Classification:
+        """Score class names, separated by commas or lines (Appendix C).
+
+        Raises:
+            TextError: There is no class, or a class has no word in the vocabulary.
+            ModelError: The text tower of the model is untrained.
+        """
+        lines = (" ".join(line.split()) for line in classes.replace(",", "\n").splitlines())
+        names = list(dict.fromkeys(filter(None, lines)))
+        if not names:
+            raise TextError("enter class names, separated by commas")
+        model = self.searcher.engine.model
+        check_text_tower(model, map(class_phrase, names))
+        cosines = upload.embedding @ class_embeddings(model, names).numpy().T
+        spans = upload.spans
+        classified = Classified([""] * len(spans), spans, names, cosines, [])
+        ((_, ranked, timeline),) = classified.videos()
+        thumbnail = base64.b64encode(upload.thumbnail).decode()
+        return Classification(upload.length, thumbnail, dict(ranked), timeline)
+
+    def find_hit(self, key: str) -> SearchHit:
+        """Return a registered search result.
+
+        Raises:
+            KeyError: The key is unknown, or the video was removed from the library.
+        """
+        hit = self._hits[key]
+        if not self.searcher.library.table.count_rows(f"path = {sql_quote(hit.path)}"):
+            raise KeyError(key)
+        return hit
+
+    def find_file(self, key: str) -> tuple[Path, str] | None:
+        """Return the file of a moment and its media type; None if some browsers cannot play it.
+
+        Raises:
+            KeyError: The key is unknown, or the video was removed from the library.
+            VideoError: The file is not readable.
+        """
+        path = self.find_hit(key).path
+        media_type = MEDIA_TYPES.get(Path(path).suffix.lower())
+        if media_type is None or "://" in path:
+            return None
+        with open_video(path) as (_, stream):
+            codec = stream.codec_context
+            playable = codec.name.removeprefix("lib") in CODECS and codec.pix_fmt in PIXEL_FORMATS
+        return (Path(path), media_type) if playable else None
+
+    def convert(self, key: str) -> Path:
+        """Convert a moment to an MP4 file, without sound, that all browsers play.
+
+        Raises:
+            KeyError: The key is unknown, or the video was deleted or removed from the library.
+            VideoError: The video is not readable.
+        """
+        hit = self.find_hit(key)
+        state = file_state(hit.path)
+        if state == MISSING_FILE:
+            raise KeyError(key)
+        # The name contains size and time of the file, so a replaced file is converted again.
+        target = self._conversions / f"{key}-{state[0]}-{state[1]}.mp4"
+        if not target.exists():
+            clip = Clip(hit.path, hit.start, hit.end)
+            _convert(TranscodeRequest(clip, CONVERSION, target, key))
+            files = sorted(self._conversions.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
+            for path in files[:-MAX_CONVERSIONS]:
+                path.unlink(missing_ok=True)
+        return target
+
+    def _encode(self, path: str) -> Upload:
+        # The path is never read as a manifest, which could name other files of the server.
+        manifest = probe_missing(manifest_from_rows([{"pair_id": path, "path": path}], "."))
+        (row,) = manifest.table.to_pylist()
+        if row["error"]:
+            raise VideoError(row["error"])
+        length = row["duration"]
+        if length > MAX_LENGTH:
+            raise VideoError(
+                f"{path} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}"
+            )
+        windows = Windows() if length > MIN_TIMELINE else Windows(length, length)
+        (encoded,) = encode_windows(self.searcher.engine, manifest, windows, thumbnails=True)
+        if not encoded.spans:
+            raise VideoError(encoded.failure)
+        thumbnail = encoded.thumbnails[len(encoded.thumbnails) // 2]
+        embedding = encoded.embedding.numpy()
+        return Upload(length, thumbnail, encoded.spans, embedding)
+
+
+def _convert(request: TranscodeRequest) -> None:
+    """Convert in a separate process: a broken video may crash or block the decoder."""
+    outcomes = map_isolated(run_request, [request], timeout=CONVERSION_TIMEOUT)
+    with closing(outcomes):
+        ((_, outcome),) = outcomes
+    if not isinstance(outcome, TranscodeOutcome):
+        raise VideoError(f"{request.clip.path}: {outcome.reason}")
+    if outcome.error or outcome.fatal:
+        raise VideoError(outcome.error or outcome.fatal)
