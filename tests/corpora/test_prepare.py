@@ -76,7 +76,7 @@ class Corpus:
         return prepare_corpus(self.plan(settings), engine), engine.asked
 
     def files(self) -> list[str]:
-        return sorted(str(p.relative_to(self.out)) for p in self.out.rglob("*") if p.is_file())
+        return sorted(str(p.relative_to(self.out)) for p in self.out.rglob("[!.]*") if p.is_file())
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def test_an_unexpected_error_is_recorded_in_its_row(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> bytes:
-        raise ValueError("never\nseen before")
+        raise ValueError("never seen before\nsecond line")
 
     monkeypatch.setattr("crosspair.corpora.prepare.transcode", fail)
     manifest, _ = corpus.prepare()
@@ -359,7 +359,7 @@ def test_nothing_to_prepare(corpus: Corpus) -> None:
 def test_a_folder_that_cannot_be_written(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.write_text("in the way")
-    with pytest.raises(RunError, match=r"out .*(File exists|Not a directory)"):
+    with pytest.raises(RunError, match=r"out/.*(File exists|Not a directory)"):
         prepare_corpus(plan, Here())
 
 

@@ -24,7 +24,7 @@ from crosspair.reporting.ablation_tables import (
     describe_uncertainty,
     read_ablation,
 )
-from crosspair.reporting.tables import Cell, ReportTable
+from crosspair.reporting.tables import TableCell, ReportTable
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
 AXES = {"objective": OBJECTIVES}
@@ -47,7 +47,7 @@ def uncertainty_of(folder: Path) -> str:
     return describe_uncertainty(ablation, ablation_frame(ablation))
 
 
-def texts(cell: Cell) -> tuple[str, str]:
+def texts(cell: TableCell) -> tuple[str, str]:
     return cell.text, cell.detail
 
 

@@ -232,7 +232,7 @@ def check_library_path(folder: Path) -> None:
         )
 
 
-def library_lock(folder: Path) -> AbstractContextManager[int]:
+def library_lock(folder: Path) -> AbstractContextManager[None]:
     """Hold the exclusive lock for writing to a library. It is released when the process ends.
 
     Raises:

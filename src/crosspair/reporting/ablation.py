@@ -54,7 +54,7 @@ from crosspair.reporting.run_report import (
     load_contact_sheet,
     smooth_series,
 )
-from crosspair.reporting.tables import Cell, ReportTable, format_csv, pluralize, render_page
+from crosspair.reporting.tables import TableCell, ReportTable, format_csv, pluralize, render_page
 from crosspair.reporting.titles import REASON_CLASSES, TitleExample, title_examples
 
 _PANEL = (3.3, 2.1)  # in
@@ -117,11 +117,11 @@ def _cells_table(ablation: Ablation) -> ReportTable:
         numbers += [cell.clips, cell.speed]
         style = "" if cell.status == DONE else "incomplete"
         rows.append([
-            Cell(cell.name, cell.error, link, style="partial"),
-            Cell(str(cell.seed)), Cell(cell.status, style=style),
-            *(Cell("–" if number is None else f"{number:,.0f}") for number in numbers),
+            TableCell(cell.name, cell.error, link, style="partial"),
+            TableCell(str(cell.seed)), TableCell(cell.status, style=style),
+            *(TableCell("–" if number is None else f"{number:,.0f}") for number in numbers),
         ])  # fmt: skip
-    return ReportTable("cells", "Cells", list(map(Cell, head)), rows)
+    return ReportTable("cells", "Cells", list(map(TableCell, head)), rows)
 
 
 def validation_panels(ablation: Ablation) -> list[Curve]:

@@ -17,7 +17,7 @@ from crosspair.reporting.run_report import History, read_history
 from crosspair.reporting.tables import (
     COLUMN_FIELDS,
     TABLE_TITLES,
-    Cell,
+    TableCell,
     Column,
     ReportTable,
     format_signed,
@@ -293,38 +293,38 @@ def ablation_tables(ablation: Ablation, frame: pd.DataFrame) -> list[ReportTable
             elif lines:
                 seeds = pluralize(max(line["seeds"] for line in lines.values()), "seed")
                 detail = "random guessing" if name == "chance" else f"{seeds}; no pre-training"
-                first, placeholder = Cell(name, detail, style="reference"), Cell("–")
+                first, placeholder = TableCell(name, detail, style="reference"), TableCell("–")
             else:
                 continue
             row = [first, *(_mean_cell(lines[c]) if c in lines else placeholder for c in members)]
             if published:
                 text = "; ".join(published.get(name, ()))
-                row.append(Cell(text, style="published-text published"))
+                row.append(TableCell(text, style="published-text published"))
             rows.append(row)
-        head = [Cell("row"), *(Cell(column.title, column.detail) for column in members)]
+        head = [TableCell("row"), *(TableCell(column.title, column.detail) for column in members)]
         if published:
-            head.append(Cell("published", "not measured here", style="published-text"))
+            head.append(TableCell("published", "not measured here", style="published-text"))
         tables.append(ReportTable(f"table{len(tables) + 1}", TABLE_TITLES[number], head, rows))
     return tables
 
 
-def _row_head(name: str, cells: Sequence[CellResult]) -> tuple[Cell, Cell]:
+def _row_head(name: str, cells: Sequence[CellResult]) -> tuple[TableCell, TableCell]:
     """Return the first cell of a row, and the cell shown for missing values."""
     seeds: dict[str, list[str]] = {}
     for cell in cells:
         seeds.setdefault(cell.status, []).append(str(cell.seed))
     detail, done = pluralize(len(cells), "seed"), len(seeds.pop(DONE, ()))
     if not seeds:
-        return Cell(name, detail), Cell("–", style="incomplete")
+        return TableCell(name, detail), TableCell("–", style="incomplete")
     incomplete = [f"seed {', '.join(each)} {status}" for status, each in seeds.items()]
     detail = "; ".join([f"{done} of {detail}", *incomplete])
     placeholder = "–" if done else next(iter(seeds))
-    return Cell(name, detail, style="partial"), Cell(placeholder, style="incomplete")
+    return TableCell(name, detail, style="partial"), TableCell(placeholder, style="incomplete")
 
 
-def _mean_cell(line: Line) -> Cell:
+def _mean_cell(line: Line) -> TableCell:
     style = "significant" if is_significant(line) else ""
-    return Cell(format_mean(line), format_difference(line), style=style)
+    return TableCell(format_mean(line), format_difference(line), style=style)
 
 
 def _format_published(published: Line) -> str:

@@ -32,7 +32,7 @@ from crosspair.reporting.figures import (
     svg_figure,
 )
 from crosspair.reporting.tables import (
-    Cell,
+    TableCell,
     ReportTable,
     compare_with_baselines,
     format_comparison,
@@ -283,16 +283,16 @@ def write_report(
 
 def _results_table(results: Sequence[Result]) -> ReportTable:
     head = [
-        Cell("protocol"), Cell("chance"), Cell("random", "weights"), Cell("trained"),
-        Cell("×", "chance"), Cell("×", "random"),
+        TableCell("protocol"), TableCell("chance"), TableCell("random", "weights"), TableCell("trained"),
+        TableCell("×", "chance"), TableCell("×", "random"),
     ]  # fmt: skip
     rows = []
     for row in compare_with_baselines(results).itertuples():
         chance, random, trained, interval, *ratios = format_comparison(row)
         split = row.split if row.count is None else f"{row.count:,} of {row.split}"
         detail = "; ".join(filter(None, (row.feature, split, row.settings, row.over)))
-        numbers = [Cell(chance), Cell(random), Cell(trained, interval, style="main")]
-        rows.append([Cell(row.column.title, detail), *numbers, *map(Cell, ratios)])
+        numbers = [TableCell(chance), TableCell(random), TableCell(trained, interval, style="main")]
+        rows.append([TableCell(row.column.title, detail), *numbers, *map(TableCell, ratios)])
     return ReportTable("results", "Results", head, rows)
 
 

@@ -19,7 +19,7 @@ from crosspair.provenance import Provenance
 from crosspair.reporting.tables import (
     COLUMN_FIELDS,
     TABLE_TITLES,
-    Cell,
+    TableCell,
     Column,
     ReportTable,
     check_unique,
@@ -204,19 +204,19 @@ def summary_tables(frame: pd.DataFrame) -> list[ReportTable]:
         for (name, of, detail), group in values.groupby(["run", "of", "detail"], sort=False):
             cells = group.set_index("column").to_dict("index")
             style = {"trained": "main", "published": "published"}.get(of, "")
-            row = [Cell(name, detail, style=style)]
+            row = [TableCell(name, detail, style=style)]
             for column in columns:
                 cell = cells.get(column)
                 if cell is None:
-                    row.append(Cell("–"))
+                    row.append(TableCell("–"))
                     continue
                 low, high = cell["low"], cell["high"]
                 interval = "" if low is None else format_interval((low, high))
                 note = notes.setdefault(cell["note"], len(notes) + 1)
                 value = format_value(cell["value"], column.is_rank)
-                row.append(Cell(value, interval, quote(os.fsencode(cell["results"])), note, style))
+                row.append(TableCell(value, interval, quote(os.fsencode(cell["results"])), note, style))
             rows.append(row)
-        head = [Cell("run"), *(Cell(column.title, column.detail) for column in columns)]
+        head = [TableCell("run"), *(TableCell(column.title, column.detail) for column in columns)]
         title = TABLE_TITLES[number] + (f" (the paper's Table {number})" if number else "")
         remark = _LOW_SHOT_REMARK if number == "4" else ""
         tables.append(
@@ -235,8 +235,8 @@ def _runs_table(runs: Sequence[Run], folder: Path) -> ReportTable:
             origin.commit or "unknown", origin.machine.device, origin.created,
         )  # fmt: skip
         link = quote(os.fsencode(_relative_path(folder, run)))
-        rows.append([Cell(run.name, link=link), *map(Cell, values)])
-    return ReportTable("runs", "Runs", list(map(Cell, head)), rows)
+        rows.append([TableCell(run.name, link=link), *map(TableCell, values)])
+    return ReportTable("runs", "Runs", list(map(TableCell, head)), rows)
 
 
 def _relative_path(folder: Path, run: Run) -> str:

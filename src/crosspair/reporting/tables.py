@@ -228,7 +228,7 @@ def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table in HTML and Markdown; all texts are plain.
 
     ``style`` has the CSS classes, of the whole row if the cell is its first. "published" is in
@@ -257,8 +257,8 @@ class ReportTable:
 
     name: str
     title: str
-    head: Sequence[Cell]
-    rows: Sequence[Sequence[Cell]]
+    head: Sequence[TableCell]
+    rows: Sequence[Sequence[TableCell]]
     notes: Sequence[str] = ()
     remark: str = ""
 

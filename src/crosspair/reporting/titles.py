@@ -31,7 +31,7 @@ from crosspair.reporting.figures import (
     truncate,
 )
 from crosspair.reporting.tables import (
-    Cell,
+    TableCell,
     ReportTable,
     format_csv,
     format_value,
@@ -84,20 +84,20 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
     write_atomically(folder / "titles.png", title_picture(examples[:_PICTURE_EXAMPLES]))
     reasons = reason_frame(report)
     reason_rows = [
-        [Cell(f"■ {row.reason}", style=REASON_CLASSES[row.reason]), Cell(f"{row.count:,}"),
-         Cell(format_value(row.fraction))]
+        [TableCell(f"■ {row.reason}", style=REASON_CLASSES[row.reason]), TableCell(f"{row.count:,}"),
+         TableCell(format_value(row.fraction))]
         for row in reasons.itertuples()
-    ] or [[Cell("nothing removed"), Cell("0"), Cell("–")]]  # fmt: skip
+    ] or [[TableCell("nothing removed"), TableCell("0"), TableCell("–")]]  # fmt: skip
     empty_rows = [
-        [Cell(row.pair_id), Cell(row.title or "(none)")]
+        [TableCell(row.pair_id), TableCell(row.title or "(none)")]
         for row in report.clean_empty[:_EMPTY_TITLES]
     ]
-    head = [Cell("reason"), Cell("removed"), Cell("fraction of words")]
+    head = [TableCell("reason"), TableCell("removed"), TableCell("fraction of words")]
     page = render_page(
         "titles.html", report=report, words=reasons[reasons.fraction.notna()].to_dict("records"),
         reasons=ReportTable("reasons", "Removed words by reason", head, reason_rows),
         empty=ReportTable(
-            "empty", "Empty clean titles", [Cell("pair"), Cell("raw title")], empty_rows
+            "empty", "Empty clean titles", [TableCell("pair"), TableCell("raw title")], empty_rows
         ),
         examples=examples, kinds=REASON_CLASSES,
         actions={"keep": "kept without it", "drop": "dropped", "raw": "kept with the raw title"},
