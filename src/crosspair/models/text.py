@@ -17,8 +17,7 @@ from torch import nn
 
 from crosspair.config import TextConfig
 from crosspair.device import to_device
-from crosspair.errors import ModelError, TextError
-from crosspair.models.hub import format_error
+from crosspair.errors import ModelError, TextError, format_error
 
 WORDS_FILE, LANGUAGE_MODEL_FOLDER = "words.json", "language_model"  # in a model folder
 # Architectures that accept an expanded attention mask and whose layers all use the same mask.
@@ -293,7 +292,7 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
         # Several workers would make the order of updates, and so the vectors, non-deterministic.
         model = gensim.Word2Vec(
             sentences, vector_size=dimensions, window=8, min_count=2, sg=1, negative=8,
-            sample=1e-3, epochs=40, seed=seed, workers=1, hashfxn=_stable_hash,
+            sample=1e-3, epochs=40, seed=seed, workers=1,
         )  # fmt: skip
     except RuntimeError as error:
         raise TextError(
@@ -340,11 +339,3 @@ def _has_header(path: str) -> bool:
     if len(first) < 2:
         raise ValueError("the first line is neither a header nor a word with its vector")
     return len(first) == 2
-
-
-def _stable_hash(word: str) -> int:
-    """Hash a word with FNV-1a; Python's string hash differs between processes."""
-    value = 2166136261
-    for byte in word.encode():
-        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
-    return value
