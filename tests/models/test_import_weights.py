@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
 from crosspair.config import ClipConfig, FinetuneRecipe, VideoConfig
-from crosspair.errors import ModelError, RecipeError
+from crosspair.errors import ModelError, RecipeError, TextError
 from crosspair.models import CPD, Classifier, ResNet3d, import_weights, inflate, load_init_weights
 from crosspair.models.import_weights import LAYOUTS
 from crosspair.recipes import make_recipe
@@ -153,10 +153,10 @@ def test_missing_and_unexpected_weights_of_the_authors(
     refused(changed(add=name), tmp_path, rf"w\.pth: .*1 weights .*{name}")
     tokenizer = str(language_model)
     name = "textual_encoder.embeddings.LayerNorm.bias"
-    message = f"{tokenizer}: 1 weights .*{name}"
+    message = f"text_encoder: 1 weights .*{name}"
     refused(changed(remove=name), tmp_path, message, tokenizer=tokenizer)
     name = "textual_encoder.pooler.dense.bias"
-    message = f"{tokenizer}: 1 weights .*{name}"
+    message = f"text_encoder: 1 weights .*{name}"
     refused(changed(add=name), tmp_path, message, tokenizer=tokenizer)
     refused(changed(remove="vis_emb.bias"), tmp_path, "1 weights .*vis_emb.bias")
     refused(changed(remove="vis_emb.weight"), tmp_path, "vis_emb.weight")
@@ -169,8 +169,9 @@ def test_tokenizer_of_another_model(language_model: Path, tmp_path: Path) -> Non
     message = r"textual_encoder.embeddings.word_embeddings.weight .*\(99, 32\).*\(16, 32\)"
     refused(checkpoint, tmp_path, message, tokenizer=str(language_model))
     (tmp_path / "empty").mkdir()
-    empty = str(tmp_path / "empty")
-    refused(checkpoint, tmp_path, f"--tokenizer: .*{empty}", tokenizer=empty)
+    torch.save(checkpoint, tmp_path / "w.pth")
+    with pytest.raises(TextError, match=f"{tmp_path}/empty"):
+        import_weights(tmp_path / "w.pth", tokenizer=str(tmp_path / "empty"))
 
 
 # --- slow-only networks of others ---------------------------------------------------------------

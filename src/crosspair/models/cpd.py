@@ -12,7 +12,6 @@ from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
-from crosspair.errors import ModelError, TextError
 from crosspair.models.hub import CPD_TYPE, HubModel, read_sections
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage, build_text_encoder
@@ -88,14 +87,11 @@ class CPD(HubModel):
     @classmethod
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         recipe = read_sections(Recipe, config, folder, *cls.sections)
-        try:
-            encoder: TextEncoder = (
-                WordAverage.load(folder)
-                if recipe.text.encoder == "words"
-                else TransformerAverage.load(folder, recipe.text.max_tokens)
-            )
-        except TextError as error:
-            raise ModelError(str(error)) from error
+        encoder: TextEncoder = (
+            WordAverage.load(folder)
+            if recipe.text.encoder == "words"
+            else TransformerAverage.load(folder, recipe.text.max_tokens)
+        )
         model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
         model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
         return model

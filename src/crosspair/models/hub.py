@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,6 @@ from torch import nn
 from crosspair.config import ClipConfig, Recipe
 from crosspair.errors import ModelError, RecipeError, RunError, format_error
 from crosspair.files import write_atomically
-from crosspair.markdown import markdown_rows
 from crosspair.recipes import AnyRecipe, make_recipe
 from crosspair.video.pixels import MEAN, STD
 
@@ -33,7 +32,11 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 CPD_TYPE, CLASSIFIER_TYPE = "crosspair-cpd", "crosspair-classifier"
 MODEL_TYPES = {CPD_TYPE: "CPD", CLASSIFIER_TYPE: "classifier"}  # to names in messages and runs
 UNKNOWN_LICENSE = "unknown"  # the Hub's identifier
-_PIPELINES = {CPD_TYPE: "feature-extraction", CLASSIFIER_TYPE: "video-classification"}
+# Class and Hub pipeline of each model type.
+_CARDS = {
+    CPD_TYPE: ("CPD", "feature-extraction"),
+    CLASSIFIER_TYPE: ("Classifier", "video-classification"),
+}
 _CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
@@ -104,6 +107,7 @@ class HubModel(nn.Module):
 
         Raises:
             ModelError: the folder does not exist or is not a complete model of this type.
+            TextError: the language model cannot be loaded.
         """
         folder = resolve_model_folder(source)
         model = cls._from_config(read_config(folder, cls.model_type), folder)
@@ -150,15 +154,12 @@ def read_config(folder: Path, *types: str) -> dict[str, Any]:
         raise ModelError(
             f"{folder} is not a model folder: {CONFIG_FILE} is missing or unreadable."
         ) from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
-    if model_type in types:
-        return dict(config)
-    if model_type in MODEL_TYPES:
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found not in types:
         raise ModelError(
-            f"{folder} contains a {MODEL_TYPES[model_type]} model; a {MODEL_TYPES[types[0]]} model "
-            "is required."
+            f"{folder / CONFIG_FILE}: model_type is {found}; it must be one of {', '.join(types)}."
         )
-    raise ModelError(f"{folder / CONFIG_FILE}: model_type must be one of {', '.join(MODEL_TYPES)}.")
+    return dict(config)
 
 
 def read_sections(
@@ -300,18 +301,20 @@ def write_card(
 
     folder = Path(folder)
     config = read_config(folder, *MODEL_TYPES)
-    sections = read_sections(Recipe, config, folder, "clip", "video")
-    pipeline = _PIPELINES[config["model_type"]]
-    evaluations = [
-        EvalResult(
-            task_type=pipeline, dataset_type="crosspair-manifest", dataset_name=result.split,
-            dataset_split=result.split, metric_type=result.metric, metric_value=result.value,
-            metric_name=" ".join(filter(None, (result.protocol, result.feature, result.metric))),
-        )
-        for result in results
-        if result.of == "trained"
-    ]  # fmt: skip
-    name = "CPD" if config["model_type"] == CPD_TYPE else "Classifier"
+    clip = read_sections(Recipe, config, folder, "clip", "video").clip
+    name, pipeline = _CARDS[config["model_type"]]
+    table: dict[tuple[str, ...], dict[str, str]] = {}
+    evaluations = []
+    for result in results:
+        value = f"{result.value:g}" if result.smaller_is_better else f"{100 * result.value:.1f} %"
+        row = (result.protocol, result.feature, result.split, result.metric)
+        table.setdefault(row, {})[result.of] = value
+        if result.of == "trained":
+            evaluations.append(EvalResult(
+                task_type=pipeline, dataset_type="crosspair-manifest", dataset_name=result.split,
+                metric_type=result.metric, metric_value=result.value,
+                metric_name=" ".join(filter(None, (result.protocol, result.feature))),
+            ))  # fmt: skip
     metadata = ModelCardData(
         license=license,
         library_name="crosspair",
@@ -320,50 +323,32 @@ def write_card(
         model_name=name if evaluations else None,
         eval_results=evaluations or None,
     )
+    measured = {result.of for result in results}
     run = folder.absolute().parent
     recipe = run / "recipe.yaml"
+    origin = {**({"data": data} if data else {}), **_read_origin(run)}
+    if untrained := config.get("untrained"):
+        origin["untrained"] = ", ".join(part.replace("_", " ") for part in untrained)
     card = ModelCard.from_template(
         metadata,
         template_path=str(_CARD_TEMPLATE),
-        **{**config, "preprocessing": preprocessing(sections.clip)},
-        name=name,
-        training=_training_table(run, data, config.get("untrained", ())),
+        **{**config, "preprocessing": preprocessing(clip), "name": name},
+        origin=origin,
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
-        results=_results_table(results),
+        results=table,
+        subjects=[name for name in ("trained", "random weights", "chance") if name in measured],
     )
     write_atomically(folder / CARD_FILE, str(card) + "\n")
     return folder / CARD_FILE
 
 
-def _training_table(run: Path, data: str, untrained: Sequence[str]) -> str:
-    """Format the origin of a model: hashes of a run's inputs and its number of training pairs."""
-    rows = [("data", data)] if data else []
+def _read_origin(run: Path) -> dict[str, Any]:
+    """Read the hashes of a run's inputs and its number of training pairs, as far as available."""
+    origin: dict[str, Any] = {}
     try:
-        manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-        rows += [(name, str(value)) for name, value in manifest.items()]
+        origin |= json.loads((run / "manifest.json").read_text(encoding="utf-8"))
         with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
-            rows.append(("training pairs", f"{json.loads(lines.readline())['train']:,}"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            origin["training pairs"] = f"{json.loads(lines.readline())['train']:,}"
+    except (OSError, ValueError, TypeError, KeyError):
         pass  # not a run folder, or a run that has just started
-    if untrained:
-        rows.append(("untrained", ", ".join(part.replace("_", " ") for part in untrained)))
-    return _table(("", ""), rows) if rows else ""
-
-
-def _results_table(results: Sequence[Any]) -> str:
-    """Format a row per protocol and metric, with a column per subject."""
-    measured = {result.of for result in results}
-    subjects = [name for name in ("trained", "random weights", "chance") if name in measured]
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    for result in results:
-        key = (result.protocol, result.feature, result.split, result.metric)
-        value = f"{result.value:g}" if result.smaller_is_better else f"{100 * result.value:.1f} %"
-        rows.setdefault(key, {})[result.of] = value
-    head = ["protocol", "feature", "split", "metric", *subjects]
-    cells = ([*key, *(row.get(name, "") for name in subjects)] for key, row in rows.items())
-    return _table(head, cells) if results else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
-    return markdown_rows(head, escaped, names=len(head))
+    return origin

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from crosspair.config import ClipConfig, HeadConfig, TextConfig, VideoConfig
-from crosspair.errors import ModelError, TextError, format_error
+from crosspair.errors import ModelError, format_error
 from crosspair.models.cpd import CPD, PARTS
 from crosspair.models.resnet3d import BLOCKS, ResNet3d
 from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage
@@ -166,87 +166,51 @@ def import_weights(
     Raises:
         ModelError: the file is unreadable, contains code, or has an unknown format.
         RecipeError: ``clip`` is invalid.
+        TextError: ``tokenizer`` is not the folder of a language model.
     """
     content = WeightsFile.read(Path(file))
-    layout = content.layout
+    layout, weights = content.layout, content.weights
     if layout is None:
         known = ", ".join(dict.fromkeys(layout.foreign_name("stem.0.weight") for layout in LAYOUTS))
         raise ModelError(
-            f"{file}: unknown weight names ({_format_names(content.weights)}). Only slow-only "
-            f"networks are supported, whose first convolution is one of {known}."
+            f"{file}: unknown weight names ({_format_names(weights)}). Only slow-only networks are "
+            f"supported, whose first convolution is one of {known}."
         )
-    video, encoder = content.read_encoder(layout)
-    settings = {
-        **dataclasses.asdict(layout.clip), **content.clip_settings(), **(clip or {}),
-    }  # fmt: skip
-    recipe = recipe_of({f"clip.{key}": value for key, value in settings.items()}, "import-weights")
-    if layout is AUTHORS:
-        return _import_authors(content, video, encoder, recipe.clip, tokenizer)
-    if tokenizer is not None:
+    if tokenizer is not None and layout is not AUTHORS:
         raise ModelError(f"{file}: {layout.project} has no text tower. Omit --tokenizer.")
-    model = build_untrained(recipe.clip, video)
-    model.video_encoder.load_state_dict(encoder)
-    model.untrained = PARTS[1:]
-    classifier = [name for name in content.weights if name.startswith(layout.ignored_prefixes)]
-    skipped = [f"the classifier ({', '.join(classifier)})"] if classifier else []
-    return ImportedModel(model, layout.project, skipped)
-
-
-def _import_authors(
-    file: WeightsFile,
-    video: VideoConfig,
-    encoder: Weights,
-    clip: ClipConfig,
-    tokenizer: str | None,
-) -> ImportedModel:
-    """Import both towers of the authors' checkpoints, or the video tower without a tokenizer."""
-    weights = file.weights
-    for name in ("vis_emb.weight", "text_emb.0.weight"):
-        if name not in weights or weights[name].dim() != 2:
-            raise ModelError(f"{file.path}: {AUTHORS.project}: the matrix {name} is missing.")
-    head = HeadConfig(len(weights["vis_emb.weight"]), len(weights["text_emb.0.weight"]))
-    skipped = []
-    if _BANK in weights:
-        skipped.append(f"the memory banks ({len(weights[_BANK]):,} pairs of the authors' corpus)")
-    if tokenizer is None:
+    video, encoder = content.read_encoder(layout)
+    fields = {**dataclasses.asdict(layout.clip), **content.clip_settings(), **(clip or {})}
+    recipe = recipe_of({f"clip.{key}": value for key, value in fields.items()}, "import-weights")
+    head, text = HeadConfig(), TextConfig()
+    parts: tuple[str, ...] = ()
+    skipped: list[str] = []
+    text_encoder: TextEncoder = WordAverage(["video"], torch.zeros(1, 1))  # a placeholder
+    if layout is AUTHORS:
+        parts, head = ("video_head",), content.head_config()
+        if _BANK in weights:
+            pairs = f"{len(weights[_BANK]):,} pairs of the authors' corpus"
+            skipped.append(f"the memory banks ({pairs})")
+    elif classifier := [name for name in weights if name.startswith(layout.ignored_prefixes)]:
+        skipped.append(f"the classifier ({', '.join(classifier)})")
+    if tokenizer is not None:
+        parts = PARTS[1:]
+        text = TextConfig(encoder="transformer", source=tokenizer, max_tokens=MAX_TOKENS)
+        text_encoder = TransformerAverage(tokenizer, MAX_TOKENS, weights=False)
+        text_encoder.attend_to_padding()  # as the authors' network
+    elif layout is AUTHORS:
         skipped.append(
             "the text tower: the file does not contain its tokenizer. Pass a folder with "
             "DistilBERT's config.json and tokenizer files to --tokenizer."
         )
-        model = build_untrained(clip, video, head=head)
-        model.untrained = ("text_encoder", "text_head")
-    else:
-        text = TextConfig(encoder="transformer", source=tokenizer, max_tokens=MAX_TOKENS)
-        try:
-            text_encoder = TransformerAverage(tokenizer, MAX_TOKENS, weights=False)
-        except TextError as error:
-            raise ModelError(f"--tokenizer: {error}") from error
-        text_encoder.attend_to_padding()  # as the authors' network
-        model = build_untrained(clip, video, text, head, text_encoder)
-    model.video_encoder.load_state_dict(encoder)
-    for part, prefix in _AUTHORS_PREFIXES.items():
-        if part not in model.untrained:
-            module = getattr(model, part)
-            what = f"language model of {tokenizer}" if part == "text_encoder" else part
-            names = {name: prefix + name.removeprefix("model.") for name in module.state_dict()}
-            found = {n: value for n, value in weights.items() if n.startswith(prefix)}
-            found.pop(_POSITION_IDS, None)
-            module.load_state_dict(file.match(what, module.state_dict(), names, found))
-    return ImportedModel(model, AUTHORS.project, skipped)
-
-
-def build_untrained(
-    clip: ClipConfig,
-    video: VideoConfig,
-    text: TextConfig | None = None,
-    head: HeadConfig | None = None,
-    text_encoder: TextEncoder | None = None,
-) -> CPD:
-    """Build a model with reproducible random weights, by default with a placeholder for texts."""
-    text_encoder = text_encoder or WordAverage(["video"], torch.zeros(1, 1))
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return CPD(text_encoder, clip, video, text or TextConfig(), head or HeadConfig()).eval()
+        torch.manual_seed(0)  # makes untrained parts reproducible
+        model = CPD(text_encoder, recipe.clip, video, text, head).eval()
+    model.video_encoder.load_state_dict(encoder)
+    for part in parts:
+        expected = getattr(model, part).state_dict()
+        getattr(model, part).load_state_dict(content.read_part(part, expected))
+    model.untrained = tuple(part for part in PARTS[1:] if part not in parts)
+    return ImportedModel(model, layout.project, skipped)
 
 
 def inflate(file: str | Path, *, fold_normalization: bool = True) -> tuple[VideoConfig, Weights]:
@@ -298,9 +262,11 @@ class WeightsFile:
         if not path.is_file():
             raise ModelError(f"weights {path}: no such file.")
         try:
-            if path.suffix == ".safetensors":
-                return cls(path, _strip_wrappers(load_file(path)))
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            content: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
         except Exception as error:  # PyTorch raises many types for invalid files
             if code := _REFUSED_CODE.search(str(error)):
                 raise ModelError(
@@ -317,7 +283,11 @@ class WeightsFile:
                 content = content[key]
         if not isinstance(content, Mapping):
             raise ModelError(f"{path} contains {type(content).__name__}, not a state dict.")
-        return cls(path, _strip_wrappers(content), settings)
+        weights = {str(n): value for n, value in content.items() if isinstance(value, torch.Tensor)}
+        for wrapper in _WRAPPERS:
+            if all(name.startswith(wrapper) for name in weights):
+                weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
+        return cls(path, weights, settings)
 
     @property
     def layout(self) -> WeightLayout | None:
@@ -358,6 +328,23 @@ class WeightsFile:
         if layout.imagenet_pixels:
             _fold_normalization(state)
         return video, state
+
+    def head_config(self) -> HeadConfig:
+        """Return the sizes of the heads of an authors' checkpoint."""
+        sizes = []
+        for name in ("vis_emb.weight", "text_emb.0.weight"):
+            if name not in self.weights or self.weights[name].dim() != 2:
+                raise ModelError(f"{self.path}: {AUTHORS.project}: the matrix {name} is missing.")
+            sizes.append(len(self.weights[name]))
+        return HeadConfig(*sizes)
+
+    def read_part(self, part: str, expected: Mapping[str, torch.Tensor]) -> Weights:
+        """Convert a head or the text encoder of an authors' checkpoint; see `match`."""
+        prefix = _AUTHORS_PREFIXES[part]
+        weights = {name: v for name, v in self.weights.items() if name.startswith(prefix)}
+        weights.pop(_POSITION_IDS, None)
+        names = {name: prefix + name.removeprefix("model.") for name in expected}
+        return self.match(part, expected, names, weights)
 
     def _infer_architecture(self, layout: WeightLayout) -> VideoConfig:
         def has(name: str) -> bool:
@@ -412,14 +399,6 @@ class WeightsFile:
             name: weights.get(foreign, torch.tensor(0)).to(expected[name].dtype)
             for name, foreign in names.items()
         }
-
-
-def _strip_wrappers(content: Mapping[Any, Any]) -> Weights:
-    weights = {str(n): value for n, value in content.items() if isinstance(value, torch.Tensor)}
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in weights):
-            weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
-    return weights
 
 
 def _iter_strings(content: Any) -> Iterator[str]:

@@ -127,13 +127,12 @@ class InitWeights:
         """
         if self.video is None:
             return
-        expected, found = asdict(model.video), asdict(self.video)
-        differences = [key for key in found if expected[key] != found[key]]
-        if differences:
+        recipe = asdict(model.video)
+        different = {k: value for k, value in asdict(self.video).items() if value != recipe[k]}
+        if different:
             raise ModelError(
-                f"the weights of {self.name} have "
-                + ", ".join(f"video.{k} {found[k]} (recipe: {expected[k]})" for k in differences)
-                + f". Set {' '.join(f'video.{k}={found[k]}' for k in differences)}."
+                f"the weights of {self.name} have another architecture than the recipe. Set "
+                f"{' '.join(f'video.{key}={value}' for key, value in different.items())}."
             )
         model.video_encoder.load_state_dict(self.encoder)
         if isinstance(model, Classifier) and self.classes == model.classes:
@@ -189,28 +188,22 @@ def load_pretrained_towers(model: CPD, source: str) -> str:
     """
     init = load_init_weights(source)
     init.load_into(model)
-    if init.name != RANDOM:
-        loaded = ["video_encoder"]
-        if init.name.startswith("CPD"):
-            loaded += _load_matching_parts(model, CPD.from_pretrained(source))
-        random = ", ".join(part for part in PARTS if part not in loaded) or "none"
-        logger.info("initialised from %s: %s; random: %s", init.name, ", ".join(loaded), random)
+    if init.name == RANDOM:
+        return init.name
+    loaded = ["video_encoder"]
+    if init.name.startswith(MODEL_TYPES[CPD_TYPE]):
+        other = CPD.from_pretrained(source)
+        for part in PARTS[1:]:
+            ours, theirs = getattr(model, part), getattr(other, part)
+            matches = part not in other.untrained and _signature(ours) == _signature(theirs)
+            if matches and (part != "text_head" or "text_encoder" in loaded):
+                if isinstance(theirs, TransformerAverage):
+                    theirs.max_tokens = ours.max_tokens
+                setattr(model, part, theirs)
+                loaded.append(part)
+    random = ", ".join(part for part in PARTS if part not in loaded) or "none"
+    logger.info("initialised from %s: %s; random: %s", init.name, ", ".join(loaded), random)
     return init.name
-
-
-def _load_matching_parts(model: CPD, other: CPD) -> list[str]:
-    """Take the trained heads and text encoder of ``other`` that match; return their names."""
-    loaded: list[str] = []
-    for part in PARTS[1:]:
-        if part == "text_head" and "text_encoder" not in loaded:
-            continue
-        ours, theirs = getattr(model, part), getattr(other, part)
-        if part not in other.untrained and _signature(ours) == _signature(theirs):
-            if isinstance(theirs, TransformerAverage):
-                theirs.max_tokens = ours.max_tokens
-            setattr(model, part, theirs)
-            loaded.append(part)
-    return loaded
 
 
 def _signature(module: torch.nn.Module) -> list[object]:
