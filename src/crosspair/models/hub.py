@@ -312,7 +312,7 @@ def write_card(
         if result.of == "trained":
             evaluations.append(EvalResult(
                 task_type=pipeline, dataset_type="crosspair-manifest", dataset_name=result.split,
-                metric_type=result.metric, metric_value=result.value,
+                dataset_split=result.split, metric_type=result.metric, metric_value=result.value,
                 metric_name=" ".join(filter(None, (result.protocol, result.feature))),
             ))  # fmt: skip
     metadata = ModelCardData(

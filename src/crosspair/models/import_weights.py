@@ -387,7 +387,7 @@ class WeightsFile:
         shapes = {foreign: tuple(expected[name].shape) for name, foreign in names.items()}
         found = {name: tuple(value.shape) for name, value in weights.items()}
         faults = [
-            f"{name} {found.get(name, 'missing')} (expected: {shapes.get(name, 'none')})"
+            f"{name} is {found.get(name, 'missing')}, expected {shapes.get(name, 'none')}"
             for name in sorted({*shapes, *found})
             if found.get(name) != shapes.get(name) and not name.endswith(_COUNTER)
         ]
