@@ -147,7 +147,7 @@ def as_they_are(rows: list[dict]) -> None:
         ("knn", as_they_are, ("--split=train",), "train"),
         ("linear", as_they_are, ("--epochs=0",), "epoch"),
         ("linear", as_they_are, ("--lr=-1",), "-1"),
-        ("lowshot", as_they_are, ("--shares", "0.5", "1.5"), "1.5"),
+        ("lowshot", as_they_are, ("--fractions", "0.5", "1.5"), "1.5"),
         ("zeroshot", as_they_are, ("--classes", "9"), "9"),
     ],
 )  # fmt: skip

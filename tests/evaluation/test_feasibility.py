@@ -61,7 +61,7 @@ FAULTS: list[tuple[Callable[[list[Row]], object], str, FrozenConfig]] = [
     (len, "knn", changed(split="train")),
     (len, "linear", changed(linear=LinearConfig(epochs=0))),
     (len, "linear", changed(linear=LinearConfig(lr=-1))),
-    (len, "lowshot", changed(shares=(0.1, 1.5))),
+    (len, "lowshot", changed(fractions=(0.1, 1.5))),
     (len, "lowshot", changed(linear=LinearConfig(batch_size=1))),
     (len, "zeroshot", changed(classes=(2, 4))),
     (len, "zeroshot", changed(classes=(2,), draws=0)),

@@ -29,7 +29,7 @@ from crosspair.models import CPD
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("cat", "dog", "cat dog")
-CONFIG = FrozenConfig(k=3, linear=LinearConfig(epochs=2, batch_size=8), shares=(0.2, 1.0))
+CONFIG = FrozenConfig(k=3, linear=LinearConfig(epochs=2, batch_size=8), fractions=(0.2, 1.0))
 Row = dict[str, Any]
 
 

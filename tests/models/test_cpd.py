@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from crosspair.errors import ModelError
+from crosspair.errors import ModelError, TextError
 from crosspair.models import CPD, WordAverage, build_model, build_text_encoder
 from crosspair.models import hub as module
 from crosspair.recipes import recipe_of
@@ -282,4 +282,5 @@ def test_missing_file(saved: Path, name: str) -> None:
 def test_damaged_language_model(tmp_path: Path, language_model: Path, name: str) -> None:
     tiny("transformer", language_model).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "language_model" / name).write_text("{")
-    refused(tmp_path / "model", r"language_model")
+    with pytest.raises(TextError, match="language_model"):
+        CPD.from_pretrained(tmp_path / "model")

@@ -94,6 +94,13 @@ def test_all_files_have_the_same_permissions(tmp_path: Path) -> None:
     assert len(modes) == 1
 
 
+def test_push_to_hub(tmp_path: Path, hub: LocalHub) -> None:
+    model = saved(tmp_path / "model")
+    assert model.push_to_hub("me/dogs", private=True) == "https://hub/me/dogs"
+    assert hub.private == {"me/dogs": True}
+    assert CPD.from_pretrained("me/dogs").hash == model.hash
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_upload_and_download(tmp_path: Path, hub: LocalHub, private: bool) -> None:
     model = saved(tmp_path / "model")

@@ -235,13 +235,13 @@ def test_missing_weights(tmp_path: Path) -> None:
     for name in ("layer2.0.bn1.weight", "bn1.bias"):
         del weights[name]
     file = saved(weights, tmp_path / "w.pth")
-    refused(file, "2 missing weights: bn1.bias, layer2.0.bn1.weight")
+    refused(file, "2 weights .*bn1.bias .*layer2.0.bn1.weight")
 
 
 def test_unexpected_weights(tmp_path: Path) -> None:
     extra = {f"layer1.0.se.fc{i}.weight": torch.zeros(1) for i in range(4)}
     file = saved({**resnet2d(10), **extra}, tmp_path / "w.pth")
-    refused(file, "4 unexpected weights: layer1.0.se.fc0.weight, .*fc2.weight, …")
+    refused(file, "4 weights .*layer1.0.se.fc0.weight .*fc2.weight .*…")
 
 
 def test_another_number_of_blocks(tmp_path: Path) -> None:

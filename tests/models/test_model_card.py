@@ -88,6 +88,15 @@ def test_results_licence_and_data(folder: Path) -> None:
     path = write_card(folder, results=results, license="apache-2.0", data="clips of\nmy dog")
     assert path == folder / "README.md"
     assert front(folder)["license"] == "apache-2.0"
+    (index,) = front(folder)["model-index"]
+    found = {
+        (metric["name"], metric["type"], metric["value"], result["dataset"]["name"])
+        for result in index["results"]
+        for metric in result["metrics"]
+    }
+    assert found == {
+        ("kNN visual", "top-1", 0.5, "test"), ("retrieval|text", "median rank", 12.5, "val")
+    }  # fmt: skip
     for text in (
         "| protocol | feature | split | metric | trained | chance |\n",
         "| kNN | visual | test | top-1 | 50.0 % | 10.0 % |\n",

@@ -116,7 +116,7 @@ def _add_protocol(protocols: Subparsers, name: str, summary: str) -> None:
         parser.add_argument("--train-batch", type=int, default=64, help="batch size (default: 64)")
     if name in {"all", "lowshot"}:
         parser.add_argument(
-            "--shares", type=float, nargs="+", default=(0.01, 0.1, 0.2), metavar="FRACTION",
+            "--fractions", type=float, nargs="+", default=(0.01, 0.1, 0.2), metavar="FRACTION",
             help="fractions of the labels, 0 to 1 (default: 0.01 0.1 0.2)",
         )  # fmt: skip
     if name in {"all", "zeroshot"}:
@@ -276,7 +276,7 @@ def _frozen_config(options: argparse.Namespace) -> FrozenConfig:
     values = vars(options)
     names = ("split", "seed", "k", "weighting", "temperature", "draws")
     settings: dict[str, Any] = {name: values[name] for name in names if name in values}
-    for name in ("shares", "classes"):
+    for name in ("fractions", "classes"):
         if name in values:
             settings[name] = tuple(dict.fromkeys(values[name]))
     if values.get("feature"):

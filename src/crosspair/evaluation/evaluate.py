@@ -61,7 +61,7 @@ class FrozenConfig:
     """Temperature of kNN's votes for weighting "distance"."""
     linear: LinearConfig = field(default_factory=LinearConfig)
     """Training of linear and low-shot probes."""
-    shares: tuple[float, ...] = LABEL_FRACTIONS
+    fractions: tuple[float, ...] = LABEL_FRACTIONS
     """Fractions of the labels for low-shot probes."""
     classes: tuple[int, ...] = ()
     """Numbers of random classes for additional zero-shot results, such as 20 (Appendix C)."""
@@ -181,7 +181,7 @@ def check_protocols(
         elif protocol == "linear":
             check_linear(len(task.train), config.linear)
         elif protocol == "lowshot":
-            for fraction in config.shares:
+            for fraction in config.fractions:
                 check_linear(len(_draw_labels(task, fraction, config.seed)), config.linear)
         else:
             for count in config.classes:
@@ -355,7 +355,7 @@ def lowshot_results(context: EvaluationContext) -> list[Result]:
     """Evaluate linear probes that are trained on fractions of the labels (Section 4.4)."""
     task = context.task()
     results = []
-    for fraction in context.config.shares:
+    for fraction in context.config.fractions:
         drawn = torch.tensor(_draw_labels(task, fraction, context.config.seed))
         subset = dataclasses.replace(
             task, train=task.train[drawn], train_labels=task.train_labels[drawn]

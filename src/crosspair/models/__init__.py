@@ -2,8 +2,7 @@
 
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, build_model
-from crosspair.models.foreign_resnets import inflate
-from crosspair.models.import_weights import ImportedModel, import_weights
+from crosspair.models.import_weights import ImportedModel, import_weights, inflate
 from crosspair.models.init import (
     FrameAverageModel,
     InitWeights,
@@ -25,25 +24,8 @@ from crosspair.models.text import (
 )
 
 __all__ = [
-    "CPD",
-    "Classifier",
-    "FrameAverageModel",
-    "ImportedModel",
-    "InitWeights",
-    "ResNet3d",
-    "TextEncoder",
-    "TransformerAverage",
-    "WordAverage",
-    "build_model",
-    "build_text_encoder",
-    "import_weights",
-    "inflate",
-    "learn_word_vectors",
-    "load_frozen_model",
-    "load_imagenet_model",
-    "load_init_weights",
-    "load_model",
-    "load_pretrained_towers",
-    "read_word_vectors",
-    "tokenize",
-]
+    "CPD", "Classifier", "FrameAverageModel", "ImportedModel", "InitWeights", "ResNet3d",
+    "TextEncoder", "TransformerAverage", "WordAverage", "build_model", "build_text_encoder",
+    "import_weights", "inflate", "learn_word_vectors", "load_frozen_model", "load_imagenet_model",
+    "load_init_weights", "load_model", "load_pretrained_towers", "read_word_vectors", "tokenize",
+]  # fmt: skip

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -13,23 +12,12 @@ from torch import nn
 from crosspair.config import ClassifierConfig, ClipConfig, FinetuneRecipe, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError
-from crosspair.models.hub import (
-    CLASSIFIER_TYPE,
-    CONFIG_FILE,
-    load_weights,
-    read_config,
-    read_sections,
-    resolve_model_folder,
-    save_folder,
-    weights_hash,
-)
+from crosspair.models.hub import CLASSIFIER_TYPE, CONFIG_FILE, HubModel, read_sections
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.video.pixels import normalize
 
-CLASSIFIER_SECTIONS = ("clip", "video", "classifier")  # recipe sections stored in config.json
 
-
-class Classifier(nn.Module):
+class Classifier(HubModel):
     """Video encoder, dropout and a fully connected layer.
 
     Args:
@@ -38,6 +26,9 @@ class Classifier(nn.Module):
         video: architecture of the video encoder.
         classifier: dropout, and whether batch normalisation is frozen.
     """
+
+    model_type = CLASSIFIER_TYPE
+    sections = ("clip", "video", "classifier")
 
     def __init__(
         self,
@@ -81,33 +72,16 @@ class Classifier(nn.Module):
                 norm.eval()
         return self
 
-    @property
-    def hash(self) -> str:
-        """12 hex digits that identify the weights; see `weights_hash`."""
-        return weights_hash(self.state_dict())
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a model folder, replacing an existing one; see `save_folder`."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in CLASSIFIER_SECTIONS}
-        config = {"model_type": CLASSIFIER_TYPE, **sections, "classes": self.classes}
-        save_folder(folder, self, config)
-
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str]) -> Classifier:
-        """Load a classifier from a folder or from the Hugging Face Hub.
-
-        Raises:
-            ModelError: the folder does not exist or is not a complete classifier.
-        """
-        folder = resolve_model_folder(source)
-        config = read_config(folder, CLASSIFIER_TYPE)
-        recipe = read_sections(FinetuneRecipe, config, folder, *CLASSIFIER_SECTIONS)
+    def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        recipe = read_sections(FinetuneRecipe, config, folder, *cls.sections)
         classes = config.get("classes")
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ModelError(f"{folder / CONFIG_FILE}: classes must be a list of names.")
-        model = cls(classes, recipe.clip, recipe.video, recipe.classifier)
-        load_weights(model, folder)
-        return model.eval()
+        return cls(classes, recipe.clip, recipe.video, recipe.classifier)
+
+    def _extra_config(self) -> dict[str, Any]:
+        return {"classes": self.classes}
 
     def _norms(self) -> list[nn.Module]:
         norm_type = nn.modules.batchnorm._BatchNorm

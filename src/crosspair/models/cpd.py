@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,25 +12,15 @@ from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
-from crosspair.errors import ModelError, TextError
-from crosspair.models.hub import (
-    CPD_TYPE,
-    load_weights,
-    read_config,
-    read_sections,
-    resolve_model_folder,
-    save_folder,
-    weights_hash,
-)
+from crosspair.models.hub import CPD_TYPE, HubModel, read_sections
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.video.pixels import normalize
 
-CPD_SECTIONS = ("clip", "video", "text", "head")  # recipe sections stored in config.json
 PARTS = ("video_encoder", "video_head", "text_encoder", "text_head")
 
 
-class CPD(nn.Module):
+class CPD(HubModel):
     """Video and text towers.
 
     Args:
@@ -43,6 +33,9 @@ class CPD(nn.Module):
     Attributes:
         untrained: members of `PARTS` with random weights, e.g. in models imported without text.
     """
+
+    model_type = CPD_TYPE
+    sections = ("clip", "video", "text", "head")
 
     def __init__(
         self,
@@ -91,39 +84,23 @@ class CPD(nn.Module):
         """Return the embeddings f_v and f_t (B, D) of B pairs."""
         return self.encode_video(clips)[1], self.encode_text(texts)
 
-    @property
-    def hash(self) -> str:
-        """12 hex digits that identify the weights; see `weights_hash`."""
-        return weights_hash(self.state_dict())
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a model folder, replacing an existing one; see `save_folder`."""
-        sections = {name: dataclasses.asdict(getattr(self, name)) for name in CPD_SECTIONS}
-        config = {"model_type": CPD_TYPE, **sections, "untrained": list(self.untrained)}
-        save_folder(folder, self, config, self.text_encoder.save)
-
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str]) -> CPD:
-        """Load a model from a folder or from the Hugging Face Hub.
-
-        Raises:
-            ModelError: the folder does not exist or is not a complete CPD model.
-        """
-        folder = resolve_model_folder(source)
-        config = read_config(folder, CPD_TYPE)
-        recipe = read_sections(Recipe, config, folder, *CPD_SECTIONS)
-        try:
-            encoder: TextEncoder = (
-                WordAverage.load(folder)
-                if recipe.text.encoder == "words"
-                else TransformerAverage.load(folder, recipe.text.max_tokens)
-            )
-        except TextError as error:
-            raise ModelError(str(error)) from error
+    def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        recipe = read_sections(Recipe, config, folder, *cls.sections)
+        encoder: TextEncoder = (
+            WordAverage.load(folder)
+            if recipe.text.encoder == "words"
+            else TransformerAverage.load(folder, recipe.text.max_tokens)
+        )
         model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
         model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
-        load_weights(model, folder)
-        return model.eval()
+        return model
+
+    def _extra_config(self) -> dict[str, Any]:
+        return {"untrained": list(self.untrained)}
+
+    def _save_extra_files(self, folder: Path) -> None:
+        self.text_encoder.save(folder)
 
 
 def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:

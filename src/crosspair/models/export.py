@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,14 +16,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.export import Dim
 
 from crosspair.device import full_precision
-from crosspair.errors import ModelError
+from crosspair.errors import ModelError, format_error
 from crosspair.files import write_atomically
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
-from crosspair.models.hub import format_error, preprocessing
-from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage
+from crosspair.models.hub import preprocessing
+from crosspair.models.text import WordAverage
 from crosspair.video.pixels import normalize
 
 Format = Literal["onnx", "torch"]
@@ -74,24 +74,28 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
     """
     path = Path(out)
     model = model.to("cpu").eval()
-    metadata = {"crosspair": json.dumps(_metadata(model))}
+    about: dict[str, Any] = {"model": model.hash, "preprocessing": preprocessing(model.clip)}
+    towers: dict[Path, _Tower] = {path: _VideoTower(model)}
+    if isinstance(model, Classifier):
+        about["classes"] = model.classes
+    elif "text_encoder" not in model.untrained:
+        towers[path.with_suffix(f".text{path.suffix}")] = _TextTower(model)
     serialize, load = (_to_onnx, _load_onnx) if form == "onnx" else (_to_program, _load_program)
     files: list[tuple[ExportedFile, bytes]] = []
-    for name, tower in _towers(model).items():
-        file = path if name == "video" else path.with_suffix(f".{name}{path.suffix}")
+    for file, tower in towers.items():
         try:
             with _silence():
-                content = serialize(tower, metadata)
+                content = serialize(tower, {"crosspair": json.dumps(about)})
                 run = load(content)
         except ImportError as error:
             raise ModelError(
                 f'export requires further packages ({error}). Run: pip install "crosspair[export]"'
             ) from error
         except Exception as error:  # exporters raise many types
-            reason = f"{file} is not written: exporting the {name} tower failed"
-            if name == "video":
-                raise ModelError(f"{reason} ({format_error(error)}).") from error
-            logger.warning("%s (%s)", reason, format_error(error))
+            message = f"{file} is not written: exporting the tower failed ({format_error(error)})."
+            if file == path:
+                raise ModelError(message) from error
+            logger.warning(message)
             continue
         differences = _compare(tower, run, file)
         files.append((ExportedFile(file, tower.inputs, tower.outputs, differences), content))
@@ -100,41 +104,66 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
     return [exported for exported, _ in files]
 
 
-@dataclass(frozen=True)
-class _Tower:
-    """A module to export with its inputs and outputs, dynamic axes and test inputs.
+class _Tower(nn.Module):
+    """A module to export, with its inputs and outputs, dynamic axes and examples of inputs.
 
-    The first test input is used for tracing.
+    The first example is used for tracing.
     """
 
-    module: nn.Module
     inputs: list[str]
     outputs: list[str]
     axes: dict[str, dict[int, Any]]
-    trials: Sequence[Tensors]
+    examples: list[Tensors]
 
     @property
     def output_names(self) -> list[str]:
         return [output.split()[0] for output in self.outputs]
 
 
-class _VideoTower(nn.Module):
-    def __init__(self, model: CPD) -> None:
+class _VideoTower(_Tower):
+    def __init__(self, model: CPD | Classifier) -> None:
         super().__init__()
         self.model = model
-        self.embeds = "video_head" not in model.untrained
+        self.inputs = ["clips uint8 (B, 3, T, H, W)"]
+        if isinstance(model, Classifier):
+            self.outputs = [f"logits float32 (B, {len(model.classes)})"]
+        else:
+            self.outputs = [f"visual_feature float32 (B, {model.video_encoder.features})"]
+            if "video_head" not in model.untrained:
+                self.outputs.append(f"video_embedding float32 (B, {model.head.embedding})")
+        sides = {3: Dim("height", min=MIN_SIZE), 4: Dim("width", min=MIN_SIZE)}
+        self.axes = {"clips": {0: Dim("batch"), 2: Dim("frames"), **sides}}
+        generator = torch.Generator().manual_seed(0)
+        size = max(model.clip.size, MIN_SIZE)
+        self.examples = [
+            (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),)
+            for shape in (_TEST_SHAPE, (1, 3, model.clip.frames, size, size))
+        ]
 
     def forward(self, clips: torch.Tensor) -> Tensors:
-        if self.embeds:
-            return self.model.encode_video(clips)
-        # torch.export refuses programs with an unused embedding.
-        return (self.model.video_encoder(normalize(clips)),)
+        if isinstance(self.model, Classifier):
+            return (self.model(clips),)
+        if "video_head" in self.model.untrained:  # torch.export refuses an unused embedding
+            return (self.model.video_encoder(normalize(clips)),)
+        return self.model.encode_video(clips)
 
 
-class _TextTower(nn.Module):
+class _TextTower(_Tower):
     def __init__(self, model: CPD) -> None:
         super().__init__()
-        self.encoder, self.head = model.text_encoder, model.text_head
+        encoder = model.text_encoder
+        self.encoder, self.head = encoder, model.text_head
+        self.inputs = ["ids int64 (B, L)", "mask int64 (B, L)"]
+        self.outputs = [f"text_embedding float32 (B, {model.head.embedding})"]
+        if isinstance(encoder, WordAverage):
+            longest, vocabulary = None, len(encoder.words)
+        else:
+            longest, vocabulary = encoder.max_tokens, encoder.model.config.vocab_size
+        axes = {0: Dim("batch"), 1: Dim("tokens", max=longest)}
+        self.axes = {"ids": axes, "mask": axes}
+        ids = torch.arange(15).reshape(3, 5) % vocabulary
+        mask = (torch.arange(5) < torch.tensor([[5], [2], [1]])).long()
+        self.examples = [(ids, mask), encoder.tokenize([_TEST_TEXT])]
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> Tensors:
         features = self.encoder.average(ids, mask)
@@ -142,71 +171,14 @@ class _TextTower(nn.Module):
             return (F.normalize(self.head(features), dim=1),)
 
 
-class _ClassifierTower(nn.Module):
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, clips: torch.Tensor) -> Tensors:
-        return (self.model(clips),)
-
-
-def _towers(model: CPD | Classifier) -> dict[str, _Tower]:
-    dim = torch.export.Dim
-    generator = torch.Generator().manual_seed(0)
-    size = max(model.clip.size, MIN_SIZE)
-    trials = [
-        (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),)
-        for shape in (_TEST_SHAPE, (1, 3, model.clip.frames, size, size))
-    ]
-    sides = {axis: dim(name, min=MIN_SIZE) for axis, name in ((3, "height"), (4, "width"))}
-    axes = {"clips": {0: dim("batch"), 2: dim("frames"), **sides}}
-    inputs = ["clips uint8 (B, 3, T, H, W)"]
-    if isinstance(model, Classifier):
-        outputs = [f"logits float32 (B, {len(model.classes)})"]
-        return {"video": _Tower(_ClassifierTower(model), inputs, outputs, axes, trials)}
-    video, embedding = _VideoTower(model), f"_embedding float32 (B, {model.head.embedding})"
-    outputs = [f"visual_feature float32 (B, {model.video_encoder.features})"]
-    outputs += [f"video{embedding}"] if video.embeds else []
-    towers = {"video": _Tower(video, inputs, outputs, axes, trials)}
-    if "text_encoder" not in model.untrained:
-        encoder = model.text_encoder
-        longest = encoder.max_tokens if isinstance(encoder, TransformerAverage) else None
-        token_axes = {0: dim("batch"), 1: dim("tokens", max=longest)}
-        towers["text"] = _Tower(
-            _TextTower(model),
-            ["ids int64 (B, L)", "mask int64 (B, L)"],
-            [f"text{embedding}"],
-            {"ids": token_axes, "mask": token_axes},
-            [_test_tokens(encoder), encoder.tokenize([_TEST_TEXT])],
-        )
-    return towers
-
-
-def _test_tokens(encoder: TextEncoder) -> Tensors:
-    """Return arbitrary tokens and the mask of three texts of 5, 2 and 1 tokens."""
-    if isinstance(encoder, WordAverage):
-        vocabulary = len(encoder.words)
-    else:
-        vocabulary = encoder.model.config.vocab_size
-    ids = torch.arange(15).reshape(3, 5) % vocabulary
-    return ids, (torch.arange(5) < torch.tensor([[5], [2], [1]])).long()
-
-
-def _metadata(model: CPD | Classifier) -> dict[str, Any]:
-    classes = {"classes": model.classes} if isinstance(model, Classifier) else {}
-    clip = dataclasses.asdict(model.clip)
-    return {"model": model.hash, "preprocessing": preprocessing(clip), **classes}
-
-
 def _trace(tower: _Tower) -> torch.export.ExportedProgram:
     with torch.no_grad():
-        return torch.export.export(tower.module, tower.trials[0], dynamic_shapes=tower.axes)
+        return torch.export.export(tower, tower.examples[0], dynamic_shapes=tower.axes)
 
 
-def _to_program(tower: _Tower, metadata: Mapping[str, str]) -> bytes:
+def _to_program(tower: _Tower, metadata: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
-    torch.export.save(_trace(tower), buffer, extra_files=dict(metadata))
+    torch.export.save(_trace(tower), buffer, extra_files=metadata)
     return buffer.getvalue()
 
 
@@ -215,10 +187,10 @@ def _load_program(content: bytes) -> Callable[[Tensors], Tensors]:
     return lambda inputs: module(*inputs)
 
 
-def _to_onnx(tower: _Tower, metadata: Mapping[str, str]) -> bytes:
+def _to_onnx(tower: _Tower, metadata: dict[str, str]) -> bytes:
     import_module("onnxscript")  # torch.onnx requires it, with a longer error message
     program = torch.onnx.export(
-        _trace(tower), tower.trials[0], dynamo=True, verbose=False, dynamic_shapes=tower.axes,
+        _trace(tower), tower.examples[0], dynamo=True, verbose=False, dynamic_shapes=tower.axes,
         input_names=list(tower.axes), output_names=tower.output_names,
     )  # fmt: skip
     assert program is not None
@@ -241,11 +213,11 @@ def _load_onnx(content: bytes) -> Callable[[Tensors], Tensors]:
 
 @torch.no_grad()
 def _compare(tower: _Tower, run: Callable[[Tensors], Tensors], file: Path) -> dict[str, float]:
-    """Compare the exported tower with the module on all test inputs."""
+    """Compare the exported tower with the module on all examples."""
     differences = {}
-    for inputs in tower.trials:
+    for inputs in tower.examples:
         shape = " × ".join(map(str, inputs[0].shape))
-        outputs = zip(tower.output_names, run(inputs), tower.module(*inputs), strict=True)
+        outputs = zip(tower.output_names, run(inputs), tower(*inputs), strict=True)
         for name, found, expected in outputs:
             difference = float((found - expected).abs().max() / expected.abs().max())
             if not difference <= TOLERANCE:  # also true for NaN

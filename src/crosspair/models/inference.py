@@ -119,12 +119,9 @@ class _FoldedConv:
         x = as_clips(x, frames) if self.temporal else x
         y: torch.Tensor
         activation = ("relu" if self.relu else "none", (), "")
+        convolve, layer = torch.ops.mkldnn._convolution_pointwise, (self.weight, self.bias)
         if residual is None:
-            y = torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *self.form, *activation
-            )
+            y = convolve(x, *layer, *self.form, *activation)
         else:
-            y = torch.ops.mkldnn._convolution_pointwise.binary(
-                x, residual, self.weight, self.bias, *self.form, "add", 1, *activation
-            )
+            y = convolve.binary(x, residual, *layer, *self.form, "add", 1, *activation)
         return as_images(y) if self.temporal else y

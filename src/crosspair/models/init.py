@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,24 +14,23 @@ from crosspair.config import ClipConfig, FinetuneRecipe, HeadConfig, TextConfig,
 from crosspair.errors import ModelError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, PARTS
-from crosspair.models.foreign_resnets import IMAGENET_MEAN, IMAGENET_STD, inflate
 from crosspair.models.hub import (
-    CLASSIFIER_TYPE,
     CPD_TYPE,
+    MODEL_TYPES,
     read_config,
     read_sections,
     read_weights,
     resolve_model_folder,
     weights_hash,
 )
-from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage
+from crosspair.models.import_weights import IMAGENET_MEAN, IMAGENET_STD, inflate
+from crosspair.models.text import TransformerAverage, WordAverage
 from crosspair.video.pixels import MEAN, STD, normalize
 
 logger = logging.getLogger(__name__)
 
 IMAGENET = "imagenet:"  # prefix of a file of 2D weights
 RANDOM = "random"
-_NAMES = {CPD_TYPE: "CPD", CLASSIFIER_TYPE: "classifier"}
 
 
 def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
@@ -42,8 +40,8 @@ def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
         ModelError: the folder does not exist or is not a complete model folder.
     """
     folder = resolve_model_folder(source)
-    model_type = read_config(folder, CPD_TYPE, CLASSIFIER_TYPE)["model_type"]
-    return (CPD if model_type == CPD_TYPE else Classifier).from_pretrained(folder)
+    is_cpd = read_config(folder, *MODEL_TYPES)["model_type"] == CPD_TYPE
+    return (CPD if is_cpd else Classifier).from_pretrained(folder)
 
 
 def load_frozen_model(source: str) -> CPD:
@@ -86,20 +84,19 @@ def load_imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> Fra
     """Load a 2D ResNet as a frame encoder.
 
     Args:
-        file: see `crosspair.models.foreign_resnets.inflate`.
+        file: see `inflate`.
         clip: clip format; 8 frames of 224×224 by default.
 
     Raises:
-        ModelError: see `crosspair.models.foreign_resnets.inflate`.
+        ModelError: see `inflate`.
     """
-    video, state = inflate(file, fold_normalization=False)
+    video, encoder = inflate(file, fold_normalization=False)
+    words = WordAverage(["video"], torch.zeros(1, TextConfig.dimensions))
+    clip = clip or ClipConfig(size=224)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        words = WordAverage(["video"], torch.zeros(1, TextConfig.dimensions))
-        model = FrameAverageModel(
-            words, clip or ClipConfig(size=224), video, TextConfig(), HeadConfig()
-        )
-    model.video_encoder.load_state_dict(state)
+        torch.manual_seed(0)  # makes the untrained parts reproducible
+        model = FrameAverageModel(words, clip, video, TextConfig(), HeadConfig())
+    model.video_encoder.load_state_dict(encoder)
     model.untrained = PARTS[1:]
     return model.eval()
 
@@ -130,13 +127,12 @@ class InitWeights:
         """
         if self.video is None:
             return
-        expected, found = (dataclasses.asdict(config) for config in (model.video, self.video))
-        differences = [key for key in found if expected[key] != found[key]]
-        if differences:
+        recipe = asdict(model.video)
+        different = {k: value for k, value in asdict(self.video).items() if value != recipe[k]}
+        if different:
             raise ModelError(
-                f"the weights of {self.name} have "
-                + ", ".join(f"video.{k} {found[k]} (recipe: {expected[k]})" for k in differences)
-                + f". Set {' '.join(f'video.{k}={found[k]}' for k in differences)}."
+                f"the weights of {self.name} have another architecture than the recipe. Set "
+                f"{' '.join(f'video.{key}={value}' for key, value in different.items())}."
             )
         model.video_encoder.load_state_dict(self.encoder)
         if isinstance(model, Classifier) and self.classes == model.classes:
@@ -159,14 +155,18 @@ def load_init_weights(source: str) -> InitWeights:
         video, encoder = inflate(source.removeprefix(IMAGENET))
         return InitWeights(f"ImageNet {weights_hash(encoder)}", video, encoder)
     folder = resolve_model_folder(source)
-    config = read_config(folder, CPD_TYPE, CLASSIFIER_TYPE)
+    config = read_config(folder, *MODEL_TYPES)
     weights = read_weights(folder)
+    encoder, layer = (
+        {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
+        for prefix in ("video_encoder.", "fc.")
+    )
     return InitWeights(
-        f"{_NAMES[config['model_type']]} {weights_hash(weights)}",
+        f"{MODEL_TYPES[config['model_type']]} {weights_hash(weights)}",
         read_sections(FinetuneRecipe, config, folder, "video").video,
-        _select_prefix(weights, "video_encoder."),
+        encoder,
         config.get("classes", []),
-        _select_prefix(weights, "fc."),
+        layer,
     )
 
 
@@ -188,51 +188,29 @@ def load_pretrained_towers(model: CPD, source: str) -> str:
     """
     init = load_init_weights(source)
     init.load_into(model)
-    if init.name != RANDOM:
-        loaded = ["video_encoder"]
-        if init.name.startswith("CPD"):
-            loaded += _load_matching_parts(model, CPD.from_pretrained(source))
-        random = ", ".join(part for part in PARTS if part not in loaded) or "none"
-        logger.info("initialised from %s: %s; random: %s", init.name, ", ".join(loaded), random)
+    if init.name == RANDOM:
+        return init.name
+    loaded = ["video_encoder"]
+    if init.name.startswith(MODEL_TYPES[CPD_TYPE]):
+        other = CPD.from_pretrained(source)
+        for part in PARTS[1:]:
+            ours, theirs = getattr(model, part), getattr(other, part)
+            matches = part not in other.untrained and _signature(ours) == _signature(theirs)
+            if matches and (part != "text_head" or "text_encoder" in loaded):
+                if isinstance(theirs, TransformerAverage):
+                    theirs.max_tokens = ours.max_tokens
+                setattr(model, part, theirs)
+                loaded.append(part)
+    random = ", ".join(part for part in PARTS if part not in loaded) or "none"
+    logger.info("initialised from %s: %s; random: %s", init.name, ", ".join(loaded), random)
     return init.name
 
 
-def _select_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
-
-
-def _load_matching_parts(model: CPD, other: CPD) -> list[str]:
-    """Take the trained heads and text encoder of ``other`` that match; return their names."""
-    loaded = []
-    if _matches("video_head", model, other):
-        loaded.append("video_head")
-        model.video_head = other.video_head
-    ours, theirs = model.text_encoder, other.text_encoder
-    if _matches("text_encoder", model, other) and _vocabulary(ours) == _vocabulary(theirs):
-        loaded.append("text_encoder")
-        if isinstance(ours, TransformerAverage) and isinstance(theirs, TransformerAverage):
-            theirs.max_tokens = ours.max_tokens
-        model.text_encoder = theirs
-        if _matches("text_head", model, other):
-            loaded.append("text_head")
-            model.text_head = other.text_head
-    return loaded
-
-
-def _matches(part: str, model: CPD, other: CPD) -> bool:
-    ours, theirs = (
-        {name: value.shape for name, value in getattr(each, part).state_dict().items()}
-        for each in (model, other)
-    )
-    return part not in other.untrained and ours == theirs
-
-
-def _vocabulary(encoder: TextEncoder) -> dict[str, int]:
-    if isinstance(encoder, WordAverage):
-        return {word: row for row, word in enumerate(encoder.words)}
-    vocabulary: dict[str, int] = encoder.tokenizer.get_vocab()
-    return vocabulary
+def _signature(module: torch.nn.Module) -> list[object]:
+    """Return the shapes of the weights, and the vocabulary of a text encoder."""
+    vocabulary: object = None
+    if isinstance(module, WordAverage):
+        vocabulary = module.words
+    elif isinstance(module, TransformerAverage):
+        vocabulary = module.tokenizer.get_vocab()
+    return [{name: value.shape for name, value in module.state_dict().items()}, vocabulary]

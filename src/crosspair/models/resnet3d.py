@@ -14,12 +14,8 @@ from torch import nn
 from crosspair.config import Depth
 
 BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
-    10: (1, 1, 1, 1),
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-}
+    10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
+}  # fmt: skip
 TEMPORAL_KERNELS = (1, 1, 3, 3)  # res2, res3, res4, res5
 
 
@@ -54,15 +50,11 @@ class ResNet3d(nn.Module):
         )
         stages = []
         channels = width
-        for stage, (blocks, temporal) in enumerate(
-            zip(BLOCKS[depth], TEMPORAL_KERNELS, strict=True)
-        ):
-            inner, stride = width * 2**stage, 1 if stage == 0 else 2
+        for stage, temporal in enumerate(TEMPORAL_KERNELS):
             layers = []
-            for index in range(blocks):
-                layers.append(
-                    block(channels, inner, stride if index == 0 else 1, temporal, shortcut)
-                )
+            for index in range(BLOCKS[depth][stage]):
+                inner, stride = width * 2**stage, 2 if stage > 0 and index == 0 else 1
+                layers.append(block(channels, inner, stride, temporal, shortcut))
                 channels = inner * block.expansion
             stages.append(nn.Sequential(*layers))
         self.res2, self.res3, self.res4, self.res5 = stages
@@ -84,15 +76,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(
-        self, channels: int, inner: int, stride: int, temporal: int, shortcut: str
-    ) -> None:
+    def __init__(self, channels: int, inner: int, stride: int, temporal: int, kind: str) -> None:
         super().__init__()
         self.conv1 = _convolution(channels, inner, temporal, 3, stride)
         self.bn1 = nn.BatchNorm3d(inner)
         self.conv2 = _convolution(inner, inner, 1, 3)
         self.bn2 = nn.BatchNorm3d(inner)
-        self.shortcut = _shortcut(channels, inner, stride, shortcut)
+        self.shortcut = _shortcut(channels, inner, stride, kind)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -105,9 +95,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self, channels: int, inner: int, stride: int, temporal: int, shortcut: str
-    ) -> None:
+    def __init__(self, channels: int, inner: int, stride: int, temporal: int, kind: str) -> None:
         super().__init__()
         outer = inner * self.expansion
         self.conv1 = _convolution(channels, inner, temporal, 1)
@@ -116,7 +104,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm3d(inner)
         self.conv3 = _convolution(inner, outer, 1, 1)
         self.bn3 = nn.BatchNorm3d(outer)
-        self.shortcut = _shortcut(channels, outer, stride, shortcut)
+        self.shortcut = _shortcut(channels, outer, stride, kind)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -163,11 +151,5 @@ def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
 def _convolution(
     channels: int, outer: int, temporal: int, spatial: int, stride: int = 1
 ) -> nn.Conv3d:
-    return nn.Conv3d(
-        channels,
-        outer,
-        (temporal, spatial, spatial),
-        (1, stride, stride),
-        (temporal // 2, spatial // 2, spatial // 2),
-        bias=False,
-    )
+    kernel, padding = (temporal, spatial, spatial), (temporal // 2, spatial // 2, spatial // 2)
+    return nn.Conv3d(channels, outer, kernel, (1, stride, stride), padding, bias=False)

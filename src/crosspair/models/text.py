@@ -8,6 +8,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +18,7 @@ from torch import nn
 
 from crosspair.config import TextConfig
 from crosspair.device import to_device
-from crosspair.errors import ModelError, TextError
-from crosspair.models.hub import format_error
+from crosspair.errors import ModelError, TextError, format_error
 
 WORDS_FILE, LANGUAGE_MODEL_FOLDER = "words.json", "language_model"  # in a model folder
 # Architectures that accept an expanded attention mask and whose layers all use the same mask.
@@ -69,9 +69,7 @@ class WordAverage(nn.Module):
 
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the mean vectors (B, dimensions) for the output of `tokenize`; used by export."""
-        weight = mask.unsqueeze(-1).to(self.vectors.weight.dtype)  # (B, L, 1)
-        vectors = nn.functional.embedding(ids, self.vectors.weight) * weight
-        return vectors.sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+        return _masked_mean(nn.functional.embedding(ids, self.vectors.weight), mask)
 
     def is_empty(self, text: str) -> bool:
         """Return whether the text contains no known word."""
@@ -115,14 +113,8 @@ class TransformerAverage(nn.Module):
 
     def __init__(self, source: str, max_tokens: int, *, weights: bool = True) -> None:
         super().__init__()
-        try:
-            import transformers
-        except ImportError as error:
-            raise TextError(
-                "text.encoder=transformer requires transformers. Install it with: "
-                'pip install "crosspair[text]"'
-            ) from error
-        missing: list[str] = []
+        transformers = _import_extra("transformers")
+        fault, missing = "", []
         try:
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             if weights:
@@ -138,24 +130,20 @@ class TransformerAverage(nn.Module):
             raise TextError(
                 f"language model {source}: loading failed ({format_error(error)})."
             ) from error
-        if missing:
-            raise TextError(
-                f"language model {source}: {len(missing)} weights are missing, e.g. {missing[0]}."
-            )
-        positions = getattr(self.model.config, "max_position_embeddings", max_tokens)
-        if 0 < positions < max_tokens:
-            raise TextError(
-                f"language model {source}: text.max_tokens={max_tokens} exceeds the maximum length "
-                f"of {positions} tokens."
-            )
         self.max_tokens = max_tokens
         self.features: int = self.model.config.hidden_size
-        # With incomplete files, tokenizers silently map every word to the unknown token.
-        if self.is_empty("a person is playing with a ball"):
-            raise TextError(
-                f"language model {source}: the tokenizer maps every word to the unknown token. "
-                "Add tokenizer.json or a complete set of tokenizer files to the folder."
+        positions = getattr(self.model.config, "max_position_embeddings", max_tokens)
+        if missing:
+            fault = f"{len(missing)} weights are missing, e.g. {missing[0]}"
+        elif 0 < positions < max_tokens:
+            fault = f"text.max_tokens={max_tokens} exceeds its maximum length of {positions} tokens"
+        elif self.is_empty("a person is playing with a ball"):  # tokenizers do not report it
+            fault = (
+                "the tokenizer maps every word to the unknown token. Add tokenizer.json or a "
+                "complete set of tokenizer files to the folder"
             )
+        if fault:
+            raise TextError(f"language model {source}: {fault}.")
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
         ids, mask = self.tokenize(texts)
@@ -190,12 +178,11 @@ class TransformerAverage(nn.Module):
         config = self.model.config
         expandable = config.model_type in EXPANDED_MASK_MODELS
         if ids.is_cuda and expandable and config._attn_implementation == "sdpa":
-            attended = expand_attention_mask(attended)
+            # Transformers would expand the mask itself, but first checks whether it hides any
+            # token, which synchronises with the GPU in each step.
+            attended = attended[:, None, None, :].bool()  # (B, 1, 1, L)
         output = self.model(input_ids=ids, attention_mask=attended)
-        hidden = output.last_hidden_state.float()  # (B, L, H)
-        weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
-        mean: torch.Tensor = (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-        return mean
+        return _masked_mean(output.last_hidden_state.float(), mask)
 
     @property
     def attends_to_padding(self) -> bool:
@@ -254,7 +241,7 @@ def read_word_vectors(path: str, max_words: int) -> WordAverage:
     Raises:
         TextError: the file does not exist or has another format.
     """
-    gensim = _import_gensim()
+    gensim = _import_extra("gensim").models
     if not Path(path).is_file():
         raise TextError(f"word vectors {path}: no such file.")
     binary = ".bin" in Path(path).suffixes
@@ -287,13 +274,13 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
     Raises:
         TextError: no word occurs twice.
     """
-    gensim = _import_gensim()
+    gensim = _import_extra("gensim").models
     sentences = [tokenize(title) for title in titles]
     try:
         # Several workers would make the order of updates, and so the vectors, non-deterministic.
         model = gensim.Word2Vec(
             sentences, vector_size=dimensions, window=8, min_count=2, sg=1, negative=8,
-            sample=1e-3, epochs=40, seed=seed, workers=1, hashfxn=_stable_hash,
+            sample=1e-3, epochs=40, seed=seed, workers=1,
         )  # fmt: skip
     except RuntimeError as error:
         raise TextError(
@@ -313,23 +300,19 @@ def tokenize(title: str) -> list[str]:
     return [word.lower().replace("’", "'") for word in _WORD.findall(_CAMEL_CASE.sub(" ", nfc))]
 
 
-def expand_attention_mask(mask: torch.Tensor) -> torch.Tensor:
-    """Expand a padding mask (B, L) to an attention mask (B, 1, 1, L).
-
-    Transformers would do so itself, but first checks whether the mask hides any token, which
-    synchronises with the GPU in each step.
-    """
-    return mask[:, None, None, :].bool()
+def _masked_mean(vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average vectors (B, L, H) where the mask (B, L) is 1; zeros where it is 0 everywhere."""
+    weight = mask.unsqueeze(-1).to(vectors.dtype)  # (B, L, 1)
+    return (vectors * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def _import_gensim() -> Any:
+def _import_extra(package: str) -> Any:
     try:
-        from gensim import models
+        return import_module(package)
     except ImportError as error:
         raise TextError(
-            'text.encoder=words requires gensim. Install it with: pip install "crosspair[text]"'
+            f'text encoders require {package}. Install it with: pip install "crosspair[text]"'
         ) from error
-    return models
 
 
 def _has_header(path: str) -> bool:
@@ -340,11 +323,3 @@ def _has_header(path: str) -> bool:
     if len(first) < 2:
         raise ValueError("the first line is neither a header nor a word with its vector")
     return len(first) == 2
-
-
-def _stable_hash(word: str) -> int:
-    """Hash a word with FNV-1a; Python's string hash differs between processes."""
-    value = 2166136261
-    for byte in word.encode():
-        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
-    return value
