@@ -44,9 +44,7 @@ def main(out: Path, all_settings: str, batch: int, dimensions: int, samples: int
         for settings in json.loads(all_settings):
             config = ObjectiveConfig(noise_samples=samples, **settings)
             for pairs in PAIRS:
-                rows.append(
-                    [settings, pairs, measure_step(config, pairs, batch, dimensions, world)]
-                )
+                rows.append([settings, pairs, measure_step(config, pairs, batch, dimensions, world)])
         if world.is_main:
             out.write_text(json.dumps(rows))
 

@@ -48,12 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=7.0, help="start no part later than this")
-    parser.add_argument(
-        "--tiny", action="store_true", help="tiny sizes; the figures are meaningless"
-    )
-    parser.add_argument(
-        "--only", default="", metavar="TEXT", help="only parts whose name contains this"
-    )
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes; the figures are meaningless")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only parts whose name contains this")
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -112,17 +108,15 @@ def jobs(device: torch.device, scale: Scale) -> Iterator[Job]:
                 yield (
                     f"objective, N = {pairs:,}",
                     mode + copied,
-                    lambda s=settings, n=pairs // scale.shrink, k=kernel: (
-                        cuda_objectives.objective_step(s, n, k, device, scale)
+                    lambda s=settings, n=pairs // scale.shrink, k=kernel: cuda_objectives.objective_step(
+                        s, n, k, device, scale
                     ),
                 )
     yield from _network_jobs(34, device, scale, eager=True)
     yield from _network_jobs(18, device, scale, eager=True)
 
 
-def _network_jobs(
-    depth: Any, device: torch.device, scale: Scale, *, eager: bool = False
-) -> Iterator[Job]:
+def _network_jobs(depth: Any, device: torch.device, scale: Scale, *, eager: bool = False) -> Iterator[Job]:
     for name, ways, rate in (
         ("training", cuda_networks.TRAINING, cuda_networks.training_rate),
         ("inference", cuda_networks.INFERENCE, cuda_networks.inference_rate),
@@ -166,9 +160,7 @@ def write(facts: Values, rows: list[dict[str, Any]], tiny: bool) -> None:
     """Write all measurements so far, with machine and versions."""
     folder = Path(os.environ.get("OUT", HERE / "results"))
     folder.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-    )
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     content = {
         "machine": facts,
         "python": platform.python_version(),

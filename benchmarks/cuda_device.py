@@ -68,9 +68,7 @@ def copy_rate(kind: str, device: torch.device, scale: Scale) -> Values:
     return to_rates((2 if kind == "within" else 1) * size / 1e9, seconds, "gb_per_s")
 
 
-def time_step(
-    step: Callable[[], object], device: torch.device, scale: Scale, together: int = 2
-) -> list[float]:
+def time_step(step: Callable[[], object], device: torch.device, scale: Scale, together: int = 2) -> list[float]:
     """Time a step repeatedly. Each value is the mean of ``together`` consecutive steps, in s."""
     for _ in range(2):
         step()

@@ -57,9 +57,7 @@ def training_rate(depth: Depth, way: Way, device: torch.device, scale: Scale) ->
     """Measure clips/s of forward pass, backward pass and SGD."""
     encoder, clips = _network(depth, way, device, scale)
     encoder.train()
-    optimizer = torch.optim.SGD(
-        encoder.parameters(), lr=1e-4, momentum=0.9, fused=way.fused or None
-    )
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=1e-4, momentum=0.9, fused=way.fused or None)
 
     def step() -> None:
         with _autocast(way, device):
@@ -104,9 +102,7 @@ def _clips_per_second(
     return {**result, "network_tflops": tflops, "peak_gib": peak_memory(device) / 2**30}
 
 
-def _network(
-    depth: Depth, way: Way, device: torch.device, scale: Scale
-) -> tuple[nn.Module, torch.Tensor]:
+def _network(depth: Depth, way: Way, device: torch.device, scale: Scale) -> tuple[nn.Module, torch.Tensor]:
     size, batch = sizes(depth, scale)
     layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
     torch.manual_seed(0)
@@ -125,9 +121,7 @@ def _network(
 class _ConvolutionOverImages(nn.Module):
     def __init__(self, convolution: nn.Conv3d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(
-            convolution.weight.detach().squeeze(2).contiguous(memory_format=torch.channels_last)
-        )
+        self.weight = nn.Parameter(convolution.weight.detach().squeeze(2).contiguous(memory_format=torch.channels_last))
         self.stride, self.padding = convolution.stride[1:], convolution.padding[1:]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -44,9 +44,7 @@ from crosspair.video.loader import Batch
 DIMENSIONS, NOISE, PAIRS = 256, 4096, 256  # D, m, B of the paper
 
 
-def objective_step(
-    settings: Values, pairs: int, kernel: bool, device: torch.device, scale: Scale
-) -> Values:
+def objective_step(settings: Values, pairs: int, kernel: bool, device: torch.device, scale: Scale) -> Values:
     """Time the loss, backward pass and bank update in ms, and measure memory excluding the bank."""
     config = ObjectiveConfig(noise_samples=NOISE // scale.shrink, **settings)
     world, batch = World(device=device), PAIRS // scale.shrink
@@ -148,9 +146,7 @@ def _pretraining(
     task = Pretraining.__new__(Pretraining)
     task.recipe, task.world = recipe, world
     encoder = WordAverage(words, torch.randn(len(words), recipe.text.dimensions))
-    task.model = prepare_model(
-        CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head), world
-    )
+    task.model = prepare_model(CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head), world)
     pairs = 10_000
     task.titles = [f"{words[i % 1000]} {words[i % 777]}" for i in range(pairs)]
     task.objective = objectives.build_objective(recipe.objective, pairs, DIMENSIONS, 1, world)
@@ -159,9 +155,7 @@ def _pretraining(
     task.curriculum = Curriculum(recipe.curriculum)
     task.enter_stage()
     clips = torch.randint(0, 256, (batch, 8, size, size, 3), dtype=torch.uint8)
-    host_batch = Batch(
-        0, torch.randperm(pairs)[:batch], clips.permute(0, 4, 1, 2, 3), torch.ones(batch, 3), []
-    )
+    host_batch = Batch(0, torch.randperm(pairs)[:batch], clips.permute(0, 4, 1, 2, 3), torch.ones(batch, 3), [])
     return task, host_batch.pin_memory() if device.type == "cuda" else host_batch
 
 
@@ -172,8 +166,7 @@ def _bank(pairs: int, world: World, config: ObjectiveConfig) -> MemoryBank:
     dtype = torch.bfloat16 if config.bank_precision == "bf16" else torch.float32
     shape = (pairs, DIMENSIONS)
     bank.video, bank.text = (
-        torch.randn(shape, dtype=dtype, device=world.device).mul_(DIMENSIONS**-0.5)
-        for _ in range(2)
+        torch.randn(shape, dtype=dtype, device=world.device).mul_(DIMENSIONS**-0.5) for _ in range(2)
     )
     return bank
 

@@ -66,9 +66,7 @@ def main() -> None:
     """Train all runs, compare their losses and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=int, default=300, help="default: 300")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of weights and pairs (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and pairs (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -105,9 +103,7 @@ def train(way: Way, steps: int, seed: int, noise_seed: int) -> list[float]:
         if parameter.dim() == 5:
             parameter.data = parameter.contiguous(memory_format=way.layout)
     config = ObjectiveConfig(noise=way.noise, noise_samples=128)
-    objective = objectives.build_objective(
-        config, PAIRS, recipe.head.embedding, noise_seed, World()
-    )
+    objective = objectives.build_objective(config, PAIRS, recipe.head.embedding, noise_seed, World())
     bank = MemoryBank(PAIRS, recipe.head.embedding, config.bank_momentum, seed, World())
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_grouped_optimizer({"rest": trainable}, OptimizerConfig(lr=0.05))
@@ -143,9 +139,7 @@ def synthetic_pairs(seed: int) -> tuple[torch.Tensor, list[str]]:
 
 def differences(losses: list[float], plain: list[float]) -> dict[str, float]:
     """Compare means over `WINDOW` steps with the plain run: largest and last difference."""
-    values, base = (
-        torch.tensor(each).unfold(0, WINDOW, WINDOW).mean(dim=1) for each in (losses, plain)
-    )
+    values, base = (torch.tensor(each).unfold(0, WINDOW, WINDOW).mean(dim=1) for each in (losses, plain))
     relative = (values - base) / base
     return {
         "first": float(values[0]), "last": float(values[-1]),

@@ -43,9 +43,7 @@ NOISE = 3.0  # standard deviation per feature, relative to that of the class cen
 def main() -> None:
     """Run the benchmarks, print a table and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="fraction of the videos (default: 1)"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the videos (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the features (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
@@ -82,9 +80,7 @@ def synthetic_features(
     return features, labels
 
 
-def benchmark_retrieval(
-    videos: int, query_count: int, generator: torch.Generator
-) -> dict[str, Any]:
+def benchmark_retrieval(videos: int, query_count: int, generator: torch.Generator) -> dict[str, Any]:
     """Rank the correct video of each query; by sorting only for the first queries."""
     targets = F.normalize(torch.randn(videos, EMBEDDING, generator=generator), dim=1)
     noise = torch.randn(query_count, EMBEDDING, generator=generator) / EMBEDDING**0.5
@@ -158,9 +154,7 @@ def benchmark_linear(
     config = LinearConfig()
     with progress("linear probe", config.epochs, "epochs") as bar:
         ours, probe = time_call(
-            lambda: train_linear(
-                train, labels, CLASSES, config, progress=lambda done, _: bar.advance(done)
-            )
+            lambda: train_linear(train, labels, CLASSES, config, progress=lambda done, _: bar.advance(done))
         )
     memory = peak_memory()
     layer = torch.randn(FEATURES, CLASSES, generator=torch.Generator().manual_seed(0))
@@ -189,8 +183,7 @@ def benchmark_linear(
         },
         "scikit-learn": {
             "s": theirs,
-            "extrapolated_from": f"1 of {config.epochs} epochs, "
-            f"{few} and {many} of {len(train)} videos",
+            "extrapolated_from": f"1 of {config.epochs} epochs, {few} and {many} of {len(train)} videos",
         },
         "times_a_matrix_product": ours / product_s,
         "times_faster": theirs / ours,
@@ -204,9 +197,7 @@ def time_call(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def extrapolate_time(
-    work: Callable[[int], Any], few: int, many: int, whole: int
-) -> tuple[float, Any]:
+def extrapolate_time(work: Callable[[int], Any], few: int, many: int, whole: int) -> tuple[float, Any]:
     """Extrapolate the CPU seconds from two fractions; also return the result of the larger one."""
     work(few)  # warm-up
     (few_s, _), (many_s, result) = time_call(lambda: work(few)), time_call(lambda: work(many))

@@ -36,12 +36,8 @@ def main() -> None:
     """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=10, help="repetitions (default: 10)")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="factor of the clips' side (default: 1)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of weights and clips (default: 0)"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the clips' side (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -46,9 +46,7 @@ def bank_memory(pairs: int, dimensions: int, processes: int, precision: str = "f
     return _TABLES * -(-pairs // processes) * dimensions * _bytes(precision)
 
 
-def bank_traffic(
-    config: ObjectiveConfig, batch: int, dimensions: int, processes: int
-) -> dict[str, Traffic]:
+def bank_traffic(config: ObjectiveConfig, batch: int, dimensions: int, processes: int) -> dict[str, Traffic]:
     """Compute the traffic of an NCE step by purpose.
 
     Args:
@@ -75,9 +73,7 @@ def bank_traffic(
         "positives": counts + counts + Traffic(batch * entry, local * _INDEX),
         "noise": noise,
         "normaliser": counts + counts + Traffic(gathered=distributions * _FLOAT),
-        "update": counts
-        + counts
-        + Traffic(gathered=local * (_INDEX + _TABLES * dimensions * _FLOAT)),
+        "update": counts + counts + Traffic(gathered=local * (_INDEX + _TABLES * dimensions * _FLOAT)),
     }
 
 

@@ -166,9 +166,7 @@ def estimate_quality(
                 both[name].append(_nce_gradients(query, text, i, drawn, z, tau))
         for name, gradients in both.items():
             results[name].append(_compare_gradients(torch.stack(gradients), exact))
-        lengths = _expected_difference(video.detach(), text, log_z, m, tau).norm(
-            dim=1
-        ) / exact.norm(dim=1)
+        lengths = _expected_difference(video.detach(), text, log_z, m, tau).norm(dim=1) / exact.norm(dim=1)
         expected.append(float(lengths.median()))
     return {
         "settings": {**vars(pairs), "temperature": tau, "draws": draws},
@@ -220,9 +218,7 @@ def _set_axes(axes: Axes, title: str, xlabel: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _ranking_weights(
-    query: torch.Tensor, texts: torch.Tensor, positive: int, margin: float
-) -> torch.Tensor:
+def _ranking_weights(query: torch.Tensor, texts: torch.Tensor, positive: int, margin: float) -> torch.Tensor:
     """Return (n,): |∂L/∂s| of each candidate, times n − 1."""
     candidates = texts.clone().requires_grad_()
     loss, _ = ranking_loss(query.unsqueeze(0), candidates, torch.tensor([positive]), margin)
@@ -230,9 +226,7 @@ def _ranking_weights(
     return gradient @ query * (len(texts) - 1)
 
 
-def _sample_by_posterior(
-    posterior: torch.Tensor, weights: dict[str, torch.Tensor], seed: int
-) -> Points:
+def _sample_by_posterior(posterior: torch.Tensor, weights: dict[str, torch.Tensor], seed: int) -> Points:
     """Draw up to `_DOTS` negatives from each of `_BINS` equal ranges of log h."""
     logs = posterior.log10()
     edges = torch.linspace(float(logs.min()), float(logs.max()), _BINS + 1)

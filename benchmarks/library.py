@@ -97,9 +97,7 @@ def main() -> None:
     """Run the benchmark, print the results and write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest", type=Path, required=True, help="manifest of labelled clips")
-    parser.add_argument(
-        "--model", type=Path, required=True, help="model trained on the training split"
-    )
+    parser.add_argument("--model", type=Path, required=True, help="model trained on the training split")
     parser.add_argument("--seed", type=int, default=0, help="seed of random choices (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
@@ -153,9 +151,7 @@ def prepare_material(manifest: Manifest, folder: Path, draw: random.Random) -> M
     return Material(folder, clips, occurrences)
 
 
-def measure_indexing(
-    material: Material, library: Path, encoder: InferenceEngine
-) -> dict[str, float]:
+def measure_indexing(material: Material, library: Path, encoder: InferenceEngine) -> dict[str, float]:
     """Index everything and measure the cost."""
     start, cpu_start = time.perf_counter(), cpu_seconds()
     with delayed_progress("indexing", "videos") as advance:
@@ -190,9 +186,7 @@ def precision_by_class(material: Material, searcher: Searcher) -> dict[str, Any]
     return results
 
 
-def search_long_videos(
-    material: Material, searcher: Searcher, draw: random.Random
-) -> dict[str, Any]:
+def search_long_videos(material: Material, searcher: Searcher, draw: random.Random) -> dict[str, Any]:
     """Measure how often the best result overlaps a correct clip."""
     windows = windows_of(searcher.library.folder)
     text_correct, text_chance = [], []
@@ -211,18 +205,14 @@ def search_long_videos(
         poor_copy(each.source, copy)
         (best,) = searcher.video(copy, limit=1, folder=material.folder / "long")
         copy_correct.append(overlaps_any(best, [each]))
-        copy_chance.append(
-            sum(each.overlaps(each.path, *span) for span in windows[each.path]) / total
-        )
+        copy_chance.append(sum(each.overlaps(each.path, *span) for span in windows[each.path]) / total)
     return {
         "by class name": success_rates(text_correct, text_chance),
         "by a poor copy": success_rates(copy_correct, copy_chance),
     }
 
 
-def measure_updates(
-    material: Material, library: Path, encoder: InferenceEngine, draw: random.Random
-) -> dict[str, Any]:
+def measure_updates(material: Material, library: Path, encoder: InferenceEngine, draw: random.Random) -> dict[str, Any]:
     """Remove some clips and add them again, updating the library each time."""
     before = windows_of(library)
     away = material.folder / "away"
@@ -263,9 +253,7 @@ def measure_kills(
     context.set_forkserver_preload(["benchmarks.library"])
     for _ in range(KILLS):
         receiver, sender = context.Pipe()
-        process = context.Process(
-            target=index_to_be_killed, args=(another, material.folders, model, sender)
-        )
+        process = context.Process(target=index_to_be_killed, args=(another, material.folders, model, sender))
         process.start()
         sender.close()
         receiver.recv()
@@ -287,9 +275,7 @@ def measure_kills(
     return dict(counts)
 
 
-def index_to_be_killed(
-    library: Path, folders: list[Path], model: Path, started: Connection
-) -> None:
+def index_to_be_killed(library: Path, folders: list[Path], model: Path, started: Connection) -> None:
     """Index and commit after every video."""
     indexing.COMMIT_SECONDS = 0.0
     encoder = load_engine(model)
@@ -340,9 +326,7 @@ def show(results: dict[str, Any]) -> None:
         table.add_column(f"P@{TOP}, {among}", justify="right")
         table.add_column("chance", justify="right")
     for label, values in results["classes"].items():
-        cells = (
-            f"{values[among][name]:.2f}" for among in ("all", "test") for name in values[among]
-        )
+        cells = (f"{values[among][name]:.2f}" for among in ("all", "test") for name in values[among])
         table.add_row(label, *cells)
     Console().print(table)
     for name in ("long videos", "changes", "kills"):

@@ -66,13 +66,9 @@ class Job:
 def main() -> None:
     """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "videos", nargs="?", type=Path, help="folder of videos (default: render some)"
-    )
+    parser.add_argument("videos", nargs="?", type=Path, help="folder of videos (default: render some)")
     parser.add_argument("--rounds", type=int, default=8, help="default: 8")
-    parser.add_argument(
-        "--most", type=int, default=20, help="maximum number of videos (default: 20)"
-    )
+    parser.add_argument("--most", type=int, default=20, help="maximum number of videos (default: 20)")
     parser.add_argument("--views", type=int, default=2, help="views per video (default: 2)")
     parser.add_argument("--seconds", type=float, default=10, help="length of a video (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the views (default: 0)")
@@ -92,9 +88,7 @@ def main() -> None:
             jobs = _jobs(pairs, ClipConfig(size=SIZES[0]), options)
             for index, state in enumerate(("untouched", "prepared")):
                 results["parts"][f"{name}, {state}"] = _time_parts(jobs, state, options.rounds)
-                results["workers"][f"{name}, {state}"] = _clips_per_second(
-                    [pair[index] for pair in pairs]
-                )
+                results["workers"][f"{name}, {state}"] = _clips_per_second([pair[index] for pair in pairs])
     Console().print({"parts, ms": results["parts"], "clips/s": results["workers"]})
     settings = {"clip": "8 frames, 4/30 s apart", "videos": len(files), "seconds": options.seconds,
                 "views": options.views, "rounds": options.rounds,
@@ -124,9 +118,7 @@ def _pairs(files: list[Path], out: Path, gop: int, seconds: float) -> list[tuple
     return list(zip(untouched.clips(), small.clips(), strict=True))
 
 
-def _jobs(
-    pairs: list[tuple[Clip, Clip]], config: ClipConfig, options: argparse.Namespace
-) -> list[Job]:
+def _jobs(pairs: list[tuple[Clip, Clip]], config: ClipConfig, options: argparse.Namespace) -> list[Job]:
     return [
         Job(*pair, training_view(np.random.default_rng((options.seed, number, n)), config), config)
         for number, pair in enumerate(pairs)
@@ -137,9 +129,7 @@ def _jobs(
 def _compare_ways(jobs: list[Job], rounds: int) -> dict[str, Any]:
     ways: dict[str, Callable[[Job], np.ndarray]] = {
         BASE: lambda job: common_way(job.untouched, job.view, job.config),
-        "common way with seeking, untouched": lambda job: common_way(
-            job.untouched, job.view, job.config, seek=True
-        ),
+        "common way with seeking, untouched": lambda job: common_way(job.untouched, job.view, job.config, seek=True),
         "ours, untouched": lambda job: load_view(job.untouched, job.view, job.config),
         "common way, prepared": lambda job: common_way(job.prepared, job.view, job.config),
         "ours, prepared": lambda job: load_view(job.prepared, job.view, job.config),
@@ -148,10 +138,7 @@ def _compare_ways(jobs: list[Job], rounds: int) -> dict[str, Any]:
     for name, way in ways.items():
         # Mean absolute pixel difference (0 to 255), to check that all ways load the same frames.
         differences = [
-            np.abs(
-                np.asarray(way(job), np.float32) - load_view(job.untouched, job.view, job.config)
-            )
-            for job in jobs
+            np.abs(np.asarray(way(job), np.float32) - load_view(job.untouched, job.view, job.config)) for job in jobs
         ]
         results[name]["difference"] = float(np.mean(differences))
     print_comparison(f"one clip, 8 × {jobs[0].config.size}²", results)
@@ -188,9 +175,7 @@ def _time_parts(jobs: list[Job], state: str, rounds: int) -> dict[str, float]:
     }
     times = run_in_turns(ways, range(len(jobs)), rounds)
     upto = [1e3 * statistics.median(map(statistics.mean, times[name])) for name in ways]
-    return {
-        name: b - a for name, (a, b) in zip(ways, itertools.pairwise([0.0, *upto]), strict=True)
-    }
+    return {name: b - a for name, (a, b) in zip(ways, itertools.pairwise([0.0, *upto]), strict=True)}
 
 
 def _clips_per_second(clips: list[Clip]) -> dict[int, float]:

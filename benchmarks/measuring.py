@@ -78,15 +78,11 @@ def compare_times(seconds: Mapping[str, Sequence[Sequence[float]]], base: str) -
 
     The speed-up is the ratio of the medians of a round; its quartiles are over the rounds.
     """
-    medians = {
-        name: [statistics.median(each) for each in rounds] for name, rounds in seconds.items()
-    }
+    medians = {name: [statistics.median(each) for each in rounds] for name, rounds in seconds.items()}
     return {
         name: {
             "ms": asdict(quartiles([1e3 * each for one_round in rounds for each in one_round])),
-            "times_faster": asdict(
-                quartiles([a / b for a, b in zip(medians[base], medians[name], strict=True)])
-            ),
+            "times_faster": asdict(quartiles([a / b for a, b in zip(medians[base], medians[name], strict=True)])),
         }
         for name, rounds in seconds.items()
     }
@@ -107,9 +103,7 @@ def print_comparison(title: str, results: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
-def write_results(
-    path: Path, results: Mapping[str, Any], *, seed: int, packages: Sequence[str]
-) -> None:
+def write_results(path: Path, results: Mapping[str, Any], *, seed: int, packages: Sequence[str]) -> None:
     """Write results as JSON, with the machine, the commit and the package versions."""
     origin = asdict(provenance(recipe="", model="", manifest="", seed=seed))
     content = {

@@ -47,13 +47,9 @@ def main() -> None:
     """Run the benchmark, print tables and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=4, help="repetitions (default: 4)")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="factor of the clips' side (default: 1)"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the clips' side (default: 1)")
     parser.add_argument("--depths", type=int, nargs="+", default=list(NETWORKS), metavar="DEPTH")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of weights and clips (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(cpu_count())
@@ -81,8 +77,7 @@ def machine_rates(rounds: int, size: int) -> dict[str, dict[str, float]]:
             "convolution": lambda images=images, kernel=kernel: F.conv2d(images, kernel, padding=1),
         }
         rates[str(dtype).removeprefix("torch.")] = {
-            name: count_flops(job) / min(time_call(job) for _ in range(rounds + 1)) / 1e9
-            for name, job in jobs.items()
+            name: count_flops(job) / min(time_call(job) for _ in range(rounds + 1)) / 1e9 for name, job in jobs.items()
         }
     for dtype_name, dtype_rates in rates.items():
         line = ", ".join(f"{name} {rate:.0f}" for name, rate in dtype_rates.items())
@@ -90,9 +85,7 @@ def machine_rates(rounds: int, size: int) -> dict[str, dict[str, float]]:
     return rates
 
 
-def benchmark_network(
-    depth: Depth, rounds: int, scale: float, rates: dict[str, dict[str, float]]
-) -> dict[str, Any]:
+def benchmark_network(depth: Depth, rounds: int, scale: float, rates: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Compare training and inference of a network, and relate them to the machine's rate."""
     size, batch = NETWORKS[depth]
     size = round(size * scale)
@@ -104,9 +97,7 @@ def benchmark_network(
     training_ways = {
         BASE: training_step(common, clips, "fp32", plain_sgd(common)),
         INTERMEDIATE: training_step(intermediate, fast, "auto", plain_sgd(intermediate)),
-        OURS: training_step(
-            ours, fast, "auto", build_grouped_optimizer({"rest": ours.parameters()}, SGD)
-        ),
+        OURS: training_step(ours, fast, "auto", build_grouped_optimizer({"rest": ours.parameters()}, SGD)),
     }
     inference_ways = {
         BASE: inference_step(common, clips, "fp32"),
@@ -124,9 +115,7 @@ def benchmark_network(
             "share_of_the_rate": rate / peak,
         }  # fmt: skip
         print_comparison(f"ResNet-{depth}, {batch} clips of {FRAMES}×{size}², {mode}", times)
-        Console().print(
-            f"{flops / 1e9:.1f} GFLOP per clip: {rate / peak:.0%} of the machine's rate"
-        )
+        Console().print(f"{flops / 1e9:.1f} GFLOP per clip: {rate / peak:.0%} of the machine's rate")
     return results
 
 
@@ -141,9 +130,7 @@ def copy_with_layout(network: ResNet3d, layout: torch.memory_format) -> ResNet3d
 
 def plain_sgd(network: ResNet3d) -> torch.optim.SGD:
     """Return PyTorch's default, unfused SGD."""
-    return torch.optim.SGD(
-        network.parameters(), SGD.lr, SGD.momentum, weight_decay=SGD.weight_decay
-    )
+    return torch.optim.SGD(network.parameters(), SGD.lr, SGD.momentum, weight_decay=SGD.weight_decay)
 
 
 def training_step(

@@ -48,9 +48,7 @@ OTHERS = {
     "self-instance, NCE, noise of each pair": ObjectiveConfig(name="self_instance", noise="pair"),
     "self-instance, NCE, noise of the batch": ObjectiveConfig(name="self_instance"),
     "self-instance, exact softmax": ObjectiveConfig(name="self_instance", estimate="softmax"),
-    "self-instance, learned classes, NCE": ObjectiveConfig(
-        name="self_instance", instances="weights"
-    ),
+    "self-instance, learned classes, NCE": ObjectiveConfig(name="self_instance", instances="weights"),
     "self-instance, learned classes, exact softmax": ObjectiveConfig(
         name="self_instance", instances="weights", estimate="softmax"
     ),
@@ -65,9 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS, metavar="N")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: 3)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of all random numbers (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(cpu_count())
@@ -82,9 +78,7 @@ def main() -> None:
         if needed > 0.9 * free_memory():
             Console().print(f"skipping {pairs:,} pairs: the bank needs {needed / 2**30:.1f} GiB")
             continue
-        results[str(pairs)] = benchmark_objectives(
-            pairs, BATCH, dtype, options.rounds, options.seed
-        )
+        results[str(pairs)] = benchmark_objectives(pairs, BATCH, dtype, options.rounds, options.seed)
         if pairs == ALL_AT:
             results[f"{pairs} in batches of {PAPER_BATCH}"] = benchmark_objectives(
                 pairs, PAPER_BATCH, dtype, options.rounds, options.seed
@@ -93,9 +87,7 @@ def main() -> None:
         write_results(options.out, content, seed=options.seed, packages=["torch"])
 
 
-def benchmark_objectives(
-    pairs: int, batch: int, dtype: torch.dtype, rounds: int, seed: int
-) -> dict[str, Any]:
+def benchmark_objectives(pairs: int, batch: int, dtype: torch.dtype, rounds: int, seed: int) -> dict[str, Any]:
     """Measure time and memory of all ways for a number of pairs."""
     bank = MemoryBank(pairs, DIMENSIONS, ObjectiveConfig.bank_momentum, seed, World(), dtype)
     generator = torch.Generator().manual_seed(seed)
@@ -167,9 +159,7 @@ def peak_memory(step: Step) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silence the profiler
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step(None)
-    events = [
-        each for each in profiler.profiler.kineto_results.events() if each.name() == "[memory]"
-    ]
+    events = [each for each in profiler.profiler.kineto_results.events() if each.name() == "[memory]"]
     current = peak = 0
     for event in sorted(events, key=lambda each: each.start_ns()):
         current += event.nbytes()

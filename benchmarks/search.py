@@ -51,16 +51,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--windows", type=int, default=1_000_000, help="default: 1000000")
     parser.add_argument("--queries", type=int, default=100, help="default: 100")
-    parser.add_argument(
-        "--centres", type=int, default=1000, help="number of clusters (default: 1000)"
-    )
-    parser.add_argument(
-        "--spread", type=float, default=1.0, help="noise relative to the centres (default: 1)"
-    )
+    parser.add_argument("--centres", type=int, default=1000, help="number of clusters (default: 1000)")
+    parser.add_argument("--spread", type=float, default=1.0, help="noise relative to the centres (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the vectors (default: 0)")
-    parser.add_argument(
-        "--library", type=Path, metavar="L", help="build the library here and keep it"
-    )
+    parser.add_argument("--library", type=Path, metavar="L", help="build the library here and keep it")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -75,9 +69,7 @@ def main() -> None:
 def build_library(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Build the library if it does not exist, and return the cost of building it."""
     if not (folder / COST_FILE).exists():
-        process = multiprocessing.get_context("spawn").Process(
-            target=build_and_measure, args=(folder, options)
-        )
+        process = multiprocessing.get_context("spawn").Process(target=build_and_measure, args=(folder, options))
         process.start()
         process.join()
         if process.exitcode:
@@ -123,9 +115,7 @@ def measure_search(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     by_exact, truth = time_queries(partial(search, exact=True), queries)
     truth_in_folder = [search_folder(query, exact=True) for query in queries]
     product = torch.from_numpy(np.concatenate([vectors for vectors, _ in vector_batches(options)]))
-    by_product, _ = time_queries(
-        lambda query: (product @ torch.from_numpy(query)).topk(NEAREST), queries
-    )
+    by_product, _ = time_queries(lambda query: (product @ torch.from_numpy(query)).topk(NEAREST), queries)
     recall = f"recall@{NEAREST}"
     return {
         "settings": {**vector_settings(options), "queries": options.queries},
@@ -204,9 +194,7 @@ def mean_recall(near: list[set[Any]], truth: list[set[Any]]) -> float:
     return statistics.mean(len(found & expected) / len(expected) for found, expected in pairs)
 
 
-def time_queries(
-    search: Callable[[np.ndarray], Any], queries: np.ndarray
-) -> tuple[dict[str, float], list[Any]]:
+def time_queries(search: Callable[[np.ndarray], Any], queries: np.ndarray) -> tuple[dict[str, float], list[Any]]:
     """Return latencies in ms and the results of all queries, after one warm-up query."""
     search(queries[0])
     times, answers = [], []

@@ -52,10 +52,7 @@ def compute_traffic() -> dict[str, Any]:
     """Compute the bytes of the bank by N and GPUs, and of a step by GPUs."""
     memory = {
         precision: {
-            str(pairs): {
-                str(gpus): bank_memory(pairs, DIMENSIONS, gpus, precision) for gpus in GPUS
-            }
-            for pairs in PAIRS
+            str(pairs): {str(gpus): bank_memory(pairs, DIMENSIONS, gpus, precision) for gpus in GPUS} for pairs in PAIRS
         }
         for precision in ("fp32", "bf16")
     }

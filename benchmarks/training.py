@@ -50,9 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("manifest", nargs="?", type=Path, help="a prepared corpus, in addition")
     parser.add_argument("--pairs", type=int, default=600, help="pairs to render (default: 600)")
-    parser.add_argument(
-        "--steps", type=int, default=2000, help="steps of the second run (default: 2000)"
-    )
+    parser.add_argument("--steps", type=int, default=2000, help="steps of the second run (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
@@ -125,8 +123,7 @@ class Recorder:
             "clips_per_s": self.clips / whole,
             "ms_a_step": 1e3 * whole / self.steps,
             "parts": {
-                name: {"ms": 1e3 * seconds / self.steps, "share": seconds / whole}
-                for name, seconds in parts.items()
+                name: {"ms": 1e3 * seconds / self.steps, "share": seconds / whole} for name, seconds in parts.items()
             },
             "network": sum(parts[name] for name in NETWORK) / whole,
             "most_MiB": max(each["MiB"] for each in self.samples),
@@ -146,9 +143,7 @@ def measure_growth(corpus: Manifest, steps: int, run: Path) -> dict[str, Any]:
     """Measure the growth of resource usage during many steps of a small network."""
     recipe = load_recipe("laptop", SMALL)
     steps_per_epoch = len(corpus.split("train")) // recipe.training.batch_size
-    recipe = load_recipe(
-        "laptop", [*SMALL, f"training.epochs={math.ceil(steps / steps_per_epoch)}"]
-    )
+    recipe = load_recipe("laptop", [*SMALL, f"training.epochs={math.ceil(steps / steps_per_epoch)}"])
     seen = record_training(corpus, recipe, run).samples
     half = seen[len(seen) // 2 :]  # all caches are filled by then
     growth = {name: half[-1][name] - half[0][name] for name in half[0]}

@@ -71,9 +71,7 @@ class VideoMaker:
         path.parent.mkdir(parents=True, exist_ok=True)
         codec = codec or CODECS[path.suffix]
         with av.open(str(path), "w", format=container_format) as container:
-            stream = container.add_stream(
-                codec, rate=fps, options={**OPTIONS[codec], **(options or {})}
-            )
+            stream = container.add_stream(codec, rate=fps, options={**OPTIONS[codec], **(options or {})})
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
             stream.gop_size = gop

@@ -23,9 +23,7 @@ from tests.evaluation.conftest import tiny_model
 
 @pytest.fixture(scope="module")
 def model() -> crosspair.Model:
-    return crosspair.Model(
-        InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
-    )
+    return crosspair.Model(InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0))
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., P
 
 
 def test_importing_is_cheap() -> None:
-    check = (
-        "import sys, crosspair; sys.exit('torch' in sys.modules or not callable(crosspair.load))"
-    )
+    check = "import sys, crosspair; sys.exit('torch' in sys.modules or not callable(crosspair.load))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
     assert {"load", "Windows"} <= set(dir(crosspair))
     with pytest.raises(AttributeError, match="lod"):
@@ -50,9 +46,7 @@ def test_importing_is_cheap() -> None:
 def test_files_folders_manifests_and_arrays(model: crosspair.Model, folder: Path) -> None:
     rows = [{"pair_id": "p", "path": "2.mp4", "title": "x", "start": 0.5}]
     manifest = manifest_from_rows(rows, folder / "m.parquet").write(folder / "m.parquet")
-    frames = read_frames(
-        Clip(str(folder / "4.mp4")), lambda _: np.arange(120) / 30, lambda w, h: (w, h)
-    )
+    frames = read_frames(Clip(str(folder / "4.mp4")), lambda _: np.arange(120) / 30, lambda w, h: (w, h))
     found = model.embed_videos([str(folder / "1.mp4"), folder, manifest.path, frames], clips=3)
     names = [str(folder / f"{seconds}.mp4") for seconds in (1, 2, 4)]
     assert found.ids == [*names, "p", "array 0"]
@@ -103,9 +97,7 @@ def test_a_timeline_covers_the_video(model: crosspair.Model, folder: Path) -> No
     assert (timeline[0].start, timeline[-1].end) == (0, 4)
 
 
-def test_without_windows_only_segments_have_a_timeline(
-    model: crosspair.Model, folder: Path
-) -> None:
+def test_without_windows_only_segments_have_a_timeline(model: crosspair.Model, folder: Path) -> None:
     rows = [{"pair_id": "whole", "path": "4.mp4"},
             {"pair_id": "part", "path": "4.mp4", "start": 1.0, "end": 3.0}]  # fmt: skip
     found = model.classify(manifest_from_rows(rows, folder / "parts.parquet"), ["dog"], clips=2)

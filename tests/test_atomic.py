@@ -48,9 +48,7 @@ def test_an_error_keeps_the_old_file_only(tmp_path: Path, error: BaseException) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_synced_before_it_replaces_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_synced_before_it_replaces_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -38,9 +38,7 @@ LONG = 1e9  # s
 ALL = 2**60  # bytes
 
 
-def suggestions(
-    measured: dict[str, Any], workers: int = 4, cores: int = 8, **columns: Any
-) -> list[str]:
+def suggestions(measured: dict[str, Any], workers: int = 4, cores: int = 8, **columns: Any) -> list[str]:
     row = {"pair_id": "a", "path": "a.mp4", "width": 170, "height": 128, "codec": "h264", **columns}
     recipe: Recipe = recipe_of({**RECIPE, "training.workers": workers})
     manifest = manifest_from_rows([row], "m.parquet")
@@ -77,8 +75,7 @@ def test_a_batch_that_is_too_large_should_be_accumulated() -> None:
 
 def pairs(number: int = 40) -> Manifest:
     rows = [
-        {"pair_id": str(i), "path": "none.mp4", "title": f"word{i % 4} more", "split": "train"}
-        for i in range(number)
+        {"pair_id": str(i), "path": "none.mp4", "title": f"word{i % 4} more", "split": "train"} for i in range(number)
     ]
     return manifest_from_rows(rows, "m.parquet")
 
@@ -92,9 +89,7 @@ def task() -> Pretraining:
 def batch(clips: int, failures: int = 0) -> Batch:
     pixels = torch.arange(clips, dtype=torch.uint8).view(-1, 1, 1, 1, 1)
     failed = [(99, "it is broken")] * failures
-    return Batch(
-        0, torch.arange(clips), pixels.expand(-1, 3, 4, 32, 32), torch.ones(clips, 3), failed
-    )
+    return Batch(0, torch.arange(clips), pixels.expand(-1, 3, 4, 32, 32), torch.ones(clips, 3), failed)
 
 
 def test_clips_are_repeated() -> None:
@@ -122,9 +117,7 @@ def test_the_batch_grows_as_far_as_time_and_memory_allow(
     assert peak > 10**7
 
 
-def test_memory_of_the_next_size_is_extrapolated(
-    task: Pretraining, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_of_the_next_size_is_extrapolated(task: Pretraining, monkeypatch: pytest.MonkeyPatch) -> None:
     # 100 bytes before the first step, 110 with 2 clips, 120 with 4, and so on.
     peaks = iter([100, 110, 120, 140])
     monkeypatch.setattr(planning, "_peak_memory", lambda _: next(peaks))
@@ -149,9 +142,7 @@ def test_compilation_does_not_count(task: Pretraining, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("fitting", [8, 0])
-def test_a_batch_that_does_not_fit_is_reduced(
-    task: Pretraining, monkeypatch: pytest.MonkeyPatch, fitting: int
-) -> None:
+def test_a_batch_that_does_not_fit_is_reduced(task: Pretraining, monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
     def step(task: Pretraining, part: Batch) -> float:
         if len(part.rows) > fitting:
             raise torch.OutOfMemoryError("too many")

@@ -12,9 +12,7 @@ from crosspair.progress import Progress, delayed_progress
 
 
 @pytest.mark.parametrize(("after", "shown"), [(0.0, [1, 2]), (1e9, [])])
-def test_a_bar_is_shown_after_a_delay(
-    monkeypatch: pytest.MonkeyPatch, after: float, shown: list[int]
-) -> None:
+def test_a_bar_is_shown_after_a_delay(monkeypatch: pytest.MonkeyPatch, after: float, shown: list[int]) -> None:
     reported: list[int] = []
 
     class Bar(Progress):

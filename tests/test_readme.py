@@ -30,10 +30,7 @@ def means(file: Path) -> list[Result]:
 def frozen(videos: str, file: Path) -> list[list[str]]:
     frame = compare_with_baselines(means(file))
     rows = {(row.protocol, row.metric, row.feature): row for row in frame.itertuples()}
-    return [
-        cells(f"{videos}: {name}", rows[key], format_value(rows[key].random))
-        for key, name in FROZEN.items()
-    ]
+    return [cells(f"{videos}: {name}", rows[key], format_value(rows[key].random)) for key, name in FROZEN.items()]
 
 
 def fine_tuned(suffix: str, labels: str) -> list[str]:

@@ -60,8 +60,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_no_import_cycles() -> None:
     graph = {
-        name: imported_modules(path, at_import=True) - {name.rpartition(".")[0], name}
-        for name, path in MODULES.items()
+        name: imported_modules(path, at_import=True) - {name.rpartition(".")[0], name} for name, path in MODULES.items()
     }
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 

@@ -63,9 +63,7 @@ def test_no_jobs() -> None:
     ],
 )
 def test_a_failing_job_fails_alone(job: tuple[str, str], detail: str) -> None:
-    first, failure, *others = results(
-        ("echo", "a"), job, ("echo", "b"), ("echo", "c"), workers=1, memory_limit=2**29
-    )
+    first, failure, *others = results(("echo", "a"), job, ("echo", "b"), ("echo", "c"), workers=1, memory_limit=2**29)
     assert [first, *others] == ["a", "b", "c"]
     assert isinstance(failure, WorkerFailure)
     assert detail in failure.reason
@@ -73,9 +71,7 @@ def test_a_failing_job_fails_alone(job: tuple[str, str], detail: str) -> None:
 
 
 def test_a_hanging_job_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
-    first, failure, last = results(
-        ("echo", "a"), ("hang", ""), ("echo", "b"), timeout=0.5, workers=1
-    )
+    first, failure, last = results(("echo", "a"), ("hang", ""), ("echo", "b"), timeout=0.5, workers=1)
     assert (first, last) == ("a", "b")
     assert failure.timed_out
     assert capfd.readouterr() == ("", "")

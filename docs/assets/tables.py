@@ -51,8 +51,7 @@ def _axis_table(means: list[dict[str, str]], protocol: str, feature: str) -> str
     cells = {
         line["row"]: f"{100 * float(line['value']):.1f} ± {100 * float(line['deviation']):.1f}"
         for line in means
-        if (line["protocol"], line["feature"], line["metric"]) == (protocol, feature, "top-1")
-        and line["deviation"]
+        if (line["protocol"], line["feature"], line["metric"]) == (protocol, feature, "top-1") and line["deviation"]
     }
     rows: dict[str, dict[str, str]] = {}
     for row, cell in cells.items():
@@ -86,9 +85,7 @@ def _hardest(file: Path) -> str:
     fractions = {0.001: "0.1 %", 0.01: "1 %", 0.1: "10 %", 0.5: "50 %"}
     rows = [
         (fractions[fraction], *map(format_value, weights))
-        for fraction, *weights in zip(
-            data["share_of_negatives"], *map(data.get, objectives), strict=True
-        )
+        for fraction, *weights in zip(data["share_of_negatives"], *map(data.get, objectives), strict=True)
         if fraction in fractions
     ]
     return markdown_rows(("hardest negatives", *objectives), rows)
@@ -116,14 +113,8 @@ def _growth(file: Path) -> str:
 
 def _classes(results: dict[str, Any]) -> str:
     """P@10 by class, from benchmarks.library."""
-    rows = [
-        (label, [scores[clips] for clips in ("all", "test")])
-        for label, scores in results["classes"].items()
-    ]
-    means = [
-        {key: sum(scores[i][key] for _, scores in rows) / len(rows) for key in rows[0][1][i]}
-        for i in range(2)
-    ]
+    rows = [(label, [scores[clips] for clips in ("all", "test")]) for label, scores in results["classes"].items()]
+    means = [{key: sum(scores[i][key] for _, scores in rows) / len(rows) for key in rows[0][1][i]} for i in range(2)]
     return markdown_rows(
         ("class", "all clips", "chance", "unseen clips", "chance"),
         [
@@ -194,10 +185,7 @@ def _memory(results: dict[str, Any]) -> str:
     """Bank memory per GPU, from benchmarks.traffic."""
     data = results["computed"]["memory"]["fp32"]
     head = ("pairs", *(f"{gpus} GPU{'s' * (gpus != '1')}" for gpus in next(iter(data.values()))))
-    rows = [
-        (f"{int(pairs):,}", *(f"{size / 1e9:.3g}" for size in by_gpus.values()))
-        for pairs, by_gpus in data.items()
-    ]
+    rows = [(f"{int(pairs):,}", *(f"{size / 1e9:.3g}" for size in by_gpus.values())) for pairs, by_gpus in data.items()]
     return markdown_rows(head, rows)
 
 
@@ -284,10 +272,7 @@ def _objective(results: dict[str, Any]) -> str:
 def _every(results: dict[str, Any]) -> str:
     """All objectives, at the number of pairs at which most were measured."""
     data = max(results.values(), key=lambda each: len(each["ways"]))
-    rows = [
-        (method, f"{each['ms']['median']:.1f}", f"{each['MiB']:.1f}")
-        for method, each in data["ways"].items()
-    ]
+    rows = [(method, f"{each['ms']['median']:.1f}", f"{each['MiB']:.1f}") for method, each in data["ways"].items()]
     return markdown_rows(("objective", "ms per step", "MiB"), rows)
 
 

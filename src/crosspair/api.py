@@ -70,11 +70,7 @@ def load(
     Raises:
         ModelError: the model or the device does not exist.
     """
-    return Model(
-        load_engine(
-            source, device=device, precision=precision, batch_size=batch_size, workers=workers
-        )
-    )
+    return Model(load_engine(source, device=device, precision=precision, batch_size=batch_size, workers=workers))
 
 
 class Model:
@@ -94,9 +90,7 @@ class Model:
         video = self.engine.model.video
         return f"Model(ResNet-{video.depth}, {self.engine.device}, {self.engine.precision})"
 
-    def embed_videos(
-        self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None
-    ) -> Embedded:
+    def embed_videos(self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None) -> Embedded:
         """Embed videos.
 
         Args:
@@ -119,9 +113,7 @@ class Model:
                 failures.append((name, encoded.failure))
         if not ids:
             raise _no_readable_video([error for _, error in failures])
-        return Embedded(
-            ids, spans, torch.cat(visual).numpy(), torch.cat(embedding).numpy(), failures
-        )
+        return Embedded(ids, spans, torch.cat(visual).numpy(), torch.cat(embedding).numpy(), failures)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts.
@@ -192,9 +184,7 @@ class Model:
         ids = manifest.column("pair_id")
         with delayed_progress("encoding", "clips") as progress:
             if windows:
-                encoded = encode_windows(
-                    self.engine, probe_missing(manifest), windows, progress=progress
-                )
+                encoded = encode_windows(self.engine, probe_missing(manifest), windows, progress=progress)
             else:
                 encoded = encode_whole_videos(self.engine, manifest, clips, progress)
             for features in encoded:
@@ -208,11 +198,7 @@ class Model:
         for row, frames in enumerate(arrays):
             check_frame_array(frames, f"array {row}")
             length = len(frames) / REFERENCE_FPS
-            plans.append(
-                windows.plan(row, frames, length, config)
-                if windows
-                else whole_video_plan(row, frames, clips)
-            )
+            plans.append(windows.plan(row, frames, length, config) if windows else whole_video_plan(row, frames, clips))
         # Without worker processes, to which the arrays would have to be copied.
         engine = replace(self.engine, workers=0)
         for features in encode_features(engine, plans):
@@ -304,9 +290,7 @@ class TimelineSegment:
     score: float
 
 
-def timeline(
-    spans: Sequence[tuple[float, float]], scores: np.ndarray, classes: Sequence[str]
-) -> list[TimelineSegment]:
+def timeline(spans: Sequence[tuple[float, float]], scores: np.ndarray, classes: Sequence[str]) -> list[TimelineSegment]:
     """Merge consecutive windows with the same best class.
 
     Args:

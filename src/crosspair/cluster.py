@@ -30,9 +30,7 @@ def ray_cluster(address: str | None, cores: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise RunError(
-            "the engine ray requires Ray; install it with: pip install 'crosspair[scale]'"
-        ) from error
+        raise RunError("the engine ray requires Ray; install it with: pip install 'crosspair[scale]'") from error
 
     if address:
         _check_reachable(address)

@@ -187,9 +187,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_positive("optimizer", self, "lr")
-        _check_non_negative(
-            "optimizer", self, "momentum", "weight_decay", "warmup_epochs", "clip_norm"
-        )
+        _check_non_negative("optimizer", self, "momentum", "weight_decay", "warmup_epochs", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -253,9 +251,7 @@ class TrainingConfig:
     """Weights to export to the run's ``model/``: the last, or the best on validation."""
 
     def __post_init__(self) -> None:
-        _check_positive(
-            "training", self, "epochs", "batch_size", "accumulate", "validate_every", "log_every"
-        )
+        _check_positive("training", self, "epochs", "batch_size", "accumulate", "validate_every", "log_every")
         _check_non_negative("training", self, "workers", "checkpoint_steps")
         _check("training", self, "seed", lambda seed: 0 <= seed < 2**32, "must lie in [0, 2**32)")
         if self.batch_size % self.accumulate:
@@ -359,15 +355,11 @@ class FinetuneRecipe:
     """Classifier."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """Labels."""
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=1e-2, weight_decay=5e-4)
-    )
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-2, weight_decay=5e-4))
     """Optimizer."""
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
     """Learning-rate drops."""
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(epochs=100, batch_size=32, export="best")
-    )
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=100, batch_size=32, export="best"))
     """Training loop."""
 
     def __post_init__(self) -> None:
@@ -400,9 +392,7 @@ def _check_fraction(section: str, config: object, *names: str) -> None:
         _check(section, config, name, lambda value: 0 <= value < 1, "must lie in [0, 1)")
 
 
-def _check(
-    section: str, config: object, name: str, valid: Callable[[float], bool], requirement: str
-) -> None:
+def _check(section: str, config: object, name: str, valid: Callable[[float], bool], requirement: str) -> None:
     """Check a number, or None for an optional field."""
     value: float | None = getattr(config, name)
     if value is not None and math.isinf(value):

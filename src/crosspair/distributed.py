@@ -27,9 +27,7 @@ from crosspair.errors import RunError
 # earlier, by its own process (`crosspair.video.loader.STALLED`); a process that dies, at once.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
-_RESUME_HINT = (
-    "Run the same command again to resume (add --resume for a training; fewer processes are fine)"
-)
+_RESUME_HINT = "Run the same command again to resume (add --resume for a training; fewer processes are fine)"
 
 
 @dataclass(frozen=True)
@@ -155,6 +153,5 @@ def _shut_down(sigterm_handler: Any) -> None:
 def _raise_terminated(number: int, frame: FrameType | None) -> Never:
     del number, frame
     raise RunError(
-        "terminated (SIGTERM). torchrun terminates all processes if it loses one, and reports "
-        f"which. {_RESUME_HINT}"
+        f"terminated (SIGTERM). torchrun terminates all processes if it loses one, and reports which. {_RESUME_HINT}"
     )

@@ -44,9 +44,7 @@ EXTRAS = (
 )
 _INSTALL_EXTRA = 'pip install "crosspair[{}]"'
 _INSTALL_PYAV = 'pip install --force-reinstall --no-deps --only-binary av "av>=15.1,<19"'
-_INSTALL_CUDA_TORCH = (
-    "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128"
-)
+_INSTALL_CUDA_TORCH = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128"
 
 
 @dataclass(frozen=True)

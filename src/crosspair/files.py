@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file atomically; see `atomic_write`."""
     with atomic_write(path) as partial:
-        partial.write_bytes(
-            content.encode(errors="backslashreplace") if isinstance(content, str) else content
-        )
+        partial.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -175,9 +173,7 @@ def file_lock(
         yield
 
 
-def read_yaml(
-    content: str | Path, source: str, error_type: type[CrosspairError] = RecipeError
-) -> Any:
+def read_yaml(content: str | Path, source: str, error_type: type[CrosspairError] = RecipeError) -> Any:
     """Parse YAML and reject duplicate keys.
 
     Keys are strings as written: ``3``, ``no`` and ``2024-01-01`` are not converted.

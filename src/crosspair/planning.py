@@ -134,8 +134,7 @@ def estimate_training(
         data_bound=measured.data_wait > DATA_BOUND,
         hours=(clips + validations * len(task.validation)) / measured.together / 3600,
         # The newest, the best on validation, and the one being written.
-        checkpoints=_tensor_bytes([state, task.rank_state_dict()])
-        * (3 if len(task.validation) else 2),
+        checkpoints=_tensor_bytes([state, task.rank_state_dict()]) * (3 if len(task.validation) else 2),
         model=_tensor_bytes(state["model"]),
         logs=steps // training.log_every * LOG_LINE_BYTES,
         advice=list(suggest_changes(recipe, manifest, measured, machine.cores)),
@@ -229,8 +228,7 @@ def _make_batch(batches: list[Batch], size: int) -> Batch:
         reason = next(message for batch in batches for _, message in batch.failures)
         raise VideoError(f"fewer than two clips can be read; the first error: {reason}")
     rows, clips, colors = (
-        torch.cat([getattr(batch, column) for batch in readable])
-        for column in ("rows", "clips", "colors")
+        torch.cat([getattr(batch, column) for batch in readable]) for column in ("rows", "clips", "colors")
     )
     chosen = torch.arange(size) % len(rows)
     clips = clips[chosen].contiguous(memory_format=torch.channels_last_3d)  # as from a worker

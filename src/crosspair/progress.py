@@ -88,9 +88,7 @@ def progress(name: str, total: int, unit: str, shown: bool = True) -> Iterator[P
 
 
 @contextmanager
-def delayed_progress(
-    name: str, unit: str, shown: bool = True
-) -> Iterator[Callable[[int, int], None]]:
+def delayed_progress(name: str, unit: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Show the progress of a task if it takes longer than a second.
 
     Yields:
@@ -153,10 +151,7 @@ def graceful_shutdown(message: str = "") -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
-        previous = {
-            number: signal.signal(number, request_stop)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        previous = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     except ValueError:  # not the main thread
         previous = {}
     try:

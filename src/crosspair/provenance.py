@@ -56,9 +56,7 @@ class Provenance:
         return f"{self.manifest_file} {self.manifest}".strip()
 
 
-def provenance(
-    *, recipe: str, model: str, manifest: str, seed: int, manifest_file: str = ""
-) -> Provenance:
+def provenance(*, recipe: str, model: str, manifest: str, seed: int, manifest_file: str = "") -> Provenance:
     """Build a `Provenance` with this machine, the commit and the current time.
 
     >>> provenance(recipe="", model="0123456789ab", manifest="ba9876543210", seed=0).seed
@@ -91,9 +89,7 @@ def git_describe(file: Path) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
-        )
+        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return result.stdout.strip() if result.returncode == 0 else ""

@@ -41,9 +41,7 @@ SUMMARY = (
 )
 
 
-def quickstart(
-    out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe | None = None
-) -> Path | None:
+def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe | None = None) -> Path | None:
     """Render a corpus, pre-train, evaluate, and write ``report.html``.
 
     Existing results in ``out`` are reused, so a second call resumes an interrupted one.
@@ -134,9 +132,7 @@ def _class_names(manifest: Manifest) -> list[str]:
     return sorted(set(manifest.column("label")))
 
 
-def _retrieval_examples(
-    model: CPD, manifest: Manifest, features: Features
-) -> list[reporting.ContactSheet]:
+def _retrieval_examples(model: CPD, manifest: Manifest, features: Features) -> list[reporting.ContactSheet]:
     """Retrieve test videos by text, with evenly spaced classes as queries (not the best ones)."""
     classes = _class_names(manifest)
     queries = classes[:: max(1, len(classes) // QUERIES)][:QUERIES]

@@ -146,9 +146,7 @@ class _Slot:
         failure: How the last process ended.
     """
 
-    def __init__(
-        self, function: Callable[[Any], Any], timeout: float, memory_limit: int, name: str
-    ) -> None:
+    def __init__(self, function: Callable[[Any], Any], timeout: float, memory_limit: int, name: str) -> None:
         self.function, self.timeout, self.memory_limit = function, timeout, memory_limit
         self.name, self.failure = name, WorkerFailure("")
         self.submitted: deque[tuple[int, Future[Any]]] = deque()
@@ -162,9 +160,7 @@ class _Slot:
             future = Future()
             future.set_exception(error)
         except OSError as error:
-            raise CrosspairError(
-                f"worker processes cannot be started: {format_error(error)}"
-            ) from error
+            raise CrosspairError(f"worker processes cannot be started: {format_error(error)}") from error
         self._process = next(iter((self._executor._processes or {}).values()), self._process)
         self.submitted.append((index, future))
 

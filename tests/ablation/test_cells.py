@@ -29,9 +29,7 @@ def without(overrides: dict, *keys: str) -> dict:
 
 
 def test_one_cell_per_row_and_seed(plan_file, tmp_path) -> None:
-    found = cells(
-        plan_file, tmp_path, seeds=[3, 1], overrides=without(TINY, "clip.size"), **TWO_AXES
-    )
+    found = cells(plan_file, tmp_path, seeds=[3, 1], overrides=without(TINY, "clip.size"), **TWO_AXES)
     names = [cell.name for cell in found]
     rows = ["cold / small", "cold / large", "warm / small", "warm / large"]
     assert names == [f"{row}, seed {seed}" for seed in (3, 1) for row in rows]

@@ -33,9 +33,7 @@ class Damaged:
     kinds: set[VideoStatus]
 
 
-def damaged_files(
-    sources: Sequence[Path], audio: Path, folder: Path, count: int, seed: int
-) -> list[Damaged]:
+def damaged_files(sources: Sequence[Path], audio: Path, folder: Path, count: int, seed: int) -> list[Damaged]:
     """Make files, each by the next of the ways, of sources drawn by chance."""
     draw = random.Random(seed)
     made = []

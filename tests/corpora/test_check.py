@@ -35,9 +35,7 @@ def corpus(tmp_path: Path, video: Path) -> Manifest:
         {"pair_id": "late", "path": "videos/good.mp4", "start": 5.0, "end": 9.0},
     ]
     path = tmp_path / "m.parquet"
-    return manifest_from_rows([{**row, "title": "t", "label": "x"} for row in rows], path).write(
-        path
-    )
+    return manifest_from_rows([{**row, "title": "t", "label": "x"} for row in rows], path).write(path)
 
 
 KINDS = [
@@ -100,9 +98,7 @@ def test_another_manifest_can_be_written(
 def test_absolute_paths_and_urls_are_unchanged(tmp_path: Path, video: Path) -> None:
     paths = [str(video), f"zip://a.mp4::{tmp_path}/none.zip"]
     rows = [{"pair_id": path, "path": path, "title": "t"} for path in paths]
-    checked = check(
-        manifest_from_rows(rows, tmp_path / "m.parquet"), tmp_path / "deep" / "n.parquet"
-    )
+    checked = check(manifest_from_rows(rows, tmp_path / "m.parquet"), tmp_path / "deep" / "n.parquet")
     assert checked.manifest.column("path") == paths
     assert [verdict.kind for verdict in checked.results] == [VideoStatus.FINE, VideoStatus.MISSING]
 
@@ -126,8 +122,7 @@ def test_list_contains_all_rows_that_are_not_fine(corpus: Manifest, tmp_path: Pa
         '"gone, far",videos/gone.mp4,missing,no such file',
         'part,videos/good.mp4,shorter than a clip,"0.50 s, shorter than a clip of 0.93 s '
         '(8 frames, 4/30 s apart): training repeats its last frame"',
-        "late,videos/good.mp4,part outside the video,"
-        "the clip starts at 5 s but the video ends at 2.00 s",
+        "late,videos/good.mp4,part outside the video,the clip starts at 5 s but the video ends at 2.00 s",
     ]
 
 
@@ -205,9 +200,7 @@ def test_an_interrupted_check_resumes(
     assert not journal.exists()
 
 
-def test_a_changed_video_is_checked_again(
-    corpus: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_video_is_checked_again(corpus: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         check(corpus, decode=True)
@@ -218,24 +211,18 @@ def test_a_changed_video_is_checked_again(
     assert checked.results[1].kind is VideoStatus.NOT_A_VIDEO
 
 
-def test_results_are_read_from_the_journal(
-    corpus: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_read_from_the_journal(corpus: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal holds results that no check would produce."""
     found = ProbeResult(
         {"fps": 29.97, "codec": "h264"},
         [CheckResult(VideoStatus.CUT, "zu kürz"), CheckResult(VideoStatus.FINE)],
     )
     corpus = corpus.take([0, 3])
-    monkeypatch.setattr(
-        "crosspair.corpora.check.check_videos", lambda *_, **__: (each for each in [(0, found)])
-    )
+    monkeypatch.setattr("crosspair.corpora.check.check_videos", lambda *_, **__: (each for each in [(0, found)]))
     with pytest.raises(KeyboardInterrupt):
         check(corpus, decode=True, progress=interrupt)
     journal = corpus.path.with_name(".m.parquet.checked")
-    journal.write_text(
-        journal.read_text() + "\n".join(["[1]", "7", '["a", {}, [["NONE", ""]]]', "{"])
-    )
+    journal.write_text(journal.read_text() + "\n".join(["[1]", "7", '["a", {}, [["NONE", ""]]]', "{"]))
     assert stopped_after(99, monkeypatch) == []
     checked = check(corpus, decode=True)
     assert checked.results == found.results
@@ -248,9 +235,7 @@ def interrupt(done: int) -> None:
         raise KeyboardInterrupt
 
 
-def test_other_segments_are_checked_again(
-    corpus: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_segments_are_checked_again(corpus: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         check(corpus.take([0, 3]), decode=True, progress=interrupt)
     asked = stopped_after(99, monkeypatch)
@@ -264,9 +249,7 @@ def test_a_journal_that_cannot_be_written(corpus: Manifest) -> None:
         check(corpus, decode=True)
 
 
-def test_frames_are_no_more_than_a_manifest_can_hold(
-    video: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_are_no_more_than_a_manifest_can_hold(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from crosspair.video import container
 
     monkeypatch.setattr(container, "MAX_FRAMES", 59)

@@ -26,17 +26,13 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Pat
     return [make_video(folder / f"{i}{s}", frames=90 + 20 * i) for i, s in enumerate(suffixes)]
 
 
-def every_file_is_told(
-    sources: Sequence[Path], make_audio: Callable[[Path], Path], folder: Path, seed: int
-) -> None:
+def every_file_is_told(sources: Sequence[Path], make_audio: Callable[[Path], Path], folder: Path, seed: int) -> None:
     audio = make_audio(folder / "audio.mp4")
     damaged = damaged_files(sources, audio, folder, COUNT // 2, seed)
     rows = [{"pair_id": each.path.name, "path": each.path.name, "title": "t"} for each in damaged]
     manifest = manifest_from_rows(rows, folder / "manifest.parquet")
     checked = check(manifest, decode=True, seconds=60)
-    for each, verdict, error in zip(
-        damaged, checked.results, checked.manifest.column("error"), strict=True
-    ):
+    for each, verdict, error in zip(damaged, checked.results, checked.manifest.column("error"), strict=True):
         assert verdict.kind in each.kinds, (each, verdict)
         assert (error is not None) == verdict.kind.broken
         assert verdict.kind is VideoStatus.FINE or (verdict.reason and "\n" not in verdict.reason)
@@ -46,9 +42,7 @@ def every_file_is_told(
 def _most_damage_is_found(damaged: Sequence[Damaged], kinds: Sequence[VideoStatus]) -> None:
     """A changed byte may change nothing that is seen, but most changes are."""
     worn = [
-        kind
-        for each, kind in zip(damaged, kinds, strict=True)
-        if each.damage.startswith(("cut", "flipped", "zeroed"))
+        kind for each, kind in zip(damaged, kinds, strict=True) if each.damage.startswith(("cut", "flipped", "zeroed"))
     ]
     assert sum(kind is not VideoStatus.FINE for kind in worn) > 0.6 * len(worn)
 
@@ -94,9 +88,7 @@ def test_only_damaged_segments_are_broken(tmp_path: Path, make_video) -> None:
 def test_a_cut_file_is_called_cut(tmp_path: Path, make_video, suffix: str, share: float) -> None:
     path = make_video(tmp_path / f"a{suffix}", frames=250)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    manifest = manifest_from_rows(
-        [{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m"
-    )
+    manifest = manifest_from_rows([{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m")
     (verdict,) = check(manifest, tmp_path / "out", decode=True).results
     assert verdict.kind is VideoStatus.CUT
     assert "cut" in verdict.reason
@@ -108,9 +100,7 @@ def test_wrong_length_in_header(tmp_path: Path, make_video) -> None:
     # The stream header's length in frames, and the number of frames of the whole file.
     claimed, real = (70).to_bytes(4, "little"), (100).to_bytes(4, "little")
     path.write_bytes(content[:160].replace(real, claimed) + content[160:])
-    manifest = manifest_from_rows(
-        [{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m"
-    )
+    manifest = manifest_from_rows([{"pair_id": "a", "path": path.name, "title": "t"}], tmp_path / "m")
     by_header = check(manifest, tmp_path / "a.parquet")
     assert by_header.results[0].kind is VideoStatus.FINE
     checked = check(manifest, tmp_path / "b.parquet", decode=True)

@@ -41,9 +41,7 @@ class Corpus:
     def made(self, titles: str | bytes, name: str = "titles.csv", **options: Any) -> Manifest:
         return folder_corpus(self.folder, self.titles(titles, name), self.out, **options)
 
-    def refused(
-        self, message: str, titles: str | bytes, name: str = "titles.csv", **options: Any
-    ) -> None:
+    def refused(self, message: str, titles: str | bytes, name: str = "titles.csv", **options: Any) -> None:
         with pytest.raises(ManifestError, match=message) as caught:
             self.made(titles, name, **options)
         assert "\n" not in str(caught.value)
@@ -62,10 +60,7 @@ def test_videos_are_joined_with_titles_and_probed(corpus: Corpus) -> None:
     corpus.add("a.mp4", "sub/b.mp4")
     manifest = corpus.made("video_id,title\nb,A cat\na,A dog\n")
     assert read(manifest, "pair_id", "title") == [("b", "A cat"), ("a", "A dog")]
-    assert (
-        read(manifest, "width", "height", "frames", "codec", "error")
-        == [(128, 64, 12, "h264", None)] * 2
-    )
+    assert read(manifest, "width", "height", "frames", "codec", "error") == [(128, 64, 12, "h264", None)] * 2
     assert manifest.column("fps") == [24.0, 24.0]
     assert Manifest.read(corpus.out).hash == manifest.hash
     for clip in manifest.clips():
@@ -113,9 +108,7 @@ def test_other_files_are_ignored(corpus: Corpus) -> None:
     assert manifest.column("pair_id") == ["a", "B"]
 
 
-def test_unmatched_titles_and_videos_are_listed(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unmatched_titles_and_videos_are_listed(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
     corpus.add(*(f"{name}.mp4" for name in "abcdefgh"))
     with caplog.at_level(logging.WARNING):
         manifest = corpus.made("video_id,title\na,A\nx,X\ny,Y\n")
@@ -162,9 +155,7 @@ def test_skipped_list_is_removed_if_empty(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_paths_are_relative_to_the_manifest(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, relative: bool
-) -> None:
+def test_paths_are_relative_to_the_manifest(corpus: Corpus, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
     corpus.add("sub/a b.mp4")
     monkeypatch.chdir(corpus.root)
     root = Path() if relative else corpus.root
@@ -235,9 +226,7 @@ def test_class_number_is_removed_after_a_suffix_only(corpus: Corpus) -> None:
     assert manifest.column("split") == [None, "test", None, "test"]
 
 
-def test_unknown_lines_of_a_split_list_are_logged(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unknown_lines_of_a_split_list_are_logged(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
     corpus.add("v_a.mp4", "untitled.mp4", "trip.mp4")
     test = corpus.titles("v_a\ntrip 1\nuntitled\n", "test.txt")
     corpus.made("video_id,title\nv_a,A\ntrip,B\n", split_lists={"test": test})
@@ -344,9 +333,7 @@ def test_unknown_split(corpus: Corpus) -> None:
     corpus.refused(message, "video_id,title,split\na,A,dev\n")
 
 
-def test_broken_videos_are_rejected_or_marked(
-    corpus: Corpus, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_videos_are_rejected_or_marked(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
     corpus.add("v_a.mp4")
     for name in ("v_b.mp4", "v_c.mp4"):
         (corpus.folder / name).write_text("no video")

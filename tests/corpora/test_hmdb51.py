@@ -66,9 +66,7 @@ def test_the_complete_lists(disk: Disk, shared_data: Path, probed: Probed) -> No
     files = sorted(official.glob("*_test_split1.txt"))
     lines = [line.split()[0] for file in files for line in file.read_text().splitlines()]
     disk.link(*(f"{line.removesuffix('.avi')}.mp4" for line in lines[:-10]))
-    manifests = hmdb51_corpus(
-        disk.videos, official, disk.root / "out", splits=(1, 2, 3), val_fraction=0.1
-    )
+    manifests = hmdb51_corpus(disk.videos, official, disk.root / "out", splits=(1, 2, 3), val_fraction=0.1)
     assert len(lines) == 6766
     assert len(probed.paths) == len(set(probed.paths))
     for manifest in manifests:

@@ -31,9 +31,7 @@ def refused(disk: Disk, message: str, text: str = HEADER + LINES, **options: Any
     assert not (disk.root / "m.parquet").exists()
 
 
-@pytest.mark.parametrize(
-    "form", ["{}.mp4", "playing cello/{}.mkv", "train/playing_cello/{}.webm", "{}/{}.MP4"]
-)
+@pytest.mark.parametrize("form", ["{}.mp4", "playing cello/{}.mkv", "train/playing_cello/{}.webm", "{}/{}.MP4"])
 def test_trimmed_clips_in_any_folder(disk: Disk, form: str) -> None:
     for name in (f"{ONE}_000417_000427", f"{TWO}_000000_000010"):
         disk.link(form.format(name, name))
@@ -100,9 +98,7 @@ def test_several_lists_and_class_names(disk: Disk) -> None:
         disk.file("train.csv", HEADER + first),
         disk.file("val.csv", f"{HEADER.strip()},is_cc\n{second},1\n"),
     ]
-    manifest = made(
-        disk, lists=lists, class_names=disk.file("n.csv", "playing cello,Playing the Cello\n")
-    )
+    manifest = made(disk, lists=lists, class_names=disk.file("n.csv", "playing cello,Playing the Cello\n"))
     assert read(manifest, "label", "split") == [
         ("Playing the Cello", "train"), ("massaging person's head", "val")
     ]  # fmt: skip
@@ -112,15 +108,11 @@ def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:
     official = shared_data / "lists" / "kinetics" / "kinetics-400_val.csv"
     lines = official.read_text().splitlines()[1:]
     rows = [[field.strip('"') for field in line.split(",")] for line in lines]
-    clips = [
-        (row[0].replace(" ", "_"), f"{row[1]}_{int(row[2]):06d}_{int(row[3]):06d}") for row in rows
-    ]
+    clips = [(row[0].replace(" ", "_"), f"{row[1]}_{int(row[2]):06d}_{int(row[3]):06d}") for row in rows]
     disk.link(*(f"{folder}/{name}.mp4" for folder, name in clips[:60]))
     disk.link(*(f"{row[1]}.mp4" for row in rows[60:80]))
     disk.add_broken(*(f"{name}.mp4" for _, name in clips[80:85]))
-    titles = disk.file(
-        "titles.tsv", "".join(f"{row[1]}\tclean\ttitle of {row[1]}\n" for row in rows[:83])
-    )
+    titles = disk.file("titles.tsv", "".join(f"{row[1]}\tclean\ttitle of {row[1]}\n" for row in rows[:83]))
     manifest = made(disk, lists=[official], titles=titles)
     assert len(rows) == 19_906
     assert manifest.column("pair_id") == [row[1] for row in rows[:83]]

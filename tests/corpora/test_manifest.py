@@ -135,9 +135,7 @@ def test_a_cut_manifest(tmp_path: Path) -> None:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.parquet"
     old = manifest_from_rows(ROWS[:1], path).write(path)
 
@@ -172,9 +170,7 @@ def test_hash_depends_on_rows_only(tmp_path: Path) -> None:
     written = manifest.write(tmp_path / "m.parquet")
     probed = manifest_from_rows([{**row, "fps": 25.0} for row in ROWS], "m")
     assert manifest.hash == written.hash == probed.hash
-    broken = [
-        manifest_from_rows([{**row, "error": why} for row in ROWS], "m") for why in ("cut", "gone")
-    ]
+    broken = [manifest_from_rows([{**row, "error": why} for row in ROWS], "m") for why in ("cut", "gone")]
     assert manifest.hash != broken[0].hash == broken[1].hash
     assert len(manifest.hash) == 12
     for key, value in [("title", "A cat"), ("path", "x.mp4"), ("end", 9.0), ("split", "test")]:
@@ -211,14 +207,10 @@ def test_rebased(tmp_path: Path) -> None:
         {"pair_id": "b", "path": "/b.mp4", "title": "B"},
         {"pair_id": "c", "path": "http://c.org/c.mp4", "title": "C"},
     ]
-    old = manifest_from_rows(rows, tmp_path / "old" / "m.parquet").write(
-        tmp_path / "old" / "m.parquet"
-    )
+    old = manifest_from_rows(rows, tmp_path / "old" / "m.parquet").write(tmp_path / "old" / "m.parquet")
     new = old.rebased(tmp_path / "new" / "n.parquet")
     assert new.column("path") == ["../old/videos/a.mp4", "/b.mp4", "http://c.org/c.mp4"]
     same_folder = old.rebased(tmp_path / "old" / "n.parquet")
     assert same_folder.column("path") == old.column("path")
     assert [moved.path.name for moved in (new, same_folder)] == ["n.parquet"] * 2
-    assert [Path(clip.path).resolve() for clip in new.clips()[:1]] == [
-        tmp_path / "old" / "videos" / "a.mp4"
-    ]
+    assert [Path(clip.path).resolve() for clip in new.clips()[:1]] == [tmp_path / "old" / "videos" / "a.mp4"]

@@ -63,9 +63,7 @@ class Corpus:
         self.rows.append({"pair_id": pair_id, "path": path, "title": f"Title {pair_id}", **columns})
 
     def manifest(self) -> Manifest:
-        return manifest_from_rows(self.rows, self.root / "manifest.parquet").write(
-            self.root / "manifest.parquet"
-        )
+        return manifest_from_rows(self.rows, self.root / "manifest.parquet").write(self.root / "manifest.parquet")
 
     def plan(self, settings: TranscodeSettings = SMALL) -> PreparationPlan:
         return plan_preparation(self.manifest(), self.out, settings)
@@ -172,16 +170,12 @@ def test_results_do_not_depend_on_processes(corpus: Corpus) -> None:
 # --- again --------------------------------------------------------------------------------------
 
 
-def test_paths_are_the_same_from_every_folder(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_the_same_from_every_folder(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus.prepare()
     monkeypatch.chdir(corpus.root)
     plan = plan_preparation(Manifest.read("manifest.parquet"), Path("out"), SMALL)
     assert plan.missing == []
-    assert [request.clip.path for request in plan.requests] == [
-        str(corpus.root / name) for name in ("a.mp4", "b.mp4")
-    ]
+    assert [request.clip.path for request in plan.requests] == [str(corpus.root / name) for name in ("a.mp4", "b.mp4")]
     assert plan.requests[0].target == corpus.out / "videos" / "a.mp4"
 
 
@@ -209,9 +203,7 @@ def test_a_second_run_does_nothing(corpus: Corpus) -> None:
     ],
     ids=["lost", "cut", "touched", "replaced", "part", "path", "title", "row", "journal"],
 )
-def test_only_changes_are_prepared_again(
-    corpus: Corpus, change: Callable[[Corpus], object], made: list[str]
-) -> None:
+def test_only_changes_are_prepared_again(corpus: Corpus, change: Callable[[Corpus], object], made: list[str]) -> None:
     corpus.prepare()
     change(corpus)
     assert corpus.prepare()[1] == made
@@ -283,18 +275,14 @@ def no_space(_: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_an_unexpected_error_is_recorded_in_its_row(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_recorded_in_its_row(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> bytes:
         raise ValueError("never seen before\nsecond line")
 
     monkeypatch.setattr("crosspair.corpora.prepare.transcode", fail)
     manifest, _ = corpus.prepare()
     path = corpus.root / "a.mp4"
-    assert manifest.column("error")[0] == (
-        f"{path}: cannot be prepared (ValueError: never seen before)"
-    )
+    assert manifest.column("error")[0] == (f"{path}: cannot be prepared (ValueError: never seen before)")
 
 
 def test_a_crash_fails_only_its_file(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,7 @@ def test_both_engines_give_the_same_files(tmp_path: Path, make_video) -> None:
     for engine in (partial(transcode_locally, workers=2), partial(transcode_on_ray, workers=2)):
         out = tmp_path / engine.func.__name__
         try:
-            new = prepare_corpus(
-                plan_preparation(manifest, out, TranscodeSettings(short_side=32)), engine
-            )
+            new = prepare_corpus(plan_preparation(manifest, out, TranscodeSettings(short_side=32)), engine)
         except RunError as error:
             if "timed out during startup" in str(error):  # Ray gives itself half a minute
                 pytest.skip("this machine is too busy to start Ray")

@@ -29,9 +29,7 @@ def prepared(clip: Clip, settings: TranscodeSettings = SMALL) -> Clip:
 
 
 def numbers(make_video: Any, clip: Clip, instants: Sequence[float] | np.ndarray) -> list[int]:
-    found: list[int] = make_video.numbers(
-        read_frames(clip, lambda _: instants, lambda w, h: (w, h))
-    )
+    found: list[int] = make_video.numbers(read_frames(clip, lambda _: instants, lambda w, h: (w, h)))
     return found
 
 
@@ -49,9 +47,7 @@ def boxes(content: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm", ".mkv"])
 @pytest.mark.parametrize("fps", [24, 25, NTSC, 60], ids=str)
-def test_frames_at_all_times_equal_the_source(
-    tmp_path: Path, make_video, suffix: str, fps: Fraction | int
-) -> None:
+def test_frames_at_all_times_equal_the_source(tmp_path: Path, make_video, suffix: str, fps: Fraction | int) -> None:
     source = Clip(str(make_video(tmp_path / f"a{suffix}", fps=fps, frames=int(2 * fps))))
     small = prepared(source)
     for position in (0.0, 0.37, 1.0):
@@ -73,9 +69,7 @@ def test_frames_at_a_constant_rate(tmp_path: Path, make_video, fps: Fraction | i
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 @pytest.mark.parametrize(("start", "end"), [(0.5, 1.5), (1.31, None), (0.02, 0.9), (2.5, 9.0)])
-def test_a_segment_is_cut(
-    tmp_path: Path, make_video, suffix: str, start: float, end: float | None
-) -> None:
+def test_a_segment_is_cut(tmp_path: Path, make_video, suffix: str, start: float, end: float | None) -> None:
     path = make_video(tmp_path / f"a{suffix}", fps=25, frames=75, b_frames=2 * (suffix == ".mp4"))
     part = Clip(str(path), start, end)
     small = prepared(part)
@@ -204,9 +198,7 @@ def test_rotated_videos_are_stored_upright(tmp_path: Path, turn: int) -> None:
         ("ffv1", "bgr0", None, None),
     ],
 )
-def test_colours_stay(
-    tmp_path: Path, codec: str, pix_fmt: str, space: int | None, scale: int | None
-) -> None:
+def test_colours_stay(tmp_path: Path, codec: str, pix_fmt: str, space: int | None, scale: int | None) -> None:
     path = tmp_path / "a.mkv"
     pixels = np.repeat([[(200, 30, 40), (20, 180, 60), (30, 60, 220)]], 32, axis=1)
     pixels = np.broadcast_to(pixels, (64, 96, 3)).astype(np.uint8)
@@ -231,8 +223,7 @@ def test_pixels_of_untouched_files_stay_near(tmp_path: Path, shared_data: Path) 
         file = tmp_path / "a.mp4"
         file.write_bytes(transcode(Clip(str(source)), TranscodeSettings()))
         one, two = (
-            read_frames(Clip(str(path)), lambda _: [0.2, 0.9, 1.6], lambda *_: (170, 128))
-            for path in (source, file)
+            read_frames(Clip(str(path)), lambda _: [0.2, 0.9, 1.6], lambda *_: (170, 128)) for path in (source, file)
         )
         assert np.abs(one.astype(int) - two).mean() < 5  # of 255
 
@@ -241,14 +232,10 @@ def test_pixels_of_untouched_files_stay_near(tmp_path: Path, shared_data: Path) 
 
 
 @pytest.mark.parametrize("gop", [1, 8, 16])
-def test_key_frames_come_at_the_given_distance_whatever_happens(
-    tmp_path: Path, make_video, gop: int
-) -> None:
+def test_key_frames_come_at_the_given_distance_whatever_happens(tmp_path: Path, make_video, gop: int) -> None:
     # Barcodes change the whole frame each time; the source's own key frames lie elsewhere.
     path = make_video(tmp_path / "a.mp4", frames=40, gop=5)
-    with av.open(
-        prepared(Clip(str(path)), TranscodeSettings(short_side=32, gop=gop)).path
-    ) as container:
+    with av.open(prepared(Clip(str(path)), TranscodeSettings(short_side=32, gop=gop)).path) as container:
         frames = list(container.decode(video=0))
         assert not container.streams.video[0].codec_context.has_b_frames
     assert [n for n, frame in enumerate(frames) if frame.key_frame] == list(range(0, 40, gop))
@@ -274,9 +261,7 @@ def noise(index: int, width: int, height: int) -> np.ndarray:
 
 def test_lower_crf_is_closer_and_larger(tmp_path: Path, make_video) -> None:
     clip = Clip(str(make_video(tmp_path / "a.mp4", frames=10, content=noise)))
-    sizes = [
-        len(transcode(clip, TranscodeSettings(short_side=64, crf=crf))) for crf in (10, 20, 40)
-    ]
+    sizes = [len(transcode(clip, TranscodeSettings(short_side=64, crf=crf))) for crf in (10, 20, 40)]
     assert sizes == sorted(sizes, reverse=True)
 
 

@@ -71,9 +71,7 @@ def test_missing_files(tmp_path: Path, video: Path) -> None:
     assert error(folder) == "is a folder, not a video"
     assert error(tmp_path / "none.mp4") == "no such file"
     assert error(tmp_path / ("a" * 300 + ".mp4")) == "File name too long"
-    assert kinds(loop, pipe, folder, tmp_path / "no.mp4") == [VideoStatus.UNREADABLE] * 3 + [
-        VideoStatus.MISSING
-    ]
+    assert kinds(loop, pipe, folder, tmp_path / "no.mp4") == [VideoStatus.UNREADABLE] * 3 + [VideoStatus.MISSING]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -86,9 +84,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, video: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a:b.mp4", "concat:a.mp4", "100%.mp4", "ä b?.mp4", "-.mp4"])
-def test_any_name_is_a_files_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: Path, name: str
-) -> None:
+def test_any_name_is_a_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: Path, name: str) -> None:
     (tmp_path / name).write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert probe_videos([name, f"{tmp_path}/{name}"]) == probe_videos([str(video)]) * 2
@@ -172,9 +168,7 @@ def test_a_result_lists_all_notes(tmp_path: Path, make_video) -> None:
     (_, found), *_ = check_videos([(str(path), [WHOLE])])
     (verdict,) = found.results
     assert verdict.kind is VideoStatus.WRONG_CONTAINER
-    assert re.fullmatch(
-        r"it is AVI .*, not \.mp4; 0\.\d+ s, shorter than a clip .*", verdict.reason
-    )
+    assert re.fullmatch(r"it is AVI .*, not \.mp4; 0\.\d+ s, shorter than a clip .*", verdict.reason)
 
 
 def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +187,7 @@ def test_segments_have_separate_results(video: Path) -> None:
     ]  # fmt: skip
     assert found.results[2].reason == "the clip starts at 2.5 s but the video ends at 2.00 s"
     assert found.results[1].reason == (
-        "0.50 s, shorter than a clip of 0.93 s (8 frames, 4/30 s apart): "
-        "training repeats its last frame"
+        "0.50 s, shorter than a clip of 0.93 s (8 frames, 4/30 s apart): training repeats its last frame"
     )
 
 
@@ -207,9 +200,7 @@ def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     def isolated(task, jobs, **options):
         yield from enumerate(lost)
 
-    monkeypatch.setattr(
-        probing, "map_isolated", lambda *a, **k: (each for each in isolated(*a, **k))
-    )
+    monkeypatch.setattr(probing, "map_isolated", lambda *a, **k: (each for each in isolated(*a, **k)))
     assert probe_videos(["a.mp4", "b.mp4"]) == [
         {"error": "a.mp4: the decoder crashed (signal 11)"},
         {"error": "b.mp4: not done after 20 s; skipped"},

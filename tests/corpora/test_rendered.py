@@ -165,9 +165,7 @@ def test_every_action_has_words() -> None:
 def test_a_complete_corpus_is_returned_untouched(corpus: Manifest) -> None:
     files = sorted(corpus.path.parent.rglob("*"))
     before = [file.stat().st_mtime_ns for file in files]
-    again = render_corpus(
-        corpus.path.parent, PAIRS, seed=3, progress=lambda *_: pytest.fail("rendered")
-    )
+    again = render_corpus(corpus.path.parent, PAIRS, seed=3, progress=lambda *_: pytest.fail("rendered"))
     assert again.table.equals(corpus.table)
     assert sorted(corpus.path.parent.rglob("*")) == files
     assert [file.stat().st_mtime_ns for file in files] == before
@@ -227,9 +225,7 @@ def test_an_interrupted_run_stops_its_workers(tmp_path: Path) -> None:
         ({"pairs": 30, "seed": 4}, "pairs 26, seed 3, not 30, 4"),
     ],
 )
-def test_other_settings_are_rejected(
-    corpus: Manifest, change: dict[str, float], message: str
-) -> None:
+def test_other_settings_are_rejected(corpus: Manifest, change: dict[str, float], message: str) -> None:
     with pytest.raises(ManifestError, match=re.escape(message)):
         render_corpus(corpus.path.parent, **{"pairs": PAIRS, "seed": 3, **change})
 

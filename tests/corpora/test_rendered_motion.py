@@ -18,9 +18,7 @@ def sampled(label: str, draws: int, apart: float) -> NDArray[np.float64]:
     for seed in range(draws):
         motion = draw_motion(label, np.random.default_rng((seed, 99)))
         time = np.random.default_rng((seed, sum(map(ord, label)))).uniform(0, 3)
-        found.append(
-            [[v for pose in motion(t) for v in astuple(pose)] for t in (time, time + apart)]
-        )
+        found.append([[v for pose in motion(t) for v in astuple(pose)] for t in (time, time + apart)])
     return np.array(found)
 
 

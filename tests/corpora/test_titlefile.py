@@ -134,9 +134,7 @@ def test_missing_columns(disk: Disk, name: str, text: str, found: str) -> None:
         ("titles.tsv", AUTHORS + "bbbbbbbbbbb\ta\tb\tc\n", "line 4: 4 fields .*3 columns"),
     ],
 )  # fmt: skip
-def test_a_title_is_never_cut_at_a_separator(
-    disk: Disk, name: str, text: str, message: str
-) -> None:
+def test_a_title_is_never_cut_at_a_separator(disk: Disk, name: str, text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         read_titles(disk.file(name, text))
 
@@ -185,9 +183,7 @@ def test_real_titles_of_the_web_are_read_whole_or_refused(shared_data: Path) -> 
 
 
 @given(names=st.lists(st.text("ab\"',\t é", min_size=1), min_size=1, max_size=5))
-def test_what_a_csv_writer_wrote_is_read_back(
-    names: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_a_csv_writer_wrote_is_read_back(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("table") / "names.csv"
     with file.open("w", newline="") as out:
         csv.writer(out).writerows([["name"], *([name] for name in names)])

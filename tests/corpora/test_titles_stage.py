@@ -114,8 +114,7 @@ def test_words_are_counted_by_reason() -> None:
     }  # fmt: skip
     assert (report.raw_words, report.clean_words, report.tree_words) == (14, 6, 4)
     assert report.rows[0].prepared.removed == (
-        "other script: 犬; not English: muy bonito; emoji: 😍; symbol: |; URL: www.a.com; "
-        "not a verb or noun: a"
+        "other script: 犬; not English: muy bonito; emoji: 😍; symbol: |; URL: www.a.com; not a verb or noun: a"
     )
 
 

@@ -63,9 +63,7 @@ def test_the_complete_lists(disk: Disk, shared_data: Path, probed: Probed) -> No
     files = [official / "trainlist01.txt", official / "testlist01.txt"]
     lines = [line.split()[0] for file in files for line in file.read_text().splitlines()]
     disk.link(*lines)
-    manifests = ucf101_corpus(
-        disk.videos, official, disk.root / "out", splits=(1, 2, 3), val_fraction=0.1, seed=1
-    )
+    manifests = ucf101_corpus(disk.videos, official, disk.root / "out", splits=(1, 2, 3), val_fraction=0.1, seed=1)
     assert len(probed.paths) == len(set(probed.paths)) == 13_320
     for split, (train, test) in enumerate([(9537, 3783), (9586, 3734), (9624, 3696)], start=1):
         manifest = Manifest.read(disk.root / "out" / f"split{split}.parquet")
@@ -76,17 +74,14 @@ def test_the_complete_lists(disk: Disk, shared_data: Path, probed: Probed) -> No
         assert len(parts["train"]) == train - len(parts["val"])
         assert len(set(manifest.column("label"))) == 101
         groups = {
-            name: {pair_id.rpartition("_c")[0] for pair_id in part.column("pair_id")}
-            for name, part in parts.items()
+            name: {pair_id.rpartition("_c")[0] for pair_id in part.column("pair_id")} for name, part in parts.items()
         }
         assert not groups["train"] & groups["val"]
         assert not groups["train"] & groups["test"]
         assert not skipped_list_path(manifest.path).exists()
 
 
-def test_the_complete_lists_and_few_videos(
-    disk: Disk, shared_data: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_complete_lists_and_few_videos(disk: Disk, shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
     present = [f"v_Archery_g{group:02d}_c01.mp4" for group in range(1, 26)]
     disk.link(*present)
     disk.add_broken("v_Archery_g01_c02.avi")
@@ -115,9 +110,7 @@ def test_real_videos_with_titles(tmp_path: Path, shared_data: Path, probed: Prob
     assert len(probed.paths) == 1357
 
 
-def test_a_pair_without_a_title_is_kept_and_listed(
-    disk: Disk, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pair_without_a_title_is_kept_and_listed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.link(*(f"{name}.mp4" for name in NAMES))
     titles = disk.file("titles.tsv", "video_id\ttitle\nv_YoYo_g08_c01\tLook!\n")
     manifest = made(disk, titles=titles)

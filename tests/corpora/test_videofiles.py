@@ -29,9 +29,7 @@ def test_full_paths_are_preferred(disk: Disk) -> None:
     assert VideoFiles(disk.videos).find("a.mp4") == "a.mp4"
 
 
-@pytest.mark.parametrize(
-    "names", [("x/a.mp4", "y/a.mp4"), ("a.avi", "a.mp4"), ("a.mp4", "x/a.avi")]
-)
+@pytest.mark.parametrize("names", [("x/a.mp4", "y/a.mp4"), ("a.avi", "a.mp4"), ("a.mp4", "x/a.avi")])
 def test_a_name_of_two_videos(disk: Disk, names: tuple[str, ...]) -> None:
     disk.link(*names)
     with pytest.raises(ManifestError, match=f"^list, line 3: 'a' .*{names[0]}, .*{names[1]}"):

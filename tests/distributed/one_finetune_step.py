@@ -23,9 +23,7 @@ def main(out: Path) -> None:
         "classifier.frozen_norm": True, "training.batch_size": BATCH, "training.precision": "fp32",
         "training.accumulate": 2, "optimizer.lr": 0.1, "labels.hold_out": 0.2,
     })  # fmt: skip
-    rows = [
-        {"pair_id": str(i), "path": "x", "title": "", "label": "abc"[i % 3]} for i in range(VIDEOS)
-    ]
+    rows = [{"pair_id": str(i), "path": "x", "title": "", "label": "abc"[i % 3]} for i in range(VIDEOS)]
     torch.manual_seed(5)
     video = VideoConfig(10, 4)
     encoder = ResNet3d(video.depth, video.width).state_dict()
@@ -34,9 +32,7 @@ def main(out: Path) -> None:
         task = Finetuning(recipe, manifest_from_rows(rows, "m.parquet"), init, world)
         gradients = []
         trainable = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        task.optimizer.register_step_pre_hook(
-            lambda *_: gradients.append([p.grad.clone() for p in trainable])
-        )
+        task.optimizer.register_step_pre_hook(lambda *_: gradients.append([p.grad.clone() for p in trainable]))
         losses = []
         for step in range(STEPS):
             generator = torch.Generator().manual_seed(step)

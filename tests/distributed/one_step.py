@@ -44,9 +44,7 @@ def main(out: Path, unreadable: int, *settings: str) -> None:
         gradients = []
         every = (*task.model.parameters(), *task.objective.parameters())
         parameters = [each for each in every if each.requires_grad]
-        task.optimizer.register_step_pre_hook(
-            lambda *_: gradients.append([p.grad.clone() for p in parameters])
-        )
+        task.optimizer.register_step_pre_hook(lambda *_: gradients.append([p.grad.clone() for p in parameters]))
         losses = []
         for step in range(STEPS):
             generator = torch.Generator().manual_seed(step)

@@ -16,8 +16,7 @@ from crosspair.models import Classifier
 from tests.models.conftest import write_language_model
 
 ONE_STEP, ONE_FINETUNE_STEP, MULTIVIEW = (
-    Path(__file__).with_name(name)
-    for name in ("one_step.py", "one_finetune_step.py", "multiview.py")
+    Path(__file__).with_name(name) for name in ("one_step.py", "one_finetune_step.py", "multiview.py")
 )
 
 
@@ -59,9 +58,7 @@ def test_language_model_with_a_pooler_on_two_processes(tmp_path) -> None:
     assert any("pooler" in name for name in AutoModel.from_pretrained(folder).state_dict())
 
 
-def compare_one_with_two(
-    tmp_path: Path, unreadable: int, settings: list[str], settings_of_two: list[str]
-) -> None:
+def compare_one_with_two(tmp_path: Path, unreadable: int, settings: list[str], settings_of_two: list[str]) -> None:
     run(ONE_STEP, 1, str(tmp_path / "one"), str(unreadable), *settings)
     run(ONE_STEP, 2, str(tmp_path / "two"), str(unreadable), *settings, *settings_of_two)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))

@@ -53,9 +53,7 @@ def test_numbers_by_hand() -> None:
         "normaliser": Traffic(64 + 64, 2 * 4),
         "update": Traffic(2 * 64, 32 * (8 + 2048)),
     }
-    assert bank_traffic(ObjectiveConfig(bank_precision="bf16"), 256, 256, 8)["noise"] == Traffic(
-        4096 * 1024
-    )
+    assert bank_traffic(ObjectiveConfig(bank_precision="bf16"), 256, 256, 8)["noise"] == Traffic(4096 * 1024)
     # With noise of each pair 2 · 4096 similarities and 2 · 256 values of a pair go either way.
     assert bank_traffic(ObjectiveConfig(noise="pair"), 256, 256, 8)["noise"] == Traffic(
         10 * 64 + 256 * 34816, 32 * (8 * 4096 + 34816)

@@ -70,11 +70,7 @@ def commands(text: str) -> Iterator[list[str]]:
 def crosspair_commands(page: Path) -> list[list[str]]:
     """Return the arguments of each call of crosspair, alone or under torchrun."""
     lines = [line for lang, text in blocks(page) if lang != "python" for line in commands(text)]
-    return [
-        line[line.index("crosspair") + 1 :]
-        for line in lines
-        if line[0] in {"crosspair", "torchrun"}
-    ]
+    return [line[line.index("crosspair") + 1 :] for line in lines if line[0] in {"crosspair", "torchrun"}]
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +90,7 @@ def test_commands_parse(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_options_in_the_text_exist(page: Path) -> None:
-    options = re.findall(
-        r"`(?:crosspair [\w ]+)?(--[a-z][a-z-]+)", page.read_text(encoding="utf-8")
-    )
+    options = re.findall(r"`(?:crosspair [\w ]+)?(--[a-z][a-z-]+)", page.read_text(encoding="utf-8"))
     assert set(options) <= set(_options(build_parser())) | {"--"}
 
 
@@ -111,9 +105,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_other_commands_exist(page: Path) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for _, text in (each for each in blocks(page) if each[0] != "python"):
         for program, *rest in commands(text):
@@ -127,9 +119,7 @@ def test_other_commands_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_run(
-    page: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_run(page: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "world"
     shutil.copytree(world, here)
     monkeypatch.chdir(here)

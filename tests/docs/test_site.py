@@ -37,19 +37,13 @@ def test_nothing_is_loaded_from_other_hosts(site: Path) -> None:
     assert any(each.endswith(".css") for each in fetched)
     assert not [each for each in fetched if each.startswith(("http:", "https:", "//"))]
     sheets = [sheet.read_text(encoding="utf-8") for sheet in site.rglob("*.css")]
-    assert not [
-        sheet for sheet in sheets if re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet)
-    ]
+    assert not [sheet for sheet in sheets if re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet)]
 
 
 def test_tables_come_from_results(site: Path) -> None:
     page = (site / "results.html").read_text(encoding="utf-8")
-    placeholders = re.findall(
-        r"<!-- (results|dial|transfer): ", (ROOT / "docs/results.md").read_text()
-    )
-    assert page.count("<table") == len(placeholders) + placeholders.count(
-        "dial"
-    )  # kNN, and zero-shot
+    placeholders = re.findall(r"<!-- (results|dial|transfer): ", (ROOT / "docs/results.md").read_text())
+    assert page.count("<table") == len(placeholders) + placeholders.count("dial")  # kNN, and zero-shot
     assert "zero-shot" in page
 
 

@@ -71,9 +71,7 @@ def make_library(folder: Path, make_video: Callable[..., Path]) -> None:
         make_video(videos / name, frames=60 if "6" in name else 30, fps=10)
     titles = folder / "titles.tsv"
     titles.write_text(f"video_id\ttitle\n{EVIL}\t{EVIL_TITLE}\n")
-    engine = InferenceEngine(
-        tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0
-    )
+    engine = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", batch_size=8, workers=0)
     done = index_videos(folder / "library", engine, [videos], windows=Windows(2, 1), titles=titles)
     assert (done.added, dict(done.broken)) == (4, {})
 

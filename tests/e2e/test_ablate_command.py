@@ -145,9 +145,7 @@ def test_stop_writes_a_checkpoint(tmp_path) -> None:
     overrides = {**PLAN["overrides"], "training.epochs": 50}
     plan = write_plan(tmp_path / "tiny.yaml", {**PLAN, "overrides": overrides})
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command("ablate", plan, "--out", out), stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command("ablate", plan, "--out", out), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: any(out.glob("cells/*/checkpoints/step-*")), process)
     os.kill(process.pid, signal.SIGINT)
     _, log = process.communicate(timeout=120)

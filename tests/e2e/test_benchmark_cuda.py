@@ -101,6 +101,4 @@ def test_tables_compare_with_the_first_way_and_with_the_matrix_rate(capsys) -> N
     ])  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("| 0.25 |  |")
-    assert next(line for line in lines if line.startswith("| bf16 | 20")).endswith(
-        "| 4.00 | 40.0% |"
-    )
+    assert next(line for line in lines if line.startswith("| bf16 | 20")).endswith("| 4.00 | 40.0% |")

@@ -57,9 +57,7 @@ def test_it_runs_and_loses_nothing(
     assert "dog" in capsys.readouterr().out
 
 
-def test_joined_video_has_the_sources_at_the_returned_times(
-    tmp_path: Path, make_video: VideoMaker
-) -> None:
+def test_joined_video_has_the_sources_at_the_returned_times(tmp_path: Path, make_video: VideoMaker) -> None:
     sources = [make_video(tmp_path / f"{fps}.mp4", frames=30, fps=fps) for fps in (10, 30)]
     spans = join(list(map(str, sources)), tmp_path / "joined.mp4")
     assert spans == [(0, pytest.approx(3)), (pytest.approx(3), pytest.approx(4))]

@@ -11,9 +11,7 @@ from benchmarks import network
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(network.NETWORKS, 18, (112, 2))
     monkeypatch.setattr(network, "cpu_count", lambda: 1)
     out = tmp_path / "network.json"

@@ -19,18 +19,14 @@ def test_parts_add_up_to_the_whole(
     small = ["clip.size=32", "video.width=4", "training.batch_size=4", "training.workers=1"]
     monkeypatch.setattr(training, "SMALL", small)
     monkeypatch.setattr(training, "cpu_count", lambda: 1)
-    monkeypatch.setattr(
-        training, "load_recipe", lambda name, given: load_recipe(name, [*small, *given])
-    )
+    monkeypatch.setattr(training, "load_recipe", lambda name, given: load_recipe(name, [*small, *given]))
     out = tmp_path / "training.json"
     options = ["--pairs", "24", "--steps", "20", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["training", *options])
     training.main()
     content = json.loads(out.read_text())
     of = content["results"]["rendered"]
-    assert {"data wait", "forward", "objective", "backward", "optimiser", "bank"} <= set(
-        of["parts"]
-    )
+    assert {"data wait", "forward", "objective", "backward", "optimiser", "bank"} <= set(of["parts"])
     assert sum(part["share"] for part in of["parts"].values()) == pytest.approx(1)
     assert of["parts"]["all else"]["share"] < 0.3
     assert 0 < of["network"] < 1

@@ -78,9 +78,7 @@ def test_output_to_another_manifest(corpus, tmp_path) -> None:
     done = crosspair("check", corpus.path, "--out", tmp_path / "checked.parquet")
     assert done.returncode == 0, done.stderr
     assert corpus.path.read_bytes() == before
-    assert all(
-        Path(clip.path).is_file() for clip in Manifest.read(tmp_path / "checked.parquet").clips()
-    )
+    assert all(Path(clip.path).is_file() for clip in Manifest.read(tmp_path / "checked.parquet").clips())
 
 
 @pytest.mark.parametrize(

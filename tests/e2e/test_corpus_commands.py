@@ -83,8 +83,7 @@ def test_ucf101(tmp_path: Path, videos: Path) -> None:
     call = ["ucf101", videos, "--lists", lists, "--out", tmp_path / "out"]
     lines = run(*call, "--split", "all")
     assert lines == [
-        f"{tmp_path / 'out' / f'split{split}.parquet'}: 2 pairs (1 train, 0 val, 1 test)"
-        for split in (1, 2, 3)
+        f"{tmp_path / 'out' / f'split{split}.parquet'}: 2 pairs (1 train, 0 val, 1 test)" for split in (1, 2, 3)
     ]
     file = write(tmp_path / "notes.parquet", "my notes")
     line = refused("ucf101", videos, "--lists", lists, "--out", file)
@@ -97,9 +96,7 @@ def test_hmdb51(tmp_path: Path, videos: Path) -> None:
     text = "me_wave_f_nm_np1_fr_bad_0.avi 1 \nyou_wave_f_nm_np1_fr_bad_0.avi 2 \n"
     write(lists / "wave_test_split1.txt", text)
     out = tmp_path / "hmdb.parquet"
-    assert run("hmdb51", videos, "--lists", lists, "--out", out) == [
-        f"{out}: 2 pairs (1 train, 0 val, 1 test)"
-    ]
+    assert run("hmdb51", videos, "--lists", lists, "--out", out) == [f"{out}: 2 pairs (1 train, 0 val, 1 test)"]
     assert Manifest.read(out).column("label") == ["wave", "wave"]
     line = refused("hmdb51", videos, "--lists", lists, "--split", "2", "--out", out)
     assert "wave_test_split2.txt" in line

@@ -115,8 +115,7 @@ def test_features_of_frames_are_tested(corpus, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     results = results_of(out)
     assert {(r["protocol"], r["feature"]) for r in results} == {
-        (name, "visual")
-        for name in ("kNN", "linear", "low-shot 1 %", "low-shot 10 %", "low-shot 20 %")
+        (name, "visual") for name in ("kNN", "linear", "low-shot 1 %", "low-shot 10 %", "low-shot 20 %")
     }
     assert {r["settings"]["network"] for r in results} == {"ImageNet ResNet-10"}
     assert {r["of"] for r in results} == {"trained", "chance"}
@@ -154,9 +153,7 @@ def test_two_processes_give_the_same_numbers(everything, corpus, model, tmp_path
     assert torch.equal(one.embedding, two.embedding)
     assert one.failures == two.failures
     assert [pair_id for pair_id, _ in one.failures] == [corpus.column("pair_id")[7]]
-    assert results_of(out) == [
-        line for line in results_of(everything) if line["of"] != "random weights"
-    ]
+    assert results_of(out) == [line for line in results_of(everything) if line["of"] != "random weights"]
 
 
 def test_killed_features_resume(corpus, model, tmp_path) -> None:

@@ -182,9 +182,7 @@ def test_invalid_model(
 
 
 @pytest.mark.parametrize("protocol", ["knn", "multiview"])
-def test_unwritable_results(
-    corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str
-) -> None:
+def test_unwritable_results(corpus: Path, folder: Path, tmp_path: Path, refused: Refused, protocol: str) -> None:
     model = "classifier" if protocol == "multiview" else "cpd10"
     given = ("evaluate", protocol, *inputs(folder / model, corpus))
     assert f"--out {tmp_path} " in refused(*given, f"--out={tmp_path}")
@@ -199,9 +197,7 @@ def test_unwritable_results(
 
 
 @pytest.mark.parametrize("option", ["--clips=0", "--workers=-1", "--batch-size=x"])
-def test_invalid_numbers(
-    corpus: Path, folder: Path, capsys: pytest.CaptureFixture[str], option: str
-) -> None:
+def test_invalid_numbers(corpus: Path, folder: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "knn", *inputs(folder / "cpd10", corpus), "--out=r.json", option])
     assert ended.value.code == 2
@@ -209,9 +205,7 @@ def test_invalid_numbers(
     assert f"argument {name}: {given!r} " in capsys.readouterr().err
 
 
-def test_template_without_placeholder(
-    corpus: Path, folder: Path, tmp_path: Path, refused: Refused
-) -> None:
+def test_template_without_placeholder(corpus: Path, folder: Path, tmp_path: Path, refused: Refused) -> None:
     templates, out = tmp_path / "templates.txt", tmp_path / "results.json"
     templates.write_text("a video of {}\na video\n")
     given = (*inputs(folder / "cpd10", corpus), f"--out={out}", f"--templates={templates}")
@@ -225,9 +219,7 @@ def test_template_without_placeholder(
 
 
 @pytest.mark.parametrize("protocol", ["knn", "multiview"])
-def test_no_readable_video(
-    rendered: Manifest, folder: Path, tmp_path: Path, refused: Refused, protocol: str
-) -> None:
+def test_no_readable_video(rendered: Manifest, folder: Path, tmp_path: Path, refused: Refused, protocol: str) -> None:
     def lost(rows: list[dict]) -> None:
         for row in rows:
             row["path"] = "videos/gone.mp4"
@@ -240,9 +232,7 @@ def test_no_readable_video(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_features_that_are_not_finite(
-    corpus: Path, folder: Path, tmp_path: Path, refused: Refused
-) -> None:
+def test_features_that_are_not_finite(corpus: Path, folder: Path, tmp_path: Path, refused: Refused) -> None:
     given = (*inputs(folder / "diverged", corpus), *SMALL, "--k=3", f"--out={tmp_path / 'r.json'}")
     line = refused("evaluate", "knn", *given)
     assert "12 of 12 videos" in line
@@ -292,9 +282,7 @@ def test_results_in_a_new_folder_and_features_in_the_current_one(
     assert (tmp_path / "features-random" / "index.parquet").is_file()
 
 
-def test_ctrl_c_leaves_no_results_and_keeps_encoded_videos(
-    corpus: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_leaves_no_results_and_keeps_encoded_videos(corpus: Path, folder: Path, tmp_path: Path) -> None:
     out, features = tmp_path / "results.json", tmp_path / "features"
     given = (*inputs(folder / "cpd10", corpus), "--workers=2", "--k=3", f"--features={features}")
     line = command("evaluate", "knn", *given, f"--out={out}", "--clips=100", "--batch-size=10")
@@ -326,9 +314,7 @@ def test_protocols_with_text_refuse_a_network_of_frames(
 
 
 @pytest.mark.parametrize("call", ["evaluate", "finetune"])
-def test_a_file_with_code_is_refused(
-    corpus: Path, folder: Path, tmp_path: Path, refused: Refused, call: str
-) -> None:
+def test_a_file_with_code_is_refused(corpus: Path, folder: Path, tmp_path: Path, refused: Refused, call: str) -> None:
     source = f"imagenet:{folder / 'code.pth'}"
     given = ["evaluate", "knn", *inputs(source, corpus), f"--out={tmp_path / 'results.json'}"]
     if call == "finetune":

@@ -46,9 +46,7 @@ def test_missing_manifest(tmp_path) -> None:
         ("serve --library l --max-upload", 1),
     ],
 )
-def test_a_number_that_is_too_small(
-    call: str, least: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_number_that_is_too_small(call: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([*call.split(), str(least - 1)])
     line = capsys.readouterr().err.splitlines()[-1]

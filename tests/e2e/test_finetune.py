@@ -42,9 +42,7 @@ def init(tmp_path_factory) -> Path:
     """The folder of a pre-trained model."""
     folder = tmp_path_factory.mktemp("init") / "model"
     torch.manual_seed(0)
-    build_model(recipe_of({"video.depth": 10, "video.width": 4}), ["a dog"] * 2).save_pretrained(
-        folder
-    )
+    build_model(recipe_of({"video.depth": 10, "video.width": 4}), ["a dog"] * 2).save_pretrained(folder)
     return folder
 
 
@@ -97,9 +95,7 @@ def test_evaluate_gives_the_same_results(whole_run, labelled, tmp_path) -> None:
     assert "30 views" in done.stdout
 
 
-def test_labels_of_the_test_split_affect_the_results_only(
-    whole_run, labelled, init, tmp_path
-) -> None:
+def test_labels_of_the_test_split_affect_the_results_only(whole_run, labelled, init, tmp_path) -> None:
     rows = labelled.table.to_pylist()
     for row in rows:
         if row["split"] == "test":
@@ -108,28 +104,19 @@ def test_labels_of_the_test_split_affect_the_results_only(
     done = crosspair(*arguments(other.path, tmp_path / "run", init))
     assert done.returncode == 0, done.stderr
     ours, theirs = (
-        [
-            without_rates(json.loads(line))
-            for line in (run / "metrics.jsonl").read_text().splitlines()
-        ]
+        [without_rates(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (tmp_path / "run", whole_run)
     )
     assert ours == theirs
-    hashes = {
-        Classifier.from_pretrained(run / "model").hash for run in (tmp_path / "run", whole_run)
-    }
+    hashes = {Classifier.from_pretrained(run / "model").hash for run in (tmp_path / "run", whole_run)}
     assert len(hashes) == 1
     assert read_results(tmp_path / "run" / "results.json")[0][0].value == 0
 
 
-def test_run_stopped_by_a_signal_to_its_group_resumes_bit_identically(
-    whole_run, labelled, init, tmp_path
-) -> None:
+def test_run_stopped_by_a_signal_to_its_group_resumes_bit_identically(whole_run, labelled, init, tmp_path) -> None:
     run = tmp_path / "run"
     given = arguments(labelled.path, run, init, "--resume")
-    process = subprocess.Popen(
-        command(*given), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = subprocess.Popen(command(*given), stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
@@ -146,10 +133,7 @@ def test_run_stopped_by_a_signal_to_its_group_resumes_bit_identically(
     for kind in ("train", "validation"):
         resumed = [without_rates(line) for line in lines(run, kind)]
         assert resumed == [without_rates(line) for line in lines(whole_run, kind)]
-    assert (
-        Classifier.from_pretrained(run / "model").hash
-        == Classifier.from_pretrained(whole_run / "model").hash
-    )
+    assert Classifier.from_pretrained(run / "model").hash == Classifier.from_pretrained(whole_run / "model").hash
 
 
 def test_saturation_lowers_the_rate_and_ends_the_training(labelled, init, tmp_path) -> None:

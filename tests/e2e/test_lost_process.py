@@ -44,9 +44,7 @@ def processes_of(launcher: int) -> dict[str, int]:
 
 def test_lost_process_ends_the_job_and_one_process_resumes(rendered, tmp_path) -> None:
     run = tmp_path / "run"
-    arguments = pretrain_arguments(
-        rendered.path, run, "--resume", "training.checkpoint_steps=2", "training.epochs=6"
-    )
+    arguments = pretrain_arguments(rendered.path, run, "--resume", "training.checkpoint_steps=2", "training.epochs=6")
     job = subprocess.Popen(
         [sys.executable, *LAUNCHER, "crosspair", *map(str, arguments)],
         stderr=subprocess.PIPE, text=True,

@@ -70,9 +70,7 @@ def test_printed_figures(figures: dict[str, Any]) -> None:
     assert ("data-bound" in printed) == figures["data_bound"]
 
 
-def test_disk_usage_matches_a_run(
-    figures: dict[str, Any], rendered: Manifest, tmp_path: Path
-) -> None:
+def test_disk_usage_matches_a_run(figures: dict[str, Any], rendered: Manifest, tmp_path: Path) -> None:
     run = ["--run", str(tmp_path / "run"), "--manifest", str(rendered.path)]
     main(["pretrain", "--recipe", "laptop", *run, *TINY])
     model = (tmp_path / "run/model/model.safetensors").stat().st_size
@@ -116,7 +114,5 @@ def test_a_recipe_file_of_either_kind(tmp_path: Path, capsys: pytest.CaptureFixt
         ("--json", ["--recipe", "laptop", "--json", "."]),
     ],
 )
-def test_errors_are_one_line(
-    message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_one_line(message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     refused(message, capsys, "--manifest", "nowhere", *arguments)

@@ -87,9 +87,7 @@ def test_sigterm_saves_and_exits(whole_run, rendered, tmp_path) -> None:
     assert "--resume" in message
     done = crosspair(*pretrain_arguments(rendered.path, run, "--resume"))
     assert done.returncode == 0, done.stderr
-    assert [without_rates(line) for line in lines(run)] == [
-        without_rates(line) for line in lines(whole_run)
-    ]
+    assert [without_rates(line) for line in lines(run)] == [without_rates(line) for line in lines(whole_run)]
 
 
 def test_torchrun_with_two_processes(rendered, tmp_path) -> None:

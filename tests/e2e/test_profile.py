@@ -69,9 +69,7 @@ def test_trace_contains_each_section_of_each_step(profiled_run: Path) -> None:
     assert any(event["name"].startswith("aten::") for event in events)
 
 
-def test_profiling_does_not_change_weights(
-    profiled_run: Path, rendered: Manifest, tmp_path: Path
-) -> None:
+def test_profiling_does_not_change_weights(profiled_run: Path, rendered: Manifest, tmp_path: Path) -> None:
     plain = train(rendered, tmp_path / "run", profile=False).state_dict()
     ours = CPD.from_pretrained(profiled_run / "model").state_dict()
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
@@ -104,9 +102,7 @@ def test_training_shorter_than_the_warm_up_logs_a_warning(
     assert not (tmp_path / "run/profile").exists()
 
 
-def test_training_that_ends_early_is_profiled_to_its_end(
-    rendered: Manifest, tmp_path: Path
-) -> None:
+def test_training_that_ends_early_is_profiled_to_its_end(rendered: Manifest, tmp_path: Path) -> None:
     train(rendered, tmp_path, "training.epochs=2")  # of five steps each
     assert re.search(r"^5 steps ", (tmp_path / "profile/summary.md").read_text(), re.MULTILINE)
 

@@ -20,9 +20,7 @@ def output(tmp_path_factory):
 
 def test_outputs(output) -> None:
     out, _ = output
-    assert {"corpus", "run", "report.html", "results.json", "overview.png"} <= {
-        path.name for path in out.iterdir()
-    }
+    assert {"corpus", "run", "report.html", "results.json", "overview.png"} <= {path.name for path in out.iterdir()}
     assert (out / "overview.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "run" / "model" / "model.safetensors").is_file()
 

@@ -27,9 +27,7 @@ from tests.evaluation.conftest import tiny_model
 
 
 @pytest.fixture(scope="module")
-def served(
-    tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]
-) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
     make_library(folder, make_video)
     with serving(folder) as server:
@@ -256,9 +254,7 @@ def test_other_host_names_are_rejected(served) -> None:
         assert served.get("/", headers={"Host": host}).status_code == status
 
 
-def test_removed_video_and_port_in_use(
-    tmp_path: Path, make_video: Callable[..., Path], capsys
-) -> None:
+def test_removed_video_and_port_in_use(tmp_path: Path, make_video: Callable[..., Path], capsys) -> None:
     make_library(tmp_path, make_video)
     with serving(tmp_path) as server:
         address = f"/api/v1/moments/{keys(server.search('a dog'))['2.mp4']}"

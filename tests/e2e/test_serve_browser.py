@@ -56,16 +56,11 @@ def open_page(browser: Browser, url: str, width: int) -> tuple[Page, list[str]]:
     page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
     page.on(
         "request",
-        lambda request: (
-            request.url.startswith((url, "data:", "blob:"))
-            or faults.append(f"request: {request.url}")
-        ),
+        lambda request: request.url.startswith((url, "data:", "blob:")) or faults.append(f"request: {request.url}"),
     )
     page.on(
         "console",
-        lambda message: (
-            "Content Security Policy" not in message.text or faults.append(message.text)
-        ),
+        lambda message: "Content Security Policy" not in message.text or faults.append(message.text),
     )
     page.goto(url)
     page.locator("#size", has_text="videos").wait_for()
@@ -113,9 +108,7 @@ def test_converted_moment_has_a_note(page: Page) -> None:
     assert not item.locator(".converted").is_visible()
     item.locator(".frame button").click()
     item.locator(".converted").wait_for()
-    page.wait_for_function(
-        "video => video.currentTime > 0", arg=item.locator("video").element_handle()
-    )
+    page.wait_for_function("video => video.currentTime > 0", arg=item.locator("video").element_handle())
 
 
 def test_folder_and_error_with_the_keyboard(page: Page) -> None:

@@ -79,10 +79,7 @@ def test_security_headers() -> None:
 def test_number_of_uploads_is_limited() -> None:
     async def run() -> None:
         guard, body = Guard(application), asyncio.get_running_loop().create_future()
-        uploads = [
-            asyncio.create_task(request(guard, "/api/v1/search", "POST", body))
-            for _ in range(MAX_UPLOADS)
-        ]
+        uploads = [asyncio.create_task(request(guard, "/api/v1/search", "POST", body)) for _ in range(MAX_UPLOADS)]
         await asyncio.sleep(0)
         status, headers = await request(guard, "/api/v1/search", "POST")
         assert (status, headers["connection"]) == (503, "close")

@@ -100,13 +100,9 @@ def test_replaced_and_deleted_files(
     assert converted[2:] == ["https://a.org/a.avi"]
 
 
-def test_number_of_playable_moments_is_limited(
-    service: LibraryService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_number_of_playable_moments_is_limited(service: LibraryService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_module, "MAX_MOMENTS", 2)
-    first, second, again, third = (
-        service.register(SearchHit(name, 0.0, 4.0, 0.5, None, b"")).key for name in "abac"
-    )
+    first, second, again, third = (service.register(SearchHit(name, 0.0, 4.0, 0.5, None, b"")).key for name in "abac")
     assert first == again
     with pytest.raises(KeyError):
         service.find_hit(second)
@@ -170,9 +166,7 @@ def test_unexpected_errors_are_not_shown(
     assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize(
-    "more", [{"files": [("video", b"a"), ("video", b"b")]}, {"files": [("other", b"a")]}]
-)
+@pytest.mark.parametrize("more", [{"files": [("video", b"a"), ("video", b"b")]}, {"files": [("other", b"a")]}])
 def test_forms_contain_one_video(client: TestClient, more: dict[str, Any]) -> None:
     assert client.post("/api/v1/search", **more).status_code in (400, 422)
 

@@ -108,9 +108,7 @@ def test_test_split_has_no_effect_on_the_training(
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_other_splits_have_an_effect(
-    run: tuple[str, Path], corpus: Manifest, tmp_path: Path, split: str
-) -> None:
+def test_other_splits_have_an_effect(run: tuple[str, Path], corpus: Manifest, tmp_path: Path, split: str) -> None:
     """Check that the test above is able to fail."""
 
     def change(rows: Rows) -> None:
@@ -125,11 +123,7 @@ def test_other_splits_have_an_effect(
 def test_test_videos_are_opened_after_the_training(
     corpus: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = (
-        manifest_from_rows(corpus.table.to_pylist(), tmp_path / "m.parquet")
-        .write(tmp_path / "m.parquet")
-        .path
-    )
+    path = manifest_from_rows(corpus.table.to_pylist(), tmp_path / "m.parquet").write(tmp_path / "m.parquet").path
     split_of = dict(zip(corpus.column("path"), corpus.column("split"), strict=True))
     opened: list[str] = []
     weights_at_test: list[str] = []

@@ -100,9 +100,7 @@ def test_classify_returns_a_timeline_of_long_videos(model, videos, capsys) -> No
     assert "0:00–" in shown
 
 
-def test_classify_returns_short_videos_if_all_long_ones_are_damaged(
-    model, videos, tmp_path, capsys
-) -> None:
+def test_classify_returns_short_videos_if_all_long_ones_are_damaged(model, videos, tmp_path, capsys) -> None:
     content = (videos / "long.mp4").read_bytes()
     start, end = content.index(b"mdat") + 4, content.rindex(b"moov") - 4
     damaged = [tmp_path / name for name in ("a.mp4", "b.mp4")]

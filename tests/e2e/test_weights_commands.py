@@ -37,8 +37,7 @@ def imported(checkpoint, tmp_path_factory, language_model) -> Path:
     done = crosspair("import-weights", checkpoint, "--out", out, "--tokenizer", language_model)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "the authors' code: ResNet-10, width 4, shortcut A; clips of 8 frames, 4/30 s apart, "
-        "224 px",
+        "the authors' code: ResNet-10, width 4, shortcut A; clips of 8 frames, 4/30 s apart, 224 px",
         done.stdout.splitlines()[1],
         f"model: {out}",
         f"use: --init {out} {' '.join(A10)}",
@@ -135,8 +134,7 @@ def test_publish_with_results(imported, tmp_path) -> None:
     done = crosspair("publish", "--model", tmp_path / "model", "--results", other)
     assert done.returncode == 2
     assert (
-        f"crosspair: error: {other} has results of model 0123456789ab, but {tmp_path / 'model'} is "
-        f"{model.hash}"
+        f"crosspair: error: {other} has results of model 0123456789ab, but {tmp_path / 'model'} is {model.hash}"
     ) in done.stderr
 
 
@@ -163,7 +161,5 @@ def test_errors_are_one_line(tmp_path) -> None:
 
 
 def test_the_command_still_imports_no_torch() -> None:
-    check = (
-        "import sys, crosspair.cli; crosspair.cli.build_parser(); sys.exit('torch' in sys.modules)"
-    )
+    check = "import sys, crosspair.cli; crosspair.cli.build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

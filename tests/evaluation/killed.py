@@ -20,9 +20,7 @@ def decode(connection: Connection) -> None:
     torch.set_num_threads(1)
     noise = np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), np.uint8)
     config = ClipConfig(frames=1)
-    jobs = [
-        DecodeJob(row, 0, noise, config, positions=(0.0,) * 8, thumbnails=True) for row in range(8)
-    ]
+    jobs = [DecodeJob(row, 0, noise, config, positions=(0.0,) * 8, thumbnails=True) for row in range(8)]
     results = map_isolated(decode_job, jobs, timeout=60, workers=2, in_order=True)
     next(results)
     connection.send(_grandchildren())

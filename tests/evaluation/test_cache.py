@@ -56,9 +56,7 @@ def forbid_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CPD, "encode_video", encode)
 
 
-def test_what_is_in_the_folder_is_what_the_model_gives(
-    model: CPD, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_what_is_in_the_folder_is_what_the_model_gives(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "features"
     found = cached(model, manifest, folder)
     assert same(found, extract_features(model, manifest, **OPTIONS))
@@ -111,9 +109,7 @@ def test_an_interrupted_extraction_resumes_bit_identically(
 
     monkeypatch.setattr(CPD, "encode_video", counted)
     counts: list[int] = []
-    resumed = cached(
-        model, manifest, folder, batch_size=batch_size, progress=lambda done, _: counts.append(done)
-    )
+    resumed = cached(model, manifest, folder, batch_size=batch_size, progress=lambda done, _: counts.append(done))
     assert same(resumed, whole)
     assert 0 < sum(encoded) < 5 * OPTIONS["clips"]
     assert counts[-1] == 6 * OPTIONS["clips"]
@@ -133,9 +129,7 @@ def test_a_kill_loses_nothing_that_is_encoded(
     with pytest.raises(KeyboardInterrupt):
         cached(model, manifest, tmp_path / "f", progress=progress)
     assert written == [1, 2, 3, 4, 5]
-    assert same(
-        cached(model, manifest, tmp_path / "f"), extract_features(model, manifest, **OPTIONS)
-    )
+    assert same(cached(model, manifest, tmp_path / "f"), extract_features(model, manifest, **OPTIONS))
 
 
 def test_another_batch_size_resumes_too(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
@@ -178,9 +172,7 @@ def test_labels_and_titles_may_change(
     assert same(cached(model, other, tmp_path / "f"), first)
 
 
-def test_other_files_of_the_same_names_are_other_videos(
-    model: CPD, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_other_files_of_the_same_names_are_other_videos(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
     other = tmp_path / "larger"
     shutil.copytree(manifest.path.parent, other)
     same_files = manifest_from_rows(manifest.table.to_pylist(), other / manifest.path.name)
@@ -192,9 +184,7 @@ def test_other_files_of_the_same_names_are_other_videos(
     assert fingerprint(larger) != fingerprint(manifest)
 
 
-def test_a_row_found_broken_since_is_skipped(
-    model: CPD, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_a_row_found_broken_since_is_skipped(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
     first = cached(model, manifest, tmp_path / "f")
     found = cached(model, changed(manifest, 1, error="cut short"), tmp_path / "f")
     assert found.rows.tolist() == [0, 2, 4, 5]
@@ -202,9 +192,7 @@ def test_a_row_found_broken_since_is_skipped(
     assert found.failures[0] == ("p1", "cut short")
 
 
-def test_a_row_found_broken_while_it_was_stopped_is_skipped(
-    model: CPD, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_a_row_found_broken_while_it_was_stopped_is_skipped(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
     whole = cached(model, manifest, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         cached(model, manifest, tmp_path / "f", progress=stop_after(3))
@@ -244,18 +232,14 @@ def test_features_of_something_else_are_refused(
         call()
 
 
-def test_another_form_of_clips_is_another_protocol(
-    model: CPD, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_another_form_of_clips_is_another_protocol(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
     cached(model, manifest, tmp_path / "f")
     model.clip = dataclasses.replace(model.clip, frames=4)
     with pytest.raises(RunError, match="frames 2, not 4"):
         cached(model, manifest, tmp_path / "f")
 
 
-def test_a_folder_of_something_else_is_not_touched(
-    model: CPD, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_a_folder_of_something_else_is_not_touched(model: CPD, manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=f"{tmp_path} "):
         cached(model, manifest, tmp_path)
@@ -271,9 +255,7 @@ def test_no_video_that_can_be_read(model: CPD, manifest: Manifest, tmp_path: Pat
 
 
 @pytest.mark.parametrize("left", [0, 1, 20, -1, -30])
-def test_torn_journal_entries_are_encoded_again(
-    model: CPD, manifest: Manifest, tmp_path: Path, left: int
-) -> None:
+def test_torn_journal_entries_are_encoded_again(model: CPD, manifest: Manifest, tmp_path: Path, left: int) -> None:
     whole = cached(model, manifest, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         cached(model, manifest, tmp_path / "f", progress=stop_after(3))

@@ -156,9 +156,7 @@ def test_unreadable_videos_are_reported(engine: InferenceEngine, folder: Path) -
     assert found[4].embedding.shape == (0, 8)
 
 
-def test_a_failed_job_costs_its_windows(
-    engine: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_job_costs_its_windows(engine: InferenceEngine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "decode_job", failing_decoders.fail_in_second_job)
     monkeypatch.setattr(encode, "CLIPS_PER_JOB", 1)
     manifest = probe_missing(collect_videos([folder / "4.mp4"]))

@@ -82,9 +82,7 @@ def test_the_check_raises_the_error_of_the_evaluation(
 
 
 @pytest.mark.parametrize("label", [True, False])
-def test_supported_protocols_pass_the_check(
-    model: CPD, label: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_supported_protocols_pass_the_check(model: CPD, label: bool, caplog: pytest.LogCaptureFixture) -> None:
     manifest = manifest_with(len if label else without("label"))
     config = changed(classes=(2, 3), draws=2, k=48)
     protocols: Any = ("retrieval", "knn", "linear", "lowshot", "zeroshot")
@@ -130,9 +128,7 @@ def test_a_frame_network_is_evaluated_with_its_visual_feature_only(
 
 
 @pytest.mark.parametrize("protocol", ["retrieval", "zeroshot"])
-def test_a_frame_network_does_not_support_text_protocols(
-    frame_model: FrameAverageModel, protocol: Any
-) -> None:
+def test_a_frame_network_does_not_support_text_protocols(frame_model: FrameAverageModel, protocol: Any) -> None:
     with pytest.raises(CrosspairError, match="knn, linear or lowshot"):
         check_protocols(frame_model, manifest_with(), (protocol,), CONFIG)
 

@@ -49,17 +49,13 @@ def test_features_are_the_mean_over_uniform_clips(
 ) -> None:
     found = extracted(model.eval(), manifest, clips=clips)
     assert found.clips == clips
-    for row, visual, embedding in zip(
-        found.rows.tolist(), found.visual, found.embedding, strict=True
-    ):
+    for row, visual, embedding in zip(found.rows.tolist(), found.visual, found.embedding, strict=True):
         expected = by_hand(model, manifest.clips()[row], positions)
         torch.testing.assert_close(visual, expected[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(embedding, expected[1], atol=1e-5, rtol=1e-4)
 
 
-def test_broken_videos_are_left_out_and_named(
-    model: CPD, manifest: Manifest, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_videos_are_left_out_and_named(model: CPD, manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         found = extracted(model, manifest)
     assert found.rows.tolist() == [0, 1, 2, 4, 5]
@@ -167,9 +163,7 @@ def test_progress_counts_every_clip(model: CPD, manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_as_it_was_module_by_module(
-    model: CPD, manifest: Manifest, training: bool
-) -> None:
+def test_the_model_is_as_it_was_module_by_module(model: CPD, manifest: Manifest, training: bool) -> None:
     # Stage I: all is trained but the language model, which stays without dropout.
     model.train(training)
     model.text_encoder.eval()

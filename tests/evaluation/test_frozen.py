@@ -76,9 +76,7 @@ def test_protocols_agree_with_their_functions(model: CPD, features: Features) ->
     tested = torch.tensor([row % 10 in (8, 9) for row in rows])
     truth = features.rows % 3
     order = torch.tensor([0, 2, 1])  # of the sorted classes: cat, cat dog, dog
-    predicted = knn_predict(
-        features.visual[~tested], order[truth[~tested]], features.visual[tested], k=3
-    )
+    predicted = knn_predict(features.visual[~tested], order[truth[~tested]], features.visual[tested], k=3)
     assert value(results, "kNN") == float((predicted == order[truth[tested]]).double().mean())
     assert value(results, "linear") == value(results, "low-shot 100 %")
     assert {result.count for result in results} == {12}
@@ -207,9 +205,7 @@ def without(column: str) -> Callable[[list[Row]], None]:
     return change
 
 
-def test_unsupported_protocols_are_skipped(
-    model: CPD, features: Features, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unsupported_protocols_are_skipped(model: CPD, features: Features, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         found = frozen_results(model, manifest_with(without("label")), features, config=CONFIG)
         assert {r.protocol.split()[0] for r in found} == {"retrieval"}
@@ -276,9 +272,7 @@ def test_an_invalid_manifest(
     assert "\n" not in str(caught.value)
 
 
-def test_the_training_split_is_no_test_split_of_trained_classifiers(
-    model: CPD, features: Features
-) -> None:
+def test_the_training_split_is_no_test_split_of_trained_classifiers(model: CPD, features: Features) -> None:
     config = dataclasses.replace(CONFIG, split="train")
     with pytest.raises(ManifestError, match="split train"):
         frozen_results(model, manifest_with(), features, ("knn",), config)

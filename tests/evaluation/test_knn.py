@@ -17,18 +17,14 @@ from crosspair.evaluation import knn_predict
 seeds = st.integers(0, 2**31)
 
 
-def task(
-    seed: int, train: int, queries: int, classes: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def task(seed: int, train: int, queries: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(train, 6, generator=generator)
     labels = torch.randint(0, classes, (train,), generator=generator)
     return features, labels, torch.randn(queries, 6, generator=generator)
 
 
-def predicted_by_loop(
-    train: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int
-) -> list[int]:
+def predicted_by_loop(train: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int) -> list[int]:
     predictions = []
     for query in queries.double().numpy():
         cosines = [
@@ -97,9 +93,7 @@ def test_an_invalid_k(k: int) -> None:
 @settings(max_examples=50)
 def test_votes_by_distance_equal_a_plain_loops(seed: int, k: int, temperature: float) -> None:
     train, labels, queries = task(seed, 30, 9, 4)
-    found = knn_predict(
-        train, labels, queries, k=k, weighting="distance", temperature=temperature, chunk=4
-    )
+    found = knn_predict(train, labels, queries, k=k, weighting="distance", temperature=temperature, chunk=4)
     for query, prediction in zip(queries.double(), found.tolist(), strict=True):
         cosines = torch.cosine_similarity(query, train.double())
         nearest = sorted(range(30), key=lambda i: -cosines[i])[:k]

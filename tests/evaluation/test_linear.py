@@ -15,9 +15,7 @@ from crosspair.evaluation import LinearConfig, linear_predict, train_linear
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def clusters(
-    videos: int, dimensions: int, classes: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def clusters(videos: int, dimensions: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Features around a centre for each class, of unequal scales, and their classes."""
     centres = torch.randn(classes, dimensions, generator=torch.Generator().manual_seed(9))
     generator = torch.Generator().manual_seed(seed)
@@ -78,10 +76,7 @@ def trained_by_loop(
 
 
 def logits_of(values: list[float], z: list[float], size: int, classes: int) -> list[float]:
-    return [
-        sum(values[c * size + i] * z[i] for i in range(size)) + values[classes * size + c]
-        for c in range(classes)
-    ]
+    return [sum(values[c * size + i] * z[i] for i in range(size)) + values[classes * size + c] for c in range(classes)]
 
 
 # No batch can have equal numbers of videos per class: gradients would be exactly zero.

@@ -122,9 +122,7 @@ class Alone(World):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_scores_of_all_processes_together_are_bit_identical(
-    model: Classifier, manifest: Manifest, size: int
-) -> None:
+def test_scores_of_all_processes_together_are_bit_identical(model: Classifier, manifest: Manifest, size: int) -> None:
     whole = scored(model, manifest, clips=3)
     seen: list[int] = []
     for rank in range(size):
@@ -175,12 +173,8 @@ def test_a_video_that_fails_in_part_does_not_count(
     assert scored(model, manifest_from_rows(rows, "m"), clips=3).rows.tolist() == [1]
 
 
-def test_accuracy_is_the_share_of_videos_whose_best_class_is_theirs(
-    model: Classifier, manifest: Manifest
-) -> None:
-    results = multiview_results(
-        model, manifest, clips=2, workers=0, precision="fp32", settings={"init": "random"}
-    )
+def test_accuracy_is_the_share_of_videos_whose_best_class_is_theirs(model: Classifier, manifest: Manifest) -> None:
+    results = multiview_results(model, manifest, clips=2, workers=0, precision="fp32", settings={"init": "random"})
     scores = scored(model, manifest, clips=2)
     labels = manifest.column("label")
     hits = sum(

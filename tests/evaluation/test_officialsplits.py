@@ -58,15 +58,10 @@ def test_three_like_intervals_give_one_narrower_by_the_root_of_three() -> None:
 
 def test_the_file_holds_means_then_each_split_and_chance_once(tmp_path: Path) -> None:
     origins = {
-        split: provenance(
-            recipe="r", model=f"m{split}", manifest="d", seed=0, manifest_file=f"s{split}.parquet"
-        )
+        split: provenance(recipe="r", model=f"m{split}", manifest="d", seed=0, manifest_file=f"s{split}.parquet")
         for split in (1, 2)
     }
-    found = {
-        split: ([result(split, split / 10), result(split, 0.1, "chance")], origins[split])
-        for split in (1, 2)
-    }
+    found = {split: ([result(split, split / 10), result(split, 0.1, "chance")], origins[split]) for split in (1, 2)}
     shown = write_split_means(tmp_path / "results.json", found)
     results, origin = read_results(tmp_path / "results.json")
     assert [each.value for each in results] == pytest.approx([0.15, 0.1, 0.1, 0.2])

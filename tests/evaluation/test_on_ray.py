@@ -96,9 +96,7 @@ def test_a_task_needs_a_gpu_or_what_every_node_has(nodes, share) -> None:
         (None, "the node died"),
     ],
 )
-def test_errors_of_tasks(
-    model: CPD, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, cause, message: str
-) -> None:
+def test_errors_of_tasks(model: CPD, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, cause, message: str) -> None:
     cluster = Cluster({"CPU": 2})
     cluster.error.cause = cause
     monkeypatch.setattr(on_ray, "map_on_ray", lambda *_: [(0, None)])

@@ -22,10 +22,7 @@ def vectors(count: int, dimensions: int, seed: int) -> torch.Tensor:
 
 def ranks_by_loop(queries: torch.Tensor, targets: torch.Tensor) -> list[int]:
     scores = (queries @ targets.T).tolist()
-    return [
-        1 + sum(other >= row[own] for j, other in enumerate(row) if j != own)
-        for own, row in enumerate(scores)
-    ]
+    return [1 + sum(other >= row[own] for j, other in enumerate(row) if j != own) for own, row in enumerate(scores)]
 
 
 @given(count=st.integers(1, 40), seed=seeds, chunk=st.integers(1, 50))
@@ -71,17 +68,11 @@ def test_the_measures_are_those_of_the_ranks(count: int, seed: int) -> None:
 def test_the_order_of_pairs_does_not_matter(seed: int) -> None:
     queries, targets = vectors(20, 5, seed), vectors(20, 5, seed + 1)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
-    assert target_ranks(queries[order], targets[order]).tolist() == (
-        target_ranks(queries, targets)[order].tolist()
-    )
+    assert target_ranks(queries[order], targets[order]).tolist() == (target_ranks(queries, targets)[order].tolist())
 
 
 @given(videos=st.integers(1, 20), classes=st.integers(1, 8), seed=seeds)
-def test_zero_shot_takes_the_class_of_the_largest_cosine(
-    videos: int, classes: int, seed: int
-) -> None:
+def test_zero_shot_takes_the_class_of_the_largest_cosine(videos: int, classes: int, seed: int) -> None:
     of_videos, names = vectors(videos, 5, seed), vectors(classes, 5, seed + 1)
-    expected = [
-        max(range(classes), key=lambda c: float(torch.dot(video, names[c]))) for video in of_videos
-    ]
+    expected = [max(range(classes), key=lambda c: float(torch.dot(video, names[c]))) for video in of_videos]
     assert zero_shot_predict(of_videos, names).tolist() == expected

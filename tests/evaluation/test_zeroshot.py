@@ -27,9 +27,7 @@ def test_a_class_is_the_mean_over_templates_of_unit_norm(model: CPD) -> None:
         torch.testing.assert_close(row, mean / mean.norm())
 
 
-def test_a_name_without_a_known_word_is_logged(
-    model: CPD, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_name_without_a_known_word_is_logged(model: CPD, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         class_embeddings(model, ["dog", "Zorbing"])
     assert "'zorbing'" in caplog.text
@@ -41,9 +39,7 @@ def test_a_name_without_a_known_word_is_logged(
     draws=st.integers(1, 12),
     seed=st.integers(0, 2**31),
 )
-def test_draws_are_classes_of_those_given(
-    among: set[int], fraction: float, draws: int, seed: int
-) -> None:
+def test_draws_are_classes_of_those_given(among: set[int], fraction: float, draws: int, seed: int) -> None:
     count = 2 + int(fraction * (len(among) - 2))
     found = draw_classes(sorted(among), count, draws, seed)
     assert len(found) == draws

@@ -97,9 +97,7 @@ def test_a_file_has_one_name(
     assert remove_videos(str(tmp_path / "library"), ["../videos"]) == 5
 
 
-def test_videos_of_a_manifest_are_removed(
-    tiny: InferenceEngine, folder: Path, tmp_path: Path
-) -> None:
+def test_videos_of_a_manifest_are_removed(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
     rows = [
         {"pair_id": "x", "path": "videos/1.mp4"},
         {"pair_id": "y", "path": "videos/3.mp4", "start": 1.0},
@@ -107,9 +105,7 @@ def test_videos_of_a_manifest_are_removed(
     manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
     index_videos(tmp_path / "library", tiny, [manifest.path, folder], windows=WINDOWS)
     assert remove_videos(tmp_path / "library", [manifest.path]) == 2
-    assert windows_in(tmp_path / "library") == {
-        name: COUNTS[name] for name in ("2.mp4", "3.mp4", "4.mp4")
-    }
+    assert windows_in(tmp_path / "library") == {name: COUNTS[name] for name in ("2.mp4", "3.mp4", "4.mp4")}
 
 
 def test_progress_is_saved_before_all_videos_are_probed(
@@ -124,9 +120,7 @@ def test_progress_is_saved_before_all_videos_are_probed(
         return probe_missing(manifest, **choices)
 
     monkeypatch.setattr(indexing, "probe_missing", probe)
-    index_videos(
-        library, tiny, [folder], windows=WINDOWS, progress=lambda *done: progress.append(done)
-    )
+    index_videos(library, tiny, [folder], windows=WINDOWS, progress=lambda *done: progress.append(done))
     assert progress == [(done, 5) for done in range(1, 6)]
     assert probing == [0, 2, 7]  # windows in the library
     assert windows_in(library) == COUNTS
@@ -165,9 +159,7 @@ def test_a_partly_readable_video_is_indexed_and_listed(
     assert "4.mp4" in (library / "broken.csv").read_text()
     found = index_videos(library, tiny, [folder])
     assert windows_in(library) == COUNTS | {"4.mp4": 1}
-    assert found.broken[str(folder / "4.mp4")].startswith(
-        f"{folder / '4.mp4'}: damaged (2 of 3 windows"
-    )
+    assert found.broken[str(folder / "4.mp4")].startswith(f"{folder / '4.mp4'}: damaged (2 of 3 windows")
     assert index_videos(library, tiny, [folder]).broken == found.broken
 
 
@@ -190,9 +182,7 @@ def test_other_folders_are_kept_and_folders_can_be_removed(
     assert len(Library(library)) == 0
 
 
-def test_titles_come_from_a_file_or_a_manifest(
-    tiny: InferenceEngine, folder: Path, tmp_path: Path
-) -> None:
+def test_titles_come_from_a_file_or_a_manifest(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
     library, titles = tmp_path / "library", tmp_path / "titles.tsv"
     rows = [{"pair_id": "x", "path": "videos/3.mp4", "title": "old", "start": 1.0, "end": 3.0}]
     manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
@@ -215,9 +205,7 @@ def test_titles_come_from_a_file_or_a_manifest(
     assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
 
 
-def test_mismatched_and_invalid_libraries(
-    tiny: InferenceEngine, folder: Path, tmp_path: Path
-) -> None:
+def test_mismatched_and_invalid_libraries(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
     other = InferenceEngine(tiny_model(1).eval(), torch.device("cpu"), "fp32", workers=0)
@@ -258,9 +246,7 @@ def test_only_one_process_writes(tiny: InferenceEngine, folder: Path, tmp_path: 
         pass
 
 
-def test_missing_lancedb(
-    tmp_path: Path, tiny: InferenceEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_lancedb(tmp_path: Path, tiny: InferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(LibraryError, match=r'pip install "crosspair\[search\]"'):
         Library.create(tmp_path, tiny.model, WINDOWS)

@@ -80,9 +80,7 @@ def test_results_are_suppressed_and_sorted(library: Library) -> None:
     assert found(library, limit=2) == found(library)[:2]
 
 
-def test_more_windows_are_fetched_if_neighbours_fill_the_first_batch(
-    tmp_path: Path, model: CPD
-) -> None:
+def test_more_windows_are_fetched_if_neighbours_fill_the_first_batch(tmp_path: Path, model: CPD) -> None:
     rows = [("/x.mp4", i / 10, 10 + i / 10, None, near(0.9 + i / 1e4)) for i in range(40)]
     library = filled(tmp_path / "library", model, [*rows, ("/y.mp4", 0, 4, None, near(0.1))])
     assert [path for path, _, _ in found(library, limit=2)] == ["/x.mp4", "/y.mp4"]

@@ -19,9 +19,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a DistilBERT of 2 layers and 32 dimensions. Tests only read it."""
     from transformers import DistilBertConfig
 
-    config = DistilBertConfig(
-        dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64
-    )
+    config = DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64)
     return write_language_model(tmp_path_factory.mktemp("language_model"), config)
 
 
@@ -30,9 +28,7 @@ def write_language_model(folder: Path, config: PreTrainedConfig) -> Path:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import AutoModel, PreTrainedTokenizerFast
 
-    vocabulary = {
-        token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-    }
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

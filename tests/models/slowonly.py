@@ -63,15 +63,11 @@ def features(weights: Weights, depth: int, clips: torch.Tensor) -> torch.Tensor:
                 kernel = weights[f"{name}.conv{index}.weight"]
                 steps = (1, stride, stride) if index == strided else 1
                 padding = tuple(size // 2 for size in kernel.shape[2:])
-                y = normalized(
-                    F.conv3d(y, kernel, stride=steps, padding=padding), f"{name}.bn{index}"
-                )
+                y = normalized(F.conv3d(y, kernel, stride=steps, padding=padding), f"{name}.bn{index}")
                 y = y.relu() if index < count else y
             if f"{name}.downsample.0.weight" in weights:
                 kernel = weights[f"{name}.downsample.0.weight"]
-                x = normalized(
-                    F.conv3d(x, kernel, stride=(1, stride, stride)), f"{name}.downsample.1"
-                )
+                x = normalized(F.conv3d(x, kernel, stride=(1, stride, stride)), f"{name}.downsample.1")
             elif x.shape != y.shape:
                 x = F.avg_pool3d(x, 1, (1, stride, stride))
                 new = y.shape[1] - x.shape[1]

@@ -86,9 +86,7 @@ def test_heads_compute_in_float32(model: CPD) -> None:
 
 @torch.no_grad()
 def test_uint8_and_normalised_float_inputs_agree(model: CPD) -> None:
-    for of_bytes, of_floats in zip(
-        model.encode_video(clips()), model.encode_video(normalize(clips())), strict=True
-    ):
+    for of_bytes, of_floats in zip(model.encode_video(clips()), model.encode_video(normalize(clips())), strict=True):
         torch.testing.assert_close(of_bytes, of_floats)
 
 
@@ -160,9 +158,7 @@ def test_model_replaces_another(saved: Path, model: CPD) -> None:
 
 @pytest.mark.parametrize("place", ["writing", "renaming"])
 @torch.no_grad()
-def test_failed_save_keeps_the_old_model(
-    saved: Path, model: CPD, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_failed_save_keeps_the_old_model(saved: Path, model: CPD, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     before = CPD.from_pretrained(saved)(clips(), TEXTS)
     model.video_head.weight.zero_()
     rename = Path.rename
@@ -194,9 +190,7 @@ def test_folder_of_other_files_is_not_replaced(tmp_path: Path, model: CPD) -> No
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_save_to_a_relative_path(
-    tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_to_a_relative_path(tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model.save_pretrained("model")
     assert isinstance(CPD.from_pretrained("model"), CPD)

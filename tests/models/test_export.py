@@ -158,9 +158,7 @@ def test_untrained_parts_are_not_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1.001, float("nan")])
-def test_file_with_other_outputs_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
-) -> None:
+def test_file_with_other_outputs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
     load = module._load_program
 
     def other(content: bytes):

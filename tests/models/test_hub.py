@@ -137,9 +137,7 @@ class NoNetworkError(Exception):
     """An exception of an HTTP client."""
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("\nno route\nto host", "no route"), ("", "NoNetworkError")]
-)
+@pytest.mark.parametrize(("text", "expected"), [("\nno route\nto host", "no route"), ("", "NoNetworkError")])
 def test_without_a_network(
     tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:

@@ -60,9 +60,7 @@ def refused(content: object, folder: Path, message: str, **options: object) -> N
 
 @pytest.mark.parametrize("depth", [18, 50])
 @torch.no_grad()
-def test_both_towers_match_the_authors_network(
-    depth: int, language_model: Path, tmp_path: Path
-) -> None:
+def test_both_towers_match_the_authors_network(depth: int, language_model: Path, tmp_path: Path) -> None:
     checkpoint = authors(depth, 64, language_model)
     torch.save(checkpoint, tmp_path / "cpd.pth")
     imported = import_weights(tmp_path / "cpd.pth", tokenizer=str(language_model))
@@ -137,9 +135,7 @@ def test_fine_tuned_checkpoint_of_the_authors(tmp_path: Path) -> None:
     same(imported.model.encode_video(clips())[0], features(weights, 18, bordered(pixels(clips()))))
 
 
-def test_missing_and_unexpected_weights_of_the_authors(
-    language_model: Path, tmp_path: Path
-) -> None:
+def test_missing_and_unexpected_weights_of_the_authors(language_model: Path, tmp_path: Path) -> None:
     def changed(remove: str = "", add: str = "") -> dict:
         checkpoint = authors(18, 4, language_model)
         checkpoint["state_dict"].pop(f"module.{remove}", None)
@@ -208,10 +204,7 @@ def test_features_match_the_network(project: str, depth: int, tmp_path: Path) ->
 def test_mmaction2_pixel_normalisation(tmp_path: Path) -> None:
     torch.save(other("mmaction2"), tmp_path / "w.pth")
     model = import_weights(tmp_path / "w.pth").model
-    mean, std = (
-        torch.tensor(each).view(3, 1, 1, 1)
-        for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-    )
+    mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     # The zero padding of our network corresponds to a grey of 0.45.
     theirs = (bordered(clips().float(), 0.45 * 255) - mean) / std
     same(model.encode_video(clips())[0], features(slow_only(50, 4), 50, theirs))
@@ -248,9 +241,7 @@ def test_safetensors(tmp_path: Path) -> None:
         ("cfg", "nothing of that", (8, 8, 224)),
     ],
 )
-def test_clip_format_is_read_from_the_configuration(
-    where: str, settings: str, expected: tuple, tmp_path: Path
-) -> None:
+def test_clip_format_is_read_from_the_configuration(where: str, settings: str, expected: tuple, tmp_path: Path) -> None:
     given = {"config": settings} if where == "meta" else settings
     torch.save({**other("PySlowFast", 18), where: given}, tmp_path / "w.pyth")
     clip = import_weights(tmp_path / "w.pyth").model.clip

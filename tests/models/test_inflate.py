@@ -63,14 +63,9 @@ def resnet2d(depth: int, width: int = WIDTH) -> Weights:
     return weights
 
 
-def features2d(
-    weights: Weights, depth: int, images: torch.Tensor, *, grey_border: bool = False
-) -> torch.Tensor:
+def features2d(weights: Weights, depth: int, images: torch.Tensor, *, grey_border: bool = False) -> torch.Tensor:
     """Features of the 2D network for images (B, 3, H, W) in 0 to 1."""
-    mean, std = (
-        torch.tensor(each).view(1, 3, 1, 1)
-        for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
     def normalized(x: torch.Tensor, name: str) -> torch.Tensor:
         parts = (weights[f"{name}.{key}"] for key in ("running_mean", "running_var"))
@@ -247,9 +242,7 @@ def test_unexpected_weights(tmp_path: Path) -> None:
 def test_another_number_of_blocks(tmp_path: Path) -> None:
     weights = resnet2d(18)
     deeper = {f"layer2.2.{k.removeprefix('layer2.1.')}": v for k, v in weights.items()}
-    file = saved(
-        {**weights, **{k: v for k, v in deeper.items() if "conv" in k}}, tmp_path / "w.pth"
-    )
+    file = saved({**weights, **{k: v for k, v in deeper.items() if "conv" in k}}, tmp_path / "w.pth")
     refused(file, "2, 3, 2, 2 basic blocks .*10, 18, 34, 50, 101")
 
 

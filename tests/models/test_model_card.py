@@ -29,9 +29,7 @@ def folder(tmp_path: Path) -> Path:
     run.mkdir()
     (run / "recipe.yaml").write_text("clip:\n  size: 32\n")
     (run / "manifest.json").write_text('{"manifest": "0123456789ab", "init": "random"}\n')
-    (run / "metrics.jsonl").write_text(
-        '{"kind": "pairs", "train": 1234, "val": 9}\n{"kind": "x"}\n'
-    )
+    (run / "metrics.jsonl").write_text('{"kind": "pairs", "train": 1234, "val": 9}\n{"kind": "x"}\n')
     model.save_pretrained(run / "model")
     return run / "model"
 
@@ -71,9 +69,7 @@ def test_card_of_a_run(folder: Path) -> None:
         ("metrics.jsonl", b'{"kind": "pairs", "step": 3}\n'),
     ],
 )  # fmt: skip
-def test_foreign_files_next_to_the_model_are_ignored(
-    folder: Path, name: str, content: bytes
-) -> None:
+def test_foreign_files_next_to_the_model_are_ignored(folder: Path, name: str, content: bytes) -> None:
     (folder.parent / name).write_bytes(content)
     CPD.from_pretrained(folder).save_pretrained(folder)
     assert "# CPD: slow-only 3D ResNet-10\n" in card(folder)

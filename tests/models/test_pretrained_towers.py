@@ -78,9 +78,7 @@ def test_untrained_parts_are_not_loaded(tmp_path: Path) -> None:
     assert same_parts(model, other) == ["video_encoder", "video_head"]
 
 
-def test_language_model_keeps_its_attention_to_padding(
-    tmp_path: Path, language_model: Path
-) -> None:
+def test_language_model_keeps_its_attention_to_padding(tmp_path: Path, language_model: Path) -> None:
     other = with_language_model(language_model, 1)
     other.text_encoder.attend_to_padding()
     other.text_encoder.max_tokens = 11

@@ -46,9 +46,7 @@ def test_features_of_every_depth(depth: int) -> None:
 def test_depth_is_the_number_of_layers(depth: int) -> None:
     model = network(depth)
     convolutions = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv3d) and "shortcut" not in name
+        name for name, module in model.named_modules() if isinstance(module, nn.Conv3d) and "shortcut" not in name
     ]
     assert len(convolutions) + 1 == depth  # and the head
 

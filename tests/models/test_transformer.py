@@ -37,9 +37,7 @@ def refused(folder: Path, cause: str = "") -> None:
 
 
 @torch.no_grad()
-def test_text_is_the_mean_of_its_last_hidden_states(
-    language_model: Path, encoder: TransformerAverage
-) -> None:
+def test_text_is_the_mean_of_its_last_hidden_states(language_model: Path, encoder: TransformerAverage) -> None:
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     model = AutoModel.from_pretrained(language_model).eval()
     for text, found in zip(TEXTS, encoder(TEXTS), strict=True):
@@ -147,8 +145,6 @@ def test_a_broken_tokenizer(copy: Path, content: str) -> None:
 def test_tokenizer_without_words(copy: Path) -> None:
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
-    tokenizer["model"]["vocab"] = {
-        word if word.startswith("[") else f"{word}~": i for word, i in vocabulary.items()
-    }
+    tokenizer["model"]["vocab"] = {word if word.startswith("[") else f"{word}~": i for word, i in vocabulary.items()}
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     refused(copy, "tokenizer.json")

@@ -63,8 +63,7 @@ def test_lookup_accepts_any_shape() -> None:
 def split_state(bank: MemoryBank, processes: int) -> list[dict[str, torch.Tensor]]:
     """Split the state of an unsharded bank as the given number of processes would save it."""
     return [
-        {name: entries[rank::processes] for name, entries in bank.state_dict().items()}
-        for rank in range(processes)
+        {name: entries[rank::processes] for name, entries in bank.state_dict().items()} for rank in range(processes)
     ]
 
 
@@ -98,8 +97,7 @@ def test_error_of_bfloat16_entries(seed: int) -> None:
     """Similarities are off by 2⁻⁹ at most, and so a posterior by a factor of exp(2⁻⁹/τ)."""
     pairs, dimensions, temperature = 200, 256, 0.07
     exact, coarse = (
-        MemoryBank(pairs, dimensions, 0.5, seed, World(), dtype)
-        for dtype in (torch.float32, torch.bfloat16)
+        MemoryBank(pairs, dimensions, 0.5, seed, World(), dtype) for dtype in (torch.float32, torch.bfloat16)
     )
     query = F.normalize(torch.randn(8, dimensions, generator=torch.Generator().manual_seed(seed)))
     index = torch.arange(pairs)

@@ -33,9 +33,7 @@ def kernel() -> Iterator[Dots]:
         yield triton_dots.triton_gather_dot
 
 
-def random_inputs(
-    batch: int, m: int, pairs: int, width: int, seed: int
-) -> tuple[torch.Tensor, ...]:
+def random_inputs(batch: int, m: int, pairs: int, width: int, seed: int) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(batch, width, generator=generator)
     table = torch.randn(pairs, width, generator=generator)

@@ -44,9 +44,7 @@ def test_hardest_negatives_dominate() -> None:
         assert hardest[name][-1] == pytest.approx(1)
     assert all(
         of_weight >= of_negatives - 1e-6
-        for of_weight, of_negatives in zip(
-            hardest["NCE"], hardest["share_of_negatives"], strict=True
-        )
+        for of_weight, of_negatives in zip(hardest["NCE"], hardest["share_of_negatives"], strict=True)
     )
     tenth = hardest["share_of_negatives"].index(0.1)
     assert hardest["NCE"][tenth] > 0.3

@@ -46,9 +46,7 @@ def slow_nce_loss(query, positive, noise, *, log_z, pairs, temperature):
     shared=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_loss_matches_reference(
-    batch, m, pairs, dimensions, temperature, log_z, shared, seed
-) -> None:
+def test_loss_matches_reference(batch, m, pairs, dimensions, temperature, log_z, shared, seed) -> None:
     query, positive = unit(batch, dimensions, seed=seed), unit(batch, dimensions, seed=seed + 1)
     noise = unit(*((m,) if shared else (batch, m)), dimensions, seed=seed + 2)
     given_values = {"log_z": log_z, "pairs": pairs, "temperature": temperature}

@@ -71,16 +71,12 @@ def test_exact_loss_matches_reference(batch, pairs, temperature, learned, seed) 
         task.weights.data *= 3
         classes = [(row[:4], row[4:]) for row in task.weights.tolist()]
     loss, _ = ExactSoftmax(task)(video, text, index, bank)
-    assert loss.item() == pytest.approx(
-        slow_softmax(video, text, index, classes, temperature), rel=1e-9
-    )
+    assert loss.item() == pytest.approx(slow_softmax(video, text, index, classes, temperature), rel=1e-9)
 
 
 @pytest.mark.parametrize("instances", ["bank", "weights"])
 def test_the_loss_by_nce_is_the_slow_twins(instances) -> None:
-    config = ObjectiveConfig(
-        name="self_instance", instances=instances, noise_samples=12, temperature=0.3
-    )
+    config = ObjectiveConfig(name="self_instance", instances=instances, noise_samples=12, temperature=0.3)
     objective, bank = build_objective(config, 20, 4, 3, World()).double(), bank_of(20, 4)
     video, text, index = unit(3, 4, seed=1), unit(3, 4, seed=2), torch.tensor([4, 0, 19])
     generator = torch.Generator()

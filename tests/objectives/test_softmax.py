@@ -86,9 +86,7 @@ def test_gradients_match_unchunked_softmax(chunk: int, monkeypatch) -> None:
 
 def test_autograd_agrees_with_finite_differences() -> None:
     query, weights = unit(3, 4, seed=1).requires_grad_(), unit(9, 4, seed=2).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda q, w: log_normalizer(q, [w], 0.5, World()), (query, weights)
-    )
+    assert torch.autograd.gradcheck(lambda q, w: log_normalizer(q, [w], 0.5, World()), (query, weights))
 
 
 def test_no_overflow_where_probabilities_overflow() -> None:
@@ -104,9 +102,7 @@ class Largest(TorchDispatchMode):
 
     numbers = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         tensors = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
         self.numbers = max([self.numbers, *(each.numel() for each in tensors)])
@@ -148,9 +144,7 @@ def test_memory_of_learned_classes_is_their_gradient(monkeypatch) -> None:
 def test_no_gradient_for_correct_queries_at_low_temperature() -> None:
     bank = bank_of(10, 8)
     video = bank.text[:3].clone().requires_grad_()
-    loss, scalars = ExactSoftmax(CrossPair(0.01, World()))(
-        video, bank.video[:3], torch.arange(3), bank
-    )
+    loss, scalars = ExactSoftmax(CrossPair(0.01, World()))(video, bank.video[:3], torch.arange(3), bank)
     loss.backward()
     assert float(scalars["posterior_positive"]) == pytest.approx(1, abs=1e-9)
     assert float(video.grad.norm()) < 1e-6

@@ -11,9 +11,7 @@ CHANGED = {
 
 
 def test_it_differs_from_the_paper_in_speed_settings_only() -> None:
-    papers, day = (
-        recipe_settings(load_recipe(f"kinetics210k-resnet50{name}")) for name in ("", "-day")
-    )
+    papers, day = (recipe_settings(load_recipe(f"kinetics210k-resnet50{name}")) for name in ("", "-day"))
     assert {key for key in papers if papers[key] != day[key]} == CHANGED
 
 

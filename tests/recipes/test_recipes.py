@@ -130,9 +130,7 @@ def test_the_last_of_two_overrides_is_used() -> None:
     stage2=st.none() | st.integers(0, 300),
     steps=st.lists(st.integers(1, 300), max_size=3),
 )
-def test_any_recipe_round_trips(
-    lr: float, epochs: int, depth: int, stage2: int | None, steps: list[int]
-) -> None:
+def test_any_recipe_round_trips(lr: float, epochs: int, depth: int, stage2: int | None, steps: list[int]) -> None:
     chosen = {
         "optimizer.lr": lr, "training.epochs": epochs, "video.depth": depth,
         "curriculum.stage2_epoch": stage2, "optimizer.step_epochs": steps,
@@ -271,9 +269,7 @@ def test_an_invalid_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text(
-        "clip: &clip {size: 64, frames: 4}\nclip2: {<<: *clip, frames: 8}\n"
-    )
+    (tmp_path / "r.yaml").write_text("clip: &clip {size: 64, frames: 4}\nclip2: {<<: *clip, frames: 8}\n")
     settings = read_yaml(tmp_path / "r.yaml", "r.yaml")
     assert settings["clip2"] == {"size": 64, "frames": 8}
 

@@ -31,9 +31,7 @@ def results() -> list[Result]:
 @pytest.fixture
 def origin() -> Provenance:
     machine = Machine("A processor", 2, 15.6, "2.13.0+cpu", "cpu")
-    return Provenance(
-        "0123456789ab", "00112233aabb", "ba9876543210", "v0.1", 7, machine, "2026-01-02T03:04:05Z"
-    )
+    return Provenance("0123456789ab", "00112233aabb", "ba9876543210", "v0.1", 7, machine, "2026-01-02T03:04:05Z")
 
 
 @pytest.fixture
@@ -42,19 +40,13 @@ def run(tmp_path: Path) -> Path:
     lines: list[dict[str, Any]] = []
     for step in range(30):
         posteriors = {"posterior_positive": step / 40, "posterior_noise": 0.01}
-        lines.append(
-            {"kind": "train", "step": step, "epoch": step / 10, "loss": 9 - step / 10, **posteriors}
-        )
+        lines.append({"kind": "train", "step": step, "epoch": step / 10, "loss": 9 - step / 10, **posteriors})
     lines.append({"kind": "event", "step": 20, "epoch": 2, "event": "stage II begins"})
     for epoch in (1, 2, 3):
         found = {
-            f"{way}_R@{k}": min(1.0, epoch * k / 40)
-            for way in ("text_to_video", "video_to_text")
-            for k in (1, 5, 10)
+            f"{way}_R@{k}": min(1.0, epoch * k / 40) for way in ("text_to_video", "video_to_text") for k in (1, 5, 10)
         }
-        lines.append(
-            {"kind": "validation", "step": 10 * epoch, "epoch": epoch, "pairs": 50, **found}
-        )
+        lines.append({"kind": "validation", "step": 10 * epoch, "epoch": epoch, "pairs": 50, **found})
     folder = tmp_path / "run"
     folder.mkdir()
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -63,9 +55,7 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sheet(
-    make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> ContactSheet:
+def sheet(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> ContactSheet:
     """Two clips of 5 s with numbered frames, and a missing file."""
     video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", frames=150, size=(128, 64))
     retrieved = [

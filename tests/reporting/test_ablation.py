@@ -24,7 +24,7 @@ from crosspair.reporting.ablation_tables import (
     describe_uncertainty,
     read_ablation,
 )
-from crosspair.reporting.tables import TableCell, ReportTable
+from crosspair.reporting.tables import ReportTable, TableCell
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
 AXES = {"objective": OBJECTIVES}
@@ -171,9 +171,7 @@ def test_best_row_has_all_seeds(tmp_path: Path) -> None:
     )
     lost = {(name, seed): "missing" for seed, name in enumerate(OBJECTIVES)}
     (tmp_path / "none").mkdir()
-    assert findings_of(write_ablation(tmp_path / "none", AXES, lost=lost))[1].startswith(
-        "kNN: no row"
-    )
+    assert findings_of(write_ablation(tmp_path / "none", AXES, lost=lost))[1].startswith("kNN: no row")
 
 
 def test_random_weights_of_fine_tuning_are_trained_from_scratch(tmp_path: Path) -> None:

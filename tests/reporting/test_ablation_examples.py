@@ -29,13 +29,9 @@ def ablation(tmp_path: Path, make_video: VideoMaker) -> Ablation:
         make_video(tmp_path / f"{name}.mp4", frames=40)
     rows = [
         {"pair_id": f"p{i}", "path": f"{i}.mp4", "title": title, "split": split}
-        for i, (title, split) in enumerate(
-            zip(TITLES, ["test"] * 3 + ["train", "test"], strict=True)
-        )
+        for i, (title, split) in enumerate(zip(TITLES, ["test"] * 3 + ["train", "test"], strict=True))
     ]
-    manifest = manifest_from_rows(rows, tmp_path / "pairs.parquet").write(
-        tmp_path / "pairs.parquet"
-    )
+    manifest = manifest_from_rows(rows, tmp_path / "pairs.parquet").write(tmp_path / "pairs.parquet")
     found = read_ablation(write_ablation(tmp_path, {"objective": ("first",)}, seeds=(0,)))
     cell, model = found.cells[0].path, tiny_model().eval()
     model.save_pretrained(cell / "model")

@@ -47,8 +47,7 @@ def page_of(
         )  # fmt: skip
     elif kind == "summary":
         many = [
-            Result(f"zero-shot, {n} random classes", "top-1", 0.5, "trained", interval=(0.4, 0.6))
-            for n in range(9)
+            Result(f"zero-shot, {n} random classes", "top-1", 0.5, "trained", interval=(0.4, 0.6)) for n in range(9)
         ]
         write_results(tmp_path / long / "results.json", many, origin)
         write_summary(page.parent, read_runs([str(tmp_path / long)]))
@@ -70,9 +69,7 @@ def page_of(
     return page
 
 
-def opened(
-    browser: Browser, path: Path, width: int, scheme: str = "light"
-) -> tuple[Page, list[str]]:
+def opened(browser: Browser, path: Path, width: int, scheme: str = "light") -> tuple[Page, list[str]]:
     """Return the page and its faults."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     faults: list[str] = []
@@ -81,9 +78,7 @@ def opened(
     page.on(
         "request",
         lambda request: (
-            request.url.startswith("data:")
-            or request.url == path.as_uri()
-            or faults.append(f"request: {request.url}")
+            request.url.startswith("data:") or request.url == path.as_uri() or faults.append(f"request: {request.url}")
         ),
     )
     page.goto(path.as_uri())
@@ -109,9 +104,7 @@ def test_wide_tables_scroll_and_are_focusable(browser: Browser, page_of: Path) -
     )
     assert any(boxes)
     page.keyboard.press("Tab")
-    focus = page.evaluate(
-        "[document.activeElement.className, getComputedStyle(document.activeElement).outlineStyle]"
-    )
+    focus = page.evaluate("[document.activeElement.className, getComputedStyle(document.activeElement).outlineStyle]")
     page.close()
     assert focus == ["card scroll", "solid"]
 

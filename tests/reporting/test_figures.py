@@ -53,17 +53,13 @@ def test_line_labels_do_not_overlap() -> None:
     places = []
     for text in root.iter("{http://www.w3.org/2000/svg}text"):
         if text.text in {"one", "two", "three"}:
-            places.append(
-                float(text.get("y") or re.findall(r"[-\d.]+", text.get("transform", ""))[-1])
-            )
+            places.append(float(text.get("y") or re.findall(r"[-\d.]+", text.get("transform", ""))[-1]))
     assert len(places) == 3
     places.sort()
     assert min(b - a for a, b in itertools.pairwise(places)) > 10
 
 
-def test_overview_has_a_row_per_query(
-    run: Path, results: list[Result], sheet: ContactSheet
-) -> None:
+def test_overview_has_a_row_per_query(run: Path, results: list[Result], sheet: ContactSheet) -> None:
     history = read_history(run)
     with Image.open(io.BytesIO(overview_figure(results, history, [sheet]))) as picture:
         assert picture.format == "PNG"
@@ -73,8 +69,6 @@ def test_overview_has_a_row_per_query(
         assert picture.height < with_sheet
 
 
-def test_overview_with_special_characters(
-    run: Path, results: list[Result], sheet: ContactSheet
-) -> None:
+def test_overview_with_special_characters(run: Path, results: list[Result], sheet: ContactSheet) -> None:
     awkward = ContactSheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)
     assert overview_figure(results, read_history(run), [awkward])

@@ -47,9 +47,7 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture
-def report(
-    tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: ContactSheet
-) -> Path:
+def report(tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: ContactSheet) -> Path:
     path = tmp_path / "report.html"
     write_report(
         path,
@@ -84,15 +82,11 @@ def test_page_is_self_contained(report: Path) -> None:
 
 def test_table_matches_the_results(report: Path) -> None:
     page = _Page(report.read_text("utf-8"))
-    assert (
-        "kNN, top-1 visual; 400 of test; clips 10; k 25 6.2 % 25.0 % 75.0 % 12.0 3.0" in page.text
-    )
+    assert "kNN, top-1 visual; 400 of test; clips 10; k 25 6.2 % 25.0 % 75.0 % 12.0 3.0" in page.text
     assert "median rank 200 of test 100.5 80 4 25.1 20.0" in page.text
 
 
-def test_intervals_and_manifest_names_are_optional(
-    tmp_path: Path, results: list[Result], origin: Provenance
-) -> None:
+def test_intervals_and_manifest_names_are_optional(tmp_path: Path, results: list[Result], origin: Provenance) -> None:
     with_interval = [*results[:2], replace(results[2], interval=(0.7, 0.79))]
     known = replace(origin, manifest_file="ucf.parquet")
     for name, numbers, source in (("with", with_interval, known), ("without", results, origin)):

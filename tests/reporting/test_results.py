@@ -22,9 +22,7 @@ def test_round_trip(tmp_path: Path, results: list[Result], origin: Provenance) -
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 
-def test_round_trip_of_intervals_and_details(
-    tmp_path: Path, results: list[Result], origin: Provenance
-) -> None:
+def test_round_trip_of_intervals_and_details(tmp_path: Path, results: list[Result], origin: Provenance) -> None:
     path = tmp_path / "results.json"
     details = {"per_class": {"a “dog”": 0.5}, "confusion": {"a “dog”": {"cat\n": 2}}}
     full = [*results, replace(results[2], interval=(0.7, 0.8), details=details)]
@@ -33,9 +31,7 @@ def test_round_trip_of_intervals_and_details(
     assert len(path.read_text().splitlines()) < 30 + len(full)
 
 
-def test_files_of_earlier_versions_are_read(
-    tmp_path: Path, results: list[Result], origin: Provenance
-) -> None:
+def test_files_of_earlier_versions_are_read(tmp_path: Path, results: list[Result], origin: Provenance) -> None:
     path = tmp_path / "results.json"
     write_results(path, results, origin)
     content = json.loads(path.read_text())
@@ -54,9 +50,7 @@ def test_provenance_describes_this_machine() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_non_finite_values_are_refused(
-    value: float, tmp_path: Path, results: list[Result], origin: Provenance
-) -> None:
+def test_non_finite_values_are_refused(value: float, tmp_path: Path, results: list[Result], origin: Provenance) -> None:
     path = tmp_path / "results.json"
     write_results(path, results, origin)
     with pytest.raises(RunError, match=r"kNN.*top-1.*trained.*(nan|inf)"):

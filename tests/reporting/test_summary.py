@@ -109,20 +109,16 @@ def test_other_data_is_compared_with_the_papers_method_only(origin: Provenance) 
     _, *published = [row[0] for row in table.rows]
     assert [cell.text for cell in published] == ["CPD", "CPD"]
     assert [cell.detail for cell in published] == [
-        f"published: authors' released model, 3 splits; {data}; network: 3D ResNet-50; "
-        "pre-training: Instagram-300k"
+        f"published: authors' released model, 3 splits; {data}; network: 3D ResNet-50; pre-training: Instagram-300k"
         for data in ("UCF101", "HMDB51")
     ]
     assert table.notes[1:] == [
-        f"published, authors' released model, 3 splits: {data} classes "
-        "(not the data of this column)"
+        f"published, authors' released model, 3 splits: {data} classes (not the data of this column)"
         for data in ("UCF101, 101", "HMDB51, 51")
     ]
 
 
-def test_low_shot_published_values_are_for_fine_tuning_only(
-    frozen: list[Result], origin: Provenance
-) -> None:
+def test_low_shot_published_values_are_for_fine_tuning_only(frozen: list[Result], origin: Provenance) -> None:
     whole = frame_of([finetuned(0.1, labels=0.01, classes=400)], origin, "4")
     assert [values for (_, of), values in grid(whole).items() if of == "published"] == [
         [0.187], [0.259],
@@ -143,10 +139,7 @@ def test_published_numbers_are_percentages_and_name_their_source() -> None:
     assert PUBLISHED.percent.between(1, 99).all()
     assert PUBLISHED.source.all()
     assert len(PUBLISHED.drop(columns=["percent", "classes"]).drop_duplicates()) == 43
-    columns = {
-        Column(each.protocol, "top-1", "", "test", each.classes, each.labels)
-        for each in PUBLISHED.itertuples()
-    }
+    columns = {Column(each.protocol, "top-1", "", "test", each.classes, each.labels) for each in PUBLISHED.itertuples()}
     assert {column.table for column in columns} == {"2", "3", "4", "5"}
 
 
@@ -197,9 +190,7 @@ def test_invalid_runs(tmp_path: Path, frozen: list[Result], origin: Provenance) 
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_all_runs_are_listed_in_order(values: list[float]) -> None:
     origin = Provenance("", "w", "m", "", 0, None, "")  # type: ignore[arg-type]
-    runs = [
-        Run(f"run {i}", Path(f"{i}"), [finetuned(value)], origin) for i, value in enumerate(values)
-    ]
+    runs = [Run(f"run {i}", Path(f"{i}"), [finetuned(value)], origin) for i, value in enumerate(values)]
     frame = summary_frame(runs)
     assert frame.value[frame.of != "published"].tolist() == values
 
@@ -246,9 +237,7 @@ def test_page_has_all_values_and_links(written: Path) -> None:
     assert text.count("<table") == text.count('<div class="card scroll"')
 
 
-def test_folder_names_that_are_not_utf8_are_linked(
-    tmp_path: Path, frozen: list[Result], origin: Provenance
-) -> None:
+def test_folder_names_that_are_not_utf8_are_linked(tmp_path: Path, frozen: list[Result], origin: Provenance) -> None:
     results = tmp_path / "caf\udce9" / "results.json"  # as Python has a name in Latin-1
     write_results(results, frozen, origin)
     write_summary(tmp_path / "out", read_runs([str(results.parent)]))

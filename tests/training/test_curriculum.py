@@ -66,9 +66,7 @@ def tiny_model() -> CPD:
 def test_learning_rates_of_each_stage_are_the_papers(strategy, stage, rest, text) -> None:
     model = tiny_model()
     optimizer = build_optimizer(model, torch.nn.Identity(), OptimizerConfig())
-    set_learning_rates(
-        optimizer, stage, 5, 10, TowersOptimizerConfig(), CurriculumConfig(strategy=strategy)
-    )
+    set_learning_rates(optimizer, stage, 5, 10, TowersOptimizerConfig(), CurriculumConfig(strategy=strategy))
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in model.text_encoder.parameters()} == {text}
     others = {id(p) for p in model.parameters()} - {id(p) for p in model.text_encoder.parameters()}
@@ -93,16 +91,12 @@ def test_schedules_by_hand() -> None:
     step = OptimizerConfig(schedule="step", step_epochs=(4, 8))
     assert [compute_lr_factor(e, 10, step) for e in (3.9, 4, 9)] == pytest.approx([1, 0.1, 0.01])
     cosine = OptimizerConfig(schedule="cosine", warmup_epochs=2)
-    assert [compute_lr_factor(e, 10, cosine) for e in (0, 1, 2, 6, 10)] == pytest.approx(
-        [0, 0.5, 1, 0.5, 0]
-    )
+    assert [compute_lr_factor(e, 10, cosine) for e in (0, 1, 2, 6, 10)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
 def test_adamw_does_not_decay_biases() -> None:
     model = tiny_model()
     optimizer = build_optimizer(model, torch.nn.Identity(), OptimizerConfig(name="adamw"))
-    decay = {
-        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
-    }
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decay[id(model.video_head.bias)] == 0
     assert decay[id(model.video_head.weight)] == OptimizerConfig().weight_decay

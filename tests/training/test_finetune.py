@@ -33,9 +33,7 @@ def recipe(**settings: object) -> FinetuneRecipe:
 
 
 def task(videos: int = 40, start: InitWeights = RANDOM, **settings: object) -> Finetuning:
-    rows = [
-        {"pair_id": str(i), "path": "x", "title": "", "label": "abcd"[i % 4]} for i in range(videos)
-    ]
+    rows = [{"pair_id": str(i), "path": "x", "title": "", "label": "abcd"[i % 4]} for i in range(videos)]
     return Finetuning(recipe(**settings), manifest_from_rows(rows, "m.parquet"), start, World())
 
 
@@ -123,9 +121,7 @@ def test_frozen_batch_normalisation_does_not_change() -> None:
 
 
 @pytest.mark.parametrize(("share", "videos", "clips"), [(1.0, 90, 90), (0.1, 10, 100)])
-def test_fraction_of_labels_keeps_the_number_of_steps(
-    share: float, videos: int, clips: int
-) -> None:
+def test_fraction_of_labels_keeps_the_number_of_steps(share: float, videos: int, clips: int) -> None:
     made = task(100, **{"labels.share": share, "labels.hold_out": 0.1})
     assert len(made.data.train) == pytest.approx(videos, abs=3)
     assert len(made.clips) == len(made.targets) == pytest.approx(clips, abs=30)
@@ -170,9 +166,7 @@ def test_batch_size_must_fit_the_processes() -> None:
 # --- run folders --------------------------------------------------------------------------------
 
 
-def start_run(
-    path: Path, settings=None, resume: bool = False, manifest: str = "m", start: str = "s"
-):
+def start_run(path: Path, settings=None, resume: bool = False, manifest: str = "m", start: str = "s"):
     made = recipe() if settings is None else settings
     return RunFolder(
         path,

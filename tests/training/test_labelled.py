@@ -30,9 +30,7 @@ def ucf(groups: int = 10, clips: int = 4, classes: tuple[str, ...] = ("a", "b"))
 
 def select(rows: list[dict], fraction: float = 1.0, hold_out: float = 0.1, **options):
     config = LabelsConfig(fraction, hold_out)
-    return select_labelled_videos(
-        manifest_from_rows(rows, "m.parquet"), config, **{"seed": 0, **options}
-    )
+    return select_labelled_videos(manifest_from_rows(rows, "m.parquet"), config, **{"seed": 0, **options})
 
 
 def ids(split: Manifest) -> set[str]:
@@ -78,9 +76,7 @@ def test_labels_of_the_test_split_have_no_effect(labels: list[str | None]) -> No
 
 
 @pytest.mark.parametrize(("share", "train", "validation"), [(0.1, 36, 4), (0.2, 72, 8)])
-def test_fraction_of_labels_applies_to_training_and_validation(
-    share: float, train: int, validation: int
-) -> None:
+def test_fraction_of_labels_applies_to_training_and_validation(share: float, train: int, validation: int) -> None:
     rows = [row(f"{label}{i}", label) for label in "abcd" for i in range(90)]
     rows += [row(f"v{label}{i}", label, "val") for label in "abcd" for i in range(10)]
     found = select(rows, share)

@@ -26,9 +26,7 @@ def task(estimate: str) -> Pretraining:
         f"objective.estimate={estimate}",
     ]  # fmt: skip
     rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
-    return Pretraining(
-        load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World()
-    )
+    return Pretraining(load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World())
 
 
 def step(training: Pretraining, number: int) -> float:

@@ -46,9 +46,7 @@ def task(*settings: str) -> Pretraining:
         *settings,
     )  # fmt: skip
     rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
-    return Pretraining(
-        load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World()
-    )
+    return Pretraining(load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World())
 
 
 @pytest.mark.parametrize(("processes", "parts"), [(3, 1), (8, 1), (2, 4)])
@@ -81,9 +79,7 @@ def test_pinned_batch_is_equal(monkeypatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda each: pinned.append(each) or each)
     whole = batch()
     again = whole.pin_memory()
-    assert [id(each) for each in pinned] == [
-        id(each) for each in (whole.rows, whole.clips, whole.colors)
-    ]
+    assert [id(each) for each in pinned] == [id(each) for each in (whole.rows, whole.clips, whole.colors)]
     assert (again.clips is whole.clips, again.failures) == (True, [(3, "broken")])
 
 

@@ -38,9 +38,7 @@ def test_nan_is_no_improvement() -> None:
 @pytest.mark.parametrize("drops", [1, 3])
 def test_number_of_drops(drops: int) -> None:
     after = run_plateau([1.0] * 20, drops, patience=1)
-    assert [factor for factor, _ in after[1 : drops + 1]] == [
-        round(0.1**n, 6) for n in range(1, drops + 1)
-    ]
+    assert [factor for factor, _ in after[1 : drops + 1]] == [round(0.1**n, 6) for n in range(1, drops + 1)]
     assert [ended for _, ended in after].index(True) == drops + 1
 
 

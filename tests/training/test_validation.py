@@ -44,9 +44,7 @@ def test_batches_have_the_size_of_a_microbatch(
     module: str,
     reads: str,
 ) -> None:
-    monkeypatch.setattr(
-        importlib.import_module(f"crosspair.training.{module}"), reads, raise_batch_size
-    )
+    monkeypatch.setattr(importlib.import_module(f"crosspair.training.{module}"), reads, raise_batch_size)
     with pytest.raises(BatchSizeError, match=r"^4$"):
         make().validate()
 

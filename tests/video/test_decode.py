@@ -44,9 +44,7 @@ def test_sampled_times_do_not_depend_on_the_frame_rate(
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm", ".mkv"])
-def test_every_fourth_frame_of_a_30_fps_file_is_exactly_that(
-    tmp_path: Path, make_video, suffix: str
-) -> None:
+def test_every_fourth_frame_of_a_30_fps_file_is_exactly_that(tmp_path: Path, make_video, suffix: str) -> None:
     path = make_video(tmp_path / f"a{suffix}", frames=100)
     for first in (0, 1, 2, 31, 32, 33, 64):
         instants = first / 30 + np.arange(8) * 4 / 30
@@ -87,9 +85,7 @@ def test_seeking_gives_the_frames_that_decoding_from_the_beginning_gives(
     assert seeking[0] == list(range(first, first + 16, 2))
 
 
-def test_seeking_decodes_from_the_nearest_keyframe(
-    tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seeking_decodes_from_the_nearest_keyframe(tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Clip(str(make_video(tmp_path / "a.mp4", frames=200, gop=10)))
     decoded: list[float] = []
     timed = decode._timed_frames
@@ -126,9 +122,7 @@ def test_a_single_frame_is_a_video(tmp_path: Path, make_video) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm"])
-def test_a_slide_show_at_one_frame_per_second_is_not_cut(
-    tmp_path: Path, make_video, suffix: str
-) -> None:
+def test_a_slide_show_at_one_frame_per_second_is_not_cut(tmp_path: Path, make_video, suffix: str) -> None:
     path = make_video(tmp_path / f"a{suffix}", fps=1, frames=4)
     assert numbers(make_video, Clip(str(path)), [0.5, 1.5, 3.2, 4.0]) == [0, 1, 3, 3]
 
@@ -189,9 +183,7 @@ def test_a_start_at_or_after_the_end_is_an_error(tmp_path: Path, make_video, sta
 def test_frames_are_scaled_to_the_shape_asked_for(tmp_path: Path, make_video) -> None:
     path = str(make_video(tmp_path / "a.mp4", size=(128, 64)))
     seen: list[tuple[int, int]] = []
-    frames = read_frames(
-        Clip(path), lambda _: [0.0, 1.0], lambda w, h: seen.append((w, h)) or (40, 20)
-    )
+    frames = read_frames(Clip(path), lambda _: [0.0, 1.0], lambda w, h: seen.append((w, h)) or (40, 20))
     assert frames.shape == (2, 20, 40, 3)
     assert frames.dtype == np.uint8
     assert set(seen) == {(128, 64)}
@@ -238,9 +230,7 @@ def test_rotated_videos_are_turned_upright(
         pytest.skip("this PyAV cannot write a rotation")
     path = sideways(tmp_path / "a.mp4", turn)
     seen: list[tuple[int, int]] = []
-    frame = read_frames(
-        Clip(str(path)), lambda _: [0.0], lambda w, h: seen.append((w, h)) or (w, h)
-    )[0]
+    frame = read_frames(Clip(str(path)), lambda _: [0.0], lambda w, h: seen.append((w, h)) or (w, h))[0]
     assert frame.shape == (*shape, 3)
     assert seen == [(shape[1], shape[0])]
     corners = {(y, x): frame[y, x].mean() for y in (0, -1) for x in (0, -1)}
@@ -251,9 +241,7 @@ def test_rotated_videos_are_turned_upright(
 # --- probing ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [(".mp4", "h264"), (".avi", "mpeg4"), (".webm", "vp9"), (".mkv", "h264")]
-)
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "h264"), (".avi", "mpeg4"), (".webm", "vp9"), (".mkv", "h264")])
 def test_probing_reads_the_header(tmp_path: Path, make_video, suffix: str, codec: str) -> None:
     info = probe(str(make_video(tmp_path / f"a{suffix}", fps=25, frames=50, size=(128, 64))))
     assert (info.width, info.height, info.codec) == (128, 64, codec)

@@ -118,9 +118,7 @@ def read_or_fail(path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_random_bytes_give_frames_or_an_error(
-    tmp_path: Path, intact_files: list[Path], seed: int
-) -> None:
+def test_random_bytes_give_frames_or_an_error(tmp_path: Path, intact_files: list[Path], seed: int) -> None:
     draw = random.Random(seed)
     for file in intact_files:
         damaged = bytearray(file.read_bytes())
@@ -132,9 +130,7 @@ def test_random_bytes_give_frames_or_an_error(
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_file_cut_anywhere_gives_frames_or_an_error(
-    tmp_path: Path, intact_files: list[Path], seed: int
-) -> None:
+def test_a_file_cut_anywhere_gives_frames_or_an_error(tmp_path: Path, intact_files: list[Path], seed: int) -> None:
     draw = random.Random(seed)
     for file in intact_files:
         path = tmp_path / file.name
@@ -144,8 +140,6 @@ def test_a_file_cut_anywhere_gives_frames_or_an_error(
 
 def test_untouched_files_of_ucf101_can_be_read(shared_data: Path) -> None:
     for path in sorted((shared_data / "originals").glob("*.avi"))[:4]:
-        frames = read_frames(
-            Clip(str(path)), lambda n: clip_times(0.5, n, 8, 4), lambda w, h: (w // 4, h // 4)
-        )
+        frames = read_frames(Clip(str(path)), lambda n: clip_times(0.5, n, 8, 4), lambda w, h: (w // 4, h // 4))
         assert frames.shape == (8, 60, 80, 3)
         assert frames.std() > 5

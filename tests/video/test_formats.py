@@ -36,9 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., P
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
-def test_every_known_suffix_can_be_probed(
-    tmp_path: Path, make_video, monkeypatch, suffix: str
-) -> None:
+def test_every_known_suffix_can_be_probed(tmp_path: Path, make_video, monkeypatch, suffix: str) -> None:
     monkeypatch.setitem(conftest.OPTIONS, "libvpx", conftest.OPTIONS["libvpx-vp9"])
     path = make_video(
         tmp_path / f"a{suffix}", codec=CODECS.get(suffix, "mpeg4"),

@@ -79,13 +79,9 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 @given(orders, st.integers(1, 4))
-def test_the_shares_of_all_processes_make_up_each_batch(
-    order: tuple[int, int, int, int], world_size: int
-) -> None:
+def test_the_shares_of_all_processes_make_up_each_batch(order: tuple[int, int, int, int], world_size: int) -> None:
     whole = list(TrainingOrder(*order))
-    shares = [
-        list(TrainingOrder(*order, rank=rank, world_size=world_size)) for rank in range(world_size)
-    ]
+    shares = [list(TrainingOrder(*order, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert [job for part in parts for job in part] == batch
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -97,10 +93,7 @@ def test_a_resumed_order_goes_on_where_it_was_for_any_number_of_processes(
 ) -> None:
     whole = list(TrainingOrder(*order))
     start = data.draw(st.integers(0, len(whole)))
-    rests = [
-        TrainingOrder(*order, rank=rank, world_size=world_size, start=start)
-        for rank in range(world_size)
-    ]
+    rests = [TrainingOrder(*order, rank=rank, world_size=world_size, start=start) for rank in range(world_size)]
     batches = [[job for part in parts for job in part] for parts in zip(*rests, strict=True)]
     assert batches == whole[start:]
     assert len(rests[0]) == len(whole) - start

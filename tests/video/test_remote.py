@@ -137,9 +137,7 @@ def frames(path: Path | str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "a.mkv", "a.avi"])
-def test_a_clip_is_read_in_the_ranges_that_it_needs(
-    server: Server, long_videos: dict[str, Path], name: str
-) -> None:
+def test_a_clip_is_read_in_the_ranges_that_it_needs(server: Server, long_videos: dict[str, Path], name: str) -> None:
     (server.folder / name).write_bytes(long_videos[name].read_bytes())
     size = long_videos[name].stat().st_size
     assert size > 8 * BLOCK
@@ -160,9 +158,7 @@ def test_a_video_in_memory(long_videos: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_video_in_an_archive(
-    tmp_path: Path, long_videos: dict[str, Path], compression: int
-) -> None:
+def test_a_video_in_an_archive(tmp_path: Path, long_videos: dict[str, Path], compression: int) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as archive:
         archive.write(long_videos["end.mp4"], "clip.mp4")
     url = f"zip://clip.mp4::{tmp_path}/a.zip"
@@ -200,9 +196,7 @@ def test_a_server_that_does_not_answer() -> None:
     assert re.fullmatch(r"cannot be opened \(.*[Cc]onnect .*\)", message)
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [("403", "status 403: Forbidden"), ("500", "status 500: ")]
-)
+@pytest.mark.parametrize(("status", "said"), [("403", "status 403: Forbidden"), ("500", "status 500: ")])
 def test_a_server_that_refuses(server: Server, make_video, status: str, said: str) -> None:
     make_video(server.folder / "a.mp4")
     server.mode = status
@@ -219,9 +213,7 @@ def test_a_server_without_ranges(server: Server, long_videos, mode: str) -> None
 
 
 @pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "a.mkv", "a.avi"])
-def test_a_server_that_breaks_down_is_not_the_videos_fault(
-    server: Server, long_videos, name: str
-) -> None:
+def test_a_server_that_breaks_down_is_not_the_videos_fault(server: Server, long_videos, name: str) -> None:
     (server.folder / name).write_bytes(long_videos[name].read_bytes())
     server.mode = "failing"
     assert fault(server.url(name), frames).startswith("cannot be opened (status 500")

@@ -16,9 +16,7 @@ strides = st.integers(1, 30)
 
 
 @given(positions, lengths, counts, strides)
-def test_times_ascend_within_the_video(
-    position: float, length: float, frames: int, stride: int
-) -> None:
+def test_times_ascend_within_the_video(position: float, length: float, frames: int, stride: int) -> None:
     times = clip_times(position, length, frames, stride)
     assert times.shape == (frames,)
     assert times.min() >= 0
@@ -27,18 +25,14 @@ def test_times_ascend_within_the_video(
 
 
 @given(positions, st.floats(0, 100), st.integers(2, 64), strides)
-def test_a_clip_that_fits_keeps_its_stride(
-    position: float, room: float, frames: int, stride: int
-) -> None:
+def test_a_clip_that_fits_keeps_its_stride(position: float, room: float, frames: int, stride: int) -> None:
     times = clip_times(position, clip_span(frames, stride) + room, frames, stride)
     np.testing.assert_allclose(np.diff(times), stride / 30, atol=1e-9)
     assert times[0] == pytest.approx(position * room, abs=1e-9)
 
 
 @given(positions, counts, strides)
-def test_a_video_shorter_than_the_clip_repeats_its_end(
-    position: float, frames: int, stride: int
-) -> None:
+def test_a_video_shorter_than_the_clip_repeats_its_end(position: float, frames: int, stride: int) -> None:
     length = clip_span(frames, stride) / 2
     expected = [min(i * stride / 30, length) for i in range(frames)]
     np.testing.assert_allclose(clip_times(position, length, frames, stride), expected)

@@ -54,9 +54,7 @@ def test_without_jitter_colours_stay() -> None:
 
 def test_the_same_generator_gives_the_same_view() -> None:
     seed = (3, 1, 4, 1)
-    first, second, other = (
-        training_view(np.random.default_rng(s), PAPER) for s in (seed, seed, (3, 1, 4, 2))
-    )
+    first, second, other = (training_view(np.random.default_rng(s), PAPER) for s in (seed, seed, (3, 1, 4, 2)))
     assert first == second != other
 
 
@@ -121,9 +119,7 @@ def test_proportions_are_kept_whichever_side_is_short(
     width, height = size
     clip = Clip(str(make_video(tmp_path / "a.mp4", size=size, frames=20, content=gradient)))
     config = replace(CONFIG, frames=1)
-    left, right = (
-        load_view(clip, View(0.0, short_side=32, across=a, down=a), config) for a in (0.0, 1.0)
-    )
+    left, right = (load_view(clip, View(0.0, short_side=32, across=a, down=a), config) for a in (0.0, 1.0))
     # Each crop covers the whole short side and one end of the long side.
     short, long = (1, 0) if width > height else (0, 1)
     assert left[..., short].max() > 235

@@ -117,8 +117,7 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
     for one, other in combinations(cells[: len(rows)], 2):
         if (one.recipe, one.corpus) == (other.recipe, other.corpus):
             raise RecipeError(
-                f"plan {plan.title!r}: rows {row_name(one.row)!r} and {row_name(other.row)!r} "
-                "have the same settings"
+                f"plan {plan.title!r}: rows {row_name(one.row)!r} and {row_name(other.row)!r} have the same settings"
             )
     fewest, most = min(cells, key=lambda c: c.clips), max(cells, key=lambda c: c.clips)
     if most.clips - fewest.clips > CLIP_TOLERANCE * most.clips:
@@ -306,8 +305,7 @@ def _create_cell(
     pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column)
     if pairs < recipe.training.batch_size:
         raise ManifestError(
-            f"{where}: {pairs} usable training pairs are fewer than training.batch_size "
-            f"({recipe.training.batch_size})"
+            f"{where}: {pairs} usable training pairs are fewer than training.batch_size ({recipe.training.batch_size})"
         )
     finetuning = None
     if plan.finetuning:
@@ -344,8 +342,6 @@ def _count_usable(pairs: Manifest, column: str) -> int:
     train = pairs.split("train")
     titles = train.column(column)
     if len(train) and not any(titles):
-        raise ManifestError(
-            f'{pairs.path}: column {column} is empty. Run "crosspair titles" to fill it.'
-        )
+        raise ManifestError(f'{pairs.path}: column {column} is empty. Run "crosspair titles" to fill it.')
     errors = train.column("error")
     return sum(bool(title) and not error for title, error in zip(titles, errors, strict=True))

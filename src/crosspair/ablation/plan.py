@@ -186,9 +186,7 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
     missing = [f"{key}=… ({what})" for key, what in variables.items() if not values.get(key)]
     if missing:
         raise RecipeError(f"{where} requires {' and '.join(missing)} on the command line")
-    settings = {
-        key: _substitute(settings[key], values, where) for key in settings if key != "needs"
-    }
+    settings = {key: _substitute(settings[key], values, where) for key in settings if key != "needs"}
     for section, kind in SECTIONS.items():  # checked first, for the full key in messages
         if settings.get(section) is not None:
             build(kind, _section(settings, section, where), where, f"{section}.")
@@ -216,9 +214,7 @@ def row_name(row: AblationRow) -> str:
     return " / ".join(row.values())
 
 
-def build(
-    kind: type[Settings], settings: Mapping[str, Any], where: str, prefix: str = ""
-) -> Settings:
+def build(kind: type[Settings], settings: Mapping[str, Any], where: str, prefix: str = "") -> Settings:
     """Build a dataclass from plain values.
 
     Args:

@@ -111,9 +111,7 @@ def cell_command(folder: Path, slot: int) -> list[str]:
     return [sys.executable, "-m", "crosspair.ablation.work", str(folder.absolute()), str(slot)]
 
 
-def _run_cells(
-    plan: AblationPlan, out: Path, cells: Sequence[Cell], todo: Sequence[Cell], jobs: int
-) -> None:
+def _run_cells(plan: AblationPlan, out: Path, cells: Sequence[Cell], todo: Sequence[Cell], jobs: int) -> None:
     """Run cells in processes, and update the summary of all cells after each."""
     waiting, running, ended = deque(todo), dict[int, tuple[Cell, subprocess.Popen[bytes]]](), 0
     threads = str(max(1, cpu_count() // jobs))

@@ -114,9 +114,7 @@ def evaluated_manifests(paths: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(path for name, path in paths.items() if name != "training"))
 
 
-def _evaluate_frozen(
-    job: dict[str, Any], recipe: Recipe, model: CPD, folder: Path, world: World
-) -> list[Result]:
+def _evaluate_frozen(job: dict[str, Any], recipe: Recipe, model: CPD, folder: Path, world: World) -> list[Result]:
     """Evaluate the cell's model, and random weights for the baseline."""
     config, videos = (
         FrozenConfig(seed=recipe.training.seed),
@@ -134,9 +132,7 @@ def _evaluate_frozen(
                 clips=job["clips"], workers=recipe.training.workers, world=world,
                 precision=recipe.training.precision, progress=advance,
             )  # fmt: skip
-        results += frozen_results(
-            network, videos, features, job["protocols"], config, subject=subject
-        )
+        results += frozen_results(network, videos, features, job["protocols"], config, subject=subject)
     return results
 
 

@@ -60,6 +60,4 @@ def _log_to_terminal(quiet: bool) -> None:
     from crosspair.progress import console
 
     handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%X")
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", handlers=[handler]
-    )
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", handlers=[handler])

@@ -54,16 +54,12 @@ def _add_folder(corpora: Subparsers) -> None:
         help="csv or tsv: video_id or path, title, and optionally label, split, start, end",
     )  # fmt: skip
     _add_title_columns(parser)
-    parser.add_argument(
-        "--label-by-folder", action="store_true", help="label each video with its folder's name"
-    )
+    parser.add_argument("--label-by-folder", action="store_true", help="label each video with its folder's name")
     parser.add_argument(
         "--split-list", action="append", default=[], metavar="SPLIT=FILE",
         help="text file that lists the videos of train, val or test; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--skip-broken", action="store_true", help="mark unreadable videos instead of failing"
-    )
+    parser.add_argument("--skip-broken", action="store_true", help="mark unreadable videos instead of failing")
 
 
 def _add_kinetics(corpora: Subparsers) -> None:
@@ -81,9 +77,7 @@ def _add_instagram(corpora: Subparsers) -> None:
         "--captions", type=Path, required=True, metavar="FILE",
         help='json: {id: {"subset": ..., "caption": ...}}',
     )  # fmt: skip
-    parser.add_argument(
-        "--template", default="trimmed_resize_{id}.mp4", help="file names; default: %(default)s"
-    )
+    parser.add_argument("--template", default="trimmed_resize_{id}.mp4", help="file names; default: %(default)s")
 
 
 def _add_ucf_and_hmdb(corpora: Subparsers) -> None:
@@ -92,9 +86,7 @@ def _add_ucf_and_hmdb(corpora: Subparsers) -> None:
         ("hmdb51", "CLASS_test_splitN.txt", "whole source films"),
     ):
         parser = _add_reader(corpora, name, f"{name.upper()}; --val holds out {group}")
-        parser.add_argument(
-            "--lists", type=Path, required=True, metavar="DIR", help=f"folder with {lists}"
-        )
+        parser.add_argument("--lists", type=Path, required=True, metavar="DIR", help=f"folder with {lists}")
         parser.add_argument(
             "--split", choices=("1", "2", "3", "all"), default="1",
             help="all: write split1.parquet to split3.parquet to the folder --out (default: 1)",
@@ -112,9 +104,7 @@ def _add_reader(corpora: Subparsers, name: str, summary: str) -> argparse.Argume
         "--class-names", type=Path, metavar="FILE",
         help="csv or tsv without header: official class name, readable class name",
     )  # fmt: skip
-    parser.add_argument(
-        "--val", type=float, default=0.0, help="fraction of train to hold out as val (default: 0)"
-    )
+    parser.add_argument("--val", type=float, default=0.0, help="fraction of train to hold out as val (default: 0)")
     add_seed(parser, "the videos to hold out")
     return parser
 
@@ -173,9 +163,7 @@ def _corpus_on_disk(options: argparse.Namespace) -> None:
             manifests = [kinetics_corpus(folder, options.csv, out, titles=options.titles, **common)]
         elif corpus == "instagram":
             template = options.template
-            manifests = [
-                instagram_corpus(folder, options.captions, out, template=template, **common)
-            ]
+            manifests = [instagram_corpus(folder, options.captions, out, template=template, **common)]
         else:
             read = ucf101_corpus if corpus == "ucf101" else hmdb51_corpus
             splits = SPLITS if options.split == "all" else (int(options.split),)
@@ -311,9 +299,7 @@ def add_prepare(commands: Subparsers) -> None:
         "--fps", default="own", metavar="own|N",
         help="own: keep the frame rate of each video (default); N: convert to N",
     )  # fmt: skip
-    parser.add_argument(
-        "--middle", type=float, metavar="S", help="keep only the middle S seconds of longer videos"
-    )
+    parser.add_argument("--middle", type=float, metavar="S", help="keep only the middle S seconds of longer videos")
     parser.add_argument("--crf", type=float, default=20, help="x264 quality (default: 20)")
     add_workers(parser)
     parser.add_argument("--dry-run", action="store_true", help="only estimate time and disk space")
@@ -338,9 +324,7 @@ def _prepare(options: argparse.Namespace) -> None:
         return
     backend = _transcode_backend(options, workers)
     with progress("preparing", len(plan.requests), "videos") as bar:
-        manifest = prepare_corpus(
-            plan, backend, lambda done, broken: bar.advance(done, f"{broken} broken")
-        )
+        manifest = prepare_corpus(plan, backend, lambda done, broken: bar.advance(done, f"{broken} broken"))
     broken = sum(error is not None for error in manifest.column("error"))
     print(
         f"{manifest.path}: {len(manifest)} pairs, {broken} broken; "
@@ -409,17 +393,13 @@ def add_titles(commands: Subparsers) -> None:
     )
     parser.add_argument("manifest", metavar="MANIFEST", help="the manifest, or its folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: replace MANIFEST")
-    parser.add_argument(
-        "--lemmas", action="store_true", help="base forms in title_tree: play instead of playing"
-    )
+    parser.add_argument("--lemmas", action="store_true", help="base forms in title_tree: play instead of playing")
     parser.add_argument(
         "--empty", choices=("keep", "drop", "raw"), default="keep",
         help="pairs whose clean title is empty: keep them without it (default), drop them, or use "
         "the raw title; with raw, an empty title_tree becomes the clean title",
     )  # fmt: skip
-    parser.add_argument(
-        "--keep-clean", action="store_true", help="keep existing clean titles and only parse them"
-    )
+    parser.add_argument("--keep-clean", action="store_true", help="keep existing clean titles and only parse them")
     parser.add_argument(
         "--report", type=Path, metavar="DIR",
         help="folder for report.html, titles.csv and titles.png: removed words and reasons",
@@ -472,9 +452,7 @@ def add_words(commands: Subparsers) -> None:
         help="also plot the accuracy of each class: results of crosspair evaluate, a csv with the "
         "columns class and accuracy, or a JSON object (values from 0 to 1)",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for words.md, words.csv and words.png"
-    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for words.md, words.csv and words.png")
     parser.set_defaults(command=_words)
 
 

@@ -110,9 +110,7 @@ def _add_protocol(protocols: Subparsers, name: str, summary: str) -> None:
         )
     if name in {"all", "linear", "lowshot"}:
         parser.add_argument("--epochs", type=int, default=30, help="training epochs (default: 30)")
-        parser.add_argument(
-            "--lr", type=float, default=1e-3, help="divided by 10 every 10 epochs (default: 1e-3)"
-        )
+        parser.add_argument("--lr", type=float, default=1e-3, help="divided by 10 every 10 epochs (default: 1e-3)")
         parser.add_argument("--train-batch", type=int, default=64, help="batch size (default: 64)")
     if name in {"all", "lowshot"}:
         parser.add_argument(
@@ -124,9 +122,7 @@ def _add_protocol(protocols: Subparsers, name: str, summary: str) -> None:
             "--classes", type=int, nargs="+", default=(), metavar="N",
             help="also evaluate on N random classes; accepts several numbers",
         )  # fmt: skip
-        parser.add_argument(
-            "--draws", type=int, default=10, help="random draws of N classes (default: 10)"
-        )
+        parser.add_argument("--draws", type=int, default=10, help="random draws of N classes (default: 10)")
         parser.add_argument(
             "--templates", type=Path, metavar="FILE",
             help="prompts for class names, one per line, with {} for the name; averaged",
@@ -178,8 +174,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if not world.is_main:
             return
         evaluated = {
-            split: _evaluate_subjects(*loaded, subjects[split], options, config)
-            for split, loaded in inputs.items()
+            split: _evaluate_subjects(*loaded, subjects[split], options, config) for split, loaded in inputs.items()
         }
         if options.splits:
             results = write_split_means(options.out, {s: r for s, r in evaluated.items() if s})
@@ -195,9 +190,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         print_table(results)
 
 
-def _load_inputs(
-    options: argparse.Namespace, config: FrozenConfig, split: int | None
-) -> tuple[CPD, Manifest, str]:
+def _load_inputs(options: argparse.Namespace, config: FrozenConfig, split: int | None) -> tuple[CPD, Manifest, str]:
     """Load the model, the manifest and the recipe's hash for a split (None: no splits)."""
     from crosspair.config import Recipe
     from crosspair.corpora.manifest import Manifest
@@ -227,9 +220,7 @@ def _encode_subjects(
         subjects.append(("random weights", randomize_weights(model, options.seed)))
     encoded = []
     for subject, network in subjects:
-        spec = feature_spec(
-            network, manifest, clips=options.clips, precision=options.precision, device=world.device
-        )
+        spec = feature_spec(network, manifest, clips=options.clips, precision=options.precision, device=world.device)
         folder = options.out.parent / spec.folder
         if options.features:
             folder = Path(fill_split(str(options.features), split)).resolve()
@@ -251,9 +242,7 @@ def _evaluate_subjects(
 
     results: list[Result] = []
     for subject, network, features in subjects:
-        found = frozen_results(
-            network, manifest, features, options.protocols, config, subject=subject
-        )
+        found = frozen_results(network, manifest, features, options.protocols, config, subject=subject)
         results += [result for result in found if result not in results]
     return results, _provenance(recipe, model.hash, manifest, options.seed)
 
@@ -262,9 +251,7 @@ def _provenance(recipe: str, model: str, manifest: Manifest, seed: int) -> Prove
     from crosspair.provenance import provenance
 
     name = manifest.path.name
-    return provenance(
-        recipe=recipe, model=model, manifest=manifest.hash, seed=seed, manifest_file=name
-    )
+    return provenance(recipe=recipe, model=model, manifest=manifest.hash, seed=seed, manifest_file=name)
 
 
 def _frozen_config(options: argparse.Namespace) -> FrozenConfig:
@@ -284,9 +271,7 @@ def _frozen_config(options: argparse.Namespace) -> FrozenConfig:
     if values.get("templates"):
         settings["templates"] = read_templates(options.templates)
     if "epochs" in values:
-        settings["linear"] = LinearConfig(
-            epochs=options.epochs, lr=options.lr, batch_size=options.train_batch
-        )
+        settings["linear"] = LinearConfig(epochs=options.epochs, lr=options.lr, batch_size=options.train_batch)
     return FrozenConfig(**settings)
 
 

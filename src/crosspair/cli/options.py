@@ -29,9 +29,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser, purpose: str) -> None:
     """Add ``--seed``; ``purpose`` names the random choices that it determines."""
-    parser.add_argument(
-        "--seed", type=int_at_least(0), default=0, help=f"random seed of {purpose} (default: 0)"
-    )
+    parser.add_argument("--seed", type=int_at_least(0), default=0, help=f"random seed of {purpose} (default: 0)")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +46,7 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
         "--clips", type=int_at_least(1), default=10,
         help="clips per video (default: 10, as in the paper)",
     )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int_at_least(0), default=2, help="decoding processes (default: 2)"
-    )
+    parser.add_argument("--workers", type=int_at_least(0), default=2, help="decoding processes (default: 2)")
     add_precision(parser)
 
 
@@ -69,9 +65,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         help="run on processes of this machine (default), or on a Ray cluster with a shared file "
         "system",
     )  # fmt: skip
-    parser.add_argument(
-        "--address", help="address of the Ray cluster, for example auto (default: start Ray here)"
-    )
+    parser.add_argument("--address", help="address of the Ray cluster, for example auto (default: start Ray here)")
 
 
 def uses_ray(options: argparse.Namespace) -> bool:

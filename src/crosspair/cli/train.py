@@ -27,9 +27,7 @@ _RECIPE_KEYS = "All recipe keys are listed in the YAML files and in crosspair/co
 
 
 def add_quickstart(commands: Subparsers) -> None:
-    parser = commands.add_parser(
-        "quickstart", help="render a corpus, pre-train on it, evaluate, and write report.html"
-    )
+    parser = commands.add_parser("quickstart", help="render a corpus, pre-train on it, evaluate, and write report.html")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
     add_seed(parser, "the whole run")
     parser.set_defaults(command=_quickstart)
@@ -42,12 +40,8 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 
 def add_pretrain(commands: Subparsers) -> None:
-    parser = commands.add_parser(
-        "pretrain", help="pre-train video and text encoder on a manifest", epilog=_RECIPE_KEYS
-    )
-    parser.add_argument(
-        "--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml"
-    )
+    parser = commands.add_parser("pretrain", help="pre-train video and text encoder on a manifest", epilog=_RECIPE_KEYS)
+    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml")
     parser.add_argument("--manifest", required=True, metavar="M", help="training pairs")
     parser.add_argument(
         "--init", default="random", metavar="DIR|imagenet:FILE",
@@ -158,9 +152,7 @@ def add_plan(commands: Subparsers) -> None:
         "whole training takes on this machine. Writes nothing except the file --json.",
         epilog=_RECIPE_KEYS,
     )
-    parser.add_argument(
-        "--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml"
-    )
+    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml")
     parser.add_argument("--manifest", required=True, metavar="M", help="training videos")
     parser.add_argument(
         "--init", default="random", metavar="DIR|imagenet:FILE",
@@ -225,11 +217,9 @@ def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None
     rows = [
         ("loading, 1 worker", measured.by_worker, ""),
         (f"loading, {recipe.training.workers} workers", measured.loading, ""),
-        (f"training steps, {measured.part} clips", measured.step,
-         reduced if measured.part < plan.part else ""),
-        ("both together", measured.together,
-         f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
-    ]  # fmt: skip
+        (f"training steps, {measured.part} clips", measured.step, reduced if measured.part < plan.part else ""),
+        ("both together", measured.together, f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
+    ]
     print(
         f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
         f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
@@ -288,9 +278,7 @@ def add_ablate(commands: Subparsers) -> None:
         help="run nothing; write the training pairs and print one shell command per cell, for a "
         "scheduler",
     )  # fmt: skip
-    parser.add_argument(
-        "--report-only", action="store_true", help="write the report without running any cell"
-    )
+    parser.add_argument("--report-only", action="store_true", help="write the report without running any cell")
     parser.set_defaults(command=_ablate)
 
 

@@ -82,14 +82,10 @@ def add_index(commands: Subparsers) -> None:
         "removed. If interrupted, run the same command again to resume. The library contains a "
         "copy of its model, so --model and --window are needed only once.",
     )
-    parser.add_argument(
-        "videos", nargs="+", metavar="DIR", help="folders, files, URLs or manifests (.parquet)"
-    )
+    parser.add_argument("videos", nargs="+", metavar="DIR", help="folders, files, URLs or manifests (.parquet)")
     parser.add_argument("--library", type=Path, required=True, metavar="L", help="library folder")
     parser.add_argument("--model", metavar="M", help="a model folder or Hub name")
-    parser.add_argument(
-        "--titles", type=Path, metavar="FILE", help="csv or tsv: video_id or path, title"
-    )
+    parser.add_argument("--titles", type=Path, metavar="FILE", help="csv or tsv: video_id or path, title")
     _add_windows(parser, "length of a window in s (default: 4)")
     parser.add_argument(
         "--forget", action="store_true",
@@ -117,13 +113,9 @@ def add_search(commands: Subparsers) -> None:
         help="condition on path, title, start, \"end\" or size: title LIKE '%%guitar%%'",
     )  # fmt: skip
     parser.add_argument("--folder", metavar="DIR", help="search only videos in this folder")
-    parser.add_argument(
-        "--exact", action="store_true", help="compare with every window, without the vector index"
-    )
+    parser.add_argument("--exact", action="store_true", help="compare with every window, without the vector index")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
-    parser.add_argument(
-        "--sheet", type=Path, metavar="F.png", help="also draw an image with frames of each result"
-    )
+    parser.add_argument("--sheet", type=Path, metavar="F.png", help="also draw an image with frames of each result")
     _add_engine(parser)
     parser.set_defaults(command=_search)
 
@@ -132,8 +124,7 @@ def add_serve(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "serve",
         help="serve a web page to search a library, play results, and classify a video",
-        epilog="Only videos of the library are served. Uploads are deleted after processing. Press "
-        "Ctrl-C to stop.",
+        epilog="Only videos of the library are served. Uploads are deleted after processing. Press Ctrl-C to stop.",
     )
     parser.add_argument("--library", type=Path, required=True, metavar="L", help="library folder")
     parser.add_argument(
@@ -160,9 +151,7 @@ def add_doctor(commands: Subparsers) -> None:
 
 
 def _add_videos(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "videos", nargs="+", metavar="VIDEO", help="files, folders, URLs or manifests (.parquet)"
-    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders, URLs or manifests (.parquet)")
     parser.add_argument("--model", required=True, metavar="DIR", help="a model folder or Hub name")
 
 
@@ -188,9 +177,7 @@ def _parse_windows(options: argparse.Namespace) -> Windows | None:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="for example cuda:1 (default: auto)")
     add_precision(parser)
-    parser.add_argument(
-        "--workers", type=int_at_least(0), help="decoding processes (default: number of cores)"
-    )
+    parser.add_argument("--workers", type=int_at_least(0), help="decoding processes (default: number of cores)")
     add_batch_size(parser)
 
 
@@ -238,13 +225,9 @@ def _classify(options: argparse.Namespace) -> None:
         if error
     ]
     for videos, cut in _split_by_length(manifest, windows):
-        results += _classify_videos(
-            model, videos, classes=classes, templates=templates, windows=cut
-        )
+        results += _classify_videos(model, videos, classes=classes, templates=templates, windows=cut)
     if all("classes" not in result for result in results):
-        raise VideoError(
-            f"0 of {len(manifest)} videos can be read; first error: {results[0]['error']}"
-        )
+        raise VideoError(f"0 of {len(manifest)} videos can be read; first error: {results[0]['error']}")
     if options.json:
         _print_json(results)
     else:
@@ -264,9 +247,7 @@ def _read_classes(options: argparse.Namespace) -> list[str]:
     return classes
 
 
-def _split_by_length(
-    manifest: Manifest, windows: Windows | None
-) -> Iterator[tuple[Manifest, Windows | None]]:
+def _split_by_length(manifest: Manifest, windows: Windows | None) -> Iterator[tuple[Manifest, Windows | None]]:
     """Yield the readable videos to classify as a whole, and those to cut into windows."""
     from crosspair.evaluation.windows import Windows
 
@@ -294,16 +275,12 @@ def _classify_videos(model: Model, videos: Manifest, **options: Any) -> list[dic
             return [{"video": videos.column("pair_id")[0], "error": reason}]
         # One by one: each has its own reason, and one of them may have stopped the decoding of all.
         singles = (videos.take([row]) for row in range(len(videos)))
-        return [
-            result for single in singles for result in _classify_videos(model, single, **options)
-        ]
+        return [result for single in singles for result in _classify_videos(model, single, **options)]
     failures = [{"video": name, "error": error} for name, error in classified.failures]
     return failures + [_classes_to_json(*video) for video in classified.videos()]
 
 
-def _classes_to_json(
-    name: str, ranked: list[tuple[str, float]], timeline: list[TimelineSegment]
-) -> dict[str, Any]:
+def _classes_to_json(name: str, ranked: list[tuple[str, float]], timeline: list[TimelineSegment]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "video": name,
         "classes": [{"class": label, "score": round(score, 4)} for label, score in ranked],
@@ -378,13 +355,9 @@ def _search(options: argparse.Namespace) -> None:
         raise CrosspairError("--video '' is empty; give the path of a video")
     library = Library(options.library)
     searcher = Searcher(library, load_engine(library.model_folder, **_engine_options(options)))
-    settings: dict[str, Any] = {
-        name: getattr(options, name) for name in ("limit", "where", "folder", "exact")
-    }
-    if options.video:
-        hits = searcher.video(options.video, **settings)
-    else:
-        hits = searcher.text(options.text, **settings)
+    settings: dict[str, Any] = {name: getattr(options, name) for name in ("limit", "where", "folder", "exact")}
+    search, query = (searcher.video, options.video) if options.video else (searcher.text, options.text)
+    hits = search(query, **settings)
     if options.sheet:
         from crosspair.files import write_atomically
         from crosspair.library.search import contact_sheet

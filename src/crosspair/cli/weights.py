@@ -61,8 +61,7 @@ def _import_weights(options: argparse.Namespace) -> None:
         print(f"untrained: {', '.join(model.untrained)}")
     print(f"model: {options.out}")
     print(
-        f"use: --init {options.out} video.depth={video.depth} video.width={video.width} "
-        f"video.shortcut={video.shortcut}"
+        f"use: --init {options.out} video.depth={video.depth} video.width={video.width} video.shortcut={video.shortcut}"
     )
 
 
@@ -76,9 +75,7 @@ def add_export(commands: Subparsers) -> None:
         "before a file is written.",
     )
     parser.add_argument("--model", required=True, metavar="M", help="a model folder or Hub name")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="for example model.onnx"
-    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="for example model.onnx")
     parser.add_argument(
         "--format", choices=("onnx", "torch"), default="onnx",
         help="onnx (default), or torch for a .pt2 file of torch.export",
@@ -120,14 +117,10 @@ def add_publish(commands: Subparsers) -> None:
         help="results of evaluate or finetune (default: results.json in the parent folder of DIR, "
         "if it exists)",
     )  # fmt: skip
-    parser.add_argument(
-        "--license", default="unknown", metavar="NAME", help="Hub licence name: apache-2.0, ..."
-    )
+    parser.add_argument("--license", default="unknown", metavar="NAME", help="Hub licence name: apache-2.0, ...")
     parser.add_argument("--data", default="", metavar="TEXT", help="description of training data")
     parser.add_argument("--to", metavar="USER/NAME", help="Hub repository to upload to")
-    parser.add_argument(
-        "--private", action="store_true", help="make the repository private if it is created"
-    )
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is created")
     parser.set_defaults(command=_publish)
 
 
@@ -151,8 +144,6 @@ def _publish(options: argparse.Namespace) -> None:
     card = write_card(options.model, results=results, license=options.license, data=options.data)
     print(f"card: {card}, {len(results)} results")
     if options.license == "unknown":
-        print(
-            "warning: without a licence, others may not use the model: --license", file=sys.stderr
-        )
+        print("warning: without a licence, others may not use the model: --license", file=sys.stderr)
     if options.to:
         print(f"model: {push(options.model, options.to, private=options.private)}")

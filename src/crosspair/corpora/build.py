@@ -174,8 +174,7 @@ def match_videos(
     names = [name for pair in pairs for name in pair.files]
     searched = f"; searched for {summarize_names(names)}" if names else ""
     raise ManifestError(
-        f"no pair: {len(pairs)} {what} match no video of the {len(videos)} in "
-        f"{videos.folder}{searched}"
+        f"no pair: {len(pairs)} {what} match no video of the {len(videos)} in {videos.folder}{searched}"
     )
 
 
@@ -225,13 +224,10 @@ class ManifestOutput:
         self.skipped_list = skipped_list_path(self.path)
         _check_writable(self.path)
         if self.path.exists() and not _is_manifest(self.path):
-            raise ManifestError(
-                f"output {self.path} exists and is not a manifest. Choose another output."
-            )
+            raise ManifestError(f"output {self.path} exists and is not a manifest. Choose another output.")
         if self.skipped_list.exists() and not _is_skipped_list(self.skipped_list):
             raise ManifestError(
-                f"{self.skipped_list} exists and is not a list of skipped pairs. "
-                "Move it or choose another output."
+                f"{self.skipped_list} exists and is not a list of skipped pairs. Move it or choose another output."
             )
 
     def write(self, rows: list[dict[str, Any]], skipped: list[SkippedPair]) -> Manifest:
@@ -242,9 +238,7 @@ class ManifestOutput:
             skipped: pairs without a row; rows with an error are added to the list.
         """
         relative = _relative_to(self.path.parent)
-        manifest = manifest_from_rows(
-            [{**row, "path": relative(row["path"])} for row in rows], self.path
-        )
+        manifest = manifest_from_rows([{**row, "path": relative(row["path"])} for row in rows], self.path)
         for row in rows:
             if row.get("error"):
                 skipped.append(SkippedPair(row["pair_id"], BROKEN, row["error"]))
@@ -289,9 +283,7 @@ def _check_writable(path: Path) -> None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise ManifestError(
-            f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet."
-        )
+        raise ManifestError(f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ManifestError(f"output {path} cannot be written: no write permission for {folder}")
 
@@ -390,9 +382,7 @@ def class_phrase(label: str) -> str:
     return " ".join(_CAMEL_CASE.sub(" ", label).replace("_", " ").lower().split())
 
 
-def rename_classes(
-    rows: Iterable[dict[str, Any]], file: Path | None, format_label: Callable[[str], str]
-) -> None:
+def rename_classes(rows: Iterable[dict[str, Any]], file: Path | None, format_label: Callable[[str], str]) -> None:
     """Replace the official labels of rows by display names, in place.
 
     Args:

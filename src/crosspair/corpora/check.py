@@ -249,9 +249,7 @@ def _read_journal(journal: Path) -> dict[str, ProbeResult]:
     for entry in read_jsonl(journal):
         with suppress(ValueError, KeyError, TypeError):  # written by another version
             key, columns, results = entry
-            known[key] = ProbeResult(
-                columns, [CheckResult(VideoStatus[name], reason) for name, reason in results]
-            )
+            known[key] = ProbeResult(columns, [CheckResult(VideoStatus[name], reason) for name, reason in results])
     return known
 
 

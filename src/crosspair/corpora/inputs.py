@@ -70,9 +70,7 @@ def probe_missing(manifest: Manifest, *, shown: bool = True) -> Manifest:
         if None in (row["duration"], row["width"], row["height"]) and not row["error"]
     ]
     with delayed_progress("probing", "videos", shown) as progress:
-        found = probe_videos(
-            [path for _, path in waiting], progress=lambda done: progress(done, len(waiting))
-        )
+        found = probe_videos([path for _, path in waiting], progress=lambda done: progress(done, len(waiting)))
     for (row, _), columns in zip(waiting, found, strict=True):
         row.update(columns)
     return manifest_from_rows(rows, manifest.path)

@@ -182,8 +182,7 @@ def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
         table = pa.table(columns, schema=SCHEMA)
     except UnicodeEncodeError as error:
         raise ManifestError(
-            f"manifest {path}: {error.object!r} is not valid UTF-8. "
-            "Rename the file or fix the text."
+            f"manifest {path}: {error.object!r} is not valid UTF-8. Rename the file or fix the text."
         ) from error
     return Manifest(table, Path(path))
 
@@ -271,9 +270,7 @@ def _to_codes(values: list[object]) -> Indices:
 def _check_donors_exist(manifest: Manifest, rows: Indices, labels: Indices, texts: Indices) -> None:
     """Check that every pair has a possible donor; otherwise drawing would never end."""
     both = list(zip(labels.tolist(), texts.tolist(), strict=True))
-    per_label, per_text, per_both = (
-        Counter(codes) for codes in (labels.tolist(), texts.tolist(), both)
-    )
+    per_label, per_text, per_both = (Counter(codes) for codes in (labels.tolist(), texts.tolist(), both))
     for position, (label, text) in enumerate(both):
         if per_label[label] + per_text[text] - per_both[label, text] == len(rows):
             pair_id = manifest.column("pair_id")[rows[position]]
@@ -292,9 +289,7 @@ def _validate_columns(table: pa.Table, path: Path) -> pa.Table:
     present = table.column_names
     missing = [name for name in ("pair_id", "path", "title") if name not in present]
     if missing:
-        raise ManifestError(
-            f"manifest {path} has no column {_quote(missing)}; it has {_quote(present)}"
-        )
+        raise ManifestError(f"manifest {path} has no column {_quote(missing)}; it has {_quote(present)}")
     _check_known(present, path)
     duplicates = sorted({name for name in present if present.count(name) > 1})
     if duplicates:
@@ -323,27 +318,20 @@ def _validate_rows(table: pa.Table, path: Path) -> None:
         if not pair_id or not video:
             raise ManifestError(f"{where}: {('path' if pair_id else 'pair_id')!r} is empty")
         if pair_id in known:
-            raise ManifestError(
-                f"{where}: pair_id {pair_id!r} is duplicated; every row needs a unique pair_id"
-            )
+            raise ManifestError(f"{where}: pair_id {pair_id!r} is duplicated; every row needs a unique pair_id")
         known.add(pair_id)
         if split is not None and split not in SPLITS:
-            raise ManifestError(
-                f"{where}: split {split!r} is unknown; it must be one of {', '.join(SPLITS)}"
-            )
+            raise ManifestError(f"{where}: split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
         # Negated, so that NaN is rejected too.
         if not 0 <= (start or 0) < (math.inf if end is None else end):
-            raise ManifestError(
-                f"{where}: start {start} s, end {end} s; start must be 0 or more and less than end"
-            )
+            raise ManifestError(f"{where}: start {start} s, end {end} s; start must be 0 or more and less than end")
 
 
 def _check_known(columns: Sequence[str], path: str | os.PathLike[str]) -> None:
     unknown = [name for name in columns if name not in SCHEMA.names]
     if unknown:
         raise ManifestError(
-            f"manifest {path}: column {_quote(unknown)} is unknown; "
-            f"the columns are {', '.join(SCHEMA.names)}"
+            f"manifest {path}: column {_quote(unknown)} is unknown; the columns are {', '.join(SCHEMA.names)}"
         )
 
 

@@ -127,9 +127,7 @@ def plan_preparation(manifest: Manifest, out: Path, settings: TranscodeSettings)
         raise ManifestError(f"manifest {manifest.path} has no rows")
     _check_out(manifest, out)
     # Absolute, because workers may run in another folder and keys must not depend on the folder.
-    clips = [
-        Clip(absolute_path(clip.path), clip.start or 0.0, clip.end) for clip in manifest.clips()
-    ]
+    clips = [Clip(absolute_path(clip.path), clip.start or 0.0, clip.end) for clip in manifest.clips()]
     videos = out.absolute() / VIDEOS
     states = _source_states(sorted({clip.path for clip in clips}), out)
     requests: list[TranscodeRequest] = []
@@ -233,9 +231,7 @@ def estimate_cost(
     )
 
 
-def transcode_locally(
-    requests: Sequence[TranscodeRequest], workers: int
-) -> Generator[tuple[int, TranscodeOutcome]]:
+def transcode_locally(requests: Sequence[TranscodeRequest], workers: int) -> Generator[tuple[int, TranscodeOutcome]]:
     """Run requests in ``workers`` processes of this machine.
 
     A process that crashes or hangs is replaced and fails only its file.
@@ -333,15 +329,9 @@ def _check_out(manifest: Manifest, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ManifestError(f"{out} is a file; prepared videos need a folder")
     if out.resolve() == manifest.path.parent.resolve():
-        raise ManifestError(
-            f"{out} is the manifest's own folder. Choose another, for example {out / 'small'}."
-        )
-    if not (out / JOURNAL).exists() and (
-        (out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))
-    ):
-        raise ManifestError(
-            f"{out} holds a manifest or videos that were not prepared there. Choose another folder."
-        )
+        raise ManifestError(f"{out} is the manifest's own folder. Choose another, for example {out / 'small'}.")
+    if not (out / JOURNAL).exists() and ((out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))):
+        raise ManifestError(f"{out} holds a manifest or videos that were not prepared there. Choose another folder.")
 
 
 def _source_states(paths: list[str], out: Path) -> dict[str, object]:
@@ -365,10 +355,7 @@ def _source_states(paths: list[str], out: Path) -> dict[str, object]:
         except Exception:  # reported when the source is opened
             return None
         if (status.st_dev, status.st_ino) in outputs:
-            raise ManifestError(
-                f"source {path} is in {out / VIDEOS} and could be overwritten. "
-                "Choose another folder."
-            )
+            raise ManifestError(f"source {path} is in {out / VIDEOS} and could be overwritten. Choose another folder.")
         return status.st_size, status.st_mtime_ns
 
     with ThreadPoolExecutor() as pool:

@@ -77,18 +77,14 @@ def folder_corpus(
     _check_duplicates(rows, titles)
     known = {row["path"] for row in rows} | {pair.detail for pair in skipped}
     untitled = [path for path in videos.paths if videos.full_path(path) not in known]
-    skipped += [
-        SkippedPair(video_stem(path), NO_TITLE, videos.full_path(path)) for path in untitled
-    ]
+    skipped += [SkippedPair(video_stem(path), NO_TITLE, videos.full_path(path)) for path in untitled]
     if label_by_folder:
         for row in rows:
             row["label"] = Path(row["path"]).parent.name
     rename_classes(rows, options.get("class_names"), str)
     for split, file in (split_lists or {}).items():
         _assign_split(rows, videos, split, file)
-    split_validation(
-        rows, options.get("val_fraction", 0.0), options.get("seed", 0), lambda row: str(row["path"])
-    )
+    split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), lambda row: str(row["path"]))
     probe_rows(rows, options.get("progress", lambda *_: None))
     broken = [row["error"] for row in rows if row.get("error")]
     if broken and not skip_broken:
@@ -166,9 +162,7 @@ def _find_listed_video(line: str, videos: VideoFiles, where: str) -> str | None:
     return None
 
 
-def kinetics_corpus(
-    folder: Path, lists: Sequence[Path], out: Path, **options: Unpack[TitledCorpusOptions]
-) -> Manifest:
+def kinetics_corpus(folder: Path, lists: Sequence[Path], out: Path, **options: Unpack[TitledCorpusOptions]) -> Manifest:
     """Write the manifest of Kinetics.
 
     A video named ``ID_000417_000427``, with any video suffix and in any subfolder, is the trimmed
@@ -186,9 +180,7 @@ def kinetics_corpus(
         ManifestError: an input is invalid; nothing has been written.
     """
     output = ManifestOutput(out)
-    lines = [
-        line for file in lists for line in read_table(file, "Kinetics list").rows(*KINETICS_COLUMNS)
-    ]
+    lines = [line for file in lists for line in read_table(file, "Kinetics list").rows(*KINETICS_COLUMNS)]
     segments = index_by_key((line["youtube_id"], line) for line in lines)
     pairs = [_kinetics_pair(line) for line in segments.values()]
     (manifest,) = build_manifests(
@@ -219,10 +211,7 @@ def _trim(row: dict[str, Any]) -> None:
     if duration <= end - start + TRIM_TOLERANCE:
         row["start"] = row["end"] = None
     elif duration <= start:
-        row["error"] = (
-            f"{row['path']}: ends at {duration:.2f} s, before its segment, "
-            f"{start:g} s to {end:g} s, begins"
-        )
+        row["error"] = f"{row['path']}: ends at {duration:.2f} s, before its segment, {start:g} s to {end:g} s, begins"
 
 
 def instagram_corpus(
@@ -246,9 +235,7 @@ def instagram_corpus(
         ManifestError: an input is invalid; nothing has been written.
     """
     if "{id}" not in template:
-        raise ManifestError(
-            f"template {template!r} must contain {{id}}, for example {INSTAGRAM_TEMPLATE!r}"
-        )
+        raise ManifestError(f"template {template!r} must contain {{id}}, for example {INSTAGRAM_TEMPLATE!r}")
     output = ManifestOutput(out)
     pairs = list(_read_captions(captions, template))
     (manifest,) = build_manifests(

@@ -62,9 +62,7 @@ class TableLine:
         try:
             return float(text) if text else None
         except ValueError as error:
-            raise ManifestError(
-                f"{self.where}: {column} is {text!r}; it must be a number of seconds"
-            ) from error
+            raise ManifestError(f"{self.where}: {column} is {text!r}; it must be a number of seconds") from error
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,7 @@ class TextTable:
         """
         if not set(names) <= set(self.header):
             needed = ", ".join(map(repr, names))
-            raise ManifestError(
-                f"{self.file} needs the columns {needed}; {self.describe_columns()}"
-            )
+            raise ManifestError(f"{self.file} needs the columns {needed}; {self.describe_columns()}")
         return self.below_header({name: self.header.index(name) for name in names})
 
     def below_header(self, positions: Mapping[str, int]) -> list[TableLine]:
@@ -162,11 +158,7 @@ def read_table(path: Path, what: str) -> TextTable:
 def read_lines(path: Path, what: str) -> list[TableLine]:
     """Read the non-empty lines of a text file as rows with one column, ``line``."""
     lines = enumerate(read_text(path, what).splitlines(), start=1)
-    return [
-        TableLine(f"{what} {path}, line {number}", {"line": line})
-        for number, line in lines
-        if line.strip()
-    ]
+    return [TableLine(f"{what} {path}, line {number}", {"line": line}) for number, line in lines if line.strip()]
 
 
 def read_text(path: Path, what: str) -> str:
@@ -213,9 +205,7 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path, what), object_pairs_hook=check_unique)
     except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"{what} {path} is not valid JSON: {error.msg} (line {error.lineno})"
-        ) from error
+        raise ManifestError(f"{what} {path} is not valid JSON: {error.msg} (line {error.lineno})") from error
     if not isinstance(content, dict):
         raise ManifestError(f"{what} {path} must be a JSON object, not a {type(content).__name__}")
     return content
@@ -231,9 +221,7 @@ def index_by_key(rows: Iterable[tuple[str, TableLine]]) -> dict[str, TableLine]:
     for key, row in rows:
         first = known.setdefault(key, row)
         if first is not row:
-            raise ManifestError(
-                f"{row.where}: {key!r} is duplicated, first in {first.where}; remove one of them"
-            )
+            raise ManifestError(f"{row.where}: {key!r} is duplicated, first in {first.where}; remove one of them")
     return known
 
 
@@ -256,9 +244,7 @@ def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[Ta
     table = read_table(path, "title file")
     if not columns and _is_authors_file(table):
         rows = [
-            row
-            if row["title"]
-            else TableLine(row.where, {**row.values, "title": row["title_clean"]})
+            row if row["title"] else TableLine(row.where, {**row.values, "title": row["title_clean"]})
             for row in table.without_header(_AUTHORS_COLUMNS)
         ]
     else:
@@ -294,19 +280,13 @@ def _column_positions(table: TextTable, renamed: Mapping[str, str]) -> dict[str,
     positions = {name: position for position, name in enumerate(table.header) if name in COLUMNS}
     for column, name in renamed.items():
         if column not in COLUMNS:
-            raise ManifestError(
-                f"title column {column!r} is unknown; it must be one of {', '.join(COLUMNS)}"
-            )
+            raise ManifestError(f"title column {column!r} is unknown; it must be one of {', '.join(COLUMNS)}")
         if name not in table.header:
-            raise ManifestError(
-                f"{table.file} has no column {name!r} to use as {column!r}; "
-                f"{table.describe_columns()}"
-            )
+            raise ManifestError(f"{table.file} has no column {name!r} to use as {column!r}; {table.describe_columns()}")
         positions[column] = table.header.index(name)
     if "title" not in positions or not {"video_id", "path"} & set(positions):
         raise ManifestError(
-            f"{table.file} needs the columns 'title' and 'video_id' or 'path'; "
-            f"{table.describe_columns()}"
+            f"{table.file} needs the columns 'title' and 'video_id' or 'path'; {table.describe_columns()}"
         )
     return positions
 

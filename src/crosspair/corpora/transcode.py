@@ -158,9 +158,7 @@ class VideoSegment:
             shown = (seconds if shown is None else max(seconds, shown[0]), frame)
         else:
             if shown is None or end > frame_end(*shown) + TAIL_TOLERANCE:
-                last = (
-                    "it has no frames" if shown is None else f"the last starts at {shown[0]:.2f} s"
-                )
+                last = "it has no frames" if shown is None else f"the last starts at {shown[0]:.2f} s"
                 raise VideoError(f"{self.path}: cut: frames are missing before {end:.2f} s; {last}")
         yield shown
 
@@ -194,8 +192,7 @@ def _encode(segment: VideoSegment, settings: TranscodeSettings) -> bytes:
             options={
                 **ENCODER,
                 "crf": f"{settings.crf:g}",
-                "x264-params": f"keyint={settings.gop}:min-keyint={settings.gop}:scenecut=0"
-                + _instructions(CPU),
+                "x264-params": f"keyint={settings.gop}:min-keyint={settings.gop}:scenecut=0" + _instructions(CPU),
             },
         )
         packets = list(_encode_packets(segment, settings, stream))
@@ -257,9 +254,7 @@ def _pixel_aspect(segment: VideoSegment, frame: VideoFrame) -> Fraction | None:
     return 1 / ratio if ratio and rotation_quarters(frame) % 2 else ratio
 
 
-def _resize_upright(
-    frame: VideoFrame, short_side: int, reformatter: VideoReformatter
-) -> VideoFrame:
+def _resize_upright(frame: VideoFrame, short_side: int, reformatter: VideoReformatter) -> VideoFrame:
     factor = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (_round_even(side * factor) for side in (frame.width, frame.height))
     scaled = reformatter.reformat(

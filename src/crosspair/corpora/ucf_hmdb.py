@@ -104,9 +104,7 @@ def hmdb51_corpus(
             for line in read_lines(lists / f"{label}_test_split{split}.txt", "list of videos"):
                 match = _HMDB51_VIDEO.fullmatch(line["line"])
                 if not match:
-                    raise ManifestError(
-                        f"{line.where}: {line['line']!r} is not a video followed by 0, 1 or 2"
-                    )
+                    raise ManifestError(f"{line.where}: {line['line']!r} is not a video followed by 0, 1 or 2")
                 yield line, _listed_pair(line, match["file"], label, _HMDB51_SPLITS[match["use"]])
 
     return _build_splits(folder, out, splits, pairs, _HMDB51_SOURCE, options)
@@ -136,9 +134,7 @@ def _build_splits(
     options: TitledCorpusOptions,
 ) -> list[Manifest]:
     if out.suffix == ".parquet" and len(splits) > 1:
-        raise ManifestError(
-            f"output {out} is one file for {len(splits)} splits. Pass a folder instead."
-        )
+        raise ManifestError(f"output {out} is one file for {len(splits)} splits. Pass a folder instead.")
 
     def used_pairs(split: int) -> list[PairRecord]:
         listed = list(pairs(split))
@@ -153,6 +149,4 @@ def _build_splits(
         return match[1] if match else str(row["pair_id"])
 
     lists = [(ManifestOutput(out, f"split{split}.parquet"), used_pairs(split)) for split in splits]
-    return build_manifests(
-        folder, lists, options, what="listed videos", format_label=class_phrase, group=group
-    )
+    return build_manifests(folder, lists, options, what="listed videos", format_label=class_phrase, group=group)

@@ -127,10 +127,7 @@ def word_overlap(
         if row % _PROGRESS_INTERVAL == 0:
             progress(row, len(labels))
     progress(len(labels), len(labels))
-    return [
-        VariantOverlap(name, sum(by_label.values(), _ZERO), by_label)
-        for name, by_label in classes.items()
-    ]
+    return [VariantOverlap(name, sum(by_label.values(), _ZERO), by_label) for name, by_label in classes.items()]
 
 
 def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
@@ -235,7 +232,5 @@ def _parse_fraction(value: Any, label: str, path: Path) -> float:
     except (TypeError, ValueError):
         number = -1.0
     if not 0 <= number <= 1:
-        raise ManifestError(
-            f"accuracy file {path}: the accuracy of {label!r} is {value!r}; it must be in [0, 1]"
-        )
+        raise ManifestError(f"accuracy file {path}: the accuracy of {label!r} is {value!r}; it must be in [0, 1]")
     return number

@@ -106,9 +106,7 @@ def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[tuple[DecodeJob
         for job in jobs:
             yield job, decode_job(job)
         return
-    for index, result in map_isolated(
-        decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True
-    ):
+    for index, result in map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True):
         job = jobs[index]
         if isinstance(result, WorkerFailure):
             path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
@@ -152,9 +150,7 @@ def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
         # (B, T, S, S, C) in memory, seen as (B, C, T, S, S): channels_last_3d without a copy.
         per_crop = [network(torch.from_numpy(crop).permute(0, 4, 1, 2, 3)) for crop in pixels]
         sizes = [len(job) for job, _ in good]
-        stacked = [
-            torch.split(torch.stack(output), sizes, dim=1) for output in zip(*per_crop, strict=True)
-        ]
+        stacked = [torch.split(torch.stack(output), sizes, dim=1) for output in zip(*per_crop, strict=True)]
         outputs = zip(*stacked, strict=True)
     return [_Part(job, clips, () if clips.failure else next(outputs)) for job, clips in batch]
 
@@ -170,10 +166,7 @@ def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
         return EncodedPlan(plan, [], failure=failure)
     members = [[place[clip] for clip in plan.groups[i]] for i in groups]
     outputs = [torch.cat(values, dim=1) for values in zip(*(p.outputs for p in good), strict=True)]
-    sums = tuple(
-        torch.stack([output[:, rows].sum(dim=1).sum(dim=0) for rows in members])
-        for output in outputs
-    )
+    sums = tuple(torch.stack([output[:, rows].sum(dim=1).sum(dim=0) for rows in members]) for output in outputs)
     pictures = [picture for part in good for picture in part.decoded.thumbnails]
     thumbnails = [pictures[rows[len(rows) // 2]] for rows in members] if pictures else []
     return EncodedPlan(plan, groups, sums, thumbnails, failure)
@@ -266,9 +259,7 @@ def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
         skipped = len(plan.spans) - len(encoded.groups)
         failure = f"{failure} ({skipped} of {len(plan.spans)} windows skipped)"
     spans = [plan.spans[i] for i in encoded.groups]
-    return WindowFeatures(
-        plan.row, spans, visual / sizes, F.normalize(embedding, dim=1), encoded.thumbnails, failure
-    )
+    return WindowFeatures(plan.row, spans, visual / sizes, F.normalize(embedding, dim=1), encoded.thumbnails, failure)
 
 
 def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:

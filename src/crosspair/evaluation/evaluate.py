@@ -110,9 +110,7 @@ def frozen_results(
     common: dict[str, Any] = {"clips": features.clips}
     if isinstance(model, FrameAverageModel):
         common["network"] = f"ImageNet ResNet-{model.video.depth}"
-    return [
-        dataclasses.replace(result, settings={**result.settings, **common}) for result in results
-    ]
+    return [dataclasses.replace(result, settings={**result.settings, **common}) for result in results]
 
 
 def results_with_random_baseline(
@@ -138,9 +136,7 @@ def results_with_random_baseline(
     features = extract(model)
     results = frozen_results(model, manifest, features, protocols, config)
     baseline = randomize_weights(model, config.seed)
-    results += frozen_results(
-        baseline, manifest, extract(baseline), protocols, config, subject="random weights"
-    )
+    results += frozen_results(baseline, manifest, extract(baseline), protocols, config, subject="random weights")
     unique = [result for i, result in enumerate(results) if result not in results[:i]]
     return unique, features
 
@@ -158,9 +154,7 @@ def randomize_weights(model: CPD, seed: int) -> CPD:
     return baseline.to(next(model.parameters()).device).eval()
 
 
-def check_protocols(
-    model: CPD, manifest: Manifest, protocols: Protocols, config: FrozenConfig
-) -> None:
+def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config: FrozenConfig) -> None:
     """Check settings, labels and titles before any video is decoded.
 
     Raises:
@@ -248,16 +242,12 @@ class EvaluationContext:
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
             interval=bootstrap_interval(correct, seed=self.config.seed),
-            details=class_details(task.classes, task.test_labels, predicted)
-            if self.subject == "trained"
-            else {},
+            details=class_details(task.classes, task.test_labels, predicted) if self.subject == "trained" else {},
         )
         return [result, chance_result(result, 1 / len(task.classes))]
 
 
-def supported_protocols(
-    context: EvaluationContext, protocols: Protocols, *, warn: bool = True
-) -> list[ProtocolName]:
+def supported_protocols(context: EvaluationContext, protocols: Protocols, *, warn: bool = True) -> list[ProtocolName]:
     """Select the protocols that the model and the test split support.
 
     Args:
@@ -280,9 +270,7 @@ def supported_protocols(
     return [name for name in protocols if not reasons[name]]
 
 
-def _unsupported_reason(
-    context: EvaluationContext, protocol: ProtocolName, positions: torch.Tensor
-) -> str:
+def _unsupported_reason(context: EvaluationContext, protocol: ProtocolName, positions: torch.Tensor) -> str:
     """Return why a protocol is not supported, or an empty text."""
     if protocol in TEXT_PROTOCOLS and "text_encoder" in context.model.untrained:
         return "this model has no text tower. Use knn, linear or lowshot"
@@ -331,8 +319,7 @@ def knn_results(context: EvaluationContext) -> list[Result]:
     for feature in context.classified:
         values = context.values(feature)
         train, labels, queries = (
-            tensor.to(context.device)
-            for tensor in (values[task.train], task.train_labels, values[task.test])
+            tensor.to(context.device) for tensor in (values[task.train], task.train_labels, values[task.test])
         )
         predicted = knn_predict(
             train, labels, queries,
@@ -357,9 +344,7 @@ def lowshot_results(context: EvaluationContext) -> list[Result]:
     results = []
     for fraction in context.config.fractions:
         drawn = torch.tensor(_draw_labels(task, fraction, context.config.seed))
-        subset = dataclasses.replace(
-            task, train=task.train[drawn], train_labels=task.train_labels[drawn]
-        )
+        subset = dataclasses.replace(task, train=task.train[drawn], train_labels=task.train_labels[drawn])
         for feature in context.classified:
             results += _probe_results(context, f"low-shot {100 * fraction:g} %", feature, subset)
     return results
@@ -369,9 +354,7 @@ def _draw_labels(task: ClassTask, fraction: float, seed: int) -> list[int]:
     return label_subset([task.classes[i] for i in task.train_labels.tolist()], fraction, seed)
 
 
-def _probe_results(
-    context: EvaluationContext, name: str, feature: str, task: ClassTask
-) -> list[Result]:
+def _probe_results(context: EvaluationContext, name: str, feature: str, task: ClassTask) -> list[Result]:
     values, config = context.values(feature), context.config
     probe = train_linear(
         values[task.train], task.train_labels, len(task.classes), config.linear,
@@ -395,10 +378,9 @@ def zeroshot_results(context: EvaluationContext) -> list[Result]:
     for count in config.classes:
         draws = draw_classes(_test_classes(task), count, config.draws, config.seed)
         counted = torch.stack([torch.isin(task.test_labels, torch.tensor(draw)) for draw in draws])
-        correct = torch.stack([
-            torch.tensor(draw)[zero_shot_predict(videos, names[draw])] == task.test_labels
-            for draw in draws
-        ])  # fmt: skip
+        correct = torch.stack(
+            [torch.tensor(draw)[zero_shot_predict(videos, names[draw])] == task.test_labels for draw in draws]
+        )
         accuracies = (correct & counted).sum(dim=1).double() / counted.sum(dim=1)
         spread = float(accuracies.std(correction=1)) if len(draws) > 1 else 0.0
         result = Result(

@@ -90,9 +90,7 @@ def cached_features(
     if not is_complete(folder):
         usable, errors = usable_rows(manifest)
         done = journals.begin(spec)
-        groups = [
-            g for g in shard_batches(usable, clips, batch_size, World()) if not done.issuperset(g)
-        ]
+        groups = [g for g in shard_batches(usable, clips, batch_size, World()) if not done.issuperset(g)]
         rows = [row for group in groups[world.rank :: world.size] for row in group]
         ready = len(usable) - sum(map(len, groups))
         if ready and world.is_main:
@@ -123,9 +121,7 @@ def load_features(folder: Path) -> Features:
         RunError: the features are missing, incomplete or cannot be read.
     """
     if not is_complete(folder):
-        raise RunError(
-            f'{folder} holds no complete features. Run "crosspair features" to compute them'
-        )
+        raise RunError(f'{folder} holds no complete features. Run "crosspair features" to compute them')
     rows = _read(pq.read_table, folder / INDEX_FILE).to_pylist()
     tensors = _read(load_file, folder / FEATURES_FILE)
     encoded = [row for row in rows if row["clips"]]
@@ -225,12 +221,8 @@ class FeatureSpec:
         differing = [name for name in fields if getattr(self, name) != getattr(wanted, name)]
         if not differing:
             return ""
-        kind = {"model": "another model", "videos": "other videos"}.get(
-            differing[0], "another protocol"
-        )
-        values = [
-            f"{name} {getattr(self, name)}, not {getattr(wanted, name)}" for name in differing
-        ]
+        kind = {"model": "another model", "videos": "other videos"}.get(differing[0], "another protocol")
+        values = [f"{name} {getattr(self, name)}, not {getattr(wanted, name)}" for name in differing]
         return f"{kind} ({'; '.join(values)})"
 
     def json(self) -> str:
@@ -238,9 +230,7 @@ class FeatureSpec:
         return json.dumps(dataclasses.asdict(self))
 
 
-def feature_spec(
-    model: CPD, manifest: Manifest, *, clips: int, precision: str, device: torch.device
-) -> FeatureSpec:
+def feature_spec(model: CPD, manifest: Manifest, *, clips: int, precision: str, device: torch.device) -> FeatureSpec:
     """Build the specification of the features of a manifest's videos by a model.
 
     Args:
@@ -282,9 +272,7 @@ def _check_folder(folder: Path, journals: FeatureJournal, spec: FeatureSpec) -> 
     else:
         return
     if difference := found.difference(spec):
-        raise RunError(
-            f"{folder} holds features of {difference}; choose another folder, or remove this one"
-        )
+        raise RunError(f"{folder} holds features of {difference}; choose another folder, or remove this one")
 
 
 def _is_empty(folder: Path) -> bool:

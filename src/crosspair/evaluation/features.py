@@ -108,9 +108,7 @@ def extract_features(
             progress((int(count.sum()) + len(unreadable)) * clips, len(rows) * clips)
     skipped = gather_failures(manifest, failures | unreadable, world)
     # Rows of other processes are zeros, so that the sums over processes are exact.
-    visual, embedding, count = (
-        world.sum(values.to(world.device)).cpu() for values in (visual, embedding, count)
-    )
+    visual, embedding, count = (world.sum(values.to(world.device)).cpu() for values in (visual, embedding, count))
     encoded = count.nonzero().squeeze(1)
     if len(encoded) + len(skipped) != len(manifest) or len(encoded) != int(count.sum()):
         raise ManifestError(
@@ -126,9 +124,7 @@ def usable_rows(manifest: Manifest) -> tuple[list[int], dict[int, str]]:
     return [row for row in range(len(manifest)) if row not in errors], errors
 
 
-def shard_batches(
-    rows: Sequence[int], clips: int, batch_size: int, world: World
-) -> list[list[int]]:
+def shard_batches(rows: Sequence[int], clips: int, batch_size: int, world: World) -> list[list[int]]:
     """Return this process's videos, in the groups that form a batch of the network.
 
     The groups, and hence the features, do not depend on the number of processes.
@@ -178,16 +174,11 @@ def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torc
         (T, D) float32 embeddings f_t of unit norm, on the CPU.
     """
     with eval_mode(model):
-        parts = [
-            model.encode_text(texts[i : i + batch_size]).cpu()
-            for i in range(0, len(texts), batch_size)
-        ]
+        parts = [model.encode_text(texts[i : i + batch_size]).cpu() for i in range(0, len(texts), batch_size)]
     return torch.cat(parts) if parts else torch.empty(0, model.head.embedding)
 
 
-def gather_failures(
-    manifest: Manifest, failures: dict[int, str], world: World
-) -> list[tuple[str, str]]:
+def gather_failures(manifest: Manifest, failures: dict[int, str], world: World) -> list[tuple[str, str]]:
     """Collect the failures of all processes; the main process logs them.
 
     Returns:
@@ -274,9 +265,7 @@ def _task_resources(ray: Any, workers: int) -> tuple[dict[str, int], int]:
     return {"num_cpus": cores}, 2 * max(1, int(resources.get("CPU", 1)) // cores)
 
 
-def _encode_block(
-    block: Sequence[int], inputs: tuple[CPD, Manifest, dict[str, Any]]
-) -> list[VideoFeatures]:
+def _encode_block(block: Sequence[int], inputs: tuple[CPD, Manifest, dict[str, Any]]) -> list[VideoFeatures]:
     model, manifest, settings = inputs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     world = World(device=device)

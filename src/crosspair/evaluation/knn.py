@@ -74,8 +74,6 @@ def check_knn(videos: int, k: int, weighting: str, temperature: float) -> None:
     if k > videos:
         raise CrosspairError(f"kNN with k = {k} needs at least {k} training videos, not {videos}")
     if weighting not in get_args(Weighting):
-        raise CrosspairError(
-            f"kNN: weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}"
-        )
+        raise CrosspairError(f"kNN: weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}")
     if not temperature > 0:
         raise CrosspairError(f"kNN: temperature must be above 0, not {temperature:g}")

@@ -144,17 +144,12 @@ def multiview_scores(
 
     usable, failures = usable_rows(manifest)
     sources = manifest.clips()
-    plans = [
-        whole_video_plan(row, sources[row], clips, BATCH_CLIPS)
-        for row in usable[world.rank :: world.size]
-    ]
+    plans = [whole_video_plan(row, sources[row], clips, BATCH_CLIPS) for row in usable[world.rank :: world.size]]
     sums = torch.zeros(len(manifest), len(model.classes), dtype=torch.float64)
     encoded = torch.zeros(len(manifest), dtype=torch.long)
     unreadable: dict[int, str] = {}
     with eval_mode(model), inference(model.video_encoder, device, precision):
-        for video in encode_plans(
-            plans, network, model.clip, batch_size=None, workers=workers, crops=crops
-        ):
+        for video in encode_plans(plans, network, model.clip, batch_size=None, workers=workers, crops=crops):
             row = video.plan.row
             if video.groups:
                 sums[row], encoded[row] = video.sums[0][0], 1

@@ -64,9 +64,7 @@ def chance_result(result: Result, value: float) -> Result:
     return replace(result, of="chance", value=value, interval=None, details={})
 
 
-def write_results(
-    path: str | os.PathLike[str], results: Sequence[Result], provenance: Provenance
-) -> None:
+def write_results(path: str | os.PathLike[str], results: Sequence[Result], provenance: Provenance) -> None:
     """Write results as JSON, atomically; an existing file is replaced.
 
     Raises:
@@ -75,14 +73,11 @@ def write_results(
     for result in results:
         if not math.isfinite(result.value):
             raise RunError(
-                f"{path}: {result.protocol} {result.metric} of {result.of} is {result.value}; "
-                "results must be finite"
+                f"{path}: {result.protocol} {result.metric} of {result.of} is {result.value}; results must be finite"
             )
     origin = json.dumps(asdict(provenance), indent=2, ensure_ascii=False).replace("\n", "\n  ")
     # One line per result: with indentation, details of many classes would fill pages.
-    lines = ",\n".join(
-        f"    {json.dumps(_to_json(result), ensure_ascii=False)}" for result in results
-    )
+    lines = ",\n".join(f"    {json.dumps(_to_json(result), ensure_ascii=False)}" for result in results)
     text = f'{{\n  "provenance": {origin},\n  "results": [\n{lines}\n  ]\n}}\n'
     write_atomically(Path(path), text)
 
@@ -106,8 +101,7 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{path} is not a results file ({type(error).__name__}: {error}); "
-            "evaluate the run again to regenerate it"
+            f"{path} is not a results file ({type(error).__name__}: {error}); evaluate the run again to regenerate it"
         ) from error
 
 
@@ -169,9 +163,7 @@ def bootstrap_interval(
     return low, high
 
 
-def class_details(
-    classes: Sequence[str], truth: torch.Tensor, predicted: torch.Tensor
-) -> dict[str, Any]:
+def class_details(classes: Sequence[str], truth: torch.Tensor, predicted: torch.Tensor) -> dict[str, Any]:
     """Compute accuracies and confusions by class, for `crosspair.evaluation.Result.details`.
 
     Args:
@@ -221,9 +213,7 @@ def check_manifest_name(name: str) -> None:
         )
 
 
-def write_split_means(
-    path: Path, found: Mapping[int, tuple[Sequence[Result], Provenance]]
-) -> list[Result]:
+def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Provenance]]) -> list[Result]:
     """Write the means over official splits, followed by the results of each split.
 
     Args:

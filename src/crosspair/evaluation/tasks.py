@@ -48,13 +48,10 @@ class ClassTask:
         splits = " and ".join(TRAIN_SPLITS[self.split])
         if not splits:
             raise ManifestError(
-                f"{manifest.path}: split train cannot be the test split of a trained classifier. "
-                "Use val or test"
+                f"{manifest.path}: split train cannot be the test split of a trained classifier. Use val or test"
             )
         if not len(self.train):
-            raise ManifestError(
-                f"{manifest.path}: split {splits} has no readable video with a label to train on"
-            )
+            raise ManifestError(f"{manifest.path}: split {splits} has no readable video with a label to train on")
         missing = sorted(set(self.test_labels.tolist()) - set(self.train_labels.tolist()))
         if missing:
             names = ", ".join(repr(self.classes[i]) for i in missing[:3])
@@ -76,15 +73,9 @@ def class_task(manifest: Manifest, features: Features, split: str) -> ClassTask:
     check_labels(manifest.take(features.rows[test].tolist()), split)
     classes = sorted({label for label in labels if label})
     if len(classes) < 2:
-        raise ManifestError(
-            f"{manifest.path}: all labels are {classes[0]!r}; classification needs two classes"
-        )
+        raise ManifestError(f"{manifest.path}: all labels are {classes[0]!r}; classification needs two classes")
     index = {label: i for i, label in enumerate(classes)}
-    train = [
-        i
-        for i, row in enumerate(rows)
-        if labels[row] and (splits[row] or "train") in TRAIN_SPLITS[split]
-    ]
+    train = [i for i, row in enumerate(rows) if labels[row] and (splits[row] or "train") in TRAIN_SPLITS[split]]
     return ClassTask(
         split=split,
         classes=classes,
@@ -102,14 +93,10 @@ def split_positions(manifest: Manifest, features: Features, split: str) -> torch
         ManifestError: the split has no readable video.
     """
     splits = manifest.column("split")
-    positions = [
-        i for i, row in enumerate(features.rows.tolist()) if (splits[row] or "train") == split
-    ]
+    positions = [i for i, row in enumerate(features.rows.tolist()) if (splits[row] or "train") == split]
     if not positions:
         present = ", ".join(sorted({name or "train" for name in splits}))
-        raise ManifestError(
-            f"{manifest.path}: split {split} has no readable video to test on (splits: {present})"
-        )
+        raise ManifestError(f"{manifest.path}: split {split} has no readable video to test on (splits: {present})")
     return torch.tensor(positions)
 
 

@@ -58,9 +58,7 @@ class ClipPlan:
             )  # fmt: skip
 
 
-def whole_video_plan(
-    row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None
-) -> ClipPlan:
+def whole_video_plan(row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None) -> ClipPlan:
     """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2).
 
     Args:
@@ -94,9 +92,7 @@ class Windows:
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.length < math.inf:
-            raise CrosspairError(
-                f"{self}: the stride must be above 0 and at most the length of a window"
-            )
+            raise CrosspairError(f"{self}: the stride must be above 0 and at most the length of a window")
         strides = self.length / self.stride
         if abs(strides - round(strides)) > 1e-6 * strides:
             raise CrosspairError(
@@ -119,9 +115,7 @@ class Windows:
         edges, strides = self._edges(duration)
         return [(edges[i], edges[i + strides]) for i in range(len(edges) - strides)]
 
-    def plan(
-        self, row: int, source: Clip | np.ndarray, duration: float, config: ClipConfig
-    ) -> ClipPlan:
+    def plan(self, row: int, source: Clip | np.ndarray, duration: float, config: ClipConfig) -> ClipPlan:
         """Plan evenly spaced clips, each used by all windows that contain it.
 
         Args:
@@ -134,9 +128,7 @@ class Windows:
         start = (source.start or 0.0) if isinstance(source, Clip) else 0.0
         edges, strides = self._edges(duration)
         centers = [
-            low + (high - low) * (i + 0.5) / per_stride
-            for low, high in pairwise(edges)
-            for i in range(per_stride)
+            low + (high - low) * (i + 0.5) / per_stride for low, high in pairwise(edges) for i in range(per_stride)
         ]
         spans = [(start + begin, start + end) for begin, end in self.spans(duration)]
         groups = [range(i * per_stride, (i + strides) * per_stride) for i in range(len(spans))]

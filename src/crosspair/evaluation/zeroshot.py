@@ -33,9 +33,7 @@ def zero_shot_predict(videos: torch.Tensor, class_names: torch.Tensor) -> torch.
     return (videos @ class_names.T).argmax(dim=1)
 
 
-def class_embeddings(
-    model: CPD, classes: Sequence[str], templates: Sequence[str] = ("{}",)
-) -> torch.Tensor:
+def class_embeddings(model: CPD, classes: Sequence[str], templates: Sequence[str] = ("{}",)) -> torch.Tensor:
     """Embed class names: the normalized mean of the embeddings over templates.
 
     Args:
@@ -49,9 +47,7 @@ def class_embeddings(
     names = [class_phrase(label) for label in classes]
     unknown = [name for name in names if model.text_encoder.is_empty(name)]
     if unknown:
-        logger.warning(
-            "zero-shot: %d class names have no known word, e.g. %r", len(unknown), unknown[0]
-        )
+        logger.warning("zero-shot: %d class names have no known word, e.g. %r", len(unknown), unknown[0])
     texts = [template.replace("{}", name) for template in templates for name in names]
     embedded = embed_texts(model, texts).view(len(templates), len(names), -1)
     return F.normalize(embedded.mean(dim=0), dim=1)
@@ -87,8 +83,5 @@ def read_templates(path: Path) -> tuple[str, ...]:
         raise TextError(f'template file {path} is empty; write lines such as "a video of {{}}"')
     for row in rows:
         if "{}" not in row["line"]:
-            raise TextError(
-                f"{row.where}: {row['line']!r} has no {{}} for the class name, as in "
-                '"a video of {}"'
-            )
+            raise TextError(f'{row.where}: {row["line"]!r} has no {{}} for the class name, as in "a video of {{}}"')
     return tuple(row["line"] for row in rows)

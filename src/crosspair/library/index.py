@@ -107,10 +107,9 @@ def index_videos(
         todo = [video for video in videos.values() if states.get(video.name) != video.state]
         # A changed video keeps its title if no new one is given.
         todo = [
-            replace(video, title=indexed[video.name].title)
-            if not video.title and video.name in indexed else video
+            replace(video, title=indexed[video.name].title) if not video.title and video.name in indexed else video
             for video in todo
-        ]  # fmt: skip
+        ]
         given_files = {video.path for video in videos.values()}
         removed = [
             name
@@ -167,9 +166,7 @@ def remove_videos(folder: str | os.PathLike[str], sources: Sequence[VideoSource]
     with library_lock(library.folder):
         indexed, broken = library.videos(), read_broken(library.folder)
         removed = {
-            name
-            for name in {*indexed, *broken}
-            if name in listed or _is_inside(name, paths) or _path(name) in paths
+            name for name in {*indexed, *broken} if name in listed or _is_inside(name, paths) or _path(name) in paths
         }
         library.remove([name for name in indexed if name in removed])
         kept = {name: video for name, video in broken.items() if name not in removed}

@@ -67,9 +67,7 @@ class Searcher:
         LibraryError: see `crosspair.library.Library`.
     """
 
-    def __init__(
-        self, library: Library | str | os.PathLike[str], engine: InferenceEngine | None = None
-    ) -> None:
+    def __init__(self, library: Library | str | os.PathLike[str], engine: InferenceEngine | None = None) -> None:
         self.library = library if isinstance(library, Library) else Library(library)
         if engine is not None:
             self.engine = engine
@@ -157,14 +155,11 @@ class Searcher:
                 ]  # fmt: skip
             count *= OVERSAMPLING
 
-    def _nearest_windows(
-        self, query: np.ndarray, count: int, condition: str, exact: bool
-    ) -> list[dict[str, Any]]:
+    def _nearest_windows(self, query: np.ndarray, count: int, condition: str, exact: bool) -> list[dict[str, Any]]:
         folder, dimensions = self.library.folder, self.library.info.embedding
         if len(query) != dimensions:
             raise LibraryError(
-                f"library {folder} has embeddings of {dimensions} dimensions; the query has "
-                f"{len(query)}"
+                f"library {folder} has embeddings of {dimensions} dimensions; the query has {len(query)}"
             )
         search = (
             self.library.table.search(np.asarray(query, dtype=np.float32))

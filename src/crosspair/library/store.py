@@ -85,9 +85,7 @@ class Library:
         try:
             self.table = _connect(folder).open_table(TABLE)
         except (ValueError, OSError, RuntimeError) as error:
-            raise LibraryError(
-                f"library {folder} cannot be opened: {format_error(error)}"
-            ) from error
+            raise LibraryError(f"library {folder} cannot be opened: {format_error(error)}") from error
 
     @classmethod
     def create(cls, folder: Path, model: CPD, windows: Windows) -> Self:
@@ -126,9 +124,7 @@ class Library:
             .aggregate([("title", "max"), ("start", "count")])
         )
         return {
-            row["video"]: IndexedVideo(
-                (row["size"], row["modified"]), row["title_max"], row["start_count"]
-            )
+            row["video"]: IndexedVideo((row["size"], row["modified"]), row["title_max"], row["start_count"])
             for row in table.to_pylist()
         }
 
@@ -149,9 +145,7 @@ class Library:
     def set_titles(self, titles: Mapping[str, str | None]) -> None:
         """Set the titles of some videos, atomically."""
         strings = pa.string()
-        table = pa.table(
-            [pa.array(titles, strings), pa.array(titles.values(), strings)], ["video", "title"]
-        )
+        table = pa.table([pa.array(titles, strings), pa.array(titles.values(), strings)], ["video", "title"])
         with self._write_errors():
             self.table.merge_insert("video").when_matched_update_all().execute(table)
 
@@ -171,9 +165,7 @@ class Library:
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            raise LibraryError(
-                f"library {self.folder} cannot be written: {format_error(error)}"
-            ) from error
+            raise LibraryError(f"library {self.folder} cannot be written: {format_error(error)}") from error
 
 
 def schema(dimensions: int) -> pa.Schema:
@@ -224,12 +216,9 @@ def check_library_path(folder: Path) -> None:
         raise LibraryError(f"{folder} is a file; a library needs its own folder")
     # An interrupted creation leaves a model and a table without library.json.
     own = {MODEL_FOLDER, f"{TABLE}.lance"}
-    other = sorted(path.name for path in folder.iterdir()
-                   if path.name not in own and not path.name.startswith("."))  # fmt: skip
+    other = sorted(path.name for path in folder.iterdir() if path.name not in own and not path.name.startswith("."))
     if other:
-        raise LibraryError(
-            f"{folder} exists and is not a library: it contains {other[0]}; choose another folder"
-        )
+        raise LibraryError(f"{folder} exists and is not a library: it contains {other[0]}; choose another folder")
 
 
 def library_lock(folder: Path) -> AbstractContextManager[None]:
@@ -245,8 +234,7 @@ def library_lock(folder: Path) -> AbstractContextManager[None]:
 def _read_info(folder: Path) -> LibraryInfo:
     if not is_library(folder):
         raise LibraryError(
-            f'{folder} is not a library; run "crosspair index VIDEOS --library {folder} --model '
-            'MODEL" to create it'
+            f'{folder} is not a library; run "crosspair index VIDEOS --library {folder} --model MODEL" to create it'
         )
     try:
         info = LibraryInfo(**json.loads((folder / INFO_FILE).read_text(encoding="utf-8")))
@@ -254,8 +242,7 @@ def _read_info(folder: Path) -> LibraryInfo:
         raise LibraryError(f"{folder / INFO_FILE} is invalid: {format_error(error)}") from error
     if info.format != FORMAT:
         raise LibraryError(
-            f"library {folder} has format {info.format}; this version of crosspair supports format "
-            f"{FORMAT}"
+            f"library {folder} has format {info.format}; this version of crosspair supports format {FORMAT}"
         )
     return info
 
@@ -267,9 +254,7 @@ def _connect(folder: Path) -> Any:
     try:
         import lancedb
     except ImportError as error:
-        raise LibraryError(
-            'LanceDB is not installed; run pip install "crosspair[search]"'
-        ) from error
+        raise LibraryError('LanceDB is not installed; run pip install "crosspair[search]"') from error
     # Interval 0: a long-running search sees what other processes add.
     return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))
 
@@ -308,7 +293,5 @@ def write_broken(folder: Path, broken: Mapping[str, BrokenVideo]) -> None:
         (folder / BROKEN_FILE).unlink(missing_ok=True)
         return
     columns = ("video", "reason", "windows", "size", "modified")
-    rows = [
-        (name, video.reason, video.windows, *video.state) for name, video in sorted(broken.items())
-    ]
+    rows = [(name, video.reason, video.windows, *video.state) for name, video in sorted(broken.items())]
     write_atomically(folder / BROKEN_FILE, csv_text(columns, rows))

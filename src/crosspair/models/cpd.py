@@ -78,9 +78,7 @@ class CPD(HubModel):
         with full_precision(features.device):
             return F.normalize(self.text_head(features), dim=1)
 
-    def forward(
-        self, clips: torch.Tensor, texts: Sequence[str]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, clips: torch.Tensor, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the embeddings f_v and f_t (B, D) of B pairs."""
         return self.encode_video(clips)[1], self.encode_text(texts)
 

@@ -69,9 +69,7 @@ class HubModel(nn.Module):
         folder = Path(folder).resolve()  # keeps a symbolic link, and replaces its target
         partial = folder.with_name(f".{folder.name}.partial")
         replaced = folder.with_name(f".{folder.name}.replaced")
-        is_model_folder = folder.is_dir() and (
-            (folder / CONFIG_FILE).is_file() or not any(folder.iterdir())
-        )
+        is_model_folder = folder.is_dir() and ((folder / CONFIG_FILE).is_file() or not any(folder.iterdir()))
         if folder.exists() and not is_model_folder:
             raise ModelError(f"{folder} exists and is not a model folder. Choose another folder.")
         config = {
@@ -151,20 +149,14 @@ def read_config(folder: Path, *types: str) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder} is not a model folder: {CONFIG_FILE} is missing or unreadable."
-        ) from error
+        raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing or unreadable.") from error
     found = config.get("model_type") if isinstance(config, dict) else None
     if found not in types:
-        raise ModelError(
-            f"{folder / CONFIG_FILE}: model_type is {found}; it must be one of {', '.join(types)}."
-        )
+        raise ModelError(f"{folder / CONFIG_FILE}: model_type is {found}; it must be one of {', '.join(types)}.")
     return dict(config)
 
 
-def read_sections(
-    kind: type[AnyRecipe], config: Mapping[str, Any], folder: Path, *names: str
-) -> AnyRecipe:
+def read_sections(kind: type[AnyRecipe], config: Mapping[str, Any], folder: Path, *names: str) -> AnyRecipe:
     """Return a recipe of type ``kind`` with the sections ``names`` of ``config.json``.
 
     Raises:
@@ -172,9 +164,7 @@ def read_sections(
     """
     file = folder / CONFIG_FILE
     try:
-        return make_recipe(
-            kind, {f"{name}.{key}": value for name in names for key, value in config[name].items()}
-        )
+        return make_recipe(kind, {f"{name}.{key}": value for name in names for key, value in config[name].items()})
     except (KeyError, AttributeError) as error:
         raise ModelError(f"{file}: a section is missing ({error}).") from error
     except RecipeError as error:
@@ -228,17 +218,14 @@ def resolve_model_folder(source: str | os.PathLike[str]) -> Path:
         return Path(source)
     name = os.fspath(source)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelError(
-            f"model folder {name} does not exist. Pass a folder, or a Hub name such as user/model."
-        )
+        raise ModelError(f"model folder {name} does not exist. Pass a folder, or a Hub name such as user/model.")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name))
     except Exception as error:  # without a network, an exception of the HTTP client
         raise ModelError(
-            f"{name} is neither a folder nor a model on the Hugging Face Hub "
-            f"({format_error(error)})."
+            f"{name} is neither a folder nor a model on the Hugging Face Hub ({format_error(error)})."
         ) from error
 
 
@@ -266,9 +253,7 @@ def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) ->
         url = hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(repo_id=url.repo_id, folder_path=folder, ignore_patterns=".*")
     except LocalTokenNotFoundError as error:
-        raise ModelError(
-            f"{name}: not logged in to the Hugging Face Hub. Run: hf auth login"
-        ) from error
+        raise ModelError(f"{name}: not logged in to the Hugging Face Hub. Run: hf auth login") from error
     except Exception as error:  # without a network, an exception of the HTTP client
         raise ModelError(
             f"{name}: uploading {folder} to the Hugging Face Hub failed ({format_error(error)})."

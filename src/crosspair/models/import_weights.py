@@ -112,9 +112,7 @@ AUTHORS = WeightLayout(
         "vis_emb.", "text_emb.", "textual_encoder.", "vis_memory", "text_memory", "Z_v", "Z_t",
     ),
 )  # fmt: skip
-AUTHORS_CLASSIFIER = WeightLayout(
-    "the authors' code, fine-tuned", clip=ClipConfig(size=224, frames=16, stride=4)
-)
+AUTHORS_CLASSIFIER = WeightLayout("the authors' code, fine-tuned", clip=ClipConfig(size=224, frames=16, stride=4))
 PYSLOWFAST = WeightLayout(
     "PySlowFast", stem=("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),
     block="s{stage}.pathway0_res{index}", convolution="branch2.{letter}",
@@ -231,10 +229,7 @@ def inflate(file: str | Path, *, fold_normalization: bool = True) -> tuple[Video
     """
     content = WeightsFile.read(Path(file))
     if content.layout is not RESNET_2D:
-        raise ModelError(
-            f"{file} is not a 2D ResNet: it has no 4D conv1.weight "
-            f"({_format_names(content.weights)})."
-        )
+        raise ModelError(f"{file} is not a 2D ResNet: it has no 4D conv1.weight ({_format_names(content.weights)}).")
     return content.read_encoder(dataclasses.replace(RESNET_2D, imagenet_pixels=fold_normalization))
 
 
@@ -350,10 +345,7 @@ class WeightsFile:
         def has(name: str) -> bool:
             return layout.foreign_name(name) in self.weights
 
-        counts = tuple(
-            sum(has(f"res{stage}.{index}.conv1.weight") for index in range(99))
-            for stage in range(2, 6)
-        )
+        counts = tuple(sum(has(f"res{stage}.{index}.conv1.weight") for index in range(99)) for stage in range(2, 6))
         bottlenecks = has("res2.0.conv3.weight")
         for depth, blocks in BLOCKS.items():
             if blocks == counts and (depth >= 50) == bottlenecks:
@@ -392,13 +384,8 @@ class WeightsFile:
             if found.get(name) != shapes.get(name) and not name.endswith(_COUNTER)
         ]
         if faults:
-            raise ModelError(
-                f"{self.path}: {what}: {len(faults)} weights do not match: {_format_names(faults)}."
-            )
-        return {
-            name: weights.get(foreign, torch.tensor(0)).to(expected[name].dtype)
-            for name, foreign in names.items()
-        }
+            raise ModelError(f"{self.path}: {what}: {len(faults)} weights do not match: {_format_names(faults)}.")
+        return {name: weights.get(foreign, torch.tensor(0)).to(expected[name].dtype) for name, foreign in names.items()}
 
 
 def _iter_strings(content: Any) -> Iterator[str]:
@@ -409,9 +396,7 @@ def _iter_strings(content: Any) -> Iterator[str]:
             yield from _iter_strings(value)
 
 
-def _inflate_kernels(
-    weights: Weights, names: Mapping[str, str], expected: Mapping[str, torch.Tensor]
-) -> None:
+def _inflate_kernels(weights: Weights, names: Mapping[str, str], expected: Mapping[str, torch.Tensor]) -> None:
     """Inflate 2D kernels to the temporal size of the 3D network, in place.
 
     The 2D kernel is placed at the central time step and the others are zero, rather than averaged
@@ -434,9 +419,7 @@ def _fold_normalization(state: Weights) -> None:
     """
     mean, std = (torch.tensor(rgb).view(3, 1, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
     kernel = state["stem.0.weight"]  # (width, 3, 1, 7, 7)
-    state["stem.1.running_mean"] = state["stem.1.running_mean"] - (
-        kernel * ((MEAN - mean) / std)
-    ).sum(dim=(1, 2, 3, 4))
+    state["stem.1.running_mean"] = state["stem.1.running_mean"] - (kernel * ((MEAN - mean) / std)).sum(dim=(1, 2, 3, 4))
     state["stem.0.weight"] = kernel * (STD / std)
 
 

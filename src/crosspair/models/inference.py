@@ -95,9 +95,7 @@ class _FoldedConv:
     Uses the oneDNN operators of PyTorch's compiler, since there is no public API for this fusion.
     """
 
-    def __init__(
-        self, convolution: nn.Module, norm: nn.Module, dtype: torch.dtype, *, relu: bool = True
-    ) -> None:
+    def __init__(self, convolution: nn.Module, norm: nn.Module, dtype: torch.dtype, *, relu: bool = True) -> None:
         assert isinstance(convolution, nn.Conv3d)
         assert isinstance(norm, nn.BatchNorm3d)
         assert norm.running_mean is not None
@@ -113,9 +111,7 @@ class _FoldedConv:
         sizes = (convolution.padding, convolution.stride, convolution.dilation)
         self.form = *(s if self.temporal else s[1:] for s in sizes), convolution.groups
 
-    def __call__(
-        self, x: torch.Tensor, frames: int, residual: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, frames: int, residual: torch.Tensor | None = None) -> torch.Tensor:
         x = as_clips(x, frames) if self.temporal else x
         y: torch.Tensor
         activation = ("relu" if self.relu else "none", (), "")

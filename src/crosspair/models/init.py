@@ -70,8 +70,7 @@ class FrameAverageModel(CPD):
         Folding the normalisation into the first convolution would change the padding colour.
         """
         mean, std = (
-            torch.tensor(values, device=clips.device).view(3, 1, 1, 1)
-            for values in (IMAGENET_MEAN, IMAGENET_STD)
+            torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         return super().encode_video((normalize(clips) * STD + MEAN - mean) / std)
 

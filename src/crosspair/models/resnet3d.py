@@ -148,8 +148,6 @@ def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
     return nn.Sequential(_convolution(channels, outer, 1, 1, stride), nn.BatchNorm3d(outer))
 
 
-def _convolution(
-    channels: int, outer: int, temporal: int, spatial: int, stride: int = 1
-) -> nn.Conv3d:
+def _convolution(channels: int, outer: int, temporal: int, spatial: int, stride: int = 1) -> nn.Conv3d:
     kernel, padding = (temporal, spatial, spatial), (temporal // 2, spatial // 2, spatial // 2)
     return nn.Conv3d(channels, outer, kernel, (1, stride, stride), padding, bias=False)

@@ -87,9 +87,7 @@ class WordAverage(nn.Module):
             saved = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
             return cls(saved["words"], torch.zeros(len(saved["words"]), saved["dimensions"]))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ModelError(
-                f"{folder / WORDS_FILE}: missing or invalid vocabulary ({error})."
-            ) from error
+            raise ModelError(f"{folder / WORDS_FILE}: missing or invalid vocabulary ({error}).") from error
 
     def _word_ids(self, text: str) -> list[int]:
         return [self._row[word] for word in tokenize(text) if word in self._row]
@@ -127,9 +125,7 @@ class TransformerAverage(nn.Module):
                 config = transformers.AutoConfig.from_pretrained(source)
                 self.model = transformers.AutoModel.from_config(config, dtype=torch.float32)
         except Exception as error:  # tokenizers and safetensors define their own exceptions
-            raise TextError(
-                f"language model {source}: loading failed ({format_error(error)})."
-            ) from error
+            raise TextError(f"language model {source}: loading failed ({format_error(error)}).") from error
         self.max_tokens = max_tokens
         self.features: int = self.model.config.hidden_size
         positions = getattr(self.model.config, "max_position_embeddings", max_tokens)
@@ -284,8 +280,7 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
         )  # fmt: skip
     except RuntimeError as error:
         raise TextError(
-            f"word vectors: no word occurs twice in the {len(sentences)} titles. Set text.source "
-            "to a word-vector file."
+            f"word vectors: no word occurs twice in the {len(sentences)} titles. Set text.source to a word-vector file."
         ) from error
     return WordAverage(list(model.wv.index_to_key), torch.from_numpy(model.wv.vectors.copy()))
 
@@ -310,9 +305,7 @@ def _import_extra(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise TextError(
-            f'text encoders require {package}. Install it with: pip install "crosspair[text]"'
-        ) from error
+        raise TextError(f'text encoders require {package}. Install it with: pip install "crosspair[text]"') from error
 
 
 def _has_header(path: str) -> bool:

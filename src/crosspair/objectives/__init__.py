@@ -37,9 +37,7 @@ __all__ = [
 ]
 
 
-def build_objective(
-    config: ObjectiveConfig, pairs: int, dimensions: int, seed: int, world: World
-) -> nn.Module:
+def build_objective(config: ObjectiveConfig, pairs: int, dimensions: int, seed: int, world: World) -> nn.Module:
     """Build the objective of a recipe.
 
     Args:

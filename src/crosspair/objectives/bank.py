@@ -46,9 +46,7 @@ class MemoryBank:
         self.video, self.text = torch.empty(2, rows, dimensions, dtype=dtype, device=world.device)
         self._init_entries(seed)
 
-    def lookup(
-        self, index: torch.Tensor, *, shared: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def lookup(self, index: torch.Tensor, *, shared: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the entries of pairs.
 
         Args:

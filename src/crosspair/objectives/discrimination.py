@@ -36,9 +36,7 @@ class Discrimination(Protocol):
     def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
         """Return the queries (B, d) of each distribution for embeddings f_v and f_t (B, D)."""
 
-    def lookup(
-        self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
-    ) -> list[torch.Tensor]:
+    def lookup(self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False) -> list[torch.Tensor]:
         """Return the classes (..., d) of pairs for each distribution; see `MemoryBank.lookup`."""
 
     def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
@@ -61,9 +59,7 @@ class CrossPair:
     def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
         return [video, text]
 
-    def lookup(
-        self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
-    ) -> list[torch.Tensor]:
+    def lookup(self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False) -> list[torch.Tensor]:
         video, text = bank.lookup(index, shared=shared)
         return [text, video]
 
@@ -87,9 +83,7 @@ class SelfInstance:
     def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
         return [torch.cat([video, text], dim=1)]
 
-    def lookup(
-        self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
-    ) -> list[torch.Tensor]:
+    def lookup(self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False) -> list[torch.Tensor]:
         return [torch.cat(bank.lookup(index, shared=shared), dim=-1)]
 
     def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
@@ -121,9 +115,7 @@ class LearnedInstance(nn.Module):
     def queries(self, video: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
         return [torch.cat([video, text], dim=1)]
 
-    def lookup(
-        self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False
-    ) -> list[torch.Tensor]:
+    def lookup(self, index: torch.Tensor, bank: MemoryBank, *, shared: bool = False) -> list[torch.Tensor]:
         del bank, shared
         return [self.weights[index]]
 

@@ -76,9 +76,7 @@ class NoiseContrastive(nn.Module):
 
     log_z: torch.Tensor
 
-    def __init__(
-        self, discrimination: Discrimination, config: ObjectiveConfig, seed: int, world: World
-    ) -> None:
+    def __init__(self, discrimination: Discrimination, config: ObjectiveConfig, seed: int, world: World) -> None:
         super().__init__()
         self.discrimination, self.config, self.world = discrimination, config, world
         self.generator = torch.Generator().manual_seed(seed)
@@ -117,12 +115,8 @@ class NoiseContrastive(nn.Module):
             for scores, log_z in zip(similarities, self.log_z, strict=True)
         ]
         losses = [torch.stack(_loss_terms(*pair)).sum() for pair in logits]
-        positive, noise = (
-            torch.cat(values).detach().sigmoid().mean() for values in zip(*logits, strict=True)
-        )
-        return torch.stack(losses).sum(), step_metrics(
-            task.names, losses, self.log_z, positive, noise
-        )
+        positive, noise = (torch.cat(values).detach().sigmoid().mean() for values in zip(*logits, strict=True))
+        return torch.stack(losses).sum(), step_metrics(task.names, losses, self.log_z, positive, noise)
 
     def get_extra_state(self) -> torch.Tensor:
         """Return the state of the noise generator, so that a resumed run draws the same samples."""
@@ -132,9 +126,7 @@ class NoiseContrastive(nn.Module):
         """Restore the state of the noise generator."""
         self.generator.set_state(state)
 
-    def _noise_similarities(
-        self, queries: Sequence[torch.Tensor], bank: MemoryBank
-    ) -> list[torch.Tensor]:
+    def _noise_similarities(self, queries: Sequence[torch.Tensor], bank: MemoryBank) -> list[torch.Tensor]:
         """Draw noise and return its dot products (B, m) with the queries of each distribution."""
         task, m, batch = self.discrimination, self.config.noise_samples, len(queries[0])
         if self.config.noise == "batch":
@@ -205,9 +197,7 @@ def sharded_gather_dot(
     return reduce_scatter_rows(gather_dot(queries, columns, local_rows) * local, len(query), world)
 
 
-def gather_dot(
-    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
-) -> torch.Tensor:
+def gather_dot(query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
     """Dot product of each query with its rows of a table.
 
     Args:
@@ -219,15 +209,11 @@ def gather_dot(
     Returns:
         (B, m), differentiable with respect to ``query`` and to columns that require a gradient.
     """
-    kernel = (
-        _triton_kernel() if query.is_cuda and not any(c.requires_grad for c in columns) else None
-    )
+    kernel = _triton_kernel() if query.is_cuda and not any(c.requires_grad for c in columns) else None
     return (kernel or gather_dot_reference)(query, columns, rows)
 
 
-def gather_dot_reference(
-    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
-) -> torch.Tensor:
+def gather_dot_reference(query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
     """Compute `gather_dot` in plain PyTorch; materialises (B, m, d) values."""
     table = torch.cat([column[rows] for column in columns], dim=-1)  # (B, m, d)
     return torch.einsum("bd,bmd->bm", query, table.to(query.dtype))
@@ -238,8 +224,6 @@ def _triton_kernel() -> Dots | None:
     try:
         from crosspair.objectives.triton_dots import triton_gather_dot
     except ImportError as error:
-        logger.warning(
-            "Triton is not available (%s): noise=pair is slower and uses more memory", error
-        )
+        logger.warning("Triton is not available (%s): noise=pair is slower and uses more memory", error)
         return None
     return triton_gather_dot

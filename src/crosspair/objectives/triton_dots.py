@@ -17,9 +17,7 @@ BLOCK = 32  # rows per block
 SPLITS = 8  # programs per query in the backward pass, since queries alone do not fill a GPU
 
 
-def triton_gather_dot(
-    query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor
-) -> torch.Tensor:
+def triton_gather_dot(query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
     """Compute `crosspair.objectives.nce.gather_dot` for a table that needs no gradient.
 
     Accumulates and returns float32.
@@ -34,9 +32,7 @@ def triton_gather_dot(
 
 class _GatherDot(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         query, table, rows = query.contiguous(), table.contiguous(), rows.contiguous()
         ctx.save_for_backward(table, rows)
         ctx.dtype = query.dtype

@@ -71,9 +71,7 @@ def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
     return make_recipe(Recipe, settings, name)
 
 
-def make_recipe(
-    kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = "recipe"
-) -> AnyRecipe:
+def make_recipe(kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = "recipe") -> AnyRecipe:
     """Build a recipe from dotted keys and plain values.
 
     Args:

@@ -54,7 +54,7 @@ from crosspair.reporting.run_report import (
     load_contact_sheet,
     smooth_series,
 )
-from crosspair.reporting.tables import TableCell, ReportTable, format_csv, pluralize, render_page
+from crosspair.reporting.tables import ReportTable, TableCell, format_csv, pluralize, render_page
 from crosspair.reporting.titles import REASON_CLASSES, TitleExample, title_examples
 
 _PANEL = (3.3, 2.1)  # in
@@ -127,14 +127,11 @@ def _cells_table(ablation: Ablation) -> ReportTable:
 def validation_panels(ablation: Ablation) -> list[Curve]:
     """Draw R@10 on the validation pairs over the clips seen, a panel per row."""
     recall = "text_to_video_R@10"
-    rows = _seed_lines(
-        ablation, lambda history: 100 * smooth_series("", history.validation, recall)
-    )
+    rows = _seed_lines(ablation, lambda history: 100 * smooth_series("", history.validation, recall))
     means = [_mean_line(lines) for lines in rows.values()]
     top = max((line.max() for lines in rows.values() for line, _ in lines), default=0.0)
     return [
-        _draw_panel("Validation", name, lines, others=means, ylabel="R@10, %", top=top)
-        for name, lines in rows.items()
+        _draw_panel("Validation", name, lines, others=means, ylabel="R@10, %", top=top) for name, lines in rows.items()
     ]
 
 
@@ -221,9 +218,7 @@ def axis_charts(ablation: Ablation, frame: pd.DataFrame) -> list[Curve]:
     return charts
 
 
-def _draw_axis_chart(
-    axes: Axes, axis: str, lines: dict[str, list[tuple[float, Line]]], chance: Line | None
-) -> None:
+def _draw_axis_chart(axes: Axes, axis: str, lines: dict[str, list[tuple[float, Line]]], chance: Line | None) -> None:
     ticks = sorted({x for line in lines.values() for x, _ in line})
     logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= 8
     span = ticks[-1] - ticks[0]
@@ -343,10 +338,7 @@ def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[C
         top = [(i, 0) for i in scores[query].topk(min(_CLIPS, len(rows))).indices.tolist()]
         if own_rank > len(top):
             top[-1] = (query, own_rank)
-        retrieved = [
-            RetrievedClip(clips[rows[i]], titles[rows[i]], own_scores[i], i == query, rank)
-            for i, rank in top
-        ]
+        retrieved = [RetrievedClip(clips[rows[i]], titles[rows[i]], own_scores[i], i == query, rank) for i, rank in top]
         sheet = load_contact_sheet(titles[rows[query]], retrieved)
         return replace(sheet, note=f"Rank of its own clip: {own_rank} of {len(rows)}.")
 

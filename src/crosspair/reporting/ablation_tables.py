@@ -17,9 +17,9 @@ from crosspair.reporting.run_report import History, read_history
 from crosspair.reporting.tables import (
     COLUMN_FIELDS,
     TABLE_TITLES,
-    TableCell,
     Column,
     ReportTable,
+    TableCell,
     format_signed,
     format_value,
     pluralize,
@@ -113,9 +113,7 @@ def read_ablation(folder: Path) -> Ablation:
             " / ".join(row[axis] for axis in axes)
             for row in (plan["first"], *(each["row"] for each in plan["published"]))
         ]
-        published = [
-            {**each, "name": name} for each, name in zip(plan["published"], names[1:], strict=True)
-        ]
+        published = [{**each, "name": name} for each, name in zip(plan["published"], names[1:], strict=True)]
         cells = [_read_cell(folder, each) for each in content["cells"]]
         table = plan.get("table", "")
         ablation = Ablation(folder, plan["title"], table, names[0], published, axes, cells)
@@ -177,10 +175,7 @@ def ablation_frame(ablation: Ablation) -> pd.DataFrame:
                     continue
                 seeds = seeds[:1] if subject == "chance" else seeds
                 line = {"row": row, "of": subject, "column": column, **asdict(column)}
-                lines += [
-                    {**line, "seed": seed, "value": value, "status": DONE}
-                    for seed, value in seeds.items()
-                ]
+                lines += [{**line, "seed": seed, "value": value, "status": DONE} for seed, value in seeds.items()]
                 line |= {"value": seeds.mean(), "deviation": seeds.std(), "seeds": len(seeds)}
                 baseline = by_seed.get((ablation.baseline, "trained", column))
                 if baseline is not None and subject == "trained" and row != ablation.baseline:
@@ -344,8 +339,7 @@ def describe_findings(ablation: Ablation, frame: pd.DataFrame) -> list[str]:
     """Describe the extent of the ablation, then the best row of each protocol."""
     done = ablation.count(DONE)
     extent = (
-        f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each. Baseline: "
-        f"“{ablation.baseline}”."
+        f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each. Baseline: “{ablation.baseline}”."
     )
     if done < len(ablation.cells):
         extent += (

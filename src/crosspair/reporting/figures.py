@@ -84,9 +84,7 @@ def draw_lines(
     factor = 100.0 if percent else 1.0
     for line, colour, style in zip(lines, SERIES, STYLES, strict=False):
         dot = "o" if len(line) < 3 else ""
-        axes.plot(
-            factor * line, color=colour, linestyle=style, linewidth=1.8, marker=dot, markersize=3
-        )
+        axes.plot(factor * line, color=colour, linestyle=style, linewidth=1.8, marker=dot, markersize=3)
     for level, colour in zip(levels, SERIES, strict=False):
         axes.axhline(factor * level, color=colour, linestyle=":", linewidth=1)
     axes.margins(x=0)
@@ -214,12 +212,8 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
             for label, accuracy in result.details["per_class"].items()
         ]
         contents: dict[str, str | bytes] = {
-            "classes.csv": format_csv(
-                pd.DataFrame(classes, columns=["class", "accuracy", "videos"])
-            ),
-            "confusion.csv": format_csv(
-                pd.DataFrame(counts, columns=["class", "predicted", "videos"])
-            ),
+            "classes.csv": format_csv(pd.DataFrame(classes, columns=["class", "accuracy", "videos"])),
+            "confusion.csv": format_csv(pd.DataFrame(counts, columns=["class", "predicted", "videos"])),
             "confusion.png": confusion_figure(confusion, f"{result.protocol}, {result.feature}"),
         }
         for suffix, content in contents.items():

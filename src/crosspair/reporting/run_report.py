@@ -32,8 +32,8 @@ from crosspair.reporting.figures import (
     svg_figure,
 )
 from crosspair.reporting.tables import (
-    TableCell,
     ReportTable,
+    TableCell,
     compare_with_baselines,
     format_comparison,
     render_page,
@@ -111,10 +111,9 @@ def learning_curves(history: History) -> list[Curve]:
         smooth_series("noise", history.train, "posterior_noise"),
     ]
     retrieval = [
-        (f"Retrieval, {way}", *retrieval_series(history, way.replace(" → ", "_to_")), "recall, %",
-         recall)
+        (f"Retrieval, {way}", *retrieval_series(history, way.replace(" → ", "_to_")), "recall, %", recall)
         for way in ("text → video", "video → text")
-    ]  # fmt: skip
+    ]
     averaged = "Training loss, averaged over neighbouring log lines."
     curves = []
     for title, lines, levels, ylabel, caption in [
@@ -184,9 +183,7 @@ class SheetTile:
     def strip(self, count: int = 4) -> Image.Image:
         """Return ``count`` evenly spaced frames side by side."""
         indices = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
-        padded = np.pad(
-            self.frames[indices], ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255
-        )
+        padded = np.pad(self.frames[indices], ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255)
         return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-_SEAM])
 
     def animation(self) -> bytes:
@@ -207,9 +204,7 @@ class ContactSheet:
     note: str = ""
 
 
-def load_contact_sheet(
-    query: str, retrieved: Sequence[RetrievedClip], *, short_side: int = 112
-) -> ContactSheet:
+def load_contact_sheet(query: str, retrieved: Sequence[RetrievedClip], *, short_side: int = 112) -> ContactSheet:
     """Decode the clips retrieved by a query.
 
     Args:
@@ -296,9 +291,7 @@ def _results_table(results: Sequence[Result]) -> ReportTable:
     return ReportTable("results", "Results", head, rows)
 
 
-def overview_figure(
-    results: Sequence[Result], history: History, sheets: Sequence[ContactSheet] = ()
-) -> bytes:
+def overview_figure(results: Sequence[Result], history: History, sheets: Sequence[ContactSheet] = ()) -> bytes:
     """Draw the overview of a run for a README.
 
     Left: retrieval on validation pairs over epochs. Right: the first six accuracies of the trained

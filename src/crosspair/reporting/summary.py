@@ -19,9 +19,9 @@ from crosspair.provenance import Provenance
 from crosspair.reporting.tables import (
     COLUMN_FIELDS,
     TABLE_TITLES,
-    TableCell,
     Column,
     ReportTable,
+    TableCell,
     check_unique,
     format_csv,
     format_interval,
@@ -86,10 +86,7 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
         # Names of folders that are not UTF-8 have lone surrogates, which data frames reject.
         name = name.encode(errors="backslashreplace").decode()
         if name in runs:
-            raise RunError(
-                f"two runs are named {name!r}: {runs[name].path} and {path}. Name them with "
-                "NAME=PATH."
-            )
+            raise RunError(f"two runs are named {name!r}: {runs[name].path} and {path}. Name them with NAME=PATH.")
         runs[name] = Run(name, path, results, origin)
     return list(runs.values())
 
@@ -114,8 +111,7 @@ def write_summary(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
     explanation = [
         "Ranges below a value are 95 % bootstrap intervals over the test videos. The superscript "
         "refers to the note with the settings of the protocol.",
-        "Rows marked as published were not measured here. Their values are from the given source "
-        "and data set.",
+        "Rows marked as published were not measured here. Their values are from the given source and data set.",
     ]
     if len({run.origin.manifest for run in runs}) > 1:
         explanation.append(
@@ -155,9 +151,7 @@ def summary_frame(runs: Sequence[Run], folder: Path = Path()) -> pd.DataFrame:
             raise RunError(f"{run.path}: {error}") from None
         frames.append(measured)
     frame = pd.concat(frames, ignore_index=True)
-    frame["detail"] = [
-        f"{of}; {over}" if over else of for of, over in zip(frame.of, frame.over, strict=True)
-    ]
+    frame["detail"] = [f"{of}; {over}" if over else of for of, over in zip(frame.of, frame.over, strict=True)]
     orders = {
         "table": list(TABLE_TITLES), "run": [run.name for run in runs],
         "of": list(get_args(Subject)), "over": list(frame.over.unique()),
@@ -175,9 +169,8 @@ def _published_frame(columns: Sequence[Column]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for column in columns:
         found = PUBLISHED[
-            (PUBLISHED.protocol == column.protocol) & (PUBLISHED.labels == column.labels)
-            & (column.metric == "top-1")
-        ]  # fmt: skip
+            (PUBLISHED.protocol == column.protocol) & (PUBLISHED.labels == column.labels) & (column.metric == "top-1")
+        ]
         same_data = found[found.classes == (column.classes or 0)]
         remark = "" if len(same_data) else " (not the data of this column)"
         found = same_data if len(same_data) else found[found.method.str.startswith("CPD")]
@@ -219,9 +212,7 @@ def summary_tables(frame: pd.DataFrame) -> list[ReportTable]:
         head = [TableCell("run"), *(TableCell(column.title, column.detail) for column in columns)]
         title = TABLE_TITLES[number] + (f" (the paper's Table {number})" if number else "")
         remark = _LOW_SHOT_REMARK if number == "4" else ""
-        tables.append(
-            ReportTable(f"table{number or '-other'}", title, head, rows, list(notes), remark)
-        )
+        tables.append(ReportTable(f"table{number or '-other'}", title, head, rows, list(notes), remark))
     return tables
 
 

@@ -265,9 +265,7 @@ class ReportTable:
     def markdown(self) -> str:
         """Format the section in Markdown."""
         head, *rows = ([cell.markdown() for cell in row] for row in (self.head, *self.rows))
-        notes = (
-            f"{number}. {escape_markdown(note)}" for number, note in enumerate(self.notes, start=1)
-        )
+        notes = (f"{number}. {escape_markdown(note)}" for number, note in enumerate(self.notes, start=1))
         blocks = [f"## {self.title}", markdown_rows(head, rows), "\n".join(notes), self.remark]
         return "\n\n".join(filter(None, blocks))
 
@@ -286,9 +284,7 @@ def render_page(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["svg"] = Markup
-    environment.filters["webp"] = lambda content: (
-        f"data:image/webp;base64,{base64.b64encode(content).decode()}"
-    )
+    environment.filters["webp"] = lambda content: f"data:image/webp;base64,{base64.b64encode(content).decode()}"
     return environment.get_template(f"{template}.j2").render(values)
 
 

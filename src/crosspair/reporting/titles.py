@@ -31,8 +31,8 @@ from crosspair.reporting.figures import (
     truncate,
 )
 from crosspair.reporting.tables import (
-    TableCell,
     ReportTable,
+    TableCell,
     format_csv,
     format_value,
     print_rows,
@@ -89,8 +89,7 @@ def write_title_report(folder: Path, report: TitleReport) -> None:
         for row in reasons.itertuples()
     ] or [[TableCell("nothing removed"), TableCell("0"), TableCell("–")]]  # fmt: skip
     empty_rows = [
-        [TableCell(row.pair_id), TableCell(row.title or "(none)")]
-        for row in report.clean_empty[:_EMPTY_TITLES]
+        [TableCell(row.pair_id), TableCell(row.title or "(none)")] for row in report.clean_empty[:_EMPTY_TITLES]
     ]
     head = [TableCell("reason"), TableCell("removed"), TableCell("fraction of words")]
     page = render_page(
@@ -229,9 +228,7 @@ def _clean_words(example: TitleExample) -> list[_Word]:
     return [*words, _Word(rest)]
 
 
-def _draw_words(
-    draw: ImageDraw.ImageDraw, x: float, y: float, words: Sequence[_Word], font: FreeTypeFont
-) -> None:
+def _draw_words(draw: ImageDraw.ImageDraw, x: float, y: float, words: Sequence[_Word], font: FreeTypeFont) -> None:
     """Draw words on a line; removed words are struck through in the colour of their class."""
     start = x
     for text, kind, space in words:
@@ -253,9 +250,7 @@ def print_words(overlaps: Sequence[VariantOverlap]) -> None:
     print_rows(_OVERLAP_HEAD, map(_overlap_cells, overlaps))
 
 
-def write_words(
-    folder: Path, overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]
-) -> None:
+def write_words(folder: Path, overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, float]) -> None:
     """Write ``words.md``, ``words.csv`` and ``words.png``.
 
     Args:

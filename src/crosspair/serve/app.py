@@ -23,9 +23,7 @@ try:
     from fastapi.staticfiles import StaticFiles
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 except ImportError as missing:
-    raise CrosspairError(
-        'the extra "demo" is not installed. Run pip install "crosspair[demo]".'
-    ) from missing
+    raise CrosspairError('the extra "demo" is not installed. Run pip install "crosspair[demo]".') from missing
 
 from crosspair.serve.guard import Guard, is_loopback
 from crosspair.serve.service import MAX_LENGTH, Classification, LibraryService, Moment, Upload
@@ -94,9 +92,7 @@ def build_app(service: LibraryService, max_upload: int, host: str) -> Guard:
     app.include_router(api)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     for error_type in (TextError, ModelError, VideoError):
-        app.add_exception_handler(
-            error_type, lambda _, error: JSONResponse({"detail": str(error)}, 422)
-        )
+        app.add_exception_handler(error_type, lambda _, error: JSONResponse({"detail": str(error)}, 422))
     if is_loopback(host):
         hosts = ["localhost", "127.0.0.1", "[::1]", host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
@@ -156,9 +152,7 @@ async def search_by_text(
 
 
 @api.post("/api/v1/search")
-async def search_by_video(
-    service: Service, upload: Uploaded, limit: Limit = 24, folder: Folder = ""
-) -> list[Moment]:
+async def search_by_video(service: Service, upload: Uploaded, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
     """Return the moments nearest to a video, best first."""
     return await run_sync(service.search, upload, limit, folder)
 

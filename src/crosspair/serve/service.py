@@ -259,9 +259,7 @@ class LibraryService:
             raise VideoError(row["error"])
         length = row["duration"]
         if length > MAX_LENGTH:
-            raise VideoError(
-                f"{path} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}"
-            )
+            raise VideoError(f"{path} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}")
         windows = Windows() if length > MIN_TIMELINE else Windows(length, length)
         (encoded,) = encode_windows(self.searcher.engine, manifest, windows, thumbnails=True)
         if not encoded.spans:

@@ -296,9 +296,7 @@ class Finetuning:
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
         """Train on one batch with cross-entropy."""
         recipe, device = self.recipe, self.world.device
-        lr = recipe.optimizer.lr * compute_lr_factor(
-            epoch, recipe.training.epochs, recipe.optimizer
-        )
+        lr = recipe.optimizer.lr * compute_lr_factor(epoch, recipe.training.epochs, recipe.optimizer)
         lr *= self.plateau.factor
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -312,9 +310,7 @@ class Finetuning:
                 loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             return loss, {"top-1": (logits.argmax(dim=1) == targets).float().mean()}
 
-        metrics = accumulate_gradients(
-            batch, self.network, compute_loss, recipe, self.world, loss_scale
-        )
+        metrics = accumulate_gradients(batch, self.network, compute_loss, recipe, self.world, loss_scale)
         with record_section("optimiser"):
             metrics |= optimizer_step(self.optimizer, recipe.optimizer.clip_norm)
         return {**metrics, "lr": torch.tensor(lr)}
@@ -331,10 +327,7 @@ class Finetuning:
                 return (self.model(to_device(clips, world.device)).cpu(),)
 
         sources = validation.clips()
-        plans = [
-            whole_video_plan(row, sources[row], 1)
-            for row in range(world.rank, len(validation), world.size)
-        ]
+        plans = [whole_video_plan(row, sources[row], 1) for row in range(world.rank, len(validation), world.size)]
         rows, logits, failures = list[int](), list[torch.Tensor](), dict[int, str]()
         self.model.eval()
         with inference(self.model.video_encoder, world.device, training.precision):
@@ -443,9 +436,7 @@ def select_labelled_videos(
     classes = sorted(set(train.column("label")))
     if len(classes) < 2:
         found = f"only class {classes[0]!r}" if classes else "no readable video with a label"
-        raise ManifestError(
-            f"{manifest.path}: split train has {found}; a classifier needs at least two classes"
-        )
+        raise ManifestError(f"{manifest.path}: split train has {found}; a classifier needs at least two classes")
     validation = manifest.take([])
     if test_split != "val":
         validation = manifest.split("val").drop_unusable("label")
@@ -461,8 +452,7 @@ def select_labelled_videos(
         train, validation = _hold_out_validation(train, config.hold_out, seed)
     if config.share < 1:
         train, validation = (
-            each.take(label_subset(each.column("label"), config.share, seed))
-            for each in (train, validation)
+            each.take(label_subset(each.column("label"), config.share, seed)) for each in (train, validation)
         )
     return LabelledSplits(classes, train, validation)
 

@@ -40,9 +40,7 @@ logger = logging.getLogger(__name__)
 def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile: bool) -> bool:
     """Run a task and write its model to ``folder/model``; return False if a signal stopped it."""
     recipe, world, config = task.recipe, task.world, task.recipe.training
-    with RunFolder(
-        folder, recipe, manifest.hash, resume=resume, world=world, origin=task.origin
-    ) as run_folder:
+    with RunFolder(folder, recipe, manifest.hash, resume=resume, world=world, origin=task.origin) as run_folder:
         trainer = Trainer(task, run_folder)
         if run_folder.last_step is None and task.counts:
             run_folder.record("pairs", 0, {"epoch": 0, **task.counts})
@@ -313,9 +311,7 @@ def check_batch_size(training: TrainingConfig, world: World) -> None:
     """
     size, microbatches = training.batch_size, training.accumulate
     if size % world.size:
-        raise RecipeError(
-            f"training.batch_size {size} is not divisible by the number of processes, {world.size}"
-        )
+        raise RecipeError(f"training.batch_size {size} is not divisible by the number of processes, {world.size}")
     if size // (world.size * microbatches) < 2:
         raise RecipeError(
             f"training.batch_size {size} on {world.size} processes with training.accumulate "
@@ -352,8 +348,7 @@ def compile_model(network: nn.Module, device: torch.device) -> None:
     except Exception as error:  # exceptions of torch, of the C++ compiler or of Triton
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
-            f"training.compile is true, but torch.compile fails on this machine ({reason}); set "
-            "training.compile=false"
+            f"training.compile is true, but torch.compile fails on this machine ({reason}); set training.compile=false"
         ) from error
     network.compile()
 
@@ -469,9 +464,7 @@ def maybe_no_sync(network: nn.Module, last: bool) -> Any:
     return nullcontext()
 
 
-def optimizer_step(
-    optimizer: torch.optim.Optimizer, clip_norm: float | None
-) -> dict[str, torch.Tensor]:
+def optimizer_step(optimizer: torch.optim.Optimizer, clip_norm: float | None) -> dict[str, torch.Tensor]:
     """Clip the gradient norm, step the optimizer and zero the gradients.
 
     Returns:

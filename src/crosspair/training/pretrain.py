@@ -85,9 +85,7 @@ class Pretraining:
     name = "pre-training"
     ended = False
 
-    def __init__(
-        self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random"
-    ) -> None:
+    def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
         self.recipe, self.world = recipe, world
         seed = recipe.training.seed
         torch.manual_seed(seed)
@@ -101,9 +99,7 @@ class Pretraining:
             total = len(manifest.split(split))
             self.counts |= {split: len(used), f"{split}_left_out": total - len(used)}
             logger.info("split %s: using %d of %d pairs", split, len(used), total)
-        self.objective = build_objective(
-            recipe.objective, pair_count, recipe.head.embedding, seed + 1, world
-        )
+        self.objective = build_objective(recipe.objective, pair_count, recipe.head.embedding, seed + 1, world)
         self.bank = MemoryBank(
             pair_count, recipe.head.embedding, recipe.objective.bank_momentum, seed, world,
             dtype_for(world.device, recipe.objective.bank_precision),
@@ -166,14 +162,10 @@ class Pretraining:
                 video, text = self.towers(pixels, titles)  # (b, D) each
             embeddings.append((video.detach(), text.detach()))
             with record_section("objective"):
-                result: LossAndMetrics = self.objective(
-                    video, text, to_device(rows, device), self.bank
-                )
+                result: LossAndMetrics = self.objective(video, text, to_device(rows, device), self.bank)
             return result
 
-        metrics = accumulate_gradients(
-            batch, self.towers, compute_loss, recipe, self.world, loss_scale
-        )
+        metrics = accumulate_gradients(batch, self.towers, compute_loss, recipe, self.world, loss_scale)
         with record_section("optimiser"):
             for weights in self.objective.parameters():  # learned classes, outside DDP
                 assert weights.grad is not None

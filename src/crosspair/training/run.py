@@ -58,10 +58,7 @@ class RunFolder:
         self.checkpoints, self.model = path / CHECKPOINTS, path / MODEL
         if (path / RECIPE).exists():
             if not resume:
-                raise RunError(
-                    f"{path} already contains a run; continue it with --resume or choose another "
-                    "folder"
-                )
+                raise RunError(f"{path} already contains a run; continue it with --resume or choose another folder")
             self._check_recipe(recipe)
             self._check_origin(origin)
         elif path.exists() and not path.is_dir():
@@ -85,9 +82,7 @@ class RunFolder:
 
             self._truncate_metrics(self.last_step or 0)
             self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
-            self._events = SummaryWriter(
-                str(self.path / "tensorboard"), purge_step=(self.last_step or 0) + 1
-            )
+            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=(self.last_step or 0) + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,9 +118,7 @@ class RunFolder:
         file = str(self.path / RECIPE)
         try:
             saved = recipe_settings(
-                read_recipe(Recipe, file)
-                if isinstance(recipe, Recipe)
-                else read_recipe(FinetuneRecipe, file)
+                read_recipe(Recipe, file) if isinstance(recipe, Recipe) else read_recipe(FinetuneRecipe, file)
             )
         except RecipeError as error:
             raise RunError(f"{self.path} contains a run of another kind: {error}") from error
@@ -143,10 +136,7 @@ class RunFolder:
             raise RunError(f"{self.path / ORIGIN} is missing or damaged") from error
         for name, new in origin.items():
             if saved[name] != new:
-                raise RunError(
-                    f"{self.path} contains a run with another {name}: it was {saved[name]} and is "
-                    f"now {new}"
-                )
+                raise RunError(f"{self.path} contains a run with another {name}: it was {saved[name]} and is now {new}")
 
     def _wait_for_origin(self) -> None:
         """Wait until this machine sees the files of rank 0."""

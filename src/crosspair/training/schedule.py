@@ -13,9 +13,7 @@ from crosspair.config import CurriculumConfig, OptimizerConfig, PlateauConfig, T
 from crosspair.models.cpd import CPD
 
 
-def build_optimizer(
-    model: CPD, objective: nn.Module, config: OptimizerConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(model: CPD, objective: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build the optimizer of pre-training, with the roles that `set_learning_rates` expects.
 
     The class weights that an objective may learn (Equation 1) belong to the role "rest".

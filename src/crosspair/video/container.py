@@ -133,9 +133,7 @@ def _check_file(path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise InvalidVideoError(path, VideoStatus.UNREADABLE, "is a folder, not a video")
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
-        raise InvalidVideoError(
-            path, VideoStatus.UNREADABLE, "is not a regular file (a pipe, socket or device)"
-        )
+        raise InvalidVideoError(path, VideoStatus.UNREADABLE, "is not a regular file (a pipe, socket or device)")
     if status.st_size == 0:
         raise InvalidVideoError(path, VideoStatus.EMPTY, "the file is empty (0 bytes)")
 
@@ -144,27 +142,21 @@ def _open_container(path: str, remote: RemoteFile | None) -> InputContainer:
     try:
         # Without the prefix, FFmpeg takes a name such as "a:b.mp4" for a URL.
         source: Any = remote or f"file:{path}"
-        container = av.open(
-            source, metadata_errors="ignore", container_options={"format_whitelist": FORMATS}
-        )
+        container = av.open(source, metadata_errors="ignore", container_options={"format_whitelist": FORMATS})
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _explain_open_error(path, remote, error) from error
     assert isinstance(container, InputContainer)
     return container
 
 
-def _explain_open_error(
-    path: str, remote: RemoteFile | None, error: Exception
-) -> InvalidVideoError:
+def _explain_open_error(path: str, remote: RemoteFile | None, error: Exception) -> InvalidVideoError:
     result = signature(path, remote)
     if remote is not None and remote.fault is not None:
         return remote.fault
     # A disk error, unless the file's first bytes explain why the demuxer failed.
     disk_errors = (errno.EIO, errno.EACCES, errno.EPERM)
     if not result.reason and getattr(error, "errno", None) in disk_errors:
-        return InvalidVideoError(
-            path, VideoStatus.UNREADABLE, f"cannot be opened ({format_error(error)})"
-        )
+        return InvalidVideoError(path, VideoStatus.UNREADABLE, f"cannot be opened ({format_error(error)})")
     reason = f"not a readable video, or cut ({result.reason or format_error(error)})"
     return InvalidVideoError(path, result.kind, reason)
 
@@ -177,9 +169,7 @@ def _select_stream(container: InputContainer, path: str) -> VideoStream:
         raise InvalidVideoError(path, kind, "has no video stream")
     stream = streams[0]
     if not stream.codec_context:
-        raise InvalidVideoError(
-            path, VideoStatus.UNDECODABLE, "its video stream's codec is unknown"
-        )
+        raise InvalidVideoError(path, VideoStatus.UNDECODABLE, "its video stream's codec is unknown")
     stream.codec_context.thread_type = "NONE"  # the loader's workers run in parallel already
     return stream
 
@@ -228,9 +218,7 @@ def _read_signature(file: RemoteFile | BinaryIO) -> CheckResult:
     if sized and _is_cut(file, size):
         return CheckResult(VideoStatus.CUT, "it begins as a video, but its end is missing")
     if sized or head.startswith(MAGIC) or (head[:1] == b"G" and head[188:189] in (b"G", b"")):
-        return CheckResult(
-            VideoStatus.DAMAGED_HEADER, "it begins as a video, but its header is damaged"
-        )
+        return CheckResult(VideoStatus.DAMAGED_HEADER, "it begins as a video, but its header is damaged")
     return CheckResult(VideoStatus.NOT_A_VIDEO, "it is text") if _is_text(head) else UNKNOWN
 
 

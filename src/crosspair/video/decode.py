@@ -101,13 +101,9 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
             reformatter = VideoReformatter()
             pixels = [_to_rgb(frame, size, reformatter) for frame in frames]
         except av.FFmpegError as error:
-            raise InvalidVideoError(
-                clip.path, VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})"
-            ) from error
+            raise InvalidVideoError(clip.path, VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})") from error
     if len({frame.shape for frame in pixels}) > 1:
-        raise InvalidVideoError(
-            clip.path, VideoStatus.CORRUPT_FRAMES, "damaged: the frames' proportions change"
-        )
+        raise InvalidVideoError(clip.path, VideoStatus.CORRUPT_FRAMES, "damaged: the frames' proportions change")
     return np.stack(pixels)
 
 
@@ -220,9 +216,7 @@ def rotation_quarters(frame: VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
-def decode_from(
-    container: FrameSource, stream: VideoStream, begin: float
-) -> Iterator[tuple[float, VideoFrame]]:
+def decode_from(container: FrameSource, stream: VideoStream, begin: float) -> Iterator[tuple[float, VideoFrame]]:
     """Yield frames with their times in s, starting at or before ``begin`` if possible."""
     if begin >= SEEK_FROM:
         origin = stream.start_time or 0
@@ -239,17 +233,13 @@ def decode_from(
     yield from _timed_frames(container, stream)
 
 
-def _timed_frames(
-    container: FrameSource, stream: VideoStream
-) -> Iterator[tuple[float, VideoFrame]]:
+def _timed_frames(container: FrameSource, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
     frames = _decode_with_times(container, stream)
     unordered = stream.container.format.name == "avi" and stream.codec_context.has_b_frames
     return _sort_times(frames) if unordered else frames
 
 
-def _decode_with_times(
-    container: FrameSource, stream: VideoStream
-) -> Iterator[tuple[float, VideoFrame]]:
+def _decode_with_times(container: FrameSource, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
     tick = float(stream.time_base or 0)
     origin = stream.start_time or 0
     step = 1 / float(stream.average_rate or 30)
@@ -285,8 +275,6 @@ def _to_rgb(frame: VideoFrame, size: FrameSize, reformatter: VideoReformatter) -
     width, height = size(*displayed)
     if sideways:
         width, height = height, width
-    scaled = reformatter.reformat(
-        frame, width, height, format="rgb24", interpolation="BILINEAR", threads=1
-    )
+    scaled = reformatter.reformat(frame, width, height, format="rgb24", interpolation="BILINEAR", threads=1)
     pixels: np.ndarray = scaled.to_ndarray()
     return np.rot90(pixels, turns) if turns else pixels

@@ -60,9 +60,7 @@ def inspect_job(
     return asdict(info) if info else {}, results
 
 
-def inspect(
-    path: str, segments: Sequence[Segment], *, decode: bool
-) -> tuple[VideoInfo | None, list[CheckResult]]:
+def inspect(path: str, segments: Sequence[Segment], *, decode: bool) -> tuple[VideoInfo | None, list[CheckResult]]:
     """Check a video and the given segments of it; problems are returned, not raised.
 
     Args:
@@ -90,9 +88,7 @@ def inspect(
                     scan = next(scan for scan in reversed(scans) if scan.begin <= spans[i][0])
                     results[i] = _check_frames(scan, spans[i], info, results[i])
                     if segments[i] == (None, None):
-                        info, results[i] = _check_length(
-                            scan, info, stream.frames, path, results[i]
-                        )
+                        info, results[i] = _check_length(scan, info, stream.frames, path, results[i])
     except InvalidVideoError as error:
         return info, [CheckResult(error.kind, error.reason)] * len(segments)
     except av.FFmpegError as error:
@@ -110,9 +106,7 @@ def _check_header(container: InputContainer, info: VideoInfo, path: str, span: S
     """Check a segment without decoding it."""
     begin, end = span
     if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
-        return CheckResult(
-            VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels"
-        )
+        return CheckResult(VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels")
     if begin >= end:
         return CheckResult(
             VideoStatus.OUTSIDE,
@@ -221,14 +215,10 @@ def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult)
     """Return the result for a decoded segment; ``result`` is that of its header."""
     begin, end = span
     if not scan.frames and scan.failed:
-        return CheckResult(
-            VideoStatus.UNDECODABLE, f"no frame can be decoded ({scan.failed[0][1]})"
-        )
+        return CheckResult(VideoStatus.UNDECODABLE, f"no frame can be decoded ({scan.failed[0][1]})")
     if not scan.frames or scan.end < end - TAIL_TOLERANCE:
         found = f"the frames end at {scan.end:.2f} s" if scan.frames else "it has no frames"
-        return CheckResult(
-            VideoStatus.CUT, f"cut: the header gives {info.duration:.2f} s, but {found}"
-        )
+        return CheckResult(VideoStatus.CUT, f"cut: the header gives {info.duration:.2f} s, but {found}")
     # The frame that is shown when the segment begins may start earlier.
     first = max(0, bisect_right(scan.frames, begin + TICK) - 1)
     last = bisect_left(scan.frames, end)
@@ -237,8 +227,7 @@ def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult)
     if bad:
         return CheckResult(
             VideoStatus.CORRUPT_FRAMES,
-            f"damaged: {len(bad)} of {max(last - first, len(bad))} frames are corrupt, "
-            f"the first at {min(bad):.2f} s",
+            f"damaged: {len(bad)} of {max(last - first, len(bad))} frames are corrupt, the first at {min(bad):.2f} s",
         )
     return result
 
@@ -259,22 +248,17 @@ def _check_length(
     tolerance = max(2.0, LENGTH_TOLERANCE * declared)
     # For an AVI whose end is missing, FFmpeg replaces the header's length by the remaining one.
     if missing > tolerance and signature(path, None).kind is VideoStatus.CUT:
-        return info, CheckResult(
-            VideoStatus.CUT, f"cut: the header gives {declared} frames, decoding finds {found}"
-        )
+        return info, CheckResult(VideoStatus.CUT, f"cut: the header gives {declared} frames, decoding finds {found}")
     if result.kind.broken:
         return info, result
     lost = scan.packets - found
     if lost > EMPTY_PACKETS * scan.packets:
-        return info, CheckResult(
-            VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {scan.packets} packets give no frame"
-        )
+        return info, CheckResult(VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {scan.packets} packets give no frame")
     longer = scan.end > info.duration + TAIL_TOLERANCE
     if not longer and not (declared and abs(missing) > tolerance):
         return info, result
     note = CheckResult(
         VideoStatus.WRONG_LENGTH,
-        f"the header gives {info.frames} frames in {info.duration:.2f} s, "
-        f"decoding finds {found} in {scan.end:.2f} s",
+        f"the header gives {info.frames} frames in {info.duration:.2f} s, decoding finds {found} in {scan.end:.2f} s",
     )
     return replace(info, frames=found, duration=scan.end), _join_notes([note, result])

@@ -79,10 +79,7 @@ def decode_job(job: DecodeJob) -> DecodedClips:
     def instants(length: float) -> np.ndarray:
         nonlocal places
         if job.times is None:
-            times = np.stack([
-                clip_times(position, length, config.frames, config.stride)
-                for position in job.positions
-            ])  # fmt: skip
+            times = np.stack([clip_times(position, length, config.frames, config.stride) for position in job.positions])
         else:
             times = np.minimum(job.times, length)
         unique, inverse = np.unique(times, return_inverse=True)  # overlapping clips share frames

@@ -46,9 +46,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Copy to page-locked memory; the loader calls this if there is a GPU."""
-        rows, clips, colors = (
-            values.pin_memory() for values in (self.rows, self.clips, self.colors)
-        )
+        rows, clips, colors = (values.pin_memory() for values in (self.rows, self.clips, self.colors))
         return replace(self, rows=rows, clips=clips, colors=colors)
 
 
@@ -97,8 +95,7 @@ def explain_dead_workers(manifest: Path, advice: str = "") -> Iterator[None]:
         reason = str(error).split(". ")[0].removeprefix("DataLoader ").strip()
         if "Terminated" in reason:
             raise VideoError(
-                f"loading stopped ({reason}): its processes were terminated; run the command again "
-                "with --resume"
+                f"loading stopped ({reason}): its processes were terminated; run the command again with --resume"
             ) from error
         # The manifest must stay as it is, or a run on it could not be resumed.
         raise VideoError(

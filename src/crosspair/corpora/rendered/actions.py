@@ -164,9 +164,7 @@ def _reverse(draw: Draw) -> Draw:
     return drawn
 
 
-def _draw_cycle(
-    rng: np.random.Generator, shortest: float, longest: float
-) -> Callable[[float], float]:
+def _draw_cycle(rng: np.random.Generator, shortest: float, longest: float) -> Callable[[float], float]:
     """Draw a function from a time in seconds to the position in the cycle, 0 to 1."""
     period, phase = rng.uniform(shortest, longest), rng.uniform()
     return lambda time: (time / period + phase) % 1.0
@@ -231,9 +229,7 @@ class Sprite:
         mirrored: swap left and right.
     """
 
-    def __init__(
-        self, shape: str, colour: tuple[int, int, int], largest: float, mirrored: bool = False
-    ) -> None:
+    def __init__(self, shape: str, colour: tuple[int, int, int], largest: float, mirrored: bool = False) -> None:
         side = max(16, round(largest * _MARGIN))
         image = _paint(shape, colour, side)
         if mirrored:

@@ -137,15 +137,11 @@ def plan(pairs: int, seed: int = 0, noise: float = 0.3) -> list[Pair]:
     >>> pair.pair_id, pair.scene.label in ACTIONS
     ('00000', True)
     """
-    scenes = [
-        draw_scene(seed, index, label) for index, label in enumerate(_draw_labels(pairs, seed))
-    ]
+    scenes = [draw_scene(seed, index, label) for index, label in enumerate(_draw_labels(pairs, seed))]
     order = sorted(range(pairs), key=lambda index: (scenes[index].label, index))
     splits = {index: _SPLITS[place % len(_SPLITS)] for place, index in enumerate(order)}
     titles = compose_titles(scenes, noise)
-    return [
-        Pair(scene, title, splits[scene.index]) for scene, title in zip(scenes, titles, strict=True)
-    ]
+    return [Pair(scene, title, splits[scene.index]) for scene, title in zip(scenes, titles, strict=True)]
 
 
 def _draw_labels(pairs: int, seed: int) -> list[str]:
@@ -159,9 +155,7 @@ def _draw_labels(pairs: int, seed: int) -> list[str]:
 
 def _check_arguments(pairs: int, seed: int, noise: float, workers: int | None) -> None:
     if pairs < len(ACTIONS):
-        raise ManifestError(
-            f"pairs is {pairs}; it must be at least {len(ACTIONS)}, one for each action"
-        )
+        raise ManifestError(f"pairs is {pairs}; it must be at least {len(ACTIONS)}, one for each action")
     if seed < 0:
         raise ManifestError(f"seed is {seed}; it must be at least 0")
     if not 0 <= noise <= 1:
@@ -180,8 +174,7 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
     if not file.is_file():
         if (out / _MANIFEST).exists() or any((out / "videos").glob("[!.]*")):
             raise ManifestError(
-                f"{out} holds a manifest or videos that were not rendered there. "
-                "Choose another folder."
+                f"{out} holds a manifest or videos that were not rendered there. Choose another folder."
             )
         return False
     try:
@@ -225,9 +218,7 @@ class Encoding:
 ENCODINGS: Mapping[str, Encoding] = {
     "h264": Encoding("libx264", "mp4", {"preset": "ultrafast", "crf": "23"}),
     "mpeg4": Encoding("mpeg4", "avi", {}, bit_rate=500_000),
-    "vp9": Encoding(
-        "libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8", "crf": "34"}, bit_rate=0
-    ),
+    "vp9": Encoding("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8", "crf": "34"}, bit_rate=0),
 }
 
 

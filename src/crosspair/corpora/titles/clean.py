@@ -117,9 +117,7 @@ _LOST_APOSTROPHE = re.compile(rf"(?i)([{LATIN}])\ufffd(s|t|m|d|ll|re|ve)(?!{_W})
 _WITH = re.compile(r"(?i)(?<![^\s(])w/(o?)(?!\w)\s*")  # not in an address
 _HASHTAG = re.compile(r"#(?=\d*_*[^\W\d_])(\w+)")
 # Splits "big_DOGRun2day" into "big", "DOG", "Run", "2", "day", but not "4k" or "1st".
-_TAG_PARTS = re.compile(
-    r"_+|(?<=[a-z])(?=[A-Z\d])|(?<=[A-Z])(?=[A-Z][a-z]|\d)|(?<=\d)(?=[A-Za-z]{3})"
-)
+_TAG_PARTS = re.compile(r"_+|(?<=[a-z])(?=[A-Z\d])|(?<=[A-Z])(?=[A-Z][a-z]|\d)|(?<=\d)(?=[A-Za-z]{3})")
 _TOKEN = re.compile(
     rf"""
       (?P<URL> (?:https?|ftp)\s?:\s?/[!-~]* | (?<!{_W})www\.[!-~]+
@@ -188,9 +186,7 @@ _CHARACTERS = str.maketrans(
     "abcdefghijklmnoprstuvwyz''----||||,.[][]       ",
 )
 # Combining marks, joiners, direction marks, soft hyphens, and variation selectors of emoji.
-_INVISIBLE = re.compile(
-    "[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060\u20d0-\u20ff\ufe00-\ufe0f]"
-)
+_INVISIBLE = re.compile("[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060\u20d0-\u20ff\ufe00-\ufe0f]")
 
 # Languages of wordfreq in Latin letters; other scripts are recognised by their characters.
 LANGUAGES = (

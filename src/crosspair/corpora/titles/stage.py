@@ -130,10 +130,7 @@ def prepare_titles(
     """
     titles = [title or "" for title in manifest.column("title")]
     # Blank csv fields are read as blank strings, not as null.
-    cleans = [
-        clean if keep_clean and clean and clean.strip() else None
-        for clean in manifest.column("title_clean")
-    ]
+    cleans = [clean if keep_clean and clean and clean.strip() else None for clean in manifest.column("title_clean")]
     pairs = list(zip(titles, cleans, strict=True))
     jobs = [(pairs[start : start + BATCH], lemmas) for start in range(0, len(pairs), BATCH)]
     prepared: list[PreparedTitle] = []
@@ -246,9 +243,7 @@ def _lower_if_shouted(title: str) -> str:
 def _fill_columns(manifest: Manifest, rows: Sequence[TitleRow], empty: Empty) -> Manifest:
     raw = empty == "raw"
     cleans = [row.prepared.clean or (row.title.strip() if raw else "") for row in rows]
-    trees = [
-        row.prepared.tree or (clean if raw else "") for row, clean in zip(rows, cleans, strict=True)
-    ]
+    trees = [row.prepared.tree or (clean if raw else "") for row, clean in zip(rows, cleans, strict=True)]
     columns = {"title_clean": [c or None for c in cleans], "title_tree": [t or None for t in trees]}
     filled = manifest.with_columns(columns)
     if empty != "drop":
