@@ -63,11 +63,7 @@ def main() -> None:
         if options.only not in part:
             continue
         out_of_time = time.monotonic() - start > 60 * options.minutes
-        row = {
-            "part": part,
-            "way": way,
-            **({"skipped": "no time left"} if out_of_time else run_job(job)),
-        }
+        row = {"part": part, "way": way, **({"skipped": "no time left"} if out_of_time else run_job(job))}
         rows.append(row)
         print(f"{time.monotonic() - start:6.1f} s  {part} | {way} | {format_row(row)}", flush=True)
         write(facts, rows, options.tiny)
@@ -82,11 +78,7 @@ def jobs(device: torch.device, scale: Scale) -> Iterator[Job]:
         yield "copy", kind, lambda k=kind: cuda_device.copy_rate(k, device, scale)
     for dtype in ("fp32", "bf16"):
         name = f"bank in {dtype}"
-        yield (
-            "kernel and reference",
-            name,
-            lambda d=dtype: cuda_objectives.compare_kernel(d, device),
-        )
+        yield ("kernel and reference", name, lambda d=dtype: cuda_objectives.compare_kernel(d, device))
     for mode, settings in MODES.items():
         yield (
             "synchronisations in a step",
@@ -123,11 +115,7 @@ def _network_jobs(depth: Any, device: torch.device, scale: Scale, *, eager: bool
     ):
         for way in ways:
             if way.mode == "eager" or not eager:  # each compilation takes a minute
-                yield (
-                    f"{name}, ResNet-{depth}",
-                    way.name,
-                    lambda w=way, r=rate: r(depth, w, device, scale),
-                )
+                yield (f"{name}, ResNet-{depth}", way.name, lambda w=way, r=rate: r(depth, w, device, scale))
 
 
 def run_job(job: Callable[[], Values]) -> Values:

@@ -11,15 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cuda_device import (
-    Scale,
-    Values,
-    allocated_memory,
-    matmul_precision,
-    peak_memory,
-    time_step,
-    to_rates,
-)
+from benchmarks.cuda_device import Scale, Values, allocated_memory, matmul_precision, peak_memory, time_step, to_rates
 from crosspair.config import Depth
 from crosspair.distributed import World
 from crosspair.models import ResNet3d

@@ -9,15 +9,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from benchmarks.cuda_device import (
-    Scale,
-    Values,
-    allocated_memory,
-    peak_memory,
-    synchronize,
-    time_step,
-    to_rates,
-)
+from benchmarks.cuda_device import Scale, Values, allocated_memory, peak_memory, synchronize, time_step, to_rates
 from benchmarks.cuda_networks import sizes
 from crosspair import objectives
 from crosspair.config import (
@@ -121,10 +113,7 @@ def training_step_rate(depth: Depth, copies: str, device: torch.device, scale: S
         batch = replace(batch, clips=batch.clips.to(device))
     allocated_memory(device, reset=True)
     seconds = time_step(lambda: task.train_step(batch, 0.0, 1.0), device, scale, together=4)
-    return {
-        **to_rates(len(batch.rows), seconds, "clips_per_second"),
-        "peak_gib": peak_memory(device) / 2**30,
-    }
+    return {**to_rates(len(batch.rows), seconds, "clips_per_second"), "peak_gib": peak_memory(device) / 2**30}
 
 
 def _pretraining(

@@ -100,11 +100,7 @@ def benchmark_retrieval(videos: int, query_count: int, generator: torch.Generato
     few, many = (min(part, query_count) for part in PARTIAL_QUERIES)
     theirs, found = extrapolate_time(rank_by_sorting, few, many, query_count)
     return {
-        "crosspair": {
-            "s": ours,
-            "GiB": memory,
-            "recall@1": fraction_equal(ranks, torch.ones(query_count)),
-        },
+        "crosspair": {"s": ours, "GiB": memory, "recall@1": fraction_equal(ranks, torch.ones(query_count))},
         "matrix product": {"s": product_s},
         "sorting": {
             "s": theirs,
@@ -163,10 +159,7 @@ def benchmark_linear(
     classifier = SGDClassifier(loss="log_loss", max_iter=1, tol=None)
     few, many = (min(part, len(train)) for part in PARTIAL_VIDEOS)
     once, _ = extrapolate_time(
-        lambda part: classifier.fit(train[:part].numpy(), labels[:part].numpy()),
-        few,
-        many,
-        len(train),
+        lambda part: classifier.fit(train[:part].numpy(), labels[:part].numpy()), few, many, len(train)
     )
     theirs = once * config.epochs
     return {
@@ -177,10 +170,7 @@ def benchmark_linear(
             "epochs": config.epochs,
             "batch": config.batch_size,
         },
-        "matrix product": {
-            "s": product_s,
-            "extrapolated_from": f"one of {2 * config.epochs} products",
-        },
+        "matrix product": {"s": product_s, "extrapolated_from": f"one of {2 * config.epochs} products"},
         "scikit-learn": {
             "s": theirs,
             "extrapolated_from": f"1 of {config.epochs} epochs, {few} and {many} of {len(train)} videos",
@@ -219,12 +209,7 @@ def show(results: dict[str, Any]) -> None:
     sizes = results["settings"]
     title = f"{sizes['train']:,} × {sizes['features']:,}, {sizes['queries']:,} queries"
     table = Table("protocol", "way", title=title, box=None, header_style="bold")
-    for column in (
-        "s",
-        "GiB",
-        "times a matrix product",
-        "times faster than the common implementation",
-    ):
+    for column in ("s", "GiB", "times a matrix product", "times faster than the common implementation"):
         table.add_column(column, justify="right")
     for protocol, ways in results["results"].items():
         for way, values in ways.items():

@@ -15,20 +15,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.gradients import (
-    estimate_quality,
-    estimate_quality_figure,
-    gradient_weights,
-    gradient_weights_figure,
-)
+from benchmarks.gradients import estimate_quality, estimate_quality_figure, gradient_weights, gradient_weights_figure
 from benchmarks.measuring import write_results
 from crosspair.files import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "objectives"
-FIGURES = {
-    "weights": (gradient_weights, gradient_weights_figure),
-    "nce": (estimate_quality, estimate_quality_figure),
-}
+FIGURES = {"weights": (gradient_weights, gradient_weights_figure), "nce": (estimate_quality, estimate_quality_figure)}
 
 
 def main() -> None:

@@ -127,9 +127,7 @@ def gradient_weights_figure(points: Points) -> bytes:
 
 
 def estimate_quality(
-    pairs: MadeUpPairs | None = None,
-    samples: Sequence[int] = (16, 64, 256, 1024, 4096, 16384),
-    draws: int = 32,
+    pairs: MadeUpPairs | None = None, samples: Sequence[int] = (16, 64, 256, 1024, 4096, 16384), draws: int = 32
 ) -> Points:
     """Compare NCE's gradient with the exact softmax's, for several numbers of noise samples m.
 
@@ -240,12 +238,7 @@ def _sample_by_posterior(posterior: torch.Tensor, weights: dict[str, torch.Tenso
 
 
 def _nce_gradients(
-    query: torch.Tensor,
-    text: torch.Tensor,
-    positive: int,
-    drawn: torch.Tensor,
-    log_z: torch.Tensor,
-    temperature: float,
+    query: torch.Tensor, text: torch.Tensor, positive: int, drawn: torch.Tensor, log_z: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """Return (draws, D): Equation 5's gradient with respect to a query, for each noise draw."""
     queries = query.expand(len(drawn), -1).clone().requires_grad_()

@@ -34,14 +34,7 @@ from benchmarks.joined import join, poor_copy
 from benchmarks.measuring import write_results
 from crosspair.corpora import Manifest
 from crosspair.corpora.build import class_phrase
-from crosspair.library import (
-    InferenceEngine,
-    Library,
-    Searcher,
-    SearchHit,
-    index_videos,
-    load_engine,
-)
+from crosspair.library import InferenceEngine, Library, Searcher, SearchHit, index_videos, load_engine
 from crosspair.library import index as indexing
 from crosspair.library.store import is_library, sql_quote
 from crosspair.progress import delayed_progress, progress

@@ -41,10 +41,7 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 
 def run_in_turns(
-    ways: Ways,
-    jobs: Sequence[Any],
-    rounds: int,
-    clock: Callable[[], float] = time.process_time,
+    ways: Ways, jobs: Sequence[Any], rounds: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[list[float]]]:
     """Time every job in every way, in turns, so that other load affects all ways alike.
 

@@ -135,11 +135,7 @@ def authors_step(bank: MemoryBank, embeddings: torch.Tensor, index: torch.Tensor
 
 
 def our_step(
-    config: ObjectiveConfig,
-    bank: MemoryBank,
-    embeddings: torch.Tensor,
-    index: torch.Tensor,
-    seed: int,
+    config: ObjectiveConfig, bank: MemoryBank, embeddings: torch.Tensor, index: torch.Tensor, seed: int
 ) -> Step:
     """Return a step of one of crosspair's objectives."""
     objective: nn.Module = objectives.build_objective(config, bank.pairs, DIMENSIONS, seed, World())

@@ -136,10 +136,7 @@ def test_texts(model: crosspair.Model) -> None:
     ],
 )  # fmt: skip
 def test_invalid_input(
-    model: crosspair.Model,
-    call: Callable[[crosspair.Model], object],
-    error: type[CrosspairError],
-    value: str,
+    model: crosspair.Model, call: Callable[[crosspair.Model], object], error: type[CrosspairError], value: str
 ) -> None:
     with pytest.raises(error, match=value):
         call(model)

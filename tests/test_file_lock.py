@@ -36,10 +36,7 @@ def hold(path: Path) -> subprocess.Popen[str]:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "lock"
     process = hold(path)
-    with (
-        pytest.raises(ManifestError, match=f"^busy .*{process.pid}"),
-        file_lock(path, "busy", ManifestError),
-    ):
+    with pytest.raises(ManifestError, match=f"^busy .*{process.pid}"), file_lock(path, "busy", ManifestError):
         pass
     process.kill()
     process.communicate()

@@ -61,8 +61,5 @@ def test_a_journal_that_is_not_writable_or_readable(tmp_path: Path) -> None:
         list(read_jsonl(tmp_path / "deep"))
     full = Path("/dev/full")
     if full.exists():
-        with (
-            JsonlWriter(full) as journal,
-            pytest.raises(RunError, match=r"/dev/full.*No space left"),
-        ):
+        with JsonlWriter(full) as journal, pytest.raises(RunError, match=r"/dev/full.*No space left"):
             journal.add("a")

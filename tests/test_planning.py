@@ -13,14 +13,7 @@ from crosspair.config import Recipe
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, VideoError
-from crosspair.planning import (
-    Measurements,
-    _grow_batch,
-    _make_batch,
-    _peak_memory,
-    estimate_training,
-    suggest_changes,
-)
+from crosspair.planning import Measurements, _grow_batch, _make_batch, _peak_memory, estimate_training, suggest_changes
 from crosspair.recipes import load_recipe, recipe_of
 from crosspair.training.pretrain import Pretraining
 from crosspair.video.loader import Batch
@@ -106,8 +99,7 @@ def test_fewer_than_two_readable_clips() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "available", "size", "fits"),
-    [(LONG, ALL, 24, True), (0.0, ALL, 2, True), (LONG, 0, 2, False)],
+    ("seconds", "available", "size", "fits"), [(LONG, ALL, 24, True), (0.0, ALL, 2, True), (LONG, 0, 2, False)]
 )
 def test_the_batch_grows_as_far_as_time_and_memory_allow(
     task: Pretraining, seconds: float, available: int, size: int, fits: bool

@@ -80,8 +80,7 @@ def test_no_file_is_too_long() -> None:
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["crosspair", "crosspair.cli", "crosspair.recipes", "crosspair.corpora", "crosspair.workers"],
+    "module", ["crosspair", "crosspair.cli", "crosspair.recipes", "crosspair.corpora", "crosspair.workers"]
 )
 def test_import_without_torch(module: str) -> None:
     check = f"import sys, {module}; sys.exit('torch' in sys.modules)"

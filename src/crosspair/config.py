@@ -368,13 +368,7 @@ class FinetuneRecipe:
 
 def _check_network_input(clip: ClipConfig) -> None:
     # If res5 sees one pixel, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
-    _check(
-        "clip",
-        clip,
-        "size",
-        lambda size: size >= MIN_CLIP_SIZE,
-        f"must be at least {MIN_CLIP_SIZE}",
-    )
+    _check("clip", clip, "size", lambda size: size >= MIN_CLIP_SIZE, f"must be at least {MIN_CLIP_SIZE}")
 
 
 def _check_positive(section: str, config: object, *names: str) -> None:

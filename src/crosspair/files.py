@@ -122,11 +122,7 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def file_lock(
-    path: Path,
-    message: str,
-    error_type: type[CrosspairError] = RunError,
-    *,
-    timeout: float = 0.0,
+    path: Path, message: str, error_type: type[CrosspairError] = RunError, *, timeout: float = 0.0
 ) -> Iterator[None]:
     """Hold an exclusive lock on a file between processes.
 

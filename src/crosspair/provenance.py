@@ -64,16 +64,7 @@ def provenance(*, recipe: str, model: str, manifest: str, seed: int, manifest_fi
     """
     now = datetime.datetime.now(datetime.UTC)
     created = now.isoformat(timespec="seconds")
-    return Provenance(
-        recipe,
-        model,
-        manifest,
-        git_describe(Path(__file__)),
-        seed,
-        _machine(),
-        created,
-        manifest_file,
-    )
+    return Provenance(recipe, model, manifest, git_describe(Path(__file__)), seed, _machine(), created, manifest_file)
 
 
 def git_describe(file: Path) -> str:

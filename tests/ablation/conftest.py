@@ -21,12 +21,7 @@ PLAN: dict[str, Any] = {
     "overrides": TINY,
     "corpus": {"pairs": 32},
     "evaluation": {"protocols": ["knn"], "clips": 1},
-    "axes": {
-        "temperature": {
-            "cold": {"objective.temperature": 0.07},
-            "warm": {"objective.temperature": 1.0},
-        }
-    },
+    "axes": {"temperature": {"cold": {"objective.temperature": 0.07}, "warm": {"objective.temperature": 1.0}}},
     "first": {"temperature": "cold"},
     "seeds": [0],
 }

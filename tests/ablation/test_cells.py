@@ -39,10 +39,7 @@ def test_one_cell_per_row_and_seed(plan_file, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
     large = select(found, ["large"])
     assert {row_name(cell.row) for cell in large} == {"cold / large", "warm / large"}
-    assert {row_name(c.row) for c in select(found, ["warm/small", "cold / large"])} == {
-        "warm / small",
-        "cold / large",
-    }
+    assert {row_name(c.row) for c in select(found, ["warm/small", "cold / large"])} == {"warm / small", "cold / large"}
     with pytest.raises(RecipeError, match=r"'lage'.*'large'"):
         select(found, ["lage"])
 

@@ -55,11 +55,7 @@ def test_folder_is_a_file(plan_file, tmp_path) -> None:
 def test_summary_contains_the_state_of_cells(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]))
     cells = plan_cells(plan, tmp_path)
-    states = [
-        {"error": "of an earlier run", "seconds": {"pretrain": 2.0}},
-        {"error": "no room"},
-        {"error": None},
-    ]
+    states = [{"error": "of an earlier run", "seconds": {"pretrain": 2.0}}, {"error": "no room"}, {"error": None}]
     for cell, state in zip(cells, states, strict=False):
         update_state(tmp_path / cell.folder, **state)
     write_metrics(tmp_path / cells[0].folder, pairs=17)

@@ -38,13 +38,7 @@ def corpus(tmp_path: Path, video: Path) -> Manifest:
     return manifest_from_rows([{**row, "title": "t", "label": "x"} for row in rows], path).write(path)
 
 
-KINDS = [
-    VideoStatus.FINE,
-    VideoStatus.EMPTY,
-    VideoStatus.MISSING,
-    VideoStatus.SHORT,
-    VideoStatus.OUTSIDE,
-]
+KINDS = [VideoStatus.FINE, VideoStatus.EMPTY, VideoStatus.MISSING, VideoStatus.SHORT, VideoStatus.OUTSIDE]
 ERRORS = [
     None, "videos/empty.mp4: the file is empty (0 bytes)", "videos/gone.mp4: no such file", None,
     "videos/good.mp4: the clip starts at 5 s but the video ends at 2.00 s",
@@ -214,8 +208,7 @@ def test_a_changed_video_is_checked_again(corpus: Manifest, monkeypatch: pytest.
 def test_results_are_read_from_the_journal(corpus: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal holds results that no check would produce."""
     found = ProbeResult(
-        {"fps": 29.97, "codec": "h264"},
-        [CheckResult(VideoStatus.CUT, "zu kürz"), CheckResult(VideoStatus.FINE)],
+        {"fps": 29.97, "codec": "h264"}, [CheckResult(VideoStatus.CUT, "zu kürz"), CheckResult(VideoStatus.FINE)]
     )
     corpus = corpus.take([0, 3])
     monkeypatch.setattr("crosspair.corpora.check.check_videos", lambda *_, **__: (each for each in [(0, found)]))

@@ -200,8 +200,7 @@ def test_split_lists_may_hold_a_bom_spaces_and_names_without_suffix(corpus: Corp
     corpus.add("my dog.mp4", "b.mp4", "v.1.mp4", "clip 2.mp4")
     names = codecs.BOM_UTF8.decode() + "my dog.mp4\nv.1\nclip 2.mp4\n"
     manifest = corpus.made(
-        "video_id,title\nmy dog,A\nb,B\nv.1,C\nclip 2,D\n",
-        split_lists={"test": corpus.titles(names, "test.txt")},
+        "video_id,title\nmy dog,A\nb,B\nv.1,C\nclip 2,D\n", split_lists={"test": corpus.titles(names, "test.txt")}
     )
     assert manifest.column("split") == ["test", None, "test", "test"]
 

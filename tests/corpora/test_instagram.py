@@ -69,8 +69,7 @@ def test_missing_videos_are_listed(disk: Disk, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize(
-    ("template", "name"),
-    [("{id}.webm", "x{1}.webm"), ("{id}/video.mp4", "x{1}/video.mp4"), ("{a}{id}", "{a}x{1}.avi")],
+    ("template", "name"), [("{id}.webm", "x{1}.webm"), ("{id}/video.mp4", "x{1}/video.mp4"), ("{a}{id}", "{a}x{1}.avi")]
 )
 def test_files_of_other_names(disk: Disk, template: str, name: str) -> None:
     disk.link(name)

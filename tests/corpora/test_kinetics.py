@@ -44,8 +44,7 @@ def test_trimmed_clips_in_any_folder(disk: Disk, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("duration", "part"),
-    [(10.0, (None, None)), (11.0, (None, None)), (427.5, (417, 427)), (420.0, (417, 427))],
+    ("duration", "part"), [(10.0, (None, None)), (11.0, (None, None)), (427.5, (417, 427)), (420.0, (417, 427))]
 )
 def test_a_video_named_by_its_id(
     disk: Disk, probed: Probed, duration: float, part: tuple[float | None, float | None]
@@ -94,10 +93,7 @@ def test_titles_of_named_columns(disk: Disk) -> None:
 def test_several_lists_and_class_names(disk: Disk) -> None:
     disk.link(f"{ONE}.mp4", f"{TWO}.mp4")
     first, second = LINES.splitlines()
-    lists = [
-        disk.file("train.csv", HEADER + first),
-        disk.file("val.csv", f"{HEADER.strip()},is_cc\n{second},1\n"),
-    ]
+    lists = [disk.file("train.csv", HEADER + first), disk.file("val.csv", f"{HEADER.strip()},is_cc\n{second},1\n")]
     manifest = made(disk, lists=lists, class_names=disk.file("n.csv", "playing cello,Playing the Cello\n"))
     assert read(manifest, "label", "split") == [
         ("Playing the Cello", "train"), ("massaging person's head", "val")

@@ -16,12 +16,7 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import manifest_from_rows
-from crosspair.corpora.prepare import (
-    plan_preparation,
-    prepare_corpus,
-    transcode_locally,
-    transcode_on_ray,
-)
+from crosspair.corpora.prepare import plan_preparation, prepare_corpus, transcode_locally, transcode_on_ray
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import RunError
 
@@ -61,12 +56,7 @@ def test_unreachable_cluster(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "status"),
-    [
-        ("while True: pass", -signal.SIGALRM),
-        ("extend_timeout(60); time.sleep(0.5)", 0),
-        ("pass", 0),
-    ],
+    ("task", "status"), [("while True: pass", -signal.SIGALRM), ("extend_timeout(60); time.sleep(0.5)", 0), ("pass", 0)]
 )
 def test_timeout_ends_the_process(task: str, status: int) -> None:
     code = f"""

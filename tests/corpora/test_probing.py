@@ -192,10 +192,7 @@ def test_segments_have_separate_results(video: Path) -> None:
 
 
 def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = [
-        WorkerFailure("the decoder crashed (signal 11)"),
-        WorkerFailure("not done after 20 s", timed_out=True),
-    ]
+    lost = [WorkerFailure("the decoder crashed (signal 11)"), WorkerFailure("not done after 20 s", timed_out=True)]
 
     def isolated(task, jobs, **options):
         yield from enumerate(lost)
@@ -206,10 +203,7 @@ def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
         {"error": "b.mp4: not done after 20 s; skipped"},
     ]
     found = [found.results for _, found in check_videos([("a", [WHOLE] * 2), ("b", [WHOLE])])]
-    assert [[verdict.kind for verdict in of] for of in found] == [
-        [VideoStatus.CRASH] * 2,
-        [VideoStatus.HANG],
-    ]
+    assert [[verdict.kind for verdict in of] for of in found] == [[VideoStatus.CRASH] * 2, [VideoStatus.HANG]]
     _, (_, decoded) = check_videos([("a", [WHOLE]), ("b", [WHOLE])], decode=True)
     assert decoded.results[0].kind is VideoStatus.HANG
 

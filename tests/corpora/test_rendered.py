@@ -18,14 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.rendered import (
-    ACTIONS,
-    Scene,
-    draw_scene,
-    plan,
-    render_corpus,
-    render_frames,
-)
+from crosspair.corpora.rendered import ACTIONS, Scene, draw_scene, plan, render_corpus, render_frames
 from crosspair.corpora.rendered.render import ENCODINGS, encode_scene
 from crosspair.corpora.rendered.titles import ACTION_WORDS
 from crosspair.errors import ManifestError

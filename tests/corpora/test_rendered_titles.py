@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from crosspair.corpora.rendered import ACTIONS, plan
-from crosspair.corpora.rendered.titles import (
-    ACTION_WORDS,
-    COLOUR_WORDS,
-    FOREIGN_ACTION_WORDS,
-    SHAPE_WORDS,
-)
+from crosspair.corpora.rendered.titles import ACTION_WORDS, COLOUR_WORDS, FOREIGN_ACTION_WORDS, SHAPE_WORDS
 
 
 def mentioned(title: str, texts: dict[str, tuple[str, ...]]) -> set[str]:

@@ -55,11 +55,7 @@ def test_another_seed_holds_out_others() -> None:
     assert len(chosen) > 1
 
 
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
-    share=st.floats(0.01, 0.9),
-    seed=st.integers(0, 99),
-)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), share=st.floats(0.01, 0.9), seed=st.integers(0, 99))
 def test_groups_are_never_divided(sizes: list[int], share: float, seed: int) -> None:
     of = [{"pair_id": f"{g}-{i}", "split": None} for g, n in enumerate(sizes) for i in range(n)]
     split_validation(of, share, seed, lambda row: row["pair_id"].split("-")[0])

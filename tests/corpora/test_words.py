@@ -150,11 +150,7 @@ def test_accuracies_are_read(tmp_path: Path, name: str, text: str) -> None:
         ("a.json", "[1]", "list"),
         ("a.json", '{"results": []}', "crosspair evaluate zeroshot"),
         ("a.json", "{", "line 1"),
-        (
-            "a.csv",
-            "label,accuracy\ndog,1\n",
-            "'class', 'accuracy'.*'label', 'accuracy'",
-        ),
+        ("a.csv", "label,accuracy\ndog,1\n", "'class', 'accuracy'.*'label', 'accuracy'"),
         ("a.csv", "", "'class', 'accuracy'"),
         ("a.csv", "class,accuracy\ndog,83\n", "'dog' is '83'"),
         ("a.csv", "class,accuracy\ndog\n", "'dog' is ''"),

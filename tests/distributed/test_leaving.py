@@ -33,9 +33,6 @@ def test_sigterm_raises_run_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     before = signal.getsignal(signal.SIGTERM)
-    with (
-        pytest.raises(RunError, match="SIGTERM"),
-        init_distributed(),
-    ):
+    with pytest.raises(RunError, match="SIGTERM"), init_distributed():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -101,10 +101,7 @@ def test_world_size_without_the_other_variables_raises(monkeypatch: pytest.Monke
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with (
-        pytest.raises(RunError, match=r"WORLD_SIZE.*RANK, MASTER_ADDR"),
-        init_distributed(),
-    ):
+    with pytest.raises(RunError, match=r"WORLD_SIZE.*RANK, MASTER_ADDR"), init_distributed():
         pass
 
 

@@ -78,11 +78,5 @@ def test_a_poor_copy_is_smaller_and_shows_the_same(tmp_path: Path, make_video: V
 def test_overlap_of_a_time_range_with_an_occurrence() -> None:
     occurrence = library.Occurrence("a.mp4", 10.0, 17.0, "dog", "source.mp4")
     spans = ((6.0, 10.0), (6.1, 10.1), (12.0, 14.0), (16.9, 20.9), (17.0, 21.0))
-    assert [occurrence.overlaps("a.mp4", *span) for span in spans] == [
-        False,
-        True,
-        True,
-        True,
-        False,
-    ]
+    assert [occurrence.overlaps("a.mp4", *span) for span in spans] == [False, True, True, True, False]
     assert not occurrence.overlaps("b.mp4", 12.0, 14.0)

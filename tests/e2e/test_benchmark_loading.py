@@ -17,18 +17,7 @@ def test_it_runs_and_writes_no_paths(
     for name, fps in (("a.avi", 25), ("b.mp4", 30)):
         make_video(tmp_path / "videos" / name, fps=fps, frames=60, size=(192, 144))
     out = tmp_path / "loading.json"
-    call = [
-        "loading",
-        tmp_path / "videos",
-        "--rounds",
-        2,
-        "--views",
-        1,
-        "--seconds",
-        3,
-        "--out",
-        out,
-    ]
+    call = ["loading", tmp_path / "videos", "--rounds", 2, "--views", 1, "--seconds", 3, "--out", out]
     monkeypatch.setattr(sys, "argv", list(map(str, call)))
     main()
     assert str(tmp_path) not in out.read_text()

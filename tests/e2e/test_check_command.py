@@ -160,13 +160,7 @@ def test_used_and_skipped_pairs_add_up(corpus, make_audio, tmp_path, checked) ->
     assert set(failed) <= (set() if checked else set(broken))
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("os.kill(os.getpid(), 11)", "(pid"),
-        ("time.sleep(100)", "3 s"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "reason"), [("os.kill(os.getpid(), 11)", "(pid"), ("time.sleep(100)", "3 s")])
 def test_a_decoder_that_ends_a_training_is_reported(rendered, tmp_path, fault, reason) -> None:
     call = list(map(str, pretrain_arguments(rendered.path, tmp_path / "run")))
     # The worker does to itself what a bug of FFmpeg would do.

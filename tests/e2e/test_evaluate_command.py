@@ -236,10 +236,7 @@ def test_splits_are_tested_in_turn_and_averaged(model, corpus, tmp_path) -> None
     assert (tmp_path / "details" / "split2").is_dir()
 
 
-@pytest.mark.parametrize(
-    "splits",
-    ["1,x", "2,2"],
-)
+@pytest.mark.parametrize("splits", ["1,x", "2,2"])
 def test_invalid_splits(splits, model, corpus, tmp_path) -> None:
     done = evaluate("knn", model, corpus, tmp_path / "results.json", "--splits", splits)
     assert done.returncode == 2

@@ -270,13 +270,7 @@ def test_results_in_a_new_folder_and_features_in_the_current_one(
 ) -> None:
     out = tmp_path / "not" / "yet" / "results.json"
     monkeypatch.chdir(shutil.copytree(features, tmp_path / "features"))
-    given = (
-        *inputs(folder / "cpd10", corpus),
-        *SMALL,
-        "--features=.",
-        "--k=3",
-        "--random-baseline",
-    )
+    given = (*inputs(folder / "cpd10", corpus), *SMALL, "--features=.", "--k=3", "--random-baseline")
     main(["-q", "evaluate", "knn", *given, f"--out={out}"])
     assert json.loads(out.read_text())["results"]
     assert (tmp_path / "features-random" / "index.parquet").is_file()
@@ -359,8 +353,7 @@ def test_invalid_weights_or_settings(
 
 
 @pytest.mark.parametrize(
-    ("change", "value"),
-    [(no_labels, "'00000'"), (one_class, "'rising'"), (no_test, "--test-split")],
+    ("change", "value"), [(no_labels, "'00000'"), (one_class, "'rising'"), (no_test, "--test-split")]
 )
 def test_manifest_that_cannot_be_trained_on(
     rendered: Manifest, tmp_path: Path, refused: Refused, change: Callable, value: str

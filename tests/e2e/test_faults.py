@@ -99,10 +99,7 @@ def audio_only(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["empty", "cut", "audio"],
-)
+@pytest.mark.parametrize("kind", ["empty", "cut", "audio"])
 def test_broken_videos_of_a_folder(tmp_path, rendered, kind) -> None:
     mp4 = next(path for path in rendered.column("path") if path.endswith(".mp4"))
     content = {

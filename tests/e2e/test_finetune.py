@@ -70,11 +70,7 @@ def test_files_of_a_run(whole_run, labelled) -> None:
     assert origin.model == model.hash
     assert origin.manifest == labelled.hash
     trained = results[0]
-    assert (trained.protocol, trained.metric, trained.count) == (
-        "30 views",
-        "top-1",
-        5,
-    )
+    assert (trained.protocol, trained.metric, trained.count) == ("30 views", "top-1", 5)
     assert trained.settings["labels"] == 1.0
     assert trained.settings["init"].startswith("CPD ")
     assert [line["epoch"] for line in lines(whole_run, "validation")] == [1, 2, 3]

@@ -80,10 +80,7 @@ def test_model_without_text_tower(served, tmp_path) -> None:
     service = LibraryService(Searcher(Library(served.folder / "library"), engine), tmp_path)
     embedding = torch.nn.functional.normalize(torch.ones(1, engine.model.head.embedding)).numpy()
     upload = Upload(4.0, b"", [(0.0, 4.0)], embedding)
-    for query in (
-        lambda: service.search("a dog", 24),
-        lambda: service.classify(upload, "dog, cat"),
-    ):
+    for query in (lambda: service.search("a dog", 24), lambda: service.classify(upload, "dog, cat")):
         with pytest.raises(ModelError):
             query()
     assert len(service.search(upload, 24)) >= 4

@@ -58,10 +58,7 @@ def open_page(browser: Browser, url: str, width: int) -> tuple[Page, list[str]]:
         "request",
         lambda request: request.url.startswith((url, "data:", "blob:")) or faults.append(f"request: {request.url}"),
     )
-    page.on(
-        "console",
-        lambda message: "Content Security Policy" not in message.text or faults.append(message.text),
-    )
+    page.on("console", lambda message: "Content Security Policy" not in message.text or faults.append(message.text))
     page.goto(url)
     page.locator("#size", has_text="videos").wait_for()
     return page, faults

@@ -66,9 +66,7 @@ def test_the_mean_of_several_tests_equals_a_plain_loops() -> None:
     assert found == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-@given(
-    pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50),
-)
+@given(pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
 def test_details_count_every_video(pairs: list[tuple[int, int]]) -> None:
     names = ["a", "b", "c", "d"]
     truth, predicted = (torch.tensor(column) for column in zip(*pairs, strict=True))

@@ -215,18 +215,9 @@ def test_features_of_something_else_are_refused(
             cached(model, manifest, folder, progress=stop_after(3))
     other = tiny_model(1)
     message, call = {
-        "model": (
-            rf"model {model.hash}, not {other.hash}",
-            lambda: cached(other, manifest, folder),
-        ),
-        "videos": (
-            r"videos \w+, not \w+",
-            lambda: cached(model, changed(manifest, 0, end=1.0), folder),
-        ),
-        "clips": (
-            "clips 3, not 4",
-            lambda: cached(model, manifest, folder, clips=4),
-        ),
+        "model": (rf"model {model.hash}, not {other.hash}", lambda: cached(other, manifest, folder)),
+        "videos": (r"videos \w+, not \w+", lambda: cached(model, changed(manifest, 0, end=1.0), folder)),
+        "clips": ("clips 3, not 4", lambda: cached(model, manifest, folder, clips=4)),
     }[what]
     with pytest.raises(RunError, match=rf"/f .*{message}"):
         call()

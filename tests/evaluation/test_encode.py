@@ -17,13 +17,7 @@ from crosspair.corpora import manifest_from_rows
 from crosspair.corpora.inputs import collect_videos, probe_missing
 from crosspair.errors import ModelError, RecipeError, VideoError
 from crosspair.evaluation import encode, extract_features
-from crosspair.evaluation.encode import (
-    InferenceEngine,
-    encode_plans,
-    encode_whole_videos,
-    encode_windows,
-    load_engine,
-)
+from crosspair.evaluation.encode import InferenceEngine, encode_plans, encode_whole_videos, encode_windows, load_engine
 from crosspair.evaluation.windows import ClipPlan, Windows, whole_video_plan
 from crosspair.models import CPD
 from crosspair.video.views import View, centre_view, load_view

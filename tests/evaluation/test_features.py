@@ -94,12 +94,7 @@ def test_batches_and_workers_do_not_matter(model: CPD, manifest: Manifest) -> No
     torch.testing.assert_close(one.embedding, other.embedding, atol=1e-5, rtol=1e-4)
 
 
-@given(
-    videos=st.integers(0, 60),
-    clips=st.integers(1, 12),
-    batch=st.integers(1, 40),
-    size=st.integers(1, 5),
-)
+@given(videos=st.integers(0, 60), clips=st.integers(1, 12), batch=st.integers(1, 40), size=st.integers(1, 5))
 def test_processes_share_the_groups_of_one(videos: int, clips: int, batch: int, size: int) -> None:
     rows = list(range(3, 3 + videos))
     whole = shard_batches(rows, clips, batch, World())

@@ -14,15 +14,7 @@ import torch.nn.functional as F
 
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.errors import CrosspairError, ManifestError, ModelError
-from crosspair.evaluation import (
-    Features,
-    FrozenConfig,
-    LinearConfig,
-    Result,
-    evaluate,
-    frozen_results,
-    knn_predict,
-)
+from crosspair.evaluation import Features, FrozenConfig, LinearConfig, Result, evaluate, frozen_results, knn_predict
 from crosspair.evaluation.tasks import class_task
 from crosspair.models import CPD
 
@@ -150,8 +142,7 @@ def test_test_and_later_splits_do_not_affect_a_probe(
 
 
 @pytest.mark.parametrize(
-    ("split", "trained", "tested"),
-    [("test", {0, 1, 2, 3, 4, 5, 6, 7}, {8, 9}), ("val", {0, 1, 2, 3, 4, 5}, {6, 7})],
+    ("split", "trained", "tested"), [("test", {0, 1, 2, 3, 4, 5, 6, 7}, {8, 9}), ("val", {0, 1, 2, 3, 4, 5}, {6, 7})]
 )
 def test_training_splits_of_each_test_split(
     features: Features, split: str, trained: set[int], tested: set[int]
@@ -253,19 +244,11 @@ def neither(rows: list[Row]) -> None:
         (one_unlabelled, ("knn",), "'p9' of split test"),
         (without("label"), ("knn",), "split test.*labels"),
         (without("title"), ("retrieval",), "split test.*titles"),
-        (
-            neither,
-            ("retrieval", "knn"),
-            "split test.*titles.*split test.*labels",
-        ),
+        (neither, ("retrieval", "knn"), "split test.*titles.*split test.*labels"),
     ],
 )
 def test_an_invalid_manifest(
-    change: Callable[[list[Row]], None],
-    protocols: Any,
-    message: str,
-    model: CPD,
-    features: Features,
+    change: Callable[[list[Row]], None], protocols: Any, message: str, model: CPD, features: Features
 ) -> None:
     with pytest.raises(CrosspairError, match=rf"^m\.parquet: .*{message}") as caught:
         frozen_results(model, manifest_with(change), features, protocols, CONFIG)

@@ -79,10 +79,7 @@ def test_length_does_not_matter() -> None:
     assert scaled.tolist() == knn_predict(train, labels, queries, k=5).tolist()
 
 
-@pytest.mark.parametrize(
-    "k",
-    [11, 0],
-)
+@pytest.mark.parametrize("k", [11, 0])
 def test_an_invalid_k(k: int) -> None:
     train, labels, queries = task(0, 10, 2, 2)
     with pytest.raises(CrosspairError, match=f"k = {k}"):

@@ -65,12 +65,7 @@ def trained_by_loop(
     mean = [sum(each[i] for each in means) / len(means) for i in range(size)]
     variance = [sum(each[i] for each in variances) / len(variances) for i in range(size)]
     return [
-        logits_of(
-            values,
-            [(row[i] - mean[i]) / math.sqrt(variance[i] + 1e-5) for i in range(size)],
-            size,
-            classes,
-        )
+        logits_of(values, [(row[i] - mean[i]) / math.sqrt(variance[i] + 1e-5) for i in range(size)], size, classes)
         for row in x
     ]
 

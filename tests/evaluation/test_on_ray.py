@@ -90,11 +90,7 @@ def test_a_task_needs_a_gpu_or_what_every_node_has(nodes, share) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "message"),
-    [
-        (VideoError("decoding ended"), "decoding ended"),
-        (None, "the node died"),
-    ],
+    ("cause", "message"), [(VideoError("decoding ended"), "decoding ended"), (None, "the node died")]
 )
 def test_errors_of_tasks(model: CPD, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, cause, message: str) -> None:
     cluster = Cluster({"CPU": 2})
@@ -109,10 +105,7 @@ def test_errors_of_tasks(model: CPD, manifest: Manifest, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("options", "processes", "message"),
-    [
-        (["--address", "auto"], "1", "--address"),
-        (["--engine", "ray"], "2", "--engine ray"),
-    ],
+    [(["--address", "auto"], "1", "--address"), (["--engine", "ray"], "2", "--engine ray")],
 )
 def test_options_that_do_not_go_together(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options, processes, message

@@ -23,9 +23,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_measurements_and_documents_leave_a_commit_as_it_is_and_code_does_not(
-    checkout: Path,
-) -> None:
+def test_measurements_and_documents_leave_a_commit_as_it_is_and_code_does_not(checkout: Path) -> None:
     code = checkout / "src" / "code.py"
     clean = git_describe(code)
     assert len(clean) >= 7

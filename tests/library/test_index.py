@@ -21,14 +21,7 @@ from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora.inputs import probe_missing
 from crosspair.errors import ManifestError, VideoError
 from crosspair.evaluation import encode
-from crosspair.library import (
-    InferenceEngine,
-    Library,
-    LibraryError,
-    Windows,
-    index_videos,
-    remove_videos,
-)
+from crosspair.library import InferenceEngine, Library, LibraryError, Windows, index_videos, remove_videos
 from crosspair.library import index as indexing
 from crosspair.library.store import is_library, library_lock
 from crosspair.video import jobs
@@ -98,10 +91,7 @@ def test_a_file_has_one_name(
 
 
 def test_videos_of_a_manifest_are_removed(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
-    rows = [
-        {"pair_id": "x", "path": "videos/1.mp4"},
-        {"pair_id": "y", "path": "videos/3.mp4", "start": 1.0},
-    ]
+    rows = [{"pair_id": "x", "path": "videos/1.mp4"}, {"pair_id": "y", "path": "videos/3.mp4", "start": 1.0}]
     manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
     index_videos(tmp_path / "library", tiny, [manifest.path, folder], windows=WINDOWS)
     assert remove_videos(tmp_path / "library", [manifest.path]) == 2

@@ -10,14 +10,7 @@ import pytest
 import torch
 
 from crosspair.errors import ModelError, TextError, VideoError
-from crosspair.library import (
-    InferenceEngine,
-    Library,
-    LibraryError,
-    Searcher,
-    Windows,
-    index_videos,
-)
+from crosspair.library import InferenceEngine, Library, LibraryError, Searcher, Windows, index_videos
 from crosspair.library import search as search_module
 from crosspair.library import store as store_module
 from crosspair.library.search import contact_sheet

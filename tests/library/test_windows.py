@@ -18,11 +18,7 @@ from crosspair.video.jobs import decode_job
 CONFIG = ClipConfig(size=32, frames=8, stride=4)
 
 lengths = st.floats(0.05, 500)
-windows = st.builds(
-    lambda stride, strides: Windows(stride * strides, stride),
-    st.floats(0.25, 20),
-    st.integers(1, 5),
-)
+windows = st.builds(lambda stride, strides: Windows(stride * strides, stride), st.floats(0.25, 20), st.integers(1, 5))
 
 
 @given(windows, lengths)

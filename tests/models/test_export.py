@@ -56,9 +56,7 @@ def near(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[CPD, Path, list[module.ExportedFile]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[CPD, Path, list[module.ExportedFile]]:
     folder = tmp_path_factory.mktemp("exported")
     model = with_words(**{"video.shortcut": "A"})
     return model, folder, export(model, folder / "model.onnx")

@@ -15,16 +15,7 @@ from crosspair.errors import ModelError, RecipeError, TextError
 from crosspair.models import CPD, Classifier, ResNet3d, import_weights, inflate, load_init_weights
 from crosspair.models.import_weights import LAYOUTS
 from crosspair.recipes import make_recipe
-from tests.models.slowonly import (
-    Weights,
-    authors,
-    bordered,
-    features,
-    mmaction2,
-    pyslowfast,
-    pytorchvideo,
-    slow_only,
-)
+from tests.models.slowonly import Weights, authors, bordered, features, mmaction2, pyslowfast, pytorchvideo, slow_only
 from tests.models.test_inflate import Code, resnet2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -232,11 +223,7 @@ def test_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "settings", "expected"),
     [
-        (
-            "cfg",
-            "DATA:\n  NUM_FRAMES: 4\n  SAMPLING_RATE: 16\n  TRAIN_CROP_SIZE: 112\n",
-            (4, 16, 112),
-        ),
+        ("cfg", "DATA:\n  NUM_FRAMES: 4\n  SAMPLING_RATE: 16\n  TRAIN_CROP_SIZE: 112\n", (4, 16, 112)),
         ("meta", "dict(type='SampleFrames', clip_len=16, frame_interval=4)", (16, 4, 224)),
         ("cfg", "nothing of that", (8, 8, 224)),
     ],

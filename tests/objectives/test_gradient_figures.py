@@ -76,10 +76,7 @@ def test_image_size() -> None:
 def test_command_writes_images_and_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = {
-        "weights": (weights, gradient_weights_figure),
-        "nce": (quality, estimate_quality_figure),
-    }
+    small = {"weights": (weights, gradient_weights_figure), "nce": (quality, estimate_quality_figure)}
     monkeypatch.setattr(gradient_figures, "FIGURES", small)
     monkeypatch.setattr(sys, "argv", ["gradient_figures", "--out", str(tmp_path)])
     gradient_figures.main()

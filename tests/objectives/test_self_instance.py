@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
-from crosspair.objectives import (
-    ExactSoftmax,
-    LearnedInstance,
-    MemoryBank,
-    SelfInstance,
-    build_objective,
-)
+from crosspair.objectives import ExactSoftmax, LearnedInstance, MemoryBank, SelfInstance, build_objective
 from tests.objectives.pairs import bank_of, unit
 
 

@@ -14,14 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crosspair.distributed import World
-from crosspair.objectives import (
-    CrossPair,
-    ExactSoftmax,
-    LearnedInstance,
-    SelfInstance,
-    log_normalizer,
-    softmax,
-)
+from crosspair.objectives import CrossPair, ExactSoftmax, LearnedInstance, SelfInstance, log_normalizer, softmax
 from tests.objectives.pairs import bank_of, unit
 
 

@@ -34,11 +34,7 @@ def test_packaged_recipes_use_the_objective_of_the_paper(name: str) -> None:
         (["name=self_instance"], NoiseContrastive, SelfInstance),
         (["name=self_instance", "estimate=softmax"], ExactSoftmax, SelfInstance),
         (["name=self_instance", "instances=weights"], NoiseContrastive, LearnedInstance),
-        (
-            ["name=self_instance", "instances=weights", "estimate=softmax"],
-            ExactSoftmax,
-            LearnedInstance,
-        ),
+        (["name=self_instance", "instances=weights", "estimate=softmax"], ExactSoftmax, LearnedInstance),
         (["name=ranking", "margin=0.3"], Ranking, None),
         (["name=in_batch", "estimate=nce"], InBatch, None),
     ],

@@ -15,14 +15,7 @@ from crosspair import config
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.errors import RecipeError
 from crosspair.files import read_yaml
-from crosspair.recipes import (
-    dump_recipe,
-    load_recipe,
-    recipe_hash,
-    recipe_names,
-    recipe_of,
-    recipe_settings,
-)
+from crosspair.recipes import dump_recipe, load_recipe, recipe_hash, recipe_names, recipe_of, recipe_settings
 
 PAPERS = ["instagram300k-resnet50", "kinetics210k-resnet34", "kinetics210k-resnet50"]
 

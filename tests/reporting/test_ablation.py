@@ -11,12 +11,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.reporting.ablation import (
-    axis_charts,
-    dot_charts,
-    validation_panels,
-    write_ablation_report,
-)
+from crosspair.reporting.ablation import axis_charts, dot_charts, validation_panels, write_ablation_report
 from crosspair.reporting.ablation_tables import (
     ablation_frame,
     ablation_tables,
@@ -182,11 +177,7 @@ def test_random_weights_of_fine_tuning_are_trained_from_scratch(tmp_path: Path) 
 
 
 def test_significance_one_seed_and_ties(tmp_path: Path) -> None:
-    for folder, seeds, shift in (
-        ("three", (0, 1, 2), 1e-4),
-        ("one", (0,), 1e-4),
-        ("level", (0, 1), 0),
-    ):
+    for folder, seeds, shift in (("three", (0, 1, 2), 1e-4), ("one", (0,), 1e-4), ("level", (0, 1), 0)):
         (tmp_path / folder).mkdir()
         write_ablation(tmp_path / folder, AXES, shift=shift, seeds=seeds)
     assert "not significant" in findings_of(tmp_path / "three")[2]  # linear

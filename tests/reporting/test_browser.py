@@ -29,12 +29,7 @@ WIDTHS = (360, 800, 1400)
 
 @pytest.fixture
 def page_of(
-    tmp_path: Path,
-    results: list[Result],
-    origin: Provenance,
-    run: Path,
-    sheet: ContactSheet,
-    kind: str,
+    tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: ContactSheet, kind: str
 ) -> Path:
     """A page with all its sections, with long unbreakable words."""
     page = tmp_path / "out" / "report.html"

@@ -54,12 +54,7 @@ def test_chance_is_rank_over_pairs(run: Path) -> None:
 
 def test_only_measured_quantities_have_curves(run: Path) -> None:
     titles = [curve.title for curve in learning_curves(read_history(run))]
-    assert titles == [
-        "Retrieval, text → video",
-        "Retrieval, video → text",
-        "Loss",
-        "Posterior of being a pair",
-    ]
+    assert titles == ["Retrieval, text → video", "Retrieval, video → text", "Loss", "Posterior of being a pair"]
     (run / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "epoch": 0.1, "loss": 3}\n')
     assert [curve.title for curve in learning_curves(read_history(run))] == ["Loss"]
     (run / "metrics.jsonl").write_text("")

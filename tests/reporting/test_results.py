@@ -149,11 +149,7 @@ def _listed(content: dict[str, Any]) -> str:
     ],
 )
 def test_invalid_file(
-    corrupt: Callable[[dict[str, Any]], str],
-    cause: str,
-    tmp_path: Path,
-    results: list[Result],
-    origin: Provenance,
+    corrupt: Callable[[dict[str, Any]], str], cause: str, tmp_path: Path, results: list[Result], origin: Provenance
 ) -> None:
     path = tmp_path / "results.json"
     write_results(path, results, origin)

@@ -16,14 +16,7 @@ from hypothesis import strategies as st
 
 from crosspair.errors import RunError
 from crosspair.evaluation import Provenance, Result, write_results
-from crosspair.reporting.summary import (
-    PUBLISHED,
-    Run,
-    read_runs,
-    summary_frame,
-    summary_tables,
-    write_summary,
-)
+from crosspair.reporting.summary import PUBLISHED, Run, read_runs, summary_frame, summary_tables, write_summary
 from crosspair.reporting.tables import Column
 
 KNN = {"k": 25, "classes": 10, "clips": 10}
@@ -145,10 +138,7 @@ def test_published_numbers_are_percentages_and_name_their_source() -> None:
 
 def test_duplicate_values_are_refused(frozen: list[Result], origin: Provenance) -> None:
     twice = [*frozen, replace(frozen[0], value=0.5, settings={**KNN, "seed": 1})]
-    with pytest.raises(
-        RunError,
-        match=r"r\.json.*trained.*kNN, top-1 \(visual; 10 classes; test\).*0\.4444.*0\.5",
-    ):
+    with pytest.raises(RunError, match=r"r\.json.*trained.*kNN, top-1 \(visual; 10 classes; test\).*0\.4444.*0\.5"):
         summary_frame([Run("mine", Path("r.json"), twice, origin)])
 
 
@@ -214,11 +204,7 @@ class _Page(HTMLParser):
 @pytest.fixture
 def written(tmp_path: Path, frozen: list[Result], origin: Provenance) -> Path:
     write_results(tmp_path / "runs" / "<b>a #1|" / "results.json", frozen, origin)
-    write_results(
-        tmp_path / "b.json",
-        [finetuned(0.9)],
-        replace(origin, manifest="cafe", manifest_file="ucf.parquet"),
-    )
+    write_results(tmp_path / "b.json", [finetuned(0.9)], replace(origin, manifest="cafe", manifest_file="ucf.parquet"))
     runs = read_runs([f"{tmp_path}/runs/<b>a #1|", f"{tmp_path}/b.json"])
     write_summary(tmp_path / "out", runs)
     return tmp_path / "out"

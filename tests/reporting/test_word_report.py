@@ -10,13 +10,7 @@ import pytest
 from PIL import Image
 
 from crosspair.corpora.word_overlap import Overlap, VariantOverlap
-from crosspair.reporting.titles import (
-    overlap_figure,
-    print_words,
-    rank_correlation,
-    words_markdown,
-    write_words,
-)
+from crosspair.reporting.titles import overlap_figure, print_words, rank_correlation, words_markdown, write_words
 
 
 def overlap(variant: str, counts: dict[str, int]) -> VariantOverlap:

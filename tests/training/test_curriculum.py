@@ -5,12 +5,7 @@ import torch
 
 from crosspair.config import CurriculumConfig, OptimizerConfig, Recipe, TowersOptimizerConfig
 from crosspair.models import CPD, WordAverage
-from crosspair.training.schedule import (
-    Curriculum,
-    build_optimizer,
-    compute_lr_factor,
-    set_learning_rates,
-)
+from crosspair.training.schedule import Curriculum, build_optimizer, compute_lr_factor, set_learning_rates
 
 
 def stages(config: CurriculumConfig, scores: list[float]) -> list[int]:

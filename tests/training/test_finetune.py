@@ -168,14 +168,7 @@ def test_batch_size_must_fit_the_processes() -> None:
 
 def start_run(path: Path, settings=None, resume: bool = False, manifest: str = "m", start: str = "s"):
     made = recipe() if settings is None else settings
-    return RunFolder(
-        path,
-        made,
-        manifest,
-        resume=resume,
-        world=World(),
-        origin={"start": start, "tested": "test"},
-    )
+    return RunFolder(path, made, manifest, resume=resume, world=World(), origin={"start": start, "tested": "test"})
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,7 @@ def test_fractions_of_labels_are_nested() -> None:
     assert len(one) == 2  # at least one per class
 
 
-def test_unusable_videos_are_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_unusable_videos_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         found = select([*ucf(), row("x", None), row("y", "a", error="cut"), row("z", "a", "val")])
     assert not ids(found.train) & {"x", "y"}
@@ -101,9 +99,7 @@ def test_unusable_videos_are_logged(
     assert logged == [("x", "no label"), ("y", "cut")]
 
 
-def test_validation_skips_classes_that_are_not_in_train(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_validation_skips_classes_that_are_not_in_train(caplog: pytest.LogCaptureFixture) -> None:
     found = select([*ucf(), row("v", "a", "val"), row("w", "new", "val")])
     assert ids(found.validation) == {"v"}
     assert [record.args for record in caplog.records] == [(1, "new")]

@@ -13,12 +13,7 @@ from crosspair.distributed import World
 from crosspair.errors import RecipeError
 from crosspair.models import CPD
 from crosspair.recipes import load_recipe
-from crosspair.training.loop import (
-    check_batch_size,
-    compile_model,
-    microbatches_to_device,
-    preprocess_clips,
-)
+from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device, preprocess_clips
 from crosspair.training.pretrain import Pretraining
 from crosspair.video.loader import Batch
 from crosspair.video.pixels import jitter_colors, normalize

@@ -62,10 +62,7 @@ def test_full_disk_raises(tmp_path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with (
-            pytest.raises(RunError, match=r"metrics\.jsonl.*File too large$"),
-            open_alone(tmp_path) as full,
-        ):
+        with pytest.raises(RunError, match=r"metrics\.jsonl.*File too large$"), open_alone(tmp_path) as full:
             full.record("event", 1, {"message": "x" * 200_000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

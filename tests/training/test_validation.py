@@ -39,10 +39,7 @@ def finetuning() -> Finetuning:
     [(pretraining, "pretrain", "extract_features"), (finetuning, "finetune", "encode_plans")],
 )
 def test_batches_have_the_size_of_a_microbatch(
-    monkeypatch: pytest.MonkeyPatch,
-    make: Callable[[], Pretraining | Finetuning],
-    module: str,
-    reads: str,
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Pretraining | Finetuning], module: str, reads: str
 ) -> None:
     monkeypatch.setattr(importlib.import_module(f"crosspair.training.{module}"), reads, raise_batch_size)
     with pytest.raises(BatchSizeError, match=r"^4$"):
@@ -50,9 +47,7 @@ def test_batches_have_the_size_of_a_microbatch(
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_unreadable_validation_videos_are_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_unreadable_validation_videos_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     made = test_finetune.task(**{"training.workers": 0})
     with pytest.raises(VideoError, match=r"4 .*no such file"):
         made.validate()

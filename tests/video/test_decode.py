@@ -56,10 +56,7 @@ ENCODINGS = {
     "h264-short-gop": (".mp4", {"gop": 6}),
     "h264-long-gop": (".mp4", {"gop": 250}),
     "h264-b-frames": (".mp4", {"gop": 30, "b_frames": 3}),
-    "h264-open-gop": (
-        ".mkv",
-        {"gop": 15, "b_frames": 3, "options": {"x264-params": "open-gop=1:scenecut=0"}},
-    ),
+    "h264-open-gop": (".mkv", {"gop": 15, "b_frames": 3, "options": {"x264-params": "open-gop=1:scenecut=0"}}),
     "mpeg4-avi": (".avi", {"gop": 12}),
     "mpeg4-avi-long-gop": (".avi", {"gop": 250}),
     "mpeg4-avi-b-frames": (".avi", {"gop": 30, "b_frames": 2}),
@@ -191,11 +188,7 @@ def test_frames_are_scaled_to_the_shape_asked_for(tmp_path: Path, make_video) ->
 
 def test_colours_are_red_green_blue(tmp_path: Path, make_video) -> None:
     colour = np.array([200, 100, 30], np.uint8)
-    path = make_video(
-        tmp_path / "a.mp4",
-        frames=3,
-        content=lambda _, w, h: np.broadcast_to(colour, (h, w, 3)).copy(),
-    )
+    path = make_video(tmp_path / "a.mp4", frames=3, content=lambda _, w, h: np.broadcast_to(colour, (h, w, 3)).copy())
     frames = read_frames(Clip(str(path)), lambda _: [0.0], lambda w, h: (w, h))
     np.testing.assert_allclose(frames.mean(axis=(0, 1, 2)), colour, atol=6)
 
@@ -216,12 +209,7 @@ def sideways(path: Path, turn: int) -> Path:
 
 @pytest.mark.parametrize(
     ("turn", "shape", "corner"),
-    [
-        (0, (64, 96), (0, 0)),
-        (90, (96, 64), (0, -1)),
-        (180, (64, 96), (-1, -1)),
-        (270, (96, 64), (-1, 0)),
-    ],
+    [(0, (64, 96), (0, 0)), (90, (96, 64), (0, -1)), (180, (64, 96), (-1, -1)), (270, (96, 64), (-1, 0))],
 )
 def test_rotated_videos_are_turned_upright(
     tmp_path: Path, turn: int, shape: tuple[int, int], corner: tuple[int, int]
@@ -262,11 +250,7 @@ def test_a_video_is_read_from_any_fsspec_url(tmp_path: Path, make_video) -> None
 
 
 @pytest.mark.parametrize(
-    ("url", "kind"),
-    [
-        ("memory://videos/none.mp4", VideoStatus.MISSING),
-        ("nowhere://a.mp4", VideoStatus.UNREADABLE),
-    ],
+    ("url", "kind"), [("memory://videos/none.mp4", VideoStatus.MISSING), ("nowhere://a.mp4", VideoStatus.UNREADABLE)]
 )
 def test_a_wrong_url_is_an_error(url: str, kind: VideoStatus) -> None:
     with pytest.raises(InvalidVideoError, match=f"^{url}: ") as caught:

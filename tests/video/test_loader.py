@@ -57,9 +57,7 @@ orders = st.tuples(
 
 
 @given(orders)
-def test_an_epoch_takes_each_pair_at_most_once_and_drops_less_than_a_batch(
-    order: tuple[int, int, int, int],
-) -> None:
+def test_an_epoch_takes_each_pair_at_most_once_and_drops_less_than_a_batch(order: tuple[int, int, int, int]) -> None:
     pairs, size, epochs, seed = order
     taken = list(TrainingOrder(pairs, size, epochs, seed))
     assert len(taken) == epochs * (pairs // size) == len(TrainingOrder(pairs, size, epochs, seed))

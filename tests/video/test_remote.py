@@ -116,10 +116,7 @@ def long_videos(tmp_path_factory: pytest.TempPathFactory, make_video: Any) -> di
     made = {name: make(folder / name) for name in ("end.mp4", "a.mkv")}
     made["a.avi"] = make(folder / "a.avi", options={"b": "3M"})
     front = folder / "front.mp4"
-    with (
-        av.open(str(made["end.mp4"])) as source,
-        av.open(str(front), "w", options={"movflags": "faststart"}) as out,
-    ):
+    with av.open(str(made["end.mp4"])) as source, av.open(str(front), "w", options={"movflags": "faststart"}) as out:
         stream = out.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:

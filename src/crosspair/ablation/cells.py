@@ -18,15 +18,7 @@ from typing import Any
 
 import yaml
 
-from crosspair.ablation.plan import (
-    AblationPlan,
-    AblationRow,
-    CorpusPlan,
-    build,
-    expand_rows,
-    plan_settings,
-    row_name,
-)
+from crosspair.ablation.plan import AblationPlan, AblationRow, CorpusPlan, build, expand_rows, plan_settings, row_name
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest, add_title_noise, fingerprint, manifest_from_rows
 from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
@@ -271,10 +263,7 @@ class PairSource:
 
     def write(self, corpus: CorpusPlan, seed: int) -> Path:
         """Render and write what is missing, and return the path of the manifest."""
-        correct, pairs = (
-            self.preview(replace(corpus, wrong_titles=0.0), 0),
-            self.preview(corpus, seed),
-        )
+        correct, pairs = (self.preview(replace(corpus, wrong_titles=0.0), 0), self.preview(corpus, seed))
         folder = correct.path.parent
         if not corpus.manifest:
             with delayed_progress("rendering", "videos") as advance:

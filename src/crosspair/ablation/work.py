@@ -116,10 +116,7 @@ def evaluated_manifests(paths: Mapping[str, str]) -> list[str]:
 
 def _evaluate_frozen(job: dict[str, Any], recipe: Recipe, model: CPD, folder: Path, world: World) -> list[Result]:
     """Evaluate the cell's model, and random weights for the baseline."""
-    config, videos = (
-        FrozenConfig(seed=recipe.training.seed),
-        Manifest.read(job["paths"]["evaluation"]),
-    )
+    config, videos = (FrozenConfig(seed=recipe.training.seed), Manifest.read(job["paths"]["evaluation"]))
     model.to(world.device)
     runs: list[tuple[Subject, CPD, str]] = [("trained", model, "features")]
     if job["random"]:

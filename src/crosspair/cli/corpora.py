@@ -8,14 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.options import (
-    Subparsers,
-    add_cluster,
-    add_seed,
-    add_workers,
-    check_output_path,
-    uses_ray,
-)
+from crosspair.cli.options import Subparsers, add_cluster, add_seed, add_workers, check_output_path, uses_ray
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:

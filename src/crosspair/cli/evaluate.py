@@ -102,12 +102,7 @@ def _add_protocol(protocols: Subparsers, name: str, summary: str) -> None:
             "--weighting", choices=("uniform", "distance"), default="uniform",
             help="weight of a neighbour's vote: 1 (default), or exp(cosine / temperature)",
         )  # fmt: skip
-        parser.add_argument(
-            "--temperature",
-            type=float,
-            default=0.07,
-            help="of --weighting distance (default: 0.07)",
-        )
+        parser.add_argument("--temperature", type=float, default=0.07, help="of --weighting distance (default: 0.07)")
     if name in {"all", "linear", "lowshot"}:
         parser.add_argument("--epochs", type=int, default=30, help="training epochs (default: 30)")
         parser.add_argument("--lr", type=float, default=1e-3, help="divided by 10 every 10 epochs (default: 1e-3)")
@@ -276,12 +271,7 @@ def _frozen_config(options: argparse.Namespace) -> FrozenConfig:
 
 
 def _encode(
-    model: CPD,
-    manifest: Manifest,
-    folder: Path,
-    options: argparse.Namespace,
-    world: World,
-    **backend: Any,
+    model: CPD, manifest: Manifest, folder: Path, options: argparse.Namespace, world: World, **backend: Any
 ) -> Features:
     """Compute features, or load them if the folder already has them."""
     from crosspair.evaluation.feature_cache import cached_features

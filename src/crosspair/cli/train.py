@@ -9,14 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.options import (
-    Subparsers,
-    add_seed,
-    add_splits,
-    check_output_path,
-    distributed_context,
-    int_at_least,
-)
+from crosspair.cli.options import Subparsers, add_seed, add_splits, check_output_path, distributed_context, int_at_least
 
 if TYPE_CHECKING:
     from crosspair.ablation.plan import AblationPlan
@@ -71,9 +64,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 def add_finetune(commands: Subparsers) -> None:
     parser = commands.add_parser(
-        "finetune",
-        help="train a classifier from pre-trained weights and test it with 30 views",
-        epilog=_RECIPE_KEYS,
+        "finetune", help="train a classifier from pre-trained weights and test it with 30 views", epilog=_RECIPE_KEYS
     )
     parser.add_argument(
         "--recipe", required=True, metavar="NAME|FILE",

@@ -10,13 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.options import (
-    Subparsers,
-    add_batch_size,
-    add_precision,
-    check_output_path,
-    int_at_least,
-)
+from crosspair.cli.options import Subparsers, add_batch_size, add_precision, check_output_path, int_at_least
 from crosspair.errors import CrosspairError, VideoError
 
 if TYPE_CHECKING:
@@ -403,8 +397,7 @@ def _serve(options: argparse.Namespace) -> None:
     library = Library(options.library)
     if not is_loopback(options.host):
         logger.warning(
-            "no password is required: everyone who can reach %s can see all videos of this library",
-            options.host,
+            "no password is required: everyone who can reach %s can see all videos of this library", options.host
         )
     serve(
         library, load_engine(library.model_folder, **_engine_options(options)),

@@ -140,10 +140,7 @@ def check(
 
 
 def probe_videos(
-    paths: Sequence[str],
-    *,
-    progress: Callable[[int], None] = lambda _: None,
-    decode: bool = False,
+    paths: Sequence[str], *, progress: Callable[[int], None] = lambda _: None, decode: bool = False
 ) -> list[dict[str, Any]]:
     """Probe files or URLs in parallel; duplicates are opened once.
 
@@ -195,12 +192,7 @@ def check_videos(
         CrosspairError: processes cannot be started.
     """
     limit = seconds or (DECODE_SECONDS if decode else HEADER_SECONDS)
-    answers = map_isolated(
-        inspect_job,
-        [(path, parts, decode) for path, parts in jobs],
-        timeout=limit,
-        workers=workers,
-    )
+    answers = map_isolated(inspect_job, [(path, parts, decode) for path, parts in jobs], timeout=limit, workers=workers)
     with closing(answers):
         for job, answer in answers:
             if isinstance(answer, WorkerFailure):

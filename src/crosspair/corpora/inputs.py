@@ -10,13 +10,7 @@ from typing import Any
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.tables import TableLine, index_by_key, read_titles
-from crosspair.corpora.video_files import (
-    VideoFiles,
-    absolute_path,
-    strip_video_suffix,
-    to_nfc,
-    video_stem,
-)
+from crosspair.corpora.video_files import VideoFiles, absolute_path, strip_video_suffix, to_nfc, video_stem
 from crosspair.errors import ManifestError
 from crosspair.progress import delayed_progress
 

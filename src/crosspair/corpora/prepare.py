@@ -144,9 +144,7 @@ def plan_preparation(manifest: Manifest, out: Path, settings: TranscodeSettings)
 
 
 def prepare_corpus(
-    plan: PreparationPlan,
-    backend: TranscodeBackend,
-    progress: ProgressCallback = lambda *_: None,
+    plan: PreparationPlan, backend: TranscodeBackend, progress: ProgressCallback = lambda *_: None
 ) -> Manifest:
     """Make the missing files of a plan and write the manifest.
 

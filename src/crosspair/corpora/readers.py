@@ -215,12 +215,7 @@ def _trim(row: dict[str, Any]) -> None:
 
 
 def instagram_corpus(
-    folder: Path,
-    captions: Path,
-    out: Path,
-    *,
-    template: str = INSTAGRAM_TEMPLATE,
-    **options: Unpack[CorpusOptions],
+    folder: Path, captions: Path, out: Path, *, template: str = INSTAGRAM_TEMPLATE, **options: Unpack[CorpusOptions]
 ) -> Manifest:
     """Write the manifest of Instagram-300k; pairs without a caption are skipped.
 
@@ -254,8 +249,5 @@ def _read_captions(file: Path, template: str) -> Iterator[PairRecord]:
             raise ManifestError(f"{where}: caption is {caption!r}; it must be a string")
         # A caption that was cut within an emoji ends with half a surrogate pair.
         caption = caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        row = {
-            "title": caption.strip() or None,
-            "split": parse_split(str(entry["subset"] or "").strip(), where),
-        }
+        row = {"title": caption.strip() or None, "split": parse_split(str(entry["subset"] or "").strip(), where)}
         yield PairRecord(name, where, {template.replace("{id}", name): {}}, row)

@@ -21,14 +21,7 @@ from av.video.stream import VideoStream
 from crosspair.config import Clip
 from crosspair.errors import ManifestError, VideoError, format_error
 from crosspair.video.container import open_video, read_header
-from crosspair.video.decode import (
-    TAIL_TOLERANCE,
-    TICK,
-    decode_from,
-    frame_end,
-    resolve_segment,
-    rotation_quarters,
-)
+from crosspair.video.decode import TAIL_TOLERANCE, TICK, decode_from, frame_end, resolve_segment, rotation_quarters
 from crosspair.workers import extend_timeout
 
 # Measured on UCF101 at short side 128, compared with x264's defaults: without CABAC and deblocking,

@@ -8,13 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from crosspair.corpora.build import (
-    ManifestOutput,
-    PairRecord,
-    TitledCorpusOptions,
-    build_manifests,
-    class_phrase,
-)
+from crosspair.corpora.build import ManifestOutput, PairRecord, TitledCorpusOptions, build_manifests, class_phrase
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.tables import TableLine, index_by_key, read_lines
 from crosspair.corpora.video_files import video_stem
@@ -34,12 +28,7 @@ _HMDB51_SOURCE = re.compile(r"(.+)_[a-z]+_(cm|nm)_np\d+_[a-z]{2}_(bad|med|goo)_\
 
 
 def ucf101_corpus(
-    folder: Path,
-    lists: Path,
-    out: Path,
-    *,
-    splits: Sequence[int] = (1,),
-    **options: Unpack[TitledCorpusOptions],
+    folder: Path, lists: Path, out: Path, *, splits: Sequence[int] = (1,), **options: Unpack[TitledCorpusOptions]
 ) -> list[Manifest]:
     """Write the manifest of each split of UCF101: 13,320 videos in 101 classes.
 
@@ -74,12 +63,7 @@ def ucf101_corpus(
 
 
 def hmdb51_corpus(
-    folder: Path,
-    lists: Path,
-    out: Path,
-    *,
-    splits: Sequence[int] = (1,),
-    **options: Unpack[TitledCorpusOptions],
+    folder: Path, lists: Path, out: Path, *, splits: Sequence[int] = (1,), **options: Unpack[TitledCorpusOptions]
 ) -> list[Manifest]:
     """Write the manifest of each split of HMDB51: 6,766 videos in 51 classes.
 

@@ -83,10 +83,7 @@ class VariantOverlap:
 
 
 def word_overlap(
-    manifest: Manifest,
-    *,
-    exact: bool = False,
-    progress: Callable[[int, int], None] = lambda _, __: None,
+    manifest: Manifest, *, exact: bool = False, progress: Callable[[int, int], None] = lambda _, __: None
 ) -> list[VariantOverlap]:
     """Compare the titles of a manifest with its class names.
 

@@ -7,22 +7,11 @@ from crosspair.evaluation.evaluate import (
     randomize_weights,
     results_with_random_baseline,
 )
-from crosspair.evaluation.feature_cache import (
-    FeatureSpec,
-    cached_features,
-    feature_spec,
-    load_features,
-)
+from crosspair.evaluation.feature_cache import FeatureSpec, cached_features, feature_spec, load_features
 from crosspair.evaluation.features import Features, embed_texts, extract_features
 from crosspair.evaluation.knn import knn_predict
 from crosspair.evaluation.linear import LinearConfig, linear_predict, train_linear
-from crosspair.evaluation.results import (
-    Result,
-    bootstrap_interval,
-    class_details,
-    read_results,
-    write_results,
-)
+from crosspair.evaluation.results import Result, bootstrap_interval, class_details, read_results, write_results
 from crosspair.evaluation.retrieval import Retrieval, retrieval, target_ranks
 from crosspair.evaluation.tasks import label_subset
 from crosspair.evaluation.zeroshot import class_embeddings, draw_classes, zero_shot_predict

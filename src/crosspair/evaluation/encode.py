@@ -268,10 +268,7 @@ def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
 
 
 def encode_whole_videos(
-    engine: InferenceEngine,
-    manifest: Manifest,
-    clips: int = CLIPS,
-    progress: ProgressCallback | None = None,
+    engine: InferenceEngine, manifest: Manifest, clips: int = CLIPS, progress: ProgressCallback | None = None
 ) -> Iterator[WindowFeatures]:
     """Encode whole videos: the mean over evenly spaced clips (Section 4.2).
 

@@ -16,22 +16,9 @@ from crosspair.errors import CrosspairError, ModelError
 from crosspair.evaluation.features import Features, embed_texts, usable_rows
 from crosspair.evaluation.knn import NEIGHBOURS, TEMPERATURE, Weighting, check_knn, knn_predict
 from crosspair.evaluation.linear import LinearConfig, check_linear, linear_predict, train_linear
-from crosspair.evaluation.results import (
-    MEDIAN_RANK,
-    Result,
-    Subject,
-    bootstrap_interval,
-    chance_result,
-    class_details,
-)
+from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject, bootstrap_interval, chance_result, class_details
 from crosspair.evaluation.retrieval import retrieval
-from crosspair.evaluation.tasks import (
-    LABEL_FRACTIONS,
-    ClassTask,
-    class_task,
-    label_subset,
-    split_positions,
-)
+from crosspair.evaluation.tasks import LABEL_FRACTIONS, ClassTask, class_task, label_subset, split_positions
 from crosspair.evaluation.zeroshot import DRAWS, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.models.cpd import CPD
 from crosspair.models.init import FrameAverageModel
@@ -223,12 +210,7 @@ class EvaluationContext:
         return torch.tensor([not is_empty(titles[row] or "") for row in rows])
 
     def accuracy(
-        self,
-        protocol: str,
-        feature: str,
-        task: ClassTask,
-        predicted: torch.Tensor,
-        settings: dict[str, Any],
+        self, protocol: str, feature: str, task: ClassTask, predicted: torch.Tensor, settings: dict[str, Any]
     ) -> list[Result]:
         """Return the top-1 accuracy of predictions (V,) and that of chance."""
         correct = predicted == task.test_labels

@@ -129,11 +129,7 @@ def _from_json(values: dict[str, Any]) -> Result:
 
 
 def bootstrap_interval(
-    correct: torch.Tensor,
-    counted: torch.Tensor | None = None,
-    *,
-    seed: int,
-    rounds: int = ROUNDS,
+    correct: torch.Tensor, counted: torch.Tensor | None = None, *, seed: int, rounds: int = ROUNDS
 ) -> tuple[float, float]:
     """Estimate the 95 % interval of an accuracy by resampling the test videos with replacement.
 

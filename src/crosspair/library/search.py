@@ -21,12 +21,7 @@ from crosspair.config import Clip
 from crosspair.corpora.inputs import collect_videos
 from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import VideoError, format_error
-from crosspair.evaluation.encode import (
-    InferenceEngine,
-    check_text_tower,
-    encode_whole_videos,
-    load_engine,
-)
+from crosspair.evaluation.encode import InferenceEngine, check_text_tower, encode_whole_videos, load_engine
 from crosspair.evaluation.features import embed_texts
 from crosspair.library.store import Library, LibraryError, sql_quote
 from crosspair.video.decode import clip_times, read_frames
@@ -239,9 +234,7 @@ def _read_strip(hit: SearchHit) -> Image.Image:
 
     try:
         frames = read_frames(
-            Clip(hit.path, hit.start, hit.end),
-            lambda length: clip_times(0.5, length, FRAMES, STRIDE)[SHOWN],
-            scale,
+            Clip(hit.path, hit.start, hit.end), lambda length: clip_times(0.5, length, FRAMES, STRIDE)[SHOWN], scale
         )
     except VideoError:
         frames = np.full((len(SHOWN), SHORT_SIDE, SHORT_SIDE * 4 // 3, 3), GREY, dtype=np.uint8)

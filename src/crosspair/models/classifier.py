@@ -31,11 +31,7 @@ class Classifier(HubModel):
     sections = ("clip", "video", "classifier")
 
     def __init__(
-        self,
-        classes: Sequence[str],
-        clip: ClipConfig,
-        video: VideoConfig,
-        classifier: ClassifierConfig,
+        self, classes: Sequence[str], clip: ClipConfig, video: VideoConfig, classifier: ClassifierConfig
     ) -> None:
         super().__init__()
         self.classes = list(classes)

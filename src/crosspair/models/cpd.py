@@ -38,12 +38,7 @@ class CPD(HubModel):
     sections = ("clip", "video", "text", "head")
 
     def __init__(
-        self,
-        text_encoder: TextEncoder,
-        clip: ClipConfig,
-        video: VideoConfig,
-        text: TextConfig,
-        head: HeadConfig,
+        self, text_encoder: TextEncoder, clip: ClipConfig, video: VideoConfig, text: TextConfig, head: HeadConfig
     ) -> None:
         super().__init__()
         self.clip, self.video, self.text, self.head = clip, video, text, head

@@ -33,10 +33,7 @@ CPD_TYPE, CLASSIFIER_TYPE = "crosspair-cpd", "crosspair-classifier"
 MODEL_TYPES = {CPD_TYPE: "CPD", CLASSIFIER_TYPE: "classifier"}  # to names in messages and runs
 UNKNOWN_LICENSE = "unknown"  # the Hub's identifier
 # Class and Hub pipeline of each model type.
-_CARDS = {
-    CPD_TYPE: ("CPD", "feature-extraction"),
-    CLASSIFIER_TYPE: ("Classifier", "video-classification"),
-}
+_CARDS = {CPD_TYPE: ("CPD", "feature-extraction"), CLASSIFIER_TYPE: ("Classifier", "video-classification")}
 _CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
@@ -262,11 +259,7 @@ def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) ->
 
 
 def write_card(
-    folder: str | os.PathLike[str],
-    *,
-    results: Sequence[Any] = (),
-    license: str = UNKNOWN_LICENSE,
-    data: str = "",
+    folder: str | os.PathLike[str], *, results: Sequence[Any] = (), license: str = UNKNOWN_LICENSE, data: str = ""
 ) -> Path:
     """Write the card of a model folder. It includes the recipe of the run folder around it.
 

@@ -359,11 +359,7 @@ class WeightsFile:
         )
 
     def match(
-        self,
-        what: str,
-        expected: Mapping[str, torch.Tensor],
-        names: Mapping[str, str],
-        weights: Weights,
+        self, what: str, expected: Mapping[str, torch.Tensor], names: Mapping[str, str], weights: Weights
     ) -> Weights:
         """Rename weights of the file to a state dict, requiring an exact match.
 

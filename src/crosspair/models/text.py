@@ -55,8 +55,7 @@ class WordAverage(nn.Module):
         flat = [row for text_rows in rows for row in text_rows]
         device = self.vectors.weight.device
         mean: torch.Tensor = self.vectors(
-            to_device(torch.tensor(flat, dtype=torch.long), device),
-            to_device(torch.as_tensor(offsets), device),
+            to_device(torch.tensor(flat, dtype=torch.long), device), to_device(torch.as_tensor(offsets), device)
         )
         return mean
 

@@ -10,12 +10,7 @@ from torch import nn
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import (
-    CrossPair,
-    Discrimination,
-    LearnedInstance,
-    SelfInstance,
-)
+from crosspair.objectives.discrimination import CrossPair, Discrimination, LearnedInstance, SelfInstance
 from crosspair.objectives.in_batch import InBatch, Ranking, ranking_loss
 from crosspair.objectives.nce import NoiseContrastive, nce_loss
 from crosspair.objectives.softmax import ExactSoftmax, log_normalizer

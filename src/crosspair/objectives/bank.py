@@ -33,13 +33,7 @@ class MemoryBank:
     """
 
     def __init__(
-        self,
-        pairs: int,
-        dimensions: int,
-        momentum: float,
-        seed: int,
-        world: World,
-        dtype: torch.dtype = torch.float32,
+        self, pairs: int, dimensions: int, momentum: float, seed: int, world: World, dtype: torch.dtype = torch.float32
     ) -> None:
         self.pairs, self.momentum, self.world = pairs, momentum, world
         rows = len(range(world.rank, pairs, world.size))

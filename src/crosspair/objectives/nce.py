@@ -103,10 +103,7 @@ class NoiseContrastive(nn.Module):
         similarities = [
             ((query * positive).sum(dim=1) / task.temperature, noise / task.temperature)
             for query, positive, noise in zip(
-                queries,
-                task.lookup(index, bank),
-                self._noise_similarities(queries, bank),
-                strict=True,
+                queries, task.lookup(index, bank), self._noise_similarities(queries, bank), strict=True
             )
         ]
         self._update_log_z([noise for _, noise in similarities], bank.pairs)

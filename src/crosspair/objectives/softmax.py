@@ -52,10 +52,7 @@ class ExactSoftmax(nn.Module):
 
 
 def nll_loss(
-    positives: Sequence[torch.Tensor],
-    log_zs: Sequence[torch.Tensor],
-    classes: int,
-    names: Mapping[str, str],
+    positives: Sequence[torch.Tensor], log_zs: Sequence[torch.Tensor], classes: int, names: Mapping[str, str]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Compute the negative log-likelihood log Z − s⁺/τ, summed over distributions, and metrics.
 

@@ -31,13 +31,7 @@ from crosspair.reporting.figures import (
     replace_missing_glyphs,
     svg_figure,
 )
-from crosspair.reporting.tables import (
-    ReportTable,
-    TableCell,
-    compare_with_baselines,
-    format_comparison,
-    render_page,
-)
+from crosspair.reporting.tables import ReportTable, TableCell, compare_with_baselines, format_comparison, render_page
 from crosspair.video.decode import REFERENCE_FPS, clip_times, read_frames
 
 Line = dict[str, Any]

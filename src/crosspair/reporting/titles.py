@@ -21,23 +21,8 @@ from crosspair.corpora.titles.stage import TitleReport, TitleRow, extract_trees
 from crosspair.corpora.word_overlap import VariantOverlap
 from crosspair.files import write_atomically
 from crosspair.markdown import escape_markdown, markdown_rows
-from crosspair.reporting.figures import (
-    FAINT,
-    INK,
-    SERIES,
-    label_rows,
-    png_figure,
-    replace_missing_glyphs,
-    truncate,
-)
-from crosspair.reporting.tables import (
-    ReportTable,
-    TableCell,
-    format_csv,
-    format_value,
-    print_rows,
-    render_page,
-)
+from crosspair.reporting.figures import FAINT, INK, SERIES, label_rows, png_figure, replace_missing_glyphs, truncate
+from crosspair.reporting.tables import ReportTable, TableCell, format_csv, format_value, print_rows, render_page
 
 _LEGEND = {  # label and colour in the picture, and reasons, by CSS class
     "sign": ("emoji, symbol", SERIES[1], (Reason.EMOJI, Reason.SYMBOL)),

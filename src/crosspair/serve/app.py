@@ -142,10 +142,7 @@ def list_folders(service: Service) -> list[str]:
 
 @api.get("/api/v1/search")
 async def search_by_text(
-    service: Service,
-    text: Annotated[str, Query(max_length=MAX_LETTERS)],
-    limit: Limit = 24,
-    folder: Folder = "",
+    service: Service, text: Annotated[str, Query(max_length=MAX_LETTERS)], limit: Limit = 24, folder: Folder = ""
 ) -> list[Moment]:
     """Return the moments nearest to a text, best first."""
     return await run_sync(service.search, text, limit, folder, limiter=TEXT)

@@ -241,12 +241,7 @@ class Finetuning:
     name = "fine-tuning"
 
     def __init__(
-        self,
-        recipe: FinetuneRecipe,
-        manifest: Manifest,
-        init: InitWeights,
-        world: World,
-        test_split: str = "test",
+        self, recipe: FinetuneRecipe, manifest: Manifest, init: InitWeights, world: World, test_split: str = "test"
     ) -> None:
         self.recipe, self.world = recipe, world
         self.origin = {"start": init.name, "tested": test_split}

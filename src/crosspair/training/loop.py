@@ -290,10 +290,7 @@ class _Throughput:
         """Return the rates since the last call."""
         now = time.perf_counter()
         elapsed = now - self._since
-        rates = {
-            "clips_per_second": round(self.clips / elapsed, 2),
-            "data_wait": round(self._waited / elapsed, 4),
-        }
+        rates = {"clips_per_second": round(self.clips / elapsed, 2), "data_wait": round(self._waited / elapsed, 4)}
         self._since, self._waited, self.clips = now, 0.0, 0
         return rates
 

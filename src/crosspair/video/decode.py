@@ -19,12 +19,7 @@ from av.video.stream import VideoStream
 
 from crosspair.config import Clip
 from crosspair.errors import InvalidVideoError, VideoError, VideoStatus, format_error
-from crosspair.video.container import (
-    VideoInfo,
-    duration,
-    open_video,
-    read_header,
-)
+from crosspair.video.container import VideoInfo, duration, open_video, read_header
 
 REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning is as fast as a seek
@@ -192,16 +187,10 @@ def frames_on_screen(
             current, following = following, next(frames, None)
         if current is None or (following is None and time > frame_end(*current) + TAIL_TOLERANCE):
             end = "it has no frames" if current is None else f"the frames end at {current[0]:.2f} s"
-            raise InvalidVideoError(
-                path,
-                VideoStatus.CUT,
-                f"cut: the header gives {duration(stream):.2f} s, but {end}",
-            )
+            raise InvalidVideoError(path, VideoStatus.CUT, f"cut: the header gives {duration(stream):.2f} s, but {end}")
         if current[1].is_corrupt:
             raise InvalidVideoError(
-                path,
-                VideoStatus.CORRUPT_FRAMES,
-                f"damaged: the frame at {current[0]:.2f} s is corrupt",
+                path, VideoStatus.CORRUPT_FRAMES, f"damaged: the frame at {current[0]:.2f} s is corrupt"
             )
         yield current[1]
 

@@ -44,9 +44,7 @@ CONTAINERS = {
 SUFFIXES = frozenset().union(*CONTAINERS.values())
 
 
-def inspect_job(
-    job: tuple[str, Sequence[Segment], bool],
-) -> tuple[dict[str, Any], list[CheckResult]]:
+def inspect_job(job: tuple[str, Sequence[Segment], bool]) -> tuple[dict[str, Any], list[CheckResult]]:
     """Run `inspect` in a worker process, with arguments and results that can be pickled.
 
     Args:
@@ -109,8 +107,7 @@ def _check_header(container: InputContainer, info: VideoInfo, path: str, span: S
         return CheckResult(VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels")
     if begin >= end:
         return CheckResult(
-            VideoStatus.OUTSIDE,
-            f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s",
+            VideoStatus.OUTSIDE, f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s"
         )
     notes = []
     suffix = PurePosixPath(path.split("::")[0].split("?")[0]).suffix.lower()

@@ -14,13 +14,7 @@ from PIL import Image
 
 from crosspair.config import Clip, ClipConfig
 from crosspair.errors import VideoError
-from crosspair.video.decode import (
-    REFERENCE_FPS,
-    array_frames,
-    clip_times,
-    read_frames,
-    uniform_positions,
-)
+from crosspair.video.decode import REFERENCE_FPS, array_frames, clip_times, read_frames, uniform_positions
 from crosspair.video.views import resize_short_side
 
 THUMBNAIL_SIDE = 160  # pixels, of the longer side

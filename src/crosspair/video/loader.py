@@ -51,12 +51,7 @@ class Batch:
 
 
 def training_loader(
-    clips: Sequence[Clip],
-    order: TrainingOrder,
-    config: ClipConfig,
-    *,
-    seed: int,
-    workers: int,
+    clips: Sequence[Clip], order: TrainingOrder, config: ClipConfig, *, seed: int, workers: int
 ) -> DataLoader[Any]:
     """Load the batches of the rest of a training, without a pause between epochs.
 
@@ -119,15 +114,7 @@ class TrainingOrder:
     """
 
     def __init__(
-        self,
-        pairs: int,
-        batch_size: int,
-        epochs: int,
-        seed: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
+        self, pairs: int, batch_size: int, epochs: int, seed: int, *, rank: int = 0, world_size: int = 1, start: int = 0
     ) -> None:
         self.pairs, self.batch_size, self.epochs, self.seed = pairs, batch_size, epochs, seed
         self.rank, self.world_size, self.start = rank, world_size, start

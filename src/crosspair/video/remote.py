@@ -70,9 +70,7 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
     try:
         if not handle.seekable() or getattr(handle, "size", 0) is None:
             raise InvalidVideoError(
-                url,
-                VideoStatus.UNREADABLE,
-                "the server does not support range requests. Download the file",
+                url, VideoStatus.UNREADABLE, "the server does not support range requests. Download the file"
             )
         yield RemoteFile(handle, url)
     finally:

@@ -230,8 +230,7 @@ def encode_scene(scene: Scene) -> bytes:
     options = {"fflags": "+bitexact"}
     with av.open(file, "w", format=encoding.container, options=options) as container:
         stream = cast(
-            VideoStream,
-            container.add_stream(encoding.encoder, rate=scene.fps, options=dict(encoding.options)),
+            VideoStream, container.add_stream(encoding.encoder, rate=scene.fps, options=dict(encoding.options))
         )
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         context = stream.codec_context

@@ -182,8 +182,7 @@ def normalize_characters(text: str) -> str:
 
 _FRACTION = re.compile("[¼-¾⅐-⅞]")
 _CHARACTERS = str.maketrans(
-    "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ′´‐‑–−—―•·、。【】《》™℠©®℗¿¡",
-    "abcdefghijklmnoprstuvwyz''----||||,.[][]       ",
+    "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ′´‐‑–−—―•·、。【】《》™℠©®℗¿¡", "abcdefghijklmnoprstuvwyz''----||||,.[][]       "
 )
 # Combining marks, joiners, direction marks, soft hyphens, and variation selectors of emoji.
 _INVISIBLE = re.compile("[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060\u20d0-\u20ff\ufe00-\ufe0f]")
