@@ -181,6 +181,7 @@ class Model:
     def _encode_files(
         self, manifest: Manifest, clips: int, windows: Windows | None
     ) -> Iterator[tuple[str, WindowFeatures]]:
+        """Yield (pair_id, features) of each video of a manifest."""
         ids = manifest.column("pair_id")
         with delayed_progress("encoding", "clips") as progress:
             if windows:
@@ -193,6 +194,7 @@ class Model:
     def _encode_arrays(
         self, arrays: Sequence[np.ndarray], clips: int, windows: Windows | None
     ) -> Iterator[tuple[str, WindowFeatures]]:
+        """Yield (name, features) of each array; names are its indices."""
         config = self.engine.model.clip
         plans = []
         for row, frames in enumerate(arrays):
@@ -368,6 +370,7 @@ def write_embeddings(
 
 
 def _embedding_rows(name: str, features: WindowFeatures) -> Iterator[dict[str, Any]]:
+    """Yield a row of the embedding table for each window of a video."""
     values = zip(features.spans, features.visual.numpy(), features.embedding.numpy(), strict=True)
     for (start, end), visual, embedding in values:
         yield {

@@ -372,16 +372,19 @@ def _check_network_input(clip: ClipConfig) -> None:
 
 
 def _check_positive(section: str, config: object, *names: str) -> None:
+    """Raise RecipeError unless the fields of `config` called `names` are > 0."""
     for name in names:
         _check(section, config, name, lambda value: value > 0, "must be above 0")
 
 
 def _check_non_negative(section: str, config: object, *names: str) -> None:
+    """Raise RecipeError unless the fields of `config` called `names` are ≥ 0."""
     for name in names:
         _check(section, config, name, lambda value: value >= 0, "must not be below 0")
 
 
 def _check_fraction(section: str, config: object, *names: str) -> None:
+    """Raise RecipeError unless the fields of `config` called `names` lie in [0, 1)."""
     for name in names:
         _check(section, config, name, lambda value: 0 <= value < 1, "must lie in [0, 1)")
 

@@ -266,12 +266,14 @@ def _grow_batch(
 
 
 def _time_step(task: _Task, batch: Batch) -> float:
+    """Return the seconds of a training step."""
     start = _now(task.world.device)
     task.train_step(batch, 0.0, 1.0)
     return _now(task.world.device) - start
 
 
 def _now(device: torch.device) -> float:
+    """Return the time in s after all work of the device is complete."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -201,6 +201,7 @@ class _Slot:
         return ProcessPoolExecutor(1, _CONTEXT, initializer=_start_worker, initargs=arguments)
 
     def _describe(self, code: int | None) -> WorkerFailure:
+        """Explain the exit code of a worker process."""
         if code == -signal.SIGALRM:
             return WorkerFailure(f"not done after {self.timeout:g} s", timed_out=True)
         if code == -signal.SIGKILL:

@@ -65,7 +65,7 @@ from crosspair.corpora import prepare
 from crosspair.workers import extend_timeout
 def run_request(request):
     {task}
-prepare.run_request, prepare.SECONDS = run_request, 0.3
+prepare.run_request, prepare.TIMEOUT = run_request, 0.3
 prepare.transcode_with_timeout(None)
 time.sleep(0.5)
 """

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from crosspair.corpora.word_overlap import Overlap, VariantOverlap
-from crosspair.reporting.titles import overlap_figure, print_words, rank_correlation, words_markdown, write_words
+from crosspair.reporting.titles import overlap_figure, print_word_overlap, rank_correlation, words_markdown, write_words
 
 
 def overlap(variant: str, counts: dict[str, int]) -> VariantOverlap:
@@ -38,7 +38,7 @@ def test_markdown_tables() -> None:
 
 
 def test_terminal_table(capsys: pytest.CaptureFixture[str]) -> None:
-    print_words([RAW, CLEAN])
+    print_word_overlap([RAW, CLEAN])
     assert "45.0 %" in capsys.readouterr().out
 
 

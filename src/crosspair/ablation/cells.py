@@ -18,7 +18,15 @@ from typing import Any
 
 import yaml
 
-from crosspair.ablation.plan import AblationPlan, AblationRow, CorpusPlan, build, expand_rows, plan_settings, row_name
+from crosspair.ablation.plan import (
+    AblationPlan,
+    AblationRow,
+    CorpusPlan,
+    build_settings,
+    expand_rows,
+    plan_settings,
+    row_name,
+)
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest, add_title_noise, fingerprint, manifest_from_rows
 from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
@@ -287,7 +295,7 @@ def _create_cell(
     values = {key: value for axis in row for key, value in plan.axes[axis][row[axis]].items()}
     changes = {key: values.pop(key) for key in list(values) if key.startswith("corpus.")}
     changes = {key.removeprefix("corpus."): value for key, value in changes.items()}
-    corpus = build(CorpusPlan, asdict(plan.corpus) | changes, where, "corpus.")
+    corpus = build_settings(CorpusPlan, asdict(plan.corpus) | changes, where, "corpus.")
     settings = recipe_settings(load_recipe(plan.recipe)) | plan.overrides | values
     recipe = make_recipe(Recipe, settings | {"training.seed": seed}, where)
     manifest = source.preview(corpus, seed)

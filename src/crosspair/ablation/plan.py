@@ -189,9 +189,9 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
     settings = {key: _substitute(settings[key], values, where) for key in settings if key != "needs"}
     for section, kind in SECTIONS.items():  # checked first, for the full key in messages
         if settings.get(section) is not None:
-            build(kind, _section(settings, section, where), where, f"{section}.")
+            build_settings(kind, _section(settings, section, where), where, f"{section}.")
     settings["baseline"] = _section(settings, "first", where)
-    return build(AblationPlan, {key: settings[key] for key in settings if key != "first"}, where)
+    return build_settings(AblationPlan, {key: settings[key] for key in settings if key != "first"}, where)
 
 
 def plan_settings(plan: AblationPlan) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def row_name(row: AblationRow) -> str:
     return " / ".join(row.values())
 
 
-def build(kind: type[Settings], settings: Mapping[str, Any], where: str, prefix: str = "") -> Settings:
+def build_settings(kind: type[Settings], settings: Mapping[str, Any], where: str, prefix: str = "") -> Settings:
     """Build a dataclass from plain values.
 
     Args:
@@ -255,6 +255,7 @@ def _find_plan(name: str) -> str | Path:
 
 
 def _section(settings: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return a section of a plan file, empty if missing; raise RecipeError if it is no mapping."""
     section = settings.get(name)
     if not isinstance(section, dict | None):
         raise RecipeError(f"{where}: {name} must be a mapping, not {section!r}")

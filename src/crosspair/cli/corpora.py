@@ -453,14 +453,14 @@ def _words(options: argparse.Namespace) -> None:
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.word_overlap import read_accuracy, word_overlap
     from crosspair.progress import delayed_progress
-    from crosspair.reporting.titles import print_words, write_words
+    from crosspair.reporting.titles import print_word_overlap, write_words
 
     manifest = Manifest.read(options.manifest)
     with delayed_progress("words", "pairs") as progress:
         overlaps = word_overlap(manifest, exact=options.exact, progress=progress)
     labels = overlaps[0].ranked()
     accuracy = read_accuracy(options.accuracy, labels) if options.accuracy else {}
-    print_words(overlaps)
+    print_word_overlap(overlaps)
     if options.out:
         write_words(options.out, overlaps, accuracy)
         print(f"{options.out}: words.md, words.csv, words.png")

@@ -173,6 +173,7 @@ def match_videos(
 
 
 def _find_video(pair: PairRecord, videos: VideoFiles) -> dict[str, Any] | None:
+    """Return path and further columns of the first of a pair's possible files that exists, or None."""
     for name, columns in pair.files.items():
         path = videos.find(name, pair.where)
         if path is not None:
@@ -181,6 +182,7 @@ def _find_video(pair: PairRecord, videos: VideoFiles) -> dict[str, Any] | None:
 
 
 def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions) -> None:
+    """Set the titles of the pairs, in place, from a title file with their ids."""
     titles = titles_by_id(file, options.get("title_columns"))
     titled = [pair for pair in pairs if video_stem(pair.pair_id) in titles]
     if not titled:
@@ -257,6 +259,7 @@ def skipped_list_path(manifest: Path) -> Path:
 
 
 def _relative_to(folder: Path) -> Callable[[str], str]:
+    """Return a function that makes absolute paths relative to a folder, symbolic links resolved."""
     start = folder.resolve()
 
     # Resolved before taking the relative path, because ".." from a linked folder leads elsewhere;

@@ -71,6 +71,7 @@ def probe_missing(manifest: Manifest, *, shown: bool = True) -> Manifest:
 
 
 def _source_rows(name: str) -> Iterator[dict[str, Any]]:
+    """Yield manifest rows of a manifest, of all videos in a folder, or of one file."""
     path = Path(name)
     if path.suffix == ".parquet":
         manifest = Manifest.read(path)
@@ -87,6 +88,7 @@ def _source_rows(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _title_key(line: TableLine) -> str:
+    """Return the key that matches a line of a title file to a video: its id, or its path."""
     return video_stem(line["video_id"]) if line["video_id"] else _path_key(line["path"])
 
 
@@ -103,6 +105,7 @@ def _video_keys(path: str) -> Iterator[str]:
 
 
 def _path_key(path: str) -> str:
+    """Normalise a path without its suffix and leading `..`, with a leading slash."""
     path = os.path.normpath(strip_video_suffix(to_nfc(path)))
     while path.startswith("../"):
         path = path.removeprefix("../")

@@ -89,7 +89,10 @@ class Manifest:
         return cls(table, path)
 
     def write(self, path: str | os.PathLike[str]) -> Manifest:
-        """Write the table to ``path`` atomically; video paths are not changed (see `rebased`)."""
+        """Write the table to ``path`` atomically and return the manifest of that file.
+
+        Relative video paths are not changed; see `rebased`.
+        """
         path = Path(path)
         with atomic_write(path, ManifestError) as partial:
             pq.write_table(self.table, partial)
@@ -192,7 +195,7 @@ def fingerprint(manifest: Manifest) -> str:
     """Hash the columns pair_id, path, start and end, and the size of each local file.
 
     Sizes are included because corpora prepared with different settings have the same names. Titles,
-    labels, splits and the manifest's folder are ignored.
+    labels, splits and the manifest's folder are ignored, as are sizes of missing and remote files.
 
     Returns:
         12 hex digits.
@@ -263,6 +266,7 @@ def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
 
 
 def _to_codes(values: list[object]) -> Indices:
+    """Number equal values equally, in order of their first occurrence."""
     codes: dict[object, int] = {}
     return np.array([codes.setdefault(value, len(codes)) for value in values])
 
@@ -328,6 +332,7 @@ def _validate_rows(table: pa.Table, path: Path) -> None:
 
 
 def _check_known(columns: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Raise ManifestError if a column is not in `SCHEMA`."""
     unknown = [name for name in columns if name not in SCHEMA.names]
     if unknown:
         raise ManifestError(

@@ -47,7 +47,7 @@ JOURNAL = "prepared.jsonl"
 file with several lines, the last one counts."""
 KEPT = ("pair_id", "title", "title_clean", "title_tree", "label", "split")
 MAX_NAME_LENGTH = 80  # characters of an id used in a file name; file systems allow 255 bytes in all
-SECONDS = 120.0  # time limit to open and write a file; `transcode` adds time for its frames
+TIMEOUT = 120.0  # time limit to open and write a file; `transcode` adds time for its frames
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def transcode_locally(requests: Sequence[TranscodeRequest], workers: int) -> Gen
 
     A process that crashes or hangs is replaced and fails only its file.
     """
-    outcomes = map_isolated(run_request, requests, timeout=SECONDS, workers=workers)
+    outcomes = map_isolated(run_request, requests, timeout=TIMEOUT, workers=workers)
     with closing(outcomes):
         for index, outcome in outcomes:
             if isinstance(outcome, WorkerFailure):
@@ -271,9 +271,9 @@ def transcode_on_ray(
 
 
 def transcode_with_timeout(request: TranscodeRequest) -> TranscodeOutcome:
-    """Run a request; after `SECONDS`, SIGALRM ends the process even inside the decoder."""
+    """Run a request in a Ray worker; after `TIMEOUT` s, SIGALRM kills the worker, even inside the decoder."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, TIMEOUT)
     try:
         return run_request(request)
     finally:
@@ -322,6 +322,7 @@ def file_names(pair_ids: Sequence[str]) -> list[str]:
 
 
 def _check_out(manifest: Manifest, out: Path) -> None:
+    """Raise ManifestError if the output folder is unsuitable: a file, or a folder with other content."""
     if ":/" in str(out):
         raise ManifestError(f"{out} is not a local folder. Prepare locally, then copy the folder.")
     if out.exists() and not out.is_dir():
@@ -361,6 +362,7 @@ def _source_states(paths: list[str], out: Path) -> dict[str, object]:
 
 
 def _find_done(requests: list[TranscodeRequest], journal: Path) -> dict[int, dict[str, Any]]:
+    """Return the recorded columns of requests, by index, whose files exist with the same settings."""
     latest = {
         entry["file"]: entry
         for entry in read_jsonl(journal)
@@ -412,6 +414,7 @@ def _track(
 
 
 def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
+    """Return the outcome of a source that cannot be prepared."""
     return TranscodeOutcome(error=f"{request.clip.path}: {reason}")
 
 
@@ -432,4 +435,5 @@ def _to_file_name(pair_id: str) -> str:
 
 
 def _hash(text: str, digits: int) -> str:
+    """Hash a text to hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]

@@ -123,6 +123,7 @@ def _check_duplicates(rows: list[dict[str, Any]], titles: Path) -> None:
 
 
 def _assign_split(rows: list[dict[str, Any]], videos: VideoFiles, split: str, file: Path) -> None:
+    """Set the split of the rows, in place, whose videos a list names; lines without a video are logged."""
     if split not in SPLITS:
         raise ManifestError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
     by_video: dict[str | None, list[dict[str, Any]]] = {}
@@ -154,7 +155,10 @@ def _strip_class_number(line: str) -> str:
 
 
 def _find_listed_video(line: str, videos: VideoFiles, where: str) -> str | None:
-    """Find the video of a line, which may have another suffix or folder on disk."""
+    """Return the full path of the video that a line of a list names, or None.
+
+    The suffix and the folder of the line are ignored if there is no exact match.
+    """
     for name in (line, strip_video_suffix(line), video_stem(line)):
         path = videos.find(name, where)
         if path is not None:

@@ -58,6 +58,7 @@ class TableLine:
         return begin, stop
 
     def _seconds(self, column: str) -> float | None:
+        """Parse a time in seconds; None if the field is empty."""
         text = self[column]
         try:
             return float(text) if text else None
@@ -112,6 +113,7 @@ class TextTable:
     def _rows(
         self, positions: Mapping[str, int], width: int, lines: Iterable[tuple[int, list[str]]]
     ) -> list[TableLine]:
+        """Convert lines to `TableLine`; raise ManifestError for a line with too many fields."""
         rows = []
         for line, fields in lines:
             if any(fields[width:]):
@@ -277,6 +279,7 @@ def _is_authors_file(table: TextTable) -> bool:
 
 
 def _column_positions(table: TextTable, renamed: Mapping[str, str]) -> dict[str, int]:
+    """Return the position of each column of a title file, after renaming."""
     positions = {name: position for position, name in enumerate(table.header) if name in COLUMNS}
     for column, name in renamed.items():
         if column not in COLUMNS:

@@ -30,7 +30,7 @@ ENCODER = {"preset": "veryfast", "tune": "fastdecode"}
 TIME_BASE = Fraction(1, 120_000)  # s; an integer number of ticks per frame at all usual rates
 CPU = Path("/proc/cpuinfo")
 AVX2 = "MMX2,SSE2,SSE3,SSSE3,SSE4.2,AVX,FMA3,BMI1,BMI2,LZCNT,AVX2"
-SECONDS_PER_SECOND = 20  # time limit per second of video; large frames take 2
+TIMEOUT_PER_SECOND = 20  # time limit per second of video; large frames take 2
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def transcode(clip: Clip, settings: TranscodeSettings) -> bytes:
         VideoError: the source is missing, empty, cut, damaged, or has no video stream.
     """
     with _open_segment(clip, settings.middle) as segment:
-        extend_timeout(SECONDS_PER_SECOND * (segment.begin + segment.length))
+        extend_timeout(TIMEOUT_PER_SECOND * (segment.begin + segment.length))
         try:
             return _encode(segment, settings)
         except av.FFmpegError as error:

@@ -117,6 +117,7 @@ def _build_splits(
     group_pattern: re.Pattern[str],
     options: TitledCorpusOptions,
 ) -> list[Manifest]:
+    """Build a manifest for each official split; see `build_manifests`."""
     if out.suffix == ".parquet" and len(splits) > 1:
         raise ManifestError(f"output {out} is one file for {len(splits)} splits. Pass a folder instead.")
 

@@ -64,6 +64,7 @@ class VideoFiles:
         return os.path.join(self.folder, path)  # noqa: PTH118 - pathlib is slow on many names
 
     def _candidates(self, name: str) -> list[str]:
+        """Return the paths that a name may mean: its exact path, or else all files with that name or stem."""
         last = name.rpartition("/")[2]
         stems = {last, video_stem(last)}
         found = [path for stem in stems for path in self._by_stem.get(stem, [])]
@@ -110,6 +111,7 @@ def file_size(path: str | os.PathLike[str]) -> int | None:
 
 
 def _aliases(path: str) -> set[str]:
+    """Return the names of a file: path without suffix, file name, and file name without suffix."""
     path = to_nfc(path)
     return {strip_video_suffix(path), path.rpartition("/")[2], video_stem(path)}
 

@@ -158,6 +158,7 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
 
 
 def _title_overlap(title: str, label: str, exact: bool) -> Overlap:
+    """Count the words that a title has in common with its class name."""
     parts, joined = _class_words(label, exact)
     words = _split_words(title)
     covered: set[int] = set()
@@ -184,6 +185,7 @@ def _class_words(label: str, exact: bool) -> tuple[tuple[frozenset[str], ...], f
 
 
 def _word_forms(word: str, exact: bool) -> frozenset[str]:
+    """Return the word itself if `exact`, otherwise its base forms."""
     return frozenset({word}) if exact else base_forms(word)
 
 

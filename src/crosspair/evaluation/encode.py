@@ -102,6 +102,7 @@ def encode_plans(
 
 
 def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[tuple[DecodeJob, DecodedClips]]:
+    """Yield jobs with their decoded clips, in order; without workers, decode in this process."""
     if not workers:
         for job in jobs:
             yield job, decode_job(job)
@@ -118,6 +119,7 @@ Decoded = tuple[DecodeJob, DecodedClips]
 
 
 def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
+    """Group jobs into batches of at most `batch_size` clips; None: one job each."""
     batch: list[Decoded] = []
     room = 0
     for job, clips in decoded:
@@ -143,6 +145,7 @@ class _Part:
 
 @torch.no_grad()
 def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
+    """Run the network on all clips of a batch, one crop at a time; failed jobs have no outputs."""
     good = [(job, clips.clips) for job, clips in batch if not clips.failure]
     outputs: Iterator[tuple[torch.Tensor, ...]] = iter(())
     if good:
@@ -156,6 +159,7 @@ def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
 
 
 def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
+    """Sum the outputs over the clips and crops of each group of a plan that was decoded completely."""
     parts = sorted(parts, key=lambda part: part.job.first)
     good = [part for part in parts if not part.decoded.failure]
     failure = next((part.decoded.failure for part in parts if part.decoded.failure), "")
@@ -250,6 +254,7 @@ def encode_features(
 
 
 def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
+    """Convert sums over clips and crops to features of windows: mean f̃_v, and unit-norm f_v."""
     plan, failure = encoded.plan, encoded.failure
     if not encoded.groups:
         return _no_features(model, plan.row, failure)
@@ -263,6 +268,7 @@ def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
 
 
 def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
+    """Return the features of a video without a readable window."""
     visual = torch.empty(0, model.video_encoder.features)
     return WindowFeatures(row, [], visual, torch.empty(0, model.head.embedding), failure=failure)
 

@@ -202,8 +202,8 @@ class EvaluationContext:
             task.check_training(self.manifest)
         return task
 
-    def readable_titles(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return whether the title of each video at ``positions`` has a known word, (V,) bool."""
+    def has_known_words(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return whether the title of each video at ``positions`` has a word in the vocabulary, (V,) bool."""
         titles = self.manifest.column(self.model.text.column)
         is_empty = self.model.text_encoder.is_empty
         rows = self.features.rows[positions].tolist()
@@ -257,7 +257,7 @@ def _unsupported_reason(context: EvaluationContext, protocol: ProtocolName, posi
     if protocol in TEXT_PROTOCOLS and "text_encoder" in context.model.untrained:
         return "this model has no text tower. Use knn, linear or lowshot"
     if protocol == "retrieval":
-        available, name = bool(context.readable_titles(positions).any()), "readable titles"
+        available, name = bool(context.has_known_words(positions).any()), "readable titles"
     else:
         labels = context.manifest.column("label")
         available = any(labels[row] for row in context.features.rows[positions].tolist())
@@ -271,7 +271,7 @@ def retrieval_results(context: EvaluationContext) -> list[Result]:
     model, config = context.model, context.config
     positions = split_positions(context.manifest, context.features, config.split)
     titles = context.manifest.column(model.text.column)
-    kept = positions[context.readable_titles(positions)]
+    kept = positions[context.has_known_words(positions)]
     texts = embed_texts(model, [titles[row] for row in context.features.rows[kept].tolist()])
     videos = context.features.embedding[kept]
     results = []
@@ -333,10 +333,12 @@ def lowshot_results(context: EvaluationContext) -> list[Result]:
 
 
 def _draw_labels(task: ClassTask, fraction: float, seed: int) -> list[int]:
+    """Draw training videos of each class, with at least one per class."""
     return label_subset([task.classes[i] for i in task.train_labels.tolist()], fraction, seed)
 
 
 def _probe_results(context: EvaluationContext, name: str, feature: str, task: ClassTask) -> list[Result]:
+    """Train and test a linear classifier (Section 4.3)."""
     values, config = context.values(feature), context.config
     probe = train_linear(
         values[task.train], task.train_labels, len(task.classes), config.linear,
@@ -382,6 +384,7 @@ def zeroshot_results(context: EvaluationContext) -> list[Result]:
 
 
 def _test_classes(task: ClassTask) -> list[int]:
+    """Return the classes that occur in the test videos, sorted."""
     return sorted(set(task.test_labels.tolist()))
 
 

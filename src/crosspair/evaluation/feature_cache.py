@@ -336,6 +336,7 @@ def _drop_errors(features: Features, manifest: Manifest, world: World) -> Featur
 
 
 def _read(reader: Callable[[Path], Any], path: Path) -> Any:
+    """Call a reader; raise RunError with the path and how to fix it if the file is damaged."""
     try:
         return reader(path)
     except (OSError, pa.ArrowException, SafetensorError) as error:
@@ -413,6 +414,7 @@ class FeatureJournal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _done_file(self, rank: int) -> Path:
+        """Return the file that marks the block of a process as complete."""
         return self.folder / f"{rank}.done"
 
 
@@ -422,8 +424,10 @@ def _to_entry(video: VideoFeatures) -> list[Any]:
 
 
 def _encode(values: torch.Tensor) -> str:
+    """Encode a float tensor in base64."""
     return b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
 def _decode(text: str) -> torch.Tensor:
+    """Decode the text of `_encode` to a flat float32 tensor."""
     return torch.from_numpy(np.frombuffer(b64decode(text), "<f4").astype(np.float32))

@@ -266,6 +266,7 @@ def _task_resources(ray: Any, workers: int) -> tuple[dict[str, int], int]:
 
 
 def _encode_block(block: Sequence[int], inputs: tuple[CPD, Manifest, dict[str, Any]]) -> list[VideoFeatures]:
+    """Encode rows of a manifest in a Ray task, on a GPU if it has one."""
     model, manifest, settings = inputs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     world = World(device=device)

@@ -77,7 +77,7 @@ def write_results(path: str | os.PathLike[str], results: Sequence[Result], prove
             )
     origin = json.dumps(asdict(provenance), indent=2, ensure_ascii=False).replace("\n", "\n  ")
     # One line per result: with indentation, details of many classes would fill pages.
-    lines = ",\n".join(f"    {json.dumps(_to_json(result), ensure_ascii=False)}" for result in results)
+    lines = ",\n".join(f"    {json.dumps(_result_to_json(result), ensure_ascii=False)}" for result in results)
     text = f'{{\n  "provenance": {origin},\n  "results": [\n{lines}\n  ]\n}}\n'
     write_atomically(Path(path), text)
 
@@ -94,7 +94,7 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
             raise TypeError(f"it is a JSON {type(content).__name__}, not a JSON object")
         machine = Machine(**content["provenance"]["machine"])
         origin = Provenance(**{**content["provenance"], "machine": machine})
-        return [_from_json(values) for values in content["results"]], origin
+        return [_result_from_json(values) for values in content["results"]], origin
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; evaluate the run to write it") from error
     except OSError as error:
@@ -105,7 +105,7 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
         ) from error
 
 
-def _to_json(result: Result) -> dict[str, Any]:
+def _result_to_json(result: Result) -> dict[str, Any]:
     values = asdict(result)
     for name in ("interval", "details"):
         if not values[name]:
@@ -113,7 +113,8 @@ def _to_json(result: Result) -> dict[str, Any]:
     return values
 
 
-def _from_json(values: dict[str, Any]) -> Result:
+def _result_from_json(values: dict[str, Any]) -> Result:
+    """Build a result from its JSON object; raise ValueError or TypeError if it is invalid."""
     result = Result(**values)
     if result.of not in get_args(Subject):
         raise ValueError(f"'of' must be one of {', '.join(get_args(Subject))}, not {result.of!r}")
@@ -270,6 +271,7 @@ def mean_results(results: Sequence[Result]) -> list[Result]:
 
 
 def _mean_interval(mean: float, members: Sequence[Result]) -> tuple[float, float] | None:
+    """Return the interval of a mean over independent members; None unless all have intervals."""
     widths = [member.interval[1] - member.interval[0] for member in members if member.interval]
     if len(widths) < len(members):
         return None

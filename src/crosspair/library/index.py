@@ -115,7 +115,7 @@ def index_videos(
             name
             for name in {**indexed, **broken}
             # Segments of a given file are kept, even if only the whole file is given.
-            if name not in videos and _path(name) not in given_files and _is_inside(name, paths)
+            if name not in videos and _strip_segment(name) not in given_files and _is_inside(name, paths)
         ]
         stale = {*removed, *(video.name for video in todo)}
         library.remove([name for name in indexed if name in stale])
@@ -166,7 +166,9 @@ def remove_videos(folder: str | os.PathLike[str], sources: Sequence[VideoSource]
     with library_lock(library.folder):
         indexed, broken = library.videos(), read_broken(library.folder)
         removed = {
-            name for name in {*indexed, *broken} if name in listed or _is_inside(name, paths) or _path(name) in paths
+            name
+            for name in {*indexed, *broken}
+            if name in listed or _is_inside(name, paths) or _strip_segment(name) in paths
         }
         library.remove([name for name in indexed if name in removed])
         kept = {name: video for name, video in broken.items() if name not in removed}
@@ -208,11 +210,12 @@ def _source_videos(manifest: Manifest) -> dict[str, _SourceVideo]:
     return videos
 
 
-def _path(name: str) -> str:
+def _strip_segment(name: str) -> str:
     return name.partition(SEGMENT)[0]
 
 
 def _is_inside(name: str, folders: Sequence[str]) -> bool:
+    """Return whether a video lies in one of the folders."""
     return any(name.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
@@ -275,6 +278,7 @@ def _encode_videos(
 
 
 def _table_rows(video: _SourceVideo, features: WindowFeatures) -> Iterator[dict[str, Any]]:
+    """Yield a row of the library's table for each window of a video."""
     windows = zip(features.spans, features.embedding.numpy(), features.thumbnails, strict=True)
     for (start, end), vector, thumbnail in windows:
         yield {

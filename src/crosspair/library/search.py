@@ -151,6 +151,7 @@ class Searcher:
             count *= OVERSAMPLING
 
     def _nearest_windows(self, query: np.ndarray, count: int, condition: str, exact: bool) -> list[dict[str, Any]]:
+        """Search the table for the windows with the highest cosine similarity, best first."""
         folder, dimensions = self.library.folder, self.library.info.embedding
         if len(query) != dimensions:
             raise LibraryError(
@@ -228,6 +229,8 @@ def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
 
 
 def _read_strip(hit: SearchHit) -> Image.Image:
+    """Decode some frames of a result next to each other; grey if the file is not readable any more."""
+
     def scale(width: int, height: int) -> tuple[int, int]:
         factor, longest = SHORT_SIDE / min(width, height), 2 * SHORT_SIDE
         return min(longest, round(width * factor)), min(longest, round(height * factor))

@@ -162,6 +162,7 @@ class Library:
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:
+        """Convert exceptions of LanceDB while writing to LibraryError."""
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:

@@ -118,7 +118,7 @@ class HubModel(nn.Module):
         return model.eval()
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:
-        """Upload the model to the Hugging Face Hub; see `push`."""
+        """Upload the model to the repository `name` and return its URL; see `push`."""
         with TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             self.save_pretrained(folder)

@@ -199,6 +199,7 @@ def markdown_table(results: Sequence[Result]) -> str:
 
 
 def _comparison(results: Sequence[Result]) -> list[list[str]]:
+    """Format results as a table with chance, random weights and trained weights in columns."""
     names = ["protocol", "metric", "feature"]
     table = [[*names, "chance", "random weights", "trained", "over chance", "over random"]]
     for row in compare_with_baselines(results).itertuples():

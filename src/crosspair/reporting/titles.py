@@ -192,6 +192,7 @@ class _Word(NamedTuple):
 
 
 def _raw_words(example: TitleExample) -> list[_Word]:
+    """Return the words of a raw title with the CSS class of the rule that removed them."""
     words: list[_Word] = []
     for piece in example.pieces:
         kind = REASON_CLASSES[piece.reason] if piece.reason else ""
@@ -230,8 +231,8 @@ def _draw_words(draw: ImageDraw.ImageDraw, x: float, y: float, words: Sequence[_
         x = end
 
 
-def print_words(overlaps: Sequence[VariantOverlap]) -> None:
-    """Print the word overlap of each title column to standard output (Table 6)."""
+def print_word_overlap(overlaps: Sequence[VariantOverlap]) -> None:
+    """Print how many title words occur in the class name, for each title column (Table 6)."""
     print_rows(_OVERLAP_HEAD, map(_overlap_cells, overlaps))
 
 
@@ -335,4 +336,5 @@ def _overlap_cells(overlap: VariantOverlap) -> list[str]:
 
 
 def _preferred_variant(overlaps: Sequence[VariantOverlap]) -> VariantOverlap:
+    """Return the overlap of the title column that the report illustrates."""
     return min(overlaps, key=lambda each: _PREFERRED.index(each.variant))

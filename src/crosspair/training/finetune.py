@@ -348,7 +348,7 @@ class Finetuning:
         return {"videos": int(videos), "loss": loss / videos, "top-1": hits / videos}
 
     def observe(self, scores: dict[str, float]) -> bool:
-        """Record the validation loss; return whether it is the lowest so far."""
+        """Pass ``scores["loss"]`` to the plateau detection; return whether it is the lowest so far."""
         return self.plateau.observe(scores["loss"])
 
     def advance(self, epochs_done: int) -> str:

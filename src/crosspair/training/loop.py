@@ -150,6 +150,7 @@ class Trainer:
             self._resume(run_folder.last_step)
 
     def _resume(self, step: int) -> None:
+        """Restore model, optimizer, bank, random generators and counters from a checkpoint."""
         checkpoints, rank, device = self.run_folder.checkpoints, self.world.rank, self.world.device
         shared, ranks = load_checkpoint(checkpoints, step)
         try:
@@ -229,6 +230,7 @@ class Trainer:
         return bool(stops)
 
     def _end_epoch(self, epochs_done: int) -> None:
+        """Validate if due, export the best weights, and let the task change its stage or learning rate."""
         task, config = self.task, self.config
         average_running_stats(task.model, self.world)
         due = epochs_done % config.validate_every == 0 or epochs_done == config.epochs
@@ -267,6 +269,7 @@ class Trainer:
                     self._add_skipped(pair_id, message)
 
     def _add_skipped(self, pair_id: str, message: str) -> None:
+        """Record a pair whose video cannot be read."""
         self.skipped[pair_id] = message
         epoch = self.step / self.steps_per_epoch
         values = {"epoch": epoch, "event": "left out", "pair_id": pair_id, "message": message}

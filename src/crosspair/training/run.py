@@ -129,6 +129,7 @@ class RunFolder:
             raise RunError(f"{self.path} contains a run with another recipe: {changes}")
 
     def _check_origin(self, origin: Mapping[str, str]) -> None:
+        """Raise RunError if the run was started with other inputs."""
         try:
             content = {"init": "random", **json.loads((self.path / ORIGIN).read_text())}
             saved = {name: content[name] for name in origin}
@@ -233,6 +234,7 @@ _PREFIX = "step-"
 
 
 def _steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder."""
     names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*/")]
     return [int(name) for name in names if name.isdecimal()]  # not "step-00000010 (copy)"
 

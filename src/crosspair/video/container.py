@@ -150,7 +150,8 @@ def _open_container(path: str, remote: RemoteFile | None) -> InputContainer:
 
 
 def _explain_open_error(path: str, remote: RemoteFile | None, error: Exception) -> InvalidVideoError:
-    result = signature(path, remote)
+    """Convert an error of the demuxer to one that says what the file is instead of a video."""
+    result = check_signature(path, remote)
     if remote is not None and remote.fault is not None:
         return remote.fault
     # A disk error, unless the file's first bytes explain why the demuxer failed.
@@ -187,8 +188,8 @@ MARKUP = re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 UNKNOWN = CheckResult(VideoStatus.NOT_A_VIDEO)
 
 
-def signature(path: str, remote: RemoteFile | None) -> CheckResult:
-    """Guess what a file is from its first bytes, and check that it is as long as they claim.
+def check_signature(path: str, remote: RemoteFile | None) -> CheckResult:
+    """Explain from its first bytes why a file, which could not be opened as a video, is not one.
 
     Args:
         path: path of a local file.
@@ -199,14 +200,15 @@ def signature(path: str, remote: RemoteFile | None) -> CheckResult:
     """
     try:
         if remote is not None:
-            return _read_signature(remote)
+            return _check_content(remote)
         with Path(path).open("rb") as file:
-            return _read_signature(file)
+            return _check_content(file)
     except OSError:
         return UNKNOWN
 
 
-def _read_signature(file: RemoteFile | BinaryIO) -> CheckResult:
+def _check_content(file: RemoteFile | BinaryIO) -> CheckResult:
+    """Do the work of `check_signature` on an open file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(HEAD)

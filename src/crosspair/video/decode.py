@@ -223,12 +223,14 @@ def decode_from(container: FrameSource, stream: VideoStream, begin: float) -> It
 
 
 def _timed_frames(container: FrameSource, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+    """Yield (seconds from the start, frame) in the order of presentation."""
     frames = _decode_with_times(container, stream)
     unordered = stream.container.format.name == "avi" and stream.codec_context.has_b_frames
     return _sort_times(frames) if unordered else frames
 
 
 def _decode_with_times(container: FrameSource, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+    """Yield (seconds from the start, frame); missing time stamps are extrapolated from the frame rate."""
     tick = float(stream.time_base or 0)
     origin = stream.start_time or 0
     step = 1 / float(stream.average_rate or 30)

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
-from crosspair.video.container import VideoInfo, open_video, read_header, signature
+from crosspair.video.container import VideoInfo, check_signature, open_video, read_header
 from crosspair.video.decode import TAIL_TOLERANCE, TICK, clip_span, decode_from, frame_end
 from crosspair.workers import extend_timeout
 
@@ -96,6 +96,7 @@ def inspect(path: str, segments: Sequence[Segment], *, decode: bool) -> tuple[Vi
 
 
 def _to_span(segment: Segment, info: VideoInfo) -> Span:
+    """Return start and end of a segment in s, the whole video if it has none."""
     start, end = segment
     return start or 0.0, info.duration if end is None else min(end, info.duration)
 
@@ -123,11 +124,11 @@ def _check_header(container: InputContainer, info: VideoInfo, path: str, span: S
             "training repeats its last frame"
         )
         notes.append(CheckResult(VideoStatus.SHORT, reason))
-    return _join_notes(notes)
+    return _merge_notes(notes)
 
 
-def _join_notes(notes: Sequence[CheckResult]) -> CheckResult:
-    """Merge notes into one result with the status of the first one and all reasons."""
+def _merge_notes(notes: Sequence[CheckResult]) -> CheckResult:
+    """Merge notes into one result: the status of the first one (`FINE` if there is none), all reasons."""
     if not notes:
         return CheckResult(VideoStatus.FINE)
     return CheckResult(notes[0].kind, "; ".join(note.reason for note in notes if note.reason))
@@ -160,6 +161,7 @@ class _Scan:
 
 
 def _scan(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Scan:
+    """Decode all frames from `begin` to `end` s, passing over packets that fail."""
     scan = _Scan(begin)
     source = _TolerantSource(container)
     for seconds, frame in decode_from(source, stream, begin):
@@ -244,7 +246,7 @@ def _check_length(
     missing = declared - found
     tolerance = max(2.0, LENGTH_TOLERANCE * declared)
     # For an AVI whose end is missing, FFmpeg replaces the header's length by the remaining one.
-    if missing > tolerance and signature(path, None).kind is VideoStatus.CUT:
+    if missing > tolerance and check_signature(path, None).kind is VideoStatus.CUT:
         return info, CheckResult(VideoStatus.CUT, f"cut: the header gives {declared} frames, decoding finds {found}")
     if result.kind.broken:
         return info, result
@@ -258,4 +260,4 @@ def _check_length(
         VideoStatus.WRONG_LENGTH,
         f"the header gives {info.frames} frames in {info.duration:.2f} s, decoding finds {found} in {scan.end:.2f} s",
     )
-    return replace(info, frames=found, duration=scan.end), _join_notes([note, result])
+    return replace(info, frames=found, duration=scan.end), _merge_notes([note, result])

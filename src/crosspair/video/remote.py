@@ -40,6 +40,7 @@ class RemoteFile:
         return self._guard(self._handle.tell, -1)
 
     def _guard(self, action: Callable[[], Result], default: Result) -> Result:
+        """Return the result of an action, or the default after the first error, which is stored."""
         if self.fault is not None:
             return default
         try:

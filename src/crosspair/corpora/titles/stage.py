@@ -144,6 +144,7 @@ def prepare_titles(
 
 
 def _map_batches(jobs: Sequence[_Job], workers: int) -> Iterator[list[PreparedTitle]]:
+    """Yield the prepared titles of each batch, in order, in worker processes if that pays off."""
     if workers == 1 or len(jobs) <= _MAX_SINGLE:
         yield from map(prepare_batch, jobs)
         return
@@ -241,6 +242,7 @@ def _lower_if_shouted(title: str) -> str:
 
 
 def _fill_columns(manifest: Manifest, rows: Sequence[TitleRow], empty: Empty) -> Manifest:
+    """Return the manifest with the columns title_clean and title_tree; see `prepare_titles` for `empty`."""
     raw = empty == "raw"
     cleans = [row.prepared.clean or (row.title.strip() if raw else "") for row in rows]
     trees = [row.prepared.tree or (clean if raw else "") for row, clean in zip(rows, cleans, strict=True)]
