@@ -60,14 +60,14 @@ class World:
         """Concatenate (B_r, …) tensors in the order of ranks (all-gather); B_r may differ."""
         if self.size == 1:
             return rows
-        counts = self.counts(len(rows))
+        counts = self.gather_counts(len(rows))
         padded = rows.new_zeros((int(counts.max()), *rows.shape[1:]))
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
 
-    def counts(self, mine: int) -> torch.Tensor:
+    def gather_counts(self, mine: int) -> torch.Tensor:
         """Gather one number per process, as (size,) int64 on the CPU.
 
         The hosts communicate directly, so no process waits for its device.
@@ -78,7 +78,7 @@ class World:
 
     def offset(self, mine: int) -> int:
         """Return the sum of the numbers of lower ranks."""
-        return int(self.counts(mine)[: self.rank].sum())
+        return int(self.gather_counts(mine)[: self.rank].sum())
 
     def gather_texts(self, mine: str) -> list[str]:
         """Gather one string per process, in the order of ranks."""
@@ -89,12 +89,12 @@ class World:
 
     def barrier(self) -> None:
         """Wait for all processes."""
-        self.counts(0)
+        self.gather_counts(0)
 
 
 @contextmanager
 def init_distributed() -> Iterator[World]:
-    """Initialise the process group of ``torchrun``; without ``torchrun``, use one process.
+    """Initialise the process group of ``torchrun`` for a ``with`` block; without it, use one process.
 
     Raises:
         RunError: an environment variable of ``torchrun`` is missing; there are more processes than

@@ -145,6 +145,7 @@ def _encode_test_clip(encoder: str) -> io.BytesIO:
 
 
 def _check_extra(package: str, extra: str, needed_for: str) -> Check:
+    """Check that an optional package is installed; if not, print how to install the extra with it."""
     try:
         return Check(package, True, version(package), needed_for)
     except PackageNotFoundError:

@@ -101,11 +101,11 @@ def test_statuses_are_counted_by_video_and_by_pair(corpus: Manifest) -> None:
     rows = corpus.table.to_pylist()
     more = [{**rows[0], "pair_id": "again"}, {**rows[1], "pair_id": "more"}]
     checked = check(manifest_from_rows([*rows, *more], corpus.path))
-    assert checked.counts() == {
+    assert checked.count_statuses() == {
         VideoStatus.FINE: (1, 2), VideoStatus.SHORT: (1, 1), VideoStatus.MISSING: (1, 1),
         VideoStatus.EMPTY: (1, 2), VideoStatus.OUTSIDE: (1, 1),
     }  # fmt: skip
-    assert list(checked.counts()) == [kind for kind in VideoStatus if kind in KINDS]
+    assert list(checked.count_statuses()) == [kind for kind in VideoStatus if kind in KINDS]
 
 
 def test_list_contains_all_rows_that_are_not_fine(corpus: Manifest, tmp_path: Path) -> None:

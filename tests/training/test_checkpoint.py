@@ -76,7 +76,7 @@ def test_other_files_are_ignored(tmp_path) -> None:
 class SeparateFolders(World):
     """Rank 0 of two processes; the files of rank 1 are on another machine."""
 
-    def counts(self, mine: int) -> torch.Tensor:
+    def gather_counts(self, mine: int) -> torch.Tensor:
         return torch.full((2,), mine)
 
 

@@ -86,7 +86,7 @@ class Cell:
         return self.count_clips(self.pairs)
 
     def count_clips(self, pairs: int) -> int:
-        """Count the clips seen in a pre-training; incomplete batches are dropped."""
+        """Count the clips of all epochs of a pre-training on `pairs` pairs; incomplete batches are dropped."""
         training = self.recipe.training
         return training.epochs * (pairs // training.batch_size) * training.batch_size
 

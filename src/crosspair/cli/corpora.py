@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_corpus(commands: Subparsers) -> None:
+    """Add the command ``corpus`` with a subcommand for each kind of corpus."""
     parser = commands.add_parser(
         "corpus", help="make a manifest: rendered videos, a folder, or one of the paper's corpora"
     )
@@ -252,7 +253,7 @@ def _print_checked(checked: CheckedManifest, listed: Path | None) -> None:
     table.add_column("videos", justify="right")
     table.add_column("pairs", justify="right")
     table.add_column("in training")
-    for kind, (videos, pairs) in checked.counts().items():
+    for kind, (videos, pairs) in checked.count_statuses().items():
         use = "[red]skipped[/red]" if kind.broken else "used"
         table.add_row(kind.value, f"{videos:,}", f"{pairs:,}", use)
     Console().print(table)

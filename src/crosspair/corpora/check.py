@@ -49,7 +49,7 @@ class CheckedManifest:
         """Number of rows that training skips."""
         return sum(result.kind.broken for result in self.results)
 
-    def counts(self) -> dict[VideoStatus, tuple[int, int]]:
+    def count_statuses(self) -> dict[VideoStatus, tuple[int, int]]:
         """Return the numbers of videos and of rows for each status that occurs."""
         rows = list(zip(self.manifest.column("path"), self.results, strict=True))
         counts = {}

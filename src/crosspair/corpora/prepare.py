@@ -419,7 +419,7 @@ def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
 
 
 def _remove_partial(videos: Path) -> None:
-    """Remove the partial files of killed processes."""
+    """Remove partial files, which killed processes have left; the caller holds the folder's lock."""
     for partial in videos.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 

@@ -128,7 +128,7 @@ def word_overlap(
 
 
 def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
-    """Read the accuracy of each class.
+    """Read the accuracy of each class as a mapping from label to accuracy.
 
     Args:
         path: a csv with the columns ``class`` and ``accuracy``; a JSON object from label to

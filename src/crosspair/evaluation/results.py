@@ -60,7 +60,7 @@ class Result:
 
 
 def chance_result(result: Result, value: float) -> Result:
-    """Return the result of random guesses that a result is compared with."""
+    """Return a copy of a result with the value of random guesses, as its baseline."""
     return replace(result, of="chance", value=value, interval=None, details={})
 
 

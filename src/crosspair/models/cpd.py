@@ -97,7 +97,9 @@ class CPD(HubModel):
 
 
 def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
-    """Build a model with random weights. The caller seeds torch.
+    """Build an untrained model: random weights, and word vectors if they are learned from titles.
+
+    The caller seeds torch.
 
     Args:
         recipe: the architecture.

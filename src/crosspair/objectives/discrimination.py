@@ -40,7 +40,10 @@ class Discrimination(Protocol):
         """Return the classes (..., d) of pairs for each distribution; see `MemoryBank.lookup`."""
 
     def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
-        """Return this process's classes for each distribution, as blocks of columns."""
+        """Return, for each distribution, the class vectors that this process holds.
+
+        They are given as blocks of columns, (n, D) each: concatenating them would copy the bank.
+        """
 
 
 class CrossPair:

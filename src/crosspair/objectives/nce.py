@@ -130,7 +130,7 @@ class NoiseContrastive(nn.Module):
             samples = torch.randint(bank.pairs, (m,), generator=self.generator)
             noise = task.lookup(to_device(samples, self.world.device), bank, shared=True)
             return [_dot_products(*operands) for operands in zip(queries, noise, strict=True)]
-        counts = self.world.counts(batch)
+        counts = self.world.gather_counts(batch)
         samples = torch.randint(bank.pairs, (int(counts.sum()), m), generator=self.generator)
         start = int(counts[: self.world.rank].sum())
         rows = to_device(samples[start : start + batch], self.world.device)
@@ -145,7 +145,7 @@ class NoiseContrastive(nn.Module):
         """Estimate log Z as log N + log mean exp(s/τ) over the noise (B, m) of all processes."""
         sums = torch.stack([noise.flatten().logsumexp(0) for noise in noises])
         sums = self.world.gather_rows(sums.unsqueeze(0)).logsumexp(0)  # (K,)
-        samples = self.world.counts(noises[0].numel()).sum()
+        samples = self.world.gather_counts(noises[0].numel()).sum()
         estimate = sums - samples.log() + math.log(pairs)
         keep = 1.0 if self.config.normalizer == "first" else EMA
         average = keep * self.log_z + (1 - keep) * estimate

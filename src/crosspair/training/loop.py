@@ -407,7 +407,7 @@ def accumulate_gradients(
         Means over the batch of the loss and the scalars.
     """
     # The same number on every process, since each microbatch runs collectives.
-    count = min(recipe.training.accumulate, int(world.counts(len(batch.rows)).min()) // 2)
+    count = min(recipe.training.accumulate, int(world.gather_counts(len(batch.rows)).min()) // 2)
     means: dict[str, torch.Tensor] = {}
     with record_section("copy"):
         microbatches = microbatches_to_device(batch, count, world.device)

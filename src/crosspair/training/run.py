@@ -74,7 +74,7 @@ class RunFolder:
         world.barrier()
         self._wait_for_origin()
         # From rank 0, since other machines may see the newest checkpoint later.
-        self.last_step = int(world.counts(last_step(self.checkpoints) or 0)[0]) or None
+        self.last_step = int(world.gather_counts(last_step(self.checkpoints) or 0)[0]) or None
 
     def __enter__(self) -> Self:
         if self.world.is_main:
@@ -140,7 +140,11 @@ class RunFolder:
                 raise RunError(f"{self.path} contains a run with another {name}: it was {saved[name]} and is now {new}")
 
     def _wait_for_origin(self) -> None:
-        """Wait until this machine sees the files of rank 0."""
+        """Wait until the files that rank 0 wrote to the run folder are visible on this machine.
+
+        Raises:
+            RunError: they do not appear, so the machines have different folders.
+        """
         for _ in range(NFS_CACHE_TIMEOUT_S):
             if (self.path / ORIGIN).exists():
                 return
@@ -186,12 +190,12 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         cause = error.__context__ or error
         reason = (getattr(cause, "strerror", None) or str(cause)).splitlines()[0]
-    failures = int(world.counts(int(bool(reason))).sum())
+    failures = int(world.gather_counts(int(bool(reason))).sum())
     if not failures:
         missing = [rank for rank in range(world.size) if not (partial / _rank_file(rank)).exists()]
         if missing:
             reason = f"{_rank_file(missing[0])} is missing: all machines need the same folder"
-        failures = int(world.counts(len(missing)).sum())
+        failures = int(world.gather_counts(len(missing)).sum())
     if failures:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)

@@ -196,7 +196,7 @@ def frames_on_screen(
 
 
 def frame_end(seconds: float, frame: VideoFrame) -> float:
-    """Return when a frame that begins at ``seconds`` is replaced; in slide shows, much later."""
+    """Return the time in s when a frame shown from ``seconds`` on is replaced, from its stored duration."""
     return seconds + float((frame.duration or 0) * (frame.time_base or 0))
 
 

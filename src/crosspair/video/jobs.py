@@ -91,7 +91,7 @@ def decode_job(job: DecodeJob) -> DecodedClips:
     except VideoError as error:
         return DecodedClips(np.empty(0, np.uint8), failure=str(error))
     middle = config.frames // 2
-    thumbnails = [_jpeg(frames[clip[middle]]) for clip in places] if job.thumbnails else []
+    thumbnails = [_encode_thumbnail(frames[clip[middle]]) for clip in places] if job.thumbnails else []
     crops = [crop[places] for crop in square_crops(frames, job.crops, config.size)]
     return DecodedClips(np.stack(crops), thumbnails)
 
@@ -118,7 +118,8 @@ def square_crops(frames: np.ndarray, crops: int, size: int) -> list[np.ndarray]:
     return squares
 
 
-def _jpeg(frame: np.ndarray) -> bytes:
+def _encode_thumbnail(frame: np.ndarray) -> bytes:
+    """Encode an (H, W, 3) uint8 frame as a JPEG of at most `THUMBNAIL_SIDE` pixels."""
     picture = Image.fromarray(frame)
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()
