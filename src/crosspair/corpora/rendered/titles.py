@@ -194,7 +194,7 @@ def _article(following: str, rng: np.random.Generator) -> str:
 
 
 def _decorate(sentence: str, noise: float, rng: np.random.Generator) -> str:
-    """Add unrelated text around a sentence and distort its spelling."""
+    """Add unrelated text around a sentence, and change its case and punctuation."""
     channel, tags, emoji, aside, foreign, caps, marks = rng.uniform(size=7) < 0.6 * noise
     title = sentence[0].upper() + sentence[1:] if rng.uniform() < 0.7 else sentence
     if aside:
