@@ -166,7 +166,7 @@ class Model:
     def encode(
         self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None
     ) -> Iterator[tuple[str, WindowFeatures]]:
-        """Like `embed_videos`, but yield the id and the features of one video at a time."""
+        """Yield the id and features of one video at a time, files before arrays; arguments as `embed_videos`."""
         if isinstance(videos, Manifest):
             yield from self._encode_files(videos, clips, windows)
             return
@@ -194,7 +194,7 @@ class Model:
     def _encode_arrays(
         self, arrays: Sequence[np.ndarray], clips: int, windows: Windows | None
     ) -> Iterator[tuple[str, WindowFeatures]]:
-        """Yield (name, features) of each array; names are its indices."""
+        """Yield (name, features) of each array, named "array 0", "array 1", …."""
         config = self.engine.model.clip
         plans = []
         for row, frames in enumerate(arrays):
@@ -246,7 +246,7 @@ class Classified:
 
     @property
     def scores(self) -> np.ndarray:
-        """(n, C) float32, softmax of the cosines over these classes (Equation 3)."""
+        """(n, C) float32, softmax over these classes of the cosines / 0.07 (Equation 3)."""
         return _softmax(self.cosines)
 
     def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[TimelineSegment]]]:
@@ -266,6 +266,7 @@ class Classified:
 
 
 def _softmax(cosines: np.ndarray) -> np.ndarray:
+    """Return the softmax over classes of (n, C) cosines divided by the temperature 0.07 (Equation 3)."""
     scores: np.ndarray = torch.softmax(torch.from_numpy(cosines) / TEMPERATURE, 1).numpy()
     return scores
 
@@ -370,7 +371,7 @@ def write_embeddings(
 
 
 def _embedding_rows(name: str, features: WindowFeatures) -> Iterator[dict[str, Any]]:
-    """Yield a row of the embedding table for each window of a video."""
+    """Yield a row of the embeddings file per window of a video, and one for its error, if any."""
     values = zip(features.spans, features.visual.numpy(), features.embedding.numpy(), strict=True)
     for (start, end), visual, embedding in values:
         yield {

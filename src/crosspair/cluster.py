@@ -73,7 +73,7 @@ def map_on_ray(
 
 
 def _check_reachable(address: str) -> None:
-    """Fail early if no server listens at ``address``, since Ray retries for minutes."""
+    """Raise RunError if no server listens at host:port, since Ray retries for minutes; skip "auto"."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # as "auto"
         return

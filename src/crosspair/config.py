@@ -367,6 +367,7 @@ class FinetuneRecipe:
 
 
 def _check_network_input(clip: ClipConfig) -> None:
+    """Raise RecipeError if the crop size is below 32 pixels."""
     # If res5 sees one pixel, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
     _check("clip", clip, "size", lambda size: size >= MIN_CLIP_SIZE, f"must be at least {MIN_CLIP_SIZE}")
 
@@ -390,7 +391,7 @@ def _check_fraction(section: str, config: object, *names: str) -> None:
 
 
 def _check(section: str, config: object, name: str, valid: Callable[[float], bool], requirement: str) -> None:
-    """Check a number, or None for an optional field."""
+    """Raise RecipeError unless a field is None, or finite and accepted by ``valid``."""
     value: float | None = getattr(config, name)
     if value is not None and math.isinf(value):
         requirement = "must be finite"

@@ -68,16 +68,13 @@ class World:
         return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
 
     def gather_counts(self, mine: int) -> torch.Tensor:
-        """Gather one number per process, as (size,) int64 on the CPU.
-
-        The hosts communicate directly, so no process waits for its device.
-        """
+        """Gather one number per process, as (size,) int64 on the CPU, without waiting for devices."""
         counts = torch.zeros(self.size, dtype=torch.long)
         counts[self.rank] = mine
         return self.sum(counts)
 
     def offset(self, mine: int) -> int:
-        """Return the sum of the numbers of lower ranks."""
+        """Gather ``mine`` of all processes, and return the sum over the ranks below this one; 0 for rank 0."""
         return int(self.gather_counts(mine)[: self.rank].sum())
 
     def gather_texts(self, mine: str) -> list[str]:
@@ -145,6 +142,7 @@ def _local_gpu() -> torch.device:
 
 
 def _shut_down(sigterm_handler: Any) -> None:
+    """Destroy the process group, and restore the given SIGTERM handler."""
     dist.destroy_process_group()
     gc.collect()  # a DistributedDataParallel holds the group, too, and is part of a cycle
     signal.signal(signal.SIGTERM, sigterm_handler)

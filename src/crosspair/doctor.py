@@ -82,6 +82,7 @@ def run_checks(folder: Path) -> list[Check]:
 
 
 def _check_devices() -> Iterator[Check]:
+    """Check each GPU and the processor; no GPU is a failure only if the GPU driver (nvidia-smi) is installed."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(count):
         name = torch.cuda.get_device_name(number)
@@ -96,7 +97,7 @@ def _check_devices() -> Iterator[Check]:
 
 
 def _check_matmul(name: str, device: torch.device, model: str = "") -> Check:
-    """Multiply matrices in the dtype that training would use."""
+    """Check that a device multiplies matrices correctly in the dtype that training would use."""
     dtype = dtype_for(device, "auto")
     cpu_info = Path("/proc/cpuinfo")
     has_amx = device.type == "cpu" and cpu_info.exists() and "amx_bf16" in cpu_info.read_text()
@@ -129,7 +130,7 @@ def _check_decoder(codec: str, decoder: str, encoder: str) -> Check:
 
 
 def _encode_test_clip(encoder: str) -> io.BytesIO:
-    """Encode frames of increasing brightness."""
+    """Encode 5 grey frames of increasing brightness to a Matroska file in memory."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         options = {"x265-params": "log-level=none"} if encoder == "libx265" else {}
@@ -145,7 +146,7 @@ def _encode_test_clip(encoder: str) -> io.BytesIO:
 
 
 def _check_extra(package: str, extra: str, needed_for: str) -> Check:
-    """Check that an optional package is installed; if not, print how to install the extra with it."""
+    """Check that an optional package is installed, without importing it; else ``fix`` installs its extra."""
     try:
         return Check(package, True, version(package), needed_for)
     except PackageNotFoundError:

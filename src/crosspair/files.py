@@ -200,6 +200,7 @@ def read_yaml(content: str | Path, source: str, error_type: type[CrosspairError]
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Reject duplicate keys and keys that are not scalars, and keep the others as strings."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:

@@ -171,7 +171,7 @@ def suggest_changes(
 
 
 def _measure(task: _Task, micro_batch: int, seconds: float, available: int) -> Measurements:
-    """Run parts of a training for about ``seconds``; slow steps take longer."""
+    """Measure loading, training steps and both together for about ``seconds``; slow steps take longer."""
     start, workers = time.perf_counter(), task.recipe.training.workers
     by_worker, _, batches, _ = _run_loader(task, LOADING_BATCH, 1, 0.15 * seconds)
     loading, _, more, _ = _run_loader(task, LOADING_BATCH, workers, 0.2 * seconds)
@@ -194,7 +194,8 @@ def _run_loader(
     """Load batches of ``size`` clips, and train on them if ``train``; warm-up is not counted.
 
     Returns:
-        Clips/s, fraction of time spent waiting, some of the batches, and memory of a worker.
+        Clips/s, fraction of time spent waiting for batches, the first batches (about as many clips as
+        a batch of the recipe), and bytes of the largest worker; 0: unknown.
     """
     clips, config, device = task.clips, task.recipe.training, task.world.device
     order = TrainingOrder(len(clips), min(size, len(clips)), 10**6, config.seed)
@@ -239,10 +240,10 @@ def _make_batch(batches: list[Batch], size: int) -> Batch:
 def _grow_batch(
     task: _Task, batches: list[Batch], max_size: int, seconds: float, available: int
 ) -> tuple[int, int, bool]:
-    """Double the clips of a step as far as time and memory allow.
+    """Run training steps on 2, 4, 8, … clips, up to ``max_size``, as far as time and memory allow.
 
     Returns:
-        The largest number of clips, its peak memory, and whether more clips fit into memory.
+        The largest number of clips that ran, peak memory in bytes, and whether the next size would fit.
     """
     base = _peak_memory(task.world.device)
     size, peak, fits, spent, duration = 0, 0, True, 0.0, 0.0

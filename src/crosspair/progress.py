@@ -51,7 +51,7 @@ class Progress:
             self._task = self._bars.add_task(name, total=total, unit=unit, note="")
 
     def advance(self, done: int, note: str = "") -> None:
-        """Set the number of finished units.
+        """Set (not add) the number of finished units; without a terminal, log it at most every 30 s.
 
         The first call sets the start of the rate: units of a resumed run do not count.
         """

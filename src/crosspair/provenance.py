@@ -68,7 +68,7 @@ def provenance(*, recipe: str, model: str, manifest: str, seed: int, manifest_fi
 
 
 def git_describe(file: Path) -> str:
-    """Return ``git describe`` of the checkout that tracks a file; see `Provenance.commit`."""
+    """Return ``git describe`` of the checkout that tracks a file, see `Provenance.commit`; empty if untracked."""
     # An installed package may lie in an environment inside another checkout.
     if not _git(file.parent, "ls-files", "--error-unmatch", file.name):
         return ""
@@ -79,6 +79,7 @@ def git_describe(file: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
+    """Return the output of a git command run in a folder; empty if it fails or takes 10 s."""
     try:
         result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -102,6 +103,7 @@ def _cpu_name() -> str:
 
 
 def _total_memory() -> float:
+    """Return the machine's physical memory in GiB; 0 if unknown."""
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -108,7 +108,7 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
 
 @contextmanager
 def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Store the duration of the block in ``seconds``."""
+    """Log the duration of the block, and store it as ``seconds[name]``."""
     start = time.monotonic()
     yield
     seconds[name] = time.monotonic() - start
@@ -133,7 +133,7 @@ def _class_names(manifest: Manifest) -> list[str]:
 
 
 def _retrieval_examples(model: CPD, manifest: Manifest, features: Features) -> list[reporting.ContactSheet]:
-    """Retrieve test videos by text, with evenly spaced classes as queries (not the best ones)."""
+    """Retrieve six test videos for each of four class names, spaced evenly in the alphabet (not the best)."""
     classes = _class_names(manifest)
     queries = classes[:: max(1, len(classes) // QUERIES)][:QUERIES]
     splits, labels, titles = (manifest.column(name) for name in ("split", "label", "title"))

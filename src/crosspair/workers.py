@@ -118,11 +118,7 @@ def map_isolated(
 
 
 def extend_timeout(seconds: float) -> None:
-    """Give the current job of a worker process more time.
-
-    Args:
-        seconds: Added to the time that is left. Outside a worker process this has no effect.
-    """
+    """Add ``seconds`` to the time left to the current job; outside a worker process, do nothing."""
     remaining, _ = signal.getitimer(signal.ITIMER_REAL)
     if remaining > 0:
         signal.setitimer(signal.ITIMER_REAL, remaining + seconds)
@@ -175,7 +171,7 @@ class _Slot:
             yield index, WorkerFailure(format_error(error)) if error else future.result()
 
     def restart(self) -> list[int]:
-        """Replace a dead process; return the indices of jobs that it has not begun."""
+        """Replace a dead process, set ``failure``, and return (not resubmit) the indices of jobs not begun."""
         queued = [index for index, _ in self.submitted]
         self.submitted.clear()
         self._executor.shutdown(wait=True)  # fills the exit code in
@@ -237,6 +233,7 @@ _main_module_lock = threading.Lock()
 
 @contextmanager
 def _hidden_main_module() -> Iterator[None]:
+    """Replace ``sys.modules["__main__"]`` by an empty module in the block; one thread at a time."""
     with _main_module_lock:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
@@ -247,7 +244,7 @@ def _hidden_main_module() -> Iterator[None]:
 
 
 def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Event) -> None:
-    """Prepare a worker process."""
+    """Ignore Ctrl-C, discard output, exit with the parent, limit memory, and set ``ready``."""
     del function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -260,6 +257,7 @@ def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Even
 
 
 def _run_job(function: Callable[[Any], Any], timeout: float, job: Any) -> Any:
+    """Return ``function(job)``; after ``timeout`` seconds, SIGALRM ends the whole process."""
     # The default action of the signal ends the process, even inside of C code.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, timeout)
@@ -278,6 +276,7 @@ def _exit_with_parent() -> None:
 
 
 def _limit_memory(limit: int) -> None:
+    """Let this process allocate ``limit`` bytes beyond its present size, and write no core dump; Linux only."""
     with suppress(ImportError, OSError, ValueError):  # Linux only
         import resource
 

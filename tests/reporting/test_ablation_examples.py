@@ -44,7 +44,7 @@ def ablation(tmp_path: Path, make_video: VideoMaker) -> Ablation:
         {"visual": torch.zeros(4, 4), "embedding": embedding}, [0, 1, 2, 4], {},
     )  # fmt: skip
     path = str(tmp_path / "pairs.parquet")
-    (cell / "job.json").write_text(json.dumps({"videos": path, "manifest": path}))
+    (cell / "job.json").write_text(json.dumps({"paths": {"evaluation": path, "training": path}}))
     return found
 
 

@@ -5,13 +5,6 @@ from crosspair.ablation.plan import AblationPlan, AblationRow, plan_names, read_
 from crosspair.ablation.run import AblationOutcome, ablate
 
 __all__ = [
-    "AblationOutcome",
-    "AblationPlan",
-    "AblationRow",
-    "Cell",
-    "ablate",
-    "plan_cells",
-    "plan_names",
-    "read_plan",
-    "row_name",
-]
+    "AblationOutcome", "AblationPlan", "AblationRow", "Cell", "ablate", "plan_cells", "plan_names",
+    "read_plan", "row_name",
+]  # fmt: skip

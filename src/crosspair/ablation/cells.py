@@ -71,7 +71,7 @@ class Cell:
 
     @property
     def hash(self) -> str:
-        """12 hex digits of the settings."""
+        """First 12 hex digits of the SHA-256 of the settings."""
         text = json.dumps(self.settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -150,11 +150,7 @@ def select(cells: Sequence[Cell], only: Collection[str]) -> list[Cell]:
 
 
 def write_jobs(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> list[Cell]:
-    """Write the training pairs and ``job.json`` of the cells that are not done.
-
-    Returns:
-        These cells.
-    """
+    """Write ``job.json`` and the training pairs (and render their videos) of cells not done; return these."""
     todo = [cell for cell in cells if status(out / cell.folder) != DONE]
     for cell in todo:
         pairs = cell.source.write(cell.corpus, cell.seed)
@@ -170,27 +166,27 @@ def write_jobs(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> list[Cel
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read ``cell.json``: ``seconds`` by step, and ``error`` of the last attempt."""
+    """Read ``cell.json``: ``seconds`` by step, and ``error`` of the last attempt; empty without the file."""
     file = folder / STATE
     state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return state
 
 
 def update_state(folder: Path, **changes: Any) -> None:
-    """Change keys of ``cell.json``."""
+    """Set keys of ``cell.json``, and keep the others."""
     state = read_state(folder) | changes
     write_atomically(folder / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
 
 
 def status(folder: Path) -> str:
-    """Return whether a cell is "done", "failed" or "missing"."""
+    """Return "done" (``results.json`` exists), "failed" (the last attempt left an error) or "missing"."""
     if (folder / RESULTS).is_file():
         return DONE
     return FAILED if read_state(folder).get("error") else MISSING
 
 
 def read_pairs(folder: Path, cell: Cell) -> int:
-    """Read the number of pairs that a training uses; it skips titles without a known word."""
+    """Read how many pairs the training uses (titles without a known word are skipped); before it, those planned."""
     metrics = read_jsonl(folder / "metrics.jsonl")
     return next((int(line["train"]) for line in metrics if line["kind"] == "pairs"), cell.pairs)
 
@@ -270,7 +266,7 @@ class PairSource:
         return self._previews[key]
 
     def write(self, corpus: CorpusPlan, seed: int) -> Path:
-        """Render and write what is missing, and return the path of the manifest."""
+        """Render missing videos, write the manifest with the cell's titles if missing, and return its path."""
         correct, pairs = (self.preview(replace(corpus, wrong_titles=0.0), 0), self.preview(corpus, seed))
         folder = correct.path.parent
         if not corpus.manifest:
@@ -291,6 +287,7 @@ class PairSource:
 def _create_cell(
     plan: AblationPlan, source: PairSource, hashes: Mapping[str, str], row: AblationRow, seed: int
 ) -> Cell:
+    """Merge the settings of plan, row and seed to a `Cell`; reject fewer usable pairs than a batch. Write nothing."""
     where = f"plan {plan.title!r}, row {row_name(row)!r}"
     values = {key: value for axis in row for key, value in plan.axes[axis][row[axis]].items()}
     changes = {key: values.pop(key) for key in list(values) if key.startswith("corpus.")}
@@ -330,12 +327,14 @@ def _create_cell(
 
 
 def _hash_manifest(path: str) -> str:
+    """Return the hash of a manifest's rows, followed by the `fingerprint` of its video files."""
     manifest = Manifest.read(path)
     return manifest.hash + fingerprint(manifest)
 
 
 @lru_cache(maxsize=16)  # with 250,000 pairs it takes a second, and each cell needs it
 def _count_usable(pairs: Manifest, column: str) -> int:
+    """Count the train pairs with a title and without an error; ManifestError if all titles are empty."""
     train = pairs.split("train")
     titles = train.column(column)
     if len(train) and not any(titles):

@@ -263,7 +263,7 @@ def _section(settings: Mapping[str, Any], name: str, where: str) -> dict[str, An
 
 
 def _override(settings: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set a key of a section, of the fine-tuning recipe, or of the pre-training recipe."""
+    """Set an override in a plan's settings, in place: of a section, or of either recipe."""
     section, _, rest = key.partition(".")
     if key == "finetuning":
         settings[key] = value  # null disables fine-tuning
@@ -277,7 +277,7 @@ def _override(settings: dict[str, Any], key: str, value: Any, where: str) -> Non
 
 
 def _substitute(value: Any, variables: Mapping[str, str], where: str) -> Any:
-    """Replace "{name}" with the value of the variable."""
+    """Replace each value that is exactly "{name}", also in nested mappings, with that variable's value."""
     if isinstance(value, dict):
         return {key: _substitute(item, variables, where) for key, item in value.items()}
     match = re.fullmatch(r"\{(\w+)\}", value) if isinstance(value, str) else None

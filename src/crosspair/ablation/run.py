@@ -112,7 +112,7 @@ def cell_command(folder: Path, slot: int) -> list[str]:
 
 
 def _run_cells(plan: AblationPlan, out: Path, cells: Sequence[Cell], todo: Sequence[Cell], jobs: int) -> None:
-    """Run cells in processes, and update the summary of all cells after each."""
+    """Run the cells ``todo``, ``jobs`` processes at a time, and update the summary of all cells after each."""
     waiting, running, ended = deque(todo), dict[int, tuple[Cell, subprocess.Popen[bytes]]](), 0
     threads = str(max(1, cpu_count() // jobs))
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": threads}
@@ -150,7 +150,7 @@ def _run_cells(plan: AblationPlan, out: Path, cells: Sequence[Cell], todo: Seque
 
 
 def _record_end(cell: Cell, folder: Path, code: int) -> None:
-    """Log the end of a cell, and record the last line of its log if it failed."""
+    """Log that a cell is done or failed, and record the last line of a failed one's log; skip interrupted ones."""
     if code == 0:
         logger.info("%s: done", cell.name)
     elif code not in {EXIT_STOPPED, -signal.SIGTERM}:
@@ -163,7 +163,7 @@ def _record_end(cell: Cell, folder: Path, code: int) -> None:
 
 
 def _warn_unequal_clips(out: Path, cells: Sequence[Cell]) -> None:
-    """Warn if the training skipped different numbers of titles without a known word."""
+    """Warn if completed cells differ by over 2 % in clips seen (titles without a known word are skipped)."""
     done = [cell for cell in cells if status(out / cell.folder) == DONE]
     clips = {cell.count_clips(read_pairs(out / cell.folder, cell)): cell.name for cell in done}
     most, fewest = max(clips, default=0), min(clips, default=0)

@@ -110,12 +110,12 @@ def run_cell(folder: Path, world: World) -> bool:
 
 
 def evaluated_manifests(paths: Mapping[str, str]) -> list[str]:
-    """List the manifests in the provenance of the results; a training logs its own manifest."""
+    """List the distinct manifest paths of evaluation and fine-tuning, without that of the training."""
     return list(dict.fromkeys(path for name, path in paths.items() if name != "training"))
 
 
 def _evaluate_frozen(job: dict[str, Any], recipe: Recipe, model: CPD, folder: Path, world: World) -> list[Result]:
-    """Evaluate the cell's model, and random weights for the baseline."""
+    """Evaluate the cell's frozen model and, if the cell is of the plan's baseline row, random weights."""
     config, videos = (FrozenConfig(seed=recipe.training.seed), Manifest.read(job["paths"]["evaluation"]))
     model.to(world.device)
     runs: list[tuple[Subject, CPD, str]] = [("trained", model, "features")]
@@ -134,7 +134,7 @@ def _evaluate_frozen(job: dict[str, Any], recipe: Recipe, model: CPD, folder: Pa
 
 
 def _finetune_and_evaluate(job: dict[str, Any], folder: Path, world: World) -> list[Result] | None:
-    """Fine-tune the cell's model, and random weights for the baseline; None if interrupted."""
+    """Fine-tune and test the cell's model and, in the baseline row, random weights; None if interrupted."""
     recipe = make_recipe(FinetuneRecipe, job["finetuning"]["recipe"])
     videos, (clips, crops) = Manifest.read(job["paths"]["finetuning"]), job["finetuning"]["views"]
     runs: list[tuple[Subject, str, str]] = [("trained", str(folder / "model"), "finetuning")]
@@ -169,7 +169,7 @@ def _record_seconds(folder: Path, step: str) -> Iterator[None]:
 
 
 def _stop_with_stdin() -> None:
-    """Send SIGTERM to this process when standard input is closed, also if the parent was killed."""
+    """Wait until standard input is closed, also by a kill of the parent; then send this process SIGTERM every 5 s."""
     # Not sys.stdin: worker processes would inherit its lock in the locked state and block.
     while os.read(0, 1):
         pass

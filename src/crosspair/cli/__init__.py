@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Return the parser of some commands."""
+    """Return the parser of ``crosspair`` with only the named commands."""
     parser = argparse.ArgumentParser(
         prog="crosspair", description="Learn video representations from videos and their text."
     )

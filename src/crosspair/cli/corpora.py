@@ -349,6 +349,7 @@ def _transcode_backend(options: argparse.Namespace, workers: int) -> TranscodeBa
 
 
 def _print_estimate(plan: PreparationPlan, options: argparse.Namespace, workers: int) -> None:
+    """Transcode a sample of the missing videos, and print the estimated time and disk space of all of them."""
     import datetime
     import shutil
     from functools import partial

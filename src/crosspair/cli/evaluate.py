@@ -186,7 +186,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _load_inputs(options: argparse.Namespace, config: FrozenConfig, split: int | None) -> tuple[CPD, Manifest, str]:
-    """Load the model, the manifest and the recipe's hash for a split (None: no splits)."""
+    """Load model, manifest and recipe hash for a split (None: no splits), and check that the protocols apply."""
     from crosspair.config import Recipe
     from crosspair.corpora.manifest import Manifest
     from crosspair.evaluation.evaluate import check_protocols
@@ -233,6 +233,7 @@ def _evaluate_subjects(
     options: argparse.Namespace,
     config: FrozenConfig,
 ) -> tuple[list[Result], Provenance]:
+    """Run the protocols on the features of each subject; return the distinct results and their provenance."""
     from crosspair.evaluation.evaluate import frozen_results
 
     results: list[Result] = []

@@ -185,7 +185,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _read_any_recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
-    """Read a pre-training recipe, or a fine-tuning recipe if it is not a valid one."""
+    """Read a packaged recipe of either kind, or a file: for pre-training if valid as such, else for fine-tuning."""
     from crosspair.config import FinetuneRecipe, Recipe
     from crosspair.errors import RecipeError
     from crosspair.recipes import read_recipe, recipe_names
@@ -295,6 +295,7 @@ def _ablate(options: argparse.Namespace) -> None:
 
 
 def _print_cells(plan: AblationPlan, options: argparse.Namespace) -> None:
+    """Print state and clips of the cells; with --print, write the jobs of those not done, and print their commands."""
     from crosspair.ablation.cells import plan_cells, select, status, write_jobs
     from crosspair.ablation.run import LOG, cell_command
 

@@ -158,6 +158,7 @@ def _add_windows(parser: argparse.ArgumentParser, help_: str) -> None:
 
 
 def _parse_windows(options: argparse.Namespace) -> Windows | None:
+    """Return the windows of --window and --stride (default: half a window); None without --window."""
     from crosspair.evaluation.windows import Windows
 
     if options.window is None:
@@ -242,7 +243,7 @@ def _read_classes(options: argparse.Namespace) -> list[str]:
 
 
 def _split_by_length(manifest: Manifest, windows: Windows | None) -> Iterator[tuple[Manifest, Windows | None]]:
-    """Yield the readable videos to classify as a whole, and those to cut into windows."""
+    """Yield the readable videos up to 30 s with None, and the longer ones (all, if ``windows``) with windows."""
     from crosspair.evaluation.windows import Windows
 
     short, long = list[int](), list[int]()

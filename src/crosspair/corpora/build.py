@@ -145,7 +145,7 @@ def match_videos(
         needs_title: skip pairs without a title.
 
     Returns:
-        Manifest rows in the order of ``pairs``, with ``path`` relative to the working directory;
+        Manifest rows in the order of ``pairs``, with ``path`` joined to the folder of ``videos``;
         and the pairs without a video or title.
 
     Raises:
@@ -182,7 +182,7 @@ def _find_video(pair: PairRecord, videos: VideoFiles) -> dict[str, Any] | None:
 
 
 def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions) -> None:
-    """Set the titles of the pairs, in place, from a title file with their ids."""
+    """Set ``title`` and ``title_clean`` of pairs, in place, from a title file; ManifestError if no id matches."""
     titles = titles_by_id(file, options.get("title_columns"))
     titled = [pair for pair in pairs if video_stem(pair.pair_id) in titles]
     if not titled:
@@ -197,7 +197,7 @@ def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions
 
 
 def probe_rows(rows: Sequence[dict[str, Any]], progress: Callable[[int, int], None]) -> None:
-    """Fill the probed columns of rows; ``progress`` is called with rows done and all rows."""
+    """Probe the rows' videos and set the probed columns or ``error``, in place; progress: rows done, all rows."""
     paths = [row["path"] for row in rows]
     found = probe_videos(paths, progress=lambda done: progress(done, len(rows)))
     for row, columns in zip(rows, found, strict=True):
@@ -227,10 +227,10 @@ class ManifestOutput:
             )
 
     def write(self, rows: list[dict[str, Any]], skipped: list[SkippedPair]) -> Manifest:
-        """Write the manifest, and the list of skipped pairs if there are any.
+        """Write the manifest and the list of skipped pairs; without such pairs, delete an old list.
 
         Args:
-            rows: probed, with paths relative to the working directory.
+            rows: probed; relative paths start at the working directory.
             skipped: pairs without a row; rows with an error are added to the list.
         """
         relative = _relative_to(self.path.parent)
@@ -259,7 +259,7 @@ def skipped_list_path(manifest: Path) -> Path:
 
 
 def _relative_to(folder: Path) -> Callable[[str], str]:
-    """Return a function that makes absolute paths relative to a folder, symbolic links resolved."""
+    """Return a function that makes a file's path relative to a folder, with links of folders resolved."""
     start = folder.resolve()
 
     # Resolved before taking the relative path, because ".." from a linked folder leads elsewhere;
@@ -276,6 +276,7 @@ def _relative_to(folder: Path) -> Callable[[str], str]:
 
 
 def _check_writable(path: Path) -> None:
+    """Raise ManifestError if the nearest existing parent is no folder or not writable; create nothing."""
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -286,6 +287,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _is_manifest(path: Path) -> bool:
+    """Return whether a file is Parquet with the columns ``pair_id`` and ``path``."""
     try:
         return {"pair_id", "path"} <= set(pq.read_schema(path).names)
     except (pa.ArrowException, OSError):
@@ -293,6 +295,7 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _is_skipped_list(path: Path) -> bool:
+    """Return whether the first line of a file is the csv header of a list of skipped pairs."""
     try:
         with path.open("rb") as file:
             return file.readline().strip() == ",".join(SkippedPair._fields).encode()
@@ -404,6 +407,7 @@ def rename_classes(rows: Iterable[dict[str, Any]], file: Path | None, format_lab
 
 
 def _read_class_names(path: Path) -> dict[str, str]:
+    """Read a csv or tsv without a header as a dictionary from official to display name of each class."""
     lines = read_table(path, "class names").without_header(("official", "name"))
     for line in lines:
         if not line["official"] or not line["name"]:

@@ -50,7 +50,7 @@ class CheckedManifest:
         return sum(result.kind.broken for result in self.results)
 
     def count_statuses(self) -> dict[VideoStatus, tuple[int, int]]:
-        """Return the numbers of videos and of rows for each status that occurs."""
+        """Return, for each status that occurs, the numbers of distinct videos and of rows."""
         rows = list(zip(self.manifest.column("path"), self.results, strict=True))
         counts = {}
         for status in VideoStatus:
@@ -202,6 +202,7 @@ def check_videos(
 
 
 def _failure_result(failure: WorkerFailure, decode: bool) -> CheckResult:
+    """Return a result with status HANG for a worker that exceeded its time limit, otherwise CRASH."""
     if failure.timed_out:
         extra = " plus the video's duration" if decode else ""
         return CheckResult(VideoStatus.HANG, f"{failure.reason}{extra}; skipped")
@@ -237,6 +238,7 @@ def _check_resumable(
 
 
 def _read_journal(journal: Path) -> dict[str, ProbeResult]:
+    """Read the results of an interrupted check by `_journal_key`, without entries of another format."""
     known = {}
     for entry in read_jsonl(journal):
         with suppress(ValueError, KeyError, TypeError):  # written by another version
@@ -246,7 +248,7 @@ def _read_journal(journal: Path) -> dict[str, ProbeResult]:
 
 
 def _journal_key(path: str, segments: list[Segment]) -> str:
-    """Identify segments of an unchanged file; remote files are assumed not to change."""
+    """Return a key of path, size, modification time and segments; of remote files, only path and segments."""
     state: Any = None
     with suppress(OSError, ValueError):
         status = Path(path).stat()

@@ -18,7 +18,7 @@ VideoSource = str | os.PathLike[str]
 
 
 def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> Manifest:
-    """Collect all named videos in one manifest; a video named twice is listed once.
+    """Collect all named videos in one manifest; rows with equal ``pair_id`` and path are listed once.
 
     Args:
         named: files and URLs (not opened), folders (searched recursively), and manifests
@@ -71,7 +71,7 @@ def probe_missing(manifest: Manifest, *, shown: bool = True) -> Manifest:
 
 
 def _source_rows(name: str) -> Iterator[dict[str, Any]]:
-    """Yield manifest rows of a manifest, of all videos in a folder, or of one file."""
+    """Yield the rows of a manifest, or new rows for all videos of a folder or for one file or URL."""
     path = Path(name)
     if path.suffix == ".parquet":
         manifest = Manifest.read(path)
@@ -93,10 +93,7 @@ def _title_key(line: TableLine) -> str:
 
 
 def _video_keys(path: str) -> Iterator[str]:
-    """Yield the keys under which a title file may list a video.
-
-    These are its path, the ends of the path (``/a/b``, ``/b``), longest first, and its stem.
-    """
+    """Yield the keys of a video for titles: path without suffix, ends of it (``/b``), longest first, stem."""
     key = _path_key(path)
     while key:
         yield key
@@ -105,7 +102,7 @@ def _video_keys(path: str) -> Iterator[str]:
 
 
 def _path_key(path: str) -> str:
-    """Normalise a path without its suffix and leading `..`, with a leading slash."""
+    """Normalise a path: remove a video suffix and leading ``..``, and add a leading slash."""
     path = os.path.normpath(strip_video_suffix(to_nfc(path)))
     while path.startswith("../"):
         path = path.removeprefix("../")

@@ -56,7 +56,7 @@ class Manifest:
     """A validated manifest in memory.
 
     Args:
-        table: rows in the form of `SCHEMA`; missing columns are filled with nulls.
+        table: rows in the form of `SCHEMA`; only ``pair_id``, ``path`` and ``title`` are required.
         path: the file of the manifest; relative video paths start at its folder.
 
     Raises:
@@ -158,7 +158,7 @@ class Manifest:
 
     @cached_property  # with 250,000 rows it takes seconds
     def hash(self) -> str:
-        """12 hex digits of the rows' content, independent of file encoding and location.
+        """Hash of the rows' values, 12 hex digits, independent of the manifest's own path and encoding.
 
         Of the probed columns, only whether ``error`` is set counts.
         """
@@ -266,13 +266,13 @@ def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
 
 
 def _to_codes(values: list[object]) -> Indices:
-    """Number equal values equally, in order of their first occurrence."""
+    """Return an integer for each value, the same for equal values, from 0 in order of first occurrence."""
     codes: dict[object, int] = {}
     return np.array([codes.setdefault(value, len(codes)) for value in values])
 
 
 def _check_donors_exist(manifest: Manifest, rows: Indices, labels: Indices, texts: Indices) -> None:
-    """Check that every pair has a possible donor; otherwise drawing would never end."""
+    """Raise ManifestError if, for one of ``rows``, none has both another label and another title."""
     both = list(zip(labels.tolist(), texts.tolist(), strict=True))
     per_label, per_text, per_both = (Counter(codes) for codes in (labels.tolist(), texts.tolist(), both))
     for position, (label, text) in enumerate(both):
@@ -285,11 +285,12 @@ def _check_donors_exist(manifest: Manifest, rows: Indices, labels: Indices, text
 
 
 def _is_absolute(path: str) -> bool:
+    """Return whether a path is absolute or a URL."""
     return "://" in path or Path(path).is_absolute()
 
 
 def _validate_columns(table: pa.Table, path: Path) -> pa.Table:
-    """Return the table with exactly the columns of `SCHEMA`."""
+    """Return the table with the columns and types of `SCHEMA`, absent ones null; ManifestError if invalid."""
     present = table.column_names
     missing = [name for name in ("pair_id", "path", "title") if name not in present]
     if missing:
@@ -314,6 +315,7 @@ def _validate_columns(table: pa.Table, path: Path) -> pa.Table:
 
 
 def _validate_rows(table: pa.Table, path: Path) -> None:
+    """Raise ManifestError for an empty or duplicate id, empty path, unknown split or invalid interval."""
     names = ("pair_id", "path", "split", "start", "end")
     columns = (table.column(name).to_pylist() for name in names)
     known = set()

@@ -113,7 +113,7 @@ class PreparationPlan:
 
     @property
     def missing(self) -> list[int]:
-        """Indices of the requests whose files do not exist yet."""
+        """Indices of the requests whose files do not exist or are outdated."""
         return [index for index in range(len(self.requests)) if index not in self.done]
 
 
@@ -197,7 +197,7 @@ def estimate_cost(
     seed: int = 0,
     progress: ProgressCallback = lambda *_: None,
 ) -> PreparationEstimate:
-    """Make a random sample of the missing files in a temporary folder.
+    """Extrapolate time and size of all missing files from a random sample, made in a temporary folder.
 
     Args:
         plan: see `plan_preparation`.
@@ -281,7 +281,7 @@ def transcode_with_timeout(request: TranscodeRequest) -> TranscodeOutcome:
 
 
 def run_request(request: TranscodeRequest) -> TranscodeOutcome:
-    """Make one file; the task of a worker process of any backend."""
+    """Transcode and write one file; errors are returned in the outcome. The task of a worker process."""
     start = time.perf_counter()
     try:
         content = transcode(request.clip, request.settings)
@@ -322,7 +322,7 @@ def file_names(pair_ids: Sequence[str]) -> list[str]:
 
 
 def _check_out(manifest: Manifest, out: Path) -> None:
-    """Raise ManifestError if the output folder is unsuitable: a file, or a folder with other content."""
+    """Raise ManifestError if ``out`` is a URL, a file, the manifest's own folder, or has foreign content."""
     if ":/" in str(out):
         raise ManifestError(f"{out} is not a local folder. Prepare locally, then copy the folder.")
     if out.exists() and not out.is_dir():
@@ -334,7 +334,7 @@ def _check_out(manifest: Manifest, out: Path) -> None:
 
 
 def _source_states(paths: list[str], out: Path) -> dict[str, object]:
-    """Return, for each source, a value that changes with its content: size and time, or an ETag.
+    """Return, by source, what changes with its content: size and time, or an ETag; None if inaccessible.
 
     Raises:
         ManifestError: a source is one of the output files.
@@ -362,7 +362,7 @@ def _source_states(paths: list[str], out: Path) -> dict[str, object]:
 
 
 def _find_done(requests: list[TranscodeRequest], journal: Path) -> dict[int, dict[str, Any]]:
-    """Return the recorded columns of requests, by index, whose files exist with the same settings."""
+    """Return the recorded columns, by index, of requests whose files exist with equal key and size."""
     latest = {
         entry["file"]: entry
         for entry in read_jsonl(journal)
@@ -402,7 +402,7 @@ def _make_missing(
 def _track(
     outcomes: Iterable[tuple[int, TranscodeOutcome]], done: int, progress: ProgressCallback
 ) -> Iterator[tuple[int, TranscodeOutcome]]:
-    """Pass outcomes on and report progress; a fatal outcome raises."""
+    """Yield the outcomes and report progress; raise RunError at a fatal outcome."""
     broken = 0
     progress(done, broken)
     for count, (place, outcome) in enumerate(outcomes, done + 1):
@@ -419,7 +419,7 @@ def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
 
 
 def _remove_partial(videos: Path) -> None:
-    """Remove partial files, which killed processes have left; the caller holds the folder's lock."""
+    """Remove all partial files (``.*.partial``) of a folder; the caller holds the folder's lock."""
     for partial in videos.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 
@@ -428,6 +428,7 @@ _HASH_SUFFIX = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)
 
 
 def _to_file_name(pair_id: str) -> str:
+    """Reduce an id to at most 80 ASCII letters, digits and ``._-``, or to "clip"; it may not be unique."""
     ascii_id = unicodedata.normalize("NFKD", pair_id).encode("ascii", "ignore").decode()
     # No leading dot or hyphen: hidden files and command line options start with them.
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", ascii_id).strip("._-")[:MAX_NAME_LENGTH]
@@ -435,5 +436,5 @@ def _to_file_name(pair_id: str) -> str:
 
 
 def _hash(text: str, digits: int) -> str:
-    """Hash a text to hexadecimal digits."""
+    """Return the first hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]

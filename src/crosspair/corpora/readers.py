@@ -98,6 +98,7 @@ def folder_corpus(
 
 
 def _titled_pair(name: str, line: TableLine) -> PairRecord:
+    """Convert a line of a title file to a pair with the id ``name``."""
     start, end = line.interval("start", "end")
     row = {
         "title": line["title"] or None,
@@ -111,7 +112,7 @@ def _titled_pair(name: str, line: TableLine) -> PairRecord:
 
 
 def _check_duplicates(rows: list[dict[str, Any]], titles: Path) -> None:
-    """Reject two titles of one clip, which a file can give under different names of the video."""
+    """Raise ManifestError if two rows have the same path, start (None is 0) and end."""
     first: dict[tuple[Any, ...], str] = {}
     for row in rows:
         pair_id = first.setdefault((row["path"], row["start"] or 0.0, row["end"]), row["pair_id"])
@@ -155,10 +156,7 @@ def _strip_class_number(line: str) -> str:
 
 
 def _find_listed_video(line: str, videos: VideoFiles, where: str) -> str | None:
-    """Return the full path of the video that a line of a list names, or None.
-
-    The suffix and the folder of the line are ignored if there is no exact match.
-    """
+    """Return the full path of a listed video or None; without a match, ignore suffix, then also folder."""
     for name in (line, strip_video_suffix(line), video_stem(line)):
         path = videos.find(name, where)
         if path is not None:
@@ -195,6 +193,7 @@ def kinetics_corpus(folder: Path, lists: Sequence[Path], out: Path, **options: U
 
 
 def _kinetics_pair(line: TableLine) -> PairRecord:
+    """Convert a line of a Kinetics list; the video is named ``ID_START_END``, or ``ID`` with an interval."""
     name, (start, end) = line["youtube_id"], line.interval("time_start", "time_end")
     if not name or start is None or end is None:
         raise ManifestError(f"{line.where}: youtube_id, time_start or time_end is empty")
@@ -208,7 +207,7 @@ def _kinetics_pair(line: TableLine) -> PairRecord:
 
 
 def _trim(row: dict[str, Any]) -> None:
-    """Drop the interval of a video that is trimmed already; mark one that ends before it."""
+    """Set start and end to None if the video is at most 1 s longer than that; ``error`` if it ends before start."""
     if row.get("start") is None or row.get("error"):
         return
     start, end, duration = row["start"], row["end"], row["duration"]
@@ -244,6 +243,7 @@ def instagram_corpus(
 
 
 def _read_captions(file: Path, template: str) -> Iterator[PairRecord]:
+    """Yield a pair for each entry of Instagram-300k's JSON file; the caption becomes the title."""
     for name, entry in read_json_object(file, "captions").items():
         where = f"captions {file}, {name!r}"
         if not isinstance(entry, dict) or not {"subset", "caption"} <= set(entry):

@@ -91,11 +91,7 @@ class TextTable:
         return f"its columns, separated by {self.separators}, are {found}"
 
     def rows(self, *names: str) -> list[TableLine]:
-        """Return all lines below the header, with the given columns.
-
-        Raises:
-            ManifestError: a column is missing.
-        """
+        """Return all lines below the header, with only the given columns; ManifestError if one is missing."""
         if not set(names) <= set(self.header):
             needed = ", ".join(map(repr, names))
             raise ManifestError(f"{self.file} needs the columns {needed}; {self.describe_columns()}")
@@ -128,7 +124,7 @@ class TextTable:
 
 
 def read_table(path: Path, what: str) -> TextTable:
-    """Read a csv (``.csv``) or tsv (``.tsv``, ``.tab``); other suffixes are detected.
+    """Read a csv (``.csv``) or tsv (``.tsv``, ``.tab``); with other suffixes, a tab in line 1 means tsv.
 
     Args:
         path: the file.
@@ -214,11 +210,7 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
 
 
 def index_by_key(rows: Iterable[tuple[str, TableLine]]) -> dict[str, TableLine]:
-    """Return a dictionary of rows by key.
-
-    Raises:
-        ManifestError: a key is duplicated.
-    """
+    """Return a dictionary of rows by key; raise ManifestError if a key is duplicated."""
     known: dict[str, TableLine] = {}
     for key, row in rows:
         first = known.setdefault(key, row)
@@ -268,6 +260,7 @@ def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[s
 
 
 def _is_authors_file(table: TextTable) -> bool:
+    """Return whether a table is a tsv of three columns whose first line starts with a YouTube id."""
     first = table.header
     return (
         table.separators == "tabs"

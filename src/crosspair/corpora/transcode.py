@@ -140,6 +140,7 @@ class VideoSegment:
             count += 1
 
     def _shown_frames(self) -> Iterator[tuple[float, VideoFrame]]:
+        """Yield (time in the video in s, frame) as `frames` does, without a check for corruption."""
         end = self.begin + self.length
         shown: tuple[float, VideoFrame] | None = None
         for seconds, frame in decode_from(self.container, self.stream, self.begin):
@@ -158,7 +159,7 @@ class VideoSegment:
 
 @contextmanager
 def _open_segment(clip: Clip, middle: float | None) -> Iterator[VideoSegment]:
-    """Open the segment of a clip, or its ``middle`` seconds."""
+    """Open the segment of a clip, reduced to the central ``middle`` seconds if it is longer."""
     with open_video(clip.path) as (container, stream):
         info = read_header(stream, clip.path)
         begin, length = resolve_segment(clip, info)
@@ -198,7 +199,7 @@ def _encode(segment: VideoSegment, settings: TranscodeSettings) -> bytes:
 
 @cache
 def _instructions(cpu: Path) -> str:
-    """Return the x264 option that disables AVX-512 on processors that have it.
+    """Return the x264 option that disables AVX-512 if the processor has it, else an empty string.
 
     With AVX-512, x264 165 produced other bytes in 2 of 100 encodings of the same small frames, with
     AVX2 in 0 of 600; at these sizes AVX-512 is no faster.
@@ -213,6 +214,7 @@ def _instructions(cpu: Path) -> str:
 def _encode_packets(
     segment: VideoSegment, settings: TranscodeSettings, stream: VideoStream
 ) -> Iterator[Packet[VideoStream]]:
+    """Resize the frames of a segment, encode them, and yield the packets; the first frame sets the size."""
     reformatter = VideoReformatter()
     frames = segment.frames() if settings.fps is None else segment.frames_at(settings.fps)
     previous: VideoFrame | None = None
@@ -242,12 +244,13 @@ def _configure(stream: VideoStream, first: VideoFrame, aspect: Fraction | None) 
 
 
 def _pixel_aspect(segment: VideoSegment, frame: VideoFrame) -> Fraction | None:
-    """Pixel aspect ratio; it is copied and pixels are not made square, as loaders ignore it."""
+    """Return the source's pixel aspect ratio, inverted if the frame is rotated by 90°; None if unknown."""
     ratio = segment.stream.sample_aspect_ratio
     return 1 / ratio if ratio and rotation_quarters(frame) % 2 else ratio
 
 
 def _resize_upright(frame: VideoFrame, short_side: int, reformatter: VideoReformatter) -> VideoFrame:
+    """Reduce a frame to a short side in pixels, never enlarging it, as yuv420p, and rotate it upright."""
     factor = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (_round_even(side * factor) for side in (frame.width, frame.height))
     scaled = reformatter.reformat(
@@ -261,7 +264,7 @@ def _resize_upright(frame: VideoFrame, short_side: int, reformatter: VideoReform
 
 
 def _round_even(length: float) -> int:
-    """Round a length in pixels to the nearest even number; halfway cases are rounded down.
+    """Round a length in pixels to the nearest even number, at least 2; halfway cases are rounded down.
 
     >>> _round_even(170.7), _round_even(128.0), _round_even(127.0)
     (170, 128, 126)

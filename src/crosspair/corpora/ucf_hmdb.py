@@ -105,6 +105,7 @@ def _read_classes(file: Path) -> set[str]:
 
 
 def _listed_pair(line: TableLine, file: str, label: str, split: str | None) -> PairRecord:
+    """Return the pair of a listed video; its id is the file name without suffix."""
     name = video_stem(file)
     return PairRecord(name, line.where, {name: {}}, {"label": label, "split": split})
 
@@ -117,7 +118,7 @@ def _build_splits(
     group_pattern: re.Pattern[str],
     options: TitledCorpusOptions,
 ) -> list[Manifest]:
-    """Build a manifest for each official split; see `build_manifests`."""
+    """Write a manifest per split; ids with equal group 1 of ``group_pattern`` are held out together."""
     if out.suffix == ".parquet" and len(splits) > 1:
         raise ManifestError(f"output {out} is one file for {len(splits)} splits. Pass a folder instead.")
 

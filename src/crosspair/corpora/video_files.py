@@ -117,6 +117,7 @@ def _aliases(path: str) -> set[str]:
 
 
 def _walk_videos(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of non-hidden videos in all subfolders, also linked ones, each folder once."""
     # Linked folders come last, so that a video inside the folder is listed under its own path.
     folders, links, seen = [""], list[str](), set[tuple[int, int]]()
     while folders or links:

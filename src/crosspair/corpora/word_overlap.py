@@ -95,7 +95,7 @@ def word_overlap(
     Args:
         manifest: with labels.
         exact: compare words as written, ignoring case.
-        progress: called with the numbers of finished and of all titles.
+        progress: called with the numbers of finished and of all rows.
 
     Returns:
         One overlap for each title column that is not empty.
@@ -158,7 +158,7 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
 
 
 def _title_overlap(title: str, label: str, exact: bool) -> Overlap:
-    """Count the words that a title has in common with its class name."""
+    """Return the overlap of one title with its class name; ``titles`` is 0 for a title without words."""
     parts, joined = _class_words(label, exact)
     words = _split_words(title)
     covered: set[int] = set()
@@ -177,7 +177,7 @@ def _title_overlap(title: str, label: str, exact: bool) -> Overlap:
 
 @lru_cache(maxsize=10_000)
 def _class_words(label: str, exact: bool) -> tuple[tuple[frozenset[str], ...], frozenset[str]]:
-    """Return the forms of each word of a class's name, and the name written as one word."""
+    """Return the forms of each content word of a class's name, and the whole name as one word (also + s)."""
     words = _split_words(class_phrase(label))
     content = [word for word in words if word not in _FUNCTION_WORDS] or words
     joined = {"".join(words), "".join(words) + "s"} if len(words) > 1 else set()
@@ -185,7 +185,7 @@ def _class_words(label: str, exact: bool) -> tuple[tuple[frozenset[str], ...], f
 
 
 def _word_forms(word: str, exact: bool) -> frozenset[str]:
-    """Return the word itself if `exact`, otherwise its base forms."""
+    """Return only the word if ``exact``, otherwise also its base forms."""
     return frozenset({word}) if exact else base_forms(word)
 
 
@@ -207,12 +207,13 @@ def base_forms(word: str) -> frozenset[str]:
 
 
 def _split_words(text: str) -> list[str]:
+    """Return the lower-case words of a text, split also at camelCase, without a final "'s"."""
     normal = _CAMEL_CASE.sub(" ", unicodedata.normalize("NFKC", text).replace("’", "'"))
     return [word.removesuffix("'s") for word in _WORD.findall(normal.lower())]
 
 
 def _per_class_results(results: Any, path: Path) -> dict[str, Any]:
-    """Return the accuracies per class of a file that ``crosspair evaluate`` wrote."""
+    """Return accuracies by class from results of ``crosspair evaluate``, preferably the zero-shot result."""
     by_protocol: dict[str, dict[str, Any]] = {}
     for result in results if isinstance(results, list) else []:
         if result.get("of") == "trained" and result.get("details", {}).get("per_class"):

@@ -45,8 +45,7 @@ class EncodedPlan:
     Attributes:
         plan: The plan.
         groups: Indices of the plan's groups whose clips could all be decoded, ascending.
-        sums: For each output of the network, (groups, ...) the sum over the clips and crops of
-            each of these groups.
+        sums: For each output of the network, (groups, ...) the sum over the clips and crops of each of these groups.
         thumbnails: JPEG of the middle clip of each of these groups, if requested.
         failure: Why clips could not be decoded; empty if all could.
     """
@@ -70,7 +69,7 @@ def encode_plans(
 ) -> Iterator[EncodedPlan]:
     """Decode the clips of plans, run a network on them and sum its outputs by group.
 
-    A video that crashes its decoder, makes it hang or exhausts the memory fails alone.
+    A video that crashes its decoder, makes it hang or exhausts the memory fails alone, with a `failure` message.
 
     Args:
         plans: The clips of each video.
@@ -102,7 +101,7 @@ def encode_plans(
 
 
 def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[tuple[DecodeJob, DecodedClips]]:
-    """Yield jobs with their decoded clips, in order; without workers, decode in this process."""
+    """Yield jobs with their decoded clips, in order; a worker's crash or timeout is a `failure` of its job."""
     if not workers:
         for job in jobs:
             yield job, decode_job(job)
@@ -119,7 +118,7 @@ Decoded = tuple[DecodeJob, DecodedClips]
 
 
 def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
-    """Group jobs into batches of at most `batch_size` clips; None: one job each."""
+    """Group jobs into batches of at most `batch_size` clips, larger jobs alone; None: one job each."""
     batch: list[Decoded] = []
     room = 0
     for job, clips in decoded:
@@ -145,7 +144,7 @@ class _Part:
 
 @torch.no_grad()
 def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
-    """Run the network on all clips of a batch, one crop at a time; failed jobs have no outputs."""
+    """Run the network on all clips of a batch, one crop at a time; return a part per job, without outputs if failed."""
     good = [(job, clips.clips) for job, clips in batch if not clips.failure]
     outputs: Iterator[tuple[torch.Tensor, ...]] = iter(())
     if good:
@@ -159,7 +158,7 @@ def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
 
 
 def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
-    """Sum the outputs over the clips and crops of each group of a plan that was decoded completely."""
+    """Sum the outputs over the clips and crops of each group; leave out groups with a clip that was not decoded."""
     parts = sorted(parts, key=lambda part: part.job.first)
     good = [part for part in parts if not part.decoded.failure]
     failure = next((part.decoded.failure for part in parts if part.decoded.failure), "")
@@ -254,7 +253,7 @@ def encode_features(
 
 
 def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
-    """Convert sums over clips and crops to features of windows: mean f̃_v, and unit-norm f_v."""
+    """Convert sums to mean visual features and unit-norm embeddings by window; count skipped windows in `failure`."""
     plan, failure = encoded.plan, encoded.failure
     if not encoded.groups:
         return _no_features(model, plan.row, failure)
@@ -268,7 +267,7 @@ def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
 
 
 def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
-    """Return the features of a video without a readable window."""
+    """Return empty features (no spans) for a video of which nothing can be read, with the reason ``failure``."""
     visual = torch.empty(0, model.video_encoder.features)
     return WindowFeatures(row, [], visual, torch.empty(0, model.head.embedding), failure=failure)
 
@@ -279,10 +278,10 @@ def encode_whole_videos(
     """Encode whole videos: the mean over evenly spaced clips (Section 4.2).
 
     Yields:
-        Features per row of the manifest: first the rows with an error, then the others in order.
+        Features per row of the manifest, empty if unreadable: first the rows with an error, then the others in order.
 
     Raises:
-        VideoError: None of the videos can be read.
+        VideoError: None of the videos can be read; raised after the last one.
     """
     errors, rows = manifest.column("error"), manifest.clips()
     failure, readable = "the manifest has no rows", False
@@ -319,7 +318,7 @@ def encode_windows(
         progress: Called with the number of encoded clips and their total.
 
     Yields:
-        Features per row of the manifest: first the unreadable videos, then the others in order.
+        Features per row: first, empty, rows with an error, an invalid segment or over a week; then the others in order.
     """
     plans: list[ClipPlan] = []
     rows = zip(manifest.table.to_pylist(), manifest.clips(), strict=True)
@@ -349,7 +348,7 @@ def encode_windows(
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode; restore the mode of every module afterwards.
 
-    Stage I trains a model whose language model stays in eval mode.
+    Some modules may be in eval mode before: in stage I of training the language model is.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -402,7 +401,7 @@ def load_engine(
 
 
 def has_text_tower(model: CPD) -> bool:
-    """Return whether texts and videos can be compared; imported video encoders have no text."""
+    """Return whether video head, text encoder and text head are trained, so that texts and videos can be compared."""
     return not set(TEXT_PARTS) & set(model.untrained)
 
 

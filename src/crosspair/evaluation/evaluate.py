@@ -71,8 +71,7 @@ def frozen_results(
 ) -> list[Result]:
     """Evaluate a model with frozen protocols.
 
-    Protocols are skipped with a warning if the test videos have no labels or no readable titles,
-    or if the model has no text tower.
+    Protocols that need labels, readable titles or a text tower are skipped with a warning if there are none.
 
     Args:
         model: model to evaluate.
@@ -83,8 +82,7 @@ def frozen_results(
         subject: value of `Result.of`.
 
     Returns:
-        The results, each accuracy with an interval, and those of chance. Accuracies of a trained
-        model have details by class.
+        The results, accuracies with an interval, and those of chance. Those of a trained model have details by class.
 
     Raises:
         CrosspairError: the test split is empty, its labels or titles are unsuitable, features are
@@ -129,7 +127,7 @@ def results_with_random_baseline(
 
 
 def randomize_weights(model: CPD, seed: int) -> CPD:
-    """Build a model of the same architecture with random weights; the language model is kept.
+    """Build a model of the same architecture with random weights, but a copy of its text encoder.
 
     Its results show what the architecture and the data contribute without training.
     """
@@ -145,7 +143,7 @@ def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config
     """Check settings, labels and titles before any video is decoded.
 
     Raises:
-        CrosspairError: `frozen_results` would raise it if all videos without an error were read.
+        CrosspairError: as `frozen_results` would, assuming that all videos without an error are readable.
     """
     usable, _ = usable_rows(manifest)
     if not usable:
@@ -191,12 +189,12 @@ class EvaluationContext:
         return tuple(name for name in self.config.features if name not in untrained)
 
     def values(self, feature: str) -> torch.Tensor:
-        """Return the features of all videos by name, (V, F)."""
+        """Return the (V, F) features of all videos by name: "visual" or "embedding"."""
         values: torch.Tensor = getattr(self.features, feature)
         return values
 
     def task(self, trained: bool = True) -> ClassTask:
-        """Build the classification task; ``trained`` also checks its training videos."""
+        """Build the classification task; ``trained``: check that every test class has training videos."""
         task = class_task(self.manifest, self.features, self.config.split)
         if trained:
             task.check_training(self.manifest)
@@ -212,7 +210,7 @@ class EvaluationContext:
     def accuracy(
         self, protocol: str, feature: str, task: ClassTask, predicted: torch.Tensor, settings: dict[str, Any]
     ) -> list[Result]:
-        """Return the top-1 accuracy of predictions (V,) and that of chance."""
+        """Return two results: the top-1 accuracy of predictions (V,), and that of chance, 1 / number of classes."""
         correct = predicted == task.test_labels
         result = Result(
             protocol,
@@ -238,7 +236,7 @@ def supported_protocols(context: EvaluationContext, protocols: Protocols, *, war
         warn: whether to log a warning for each skipped protocol.
 
     Raises:
-        CrosspairError: the test split is empty, or no requested protocol is supported.
+        CrosspairError: the test split is empty, no feature to classify is trained, or no protocol is supported.
     """
     positions = split_positions(context.manifest, context.features, context.config.split)
     if not context.classified:
@@ -267,7 +265,7 @@ def _unsupported_reason(context: EvaluationContext, protocol: ProtocolName, posi
 
 
 def retrieval_results(context: EvaluationContext) -> list[Result]:
-    """Evaluate retrieval between test videos and their titles, both ways (Section 4.2)."""
+    """Evaluate retrieval between test videos and their titles (those with a known word), both ways (Section 4.2)."""
     model, config = context.model, context.config
     positions = split_positions(context.manifest, context.features, config.split)
     titles = context.manifest.column(model.text.column)
@@ -292,7 +290,7 @@ def retrieval_results(context: EvaluationContext) -> list[Result]:
 
 
 def knn_results(context: EvaluationContext) -> list[Result]:
-    """Evaluate kNN classification of each feature."""
+    """Measure the top-1 accuracy of kNN classification with each feature, and that of chance."""
     task, config = context.task(), context.config
     settings: dict[str, Any] = {"k": config.k}
     if config.weighting != "uniform":
@@ -312,7 +310,7 @@ def knn_results(context: EvaluationContext) -> list[Result]:
 
 
 def linear_results(context: EvaluationContext) -> list[Result]:
-    """Evaluate a linear probe on each feature."""
+    """Measure the top-1 accuracy of a linear probe on each feature, and that of chance."""
     task = context.task()
     results = []
     for feature in context.classified:
@@ -333,12 +331,12 @@ def lowshot_results(context: EvaluationContext) -> list[Result]:
 
 
 def _draw_labels(task: ClassTask, fraction: float, seed: int) -> list[int]:
-    """Draw training videos of each class, with at least one per class."""
+    """Draw a fraction of the training videos of each class, at least one; return their positions in ``task.train``."""
     return label_subset([task.classes[i] for i in task.train_labels.tolist()], fraction, seed)
 
 
 def _probe_results(context: EvaluationContext, name: str, feature: str, task: ClassTask) -> list[Result]:
-    """Train and test a linear classifier (Section 4.3)."""
+    """Train a linear classifier; return its top-1 accuracy on the test videos and that of chance (Section 4.3)."""
     values, config = context.values(feature), context.config
     probe = train_linear(
         values[task.train], task.train_labels, len(task.classes), config.linear,
@@ -352,7 +350,7 @@ def _probe_results(context: EvaluationContext, name: str, feature: str, task: Cl
 
 
 def zeroshot_results(context: EvaluationContext) -> list[Result]:
-    """Evaluate zero-shot classification on all classes, and on draws of some (Appendix C)."""
+    """Evaluate zero-shot classification on all classes, and the mean over random draws of some (Appendix C)."""
     task, config = context.task(trained=False), context.config
     names = class_embeddings(context.model, task.classes, config.templates)
     videos = context.features.embedding[task.test]
@@ -384,7 +382,7 @@ def zeroshot_results(context: EvaluationContext) -> list[Result]:
 
 
 def _test_classes(task: ClassTask) -> list[int]:
-    """Return the classes that occur in the test videos, sorted."""
+    """Return the indices of the classes that occur in the test videos, sorted."""
     return sorted(set(task.test_labels.tolist()))
 
 
@@ -398,6 +396,7 @@ _PROTOCOLS: dict[ProtocolName, Callable[[EvaluationContext], list[Result]]] = {
 
 
 def _check_finite(manifest: Manifest, features: Features) -> None:
+    """Raise ModelError if any video has a NaN or infinite feature."""
     finite = features.visual.isfinite().all(dim=1) & features.embedding.isfinite().all(dim=1)
     if not finite.all():
         row = int(features.rows[~finite][0])

@@ -64,22 +64,17 @@ def cached_features(
 ) -> Features:
     """Read features from a folder; compute what is missing first.
 
-    Videos that could not be read when the features were computed are skipped, and so are rows of
-    the manifest with an error.
+    Videos that could not be read when the features were computed, and rows with an error, are skipped.
 
     Args:
-        model, manifest, clips, batch_size, workers, precision: see
-            `crosspair.evaluation.extract_features`.
+        model, manifest, clips, batch_size, workers, precision: see `crosspair.evaluation.extract_features`.
         folder: folder for the features of these videos by this model, shared by all processes.
         world: processes that compute the features together; each of them calls this function.
-        progress: called with the approximate number of clips done by all processes, and of all
-            clips.
-        encode: computes the features; same arguments as
-            `crosspair.evaluation.features.encode_videos`.
+        progress: called with the approximate number of clips done by all processes, and of all clips.
+        encode: computes the features; same arguments as `crosspair.evaluation.features.encode_videos`.
 
     Raises:
-        RunError: the folder holds features of another model, other videos or another protocol, or
-            other files, or cannot be written.
+        RunError: the folder has other files, features of another model, videos or protocol, or cannot be written.
         VideoError: no video can be read.
     """
     world = world or World()
@@ -137,12 +132,12 @@ def load_features(folder: Path) -> Features:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a folder holds all features; its index is written last."""
+    """Return whether a folder has the index file, which is written last; the features are not checked."""
     return (folder / INDEX_FILE).is_file()
 
 
 def features_match(folder: Path, manifest: Manifest) -> bool:
-    """Return whether complete features belong to the pairs of a manifest, row by row.
+    """Return whether the pair_ids in the index of complete features equal those of a manifest, in order.
 
     Raises:
         RunError: the features cannot be read.
@@ -216,7 +211,7 @@ class FeatureSpec:
         return f"features-{self.model}-{self.videos}-{self.clips}-{self.precision}"
 
     def difference(self, wanted: FeatureSpec) -> str:
-        """Describe the differing fields; empty if there are none."""
+        """Return a text of the fields that differ from ``wanted``, with both values; empty if there are none."""
         fields = [field.name for field in dataclasses.fields(FeatureSpec)]
         differing = [name for name in fields if getattr(self, name) != getattr(wanted, name)]
         if not differing:
@@ -226,7 +221,7 @@ class FeatureSpec:
         return f"{kind} ({'; '.join(values)})"
 
     def json(self) -> str:
-        """Serialize the specification."""
+        """Return the specification as the text of a JSON object."""
         return json.dumps(dataclasses.asdict(self))
 
 
@@ -254,6 +249,7 @@ def feature_spec(model: CPD, manifest: Manifest, *, clips: int, precision: str, 
 
 
 def _parse_spec(text: str | bytes, path: Path) -> FeatureSpec:
+    """Parse the JSON of `FeatureSpec.json`; raise RunError, naming ``path``, if it is invalid."""
     try:
         return FeatureSpec(**json.loads(text))
     except (ValueError, TypeError) as error:
@@ -261,7 +257,7 @@ def _parse_spec(text: str | bytes, path: Path) -> FeatureSpec:
 
 
 def _check_folder(folder: Path, journals: FeatureJournal, spec: FeatureSpec) -> None:
-    """Check that a folder is empty or holds features of the given specification."""
+    """Raise RunError unless a folder is absent, empty, or has begun or complete features of the given specification."""
     if is_complete(folder):
         metadata = _read(pq.read_table, folder / INDEX_FILE).schema.metadata or {}
         found = _parse_spec(metadata.get(_KEY.encode(), b""), folder)
@@ -276,6 +272,7 @@ def _check_folder(folder: Path, journals: FeatureJournal, spec: FeatureSpec) -> 
 
 
 def _is_empty(folder: Path) -> bool:
+    """Return whether a folder contains no file, at any depth, except unfinished ``.partial`` files."""
     # A killed process may have left an unfinished first file.
     return not any(p.is_file() and p.suffix != ".partial" for p in folder.rglob("*"))
 
@@ -288,7 +285,7 @@ def _merge_journals(
     usable: list[int],
     errors: dict[int, str],
 ) -> None:
-    """Write the features of all journals to the folder, each video once, and remove these."""
+    """Write the features of all journals to the folder, each video once; then delete these. Raise if one is missing."""
     failures: dict[int, str] = {}
     positions = {row: i for i, row in enumerate(usable)}
     found = torch.zeros(len(usable), dtype=torch.bool)
@@ -323,7 +320,7 @@ def _merge_journals(
 
 
 def _drop_errors(features: Features, manifest: Manifest, world: World) -> Features:
-    """Drop the rows that were given an error after the features were computed."""
+    """Drop features of rows that now have an error in the manifest; add these errors to the failures and log all."""
     _, errors = usable_rows(manifest)
     row_of = {pair_id: row for row, pair_id in enumerate(manifest.column("pair_id"))}
     failures = {row_of[pair_id]: message for pair_id, message in features.failures} | errors
@@ -336,7 +333,7 @@ def _drop_errors(features: Features, manifest: Manifest, world: World) -> Featur
 
 
 def _read(reader: Callable[[Path], Any], path: Path) -> Any:
-    """Call a reader; raise RunError with the path and how to fix it if the file is damaged."""
+    """Return ``reader(path)``; raise RunError with the path and how to fix it if the file is damaged or absent."""
     try:
         return reader(path)
     except (OSError, pa.ArrowException, SafetensorError) as error:
@@ -345,7 +342,7 @@ def _read(reader: Callable[[Path], Any], path: Path) -> Any:
 
 
 class FeatureJournal:
-    """Folder with a journal of the encoded videos per process.
+    """Folder with a journal (JSON lines) of the encoded videos per process.
 
     Args:
         folder: folder shared by all processes; created by `begin`.
@@ -357,7 +354,7 @@ class FeatureJournal:
         self._spec_file = folder / "protocol.json"
 
     def read_spec(self) -> str:
-        """Read the specification given to `begin`; empty if there is none."""
+        """Read the JSON text of the specification given to `begin`; empty if there is none."""
         try:
             return self._spec_file.read_text(encoding="utf-8")
         except OSError:
@@ -385,7 +382,7 @@ class FeatureJournal:
         return JsonlWriter(self.folder / f"{self.world.rank}.jsonl")
 
     def wait_for_all(self) -> None:
-        """Wait until every process has finished its journal."""
+        """Mark the journal of this process as finished, and wait until those of all processes are."""
         if self.world.size == 1:
             return
         # Processes may finish hours apart, but a barrier times out after minutes: poll files first.
@@ -395,7 +392,7 @@ class FeatureJournal:
         self.world.barrier()
 
     def read(self) -> Iterator[VideoFeatures]:
-        """Yield the entries of all journals; a video that was encoded twice occurs twice.
+        """Yield the entries of all journals, except damaged ones; a video that was encoded twice occurs twice.
 
         Raises:
             RunError: a journal cannot be read.
@@ -410,21 +407,21 @@ class FeatureJournal:
                 yield video
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder with the journals of all processes; errors are ignored."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _done_file(self, rank: int) -> Path:
-        """Return the file that marks the block of a process as complete."""
+        """Return the path of the empty file that marks the journal of a process as finished."""
         return self.folder / f"{rank}.done"
 
 
 def _to_entry(video: VideoFeatures) -> list[Any]:
-    """Convert a video to a journal entry; base64 keeps floats exact."""
+    """Convert features to a journal entry: row, visual and embedding in base64 (which keeps floats exact), error."""
     return [video.row, _encode(video.visual), _encode(video.embedding), video.error]
 
 
 def _encode(values: torch.Tensor) -> str:
-    """Encode a float tensor in base64."""
+    """Encode the values of a float tensor as base64 of little-endian float32, without its shape."""
     return b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 

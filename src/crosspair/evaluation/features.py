@@ -86,6 +86,7 @@ def extract_features(
         progress: Called with the number of clips encoded by this process and their total.
 
     Raises:
+        ManifestError: The processes read different manifests.
         VideoError: None of the videos can be read.
     """
     world = world or World()
@@ -119,13 +120,13 @@ def extract_features(
 
 
 def usable_rows(manifest: Manifest) -> tuple[list[int], dict[int, str]]:
-    """Return the rows without an error, and the errors of the others by row."""
+    """Return the indices of the rows with an empty ``error`` column, and the errors of the others by row."""
     errors = {row: error for row, error in enumerate(manifest.column("error")) if error}
     return [row for row in range(len(manifest)) if row not in errors], errors
 
 
 def shard_batches(rows: Sequence[int], clips: int, batch_size: int, world: World) -> list[list[int]]:
-    """Return this process's videos, in the groups that form a batch of the network.
+    """Divide rows into groups that form a batch of the network, and return the groups of this process.
 
     The groups, and hence the features, do not depend on the number of processes.
     """
@@ -145,13 +146,13 @@ def encode_videos(
     world: World,
     precision: str,
 ) -> Iterator[VideoFeatures]:
-    """Encode videos of a manifest.
+    """Encode rows of a manifest: the mean features over evenly spaced clips of each video.
 
     Args:
         rows: Rows of the manifest, in whole groups of `shard_batches`.
 
     Yields:
-        Features per video, in order.
+        Features per video, in order; with only an `error` if it cannot be read.
     """
     # A batch is some whole videos, or a whole fraction of one if it cannot hold all its clips.
     per_job = max(size for size in range(1, min(clips, batch_size) + 1) if clips % size == 0)
@@ -179,13 +180,13 @@ def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torc
 
 
 def gather_failures(manifest: Manifest, failures: dict[int, str], world: World) -> list[tuple[str, str]]:
-    """Collect the failures of all processes; the main process logs them.
+    """Collect the failures (message by row) of all processes; the main process logs them.
 
     Returns:
-        (pair_id, message) of the skipped rows, in order.
+        (pair_id, message) of the failed rows of all processes, in order of rows.
 
     Raises:
-        VideoError: No row is left.
+        VideoError: All rows of the manifest failed.
     """
     gathered = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
     messages = {row: message for pairs in gathered for row, message in pairs}
@@ -199,7 +200,7 @@ def gather_failures(manifest: Manifest, failures: dict[int, str], world: World) 
 
 
 def no_readable_video_error(manifest: Manifest, failures: dict[int, str]) -> VideoError:
-    """Return the error for a manifest of which no video can be read."""
+    """Return the error for a manifest of which no video can be read, with the first failure as the reason."""
     reason = next(iter(failures.values()), "the manifest has no rows")
     return VideoError(f"{manifest.path}: none of the {len(manifest)} videos can be read: {reason}")
 
@@ -216,11 +217,10 @@ def encode_on_ray(
     precision: str,
     address: str | None = None,
 ) -> Iterator[VideoFeatures]:
-    """Run `encode_videos` in tasks of a Ray cluster.
+    """Run `encode_videos` in tasks of a Ray cluster; yield features as tasks finish, not in order.
 
-    A task has one GPU, or as many cores as it has workers and one more. Videos must have the same
-    paths, or URLs, on all nodes, and this package must be installed there. Ray repeats the task of
-    a lost node.
+    A task has one GPU, or as many cores as it has workers and one more. Videos must have the same paths, or URLs, on
+    all nodes, and this package must be installed there. Ray repeats the task of a lost node.
 
     Args:
         world: This process alone; its device decides what precision "auto" is.
@@ -255,7 +255,7 @@ def encode_on_ray(
 
 
 def _task_resources(ray: Any, workers: int) -> tuple[dict[str, int], int]:
-    """Return what a task requires of a node, and how many tasks to submit at once."""
+    """Return the Ray resources of a task (one GPU, or cores if there is none), and how many tasks to submit at once."""
     resources = ray.cluster_resources()
     if gpus := int(resources.get("GPU", 0)):
         return {"num_gpus": 1}, 2 * gpus

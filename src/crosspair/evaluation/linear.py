@@ -39,9 +39,8 @@ def train_linear(
 ) -> nn.Module:
     """Train a linear probe with cross-entropy.
 
-    The layer is initialized with zeros, so only the order of the videos is random. Batch
-    normalization has no scale and shift; in eval mode it uses the mean statistics of all training
-    batches.
+    The layer is initialized with zeros, so only the order of the videos is random. Batch normalization has no scale
+    and shift; in eval mode it uses the mean statistics of all training batches.
 
     Args:
         features: (N, F) float32, of the training videos only.
@@ -108,6 +107,7 @@ def check_linear(videos: int, config: LinearConfig) -> None:
 
 
 def _build_probe(features: int, classes: int) -> nn.Module:
+    """Return batch normalization without scale and shift, followed by a linear layer of zeros."""
     # A layer on the meta device draws no random numbers.
     layer = nn.Linear(features, classes, device="meta").to_empty(device="cpu")
     nn.init.zeros_(layer.weight)

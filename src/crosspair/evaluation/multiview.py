@@ -53,9 +53,9 @@ def multiview_results(
     precision: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> list[Result]:
-    """Measure top-1 and top-5 accuracy on a split, with the accuracies of chance.
+    """Measure top-1 and, for more than 5 classes, top-5 accuracy on a split, with the accuracies of chance.
 
-    Videos that cannot be read are skipped and listed; their number is in the results' settings.
+    Videos that cannot be read are skipped and logged; their number is in the results' settings.
     A video of a class that the classifier does not know counts as wrong.
 
     Args:
@@ -126,9 +126,8 @@ def multiview_scores(
 ) -> ViewScores:
     """Classify every video of a manifest by the mean softmax of its views.
 
-    A clip is decoded once for all its crops. Only views of one video form a batch of the network,
-    so that the scores do not depend on how videos are divided over processes. Arguments are those
-    of `multiview_results`.
+    A clip is decoded once for all its crops. Only views of one video form a batch of the network, so that the scores
+    do not depend on how videos are divided over processes. Arguments are those of `multiview_results`.
 
     Raises:
         ModelError: The network's outputs are not finite.

@@ -60,7 +60,7 @@ class Result:
 
 
 def chance_result(result: Result, value: float) -> Result:
-    """Return a copy of a result with the value of random guesses, as its baseline."""
+    """Return a copy of a result for random guesses: ``of="chance"``, the given value, no interval and details."""
     return replace(result, of="chance", value=value, interval=None, details={})
 
 
@@ -106,6 +106,7 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
 
 
 def _result_to_json(result: Result) -> dict[str, Any]:
+    """Return the fields of a result as a JSON object, without an empty interval or empty details."""
     values = asdict(result)
     for name in ("interval", "details"):
         if not values[name]:
@@ -135,8 +136,7 @@ def bootstrap_interval(
     """Estimate the 95 % interval of an accuracy by resampling the test videos with replacement.
 
     Args:
-        correct: (V,) or (D, V) bool, whether each video is classified correctly; with D tests of
-            the same videos, their accuracies are averaged.
+        correct: (V,) or (D, V) bool, whether a video is classified correctly; the accuracies of D tests are averaged.
         counted: (D, V) bool, videos that belong to each test; None for all.
         seed: seed of the resampling.
         rounds: number of resamples.
@@ -189,7 +189,7 @@ def class_details(classes: Sequence[str], truth: torch.Tensor, predicted: torch.
 
 
 def fill_split(name: str, split: int | None) -> str:
-    """Insert the number of an official split into a name.
+    """Replace ``{}`` in a name by the number of an official split; None leaves the name unchanged.
 
     >>> fill_split("ucf101/split{}.parquet", 2)
     'ucf101/split2.parquet'
@@ -211,7 +211,7 @@ def check_manifest_name(name: str) -> None:
 
 
 def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Provenance]]) -> list[Result]:
-    """Write the means over official splits, followed by the results of each split.
+    """Write the means over official splits, followed by the results of each split except those of chance.
 
     Args:
         path: results file to write.
@@ -234,7 +234,7 @@ def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Pr
 
 
 def mean_results(results: Sequence[Result]) -> list[Result]:
-    """Average results over official splits, by protocol, metric, feature and subject.
+    """Average results over official splits, by protocol, metric, feature and subject (`of`); their counts are summed.
 
     Args:
         results: results of single splits, with ``settings["official split"]``.
@@ -271,7 +271,7 @@ def mean_results(results: Sequence[Result]) -> list[Result]:
 
 
 def _mean_interval(mean: float, members: Sequence[Result]) -> tuple[float, float] | None:
-    """Return the interval of a mean over independent members; None unless all have intervals."""
+    """Return the interval of a mean over independent members, cut to 0 to 1; None unless all have intervals."""
     widths = [member.interval[1] - member.interval[0] for member in members if member.interval]
     if len(widths) < len(members):
         return None
@@ -280,7 +280,7 @@ def _mean_interval(mean: float, members: Sequence[Result]) -> tuple[float, float
 
 
 def _merge_provenance(origins: Sequence[Provenance]) -> Provenance:
-    """Return the last provenance with the models and manifests of all."""
+    """Return the last provenance, with the distinct models and manifests of all joined by "+"."""
     model, manifest, file = (
         "+".join(dict.fromkeys(getattr(origin, name) for origin in origins))
         for name in ("model", "manifest", "manifest_file")

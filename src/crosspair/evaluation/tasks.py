@@ -43,7 +43,7 @@ class ClassTask:
         """Check that every test class has a training video.
 
         Raises:
-            ManifestError: there are no training videos, or none of a test class.
+            ManifestError: there are no training videos, none of a test class, or the test split is train.
         """
         splits = " and ".join(TRAIN_SPLITS[self.split])
         if not splits:
@@ -65,7 +65,7 @@ def class_task(manifest: Manifest, features: Features, split: str) -> ClassTask:
     """Build the classification task of a manifest's labels for a test split.
 
     Raises:
-        ManifestError: a test video has no label, or all labels are equal.
+        ManifestError: the split has no readable video, a test video has no label, or all labels are equal.
     """
     test = split_positions(manifest, features, split)
     labels, splits = manifest.column("label"), manifest.column("split")
@@ -87,7 +87,7 @@ def class_task(manifest: Manifest, features: Features, split: str) -> ClassTask:
 
 
 def split_positions(manifest: Manifest, features: Features, split: str) -> torch.Tensor:
-    """Return the positions in ``features`` of the videos of a split, (V,) int64.
+    """Return the positions in ``features`` of the videos of a split, (V,) int64; rows without a split are in train.
 
     Raises:
         ManifestError: the split has no readable video.
@@ -101,7 +101,7 @@ def split_positions(manifest: Manifest, features: Features, split: str) -> torch
 
 
 def check_labels(manifest: Manifest, split: str) -> None:
-    """Check that all rows of a manifest of one split have a label.
+    """Check that all rows of a manifest have a label; ``split`` only names them in the message.
 
     Raises:
         ManifestError: a row has no label.
@@ -115,7 +115,7 @@ def label_subset(labels: Sequence[str], fraction: float, seed: int) -> list[int]
     """Draw a fraction of the items of each class.
 
     For one seed the subsets are nested: that of 1 % is part of that of 10 %. The items drawn of a
-    class depend only on the number of its items, not on the other classes.
+    class depend only on the seed, its label and the number of its items, not on the other classes.
 
     Args:
         labels: labels of all items.

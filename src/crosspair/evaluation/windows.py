@@ -27,8 +27,7 @@ class ClipPlan:
     Attributes:
         row: Row of the video in its manifest.
         source: The file; or frames (T, H, W, 3) uint8 at 30 per second.
-        spans: For each result, the start and end in s of the file that it describes; None for the
-            file's own.
+        spans: For each result, the start and end in s of the file that it describes; None for the file's own.
         groups: For each result, the indices of the clips that it averages.
         times: (n, T) instants of the frames of each clip, in s from the start of the source. Or
         positions: (n,) positions of the clips in the source, 0 to 1.
@@ -48,7 +47,7 @@ class ClipPlan:
         return len(self.positions if self.times is None else self.times)
 
     def jobs(self, config: ClipConfig, crops: int, thumbnails: bool) -> Iterator[DecodeJob]:
-        """Split the clips into jobs for worker processes."""
+        """Split the clips into jobs of at most `clips_per_job` clips for worker processes."""
         for first in range(0, len(self), self.clips_per_job):
             chosen = slice(first, first + self.clips_per_job)
             times = None if self.times is None else self.times[chosen]
@@ -101,13 +100,14 @@ class Windows:
             )
 
     def __str__(self) -> str:
+        """Return length and stride as text, such as "windows of 4 s every 2 s"."""
         return f"windows of {self.length:g} s every {self.stride:g} s"
 
     def spans(self, duration: float) -> list[tuple[float, float]]:
         """Return start and end of each window of a video of `duration` s.
 
         Every second of the video lies in a window: the last one is up to half a stride longer or
-        shorter than the others.
+        shorter than the others. A video that is shorter than a window is one window.
 
         >>> Windows(4, 2).spans(8.7), Windows(4, 2).spans(1.0)
         ([(0, 4), (2, 6), (4, 8.7)], [(0, 1.0)])
@@ -116,7 +116,7 @@ class Windows:
         return [(edges[i], edges[i + strides]) for i in range(len(edges) - strides)]
 
     def plan(self, row: int, source: Clip | np.ndarray, duration: float, config: ClipConfig) -> ClipPlan:
-        """Plan evenly spaced clips, each used by all windows that contain it.
+        """Plan evenly spaced clips, about every 2 s or closer, each averaged in all windows that contain it.
 
         Args:
             row: Row of the video in its manifest.
@@ -124,7 +124,7 @@ class Windows:
             duration: Length of the segment of the video to encode, in s.
             config: Number and distance of the frames of a clip.
         """
-        per_stride = math.ceil(self.stride / SPACING - 1e-9)  # clips
+        per_stride = max(1, math.ceil(self.stride / SPACING - 1e-9))  # clips
         start = (source.start or 0.0) if isinstance(source, Clip) else 0.0
         edges, strides = self._edges(duration)
         centers = [
@@ -136,14 +136,14 @@ class Windows:
         return ClipPlan(row, source, spans, groups, times)
 
     def _edges(self, duration: float) -> tuple[list[float], int]:
-        """Return the starts of all strides and the end of the last, and strides per window."""
+        """Return the starts of all strides and the end of the last, in s, and the number of strides per window."""
         steps = max(1, round(duration / self.stride))
         edges = [self.stride * step for step in range(steps)] + [duration]
         return edges, min(round(self.length / self.stride), steps)
 
 
 def _clips_around(centers: np.ndarray, duration: float, config: ClipConfig) -> np.ndarray:
-    """(n, T) instants of clips as near to `centers` as the ends of the video allow."""
+    """Return the frame times (n, T), in s, of clips centered as near to `centers` as the ends of the video allow."""
     span = clip_span(config.frames, config.stride)
     starts = np.clip(centers - span / 2, 0, max(0.0, duration - span))
     offsets = np.arange(config.frames) * config.stride / REFERENCE_FPS

@@ -7,16 +7,6 @@ from crosspair.library.search import Searcher, SearchHit
 from crosspair.library.store import Library, LibraryError
 
 __all__ = [
-    "IndexSummary",
-    "InferenceEngine",
-    "Library",
-    "LibraryError",
-    "SearchHit",
-    "Searcher",
-    "Windows",
-    "encode_whole_videos",
-    "encode_windows",
-    "index_videos",
-    "load_engine",
-    "remove_videos",
-]
+    "IndexSummary", "InferenceEngine", "Library", "LibraryError", "SearchHit", "Searcher", "Windows",
+    "encode_whole_videos", "encode_windows", "index_videos", "load_engine", "remove_videos",
+]  # fmt: skip

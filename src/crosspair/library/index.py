@@ -54,8 +54,7 @@ class IndexSummary:
     Attributes:
         added, changed, removed, unchanged: numbers of videos, including unreadable ones.
         windows: number of windows written.
-        broken: reason by name, for all videos of the library that cannot be read, entirely or in
-            part.
+        broken: reason by name, for all videos of the library that cannot be read, entirely or in part.
     """
 
     added: int
@@ -197,7 +196,7 @@ class _SourceVideo:
 
 
 def _source_videos(manifest: Manifest) -> dict[str, _SourceVideo]:
-    """Return the videos of a manifest by name. Duplicates are removed."""
+    """Return the videos of a manifest by their name in the library; of rows with equal names only the first."""
     videos: dict[str, _SourceVideo] = {}
     rows = zip(manifest.clips(), manifest.column("title"), strict=True)
     for row, (clip, title) in enumerate(rows):
@@ -211,15 +210,17 @@ def _source_videos(manifest: Manifest) -> dict[str, _SourceVideo]:
 
 
 def _strip_segment(name: str) -> str:
+    """Return the path in a video's name, without the times of a segment after `SEGMENT`."""
     return name.partition(SEGMENT)[0]
 
 
 def _is_inside(name: str, folders: Sequence[str]) -> bool:
-    """Return whether a video lies in one of the folders."""
+    """Return whether the path of a video lies below one of the folders, at any depth."""
     return any(name.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
 def _open_or_create(folder: Path, model: CPD, windows: Windows | None) -> Library:
+    """Open a library or create a missing one; raise LibraryError if its model or (given) windows differ."""
     if not is_library(folder):
         if not has_text_tower(model):
             logger.warning("the model has no trained text tower; search is by video only")
@@ -245,7 +246,7 @@ def _encode_batches(
     videos: Sequence[_SourceVideo],
     progress: ProgressCallback | None,
 ) -> Iterator[tuple[list[dict[str, Any]], dict[str, BrokenVideo]]]:
-    """Yield table rows to write together, and the videos that could not be read."""
+    """Encode videos; yield table rows to write together, and the videos, by name, with a part that cannot be read."""
     if videos:
         logger.info("%d videos are new or have changed", len(videos))
     rows: list[dict[str, Any]] = []
@@ -269,7 +270,7 @@ def _encode_batches(
 def _encode_videos(
     engine: InferenceEngine, library: Library, manifest: Manifest, videos: Sequence[_SourceVideo]
 ) -> Iterator[tuple[_SourceVideo, WindowFeatures]]:
-    """Probe and encode in batches, so that progress is saved before all videos are probed."""
+    """Yield videos with the features of their windows; headers are read batch by batch, not all before encoding."""
     for first in range(0, len(videos), PROBE_BATCH):
         batch = videos[first : first + PROBE_BATCH]
         probed = probe_missing(manifest.take([video.row for video in batch]), shown=not first)

@@ -88,7 +88,7 @@ class Searcher:
         return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **options)
 
     def video(self, path: str | Path, **options: Any) -> list[SearchHit]:
-        """Search for moments similar to a video. The video itself is excluded.
+        """Search for windows similar to a whole video; windows of the same file are excluded.
 
         Args:
             path: file or URL.
@@ -121,8 +121,7 @@ class Searcher:
         Args:
             query: (D,) f_v or f_t, unit norm.
             limit: maximum number of results.
-            where: SQL condition on the columns ``path``, ``start``, ``"end"``, ``title``, ``size``
-                and ``video``.
+            where: SQL condition on the columns ``path``, ``start``, ``"end"``, ``title``, ``size`` and ``video``.
             folder: search only videos in this folder; may be a URL.
             without: path of a video to exclude.
             exact: compare with every window, even if there is a vector index.
@@ -151,26 +150,26 @@ class Searcher:
             count *= OVERSAMPLING
 
     def _nearest_windows(self, query: np.ndarray, count: int, condition: str, exact: bool) -> list[dict[str, Any]]:
-        """Search the table for the windows with the highest cosine similarity, best first."""
+        """Return up to ``count`` table rows nearest to a vector, best first, with ``_distance``, 1 - cosine."""
         folder, dimensions = self.library.folder, self.library.info.embedding
         if len(query) != dimensions:
             raise LibraryError(
                 f"library {folder} has embeddings of {dimensions} dimensions; the query has {len(query)}"
             )
-        search = (
-            self.library.table.search(np.asarray(query, dtype=np.float32))
-            .distance_type("cosine")
-            .select(["video", "path", "start", "end", "title", "thumbnail", "_distance"])
-            .limit(count)
-        )
-        if exact:
-            search = search.bypass_vector_index()
-        else:
-            # maximum_nprobes(0): search more partitions if a condition leaves too few rows.
-            search = search.minimum_nprobes(NPROBES).maximum_nprobes(0).refine_factor(REFINE)
-        if condition:
-            search = search.where(condition)
         try:
+            search = (
+                self.library.table.search(np.asarray(query, dtype=np.float32))
+                .distance_type("cosine")
+                .select(["video", "path", "start", "end", "title", "thumbnail", "_distance"])
+                .limit(count)
+            )
+            if exact:
+                search = search.bypass_vector_index()
+            else:
+                # maximum_nprobes(0): search more partitions if a condition leaves too few rows.
+                search = search.minimum_nprobes(NPROBES).maximum_nprobes(0).refine_factor(REFINE)
+            if condition:
+                search = search.where(condition)
             rows: list[dict[str, Any]] = search.to_list()
         except (ValueError, RuntimeError, OSError) as error:
             raise LibraryError(f"library {folder}: {format_error(error)}") from error
@@ -208,7 +207,7 @@ MARGIN, GAP, SEAM = 118, 6, 2  # px left of the frames, between rows, between fr
 
 
 def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
-    """Draw frames of each hit in a row, with score and time, as a PNG.
+    """Draw five frames from the middle of each hit in a row, with score and time; return a PNG.
 
     Frames of a video that cannot be read any more are grey.
     """
@@ -229,7 +228,7 @@ def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
 
 
 def _read_strip(hit: SearchHit) -> Image.Image:
-    """Decode some frames of a result next to each other; grey if the file is not readable any more."""
+    """Return five frames from the middle of a hit side by side in one image; grey if the file cannot be read."""
 
     def scale(width: int, height: int) -> tuple[int, int]:
         factor, longest = SHORT_SIDE / min(width, height), 2 * SHORT_SIDE

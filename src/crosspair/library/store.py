@@ -89,7 +89,7 @@ class Library:
 
     @classmethod
     def create(cls, folder: Path, model: CPD, windows: Windows) -> Self:
-        """Create an empty library, replacing an incomplete one that an interruption left.
+        """Create an empty library, replacing an incomplete one that an interruption left; open a complete one as it is.
 
         Raises:
             LibraryError: the folder contains something else, or cannot be written.
@@ -114,7 +114,7 @@ class Library:
         return int(self.table.count_rows())
 
     def videos(self) -> dict[str, IndexedVideo]:
-        """Return all videos by name."""
+        """Return all videos that have windows, by name."""
         keys = ["video", "size", "modified"]
         table = (
             self.table.search()
@@ -129,28 +129,28 @@ class Library:
         }
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add windows, atomically."""
+        """Append windows, rows with the columns of `schema`, atomically."""
         if not rows:
             return
         with self._write_errors():
             self.table.add(pa.Table.from_pylist(list(rows), schema=schema(self.info.embedding)))
 
     def remove(self, videos: Sequence[str]) -> None:
-        """Remove all windows of some videos."""
+        """Remove all windows of the videos with the given names."""
         with self._write_errors():
             for i in range(0, len(videos), DELETE_BATCH):
                 names = ", ".join(map(sql_quote, videos[i : i + DELETE_BATCH]))
                 self.table.delete(f"video IN ({names})")
 
     def set_titles(self, titles: Mapping[str, str | None]) -> None:
-        """Set the titles of some videos, atomically."""
+        """Set the titles of the videos with the given names, in all their windows, atomically."""
         strings = pa.string()
         table = pa.table([pa.array(titles, strings), pa.array(titles.values(), strings)], ["video", "title"])
         with self._write_errors():
             self.table.merge_insert("video").when_matched_update_all().execute(table)
 
     def optimize(self) -> None:
-        """Compact files, delete old versions, and index the vectors if there are many."""
+        """Compact files, delete versions older than 10 minutes, and index the vectors of more than 100,000 windows."""
         with self._write_errors():
             if len(self) > EXACT_UP_TO and not self.table.list_indices():
                 from lancedb.index import IvfSq
@@ -170,7 +170,7 @@ class Library:
 
 
 def schema(dimensions: int) -> pa.Schema:
-    """Return the columns of a library's table."""
+    """Return the columns of a library's table, with vectors of ``dimensions`` float32."""
     return pa.schema([
         pa.field("vector", pa.list_(pa.float32(), dimensions)),  # f_v, unit norm
         ("video", pa.string()),  # the path, with "#t=start,end" for a segment of a file
@@ -185,12 +185,12 @@ def schema(dimensions: int) -> pa.Schema:
 
 
 def sql_quote(text: str) -> str:
-    """Return a text as an SQL literal."""
+    """Return a text as an SQL string literal, in single quotes, with those inside doubled."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def file_state(path: str) -> FileState:
-    """Return the state of a file, `MISSING_FILE` if it does not exist. URLs are not requested."""
+    """Return (bytes, modification time in ns) of a file, (-1, -1) if it does not exist, (0, 0) for any URL."""
     if "://" in path:
         return 0, 0
     try:
@@ -201,7 +201,7 @@ def file_state(path: str) -> FileState:
 
 
 def is_library(folder: Path) -> bool:
-    """Return whether a folder is a complete library."""
+    """Return whether a folder is a complete library: has ``library.json``, which is written last."""
     return (folder / INFO_FILE).is_file()
 
 
@@ -209,7 +209,7 @@ def check_library_path(folder: Path) -> None:
     """Check that a folder is a library, or that a library can be created there.
 
     Raises:
-        LibraryError: it is a file, or contains something else.
+        LibraryError: it is a file, or contains something else, hidden files excepted.
     """
     if is_library(folder) or not folder.exists():
         return
@@ -223,7 +223,7 @@ def check_library_path(folder: Path) -> None:
 
 
 def library_lock(folder: Path) -> AbstractContextManager[None]:
-    """Hold the exclusive lock for writing to a library. It is released when the process ends.
+    """Hold the exclusive lock for writing to a library within a context, without waiting for another process.
 
     Raises:
         LibraryError: another process holds it, or the folder cannot be written.
@@ -233,6 +233,7 @@ def library_lock(folder: Path) -> AbstractContextManager[None]:
 
 
 def _read_info(folder: Path) -> LibraryInfo:
+    """Read ``library.json``; raise LibraryError if it is missing, invalid or of another format version."""
     if not is_library(folder):
         raise LibraryError(
             f'{folder} is not a library; run "crosspair index VIDEOS --library {folder} --model MODEL" to create it'
@@ -249,6 +250,7 @@ def _read_info(folder: Path) -> LibraryInfo:
 
 
 def _connect(folder: Path) -> Any:
+    """Open the LanceDB database in a folder, with logging reduced; raise LibraryError if LanceDB is not installed."""
     # LanceDB logs every table that it creates, and warns in every decoding process that is forked.
     os.environ.setdefault("LANCEDB_LOG", "error")
     warnings.filterwarnings("ignore", "lancedb fork support is experimental")
@@ -276,7 +278,7 @@ class BrokenVideo:
 
 
 def read_broken(folder: Path) -> dict[str, BrokenVideo]:
-    """Read the broken videos of a library by name. A missing or invalid file has none."""
+    """Read the broken videos of a library by name; none if the file is missing, those before an invalid line."""
     broken = {}
     with (
         suppress(OSError, ValueError, KeyError, csv.Error),

@@ -77,8 +77,10 @@ class Classifier(HubModel):
         return cls(classes, recipe.clip, recipe.video, recipe.classifier)
 
     def _extra_config(self) -> dict[str, Any]:
+        """Return the class names, which ``config.json`` stores."""
         return {"classes": self.classes}
 
     def _norms(self) -> list[nn.Module]:
+        """Return all batch normalisation layers."""
         norm_type = nn.modules.batchnorm._BatchNorm
         return [module for module in self.modules() if isinstance(module, norm_type)]

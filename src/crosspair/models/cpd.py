@@ -79,6 +79,7 @@ class CPD(HubModel):
 
     @classmethod
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
         encoder: TextEncoder = (
             WordAverage.load(folder)
@@ -90,6 +91,7 @@ class CPD(HubModel):
         return model
 
     def _extra_config(self) -> dict[str, Any]:
+        """Return the names of the untrained parts, which ``config.json`` stores."""
         return {"untrained": list(self.untrained)}
 
     def _save_extra_files(self, folder: Path) -> None:
@@ -97,9 +99,7 @@ class CPD(HubModel):
 
 
 def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
-    """Build an untrained model: random weights, and word vectors if they are learned from titles.
-
-    The caller seeds torch.
+    """Build a model with random weights and learned or loaded text weights; the caller seeds torch.
 
     Args:
         recipe: the architecture.

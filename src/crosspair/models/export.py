@@ -105,10 +105,7 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
 
 
 class _Tower(nn.Module):
-    """A module to export, with its inputs and outputs, dynamic axes and examples of inputs.
-
-    The first example is used for tracing.
-    """
+    """A module to export, with its inputs and outputs, dynamic axes and example inputs; the first is traced."""
 
     inputs: list[str]
     outputs: list[str]
@@ -172,22 +169,26 @@ class _TextTower(_Tower):
 
 
 def _trace(tower: _Tower) -> torch.export.ExportedProgram:
+    """Trace a tower with its first example and variable dimensions."""
     with torch.no_grad():
         return torch.export.export(tower, tower.examples[0], dynamic_shapes=tower.axes)
 
 
 def _to_program(tower: _Tower, metadata: dict[str, str]) -> bytes:
+    """Return the content of a ``torch.export`` file (.pt2) with a tower and metadata."""
     buffer = io.BytesIO()
     torch.export.save(_trace(tower), buffer, extra_files=metadata)
     return buffer.getvalue()
 
 
 def _load_program(content: bytes) -> Callable[[Tensors], Tensors]:
+    """Return a function that runs the content of a ``torch.export`` file."""
     module = torch.export.load(io.BytesIO(content)).module()
     return lambda inputs: module(*inputs)
 
 
 def _to_onnx(tower: _Tower, metadata: dict[str, str]) -> bytes:
+    """Return the content of an ONNX file with a tower and metadata; ImportError without onnxscript."""
     import_module("onnxscript")  # torch.onnx requires it, with a longer error message
     program = torch.onnx.export(
         _trace(tower), tower.examples[0], dynamo=True, verbose=False, dynamic_shapes=tower.axes,
@@ -200,6 +201,7 @@ def _to_onnx(tower: _Tower, metadata: dict[str, str]) -> bytes:
 
 
 def _load_onnx(content: bytes) -> Callable[[Tensors], Tensors]:
+    """Return a function that runs the content of an ONNX file with ONNX Runtime on the CPU."""
     onnxruntime = import_module("onnxruntime")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [argument.name for argument in session.get_inputs()]
@@ -213,7 +215,7 @@ def _load_onnx(content: bytes) -> Callable[[Tensors], Tensors]:
 
 @torch.no_grad()
 def _compare(tower: _Tower, run: Callable[[Tensors], Tensors], file: Path) -> dict[str, float]:
-    """Compare the exported tower with the module on all examples."""
+    """Return the relative differences to the module on all examples; ModelError above `TOLERANCE`."""
     differences = {}
     for inputs in tower.examples:
         shape = " × ".join(map(str, inputs[0].shape))

@@ -127,14 +127,14 @@ class HubModel(nn.Module):
     @classmethod
     @abstractmethod
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """Build a model with any weights from the files of a model folder."""
+        """Build the architecture from ``config.json`` and the text encoder's files; weights are not loaded."""
 
     def _extra_config(self) -> dict[str, Any]:
-        """Return further entries of ``config.json``."""
+        """Return entries of ``config.json`` besides type, sections and preprocessing; none by default."""
         return {}
 
     def _save_extra_files(self, folder: Path) -> None:
-        """Write further files to a model folder."""
+        """Write the text encoder's files to a model folder; does nothing by default."""
 
 
 def read_config(folder: Path, *types: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def read_config(folder: Path, *types: str) -> dict[str, Any]:
 
 
 def read_sections(kind: type[AnyRecipe], config: Mapping[str, Any], folder: Path, *names: str) -> AnyRecipe:
-    """Return a recipe of type ``kind`` with the sections ``names`` of ``config.json``.
+    """Return a recipe of type ``kind`` with the sections ``names`` of ``config``, and defaults elsewhere.
 
     Raises:
         ModelError: a section is missing or invalid.
@@ -181,7 +181,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    """Hash weights to 12 hex digits, independent of their device, file and order."""
+    """Hash the names and values of weights to 12 hex digits, independent of device, file and order."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(name.encode())
@@ -190,7 +190,7 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def preprocessing(clip: ClipConfig) -> dict[str, Any]:
-    """Describe the preprocessing of videos for other programs."""
+    """Return the preprocessing of test clips as plain values: sampling, sizes in pixels, mean and deviation."""
     return {
         "frames": clip.frames,
         "seconds_between_frames": clip.stride / 30,
@@ -261,11 +261,11 @@ def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) ->
 def write_card(
     folder: str | os.PathLike[str], *, results: Sequence[Any] = (), license: str = UNKNOWN_LICENSE, data: str = ""
 ) -> Path:
-    """Write the card of a model folder. It includes the recipe of the run folder around it.
+    """Write the card of a model folder. It includes the recipe of the run folder around it, if any.
 
     Args:
         folder: model folder.
-        results: `crosspair.evaluation.Result` of this model; also written to the card's metadata.
+        results: `crosspair.evaluation.Result` of this model; those of "trained" also enter the metadata.
         license: Hub identifier of the licence, e.g. "apache-2.0".
         data: description of the training data.
 
@@ -321,7 +321,7 @@ def write_card(
 
 
 def _read_origin(run: Path) -> dict[str, Any]:
-    """Read the hashes of a run's inputs and its number of training pairs, as far as available."""
+    """Return the entries of a run's ``manifest.json`` and its number of training pairs, as far as readable."""
     origin: dict[str, Any] = {}
     try:
         origin |= json.loads((run / "manifest.json").read_text(encoding="utf-8"))

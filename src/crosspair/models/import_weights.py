@@ -286,7 +286,7 @@ class WeightsFile:
 
     @property
     def layout(self) -> WeightLayout | None:
-        """The layout of the weights, or None if it is unknown."""
+        """The first of `LAYOUTS` with the name and dimensions of the first convolution, or None."""
         for layout in LAYOUTS:
             stem = self.weights.get(layout.foreign_name("stem.0.weight"))
             if stem is not None and stem.dim() == (4 if layout.is_2d else 5):
@@ -294,12 +294,12 @@ class WeightsFile:
         return None
 
     def clip_settings(self) -> dict[str, int]:
-        """Return the fields of `ClipConfig` that are configured in the file."""
+        """Return frames, stride and size, as far as the training configuration in the file sets them."""
         found = {key: re.search(pattern, self.settings) for key, pattern in _CLIP_SETTINGS.items()}
         return {key: int(match[1]) for key, match in found.items() if match}
 
     def read_encoder(self, layout: WeightLayout) -> tuple[VideoConfig, Weights]:
-        """Convert the video encoder.
+        """Convert the video encoder, inflating 2D kernels and folding ImageNet's normalisation if needed.
 
         Returns:
             The architecture, inferred from names and shapes, and the state dict of its `ResNet3d`.
@@ -325,7 +325,7 @@ class WeightsFile:
         return video, state
 
     def head_config(self) -> HeadConfig:
-        """Return the sizes of the heads of an authors' checkpoint."""
+        """Return the sizes of the heads of an authors' checkpoint; ModelError if one is missing."""
         sizes = []
         for name in ("vis_emb.weight", "text_emb.0.weight"):
             if name not in self.weights or self.weights[name].dim() != 2:
@@ -342,6 +342,8 @@ class WeightsFile:
         return self.match(part, expected, names, weights)
 
     def _infer_architecture(self, layout: WeightLayout) -> VideoConfig:
+        """Infer depth, width and shortcut from names and shapes; ModelError for an unsupported depth."""
+
         def has(name: str) -> bool:
             return layout.foreign_name(name) in self.weights
 
@@ -361,7 +363,7 @@ class WeightsFile:
     def match(
         self, what: str, expected: Mapping[str, torch.Tensor], names: Mapping[str, str], weights: Weights
     ) -> Weights:
-        """Rename weights of the file to a state dict, requiring an exact match.
+        """Rename and cast weights to a state dict; all names and shapes but batch counters must match.
 
         Args:
             what: description of the network, for error messages.
@@ -385,6 +387,7 @@ class WeightsFile:
 
 
 def _iter_strings(content: Any) -> Iterator[str]:
+    """Yield all strings among the values of nested mappings; lists and keys are skipped."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, Mapping):
@@ -420,6 +423,6 @@ def _fold_normalization(state: Weights) -> None:
 
 
 def _format_names(names: Mapping[str, Any] | list[str]) -> str:
-    """Format the first three names for an error message."""
+    """Join the first three names in sorted order, for an error message."""
     shown = ", ".join(sorted(names)[:3]) or "no weights"
     return f"{shown}, …" if len(names) > 3 else shown

@@ -20,7 +20,7 @@ from crosspair.models.resnet3d import BasicBlock, Bottleneck, ResNet3d, as_clips
 
 @contextmanager
 def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterator[None]:
-    """Use the fastest form of an encoder in eval mode within the context.
+    """Use fused layers in eval mode within the context, if computing in bfloat16 on a CPU; else no change.
 
     The fused form copies the weights, so they must not change within the context.
 

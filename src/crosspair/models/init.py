@@ -45,7 +45,7 @@ def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
 
 
 def load_frozen_model(source: str) -> CPD:
-    """Load a model for feature extraction.
+    """Load a CPD model or a 2D ImageNet ResNet for feature extraction; classifiers are refused.
 
     Args:
         source: a model folder, a name on the Hugging Face Hub, or "imagenet:FILE".
@@ -59,13 +59,10 @@ def load_frozen_model(source: str) -> CPD:
 
 
 class FrameAverageModel(CPD):
-    """2D ResNet that averages the features of a clip's frames (frozen baseline of Section 4.2).
-
-    Its heads and text encoder are untrained, so only its visual feature is meaningful.
-    """
+    """2D ResNet averaged over frames (frozen baseline of Section 4.2); its heads and text encoder are untrained."""
 
     def encode_video(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode clips as `CPD.encode_video`, with pixels normalised as for ImageNet.
+        """Encode clips as `CPD.encode_video`, but change their normalisation to ImageNet's first.
 
         Folding the normalisation into the first convolution would change the padding colour.
         """
@@ -80,7 +77,7 @@ class FrameAverageModel(CPD):
 
 
 def load_imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> FrameAverageModel:
-    """Load a 2D ResNet as a frame encoder.
+    """Load a 2D ResNet as a frame encoder in eval mode; heads and text encoder are untrained.
 
     Args:
         file: see `inflate`.
@@ -119,7 +116,7 @@ class InitWeights:
     layer: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def load_into(self, model: Classifier | CPD) -> None:
-        """Load the video encoder, and a classifier's last layer if its classes are the same.
+        """Copy the video encoder, and a classifier's last layer if its classes are the same; no-op if random.
 
         Raises:
             ModelError: the model has another architecture.
@@ -206,7 +203,7 @@ def load_pretrained_towers(model: CPD, source: str) -> str:
 
 
 def _signature(module: torch.nn.Module) -> list[object]:
-    """Return the shapes of the weights, and the vocabulary of a text encoder."""
+    """Return the shapes of the weights, and the vocabulary of a text encoder, to compare two parts."""
     vocabulary: object = None
     if isinstance(module, WordAverage):
         vocabulary = module.words

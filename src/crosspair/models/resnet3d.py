@@ -141,6 +141,7 @@ def average(x: torch.Tensor) -> torch.Tensor:
 
 
 def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
+    """Build shortcut ``kind`` ("A" zero padding, "B" projection), or an identity if the shape is unchanged."""
     if stride == 1 and channels == outer:
         return nn.Identity()
     if kind == "A":
@@ -149,5 +150,6 @@ def _shortcut(channels: int, outer: int, stride: int, kind: str) -> nn.Module:
 
 
 def _convolution(channels: int, outer: int, temporal: int, spatial: int, stride: int = 1) -> nn.Conv3d:
+    """Build a convolution without bias, with half padding; ``stride`` is spatial only."""
     kernel, padding = (temporal, spatial, spatial), (temporal // 2, spatial // 2, spatial // 2)
     return nn.Conv3d(channels, outer, kernel, (1, stride, stride), padding, bias=False)

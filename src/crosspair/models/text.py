@@ -60,7 +60,7 @@ class WordAverage(nn.Module):
         return mean
 
     def tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the word ids (B, L) int64 of B texts, and a mask (B, L) int64, 0 at padding."""
+        """Return the ids (B, L) int64 of the known words of B texts, and a mask (B, L) int64, 0 at padding."""
         rows = [torch.tensor(self._word_ids(text), dtype=torch.long) for text in texts]
         ids = nn.utils.rnn.pad_sequence([*rows, torch.zeros(1, dtype=torch.long)], True)[:-1]
         lengths = torch.tensor([len(row) for row in rows])
@@ -75,7 +75,7 @@ class WordAverage(nn.Module):
         return not self._word_ids(text)
 
     def save(self, folder: Path) -> None:
-        """Write the vocabulary. The vectors are part of the model's weights."""
+        """Write words and dimensions to ``words.json``. The vectors are part of the model's weights."""
         text = json.dumps({"words": self.words, "dimensions": self.features}, ensure_ascii=False)
         (folder / WORDS_FILE).write_text(text, encoding="utf-8")
 
@@ -89,6 +89,7 @@ class WordAverage(nn.Module):
             raise ModelError(f"{folder / WORDS_FILE}: missing or invalid vocabulary ({error}).") from error
 
     def _word_ids(self, text: str) -> list[int]:
+        """Return the vocabulary rows of the known words of a text, in order, with repetitions."""
         return [self._row[word] for word in tokenize(text) if word in self._row]
 
 
@@ -145,10 +146,7 @@ class TransformerAverage(nn.Module):
         return self.average(to_device(ids, self.model.device), to_device(mask, self.model.device))
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Set whether the weights are trained. The unused pooler is always frozen.
-
-        DistributedDataParallel would wait for its gradient.
-        """
+        """Set whether the weights are trained. The unused pooler stays frozen: DDP would wait for its gradient."""
         super().requires_grad_(requires_grad)
         if isinstance(pooler := getattr(self.model, "pooler", None), nn.Module):
             pooler.requires_grad_(False)
@@ -168,7 +166,7 @@ class TransformerAverage(nn.Module):
         return tokens["input_ids"], tokens["attention_mask"]
 
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean hidden states (B, H) for the output of `tokenize`."""
+        """Return the last hidden states' mean (B, H) over unmasked tokens, for the output of `tokenize`."""
         attended = torch.ones_like(mask) if self.attends_to_padding else mask
         config = self.model.config
         expandable = config.model_type in EXPANDED_MASK_MODELS
@@ -181,10 +179,7 @@ class TransformerAverage(nn.Module):
 
     @property
     def attends_to_padding(self) -> bool:
-        """Whether texts are padded to ``max_tokens`` and the padding is attended to.
-
-        The authors' released weights were trained this way.
-        """
+        """Whether texts are padded to ``max_tokens`` and the padding is attended to, as by the authors."""
         return bool(getattr(self.model.config, "attends_to_padding", False))
 
     def attend_to_padding(self) -> None:
@@ -192,7 +187,7 @@ class TransformerAverage(nn.Module):
         self.model.config.attends_to_padding = True
 
     def is_empty(self, text: str) -> bool:
-        """Return whether the text contains only special and unknown tokens."""
+        """Return whether the text has no token, or unknown tokens only."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return all(token == self.tokenizer.unk_token_id for token in ids)
 
@@ -226,7 +221,7 @@ def build_text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> 
 
 
 def read_word_vectors(path: str, max_words: int) -> WordAverage:
-    """Read word vectors from a word2vec (binary or text), GloVe or fastText file.
+    """Read word vectors from a word2vec (binary or text), GloVe or fastText file; words are lower-cased.
 
     Args:
         path: ``.bin`` files are read as word2vec binary, others as text, with or without a header
@@ -301,6 +296,7 @@ def _masked_mean(vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _import_extra(package: str) -> Any:
+    """Import and return a package; if it is missing, raise TextError with the command to install it."""
     try:
         return import_module(package)
     except ImportError as error:
@@ -308,6 +304,7 @@ def _import_extra(package: str) -> Any:
 
 
 def _has_header(path: str) -> bool:
+    """Return whether the first line has two fields (counts); ValueError if it has fewer."""
     from smart_open import open as smart_open
 
     with smart_open(path, encoding="utf-8", errors="replace") as lines:

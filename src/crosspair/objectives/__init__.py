@@ -16,20 +16,10 @@ from crosspair.objectives.nce import NoiseContrastive, nce_loss
 from crosspair.objectives.softmax import ExactSoftmax, log_normalizer
 
 __all__ = [
-    "CrossPair",
-    "Discrimination",
-    "ExactSoftmax",
-    "InBatch",
-    "LearnedInstance",
-    "MemoryBank",
-    "NoiseContrastive",
-    "Ranking",
-    "SelfInstance",
-    "build_objective",
-    "log_normalizer",
-    "nce_loss",
+    "CrossPair", "Discrimination", "ExactSoftmax", "InBatch", "LearnedInstance", "MemoryBank",
+    "NoiseContrastive", "Ranking", "SelfInstance", "build_objective", "log_normalizer", "nce_loss",
     "ranking_loss",
-]
+]  # fmt: skip
 
 
 def build_objective(config: ObjectiveConfig, pairs: int, dimensions: int, seed: int, world: World) -> nn.Module:

@@ -65,7 +65,7 @@ class MemoryBank:
 
     @torch.no_grad()
     def update(self, index: torch.Tensor, video: torch.Tensor, text: torch.Tensor) -> None:
-        """Move the entries of a batch towards its embeddings and normalise them.
+        """Move the entries of the global batch towards its embeddings and normalise them.
 
         Args:
             index: (B,) int64, the pairs of this process. A CPU tensor avoids a synchronisation
@@ -115,7 +115,7 @@ class MemoryBank:
                     target[start : start + _BLOCK] = source[start : start + _BLOCK]
 
     def _init_entries(self, seed: int) -> None:
-        """Initialise with random unit vectors that do not depend on the number of processes."""
+        """Fill this process's shard with random unit vectors that do not depend on the number of processes."""
         for start in range(0, self.pairs, _BLOCK):
             generator = torch.Generator().manual_seed(seed + start)
             shape = 2, min(_BLOCK, self.pairs - start), self.video.shape[1]
@@ -128,4 +128,5 @@ class MemoryBank:
 
 
 def _to_float32(entries: torch.Tensor) -> torch.Tensor:
+    """Convert to float32; float64 is kept."""
     return entries.to(torch.promote_types(entries.dtype, torch.float32))

@@ -42,12 +42,12 @@ class Discrimination(Protocol):
     def classes(self, bank: MemoryBank) -> list[tuple[torch.Tensor, ...]]:
         """Return, for each distribution, the class vectors that this process holds.
 
-        They are given as blocks of columns, (n, D) each: concatenating them would copy the bank.
+        They are given as blocks of columns, (n, d_i) each: concatenating them would copy the bank.
         """
 
 
 class CrossPair:
-    """Cross-pair discrimination (Equation 3): p(i_t|v) over f̄ᵗ, and p(i_v|t) over f̄ᵛ.
+    """Cross-pair discrimination (Equation 3): queries f_v with the bank's texts f̄ᵗ as classes, and f_t with f̄ᵛ.
 
     Args:
         temperature: τ (0.07 in the paper).
@@ -71,7 +71,7 @@ class CrossPair:
 
 
 class SelfInstance:
-    """Non-parametric instance discrimination (Equation 2) with classes (f̄ᵛ, f̄ᵗ).
+    """Non-parametric instance discrimination (Equation 2): queries (f_v, f_t), the bank's (f̄ᵛ, f̄ᵗ) as classes.
 
     Args:
         temperature: τ (0.07 in the paper).
@@ -94,7 +94,7 @@ class SelfInstance:
 
 
 class LearnedInstance(nn.Module):
-    """Parametric instance discrimination (Equation 1): learned classes (wᵛ, wᵗ), no temperature.
+    """Parametric instance discrimination (Equation 1): queries (f_v, f_t), learned classes (wᵛ, wᵗ), no bank, τ = 1.
 
     Every process holds all 2·N·D weights and their optimizer state. The caller averages their
     gradients over the processes.

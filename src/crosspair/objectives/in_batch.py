@@ -119,13 +119,13 @@ def gather_batch(
 
 
 def all_gather_with_grad(rows: torch.Tensor, world: World) -> torch.Tensor:
-    """Concatenate the rows (B, …) of all processes to (n, …), in rank order."""
+    """Concatenate the rows (B, …) of all processes to (n, …), in rank order; gradients are summed back."""
     gathered: torch.Tensor = _AllGather.apply(rows, world)  # type: ignore[no-untyped-call]
     return gathered
 
 
 def reduce_scatter_rows(terms: torch.Tensor, count: int, world: World) -> torch.Tensor:
-    """Sum ``terms`` (n, …) over the processes and return the ``count`` rows of this process."""
+    """Sum ``terms`` (n, …) over the processes, differentiably; return the ``count`` rows of this process."""
     rows: torch.Tensor = _ReduceScatter.apply(terms, count, world)  # type: ignore[no-untyped-call]
     return rows
 

@@ -142,7 +142,7 @@ class NoiseContrastive(nn.Module):
 
     @torch.no_grad()
     def _update_log_z(self, noises: Sequence[torch.Tensor], pairs: int) -> None:
-        """Estimate log Z as log N + log mean exp(s/τ) over the noise (B, m) of all processes."""
+        """Set (at first) or average ``log_z``: log N + log mean exp(s/τ) over all processes' noise s/τ (B, m)."""
         sums = torch.stack([noise.flatten().logsumexp(0) for noise in noises])
         sums = self.world.gather_rows(sums.unsqueeze(0)).logsumexp(0)  # (K,)
         samples = self.world.gather_counts(noises[0].numel()).sum()
@@ -218,6 +218,7 @@ def gather_dot_reference(query: torch.Tensor, columns: Sequence[torch.Tensor], r
 
 @functools.cache
 def _triton_kernel() -> Dots | None:
+    """Return `triton_gather_dot`; None, with a warning, if Triton is not installed."""
     try:
         from crosspair.objectives.triton_dots import triton_gather_dot
     except ImportError as error:

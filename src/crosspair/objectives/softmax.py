@@ -54,7 +54,7 @@ class ExactSoftmax(nn.Module):
 def nll_loss(
     positives: Sequence[torch.Tensor], log_zs: Sequence[torch.Tensor], classes: int, names: Mapping[str, str]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Compute the negative log-likelihood log Z − s⁺/τ, summed over distributions, and metrics.
+    """Compute the batch mean of −log p = log Z − s⁺/τ, summed over distributions, and metrics.
 
     Args:
         positives: s⁺/τ (B,) of each distribution.
@@ -90,7 +90,7 @@ def log_normalizer(
 
 
 class _LogNormalizer(torch.autograd.Function):
-    """Accumulate ∂log Z/∂q = Σ_j p_j c_j/τ in the forward pass.
+    """Compute log Z (B,); the forward pass also accumulates ∂log Z/∂q = Σ_j p_j c_j/τ.
 
     ∂log Z/∂c_j = p_j q/τ, needed only by learned classes, takes a second pass over the chunks.
     """
@@ -130,7 +130,7 @@ class _LogNormalizer(torch.autograd.Function):
 def _reduce_chunks(
     query: torch.Tensor, classes: Sequence[torch.Tensor], temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute log Z (B,) and the mean class (B, d) over the given classes, chunk by chunk."""
+    """Compute log Z (B,) and the mean class Σ_j p_j c_j (B, d) over the given classes, chunk by chunk."""
     log_z = query.new_full((len(query),), -torch.inf)
     mean = torch.zeros_like(query)
     for chunk in _iter_chunks(classes, query.dtype):
@@ -143,7 +143,7 @@ def _reduce_chunks(
 
 
 def _iter_chunks(classes: Sequence[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """Yield the classes in chunks (≤ CHUNK, d)."""
+    """Yield the classes in chunks (≤ CHUNK, d) of type ``dtype``, with the blocks of columns joined."""
     for start in range(0, len(classes[0]), CHUNK):
         columns = [block[start : start + CHUNK].to(dtype) for block in classes]
         yield columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)

@@ -18,10 +18,7 @@ SPLITS = 8  # programs per query in the backward pass, since queries alone do no
 
 
 def triton_gather_dot(query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-    """Compute `crosspair.objectives.nce.gather_dot` for a table that needs no gradient.
-
-    Accumulates and returns float32.
-    """
+    """Compute `crosspair.objectives.nce.gather_dot` in float32 for a table that needs no gradient."""
     parts = torch.split(query, [column.shape[1] for column in columns], dim=1)
     dots: list[torch.Tensor] = [
         _GatherDot.apply(*operands, rows)  # type: ignore[no-untyped-call]
@@ -31,6 +28,8 @@ def triton_gather_dot(query: torch.Tensor, columns: Sequence[torch.Tensor], rows
 
 
 class _GatherDot(torch.autograd.Function):
+    """Dot products (B, m) of queries (B, d) with table[rows]; only the queries have a gradient."""
+
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         query, table, rows = query.contiguous(), table.contiguous(), rows.contiguous()

@@ -135,7 +135,7 @@ def run_recipe_hash(kind: type[AnyRecipe], model: str) -> str:
 
 
 def _find_recipe(kind: type[AnyRecipe], name: str) -> str | Path:
-    """Return the text of a packaged recipe, or the path of a file."""
+    """Return the text of a packaged recipe, or the path of a file; RecipeError for an unknown name."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         return path
@@ -150,10 +150,12 @@ def _find_recipe(kind: type[AnyRecipe], name: str) -> str | Path:
 
 
 def _to_plain(recipe: Recipe | FinetuneRecipe) -> Any:
+    """Return a recipe as nested dictionaries of JSON values; tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists
 
 
 def _flatten(nested: Any, name: str) -> dict[str, Any]:
+    """Return values by ``section.key``; RecipeError, naming ``name``, if ``nested`` is not a mapping."""
     if not isinstance(nested, dict):
         raise RecipeError(f"{name}: a recipe must be a YAML mapping of sections, not {nested!r}")
     flat = {}

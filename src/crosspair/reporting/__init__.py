@@ -15,15 +15,6 @@ from crosspair.reporting.run_report import (
 from crosspair.reporting.tables import compare_with_baselines
 
 __all__ = [
-    "ContactSheet",
-    "Curve",
-    "History",
-    "RetrievedClip",
-    "SheetTile",
-    "compare_with_baselines",
-    "learning_curves",
-    "load_contact_sheet",
-    "overview_figure",
-    "read_history",
-    "write_report",
-]
+    "ContactSheet", "Curve", "History", "RetrievedClip", "SheetTile", "compare_with_baselines",
+    "learning_curves", "load_contact_sheet", "overview_figure", "read_history", "write_report",
+]  # fmt: skip

@@ -125,7 +125,7 @@ def _cells_table(ablation: Ablation) -> ReportTable:
 
 
 def validation_panels(ablation: Ablation) -> list[Curve]:
-    """Draw R@10 on the validation pairs over the clips seen, a panel per row."""
+    """Draw text-to-video R@10 on the validation pairs over the clips seen, a panel per row."""
     recall = "text_to_video_R@10"
     rows = _seed_lines(ablation, lambda history: 100 * smooth_series("", history.validation, recall))
     means = [_mean_line(lines) for lines in rows.values()]
@@ -142,7 +142,7 @@ def loss_panels(ablation: Ablation) -> list[Curve]:
 
 
 def _seed_lines(ablation: Ablation, read: Callable[[History], pd.Series]) -> dict[str, SeedLines]:
-    """Return the lines of each row that has started, including those of failed cells."""
+    """Return, by row, each cell's curve of ``read`` over thousands of clips seen, and whether the cell is done."""
     rows: dict[str, SeedLines] = {}
     for name, cells in ablation.rows.items():
         for cell in cells:
@@ -165,6 +165,8 @@ def _draw_panel(
     kind: str, row: str, lines: SeedLines, ylabel: str, others: Sequence[pd.Series] = (),
     top: float | None = None,
 ) -> Curve:  # fmt: skip
+    """Draw a row's seeds thin (dotted if not done), their mean thick, and the means ``others`` in grey."""
+
     def draw(axes: Axes) -> None:
         for line in others:
             axes.plot(line, color=INK, linewidth=0.7, alpha=0.4)
@@ -187,7 +189,7 @@ def _draw_panel(
 
 
 def axis_charts(ablation: Ablation, frame: pd.DataFrame) -> list[Curve]:
-    """Draw accuracy over a numeric axis, a chart per protocol and a line per other values.
+    """Draw accuracy over the plan's first numeric axis, a chart per protocol, a line per value of other axes.
 
     Returns:
         No chart if no axis has three numeric values, or if there are more than six lines.
@@ -299,19 +301,19 @@ def retrieval_examples(ablation: Ablation) -> RetrievalExamples:
     except CrosspairError as error:
         examples.unavailable.append(f"Retrieval examples of the baseline are unavailable: {error}")
     try:
-        examples.pairs = cleaned_pairs(_job_manifest(done[0], "manifest"))
+        examples.pairs = cleaned_pairs(_job_manifest(done[0], "training"))
     except CrosspairError as error:
         examples.unavailable.append(f"Examples of pairs are unavailable: {error}")
     return examples
 
 
 def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSheet]]:
-    """Select the test titles whose own clip has the best rank and margin, and the worst.
+    """Retrieve clips for the three test titles that rank their own clip best (ties: by margin), and worst.
 
     Raises:
         CrosspairError: the cell's model, features or manifest do not exist.
     """
-    manifest = _job_manifest(cell, "videos")
+    manifest = _job_manifest(cell, "evaluation")
     model = CPD.from_pretrained(cell.path / "model")
     features = load_features(cell.path / "features")
     if not features_match(cell.path / "features", manifest):
@@ -346,7 +348,7 @@ def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[C
 
 
 def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, TitleExample]]:
-    """Select training pairs with their raw, clean and tree titles (Figures 3 and 4)."""
+    """Select up to six training pairs; return frames and raw, clean and tree titles (Figures 3 and 4)."""
     train = manifest.split("train")
     train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
     examples = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
@@ -356,10 +358,10 @@ def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, TitleExample]]:
 
 
 def _job_manifest(cell: CellResult, key: str) -> Manifest:
-    """Read the manifest of the cell's training pairs ("manifest") or test videos ("videos")."""
+    """Read the manifest of the cell's training pairs ("training") or test videos ("evaluation")."""
     path = cell.path / "job.json"
     try:
-        manifest = Path(json.loads(path.read_text(encoding="utf-8"))[key])
+        manifest = Path(json.loads(path.read_text(encoding="utf-8"))["paths"][key])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{path} is missing or damaged") from error
     return Manifest.read(manifest)

@@ -130,6 +130,7 @@ def read_ablation(folder: Path) -> Ablation:
 
 
 def _read_cell(folder: Path, entry: Line) -> CellResult:
+    """Read a cell's results and history; "done" becomes "failed" if the results cannot be read."""
     path, status, message = folder / entry["folder"], entry["status"], entry["error"] or ""
     results: Sequence[Result] = ()
     if status == DONE:
@@ -219,10 +220,7 @@ def is_significant(line: Line) -> bool:
 
 
 def headline_columns(frame: pd.DataFrame) -> list[Column]:
-    """Select one column per protocol for the findings and the charts.
-
-    Top-1 accuracy of the visual feature if the protocol has it, and R@10 from text to video.
-    """
+    """Select top-1 of each protocol, of the visual feature if it has one, and text-to-video R@10, for charts."""
     columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
     visual = {column.protocol for column in columns if column.feature == "visual"}
     top_1 = [
@@ -234,7 +232,7 @@ def headline_columns(frame: pd.DataFrame) -> list[Column]:
 
 
 def column_means(frame: pd.DataFrame, column: Column) -> list[Line]:
-    """Return the means of a column, in the order of the rows."""
+    """Return each row's mean over seeds in a column, in the order of the rows."""
     means = frame[(frame.status == "mean") & (frame.column == column)]
     lines: list[Line] = means.to_dict("records")
     return lines
@@ -374,6 +372,7 @@ def describe_uncertainty(ablation: Ablation, frame: pd.DataFrame) -> str:
 
 
 def _describe_column(ablation: Ablation, frame: pd.DataFrame, column: Column) -> str:
+    """Describe in words the best row of a column, among those with results for all seeds, and random weights."""
     means = column_means(frame, column)
     seeds = frame[(frame.column == column) & (frame.status == DONE) & (frame.of == "trained")].seed
     trained = [line for line in means if line["of"] == "trained"]
@@ -393,7 +392,7 @@ def _describe_column(ablation: Ablation, frame: pd.DataFrame, column: Column) ->
 
 
 def _describe_best(ablation: Ablation, ranked: Sequence[Line]) -> str:
-    """Describe the best row and its difference to the baseline, or that of the second best."""
+    """Describe the best row and its difference to the baseline; if it is the baseline, that of the second."""
     best, *others = ranked
     tied = [f"“{line['row']}”" for line in ranked if line["value"] == best["value"]]
     if len(tied) > 1:

@@ -192,7 +192,7 @@ def encode_png(figure: Figure) -> bytes:
 
 
 def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """Write per-class accuracies and confusion matrices.
+    """Write per-class accuracies and confusion matrices, and return the paths of the files.
 
     Each result with such details gets three files named after protocol and feature:
     ``….classes.csv`` with the columns class, accuracy and videos, as read by ``crosspair words

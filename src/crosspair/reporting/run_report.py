@@ -95,7 +95,7 @@ def read_history(run: str | os.PathLike[str]) -> History:
 
 
 def learning_curves(history: History) -> list[Curve]:
-    """Draw the figures for which the history has values, retrieval first."""
+    """Draw validation recall both ways, loss and posteriors over epochs, a figure each if it has values."""
     pairs = history.validation_pairs
     recall = "Fraction of queries whose match is in the top 1, 5 and 10"
     recall += f" among {pairs:,} validation pairs. Dotted: chance." if pairs else "."
@@ -138,7 +138,7 @@ def retrieval_series(history: History, direction: str) -> tuple[list[pd.Series],
 
 
 def smooth_series(name: str, lines: Sequence[Line], key: str) -> pd.Series:
-    """Average a quantity over windows of 1/50 of the history, at no more than 400 points."""
+    """Average a quantity by epoch over windows of 1/50 of the history, thinned to fewer than 800 points."""
     values = finite_values(lines, key).rename(name)
     smooth = values.rolling(2 * (len(values) // 100) + 1, center=True, min_periods=1).mean()
     points = np.arange(len(values))
@@ -175,7 +175,7 @@ class SheetTile:
     error: str = ""  # why the video is unreadable
 
     def strip(self, count: int = 4) -> Image.Image:
-        """Return ``count`` evenly spaced frames side by side."""
+        """Return an image of ``count`` evenly spaced frames side by side, with white seams."""
         indices = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
         padded = np.pad(self.frames[indices], ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255)
         return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-_SEAM])
@@ -210,6 +210,8 @@ def load_contact_sheet(query: str, retrieved: Sequence[RetrievedClip], *, short_
 
 
 def _load_tile(retrieved: RetrievedClip, short_side: int) -> SheetTile:
+    """Decode and scale 16 frames of a clip's middle; if it is unreadable, one grey frame and the error."""
+
     def scale(width: int, height: int) -> tuple[int, int]:
         factor = short_side / min(width, height)
         longest = 2 * short_side  # limits the size of very wide videos
@@ -271,6 +273,7 @@ def write_report(
 
 
 def _results_table(results: Sequence[Result]) -> ReportTable:
+    """Build the table of results beside chance and random weights, with the ratios of trained to both."""
     head = [
         TableCell("protocol"), TableCell("chance"), TableCell("random", "weights"), TableCell("trained"),
         TableCell("×", "chance"), TableCell("×", "random"),

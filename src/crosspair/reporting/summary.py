@@ -165,7 +165,7 @@ def summary_frame(runs: Sequence[Run], folder: Path = Path()) -> pd.DataFrame:
 
 
 def _published_frame(columns: Sequence[Column]) -> pd.DataFrame:
-    """Return the published values on the data of a column, or else of the paper's method."""
+    """Return published top-1 values: per column, those with its number of classes, or else the paper's own."""
     rows: list[dict[str, Any]] = []
     for column in columns:
         found = PUBLISHED[
@@ -217,6 +217,7 @@ def summary_tables(frame: pd.DataFrame) -> list[ReportTable]:
 
 
 def _runs_table(runs: Sequence[Run], folder: Path) -> ReportTable:
+    """Build the table of each run's provenance, not its results: weights, manifest, recipe, commit, …."""
     head = ["run", "weights", "manifest", "recipe", "seed", "commit", "device", "created"]
     rows = []
     for run in runs:

@@ -47,7 +47,7 @@ class Column:
 
     @classmethod
     def from_result(cls, result: Result) -> Column:
-        """Return the column of a result."""
+        """Return the column that a result belongs to; its value is not stored."""
         classes, labels = result.settings.get("classes"), result.settings.get("labels", 1.0)
         classes = classes if isinstance(classes, int) else None
         labels = labels if isinstance(labels, int | float) else 1.0
@@ -55,12 +55,12 @@ class Column:
 
     @property
     def title(self) -> str:
-        """E.g. "kNN, top-1"."""
+        """Protocol and metric, e.g. "kNN, top-1"."""
         return f"{self.protocol}, {self.metric}"
 
     @property
     def detail(self) -> str:
-        """E.g. "visual; 400 classes; test"."""
+        """Feature, classes, fraction of labels if below 1, and split, e.g. "visual; 400 classes; test"."""
         classes = f"{self.classes} classes" if self.classes else ""
         labels = f"{100 * self.labels:g} % of labels" if self.labels != 1 else ""
         return "; ".join(filter(None, (self.feature, classes, labels, self.split)))
@@ -199,7 +199,7 @@ def markdown_table(results: Sequence[Result]) -> str:
 
 
 def _comparison(results: Sequence[Result]) -> list[list[str]]:
-    """Format results as a table with chance, random weights and trained weights in columns."""
+    """Format the head and rows of a table with chance, random weights, trained weights and ratios."""
     names = ["protocol", "metric", "feature"]
     table = [[*names, "chance", "random weights", "trained", "over chance", "over random"]]
     for row in compare_with_baselines(results).itertuples():

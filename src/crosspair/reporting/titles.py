@@ -106,7 +106,7 @@ def reason_frame(report: TitleReport) -> pd.DataFrame:
 
 
 def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExample]:
-    """Select titles that cover every reason, starting with those that have the most reasons."""
+    """Select up to ``count`` titles of at most 90 characters, first those that cover all reasons for removal."""
     short = [row for row in report.rows if row.prepared.clean and len(row.title) <= _LONGEST]
     missing = {reason for row in short for reason, _ in row.prepared.reasons}
     chosen: dict[str, TitleRow] = {}
@@ -192,7 +192,7 @@ class _Word(NamedTuple):
 
 
 def _raw_words(example: TitleExample) -> list[_Word]:
-    """Return the words of a raw title with the CSS class of the rule that removed them."""
+    """Return the pieces of a raw title with the CSS class of the reason for removal, empty if kept."""
     words: list[_Word] = []
     for piece in example.pieces:
         kind = REASON_CLASSES[piece.reason] if piece.reason else ""
@@ -215,7 +215,7 @@ def _clean_words(example: TitleExample) -> list[_Word]:
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, x: float, y: float, words: Sequence[_Word], font: FreeTypeFont) -> None:
-    """Draw words on a line; removed words are struck through in the colour of their class."""
+    """Draw words on a line, cut off with … at the margin; strike removed ones through in their class's colour."""
     start = x
     for text, kind, space in words:
         x += font.getlength(space) if x > start else 0
@@ -232,7 +232,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, x: float, y: float, words: Sequence[_
 
 
 def print_word_overlap(overlaps: Sequence[VariantOverlap]) -> None:
-    """Print how many title words occur in the class name, for each title column (Table 6)."""
+    """Print a row per title column: fractions of titles with class-name words, and of relevant words (Table 6)."""
     print_rows(_OVERLAP_HEAD, map(_overlap_cells, overlaps))
 
 
@@ -315,7 +315,7 @@ def overlap_figure(overlaps: Sequence[VariantOverlap], accuracy: Mapping[str, fl
 
 
 def _class_frame(overlap: VariantOverlap, accuracy: Mapping[str, float]) -> pd.DataFrame:
-    """Return the total, without a class, and the classes sorted by overlap."""
+    """Return a row for all pairs (class "") and a row per class, sorted by overlap."""
     classes = [("", overlap.total), *((name, overlap.classes[name]) for name in overlap.ranked())]
     rows = [
         (
@@ -336,5 +336,5 @@ def _overlap_cells(overlap: VariantOverlap) -> list[str]:
 
 
 def _preferred_variant(overlaps: Sequence[VariantOverlap]) -> VariantOverlap:
-    """Return the overlap of the title column that the report illustrates."""
+    """Return the overlap of clean titles if there is one, else of raw titles, else of tree titles."""
     return min(overlaps, key=lambda each: _PREFERRED.index(each.variant))

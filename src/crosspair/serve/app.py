@@ -19,6 +19,7 @@ try:
     from anyio import CapacityLimiter
     from anyio.to_thread import run_sync
     from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Query, Request, UploadFile
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, JSONResponse, Response
     from fastapi.staticfiles import StaticFiles
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -62,6 +63,9 @@ def serve(
     Raises:
         CrosspairError: The address is not available.
     """
+    # Uvicorn raises a signal again after its shutdown; no signal must skip the removal of uploads.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
         service = LibraryService(Searcher(library, engine), Path(scratch))
         config = uvicorn.Config(
@@ -70,8 +74,6 @@ def serve(
         )  # fmt: skip
         bracketed = f"[{host}]" if ":" in host else host
         ready(f"http://{bracketed}:{listening.getsockname()[1]}")
-        # Uvicorn raises the signal again after its shutdown; SIGTERM must not skip the cleanup.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         uvicorn.Server(config).run([listening])
 
 
@@ -91,12 +93,24 @@ def build_app(service: LibraryService, max_upload: int, host: str) -> Guard:
     app.state.service, app.state.max_upload = service, max_upload
     app.include_router(api)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    for error_type in (TextError, ModelError, VideoError):
-        app.add_exception_handler(error_type, lambda _, error: JSONResponse({"detail": str(error)}, 422))
+    app.add_exception_handler(Exception, _report_error)
+    app.add_exception_handler(CrosspairError, _report_error)
+    app.add_exception_handler(RequestValidationError, _report_error)
     if is_loopback(host):
         hosts = ["localhost", "127.0.0.1", "[::1]", host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     return Guard(app)  # outermost, for the headers of all responses
+
+
+async def _report_error(_: Request, error: Exception) -> JSONResponse:
+    """Return the status and the message of an exception."""
+    if isinstance(error, RequestValidationError):
+        fault = error.errors()[0]
+        return JSONResponse({"detail": f"{fault['loc'][-1]}: {fault['msg']}"}, 422)
+    if isinstance(error, CrosspairError):
+        is_client_error = isinstance(error, (TextError, ModelError, VideoError))
+        return JSONResponse({"detail": str(error)}, 422 if is_client_error else 503)
+    return JSONResponse({"detail": "the request failed; see the log of the server for the reason"}, 500)
 
 
 def _get_service(request: Request) -> LibraryService:
@@ -111,7 +125,7 @@ Folder = Annotated[str, Query(description="search this folder and its subfolders
 
 
 async def _encode_upload(service: Service, video: UploadFile) -> Upload:
-    name = Path(video.filename or "video").name
+    name = Path(video.filename or "").name or "video"
     return await run_sync(service.encode, video.file, name, limiter=VIDEO)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -54,19 +55,21 @@ class Guard:
             self._uploads += 1
             try:
                 await self._app(scope, _limit_time(receive), send)
+            except asyncio.CancelledError:
+                await JSONResponse({"detail": "The server is stopping."}, 503)(scope, receive, send)
             finally:
                 self._uploads -= 1
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can connect to an address.
+    """Return whether only this machine can connect to an address or name.
 
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "a.org")]
-    [True, True, True, False, False]
+    >>> [is_loopback(host) for host in ("localhost", "127.1", "::1", "0.0.0.0")]
+    [True, True, True, False]
     """
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        return all(ipaddress.ip_address(info[4][0]).is_loopback for info in socket.getaddrinfo(host, None))
+    except (OSError, ValueError):
         return False
 
 

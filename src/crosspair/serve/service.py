@@ -168,6 +168,7 @@ class LibraryService:
         Raises:
             VideoError: The file is not a readable video, or is too long.
         """
+        self._uploads_folder.mkdir(parents=True, exist_ok=True)  # temporary folders may be cleaned
         with NamedTemporaryFile(dir=self._uploads_folder) as copy:
             shutil.copyfileobj(file, copy)
             copy.flush()

@@ -183,7 +183,7 @@ def _load_inputs(manifest: str, init: str, test_split: str | None) -> tuple[Mani
 
 
 def _read_matching_results(path: Path, origin: Provenance) -> list[Result] | None:
-    """Return the results in a file if they are of the same recipe, weights and manifest."""
+    """Return a file's results if readable and of the same recipe, weights and manifest, else None."""
     try:
         results, saved = read_results(path)
     except RunError:
@@ -272,6 +272,7 @@ class Finetuning:
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
 
     def _check_recipe(self, manifest: Manifest, init: InitWeights) -> None:
+        """Raise RecipeError or ManifestError for settings that cannot train, e.g. frozen norms of random weights."""
         recipe, world = self.recipe, self.world
         check_frames(recipe.clip.frames, world.device, recipe.training.precision)
         check_batch_size(recipe.training, world)
@@ -453,7 +454,7 @@ def select_labelled_videos(
 
 
 def _hold_out_validation(train: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
-    """Split off whole recordings; a class with a single recording stays in train."""
+    """Return train and validation, split by recording; a class that would be absent from train stays there."""
     rows: list[dict[str, Any]] = [
         {"pair_id": pair_id, "label": label, "split": "train"}
         for pair_id, label in zip(train.column("pair_id"), train.column("label"), strict=True)
@@ -466,6 +467,6 @@ def _hold_out_validation(train: Manifest, fraction: float, seed: int) -> tuple[M
 
 
 def _recording_id(row: Mapping[str, Any]) -> str:
-    """Return the id without the clip number of UCF101, as in v_YoYo_g01_c02."""
+    """Return the id without the clip number of UCF101 (v_YoYo_g01_c02), or unchanged if it has none."""
     match = re.fullmatch(r"(.+)_c\d+", row["pair_id"])
     return match[1] if match else str(row["pair_id"])

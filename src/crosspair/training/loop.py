@@ -201,7 +201,7 @@ class Trainer:
         return True
 
     def _train_step(self, batch: Batch, stop: bool) -> bool:
-        """Train on one batch and log it; return whether any process received a signal to stop."""
+        """Train on a batch unless too few clips are readable; return whether any process was signalled to stop."""
         for row, message in batch.failures:
             pair_id = self.task.pair_id(row)
             if pair_id not in self.skipped:
@@ -247,7 +247,7 @@ class Trainer:
             self.run_folder.record("event", self.step, {"epoch": epochs_done, "event": event})
 
     def save(self) -> None:
-        """Write a checkpoint of the current step."""
+        """Merge skipped pairs, average the running statistics and write a checkpoint of the current step."""
         self._sync_skipped()
         average_running_stats(self.task.model, self.world)
         rank_state = {"task": self.task.rank_state_dict(), "rng": torch.get_rng_state()}
@@ -269,7 +269,7 @@ class Trainer:
                     self._add_skipped(pair_id, message)
 
     def _add_skipped(self, pair_id: str, message: str) -> None:
-        """Record a pair whose video cannot be read."""
+        """Record a pair with an unreadable video in ``skipped`` and in ``metrics.jsonl``."""
         self.skipped[pair_id] = message
         epoch = self.step / self.steps_per_epoch
         values = {"epoch": epoch, "event": "left out", "pair_id": pair_id, "message": message}
@@ -290,7 +290,7 @@ class _Throughput:
         self._waited += time.perf_counter() - self._wait_begin
 
     def read(self) -> dict[str, float]:
-        """Return the rates since the last call."""
+        """Return clips/s and the waiting fraction since the last call, and restart."""
         now = time.perf_counter()
         elapsed = now - self._since
         rates = {"clips_per_second": round(self.clips / elapsed, 2), "data_wait": round(self._waited / elapsed, 4)}
@@ -392,7 +392,7 @@ def accumulate_gradients(
     world: World,
     loss_scale: float,
 ) -> dict[str, torch.Tensor]:
-    """Accumulate the gradients of a batch over ``training.accumulate`` microbatches.
+    """Accumulate the gradients of a batch over at most ``training.accumulate`` microbatches.
 
     Args:
         batch: at least two clips.
@@ -404,7 +404,7 @@ def accumulate_gradients(
         loss_scale: see `Task.train_step`.
 
     Returns:
-        Means over the batch of the loss and the scalars.
+        Means over this process's clips of the loss and the scalars.
     """
     # The same number on every process, since each microbatch runs collectives.
     count = min(recipe.training.accumulate, int(world.gather_counts(len(batch.rows)).min()) // 2)
@@ -448,11 +448,12 @@ def microbatches_to_device(
 
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the CUDA stream for copies to a device, the same one at every call."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """Normalise uint8 clips to float (B, 3, T, H, W), with the recipe's colour jitter."""
+    """Normalise uint8 clips to float (B, 3, T, H, W); jitter by ``colors`` (B, 3) if the recipe does."""
     pixels = normalize(clips)
     return jitter_colors(pixels, colors) if clip.color_jitter else pixels
 

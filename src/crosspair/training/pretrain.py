@@ -77,10 +77,7 @@ def pretrain(
 
 
 class Pretraining:
-    """The pre-training `Task`: model, objective, memory bank, optimizer and curriculum.
-
-    For the arguments see `pretrain`.
-    """
+    """The pre-training `Task`: model, objective, bank, optimizer, curriculum; arguments as in `pretrain`."""
 
     name = "pre-training"
     ended = False
@@ -110,7 +107,7 @@ class Pretraining:
         self.enter_stage()
 
     def _build_model(self, manifest: Manifest, init: str) -> CPD:
-        """Build the model, and set ``train`` and ``validation`` to the pairs that it can read."""
+        """Build and initialise the model; set ``train``, ``validation`` to the pairs with a title it knows words of."""
         text = self.recipe.text
         train = _titled_pairs(manifest, "train", text.column)
         validation = _titled_pairs(manifest, "val", text.column)
@@ -124,6 +121,7 @@ class Pretraining:
         return model
 
     def _check_recipe(self, manifest: Manifest) -> None:
+        """Raise RecipeError or ManifestError for settings that cannot train, e.g. a batch larger than split train."""
         training, curriculum = self.recipe.training, self.recipe.curriculum
         check_frames(self.recipe.clip.frames, self.world.device, training.precision)
         check_batch_size(training, self.world)
@@ -141,14 +139,14 @@ class Pretraining:
             logger.warning("%s: split val has no pairs: no validation", manifest.path)
 
     def enter_stage(self) -> None:
-        """Freeze the language model in stage I and train it in stage II."""
+        """Freeze the text encoder in stage I, train it in stage II, and wrap the model in DDP anew."""
         self.model.train()
         trains_text = self.curriculum.stage == 2
         self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
         self.towers = wrap_ddp(self.model, self.world)
 
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
-        """Train on one batch with the recipe's objective, by default Equation 5."""
+        """Train on one batch with the recipe's objective, by default Equation 5, and update the bank."""
         recipe, device = self.recipe, self.world.device
         lr = set_learning_rates(
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
@@ -238,7 +236,7 @@ class Pretraining:
 
 
 def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:
-    """Return the pairs of a split that have a title and no error."""
+    """Return the pairs of a split that have a title and no error; ManifestError if it has no such pair."""
     split = manifest.split(name)
     kept = split.drop_unusable(column)
     if len(split) and not len(kept):

@@ -75,7 +75,7 @@ class StepProfiler:
         self._spans: list[tuple[str, Any, Any]] = []  # name, begin, end
 
     def profile(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass on the batches; the caller's work between two batches is a step.
+        """Pass on the batches, profile the caller's work on each (a step) and write trace and summary.
 
         Raises:
             RunError: the profile cannot be written.
@@ -111,12 +111,14 @@ class StepProfiler:
 
     @contextmanager
     def _section(self, name: str) -> Iterator[None]:
+        """Record begin and end of the context under a name, for the summary and in the trace."""
         begin = self._timestamp()
         with record_function(name):
             yield
         self._spans.append((name, begin, self._timestamp()))
 
     def _timestamp(self) -> Any:
+        """Return the time in seconds on a CPU, or a recorded CUDA event on a GPU; see `_seconds`."""
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -124,12 +126,14 @@ class StepProfiler:
         return event
 
     def _seconds(self, begin: Any, end: Any) -> float:
+        """Return the seconds between two results of `_timestamp`; waits for the GPU."""
         if self.device.type != "cuda":
             return float(end - begin)
         end.synchronize()
         return float(begin.elapsed_time(end)) / 1000
 
     def _summary(self, profiler: torch_profile, total: float) -> str:
+        """Return Markdown: ms per step of each section and operation; ``total`` is in seconds."""
         steps = len(self._clips)
         seconds: defaultdict[str, float] = defaultdict(float)
         for name, begin, end in self._spans:
@@ -157,7 +161,7 @@ class StepProfiler:
         ]) + "\n"  # fmt: skip
 
     def _slowest_operations(self, profiler: torch_profile) -> list[tuple[str, int, float]]:
-        """Return name, calls and seconds, without the time in nested operations."""
+        """Return name, calls and seconds (without nested operations) of the `OPERATIONS` slowest, sorted."""
         key = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         operations = [
             (event.key, event.count, getattr(event, key) / 1e6)

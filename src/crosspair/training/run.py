@@ -94,7 +94,7 @@ class RunFolder:
                 self._events.close()
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl``, and its numbers to the TensorBoard log."""
+        """Append a line to ``metrics.jsonl``, and its numbers to the TensorBoard log, on rank 0 only."""
         if not self.world.is_main:
             return
         line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False)
@@ -108,13 +108,14 @@ class RunFolder:
             raise RunError(f"failed to write {self.path / METRICS}: {error.strerror}") from error
 
     def _truncate_metrics(self, step: int) -> None:
-        """Drop lines after a step, and incomplete lines of a killed run."""
+        """Drop lines of ``metrics.jsonl`` after a step, and incomplete lines of a killed run."""
         lines = (line for line in read_jsonl(self.path / METRICS) if isinstance(line, dict))
         kept = [line for line in lines if line.get("step", step + 1) <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         write_atomically(self.path / METRICS, text)
 
     def _check_recipe(self, recipe: Recipe | FinetuneRecipe) -> None:
+        """Raise RunError if the run's recipe differs in more than `MUTABLE_KEYS`."""
         file = str(self.path / RECIPE)
         try:
             saved = recipe_settings(
@@ -163,7 +164,7 @@ def save_checkpoint(
     world: World,
     keep: Collection[int] = (),
 ) -> None:
-    """Write a checkpoint, then delete older ones.
+    """Write a checkpoint, then delete the others except those to keep.
 
     Args:
         folder: the run's ``checkpoints`` folder.
@@ -216,9 +217,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Read a checkpoint: ``shared``, and the ``rank_state`` of each process that wrote it.
-
-    Tensors of the rank states are memory-mapped.
+    """Read a checkpoint: ``shared``, and the memory-mapped ``rank_state`` of each process that wrote it.
 
     Raises:
         RunError: a file is missing or damaged.
@@ -244,10 +243,12 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _rank_file(rank: int) -> str:
+    """Return the name of a process's file in a checkpoint."""
     return f"process-{rank}.pt"
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint file with ``torch.save`` and flush it to disk (fsync)."""
     with path.open("wb") as file:
         torch.save(dict(content), file)
         file.flush()
@@ -255,6 +256,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Load a checkpoint file to the CPU; RunError if it is missing or damaged."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

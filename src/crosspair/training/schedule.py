@@ -28,9 +28,9 @@ def build_optimizer(model: CPD, objective: nn.Module, config: OptimizerConfig) -
 def build_grouped_optimizer(
     roles: Mapping[str, Iterable[nn.Parameter]], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """Build an optimizer with parameter groups for each role.
+    """Build AdamW or SGD with parameter groups for each role.
 
-    With AdamW, biases and the weights of batch normalisation have no weight decay.
+    With AdamW, parameters of one dimension (biases, normalisation) have no weight decay.
     """
     groups: list[dict[str, Any]] = []
     for role, parameters in roles.items():

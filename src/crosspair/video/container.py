@@ -35,6 +35,7 @@ FORMATS = (
     "bmp_pipe,gif_pipe,jpeg_pipe,jpegxl_pipe,png_pipe,tiff_pipe,webp_pipe"
 )
 MAX_FRAMES = 2**31 - 1  # limit of the manifest's int32 column; damaged headers exceed it
+MAX_LENGTH = 1e9  # s: a longer video has a damaged header
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def duration(stream: VideoStream) -> float:
         return float(stream.duration * stream.time_base)
     with suppress(KeyError, ValueError):  # Matroska and WebM: "00:00:04.960000000"
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        if 0 < (length := int(hours) * 3600 + int(minutes) * 60 + float(seconds)) < MAX_LENGTH:  # and no NaN
+            return length
     assert isinstance(stream.container, InputContainer)
     return float(Fraction(stream.container.duration or 0, av.time_base))
 
@@ -139,6 +141,7 @@ def _check_file(path: str) -> None:
 
 
 def _open_container(path: str, remote: RemoteFile | None) -> InputContainer:
+    """Open a file, or ``remote`` instead, with the demuxers of `FORMATS`; raise InvalidVideoError if that fails."""
     try:
         # Without the prefix, FFmpeg takes a name such as "a:b.mp4" for a URL.
         source: Any = remote or f"file:{path}"
@@ -150,7 +153,7 @@ def _open_container(path: str, remote: RemoteFile | None) -> InputContainer:
 
 
 def _explain_open_error(path: str, remote: RemoteFile | None, error: Exception) -> InvalidVideoError:
-    """Convert an error of the demuxer to one that says what the file is instead of a video."""
+    """Return the error to raise: of the server, of the disk, or one that says what the file is instead of a video."""
     result = check_signature(path, remote)
     if remote is not None and remote.fault is not None:
         return remote.fault
@@ -163,6 +166,7 @@ def _explain_open_error(path: str, remote: RemoteFile | None, error: Exception) 
 
 
 def _select_stream(container: InputContainer, path: str) -> VideoStream:
+    """Return the first video stream that is not a cover picture, set to one thread; raise InvalidVideoError if none."""
     covers = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     streams = [s for s in container.streams.video if s not in covers]
     if not streams:
@@ -246,6 +250,7 @@ def _is_cut(file: RemoteFile | BinaryIO, size: int) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
+    """Return whether bytes are printable UTF-8 text, the last character of which may be cut."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)  # may end inside a character
     except UnicodeDecodeError:

@@ -102,7 +102,7 @@ def _to_span(segment: Segment, info: VideoInfo) -> Span:
 
 
 def _check_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> CheckResult:
-    """Check a segment without decoding it."""
+    """Check a segment by the header alone: frame size, position, file suffix, frame rate and minimum length."""
     begin, end = span
     if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
         return CheckResult(VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels")
@@ -128,7 +128,7 @@ def _check_header(container: InputContainer, info: VideoInfo, path: str, span: S
 
 
 def _merge_notes(notes: Sequence[CheckResult]) -> CheckResult:
-    """Merge notes into one result: the status of the first one (`FINE` if there is none), all reasons."""
+    """Merge check results into one: the status of the first (`FINE` if there is none), the reasons of all."""
     if not notes:
         return CheckResult(VideoStatus.FINE)
     return CheckResult(notes[0].kind, "; ".join(note.reason for note in notes if note.reason))
@@ -137,7 +137,7 @@ def _merge_notes(notes: Sequence[CheckResult]) -> CheckResult:
 def _merge_spans(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
     """Sort spans and merge those that overlap or are near each other.
 
-    A span that ends with the video is extended to the last frame, past a wrong header length.
+    The end of a span that ends with the video becomes infinite, to reach the last frame if the header is wrong.
     """
     merged: list[Span] = []
     for begin, end in sorted((b, math.inf if e == info.duration else e) for b, e in spans):
@@ -161,7 +161,7 @@ class _Scan:
 
 
 def _scan(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Scan:
-    """Decode all frames from `begin` to `end` s, passing over packets that fail."""
+    """Decode all frames from `begin` to `end` s; record their times, which are corrupt, and packets that fail."""
     scan = _Scan(begin)
     source = _TolerantSource(container)
     for seconds, frame in decode_from(source, stream, begin):
@@ -185,11 +185,13 @@ class _TolerantSource:
         self.packets = 0  # packets that should give a visible frame
 
     def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None:
+        """Seek in the container; forget the recorded errors and packets."""
         self.failed.clear()
         self.packets = 0
         self._container.seek(offset, stream=stream, backward=backward)
 
     def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]:
+        """Yield the frames of all packets; record time in s and message of those that cannot be decoded."""
         origin, tick = stream.start_time or 0, float(stream.time_base or 0)
         seconds = 0.0
         packets = self._container.demux(stream)
@@ -211,7 +213,7 @@ class _TolerantSource:
 
 
 def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult) -> CheckResult:
-    """Return the result for a decoded segment; ``result`` is that of its header."""
+    """Return a result for a segment whose frames are cut, corrupt or undecodable, else ``result``, of its header."""
     begin, end = span
     if not scan.frames and scan.failed:
         return CheckResult(VideoStatus.UNDECODABLE, f"no frame can be decoded ({scan.failed[0][1]})")
@@ -234,7 +236,7 @@ def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult)
 def _check_length(
     scan: _Scan, info: VideoInfo, declared: int, path: str, result: CheckResult
 ) -> tuple[VideoInfo, CheckResult]:
-    """Compare a whole decoded video with its header.
+    """Compare a whole decoded video with its header; return the header, with a wrong length corrected, and the result.
 
     Args:
         declared: number of frames according to the header, 0 if it gives none.

@@ -65,7 +65,7 @@ class DecodedClips:
 
 
 def decode_job(job: DecodeJob) -> DecodedClips:
-    """Decode the clips of a job: frames at the test scale, then square crops."""
+    """Decode the clips of a job: frames at the test scale, then square crops; a VideoError is returned as `failure`."""
     config = job.config
     places: np.ndarray = np.empty(0, int)
     side = round(config.test_scale * config.size)
@@ -119,7 +119,7 @@ def square_crops(frames: np.ndarray, crops: int, size: int) -> list[np.ndarray]:
 
 
 def _encode_thumbnail(frame: np.ndarray) -> bytes:
-    """Encode an (H, W, 3) uint8 frame as a JPEG of at most `THUMBNAIL_SIDE` pixels."""
+    """Shrink an (H, W, 3) uint8 frame to a longer side of at most `THUMBNAIL_SIDE` pixels; return it as a JPEG."""
     picture = Image.fromarray(frame)
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()

@@ -45,7 +45,7 @@ class Batch:
     failures: list[tuple[int, str]]
 
     def pin_memory(self) -> Batch:
-        """Copy to page-locked memory; the loader calls this if there is a GPU."""
+        """Return a copy in page-locked memory; the loader calls this if there is a GPU."""
         rows, clips, colors = (values.pin_memory() for values in (self.rows, self.clips, self.colors))
         return replace(self, rows=rows, clips=clips, colors=colors)
 
@@ -73,7 +73,7 @@ def training_loader(
 
 @contextmanager
 def explain_dead_workers(manifest: Path, advice: str = "") -> Iterator[None]:
-    """Turn the death or a timeout of a loader's process into one line.
+    """Turn the RuntimeError of a dead or hanging loader process into a VideoError of one line with advice.
 
     Args:
         manifest: Manifest of the videos.
@@ -121,9 +121,11 @@ class TrainingOrder:
         self.batches_per_epoch = pairs // batch_size
 
     def __len__(self) -> int:
+        """Number of batches that are left."""
         return self.epochs * self.batches_per_epoch - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield for each batch that is left the (row, epoch) of the pairs that this process loads."""
         first, skip = divmod(self.start, max(1, self.batches_per_epoch))
         for epoch in range(first, self.epochs):
             rows = np.random.default_rng((self.seed, PERMUTATION, epoch)).permutation(self.pairs)
@@ -147,6 +149,7 @@ class _TrainingViews(Dataset[_LoadedView]):
         self.clips, self.config, self.seed = clips, config, seed
 
     def __getitem__(self, job: tuple[int, int]) -> _LoadedView:
+        """Load the random view of a (row, epoch); a VideoError is returned as `failure`."""
         row, epoch = job
         view = training_view(np.random.default_rng((self.seed, VIEW, epoch, row)), self.config)
         try:
@@ -156,6 +159,7 @@ class _TrainingViews(Dataset[_LoadedView]):
 
 
 def _collate(items: list[_LoadedView]) -> Batch:
+    """Combine loaded views to a batch; those that failed are only in its `failures`."""
     good = [item for item in items if item.pixels is not None]
     pixels = [item.pixels for item in good if item.pixels is not None]
     # (B, T, H, W, C) in memory, seen as (B, C, T, H, W): channels_last_3d without a copy.
@@ -170,6 +174,7 @@ def _collate(items: list[_LoadedView]) -> Batch:
 
 
 def _start_worker(worker: int) -> None:
+    """Limit torch to one thread, and leave the parent's process group, so that its signals do not stop the worker."""
     del worker
     torch.set_num_threads(1)
     # Ctrl-C and batch systems signal whole process groups: a training that is stopping needs its

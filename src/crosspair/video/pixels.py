@@ -8,7 +8,7 @@ MEAN, STD = 0.45, 0.225  # of every channel, as in SlowFast, so that its weights
 
 
 def normalize(clips: torch.Tensor) -> torch.Tensor:
-    """Convert uint8 clips to normalized float; return float clips unchanged.
+    """Convert uint8 clips to float, (x / 255 - `MEAN`) / `STD`; return float clips unchanged.
 
     Args:
         clips: (B, 3, T, H, W), uint8 or normalized float.

@@ -31,12 +31,15 @@ class RemoteFile:
         self.fault: InvalidVideoError | None = None
 
     def read(self, size: int = -1) -> bytes:
+        """Read up to ``size`` bytes (-1: all that is left); empty after an error."""
         return self._guard(lambda: self._handle.read(size), b"")
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a position and return it in bytes; -1 after an error."""
         return self._guard(lambda: self._handle.seek(offset, whence), -1)
 
     def tell(self) -> int:
+        """Return the position in bytes; -1 after an error."""
         return self._guard(self._handle.tell, -1)
 
     def _guard(self, action: Callable[[], Result], default: Result) -> Result:
@@ -80,6 +83,7 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
 
 
 def _explain(url: str, error: Exception) -> InvalidVideoError:
+    """Convert an exception of fsspec: MISSING for no such file (HTTP 404, 410), else UNREADABLE with the reason."""
     missing = InvalidVideoError(url, VideoStatus.MISSING, "no such file")
     if isinstance(error, FileNotFoundError):
         # fsspec raises this for every failed request: the cause has the server's status.

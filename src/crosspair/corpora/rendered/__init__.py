@@ -10,14 +10,6 @@ from crosspair.corpora.rendered.scene import Scene, draw_scene, render_frames
 from crosspair.corpora.rendered.titles import compose_titles
 
 __all__ = [
-    "ACTIONS",
-    "PARTNERS",
-    "Pair",
-    "Scene",
-    "compose_titles",
-    "draw_motion",
-    "draw_scene",
-    "plan",
-    "render_corpus",
-    "render_frames",
-]
+    "ACTIONS", "PARTNERS", "Pair", "Scene", "compose_titles", "draw_motion", "draw_scene", "plan",
+    "render_corpus", "render_frames",
+]  # fmt: skip

@@ -53,7 +53,7 @@ ACTIONS = tuple(action for group in PARTNERS for action in group)
 
 
 def draw_motion(label: str, rng: np.random.Generator) -> Motion:
-    """Draw the extent, period, phase and position of a motion of the action ``label``.
+    """Draw a random motion of the action ``label``: its extent, period, phase and position.
 
     A cycle takes 0.8 to 2 s and repeats, so that any window of 0.93 s shows the action.
     """
@@ -120,7 +120,7 @@ def _meeting(rng: np.random.Generator) -> Motion:
 
 
 def _oscillating(channel: int) -> Draw:
-    """Move one of four channels: horizontal, vertical, swing about a pivot, brightness."""
+    """Return a `Draw` of a sine motion in one channel: 0 horizontal, 1 vertical, 2 swing, 3 brightness."""
 
     def draw(rng: np.random.Generator) -> Motion:
         size, upright = rng.uniform(0.34, 0.44), _draw_tilt(rng)
@@ -149,6 +149,8 @@ def _oscillating(channel: int) -> Draw:
 
 
 def _transpose(draw: Draw) -> Draw:
+    """Return a `Draw` whose motions have x and y exchanged."""
+
     def drawn(rng: np.random.Generator) -> Motion:
         motion = draw(rng)
         return lambda time: tuple(replace(p, x=p.y, y=p.x) for p in motion(time))
@@ -157,6 +159,8 @@ def _transpose(draw: Draw) -> Draw:
 
 
 def _reverse(draw: Draw) -> Draw:
+    """Return a `Draw` whose motions run backwards in time."""
+
     def drawn(rng: np.random.Generator) -> Motion:
         motion = draw(rng)
         return lambda time: motion(-time)
@@ -241,7 +245,7 @@ class Sprite:
         self._levels = levels
 
     def draw(self, frame: NDArray[np.uint8], pose: Pose) -> None:
-        """Draw on ``frame`` (H, W, 3), in place."""
+        """Draw the shape in a pose on ``frame`` (H, W, 3), in place."""
         height, width = frame.shape[:2]
         short = min(height, width)
         x, y = width / 2 + pose.x * short, height / 2 + pose.y * short
@@ -267,6 +271,7 @@ class Sprite:
 
 
 def _blend(below: NDArray[np.uint8], patch: NDArray[np.uint8], alpha: float, glow: float) -> None:
+    """Blend a premultiplied RGBA patch over ``below`` (H, W, 3), in place; ``glow`` mixes in white."""
     cover = patch[..., 3:].astype(np.float32)
     colour = patch[..., :3].astype(np.float32)
     if glow:
@@ -277,7 +282,7 @@ def _blend(below: NDArray[np.uint8], patch: NDArray[np.uint8], alpha: float, glo
 
 
 def _paint(shape: str, colour: tuple[int, int, int], side: int) -> Image.Image:
-    """Paint an RGBA image of ``side`` pixels: halo, white rim, colour, shaded half."""
+    """Paint an RGBA image of ``side`` pixels: dark halo, white rim, the shape in its colour, half shaded."""
     fine = side * _OVERSAMPLING
     inside = _shape_mask(shape, fine)
     rim = inside.filter(ImageFilter.GaussianBlur(fine * 0.022)).point([0] * 16 + [255] * 240)
@@ -294,7 +299,7 @@ def _paint(shape: str, colour: tuple[int, int, int], side: int) -> Image.Image:
 
 
 def _shape_mask(shape: str, side: int) -> Image.Image:
-    """Draw the filled outline of a shape; coordinates are -1 to 1 over its diameter."""
+    """Return a square mask of ``side`` pixels: 255 inside the shape, 0 outside, with a margin."""
     mask = Image.new("L", (side, side))
     pen = ImageDraw.Draw(mask)
 
@@ -346,6 +351,7 @@ def _polar(radius: float, degrees: float) -> tuple[float, float]:
 
 
 def _heart(t: float) -> tuple[float, float]:
+    """Return the point (x right, y down) of a heart's outline at parameter ``t``, 0 to 2π."""
     x = 16 * math.sin(t) ** 3
     y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
     return x / 17, -(y + 2) / 17

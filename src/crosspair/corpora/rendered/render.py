@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def pair_id(self) -> str:
-        """Unique in the corpus; independent of the scene."""
+        """The pair's index in the corpus, with five digits."""
         return f"{self.scene.index:05d}"
 
     @property
@@ -165,11 +165,7 @@ def _check_arguments(pairs: int, seed: int, noise: float, workers: int | None) -
 
 
 def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
-    """Return whether ``out`` holds a complete corpus with these settings.
-
-    Raises:
-        ManifestError: it holds other files or a corpus with other settings.
-    """
+    """Return whether ``out`` holds a complete corpus; ManifestError for one of other settings, or other files."""
     file = out / _SETTINGS
     if not file.is_file():
         if (out / _MANIFEST).exists() or any((out / "videos").glob("[!.]*")):
@@ -193,13 +189,14 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
 
 
 def _write_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings as JSON and create the folder ``videos``."""
     with atomic_write(out / _SETTINGS, ManifestError) as partial:
         (out / "videos").mkdir(exist_ok=True)
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple[int, Any]]:
-    """Yield (index of the job, answer of `write_video` or `WorkerFailure`)."""
+    """Render to files; yield (index of the job, error message, empty on success, or `WorkerFailure`)."""
     if workers == 1 or len(jobs) <= _FEW:
         return ((place, write_video(job)) for place, job in enumerate(jobs))
     return map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers, name="the renderer")
@@ -223,7 +220,7 @@ ENCODINGS: Mapping[str, Encoding] = {
 
 
 def encode_scene(scene: Scene) -> bytes:
-    """Render and encode a scene; equal scenes give equal bytes."""
+    """Render a scene and encode it as a video file; equal scenes give equal bytes."""
     encoding = ENCODINGS[scene.codec]
     file = io.BytesIO()
     # Without bitexact, WebM files contain random identifiers.

@@ -80,6 +80,7 @@ class _Distractor:
 
     @classmethod
     def draw(cls, short: int, rng: np.random.Generator) -> _Distractor:
+        """Create a random one for frames whose short side has ``short`` pixels."""
         size = rng.uniform(0.09, 0.14)
         colour = _rgb(rng.uniform(), 0.25, rng.uniform(0.45, 0.7))
         shape = SHAPES[rng.integers(len(SHAPES))]
@@ -95,6 +96,7 @@ class _Distractor:
         return cls(Sprite(shape, colour, size * short), start, velocity)
 
     def render(self, frame: NDArray[np.uint8], time: float, east: float, south: float) -> None:
+        """Draw it on a frame, in place, displaced right and down in short sides of the frame."""
         x = self.start.x + self.velocity[0] * time + east
         y = self.start.y + self.velocity[1] * time + south
         self.sprite.draw(frame, replace(self.start, x=x, y=y))
@@ -191,7 +193,7 @@ class Scene:
 
 
 def draw_scene(seed: int, index: int, label: str) -> Scene:
-    """Draw the scene of pair ``index``; it depends only on the arguments."""
+    """Choose the scene of pair ``index`` at random, without rendering; it depends only on the arguments."""
     rng = np.random.default_rng((seed, index))
     aspect, short = _pick(_ASPECTS, rng), _pick(_SHORT_SIDES, rng)
     long = 2 * round(short * max(aspect, 1 / aspect) / 2)

@@ -151,6 +151,7 @@ def compose_titles(scenes: Sequence[Scene], noise: float) -> list[str]:
 
 
 def _compose_title(scene: Scene, scenes: Sequence[Scene], noise: float) -> str:
+    """Write a scene's title; with probability noise² it describes a scene with another action."""
     rng = np.random.default_rng((scene.seed, scene.index, _TITLE))
     wrong = rng.uniform() < noise**2
     subject = _draw_other(scene, scenes, rng) if wrong else scene
@@ -158,11 +159,13 @@ def _compose_title(scene: Scene, scenes: Sequence[Scene], noise: float) -> str:
 
 
 def _draw_other(scene: Scene, scenes: Sequence[Scene], rng: np.random.Generator) -> Scene:
+    """Draw a scene with another action, or return ``scene`` if there is none."""
     others = [other for other in scenes if other.label != scene.label]
     return others[rng.integers(len(others))] if others else scene
 
 
 def _compose_sentence(scene: Scene, noise: float, rng: np.random.Generator) -> str:
+    """Describe a scene by colour, shape and action, of which some are omitted at random."""
     says_action, says_shape, says_colour = rng.uniform(size=3) >= (0.4 * noise, 0.4, 0.6)
     plural = scene.label in _PLURAL
     parts = []
@@ -182,6 +185,7 @@ def _compose_sentence(scene: Scene, noise: float, rng: np.random.Generator) -> s
 
 
 def _action_words(label: str, noise: float, rng: np.random.Generator) -> str:
+    """Draw words for an action, with probability 0.2 · noise in another language."""
     if rng.uniform() < 0.2 * noise:
         return _choose(FOREIGN_ACTION_WORDS[label], rng)
     synonyms = ACTION_WORDS[label]
@@ -189,12 +193,13 @@ def _action_words(label: str, noise: float, rng: np.random.Generator) -> str:
 
 
 def _article(following: str, rng: np.random.Generator) -> str:
+    """Draw "a" ("an" before a vowel), "the", "this" or "my"."""
     article = _choose(("a", "a", "the", "this", "my"), rng)
     return "an" if article == "a" and following[0] in "aeiou" else article
 
 
 def _decorate(sentence: str, noise: float, rng: np.random.Generator) -> str:
-    """Add unrelated text around a sentence, and change its case and punctuation."""
+    """At random, add unrelated text and punctuation, and put the first letter or all in upper case."""
     channel, tags, emoji, aside, foreign, caps, marks = rng.uniform(size=7) < 0.6 * noise
     title = sentence[0].upper() + sentence[1:] if rng.uniform() < 0.7 else sentence
     if aside:

@@ -232,6 +232,7 @@ def find_foreign_words(words: Sequence[str]) -> list[int]:
 
 @lru_cache(maxsize=50_000)
 def _language_scores(word: str) -> npt.NDArray[np.float64]:
+    """Return the Zipf frequency of a lower-case word in each of `LANGUAGES`, at least 2.5."""
     return np.maximum([zipf(word, language) for language in LANGUAGES], _FLOOR)
 
 

