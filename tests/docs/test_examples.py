@@ -52,7 +52,7 @@ FAST = {
     "search": ["--workers", "0"],
 }
 # Programs of other packages.
-OTHERS = {"curl", "ssh", "source"}
+OTHERS = {"curl", "ssh", "source", "xargs"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -64,7 +64,8 @@ def commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words and not re.match(r"\w+=", words[0]):  # no assignment
-            yield words[words[0] == "srun" :]
+            end = words.index(">") if ">" in words else None
+            yield words[words[0] == "srun" : end]
 
 
 def crosspair_commands(page: Path) -> list[list[str]]:

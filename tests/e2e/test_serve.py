@@ -224,8 +224,8 @@ def test_errors_of_the_server_are_reported(served, tmp_path) -> None:
     shutil.copytree(served.folder / "library", tmp_path / "library")
     with serving(tmp_path) as server:
         (tmp_path / "library").rename(tmp_path / "moved")
-        for path in ("search?text=a dog", "library"):
-            response = server.get(f"/api/v1/{path}")
+        for path in ("search", "library"):
+            response = server.get(f"/api/v1/{path}", text="a dog")
             assert response.status_code in (500, 503)
             assert response.json()["detail"]
 
