@@ -191,7 +191,7 @@ def _word_forms(word: str, exact: bool) -> frozenset[str]:
 
 @lru_cache(maxsize=200_000)
 def base_forms(word: str) -> frozenset[str]:
-    """Return a lower-case word and its base forms as a verb and as a noun.
+    """Return a word, given in lower case, and its base forms as a verb and as a noun.
 
     >>> sorted(base_forms("playing")), sorted(base_forms("dogs"))
     (['play', 'playing'], ['dog', 'dogs'])
