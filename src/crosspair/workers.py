@@ -117,6 +117,17 @@ def map_isolated(
             slot.close()
 
 
+def run_with_timeout(function: Callable[[Any], Any], timeout: float, job: Any) -> Any:
+    """Return ``function(job)``; after ``timeout`` seconds, SIGALRM ends the whole process."""
+    # The default action of the signal ends the process, even inside of C code.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        return function(job)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def extend_timeout(seconds: float) -> None:
     """Add ``seconds`` to the time left to the current job; outside a worker process, do nothing."""
     remaining, _ = signal.getitimer(signal.ITIMER_REAL)
@@ -151,7 +162,7 @@ class _Slot:
     def submit(self, index: int, job: Any) -> None:
         """Queue a job."""
         try:
-            future = self._executor.submit(_run_job, self.function, self.timeout, job)
+            future = self._executor.submit(run_with_timeout, self.function, self.timeout, job)
         except BrokenProcessPool as error:  # the process died after the job before
             future = Future()
             future.set_exception(error)
@@ -254,17 +265,6 @@ def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Even
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _limit_memory(memory_limit)
     ready.set()
-
-
-def _run_job(function: Callable[[Any], Any], timeout: float, job: Any) -> Any:
-    """Return ``function(job)``; after ``timeout`` seconds, SIGALRM ends the whole process."""
-    # The default action of the signal ends the process, even inside of C code.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
-    try:
-        return function(job)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _exit_with_parent() -> None:

@@ -61,12 +61,10 @@ def test_unreachable_cluster(scheme: str) -> None:
 def test_timeout_ends_the_process(task: str, status: int) -> None:
     code = f"""
 import time
-from crosspair.corpora import prepare
-from crosspair.workers import extend_timeout
+from crosspair.workers import extend_timeout, run_with_timeout
 def run_request(request):
     {task}
-prepare.run_request, prepare.TIMEOUT = run_request, 0.3
-prepare.transcode_with_timeout(None)
+run_with_timeout(run_request, 0.3, None)
 time.sleep(0.5)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == status

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import re
-import signal
 import time
 import unicodedata
 from collections import Counter
@@ -19,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +34,7 @@ from crosspair.corpora.video_files import absolute_path, file_size
 from crosspair.errors import ManifestError, RunError, VideoError, format_error
 from crosspair.files import JsonlWriter, file_lock, read_jsonl, write_atomically
 from crosspair.video.container import probe
-from crosspair.workers import WorkerFailure, map_isolated
+from crosspair.workers import WorkerFailure, map_isolated, run_with_timeout
 
 logger = logging.getLogger(__name__)
 
@@ -259,25 +259,15 @@ def transcode_on_ray(
         RunError: Ray is not installed, or there is no cluster at the address.
     """
     with ray_cluster(address, workers) as ray:
-        task = ray.remote(num_cpus=1, max_retries=0)(transcode_with_timeout)
+        task = ray.remote(num_cpus=1, max_retries=0)(run_with_timeout)
         # Twice as many as can run, so that no core waits.
         in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for index, reference in map_on_ray(ray, task.remote, requests, in_flight):
+        for index, reference in map_on_ray(ray, partial(task.remote, run_request, TIMEOUT), requests, in_flight):
             try:
                 yield index, ray.get(reference)
             except ray.exceptions.RayError as error:
                 reason = f"the worker process ended ({type(error).__name__})"
                 yield index, _failed(requests[index], reason)
-
-
-def transcode_with_timeout(request: TranscodeRequest) -> TranscodeOutcome:
-    """Run a request in a Ray worker; after `TIMEOUT` s, SIGALRM kills the worker, even inside the decoder."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, TIMEOUT)
-    try:
-        return run_request(request)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def run_request(request: TranscodeRequest) -> TranscodeOutcome:
@@ -420,8 +410,8 @@ def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
 
 def _remove_partial(videos: Path) -> None:
     """Remove all partial files (``.*.partial``) of a folder; the caller holds the folder's lock."""
-    for partial in videos.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
+    for file in videos.glob(".*.partial"):
+        file.unlink(missing_ok=True)
 
 
 _HASH_SUFFIX = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)
