@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from crosspair.config import ClipConfig
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.models import CPD, WordAverage
 from crosspair.recipes import recipe_of
+from crosspair.video.views import View
 
 BROKEN = 3
 
@@ -39,3 +41,8 @@ def tiny_model(seed: int = 0) -> CPD:
 @pytest.fixture
 def model() -> CPD:
     return tiny_model()
+
+
+def centre_view(position: float, config: ClipConfig) -> View:
+    """Return the view of the frames' centre at a position in time (0 to 1), at the test scale, not flipped."""
+    return View(position, round(config.test_scale * config.size))

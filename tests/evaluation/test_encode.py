@@ -20,9 +20,9 @@ from crosspair.evaluation import encode, extract_features
 from crosspair.evaluation.encode import InferenceEngine, encode_plans, encode_whole_videos, encode_windows, load_engine
 from crosspair.evaluation.windows import ClipPlan, Windows, whole_video_plan
 from crosspair.models import CPD
-from crosspair.video.views import View, centre_view, load_view
+from crosspair.video.views import View, load_view
 from tests.evaluation import failing_decoders, killed
-from tests.evaluation.conftest import tiny_model
+from tests.evaluation.conftest import centre_view, tiny_model
 
 WINDOWS = Windows(2, 1)
 

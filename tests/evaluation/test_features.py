@@ -20,8 +20,8 @@ from crosspair.evaluation import embed_texts, extract_features
 from crosspair.evaluation.features import shard_batches
 from crosspair.models import CPD
 from crosspair.models.inference import FoldedResNet3d
-from crosspair.video.views import centre_view, load_view
-from tests.evaluation.conftest import BROKEN
+from crosspair.video.views import load_view
+from tests.evaluation.conftest import BROKEN, centre_view
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.config import Clip, ClipConfig
-from crosspair.video.views import View, centre_view, load_view, training_view
+from crosspair.video.views import View, load_view, training_view
 
 CONFIG = ClipConfig(size=32, frames=4, stride=4)
 PAPER = ClipConfig()
@@ -56,11 +56,6 @@ def test_the_same_generator_gives_the_same_view() -> None:
     seed = (3, 1, 4, 1)
     first, second, other = (training_view(np.random.default_rng(s), PAPER) for s in (seed, seed, (3, 1, 4, 2)))
     assert first == second != other
-
-
-def test_the_centre_view_is_in_the_middle_at_the_test_scale() -> None:
-    assert centre_view(0.25, PAPER) == View(0.25, short_side=128, across=0.5, down=0.5)
-    assert centre_view(0.25, replace(PAPER, size=224)).short_side == 256
 
 
 def gradient(index: int, width: int, height: int) -> np.ndarray:

@@ -51,11 +51,6 @@ def training_view(generator: np.random.Generator, config: ClipConfig) -> View:
     )
 
 
-def centre_view(position: float, config: ClipConfig) -> View:
-    """Return the view of the frames' centre at a position in time (0 to 1), at the test scale, not flipped."""
-    return View(position, round(config.test_scale * config.size))
-
-
 def load_view(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
     """Decode and crop one view of a video.
 
