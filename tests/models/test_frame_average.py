@@ -10,13 +10,12 @@ import torch
 from crosspair.config import ClipConfig
 from crosspair.errors import ModelError
 from crosspair.models import CPD, FrameAverageModel, load_frozen_model, load_imagenet_model
-from tests.models.test_inflate import features2d, resnet2d, saved
+from tests.models.slowonly import features2d, resnet2d, saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize(("depth", "frames"), [(18, 1), (50, 5)])
 @torch.no_grad()
 def test_features_are_the_mean_over_frames(depth: int, frames: int, tmp_path: Path) -> None:
     weights = resnet2d(depth)
@@ -57,8 +56,3 @@ def test_saving_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"{tmp_path}/model"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
-
-
-def test_missing_weights(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"{tmp_path}/none.pth"):
-        load_frozen_model(f"imagenet:{tmp_path}/none.pth")
