@@ -84,24 +84,6 @@ def test_not_used_in_training() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_removed_after_an_exception() -> None:
-    model = network()
-    with pytest.raises(KeyError), inference(model, CPU, "bf16"):
-        raise KeyError
-    assert model.folded is None
-
-
-@torch.no_grad()
-def test_copies_the_current_weights() -> None:
-    model, x = network(), clips(1, 3, 2, 32, 32)
-    with autocast(CPU, "bf16"):
-        with inference(model, CPU, "bf16"):
-            before = model(x)
-        model.res5[0].bn2.bias += 1
-        with inference(model, CPU, "bf16"):
-            assert difference(model(x), before) > 0.1
-
-
 def test_as_images_and_as_clips() -> None:
     x = clips(2, 3, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
     images = as_images(x)
