@@ -15,6 +15,9 @@ pytestmark = [
     pytest.mark.skipif(not torch._C._has_mkldnn, reason="this PyTorch has no oneDNN"),
 ]
 CPU = torch.device("cpu")
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 convolutions"
+)
 
 
 def network(depth: int = 10, shortcut: str = "B") -> ResNet3d:
@@ -50,6 +53,7 @@ def test_float32_matches_the_network(depth: int, shortcut: str, shape) -> None:
     assert difference(found, model(x)) < 1e-5
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("depth", [18, 50])
 @torch.no_grad()
 def test_bfloat16_is_as_accurate_as_the_layers(depth: int) -> None:
@@ -63,6 +67,7 @@ def test_bfloat16_is_as_accurate_as_the_layers(depth: int) -> None:
     assert difference(folded, exact) < 1.5 * difference(layers, exact)
 
 
+@needs_bfloat16
 def test_used_only_under_bfloat16_autocast() -> None:
     model = network()
     with inference(model, CPU, "fp32"):
