@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
 from crosspair.config import ClipConfig, VideoConfig
 from crosspair.errors import ModelError, RecipeError, TextError
-from crosspair.models import CPD, ResNet3d, import_weights, inflate
-from crosspair.models.import_weights import LAYOUTS
+from crosspair.models import CPD, import_weights, inflate
 from tests.models.slowonly import (
     Code,
     Weights,
@@ -219,13 +217,6 @@ def test_2d_network_is_inflated(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_safetensors(tmp_path: Path) -> None:
-    save_file(pyslowfast(slow_only(18, 4)), tmp_path / "w.safetensors")
-    torch.save(other("PySlowFast", 18), tmp_path / "w.pyth")
-    one, two = (import_weights(tmp_path / f"w.{kind}").model for kind in ("safetensors", "pyth"))
-    assert one.hash == two.hash
-
-
 @pytest.mark.parametrize(
     ("where", "settings", "expected"),
     [
@@ -243,13 +234,6 @@ def test_clip_format_is_read_from_the_configuration(where: str, settings: str, e
     assert (clip.frames, clip.stride, clip.size) == (5, *expected[1:])
     with pytest.raises(RecipeError, match=r"clip\.size.*3"):
         import_weights(tmp_path / "w.pyth", clip={"size": 3})
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.project)
-@pytest.mark.parametrize("depth", [10, 50])
-def test_foreign_names_are_unique(layout, depth: int) -> None:
-    state = ResNet3d(depth, 1, "B").state_dict()
-    assert len({layout.foreign_name(name) for name in state}) == len(state)
 
 
 # --- unsupported networks and files --------------------------------------------------------------

@@ -17,7 +17,6 @@ from crosspair.models import (
     FrameAverageModel,
     WordAverage,
     build_model,
-    build_text_encoder,
     load_frozen_model,
     load_imagenet_model,
     load_init_weights,
@@ -119,13 +118,6 @@ def test_any_number_of_frames_and_any_size() -> None:
     still = clips(1).expand(3, 3, 16, 32, 32)
     longer, shorter = (model.encode_video(still[:, :, :n])[1] for n in (16, 8))
     assert (longer * shorter).sum(dim=1).min() > 0.95
-
-
-def test_text_encoder_of_a_recipe(tmp_path: Path) -> None:
-    (tmp_path / "v.txt").write_text("dog 1 2 3\ncat 4 5 6\n")
-    learned = build_text_encoder(recipe_of({"text.dimensions": 5}).text, ["a dog", "a dog"], seed=0)
-    read = build_text_encoder(recipe_of({"text.source": str(tmp_path / "v.txt")}).text, [], seed=0)
-    assert (learned.features, read.features) == (5, 3)
 
 
 # --- the classifier -----------------------------------------------------------------------------
@@ -231,12 +223,6 @@ def test_initial_weights_of_cpd(tmp_path: Path) -> None:
     assert torch.equal(model.fc.weight, layer)
     with pytest.raises(ModelError, match=rf"{init.name} .*video.depth=10 video.width=4"):
         init.load_into(classifier(**{"video.depth": 18, "video.width": 8}))
-
-
-def test_random_initialisation_changes_nothing() -> None:
-    model, same = cpd(2), cpd(2)
-    assert load_pretrained_towers(model, "random") == "random"
-    assert model.hash == same.hash
 
 
 @pytest.mark.parametrize("source", ["{}/none", "imagenet:{}/none.pth"])

@@ -107,11 +107,6 @@ def test_every_format_gives_the_same_vectors(tmp_path: Path, name: str) -> None:
     encoder = read_word_vectors(str(tmp_path / name), 1000)
     assert encoder.words == WORDS
     torch.testing.assert_close(encoder.vectors.weight.data, VECTORS)
-
-
-@pytest.mark.parametrize("name", ["word2vec.bin", "word2vec.txt", "glove.txt"])
-def test_only_the_first_words_are_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(FILES[name])
     assert read_word_vectors(str(tmp_path / name), 2).words == WORDS[:2]
 
 
@@ -187,13 +182,10 @@ def test_vectors_are_the_same_in_every_process() -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}  # not this process's
     command = [sys.executable, "-c", code, json.dumps(TITLES)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    here = learn_word_vectors(TITLES, 8, seed=1)
+    here = learn_word_vectors([*TITLES, "unicorn"], 8, seed=1)
+    assert "unicorn" not in here.words
     assert not torch.equal(here.vectors.weight, learn_word_vectors(TITLES, 8, seed=2).vectors.weight)
     assert done.stdout.strip() == f"{here.words} {here.vectors.weight.tolist()}"
-
-
-def test_words_that_occur_once_get_no_vector() -> None:
-    assert set(learn_word_vectors(["a dog", "a dog", "a unicorn"], 4, seed=0).words) == {"a", "dog"}
 
 
 @pytest.mark.parametrize("titles", [[], ["one dog"], ["", "!"]])
@@ -203,13 +195,6 @@ def test_no_word_occurs_twice(titles: list[str]) -> None:
 
 
 # --- a model's vocabulary -----------------------------------------------------------------------
-
-
-def test_a_vocabulary_is_saved_and_loaded(tmp_path: Path) -> None:
-    WordAverage([*WORDS[:3], "犬"], VECTORS).save(tmp_path)
-    loaded = WordAverage.load(tmp_path)
-    assert loaded.words == [*WORDS[:3], "犬"]
-    assert loaded.vectors.weight.shape == (4, 3)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from crosspair import config
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
 from crosspair.errors import RecipeError
-from crosspair.files import read_yaml
 from crosspair.objectives import (
     CrossPair,
     ExactSoftmax,
@@ -158,13 +157,10 @@ def test_build_objective(overrides, estimate, discrimination) -> None:
     ],
 )
 def test_an_override_changes_only_its_key(override: str, key: str, value: Any) -> None:
-    before, after = (recipe_settings(load_recipe("laptop", each)) for each in ([], [override]))
+    overrides = ["clip.flip=yes", "clip.scale=[1, 1]", override]  # the last one of a key is used
+    before, after = (recipe_settings(load_recipe("laptop", each)) for each in (overrides[:2], overrides))
     assert after == {**before, key: value}
     assert type(after[key]) is type(value)
-
-
-def test_the_last_of_two_overrides_is_used() -> None:
-    assert load_recipe("laptop", ["clip.size=96", "clip.size=80"]).clip.size == 80
 
 
 @settings(max_examples=15)
@@ -291,11 +287,6 @@ def test_an_override_that_cannot_be_parsed(override: str) -> None:
 def test_an_invalid_file(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "r.yaml").write_bytes(content)
     refused(message, name=str(tmp_path / "r.yaml"))
-
-
-def test_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("clip: &clip {size: 64, frames: 4}\nclip2: {<<: *clip, frames: 8}\n")
-    assert read_yaml(tmp_path / "r.yaml", "r.yaml")["clip2"] == {"size": 64, "frames": 8}
 
 
 def test_no_such_recipe() -> None:
