@@ -249,6 +249,70 @@ def test_outdated_file_of_a_broken_source_is_removed(corpus: Corpus) -> None:
     assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/b.mp4"]
 
 
+# --- shards --------------------------------------------------------------------------------------
+
+
+def run_shard(corpus: Corpus, number: int, count: int) -> tuple[Manifest | None, list[str]]:
+    engine = Here()
+    plan = plan_preparation(corpus.manifest(), corpus.out, SMALL, (number, count))
+    return prepare_corpus(plan, engine), engine.asked
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_shards_give_the_complete_manifest(corpus: Corpus, order: tuple[int, ...]) -> None:
+    broken(corpus)
+    corpus.add("c", "a.mp4", start=1.0)
+    corpus.add("again", "a.mp4")
+    whole, _ = corpus.prepare()
+    videos = {path.name: path.read_bytes() for path in (corpus.out / "videos").iterdir()}
+    shutil.rmtree(corpus.out)
+    made = {}
+    for number in order:
+        assert not (corpus.out / "manifest.parquet").exists()
+        manifest, made[number] = run_shard(corpus, number, 3)
+    assert made == {1: ["a.mp4", "c.mp4"], 2: ["b.mp4"], 3: ["bad.mp4"]}
+    assert manifest is not None
+    assert manifest.table.equals(whole.table)
+    assert Manifest.read(corpus.out).table.equals(whole.table)
+    assert {path.name: path.read_bytes() for path in (corpus.out / "videos").iterdir()} == videos
+    assert run_shard(corpus, 1, 3)[1] == []
+    assert corpus.prepare()[1] == ["bad.mp4"]  # a run without shards tries broken sources again
+
+
+def test_a_run_without_shards_completes_those_that_are_missing(corpus: Corpus) -> None:
+    assert run_shard(corpus, 2, 2) == (None, ["b.mp4"])
+    assert corpus.prepare()[1] == ["a.mp4"]
+    (corpus.out / "videos" / "a.mp4").unlink()
+    assert run_shard(corpus, 2, 2) == (None, [])
+    assert run_shard(corpus, 1, 2)[1] == ["a.mp4"]
+
+
+def test_a_shard_keeps_partial_files_of_others(corpus: Corpus) -> None:
+    (corpus.out / "videos").mkdir(parents=True)
+    (corpus.out / "prepared.jsonl").touch()
+    for name in "ab":
+        (corpus.out / "videos" / f".{name}.mp4.partial").touch()
+    run_shard(corpus, 1, 2)
+    assert {path.name for path in (corpus.out / "videos").iterdir()} == {"a.mp4", ".b.mp4.partial"}
+
+
+def test_only_other_shards_run_at_the_same_time(corpus: Corpus) -> None:
+    corpus.out.mkdir()
+    process = hold(corpus.out / f"{LOCK}-1-of-2")
+    for run in (lambda: run_shard(corpus, 1, 2), corpus.prepare):
+        with pytest.raises(RunError, match=str(corpus.out)):
+            run()
+    assert run_shard(corpus, 2, 2)[1] == ["b.mp4"]
+    process.communicate()
+    assert run_shard(corpus, 1, 2)[1] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (-1, -1)])
+def test_invalid_shard(corpus: Corpus, shard: tuple[int, int]) -> None:
+    with pytest.raises(ManifestError, match=f"{shard[0]}/{shard[1]}"):
+        run_shard(corpus, *shard)
+
+
 # --- what goes wrong around it ------------------------------------------------------------------
 
 

@@ -319,6 +319,7 @@ def _prepare(options: argparse.Namespace) -> None:
     backend = _transcode_backend(options, workers)
     with progress("preparing", len(plan.requests), "videos") as bar:
         manifest = prepare_corpus(plan, backend, lambda done, broken: bar.advance(done, f"{broken} broken"))
+    assert manifest is not None  # None only for shards
     broken = sum(error is not None for error in manifest.column("error"))
     print(
         f"{manifest.path}: {len(manifest)} pairs, {broken} broken; "

@@ -16,7 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -44,9 +44,11 @@ MANIFEST = "manifest.parquet"
 LOCK = ".lock"
 JOURNAL = "prepared.jsonl"
 """One line per prepared file: name, key of its request, size in bytes and probed columns. For a
-file with several lines, the last one counts."""
+file with several lines, the last one counts. Each shard has a journal of its own, which also lists
+broken sources, with the size null and the error as the only column."""
 KEPT = ("pair_id", "title", "title_clean", "title_tree", "label", "split")
 MAX_NAME_LENGTH = 80  # characters of an id used in a file name; file systems allow 255 bytes in all
+SHARD_WAIT = 30.0  # s that a shard waits for others that start or end at the same moment
 TIMEOUT = 120.0  # time limit to open and write a file; `transcode` adds time for its frames
 
 
@@ -103,6 +105,7 @@ class PreparationPlan:
         requests: one per distinct clip.
         request_of_row: index of each row's request.
         done: probed columns by index of the requests whose files exist.
+        shard: (i, n) to make only every n-th file, see `plan_preparation`.
     """
 
     manifest: Manifest
@@ -110,19 +113,37 @@ class PreparationPlan:
     requests: list[TranscodeRequest]
     request_of_row: list[int]
     done: dict[int, dict[str, Any]]
+    shard: tuple[int, int] | None = None
+
+    @property
+    def selected(self) -> range:
+        """Indices of the requests of this shard; of all requests if there are no shards."""
+        number, count = self.shard or (1, 1)
+        return range(number - 1, len(self.requests), count)
 
     @property
     def missing(self) -> list[int]:
-        """Indices of the requests whose files do not exist or are outdated."""
-        return [index for index in range(len(self.requests)) if index not in self.done]
+        """Indices of the selected requests whose files do not exist or are outdated."""
+        return [index for index in self.selected if index not in self.done]
 
 
-def plan_preparation(manifest: Manifest, out: Path, settings: TranscodeSettings) -> PreparationPlan:
+def plan_preparation(
+    manifest: Manifest, out: Path, settings: TranscodeSettings, shard: tuple[int, int] | None = None
+) -> PreparationPlan:
     """List the files to make, and which of them exist; nothing is written.
 
+    Args:
+        manifest: of the sources.
+        out: folder for the new manifest and its videos.
+        settings: of the files.
+        shard: (i, n) to make only the i-th (from 1) of n disjoint parts. The shards of a corpus can
+            run at once, on several machines that share ``out`` and the sources.
+
     Raises:
-        ManifestError: the manifest has no rows, or ``out`` cannot be used.
+        ManifestError: the manifest has no rows, or ``out`` or ``shard`` cannot be used.
     """
+    if shard and not 1 <= shard[0] <= shard[1]:
+        raise ManifestError(f"shard {shard[0]}/{shard[1]}: the first number must be from 1 to the second")
     if not len(manifest):
         raise ManifestError(f"manifest {manifest.path} has no rows")
     _check_out(manifest, out)
@@ -139,36 +160,40 @@ def plan_preparation(manifest: Manifest, out: Path, settings: TranscodeSettings)
             key = _hash(repr((VERSION, astuple(clip), astuple(settings), states[clip.path])), 32)
             requests.append(TranscodeRequest(clip, settings, videos / f"{name}.mp4", key))
         request_of_row.append(request_of_clip[clip])
-    done = _find_done(requests, out / JOURNAL)
-    return PreparationPlan(manifest, out, requests, request_of_row, done)
+    return PreparationPlan(manifest, out, requests, request_of_row, _find_done(requests, out), shard)
 
 
 def prepare_corpus(
     plan: PreparationPlan, backend: TranscodeBackend, progress: ProgressCallback = lambda *_: None
-) -> Manifest:
+) -> Manifest | None:
     """Make the missing files of a plan and write the manifest.
 
     Files are written atomically, so an interrupted call can be repeated to resume.
 
     Returns:
-        The manifest of the prepared files; rows with a broken source have ``error`` set.
+        The manifest of the prepared files; rows with a broken source have ``error`` set. None for a
+        shard while files of other shards are missing: the shard that finishes last writes the
+        manifest, and so does a run without shards.
 
     Raises:
         RunError: the folder cannot be written to, or another process prepares into it.
     """
-    videos = plan.out / VIDEOS
-    message = f"{plan.out}: another process prepares into this folder; wait until it has finished"
-    with file_lock(plan.out / LOCK, message):
-        videos.mkdir(exist_ok=True)
-        _remove_partial(videos)
+    with _lock_folder(plan) as writing:
+        (plan.out / VIDEOS).mkdir(exist_ok=True)
+        _remove_partial(plan)
         try:
             columns = _make_missing(plan, backend, progress)
         finally:
-            _remove_partial(videos)
-        rows = plan.manifest.table.select(KEPT).to_pylist()
-        for row, index in zip(rows, plan.request_of_row, strict=True):
-            row |= {"path": f"{VIDEOS}/{plan.requests[index].target.name}", **columns[index]}
-        return manifest_from_rows(rows, plan.out / MANIFEST).write(plan.out / MANIFEST)
+            _remove_partial(plan)
+        with writing:
+            if plan.shard:
+                columns = _find_done(plan.requests, plan.out, broken=True)
+                if len(columns) < len(plan.requests):
+                    return None
+            rows = plan.manifest.table.select(KEPT).to_pylist()
+            for row, index in zip(rows, plan.request_of_row, strict=True):
+                row |= {"path": f"{VIDEOS}/{plan.requests[index].target.name}", **columns[index]}
+            return manifest_from_rows(rows, plan.out / MANIFEST).write(plan.out / MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -319,7 +344,7 @@ def _check_out(manifest: Manifest, out: Path) -> None:
         raise ManifestError(f"{out} is a file; prepared videos need a folder")
     if out.resolve() == manifest.path.parent.resolve():
         raise ManifestError(f"{out} is the manifest's own folder. Choose another, for example {out / 'small'}.")
-    if not (out / JOURNAL).exists() and ((out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))):
+    if not _journals(out) and ((out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))):
         raise ManifestError(f"{out} holds a manifest or videos that were not prepared there. Choose another folder.")
 
 
@@ -351,41 +376,74 @@ def _source_states(paths: list[str], out: Path) -> dict[str, object]:
         return dict(zip(paths, pool.map(state, paths), strict=True))
 
 
-def _find_done(requests: list[TranscodeRequest], journal: Path) -> dict[int, dict[str, Any]]:
-    """Return the recorded columns, by index, of requests whose files exist with equal key and size."""
+def _journals(out: Path) -> list[Path]:
+    """Return the journals of a folder, including those of shards, the one written last at the end."""
+    return sorted(out.glob(f"{Path(JOURNAL).stem}*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path))
+
+
+def _find_done(requests: list[TranscodeRequest], out: Path, *, broken: bool = False) -> dict[int, dict[str, Any]]:
+    """Return the recorded columns, by index, of requests whose files exist with equal key and size.
+
+    With ``broken``, sources that a shard found broken are included.
+    """
     latest = {
         entry["file"]: entry
+        for journal in _journals(out)
         for entry in read_jsonl(journal)
         if isinstance(entry, dict) and entry.keys() >= {"file", "key", "size", "probed"}
     }
     done = {}
     for index, request in enumerate(requests):
         entry = latest.get(request.target.name)
-        if entry and entry["key"] == request.key and file_size(request.target) == entry["size"]:
+        usable = entry and entry["key"] == request.key and file_size(request.target) == entry["size"]
+        if entry and usable and (broken or entry["size"] is not None):
             done[index] = entry["probed"]
     return done
+
+
+@contextmanager
+def _lock_folder(plan: PreparationPlan) -> Iterator[AbstractContextManager[None]]:
+    """Exclude other runs without shards, and all runs of the same shard; yield the lock for the manifest."""
+    message = f"{plan.out}: another process prepares into this folder; wait until it has finished"
+    lock = plan.out / LOCK
+    if plan.shard is None:
+        with file_lock(lock, message):
+            for shard_lock in plan.out.glob(f"{LOCK}-*"):
+                with file_lock(shard_lock, message):
+                    pass  # no such shard is running, and none can start now
+            yield nullcontext()
+        return
+    with ExitStack() as held:
+        with file_lock(lock, message, timeout=SHARD_WAIT):
+            held.enter_context(file_lock(plan.out / f"{LOCK}-{_shard_name(plan.shard)}", message))
+        yield file_lock(lock, message, timeout=SHARD_WAIT)
+
+
+def _shard_name(shard: tuple[int, int]) -> str:
+    return f"{shard[0]}-of-{shard[1]}"
 
 
 def _make_missing(
     plan: PreparationPlan, backend: TranscodeBackend, progress: ProgressCallback
 ) -> dict[int, dict[str, Any]]:
     """Run the missing requests; return the probed columns or error by index of the request."""
-    columns, missing = dict(plan.done), plan.missing
+    missing = plan.missing
+    columns = {index: plan.done[index] for index in plan.selected if index in plan.done}
     requests = [plan.requests[index] for index in missing]
+    journal_path = plan.out / JOURNAL
+    if plan.shard:
+        journal_path = journal_path.with_stem(f"{journal_path.stem}-{_shard_name(plan.shard)}")
     # Closed if `progress` raises, so that all worker processes end.
-    with JsonlWriter(plan.out / JOURNAL) as journal, closing(backend(requests)) as outcomes:
+    with JsonlWriter(journal_path) as journal, closing(backend(requests)) as outcomes:
         for place, outcome in _track(outcomes, len(columns), progress):
-            request = requests[place]
+            request, index = requests[place], missing[place]
+            columns[index] = {"error": outcome.error} if outcome.error else outcome.probed
             if outcome.error:
                 logger.warning("broken: %s", outcome.error)
-                columns[missing[place]] = {"error": outcome.error}
                 request.target.unlink(missing_ok=True)  # the outdated file of another request
-            else:
-                columns[missing[place]] = outcome.probed
-                journal.add({
-                    "file": request.target.name, "key": request.key, "size": outcome.size,
-                    "probed": outcome.probed,
-                })  # fmt: skip
+            if plan.shard or not outcome.error:
+                size = None if outcome.error else outcome.size
+                journal.add({"file": request.target.name, "key": request.key, "size": size, "probed": columns[index]})
     return columns
 
 
@@ -408,10 +466,12 @@ def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
     return TranscodeOutcome(error=f"{request.clip.path}: {reason}")
 
 
-def _remove_partial(videos: Path) -> None:
-    """Remove all partial files (``.*.partial``) of a folder; the caller holds the folder's lock."""
-    for file in videos.glob(".*.partial"):
-        file.unlink(missing_ok=True)
+def _remove_partial(plan: PreparationPlan) -> None:
+    """Remove partial files (``.*.partial``): those of the shard, or all if there are no shards."""
+    own = {f".{plan.requests[index].target.name}.partial" for index in plan.selected}
+    for file in (plan.out / VIDEOS).glob(".*.partial"):
+        if plan.shard is None or file.name in own:
+            file.unlink(missing_ok=True)
 
 
 _HASH_SUFFIX = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)
