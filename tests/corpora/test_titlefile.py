@@ -34,13 +34,13 @@ AUTHORS = "0wR5jVB-WPk\tclimb wall\tHow I CLIMB a wall!!\n-_CPS4FHFF8\t \t★ �
     ],
 )
 def test_every_usual_form_is_read(disk: Disk, name: str, text: str) -> None:
-    (row,) = read_titles(disk.file(name, text))
+    (row,) = read_titles(disk.file(name, text)).to_dict("records")
     assert row["title"] == 'A dog, and "Rex"'
     assert titles_by_id(disk.file(name, text)).keys() == {"a"}
 
 
 def test_unclosed_quotation_mark_in_a_tsv(disk: Disk) -> None:
-    rows = read_titles(disk.file("titles.tsv", 'video_id\ttitle\na\t"half\nb\twhole\n'))
+    rows = read_titles(disk.file("titles.tsv", 'video_id\ttitle\na\t"half\nb\twhole\n')).to_dict("records")
     assert [row["title"] for row in rows] == ['"half', "whole"]
 
 
@@ -64,17 +64,17 @@ def test_a_field_that_is_too_large(disk: Disk) -> None:
 
 
 def test_quotation_marks_may_lie_within_a_csvs_field(disk: Disk) -> None:
-    rows = read_titles(disk.file("titles.csv", 'video_id,title\na,"a"|"b"\nb,5" disk\n'))
+    rows = read_titles(disk.file("titles.csv", 'video_id,title\na,"a"|"b"\nb,5" disk\n')).to_dict("records")
     assert [row["title"] for row in rows] == ['a|"b"', '5" disk']
 
 
 @pytest.mark.parametrize("name", ["titles.tsv", "titles.txt"])
 def test_the_authors_file_has_no_header(disk: Disk, name: str) -> None:
-    rows = read_titles(disk.file(name, AUTHORS))
+    rows = read_titles(disk.file(name, AUTHORS)).to_dict("records")
     found = [(row["video_id"], row["title"], row["title_clean"]) for row in rows]
     assert found == [
         ("0wR5jVB-WPk", "How I CLIMB a wall!!", "climb wall"),
-        ("-_CPS4FHFF8", "★ ★", ""),
+        ("-_CPS4FHFF8", "★ ★", " "),
         ("abcdefghijk", "dog", "dog"),
     ]
 
@@ -87,14 +87,14 @@ def test_three_columns_with_a_header_are_not_the_authors(disk: Disk) -> None:
     file = disk.file("titles.tsv", "youtube_id1\traw\ttitle\nx\tR\tT\n")
     with pytest.raises(ManifestError, match=r"'title'.*'video_id'"):
         read_titles(file)
-    (row,) = read_titles(file, {"video_id": "youtube_id1"})
+    (row,) = read_titles(file, {"video_id": "youtube_id1"}).to_dict("records")
     assert (row["video_id"], row["title"]) == ("x", "T")
 
 
 def test_a_renamed_column_replaces_the_one_of_that_name(disk: Disk) -> None:
     file = disk.file("titles.csv", "id,title,caption\na,short,long\n")
     columns = {"video_id": "id", "title": "caption", "label": "caption"}
-    (row,) = read_titles(file, columns)
+    (row,) = read_titles(file, columns).to_dict("records")
     assert (row["video_id"], row["title"], row["label"]) == ("a", "long", "long")
 
 
@@ -172,7 +172,7 @@ def test_real_titles_of_the_web_are_read_whole_or_refused(shared_data: Path) -> 
     read, refused = {}, {}
     for file in sorted((shared_data / "titles").glob("*.csv")):
         try:
-            read[file.stem] = read_titles(file)
+            read[file.stem] = read_titles(file).to_dict("records")
         except ManifestError as error:
             refused[file.stem] = str(error)
     assert "UTF-8" in refused["US_abhijeet2729"]
@@ -187,7 +187,7 @@ def test_what_a_csv_writer_wrote_is_read_back(names: list[str], tmp_path_factory
     file = tmp_path_factory.mktemp("table") / "names.csv"
     with file.open("w", newline="") as out:
         csv.writer(out).writerows([["name"], *([name] for name in names)])
-    rows = read_table(file, "names").below_header({"name": 0})
+    rows = read_table(file, "names").below_header({"name": 0}).to_dict("records")
     assert [row["name"] for row in rows] == [name.strip() for name in names]
 
 

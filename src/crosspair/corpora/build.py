@@ -27,6 +27,15 @@ logger = logging.getLogger(__name__)
 
 NO_FILE, NO_TITLE, BROKEN = "no file", "no title", "broken file"
 """Reasons of `SkippedPair`."""
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+Row = dict[str, Any]
+"""Values of a row by column of the manifest."""
 
 
 class CorpusOptions(TypedDict, total=False):
@@ -67,8 +76,13 @@ class PairRecord:
 
     pair_id: str
     where: str
-    files: Mapping[str, Mapping[str, Any]]
-    row: dict[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Row]
+    row: Row = field(default_factory=dict)
+
+    @property
+    def titled(self) -> bool:
+        """Whether it has a title."""
+        return bool(self.row.get("title") or self.row.get("title_clean"))
 
 
 class SkippedPair(NamedTuple):
@@ -87,8 +101,8 @@ def build_manifests(
     what: str,
     needs_title: bool = False,
     format_label: Callable[[str], str] = str,
-    group: Callable[[dict[str, Any]], str] = lambda row: str(row["pair_id"]),
-    after_probe: Callable[[dict[str, Any]], None] = lambda _: None,
+    group: Callable[[Row], str] = lambda row: str(row["pair_id"]),
+    after_probe: Callable[[Row], None] = lambda _: None,
 ) -> list[Manifest]:
     """Find the videos, join titles, hold out validation rows, probe, and write the manifests.
 
@@ -109,17 +123,14 @@ def build_manifests(
     """
     titles = options.get("titles")
     if titles is not None:
-        _join_titles([pair for _, pairs in lists for pair in pairs], titles, options)
+        _join_titles([pair for _, pairs in lists for pair in pairs], titles, options.get("title_columns"))
     videos = VideoFiles(folder)
-    corpora = []
-    for output, pairs in lists:
-        rows, skipped = match_videos(pairs, videos, what=what, needs_title=needs_title)
+    corpora = [(output, *match_videos(pairs, videos, what=what, needs_title=needs_title)) for output, pairs in lists]
+    for _, rows, skipped in corpora:
         split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), group)
-        for row in rows if titles is not None else ():
-            if not row.get("title") and not row.get("title_clean"):
-                detail = "in the manifest, with an empty title"
-                skipped.append(SkippedPair(row["pair_id"], NO_TITLE, detail))
-        corpora.append((output, rows, skipped))
+        if titles is not None:
+            untitled = [row["pair_id"] for row in rows if not row.get("title") and not row.get("title_clean")]
+            skipped += [SkippedPair(name, NO_TITLE, "in the manifest, with an empty title") for name in untitled]
     every_row = [row for _, rows, _ in corpora for row in rows]
     used = {row["path"] for row in every_row}
     unused = [path for path in videos.paths if videos.full_path(path) not in used]
@@ -135,7 +146,7 @@ def build_manifests(
 
 def match_videos(
     pairs: Sequence[PairRecord], videos: VideoFiles, *, what: str, needs_title: bool
-) -> tuple[list[dict[str, Any]], list[SkippedPair]]:
+) -> tuple[list[Row], list[SkippedPair]]:
     """Find the video of each pair.
 
     Args:
@@ -151,16 +162,16 @@ def match_videos(
     Raises:
         ManifestError: a name matches several videos, or no pair remains.
     """
-    rows, skipped = list[dict[str, Any]](), list[SkippedPair]()
+    rows, skipped = list[Row](), list[SkippedPair]()
     for pair in pairs:
-        found = _find_video(pair, videos)
-        if found is None:
-            detail = f"no video {' or '.join(pair.files)}"
-            skipped.append(SkippedPair(pair.pair_id, NO_FILE, detail))
-        elif needs_title and not (pair.row.get("title") or pair.row.get("title_clean")):
-            skipped.append(SkippedPair(pair.pair_id, NO_TITLE, found["path"]))
+        found = ((videos.find(name, pair.where), columns) for name, columns in pair.files.items())
+        path, columns = next((match for match in found if match[0] is not None), (None, {}))
+        if path is None:
+            skipped.append(SkippedPair(pair.pair_id, NO_FILE, f"no video {' or '.join(pair.files)}"))
+        elif needs_title and not pair.titled:
+            skipped.append(SkippedPair(pair.pair_id, NO_TITLE, videos.full_path(path)))
         else:
-            rows.append({"pair_id": pair.pair_id, **found, **pair.row})
+            rows.append({"pair_id": pair.pair_id, "path": videos.full_path(path), **columns, **pair.row})
     if rows:
         return rows, skipped
     if untitled := sum(pair.reason == NO_TITLE for pair in skipped):
@@ -168,22 +179,13 @@ def match_videos(
     names = [name for pair in pairs for name in pair.files]
     searched = f"; searched for {summarize_names(names)}" if names else ""
     raise ManifestError(
-        f"no pair: {len(pairs)} {what} match no video of the {len(videos)} in {videos.folder}{searched}"
+        f"no pair: {len(pairs)} {what} match no video of the {len(videos.paths)} in {videos.folder}{searched}"
     )
 
 
-def _find_video(pair: PairRecord, videos: VideoFiles) -> dict[str, Any] | None:
-    """Return path and further columns of the first of a pair's possible files that exists, or None."""
-    for name, columns in pair.files.items():
-        path = videos.find(name, pair.where)
-        if path is not None:
-            return {"path": videos.full_path(path), **columns}
-    return None
-
-
-def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions) -> None:
+def _join_titles(pairs: Sequence[PairRecord], file: Path, columns: Mapping[str, str] | None) -> None:
     """Set ``title`` and ``title_clean`` of pairs, in place, from a title file; ManifestError if no id matches."""
-    titles = titles_by_id(file, options.get("title_columns"))
+    titles = titles_by_id(file, columns)
     titled = [pair for pair in pairs if video_stem(pair.pair_id) in titles]
     if not titled:
         raise ManifestError(
@@ -192,14 +194,12 @@ def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions
         )
     for pair in titled:
         line = titles[video_stem(pair.pair_id)]
-        pair.row["title"] = line["title"] or None
-        pair.row["title_clean"] = line.values.get("title_clean")
+        pair.row |= {"title": line["title"] or None, "title_clean": line["title_clean"]}
 
 
-def probe_rows(rows: Sequence[dict[str, Any]], progress: Callable[[int, int], None]) -> None:
+def probe_rows(rows: Sequence[Row], progress: Callable[[int, int], None]) -> None:
     """Probe the rows' videos and set the probed columns or ``error``, in place; progress: rows done, all rows."""
-    paths = [row["path"] for row in rows]
-    found = probe_videos(paths, progress=lambda done: progress(done, len(rows)))
+    found = probe_videos([row["path"] for row in rows], progress=lambda done: progress(done, len(rows)))
     for row, columns in zip(rows, found, strict=True):
         row.update(columns)
 
@@ -218,7 +218,11 @@ class ManifestOutput:
     def __init__(self, out: Path, name: str = "manifest.parquet") -> None:
         self.path = out if out.suffix == ".parquet" else out / name
         self.skipped_list = skipped_list_path(self.path)
-        _check_writable(self.path)
+        folder = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise ManifestError(f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ManifestError(f"output {self.path} cannot be written: no write permission for {folder}")
         if self.path.exists() and not _is_manifest(self.path):
             raise ManifestError(f"output {self.path} exists and is not a manifest. Choose another output.")
         if self.skipped_list.exists() and not _is_skipped_list(self.skipped_list):
@@ -226,7 +230,7 @@ class ManifestOutput:
                 f"{self.skipped_list} exists and is not a list of skipped pairs. Move it or choose another output."
             )
 
-    def write(self, rows: list[dict[str, Any]], skipped: list[SkippedPair]) -> Manifest:
+    def write(self, rows: list[Row], skipped: Sequence[SkippedPair]) -> Manifest:
         """Write the manifest and the list of skipped pairs; without such pairs, delete an old list.
 
         Args:
@@ -235,9 +239,7 @@ class ManifestOutput:
         """
         relative = _relative_to(self.path.parent)
         manifest = manifest_from_rows([{**row, "path": relative(row["path"])} for row in rows], self.path)
-        for row in rows:
-            if row.get("error"):
-                skipped.append(SkippedPair(row["pair_id"], BROKEN, row["error"]))
+        skipped = [*skipped, *(SkippedPair(row["pair_id"], BROKEN, row["error"]) for row in rows if row.get("error"))]
         for reason in dict.fromkeys(pair.reason for pair in skipped):
             ids = [pair.video_id for pair in skipped if pair.reason == reason]
             count = "1 pair" if len(ids) == 1 else f"{len(ids)} pairs"
@@ -275,19 +277,7 @@ def _relative_to(folder: Path) -> Callable[[str], str]:
     return relative
 
 
-def _check_writable(path: Path) -> None:
-    """Raise ManifestError if the nearest existing parent is no folder or not writable; create nothing."""
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise ManifestError(f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ManifestError(f"output {path} cannot be written: no write permission for {folder}")
-
-
 def _is_manifest(path: Path) -> bool:
-    """Return whether a file is Parquet with the columns ``pair_id`` and ``path``."""
     try:
         return {"pair_id", "path"} <= set(pq.read_schema(path).names)
     except (pa.ArrowException, OSError):
@@ -295,19 +285,11 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _is_skipped_list(path: Path) -> bool:
-    """Return whether the first line of a file is the csv header of a list of skipped pairs."""
     try:
         with path.open("rb") as file:
             return file.readline().strip() == ",".join(SkippedPair._fields).encode()
     except OSError:
         return False
-
-
-_SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "validate": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 
 
 def parse_split(name: str, where: str) -> str | None:
@@ -323,21 +305,13 @@ def parse_split(name: str, where: str) -> str | None:
     Raises:
         ManifestError: the name is unknown.
     """
-    if not name:
-        return None
-    try:
-        return _SPLIT_NAMES[name.lower()]
-    except KeyError as error:
-        raise ManifestError(
-            f"{where}: split {name!r} is unknown; it must be one of {', '.join(_SPLIT_NAMES)}"
-        ) from error
+    if name and name.lower() not in _SPLIT_NAMES:
+        raise ManifestError(f"{where}: split {name!r} is unknown; it must be one of {', '.join(_SPLIT_NAMES)}")
+    return _SPLIT_NAMES[name.lower()] if name else None
 
 
 def split_validation(
-    rows: list[dict[str, Any]],
-    fraction: float,
-    seed: int,
-    group: Callable[[dict[str, Any]], str] = lambda row: str(row["pair_id"]),
+    rows: list[Row], fraction: float, seed: int, group: Callable[[Row], str] = lambda row: str(row["pair_id"])
 ) -> None:
     """Move random groups of the train split to split ``val``, in place.
 
@@ -354,7 +328,7 @@ def split_validation(
     """
     if not 0 <= fraction < 1:
         raise ManifestError(f"the validation fraction is {fraction}; it must be in [0, 1)")
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.get("split") in (None, "train"):
             groups[group(row)].append(row)
@@ -365,9 +339,6 @@ def split_validation(
             held += len(members[index])
             for row in members[index]:
                 row["split"] = "val"
-
-
-_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def class_phrase(label: str) -> str:
@@ -382,7 +353,7 @@ def class_phrase(label: str) -> str:
     return " ".join(_CAMEL_CASE.sub(" ", label).replace("_", " ").lower().split())
 
 
-def rename_classes(rows: Iterable[dict[str, Any]], file: Path | None, format_label: Callable[[str], str]) -> None:
+def rename_classes(rows: Iterable[Row], file: Path | None, format_label: Callable[[str], str]) -> None:
     """Replace the official labels of rows by display names, in place.
 
     Args:
@@ -409,8 +380,7 @@ def rename_classes(rows: Iterable[dict[str, Any]], file: Path | None, format_lab
 def _read_class_names(path: Path) -> dict[str, str]:
     """Read a csv or tsv without a header as a dictionary from official to display name of each class."""
     lines = read_table(path, "class names").without_header(("official", "name"))
-    for line in lines:
-        if not line["official"] or not line["name"]:
-            raise ManifestError(f"{line.where}: needs an official name and a display name")
-    by_official = index_by_key((line["official"], line) for line in lines)
-    return {official: line["name"] for official, line in by_official.items()}
+    incomplete = lines.index[(lines == "").any(axis=1)]
+    if len(incomplete):
+        raise ManifestError(f"{incomplete[0]}: needs an official name and a display name")
+    return {official: line["name"] for official, line in index_by_key(lines, lines["official"]).items()}

@@ -145,7 +145,7 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
         values = _per_class_results(values["results"], path) if "results" in values else values
     else:
         rows = read_table(path, "accuracy file").rows("class", "accuracy")
-        values = {row["class"]: row["accuracy"] for row in rows}
+        values = dict(zip(rows["class"], rows["accuracy"], strict=True))
     accuracy = {label: _parse_fraction(value, label, path) for label, value in values.items()}
     known = {label: accuracy[label] for label in labels if label in accuracy}
     if not known:
