@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from crosspair.corpora.titles import clean as cleaning
-from crosspair.corpora.titles.clean import LATIN, Piece, Reason, clean_title, normalize_characters, split_hashtag
+from crosspair.corpora import titles as cleaning
+from crosspair.corpora.titles import LATIN, Piece, Reason, clean_title, normalize_characters, split_hashtag
 from crosspair.errors import TextError
 
 ALLOWED = re.compile(rf"(?:[{LATIN}0-9 .,!?:'%&/-]|[$£€](?=\d))*")

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest, manifest_from_rows
-from crosspair.corpora.titles import stage
-from crosspair.corpora.titles.clean import Reason
-from crosspair.corpora.titles.stage import extract_trees, load_english_model, prepare_titles
+from crosspair.corpora import titles as stage
+from crosspair.corpora.titles import Reason, extract_trees, load_english_model, prepare_titles
 from crosspair.errors import TextError
 from tests.corpora import dying
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.corpora import Manifest, manifest_from_rows
-from crosspair.corpora.titles.stage import load_english_model
+from crosspair.corpora.titles import load_english_model
 from crosspair.corpora.word_overlap import Overlap, read_accuracy, word_overlap
 from crosspair.errors import ManifestError, TextError
 

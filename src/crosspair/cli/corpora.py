@@ -406,7 +406,7 @@ def add_titles(commands: Subparsers) -> None:
 
 def _titles(options: argparse.Namespace) -> None:
     from crosspair.corpora.manifest import Manifest
-    from crosspair.corpora.titles.stage import prepare_titles
+    from crosspair.corpora.titles import prepare_titles
     from crosspair.progress import delayed_progress
 
     manifest = Manifest.read(options.manifest)
