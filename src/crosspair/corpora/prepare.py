@@ -54,38 +54,23 @@ TIMEOUT = 120.0  # time limit to open and write a file; `transcode` adds time fo
 
 @dataclass(frozen=True)
 class TranscodeRequest:
-    """One file to make.
-
-    Attributes:
-        clip: source file and segment.
-        settings: of the output.
-        target: output path.
-        key: hash of the settings, the clip, and the state of its source.
-    """
+    """One file to make."""
 
     clip: Clip
     settings: TranscodeSettings
     target: Path
-    key: str
+    key: str  # hash of the settings, the clip, and the state of its source
 
 
 @dataclass(frozen=True)
 class TranscodeOutcome:
-    """The outcome of a request.
-
-    Attributes:
-        seconds: time it took.
-        size: of the file, in bytes.
-        probed: the probed columns of the manifest.
-        error: what is wrong with the source, one line; empty on success.
-        fatal: an error that affects all requests, such as a full disk, one line.
-    """
+    """The outcome of a request."""
 
     seconds: float = 0.0
-    size: int = 0
-    probed: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    fatal: str = ""
+    size: int = 0  # bytes
+    probed: dict[str, Any] = field(default_factory=dict)  # columns of the manifest
+    error: str = ""  # what is wrong with the source, one line; empty on success
+    fatal: str = ""  # an error that affects all requests, such as a full disk, one line
 
 
 TranscodeBackend = Callable[[Sequence[TranscodeRequest]], Generator[tuple[int, TranscodeOutcome]]]
@@ -97,23 +82,14 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PreparationPlan:
-    """The content of a prepared corpus, before it is made.
+    """The content of a prepared corpus, before it is made."""
 
-    Attributes:
-        manifest: of the sources.
-        out: folder for the new manifest and its videos.
-        requests: one per distinct clip.
-        request_of_row: index of each row's request.
-        done: probed columns by index of the requests whose files exist.
-        shard: (i, n) to make only every n-th file, see `plan_preparation`.
-    """
-
-    manifest: Manifest
+    manifest: Manifest  # of the sources
     out: Path
-    requests: list[TranscodeRequest]
+    requests: list[TranscodeRequest]  # one per distinct clip
     request_of_row: list[int]
-    done: dict[int, dict[str, Any]]
-    shard: tuple[int, int] | None = None
+    done: dict[int, dict[str, Any]]  # probed columns by index of the requests whose files exist
+    shard: tuple[int, int] | None = None  # see `plan_preparation`
 
     @property
     def selected(self) -> range:
@@ -198,21 +174,13 @@ def prepare_corpus(
 
 @dataclass(frozen=True)
 class PreparationEstimate:
-    """Cost of the missing files, extrapolated from a sample.
+    """Cost of the missing files, extrapolated from a sample."""
 
-    Attributes:
-        missing: number of files to make.
-        sampled: number of files made for the estimate.
-        broken: how many of these failed.
-        work: time of one core for all missing files, in s.
-        size: of all missing files, in bytes.
-    """
-
-    missing: int
-    sampled: int
-    broken: int
-    work: float
-    size: float
+    missing: int  # files to make
+    sampled: int  # files made for the estimate
+    broken: int  # how many of these failed
+    work: float  # time of one core for all missing files, in s
+    size: float  # of all missing files, in bytes
 
 
 def estimate_cost(
@@ -263,7 +231,7 @@ def transcode_locally(requests: Sequence[TranscodeRequest], workers: int) -> Gen
     with closing(outcomes):
         for index, outcome in outcomes:
             if isinstance(outcome, WorkerFailure):
-                outcome = _failed(requests[index], outcome.reason)
+                outcome = TranscodeOutcome(error=f"{requests[index].clip.path}: {outcome.reason}")
             yield index, outcome
 
 
@@ -273,15 +241,8 @@ def transcode_on_ray(
     """Run requests as Ray tasks, one core each.
 
     Sources and targets must have the same paths or URLs on all nodes, and this package must be
-    installed on each.
-
-    Args:
-        requests: files to make.
-        workers: cores of the local instance that is started if there is no address.
-        address: of a running cluster, for example ``auto`` or ``ray://head:10001``.
-
-    Raises:
-        RunError: Ray is not installed, or there is no cluster at the address.
+    installed on each. Without an ``address``, a local cluster of ``workers`` cores is started; see
+    `crosspair.cluster.ray_cluster`.
     """
     with ray_cluster(address, workers) as ray:
         task = ray.remote(num_cpus=1, max_retries=0)(run_with_timeout)
@@ -292,7 +253,7 @@ def transcode_on_ray(
                 yield index, ray.get(reference)
             except ray.exceptions.RayError as error:
                 reason = f"the worker process ended ({type(error).__name__})"
-                yield index, _failed(requests[index], reason)
+                yield index, TranscodeOutcome(error=f"{requests[index].clip.path}: {reason}")
 
 
 def run_request(request: TranscodeRequest) -> TranscodeOutcome:
@@ -315,13 +276,10 @@ def run_request(request: TranscodeRequest) -> TranscodeOutcome:
 
 
 def file_names(pair_ids: Sequence[str]) -> list[str]:
-    """Return a file name without suffix for each id, unique even if case is ignored.
+    """Return a file name without suffix for each of some unique ids, unique even if case is ignored.
 
     An id that is a valid file name is unchanged. An id that must be changed, or that equals another
     one except for case, is followed by its hash.
-
-    Args:
-        pair_ids: unique ids.
 
     >>> file_names(["v_Rowing_g01_c01", "../Été 2019?"])
     ['v_Rowing_g01_c01', 'Ete_2019-c48bf3989875cf88']
@@ -349,11 +307,7 @@ def _check_out(manifest: Manifest, out: Path) -> None:
 
 
 def _source_states(paths: list[str], out: Path) -> dict[str, object]:
-    """Return, by source, what changes with its content: size and time, or an ETag; None if inaccessible.
-
-    Raises:
-        ManifestError: a source is one of the output files.
-    """
+    """Return, by source, size and time or an ETag, None if inaccessible; ManifestError if it is one of the outputs."""
     outputs: set[tuple[int, int]] = set()
     if (out / VIDEOS).is_dir():
         with os.scandir(out / VIDEOS) as entries:
@@ -382,10 +336,7 @@ def _journals(out: Path) -> list[Path]:
 
 
 def _find_done(requests: list[TranscodeRequest], out: Path, *, broken: bool = False) -> dict[int, dict[str, Any]]:
-    """Return the recorded columns, by index, of requests whose files exist with equal key and size.
-
-    With ``broken``, sources that a shard found broken are included.
-    """
+    """Return the recorded columns, by index, of requests whose files exist; ``broken``: or that a shard found broken."""
     latest = {
         entry["file"]: entry
         for journal in _journals(out)
@@ -459,11 +410,6 @@ def _track(
         yield place, outcome
         broken += bool(outcome.error)
         progress(count, broken)
-
-
-def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
-    """Return the outcome of a source that cannot be prepared."""
-    return TranscodeOutcome(error=f"{request.clip.path}: {reason}")
 
 
 def _remove_partial(plan: PreparationPlan) -> None:
