@@ -336,7 +336,7 @@ def _journals(out: Path) -> list[Path]:
 
 
 def _find_done(requests: list[TranscodeRequest], out: Path, *, broken: bool = False) -> dict[int, dict[str, Any]]:
-    """Return the recorded columns, by index, of requests whose files exist; ``broken``: or that a shard found broken."""
+    """Return the recorded columns by index of requests whose files exist, or, with ``broken``, cannot be made."""
     latest = {
         entry["file"]: entry
         for journal in _journals(out)
