@@ -7,8 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -39,21 +38,13 @@ Row = dict[str, Any]
 
 
 class CorpusOptions(TypedDict, total=False):
-    """Options of every corpus reader.
+    """Options of every corpus reader."""
 
-    Attributes:
-        title_columns: the title file's names for its columns, see `tables.read_titles`.
-        class_names: a file of display names, see `rename_classes`.
-        val_fraction: fraction of the train split to hold out as ``val``, in [0, 1).
-        seed: selects the held-out rows.
-        progress: called with the numbers of probed and of all pairs.
-    """
-
-    title_columns: Mapping[str, str] | None
-    class_names: Path | None
-    val_fraction: float
-    seed: int
-    progress: Callable[[int, int], None]
+    title_columns: Mapping[str, str] | None  # the title file's names for its columns, see `tables.read_titles`
+    class_names: Path | None  # file of display names, see `rename_classes`
+    val_fraction: float  # fraction of the train split to hold out as ``val``, in [0, 1)
+    seed: int  # selects the held-out rows
+    progress: Callable[[int, int], None]  # called with the numbers of probed and of all pairs
 
 
 class TitledCorpusOptions(CorpusOptions, total=False):
@@ -64,20 +55,12 @@ class TitledCorpusOptions(CorpusOptions, total=False):
 
 @dataclass
 class PairRecord:
-    """One pair as a corpus's lists describe it, before its video is found.
+    """One pair as a corpus's lists describe it, before its video is found."""
 
-    Attributes:
-        pair_id: unique in the corpus.
-        where: file and line of the entry, for messages.
-        files: possible names of the video, best first, each with the manifest columns that apply if
-            the video has this name.
-        row: manifest columns that apply in any case.
-    """
-
-    pair_id: str
-    where: str
-    files: Mapping[str, Row]
-    row: Row = field(default_factory=dict)
+    pair_id: str  # unique in the corpus
+    where: str  # file and line of the entry, for messages
+    files: Mapping[str, Row]  # possible names of the video, best first, and columns that apply for this name
+    row: Row  # columns that apply in any case
 
     @property
     def titled(self) -> bool:
@@ -112,10 +95,9 @@ def build_manifests(
         folder: the videos, in any subfolders.
         lists: output and pairs of each manifest; a video in several manifests is probed once.
         options: of the user.
-        what: what the pairs are called, for messages.
-        needs_title: skip pairs without a title.
+        what, needs_title: see `match_videos`.
         format_label: display name of an official label.
-        group: key of rows that `split_validation` keeps together.
+        group: see `split_validation`.
         after_probe: called with each row after probing; may change it.
 
     Raises:
@@ -150,14 +132,12 @@ def match_videos(
     """Find the video of each pair.
 
     Args:
-        pairs: listed pairs.
-        videos: the files to search.
+        pairs, videos: listed pairs, and the files to search.
         what: what the pairs are called, for messages.
         needs_title: skip pairs without a title.
 
     Returns:
-        Manifest rows in the order of ``pairs``, with ``path`` joined to the folder of ``videos``;
-        and the pairs without a video or title.
+        Manifest rows with ``path`` joined to the folder of ``videos``, and the skipped pairs.
 
     Raises:
         ManifestError: a name matches several videos, or no pair remains.
@@ -205,11 +185,7 @@ def probe_rows(rows: Sequence[Row], progress: Callable[[int, int], None]) -> Non
 
 
 class ManifestOutput:
-    """The output file of a manifest, checked before the work starts.
-
-    Args:
-        out: a file with the suffix ``.parquet``, or a folder.
-        name: file name in the folder.
+    """The output of a manifest, a ``.parquet`` file or a folder for ``name``, checked before the work starts.
 
     Raises:
         ManifestError: it cannot be written, or would replace a file that is not a manifest.
@@ -231,14 +207,21 @@ class ManifestOutput:
             )
 
     def write(self, rows: list[Row], skipped: Sequence[SkippedPair]) -> Manifest:
-        """Write the manifest and the list of skipped pairs; without such pairs, delete an old list.
+        """Write the manifest and the list of skipped pairs and rows with an error; delete an old list if it is empty.
 
-        Args:
-            rows: probed; relative paths start at the working directory.
-            skipped: pairs without a row; rows with an error are added to the list.
+        Relative paths of ``rows`` start at the working directory.
         """
-        relative = _relative_to(self.path.parent)
-        manifest = manifest_from_rows([{**row, "path": relative(row["path"])} for row in rows], self.path)
+        # Resolved before taking the relative path, because ".." from a linked folder leads elsewhere;
+        # once per folder and not per file, because resolving accesses the disk.
+        folders = {parent: Path(parent).resolve() for parent in {os.path.dirname(row["path"]) for row in rows}}  # noqa: PTH120
+        start = self.path.parent.resolve()
+        relative = {parent: os.path.relpath(folder, start) for parent, folder in folders.items()}
+
+        def place(path: str) -> str:
+            parent, name = os.path.split(path)
+            return os.path.normpath(os.path.join(relative[parent], name))  # noqa: PTH118
+
+        manifest = manifest_from_rows([{**row, "path": place(row["path"])} for row in rows], self.path)
         skipped = [*skipped, *(SkippedPair(row["pair_id"], BROKEN, row["error"]) for row in rows if row.get("error"))]
         for reason in dict.fromkeys(pair.reason for pair in skipped):
             ids = [pair.video_id for pair in skipped if pair.reason == reason]
@@ -252,29 +235,8 @@ class ManifestOutput:
 
 
 def skipped_list_path(manifest: Path) -> Path:
-    """Return the path of the list of skipped pairs next to a manifest.
-
-    >>> skipped_list_path(Path("pairs.parquet")).name
-    'pairs.left-out.csv'
-    """
+    """Return the path of the list of skipped pairs next to a manifest."""
     return manifest.with_name(f"{manifest.stem}.left-out.csv")
-
-
-def _relative_to(folder: Path) -> Callable[[str], str]:
-    """Return a function that makes a file's path relative to a folder, with links of folders resolved."""
-    start = folder.resolve()
-
-    # Resolved before taking the relative path, because ".." from a linked folder leads elsewhere;
-    # once per folder and not per file, because resolving accesses the disk.
-    @cache
-    def relative_folder(parent: str) -> str:
-        return os.path.relpath(Path(parent).resolve(), start)
-
-    def relative(path: str) -> str:
-        parent, name = os.path.split(path)
-        return os.path.normpath(os.path.join(relative_folder(parent), name))  # noqa: PTH118
-
-    return relative
 
 
 def _is_manifest(path: Path) -> bool:
@@ -293,17 +255,10 @@ def _is_skipped_list(path: Path) -> bool:
 
 
 def parse_split(name: str, where: str) -> str | None:
-    """Return the manifest's name of a split, or None for an empty string.
+    """Return the manifest's name of a split, in any case, or None for an empty string.
 
     >>> parse_split("validate", "val.csv, line 2")
     'val'
-
-    Args:
-        name: as in a corpus's list, in any case.
-        where: file and line, for messages.
-
-    Raises:
-        ManifestError: the name is unknown.
     """
     if name and name.lower() not in _SPLIT_NAMES:
         raise ManifestError(f"{where}: split {name!r} is unknown; it must be one of {', '.join(_SPLIT_NAMES)}")
@@ -316,15 +271,12 @@ def split_validation(
     """Move random groups of the train split to split ``val``, in place.
 
     Args:
-        rows: of a manifest; rows without a split belong to train.
+        rows: of a manifest; those without a split belong to train.
         fraction: of the train rows, in [0, 1). Groups are added while they fit; only a first group
             that is larger than the fraction exceeds it.
         seed: selects the groups.
         group: key of a row; rows that would be recognised from each other, such as two clips of
             one recording, must have the same key.
-
-    Raises:
-        ManifestError: ``fraction`` is out of range.
     """
     if not 0 <= fraction < 1:
         raise ManifestError(f"the validation fraction is {fraction}; it must be in [0, 1)")
@@ -357,15 +309,17 @@ def rename_classes(rows: Iterable[Row], file: Path | None, format_label: Callabl
     """Replace the official labels of rows by display names, in place.
 
     Args:
-        rows: of a manifest; rows without a label are unchanged.
+        rows: of a manifest; those without a label are unchanged.
         file: a csv or tsv without a header, one class per line: official name, display name.
         format_label: display name of a label that the file lacks.
-
-    Raises:
-        ManifestError: the file is invalid or matches no label.
     """
     labelled = [row for row in rows if row.get("label")]
-    names = _read_class_names(file) if file else {}
+    names: dict[str, str] = {}
+    if file:
+        lines = read_table(file, "class names").without_header(("official", "name"))
+        if (incomplete := lines.index[(lines == "").any(axis=1)]).size:
+            raise ManifestError(f"{incomplete[0]}: needs an official name and a display name")
+        names = {official: line["name"] for official, line in index_by_key(lines, lines["official"]).items()}
     labels = {row["label"] for row in labelled}
     if file and not labels & set(names):
         raise ManifestError(
@@ -375,12 +329,3 @@ def rename_classes(rows: Iterable[Row], file: Path | None, format_label: Callabl
         )
     for row in labelled:
         row["label"] = names.get(row["label"]) or format_label(row["label"])
-
-
-def _read_class_names(path: Path) -> dict[str, str]:
-    """Read a csv or tsv without a header as a dictionary from official to display name of each class."""
-    lines = read_table(path, "class names").without_header(("official", "name"))
-    incomplete = lines.index[(lines == "").any(axis=1)]
-    if len(incomplete):
-        raise ManifestError(f"{incomplete[0]}: needs an official name and a display name")
-    return {official: line["name"] for official, line in index_by_key(lines, lines["official"]).items()}

@@ -32,15 +32,10 @@ WHOLE: Segment = (None, None)
 
 @dataclass(frozen=True)
 class CheckedManifest:
-    """A manifest whose videos have been checked.
+    """A manifest whose videos have been checked."""
 
-    Attributes:
-        manifest: with the probed columns filled; ``error`` is set for videos that training skips.
-        results: one per row.
-    """
-
-    manifest: Manifest
-    results: list[CheckResult]
+    manifest: Manifest  # with the probed columns filled; ``error`` is set for videos that training skips
+    results: list[CheckResult]  # one per row
 
     @property
     def broken(self) -> int:
@@ -55,11 +50,7 @@ class CheckedManifest:
         return {status: (len(set(paths[status])), len(paths[status])) for status in VideoStatus if status in paths}
 
     def write_list(self, path: Path) -> None:
-        """Write a csv of the rows whose status is not ``fine``.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
+        """Write a csv of the rows whose status is not ``fine``; RunError if that fails."""
         rows = zip(self.manifest.column("pair_id"), self.manifest.column("path"), self.results, strict=True)
         lines = [(*row, found.kind.value, found.reason) for *row, found in rows if found.kind is not VideoStatus.FINE]
         write_atomically(path, csv_text(("pair_id", "path", "kind", "message"), lines))
@@ -67,15 +58,10 @@ class CheckedManifest:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was found in a video.
+    """What was found in a video."""
 
-    Attributes:
-        columns: the probed columns of the manifest; empty if the header cannot be read.
-        results: one per requested segment.
-    """
-
-    columns: dict[str, Any]
-    results: list[CheckResult]
+    columns: dict[str, Any]  # the probed columns of the manifest; empty if the header cannot be read
+    results: list[CheckResult]  # one per requested segment
 
 
 def check(
@@ -140,9 +126,6 @@ def probe_videos(
     Returns:
         For each path, in order, the probed columns of the manifest (the fields of `VideoInfo`), or
         only ``error``, a one-line message.
-
-    Raises:
-        CrosspairError: processes cannot be started.
     """
     times = Counter(paths)
     jobs = [(path, [WHOLE]) for path in times]
@@ -174,9 +157,6 @@ def check_videos(
 
     Yields:
         (index of the job, `ProbeResult`), in the order of completion.
-
-    Raises:
-        CrosspairError: processes cannot be started.
     """
     limit = seconds or (DECODE_SECONDS if decode else HEADER_SECONDS)
     answers = map_isolated(inspect_job, [(path, parts, decode) for path, parts in jobs], timeout=limit, workers=workers)

@@ -1,4 +1,7 @@
-"""Read a folder with a title file, Kinetics, or Instagram-300k into a manifest."""
+"""Read a folder with a title file, Kinetics, or Instagram-300k into a manifest.
+
+Invalid input raises a `ManifestError` before anything is written.
+"""
 
 from __future__ import annotations
 
@@ -179,9 +182,6 @@ def kinetics_corpus(folder: Path, lists: Sequence[Path], out: Path, **options: U
         out: the manifest file, or a folder for ``manifest.parquet``.
         **options: see `crosspair.corpora.build.TitledCorpusOptions`; with ``titles``, pairs without
             a title are skipped.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
     """
     output = ManifestOutput(out)
     lines = pd.concat([read_table(file, "Kinetics list").rows(*KINETICS_COLUMNS) for file in lists])
@@ -224,9 +224,6 @@ def instagram_corpus(
         out: the manifest file, or a folder for ``manifest.parquet``.
         template: file name, or path relative to ``folder``, of the video with id ``{id}``.
         **options: see `crosspair.corpora.build.CorpusOptions`.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
     """
     if "{id}" not in template:
         raise ManifestError(f"template {template!r} must contain {{id}}, for example {INSTAGRAM_TEMPLATE!r}")

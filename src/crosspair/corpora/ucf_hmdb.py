@@ -42,11 +42,7 @@ def ucf101_corpus(
         lists: the folder of ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
         out: a manifest file if there is one split, or a folder for ``split1.parquet`` etc.
         splits: some of `SPLITS`.
-        **options: see `crosspair.corpora.build.TitledCorpusOptions`; pairs without a title
-            are kept.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
+        **options: see `crosspair.corpora.build.TitledCorpusOptions`; pairs without a title are kept.
     """
     classes = set(_read_list(lists / "classInd.txt", _UCF101_CLASS, "a number and a class")["label"])
 
@@ -75,11 +71,8 @@ def hmdb51_corpus(
     for validation together.
 
     Args:
-        folder, out, splits, **options: as for `ucf101_corpus`.
         lists: the folder of ``CLASS_test_splitN.txt``.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
+        folder, out, splits, **options: as for `ucf101_corpus`.
     """
     classes = sorted({file.name.rpartition("_test_split")[0] for file in lists.glob("*_test_split[123].txt")})
     if not classes:

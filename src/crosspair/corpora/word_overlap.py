@@ -30,23 +30,14 @@ _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts of words that titles and the names of their classes have in common.
+    """Counts of words that titles and the names of their classes have in common."""
 
-    Attributes:
-        pairs: number of labelled pairs, with or without a title.
-        titles: pairs with a title.
-        words: words in all these titles.
-        partial: titles with at least one word of their class's name.
-        complete: titles with all words of it.
-        relevant: words of titles that are words of their class's name.
-    """
-
-    pairs: int
-    titles: int
-    words: int
-    partial: int
-    complete: int
-    relevant: int
+    pairs: int  # labelled pairs, with or without a title
+    titles: int  # pairs with a title
+    words: int  # words in all these titles
+    partial: int  # titles with at least one word of their class's name
+    complete: int  # titles with all words of it
+    relevant: int  # words of titles that are words of their class's name
 
     @property
     def at_least_one(self) -> float:
