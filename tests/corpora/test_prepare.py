@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -259,6 +261,29 @@ def test_shards_give_the_complete_manifest(corpus: Corpus, order: tuple[int, ...
     assert {path.name: path.read_bytes() for path in (corpus.out / "videos").iterdir()} == videos
     assert run_shard(corpus, 1, 3)[1] == []
     assert corpus.prepare()[1] == ["bad.mp4"]  # a run without shards tries broken sources again
+
+
+SHARD = """
+import sys
+from functools import partial
+from pathlib import Path
+from crosspair.corpora import Manifest
+from crosspair.corpora.prepare import plan_preparation, prepare_corpus, transcode_locally
+from crosspair.corpora.transcode import TranscodeSettings
+plan = plan_preparation(Manifest.read(sys.argv[1]), Path(sys.argv[2]), TranscodeSettings(32), (int(sys.argv[3]), 2))
+prepare_corpus(plan, partial(transcode_locally, workers=1))
+"""
+
+
+def test_shards_run_at_the_same_time(corpus: Corpus) -> None:
+    for number in range(6):
+        corpus.add(f"part {number}", "b.mp4", start=number / 10)
+    manifest = corpus.manifest().path
+    arguments = [sys.executable, "-c", SHARD, str(manifest), str(corpus.out)]
+    processes = [subprocess.Popen([*arguments, number]) for number in "12"]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert len(Manifest.read(corpus.out)) == 8
+    assert corpus.prepare()[1] == []
 
 
 def test_a_run_without_shards_completes_those_that_are_missing(corpus: Corpus) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -195,13 +194,9 @@ def estimate_cost(
     Args:
         plan: see `plan_preparation`.
         backend: with as many processes as the real run, as they slow each other down.
-        sample: number of files, at most.
+        sample: maximum number of files.
         seed: selects the sample.
         progress: see `ProgressCallback`.
-
-    Raises:
-        ManifestError: ``sample`` is not positive.
-        RunError: the temporary folder cannot be written to.
     """
     if sample < 1:
         raise ManifestError(f"sample is {sample}; it must be at least 1")
@@ -308,11 +303,10 @@ def _check_out(manifest: Manifest, out: Path) -> None:
 
 def _source_states(paths: list[str], out: Path) -> dict[str, object]:
     """Return, by source, size and time or an ETag, None if inaccessible; ManifestError if it is one of the outputs."""
-    outputs: set[tuple[int, int]] = set()
-    if (out / VIDEOS).is_dir():
-        with os.scandir(out / VIDEOS) as entries:
-            # Compared by inode, since links and other spellings lead to the same file.
-            outputs = {(at.st_dev, at.st_ino) for at in map(os.stat, entries) if at.st_ino}
+    outputs: set[tuple[int, int]] = set()  # by inode, since links and other spellings lead to the same file
+    for path in (out / VIDEOS).glob("[!.]*"):
+        with suppress(FileNotFoundError):  # removed by another shard
+            outputs.add((path.stat().st_dev, path.stat().st_ino))
 
     def state(path: str) -> object:
         try:
