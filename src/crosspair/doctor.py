@@ -155,7 +155,7 @@ def _check_extra(package: str, extra: str, needed_for: str) -> Check:
 
 
 def _check_spacy_model() -> Check:
-    from crosspair.corpora.titles.stage import load_english_model
+    from crosspair.corpora.titles import load_english_model
 
     name, needed_for = "spaCy, English model", "crosspair titles: verbs and nouns"
     try:

@@ -31,7 +31,7 @@ from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest, add_title_noise, fingerprint, manifest_from_rows
 from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
 from crosspair.corpora.rendered.render import render_corpus
-from crosspair.corpora.titles.stage import prepare_titles
+from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
 from crosspair.files import read_jsonl, write_atomically
 from crosspair.progress import delayed_progress

@@ -78,10 +78,10 @@ def read_templates(path: Path) -> tuple[str, ...]:
         ManifestError: the file is missing or not UTF-8.
         TextError: the file is empty, or a line has no ``{}``.
     """
-    rows = read_lines(path, "template file")
-    if not rows:
+    lines = read_lines(path, "template file")
+    if not lines:
         raise TextError(f'template file {path} is empty; write lines such as "a video of {{}}"')
-    for row in rows:
-        if "{}" not in row["line"]:
-            raise TextError(f'{row.where}: {row["line"]!r} has no {{}} for the class name, as in "a video of {{}}"')
-    return tuple(row["line"] for row in rows)
+    for where, line in lines.items():
+        if "{}" not in line:
+            raise TextError(f'{where}: {line!r} has no {{}} for the class name, as in "a video of {{}}"')
+    return tuple(lines.values())

@@ -13,7 +13,7 @@ import torch
 from matplotlib.axes import Axes
 
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.titles.stage import prepare_titles
+from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import CrosspairError, RunError
 from crosspair.evaluation.feature_cache import features_match, load_features
 from crosspair.evaluation.features import embed_texts
