@@ -9,7 +9,7 @@ import secrets
 import shutil
 import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from pydantic import BaseModel, Field
 
-from crosspair.api import Classified, TimelineSegment
+from crosspair.api import Classified
 from crosspair.config import Clip
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.inputs import probe_missing
@@ -56,13 +56,22 @@ class Moment(BaseModel):
     path: str = Field(description="of the video, relative to the common folder of all videos")
 
 
+class ClassSegment(BaseModel):
+    """A time range of a video with one class."""
+
+    start: float = Field(description="seconds from the beginning of the video")
+    end: float = Field(description="seconds from the beginning of the video")
+    label: str = Field(description="name of the class")
+    score: float = Field(description="mean score of the class, 0 to 1")
+
+
 class Classification(BaseModel):
     """Scores of the classes for a video."""
 
     length: float = Field(description="of the video, in seconds")
     thumbnail: str = Field(description="a frame of the video, JPEG in base64")
     classes: dict[str, float] = Field(description="score of each class, best first; the scores sum to 1")
-    timeline: list[TimelineSegment] = Field(description="best class over time; one segment if the video is short")
+    timeline: list[ClassSegment] = Field(description="best class over time; one segment if the video is short")
 
 
 @dataclass(frozen=True)
@@ -191,7 +200,8 @@ class LibraryService:
         classified = Classified([""] * len(upload.spans), upload.spans, names, cosines, [])
         ((_, ranked, timeline),) = classified.videos()
         thumbnail = base64.b64encode(upload.thumbnail).decode()
-        return Classification(length=upload.length, thumbnail=thumbnail, classes=dict(ranked), timeline=timeline)
+        segments = [ClassSegment(**asdict(segment)) for segment in timeline]
+        return Classification(length=upload.length, thumbnail=thumbnail, classes=dict(ranked), timeline=segments)
 
     def find_hit(self, key: str) -> SearchHit:
         """Return a registered search result; KeyError if unknown, or if the video was removed from the library."""
