@@ -206,7 +206,7 @@ def _encode_subjects(
 ) -> list[tuple[Subject, CPD, Features]]:
     """Encode the videos with the model and, if asked, random weights; on all processes."""
     from crosspair.evaluation.evaluate import randomize_weights
-    from crosspair.evaluation.feature_cache import feature_spec
+    from crosspair.evaluation.features import feature_spec
     from crosspair.evaluation.results import fill_split
 
     model.to(world.device)
@@ -277,7 +277,7 @@ def _encode(
     model: CPD, manifest: Manifest, folder: Path, options: argparse.Namespace, world: World, **backend: Any
 ) -> Features:
     """Compute features, or load them if the folder already has them."""
-    from crosspair.evaluation.feature_cache import cached_features
+    from crosspair.evaluation.features import cached_features
     from crosspair.progress import delayed_progress
 
     with delayed_progress("encoding", "clips", shown=world.is_main) as progress:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from crosspair.cluster import map_on_ray, ray_cluster
+from crosspair.cluster import map_on_ray
 from crosspair.config import Clip
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.transcode import TranscodeSettings, transcode
@@ -258,16 +257,17 @@ def transcode_on_ray(
     Raises:
         RunError: Ray is not installed, or there is no cluster at the address.
     """
-    with ray_cluster(address, workers) as ray:
-        task = ray.remote(num_cpus=1, max_retries=0)(run_with_timeout)
-        # Twice as many as can run, so that no core waits.
-        in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for index, reference in map_on_ray(ray, partial(task.remote, run_request, TIMEOUT), requests, in_flight):
-            try:
-                yield index, ray.get(reference)
-            except ray.exceptions.RayError as error:
-                reason = f"the worker process ended ({type(error).__name__})"
-                yield index, _failed(requests[index], reason)
+    outcomes = map_on_ray(_run_with_timeout, requests, workers=workers, address=address)
+    with closing(outcomes):
+        for index, outcome in outcomes:
+            if isinstance(outcome, WorkerFailure):
+                outcome = _failed(requests[index], outcome.reason)
+            yield index, outcome
+
+
+def _run_with_timeout(request: TranscodeRequest) -> TranscodeOutcome:
+    outcome: TranscodeOutcome = run_with_timeout(run_request, TIMEOUT, request)
+    return outcome
 
 
 def run_request(request: TranscodeRequest) -> TranscodeOutcome:

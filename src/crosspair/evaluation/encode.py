@@ -100,37 +100,7 @@ def encode_plans(
                 yield _sum_groups(unfinished.pop(row), parts.pop(row))
 
 
-def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[tuple[DecodeJob, DecodedClips]]:
-    """Yield jobs with their decoded clips, in order; a worker's crash or timeout is a `failure` of its job."""
-    if not workers:
-        for job in jobs:
-            yield job, decode_job(job)
-        return
-    for index, result in map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True):
-        job = jobs[index]
-        if isinstance(result, WorkerFailure):
-            path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
-            result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
-        yield job, result
-
-
 Decoded = tuple[DecodeJob, DecodedClips]
-
-
-def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
-    """Group jobs into batches of at most `batch_size` clips, larger jobs alone; None: one job each."""
-    batch: list[Decoded] = []
-    room = 0
-    for job, clips in decoded:
-        if batch and (batch_size is None or len(job) > room):
-            yield batch
-            batch = []
-        if not batch:
-            room = batch_size or 0
-        batch.append((job, clips))
-        room -= len(job)
-    if batch:
-        yield batch
 
 
 @dataclass(frozen=True)
@@ -142,9 +112,38 @@ class _Part:
     outputs: tuple[torch.Tensor, ...] = ()
 
 
+def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[Decoded]:
+    """Yield jobs with their decoded clips, in order; a worker's crash or timeout is a `failure` of its job."""
+    if not workers:
+        yield from ((job, decode_job(job)) for job in jobs)
+        return
+    for index, result in map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True):
+        job = jobs[index]
+        if isinstance(result, WorkerFailure):
+            path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
+            result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
+        yield job, result
+
+
+def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
+    """Group jobs into batches of at most `batch_size` clips, larger jobs alone; None: one job each."""
+    batch: list[Decoded] = []
+    room = 0
+    for job, clips in decoded:
+        if batch and len(job) > room:
+            yield batch
+            batch = []
+        if not batch:
+            room = batch_size or 0
+        batch.append((job, clips))
+        room -= len(job)
+    if batch:
+        yield batch
+
+
 @torch.no_grad()
 def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
-    """Run the network on all clips of a batch, one crop at a time; return a part per job, without outputs if failed."""
+    """Run the network on all clips of a batch, one crop at a time."""
     good = [(job, clips.clips) for job, clips in batch if not clips.failure]
     outputs: Iterator[tuple[torch.Tensor, ...]] = iter(())
     if good:
@@ -159,7 +158,6 @@ def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
 
 def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
     """Sum the outputs over the clips and crops of each group; leave out groups with a clip that was not decoded."""
-    parts = sorted(parts, key=lambda part: part.job.first)
     good = [part for part in parts if not part.decoded.failure]
     failure = next((part.decoded.failure for part in parts if part.decoded.failure), "")
     clips = [part.job.first + i for part in good for i in range(len(part.job))]
@@ -168,7 +166,7 @@ def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
     if not groups:
         return EncodedPlan(plan, [], failure=failure)
     members = [[place[clip] for clip in plan.groups[i]] for i in groups]
-    outputs = [torch.cat(values, dim=1) for values in zip(*(p.outputs for p in good), strict=True)]
+    outputs = [torch.cat(values, dim=1) for values in zip(*(part.outputs for part in good), strict=True)]
     sums = tuple(torch.stack([output[:, rows].sum(dim=1).sum(dim=0) for rows in members]) for output in outputs)
     pictures = [picture for part in good for picture in part.decoded.thumbnails]
     thumbnails = [pictures[rows[len(rows) // 2]] for rows in members] if pictures else []
@@ -201,7 +199,7 @@ class InferenceEngine:
     """A model and how it runs.
 
     Attributes:
-        model: In eval mode, on `device`.
+        model: On `device`.
         device: Device of the network.
         precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
         batch_size: Maximum number of clips in a call of the network.
@@ -243,16 +241,15 @@ def encode_features(
     done, total = 0, sum(map(len, plans))
     with eval_mode(model), inference(model.video_encoder, device, engine.precision):
         for encoded in encode_plans(
-            plans, network, model.clip,
-            batch_size=engine.batch_size, workers=engine.workers, thumbnails=thumbnails,
-        ):  # fmt: skip
-            yield _features(model, encoded)
+            plans, network, model.clip, batch_size=engine.batch_size, workers=engine.workers, thumbnails=thumbnails
+        ):
+            yield _average(model, encoded)
             done += len(encoded.plan)
             if progress:
                 progress(done, total)
 
 
-def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
+def _average(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
     """Convert sums to mean visual features and unit-norm embeddings by window; count skipped windows in `failure`."""
     plan, failure = encoded.plan, encoded.failure
     if not encoded.groups:
@@ -267,15 +264,37 @@ def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
 
 
 def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
-    """Return empty features (no spans) for a video of which nothing can be read, with the reason ``failure``."""
     visual = torch.empty(0, model.video_encoder.features)
     return WindowFeatures(row, [], visual, torch.empty(0, model.head.embedding), failure=failure)
+
+
+def encode_rows(
+    engine: InferenceEngine,
+    manifest: Manifest,
+    rows: Sequence[int],
+    clips: int = CLIPS,
+    progress: ProgressCallback | None = None,
+) -> Iterator[WindowFeatures]:
+    """Encode whole videos: the mean over evenly spaced clips (Section 4.2).
+
+    A batch of the network is some whole videos, or an equal part of one if it cannot hold all its clips: features
+    depend on nothing but the `batch_size` // `clips` videos of the batch.
+
+    Yields:
+        Features per row of the manifest, in the order of ``rows``; without spans if unreadable.
+    """
+    batch_size = engine.batch_size
+    per_job = max(size for size in range(1, min(clips, batch_size) + 1) if clips % size == 0)
+    engine = replace(engine, batch_size=max(1, batch_size // clips) * per_job)
+    sources = manifest.clips()
+    plans = [whole_video_plan(row, sources[row], clips, per_job) for row in rows]
+    return encode_features(engine, plans, progress=progress)
 
 
 def encode_whole_videos(
     engine: InferenceEngine, manifest: Manifest, clips: int = CLIPS, progress: ProgressCallback | None = None
 ) -> Iterator[WindowFeatures]:
-    """Encode whole videos: the mean over evenly spaced clips (Section 4.2).
+    """Encode all videos of a manifest as `encode_rows` does, and log failures.
 
     Yields:
         Features per row of the manifest, empty if unreadable: first the rows with an error, then the others in order.
@@ -283,21 +302,22 @@ def encode_whole_videos(
     Raises:
         VideoError: None of the videos can be read; raised after the last one.
     """
-    errors, rows = manifest.column("error"), manifest.clips()
+    errors = manifest.column("error")
     failure, readable = "the manifest has no rows", False
     for row, error in enumerate(errors):
         if error:
             failure = error
             yield _no_features(engine.model, row, error)
-    plans = [whole_video_plan(row, clip, clips) for row, clip in enumerate(rows) if not errors[row]]
-    for features in encode_features(engine, plans, progress=progress):
+    for features in encode_rows(
+        engine, manifest, [row for row in range(len(errors)) if not errors[row]], clips, progress
+    ):
         if features.failure:
             failure = features.failure
             logger.warning("%s", failure)
         readable = readable or bool(features.spans)
         yield features
     if not readable:
-        raise VideoError(f"none of the {len(rows)} videos can be read: {failure}")
+        raise VideoError(f"none of the {len(errors)} videos can be read: {failure}")
 
 
 def encode_windows(
@@ -339,8 +359,7 @@ def encode_windows(
             continue
         pixels = max(1, columns["width"] * columns["height"])
         together = max(1, min(CLIPS_PER_JOB, CLIPS_PER_JOB * FULL_HD // pixels))
-        plan = windows.plan(row, clip, duration, engine.model.clip)
-        plans.append(replace(plan, clips_per_job=together))
+        plans.append(windows.plan(row, clip, duration, engine.model.clip, together))
     yield from encode_features(engine, plans, thumbnails=thumbnails, progress=progress)
 
 
