@@ -113,7 +113,7 @@ def test_errors_of_tasks(model: CPD, manifest: Manifest, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(features, "map_on_ray", tasks)
     engine = InferenceEngine(model, torch.device("cpu"))
-    with pytest.raises((VideoError, RunError), match="decoding ended|the node died"):
+    with pytest.raises((VideoError, RunError), match=r"decoding ended|the node died"):
         list(encode_on_ray(engine, Manifest(manifest.table, Path("m.parquet")), [0]))
     _, _, (_, there, _) = calls[0]
     assert there.path == Path.cwd() / "m.parquet"  # tasks run in other folders

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 from crosspair.config import Clip, ClipConfig
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, to_device
-from crosspair.errors import ModelError, RecipeError, TextError, VideoError
+from crosspair.errors import ModelError, RecipeError, TextError, VideoError, format_error
 from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Span, Windows, whole_video_plan
 from crosspair.models.cpd import CPD
 from crosspair.models.inference import inference
@@ -67,7 +67,7 @@ def encode_plans(
     crops: int = 1,
     thumbnails: bool = False,
 ) -> Iterator[EncodedPlan]:
-    """Decode the clips of plans, run a network on them and sum its outputs by group.
+    """Decode the clips of plans, run a network on them and sum its outputs by group; yield a result per plan, in order.
 
     A video that crashes its decoder, makes it hang or exhausts the memory fails alone, with a `failure` message.
 
@@ -81,23 +81,14 @@ def encode_plans(
         crops: Square crops of each clip; the network is called once for each.
         thumbnails: Whether to make a picture of each group.
 
-    Yields:
-        One result per plan, in order.
-
     Raises:
         CrosspairError: Worker processes cannot be started.
     """
-    jobs = [job for plan in plans for job in plan.jobs(config, crops, thumbnails)]
-    unfinished = {plan.row: plan for plan in plans}
-    missing = Counter(job.row for job in jobs)
-    parts: dict[int, list[_Part]] = defaultdict(list)
-    for batch in _batches(_decode(jobs, workers), batch_size):
-        for part in _run_network(network, batch):
-            row = part.job.row
-            parts[row].append(part)
-            missing[row] -= 1
-            if not missing[row]:
-                yield _sum_groups(unfinished.pop(row), parts.pop(row))
+    jobs = [list(plan.jobs(config, crops, thumbnails)) for plan in plans]
+    decoded = _decode(list(chain.from_iterable(jobs)), workers)
+    parts = (part for batch in _batches(decoded, batch_size) for part in _run_network(network, batch))  # in order
+    for plan, of_plan in zip(plans, jobs, strict=True):
+        yield _sum_groups(plan, list(islice(parts, len(of_plan))))
 
 
 Decoded = tuple[DecodeJob, DecodedClips]
@@ -220,16 +211,13 @@ def encode_features(
     thumbnails: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Iterator[WindowFeatures]:
-    """Encode the clips of plans with a model.
+    """Encode the clips of plans with a model, in order.
 
     Args:
         engine: The model and how it runs.
         plans: The clips of each video.
         thumbnails: Whether to make a picture of each result.
         progress: Called with the number of encoded clips and their total.
-
-    Yields:
-        Features per plan, in order.
     """
     model, device = engine.model, engine.device
 
@@ -302,22 +290,28 @@ def encode_whole_videos(
     Raises:
         VideoError: None of the videos can be read; raised after the last one.
     """
-    errors = manifest.column("error")
-    failure, readable = "the manifest has no rows", False
-    for row, error in enumerate(errors):
-        if error:
-            failure = error
-            yield _no_features(engine.model, row, error)
-    for features in encode_rows(
-        engine, manifest, [row for row in range(len(errors)) if not errors[row]], clips, progress
-    ):
+    usable, failures = usable_rows(manifest)
+    for row, failure in failures.items():
+        yield _no_features(engine.model, row, failure)
+    for features in encode_rows(engine, manifest, usable, clips, progress):
         if features.failure:
-            failure = features.failure
-            logger.warning("%s", failure)
-        readable = readable or bool(features.spans)
+            failures[features.row] = features.failure
+            logger.warning("%s", features.failure)
         yield features
-    if not readable:
-        raise VideoError(f"none of the {len(errors)} videos can be read: {failure}")
+    check_readable(manifest, failures)
+
+
+def usable_rows(manifest: Manifest) -> tuple[list[int], dict[int, str]]:
+    """Return the indices of the rows with an empty ``error`` column, and the errors of the others by row."""
+    errors = {row: error for row, error in enumerate(manifest.column("error")) if error}
+    return [row for row in range(len(manifest)) if row not in errors], errors
+
+
+def check_readable(manifest: Manifest, failures: Mapping[int, str]) -> None:
+    """Raise VideoError, with the first failure as the reason, if all rows of a manifest failed."""
+    if len(failures) == len(manifest):
+        reason = next(iter(failures.values()), "the manifest has no rows")
+        raise VideoError(f"{manifest.path}: none of the {len(manifest)} videos can be read: {reason}")
 
 
 def encode_windows(
@@ -330,12 +324,7 @@ def encode_windows(
 ) -> Iterator[WindowFeatures]:
     """Encode the windows of videos. A window that cannot be read is skipped, the others are kept.
 
-    Args:
-        engine: The model and how it runs.
-        manifest: The videos, probed (see `crosspair.corpora.inputs.probe_missing`).
-        windows: How to divide them.
-        thumbnails: Whether to make a picture of each window.
-        progress: Called with the number of encoded clips and their total.
+    The manifest is probed (see `crosspair.corpora.inputs.probe_missing`).
 
     Yields:
         Features per row: first, empty, rows with an error, an invalid segment or over a week; then the others in order.
@@ -390,14 +379,9 @@ def load_engine(
     batch_size: int = 32,
     workers: int | None = None,
 ) -> InferenceEngine:
-    """Load a model onto a device.
+    """Load a model (a folder or a name on the Hugging Face Hub) onto a device; arguments as of `InferenceEngine`.
 
-    Args:
-        source: A model folder, or a name on the Hugging Face Hub.
-        device: A PyTorch device; "auto": the first GPU, or the CPU.
-        precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
-        batch_size: Maximum number of clips in a call of the network.
-        workers: Decoding processes; None: one per core, at most 8.
+    Device "auto" is the first GPU, or the CPU; ``workers`` None is one per core, at most 8.
 
     Raises:
         ModelError: There is no such model or device.
@@ -405,18 +389,15 @@ def load_engine(
     """
     if precision not in PRECISIONS:
         raise RecipeError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
-    name = device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        placed = torch.device(name)
-        torch.empty(0, device=placed)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {device!r} is not available: {reason}") from error
-    model = CPD.from_pretrained(source).to(placed).eval()
+        raise ModelError(f"device {device!r} is not available: {format_error(error)}") from error
+    model = CPD.from_pretrained(source).to(device).eval()
     count = min(8, cpu_count()) if workers is None else workers
-    return InferenceEngine(model, placed, precision, batch_size, count)
+    return InferenceEngine(model, torch.device(device), precision, batch_size, count)
 
 
 def has_text_tower(model: CPD) -> bool:
@@ -425,12 +406,7 @@ def has_text_tower(model: CPD) -> bool:
 
 
 def check_text_tower(model: CPD, texts: Iterable[str] = ()) -> None:
-    """Check that texts can be compared with videos.
-
-    Raises:
-        ModelError: The text tower is not trained.
-        TextError: The model knows no word of a text.
-    """
+    """Raise ModelError if texts cannot be compared with videos, or TextError if the model knows no word of a text."""
     if not has_text_tower(model):
         raise ModelError(
             "the text tower of this model is not trained; search by a video, or train it with "

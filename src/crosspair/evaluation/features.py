@@ -28,8 +28,17 @@ from crosspair.cluster import map_on_ray
 from crosspair.corpora.manifest import Manifest, fingerprint
 from crosspair.device import dtype_for
 from crosspair.distributed import World
-from crosspair.errors import CrosspairError, ManifestError, RunError, VideoError, format_error
-from crosspair.evaluation.encode import CLIPS, InferenceEngine, ProgressCallback, WindowFeatures, encode_rows, eval_mode
+from crosspair.errors import CrosspairError, ManifestError, RunError, format_error
+from crosspair.evaluation.encode import (
+    CLIPS,
+    InferenceEngine,
+    ProgressCallback,
+    WindowFeatures,
+    check_readable,
+    encode_rows,
+    eval_mode,
+    usable_rows,
+)
 from crosspair.files import atomic_write, write_atomically
 from crosspair.models.cpd import CPD
 from crosspair.workers import WorkerFailure
@@ -110,12 +119,6 @@ def extract_features(
     return Features(encoded[order], visual[order], embedding[order], clips, skipped)
 
 
-def usable_rows(manifest: Manifest) -> tuple[list[int], dict[int, str]]:
-    """Return the indices of the rows with an empty ``error`` column, and the errors of the others by row."""
-    errors = {row: error for row, error in enumerate(manifest.column("error")) if error}
-    return [row for row in range(len(manifest)) if row not in errors], errors
-
-
 def shard_batches(rows: Sequence[int], clips: int, batch_size: int, world: World) -> list[list[int]]:
     """Divide rows into groups that form a batch of the network, and return the groups of this process.
 
@@ -138,14 +141,8 @@ def gather_failures(manifest: Manifest, failures: dict[int, str], world: World) 
     skipped = [(ids[row], message) for row, message in sorted(messages.items())]
     for pair_id, message in skipped if world.is_main else ():
         logger.warning("skipped %s: %s", pair_id, message)
-    if len(skipped) == len(manifest):
-        raise _no_readable_video(manifest, messages)
+    check_readable(manifest, messages)
     return skipped
-
-
-def _no_readable_video(manifest: Manifest, failures: dict[int, str]) -> VideoError:
-    reason = next(iter(failures.values()), "the manifest has no rows")
-    return VideoError(f"{manifest.path}: none of the {len(manifest)} videos can be read: {reason}")
 
 
 @torch.no_grad()
@@ -312,15 +309,7 @@ def write_features(
     rows: list[int],
     failures: dict[int, str],
 ) -> None:
-    """Write a folder of features.
-
-    Args:
-        folder: folder to write.
-        manifest: the videos.
-        spec: specification of the features.
-        tensors: ``visual`` (V, F) and ``embedding`` (V, D), float32.
-        rows: the V rows of the manifest, ascending.
-        failures: maps rows that could not be read to messages.
+    """Write features ``visual`` (V, F) and ``embedding`` (V, D) of V ascending rows, and why others have none.
 
     Raises:
         RunError: the folder cannot be written.
@@ -399,8 +388,7 @@ def _merge_shards(
         tensors = {name: torch.from_numpy(np.stack(readable[name])) for name in ("visual", "embedding")}
         write_features(folder, manifest, spec, tensors, readable.row.tolist(), failures)
     shutil.rmtree(folder / "parts", ignore_errors=True)
-    if not len(readable):
-        raise _no_readable_video(manifest, failures)
+    check_readable(manifest, failures)
 
 
 def _read(reader: Callable[[Path], Any], path: Path) -> Any:

@@ -55,17 +55,14 @@ class ClipPlan:
 
 
 def whole_video_plan(row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None) -> ClipPlan:
-    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2).
+    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2); see `ClipPlan`.
 
-    Args:
-        row: Row of the video in its manifest.
-        source: See `ClipPlan`.
-        clips: Number of clips.
-        clips_per_job: Clips that are decoded together; default: all.
+    By default all are decoded together.
     """
     span = (source.start, source.end) if isinstance(source, Clip) else (None, None)
-    positions = tuple(uniform_positions(clips))
-    return ClipPlan(row, source, [span], [range(clips)], clips_per_job or clips, positions=positions)
+    return ClipPlan(
+        row, source, [span], [range(clips)], clips_per_job or clips, positions=tuple(uniform_positions(clips))
+    )
 
 
 @dataclass(frozen=True)
@@ -113,12 +110,7 @@ class Windows:
     ) -> ClipPlan:
         """Plan evenly spaced clips, about every 2 s or closer, each averaged in all windows that contain it.
 
-        Args:
-            row: Row of the video in its manifest.
-            source: See `ClipPlan`.
-            duration: Length of the segment of the video to encode, in s.
-            config: Number and distance of the frames of a clip.
-            clips_per_job: Clips that are decoded together.
+        The duration is that of the segment of the video to encode, in s; for the other arguments see `ClipPlan`.
         """
         per_stride = max(1, math.ceil(self.stride / SPACING - 1e-9))  # clips
         start = (source.start or 0.0) if isinstance(source, Clip) else 0.0

@@ -51,8 +51,8 @@ def class_embeddings(model: CPD, classes: Sequence[str], templates: Sequence[str
 
     Args:
         model: model whose text encoder embeds the names.
-        classes: C labels, converted to text by `crosspair.corpora.build.class_phrase`.
-        templates: texts with ``{}`` for the class name, such as ``"a video of {}"``.
+        classes: C labels, converted to text by `class_phrase`.
+        templates: see `ZeroshotConfig`.
 
     Returns:
         (C, D) float32 unit vectors, on the CPU.
