@@ -12,7 +12,7 @@ import torch
 
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import embed_texts, feature_spec
-from crosspair.evaluation.feature_cache import write_features
+from crosspair.evaluation.features import write_features
 from crosspair.reporting.ablation import retrieval_examples
 from crosspair.reporting.ablation_tables import Ablation, read_ablation
 from tests.conftest import VideoMaker

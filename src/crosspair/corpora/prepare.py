@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from crosspair.cluster import map_on_ray, ray_cluster
+from crosspair.cluster import map_on_ray
 from crosspair.config import Clip
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.transcode import TranscodeSettings, transcode
@@ -222,12 +221,7 @@ def transcode_locally(requests: Sequence[TranscodeRequest], workers: int) -> Gen
 
     A process that crashes or hangs is replaced and fails only its file.
     """
-    outcomes = map_isolated(run_request, requests, timeout=TIMEOUT, workers=workers)
-    with closing(outcomes):
-        for index, outcome in outcomes:
-            if isinstance(outcome, WorkerFailure):
-                outcome = TranscodeOutcome(error=f"{requests[index].clip.path}: {outcome.reason}")
-            yield index, outcome
+    yield from _file_errors(requests, map_isolated(run_request, requests, timeout=TIMEOUT, workers=workers))
 
 
 def transcode_on_ray(
@@ -237,18 +231,25 @@ def transcode_on_ray(
 
     Sources and targets must have the same paths or URLs on all nodes, and this package must be
     installed on each. Without an ``address``, a local cluster of ``workers`` cores is started; see
-    `crosspair.cluster.ray_cluster`.
+    `crosspair.cluster.map_on_ray`.
     """
-    with ray_cluster(address, workers) as ray:
-        task = ray.remote(num_cpus=1, max_retries=0)(run_with_timeout)
-        # Twice as many as can run, so that no core waits.
-        in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for index, reference in map_on_ray(ray, partial(task.remote, run_request, TIMEOUT), requests, in_flight):
-            try:
-                yield index, ray.get(reference)
-            except ray.exceptions.RayError as error:
-                reason = f"the worker process ended ({type(error).__name__})"
-                yield index, TranscodeOutcome(error=f"{requests[index].clip.path}: {reason}")
+    yield from _file_errors(requests, map_on_ray(_run_with_timeout, requests, workers=workers, address=address))
+
+
+def _file_errors(
+    requests: Sequence[TranscodeRequest], outcomes: Generator[tuple[int, Any]]
+) -> Generator[tuple[int, TranscodeOutcome]]:
+    """Turn each lost task into an outcome with an error."""
+    with closing(outcomes):
+        for index, outcome in outcomes:
+            if isinstance(outcome, WorkerFailure):
+                outcome = TranscodeOutcome(error=f"{requests[index].clip.path}: {outcome.reason}")
+            yield index, outcome
+
+
+def _run_with_timeout(request: TranscodeRequest) -> TranscodeOutcome:
+    outcome: TranscodeOutcome = run_with_timeout(run_request, TIMEOUT, request)
+    return outcome
 
 
 def run_request(request: TranscodeRequest) -> TranscodeOutcome:

@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import CrosspairError, RunError
-from crosspair.evaluation.feature_cache import features_match, load_features
-from crosspair.evaluation.features import embed_texts
+from crosspair.evaluation.features import embed_texts, features_match, load_features
 from crosspair.evaluation.retrieval import target_ranks
 from crosspair.files import write_atomically
 from crosspair.markdown import escape_markdown
