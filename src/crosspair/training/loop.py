@@ -51,8 +51,8 @@ def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile
         batches: Iterable[Batch] = training_loader(
             task.clips, order, recipe.clip, seed=config.seed, workers=config.workers
         )
-        if profile:
-            batches = profile_steps(batches, run_folder, world)
+        if profile and world.is_main:
+            batches = profile_steps(batches, run_folder.path, world.device)
         total = config.epochs * task.steps_per_epoch
         with (
             progress(task.name, total, "steps", shown=world.is_main) as bar,
