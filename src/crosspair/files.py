@@ -92,7 +92,8 @@ class JsonlWriter:
     def add(self, *entries: Any) -> None:
         """Append one line for each JSON-serialisable entry, and flush."""
         try:
-            self._file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
+            lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+            self._file.write(lines.encode(errors="backslashreplace"))  # valid JSON for surrogates of file names
             self._file.flush()
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {format_error(error)}") from error

@@ -26,10 +26,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER, TRACE, SUMMARY = "profile", "trace.json.gz", "summary.md"  # in the run folder
 WARM_UP, STEPS = 5, 20
-SECTIONS = (
-    "data wait", "copy", "forward", "objective", "backward", "optimiser", "bank", "logging",
-    "validation", "checkpoint",
-)  # fmt: skip
 REST = "all else"
 OPERATIONS = 10  # rows of the summary's second table
 
@@ -37,7 +33,7 @@ _timer: SectionTimer | None = None  # the active one of this process
 
 
 def record_section(name: str) -> AbstractContextManager[None]:
-    """Return a context for a section of a step; it does nothing without an active `SectionTimer`."""
+    """Return a context for a section of a step, such as "forward", that an active `SectionTimer` times."""
     return nullcontext() if _timer is None else _timer.record(name)
 
 
@@ -76,7 +72,7 @@ class SectionTimer:
         for name, begin, end in self._spans:
             sums[name] += self._difference(begin, end)
         sums[REST] = self._difference(self._begin, self._end) - sum(sums.values())
-        return {name: sums[name] / steps for name in (*SECTIONS, REST) if name in sums}
+        return {name: value / steps for name, value in sums.items()}
 
     def _timestamp(self) -> Any:
         """Return the time in seconds on a CPU, or a recorded CUDA event on a GPU."""
@@ -139,7 +135,7 @@ def _summary(milliseconds: dict[str, float], clips: list[int], profiler: torch_p
     # Without nested operations.
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     operations = [
-        event for event in profiler.key_averages() if event.key not in SECTIONS and event.device_type.name == "CPU"
+        event for event in profiler.key_averages() if event.key not in milliseconds and event.device_type.name == "CPU"
     ]
     slowest = sorted(operations, key=lambda event: -getattr(event, key))[:OPERATIONS]
     return "\n".join([
