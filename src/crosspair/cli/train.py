@@ -264,4 +264,4 @@ def _print_cells(plan: AblationPlan, options: argparse.Namespace) -> None:
     print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
     for cell in cells:
         state = status(options.out / cell.folder)
-        print(f"{cell.hash}  {state:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}")
+        print(f"{cell.hash}  {state:7}  {cell.count_clips():,} clips of {cell.pairs:,} pairs  {cell.name}")
