@@ -151,7 +151,7 @@ def _to_plain(recipe: Recipe | FinetuneRecipe) -> dict[str, dict[str, Any]]:
 
 def _flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by ``section.key``."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for section, fields in nested.items():
         flat |= (
             {f"{section}.{key}": value for key, value in fields.items()}
