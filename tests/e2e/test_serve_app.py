@@ -23,6 +23,7 @@ pytest.importorskip("lancedb", reason="lancedb is not installed")
 import uvicorn
 from starlette.testclient import TestClient
 
+from crosspair.corpora.prepare import TranscodeOutcome
 from crosspair.library import SearchHit
 from crosspair.serve import app as app_module
 from crosspair.serve import guard as guard_module
@@ -63,13 +64,15 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths of converted files; the conversion is replaced by a slow copy."""
     converted: list[str] = []
 
-    def convert(request: Any) -> None:
+    def convert(requests: Any, **_: Any) -> list[Any]:
+        (request,) = requests
         converted.append(request.clip.path)
         time.sleep(0.2)
         request.target.parent.mkdir(parents=True, exist_ok=True)
         request.target.write_bytes(Path(request.clip.path).read_bytes())
+        return [(0, TranscodeOutcome())]
 
-    monkeypatch.setattr(service_module, "_convert", convert)
+    monkeypatch.setattr(service_module, "transcode_locally", convert)
     return converted
 
 
@@ -103,7 +106,7 @@ def test_replaced_and_deleted_files(
     video.unlink()
     assert client.get(path).status_code == 404
     assert len(converted) == 2
-    client.get(address(service, "https://a.org/a.avi"))  # a URL has no file state
+    client.get(address(service, "https://a.org/a.avi"))  # a URL has no file state, and no file here
     assert converted[2:] == ["https://a.org/a.avi"]
 
 
