@@ -120,21 +120,14 @@ def extract_features(
 
 
 def shard_batches(rows: Sequence[int], clips: int, batch_size: int, world: World) -> list[list[int]]:
-    """Divide rows into groups that form a batch of the network, and return the groups of this process.
-
-    The groups, and hence the features, do not depend on the number of processes.
-    """
+    """Divide rows into batches of the network, for any number of processes the same; return those of this process."""
     videos = max(1, batch_size // clips)
     groups = [list(rows[i : i + videos]) for i in range(0, len(rows), videos)]
     return groups[world.rank :: world.size]
 
 
 def gather_failures(manifest: Manifest, failures: dict[int, str], world: World) -> list[tuple[str, str]]:
-    """Return (pair_id, message) of the failed rows of all processes, in order; the main process logs them.
-
-    Raises:
-        VideoError: All rows of the manifest failed.
-    """
+    """Return (pair_id, message) of the failed rows of all processes, and log them; VideoError if all rows failed."""
     gathered = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
     messages = {row: message for pairs in gathered for row, message in pairs}
     ids = manifest.column("pair_id")
@@ -158,10 +151,7 @@ def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torc
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Everything that the features of a manifest's videos depend on, such as the hashes of the weights and videos.
-
-    The hash of the videos ignores titles, labels and splits; `precision` is "bf16" or "fp32".
-    """
+    """Everything that features depend on: weights, videos (not labels), clips, precision ("bf16" or "fp32")."""
 
     model: str
     videos: str
@@ -183,10 +173,7 @@ class FeatureSpec:
 
 
 def feature_spec(model: CPD, manifest: Manifest, *, clips: int, precision: str, device: torch.device) -> FeatureSpec:
-    """Build the specification of the features of a manifest's videos by a model; see `extract_features`.
-
-    The device decides the meaning of precision "auto".
-    """
+    """Build the specification of features; the device decides the meaning of precision "auto"."""
     return FeatureSpec(
         model=model.hash,
         videos=fingerprint(manifest),
@@ -269,11 +256,7 @@ def cached_features(
 
 
 def load_features(folder: Path) -> Features:
-    """Read a complete folder of features.
-
-    Raises:
-        RunError: the features are missing, incomplete or cannot be read.
-    """
+    """Read a complete folder of features; raise RunError if they are incomplete or cannot be read."""
     if not is_complete(folder):
         raise RunError(f"{folder} holds no complete features; run the command that computes them again")
     rows = _read(pq.read_table, folder / INDEX_FILE).to_pylist()
@@ -309,11 +292,7 @@ def write_features(
     rows: list[int],
     failures: dict[int, str],
 ) -> None:
-    """Write features ``visual`` (V, F) and ``embedding`` (V, D) of V ascending rows, and why others have none.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
+    """Write features ``visual`` (V, F) and ``embedding`` (V, D) of V ascending rows, and why others have none."""
     encoded, every = set(rows), range(len(manifest))
     columns = {
         "row": pa.array(every, pa.int64()),
@@ -378,10 +357,7 @@ def _merge_shards(
     videos = _read_shards(folder / "parts")
     videos = videos[videos.row.isin(usable)]  # other rows were given an error since
     if missing := len(usable) - len(videos):
-        raise RunError(
-            f"{folder}: {missing} of {len(usable)} videos are in no shard. Use a folder that all "
-            "processes share, and run the same command again to encode the missing videos"
-        )
+        raise RunError(f"{folder}: {missing} videos are in no shard; do all processes share this folder? Run again")
     readable, failed = videos[videos.error.isna()], videos[videos.error.notna()]
     failures = dict(zip(failed.row.tolist(), failed.error, strict=True)) | errors
     if len(readable):

@@ -89,10 +89,9 @@ class Windows:
         return f"windows of {self.length:g} s every {self.stride:g} s"
 
     def spans(self, duration: float) -> list[tuple[float, float]]:
-        """Return start and end of each window of a video of `duration` s.
+        """Return start and end of each window of a video of `duration` s; a shorter video is one window.
 
-        Every second of the video lies in a window: the last one is up to half a stride longer or
-        shorter than the others. A video that is shorter than a window is one window.
+        Every second lies in a window: the last one is up to half a stride longer or shorter than the others.
 
         >>> Windows(4, 2).spans(8.7), Windows(4, 2).spans(1.0)
         ([(0, 4), (2, 6), (4, 8.7)], [(0, 1.0)])
