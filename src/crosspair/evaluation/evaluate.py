@@ -342,7 +342,8 @@ def _knn_results(evaluation: _Evaluation) -> list[Result]:
     results = []
     for feature, values in evaluation.classified:
         inputs = (values[task.train], task.train_labels, values[task.test])
-        predicted = knn_predict(*(tensor.to(evaluation.device) for tensor in inputs), config)
+        train, labels, queries = (tensor.to(evaluation.device) for tensor in inputs)
+        predicted = knn_predict(train, labels, queries, config)
         results += evaluation.accuracy("kNN", feature, task, predicted.cpu(), settings)
     return results
 
