@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,31 +142,6 @@ def test_a_fatal_video_costs_itself_alone(
     assert "3.mp4" in windows[2].failure
     whole = {each.row: each for each in encode_whole_videos(with_workers, manifest, clips=2)}
     assert [len(whole[row].spans) for row in range(5)] == [1, 1, 0, 1, 0]
-
-
-def test_no_worker_outlives_a_killed_process() -> None:
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=failing_decoders.decode_until_killed, args=(there,))
-    process.start()
-    workers = here.recv()
-    assert len(workers) == 2
-    time.sleep(1)  # until pipes are full
-    assert all(map(is_running, workers))
-    process.kill()
-    process.join()
-    deadline = time.monotonic() + 60
-    while any(map(is_running, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(is_running, workers))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_whole_videos_equal_extracted_features(engine: InferenceEngine, folder: Path) -> None:

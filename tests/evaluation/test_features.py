@@ -180,6 +180,7 @@ OPTIONS = {"clips": 3, "batch_size": 3, "workers": 0, "precision": "fp32"}
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "SHARD_VIDEOS", 2)
+    monkeypatch.setattr(features, "SHARD_SECONDS", 1000.0)
 
 
 def cached(model: CPD, manifest: Manifest, folder: Path, **options) -> Features:
@@ -262,16 +263,25 @@ def test_an_interrupted_extraction_resumes_bit_identically(
         assert counts == [9, 12, 15, 18]
 
 
+@pytest.mark.parametrize(("videos", "seconds", "lost"), [(2, 1000.0, 3), (100, 0.0, 2)])
 def test_shards_of_a_killed_process_are_kept(
-    model: CPD, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: CPD,
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    videos: int,
+    seconds: float,
+    lost: int,
 ) -> None:
+    monkeypatch.setattr(features, "SHARD_VIDEOS", videos)
+    monkeypatch.setattr(features, "SHARD_SECONDS", seconds)
     process = multiprocessing.get_context("fork").Process(target=kill_itself, args=(model, manifest, tmp_path / "f"))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     whole, encoded = extract_features(model, manifest, **OPTIONS), count_clips(monkeypatch)
     assert same(cached(model, manifest, tmp_path / "f"), whole)
-    assert sum(encoded) == 3 * OPTIONS["clips"]
+    assert sum(encoded) == lost * OPTIONS["clips"]
 
 
 def kill_itself(model: CPD, manifest: Manifest, folder: Path) -> None:

@@ -79,13 +79,8 @@ def evaluate_model(
     """Evaluate a model, and the same network with random weights for comparison.
 
     Args:
-        model: model to evaluate.
-        manifest: videos, titles, labels and splits.
         extract: computes the features of the manifest's videos by the model ("trained") or by its copy with
             "random weights". All processes of a distributed evaluation call it.
-        protocols: protocols to run.
-        config: settings of the protocols.
-        random_baseline: whether to evaluate random weights.
         is_main: whether this process computes the results; the others only extract features.
 
     Returns:

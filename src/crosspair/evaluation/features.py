@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from crosspair.workers import WorkerFailure
 logger = logging.getLogger(__name__)
 
 FEATURES_FILE, INDEX_FILE, SPEC_FILE = "features.safetensors", "index.parquet", "parts/protocol.json"
-SHARD_VIDEOS = 32  # a killed process loses the work of fewer videos
+SHARD_VIDEOS, SHARD_SECONDS = 256, 20.0  # a shard is written after either: a kill loses less than this
 RAY_TASK_VIDEOS = 128  # about: enough to make the start of a task's workers negligible
 POLL_INTERVAL = 0.2  # s between checks for the files of other processes
 _KEY = "crosspair"  # of the specification in the metadata of both files
@@ -86,8 +85,7 @@ def extract_features(
     """Encode every video of a manifest; unreadable videos and rows with an error are skipped and listed.
 
     Args:
-        model: Set to eval mode while this runs.
-        manifest: The videos.
+        model, manifest: The network, set to eval mode while this runs, and the videos.
         clips: Evenly spaced clips per video (10 in the paper).
         batch_size: Maximum number of clips in a call of the network.
         workers: Decoding processes.
@@ -202,11 +200,9 @@ def cached_features(
     """Read features from a folder; compute what is missing first. An interrupted call resumes.
 
     Args:
-        model, manifest, clips, batch_size, workers, precision: see `extract_features`.
         folder: folder for the features of these videos by this model, shared by all processes.
-        world: processes that compute the features together; each of them calls this function.
         progress: called with the approximate number of clips done by all processes, and of all clips.
-        encode: computes the features: `crosspair.evaluation.encode.encode_rows` or `encode_on_ray`.
+        encode: computes the features: `encode_rows` or `encode_on_ray`. For the other arguments see `extract_features`.
 
     Raises:
         RunError: the folder has other files, features of another model, videos or protocol, or cannot be written.
@@ -236,8 +232,7 @@ def cached_features(
                 progress(min(ready * clips + world.size * done, total), total)
 
         engine = InferenceEngine(model, world.device, precision, batch_size, workers)
-        videos = encode(engine, manifest, rows, clips, advance)
-        while shard := list(islice(videos, SHARD_VIDEOS)):
+        for shard in _group_in_shards(encode(engine, manifest, rows, clips, advance)):
             _write_shard(parts / f"{world.rank}-{time.time_ns()}.parquet", shard)
         # Processes may finish hours apart, but a barrier times out after minutes: poll files first.
         write_atomically(parts / f"{world.rank}.done", "")
@@ -330,6 +325,17 @@ def _check_folder(folder: Path, spec: FeatureSpec) -> None:
         raise RunError(f"{folder} holds other features ({'; '.join(differing)}); choose another folder, or remove it")
 
 
+def _group_in_shards(videos: Iterator[WindowFeatures]) -> Iterator[list[WindowFeatures]]:
+    shard, begun = list[WindowFeatures](), time.monotonic()
+    for video in videos:
+        shard.append(video)
+        if len(shard) >= SHARD_VIDEOS or time.monotonic() - begun >= SHARD_SECONDS:
+            yield shard
+            shard, begun = [], time.monotonic()
+    if shard:
+        yield shard
+
+
 def _write_shard(path: Path, videos: Sequence[WindowFeatures]) -> None:
     """Write finished videos, readable or not, as one row each."""
     columns = {
@@ -389,9 +395,8 @@ def encode_on_ray(
 ) -> Iterator[WindowFeatures]:
     """Run `encode_rows` in tasks of a Ray cluster; yield features as tasks finish, not in order.
 
-    A task has one GPU, or as many cores as it has workers and one more. Videos must have the same paths, or URLs, on
-    all nodes, and this package must be installed there. Ray repeats the task of a lost node. The device of `engine`
-    decides what precision "auto" is; for ``address`` see `map_on_ray`.
+    A task has one GPU, or as many cores as it has workers and one more; that of a lost node is repeated. Videos must
+    have the same paths, or URLs, on all nodes. The device of `engine` decides what precision "auto" is.
 
     Raises:
         RunError: There is no such cluster, or a task failed.
