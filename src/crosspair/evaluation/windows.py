@@ -55,7 +55,7 @@ class ClipPlan:
 
 
 def whole_video_plan(row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None) -> ClipPlan:
-    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2), by default decoded together."""
+    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2); `clips` per job by default."""
     span = (source.start, source.end) if isinstance(source, Clip) else (None, None)
     return ClipPlan(
         row, source, [span], [range(clips)], clips_per_job or clips, positions=tuple(uniform_positions(clips))
@@ -104,7 +104,7 @@ class Windows:
         config: ClipConfig,
         clips_per_job: int = CLIPS_PER_JOB,
     ) -> ClipPlan:
-        """Plan evenly spaced clips, at most 2 s apart, of a segment; each is averaged in all windows that contain it."""
+        """Plan evenly spaced clips of a segment, at most 2 s apart, each averaged in all windows that contain it."""
         per_stride = max(1, math.ceil(self.stride / SPACING - 1e-9))  # clips
         start = (source.start or 0.0) if isinstance(source, Clip) else 0.0
         edges, strides = self._edges(duration)
