@@ -10,27 +10,33 @@ from pathlib import Path
 
 import torch
 
-from crosspair import reporting
 from crosspair.config import Recipe
-from crosspair.corpora.build import class_phrase
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.distributed import World
 from crosspair.evaluation.evaluate import FrozenConfig, Protocols, results_with_random_baseline
-from crosspair.evaluation.features import Features, embed_texts, extract_features
+from crosspair.evaluation.features import Features, extract_features
 from crosspair.evaluation.results import write_results
 from crosspair.files import write_atomically
 from crosspair.models.cpd import CPD
 from crosspair.progress import delayed_progress
 from crosspair.provenance import provenance
 from crosspair.recipes import dump_recipe, load_recipe, recipe_hash
+from crosspair.reporting.run_report import (
+    Examples,
+    describe_provenance,
+    learning_curves,
+    overview_figure,
+    read_history,
+    retrieval_examples,
+    write_report,
+)
 from crosspair.training.pretrain import pretrain
 
 logger = logging.getLogger(__name__)
 
 PAIRS, NOISE = 2000, 0.2
 CLIPS = 3  # per video; enough to cover the short rendered videos
-QUERIES, RETRIEVED = 4, 6
 PROTOCOLS: Protocols = ("retrieval", "knn", "linear", "zeroshot")
 SUMMARY = (
     "A randomly initialised video network was trained on nothing but video files and their noisy "
@@ -81,8 +87,8 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
         manifest_file=manifest.path.name,
     )  # fmt: skip
     write_results(out / "results.json", results, origin)
-    history = reporting.read_history(out / "run")
-    sheets = _retrieval_examples(model, manifest, features)
+    history = read_history(out / "run")
+    examples = _retrieval_examples(model, manifest, features)
     training = recipe.training
     steps = training.epochs * (len(manifest.split("train")) // training.batch_size)
     durations = ", ".join(f"{duration:.0f} s for {step}" for step, duration in seconds.items())
@@ -91,18 +97,18 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
         ("Pairs seen in training", f"{steps * training.batch_size:,}"),
         ("Duration of this call", durations),
     ]
-    reporting.write_report(
+    write_report(
         out / "report.html",
         title="Cross-modal pair discrimination on rendered videos",
         summary=SUMMARY.format(actions=len(_class_names(manifest))),
         results=results,
-        provenance=origin,
-        curves=reporting.learning_curves(history),
-        sheets=sheets,
+        origin=describe_provenance(origin),
+        curves=learning_curves(history),
+        examples=examples,
         facts=facts,
         recipe=dump_recipe(recipe),
     )
-    write_atomically(out / "overview.png", reporting.overview_figure(results, history, sheets[:2]))
+    write_atomically(out / "overview.png", overview_figure(results, history, examples.sheets[:2]))
     return out / "report.html"
 
 
@@ -132,21 +138,8 @@ def _class_names(manifest: Manifest) -> list[str]:
     return sorted(set(manifest.column("label")))
 
 
-def _retrieval_examples(model: CPD, manifest: Manifest, features: Features) -> list[reporting.ContactSheet]:
-    """Retrieve six test videos for each of four class names, spaced evenly in the alphabet (not the best)."""
-    classes = _class_names(manifest)
-    queries = classes[:: max(1, len(classes) // QUERIES)][:QUERIES]
-    splits, labels, titles = (manifest.column(name) for name in ("split", "label", "title"))
-    clips = manifest.clips()
+def _retrieval_examples(model: CPD, manifest: Manifest, features: Features) -> Examples:
+    """Retrieve test videos by class names."""
+    splits = manifest.column("split")
     is_test = torch.tensor([splits[row] == "test" for row in features.rows.tolist()])
-    rows, videos = features.rows[is_test].tolist(), features.embedding[is_test]
-    texts = embed_texts(model, [class_phrase(query) for query in queries])
-    sheets = []
-    for query, text in zip(queries, texts, strict=True):
-        scores, best = (videos @ text).topk(min(RETRIEVED, len(rows)))
-        retrieved = [
-            reporting.RetrievedClip(clips[row], f"{titles[row]}", score, labels[row] == query)
-            for row, score in zip([rows[i] for i in best.tolist()], scores.tolist(), strict=True)
-        ]
-        sheets.append(reporting.load_contact_sheet(class_phrase(query), retrieved))
-    return sheets
+    return retrieval_examples(model, manifest, features.rows[is_test].tolist(), features.embedding[is_test])

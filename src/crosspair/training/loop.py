@@ -40,7 +40,10 @@ logger = logging.getLogger(__name__)
 def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile: bool) -> bool:
     """Run a task and write its model to ``folder/model``; return False if a signal stopped it."""
     recipe, world, config = task.recipe, task.world, task.recipe.training
-    with RunFolder(folder, recipe, manifest.hash, resume=resume, world=world, origin=task.origin) as run_folder:
+    with RunFolder(
+        folder, recipe, manifest.hash,
+        resume=resume, world=world, origin=task.origin, manifest_file=str(manifest.path.absolute()),
+    ) as run_folder:  # fmt: skip
         trainer = Trainer(task, run_folder)
         if run_folder.last_step is None and task.counts:
             run_folder.record("pairs", 0, {"epoch": 0, **task.counts})

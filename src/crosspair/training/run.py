@@ -37,6 +37,7 @@ class RunFolder:
         resume: continue the run in the folder, if there is one.
         world: the processes; only rank 0 writes.
         origin: other inputs that must not change on resume, for example the initial weights.
+        manifest_file: path of the manifest, recorded for the report; it may change.
 
     Raises:
         RunError: the folder contains a run and ``resume`` is False, or a run with another recipe,
@@ -52,6 +53,7 @@ class RunFolder:
         resume: bool,
         world: World,
         origin: Mapping[str, str] | None = None,
+        manifest_file: str = "",
     ) -> None:
         origin = {"manifest": manifest, **(origin or {})}
         self.path, self.world = path, world
@@ -67,7 +69,7 @@ class RunFolder:
         if world.is_main:
             try:
                 self.checkpoints.mkdir(parents=True, exist_ok=True)
-                write_atomically(path / ORIGIN, json.dumps(origin) + "\n")
+                write_atomically(path / ORIGIN, json.dumps({**origin, "file": manifest_file}) + "\n")
                 write_atomically(path / RECIPE, dump_recipe(recipe))
             except OSError as error:
                 raise RunError(f"failed to write run folder {path}: {error.strerror}") from error
