@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from crosspair.config import Recipe
-from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.distributed import World
 from crosspair.evaluation.evaluate import FrozenConfig, Protocols, results_with_random_baseline
@@ -21,16 +20,9 @@ from crosspair.files import write_atomically
 from crosspair.models.cpd import CPD
 from crosspair.progress import delayed_progress
 from crosspair.provenance import provenance
-from crosspair.recipes import dump_recipe, load_recipe, recipe_hash
-from crosspair.reporting.run_report import (
-    Examples,
-    describe_provenance,
-    learning_curves,
-    overview_figure,
-    read_history,
-    retrieval_examples,
-    write_report,
-)
+from crosspair.recipes import load_recipe, recipe_hash
+from crosspair.reporting.examples import retrieval_examples
+from crosspair.reporting.run_report import overview_figure, read_history, write_run_report
 from crosspair.training.pretrain import pretrain
 
 logger = logging.getLogger(__name__)
@@ -38,12 +30,12 @@ logger = logging.getLogger(__name__)
 PAIRS, NOISE = 2000, 0.2
 CLIPS = 3  # per video; enough to cover the short rendered videos
 PROTOCOLS: Protocols = ("retrieval", "knn", "linear", "zeroshot")
+TITLE = "Cross-modal pair discrimination on rendered videos"
 SUMMARY = (
-    "A randomly initialised video network was trained on nothing but video files and their noisy "
-    "titles: some titles lack words, some contain irrelevant words, and some are wrong. The "
-    "{actions} actions can only be distinguished by motion. The network is tested on videos that "
-    "were not used in training, and compared with the same network with random weights and with "
-    "chance."
+    "A randomly initialised video network was trained on nothing but video files and their noisy titles: some titles "
+    "lack words, some contain irrelevant words, and some are wrong. The {actions} actions can only be distinguished by "
+    "motion. The network is tested on videos that were not used in training, and compared with the same network with "
+    "random weights and with chance."
 )
 
 
@@ -74,42 +66,35 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
         model = pretrain(recipe, manifest, out / "run", resume=True, world=world)
     if model is None:
         return None
+
+    def extract(model: CPD) -> Features:
+        with delayed_progress("encoding", "clips") as progress:
+            return extract_features(
+                model, manifest, clips=CLIPS, workers=recipe.training.workers, world=world,
+                precision=recipe.training.precision, progress=progress,
+            )  # fmt: skip
+
     with _timed("evaluation", seconds):
-        results, features = results_with_random_baseline(
-            model,
-            manifest,
-            lambda model: _extract_features(model, manifest, recipe, world),
-            PROTOCOLS,
-            FrozenConfig(seed=seed),
-        )
+        config = FrozenConfig(seed=seed)
+        results, features = results_with_random_baseline(model, manifest, extract, PROTOCOLS, config)
     origin = provenance(
         recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed,
         manifest_file=manifest.path.name,
     )  # fmt: skip
     write_results(out / "results.json", results, origin)
-    history = read_history(out / "run")
-    examples = _retrieval_examples(model, manifest, features)
-    training = recipe.training
-    steps = training.epochs * (len(manifest.split("train")) // training.batch_size)
-    durations = ", ".join(f"{duration:.0f} s for {step}" for step, duration in seconds.items())
+    splits = manifest.column("split")
+    is_test = torch.tensor([splits[row] == "test" for row in features.rows.tolist()])
+    examples = retrieval_examples(model, manifest, features.rows[is_test].tolist(), features.embedding[is_test])
+    steps = recipe.training.epochs * (len(manifest.split("train")) // recipe.training.batch_size)
     facts = [
         ("Videos", f"{len(manifest)} rendered files, {len(manifest.split('test'))} of them tested"),
-        ("Pairs seen in training", f"{steps * training.batch_size:,}"),
-        ("Duration of this call", durations),
+        ("Pairs seen in training", f"{steps * recipe.training.batch_size:,}"),
+        ("Duration of this call", ", ".join(f"{duration:.0f} s for {step}" for step, duration in seconds.items())),
     ]
-    write_report(
-        out / "report.html",
-        title="Cross-modal pair discrimination on rendered videos",
-        summary=SUMMARY.format(actions=len(_class_names(manifest))),
-        results=results,
-        origin=describe_provenance(origin),
-        curves=learning_curves(history),
-        examples=examples,
-        facts=facts,
-        recipe=dump_recipe(recipe),
-    )
-    write_atomically(out / "overview.png", overview_figure(results, history, examples.sheets[:2]))
-    return out / "report.html"
+    summary = SUMMARY.format(actions=len(set(manifest.column("label"))))
+    overview = overview_figure(results, read_history(out / "run"), examples.sheets[:2])
+    write_atomically(out / "overview.png", overview)
+    return write_run_report(out / "run", folder=out, title=TITLE, summary=summary, facts=facts, examples=examples)
 
 
 @contextmanager
@@ -119,27 +104,3 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     yield
     seconds[name] = time.monotonic() - start
     logger.info("%s took %.0f s", name, seconds[name])
-
-
-def _extract_features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> Features:
-    with delayed_progress("encoding", "clips") as progress:
-        return extract_features(
-            model,
-            manifest,
-            clips=CLIPS,
-            workers=recipe.training.workers,
-            world=world,
-            precision=recipe.training.precision,
-            progress=progress,
-        )
-
-
-def _class_names(manifest: Manifest) -> list[str]:
-    return sorted(set(manifest.column("label")))
-
-
-def _retrieval_examples(model: CPD, manifest: Manifest, features: Features) -> Examples:
-    """Retrieve test videos by class names."""
-    splits = manifest.column("split")
-    is_test = torch.tensor([splits[row] == "test" for row in features.rows.tolist()])
-    return retrieval_examples(model, manifest, features.rows[is_test].tolist(), features.embedding[is_test])

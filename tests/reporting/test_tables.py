@@ -1,4 +1,4 @@
-"""Summary of several runs: tables, published values and files."""
+"""Results compared with chance and random weights; the summary of several runs: tables, published values, files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,46 @@ from hypothesis import strategies as st
 from crosspair.errors import RunError
 from crosspair.evaluation import Provenance, Result, write_results
 from crosspair.reporting.summary import PUBLISHED, Run, read_runs, summary_frame, summary_tables, write_summary
-from crosspair.reporting.tables import Column
+from crosspair.reporting.tables import Column, compare_with_baselines, markdown_table
+from tests.reporting.conftest import Html
+
+
+def test_ratios_by_hand(results: list[Result]) -> None:
+    knn, rank = compare_with_baselines(results).itertuples()
+    assert (knn.chance, knn.random, knn.trained) == (0.0625, 0.25, 0.75)
+    assert (knn.over_chance, knn.over_random) == (12.0, 3.0)
+    assert (rank.chance, rank.random, rank.trained) == (100.5, 80.0, 4.0)
+    assert (rank.over_chance, rank.over_random) == (25.125, 20.0)
+
+
+def test_the_order_of_results_within_a_row_does_not_matter(results: list[Result]) -> None:
+    found = compare_with_baselines(results[::-1]).sort_values("protocol", ignore_index=True)
+    pd.testing.assert_frame_equal(found, compare_with_baselines(results))
+
+
+def test_chance_without_a_feature_applies_to_all_features(results: list[Result]) -> None:
+    other = replace(results[2], feature="embedding", value=0.5)
+    first, second = compare_with_baselines([*results[:3], other]).itertuples()
+    assert (first.feature, second.feature) == ("visual", "embedding")
+    assert second.over_chance == 8.0
+    assert second.over_random is None
+
+
+def test_no_ratio_to_zero(results: list[Result]) -> None:
+    frame = compare_with_baselines([replace(results[1], value=0.0), results[2]])
+    assert frame.over_random.tolist() == [None]
+
+
+def test_duplicate_results_are_refused(results: list[Result]) -> None:
+    with pytest.raises(RunError, match=r"trained.*kNN, top-1 \(visual"):
+        compare_with_baselines([*results, replace(results[2], value=0.8)])
+
+
+def test_interval_follows_the_trained_value(results: list[Result]) -> None:
+    trained = replace(results[2], interval=(0.705, 0.79))
+    assert "| 75.0 % (70.5–79.0) |" in markdown_table([*results[:2], trained])
+    assert "| 75.0 % |" in markdown_table(results[:3])
+
 
 KNN = {"k": 25, "classes": 10, "clips": 10}
 VIEWS = {"clips": 10, "crops": 3, "classes": 101, "labels": 1.0}
@@ -185,22 +223,6 @@ def test_all_runs_are_listed_in_order(values: list[float]) -> None:
     assert frame.value[frame.of != "published"].tolist() == values
 
 
-class _Page(HTMLParser):
-    """Links, text and the rows of tables."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attrs if name in {"href", "src"}]
-
-    def handle_data(self, data: str) -> None:
-        self.text += " ".join(data.split()) + " "
-
-
 @pytest.fixture
 def written(tmp_path: Path, frozen: list[Result], origin: Provenance) -> Path:
     write_results(tmp_path / "runs" / "<b>a #1|" / "results.json", frozen, origin)
@@ -212,9 +234,9 @@ def written(tmp_path: Path, frozen: list[Result], origin: Provenance) -> Path:
 
 def test_page_has_all_values_and_links(written: Path) -> None:
     text = (written / "report.html").read_text("utf-8")
-    page = _Page(text)
-    assert set(page.links) == {"../runs/%3Cb%3Ea%20%231%7C/results.json", "../b.json"}
-    assert "<b>a #1| trained 44.4 % 1 39.1–49.5" in " ".join(page.text.split())
+    page = Html(written / "report.html")
+    assert page.links == {"../runs/%3Cb%3Ea%20%231%7C/results.json", "../b.json"}
+    assert "<b>a #1| trained 44.4 % 1 39.1–49.5" in page.text
     assert "378 of test; classes 10; clips 10; k 25" in page.text
     assert "published: authors' released model, 3 splits; UCF101" in page.text
     assert "different manifests" in page.text
@@ -227,7 +249,7 @@ def test_folder_names_that_are_not_utf8_are_linked(tmp_path: Path, frozen: list[
     results = tmp_path / "caf\udce9" / "results.json"  # as Python has a name in Latin-1
     write_results(results, frozen, origin)
     write_summary(tmp_path / "out", read_runs([str(results.parent)]))
-    page = _Page((tmp_path / "out" / "report.html").read_text("utf-8"))
+    page = Html(tmp_path / "out" / "report.html")
     assert "../caf%E9/results.json" in page.links
 
 

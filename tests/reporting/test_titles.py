@@ -1,4 +1,4 @@
-"""Report of title cleaning: page, CSV and picture."""
+"""Reports of title cleaning (page and CSV) and of word overlap (tables and figure)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import re
 from pathlib import Path
 
 import pytest
-from matplotlib.font_manager import findfont
-from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from crosspair.corpora import manifest_from_rows
 from crosspair.corpora.titles.clean import Reason
 from crosspair.corpora.titles.stage import TitleReport, prepare_titles
-from crosspair.errors import RunError
+from crosspair.corpora.word_overlap import Overlap, VariantOverlap
 from crosspair.reporting.titles import (
     REASON_CLASSES,
-    describe_undrawable,
+    overlap_figure,
+    print_word_overlap,
+    rank_correlation,
     reason_frame,
     title_examples,
-    title_picture,
+    words_markdown,
     write_title_report,
+    write_words,
 )
 
 TITLES = [
@@ -117,36 +118,72 @@ def test_empty_corpus(tmp_path: Path) -> None:
     assert "nothing removed" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_picture_height_depends_on_the_examples(folder: Path, report: TitleReport) -> None:
-    with Image.open(folder / "titles.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width == 1600
-        assert len(set(picture.convert("RGB").getcolors(1 << 24) or [])) > 50
-        height = picture.height
-    one = title_picture(title_examples(report)[:1])
-    with Image.open(io.BytesIO(one)) as picture:
-        assert picture.height < height
+def overlap(variant: str, counts: dict[str, int]) -> VariantOverlap:
+    """Classes of 10 pairs with the given numbers of titles that contain a class word."""
+    classes = {label: Overlap(10, 10, 50, count, 0, count) for label, count in counts.items()}
+    return VariantOverlap(variant, sum(classes.values(), Overlap(0, 0, 0, 0, 0, 0)), classes)
+
+
+RAW = overlap("title", {"a": 9, "b|c": 5, "c": 1, "d": 3})
+CLEAN = overlap("title_clean", {"a": 8, "b|c": 4, "c": 0, "d": 2})
+
+
+def test_markdown_tables() -> None:
+    text = words_markdown([RAW, CLEAN], {"a": 0.25, "c": 1.0})
+    assert text.splitlines()[2:4] == [
+        "| title | 40 | 45.0 % | 0.0 % | 9.0 % | 5.0 |",
+        "| title_clean | 40 | 35.0 % | 0.0 % | 7.0 % | 5.0 |",
+    ]
+    assert text.splitlines()[9:] == [
+        "| a | 10 | 80.0 % | 0.0 % | 25.0 % |",
+        "| b\\|c | 10 | 40.0 % | 0.0 % | – |",
+        "| d | 10 | 20.0 % | 0.0 % | – |",
+        "| c | 10 | 0.0 % | 0.0 % | 100.0 % |",
+    ]
+
+
+def test_terminal_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_word_overlap([RAW, CLEAN])
+    assert "45.0 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("text", "reason", "drawn"),
+    ("accuracy", "correlation"),
     [
-        ("👨👩👧", Reason.EMOJI, "[emoji]"),
-        (":)", Reason.EMOJI, ":)"),
-        ("犬", Reason.SCRIPT, "[CJK]"),
-        ("हि", Reason.SCRIPT, "[Devanagari]"),
-        ("собака", Reason.SCRIPT, "собака"),
-        ("café", None, "café"),
-        ("\U0001fbf0", Reason.SYMBOL, "[?]"),
+        ({"a": 0.9, "b|c": 0.5, "d": 0.3, "c": 0.1}, 1.0),
+        ({"a": 0.1, "b|c": 0.2, "d": 0.3, "c": 0.4}, -1.0),
+        ({"a": 0.1, "b|c": 0.2, "d": 0.2}, -0.866),  # ranks 2, 1, 0 and 0, 1.5, 1.5
+        ({"a": 0.1, "b|c": 0.2}, None),
+        ({"a": 0.2, "b|c": 0.2, "d": 0.2}, None),
+        ({}, None),
     ],
 )
-def test_undrawable_characters_are_replaced(text: str, reason: Reason | None, drawn: str) -> None:
-    assert describe_undrawable(text, reason) == drawn
-    known = FT2Font(findfont("DejaVu Sans")).get_charmap()
-    assert all(ord(char) in known for char in drawn)
+def test_rank_correlation(accuracy: dict[str, float], correlation: float | None) -> None:
+    found = rank_correlation(CLEAN, accuracy)
+    assert found == (correlation if correlation is None else pytest.approx(correlation, abs=1e-3))
+    has_line = "Rank correlation" in words_markdown([CLEAN], accuracy)
+    assert has_line == (correlation is not None)
 
 
-def test_unwritable_folder(report: TitleReport, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"titles\.csv"):
-        write_title_report(tmp_path / "file", report)
+def test_files(tmp_path: Path) -> None:
+    write_words(tmp_path / "new", [RAW, CLEAN], {"a": 0.25})
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "words.csv", "words.md", "words.png",
+    ]  # fmt: skip
+    with (tmp_path / "new" / "words.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (1 + 4)
+    assert rows[6] == {
+        "titles_of": "title_clean", "class": "a", "pairs": "10", "titles": "10", "words": "50",
+        "at_least_one": "0.8", "all": "0", "relevant": "0.16", "accuracy": "0.25",
+    }  # fmt: skip
+
+
+def test_figure_has_at_most_twenty_classes() -> None:
+    def height(classes: int) -> int:
+        many = overlap("title", {f"class ${n}_{{x": n % 11 for n in range(classes)})
+        with Image.open(io.BytesIO(overlap_figure([many], {"class $3_{x": 0.5}))) as picture:
+            assert picture.format == "PNG"
+            return picture.height
+
+    assert height(5) < height(20) < height(21) == height(400)
