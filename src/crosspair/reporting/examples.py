@@ -22,6 +22,7 @@ from crosspair.evaluation.features import embed_texts, extract_features, usable_
 from crosspair.evaluation.multiview import ViewScores, multiview_scores
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
+from crosspair.reporting.tables import format_value
 from crosspair.training.finetune import select_labelled_videos
 from crosspair.training.run import MODEL
 from crosspair.video.decode import REFERENCE_FPS, clip_times, read_frames
@@ -204,7 +205,7 @@ def prediction_examples(classes: Sequence[str], manifest: Manifest, scores: View
     accuracy = sum(label == name for label, _, name, _ in predicted) / len(predicted)
     caption = (
         f"The number is the probability of the predicted class. Of these {len(predicted)} validation videos, with one "
-        f"clip each, {accuracy:.1%} are classified correctly (chance {1 / len(classes):.1%})."
+        f"clip each, {format_value(accuracy)} are classified correctly (chance {format_value(1 / len(classes))})."
     )
     return Examples("Predictions", sheets, caption)
 

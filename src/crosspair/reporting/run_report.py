@@ -147,11 +147,12 @@ def read_run(path: Path) -> TrainedRun:
     file = path / RECIPE
     if not file.is_file():
         raise RunError(f"{path} contains no {RECIPE}: it is not a run folder")
-    kind = FinetuneRecipe if "classifier" in read_yaml(file, str(file)) else Recipe
+    is_finetuning = "classifier" in read_yaml(file, str(file))
+    recipe = read_recipe(FinetuneRecipe, str(file)) if is_finetuning else read_recipe(Recipe, str(file))
     inputs: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError):
         inputs |= json.loads((path / ORIGIN).read_text(encoding="utf-8"))
-    return TrainedRun(path, read_recipe(kind, str(file)), inputs, read_history(path))
+    return TrainedRun(path, recipe, inputs, read_history(path))
 
 
 def write_run_report(
@@ -347,9 +348,9 @@ def overview_figure(results: Sequence[Result], history: History, sheets: Sequenc
     with figure_style():
         size = (_WIDTH, _CHARTS + _QUERY * len(sheets))
         figure = Figure(size, dpi=_DPI, facecolor="white", layout="constrained")
-        charts, *queries = np.atleast_1d(
-            figure.subfigures(1 + len(sheets), 1, height_ratios=[_CHARTS, *[_QUERY] * len(sheets)])
-        )
+        heights = [_CHARTS, *[_QUERY] * len(sheets)]
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+        charts, *queries = parts[:, 0]
         left, right = charts.subplots(1, 2)
         draw_lines(
             left, lines, "text → video recall, % (dotted: chance)", levels=levels, percent=True,
@@ -380,7 +381,10 @@ def _draw_bars(axes: Axes, frame: pd.DataFrame) -> None:
             axes.bar_label(bars, values.map("{:.0f}".format), padding=3, color=colour, fontsize="small")
     label_rows(axes, titles.tolist())
     axes.grid(visible=False)
-    axes.set_title(f"{' and '.join(frame.split.unique())} split, %", loc="left", fontsize="medium", pad=20)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
+    axes.set_title(f"{' and '.join(frame.split.unique())} split, %", loc="left", fontsize="medium")
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.3, 0), ncols=3, frameon=False, fontsize="small",
+        handlelength=0.9, handletextpad=0.4, columnspacing=1.0,
+    )  # fmt: skip
     axes.spines["bottom"].set_visible(False)
     axes.set_xticks([])
