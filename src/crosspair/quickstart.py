@@ -13,7 +13,7 @@ import torch
 from crosspair.config import Recipe
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.distributed import World
-from crosspair.evaluation.evaluate import FrozenConfig, Protocols, results_with_random_baseline
+from crosspair.evaluation.evaluate import EvaluationConfig, Protocols, evaluate_model
 from crosspair.evaluation.features import Features, extract_features
 from crosspair.evaluation.results import write_results
 from crosspair.files import write_atomically
@@ -67,7 +67,7 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
     if model is None:
         return None
 
-    def extract(model: CPD) -> Features:
+    def extract(model: CPD, _: object) -> Features:
         with delayed_progress("encoding", "clips") as progress:
             return extract_features(
                 model, manifest, clips=CLIPS, workers=recipe.training.workers, world=world,
@@ -75,8 +75,7 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
             )  # fmt: skip
 
     with _timed("evaluation", seconds):
-        config = FrozenConfig(seed=seed)
-        results, features = results_with_random_baseline(model, manifest, extract, PROTOCOLS, config)
+        results, features = evaluate_model(model, manifest, extract, PROTOCOLS, EvaluationConfig(seed=seed))
     origin = provenance(
         recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed,
         manifest_file=manifest.path.name,

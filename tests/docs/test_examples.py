@@ -38,7 +38,7 @@ ONLY_PARSED = {
 }
 # Options appended to a command to make it fast.
 FAST = {
-    "plan": [*TINY_PAIRS, "--seconds", "1"],
+    "benchmark": [*TINY_PAIRS, "--seconds", "1"],
     "pretrain": TINY_PAIRS,
     "finetune": TINY,
     "evaluate": ["--clips", "1", "--workers", "0"],

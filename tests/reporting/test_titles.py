@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from crosspair.corpora import manifest_from_rows
-from crosspair.corpora.titles.clean import Reason
-from crosspair.corpora.titles.stage import TitleReport, prepare_titles
+from crosspair.corpora.titles import Reason, TitleReport, prepare_titles
 from crosspair.corpora.word_overlap import Overlap, VariantOverlap
 from crosspair.reporting.titles import (
     REASON_CLASSES,
@@ -111,7 +110,8 @@ def test_empty_corpus(tmp_path: Path) -> None:
 def overlap(variant: str, counts: dict[str, int]) -> VariantOverlap:
     """Classes of 10 pairs with the given numbers of titles that contain a class word."""
     classes = {label: Overlap(10, 10, 50, count, 0, count) for label, count in counts.items()}
-    return VariantOverlap(variant, sum(classes.values(), Overlap(0, 0, 0, 0, 0, 0)), classes)
+    count, found = len(classes), sum(counts.values())
+    return VariantOverlap(variant, Overlap(10 * count, 10 * count, 50 * count, found, 0, found), classes)
 
 
 RAW = overlap("title", {"a": 9, "b|c": 5, "c": 1, "d": 3})

@@ -13,7 +13,7 @@ from crosspair.errors import CrosspairError
 
 COMMANDS = {  # the module that defines add_COMMAND
     "quickstart": "train", "corpus": "corpora", "check": "corpora", "prepare": "corpora",
-    "titles": "corpora", "words": "corpora", "plan": "train", "pretrain": "train",
+    "titles": "corpora", "words": "corpora", "benchmark": "train", "pretrain": "train",
     "finetune": "train", "features": "evaluate", "evaluate": "evaluate", "report": "evaluate",
     "ablate": "train", "embed": "use", "classify": "use", "index": "use", "search": "use",
     "serve": "use", "doctor": "use", "import-weights": "weights", "export": "weights",

@@ -319,6 +319,7 @@ def _prepare(options: argparse.Namespace) -> None:
     backend = _transcode_backend(options, workers)
     with progress("preparing", len(plan.requests), "videos") as bar:
         manifest = prepare_corpus(plan, backend, lambda done, broken: bar.advance(done, f"{broken} broken"))
+    assert manifest is not None  # None only for shards
     broken = sum(error is not None for error in manifest.column("error"))
     print(
         f"{manifest.path}: {len(manifest)} pairs, {broken} broken; "
@@ -405,7 +406,7 @@ def add_titles(commands: Subparsers) -> None:
 
 def _titles(options: argparse.Namespace) -> None:
     from crosspair.corpora.manifest import Manifest
-    from crosspair.corpora.titles.stage import prepare_titles
+    from crosspair.corpora.titles import prepare_titles
     from crosspair.progress import delayed_progress
 
     manifest = Manifest.read(options.manifest)

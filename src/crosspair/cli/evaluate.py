@@ -23,7 +23,7 @@ from crosspair.errors import RunError
 if TYPE_CHECKING:
     from crosspair.corpora.manifest import Manifest
     from crosspair.distributed import World
-    from crosspair.evaluation.evaluate import FrozenConfig
+    from crosspair.evaluation.evaluate import EvaluationConfig
     from crosspair.evaluation.features import Features
     from crosspair.evaluation.results import Result, Subject
     from crosspair.models.cpd import CPD
@@ -156,7 +156,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from crosspair.reporting.tables import print_table
 
     check_output_path(options.out)
-    config = _frozen_config(options)
+    config = _evaluation_config(options)
     if options.splits:
         check_manifest_name(options.manifest)
     with distributed_context() as world:
@@ -185,7 +185,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         print_table(results)
 
 
-def _load_inputs(options: argparse.Namespace, config: FrozenConfig, split: int | None) -> tuple[CPD, Manifest, str]:
+def _load_inputs(options: argparse.Namespace, config: EvaluationConfig, split: int | None) -> tuple[CPD, Manifest, str]:
     """Load model, manifest and recipe hash for a split (None: no splits), and check that the protocols apply."""
     from crosspair.config import Recipe
     from crosspair.corpora.manifest import Manifest
@@ -206,7 +206,7 @@ def _encode_subjects(
 ) -> list[tuple[Subject, CPD, Features]]:
     """Encode the videos with the model and, if asked, random weights; on all processes."""
     from crosspair.evaluation.evaluate import randomize_weights
-    from crosspair.evaluation.feature_cache import feature_spec
+    from crosspair.evaluation.features import feature_spec
     from crosspair.evaluation.results import fill_split
 
     model.to(world.device)
@@ -231,7 +231,7 @@ def _evaluate_subjects(
     recipe: str,
     subjects: list[tuple[Subject, CPD, Features]],
     options: argparse.Namespace,
-    config: FrozenConfig,
+    config: EvaluationConfig,
 ) -> tuple[list[Result], Provenance]:
     """Run the protocols on the features of each subject; return the distinct results and their provenance."""
     from crosspair.evaluation.evaluate import frozen_results
@@ -250,32 +250,34 @@ def _provenance(recipe: str, model: str, manifest: Manifest, seed: int) -> Prove
     return provenance(recipe=recipe, model=model, manifest=manifest.hash, seed=seed, manifest_file=name)
 
 
-def _frozen_config(options: argparse.Namespace) -> FrozenConfig:
+def _evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
     """Return the settings of the protocols from the options that this protocol has."""
-    from crosspair.evaluation.evaluate import FrozenConfig
-    from crosspair.evaluation.linear import LinearConfig
-    from crosspair.evaluation.zeroshot import read_templates
+    from crosspair.evaluation.evaluate import EvaluationConfig
+    from crosspair.evaluation.knn import KnnConfig
+    from crosspair.evaluation.linear import LinearConfig, LowshotConfig
+    from crosspair.evaluation.zeroshot import ZeroshotConfig, read_templates
 
     values = vars(options)
-    names = ("split", "seed", "k", "weighting", "temperature", "draws")
-    settings: dict[str, Any] = {name: values[name] for name in names if name in values}
-    for name in ("fractions", "classes"):
-        if name in values:
-            settings[name] = tuple(dict.fromkeys(values[name]))
-    if values.get("feature"):
-        settings["features"] = (options.feature,)
-    if values.get("templates"):
-        settings["templates"] = read_templates(options.templates)
+    sections: dict[str, Any] = {}
+    if "k" in values:
+        sections["knn"] = KnnConfig(options.k, options.weighting, options.temperature)
     if "epochs" in values:
-        settings["linear"] = LinearConfig(epochs=options.epochs, lr=options.lr, batch_size=options.train_batch)
-    return FrozenConfig(**settings)
+        sections["linear"] = LinearConfig(epochs=options.epochs, lr=options.lr, batch_size=options.train_batch)
+    if "fractions" in values:
+        sections["lowshot"] = LowshotConfig(tuple(dict.fromkeys(options.fractions)))
+    if "classes" in values:
+        templates = read_templates(options.templates) if options.templates else ("{}",)
+        sections["zeroshot"] = ZeroshotConfig(tuple(dict.fromkeys(options.classes)), options.draws, templates)
+    if values.get("feature"):
+        sections["feature"] = options.feature
+    return EvaluationConfig(split=options.split, seed=options.seed, **sections)
 
 
 def _encode(
     model: CPD, manifest: Manifest, folder: Path, options: argparse.Namespace, world: World, **backend: Any
 ) -> Features:
     """Compute features, or load them if the folder already has them."""
-    from crosspair.evaluation.feature_cache import cached_features
+    from crosspair.evaluation.features import cached_features
     from crosspair.progress import delayed_progress
 
     with delayed_progress("encoding", "clips", shown=world.is_main) as progress:
@@ -310,7 +312,7 @@ def _add_multiview(protocols: Subparsers) -> None:
 def _multiview(options: argparse.Namespace) -> None:
     from crosspair.config import FinetuneRecipe
     from crosspair.corpora.manifest import Manifest
-    from crosspair.evaluation.multiview import multiview_results
+    from crosspair.evaluation.multiview import MultiviewConfig, multiview_results
     from crosspair.evaluation.results import write_results
     from crosspair.models.classifier import Classifier
     from crosspair.recipes import run_recipe_hash
@@ -323,8 +325,8 @@ def _multiview(options: argparse.Namespace) -> None:
     with distributed_context() as world:
         results = multiview_results(
             model.to(world.device), manifest,
-            split=options.split, clips=options.clips, crops=options.crops,
-            workers=options.workers, world=world, precision=options.precision,
+            MultiviewConfig(options.clips, options.crops),
+            split=options.split, workers=options.workers, world=world, precision=options.precision,
         )  # fmt: skip
         if world.is_main:
             write_results(options.out, results, _provenance(recipe, model.hash, manifest, seed=0))

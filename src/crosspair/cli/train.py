@@ -1,4 +1,4 @@
-"""Commands that train: quickstart, pretrain, finetune, plan, ablate."""
+"""Commands that train: quickstart, pretrain, finetune, benchmark, ablate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.cli.options import Subparsers, add_seed, add_splits, check_output_path, distributed_context, int_at_least
+from crosspair.cli.options import Subparsers, add_seed, add_splits, distributed_context, int_at_least
 
 if TYPE_CHECKING:
     from crosspair.ablation.plan import AblationPlan
     from crosspair.config import FinetuneRecipe, Recipe
-    from crosspair.planning import TrainingEstimate
 
 _RECIPE_KEYS = "All recipe keys are listed in the YAML files and in crosspair/config.py."
 
@@ -135,12 +134,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_plan(commands: Subparsers) -> None:
+def add_benchmark(commands: Subparsers) -> None:
     parser = commands.add_parser(
-        "plan",
-        help="estimate a training: clips/s, hours, memory, disk space, and what to change",
-        description="Run less than a minute of a pre-training or fine-tuning and estimate what the "
-        "whole training takes on this machine. Writes nothing except the file --json.",
+        "benchmark",
+        help="measure a training: clips/s, time in parts, hours, memory, disk space, advice",
+        description="Run less than a minute of a pre-training or fine-tuning, write no files, and estimate what the "
+        "whole training takes on this machine.",
         epilog=_RECIPE_KEYS,
     )
     parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml")
@@ -153,35 +152,24 @@ def add_plan(commands: Subparsers) -> None:
         "--seconds", type=int_at_least(1), default=30, metavar="S",
         help="approximate time to measure (default: 30)",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values to a file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value",
         help="recipe overrides, for example training.workers=8 clip.size=112",
     )  # fmt: skip
-    parser.set_defaults(command=_plan)
+    parser.set_defaults(command=_benchmark)
 
 
-def _plan(options: argparse.Namespace) -> None:
-    if options.json:
-        check_output_path(options.json, "--json")
+def _benchmark(options: argparse.Namespace) -> None:
     recipe = _read_any_recipe(options.recipe, options.overrides)
 
     from dataclasses import asdict
 
+    from crosspair.benchmark import benchmark
     from crosspair.corpora.manifest import Manifest
-    from crosspair.distributed import init_distributed
-    from crosspair.files import write_atomically
-    from crosspair.planning import estimate_training
 
-    with init_distributed() as world:
-        estimate = estimate_training(
-            recipe, Manifest.read(options.manifest), name=options.recipe, init=options.init,
-            seconds=options.seconds, world=world,
-        )  # fmt: skip
-    if options.json:
-        text = json.dumps(asdict(estimate), ensure_ascii=False, indent=2)
-        write_atomically(options.json, text + "\n")
-    _print_plan(estimate, recipe)
+    result = benchmark(recipe, Manifest.read(options.manifest), options.init, options.seconds)
+    print(json.dumps(asdict(result), ensure_ascii=False, indent=2) if options.json else result)
 
 
 def _read_any_recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
@@ -198,40 +186,6 @@ def _read_any_recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe
         if not Path(name).is_file():
             raise
     return read_recipe(FinetuneRecipe, name, overrides)
-
-
-def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
-    measured, machine = plan.measured, plan.machine
-    device = machine.cpu if machine.device == "cpu" else machine.device
-    reduced = f"the recipe's {plan.part} take too long or too much memory here"
-    bound = "data" if plan.data_bound else "compute"
-    rows = [
-        ("loading, 1 worker", measured.by_worker, ""),
-        (f"loading, {recipe.training.workers} workers", measured.loading, ""),
-        (f"training steps, {measured.part} clips", measured.step, reduced if measured.part < plan.part else ""),
-        ("both together", measured.together, f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
-    ]
-    print(
-        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
-        f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
-    )
-    for name, rate, note in rows:
-        print(f"  {name:<30} {rate:9.1f} clips/s{note and '  ' + note}")
-    print(f"duration: {plan.hours:.{1 if plan.hours >= 1 else 2}f} hours")
-    if measured.memory:
-        print(f"memory with {measured.part} clips: {_format_bytes(measured.memory)}")
-    if measured.worker_memory:
-        print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
-    print(
-        f"disk space: up to {_format_bytes(plan.checkpoints)} for checkpoints, "
-        f"{_format_bytes(plan.model)} for the model, {_format_bytes(plan.logs)} for logs"
-    )
-    for advice in plan.advice:
-        print(f"change: {advice}")
-
-
-def _format_bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def add_ablate(commands: Subparsers) -> None:
@@ -310,4 +264,4 @@ def _print_cells(plan: AblationPlan, options: argparse.Namespace) -> None:
     print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
     for cell in cells:
         state = status(options.out / cell.folder)
-        print(f"{cell.hash}  {state:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}")
+        print(f"{cell.hash}  {state:7}  {cell.count_clips():,} clips of {cell.pairs:,} pairs  {cell.name}")

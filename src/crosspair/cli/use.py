@@ -233,7 +233,7 @@ def _read_classes(options: argparse.Namespace) -> list[str]:
     if options.classes_file:
         from crosspair.corpora.tables import read_lines
 
-        names = [row["line"] for row in read_lines(options.classes_file, "class file")]
+        names = list(read_lines(options.classes_file, "class file").values())
     else:
         names = [name.strip() for name in options.classes.split(",")]
     classes = list(dict.fromkeys(filter(None, names)))

@@ -18,8 +18,9 @@ from crosspair.corpora.build import class_phrase
 from crosspair.corpora.manifest import Manifest
 from crosspair.distributed import World
 from crosspair.errors import RunError, VideoError
-from crosspair.evaluation.features import embed_texts, extract_features, usable_rows
-from crosspair.evaluation.multiview import ViewScores, multiview_scores
+from crosspair.evaluation.encode import usable_rows
+from crosspair.evaluation.features import embed_texts, extract_features
+from crosspair.evaluation.multiview import MultiviewConfig, multiview_scores
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.reporting.tables import format_value
@@ -140,14 +141,15 @@ def load_examples(run: Path, recipe: Recipe | FinetuneRecipe, inputs: Mapping[st
     videos = videos.take(usable[:: math.ceil(len(usable) / limit)])
     world = World(device=torch.device("cuda" if has_gpu else "cpu"))
     settings: dict[str, Any] = {
-        "clips": 1, "workers": min(training.workers, cpu_count()), "world": world, "precision": training.precision,
+        "workers": min(training.workers, cpu_count()), "world": world, "precision": training.precision,
     }  # fmt: skip
     if isinstance(recipe, Recipe):
         model = CPD.from_pretrained(folder).to(world.device)
-        features = extract_features(model, videos, **settings)
+        features = extract_features(model, videos, clips=1, **settings)
         return retrieval_examples(model, videos, features.rows.tolist(), features.embedding)
     classifier = Classifier.from_pretrained(folder).to(world.device)
-    return prediction_examples(classifier.classes, videos, multiview_scores(classifier, videos, crops=1, **settings))
+    rows, probabilities = multiview_scores(classifier, videos, MultiviewConfig(clips=1, crops=1), **settings)
+    return prediction_examples(classifier.classes, videos, rows.tolist(), probabilities)
 
 
 def retrieval_examples(model: CPD, manifest: Manifest, rows: Sequence[int], embedding: torch.Tensor) -> Examples:
@@ -182,19 +184,20 @@ def retrieval_examples(model: CPD, manifest: Manifest, rows: Sequence[int], embe
     return Examples("Text-to-video retrieval", sheets, caption)
 
 
-def prediction_examples(classes: Sequence[str], manifest: Manifest, scores: ViewScores) -> Examples:
+def prediction_examples(
+    classes: Sequence[str], manifest: Manifest, rows: Sequence[int], probabilities: torch.Tensor
+) -> Examples:
     """Show the predictions for the first six videos of four classes, spaced evenly in the alphabet.
 
     Args:
-        classes: names, in the order of the probabilities.
+        classes: C names.
         manifest: the videos, with labels.
-        scores: class probabilities of its rows.
+        rows: n rows of the manifest.
+        probabilities: (n, C), of these rows.
     """
-    labels, clips, rows = manifest.column("label"), manifest.clips(), scores.rows.tolist()
-    best, index = scores.probabilities.max(dim=1)
-    predicted = [
-        (labels[row], row, classes[i], p) for row, i, p in zip(rows, index.tolist(), best.tolist(), strict=True)
-    ]
+    labels, clips = manifest.column("label"), manifest.clips()
+    best, index = (values.tolist() for values in probabilities.max(dim=1))
+    predicted = [(labels[row], row, classes[i], p) for row, i, p in zip(rows, index, best, strict=True)]
     sheets = []
     for label in _spread(sorted({label for label, *_ in predicted})):
         own = [(row, name, p) for true, row, name, p in predicted if true == label]

