@@ -1,0 +1,398 @@
+"""Verbs that use a trained model on videos: embed, classify, index, search, serve."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from crosspair.errors import CrosspairError, VideoError
+
+if TYPE_CHECKING:
+    from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+    from crosspair.api import Model
+    from crosspair.corpora.manifest import Manifest
+    from crosspair.evaluation.windows import Windows
+    from crosspair.library.search import SearchHit
+
+logger = logging.getLogger(__name__)
+
+LONG_VIDEO = 30.0  # s; longer videos are classified window by window
+
+
+def embed(
+    videos: list[str],
+    *,
+    model: str,
+    out: Path,
+    clips: PositiveInt = 10,
+    window: float | None = None,
+    stride: float | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    workers: NonNegativeInt | None = None,
+    batch_size: PositiveInt = 32,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+) -> None:
+    """Write features of videos to a Parquet file, or of a manifest to a folder.
+
+    A file has one row per video or window: video, start, end, visual, embedding, error. A folder
+    has the features of one manifest for evaluate: features.safetensors and index.parquet. It can
+    be resumed by the same command, and runs under torchrun and on Ray.
+
+    Args:
+        videos: files, folders, URLs or manifests (.parquet)
+        model: a model folder or Hub name; for a folder also imagenet:FILE
+        out: FILE.parquet, or a folder
+        clips: clips per video, without --window
+        window: length of a window in s; one row per window (default: one per video)
+        stride: seconds between the starts of windows (default: half a window)
+        device: for example cuda:1
+        precision: auto: bf16 if the hardware supports it
+        workers: decoding processes (default: number of cores)
+        batch_size: maximum number of clips per forward pass
+        engine: for a folder: run on processes of this machine, or on a Ray cluster with a shared
+            file system
+        address: address of the Ray cluster, for example auto (default: start Ray here)
+    """
+    from crosspair import api
+    from crosspair.cli.parser import check_engine, check_output_path, parse_windows
+
+    check_engine(engine, address)
+    windows = parse_windows(window, stride)
+    if out.suffix != ".parquet":
+        if len(videos) > 1 or windows:
+            raise CrosspairError(f"--out {out} is a folder: give one manifest, and no --window")
+        settings: Any = {"clips": clips, "precision": precision, "workers": workers, "batch_size": batch_size}
+        ray_address = (address,) if engine == "ray" else None
+        found, total = api.write_features(model, videos[0], out, device=device, ray_address=ray_address, **settings)
+        if api.is_main_process():
+            print(f"{out}: features of {found} of {total} videos")
+        return
+    if engine == "ray":
+        raise CrosspairError("--engine ray requires a folder as --out")
+    check_output_path(out, example="features.parquet")
+    loaded = api.load(model, device=device, precision=precision, workers=workers, batch_size=batch_size)
+    metadata = {
+        "model": loaded.engine.model.hash,
+        "clips": None if windows else clips,
+        "window": windows and windows.length,
+        "stride": windows and windows.stride,
+    }
+    rows, failures = api.write_embeddings(out, loaded.encode(videos, clips=clips, windows=windows), metadata)
+    failed = f"; {len(failures)} videos could not be read (column error)" if failures else ""
+    print(f"{out}: {rows} rows{failed}")
+
+
+def classify(
+    videos: list[str],
+    *,
+    model: str,
+    classes: str = "",
+    classes_file: Path | None = None,
+    templates: Path | None = None,
+    window: float | None = None,
+    stride: float | None = None,
+    top: PositiveInt = 5,
+    json: bool = False,
+    device: str = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    workers: NonNegativeInt | None = None,
+    batch_size: PositiveInt = 32,
+) -> None:
+    """Classify videos among given class names (zero-shot).
+
+    Videos longer than 30 s get a timeline of 4 s windows every 2 s.
+
+    Args:
+        videos: files, folders, URLs or manifests (.parquet)
+        model: a model folder or Hub name
+        classes: "A, B, C": names, separated by commas
+        classes_file: names, one per line, instead of --classes
+        templates: prompts for class names, one per line, with {} for the name; averaged
+        window: length of a window in s; prints a timeline for every video
+        stride: seconds between the starts of windows (default: half a window)
+        top: number of classes to print
+        json: print all scores as JSON
+        device: for example cuda:1
+        precision: auto: bf16 if the hardware supports it
+        workers: decoding processes (default: number of cores)
+        batch_size: maximum number of clips per forward pass
+    """
+    from crosspair.api import load
+    from crosspair.cli.parser import parse_windows, print_json
+    from crosspair.corpora.inputs import collect_videos, probe_missing
+    from crosspair.evaluation.zeroshot import read_templates
+
+    options: dict[str, Any] = {
+        "classes": _read_classes(classes, classes_file),
+        "templates": read_templates(templates) if templates else ("{}",),
+    }
+    windows = parse_windows(window, stride)
+    loaded = load(model, device=device, precision=precision, workers=workers, batch_size=batch_size)
+    manifest = probe_missing(collect_videos(videos))
+    results = [
+        {"video": name, "error": error}
+        for name, error in zip(manifest.column("pair_id"), manifest.column("error"), strict=True)
+        if error
+    ]
+    for members, cut in _split_by_length(manifest, windows):
+        results += _classify_videos(loaded, members, windows=cut, **options)
+    if all("classes" not in result for result in results):
+        raise VideoError(f"0 of {len(manifest)} videos can be read; first error: {results[0]['error']}")
+    if json:
+        print_json(results)
+    else:
+        _print_classes(results, top)
+
+
+def _read_classes(names: str, file: Path | None) -> list[str]:
+    if bool(names) == bool(file):
+        raise CrosspairError('either --classes "A, B, C" or --classes-file FILE is required')
+    listed = names.split(",")
+    if file:
+        from crosspair.corpora.tables import read_lines
+
+        listed = [row["line"] for row in read_lines(file, "class file")]
+    classes = list(dict.fromkeys(filter(None, map(str.strip, listed))))
+    if not classes:
+        raise CrosspairError(f"{file or '--classes'} contains no class name")
+    return classes
+
+
+def _split_by_length(manifest: Manifest, windows: Windows | None) -> Iterator[tuple[Manifest, Windows | None]]:
+    """Yield the readable videos up to 30 s with None, and the longer ones (all, if ``windows``) with windows."""
+    from crosspair.evaluation.windows import Windows
+
+    short, long = [], []
+    for index, row in enumerate(manifest.table.to_pylist()):
+        if not row["error"]:
+            end = row["duration"] if row["end"] is None else row["end"]
+            cut = windows is not None or end - (row["start"] or 0.0) > LONG_VIDEO
+            (long if cut else short).append(index)
+    if short:
+        yield manifest.take(short), None
+    if long:
+        yield manifest.take(long), windows or Windows()
+
+
+def _classify_videos(model: Model, videos: Manifest, **options: Any) -> list[dict[str, Any]]:
+    """Return the classes or the error of each video, as JSON values."""
+    try:
+        classified = model.classify(videos, **options)
+    except VideoError as error:
+        if len(videos) == 1:
+            # The message may begin with a count of videos; the part from the path on is kept.
+            message, path = str(error), videos.clips()[0].path
+            return [{"video": videos.column("pair_id")[0], "error": message[max(0, message.find(path)) :]}]
+        # One by one: each has its own reason, and one of them may have stopped the decoding of all.
+        singles = (videos.take([row]) for row in range(len(videos)))
+        return [result for single in singles for result in _classify_videos(model, single, **options)]
+    results: list[dict[str, Any]] = [{"video": name, "error": error} for name, error in classified.failures]
+    for name, ranked, timeline in classified.videos():
+        result = {"video": name, "classes": [{"class": label, "score": round(score, 4)} for label, score in ranked]}
+        if timeline:
+            result["timeline"] = [
+                {"start": part.start, "end": part.end, "class": part.label, "score": round(part.score, 4)}
+                for part in timeline
+            ]
+        results.append(result)
+    return results
+
+
+def _print_classes(results: Sequence[dict[str, Any]], top: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from crosspair.library.search import format_time
+
+    console = Console()
+    for result in results:
+        # Outside the table, which would break long paths.
+        console.print(Text(result["video"], style="bold"), soft_wrap=True)
+        if "error" in result:
+            console.print(Text(f"  error: {result['error']}", style="red"), soft_wrap=True)
+            continue
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for ranked in result["classes"][:top]:
+            table.add_row(f"{ranked['score']:.2f}", Text(ranked["class"]))
+        for segment in result.get("timeline", ()):
+            time = f"{format_time(segment['start'])}–{format_time(segment['end'])}"
+            table.add_row(f"{segment['score']:.2f}", Text(segment["class"]), time)
+        console.print(table)
+
+
+def index(
+    videos: list[str],
+    *,
+    library: Path,
+    model: str | None = None,
+    titles: Path | None = None,
+    window: float | None = None,
+    stride: float | None = None,
+    forget: bool = False,
+    device: str = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    workers: NonNegativeInt | None = None,
+    batch_size: PositiveInt = 32,
+) -> None:
+    """Create a searchable library of videos, or update it.
+
+    Only new and changed files are encoded; videos deleted from the folders are removed. If
+    interrupted, run the same command again to resume. The library contains a copy of its model, so
+    --model and --window are needed only once.
+
+    Args:
+        videos: folders, files, URLs or manifests (.parquet)
+        library: library folder
+        model: a model folder or Hub name
+        titles: csv or tsv: video_id or path, title
+        window: length of a window in s (default: 4)
+        stride: seconds between the starts of windows (default: half a window)
+        forget: remove these videos from the library instead, even if the files do not exist
+        device: for example cuda:1
+        precision: auto: bf16 if the hardware supports it
+        workers: decoding processes (default: number of cores)
+        batch_size: maximum number of clips per forward pass
+    """
+    from crosspair.cli.parser import parse_windows
+    from crosspair.evaluation.encode import load_engine
+    from crosspair.library.index import index_videos, remove_videos
+    from crosspair.library.store import BROKEN_FILE, MODEL_FOLDER, is_library
+    from crosspair.progress import delayed_progress
+
+    if forget:
+        print(f"{library}: {remove_videos(library, videos)} videos removed")
+        return
+    windows = parse_windows(window, stride)
+    if model is None and not is_library(library):
+        raise CrosspairError(f"{library} is not a library yet; add --model M to create it")
+    source = model or library / MODEL_FOLDER
+    engine = load_engine(source, device=device, precision=precision, workers=workers, batch_size=batch_size)
+    with delayed_progress("indexing", "videos") as progress:
+        summary = index_videos(library, engine, videos, windows=windows, titles=titles, progress=progress)
+    print(
+        f"{library}: {summary.added} videos added, {summary.changed} changed, {summary.removed} "
+        f"removed, {summary.unchanged} unchanged; {summary.windows} windows written"
+    )
+    if summary.broken:
+        print(f"{library / BROKEN_FILE}: {len(summary.broken)} unreadable videos, with reasons")
+
+
+def search(
+    text: tuple[str, ...],
+    *,
+    library: Path,
+    video: str = "",
+    limit: PositiveInt = 10,
+    where: str = "",
+    folder: str | None = None,
+    exact: bool = False,
+    json: bool = False,
+    sheet: Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+) -> None:
+    """Search moments in a library by text or by video.
+
+    Windows that overlap a better window of the same video are suppressed.
+
+    Args:
+        text: what to search for
+        library: library folder
+        video: search for similar videos instead of a text: a video file
+        limit: number of results
+        where: SQL condition on path, title, start, "end" or size: title LIKE '%guitar%'
+        folder: search only videos in this folder
+        exact: compare with every window, without the vector index
+        json: print results as JSON
+        sheet: also draw an image (.png) with frames of each result
+        device: for example cuda:1
+        precision: auto: bf16 if the hardware supports it
+    """
+    from crosspair.cli.parser import print_json
+    from crosspair.evaluation.encode import load_engine
+    from crosspair.files import write_atomically
+    from crosspair.library.search import Searcher, contact_sheet
+    from crosspair.library.store import Library
+
+    if bool(text) == bool(video):
+        raise CrosspairError("either a text or --video FILE is required")
+    opened = Library(library)
+    searcher = Searcher(opened, load_engine(opened.model_folder, device=device, precision=precision))
+    settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
+    hits = searcher.video(video, **settings) if video else searcher.text(" ".join(text), **settings)
+    if sheet:
+        write_atomically(sheet, contact_sheet(hits))
+    if json:
+        print_json([
+            {
+                "path": hit.path, "start": hit.start, "end": hit.end,
+                "score": round(hit.score, 4), "title": hit.title,
+            }
+            for hit in hits
+        ])  # fmt: skip
+        return
+    _print_hits(hits)
+    if sheet:
+        print(f"{sheet}: frames of each result")
+
+
+def _print_hits(hits: Sequence[SearchHit]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from crosspair.library.search import format_time
+
+    if not hits:
+        print("nothing found")
+    console = Console()
+    for hit in hits:
+        time = f"{format_time(hit.start)}–{format_time(hit.end)}"
+        # Not a table, which would break long paths.
+        line = Text(f"{hit.score:5.2f}  {time:13}  {hit.path}")
+        line.append(f"  {hit.title}" if hit.title else "", style="dim")
+        console.print(line, soft_wrap=True)
+
+
+def serve(
+    *,
+    library: Path,
+    host: str = "127.0.0.1",
+    port: NonNegativeInt = 7860,
+    max_upload: PositiveInt = 200,
+    device: str = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    workers: NonNegativeInt | None = None,
+) -> None:
+    """Serve a web page to search a library, play results, and classify a video.
+
+    Only videos of the library are served. Uploads are deleted after processing. Press Ctrl-C to
+    stop.
+
+    Args:
+        library: library folder
+        host: address to listen on; 0.0.0.0 allows access from other machines
+        port: 0: any free port
+        max_upload: maximum size of an upload in MB
+        device: for example cuda:1
+        precision: auto: bf16 if the hardware supports it
+        workers: decoding processes (default: number of cores)
+    """
+    from crosspair.evaluation.encode import load_engine
+    from crosspair.library.store import Library
+    from crosspair.serve.app import serve
+    from crosspair.serve.guard import is_loopback
+
+    opened = Library(library)
+    if not is_loopback(host):
+        logger.warning("no password is required: everyone who can reach %s can see all videos of this library", host)
+    serve(
+        opened, load_engine(opened.model_folder, device=device, precision=precision, workers=workers),
+        host=host, port=port, max_upload=max_upload,
+        ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True),
+    )  # fmt: skip
