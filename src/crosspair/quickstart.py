@@ -16,7 +16,7 @@ from crosspair.corpora.build import class_phrase
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.distributed import World
-from crosspair.evaluation.evaluate import FrozenConfig, Protocols, results_with_random_baseline
+from crosspair.evaluation.evaluate import EvaluationConfig, Protocols, evaluate_model
 from crosspair.evaluation.features import Features, embed_texts, extract_features
 from crosspair.evaluation.results import write_results
 from crosspair.files import write_atomically
@@ -69,12 +69,12 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
     if model is None:
         return None
     with _timed("evaluation", seconds):
-        results, features = results_with_random_baseline(
+        results, features = evaluate_model(
             model,
             manifest,
-            lambda model: _extract_features(model, manifest, recipe, world),
+            lambda network, _: _extract_features(network, manifest, recipe, world),
             PROTOCOLS,
-            FrozenConfig(seed=seed),
+            EvaluationConfig(seed=seed),
         )
     origin = provenance(
         recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed,

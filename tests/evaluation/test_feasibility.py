@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from crosspair.errors import CrosspairError, ModelError
+from crosspair.errors import CrosspairError, ModelError, RecipeError
 from crosspair.evaluation import (
+    EvaluationConfig,
     Features,
-    FrozenConfig,
+    KnnConfig,
     LinearConfig,
+    LowshotConfig,
+    MultiviewConfig,
+    ZeroshotConfig,
     check_protocols,
     frozen_results,
     randomize_weights,
@@ -37,7 +41,7 @@ from tests.models.test_inflate import resnet2d, saved
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def changed(**settings: Any) -> FrozenConfig:
+def changed(**settings: Any) -> EvaluationConfig:
     return dataclasses.replace(CONFIG, **settings)
 
 
@@ -47,7 +51,7 @@ def all_readable(size: int = 8) -> Features:
     return Features(torch.arange(60), visual, embedding, 10, [])
 
 
-FAULTS: list[tuple[Callable[[list[Row]], object], str, FrozenConfig]] = [
+FAULTS: list[tuple[Callable[[list[Row]], object], str, EvaluationConfig]] = [
     (no_test, "knn", CONFIG),
     (only_test, "linear", CONFIG),
     (one_class, "lowshot", CONFIG),
@@ -56,21 +60,15 @@ FAULTS: list[tuple[Callable[[list[Row]], object], str, FrozenConfig]] = [
     (one_unlabelled, "zeroshot", CONFIG),
     (without("label"), "knn", CONFIG),
     (without("title"), "retrieval", CONFIG),
-    (len, "knn", changed(k=49)),
-    (len, "knn", changed(weighting="distance", temperature=0)),
+    (len, "knn", changed(knn=KnnConfig(49))),
     (len, "knn", changed(split="train")),
-    (len, "linear", changed(linear=LinearConfig(epochs=0))),
-    (len, "linear", changed(linear=LinearConfig(lr=-1))),
-    (len, "lowshot", changed(fractions=(0.1, 1.5))),
-    (len, "lowshot", changed(linear=LinearConfig(batch_size=1))),
-    (len, "zeroshot", changed(classes=(2, 4))),
-    (len, "zeroshot", changed(classes=(2,), draws=0)),
+    (len, "zeroshot", changed(zeroshot=ZeroshotConfig((2, 4)))),
 ]
 
 
 @pytest.mark.parametrize(("change", "protocol", "config"), FAULTS)
 def test_the_check_raises_the_error_of_the_evaluation(
-    change: Callable[[list[Row]], object], protocol: Any, config: FrozenConfig, model: CPD
+    change: Callable[[list[Row]], object], protocol: Any, config: EvaluationConfig, model: CPD
 ) -> None:
     manifest = manifest_with(change)
     with pytest.raises(CrosspairError) as later:
@@ -84,7 +82,7 @@ def test_the_check_raises_the_error_of_the_evaluation(
 @pytest.mark.parametrize("label", [True, False])
 def test_supported_protocols_pass_the_check(model: CPD, label: bool, caplog: pytest.LogCaptureFixture) -> None:
     manifest = manifest_with(len if label else without("label"))
-    config = changed(classes=(2, 3), draws=2, k=48)
+    config = changed(zeroshot=ZeroshotConfig((2, 3), draws=2), knn=KnnConfig(48))
     protocols: Any = ("retrieval", "knn", "linear", "lowshot", "zeroshot")
     check_protocols(model, manifest, protocols, config)
     assert not caplog.records  # the evaluation logs the skipped protocols
@@ -104,7 +102,7 @@ def test_videos_with_an_error_are_not_counted_as_training(model: CPD) -> None:
         rows[0]["error"] = "cut"
 
     with pytest.raises(CrosspairError, match=r"k = 48 .* 47$"):
-        check_protocols(model, manifest_with(broken), ("knn",), changed(k=48))
+        check_protocols(model, manifest_with(broken), ("knn",), changed(knn=KnnConfig(48)))
 
 
 # --- frame networks -----------------------------------------------------------------------------
@@ -134,8 +132,8 @@ def test_a_frame_network_does_not_support_text_protocols(frame_model: FrameAvera
 
 
 def test_a_missing_embedding_is_an_error(frame_model: FrameAverageModel) -> None:
-    with pytest.raises(ModelError, match="--feature visual"):
-        check_protocols(frame_model, manifest_with(), ("knn",), changed(features=("embedding",)))
+    with pytest.raises(ModelError, match="feature=visual"):
+        check_protocols(frame_model, manifest_with(), ("knn",), changed(feature="embedding"))
 
 
 def test_a_randomized_frame_network_is_a_frame_network(frame_model: FrameAverageModel) -> None:
@@ -147,3 +145,20 @@ def test_a_randomized_frame_network_is_a_frame_network(frame_model: FrameAverage
         for each in (frame_model, twin)
     ]
     assert tested[0] == tested[1]
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (KnnConfig, {"k": 0}), (KnnConfig, {"temperature": 0.0}),
+        (LinearConfig, {"epochs": 0}), (LinearConfig, {"batch_size": 1}), (LinearConfig, {"drop_every": 0}),
+        (LinearConfig, {"lr": 0.0}), (LinearConfig, {"lr": float("nan")}),
+        (LowshotConfig, {"fractions": (0.1, 1.5)}),
+        (ZeroshotConfig, {"class_counts": (1,)}), (ZeroshotConfig, {"draws": 0}),
+        (ZeroshotConfig, {"templates": ()}), (ZeroshotConfig, {"templates": ("a clip",)}),
+        (MultiviewConfig, {"clips": 0}),
+    ],
+)  # fmt: skip
+def test_invalid_settings(section: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=rf"\.{next(iter(values))} "):
+        section(**values)

@@ -14,14 +14,27 @@ import torch.nn.functional as F
 
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.errors import CrosspairError, ManifestError, ModelError
-from crosspair.evaluation import Features, FrozenConfig, LinearConfig, Result, evaluate, frozen_results, knn_predict
-from crosspair.evaluation.tasks import class_task
+from crosspair.evaluation import (
+    EvaluationConfig,
+    Features,
+    KnnConfig,
+    LinearConfig,
+    LowshotConfig,
+    Result,
+    ZeroshotConfig,
+    evaluate,
+    frozen_results,
+    knn_predict,
+)
+from crosspair.evaluation.evaluate import class_task
 from crosspair.models import CPD
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("cat", "dog", "cat dog")
-CONFIG = FrozenConfig(k=3, linear=LinearConfig(epochs=2, batch_size=8), fractions=(0.2, 1.0))
+CONFIG = EvaluationConfig(
+    knn=KnnConfig(3), linear=LinearConfig(epochs=2, batch_size=8), lowshot=LowshotConfig((0.2, 1.0))
+)
 Row = dict[str, Any]
 
 
@@ -68,7 +81,7 @@ def test_protocols_agree_with_their_functions(model: CPD, features: Features) ->
     tested = torch.tensor([row % 10 in (8, 9) for row in rows])
     truth = features.rows % 3
     order = torch.tensor([0, 2, 1])  # of the sorted classes: cat, cat dog, dog
-    predicted = knn_predict(features.visual[~tested], order[truth[~tested]], features.visual[tested], k=3)
+    predicted = knn_predict(features.visual[~tested], order[truth[~tested]], features.visual[tested], KnnConfig(3))
     assert value(results, "kNN") == float((predicted == order[truth[tested]]).double().mean())
     assert value(results, "linear") == value(results, "low-shot 100 %")
     assert {result.count for result in results} == {12}
@@ -162,7 +175,7 @@ def test_videos_without_a_label_are_not_trained_on(features: Features) -> None:
 
 
 def test_zero_shot_on_draws_is_the_mean_of_zero_shots(model: CPD, features: Features) -> None:
-    config = dataclasses.replace(CONFIG, classes=(2, 3), draws=4)
+    config = dataclasses.replace(CONFIG, zeroshot=ZeroshotConfig((2, 3), draws=4))
     results = frozen_results(model, manifest_with(), features, ("zeroshot",), config)
     whole = value(results, "zero-shot", "embedding")
     assert value(results, "zero-shot, 3 random classes", "embedding") == pytest.approx(whole)
@@ -263,7 +276,7 @@ def test_the_training_split_is_no_test_split_of_trained_classifiers(model: CPD, 
 
 
 def test_more_neighbours_than_videos(model: CPD, features: Features) -> None:
-    config = dataclasses.replace(CONFIG, k=48)
+    config = dataclasses.replace(CONFIG, knn=KnnConfig(48))
     with pytest.raises(CrosspairError, match=r"k = 48 .* 47$"):
         frozen_results(model, manifest_with(), features, ("knn",), config)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 from crosspair.errors import CrosspairError
-from crosspair.evaluation import knn_predict
+from crosspair.evaluation import KnnConfig, knn_predict
 
 seeds = st.integers(0, 2**31)
 
@@ -44,53 +44,35 @@ def predicted_by_loop(train: torch.Tensor, labels: torch.Tensor, queries: torch.
 @settings(max_examples=50)
 def test_predictions_equal_a_plain_loops(seed: int, k: int, classes: int, chunk: int) -> None:
     train, labels, queries = task(seed, 30, 9, classes)
-    found = knn_predict(train, labels, queries, k=k, chunk=chunk)
+    found = knn_predict(train, labels, queries, KnnConfig(k), chunk=chunk)
     assert found.tolist() == predicted_by_loop(train, labels, queries, k)
-
-
-@pytest.mark.parametrize("k", [1, 5, 25])
-def test_predictions_equal_scikit_learns_where_no_votes_tie(k: int) -> None:
-    train, labels, queries = task(3, 200, 60, 4)
-    judge = KNeighborsClassifier(k, metric="cosine").fit(train.numpy(), labels.numpy())
-    votes = np.sort(judge.predict_proba(queries.numpy()), axis=1)
-    clear = votes[:, -1] - votes[:, -2] > 1e-9
-    assert clear.sum() > 30
-    expected = judge.predict(queries.numpy())[clear]
-    assert knn_predict(train, labels, queries, k=k).numpy()[clear].tolist() == expected.tolist()
 
 
 def test_ties_go_to_the_nearer_neighbours() -> None:
     train = torch.tensor([[1.0, 0.0], [0.9, 0.5], [1.0, 0.05], [0.5, 0.9]])
     query = torch.tensor([[1.0, 0.0]])
     for labels, winner in (([0, 0, 1, 1], 0), ([1, 1, 0, 0], 1)):
-        assert knn_predict(train, torch.tensor(labels), query, k=4).tolist() == [winner]
+        assert knn_predict(train, torch.tensor(labels), query, KnnConfig(4)).tolist() == [winner]
 
 
 def test_one_more_vote_beats_similarity() -> None:
     train = torch.tensor([[1.0, 0.0], [-1.0, 0.01], [-1.0, 0.02]])
-    predicted = knn_predict(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]]), k=3)
+    predicted = knn_predict(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]]), KnnConfig(3))
     assert predicted.tolist() == [1]
 
 
 def test_length_does_not_matter() -> None:
     train, labels, queries = task(0, 40, 10, 3)
     scales = torch.linspace(0.01, 100, 40).unsqueeze(1)
-    scaled = knn_predict(train * scales, labels, queries * 7, k=5)
-    assert scaled.tolist() == knn_predict(train, labels, queries, k=5).tolist()
-
-
-@pytest.mark.parametrize("k", [11, 0])
-def test_an_invalid_k(k: int) -> None:
-    train, labels, queries = task(0, 10, 2, 2)
-    with pytest.raises(CrosspairError, match=f"k = {k}"):
-        knn_predict(train, labels, queries, k=k)
+    scaled = knn_predict(train * scales, labels, queries * 7, KnnConfig(5))
+    assert scaled.tolist() == knn_predict(train, labels, queries, KnnConfig(5)).tolist()
 
 
 @given(seed=seeds, k=st.integers(1, 12), temperature=st.floats(0.05, 2))
 @settings(max_examples=50)
 def test_votes_by_distance_equal_a_plain_loops(seed: int, k: int, temperature: float) -> None:
     train, labels, queries = task(seed, 30, 9, 4)
-    found = knn_predict(train, labels, queries, k=k, weighting="distance", temperature=temperature, chunk=4)
+    found = knn_predict(train, labels, queries, KnnConfig(k, "distance", temperature), chunk=4)
     for query, prediction in zip(queries.double(), found.tolist(), strict=True):
         cosines = torch.cosine_similarity(query, train.double())
         nearest = sorted(range(30), key=lambda i: -cosines[i])[:k]
@@ -114,9 +96,6 @@ def test_accuracy_is_that_of_scikit_learn_within_half_a_point() -> None:
     assert abs(accuracy - theirs) <= 0.005
 
 
-def test_invalid_weightings_and_temperatures() -> None:
-    train, labels, queries = task(0, 10, 2, 2)
-    with pytest.raises(CrosspairError, match=r"weighting.*'rank'"):
-        knn_predict(train, labels, queries, k=2, weighting="rank")
-    with pytest.raises(CrosspairError, match=r"temperature.* 0$"):
-        knn_predict(train, labels, queries, k=2, temperature=0)
+def test_more_neighbours_than_training_videos() -> None:
+    with pytest.raises(CrosspairError, match=r"k = 11"):
+        knn_predict(*task(0, 10, 2, 2), KnnConfig(11))

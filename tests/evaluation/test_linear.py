@@ -1,16 +1,20 @@
-"""The linear probe, against plain loops and against scikit-learn."""
+"""The linear probe, against plain loops and against scikit-learn; label subsets: nested, seeded."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from crosspair.errors import CrosspairError
-from crosspair.evaluation import LinearConfig, linear_predict, train_linear
+from crosspair.evaluation import LinearConfig, LowshotConfig, label_subset, linear_predict, train_linear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,25 +123,53 @@ def test_batches_of_a_prediction_do_not_matter() -> None:
     assert torch.equal(linear_predict(probe, features), linear_predict(probe, features, chunk=7))
 
 
-def test_progress_counts_epochs() -> None:
-    features, labels = clusters(10, 2, 2, seed=1)
-    calls: list[tuple[int, int]] = []
-    train_linear(features, labels, 2, LinearConfig(epochs=3), progress=lambda *d: calls.append(d))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+def test_a_single_training_video_is_too_few() -> None:
+    with pytest.raises(CrosspairError):
+        train_linear(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), 2)
 
 
-@pytest.mark.parametrize(
-    ("videos", "config", "message"),
-    [
-        (1, LinearConfig(), "training videos.* 1$"),
-        (9, LinearConfig(batch_size=1), "batch.* 1$"),
-        (9, LinearConfig(epochs=0), "epochs.* 0$"),
-        (9, LinearConfig(drop_every=0), "epochs.* 0$"),
-        (9, LinearConfig(lr=0.0), "lr.* 0$"),
-        (9, LinearConfig(lr=float("nan")), "lr.* nan$"),
-    ],
-)
-def test_invalid_configurations(videos: int, config: LinearConfig, message: str) -> None:
-    features, labels = clusters(videos, 2, 2, seed=1)
-    with pytest.raises(CrosspairError, match=message):
-        train_linear(features, labels, 2, config)
+# --- label subsets ------------------------------------------------------------------------------
+
+label_lists = st.lists(st.sampled_from("abcde"), max_size=200)
+fractions = st.floats(0.001, 1)
+seeds = st.integers(0, 2**31)
+
+
+@given(labels=label_lists, one=fractions, other=fractions, seed=seeds)
+def test_a_smaller_subset_is_part_of_a_larger(labels, one, other, seed) -> None:
+    small, large = sorted([one, other])
+    assert set(label_subset(labels, small, seed)) <= set(label_subset(labels, large, seed))
+
+
+@given(labels=label_lists, fraction=fractions, seed=seeds)
+def test_every_class_gives_its_fraction_and_at_least_one(labels, fraction, seed) -> None:
+    drawn = label_subset(labels, fraction, seed)
+    assert drawn == sorted(set(drawn))
+    given_ = Counter(labels)
+    of_drawn = Counter(labels[i] for i in drawn)
+    assert set(of_drawn) == set(given_)
+    for label, count in of_drawn.items():
+        assert count == 1 or abs(count - fraction * given_[label]) <= 0.5 + 1e-8
+
+
+def test_half_items_are_rounded_up() -> None:
+    assert len(label_subset(["a"] * 50, 0.29, 0)) == 15  # 14.5, slightly less in floating point
+
+
+def test_the_papers_fractions_are_nested() -> None:
+    labels = [f"class {i % 7}" for i in range(700)]
+    drawn = [label_subset(labels, fraction, seed=3) for fraction in (*LowshotConfig().fractions, 1.0)]
+    assert [len(each) for each in drawn] == [7, 70, 140, 700]
+    for small, large in itertools.pairwise(drawn):
+        assert set(small) < set(large)
+
+
+def test_the_seed_decides() -> None:
+    labels = ["a", "b"] * 50
+    assert label_subset(labels, 0.1, 0) == label_subset(labels, 0.1, 0)
+    assert label_subset(labels, 0.1, 0) != label_subset(labels, 0.1, 1)
+
+
+def test_other_classes_change_nothing() -> None:
+    alone = label_subset(["a"] * 30, 0.2, 5)
+    assert label_subset(["a"] * 30 + ["b"] * 9, 0.2, 5)[: len(alone)] == alone

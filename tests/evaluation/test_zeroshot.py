@@ -55,12 +55,9 @@ def test_draws_differ() -> None:
     assert len({tuple(draw) for draw in draw_classes(range(40), 20, 10, 0)}) == 10
 
 
-@pytest.mark.parametrize("count", [1, 6])
-def test_an_invalid_number_of_classes_or_draws(count: int) -> None:
-    with pytest.raises(CrosspairError, match=f" {count} .* 5"):
-        draw_classes(range(5), count, 10, 0)
-    with pytest.raises(CrosspairError, match=r"draws.* 0$"):
-        draw_classes(range(5), 3, 0, 0)
+def test_more_classes_than_there_are() -> None:
+    with pytest.raises(CrosspairError, match=" 6 "):
+        draw_classes(range(5), 6, 10, 0)
 
 
 def test_templates_are_read_from_a_file(tmp_path: Path) -> None:
