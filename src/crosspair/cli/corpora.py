@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
+    from crosspair.cli.options import CorpusOptions, TitledOptions
     from crosspair.corpora.check import CheckedManifest
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.prepare import PreparationPlan
@@ -27,7 +29,6 @@ def corpus_rendered(
         pairs: number of videos
         noise: title noise from 0 (clean titles) to 1 (all titles wrong)
         seed: random seed of videos and titles
-        workers: worker processes (default: number of cores)
     """
     from crosspair.corpora.rendered.render import render_corpus
     from crosspair.progress import delayed_progress
@@ -42,65 +43,39 @@ def corpus_folder(
     *,
     titles: Path,
     out: Path,
-    title_columns: str = "",
     label_by_folder: bool = False,
-    class_names: Path | None = None,
     split_list: list[str] = [],  # noqa: B006
-    val: float = 0.0,
     skip_broken: bool = False,
+    **options: Unpack[CorpusOptions],
 ) -> None:
     """Read a folder of videos and a title file.
 
     Args:
-        dir: folder that is searched recursively for videos
         titles: csv or tsv: video_id or path, title, and optionally label, split, start, end
         out: the manifest, or its folder
-        title_columns: column names of the title file: COLUMN=NAME,..., for example
-            video_id=id,title=caption
         label_by_folder: label each video with its folder's name
-        class_names: csv or tsv without header: label, readable class name
         split_list: SPLIT=FILE: text file that lists the videos of train, val or test; may be
             repeated
-        val: fraction of train to hold out as val
         skip_broken: mark unreadable videos instead of failing
     """
-    from crosspair.cli.parser import parse_pairs
+    from crosspair.cli.options import parse_pairs
     from crosspair.corpora.readers import folder_corpus
 
     lists = {split: Path(file) for split, file in parse_pairs(split_list, "--split-list").items()}
-    _read_corpus(
-        folder_corpus, dir, titles, out,
-        title_columns=title_columns, label_by_folder=label_by_folder, class_names=class_names,
-        split_lists=lists, val_fraction=val, skip_broken=skip_broken,
-    )  # fmt: skip
+    reader = partial(folder_corpus, label_by_folder=label_by_folder, split_lists=lists, skip_broken=skip_broken)
+    _read_corpus(reader, dir, titles, out, options)
 
 
-def corpus_kinetics(
-    dir: Path,
-    *,
-    csv: list[Path],
-    out: Path,
-    titles: Path | None = None,
-    title_columns: str = "",
-    class_names: Path | None = None,
-    val: float = 0.0,
-) -> None:
+def corpus_kinetics(dir: Path, *, csv: list[Path], out: Path, **options: Unpack[TitledOptions]) -> None:
     """Read Kinetics-400, or with titles Kinetics-210k.
 
     Args:
-        dir: folder that is searched recursively for videos
         csv: official lists: label, youtube_id, time_start, time_end, split
         out: the manifest, or its folder
-        titles: csv or tsv: video_id, title; or the authors' tsv without header: id, processed
-            title, original title; pairs without a title are skipped
-        title_columns: column names of the title file, as in corpus folder
-        class_names: csv or tsv without header: official class name, readable class name
-        val: fraction of train to hold out as val
     """
     from crosspair.corpora.readers import kinetics_corpus
 
-    options = {"titles": titles, "title_columns": title_columns, "class_names": class_names, "val_fraction": val}
-    _read_corpus(kinetics_corpus, dir, csv, out, **options)
+    _read_corpus(kinetics_corpus, dir, csv, out, options)
 
 
 def corpus_instagram(
@@ -109,85 +84,52 @@ def corpus_instagram(
     """Read Instagram-300k: web videos with captions.
 
     Args:
-        dir: folder that is searched recursively for videos
         captions: json: {id: {"subset": ..., "caption": ...}}
         out: the manifest, or its folder
         template: file names of the videos
-        val: fraction of train to hold out as val
     """
     from crosspair.corpora.readers import instagram_corpus
 
-    _read_corpus(instagram_corpus, dir, captions, out, template=template, val_fraction=val)
+    _read_corpus(partial(instagram_corpus, template=template), dir, captions, out, {"val": val})
 
 
-def corpus_ucf101(
-    dir: Path,
-    *,
-    lists: Path,
-    out: Path,
-    splits: str = "1",
-    titles: Path | None = None,
-    class_names: Path | None = None,
-    val: float = 0.0,
-) -> None:
-    """Read UCF101; --val holds out whole groups.
+def corpus_ucf101(dir: Path, *, lists: Path, out: Path, splits: str = "1", **options: Unpack[TitledOptions]) -> None:
+    """Read UCF101, one manifest for each official split.
 
     Args:
-        dir: folder that is searched recursively for videos
         lists: folder with classInd.txt, trainlist0N.txt and testlist0N.txt
-        out: the manifest, or its folder; with several splits, the folder of split1.parquet, ...
-        splits: official splits, such as 1,2,3
-        titles: csv or tsv: video_id, title; without it, titles are empty
-        class_names: csv or tsv without header: official class name, readable class name
-        val: fraction of train to hold out as val
+        out: the manifest, or its folder; for several splits, the folder of split1.parquet, ...
     """
-    from crosspair.cli.parser import parse_splits
+    from crosspair.cli.options import parse_splits
     from crosspair.corpora.ucf_hmdb import ucf101_corpus
 
-    options = {"splits": parse_splits(splits), "titles": titles, "class_names": class_names, "val_fraction": val}
-    _read_corpus(ucf101_corpus, dir, lists, out, **options)
+    _read_corpus(partial(ucf101_corpus, splits=parse_splits(splits)), dir, lists, out, options)
 
 
-def corpus_hmdb51(
-    dir: Path,
-    *,
-    lists: Path,
-    out: Path,
-    splits: str = "1",
-    titles: Path | None = None,
-    class_names: Path | None = None,
-    val: float = 0.0,
-) -> None:
-    """Read HMDB51; --val holds out whole source films.
+def corpus_hmdb51(dir: Path, *, lists: Path, out: Path, splits: str = "1", **options: Unpack[TitledOptions]) -> None:
+    """Read HMDB51, one manifest for each official split.
 
     Args:
-        dir: folder that is searched recursively for videos
         lists: folder with CLASS_test_splitN.txt
-        out: the manifest, or its folder; with several splits, the folder of split1.parquet, ...
-        splits: official splits, such as 1,2,3
-        titles: csv or tsv: video_id, title; without it, titles are empty
-        class_names: csv or tsv without header: official class name, readable class name
-        val: fraction of train to hold out as val
+        out: the manifest, or its folder; for several splits, the folder of split1.parquet, ...
     """
-    from crosspair.cli.parser import parse_splits
+    from crosspair.cli.options import parse_splits
     from crosspair.corpora.ucf_hmdb import hmdb51_corpus
 
-    options = {"splits": parse_splits(splits), "titles": titles, "class_names": class_names, "val_fraction": val}
-    _read_corpus(hmdb51_corpus, dir, lists, out, **options)
+    _read_corpus(partial(hmdb51_corpus, splits=parse_splits(splits)), dir, lists, out, options)
 
 
-def _read_corpus(reader: Any, *inputs: Any, title_columns: str = "", **options: Any) -> None:
-    """Call a reader of `crosspair.corpora` and print the manifests that it writes."""
-    from crosspair.cli.parser import parse_pairs
+def _read_corpus(reader: Callable[..., Any], dir: Path, lists: Any, out: Path, options: Mapping[str, Any]) -> None:
+    """Call a reader of `crosspair.corpora`, and print the manifests that it writes."""
+    from crosspair.cli.options import parse_pairs
     from crosspair.corpora.manifest import Manifest
     from crosspair.progress import delayed_progress
 
-    if title_columns:
-        if options.get("titles", inputs[1]) is None:
-            raise CrosspairError("--title-columns requires --titles FILE")
-        options["title_columns"] = parse_pairs(title_columns.split(","), "--title-columns")
+    settings = {("val_fraction" if name == "val" else name): value for name, value in options.items()}
+    if columns := settings.pop("title_columns", ""):
+        settings["title_columns"] = parse_pairs(columns.split(","), "--title-columns")
     with delayed_progress("probing", "videos") as progress:
-        manifests = reader(*inputs, progress=progress, **options)
+        manifests = reader(dir, lists, out, progress=progress, **settings)
     _print_manifests([manifests] if isinstance(manifests, Manifest) else manifests)
 
 
@@ -216,14 +158,12 @@ def check(
     Exit status: 0 if every video is usable, 1 if not, 2 for invalid input.
 
     Args:
-        manifest: the manifest, or its folder
         decode: also decode every frame; an interrupted check resumes when it is run again
         out: the manifest to write (default: replace MANIFEST)
         list: csv file to write all problems to: pair_id, path, kind, message
-        workers: worker processes (default: number of cores)
         timeout: seconds per file (default: 20; with --decode 60 plus the length of the video)
     """
-    from crosspair.cli.parser import check_output_path
+    from crosspair.cli.options import check_output_path
     from crosspair.corpora.check import check
     from crosspair.corpora.manifest import Manifest
     from crosspair.progress import progress
@@ -286,7 +226,6 @@ def prepare(
     files are written, 1 if some sources are broken (see the column error), 2 on failure.
 
     Args:
-        manifest: the manifest, or its folder
         out: folder for manifest and videos
         short_side: short side of the frames in pixels; smaller videos are not enlarged. Use 128 for
             crops of 112, 256 for crops of 224
@@ -294,14 +233,9 @@ def prepare(
         fps: own: keep the frame rate of each video; a number: convert to it
         middle: keep only the middle X seconds of longer videos
         crf: x264 quality
-        workers: worker processes (default: number of cores)
         dry_run: only estimate time and disk space from 20 videos
-        engine: run on processes of this machine, or on a Ray cluster with a shared file system
-        address: address of the Ray cluster, for example auto (default: start Ray here)
     """
-    from functools import partial
-
-    from crosspair.cli.parser import check_engine
+    from crosspair.cli.options import check_engine
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.prepare import plan_preparation, prepare_corpus, transcode_locally, transcode_on_ray
     from crosspair.corpora.transcode import TranscodeSettings
@@ -337,7 +271,6 @@ def _print_estimate(plan: PreparationPlan, workers: int) -> None:
     """Transcode a sample of the missing videos, and print the estimated time and disk space of all of them."""
     import datetime
     import shutil
-    from functools import partial
 
     from crosspair.corpora.prepare import estimate_cost, transcode_locally
     from crosspair.progress import progress
@@ -380,14 +313,12 @@ def titles_clean(
     title_tree (its verbs and nouns, found by a dependency parser).
 
     Args:
-        manifest: the manifest, or its folder
         out: the manifest to write (default: replace MANIFEST)
         lemmas: base forms in title_tree: play instead of playing
         empty: pairs whose clean title is empty: keep them without it, drop them, or use the raw
             title; with raw, an empty title_tree becomes the clean title
         keep_clean: keep existing clean titles and only parse them
         report: folder for report.html, titles.csv and titles.png: removed words and reasons
-        workers: worker processes (default: number of cores)
     """
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.titles.stage import prepare_titles
@@ -421,7 +352,6 @@ def titles_words(manifest: str, *, exact: bool = False, accuracy: Path | None = 
     kind of title in the manifest.
 
     Args:
-        manifest: the manifest, or its folder
         exact: compare exact words instead of base forms, of which playing matches plays
         accuracy: also plot the accuracy of each class: results of crosspair evaluate, a csv with
             the columns class and accuracy, or a JSON object (values from 0 to 1)

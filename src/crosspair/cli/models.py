@@ -5,12 +5,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
+from crosspair.cli.options import InferenceOptions
 from crosspair.errors import ModelError, RunError
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+
+class EvaluationOptions(InferenceOptions, total=False):
+    """Options of `crosspair.evaluate`.
+
+    Attributes:
+        split: split to test on (default: test); classifiers are trained on the splits before it
+        features: folder of the features (default: next to FILE)
+        feature: before or after the projection head (default: both)
+        random_baseline: also test random weights (default: for all protocols)
+        details: folder for accuracies by class and confusion matrices
+    """
+
+    split: Literal["test", "val", "train"]
+    features: Path
+    feature: Literal["visual", "embedding"]
+    random_baseline: bool | None
+    details: Path
+    clips: PositiveInt
+    seed: NonNegativeInt
 
 
 def evaluate(
@@ -20,17 +41,8 @@ def evaluate(
     manifest: str,
     out: Path,
     protocols: str = "",
-    split: Literal["test", "val", "train"] = "test",
     splits: str = "",
-    features: Path | None = None,
-    feature: Literal["visual", "embedding"] | None = None,
-    random_baseline: bool | None = None,
-    details: Path | None = None,
-    clips: PositiveInt = 10,
-    seed: NonNegativeInt = 0,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    workers: NonNegativeInt | None = None,
-    batch_size: PositiveInt = 32,
+    **options: Unpack[EvaluationOptions],
 ) -> None:
     """Evaluate a model: retrieval, kNN, linear, low-shot, zero-shot, multi-view.
 
@@ -40,35 +52,21 @@ def evaluate(
         overrides: settings: knn.k, knn.weighting, knn.temperature, linear.epochs, linear.lr,
             linear.batch_size, lowshot.fractions, zeroshot.class_counts, zeroshot.draws,
             zeroshot.templates=FILE, multiview.crops
-        model: model folder, Hub name, or imagenet:FILE of a 2D ResNet
+        model: model folder, Hub name, or imagenet:FILE (2D ResNet)
         manifest: videos with labels or titles
         out: results file (JSON) to write
         protocols: retrieval,knn,linear,lowshot,zeroshot or some of them; for a classifier multiview
             (default: all that model and manifest allow)
-        split: split to test on; classifiers are trained on the splits before it
-        splits: official splits to average over, such as 1,2,3; their numbers replace {} in --model,
+        splits: official splits to average over, such as 1,2,3; they replace {} in --model,
             --manifest and --features
-        features: folder of the features (default: next to FILE)
-        feature: before or after the projection head (default: both)
-        random_baseline: also test random weights (default: without --protocols)
-        details: folder for accuracies by class and confusion matrices
-        clips: clips per video
-        seed: random seed
-        precision: auto: bf16 if the hardware supports it
-        workers: decoding processes (default: number of cores)
-        batch_size: maximum number of clips per forward pass
     """
     from crosspair import api
-    from crosspair.cli.parser import check_output_path, parse_splits
+    from crosspair.cli.options import check_output_path, parse_splits
     from crosspair.reporting.tables import print_table
 
     check_output_path(out)
-    results = api.evaluate(
-        model, manifest, protocols.split(",") if protocols else None,
-        out=out, split=split, splits=parse_splits(splits), features=features, feature=feature,
-        random_baseline=random_baseline, details=details, clips=clips, seed=seed, precision=precision,
-        workers=workers, batch_size=batch_size, overrides=overrides,
-    )  # fmt: skip
+    names = protocols.split(",") if protocols else None
+    results = api.evaluate(model, manifest, names, out=out, splits=parse_splits(splits), overrides=overrides, **options)
     if results:
         print_table(results)
 
@@ -145,7 +143,7 @@ def import_weights(file: str, overrides: tuple[str, ...], *, out: Path, tokenize
 
 def _parse_clip(overrides: Sequence[str]) -> dict[str, int]:
     """Parse clip.frames, clip.stride and clip.size."""
-    from crosspair.cli.parser import parse_pairs
+    from crosspair.cli.options import parse_pairs
 
     settings = parse_pairs(overrides, "key=value")
     for key, value in settings.items():

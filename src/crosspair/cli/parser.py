@@ -1,26 +1,21 @@
-"""Parsers of verbs, and checks of options that several verbs have."""
+"""The parser of a verb, which is built from its function."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
-import json
-import os
 import re
-import tempfile
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 import jsonargparse
 
-from crosspair.errors import CrosspairError, RunError
+from crosspair.cli.options import SHARED_HELP
+from crosspair.errors import CrosspairError
 from crosspair.recipes import suggest
-
-if TYPE_CHECKING:
-    from crosspair.evaluation.windows import Windows
 
 OVERRIDES = "overrides"  # parameter for words key=value, which may be anywhere after the verb
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
@@ -43,8 +38,8 @@ class VerbHelp(jsonargparse.DefaultHelpFormatter):  # type: ignore[misc]
 class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
     """The options of a verb: types and defaults from a function's signature, help from its docstring.
 
-    Parameters before ``*`` are positional. A list takes one or more words, a tuple any number. A bool is a flag;
-    if its default is None, there is also a flag ``--no-…``.
+    Parameters before ``*`` are positional. A list takes one or more words, a tuple any number. A bool is a flag, and
+    ``bool | None`` has also a flag ``--no-…``. Parameters that the docstring omits have the `SHARED_HELP`.
     """
 
     @classmethod
@@ -85,8 +80,9 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
         if container in {Union, UnionType, list, tuple}:
             value = next(each for each in get_args(hint) if each is not type(None))
         is_option, name = names[0].startswith("-"), names[0].lstrip("-")
+        settings["help"] = settings["help"] or SHARED_HELP[name]
         if value is bool:
-            flag = argparse.BooleanOptionalAction if settings["default"] is None else "store_true"
+            flag = "store_true" if hint is bool else argparse.BooleanOptionalAction
             settings = {"action": flag, "default": settings["default"], "help": settings["help"]}
         else:
             if container in {list, tuple}:
@@ -141,66 +137,3 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
             reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason).replace("typing.Literal", "one of ")
             return f"{names[invalid[1]]}{f' {value[1]!r}' if value else ''}: {reason}"
         return " ".join(message.removeprefix("argument ").split())
-
-
-def check_output_path(out: Path, option: str = "--out", example: str = "results.json") -> None:
-    """Check that an output file can be written, before its content is computed.
-
-    Raises:
-        RunError: ``out`` is a folder, a parent is a file, or the folder is not writable.
-    """
-    if out.is_dir():
-        raise RunError(f"{option} {out} is a folder; give a file, for example {out / example}")
-    for folder in out.parents:
-        if folder.is_file():
-            raise RunError(f"{option} {out}: {folder} is a file, not a folder")
-    existing = next(folder for folder in out.absolute().parents if folder.exists())
-    try:
-        tempfile.TemporaryFile(dir=existing).close()  # os.access is always true for root
-    except OSError as error:
-        raise RunError(f"{option} {out}: {existing} is not writable: {error.strerror}") from error
-
-
-def parse_splits(text: str) -> list[int]:
-    """Parse the value of ``--splits``: numbers of official splits, such as "1,2,3"; "" for none."""
-    numbers = text.split(",") if text else []
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise CrosspairError(f"--splits {text!r} is not a list of split numbers such as 1,2,3")
-    if len(set(numbers)) < len(numbers):
-        raise CrosspairError(f"--splits {text!r} contains a split more than once")
-    return [int(number) for number in numbers]
-
-
-def parse_pairs(texts: Sequence[str], option: str) -> dict[str, str]:
-    """Parse the values KEY=VALUE of an option."""
-    pairs: dict[str, str] = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator or key.strip() in pairs:
-            raise CrosspairError(f"{option} {text!r} must have the form KEY=VALUE, with each key once")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def parse_windows(window: float | None, stride: float | None) -> Windows | None:
-    """Return the windows of ``--window`` and ``--stride`` (default: half a window); None without ``--window``."""
-    from crosspair.evaluation.windows import Windows
-
-    if window is None:
-        if stride is not None:
-            raise CrosspairError("--stride requires --window")
-        return None
-    return Windows(window, window / 2 if stride is None else stride)
-
-
-def check_engine(engine: str, address: str | None) -> None:
-    """Check that ``--address`` and ``torchrun`` do not conflict with ``--engine``."""
-    if address is not None and engine != "ray":
-        raise CrosspairError("--address requires --engine ray")
-    if engine == "ray" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise CrosspairError("--engine ray starts its own processes; run it without torchrun")
-
-
-def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))

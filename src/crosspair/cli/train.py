@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
     from crosspair.ablation.plan import AblationPlan
+    from crosspair.cli.options import RunOptions
     from crosspair.config import FinetuneRecipe, Recipe
     from crosspair.planning import TrainingEstimate
 
@@ -34,8 +35,7 @@ def pretrain(
     manifest: str,
     run: Path,
     init: str = "random",
-    resume: bool = False,
-    profile: bool = False,
+    **options: Unpack[RunOptions],
 ) -> None:
     """Pre-train a video and a text encoder on a manifest.
 
@@ -48,13 +48,10 @@ def pretrain(
         run: run folder, which receives the model, checkpoints, metrics and report.html
         init: initial weights: random, a model folder or Hub name, of which matching parts are
             loaded, or imagenet:FILE, the state dict of a 2D ResNet, which is inflated
-        resume: resume the run in the folder
-        profile: time the parts of 20 training steps and write a page and a Perfetto trace to
-            profile/ in the run folder; results do not change
     """
     from crosspair import api
 
-    model = api.pretrain(recipe, manifest, run, init=init, resume=resume, overrides=overrides, profile=profile)
+    model = api.pretrain(recipe, manifest, run, init=init, overrides=overrides, **options)
     if model is not None and api.is_main_process():
         print(f"model: {run / 'model'}")
 
@@ -69,8 +66,7 @@ def finetune(
     split: Literal["test", "val"] = "test",
     splits: str = "",
     no_test: bool = False,
-    resume: bool = False,
-    profile: bool = False,
+    **options: Unpack[RunOptions],
 ) -> None:
     """Train a classifier from pre-trained weights and test it with 30 views.
 
@@ -87,17 +83,15 @@ def finetune(
         splits: official splits to run one after another, such as 1,2,3; their numbers replace {} in
             --manifest and --init; results are averaged
         no_test: train only
-        resume: resume the run in the folder
-        profile: time the parts of 20 training steps, as in pretrain
     """
     from crosspair import api
-    from crosspair.cli.parser import parse_splits
+    from crosspair.cli.options import parse_splits
     from crosspair.reporting.tables import print_table
 
     numbers = parse_splits(splits)
     results = api.finetune(
         recipe, manifest, run,
-        init=init, split=split, splits=numbers, test=not no_test, resume=resume, overrides=overrides, profile=profile,
+        init=init, split=split, splits=numbers, test=not no_test, overrides=overrides, **options,
     )  # fmt: skip
     if results is None or not api.is_main_process():
         return
@@ -199,7 +193,7 @@ def benchmark(
     """
     from dataclasses import asdict
 
-    from crosspair.cli.parser import print_json
+    from crosspair.cli.options import print_json
     from crosspair.corpora.manifest import Manifest
     from crosspair.distributed import init_distributed
     from crosspair.planning import estimate_training
@@ -279,7 +273,7 @@ def doctor(*, json: bool = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from crosspair.cli.parser import print_json
+    from crosspair.cli.options import print_json
     from crosspair.doctor import run_checks
 
     checks = run_checks(Path())

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from crosspair.errors import CrosspairError, VideoError
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-    from crosspair.api import Model
+    from crosspair.cli.options import InferenceOptions
     from crosspair.corpora.manifest import Manifest
     from crosspair.evaluation.windows import Windows
+    from crosspair.inference import Model
     from crosspair.library.search import SearchHit
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,9 @@ def embed(
     clips: PositiveInt = 10,
     window: float | None = None,
     stride: float | None = None,
-    device: str = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    workers: NonNegativeInt | None = None,
-    batch_size: PositiveInt = 32,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
+    **options: Unpack[InferenceOptions],
 ) -> None:
     """Write features of videos to a Parquet file, or of a manifest to a folder.
 
@@ -44,45 +42,38 @@ def embed(
     be resumed by the same command, and runs under torchrun and on Ray.
 
     Args:
-        videos: files, folders, URLs or manifests (.parquet)
         model: a model folder or Hub name; for a folder also imagenet:FILE
         out: FILE.parquet, or a folder
         clips: clips per video, without --window
         window: length of a window in s; one row per window (default: one per video)
-        stride: seconds between the starts of windows (default: half a window)
-        device: for example cuda:1
-        precision: auto: bf16 if the hardware supports it
-        workers: decoding processes (default: number of cores)
-        batch_size: maximum number of clips per forward pass
         engine: for a folder: run on processes of this machine, or on a Ray cluster with a shared
             file system
-        address: address of the Ray cluster, for example auto (default: start Ray here)
     """
     from crosspair import api
-    from crosspair.cli.parser import check_engine, check_output_path, parse_windows
+    from crosspair.cli.options import check_engine, check_output_path, parse_windows
+    from crosspair.inference import load, write_embeddings
 
     check_engine(engine, address)
     windows = parse_windows(window, stride)
     if out.suffix != ".parquet":
         if len(videos) > 1 or windows:
             raise CrosspairError(f"--out {out} is a folder: give one manifest, and no --window")
-        settings: Any = {"clips": clips, "precision": precision, "workers": workers, "batch_size": batch_size}
-        ray_address = (address,) if engine == "ray" else None
-        found, total = api.write_features(model, videos[0], out, device=device, ray_address=ray_address, **settings)
+        ray = (address or "") if engine == "ray" else None
+        features = api.write_features(model, videos[0], out, clips=clips, ray=ray, **options)
         if api.is_main_process():
-            print(f"{out}: features of {found} of {total} videos")
+            print(f"{out}: features of {len(features.rows)} videos, {len(features.failures)} skipped")
         return
     if engine == "ray":
         raise CrosspairError("--engine ray requires a folder as --out")
     check_output_path(out, example="features.parquet")
-    loaded = api.load(model, device=device, precision=precision, workers=workers, batch_size=batch_size)
+    loaded = load(model, **options)
     metadata = {
         "model": loaded.engine.model.hash,
         "clips": None if windows else clips,
         "window": windows and windows.length,
         "stride": windows and windows.stride,
     }
-    rows, failures = api.write_embeddings(out, loaded.encode(videos, clips=clips, windows=windows), metadata)
+    rows, failures = write_embeddings(out, loaded.encode(videos, clips=clips, windows=windows), metadata)
     failed = f"; {len(failures)} videos could not be read (column error)" if failures else ""
     print(f"{out}: {rows} rows{failed}")
 
@@ -98,41 +89,30 @@ def classify(
     stride: float | None = None,
     top: PositiveInt = 5,
     json: bool = False,
-    device: str = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    workers: NonNegativeInt | None = None,
-    batch_size: PositiveInt = 32,
+    **options: Unpack[InferenceOptions],
 ) -> None:
     """Classify videos among given class names (zero-shot).
 
     Videos longer than 30 s get a timeline of 4 s windows every 2 s.
 
     Args:
-        videos: files, folders, URLs or manifests (.parquet)
-        model: a model folder or Hub name
         classes: "A, B, C": names, separated by commas
         classes_file: names, one per line, instead of --classes
-        templates: prompts for class names, one per line, with {} for the name; averaged
         window: length of a window in s; prints a timeline for every video
-        stride: seconds between the starts of windows (default: half a window)
         top: number of classes to print
         json: print all scores as JSON
-        device: for example cuda:1
-        precision: auto: bf16 if the hardware supports it
-        workers: decoding processes (default: number of cores)
-        batch_size: maximum number of clips per forward pass
     """
-    from crosspair.api import load
-    from crosspair.cli.parser import parse_windows, print_json
+    from crosspair.cli.options import parse_windows, print_json
     from crosspair.corpora.inputs import collect_videos, probe_missing
     from crosspair.evaluation.zeroshot import read_templates
+    from crosspair.inference import load
 
-    options: dict[str, Any] = {
+    prompts: dict[str, Any] = {
         "classes": _read_classes(classes, classes_file),
         "templates": read_templates(templates) if templates else ("{}",),
     }
     windows = parse_windows(window, stride)
-    loaded = load(model, device=device, precision=precision, workers=workers, batch_size=batch_size)
+    loaded = load(model, **options)
     manifest = probe_missing(collect_videos(videos))
     results = [
         {"video": name, "error": error}
@@ -140,7 +120,7 @@ def classify(
         if error
     ]
     for members, cut in _split_by_length(manifest, windows):
-        results += _classify_videos(loaded, members, windows=cut, **options)
+        results += _classify_videos(loaded, members, windows=cut, **prompts)
     if all("classes" not in result for result in results):
         raise VideoError(f"0 of {len(manifest)} videos can be read; first error: {results[0]['error']}")
     if json:
@@ -235,10 +215,7 @@ def index(
     window: float | None = None,
     stride: float | None = None,
     forget: bool = False,
-    device: str = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    workers: NonNegativeInt | None = None,
-    batch_size: PositiveInt = 32,
+    **options: Unpack[InferenceOptions],
 ) -> None:
     """Create a searchable library of videos, or update it.
 
@@ -248,18 +225,11 @@ def index(
 
     Args:
         videos: folders, files, URLs or manifests (.parquet)
-        library: library folder
-        model: a model folder or Hub name
         titles: csv or tsv: video_id or path, title
         window: length of a window in s (default: 4)
-        stride: seconds between the starts of windows (default: half a window)
         forget: remove these videos from the library instead, even if the files do not exist
-        device: for example cuda:1
-        precision: auto: bf16 if the hardware supports it
-        workers: decoding processes (default: number of cores)
-        batch_size: maximum number of clips per forward pass
     """
-    from crosspair.cli.parser import parse_windows
+    from crosspair.cli.options import parse_windows
     from crosspair.evaluation.encode import load_engine
     from crosspair.library.index import index_videos, remove_videos
     from crosspair.library.store import BROKEN_FILE, MODEL_FOLDER, is_library
@@ -271,8 +241,7 @@ def index(
     windows = parse_windows(window, stride)
     if model is None and not is_library(library):
         raise CrosspairError(f"{library} is not a library yet; add --model M to create it")
-    source = model or library / MODEL_FOLDER
-    engine = load_engine(source, device=device, precision=precision, workers=workers, batch_size=batch_size)
+    engine = load_engine(model or library / MODEL_FOLDER, **options)
     with delayed_progress("indexing", "videos") as progress:
         summary = index_videos(library, engine, videos, windows=windows, titles=titles, progress=progress)
     print(
@@ -294,8 +263,7 @@ def search(
     exact: bool = False,
     json: bool = False,
     sheet: Path | None = None,
-    device: str = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    **options: Unpack[InferenceOptions],
 ) -> None:
     """Search moments in a library by text or by video.
 
@@ -303,7 +271,6 @@ def search(
 
     Args:
         text: what to search for
-        library: library folder
         video: search for similar videos instead of a text: a video file
         limit: number of results
         where: SQL condition on path, title, start, "end" or size: title LIKE '%guitar%'
@@ -311,10 +278,8 @@ def search(
         exact: compare with every window, without the vector index
         json: print results as JSON
         sheet: also draw an image (.png) with frames of each result
-        device: for example cuda:1
-        precision: auto: bf16 if the hardware supports it
     """
-    from crosspair.cli.parser import print_json
+    from crosspair.cli.options import print_json
     from crosspair.evaluation.encode import load_engine
     from crosspair.files import write_atomically
     from crosspair.library.search import Searcher, contact_sheet
@@ -323,7 +288,7 @@ def search(
     if bool(text) == bool(video):
         raise CrosspairError("either a text or --video FILE is required")
     opened = Library(library)
-    searcher = Searcher(opened, load_engine(opened.model_folder, device=device, precision=precision))
+    searcher = Searcher(opened, load_engine(opened.model_folder, **options))
     settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
     hits = searcher.video(video, **settings) if video else searcher.text(" ".join(text), **settings)
     if sheet:
@@ -365,9 +330,7 @@ def serve(
     host: str = "127.0.0.1",
     port: NonNegativeInt = 7860,
     max_upload: PositiveInt = 200,
-    device: str = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    workers: NonNegativeInt | None = None,
+    **options: Unpack[InferenceOptions],
 ) -> None:
     """Serve a web page to search a library, play results, and classify a video.
 
@@ -375,13 +338,9 @@ def serve(
     stop.
 
     Args:
-        library: library folder
         host: address to listen on; 0.0.0.0 allows access from other machines
         port: 0: any free port
         max_upload: maximum size of an upload in MB
-        device: for example cuda:1
-        precision: auto: bf16 if the hardware supports it
-        workers: decoding processes (default: number of cores)
     """
     from crosspair.evaluation.encode import load_engine
     from crosspair.library.store import Library
@@ -392,7 +351,7 @@ def serve(
     if not is_loopback(host):
         logger.warning("no password is required: everyone who can reach %s can see all videos of this library", host)
     serve(
-        opened, load_engine(opened.model_folder, device=device, precision=precision, workers=workers),
+        opened, load_engine(opened.model_folder, **options),
         host=host, port=port, max_upload=max_upload,
         ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True),
     )  # fmt: skip
