@@ -1,7 +1,7 @@
 """The ``crosspair`` command.
 
-A verb is a typed function in one of the modules of this folder. Only the module of the named verb is
-imported, and PyTorch only when the verb runs.
+A verb is a typed function ``run_VERB`` in one of the modules of this folder. Only that module is imported, and PyTorch
+only when the verb runs. jsonargparse executes the `TYPE_CHECKING` block of the module, so it must be cheap, too.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def verb_function(name: str) -> Callable[..., None]:
-    """Return the function of a verb, such as ``corpus_folder`` for "corpus folder"."""
+    """Return the function of a verb, such as ``run_corpus_folder`` for "corpus folder"."""
     module = import_module(f"crosspair.cli.{VERBS[name]}")
-    function: Callable[..., None] = getattr(module, name.replace(" ", "_").replace("-", "_"))
+    function: Callable[..., None] = getattr(module, f"run_{name.replace(' ', '_').replace('-', '_')}")
     return function
 
 

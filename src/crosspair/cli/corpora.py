@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from crosspair.cli.results import print_checked, print_manifests, print_preparation
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-    from crosspair.cli.options import CorpusOptions, TitledOptions
-    from crosspair.corpora.check import CheckedManifest
-    from crosspair.corpora.manifest import Manifest
-    from crosspair.corpora.prepare import PreparationPlan
+    from crosspair.cli.parser import CorpusArguments, TitledArguments
 
 
-def corpus_rendered(
+def run_corpus_rendered(
     out: Path, *, pairs: int = 1200, noise: float = 0.3, seed: NonNegativeInt = 0, workers: PositiveInt | None = None
 ) -> None:
     """Render video files with noisy titles.
@@ -35,10 +33,10 @@ def corpus_rendered(
 
     with delayed_progress("rendering", "videos") as progress:
         manifest = render_corpus(out, pairs, seed, noise, workers, progress=progress)
-    _print_manifests([manifest])
+    print_manifests([manifest])
 
 
-def corpus_folder(
+def run_corpus_folder(
     dir: Path,
     *,
     titles: Path,
@@ -46,7 +44,7 @@ def corpus_folder(
     label_by_folder: bool = False,
     split_list: list[str] = [],  # noqa: B006
     skip_broken: bool = False,
-    **options: Unpack[CorpusOptions],
+    **options: Unpack[CorpusArguments],
 ) -> None:
     """Read a folder of videos and a title file.
 
@@ -58,7 +56,7 @@ def corpus_folder(
             repeated
         skip_broken: mark unreadable videos instead of failing
     """
-    from crosspair.cli.options import parse_pairs
+    from crosspair.cli.parser import parse_pairs
     from crosspair.corpora.readers import folder_corpus
 
     lists = {split: Path(file) for split, file in parse_pairs(split_list, "--split-list").items()}
@@ -66,7 +64,7 @@ def corpus_folder(
     _read_corpus(reader, dir, titles, out, options)
 
 
-def corpus_kinetics(dir: Path, *, csv: list[Path], out: Path, **options: Unpack[TitledOptions]) -> None:
+def run_corpus_kinetics(dir: Path, *, csv: list[Path], out: Path, **options: Unpack[TitledArguments]) -> None:
     """Read Kinetics-400, or with titles Kinetics-210k.
 
     Args:
@@ -78,7 +76,7 @@ def corpus_kinetics(dir: Path, *, csv: list[Path], out: Path, **options: Unpack[
     _read_corpus(kinetics_corpus, dir, csv, out, options)
 
 
-def corpus_instagram(
+def run_corpus_instagram(
     dir: Path, *, captions: Path, out: Path, template: str = "trimmed_resize_{id}.mp4", val: float = 0.0
 ) -> None:
     """Read Instagram-300k: web videos with captions.
@@ -93,27 +91,31 @@ def corpus_instagram(
     _read_corpus(partial(instagram_corpus, template=template), dir, captions, out, {"val": val})
 
 
-def corpus_ucf101(dir: Path, *, lists: Path, out: Path, splits: str = "1", **options: Unpack[TitledOptions]) -> None:
+def run_corpus_ucf101(
+    dir: Path, *, lists: Path, out: Path, splits: str = "1", **options: Unpack[TitledArguments]
+) -> None:
     """Read UCF101, one manifest for each official split.
 
     Args:
         lists: folder with classInd.txt, trainlist0N.txt and testlist0N.txt
         out: the manifest, or its folder; for several splits, the folder of split1.parquet, ...
     """
-    from crosspair.cli.options import parse_splits
+    from crosspair.cli.parser import parse_splits
     from crosspair.corpora.ucf_hmdb import ucf101_corpus
 
     _read_corpus(partial(ucf101_corpus, splits=parse_splits(splits)), dir, lists, out, options)
 
 
-def corpus_hmdb51(dir: Path, *, lists: Path, out: Path, splits: str = "1", **options: Unpack[TitledOptions]) -> None:
+def run_corpus_hmdb51(
+    dir: Path, *, lists: Path, out: Path, splits: str = "1", **options: Unpack[TitledArguments]
+) -> None:
     """Read HMDB51, one manifest for each official split.
 
     Args:
         lists: folder with CLASS_test_splitN.txt
         out: the manifest, or its folder; for several splits, the folder of split1.parquet, ...
     """
-    from crosspair.cli.options import parse_splits
+    from crosspair.cli.parser import parse_splits
     from crosspair.corpora.ucf_hmdb import hmdb51_corpus
 
     _read_corpus(partial(hmdb51_corpus, splits=parse_splits(splits)), dir, lists, out, options)
@@ -121,7 +123,7 @@ def corpus_hmdb51(dir: Path, *, lists: Path, out: Path, splits: str = "1", **opt
 
 def _read_corpus(reader: Callable[..., Any], dir: Path, lists: Any, out: Path, options: Mapping[str, Any]) -> None:
     """Call a reader of `crosspair.corpora`, and print the manifests that it writes."""
-    from crosspair.cli.options import parse_pairs
+    from crosspair.cli.parser import parse_pairs
     from crosspair.corpora.manifest import Manifest
     from crosspair.progress import delayed_progress
 
@@ -130,21 +132,10 @@ def _read_corpus(reader: Callable[..., Any], dir: Path, lists: Any, out: Path, o
         settings["title_columns"] = parse_pairs(columns.split(","), "--title-columns")
     with delayed_progress("probing", "videos") as progress:
         manifests = reader(dir, lists, out, progress=progress, **settings)
-    _print_manifests([manifests] if isinstance(manifests, Manifest) else manifests)
+    print_manifests([manifests] if isinstance(manifests, Manifest) else manifests)
 
 
-def _print_manifests(manifests: Iterable[Manifest]) -> None:
-    from crosspair.corpora.build import skipped_list_path
-    from crosspair.corpora.manifest import SPLITS
-
-    for manifest in manifests:
-        counts = ", ".join(f"{len(manifest.split(name))} {name}" for name in SPLITS)
-        print(f"{manifest.path}: {len(manifest)} pairs ({counts})")
-        if skipped_list_path(manifest.path).exists():
-            print(f"{skipped_list_path(manifest.path)}: skipped pairs, with reasons")
-
-
-def check(
+def run_check(
     manifest: str,
     *,
     decode: bool = False,
@@ -163,7 +154,7 @@ def check(
         list: csv file to write all problems to: pair_id, path, kind, message
         timeout: seconds per file (default: 20; with --decode 60 plus the length of the video)
     """
-    from crosspair.cli.options import check_output_path
+    from crosspair.cli.parser import check_output_path
     from crosspair.corpora.check import check
     from crosspair.corpora.manifest import Manifest
     from crosspair.progress import progress
@@ -181,31 +172,11 @@ def check(
         raise
     if list:
         checked.write_list(list)
-    _print_checked(checked, list)
+    print_checked(checked, list)
     sys.exit(1 if checked.broken else 0)
 
 
-def _print_checked(checked: CheckedManifest, listed: Path | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("kind", box=None, header_style="bold", pad_edge=False)
-    table.add_column("videos", justify="right")
-    table.add_column("pairs", justify="right")
-    table.add_column("in training")
-    for kind, (videos, pairs) in checked.count_statuses().items():
-        use = "[red]skipped[/red]" if kind.broken else "used"
-        table.add_row(kind.value, f"{videos:,}", f"{pairs:,}", use)
-    Console().print(table)
-    total = len(checked.manifest)
-    print(f"{checked.manifest.path}: {total - checked.broken} of {total} pairs can be used")
-    if listed:
-        print(f"{listed}: all problems")
-    elif any(result.reason for result in checked.results):
-        print("Use --list FILE.csv to list all problems.")
-
-
-def prepare(
+def run_prepare(
     manifest: str,
     *,
     out: Path,
@@ -235,7 +206,7 @@ def prepare(
         crf: x264 quality
         dry_run: only estimate time and disk space from 20 videos
     """
-    from crosspair.cli.options import check_engine
+    from crosspair.cli.parser import check_engine
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.prepare import plan_preparation, prepare_corpus, transcode_locally, transcode_on_ray
     from crosspair.corpora.transcode import TranscodeSettings
@@ -251,7 +222,7 @@ def prepare(
     workers = workers or cpu_count()
     plan = plan_preparation(Manifest.read(manifest), out, settings)
     if dry_run:
-        _print_estimate(plan, workers)
+        print_preparation(plan, workers)
         return
     backend = partial(transcode_locally, workers=workers)
     if engine == "ray":
@@ -267,37 +238,7 @@ def prepare(
         sys.exit(1)
 
 
-def _print_estimate(plan: PreparationPlan, workers: int) -> None:
-    """Transcode a sample of the missing videos, and print the estimated time and disk space of all of them."""
-    import datetime
-    import shutil
-
-    from crosspair.corpora.prepare import estimate_cost, transcode_locally
-    from crosspair.progress import progress
-
-    print(
-        f"{len(plan.manifest)} pairs, {len(plan.requests)} videos: "
-        f"{len(plan.done)} prepared, {len(plan.missing)} missing"
-    )
-    if not plan.missing:
-        return
-    size = min(20, len(plan.missing))
-    with progress("measuring", size, "videos") as bar:
-        estimate = estimate_cost(
-            plan, partial(transcode_locally, workers=workers), size, 0,
-            lambda done, broken: bar.advance(done, f"{broken} broken"),
-        )  # fmt: skip
-    folder = next(each for each in [plan.out, *plan.out.absolute().parents] if each.is_dir())
-    total = datetime.timedelta(seconds=round(estimate.work))
-    elapsed = datetime.timedelta(seconds=round(estimate.work / workers))
-    print(
-        f"estimate from {estimate.sampled} videos ({estimate.broken} broken): {elapsed} with "
-        f"{workers} processes ({total} with one), {estimate.size / 1e6:.1f} MB of disk space "
-        f"({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
-    )
-
-
-def titles_clean(
+def run_titles_clean(
     manifest: str,
     *,
     out: Path | None = None,
@@ -344,7 +285,9 @@ def titles_clean(
     )
 
 
-def titles_words(manifest: str, *, exact: bool = False, accuracy: Path | None = None, out: Path | None = None) -> None:
+def run_titles_words(
+    manifest: str, *, exact: bool = False, accuracy: Path | None = None, out: Path | None = None
+) -> None:
     """Measure the word overlap between titles and class names.
 
     Compute Table 6 and Figure 2 of the paper for a manifest with labels: the titles that contain at

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
-from crosspair.cli.options import InferenceOptions
 from crosspair.errors import ModelError, RunError
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 
-class EvaluationOptions(InferenceOptions, total=False):
+class EvaluationOptions(TypedDict, total=False):
     """Options of `crosspair.evaluate`.
 
     Attributes:
@@ -32,9 +31,13 @@ class EvaluationOptions(InferenceOptions, total=False):
     details: Path
     clips: PositiveInt
     seed: NonNegativeInt
+    device: str
+    precision: Literal["auto", "bf16", "fp32"]
+    workers: NonNegativeInt
+    batch_size: PositiveInt
 
 
-def evaluate(
+def run_evaluate(
     overrides: tuple[str, ...],
     *,
     model: str,
@@ -61,7 +64,7 @@ def evaluate(
             --manifest and --features
     """
     from crosspair import api
-    from crosspair.cli.options import check_output_path, parse_splits
+    from crosspair.cli.parser import check_output_path, parse_splits
     from crosspair.reporting.tables import print_table
 
     check_output_path(out)
@@ -71,7 +74,7 @@ def evaluate(
         print_table(results)
 
 
-def report(runs: list[str], *, out: Path | None = None) -> None:
+def run_report(runs: list[str], *, out: Path | None = None) -> None:
     """Compare the results of several runs in tables like Tables 2 to 5 of the paper.
 
     Write tables of runs by protocol: values with settings and a link to their file, 95 % intervals
@@ -106,7 +109,7 @@ def report(runs: list[str], *, out: Path | None = None) -> None:
     )
 
 
-def import_weights(file: str, overrides: tuple[str, ...], *, out: Path, tokenizer: str | None = None) -> None:
+def run_import_weights(file: str, overrides: tuple[str, ...], *, out: Path, tokenizer: str | None = None) -> None:
     """Convert another project's weights to a model folder.
 
     Read checkpoints of the paper's authors (both towers), slow-only 3D ResNets of PySlowFast,
@@ -143,7 +146,7 @@ def import_weights(file: str, overrides: tuple[str, ...], *, out: Path, tokenize
 
 def _parse_clip(overrides: Sequence[str]) -> dict[str, int]:
     """Parse clip.frames, clip.stride and clip.size."""
-    from crosspair.cli.options import parse_pairs
+    from crosspair.cli.parser import parse_pairs
 
     settings = parse_pairs(overrides, "key=value")
     for key, value in settings.items():
@@ -152,7 +155,7 @@ def _parse_clip(overrides: Sequence[str]) -> dict[str, int]:
     return {key.removeprefix("clip."): int(value) for key, value in settings.items()}
 
 
-def export(
+def run_export(
     *,
     model: str,
     out: Path | None = None,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
+from crosspair.cli.results import print_cells, print_estimate
+
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-    from crosspair.ablation.plan import AblationPlan
-    from crosspair.cli.options import RunOptions
+    from crosspair.cli.parser import RunOptions
     from crosspair.config import FinetuneRecipe, Recipe
-    from crosspair.planning import TrainingEstimate
 
 
-def quickstart(*, out: Path, seed: NonNegativeInt = 0) -> None:
+def run_quickstart(*, out: Path, seed: NonNegativeInt = 0) -> None:
     """Render a corpus, pre-train on it, evaluate, and write report.html.
 
     Args:
@@ -28,7 +27,7 @@ def quickstart(*, out: Path, seed: NonNegativeInt = 0) -> None:
     quickstart(out, seed=seed)
 
 
-def pretrain(
+def run_pretrain(
     overrides: tuple[str, ...],
     *,
     recipe: str,
@@ -56,7 +55,7 @@ def pretrain(
         print(f"model: {run / 'model'}")
 
 
-def finetune(
+def run_finetune(
     overrides: tuple[str, ...],
     *,
     recipe: str,
@@ -85,7 +84,7 @@ def finetune(
         no_test: train only
     """
     from crosspair import api
-    from crosspair.cli.options import parse_splits
+    from crosspair.cli.parser import parse_splits
     from crosspair.reporting.tables import print_table
 
     numbers = parse_splits(splits)
@@ -100,7 +99,7 @@ def finetune(
     print(f"model: {run / ('split*/model' if numbers else 'model')}")
 
 
-def ablate(
+def run_ablate(
     plan: str,
     overrides: tuple[str, ...],
     *,
@@ -138,7 +137,7 @@ def ablate(
 
     loaded = read_plan(plan, overrides)
     if dry_run or print:
-        _print_cells(loaded, out, manifest, only, jobs, commands=print)
+        print_cells(loaded, out, manifest, only, jobs, commands=print)
         return
     outcome = ablate(loaded, out, manifest=manifest, only=only, jobs=jobs, report_only=report_only)
     counts = f"{outcome.done} of {outcome.cells} cells done, {outcome.failed} failed"
@@ -149,27 +148,7 @@ def ablate(
         sys.exit(1)
 
 
-def _print_cells(
-    plan: AblationPlan, out: Path, manifest: str | None, only: list[str], jobs: int, *, commands: bool
-) -> None:
-    """Print state and clips of the cells, or write the jobs of those not done and print their commands."""
-    from crosspair.ablation.cells import plan_cells, select, status, write_jobs
-    from crosspair.ablation.run import LOG, cell_command
-
-    every = plan_cells(plan, out, manifest)
-    cells = select(every, only)
-    if commands:
-        for i, cell in enumerate(write_jobs(out, plan, cells)):
-            folder = out.absolute() / cell.folder
-            print(f"{shlex.join(cell_command(folder, i % jobs))} >> {shlex.quote(str(folder / LOG))} 2>&1")
-        return
-    print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
-    for cell in cells:
-        state = status(out / cell.folder)
-        print(f"{cell.hash}  {state:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}")
-
-
-def benchmark(
+def run_benchmark(
     overrides: tuple[str, ...],
     *,
     recipe: str,
@@ -193,7 +172,7 @@ def benchmark(
     """
     from dataclasses import asdict
 
-    from crosspair.cli.options import print_json
+    from crosspair.cli.parser import print_json
     from crosspair.corpora.manifest import Manifest
     from crosspair.distributed import init_distributed
     from crosspair.planning import estimate_training
@@ -206,7 +185,7 @@ def benchmark(
     if json:
         print_json(asdict(estimate))
     else:
-        _print_estimate(estimate, loaded)
+        print_estimate(estimate, loaded)
 
 
 def _read_any_recipe(name: str, overrides: tuple[str, ...]) -> Recipe | FinetuneRecipe:
@@ -225,41 +204,7 @@ def _read_any_recipe(name: str, overrides: tuple[str, ...]) -> Recipe | Finetune
     return read_recipe(FinetuneRecipe, name, overrides)
 
 
-def _print_estimate(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
-    measured, machine = plan.measured, plan.machine
-    device = machine.cpu if machine.device == "cpu" else machine.device
-    reduced = f"the recipe's {plan.part} take too long or too much memory here"
-    bound = "data" if plan.data_bound else "compute"
-    rows = [
-        ("loading, 1 worker", measured.by_worker, ""),
-        (f"loading, {recipe.training.workers} workers", measured.loading, ""),
-        (f"training steps, {measured.part} clips", measured.step, reduced if measured.part < plan.part else ""),
-        ("both together", measured.together, f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
-    ]
-    print(
-        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
-        f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
-    )
-    for name, rate, note in rows:
-        print(f"  {name:<30} {rate:9.1f} clips/s{note and '  ' + note}")
-    print(f"duration: {plan.hours:.{1 if plan.hours >= 1 else 2}f} hours")
-    if measured.memory:
-        print(f"memory with {measured.part} clips: {_format_bytes(measured.memory)}")
-    if measured.worker_memory:
-        print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
-    print(
-        f"disk space: up to {_format_bytes(plan.checkpoints)} for checkpoints, "
-        f"{_format_bytes(plan.model)} for the model, {_format_bytes(plan.logs)} for logs"
-    )
-    for advice in plan.advice:
-        print(f"change: {advice}")
-
-
-def _format_bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def doctor(*, json: bool = False) -> None:
+def run_doctor(*, json: bool = False) -> None:
     """Check this machine and the installation, and print how to fix problems.
 
     Exit status 1: a check fails that does not concern an optional extra.
@@ -273,7 +218,7 @@ def doctor(*, json: bool = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from crosspair.cli.options import print_json
+    from crosspair.cli.parser import print_json
     from crosspair.doctor import run_checks
 
     checks = run_checks(Path())

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from crosspair.cli.results import classify_videos, print_classes, print_hits, split_by_length
 from crosspair.errors import CrosspairError, VideoError
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-    from crosspair.cli.options import InferenceOptions
-    from crosspair.corpora.manifest import Manifest
-    from crosspair.evaluation.windows import Windows
-    from crosspair.inference import Model
-    from crosspair.library.search import SearchHit
+    from crosspair.cli.parser import InferenceOptions
 
 logger = logging.getLogger(__name__)
 
-LONG_VIDEO = 30.0  # s; longer videos are classified window by window
 
-
-def embed(
+def run_embed(
     videos: list[str],
     *,
     model: str,
@@ -50,11 +44,11 @@ def embed(
             file system
     """
     from crosspair import api
-    from crosspair.cli.options import check_engine, check_output_path, parse_windows
+    from crosspair.cli.parser import check_engine, check_output_path
     from crosspair.inference import load, write_embeddings
 
     check_engine(engine, address)
-    windows = parse_windows(window, stride)
+    windows = _parse_windows(window, stride)
     if out.suffix != ".parquet":
         if len(videos) > 1 or windows:
             raise CrosspairError(f"--out {out} is a folder: give one manifest, and no --window")
@@ -78,7 +72,18 @@ def embed(
     print(f"{out}: {rows} rows{failed}")
 
 
-def classify(
+def _parse_windows(window: float | None, stride: float | None) -> Any:
+    """Return the windows of ``--window`` and ``--stride`` (default: half a window); None without ``--window``."""
+    from crosspair.evaluation.windows import Windows
+
+    if window is None:
+        if stride is not None:
+            raise CrosspairError("--stride requires --window")
+        return None
+    return Windows(window, window / 2 if stride is None else stride)
+
+
+def run_classify(
     videos: list[str],
     *,
     model: str,
@@ -102,7 +107,7 @@ def classify(
         top: number of classes to print
         json: print all scores as JSON
     """
-    from crosspair.cli.options import parse_windows, print_json
+    from crosspair.cli.parser import print_json
     from crosspair.corpora.inputs import collect_videos, probe_missing
     from crosspair.evaluation.zeroshot import read_templates
     from crosspair.inference import load
@@ -111,7 +116,7 @@ def classify(
         "classes": _read_classes(classes, classes_file),
         "templates": read_templates(templates) if templates else ("{}",),
     }
-    windows = parse_windows(window, stride)
+    windows = _parse_windows(window, stride)
     loaded = load(model, **options)
     manifest = probe_missing(collect_videos(videos))
     results = [
@@ -119,14 +124,14 @@ def classify(
         for name, error in zip(manifest.column("pair_id"), manifest.column("error"), strict=True)
         if error
     ]
-    for members, cut in _split_by_length(manifest, windows):
-        results += _classify_videos(loaded, members, windows=cut, **prompts)
+    for members, cut in split_by_length(manifest, windows):
+        results += classify_videos(loaded, members, windows=cut, **prompts)
     if all("classes" not in result for result in results):
         raise VideoError(f"0 of {len(manifest)} videos can be read; first error: {results[0]['error']}")
     if json:
         print_json(results)
     else:
-        _print_classes(results, top)
+        print_classes(results, top)
 
 
 def _read_classes(names: str, file: Path | None) -> list[str]:
@@ -143,70 +148,7 @@ def _read_classes(names: str, file: Path | None) -> list[str]:
     return classes
 
 
-def _split_by_length(manifest: Manifest, windows: Windows | None) -> Iterator[tuple[Manifest, Windows | None]]:
-    """Yield the readable videos up to 30 s with None, and the longer ones (all, if ``windows``) with windows."""
-    from crosspair.evaluation.windows import Windows
-
-    short, long = [], []
-    for index, row in enumerate(manifest.table.to_pylist()):
-        if not row["error"]:
-            end = row["duration"] if row["end"] is None else row["end"]
-            cut = windows is not None or end - (row["start"] or 0.0) > LONG_VIDEO
-            (long if cut else short).append(index)
-    if short:
-        yield manifest.take(short), None
-    if long:
-        yield manifest.take(long), windows or Windows()
-
-
-def _classify_videos(model: Model, videos: Manifest, **options: Any) -> list[dict[str, Any]]:
-    """Return the classes or the error of each video, as JSON values."""
-    try:
-        classified = model.classify(videos, **options)
-    except VideoError as error:
-        if len(videos) == 1:
-            # The message may begin with a count of videos; the part from the path on is kept.
-            message, path = str(error), videos.clips()[0].path
-            return [{"video": videos.column("pair_id")[0], "error": message[max(0, message.find(path)) :]}]
-        # One by one: each has its own reason, and one of them may have stopped the decoding of all.
-        singles = (videos.take([row]) for row in range(len(videos)))
-        return [result for single in singles for result in _classify_videos(model, single, **options)]
-    results: list[dict[str, Any]] = [{"video": name, "error": error} for name, error in classified.failures]
-    for name, ranked, timeline in classified.videos():
-        result = {"video": name, "classes": [{"class": label, "score": round(score, 4)} for label, score in ranked]}
-        if timeline:
-            result["timeline"] = [
-                {"start": part.start, "end": part.end, "class": part.label, "score": round(part.score, 4)}
-                for part in timeline
-            ]
-        results.append(result)
-    return results
-
-
-def _print_classes(results: Sequence[dict[str, Any]], top: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from crosspair.library.search import format_time
-
-    console = Console()
-    for result in results:
-        # Outside the table, which would break long paths.
-        console.print(Text(result["video"], style="bold"), soft_wrap=True)
-        if "error" in result:
-            console.print(Text(f"  error: {result['error']}", style="red"), soft_wrap=True)
-            continue
-        table = Table(box=None, show_header=False, padding=(0, 2))
-        for ranked in result["classes"][:top]:
-            table.add_row(f"{ranked['score']:.2f}", Text(ranked["class"]))
-        for segment in result.get("timeline", ()):
-            time = f"{format_time(segment['start'])}–{format_time(segment['end'])}"
-            table.add_row(f"{segment['score']:.2f}", Text(segment["class"]), time)
-        console.print(table)
-
-
-def index(
+def run_index(
     videos: list[str],
     *,
     library: Path,
@@ -229,7 +171,6 @@ def index(
         window: length of a window in s (default: 4)
         forget: remove these videos from the library instead, even if the files do not exist
     """
-    from crosspair.cli.options import parse_windows
     from crosspair.evaluation.encode import load_engine
     from crosspair.library.index import index_videos, remove_videos
     from crosspair.library.store import BROKEN_FILE, MODEL_FOLDER, is_library
@@ -238,7 +179,7 @@ def index(
     if forget:
         print(f"{library}: {remove_videos(library, videos)} videos removed")
         return
-    windows = parse_windows(window, stride)
+    windows = _parse_windows(window, stride)
     if model is None and not is_library(library):
         raise CrosspairError(f"{library} is not a library yet; add --model M to create it")
     engine = load_engine(model or library / MODEL_FOLDER, **options)
@@ -252,7 +193,7 @@ def index(
         print(f"{library / BROKEN_FILE}: {len(summary.broken)} unreadable videos, with reasons")
 
 
-def search(
+def run_search(
     text: tuple[str, ...],
     *,
     library: Path,
@@ -279,7 +220,7 @@ def search(
         json: print results as JSON
         sheet: also draw an image (.png) with frames of each result
     """
-    from crosspair.cli.options import print_json
+    from crosspair.cli.parser import print_json
     from crosspair.evaluation.encode import load_engine
     from crosspair.files import write_atomically
     from crosspair.library.search import Searcher, contact_sheet
@@ -302,29 +243,12 @@ def search(
             for hit in hits
         ])  # fmt: skip
         return
-    _print_hits(hits)
+    print_hits(hits)
     if sheet:
         print(f"{sheet}: frames of each result")
 
 
-def _print_hits(hits: Sequence[SearchHit]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from crosspair.library.search import format_time
-
-    if not hits:
-        print("nothing found")
-    console = Console()
-    for hit in hits:
-        time = f"{format_time(hit.start)}–{format_time(hit.end)}"
-        # Not a table, which would break long paths.
-        line = Text(f"{hit.score:5.2f}  {time:13}  {hit.path}")
-        line.append(f"  {hit.title}" if hit.title else "", style="dim")
-        console.print(line, soft_wrap=True)
-
-
-def serve(
+def run_serve(
     *,
     library: Path,
     host: str = "127.0.0.1",
