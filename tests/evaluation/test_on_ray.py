@@ -112,7 +112,7 @@ def test_options_that_do_not_go_together(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", processes)
     with pytest.raises(SystemExit, match="2"):
-        main(["features", "--model", "m", "--manifest", "m", "--out", "o", *options])
+        main(["embed", "m", "--model", "m", "--out", "o", *options])
     error = capsys.readouterr().err
     assert error.startswith("crosspair: error: ")
     assert message in error

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        name, rest = _split_verb(words[quiet:])
+        name, rest = split_verb(words[quiet:])
         options = build_parser(name).parse_words(rest)
         _log_to_terminal(quiet)
         verb_function(name)(**options)
@@ -83,7 +83,7 @@ def build_parser(name: str) -> VerbParser:
     return VerbParser.of_function(name, verb_function(name))
 
 
-def _split_verb(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+def split_verb(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Return the name of the verb and the words after it; exit with a list of the verbs on ``--help``."""
     for count in (1, 2):
         if (name := " ".join(words[:count])) in VERBS:
