@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crosspair import models
+from crosspair import evaluate, models
 from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import load_features, read_results
@@ -133,6 +133,13 @@ def test_another_protocol_uses_the_cached_features(everything, corpus, model) ->
     assert some.items() <= every.items()
     assert "random weights" not in {result.of for result in read_results(out)[0]}
     assert features.stat().st_mtime_ns == written
+
+
+def test_evaluate_from_python_without_a_results_file(corpus, model, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = evaluate(model, corpus.path, ["knn"], clips=2, workers=0, feature="visual", overrides=["knn.k=3"])
+    assert {(each.of, each.feature) for each in results} == {("trained", "visual"), ("chance", "visual")}
+    assert not any(tmp_path.iterdir())
 
 
 def test_two_processes_give_the_same_numbers(everything, corpus, model, tmp_path) -> None:

@@ -119,7 +119,7 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
             allow_abbrev=False,
         )
         parser.add_function_arguments(function, as_group=False, as_positional=True)
-        forms = {None: "{}", "+": "{} ...", "*": "[{} ...]"}
+        forms: dict[Any, str] = {None: "{}", "+": "{} ...", "*": "[{} ...]"}
         words = [forms[each.nargs].format(each.metavar) for each in parser.positionals if each.dest != OVERRIDES]
         words += [f"{each.option_strings[0]} {each.metavar}" for each in parser.options if each.required]
         words += ["[options]", *("[key=value ...]" for each in parser.positionals if each.dest == OVERRIDES)]
@@ -136,7 +136,7 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
         """Return the options without ``--help``."""
         return [action for action in self._actions if action.option_strings and action.dest != "help"]
 
-    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+    def add_argument(self, *names: str, **settings: Any) -> Any:
         """Add a parameter of a function, which `add_function_arguments` passes."""
         hint = getattr(settings.get("action"), "_typehint", settings.get("type"))
         if hint is None:  # no parameter, but --help or a completion of jsonargparse
