@@ -21,7 +21,7 @@ LAYERS = [
     {"models"},
     {"evaluation"},
     {"training", "library", "inference"},
-    {"api", "reporting", "planning", "doctor"},
+    {"api", "reporting", "benchmark", "doctor"},
     {"ablation", "quickstart", "serve"},
     {"cli"},
 ]

@@ -20,8 +20,7 @@ from crosspair.distributed import World, init_distributed
 from crosspair.errors import CrosspairError, RunError
 from crosspair.evaluation.encode import CLIPS
 from crosspair.evaluation.evaluate import FROZEN_PROTOCOLS, EvaluationConfig, check_protocols, evaluate_model
-from crosspair.evaluation.feature_cache import cached_features, feature_spec
-from crosspair.evaluation.features import Features, encode_on_ray
+from crosspair.evaluation.features import Features, cached_features, encode_on_ray, feature_spec
 from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.results import (
     Result,

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from crosspair.device import dtype_for
 from crosspair.errors import TextError, format_error
-from crosspair.provenance import provenance
+from crosspair.provenance import current_machine
 
 # FFmpeg's decoder, and its encoder for a test clip, of common codecs.
 CODECS = {
@@ -61,7 +61,7 @@ class Check:
 
 def run_checks(folder: Path) -> list[Check]:
     """Run all checks; the disk is that of ``folder``."""
-    machine = provenance(recipe="", model="", manifest="", seed=0).machine
+    machine = current_machine()
     system = f"Python {platform.python_version()}, {machine.cpu}, {machine.cores} cores"
     os.environ.setdefault("SVT_LOG", "0")  # silence the AV1 encoder
     free = shutil.disk_usage(folder).free
@@ -155,7 +155,7 @@ def _check_extra(package: str, extra: str, needed_for: str) -> Check:
 
 
 def _check_spacy_model() -> Check:
-    from crosspair.corpora.titles.stage import load_english_model
+    from crosspair.corpora.titles import load_english_model
 
     name, needed_for = "spaCy, English model", "crosspair titles: verbs and nouns"
     try:

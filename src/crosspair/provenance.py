@@ -29,6 +29,9 @@ class Machine:
     device: str
     """Name of the GPU, or "cpu"."""
 
+    def __str__(self) -> str:
+        return f"{self.cpu if self.device == 'cpu' else self.device}, {self.cores} cores"
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -64,7 +67,17 @@ def provenance(*, recipe: str, model: str, manifest: str, seed: int, manifest_fi
     """
     now = datetime.datetime.now(datetime.UTC)
     created = now.isoformat(timespec="seconds")
-    return Provenance(recipe, model, manifest, git_describe(Path(__file__)), seed, _machine(), created, manifest_file)
+    return Provenance(
+        recipe, model, manifest, git_describe(Path(__file__)), seed, current_machine(), created, manifest_file
+    )
+
+
+def current_machine() -> Machine:
+    """Describe this machine."""
+    import torch  # lazily: reading results does not need it
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    return Machine(_cpu_name(), cpu_count(), _total_memory(), torch.__version__, device)
 
 
 def git_describe(file: Path) -> str:
@@ -85,13 +98,6 @@ def _git(folder: Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return result.stdout.strip() if result.returncode == 0 else ""
-
-
-def _machine() -> Machine:
-    import torch  # lazily: reading results does not need it
-
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    return Machine(_cpu_name(), cpu_count(), _total_memory(), torch.__version__, device)
 
 
 def _cpu_name() -> str:

@@ -56,13 +56,16 @@ def test_features_are_the_mean_over_uniform_clips(
 
 
 def test_broken_videos_are_left_out_and_named(model: CPD, manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+    rows = manifest.table.to_pylist()
+    rows[1]["error"] = "cut short"
     with caplog.at_level(logging.WARNING):
-        found = extracted(model, manifest)
-    assert found.rows.tolist() == [0, 1, 2, 4, 5]
-    assert len(found.visual) == len(found.embedding) == 5
-    ((pair_id, message),) = found.failures
+        found = extracted(model, manifest_from_rows(rows, manifest.path))
+    assert found.rows.tolist() == [0, 2, 4, 5]
+    assert len(found.visual) == len(found.embedding) == 4
+    known, (pair_id, message) = found.failures
+    assert known == ("p1", "cut short")
     assert pair_id == "p3"
-    assert "3.mp4: not a readable video" in message
+    assert "3.mp4" in message
     assert "p3" in caplog.text
 
 
@@ -86,12 +89,6 @@ def test_none_that_can_be_read_is_a_fault(model: CPD, manifest: Manifest) -> Non
     assert model.training
     with pytest.raises(VideoError, match="0 videos"):
         extracted(model, manifest.take([]))
-
-
-def test_batches_and_workers_do_not_matter(model: CPD, manifest: Manifest) -> None:
-    one, other = extracted(model, manifest), extracted(model, manifest, batch_size=7, workers=2)
-    torch.testing.assert_close(one.visual, other.visual, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(one.embedding, other.embedding, atol=1e-5, rtol=1e-4)
 
 
 @given(videos=st.integers(0, 60), clips=st.integers(1, 12), batch=st.integers(1, 40), size=st.integers(1, 5))
@@ -139,15 +136,6 @@ def test_in_bfloat16_the_networks_fastest_form_computes(
     found = extracted(model, manifest, clips=2, precision=precision)
     assert bool(calls) == (precision == "bf16")
     assert bool(found.visual.any()) == (precision == "fp32")
-
-
-def test_rows_with_an_error_are_left_out_by_name(model: CPD, manifest: Manifest) -> None:
-    rows = manifest.table.to_pylist()
-    rows[1]["error"] = "cut short"
-    found = extracted(model, manifest_from_rows(rows, manifest.path))
-    assert found.rows.tolist() == [0, 2, 4, 5]
-    assert [pair_id for pair_id, _ in found.failures] == ["p1", "p3"]
-    assert found.failures[0] == ("p1", "cut short")
 
 
 def test_progress_counts_every_clip(model: CPD, manifest: Manifest) -> None:

@@ -164,12 +164,6 @@ def test_the_papers_fractions_are_nested() -> None:
         assert set(small) < set(large)
 
 
-def test_the_seed_decides() -> None:
-    labels = ["a", "b"] * 50
-    assert label_subset(labels, 0.1, 0) == label_subset(labels, 0.1, 0)
-    assert label_subset(labels, 0.1, 0) != label_subset(labels, 0.1, 1)
-
-
 def test_other_classes_change_nothing() -> None:
     alone = label_subset(["a"] * 30, 0.2, 5)
     assert label_subset(["a"] * 30 + ["b"] * 9, 0.2, 5)[: len(alone)] == alone

@@ -1,8 +1,9 @@
-"""Retrieval, against a plain loop over queries and targets."""
+"""Retrieval and zero-shot, against plain loops; templates, draws of classes."""
 
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.evaluation import retrieval, target_ranks, zero_shot_predict
+from crosspair.errors import CrosspairError
+from crosspair.evaluation import class_embeddings, draw_classes, retrieval, target_ranks, zero_shot_predict
+from crosspair.evaluation.zeroshot import read_templates
+from crosspair.models import CPD
 
 seeds = st.integers(0, 2**31)
 
@@ -43,13 +47,8 @@ def test_ties_are_ranked_last() -> None:
     same = torch.eye(4)[:1].expand(5, 4)
     assert target_ranks(same, same).tolist() == [5] * 5
     assert retrieval(same, same).recall == {1: 0.0, 5: 1.0, 10: 1.0}
-
-
-def test_nan_embeddings_have_the_worst_ranks() -> None:
     lost = torch.full((20, 4), float("nan"))
-    found = retrieval(lost, lost)
-    assert found.recall == {1: 0.0, 5: 0.0, 10: 0.0}
-    assert found.median_rank == 20
+    assert target_ranks(lost, lost).tolist() == [20] * 20
 
 
 @given(count=st.integers(1, 40), seed=seeds)
@@ -64,15 +63,56 @@ def test_the_measures_are_those_of_the_ranks(count: int, seed: int) -> None:
     assert found.count == count
 
 
-@given(seed=seeds)
-def test_the_order_of_pairs_does_not_matter(seed: int) -> None:
-    queries, targets = vectors(20, 5, seed), vectors(20, 5, seed + 1)
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
-    assert target_ranks(queries[order], targets[order]).tolist() == (target_ranks(queries, targets)[order].tolist())
-
-
 @given(videos=st.integers(1, 20), classes=st.integers(1, 8), seed=seeds)
 def test_zero_shot_takes_the_class_of_the_largest_cosine(videos: int, classes: int, seed: int) -> None:
     of_videos, names = vectors(videos, 5, seed), vectors(classes, 5, seed + 1)
     expected = [max(range(classes), key=lambda c: float(torch.dot(video, names[c]))) for video in of_videos]
     assert zero_shot_predict(of_videos, names).tolist() == expected
+
+
+@torch.no_grad()
+def test_a_class_is_the_mean_over_templates_of_unit_norm(model: CPD) -> None:
+    found = class_embeddings(model, ["Dog", "cat_dog"], ["{}", "a cat and a {}", "{} {}"])
+    for row, phrase in zip(found, ["dog", "cat dog"], strict=True):
+        texts = [phrase, f"a cat and a {phrase}", f"{phrase} {phrase}"]
+        mean = sum(model.eval().encode_text([text])[0] for text in texts) / 3
+        torch.testing.assert_close(row, mean / mean.norm())
+
+
+@given(
+    among=st.sets(st.integers(0, 50), min_size=2),
+    fraction=st.floats(0, 1),
+    draws=st.integers(1, 12),
+    seed=st.integers(0, 2**31),
+)
+def test_draws_are_classes_of_those_given(among: set[int], fraction: float, draws: int, seed: int) -> None:
+    count = 2 + int(fraction * (len(among) - 2))
+    found = draw_classes(sorted(among), count, draws, seed)
+    assert len(found) == draws
+    for draw in found:
+        assert draw == sorted(set(draw))
+        assert len(draw) == count
+        assert set(draw) <= among
+    assert found == draw_classes(sorted(among), count, draws, seed)
+    assert found[:1] == draw_classes(sorted(among), count, 1, seed)
+
+
+def test_more_classes_than_there_are() -> None:
+    with pytest.raises(CrosspairError, match=" 6 "):
+        draw_classes(range(5), 6, 10, 0)
+
+
+def test_templates_are_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "templates.txt"
+    path.write_text("\ufeff{}\n\n  a video of {} \n", encoding="utf-8")
+    assert read_templates(path) == ("{}", "a video of {}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"{}\na clip\n", "line 2: 'a clip'"), (b"\n\n", "empty"), (b"\xff\xfe{}", "UTF-8")]
+)
+def test_an_invalid_template_file(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "templates.txt"
+    path.write_bytes(content)
+    with pytest.raises(CrosspairError, match=rf"templates\.txt.*{message}"):
+        read_templates(path)

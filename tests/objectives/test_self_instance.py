@@ -120,11 +120,3 @@ def test_learned_classes_learn(estimate) -> None:
         optimizer.step()
     after = judge(video, text, index, bank)[1]["posterior_positive"]
     assert float(before) < 0.2 < 0.6 < float(after)
-
-
-def test_initial_classes_are_seeded_unit_vectors() -> None:
-    one, same, other = (LearnedInstance(50, 8, seed, torch.device("cpu")) for seed in (0, 0, 1))
-    assert torch.equal(one.weights, same.weights)
-    assert not torch.equal(one.weights, other.weights)
-    for half in one.weights.split(8, dim=1):
-        torch.testing.assert_close(half.norm(dim=1), torch.ones(50))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from crosspair.corpora import manifest_from_rows
-from crosspair.corpora.titles.stage import prepare_titles
+from crosspair.corpora.titles import prepare_titles
 from crosspair.evaluation import Provenance, Result, write_results
 from crosspair.reporting import ContactSheet, learning_curves, read_history, write_report
 from crosspair.reporting.ablation import write_ablation_report

@@ -14,8 +14,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from crosspair.corpora import manifest_from_rows
-from crosspair.corpora.titles.clean import Reason
-from crosspair.corpora.titles.stage import TitleReport, prepare_titles
+from crosspair.corpora.titles import Reason, TitleReport, prepare_titles
 from crosspair.errors import RunError
 from crosspair.reporting.titles import (
     REASON_CLASSES,

@@ -29,8 +29,7 @@ from crosspair.corpora.manifest import Manifest
 from crosspair.distributed import World
 from crosspair.errors import CrosspairError
 from crosspair.evaluation.evaluate import EvaluationConfig, evaluate_model
-from crosspair.evaluation.feature_cache import cached_features
-from crosspair.evaluation.features import Features
+from crosspair.evaluation.features import Features, cached_features
 from crosspair.evaluation.multiview import MultiviewConfig, multiview_results
 from crosspair.evaluation.results import Result, Subject, write_results
 from crosspair.files import file_lock

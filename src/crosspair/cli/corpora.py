@@ -186,6 +186,7 @@ def run_prepare(
     middle: float | None = None,
     crf: float = 20,
     workers: PositiveInt | None = None,
+    shard: str = "",
     dry_run: bool = False,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
@@ -204,6 +205,8 @@ def run_prepare(
         fps: own: keep the frame rate of each video; a number: convert to it
         middle: keep only the middle X seconds of longer videos
         crf: x264 quality
+        shard: I/N: make only the I-th (from 1) of N disjoint parts; the shards can run at once, on
+            machines with a shared file system
         dry_run: only estimate time and disk space from 20 videos
     """
     from crosspair.cli.parser import check_engine
@@ -220,15 +223,18 @@ def run_prepare(
         raise CrosspairError(f"--fps {fps!r} must be own or a number") from error
     settings = TranscodeSettings(short_side, gop, rate, middle, crf)
     workers = workers or cpu_count()
-    plan = plan_preparation(Manifest.read(manifest), out, settings)
+    plan = plan_preparation(Manifest.read(manifest), out, settings, _parse_shard(shard))
     if dry_run:
         print_preparation(plan, workers)
         return
     backend = partial(transcode_locally, workers=workers)
     if engine == "ray":
         backend = partial(transcode_on_ray, workers=workers, address=address)
-    with progress("preparing", len(plan.requests), "videos") as bar:
+    with progress("preparing", len(plan.selected), "videos") as bar:
         prepared = prepare_corpus(plan, backend, lambda done, broken: bar.advance(done, f"{broken} broken"))
+    if prepared is None:
+        print(f"{out}: shard {shard} is complete; the last shard writes the manifest")
+        return
     broken = sum(error is not None for error in prepared.column("error"))
     print(
         f"{prepared.path}: {len(prepared)} pairs, {broken} broken; "
@@ -236,6 +242,13 @@ def run_prepare(
     )
     if broken:
         sys.exit(1)
+
+
+def _parse_shard(text: str) -> tuple[int, int] | None:
+    number, _, count = text.partition("/")
+    if text and not (number.isdecimal() and count.isdecimal()):
+        raise CrosspairError(f"--shard {text!r} must have the form I/N, for example 1/4")
+    return (int(number), int(count)) if text else None
 
 
 def run_titles_clean(
@@ -262,7 +275,7 @@ def run_titles_clean(
         report: folder for report.html, titles.csv and titles.png: removed words and reasons
     """
     from crosspair.corpora.manifest import Manifest
-    from crosspair.corpora.titles.stage import prepare_titles
+    from crosspair.corpora.titles import prepare_titles
     from crosspair.progress import delayed_progress
 
     loaded = Manifest.read(manifest)

@@ -88,15 +88,15 @@ def run_report(runs: list[str], *, out: Path | None = None) -> None:
             written to its folder)
     """
     from crosspair.reporting.ablation import write_ablation_report
-    from crosspair.reporting.ablation_tables import ABLATION
+    from crosspair.reporting.ablation_tables import is_ablation
     from crosspair.reporting.summary import read_runs, write_summary
     from crosspair.reporting.tables import pluralize
 
-    ablations = [run for run in runs if (Path(run) / ABLATION).is_file()]
+    ablations = [run for run in runs if is_ablation(Path(run))]
     if ablations and (len(runs) > 1 or out):
         raise RunError(f"{ablations[0]} is an ablation: pass it alone and without --out")
     if ablations:
-        print(f"{write_ablation_report(Path(ablations[0]))}, report.md, report.csv")
+        print(f"{write_ablation_report(Path(ablations[0]))}, report.md, report.csv, results.parquet")
         return
     if out is None:
         raise RunError("--out DIR is required, for report.html, report.md and report.csv")

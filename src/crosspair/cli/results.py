@@ -14,14 +14,12 @@ from crosspair.errors import VideoError
 
 if TYPE_CHECKING:
     from crosspair.ablation.plan import AblationPlan
-    from crosspair.config import FinetuneRecipe, Recipe
     from crosspair.corpora.check import CheckedManifest
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.prepare import PreparationPlan
     from crosspair.evaluation.windows import Windows
     from crosspair.inference import Model
     from crosspair.library.search import SearchHit
-    from crosspair.planning import TrainingEstimate
 
 LONG_VIDEO = 30.0  # s; longer videos are classified window by window
 
@@ -101,41 +99,7 @@ def print_cells(
     print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
     for cell in cells:
         state = status(out / cell.folder)
-        print(f"{cell.hash}  {state:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}")
-
-
-def print_estimate(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
-    measured, machine = plan.measured, plan.machine
-    device = machine.cpu if machine.device == "cpu" else machine.device
-    reduced = f"the recipe's {plan.part} take too long or too much memory here"
-    bound = "data" if plan.data_bound else "compute"
-    rows = [
-        ("loading, 1 worker", measured.by_worker, ""),
-        (f"loading, {recipe.training.workers} workers", measured.loading, ""),
-        (f"training steps, {measured.part} clips", measured.step, reduced if measured.part < plan.part else ""),
-        ("both together", measured.together, f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
-    ]
-    print(
-        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
-        f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
-    )
-    for name, rate, note in rows:
-        print(f"  {name:<30} {rate:9.1f} clips/s{note and '  ' + note}")
-    print(f"duration: {plan.hours:.{1 if plan.hours >= 1 else 2}f} hours")
-    if measured.memory:
-        print(f"memory with {measured.part} clips: {_format_bytes(measured.memory)}")
-    if measured.worker_memory:
-        print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
-    print(
-        f"disk space: up to {_format_bytes(plan.checkpoints)} for checkpoints, "
-        f"{_format_bytes(plan.model)} for the model, {_format_bytes(plan.logs)} for logs"
-    )
-    for advice in plan.advice:
-        print(f"change: {advice}")
-
-
-def _format_bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        print(f"{cell.hash}  {state:7}  {cell.count_clips():,} clips of {cell.pairs:,} pairs  {cell.name}")
 
 
 def split_by_length(manifest: Manifest, windows: Windows | None) -> Iterator[tuple[Manifest, Windows | None]]:

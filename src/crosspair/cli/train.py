@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from crosspair.cli.results import print_cells, print_estimate
+from crosspair.cli.results import print_cells
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -157,10 +157,10 @@ def run_benchmark(
     seconds: PositiveInt = 30,
     json: bool = False,
 ) -> None:
-    """Measure a training: clips/s, hours, memory, disk space, and what to change.
+    """Measure a training: clips/s, time in parts, hours, memory, disk space, advice.
 
-    Runs less than a minute of a pre-training or fine-tuning, and estimates what the whole training
-    takes on this machine. Writes nothing.
+    Run less than a minute of a pre-training or fine-tuning, write no files, and estimate what the
+    whole training takes on this machine.
 
     Args:
         overrides: recipe keys, for example training.workers=8 clip.size=112
@@ -172,20 +172,15 @@ def run_benchmark(
     """
     from dataclasses import asdict
 
+    from crosspair.benchmark import benchmark
     from crosspair.cli.parser import print_json
     from crosspair.corpora.manifest import Manifest
-    from crosspair.distributed import init_distributed
-    from crosspair.planning import estimate_training
 
-    loaded = _read_any_recipe(recipe, overrides)
-    with init_distributed() as world:
-        estimate = estimate_training(
-            loaded, Manifest.read(manifest), name=recipe, init=init, seconds=seconds, world=world
-        )
+    result = benchmark(_read_any_recipe(recipe, overrides), Manifest.read(manifest), init, seconds)
     if json:
-        print_json(asdict(estimate))
+        print_json(asdict(result))
     else:
-        print_estimate(estimate, loaded)
+        print(result)
 
 
 def _read_any_recipe(name: str, overrides: tuple[str, ...]) -> Recipe | FinetuneRecipe:

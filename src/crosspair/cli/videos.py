@@ -141,7 +141,7 @@ def _read_classes(names: str, file: Path | None) -> list[str]:
     if file:
         from crosspair.corpora.tables import read_lines
 
-        listed = [row["line"] for row in read_lines(file, "class file")]
+        listed = list(read_lines(file, "class file").values())
     classes = list(dict.fromkeys(filter(None, map(str.strip, listed))))
     if not classes:
         raise CrosspairError(f"{file or '--classes'} contains no class name")

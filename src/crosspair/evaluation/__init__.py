@@ -7,8 +7,15 @@ from crosspair.evaluation.evaluate import (
     frozen_results,
     randomize_weights,
 )
-from crosspair.evaluation.feature_cache import FeatureSpec, cached_features, feature_spec, load_features
-from crosspair.evaluation.features import Features, embed_texts, extract_features
+from crosspair.evaluation.features import (
+    Features,
+    FeatureSpec,
+    cached_features,
+    embed_texts,
+    extract_features,
+    feature_spec,
+    load_features,
+)
 from crosspair.evaluation.knn import KnnConfig, knn_predict
 from crosspair.evaluation.linear import LinearConfig, LowshotConfig, label_subset, linear_predict, train_linear
 from crosspair.evaluation.multiview import MultiviewConfig, multiview_results

@@ -6,13 +6,15 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import pandas as pd
 import torch
 
 from crosspair.corpora.manifest import Manifest
 from crosspair.errors import CrosspairError, ManifestError, ModelError
-from crosspair.evaluation.features import Features, embed_texts, usable_rows
+from crosspair.evaluation.encode import usable_rows
+from crosspair.evaluation.features import Features, embed_texts
 from crosspair.evaluation.knn import KnnConfig, knn_predict
 from crosspair.evaluation.linear import (
     LinearConfig,
@@ -35,7 +37,7 @@ Split = Literal["test", "val", "train"]
 Feature = Literal["visual", "embedding"]
 FrozenProtocol = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot"]
 Protocols = Sequence[FrozenProtocol]
-FROZEN_PROTOCOLS: Protocols = ("retrieval", "knn", "linear", "lowshot", "zeroshot")
+FROZEN_PROTOCOLS: Protocols = get_args(FrozenProtocol)
 """Protocols of a pre-trained model; that of a classifier is `crosspair.evaluation.multiview.multiview_results`."""
 
 # Splits that a classifier is trained on, by test split: never the test split or a later one.
@@ -62,11 +64,6 @@ class EvaluationConfig:
     """Zero-shot classification."""
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
     """Test of a classifier."""
-
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """Names of the features to classify."""
-        return ("visual", "embedding") if self.feature == "both" else (self.feature,)
 
 
 def evaluate_model(
@@ -131,17 +128,9 @@ def frozen_results(
     *,
     subject: Subject = "trained",
 ) -> list[Result]:
-    """Evaluate a model with frozen protocols.
+    """Evaluate features of a manifest's videos by a model; arguments as of `evaluate_model`.
 
     Protocols that need labels, readable titles or a text tower are skipped with a warning if there are none.
-
-    Args:
-        model: model to evaluate.
-        manifest: videos, titles, labels and splits.
-        features: features of the manifest's videos, by this model.
-        protocols: protocols to run.
-        config: settings of the protocols.
-        subject: value of `Result.of`.
 
     Returns:
         The results, accuracies with an interval, and those of chance. Those of a trained model have details by class.
@@ -152,7 +141,13 @@ def frozen_results(
     """
     evaluation = _Evaluation(model, manifest, features, config or EvaluationConfig(), subject)
     supported = evaluation.supported(protocols)
-    _check_finite(manifest, features)
+    finite = features.visual.isfinite().all(dim=1) & features.embedding.isfinite().all(dim=1)
+    if not finite.all():
+        pair_id = manifest.column("pair_id")[int(features.rows[~finite][0])]
+        raise ModelError(
+            f"{int((~finite).sum())} of {len(finite)} videos have NaN or infinite features, e.g. {pair_id!r}. "
+            "The model's training diverged, or the precision is too low"
+        )
     results = [result for protocol in supported for result in _PROTOCOLS[protocol](evaluation)]
     common: dict[str, Any] = {"clips": features.clips}
     if isinstance(model, FrameAverageModel):
@@ -176,12 +171,11 @@ def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config
             classes = evaluation.task(trained=False).test_classes
             for count in config.zeroshot.class_counts:
                 draw_classes(classes, count, config.zeroshot.draws, config.seed)
-        elif protocol != "retrieval":
-            task = evaluation.task()
-            if protocol == "knn":
-                config.knn.check_videos(len(task.train))
-            for fraction in {"linear": (1.0,), "lowshot": config.lowshot.fractions}.get(protocol, ()):
-                check_training_videos(len(task.subset(fraction, config.seed).train))
+        elif protocol == "knn":
+            config.knn.check_videos(len(evaluation.task().train))
+        elif protocol in ("linear", "lowshot"):
+            for fraction in (1.0,) if protocol == "linear" else config.lowshot.fractions:
+                check_training_videos(len(evaluation.task().subset(fraction, config.seed).train))
 
 
 @dataclass(frozen=True)
@@ -189,7 +183,6 @@ class ClassTask:
     """Training and test videos with their classes; videos are positions in `Features`.
 
     Attributes:
-        split: name of the test split.
         classes: C sorted names of all labels of the manifest.
         train: (N,) int64, positions of the training videos.
         train_labels: (N,) int64, their classes.
@@ -197,7 +190,6 @@ class ClassTask:
         test_labels: (V,) int64, their classes.
     """
 
-    split: Split
     classes: list[str]
     train: torch.Tensor
     train_labels: torch.Tensor
@@ -229,30 +221,23 @@ def class_task(manifest: Manifest, features: Features, split: Split, *, trained:
             class has no training video.
     """
     test = _split_positions(manifest, features, split)
-    labels, splits = manifest.column("label"), manifest.column("split")
-    rows = features.rows.tolist()
     check_labels(manifest.take(features.rows[test].tolist()), split)
-    classes = sorted({label for label in labels if label})
+    classes = sorted({label for label in manifest.column("label") if label})
     if len(classes) < 2:
         raise ManifestError(f"{manifest.path}: all labels are {classes[0]!r}; classification needs two classes")
-    index = {label: i for i, label in enumerate(classes)}
-    train = [i for i, row in enumerate(rows) if labels[row] and (splits[row] or "train") in TRAIN_SPLITS[split]]
-    task = ClassTask(
-        split=split,
-        classes=classes,
-        train=torch.tensor(train, dtype=torch.long),
-        train_labels=torch.tensor([index[labels[rows[i]]] for i in train], dtype=torch.long),
-        test=test,
-        test_labels=torch.tensor([index[labels[rows[i]]] for i in test.tolist()]),
-    )
+    videos = manifest.take(features.rows.tolist())
+    labels = torch.tensor(pd.Categorical(videos.column("label"), classes).codes).long()  # -1 for none
+    in_train = torch.tensor([(name or "train") in TRAIN_SPLITS[split] for name in videos.column("split")])
+    train = ((labels >= 0) & in_train).nonzero().squeeze(1)
+    task = ClassTask(classes, train, labels[train], test, labels[test])
     if trained:
-        _check_training(manifest, task)
+        _check_training(manifest, task, split)
     return task
 
 
-def _check_training(manifest: Manifest, task: ClassTask) -> None:
+def _check_training(manifest: Manifest, task: ClassTask, split: Split) -> None:
     """Raise ManifestError if the test split is train, or a test class has no training video."""
-    splits = " and ".join(TRAIN_SPLITS[task.split])
+    splits = " and ".join(TRAIN_SPLITS[split])
     if not splits:
         raise ManifestError(
             f"{manifest.path}: split train cannot be the test split of a trained classifier. Use val or test"
@@ -263,7 +248,7 @@ def _check_training(manifest: Manifest, task: ClassTask) -> None:
     if missing:
         names = ", ".join(repr(task.classes[i]) for i in missing[:3])
         raise ManifestError(
-            f"{manifest.path}: {len(missing)} classes of split {task.split} have no readable "
+            f"{manifest.path}: {len(missing)} classes of split {split} have no readable "
             f"training video in split {splits}: {names}"
         )
 
@@ -276,17 +261,6 @@ def _split_positions(manifest: Manifest, features: Features, split: Split) -> to
         present = ", ".join(sorted({name or "train" for name in splits}))
         raise ManifestError(f"{manifest.path}: split {split} has no readable video to test on (splits: {present})")
     return torch.tensor(positions)
-
-
-def _check_finite(manifest: Manifest, features: Features) -> None:
-    finite = features.visual.isfinite().all(dim=1) & features.embedding.isfinite().all(dim=1)
-    if not finite.all():
-        row = int(features.rows[~finite][0])
-        raise ModelError(
-            f"{int((~finite).sum())} of {len(finite)} videos have NaN or infinite features, e.g. "
-            f"{manifest.column('pair_id')[row]!r}. The model's training diverged, or the precision "
-            "is too low"
-        )
 
 
 @dataclass(frozen=True)
@@ -302,24 +276,34 @@ class _Evaluation:
     @property
     def classified(self) -> list[tuple[Feature, torch.Tensor]]:
         """Name and (V, F) values of the features to classify, without those of an untrained projection head."""
-        untrained = {"embedding"} if "video_head" in self.model.untrained else set()
-        return [(name, getattr(self.features, name)) for name in self.config.features if name not in untrained]
+        named: list[tuple[Feature, torch.Tensor]] = [("visual", self.features.visual)]
+        if "video_head" not in self.model.untrained:
+            named.append(("embedding", self.features.embedding))
+        return [(name, values) for name, values in named if self.config.feature in (name, "both")]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def task(self, *, trained: bool = True) -> ClassTask:
         return class_task(self.manifest, self.features, self.config.split, trained=trained)
 
+    def test_column(self, name: str) -> tuple[torch.Tensor, list[str]]:
+        """Return the positions of the test videos, and their values in a column of the manifest ("" for none)."""
+        positions = _split_positions(self.manifest, self.features, self.config.split)
+        column = self.manifest.column(name)
+        return positions, [column[row] or "" for row in self.features.rows[positions].tolist()]
+
     def titled(self) -> tuple[torch.Tensor, list[str]]:
         """Return the positions of the test videos whose title has a word in the vocabulary, and these titles."""
-        positions = _split_positions(self.manifest, self.features, self.config.split)
-        titles = self.manifest.column(self.model.text.column)
-        of_test = [titles[row] or "" for row in self.features.rows[positions].tolist()]
-        kept = [i for i, title in enumerate(of_test) if not self.model.text_encoder.is_empty(title)]
-        return positions[kept], [of_test[i] for i in kept]
+        positions, titles = self.test_column(self.model.text.column)
+        kept = [i for i, title in enumerate(titles) if not self.model.text_encoder.is_empty(title)]
+        return positions[kept], [titles[i] for i in kept]
 
     def supported(self, protocols: Protocols, *, warn: bool = True) -> Protocols:
         """Select the protocols that the model and the test split support; raise CrosspairError if there are none."""
         if not self.classified:
-            raise ModelError("this model has no trained embedding; classify feature=visual")
+            raise ModelError("this model has no trained embedding; use feature=visual")
         reasons = {name: self._unsupported_reason(name) for name in protocols}
         if all(reasons.values()):
             raise CrosspairError("; ".join(dict.fromkeys(reasons.values())))
@@ -330,14 +314,12 @@ class _Evaluation:
 
     def _unsupported_reason(self, protocol: FrozenProtocol) -> str:
         """Return why a protocol is not supported, or an empty text."""
-        if protocol in {"retrieval", "zeroshot"} and "text_encoder" in self.model.untrained:
+        if protocol in ("retrieval", "zeroshot") and "text_encoder" in self.model.untrained:
             return "this model has no text tower. Use knn, linear or lowshot"
         if protocol == "retrieval":
-            available, name = len(self.titled()[0]) > 0, "readable titles"
+            name, available = "readable titles", bool(self.titled()[1])
         else:
-            labels = self.manifest.column("label")
-            positions = _split_positions(self.manifest, self.features, self.config.split)
-            available, name = any(labels[row] for row in self.features.rows[positions].tolist()), "labels"
+            name, available = "labels", any(self.test_column("label")[1])
         return "" if available else f"{self.manifest.path}: split {self.config.split} has no {name}"
 
     def accuracy(
@@ -350,7 +332,7 @@ class _Evaluation:
             "top-1",
             float(correct.double().mean()),
             self.subject,
-            split=task.split,
+            split=self.config.split,
             feature=feature,
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
@@ -379,44 +361,41 @@ def _retrieval_results(evaluation: _Evaluation) -> list[Result]:
 
 
 def _knn_results(evaluation: _Evaluation) -> list[Result]:
-    """Measure the top-1 accuracy of kNN classification with each feature, and that of chance."""
+    """Measure the top-1 accuracy of kNN classification with each feature (Section 4.2)."""
     task, config = evaluation.task(), evaluation.config.knn
     settings = {"k": config.k} if config.weighting == "uniform" else asdict(config)
-    device = next(evaluation.model.parameters()).device
     results = []
     for feature, values in evaluation.classified:
         inputs = (values[task.train], task.train_labels, values[task.test])
-        predicted = knn_predict(*(tensor.to(device) for tensor in inputs), config)
+        predicted = knn_predict(*(tensor.to(evaluation.device) for tensor in inputs), config)
         results += evaluation.accuracy("kNN", feature, task, predicted.cpu(), settings)
     return results
 
 
 def _linear_results(evaluation: _Evaluation) -> list[Result]:
-    """Measure the top-1 accuracy of a linear probe on each feature, and that of chance (Section 4.3)."""
-    task = evaluation.task()
-    return [result for named in evaluation.classified for result in _probe_results(evaluation, "linear", named, task)]
+    """Measure the top-1 accuracy of a linear probe on each feature (Section 4.3)."""
+    return _probe_results(evaluation, "linear", evaluation.task())
 
 
 def _lowshot_results(evaluation: _Evaluation) -> list[Result]:
-    """Evaluate linear probes that are trained on fractions of the labels (Section 4.4)."""
+    """Measure the top-1 accuracy of linear probes that are trained on fractions of the labels (Section 4.4)."""
     task, results = evaluation.task(), []
     for fraction in evaluation.config.lowshot.fractions:
         subset = task.subset(fraction, evaluation.config.seed)
-        for named in evaluation.classified:
-            results += _probe_results(evaluation, f"low-shot {100 * fraction:g} %", named, subset)
+        results += _probe_results(evaluation, f"low-shot {100 * fraction:g} %", subset)
     return results
 
 
-def _probe_results(
-    evaluation: _Evaluation, protocol: str, named: tuple[Feature, torch.Tensor], task: ClassTask
-) -> list[Result]:
-    feature, values = named
+def _probe_results(evaluation: _Evaluation, protocol: str, task: ClassTask) -> list[Result]:
     config, seed = evaluation.config.linear, evaluation.config.seed
-    device = next(evaluation.model.parameters()).device
-    probe = train_linear(values[task.train], task.train_labels, len(task.classes), config, seed=seed, device=device)
-    predicted = linear_predict(probe, values[task.test])
     settings = {**asdict(config), "seed": seed, "videos": len(task.train)}
-    return evaluation.accuracy(protocol, feature, task, predicted, settings)
+    results = []
+    for feature, values in evaluation.classified:
+        train, classes = values[task.train], len(task.classes)
+        probe = train_linear(train, task.train_labels, classes, config, seed=seed, device=evaluation.device)
+        predicted = linear_predict(probe, values[task.test])
+        results += evaluation.accuracy(protocol, feature, task, predicted, settings)
+    return results
 
 
 def _zeroshot_results(evaluation: _Evaluation) -> list[Result]:
@@ -439,7 +418,7 @@ def _zeroshot_results(evaluation: _Evaluation) -> list[Result]:
             "top-1",
             float(accuracies.mean()),
             evaluation.subject,
-            split=task.split,
+            split=evaluation.config.split,
             feature="embedding",
             count=int(counted.any(dim=0).sum()),
             settings={**settings, "classes": count, "draws": len(draws), "seed": seed},

@@ -128,14 +128,10 @@ def _build_probe(features: int, classes: int) -> nn.Module:
 
 
 def label_subset(labels: Sequence[str], fraction: float, seed: int) -> list[int]:
-    """Draw a fraction of the items of each class.
+    """Draw a fraction, in (0, 1], of the items of each class: rounded half up, and at least one item.
 
     For one seed the subsets are nested: that of 1 % is part of that of 10 %. The items drawn of a
     class depend only on the seed, its label and the number of its items, not on the other classes.
-
-    Args:
-        labels: labels of all items.
-        fraction: fraction of each class to draw, in (0, 1]; rounded half up to a number of items, at least 1.
 
     Returns:
         Positions of the drawn items in ``labels``, ascending.

@@ -13,8 +13,8 @@ from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, ModelError, RecipeError
-from crosspair.evaluation.encode import CLIPS, encode_plans, eval_mode
-from crosspair.evaluation.features import gather_failures, usable_rows
+from crosspair.evaluation.encode import CLIPS, encode_plans, eval_mode, usable_rows
+from crosspair.evaluation.features import gather_failures
 from crosspair.evaluation.results import Result, bootstrap_interval, chance_result, class_details
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier

@@ -51,8 +51,8 @@ def class_embeddings(model: CPD, classes: Sequence[str], templates: Sequence[str
 
     Args:
         model: model whose text encoder embeds the names.
-        classes: C labels, converted to text by `crosspair.corpora.build.class_phrase`.
-        templates: texts with ``{}`` for the class name, such as ``"a video of {}"``.
+        classes: C labels, converted to text by `class_phrase`.
+        templates: see `ZeroshotConfig`.
 
     Returns:
         (C, D) float32 unit vectors, on the CPU.
@@ -86,10 +86,10 @@ def read_templates(path: Path) -> tuple[str, ...]:
         ManifestError: the file is missing or not UTF-8.
         TextError: the file is empty, or a line has no ``{}``.
     """
-    rows = read_lines(path, "template file")
-    if not rows:
+    lines = read_lines(path, "template file")
+    if not lines:
         raise TextError(f'template file {path} is empty; write lines such as "a video of {{}}"')
-    for row in rows:
-        if "{}" not in row["line"]:
-            raise TextError(f'{row.where}: {row["line"]!r} has no {{}} for the class name, as in "a video of {{}}"')
-    return tuple(row["line"] for row in rows)
+    for where, line in lines.items():
+        if "{}" not in line:
+            raise TextError(f'{where}: {line!r} has no {{}} for the class name, as in "a video of {{}}"')
+    return tuple(lines.values())

@@ -16,8 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 from scipy import stats
 
-from crosspair.corpora.titles.clean import NOT_WORDS, Piece, Reason, clean_title
-from crosspair.corpora.titles.stage import TitleReport, TitleRow, extract_trees
+from crosspair.corpora.titles import NOT_WORDS, Piece, Reason, TitleReport, TitleRow, clean_title, extract_trees
 from crosspair.corpora.word_overlap import VariantOverlap
 from crosspair.files import write_atomically
 from crosspair.markdown import escape_markdown, markdown_rows
