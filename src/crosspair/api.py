@@ -200,7 +200,7 @@ def evaluate(
     Raises:
         CrosspairError: the model, the manifest or a setting is invalid, or no protocol is supported.
     """
-    config = replace(_read_settings(overrides), split=split, feature=feature or "both", seed=seed)
+    config = _read_settings(overrides, split=split, feature=feature or "both", seed=seed)
     if splits:
         check_manifest_name(os.fspath(manifest))
     with distributed_context(device) as world, tempfile.TemporaryDirectory() as temporary:
@@ -208,13 +208,15 @@ def evaluate(
             raise RunError("several processes need a common folder; set out")
         file = Path(out or f"{temporary}/results.json")
         # All splits are checked before the videos of the first one are encoded.
+        numbers: list[int | None] = [*splits] or [None]
         inputs = {
             number: _load_inputs(
-                *(fill_split(os.fspath(each), number) for each in (model, manifest)), protocols, config
+                fill_split(os.fspath(model), number), fill_split(os.fspath(manifest), number), protocols, config
             )
-            for number in splits or [None]
+            for number in numbers
         }
-        common = {"precision": precision, "workers": cpu_count() if workers is None else workers, "world": world}
+        common: dict[str, Any] = {"precision": precision, "workers": _count_workers(workers), "world": world}
+        baseline = protocols is None if random_baseline is None else random_baseline
         found: dict[int | None, tuple[list[Result], Provenance]] = {}
         for number, (network, videos, chosen, recipe) in inputs.items():
             network.to(world.device)
@@ -222,12 +224,9 @@ def evaluate(
                 views = replace(config.multiview, clips=clips)
                 results = multiview_results(network, videos, views, split=split, **common)
             else:
-                folder = fill_split(os.fspath(features), number) if features else None
-                extract = partial(
-                    _extract_features, manifest=videos, folder=folder and Path(folder).resolve(), parent=file.parent,
-                    clips=clips, batch_size=batch_size, **common,
-                )  # fmt: skip
-                baseline = protocols is None if random_baseline is None else random_baseline
+                folder = Path(fill_split(os.fspath(features), number)).resolve() if features else None
+                options = {"clips": clips, "batch_size": batch_size, **common}
+                extract = partial(_extract_features, manifest=videos, folder=folder, parent=file.parent, **options)
                 results, _ = evaluate_model(
                     network, videos, extract, chosen, config, random_baseline=baseline, is_main=world.is_main
                 )
@@ -249,7 +248,7 @@ def evaluate(
     return results
 
 
-def _read_settings(overrides: Sequence[str]) -> EvaluationConfig:
+def _read_settings(overrides: Sequence[str], **common: Any) -> EvaluationConfig:
     """Read settings ``section.key=value`` with the value in YAML; `zeroshot.templates` may be a file."""
     settings: dict[str, Any] = {}
     for override in overrides:
@@ -259,20 +258,26 @@ def _read_settings(overrides: Sequence[str]) -> EvaluationConfig:
         settings[key] = read_yaml(value, override)
         if key == "zeroshot.templates" and isinstance(settings[key], str):
             settings[key] = list(read_templates(Path(settings[key])))
-    return make_recipe(EvaluationConfig, settings, "evaluate")
+    config = make_recipe(EvaluationConfig, settings, "evaluate")  # type: ignore[type-var]
+    return replace(config, **common)
+
+
+def _count_workers(workers: int | None) -> int:
+    return cpu_count() if workers is None else workers
 
 
 def _load_inputs(
     source: str, manifest: str, protocols: Sequence[str] | None, config: EvaluationConfig
 ) -> tuple[CPD | Classifier, Manifest, Sequence[Any], str]:
     """Load a model and a manifest, and check the protocols; return them with the protocols and the recipe's hash."""
+    known = [*FROZEN_PROTOCOLS, MULTIVIEW]
     for name in protocols or ():
-        if name not in (known := [*FROZEN_PROTOCOLS, MULTIVIEW]):
+        if name not in known:
             raise CrosspairError(f"protocol {name!r} is unknown; {suggest(name, known)}")
     model = load_frozen_model(source) if source.startswith(IMAGENET) else load_model(source)
     videos = Manifest.read(manifest)
     if isinstance(model, Classifier):
-        if protocols not in (None, [MULTIVIEW]):
+        if protocols is not None and [*protocols] != [MULTIVIEW]:
             raise CrosspairError(f"{source} is a classifier, which only the protocol multiview can test")
         return model, videos, [], run_recipe_hash(FinetuneRecipe, source)
     if MULTIVIEW in (protocols or ()):
@@ -306,7 +311,7 @@ def write_features(
     with distributed_context(device) as world:
         videos, network = Manifest.read(manifest), load_frozen_model(model).to(world.device)
         options: dict[str, Any] = {"clips": clips, "precision": precision, "batch_size": batch_size, "world": world}
-        options["workers"] = cpu_count() if workers is None else workers
+        options["workers"] = _count_workers(workers)
         if ray is not None:
             options["encode"] = partial(encode_on_ray, address=ray or None)
         return _extract_features(network, "trained", videos, folder, folder.parent, **options)

@@ -118,12 +118,6 @@ def test_invalid_options(tiny, videos, capsys, more, value) -> None:
     assert value in line
 
 
-def test_output_that_is_a_folder(videos, tmp_path, capsys) -> None:
-    # Checked before the model is loaded, which does not exist here.
-    line = refused("embed", videos, "--model", tmp_path, "--out", tmp_path)
-    assert line.startswith(f"--out {tmp_path} ")
-
-
 def test_folder_without_a_model(videos, tmp_path, capsys) -> None:
     line = refused("embed", videos, "--model", tmp_path, "--out", tmp_path / "f.parquet")
     assert str(tmp_path) in line

@@ -106,7 +106,7 @@ def split_by_length(manifest: Manifest, windows: Windows | None) -> Iterator[tup
     """Yield the readable videos up to 30 s with None, and the longer ones (all, if ``windows``) with windows."""
     from crosspair.evaluation.windows import Windows
 
-    short, long = [], []
+    short, long = list[int](), list[int]()
     for index, row in enumerate(manifest.table.to_pylist()):
         if not row["error"]:
             end = row["duration"] if row["end"] is None else row["end"]
