@@ -142,7 +142,7 @@ def test_accuracies_are_read(tmp_path: Path, name: str, text: str) -> None:
     ("name", "text", "message"),
     [
         ("a.json", "[1]", "list"),
-        ("a.json", '{"results": []}', "crosspair evaluate zeroshot"),
+        ("a.json", '{"results": []}', "crosspair evaluate"),
         ("a.json", "{", "line 1"),
         ("a.csv", "label,accuracy\ndog,1\n", "'class', 'accuracy'.*'label', 'accuracy'"),
         ("a.csv", "", "'class', 'accuracy'"),

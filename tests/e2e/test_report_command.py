@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.evaluation import Result, provenance, write_results
-from tests.e2e.conftest import crosspair
-from tests.e2e.test_faults import refused
+from tests.e2e.conftest import crosspair, refused
 from tests.reporting.ablations import write_ablation
 
 

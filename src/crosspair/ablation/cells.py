@@ -305,6 +305,6 @@ def _count_usable(pairs: Manifest, column: str) -> int:
     train = pairs.split("train")
     titles = train.column(column)
     if len(train) and not any(titles):
-        raise ManifestError(f'{pairs.path}: column {column} is empty. Run "crosspair titles" to fill it.')
+        raise ManifestError(f'{pairs.path}: column {column} is empty. Run "crosspair titles clean" to fill it.')
     errors = train.column("error")
     return sum(bool(title) and not error for title, error in zip(titles, errors, strict=True))

@@ -204,7 +204,7 @@ def _map_batches(jobs: Sequence[_Job], workers: int) -> Iterator[list[PreparedTi
     if workers == 1 or len(jobs) <= _MAX_SINGLE:
         yield from map(prepare_batch, jobs)
         return
-    options: dict[str, Any] = {"memory_limit": _MEMORY, "in_order": True, "name": "the parser"}
+    options: dict[str, Any] = {"memory_limit": _MEMORY, "in_order": True}
     with closing(map_isolated(prepare_batch, jobs, timeout=_TIMEOUT, workers=workers, **options)) as results:
         for _, result in results:
             if isinstance(result, WorkerFailure):

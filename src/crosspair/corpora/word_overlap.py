@@ -206,7 +206,7 @@ def _per_class_results(results: Any, path: Path) -> dict[str, Any]:
     if not by_protocol:
         raise ManifestError(
             f"accuracy file {path} holds no result with accuracies per class. "
-            'Create one with "crosspair evaluate zeroshot".'
+            'Create one with "crosspair evaluate".'
         )
     return by_protocol.get("zero-shot") or next(iter(by_protocol.values()))
 

@@ -158,7 +158,7 @@ def _load_inputs(manifest: str, init: str, test_split: str | None) -> tuple[Mani
         if not len(split):
             raise ManifestError(
                 f"{videos.path}: split {test_split} has no videos to test on; choose another split "
-                "with --test-split, or use --no-test"
+                "with --split, or use --no-test"
             )
         check_labels(split, test_split)
     return videos, weights

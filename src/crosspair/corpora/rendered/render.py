@@ -172,7 +172,7 @@ def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple
     """Render to files; yield (index of the job, `WorkerFailure` or None)."""
     if workers == 1 or len(jobs) <= _FEW:
         return ((place, write_video(job)) for place, job in enumerate(jobs))
-    return map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers, name="the renderer")
+    return map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers)
 
 
 class Encoding(NamedTuple):
