@@ -235,7 +235,7 @@ def test_frames_are_the_middle_two_seconds(sheet: ContactSheet, make_video: Vide
     numbers = [first + 4 * i for i in range(16)]
     assert make_video.numbers(tile.frames) == numbers
     assert abs(first - (150 - 61) / 2) <= 1
-    strip = np.asarray(tile.strip(4))
+    strip = np.asarray(tile.strip())
     frames = np.stack([strip[:, i * 130 : i * 130 + 128] for i in range(4)])
     assert make_video.numbers(frames) == [numbers[i] for i in (0, 5, 10, 15)]
 

@@ -47,9 +47,9 @@ class SheetTile:
     frames: np.ndarray  # (T, H, W, 3) uint8
     error: str = ""  # why the video is unreadable
 
-    def strip(self, count: int = 4) -> Image.Image:
-        """Return an image of ``count`` evenly spaced frames side by side, with white seams."""
-        indices = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
+    def strip(self) -> Image.Image:
+        """Return an image of four evenly spaced frames side by side, with white seams."""
+        indices = np.linspace(0, len(self.frames) - 1, 4).round().astype(int)
         padded = np.pad(self.frames[indices], ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255)
         return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-_SEAM])
 

@@ -34,7 +34,6 @@ _PREFERRED = ("title_clean", "title", "title_tree")  # title columns by preferen
 class TitleExample:
     """A title at all stages of cleaning."""
 
-    raw: str
     pieces: Sequence[Piece]  # of the raw title, with the reasons for removal
     clean: str
     words: Sequence[tuple[str, bool]]  # of the clean title, and whether each is kept in the tree
@@ -89,8 +88,8 @@ def reason_frame(report: TitleReport) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["reason", "count", "fraction"], dtype=object)
 
 
-def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExample]:
-    """Select up to ``count`` titles of at most 90 characters, first those that cover all reasons for removal."""
+def title_examples(report: TitleReport) -> list[TitleExample]:
+    """Select up to 16 titles of at most 90 characters, first those that cover all reasons for removal."""
     short = [row for row in report.rows if row.prepared.clean and len(row.title) <= _LONGEST]
     varied = sorted(short, key=lambda row: (-len(row.prepared.reasons), row.pair_id))
     missing = {reason for row in short for reason, _ in row.prepared.reasons}
@@ -100,15 +99,14 @@ def title_examples(report: TitleReport, count: int = _EXAMPLES) -> list[TitleExa
         if reasons & missing:
             chosen[row.title] = row
             missing -= reasons
-    for row in [*varied[: count // 2], *varied[:: max(1, len(varied) // count)]]:
+    for row in [*varied[: _EXAMPLES // 2], *varied[:: max(1, len(varied) // _EXAMPLES)]]:
         chosen.setdefault(row.title, row)
-    cleaned = [(row, clean_title(row.title)) for row in list(chosen.values())[:count]]
+    rows = list(chosen.values())[:_EXAMPLES]
     # A clean title from the manifest does not necessarily result from the raw one.
-    cleaned = [(row, each) for row, each in cleaned if each.text == row.prepared.clean]
-    trees = extract_trees((each.text for _, each in cleaned), lemmas=report.lemmas)
+    cleaned = [each for row in rows if (each := clean_title(row.title)).text == row.prepared.clean]
+    trees = extract_trees((each.text for each in cleaned), lemmas=report.lemmas)
     return [
-        TitleExample(row.title, each.pieces, each.text, tree.words, tree.text)
-        for (row, each), tree in zip(cleaned, trees, strict=True)
+        TitleExample(each.pieces, each.text, tree.words, tree.text) for each, tree in zip(cleaned, trees, strict=True)
     ]
 
 
