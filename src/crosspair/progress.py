@@ -11,8 +11,18 @@ from datetime import timedelta
 from types import FrameType
 from typing import Self
 
-from rich import progress as rich_progress
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
 from rich.text import Text
 
 logger = logging.getLogger(__name__)
@@ -23,8 +33,8 @@ LOG_EVERY = 30.0  # s between log lines without a terminal
 DELAY = 1.0  # s before `delayed_progress` shows a bar
 
 
-class _RateColumn(rich_progress.ProgressColumn):
-    def render(self, task: rich_progress.Task) -> Text:
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
 
@@ -41,16 +51,16 @@ class Progress:
 
     def __init__(self, name: str, total: int, unit: str, shown: bool = True) -> None:
         self._logs = shown and not console.is_terminal
-        self._bars = rich_progress.Progress(
-            rich_progress.SpinnerColumn(),
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(),
-            rich_progress.MofNCompleteColumn(),
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
             _RateColumn(),
-            rich_progress.TextColumn("[dim]{task.fields[note]}"),
-            rich_progress.TimeElapsedColumn(),
-            rich_progress.TextColumn("left"),
-            rich_progress.TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=console,
             disable=not shown or self._logs,
         )

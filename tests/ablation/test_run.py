@@ -46,12 +46,6 @@ def test_folder_in_use(plan_file, tmp_path) -> None:
     process.communicate()
 
 
-def test_folder_is_a_file(plan_file, tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="file"):
-        ablate(read_plan(plan_file()), tmp_path / "file")
-
-
 def test_summary_contains_the_state_of_cells(plan_file, tmp_path) -> None:
     plan = read_plan(plan_file(seeds=[0, 1]))
     cells = plan_cells(plan, tmp_path)

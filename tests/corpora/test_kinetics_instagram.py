@@ -76,23 +76,15 @@ def test_the_authors_titles(disk: Disk) -> None:
     ]
 
 
-def test_titles_of_named_columns(disk: Disk) -> None:
-    disk.link(f"{ONE}.mp4", f"{TWO}.mp4")
-    titles = disk.file("titles.csv", f'id,name\n{ONE},"My, cello"\n{TWO}, \n')
-    manifest = kinetics(disk, titles=titles, title_columns={"video_id": "id", "title": "name"})
-    assert read(manifest, "title", "title_clean") == [("My, cello", None)]
-    assert skipped_pairs(manifest.path) == [(TWO, "no title", str(disk.videos / f"{TWO}.mp4"))]
-
-
 def test_several_lists_and_class_names(disk: Disk) -> None:
     disk.link(f"{ONE}.mp4", f"{TWO}.mp4")
     first, second = LINES.splitlines()
     lists = [disk.file("train.csv", HEADER + first), disk.file("val.csv", f"{HEADER.strip()},is_cc\n{second},1\n")]
     manifest = kinetics(disk, lists=lists, class_names=disk.file("n.csv", "playing cello,Playing the Cello\n"))
     assert read(manifest, "label", "split") == [("Playing the Cello", "train"), ("massaging person's head", "val")]
-    kinetics_refused_again = [disk.file("a.csv", HEADER + LINES), disk.file("b.csv", HEADER + LINES)]
-    (disk.root / "m.parquet").unlink()
-    kinetics_refused(disk, r"b\.csv, line 2: '-abcdefgh_1' .*a\.csv, line 2", lists=kinetics_refused_again)
+    manifest.path.unlink()
+    twice = [disk.file("a.csv", HEADER + LINES), disk.file("b.csv", HEADER + LINES)]
+    kinetics_refused(disk, r"b\.csv, line 2: '-abcdefgh_1' .*a\.csv, line 2", lists=twice)
 
 
 def test_the_complete_validation_list(disk: Disk, shared_data: Path) -> None:

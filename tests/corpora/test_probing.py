@@ -84,20 +84,17 @@ def test_any_name_is_a_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert probe_videos([name, f"{tmp_path}/{name}"]) == probe_videos([str(video)]) * 2
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"Not found\n" * 9, "it is text"),
-        ("Zażółć\n".encode() * 99, "it is text"),
-        (b"\n <!doctype HTML><p>", "it is an HTML page: a failed download?"),
-        (b"\x00\x01\x02\x80" * 99, "Invalid data found when processing input"),
-    ],
-)
-def test_files_that_are_not_videos(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
-    path.write_bytes(content)
-    assert error(path) == f"not a readable video, or cut ({reason})"
-    assert kinds(path) == [VideoStatus.NOT_A_VIDEO]
+    for content, reason in (
+        (b"Not found\n" * 9, "text"),
+        ("Zażółć\n".encode() * 99, "text"),
+        (b"\n <!doctype HTML><p>", "HTML"),
+        (b"\x00\x01\x02\x80" * 99, "Invalid data"),
+    ):
+        path.write_bytes(content)
+        assert reason in error(path)
+        assert kinds(path) == [VideoStatus.NOT_A_VIDEO]
 
 
 def test_a_picture_that_can_be_read(tmp_path: Path) -> None:
@@ -140,15 +137,11 @@ def test_another_container_than_the_name_says(tmp_path: Path, make_video) -> Non
     assert probe_videos([str(path)])[0]["codec"] == "vp9"
 
 
-@pytest.mark.parametrize(("frames", "kind"), [(27, VideoStatus.SHORT), (28, VideoStatus.FINE)])
-def test_shorter_than_a_clip(tmp_path: Path, make_video, frames: int, kind: VideoStatus) -> None:
-    assert kinds(make_video(tmp_path / "a.mp4", frames=frames)) == [kind]
-
-
-@pytest.mark.parametrize(("fps", "kind"), [(1, VideoStatus.FINE), (1000, VideoStatus.ODD_RATE)])
-def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: VideoStatus) -> None:
-    path = make_video(tmp_path / "a.mp4", fps=fps, frames=1200 if fps > 1 else 3)
-    assert kinds(path) == [kind]
+@pytest.mark.parametrize(
+    ("fps", "frames", "kind"), [(30, 27, "SHORT"), (30, 28, "FINE"), (1, 3, "FINE"), (1000, 1200, "ODD_RATE")]
+)
+def test_length_and_frame_rate(tmp_path: Path, make_video, fps: int, frames: int, kind: str) -> None:
+    assert kinds(make_video(tmp_path / "a.mp4", fps=fps, frames=frames)) == [VideoStatus[kind]]
 
 
 def test_a_result_lists_all_notes(tmp_path: Path, make_video) -> None:
@@ -174,10 +167,6 @@ def test_segments_have_separate_results(video: Path) -> None:
     assert [verdict.kind for verdict in found.results] == [
         VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.OUTSIDE, VideoStatus.FINE, VideoStatus.FINE
     ]  # fmt: skip
-    assert found.results[2].reason == "the clip starts at 2.5 s but the video ends at 2.00 s"
-    assert found.results[1].reason == (
-        "0.50 s, shorter than a clip of 0.93 s (8 frames, 4/30 s apart): training repeats its last frame"
-    )
 
 
 def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:

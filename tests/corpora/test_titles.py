@@ -19,7 +19,6 @@ from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora import titles as cleaning
 from crosspair.corpora.titles import (
     LATIN,
-    Piece,
     Reason,
     clean_title,
     extract_trees,
@@ -185,14 +184,6 @@ def test_hashtags_are_split() -> None:
 @given(st.from_regex(r"[A-Za-z0-9]{1,25}", fullmatch=True))
 def test_no_letter_of_a_hashtag_is_lost(tag: str) -> None:
     assert "".join(split_hashtag(tag)) == tag
-
-
-def test_pieces_know_whether_they_are_words() -> None:
-    assert clean_title("Go! 😍").pieces == [
-        Piece("Go", word=True),
-        Piece("!", mark="!", spaced=False),
-        Piece("😍", Reason.EMOJI),
-    ]
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:

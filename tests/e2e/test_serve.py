@@ -15,19 +15,16 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 import pytest
-import torch
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
 from crosspair.cli import main
 from crosspair.corpora import manifest_from_rows
-from crosspair.errors import CrosspairError, ModelError
-from crosspair.library import InferenceEngine, Library, Searcher, remove_videos
+from crosspair.errors import CrosspairError
+from crosspair.library import remove_videos
 from crosspair.serve import app
-from crosspair.serve.service import LibraryService, Upload
 from tests.e2e.served import EVIL, EVIL_TITLE, Served, make_library, serving
-from tests.evaluation.conftest import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +47,14 @@ def test_moments_are_found_and_filtered(served) -> None:
     scores = [moment["score"] for moment in everywhere]
     assert scores == sorted(scores, reverse=True)
     assert served.search("a dog", limit=2) == everywhere[:2]
+    (evil,) = (moment for moment in everywhere if EVIL in moment["path"])
+    assert (evil["title"], evil["path"]) == (EVIL_TITLE, f"night/{EVIL}.mp4")
+    assert served.get("/api/v1/search", text="a dog").headers["content-type"] == "application/json"
     assert str(served.folder) not in str(everywhere)
     assert served.get("/api/v1/folders").json() == ["day", "night"]
     library = served.get("/api/v1/library").json()
     assert (library["name"], library["videos"], library["max_upload"]) == ("library", 4, 10**6)
     assert served.get("/healthz").status_code == 200
-
-
-def test_titles_and_names_are_data(served) -> None:
-    (moment,) = (each for each in served.search("a dog") if EVIL in each["path"])
-    assert (moment["title"], moment["path"]) == (EVIL_TITLE, f"night/{EVIL}.mp4")
-    assert served.get("/api/v1/search", text="a dog").headers["content-type"] == "application/json"
 
 
 def test_invalid_queries(served) -> None:
@@ -73,18 +67,6 @@ def test_invalid_queries(served) -> None:
         response = served.get("/api/v1/search", **params)
         assert response.status_code == 422
         assert word in str(response.json()["detail"])
-
-
-def test_model_without_text_tower(served, tmp_path) -> None:
-    engine = InferenceEngine(tiny_model().eval(), torch.device("cpu"), workers=0)
-    engine.model.untrained = ("text_encoder", "text_head")
-    service = LibraryService(Searcher(Library(served.folder / "library"), engine), tmp_path, 0)
-    embedding = torch.nn.functional.normalize(torch.ones(1, engine.model.head.embedding)).numpy()
-    upload = Upload(4.0, b"", [(0.0, 4.0)], embedding)
-    for query in (lambda: service.search("a dog", 24), lambda: service.classify(upload, "dog, cat")):
-        with pytest.raises(ModelError):
-            query()
-    assert len(service.search(upload, 24)) >= 4
 
 
 def test_byte_ranges_of_a_file(served) -> None:
@@ -162,7 +144,12 @@ def test_chunked_upload_is_stopped_at_the_limit(served, tmp_path) -> None:
 
 
 def test_invalid_uploads(served, tmp_path) -> None:
+    secret = served.folder / "videos" / "day" / "2.mp4"
+    manifest_from_rows([{"pair_id": "a", "path": str(secret), "title": "a dog"}], tmp_path).write(
+        tmp_path / "a.parquet"
+    )
     for name, content in (
+        ("a.parquet", (tmp_path / "a.parquet").read_bytes()),
         ("a.mp4", b"no video"), ("a.txt", b"no video"), ("empty.mp4", b""),
         ("list.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"),
         ("join.mp4", b"ffconcat version 1.0\nfile '/etc/passwd'\n"),
@@ -175,14 +162,18 @@ def test_invalid_uploads(served, tmp_path) -> None:
         assert str(served.scratch) not in detail
         assert "passwd" not in detail
         assert served.uploads() == []
+    for value in (str(secret), f"{served.url}/a.mp4"):  # a path or a URL is not an upload
+        response = httpx2.post(f"{served.url}/api/v1/search", data={"video": value})
+        assert response.status_code == 422
+        assert response.json()["detail"].startswith("video: ")
 
 
-@pytest.mark.parametrize("length", ["00:00:00.000000001", "00:00:inf", "00:00:nan"])
-def test_uploads_with_a_damaged_length(served, tmp_path, make_video, length) -> None:
+def test_uploads_with_a_damaged_length(served, tmp_path, make_video) -> None:
     content = make_video(tmp_path / "a.mkv", frames=30, fps=10).read_bytes()
     (tag,) = set(re.findall(rb"\d\d:\d\d:\d\d\.\d{9}", content))
-    (tmp_path / "b.mkv").write_bytes(content.replace(tag, length.encode().ljust(len(tag), b"\0")))
-    assert served.post("search", tmp_path / "b.mkv").status_code == 200
+    for length in (b"00:00:00.000000001", b"00:00:inf", b"00:00:nan"):
+        (tmp_path / "b.mkv").write_bytes(content.replace(tag, length.ljust(len(tag), b"\0")))
+        assert served.post("search", tmp_path / "b.mkv").status_code == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -199,24 +190,6 @@ def test_signals_remove_temporary_files(served, tmp_path, number) -> None:
         server.process.send_signal(number)
         server.process.wait(timeout=60)
         assert list(server.scratch.glob("tmp*")) == []
-
-
-def test_uploaded_manifest_is_rejected(served, tmp_path) -> None:
-    secret = served.folder / "videos" / "day" / "2.mp4"
-    rows = [{"pair_id": "a", "path": str(secret), "title": "a dog"}]
-    manifest_from_rows(rows, tmp_path).write(tmp_path / "a.parquet")
-    for path in ("classify", "search"):
-        response = served.post(path, tmp_path / "a.parquet", classes="dog")
-        assert response.status_code == 422
-        assert "a.parquet" in response.json()["detail"]
-    assert served.uploads() == []
-
-
-def test_a_path_or_url_is_not_an_upload(served) -> None:
-    for value in (str(served.folder / "videos" / "day" / "2.mp4"), f"{served.url}/a.mp4"):
-        response = httpx2.post(f"{served.url}/api/v1/search", data={"video": value})
-        assert response.status_code == 422
-        assert response.json()["detail"].startswith("video: ")
 
 
 def test_upload_is_classified_searched_and_removed(served) -> None:
@@ -239,8 +212,7 @@ def test_upload_is_classified_searched_and_removed(served) -> None:
 def test_concurrent_searches(served) -> None:
     expected = served.search("a dog")
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda _: served.search("a dog"), range(50)))
-    assert all(answer == expected for answer in answers)
+        assert all(answer == expected for answer in pool.map(lambda _: served.search("a dog"), range(50)))
 
 
 def test_other_host_names_are_rejected(served) -> None:

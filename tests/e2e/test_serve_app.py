@@ -7,12 +7,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ pytest.importorskip("lancedb", reason="lancedb is not installed")
 import uvicorn
 from starlette.testclient import TestClient
 
+from crosspair.corpora.prepare import TranscodeOutcome
 from crosspair.library import SearchHit
 from crosspair.serve import app as app_module
 from crosspair.serve import guard as guard_module
@@ -63,13 +65,15 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths of converted files; the conversion is replaced by a slow copy."""
     converted: list[str] = []
 
-    def convert(request: Any) -> None:
+    def convert(requests: Any, **_: Any) -> list[Any]:
+        (request,) = requests
         converted.append(request.clip.path)
         time.sleep(0.2)
         request.target.parent.mkdir(parents=True, exist_ok=True)
         request.target.write_bytes(Path(request.clip.path).read_bytes())
+        return [(0, TranscodeOutcome())]
 
-    monkeypatch.setattr(service_module, "_convert", convert)
+    monkeypatch.setattr(service_module, "transcode_locally", convert)
     return converted
 
 
@@ -103,7 +107,7 @@ def test_replaced_and_deleted_files(
     video.unlink()
     assert client.get(path).status_code == 404
     assert len(converted) == 2
-    client.get(address(service, "https://a.org/a.avi"))  # a URL has no file state
+    client.get(address(service, "https://a.org/a.avi"))  # a URL has no file state, and no file here
     assert converted[2:] == ["https://a.org/a.avi"]
 
 
@@ -247,23 +251,8 @@ async def answer_all(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def request(
-    guard: Guard, path: str, method: str = "GET", body: asyncio.Future[bytes] | None = None, **headers: str
-) -> tuple[int, dict[str, str]]:
-    """Return the status and the headers of the response."""
-    given = {"host": "localhost:7860", **{name.replace("_", "-"): value for name, value in headers.items()}}
-    encoded = [(name.encode(), value.encode()) for name, value in given.items()]
-    messages: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": await body if body else b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        messages.append(message)
-
-    await guard({"type": "http", "path": path, "method": method, "headers": encoded}, receive, send)
-    answer = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
-    return messages[0]["status"], answer
+def guarded() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(Guard(answer_all)), base_url="http://localhost:7860")
 
 
 @pytest.mark.parametrize(
@@ -271,49 +260,50 @@ async def request(
     [
         ({}, 200), ({"origin": "http://localhost:7860"}, 200), ({"origin": "null"}, 403),
         ({"origin": "http://localhost:1"}, 403), ({"origin": "http://a.org"}, 403),
-        ({"origin": "http://a.org/localhost:7860"}, 403), ({"sec_fetch_site": "cross-site"}, 403),
-        ({"sec_fetch_site": "same-site", "origin": "http://localhost:7860"}, 403),
-        ({"sec_fetch_site": "same-origin", "origin": "https://behind.a.proxy"}, 200),
-        ({"sec_fetch_site": "none"}, 200),
+        ({"origin": "http://a.org/localhost:7860"}, 403), ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:7860"}, 403),
+        ({"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
     ],
 )  # fmt: skip
 def test_cross_site_requests(headers: dict[str, str], status: int) -> None:
-    for path, method, expected in (
-        ("/api/v1/search", "POST", status), ("/", "POST", status),
-        ("/api/v1/search", "GET", status), ("/api/v1/moments/a", "GET", status),
-        ("/", "GET", 200),  # a link to the page
-    ):  # fmt: skip
-        found, answer = asyncio.run(request(Guard(answer_all), path, method, **headers))
-        assert found == expected
-        policy = answer["content-security-policy"]
-        assert "default-src 'none'" in policy
-        assert not any(word in policy for word in ("unsafe", "http", "*"))
-        assert answer["x-content-type-options"] == "nosniff"
-
-
-def test_number_of_uploads_is_limited() -> None:
     async def run() -> None:
-        guard, body = Guard(answer_all), asyncio.get_running_loop().create_future()
-        uploads = [asyncio.create_task(request(guard, "/api/v1/search", "POST", body)) for _ in range(MAX_UPLOADS)]
-        await asyncio.sleep(0)
-        status, headers = await request(guard, "/api/v1/search", "POST")
-        assert (status, headers["connection"]) == (503, "close")
-        assert (await request(guard, "/api/v1/search"))[0] == 200
-        body.set_result(b"")
-        assert [(await upload)[0] for upload in uploads] == [200] * MAX_UPLOADS
-        assert (await request(guard, "/api/v1/search", "POST"))[0] == 200
+        async with guarded() as client:
+            for path, method, expected in (
+                ("/api/v1/search", "POST", status), ("/", "POST", status),
+                ("/api/v1/search", "GET", status), ("/api/v1/moments/a", "GET", status),
+                ("/", "GET", 200),  # a link to the page
+            ):  # fmt: skip
+                answer = await client.request(method, path, headers=headers)
+                assert answer.status_code == expected
+                policy = answer.headers["content-security-policy"]
+                assert "default-src 'none'" in policy
+                assert not any(word in policy for word in ("unsafe", "http", "*"))
+                assert answer.headers["x-content-type-options"] == "nosniff"
 
     asyncio.run(run())
 
 
-def test_time_of_an_upload_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_module, "UPLOAD_TIMEOUT", 0.05)
-
+def test_number_and_time_of_uploads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        guard = Guard(answer_all)
-        for _ in range(MAX_UPLOADS + 1):
-            body = asyncio.get_running_loop().create_future()
-            with pytest.raises(TimeoutError):
-                await request(guard, "/api/v1/search", "POST", body)
+        finished = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            await finished.wait()
+            yield b""
+
+        async with guarded() as client:
+            uploads = [asyncio.create_task(client.post("/api/v1/search", content=body())) for _ in range(MAX_UPLOADS)]
+            await asyncio.sleep(0.1)
+            rejected = await client.post("/api/v1/search")
+            assert (rejected.status_code, rejected.headers["connection"]) == (503, "close")
+            assert (await client.get("/api/v1/search")).status_code == 200
+            finished.set()
+            assert [(await upload).status_code for upload in uploads] == [200] * MAX_UPLOADS
+            finished.clear()
+            monkeypatch.setattr(guard_module, "UPLOAD_TIMEOUT", 0.05)
+            for _ in range(MAX_UPLOADS + 1):
+                with pytest.raises(TimeoutError):
+                    await client.post("/api/v1/search", content=body())
 
     asyncio.run(run())

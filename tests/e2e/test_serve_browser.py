@@ -1,21 +1,13 @@
-"""The page in Chromium: search, play, filter, upload, and errors; with mouse and keyboard, and in a narrow window.
-
-With CROSSPAIR_PICTURES=FOLDER and CROSSPAIR_QUICKSTART=FOLDER (output of ``crosspair quickstart``), it writes the
-pictures of docs/page.md.
-"""
+"""The page in Chromium: search, play, filter, upload, and errors; with mouse and keyboard, and in a narrow window."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from crosspair.corpora import Manifest
-from crosspair.library import index_videos, load_engine
 from tests.e2e.served import EVIL, EVIL_TITLE, MINUTES, Served, make_library, serving
 
 if TYPE_CHECKING:
@@ -168,38 +160,3 @@ def test_narrow_window_has_no_horizontal_scrolling(browser: Browser, served: Ser
     assert page.get_by_text("night").count()  # the folders
     page.close()
     assert faults == []
-
-
-def test_write_pictures(browser: Browser, tmp_path: Path) -> None:
-    if "CROSSPAIR_PICTURES" not in os.environ:
-        pytest.skip("CROSSPAIR_PICTURES is not set")
-    out, quickstart = (Path(os.environ[f"CROSSPAIR_{name}"]) for name in ("PICTURES", "QUICKSTART"))
-    videos, titles = tmp_path / "rendered", tmp_path / "titles.tsv"
-    for place, file in enumerate(sorted((quickstart / "corpus" / "videos").iterdir())[:90]):
-        copy = videos / ("morning", "noon", "evening")[place % 3] / file.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, copy)
-    corpus = Manifest.read(quickstart / "corpus")
-    lines = zip(corpus.column("pair_id"), corpus.column("title"), strict=True)
-    titles.write_text("video_id\ttitle\n" + "".join(f"{name}\t{title}\n" for name, title in lines))
-    index_videos(tmp_path / "library", load_engine(quickstart / "run" / "model"), [videos], titles=titles)
-    with serving(tmp_path, max_upload=200) as server:
-        page, faults = open_page(browser, server.url, 1200)
-        search(page, "something moving right")
-        playing = page.locator("video").first
-        playing.evaluate("video => void video.play()")
-        page.wait_for_function("video => video.currentTime > 0.3", arg=playing.element_handle())
-        page.screenshot(path=out / "page-search.png")
-        page.locator(TEXT).fill("zzz")
-        page.keyboard.press("Enter")
-        page.get_by_role("alert").first.wait_for()
-        page.screenshot(path=out / "page-fault.png", clip={"x": 0, "y": 0, "width": 1200, "height": 420})
-        classify(page, next(videos.glob("noon/*.mp4")), "moving right, bouncing, spinning, rising, shrinking")
-        page.locator("#classify .classes li").nth(1).wait_for()
-        page.mouse.move(0, 0)
-        page.screenshot(path=out / "page-classify.png", full_page=True)
-        narrow, _ = open_page(browser, server.url, 390)
-        search(narrow, "something moving right")
-        narrow.wait_for_load_state("networkidle")  # thumbnails
-        narrow.screenshot(path=out / "page-narrow.png")
-        assert faults == []

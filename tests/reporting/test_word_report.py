@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from crosspair.reporting.titles import overlap_figure, print_word_overlap, rank_
 def overlap(variant: str, counts: dict[str, int]) -> VariantOverlap:
     """Classes of 10 pairs with the given numbers of titles that contain a class word."""
     classes = {label: Overlap(10, 10, 50, count, 0, count) for label, count in counts.items()}
-    return VariantOverlap(variant, sum(classes.values(), Overlap(0, 0, 0, 0, 0, 0)), classes)
+    total = Overlap(*map(sum, zip(*map(astuple, classes.values()), strict=True)))
+    return VariantOverlap(variant, total, classes)
 
 
 RAW = overlap("title", {"a": 9, "b|c": 5, "c": 1, "d": 3})

@@ -94,7 +94,8 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
     """
     keys = [plan.overrides, *(keys for values in plan.axes.values() for keys in values.values())]
     titles = any("text.column" in each for each in keys)
-    source = PairSource(out.absolute() / "corpora", manifest, titles)
+    user = Manifest.read(manifest) if manifest else None
+    source = PairSource(out.absolute() / "corpora", user, titles and user is None)
     hashes = {"": ""}
     for path in {plan.evaluation.manifest, plan.finetuning.manifest if plan.finetuning else ""} - {""}:
         videos = Manifest.read(path)
@@ -199,20 +200,17 @@ def write_summary(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> None:
     write_atomically(out / "ablation.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
+@dataclass(frozen=True)
 class PairSource:
     """Manifests with the training pairs of cells.
 
-    Args:
-        folder: folder of rendered videos and of manifests with changed titles.
-        manifest: the user's manifest, if any.
-        titles: whether clean titles and tree titles of rendered pairs are needed, too. Empty ones
-            are replaced with the raw title, so that all columns have the same number of pairs.
+    With ``titles``, rendered pairs get clean titles and tree titles, too. Empty ones are replaced with the raw title,
+    so that all columns have the same number of pairs.
     """
 
-    def __init__(self, folder: Path, manifest: str | None = None, titles: bool = False) -> None:
-        self.folder, self.titles = folder, titles and not manifest
-        self._manifest = Manifest.read(manifest) if manifest else None
-        self._previews: dict[tuple[CorpusPlan, int], Manifest] = {}
+    folder: Path  # of rendered videos and of manifests with changed titles
+    manifest: Manifest | None  # the user's
+    titles: bool
 
     def preview(self, corpus: CorpusPlan, seed: int) -> Manifest:
         """Return the pairs of a cell with a seed, without clean and tree titles; render and write nothing.
@@ -221,28 +219,20 @@ class PairSource:
             RecipeError: The plan requires a manifest and there is none, or the reverse.
             ManifestError: The settings of the corpus are invalid.
         """
-        if corpus.manifest != bool(self._manifest):
+        if corpus.manifest != (self.manifest is not None):
             raise RecipeError(
                 "this plan requires a manifest of training pairs: --manifest M" if corpus.manifest
                 else "this plan renders its pairs. Remove --manifest, or set corpus.manifest=true"
             )  # fmt: skip
-        key = (corpus, seed if corpus.wrong_titles else 0)
-        if key not in self._previews:
-            if corpus.wrong_titles:
-                pairs = self.preview(replace(corpus, wrong_titles=0.0), 0)
-                pairs = add_title_noise(pairs, corpus.wrong_titles, seed)
-            elif self._manifest:
-                pairs = self._manifest
-            else:
-                planned = plan_rendered_pairs(corpus.pairs, corpus.seed, corpus.noise)
-                name = f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}/manifest.parquet"
-                pairs = manifest_from_rows((pair.row for pair in planned), self.folder / name)
-            self._previews[key] = pairs
-        return self._previews[key]
+        pairs = self.manifest
+        if pairs is None:
+            name = f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}/manifest.parquet"
+            pairs = _plan_rendered(self.folder / name, corpus.pairs, corpus.seed, corpus.noise)
+        return _swap_titles(pairs, corpus.wrong_titles, seed) if corpus.wrong_titles else pairs
 
     def write(self, corpus: CorpusPlan, seed: int) -> Path:
         """Render missing videos, write the manifest with the cell's titles if missing, and return its path."""
-        correct, pairs = (self.preview(replace(corpus, wrong_titles=0.0), 0), self.preview(corpus, seed))
+        correct, pairs = self.preview(replace(corpus, wrong_titles=0.0), seed), self.preview(corpus, seed)
         folder = correct.path.parent
         if not corpus.manifest:
             with delayed_progress("rendering", "videos") as advance:
@@ -257,6 +247,14 @@ class PairSource:
                 pairs = add_title_noise(prepared, corpus.wrong_titles, seed)
             pairs.rebased(path).write(path)
         return path
+
+
+_swap_titles = lru_cache(maxsize=16)(add_title_noise)
+
+
+@lru_cache(maxsize=16)
+def _plan_rendered(path: Path, pairs: int, seed: int, noise: float) -> Manifest:
+    return manifest_from_rows((pair.row for pair in plan_rendered_pairs(pairs, seed, noise)), path)
 
 
 def _create_cell(

@@ -158,11 +158,8 @@ class Manifest:
 
         Of the probed columns, only whether ``error`` is set counts.
         """
-        digest = hashlib.sha256()
-        rows = self.table.select(SCHEMA.names[:9]).to_pylist()
-        for row, error in zip(rows, self.column("error"), strict=True):
-            digest.update(repr((*row.values(), *["broken"] * bool(error))).encode())
-        return digest.hexdigest()[:12]
+        rows = zip(self.table.select(SCHEMA.names[:9]).to_pylist(), self.column("error"), strict=True)
+        return _digest((*row.values(), *["broken"] * bool(error)) for row, error in rows)
 
 
 def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
@@ -192,14 +189,15 @@ def fingerprint(manifest: Manifest) -> str:
 
     Sizes are included because corpora prepared with different settings have the same names. Titles,
     labels, splits and the manifest's folder are ignored, as are sizes of missing and remote files.
-
-    Returns:
-        12 hex digits.
     """
-    digest = hashlib.sha256()
     rows = manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist()
-    for row, clip in zip(rows, manifest.clips(), strict=True):
-        digest.update(repr((*row.values(), file_size(clip.path))).encode())
+    return _digest((*row.values(), file_size(clip.path)) for row, clip in zip(rows, manifest.clips(), strict=True))
+
+
+def _digest(rows: Iterable[tuple[object, ...]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
     return digest.hexdigest()[:12]
 
 
@@ -246,8 +244,8 @@ def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
     # A pair without a label gets its row number as a label of its own.
     labels = _to_codes([label_column[row] or row for row in rows.tolist()])
     texts = _to_codes([title_column[row] for row in rows.tolist()])
-    _, both, per_both = np.unique(np.stack([labels, texts]), axis=1, return_inverse=True, return_counts=True)
-    same = np.bincount(labels)[labels] + np.bincount(texts)[texts] - per_both[both]
+    both = _to_codes(list(zip(labels.tolist(), texts.tolist(), strict=True)))
+    same = np.bincount(labels)[labels] + np.bincount(texts)[texts] - np.bincount(both)[both]
     if (same == len(rows)).any():
         pair_id = manifest.column("pair_id")[rows[np.argmax(same == len(rows))]]
         raise ManifestError(
@@ -263,7 +261,7 @@ def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
         donors[~valid] = rng.integers(len(rows), size=int((~valid).sum()))
 
 
-def _to_codes(values: list[object]) -> Indices:
+def _to_codes(values: Sequence[object]) -> Indices:
     """Return an integer for each value, the same for equal values, from 0 in order of first occurrence."""
     codes: dict[object, int] = {}
     return np.array([codes.setdefault(value, len(codes)) for value in values])
@@ -290,15 +288,12 @@ def _validate_columns(table: pa.Table, path: Path) -> pa.Table:
         raise ManifestError(f"manifest {path} has more than one column {_quote(duplicates)}")
     columns = []
     for field in SCHEMA:
-        if field.name not in present:
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
+        column = table.column(field.name) if field.name in present else pa.nulls(table.num_rows)
         try:
-            columns.append(table.column(field.name).cast(field.type))
+            columns.append(column.cast(field.type))
         except pa.ArrowException as error:
-            found = table.schema.field(field.name).type
             raise ManifestError(
-                f"manifest {path}: column {field.name!r} has type {found}; it must be {field.type}"
+                f"manifest {path}: column {field.name!r} has type {column.type}; it must be {field.type}"
             ) from error
     return pa.table(columns, schema=SCHEMA.remove_metadata())
 

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 
 import pandas as pd
 
+from crosspair.corpora import build, tables
 from crosspair.corpora.build import (
     NO_TITLE,
     CorpusOptions,
@@ -22,23 +23,8 @@ from crosspair.corpora.build import (
     Row,
     SkippedPair,
     TitledCorpusOptions,
-    build_manifests,
-    match_videos,
-    parse_split,
-    probe_rows,
-    rename_classes,
-    split_validation,
 )
 from crosspair.corpora.manifest import SPLITS, Manifest
-from crosspair.corpora.tables import (
-    index_by_key,
-    parse_interval,
-    read_json_object,
-    read_lines,
-    read_table,
-    read_titles,
-    summarize_names,
-)
 from crosspair.corpora.video_files import VideoFiles, strip_video_suffix, to_nfc, video_stem
 from crosspair.errors import ManifestError
 
@@ -76,11 +62,11 @@ def folder_corpus(
             and ``skip_broken`` is not set; nothing has been written.
     """
     output = ManifestOutput(out)
-    lines = read_titles(titles, options.get("title_columns"))
-    named = index_by_key(lines, lines["video_id"].where(lines["video_id"] != "", lines["path"].map(to_nfc)))
+    lines = tables.read_titles(titles, options.get("title_columns"))
+    named = tables.index_by_key(lines, lines["video_id"].where(lines["video_id"] != "", lines["path"].map(to_nfc)))
     pairs = [_titled_pair(name, line) for name, line in named.items()]
     videos = VideoFiles(folder)
-    rows, skipped = match_videos(pairs, videos, what=f"titles of {titles}", needs_title=True)
+    rows, skipped = build.match_videos(pairs, videos, what=f"titles of {titles}", needs_title=True)
     _check_duplicates(rows, titles)
     known = {row["path"] for row in rows} | {pair.detail for pair in skipped}
     untitled = [path for path in videos.paths if videos.full_path(path) not in known]
@@ -88,11 +74,11 @@ def folder_corpus(
     if label_by_folder:
         for row in rows:
             row["label"] = Path(row["path"]).parent.name
-    rename_classes(rows, options.get("class_names"), str)
+    build.rename_classes(rows, options.get("class_names"), str)
     for split, file in (split_lists or {}).items():
         _assign_split(rows, videos, split, file)
-    split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), lambda row: str(row["path"]))
-    probe_rows(rows, options.get("progress", lambda *_: None))
+    build.split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), lambda row: str(row["path"]))
+    build.probe_rows(rows, options.get("progress", lambda *_: None))
     broken = [row["error"] for row in rows if row.get("error")]
     if broken and not skip_broken:
         for error in broken:
@@ -106,12 +92,12 @@ def folder_corpus(
 
 def _titled_pair(name: str, line: Mapping[str, Any]) -> PairRecord:
     """Convert a line of a title file to a pair with the id ``name``."""
-    start, end = parse_interval(line, "start", "end")
+    start, end = tables.parse_interval(line, "start", "end")
     row = {
         "title": line["title"] or None,
         "title_clean": line["title_clean"],
         "label": line["label"] or None,
-        "split": parse_split(line["split"], line["where"]),
+        "split": build.parse_split(line["split"], line["where"]),
         "start": start,
         "end": end,
     }
@@ -137,7 +123,7 @@ def _assign_split(rows: list[Row], videos: VideoFiles, split: str, file: Path) -
     by_video: dict[str | None, list[Row]] = defaultdict(list)
     for row in rows:
         by_video[row["path"]].append(row)
-    lines = read_lines(file, "split list")
+    lines = tables.read_lines(file, "split list")
     unknown = []
     for where, line in lines.items():
         name = _strip_class_number(line)
@@ -147,11 +133,11 @@ def _assign_split(rows: list[Row], videos: VideoFiles, split: str, file: Path) -
         if not members:
             unknown.append(name)
     if len(unknown) == len(lines):
-        listed = f"; it lists {summarize_names(unknown)}" if unknown else ""
+        listed = f"; it lists {tables.summarize_names(unknown)}" if unknown else ""
         raise ManifestError(f"split list {file} matches no video of {len(rows)}{listed}")
     if unknown:
         message = "split list %s: %d of %d lines match no video with a title (%s)"
-        logger.warning(message, file, len(unknown), len(lines), summarize_names(unknown))
+        logger.warning(message, file, len(unknown), len(lines), tables.summarize_names(unknown))
 
 
 def _strip_class_number(line: str) -> str:
@@ -184,21 +170,21 @@ def kinetics_corpus(folder: Path, lists: Sequence[Path], out: Path, **options: U
             a title are skipped.
     """
     output = ManifestOutput(out)
-    lines = pd.concat([read_table(file, "Kinetics list").rows(*KINETICS_COLUMNS) for file in lists])
-    pairs = [_kinetics_pair(line) for line in index_by_key(lines, lines["youtube_id"]).values()]
+    lines = pd.concat([tables.read_table(file, "Kinetics list").rows(*KINETICS_COLUMNS) for file in lists])
+    pairs = [_kinetics_pair(line) for line in tables.index_by_key(lines, lines["youtube_id"]).values()]
     needs_title = options.get("titles") is not None
-    return build_manifests(
+    return build.build_manifests(
         folder, [(output, pairs)], options, what="segments", after_probe=_trim, needs_title=needs_title
     )[0]
 
 
 def _kinetics_pair(line: Mapping[str, str]) -> PairRecord:
     """Convert a line of a Kinetics list; the video is named ``ID_START_END``, or ``ID`` with an interval."""
-    name, (start, end) = line["youtube_id"], parse_interval(line, "time_start", "time_end")
+    name, (start, end) = line["youtube_id"], tables.parse_interval(line, "time_start", "time_end")
     if not name or start is None or end is None:
         raise ManifestError(f"{line['where']}: youtube_id, time_start or time_end is empty")
     files = {f"{name}_{round(start):06d}_{round(end):06d}": {}, name: {"start": start, "end": end}}
-    row = {"label": line["label"] or None, "split": parse_split(line["split"], line["where"])}
+    row = {"label": line["label"] or None, "split": build.parse_split(line["split"], line["where"])}
     return PairRecord(name, line["where"], files, row)
 
 
@@ -228,12 +214,12 @@ def instagram_corpus(
     if "{id}" not in template:
         raise ManifestError(f"template {template!r} must contain {{id}}, for example {INSTAGRAM_TEMPLATE!r}")
     lists = [(ManifestOutput(out), list(_read_captions(captions, template)))]
-    return build_manifests(folder, lists, {"titles": None, **options}, what="captions", needs_title=True)[0]
+    return build.build_manifests(folder, lists, {"titles": None, **options}, what="captions", needs_title=True)[0]
 
 
 def _read_captions(file: Path, template: str) -> Iterator[PairRecord]:
     """Yield a pair for each entry of Instagram-300k's JSON file; the caption becomes the title."""
-    for name, entry in read_json_object(file, "captions").items():
+    for name, entry in tables.read_json_object(file, "captions").items():
         where = f"captions {file}, {name!r}"
         if not isinstance(entry, dict) or not {"subset", "caption"} <= set(entry):
             raise ManifestError(f"{where}: must be an object with 'subset' and 'caption'")
@@ -242,5 +228,5 @@ def _read_captions(file: Path, template: str) -> Iterator[PairRecord]:
             raise ManifestError(f"{where}: caption is {caption!r}; it must be a string")
         # A caption that was cut within an emoji ends with half a surrogate pair.
         caption = caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        row = {"title": caption.strip() or None, "split": parse_split(str(entry["subset"] or "").strip(), where)}
+        row = {"title": caption.strip() or None, "split": build.parse_split(str(entry["subset"] or "").strip(), where)}
         yield PairRecord(name, where, {template.replace("{id}", name): {}}, row)

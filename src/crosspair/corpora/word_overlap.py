@@ -102,7 +102,7 @@ def word_overlap(
         raise ManifestError(f"manifest {manifest.path}: no pair with a label has a title")
     overlaps = []
     for done, name in enumerate(present):
-        counts = []
+        counts: list[tuple[int, ...]] = []
         for title, label in zip(rows[name], rows["label"], strict=True):
             if len(counts) % _PROGRESS_INTERVAL == 0:
                 progress(done * len(rows) + len(counts), len(present) * len(rows))

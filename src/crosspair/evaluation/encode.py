@@ -43,7 +43,6 @@ class EncodedPlan:
     """The outcome of a `ClipPlan`.
 
     Attributes:
-        plan: The plan.
         groups: Indices of the plan's groups whose clips could all be decoded, ascending.
         sums: For each output of the network, (groups, ...) the sum over the clips and crops of each of these groups.
         thumbnails: JPEG of the middle clip of each of these groups, if requested.
@@ -166,10 +165,9 @@ def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
 
 @dataclass(frozen=True)
 class WindowFeatures:
-    """Features of one video: n results, one for the whole of it or one per window.
+    """Features of one video, a row of its manifest: n results, one for the whole of it or one per window.
 
     Attributes:
-        row: Row of the video in its manifest.
         spans: (start, end) of each result, in s of the file; None for the file's own.
         visual: (n, F) float32 on the CPU, the mean visual feature.
         embedding: (n, D) float32 on the CPU, the mean embedding, normalized.
@@ -187,11 +185,9 @@ class WindowFeatures:
 
 @dataclass(frozen=True)
 class InferenceEngine:
-    """A model and how it runs.
+    """A model on a device, and how it runs.
 
     Attributes:
-        model: On `device`.
-        device: Device of the network.
         precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
         batch_size: Maximum number of clips in a call of the network.
         workers: Decoding processes; 0 decodes in this process.
@@ -211,14 +207,7 @@ def encode_features(
     thumbnails: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Iterator[WindowFeatures]:
-    """Encode the clips of plans with a model, in order.
-
-    Args:
-        engine: The model and how it runs.
-        plans: The clips of each video.
-        thumbnails: Whether to make a picture of each result.
-        progress: Called with the number of encoded clips and their total.
-    """
+    """Encode the clips of plans with a model, in order; `progress` gets the number of encoded clips and their total."""
     model, device = engine.model, engine.device
 
     def network(clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -354,10 +343,7 @@ def encode_windows(
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; restore the mode of every module afterwards.
-
-    Some modules may be in eval mode before: in stage I of training the language model is.
-    """
+    """Put a model into eval mode; restore the mode of every module, which may differ, afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

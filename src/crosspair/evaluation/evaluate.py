@@ -79,13 +79,8 @@ def evaluate_model(
     """Evaluate a model, and the same network with random weights for comparison.
 
     Args:
-        model: model to evaluate.
-        manifest: videos, titles, labels and splits.
         extract: computes the features of the manifest's videos by the model ("trained") or by its copy with
             "random weights". All processes of a distributed evaluation call it.
-        protocols: protocols to run.
-        config: settings of the protocols.
-        random_baseline: whether to evaluate random weights.
         is_main: whether this process computes the results; the others only extract features.
 
     Returns:
@@ -180,21 +175,13 @@ def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config
 
 @dataclass(frozen=True)
 class ClassTask:
-    """Training and test videos with their classes; videos are positions in `Features`.
+    """Training and test videos, as positions in `Features`, and their indices in the sorted names of all labels."""
 
-    Attributes:
-        classes: C sorted names of all labels of the manifest.
-        train: (N,) int64, positions of the training videos.
-        train_labels: (N,) int64, their classes.
-        test: (V,) int64, positions of the test videos.
-        test_labels: (V,) int64, their classes.
-    """
-
-    classes: list[str]
-    train: torch.Tensor
-    train_labels: torch.Tensor
-    test: torch.Tensor
-    test_labels: torch.Tensor
+    classes: list[str]  # C
+    train: torch.Tensor  # (N,) int64
+    train_labels: torch.Tensor  # (N,) int64
+    test: torch.Tensor  # (V,) int64
+    test_labels: torch.Tensor  # (V,) int64
 
     @property
     def test_classes(self) -> list[int]:
@@ -210,15 +197,9 @@ class ClassTask:
 def class_task(manifest: Manifest, features: Features, split: Split, *, trained: bool = True) -> ClassTask:
     """Build the classification task of a manifest's labels for a test split.
 
-    Args:
-        manifest: labels and splits.
-        features: whose `rows` are the readable videos.
-        split: test split.
-        trained: whether a classifier is trained, so that each test class needs training videos.
-
     Raises:
-        ManifestError: the split has no readable video, a test video has no label, all labels are equal, or a test
-            class has no training video.
+        ManifestError: the split has no readable video, a test video has no label, all labels are equal, or, for a
+            ``trained`` classifier, the test split is train or a test class has no training video.
     """
     test = _split_positions(manifest, features, split)
     check_labels(manifest.take(features.rows[test].tolist()), split)
@@ -230,27 +211,16 @@ def class_task(manifest: Manifest, features: Features, split: Split, *, trained:
     in_train = torch.tensor([(name or "train") in TRAIN_SPLITS[split] for name in videos.column("split")])
     train = ((labels >= 0) & in_train).nonzero().squeeze(1)
     task = ClassTask(classes, train, labels[train], test, labels[test])
-    if trained:
-        _check_training(manifest, task, split)
-    return task
-
-
-def _check_training(manifest: Manifest, task: ClassTask, split: Split) -> None:
-    """Raise ManifestError if the test split is train, or a test class has no training video."""
-    splits = " and ".join(TRAIN_SPLITS[split])
-    if not splits:
-        raise ManifestError(
-            f"{manifest.path}: split train cannot be the test split of a trained classifier. Use val or test"
-        )
-    if not len(task.train):
-        raise ManifestError(f"{manifest.path}: split {splits} has no readable video with a label to train on")
+    if trained and not TRAIN_SPLITS[split]:
+        raise ManifestError(f"{manifest.path}: split {split} cannot test a classifier trained on it. Use val or test")
     missing = sorted(set(task.test_classes) - set(task.train_labels.tolist()))
-    if missing:
-        names = ", ".join(repr(task.classes[i]) for i in missing[:3])
+    if trained and missing:
+        names = ", ".join(repr(classes[i]) for i in missing[:3])
         raise ManifestError(
-            f"{manifest.path}: {len(missing)} classes of split {split} have no readable "
-            f"training video in split {splits}: {names}"
+            f"{manifest.path}: {len(missing)} classes of split {split} have no readable training video in "
+            f"split {' and '.join(TRAIN_SPLITS[split])}: {names}"
         )
+    return task
 
 
 def _split_positions(manifest: Manifest, features: Features, split: Split) -> torch.Tensor:
@@ -327,12 +297,10 @@ class _Evaluation:
     ) -> list[Result]:
         """Return two results: the top-1 accuracy of predictions (V,), and that of chance, 1 / number of classes."""
         correct = predicted == task.test_labels
-        result = Result(
+        result = self.result(
             protocol,
             "top-1",
             float(correct.double().mean()),
-            self.subject,
-            split=self.config.split,
             feature=feature,
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
@@ -340,6 +308,9 @@ class _Evaluation:
             details=class_details(task.classes, task.test_labels, predicted) if self.subject == "trained" else {},
         )
         return [result, chance_result(result, 1 / len(task.classes))]
+
+    def result(self, protocol: str, metric: str, value: float, **fields: Any) -> Result:
+        return Result(protocol, metric, value, self.subject, split=self.config.split, **fields)
 
 
 def _retrieval_results(evaluation: _Evaluation) -> list[Result]:
@@ -354,8 +325,7 @@ def _retrieval_results(evaluation: _Evaluation) -> list[Result]:
         values = {f"R@{k}": (recall, min(k / n, 1.0)) for k, recall in found.recall.items()}
         values[MEDIAN_RANK] = (found.median_rank, (n + 1) / 2)
         for metric, (value, chance) in values.items():
-            split, subject = evaluation.config.split, evaluation.subject
-            result = Result(protocol, metric, value, subject, split=split, feature="embedding", count=n)
+            result = evaluation.result(protocol, metric, value, feature="embedding", count=n)
             results += [result, chance_result(result, chance)]
     return results
 
@@ -367,7 +337,8 @@ def _knn_results(evaluation: _Evaluation) -> list[Result]:
     results = []
     for feature, values in evaluation.classified:
         inputs = (values[task.train], task.train_labels, values[task.test])
-        predicted = knn_predict(*(tensor.to(evaluation.device) for tensor in inputs), config)
+        train, labels, queries = (tensor.to(evaluation.device) for tensor in inputs)
+        predicted = knn_predict(train, labels, queries, config)
         results += evaluation.accuracy("kNN", feature, task, predicted.cpu(), settings)
     return results
 
@@ -413,12 +384,10 @@ def _zeroshot_results(evaluation: _Evaluation) -> list[Result]:
         )
         accuracies = (correct & counted).sum(dim=1).double() / counted.sum(dim=1)
         spread = float(accuracies.std(correction=1)) if len(draws) > 1 else 0.0
-        result = Result(
+        result = evaluation.result(
             f"zero-shot, {count} random classes",
             "top-1",
             float(accuracies.mean()),
-            evaluation.subject,
-            split=evaluation.config.split,
             feature="embedding",
             count=int(counted.any(dim=0).sum()),
             settings={**settings, "classes": count, "draws": len(draws), "seed": seed},

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from crosspair.workers import WorkerFailure
 logger = logging.getLogger(__name__)
 
 FEATURES_FILE, INDEX_FILE, SPEC_FILE = "features.safetensors", "index.parquet", "parts/protocol.json"
-SHARD_VIDEOS = 32  # a killed process loses the work of fewer videos
+SHARD_VIDEOS, SHARD_SECONDS = 256, 20.0  # a shard is written after either: a kill loses less than this
 RAY_TASK_VIDEOS = 128  # about: enough to make the start of a task's workers negligible
 POLL_INTERVAL = 0.2  # s between checks for the files of other processes
 _KEY = "crosspair"  # of the specification in the metadata of both files
@@ -86,8 +85,7 @@ def extract_features(
     """Encode every video of a manifest; unreadable videos and rows with an error are skipped and listed.
 
     Args:
-        model: Set to eval mode while this runs.
-        manifest: The videos.
+        model, manifest: The network, set to eval mode while this runs, and the videos.
         clips: Evenly spaced clips per video (10 in the paper).
         batch_size: Maximum number of clips in a call of the network.
         workers: Decoding processes.
@@ -120,21 +118,14 @@ def extract_features(
 
 
 def shard_batches(rows: Sequence[int], clips: int, batch_size: int, world: World) -> list[list[int]]:
-    """Divide rows into groups that form a batch of the network, and return the groups of this process.
-
-    The groups, and hence the features, do not depend on the number of processes.
-    """
+    """Divide rows into batches of the network, for any number of processes the same; return those of this process."""
     videos = max(1, batch_size // clips)
     groups = [list(rows[i : i + videos]) for i in range(0, len(rows), videos)]
     return groups[world.rank :: world.size]
 
 
 def gather_failures(manifest: Manifest, failures: dict[int, str], world: World) -> list[tuple[str, str]]:
-    """Return (pair_id, message) of the failed rows of all processes, in order; the main process logs them.
-
-    Raises:
-        VideoError: All rows of the manifest failed.
-    """
+    """Return (pair_id, message) of the failed rows of all processes, and log them; VideoError if all rows failed."""
     gathered = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
     messages = {row: message for pairs in gathered for row, message in pairs}
     ids = manifest.column("pair_id")
@@ -158,10 +149,7 @@ def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torc
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Everything that the features of a manifest's videos depend on, such as the hashes of the weights and videos.
-
-    The hash of the videos ignores titles, labels and splits; `precision` is "bf16" or "fp32".
-    """
+    """Everything that features depend on: weights, videos (not labels), clips, precision ("bf16" or "fp32")."""
 
     model: str
     videos: str
@@ -183,10 +171,7 @@ class FeatureSpec:
 
 
 def feature_spec(model: CPD, manifest: Manifest, *, clips: int, precision: str, device: torch.device) -> FeatureSpec:
-    """Build the specification of the features of a manifest's videos by a model; see `extract_features`.
-
-    The device decides the meaning of precision "auto".
-    """
+    """Build the specification of features; the device decides the meaning of precision "auto"."""
     return FeatureSpec(
         model=model.hash,
         videos=fingerprint(manifest),
@@ -215,11 +200,9 @@ def cached_features(
     """Read features from a folder; compute what is missing first. An interrupted call resumes.
 
     Args:
-        model, manifest, clips, batch_size, workers, precision: see `extract_features`.
         folder: folder for the features of these videos by this model, shared by all processes.
-        world: processes that compute the features together; each of them calls this function.
         progress: called with the approximate number of clips done by all processes, and of all clips.
-        encode: computes the features: `crosspair.evaluation.encode.encode_rows` or `encode_on_ray`.
+        encode: computes the features: `encode_rows` or `encode_on_ray`. For the other arguments see `extract_features`.
 
     Raises:
         RunError: the folder has other files, features of another model, videos or protocol, or cannot be written.
@@ -249,8 +232,7 @@ def cached_features(
                 progress(min(ready * clips + world.size * done, total), total)
 
         engine = InferenceEngine(model, world.device, precision, batch_size, workers)
-        videos = encode(engine, manifest, rows, clips, advance)
-        while shard := list(islice(videos, SHARD_VIDEOS)):
+        for shard in _group_in_shards(encode(engine, manifest, rows, clips, advance)):
             _write_shard(parts / f"{world.rank}-{time.time_ns()}.parquet", shard)
         # Processes may finish hours apart, but a barrier times out after minutes: poll files first.
         write_atomically(parts / f"{world.rank}.done", "")
@@ -269,11 +251,7 @@ def cached_features(
 
 
 def load_features(folder: Path) -> Features:
-    """Read a complete folder of features.
-
-    Raises:
-        RunError: the features are missing, incomplete or cannot be read.
-    """
+    """Read a complete folder of features; raise RunError if they are incomplete or cannot be read."""
     if not is_complete(folder):
         raise RunError(f"{folder} holds no complete features; run the command that computes them again")
     rows = _read(pq.read_table, folder / INDEX_FILE).to_pylist()
@@ -309,11 +287,7 @@ def write_features(
     rows: list[int],
     failures: dict[int, str],
 ) -> None:
-    """Write features ``visual`` (V, F) and ``embedding`` (V, D) of V ascending rows, and why others have none.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
+    """Write features ``visual`` (V, F) and ``embedding`` (V, D) of V ascending rows, and why others have none."""
     encoded, every = set(rows), range(len(manifest))
     columns = {
         "row": pa.array(every, pa.int64()),
@@ -351,6 +325,17 @@ def _check_folder(folder: Path, spec: FeatureSpec) -> None:
         raise RunError(f"{folder} holds other features ({'; '.join(differing)}); choose another folder, or remove it")
 
 
+def _group_in_shards(videos: Iterator[WindowFeatures]) -> Iterator[list[WindowFeatures]]:
+    shard, begun = list[WindowFeatures](), time.monotonic()
+    for video in videos:
+        shard.append(video)
+        if len(shard) >= SHARD_VIDEOS or time.monotonic() - begun >= SHARD_SECONDS:
+            yield shard
+            shard, begun = [], time.monotonic()
+    if shard:
+        yield shard
+
+
 def _write_shard(path: Path, videos: Sequence[WindowFeatures]) -> None:
     """Write finished videos, readable or not, as one row each."""
     columns = {
@@ -378,10 +363,7 @@ def _merge_shards(
     videos = _read_shards(folder / "parts")
     videos = videos[videos.row.isin(usable)]  # other rows were given an error since
     if missing := len(usable) - len(videos):
-        raise RunError(
-            f"{folder}: {missing} of {len(usable)} videos are in no shard. Use a folder that all "
-            "processes share, and run the same command again to encode the missing videos"
-        )
+        raise RunError(f"{folder}: {missing} videos are in no shard; do all processes share this folder? Run again")
     readable, failed = videos[videos.error.isna()], videos[videos.error.notna()]
     failures = dict(zip(failed.row.tolist(), failed.error, strict=True)) | errors
     if len(readable):
@@ -413,9 +395,8 @@ def encode_on_ray(
 ) -> Iterator[WindowFeatures]:
     """Run `encode_rows` in tasks of a Ray cluster; yield features as tasks finish, not in order.
 
-    A task has one GPU, or as many cores as it has workers and one more. Videos must have the same paths, or URLs, on
-    all nodes, and this package must be installed there. Ray repeats the task of a lost node. The device of `engine`
-    decides what precision "auto" is; for ``address`` see `map_on_ray`.
+    A task has one GPU, or as many cores as it has workers and one more; that of a lost node is repeated. Videos must
+    have the same paths, or URLs, on all nodes. The device of `engine` decides what precision "auto" is.
 
     Raises:
         RunError: There is no such cluster, or a task failed.

@@ -70,8 +70,8 @@ def train_linear(
         labels: (N,) int64, their classes, from 0.
         classes: number of classes.
         config: None for the paper's values.
-        seed: seed of the order of the videos.
-        device: device to train on; None for that of ``features``.
+        seed: of the order of the videos.
+        device: None for that of ``features``.
         progress: called with the number of finished epochs and of all epochs.
 
     Returns:

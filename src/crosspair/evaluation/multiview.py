@@ -62,8 +62,7 @@ def multiview_results(
         config: Views of each video; None for the paper's 30.
         split: Split to test on.
         workers: Decoding processes for each process.
-        world: The processes that share the videos. Each gets all results, bit-identical for any
-            number of processes.
+        world: The processes that share the videos. Each gets all results, bit-identical for any number of processes.
         precision: See `crosspair.config.TrainingConfig`.
         settings: Further settings to store with the results.
 

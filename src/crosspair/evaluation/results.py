@@ -60,7 +60,7 @@ class Result:
 
 
 def chance_result(result: Result, value: float) -> Result:
-    """Return a copy of a result for random guesses: ``of="chance"``, the given value, no interval and details."""
+    """Return a copy of a result for random guesses: the given value, no interval and details."""
     return replace(result, of="chance", value=value, interval=None, details={})
 
 
@@ -129,8 +129,6 @@ def bootstrap_interval(
     Args:
         correct: (V,) or (D, V) bool, whether a video is classified correctly; the accuracies of D tests are averaged.
         counted: (D, V) bool, videos that belong to each test; None for all.
-        seed: seed of the resampling.
-        rounds: number of resamples.
 
     Returns:
         The 2.5th and the 97.5th percentile of the accuracy, 0 to 1.
@@ -151,12 +149,7 @@ def bootstrap_interval(
 
 
 def class_details(classes: Sequence[str], truth: torch.Tensor, predicted: torch.Tensor) -> dict[str, Any]:
-    """Compute accuracies and confusions by class, for `Result.details`.
-
-    Args:
-        classes: C names.
-        truth: (V,) int64, classes of the videos.
-        predicted: (V,) int64, predicted classes.
+    """Compute accuracies and confusions by class, for `Result.details`, from true and predicted classes (V,) int64.
 
     Returns:
         ``per_class``: accuracy by name, of classes that have videos; ``confusion``: for each of
@@ -196,14 +189,9 @@ def check_manifest_name(name: str) -> None:
 
 
 def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Provenance]]) -> list[Result]:
-    """Write the means over official splits, followed by the results of each split except those of chance.
+    """Write means over official splits, and the results of each except those of chance; return the means.
 
-    Args:
-        path: results file to write.
-        found: results and provenance by the split's number.
-
-    Returns:
-        The means.
+    The results and their provenance are given by the split's number.
     """
     results = [
         replace(result, settings={**result.settings, "official split": split})
@@ -225,12 +213,8 @@ def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Pr
 def mean_results(results: Sequence[Result]) -> list[Result]:
     """Average results over official splits, by protocol, metric, feature and subject (`of`); their counts are summed.
 
-    Args:
-        results: results of single splits, with ``settings["official split"]``.
-
-    Returns:
-        The means, with the single values in ``details["draws"]``. The interval treats those of the
-        splits as symmetric and independent, as their test videos differ.
+    The single values are in ``details["draws"]``. The interval treats those of the splits as symmetric and
+    independent, as their test videos differ.
     """
     groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:

@@ -55,10 +55,7 @@ class ClipPlan:
 
 
 def whole_video_plan(row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None) -> ClipPlan:
-    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2); see `ClipPlan`.
-
-    By default all are decoded together.
-    """
+    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2); `clips` per job by default."""
     span = (source.start, source.end) if isinstance(source, Clip) else (None, None)
     return ClipPlan(
         row, source, [span], [range(clips)], clips_per_job or clips, positions=tuple(uniform_positions(clips))
@@ -89,10 +86,9 @@ class Windows:
         return f"windows of {self.length:g} s every {self.stride:g} s"
 
     def spans(self, duration: float) -> list[tuple[float, float]]:
-        """Return start and end of each window of a video of `duration` s.
+        """Return start and end of each window of a video of `duration` s; a shorter video is one window.
 
-        Every second of the video lies in a window: the last one is up to half a stride longer or
-        shorter than the others. A video that is shorter than a window is one window.
+        Every second lies in a window: the last one is up to half a stride longer or shorter than the others.
 
         >>> Windows(4, 2).spans(8.7), Windows(4, 2).spans(1.0)
         ([(0, 4), (2, 6), (4, 8.7)], [(0, 1.0)])
@@ -108,10 +104,7 @@ class Windows:
         config: ClipConfig,
         clips_per_job: int = CLIPS_PER_JOB,
     ) -> ClipPlan:
-        """Plan evenly spaced clips, about every 2 s or closer, each averaged in all windows that contain it.
-
-        The duration is that of the segment of the video to encode, in s; for the other arguments see `ClipPlan`.
-        """
+        """Plan evenly spaced clips of a segment, at most 2 s apart, each averaged in all windows that contain it."""
         per_stride = max(1, math.ceil(self.stride / SPACING - 1e-9))  # clips
         start = (source.start or 0.0) if isinstance(source, Clip) else 0.0
         edges, strides = self._edges(duration)

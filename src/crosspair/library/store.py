@@ -135,7 +135,7 @@ class Library:
     def add(self, rows: Sequence[Mapping[str, Any]], broken: Mapping[str, BrokenVideo]) -> None:
         """Append windows, rows with the columns of `schema`, atomically, after adding videos to ``broken.csv``."""
         if broken:
-            self._write_broken(self.broken() | broken)
+            self._write_broken({**self.broken(), **broken})
         if rows:
             with self._write_errors():
                 self.table.add(pa.Table.from_pylist(list(rows), schema=schema(self.info.embedding)))

@@ -1,8 +1,7 @@
 """Faster inference of the video encoder in bfloat16 on CPUs.
 
-Batch normalisation, ReLU and the residual sum are fused into the convolutions, and layers without
-temporal extent run on images. In float32 the original layers are used: fusing would gain little,
-and results stay bit-identical.
+Batch normalisation, ReLU and the residual sum are fused into the convolutions, and layers without temporal extent run
+on images. In float32 the original layers are used: fusing would gain little, and results stay bit-identical.
 """
 
 from __future__ import annotations

@@ -46,8 +46,7 @@ def read_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ())
         overrides: ``section.key=value`` with the value in YAML; the last one of a key is used.
 
     Raises:
-        RecipeError: the recipe does not exist, a key is unknown (the closest one is suggested), or
-            a value is invalid.
+        RecipeError: the recipe does not exist, a key is unknown (the closest one is suggested), or a value is invalid.
 
     >>> read_recipe(FinetuneRecipe, "ucf101", ["training.epochs=3"]).training.epochs
     3
@@ -151,7 +150,7 @@ def _to_plain(recipe: Recipe | FinetuneRecipe) -> dict[str, dict[str, Any]]:
 
 def _flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by ``section.key``."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for section, fields in nested.items():
         flat |= (
             {f"{section}.{key}": value for key, value in fields.items()}

@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from crosspair.errors import CrosspairError, ModelError, TextError, VideoError, format_error
 from crosspair.evaluation.encode import InferenceEngine
@@ -106,7 +106,11 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(REQUEST_TIMEOUT, lambda: self.cycle or transport.close())
+        self.loop.call_later(REQUEST_TIMEOUT, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None:  # no request yet
+            self.transport.close()  # type: ignore[unreachable]
 
 
 def build_app(service: LibraryService, host: str) -> Guard:
@@ -188,20 +192,43 @@ Converted = Annotated[
 ]
 
 
-# Parts of /openapi.json that cannot be derived from types.
-INVALID = {422: {"model": Failure, "description": "invalid parameter, text, folder or video"}}
-INVALID_UPLOAD = {413: {"description": "upload too large"}, **INVALID}
-NO_MOMENT = {404: {"model": Failure, "description": "unknown key, or the video was removed"}, **INVALID}
-VIDEO_FILE = {
-    200: {"description": "the video", "content": {"video/mp4": {}, "video/webm": {}}},
-    206: {"description": "the requested byte range of the video"},
-    415: {"model": Failure, "description": "some browsers cannot play the file; use converted"},
-    **NO_MOMENT,
-}
-JPEG = {200: {"description": "the frame", "content": {"image/jpeg": {}}}, **NO_MOMENT}
-BUSY = {503: {"model": Failure, "description": "too many uploads, or the library cannot be read"}}
+INVALID: dict[str, Any] = {"model": Failure, "description": "invalid parameter, text, folder or video"}
+BUSY: dict[str, Any] = {"model": Failure, "description": "too many uploads, or the library cannot be read"}
+TOO_LARGE: dict[str, Any] = {"description": "upload too large"}
+UNKNOWN: dict[str, Any] = {"model": Failure, "description": "unknown key, or the video was removed"}
+UNPLAYABLE: dict[str, Any] = {"model": Failure, "description": "some browsers cannot play the file; use converted"}
 
-api = APIRouter(responses=BUSY)
+api = APIRouter(responses={422: INVALID, 503: BUSY})
+
+
+class VideoResponse(FileResponse):
+    """A file. If its size changes while it is sent, the connection is closed and a line is logged."""
+
+    media_type = "video/mp4"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        missing = 0
+
+        async def send_checked(message: Message) -> None:
+            nonlocal missing
+            if message["type"] == "http.response.start":
+                missing = int(Headers(raw=message["headers"])["content-length"])
+            elif scope["method"] == "GET":
+                missing -= len(message["body"])
+                if missing < 0 or (missing and not message["more_body"]):
+                    raise RuntimeError(f"{self.path} changed while it was sent")
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_checked)
+        except RuntimeError as error:
+            logger.warning("%s", error)
+
+
+class JpegResponse(Response):
+    """A picture."""
+
+    media_type = "image/jpeg"
 
 
 @api.get("/docs", include_in_schema=False)
@@ -211,31 +238,31 @@ def document(request: Request) -> HTMLResponse:
     return HTMLResponse(template.render(api=request.app.openapi(), url=str(request.base_url).rstrip("/")))
 
 
-@api.get("/api/v1/search", responses=INVALID)
+@api.get("/api/v1/search")
 async def search_by_text(service: Service, text: Text, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
     """Return the moments nearest to a text, best first."""
     return await run_sync(service.search, text, limit, folder, limiter=TEXT)
 
 
-@api.post("/api/v1/search", responses=INVALID_UPLOAD)
+@api.post("/api/v1/search", responses={413: TOO_LARGE})
 async def search_by_video(service: Service, upload: Uploaded, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
     """Return the moments nearest to a video, best first."""
     return await run_sync(service.search, upload, limit, folder)
 
 
-@api.post("/api/v1/classify", responses=INVALID_UPLOAD)
+@api.post("/api/v1/classify", responses={413: TOO_LARGE})
 async def classify(service: Service, upload: Uploaded, classes: Classes) -> Classification:
     """Score class names for a video."""
     return await run_sync(service.classify, upload, classes, limiter=TEXT)
 
 
-@api.get("/api/v1/moments/{key}", response_class=FileResponse, responses=VIDEO_FILE)
+@api.get("/api/v1/moments/{key}", response_class=VideoResponse, responses={404: UNKNOWN, 415: UNPLAYABLE})
 async def play_moment(service: Service, key: Key, converted: Converted = False) -> FileResponse:
-    """Return the file of a moment, with support for byte ranges."""
+    """Return the file of a moment, MP4 or WebM, with support for byte ranges."""
     try:
         if converted:
             path = await run_sync(service.convert, key, limiter=CONVERSION)
-            return VideoResponse(path, media_type="video/mp4", headers=NO_CACHE)
+            return VideoResponse(path, headers=NO_CACHE)
         file = await run_sync(service.find_file, key)
     except (KeyError, VideoError) as error:
         raise HTTPException(404) from error
@@ -244,11 +271,11 @@ async def play_moment(service: Service, key: Key, converted: Converted = False) 
     return VideoResponse(file[0], media_type=file[1], headers=NO_CACHE)
 
 
-@api.get("/api/v1/moments/{key}/thumbnail", response_class=Response, responses=JPEG)
-def load_thumbnail(service: Service, key: Key) -> Response:
+@api.get("/api/v1/moments/{key}/thumbnail", response_class=JpegResponse, responses={404: UNKNOWN})
+def load_thumbnail(service: Service, key: Key) -> JpegResponse:
     """Return a frame of a moment."""
     try:
-        return Response(service.find_hit(key).thumbnail, media_type="image/jpeg")
+        return JpegResponse(service.find_hit(key).thumbnail)
     except KeyError as error:
         raise HTTPException(404) from error
 
@@ -273,25 +300,3 @@ def describe_library(service: Service) -> LibraryDescription:
 def check_health() -> dict[str, str]:
     """Return status 200 while the server is running."""
     return {"status": "ok"}
-
-
-class VideoResponse(FileResponse):
-    """A file. If its size changes while it is sent, the connection is closed and a line is logged."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        missing = 0
-
-        async def send_checked(message: Message) -> None:
-            nonlocal missing
-            if message["type"] == "http.response.start":
-                missing = int(Headers(raw=message["headers"])["content-length"])
-            elif scope["method"] == "GET":
-                missing -= len(message["body"])
-                if missing < 0 or (missing and not message["more_body"]):
-                    raise RuntimeError(f"{self.path} changed while it was sent")
-            await send(message)
-
-        try:
-            await super().__call__(scope, receive, send_checked)
-        except RuntimeError as error:
-            logger.warning("%s", error)

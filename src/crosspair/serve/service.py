@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import threading
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -22,7 +21,7 @@ from crosspair.config import Clip
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.inputs import probe_missing
 from crosspair.corpora.manifest import manifest_from_rows
-from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest, run_request
+from crosspair.corpora.prepare import TranscodeRequest, transcode_locally
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.encode import check_text_tower, encode_windows
@@ -32,7 +31,6 @@ from crosspair.inference import Classified
 from crosspair.library.search import Searcher, SearchHit, format_time
 from crosspair.library.store import MISSING_FILE, file_state, sql_quote
 from crosspair.video.container import open_video
-from crosspair.workers import map_isolated
 
 MIN_TIMELINE, MAX_LENGTH = 30.0, 600.0  # s; longer uploads get a timeline, or are rejected
 MAX_EMBEDDINGS = 100  # uploads whose embeddings are kept, so that other classes need no decoding
@@ -42,7 +40,6 @@ MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".
 CODECS = ("h264", "vp8", "vp9", "av1")
 PIXEL_FORMATS = ("yuv420p", "yuvj420p")  # not all browsers play 10 bits
 CONVERSION = TranscodeSettings(short_side=360)
-CONVERSION_TIMEOUT = 60.0  # s
 MAX_CONVERSIONS = 100  # files that are kept
 
 
@@ -242,18 +239,11 @@ class LibraryService:
         target = self._conversions / f"{key}-{state[0]}-{state[1]}.mp4"
         if not target.exists():
             clip = Clip(hit.path, hit.start, hit.end)
-            _convert(TranscodeRequest(clip, CONVERSION, target, key))
+            # In a separate process: a broken video may crash or block the decoder.
+            ((_, outcome),) = transcode_locally([TranscodeRequest(clip, CONVERSION, target, key)], workers=1)
+            if outcome.error or outcome.fatal:
+                raise VideoError(outcome.error or outcome.fatal)
             files = sorted(self._conversions.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
             for path in files[:-MAX_CONVERSIONS]:
                 path.unlink(missing_ok=True)
         return target
-
-
-def _convert(request: TranscodeRequest) -> None:
-    """Convert in a separate process: a broken video may crash or block the decoder."""
-    with closing(map_isolated(run_request, [request], timeout=CONVERSION_TIMEOUT)) as outcomes:
-        ((_, outcome),) = outcomes
-    if not isinstance(outcome, TranscodeOutcome):
-        raise VideoError(f"{request.clip.path}: {outcome.reason}")
-    if outcome.error or outcome.fatal:
-        raise VideoError(outcome.error or outcome.fatal)

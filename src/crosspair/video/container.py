@@ -22,9 +22,8 @@ from av.video.stream import VideoStream
 from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
 from crosspair.video.remote import RemoteFile, open_remote
 
-# FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because
-# they could open other files of this machine. Audio and image formats are included so that such a
-# file is reported as what it is.
+# FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because they could open
+# other files of this machine. Audio and image formats are included so that such a file is reported as what it is.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,kux,mpegts,mpegtsraw,mpeg,mpegvideo,"
     "asf,asf_o,ogg,mxf,gxf,nut,ivf,rm,dv,wtv,nsv,swf,yuv4mpegpipe,h261,h263,h264,hevc,vvc,av1,obu,"

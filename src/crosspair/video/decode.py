@@ -85,8 +85,7 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
         wanted = [max(begin, min(begin + float(t), last)) for t in times(length)]
         try:
             frames = list(frames_on_screen(container, stream, wanted, clip.path))
-            # One reformatter for the clip: a frame's own would set up the scaler each time, which
-            # is ten times slower.
+            # One reformatter for the clip: a frame's own would set up the scaler each time, which is ten times slower.
             reformatter = VideoReformatter()
             pixels = [_to_rgb(frame, size, reformatter) for frame in frames]
         except av.FFmpegError as error:
