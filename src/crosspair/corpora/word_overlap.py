@@ -205,8 +205,7 @@ def _per_class_results(results: Any, path: Path) -> dict[str, Any]:
             by_protocol.setdefault(result["protocol"], result["details"]["per_class"])
     if not by_protocol:
         raise ManifestError(
-            f"accuracy file {path} holds no result with accuracies per class. "
-            'Create one with "crosspair evaluate".'
+            f'accuracy file {path} holds no result with accuracies per class. Create one with "crosspair evaluate".'
         )
     return by_protocol.get("zero-shot") or next(iter(by_protocol.values()))
 
