@@ -133,7 +133,7 @@ def test_titles_and_words(tmp_path: Path, titled: Manifest) -> None:
     assert f"{titled.path}: 64 pairs; 1 without an English title" in done.stdout
     assert f"{titled.column('pair_id')[3]} '犬 ★'" in " ".join(done.stderr.split())
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        "report.html", "titles.csv", "titles.png",
+        "report.html", "titles.csv",
     }  # fmt: skip
     first = Manifest.read(titled.path)
     assert first.column("title_clean").count(None) == 1

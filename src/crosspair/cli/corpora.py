@@ -272,7 +272,7 @@ def run_titles_clean(
         empty: pairs whose clean title is empty: keep them without it, drop them, or use the raw
             title; with raw, an empty title_tree becomes the clean title
         keep_clean: keep existing clean titles and only parse them
-        report: folder for report.html, titles.csv and titles.png: removed words and reasons
+        report: folder for report.html and titles.csv: removed words and reasons
     """
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.titles import prepare_titles
