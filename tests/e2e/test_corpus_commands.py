@@ -207,6 +207,16 @@ def test_prepared_files_are_reused(tmp_path: Path, sources: Path) -> None:
     assert again.stdout == summary.format(2)
 
 
+def test_the_last_shard_writes_the_manifest(tmp_path: Path, sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ("prepare", sources / "good.parquet", "--out", tmp_path, "--short-side", 64, "--workers", 1)
+    run(*call, "--shard", "2/2")
+    assert "shard 2/2" in capsys.readouterr().out
+    assert not (tmp_path / "manifest.parquet").exists()
+    run(*call, "--shard", "1/2")
+    assert "2 pairs, 0 broken" in capsys.readouterr().out
+    assert "'3/x'" in refused(*call, "--shard", "3/x")
+
+
 def test_broken_sources_set_the_exit_status(tmp_path: Path, sources: Path) -> None:
     done = prepare(sources / "bad.parquet", "--out", tmp_path / "out")
     assert done.returncode == 1
