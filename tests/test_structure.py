@@ -20,7 +20,7 @@ LAYERS = [
     {"corpora"},
     {"models"},
     {"evaluation"},
-    {"training", "library"},
+    {"training", "library", "inference"},
     {"api", "reporting", "benchmark", "doctor"},
     {"ablation", "quickstart", "serve"},
     {"cli"},

@@ -32,10 +32,10 @@ MIN_DISK = 5e9  # bytes
 EXTRAS = (
     ("transformers", "text", "text.encoder=transformer"),
     ("gensim", "text", "text.encoder=words"),
-    ("wordfreq", "text", "crosspair titles: detection of English words"),
-    ("ftfy", "text", "crosspair titles: repair of broken characters"),
-    ("emoji", "text", "crosspair titles: detection of emoji"),
-    ("wordninja", "text", "crosspair titles: splitting of hashtags"),
+    ("wordfreq", "text", "crosspair titles clean: detection of English words"),
+    ("ftfy", "text", "crosspair titles clean: repair of broken characters"),
+    ("emoji", "text", "crosspair titles clean: detection of emoji"),
+    ("wordninja", "text", "crosspair titles clean: splitting of hashtags"),
     ("lancedb", "search", "crosspair index, search"),
     ("fastapi", "demo", "crosspair serve"),
     ("aiohttp", "remote", "videos at https:// addresses"),
@@ -153,9 +153,9 @@ def _check_extra(package: str, extra: str, needed_for: str) -> Check:
 
 
 def _check_spacy_model() -> Check:
-    from crosspair.corpora.titles.stage import load_english_model
+    from crosspair.corpora.titles import load_english_model
 
-    name, needed_for = "spaCy, English model", "crosspair titles: verbs and nouns"
+    name, needed_for = "spaCy, English model", "crosspair titles clean: verbs and nouns"
     try:
         model = load_english_model(False)
     except TextError as error:

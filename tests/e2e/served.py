@@ -25,14 +25,7 @@ MINUTES = 120.0  # s; generous, for a busy machine
 
 @dataclass(frozen=True)
 class Served:
-    """A running server.
-
-    Attributes:
-        url: URL of the page.
-        folder: folder that contains ``videos`` and ``library``.
-        scratch: folder of the server's temporary files.
-        process: the server.
-    """
+    """A running server; `folder` contains ``videos`` and ``library``, `scratch` its temporary files."""
 
     url: str
     folder: Path
@@ -40,23 +33,18 @@ class Served:
     process: subprocess.Popen[str]
 
     def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> Any:
-        """Send a GET request."""
         return httpx2.get(f"{self.url}{path}", params=params, headers=headers, timeout=MINUTES)
 
     def search(self, text: str, **params: Any) -> list[dict[str, Any]]:
-        """Search by text and return the moments."""
         response = self.get("/api/v1/search", text=text, **params)
         assert response.status_code == 200, response.text
         moments: list[dict[str, Any]] = response.json()
         return moments
 
     def post(self, path: str, video: Path, **fields: str) -> Any:
-        """Upload a video."""
         with video.open("rb") as file:
-            return httpx2.post(
-                f"{self.url}/api/v1/{path}", files={"video": (video.name, file)}, data=fields,
-                timeout=MINUTES,
-            )  # fmt: skip
+            upload = {"video": (video.name, file)}
+            return httpx2.post(f"{self.url}/api/v1/{path}", files=upload, data=fields, timeout=MINUTES)
 
     def uploads(self) -> list[Path]:
         """List the uploaded files that still exist."""

@@ -162,7 +162,7 @@ def test_splits_are_averaged_and_not_repeated(labelled, init, tmp_path) -> None:
         manifest_from_rows(rows, tmp_path).write(tmp_path / f"split{number}.parquet")
     run = tmp_path / "run"
     given = arguments(
-        tmp_path / "split{}.parquet", run, "random", "--splits=1,3", "--labels=0.5",
+        tmp_path / "split{}.parquet", run, "random", "--splits=1,3", "labels.share=0.5",
         "training.epochs=1",
     )  # fmt: skip
     done = crosspair(*given)

@@ -1,22 +1,13 @@
-"""The page in a real browser: search, play, filter, upload, and errors; with mouse and keyboard,
-and in a narrow window. Requires Chromium and playwright; no browser is downloaded.
-
-With CROSSPAIR_PICTURES=FOLDER and CROSSPAIR_QUICKSTART=FOLDER (output of
-``crosspair quickstart``), it writes the pictures of docs/page.md.
-"""
+"""The page in Chromium: search, play, filter, upload, and errors; with mouse and keyboard, and in a narrow window."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from crosspair.corpora import Manifest
-from tests.e2e.conftest import crosspair
 from tests.e2e.served import EVIL, EVIL_TITLE, MINUTES, Served, make_library, serving
 
 if TYPE_CHECKING:
@@ -26,6 +17,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
 TEXT = "#search [name=text]"
+WIDTH = "document.documentElement.scrollWidth"
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +132,10 @@ def test_search_with_a_video(page: Page, served: Served) -> None:
 
 def test_classify(page: Page, served: Served, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("no video")
-    classify(page, tmp_path / "notes.mp4", "dog, cat")
-    page.get_by_role("alert").filter(has_text="notes.mp4").wait_for()
+    (tmp_path / "large.mp4").write_bytes(b"x" * 3_000_000)
+    for name, word in (("notes.mp4", "notes.mp4"), ("large.mp4", "1 MB")):
+        classify(page, tmp_path / name, "dog, cat")
+        page.get_by_role("alert").filter(has_text=word).wait_for()
     classify(page, served.folder / "videos" / "day" / "6.mp4", "dog, cat")
     page.locator("#classify .classes li").nth(1).wait_for()
     assert sorted(page.locator("#classify .name").all_inner_texts()) == ["cat", "dog"]
@@ -152,64 +146,17 @@ def test_classify(page: Page, served: Served, tmp_path: Path) -> None:
     assert served.uploads() == []
 
 
-def test_large_upload_shows_a_message(page: Page, served: Served, tmp_path: Path) -> None:
-    (tmp_path / "large.mp4").write_bytes(b"x" * 3_000_000)
-    classify(page, tmp_path / "large.mp4", "dog, cat")
-    page.get_by_role("alert").filter(has_text="1 MB").wait_for()
-    assert served.uploads() == []
-
-
 def test_narrow_window_has_no_horizontal_scrolling(browser: Browser, served: Served) -> None:
     page, faults = open_page(browser, served.url, 320)
     search(page, "a dog")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.evaluate(WIDTH) <= 320
     classify(page, served.folder / "videos" / "day" / "6.mp4", "dog, cat")
     page.locator("#classify .classes li").first.wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.evaluate(WIDTH) <= 320
+    page.get_by_role("link", name="REST API").click()
+    page.get_by_role("heading", name="REST API").wait_for()
+    assert page.evaluate(WIDTH) <= 320
+    page.get_by_role("link", name="Open this example").nth(1).click()
+    assert page.get_by_text("night").count()  # the folders
     page.close()
     assert faults == []
-
-
-def test_write_pictures(browser: Browser, tmp_path: Path) -> None:
-    if "CROSSPAIR_PICTURES" not in os.environ:
-        pytest.skip("CROSSPAIR_PICTURES is not set")
-    out, quickstart = (Path(os.environ[f"CROSSPAIR_{name}"]) for name in ("PICTURES", "QUICKSTART"))
-    videos = tmp_path / "rendered"
-    for place, file in enumerate(sorted((quickstart / "corpus" / "videos").iterdir())[:90]):
-        copy = videos / ("morning", "noon", "evening")[place % 3] / file.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, copy)
-    model = quickstart / "run" / "model"
-    corpus = Manifest.read(quickstart / "corpus")
-    lines = zip(corpus.column("pair_id"), corpus.column("title"), strict=True)
-    titles = tmp_path / "titles.tsv"
-    titles.write_text("video_id\ttitle\n" + "".join(f"{name}\t{title}\n" for name, title in lines))
-    made = ("index", videos, "--library", tmp_path / "library", "--model", model, "--workers", 1,
-            "--titles", titles)  # fmt: skip
-    assert crosspair(*made).returncode == 0
-    with serving(tmp_path, max_upload=200) as server:
-        page, faults = open_page(browser, server.url, 1200)
-        search(page, "something moving right")
-        playing = page.locator("video").first
-        playing.evaluate("video => void video.play()")
-        page.wait_for_function("video => video.currentTime > 0.3", arg=playing.element_handle())
-        page.screenshot(path=out / "page-search.png")
-        page.locator(TEXT).fill("zzz")
-        page.keyboard.press("Enter")
-        page.get_by_role("alert").first.wait_for()
-        page.screenshot(path=out / "page-fault.png", clip=_upper(420))
-        classes = "moving right, bouncing, spinning, rising, shrinking"
-        classify(page, next(videos.glob("noon/*.mp4")), classes)
-        page.locator("#classify .classes li").nth(1).wait_for()
-        page.mouse.move(0, 0)
-        page.screenshot(path=out / "page-classify.png", full_page=True)
-        page.close()
-        narrow, _ = open_page(browser, server.url, 390)
-        search(narrow, "something moving right")
-        narrow.wait_for_load_state("networkidle")  # thumbnails
-        narrow.screenshot(path=out / "page-narrow.png")
-        assert faults == []
-
-
-def _upper(height: int) -> dict[str, float]:
-    return {"x": 0, "y": 0, "width": 1200, "height": height}

@@ -21,9 +21,8 @@ from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora.inputs import probe_missing
 from crosspair.errors import ManifestError, VideoError
 from crosspair.evaluation import encode
-from crosspair.library import InferenceEngine, Library, LibraryError, Windows, index_videos, remove_videos
+from crosspair.library import InferenceEngine, Library, LibraryError, Windows, index_videos, remove_videos, store
 from crosspair.library import index as indexing
-from crosspair.library.store import is_library, library_lock
 from crosspair.video import jobs
 from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
@@ -43,11 +42,6 @@ def windows_in(library: Path) -> dict[str, int]:
     return dict(Counter(Path(row["video"]).name for row in rows))
 
 
-def touch(path: Path) -> None:
-    status = path.stat()
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
-
-
 def test_only_what_changed_is_encoded(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
@@ -56,12 +50,13 @@ def test_only_what_changed_is_encoded(
     assert (first.added, first.changed, first.removed, first.unchanged) == (5, 0, 0, 0)
     assert first.windows == sum(COUNTS.values())
     assert windows_in(library) == COUNTS
-    assert first.broken[str(folder / "broken.mp4")]
+    (line,) = csv.DictReader((library / "broken.csv").open(encoding="utf-8"))
+    assert line["video"] == str(folder / "broken.mp4")
+    assert line["reason"] == first.broken[str(folder / "broken.mp4")] != ""
 
     again = index_videos(library, tiny, [folder])
     assert (again.added, again.changed, again.removed, again.unchanged) == (0, 0, 0, 5)
-    assert again.windows == 0
-    assert again.broken == first.broken
+    assert (again.windows, again.broken) == (0, first.broken)
 
     make_video(folder / "deep" / "5.mp4", frames=20, fps=10)
     make_video(folder / "1.mp4", frames=40, fps=10)
@@ -77,6 +72,9 @@ def test_only_what_changed_is_encoded(
     assert (fourth.added, fourth.changed, fourth.removed) == (0, 2, 0)
     assert list(fourth.broken) == [str(folder / "4.mp4")]
     assert windows_in(library) == {"1.mp4": 3, "3.mp4": 2, "5.mp4": 1, "broken.mp4": 1}
+    (folder / "4.mp4").unlink()
+    assert index_videos(library, tiny, [folder]).removed == 1
+    assert not (library / "broken.csv").exists()
 
 
 def test_a_file_has_one_name(
@@ -116,17 +114,6 @@ def test_progress_is_saved_before_all_videos_are_probed(
     assert windows_in(library) == COUNTS
 
 
-def test_broken_videos_are_listed(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
-    index_videos(tmp_path / "library", tiny, [folder], windows=WINDOWS)
-    listed = tmp_path / "library" / "broken.csv"
-    (line,) = csv.DictReader(listed.open(encoding="utf-8"))
-    assert line["video"] == str(folder / "broken.mp4")
-    assert line["reason"]
-    (folder / "broken.mp4").unlink()
-    index_videos(tmp_path / "library", tiny, [folder])
-    assert not listed.exists()
-
-
 def test_a_partly_readable_video_is_indexed_and_listed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,18 +126,20 @@ def test_a_partly_readable_video_is_indexed_and_listed(
     def stopped(*_: object) -> None:
         raise RuntimeError("killed here")
 
+    library = tmp_path / "library"
+    index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
     monkeypatch.setattr(jobs, "read_frames", damaged)
     monkeypatch.setattr(encode, "CLIPS_PER_JOB", 1)
-    library = tmp_path / "library"
     with monkeypatch.context() as patch:
-        patch.setattr(Library, "add", stopped)
-        with pytest.raises(RuntimeError, match="killed here"):
-            index_videos(library, tiny, [folder], windows=WINDOWS)
+        patch.setattr(store, "schema", stopped)  # after broken.csv, before the windows
+        with pytest.raises(LibraryError, match="killed here"):
+            index_videos(library, tiny, [folder])
     assert "4.mp4" in (library / "broken.csv").read_text()
     found = index_videos(library, tiny, [folder])
     assert windows_in(library) == COUNTS | {"4.mp4": 1}
     assert found.broken[str(folder / "4.mp4")].startswith(f"{folder / '4.mp4'}: damaged (2 of 3 windows")
-    assert index_videos(library, tiny, [folder]).broken == found.broken
+    again = index_videos(library, tiny, [folder])
+    assert (again.broken, again.windows) == (found.broken, 0)
 
 
 def test_other_folders_are_kept_and_folders_can_be_removed(
@@ -177,22 +166,17 @@ def test_titles_come_from_a_file_or_a_manifest(tiny: InferenceEngine, folder: Pa
     rows = [{"pair_id": "x", "path": "videos/3.mp4", "title": "old", "start": 1.0, "end": 3.0}]
     manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
     index_videos(library, tiny, [folder, manifest.path], windows=WINDOWS)
+    one, three, part = str(folder / "1.mp4"), str(folder / "3.mp4"), f"{folder / '3.mp4'}#t=1,3"
     videos = Library(library).videos()
-    part = f"{folder / '3.mp4'}#t=1,3"
-    assert videos[part].title == "old"
-    assert videos[part].windows == 1
+    assert (videos[part].title, videos[part].windows, videos[one].title) == ("old", 1, None)
     assert index_videos(library, tiny, [folder]).removed == 0
-    assert videos[str(folder / "1.mp4")].title is None
     titles.write_text("video_id\ttitle\n1\tit's one\n3\tthree\n")
     assert index_videos(library, tiny, [folder], titles=titles).windows == 0
     videos = Library(library).videos()
-    assert videos[str(folder / "1.mp4")].title == "it's one"
-    assert videos[str(folder / "3.mp4")].title == "three"
-    assert index_videos(library, tiny, [folder]).unchanged == 5
-    assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
+    assert (videos[one].title, videos[three].title) == ("it's one", "three")
     os.utime(folder / "1.mp4", (1, 1))
-    assert index_videos(library, tiny, [folder]).changed == 1
-    assert Library(library).videos()[str(folder / "1.mp4")].title == "it's one"
+    assert index_videos(library, tiny, [folder]).changed == 1  # without the title file
+    assert Library(library).videos()[one].title == "it's one"
 
 
 def test_mismatched_and_invalid_libraries(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
@@ -203,13 +187,12 @@ def test_mismatched_and_invalid_libraries(tiny: InferenceEngine, folder: Path, t
         index_videos(library, other, [folder])
     with pytest.raises(LibraryError, match=r"2 s .* 4 s"):
         index_videos(library, tiny, [folder], windows=Windows(4, 2))
-    with pytest.raises(LibraryError, match=r"1\.mp4"):
-        index_videos(folder, tiny, [folder])
+    for place in (folder, folder / "1.mp4"):
+        with pytest.raises(LibraryError, match=r"1\.mp4"):
+            index_videos(place, tiny, [folder])
     assert not (folder / ".lock").exists()
-    with pytest.raises(LibraryError, match=r"1\.mp4 is a file"):
-        index_videos(folder / "1.mp4", tiny, [folder])
-    (library / "library.json").write_text((library / "library.json").read_text()
-                                          .replace('"format": 1', '"format": 9'))  # fmt: skip
+    info = library / "library.json"
+    info.write_text(info.read_text().replace('"format": 1', '"format": 9'))
     with pytest.raises(LibraryError, match="format 9"):
         Library(library)
     with pytest.raises(LibraryError, match=str(tmp_path)):
@@ -232,13 +215,13 @@ def test_only_one_process_writes(tiny: InferenceEngine, folder: Path, tmp_path: 
         with pytest.raises(LibraryError, match=f"process {other.pid}"):
             index_videos(library, tiny, [folder])
         other.kill()
-    with library_lock(library):  # the lock ended with its process
+    with store.library_lock(library):  # the lock ended with its process
         pass
 
 
 def test_missing_lancedb(tmp_path: Path, tiny: InferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(LibraryError, match=r'pip install "crosspair\[search\]"'):
+    with pytest.raises(LibraryError, match=r"crosspair\[search\]"):
         Library.create(tmp_path, tiny.model, WINDOWS)
 
 
@@ -257,7 +240,7 @@ def test_ten_kills_leave_a_valid_library(
     whole, opened = 0.0, 0
     for kill in range(11):
         for path in draw.sample(sorted(folder.iterdir()), 4):
-            touch(path)
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
         here, there = context.Pipe()
         process = context.Process(target=killed.run, args=(library, folder, model_folder, there))
         process.start()
@@ -268,7 +251,7 @@ def test_ten_kills_leave_a_valid_library(
             process.kill()
         process.join()
         whole = whole or time.monotonic() - begun
-        if is_library(library):
+        if store.is_library(library):
             found = windows_in(library)
             assert found.items() <= expected.items()  # each video completely or not at all
             opened += 1

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from crosspair.errors import ModelError, TextError, VideoError
 from crosspair.library import InferenceEngine, Library, LibraryError, Searcher, Windows, index_videos
@@ -15,23 +14,24 @@ from crosspair.library import search as search_module
 from crosspair.library import store as store_module
 from crosspair.library.search import contact_sheet
 from crosspair.models import CPD
-from tests.evaluation.conftest import tiny_model
 
 pytest.importorskip("lancedb")
 
 D = 8
+Row = tuple[str, float, float, str | None, np.ndarray]
 
 
-def filled(folder: Path, model: CPD, rows: list[tuple[str, float, float, str | None, np.ndarray]]):
+def filled(folder: Path, model: CPD, rows: list[Row]) -> Library:
     """A library with the given windows: path, start, end, title, vector."""
     library = Library.create(folder, model, Windows())
-    names = ("path", "start", "end", "title", "vector")
-    library.add([
-        {**dict(zip(names, row, strict=True)), "video": row[0], "thumbnail": b"jpeg",
-         "size": 1, "modified": 1}
-        for row in rows
-    ])  # fmt: skip
+    add(library, rows)
     return library
+
+
+def add(library: Library, rows: list[Row]) -> None:
+    names = ("path", "start", "end", "title", "vector")
+    common = {"thumbnail": b"jpeg", "size": 1, "modified": 1}
+    library.add([{**dict(zip(names, row, strict=True)), "video": row[0], **common} for row in rows], {})
 
 
 def near(cosine: float) -> np.ndarray:
@@ -41,7 +41,8 @@ def near(cosine: float) -> np.ndarray:
     return vector
 
 
-FIRST = near(1.0)
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ def library(tmp_path: Path, model: CPD) -> Library:
 
 
 def found(library: Library, **choices: object) -> list[tuple[str, float, float]]:
-    moments = Searcher(library).nearest(FIRST, **choices)  # type: ignore[arg-type]
-    assert all(moment.thumbnail == b"jpeg" for moment in moments)
-    return [(moment.path, moment.start, round(moment.score, 3)) for moment in moments]
+    hits = Searcher(library).nearest(near(1.0), **choices)  # type: ignore[arg-type]
+    assert all(hit.thumbnail == b"jpeg" for hit in hits)
+    return [(hit.path, hit.start, round(hit.score, 3)) for hit in hits]
 
 
 def test_results_are_suppressed_and_sorted(library: Library) -> None:
@@ -74,18 +75,15 @@ def test_results_are_suppressed_and_sorted(library: Library) -> None:
 
 
 def test_more_windows_are_fetched_if_neighbours_fill_the_first_batch(tmp_path: Path, model: CPD) -> None:
-    rows = [("/x.mp4", i / 10, 10 + i / 10, None, near(0.9 + i / 1e4)) for i in range(40)]
+    rows: list[Row] = [("/x.mp4", i / 10, 10 + i / 10, None, near(0.9 + i / 1e4)) for i in range(40)]
     library = filled(tmp_path / "library", model, [*rows, ("/y.mp4", 0, 4, None, near(0.1))])
     assert [path for path, _, _ in found(library, limit=2)] == ["/x.mp4", "/y.mp4"]
 
 
-@pytest.mark.parametrize(
-    ("choices", "paths"),
-    [
+def test_conditions(library: Library) -> None:
+    for choices, paths in (
         ({"where": "title LIKE '%dog%'"}, {"/a/x.mp4"}),
-        ({"where": "start > 7"}, {"/a/x.mp4", "/a_b/it's.mp4"}),
-        ({"where": "\"end\" > 20"}, {"/a_b/it's.mp4"}),
-        ({"folder": "/a"}, {"/a/x.mp4"}),
+        ({"where": '"end" > 20'}, {"/a_b/it's.mp4"}),
         ({"folder": "/a_b/"}, {"/a_b/it's.mp4"}),
         ({"folder": Path("/ab/../a")}, {"/a/x.mp4"}),
         ({"folder": "https://a.org/b/"}, {"https://a.org/b//z.mp4"}),
@@ -94,13 +92,8 @@ def test_more_windows_are_fetched_if_neighbours_fill_the_first_batch(tmp_path: P
         ({"folder": "/a", "where": "start < 0 OR start > 100"}, set()),
         ({"without": "/a_b/it's.mp4", "where": "path LIKE '/%'"}, {"/a/x.mp4", "/ab/y.mp4"}),
         ({"exact": True, "limit": 1}, {"/a/x.mp4"}),
-    ],
-)  # fmt: skip
-def test_conditions(library: Library, choices: dict[str, object], paths: set[str]) -> None:
-    assert {path for path, _, _ in found(library, **choices)} == paths
-
-
-def test_invalid_conditions(library: Library) -> None:
+    ):
+        assert {path for path, _, _ in found(library, **choices)} == paths, choices
     with pytest.raises(LibraryError, match="colour"):
         found(library, where="colour = 'red'")
     with pytest.raises(LibraryError, match=r"\A.*\Z"):  # one line
@@ -112,25 +105,21 @@ def test_invalid_conditions(library: Library) -> None:
 def test_an_index_finds_what_is_near_and_what_came_later(
     tmp_path: Path, model: CPD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = np.random.default_rng(0)
-    vectors = generator.standard_normal((600, D)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows = [(f"/{i}.mp4", 0.0, 4.0, None, vector) for i, vector in enumerate(vectors)]
+    vectors = unit(np.random.default_rng(0).standard_normal((600, D)).astype(np.float32))
+    rows: list[Row] = [(f"/{i}.mp4", 0.0, 4.0, None, vector) for i, vector in enumerate(vectors)]
     library = filled(tmp_path / "library", model, rows[:500])
     library.optimize()
     assert not list(library.table.list_indices())
     monkeypatch.setattr(store_module, "EXACT_UP_TO", 499)
     library.optimize()
     assert len(list(library.table.list_indices())) == 1
-    later = Library(library.folder)
-    later.add([dict(zip(("path", "video", "vector"), (p, p, v), strict=True))
-               for p, _, _, _, v in rows[500:]])  # fmt: skip
-    for part in (slice(0, 500), slice(0, 600)):
+    add(Library(library.folder), rows[500:])
+    searcher = Searcher(library)
+    for part in (vectors[:500], vectors):
         hits = 0
-        for query in vectors[part][:: len(vectors[part]) // 20]:
-            exact = Searcher(library).nearest(query, exact=True, limit=5)
-            hits += len({m.path for m in exact}
-                        & {m.path for m in Searcher(library).nearest(query, limit=5)})  # fmt: skip
+        for query in part[:: len(part) // 20]:
+            exact = {hit.path for hit in searcher.nearest(query, exact=True, limit=5)}
+            hits += len(exact & {hit.path for hit in searcher.nearest(query, limit=5)})
         assert hits >= 95
 
 
@@ -139,59 +128,54 @@ def test_a_condition_searches_more_partitions_of_an_index(
 ) -> None:
     from lancedb.index import IvfSq
 
-    generator = np.random.default_rng(0)
     centres = np.eye(D, dtype=np.float32).repeat(64, axis=0)
-    vectors = centres + 0.1 * generator.standard_normal(centres.shape).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows = [(f"/{i // 64}/{i}.mp4", 0.0, 4.0, None, each) for i, each in enumerate(vectors)]
+    noise = np.random.default_rng(0).standard_normal(centres.shape).astype(np.float32)
+    vectors = unit(centres + 0.1 * noise)
+    rows: list[Row] = [(f"/{i // 64}/{i}.mp4", 0.0, 4.0, None, each) for i, each in enumerate(vectors)]
     library = filled(tmp_path / "library", model, rows)
     # By default, only the index of a large library has several partitions.
     library.table.create_index("vector", config=IvfSq(distance_type="cosine", num_partitions=D))
     monkeypatch.setattr(search_module, "NPROBES", 1)
-    found = Searcher(library).nearest(vectors[0], folder=f"/{D - 1}", limit=64)
-    assert {moment.path for moment in found} == {path for path, *_ in rows[-64:]}
+    hits = Searcher(library).nearest(vectors[0], folder=f"/{D - 1}", limit=64)
+    assert {hit.path for hit in hits} == {path for path, *_ in rows[-64:]}
 
 
-def test_texts_and_videos_as_queries(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
+def test_texts_and_videos_as_queries(
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     index_videos(tmp_path / "library", tiny, [folder], windows=Windows(2, 1))
     searcher = Searcher(str(tmp_path / "library"))
     by_text = searcher.text("a dog", limit=3)
     assert [len(by_text), by_text[0].thumbnail[:2]] == [3, b"\xff\xd8"]
     assert by_text[0].score >= by_text[1].score >= by_text[2].score
     by_video = searcher.video(folder / "4.mp4", limit=10)
-    assert {Path(moment.path).name for moment in by_video} == {"1.mp4", "2.mp4", "3.mp4"}
+    assert {Path(hit.path).name for hit in by_video} == {"1.mp4", "2.mp4", "3.mp4"}
     with pytest.raises(TextError, match="'zzz'"):
         searcher.text("zzz")
     with pytest.raises(VideoError, match=r"broken\.mp4"):
         searcher.video(folder / "broken.mp4")
     with pytest.raises(VideoError, match="5 videos"):
         searcher.video(folder)
-
-
-@pytest.mark.parametrize("part", ["video_head", "text_encoder", "text_head"])
-def test_a_model_without_a_text_tower_is_searched_by_video(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
-) -> None:
-    device = torch.device("cpu")
-    engine = InferenceEngine(tiny_model().eval(), device, "fp32", batch_size=8, workers=0)
-    engine.model.untrained = (part,)
-    index_videos(tmp_path / "library", engine, [folder], windows=Windows(2, 1))
+    for part in ("video_head", "text_encoder", "text_head"):
+        searcher.engine.model.untrained = (part,)
+        with pytest.raises(ModelError):
+            searcher.text("a dog")
+        assert searcher.video(folder / "4.mp4")
+    assert "text tower" not in caplog.text
+    index_videos(tmp_path / "other", searcher.engine, [folder / "1.mp4"], windows=Windows(2, 1))
     assert "text tower" in caplog.text
-    searcher = Searcher(tmp_path / "library")
-    with pytest.raises(ModelError, match="text tower"):
-        searcher.text("a dog")
-    assert searcher.video(folder / "4.mp4")
 
 
 def test_contact_sheet_has_a_row_per_hit(
     tiny: InferenceEngine, tmp_path: Path, make_video: Callable[..., Path]
 ) -> None:
-    make_video(tmp_path / "videos" / "a.mp4", frames=40, fps=10)
+    video = make_video(tmp_path / "videos" / "a.mp4", frames=40, fps=10)
     index_videos(tmp_path / "library", tiny, [tmp_path / "videos"], windows=Windows(1, 1))
-    moments = Searcher(tmp_path / "library").text("a dog")
-    assert len(moments) == 2
-    sheet = contact_sheet(moments)
-    assert sheet.startswith(b"\x89PNG")
-    height = int.from_bytes(sheet[20:24], "big")
-    assert height == 2 * (112 + 6)
+    hits = Searcher(tmp_path / "library").text("a dog")
+    assert len(hits) == 2
+    readable = contact_sheet(hits)
+    video.unlink()
+    for sheet in (readable, contact_sheet(hits)):
+        assert sheet.startswith(b"\x89PNG")
+        assert int.from_bytes(sheet[20:24], "big") == 2 * (112 + 6)  # height
     assert contact_sheet([]).startswith(b"\x89PNG")

@@ -18,26 +18,10 @@ from typing import Any
 from crosspair.corpora.inputs import VideoSource, collect_videos, probe_missing
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.video_files import absolute_path
-from crosspair.evaluation.encode import (
-    InferenceEngine,
-    ProgressCallback,
-    WindowFeatures,
-    encode_windows,
-    has_text_tower,
-)
+from crosspair.evaluation.encode import InferenceEngine, ProgressCallback, encode_windows, has_text_tower
 from crosspair.evaluation.windows import Windows
-from crosspair.library.store import (
-    BrokenVideo,
-    FileState,
-    Library,
-    LibraryError,
-    check_library_path,
-    file_state,
-    is_library,
-    library_lock,
-    read_broken,
-    write_broken,
-)
+from crosspair.library import store
+from crosspair.library.store import BrokenVideo, FileState, Library, LibraryError
 from crosspair.models.cpd import CPD
 
 logger = logging.getLogger(__name__)
@@ -49,12 +33,9 @@ SEGMENT = "#t="  # separates path and seconds in the name of a segment
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """The result of `index_videos`.
+    """The result of `index_videos`: numbers of videos, including unreadable ones, and of windows written.
 
-    Attributes:
-        added, changed, removed, unchanged: numbers of videos, including unreadable ones.
-        windows: number of windows written.
-        broken: reason by name, for all videos of the library that cannot be read, entirely or in part.
+    ``broken`` has the reason for each video of the library that cannot be read, entirely or in part.
     """
 
     added: int
@@ -92,13 +73,13 @@ def index_videos(
         ManifestError: a source is invalid.
     """
     folder = Path(folder)
-    check_library_path(folder)
+    store.check_library_path(folder)
     paths = [absolute_path(source) for source in sources]
     manifest = collect_videos(paths, titles)
     videos = _source_videos(manifest)
-    with library_lock(folder):
+    with store.library_lock(folder):
         library = _open_or_create(folder, engine.model, windows)
-        indexed, broken = library.videos(), read_broken(folder)
+        indexed, broken = library.videos(), library.broken()
         # A partly readable video is in broken.csv before its windows are written: only the table
         # shows whether they were.
         states = {name: video.state for name, video in broken.items() if not video.windows}
@@ -116,8 +97,8 @@ def index_videos(
             # Segments of a given file are kept, even if only the whole file is given.
             if name not in videos and _strip_segment(name) not in given_files and _is_inside(name, paths)
         ]
-        stale = {*removed, *(video.name for video in todo)}
-        library.remove([name for name in indexed if name in stale])
+        changed = [video.name for video in todo if video.name in indexed or video.name in broken]
+        library.remove([*removed, *changed])
         new_titles = {
             name: videos[name].title
             for name in indexed
@@ -125,12 +106,9 @@ def index_videos(
         }
         if new_titles:
             library.set_titles(new_titles)
-        broken = {name: video for name, video in broken.items() if name not in stale}
         written = 0
-        for rows, failed in _encode_batches(engine, library, manifest, todo, progress):
-            broken |= failed
-            write_broken(folder, broken)
-            library.add(rows)
+        for rows, failed in _encode_batches(engine, library.windows, manifest, todo, progress):
+            library.add(rows, failed)
             written += len(rows)
         library.optimize()
     return IndexSummary(
@@ -139,20 +117,17 @@ def index_videos(
         removed=len(removed),
         unchanged=len(videos) - len(todo),
         windows=written,
-        broken={name: video.reason for name, video in broken.items()},
+        broken={name: video.reason for name, video in library.broken().items()},
     )
 
 
 def remove_videos(folder: str | os.PathLike[str], sources: Sequence[VideoSource]) -> int:
-    """Remove videos from a library.
+    """Remove videos from a library and return their number.
 
     Args:
         folder: folder of the library.
         sources: files, with all their segments; folders; manifests, of which only the listed
             segments are removed. Files and folders need not exist any more.
-
-    Returns:
-        The number of removed videos.
 
     Raises:
         LibraryError: the library does not exist, or another process writes to it.
@@ -162,34 +137,21 @@ def remove_videos(folder: str | os.PathLike[str], sources: Sequence[VideoSource]
     library = Library(folder)
     manifests = [path for path in paths if path.endswith(".parquet") and Path(path).is_file()]
     listed = {name for path in manifests for name in _source_videos(collect_videos([path]))}
-    with library_lock(library.folder):
-        indexed, broken = library.videos(), read_broken(library.folder)
-        removed = {
+    with store.library_lock(library.folder):
+        removed = [
             name
-            for name in {*indexed, *broken}
+            for name in {**library.videos(), **library.broken()}
             if name in listed or _is_inside(name, paths) or _strip_segment(name) in paths
-        }
-        library.remove([name for name in indexed if name in removed])
-        kept = {name: video for name, video in broken.items() if name not in removed}
-        write_broken(library.folder, kept)
+        ]
+        library.remove(removed)
         library.optimize()
     return len(removed)
 
 
 @dataclass(frozen=True)
 class _SourceVideo:
-    """A video to be indexed.
-
-    Attributes:
-        name: in the library: the path, with `SEGMENT` and times for a segment of a file.
-        row: in the manifest.
-        path: of its file.
-        state: of its file.
-        title: or None.
-    """
-
-    name: str
-    row: int
+    name: str  # in the library: the path, with `SEGMENT` and times for a segment of a file
+    row: int  # in the manifest
     path: str
     state: FileState
     title: str | None
@@ -198,30 +160,27 @@ class _SourceVideo:
 def _source_videos(manifest: Manifest) -> dict[str, _SourceVideo]:
     """Return the videos of a manifest by their name in the library; of rows with equal names only the first."""
     videos: dict[str, _SourceVideo] = {}
-    rows = zip(manifest.clips(), manifest.column("title"), strict=True)
-    for row, (clip, title) in enumerate(rows):
+    for row, (clip, title) in enumerate(zip(manifest.clips(), manifest.column("title"), strict=True)):
         name = clip.path
         if clip.start is not None or clip.end is not None:
             end = "" if clip.end is None else f",{clip.end:g}"
             name = f"{clip.path}{SEGMENT}{clip.start or 0:g}{end}"
-        state = file_state(clip.path)
-        videos.setdefault(name, _SourceVideo(name, row, clip.path, state, title))
+        videos.setdefault(name, _SourceVideo(name, row, clip.path, store.file_state(clip.path), title))
     return videos
 
 
 def _strip_segment(name: str) -> str:
-    """Return the path in a video's name, without the times of a segment after `SEGMENT`."""
     return name.partition(SEGMENT)[0]
 
 
 def _is_inside(name: str, folders: Sequence[str]) -> bool:
-    """Return whether the path of a video lies below one of the folders, at any depth."""
+    """Return whether a video lies below one of the folders, at any depth."""
     return any(name.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
 def _open_or_create(folder: Path, model: CPD, windows: Windows | None) -> Library:
     """Open a library or create a missing one; raise LibraryError if its model or (given) windows differ."""
-    if not is_library(folder):
+    if not store.is_library(folder):
         if not has_text_tower(model):
             logger.warning("the model has no trained text tower; search is by video only")
         return Library.create(folder, model, windows or Windows())
@@ -241,7 +200,7 @@ def _open_or_create(folder: Path, model: CPD, windows: Windows | None) -> Librar
 
 def _encode_batches(
     engine: InferenceEngine,
-    library: Library,
+    windows: Windows,
     manifest: Manifest,
     videos: Sequence[_SourceVideo],
     progress: ProgressCallback | None,
@@ -252,44 +211,27 @@ def _encode_batches(
     rows: list[dict[str, Any]] = []
     failed: dict[str, BrokenVideo] = {}
     last_commit = time.monotonic()
-    encoded = _encode_videos(engine, library, manifest, videos)
-    for done, (video, features) in enumerate(encoded, start=1):
-        if progress:
-            progress(done, len(videos))
-        rows += _table_rows(video, features)
-        if features.failure:
-            logger.warning("%s", features.failure)
-            failed[video.name] = BrokenVideo(video.state, features.failure, len(features.spans))
-        if len(rows) >= COMMIT_WINDOWS or time.monotonic() - last_commit >= COMMIT_SECONDS:
-            yield rows, failed
-            rows, failed = [], {}
-            last_commit = time.monotonic()
-    yield rows, failed
-
-
-def _encode_videos(
-    engine: InferenceEngine, library: Library, manifest: Manifest, videos: Sequence[_SourceVideo]
-) -> Iterator[tuple[_SourceVideo, WindowFeatures]]:
-    """Yield videos with the features of their windows; headers are read batch by batch, not all before encoding."""
     for first in range(0, len(videos), PROBE_BATCH):
         batch = videos[first : first + PROBE_BATCH]
         probed = probe_missing(manifest.take([video.row for video in batch]), shown=not first)
-        for features in encode_windows(engine, probed, library.windows, thumbnails=True):
-            yield batch[features.row], features
-
-
-def _table_rows(video: _SourceVideo, features: WindowFeatures) -> Iterator[dict[str, Any]]:
-    """Yield a row of the library's table for each window of a video."""
-    windows = zip(features.spans, features.embedding.numpy(), features.thumbnails, strict=True)
-    for (start, end), vector, thumbnail in windows:
-        yield {
-            "vector": vector,
-            "video": video.name,
-            "path": video.path,
-            "start": start,
-            "end": end,
-            "title": video.title,
-            "thumbnail": thumbnail,
-            "size": video.state[0],
-            "modified": video.state[1],
-        }
+        encoded = encode_windows(engine, probed, windows, thumbnails=True)
+        for done, features in enumerate(encoded, start=first + 1):
+            video = batch[features.row]
+            if progress:
+                progress(done, len(videos))
+            common = {
+                "video": video.name, "path": video.path, "title": video.title,
+                "size": video.state[0], "modified": video.state[1],
+            }  # fmt: skip
+            for (start, end), vector, thumbnail in zip(
+                features.spans, features.embedding.numpy(), features.thumbnails, strict=True
+            ):
+                rows.append({"vector": vector, "start": start, "end": end, "thumbnail": thumbnail, **common})
+            if features.failure:
+                logger.warning("%s", features.failure)
+                failed[video.name] = BrokenVideo(video.state, features.failure, len(features.spans))
+            if len(rows) >= COMMIT_WINDOWS or time.monotonic() - last_commit >= COMMIT_SECONDS:
+                yield rows, failed
+                rows, failed = [], {}
+                last_commit = time.monotonic()
+    yield rows, failed

@@ -20,12 +20,13 @@ from PIL import Image, ImageDraw, ImageFont
 from crosspair.config import Clip
 from crosspair.corpora.inputs import collect_videos
 from crosspair.corpora.video_files import absolute_path
-from crosspair.errors import VideoError, format_error
+from crosspair.errors import VideoError
 from crosspair.evaluation.encode import InferenceEngine, check_text_tower, encode_whole_videos, load_engine
 from crosspair.evaluation.features import embed_texts
-from crosspair.library.store import Library, LibraryError, sql_quote
+from crosspair.library.store import Library, LibraryError, lance_errors, sql_quote
 from crosspair.video.decode import clip_times, read_frames
 
+COLUMNS = ["path", "start", "end", "title", "thumbnail"]
 OVERSAMPLING = 8  # windows fetched per result; multiplied again while too few are left
 # Partitions of the vector index to search, and factor of candidates re-ranked by exact cosine.
 NPROBES, REFINE = 64, 2
@@ -33,22 +34,14 @@ NPROBES, REFINE = 64, 2
 
 @dataclass(frozen=True)
 class SearchHit:
-    """A time range of a video that matches a query.
+    """A time range of a video that matches a query."""
 
-    Attributes:
-        path: file or URL.
-        start, end: in s of the file.
-        score: cosine of query and window, -1 to 1.
-        title: of the video, or None.
-        thumbnail: JPEG.
-    """
-
-    path: str
-    start: float
+    path: str  # file or URL
+    start: float  # s of the file
     end: float
-    score: float
+    score: float  # cosine of query and window, -1 to 1
     title: str | None
-    thumbnail: bytes
+    thumbnail: bytes  # JPEG
 
 
 class Searcher:
@@ -73,11 +66,7 @@ class Searcher:
         return load_engine(self.library.model_folder)
 
     def text(self, query: str, **options: Any) -> list[SearchHit]:
-        """Search with a text.
-
-        Args:
-            query: a description, like a title.
-            options: see `nearest`.
+        """Search with a text; options as for `nearest`.
 
         Raises:
             ModelError: the model's text tower is untrained.
@@ -88,11 +77,7 @@ class Searcher:
         return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **options)
 
     def video(self, path: str | Path, **options: Any) -> list[SearchHit]:
-        """Search for windows similar to a whole video; windows of the same file are excluded.
-
-        Args:
-            path: file or URL.
-            options: see `nearest`.
+        """Search for windows similar to a whole video, except its own; options as for `nearest`.
 
         Raises:
             VideoError: it cannot be read, or is not a single video.
@@ -140,13 +125,7 @@ class Searcher:
             rows = self._nearest_windows(query, count, condition, exact)
             kept = _non_maximum_suppression(rows)[:limit]
             if len(kept) == limit or len(rows) < count:
-                return [
-                    SearchHit(
-                        row["path"], row["start"], row["end"], 1 - row["_distance"], row["title"],
-                        row["thumbnail"],
-                    )
-                    for row in kept
-                ]  # fmt: skip
+                return [SearchHit(**{name: row[name] for name in COLUMNS}, score=1 - row["_distance"]) for row in kept]
             count *= OVERSAMPLING
 
     def _nearest_windows(self, query: np.ndarray, count: int, condition: str, exact: bool) -> list[dict[str, Any]]:
@@ -156,13 +135,9 @@ class Searcher:
             raise LibraryError(
                 f"library {folder} has embeddings of {dimensions} dimensions; the query has {len(query)}"
             )
-        try:
-            search = (
-                self.library.table.search(np.asarray(query, dtype=np.float32))
-                .distance_type("cosine")
-                .select(["video", "path", "start", "end", "title", "thumbnail", "_distance"])
-                .limit(count)
-            )
+        with lance_errors(f"library {folder}"):
+            search = self.library.table.search(np.asarray(query, dtype=np.float32)).distance_type("cosine")
+            search = search.select([*COLUMNS, "_distance"]).limit(count)
             if exact:
                 search = search.bypass_vector_index()
             else:
@@ -171,8 +146,6 @@ class Searcher:
             if condition:
                 search = search.where(condition)
             rows: list[dict[str, Any]] = search.to_list()
-        except (ValueError, RuntimeError, OSError) as error:
-            raise LibraryError(f"library {folder}: {format_error(error)}") from error
         return rows
 
 
@@ -211,25 +184,23 @@ def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
 
     Frames of a video that cannot be read any more are grey.
     """
-    rows = [_read_strip(hit) for hit in hits]
-    width = MARGIN + max((row.width for row in rows), default=0)
-    height = sum(row.height + GAP for row in rows)
+    strips = [_read_strip(hit) for hit in hits]
+    width = MARGIN + max((strip.width for strip in strips), default=0)
+    height = sum(strip.height + GAP for strip in strips)
     sheet = Image.new("RGB", (width, max(1, height)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
     top = 0
-    for hit, row in zip(hits, rows, strict=True):
-        sheet.paste(row, (MARGIN, top))
+    for hit, strip in zip(hits, strips, strict=True):
+        sheet.paste(strip, (MARGIN, top))
         caption = f"{hit.score:.2f}\n{format_time(hit.start)} - {format_time(hit.end)}"
         draw.multiline_text((8, top + 4), caption, fill="#444c56", font=font, spacing=6)
-        top += row.height + GAP
+        top += strip.height + GAP
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
 
 
 def _read_strip(hit: SearchHit) -> Image.Image:
-    """Return five frames from the middle of a hit side by side in one image; grey if the file cannot be read."""
-
     def scale(width: int, height: int) -> tuple[int, int]:
         factor, longest = SHORT_SIDE / min(width, height), 2 * SHORT_SIDE
         return min(longest, round(width * factor)), min(longest, round(height * factor))
@@ -240,8 +211,5 @@ def _read_strip(hit: SearchHit) -> Image.Image:
         )
     except VideoError:
         frames = np.full((len(SHOWN), SHORT_SIDE, SHORT_SIDE * 4 // 3, 3), GREY, dtype=np.uint8)
-    count, height, width, _ = frames.shape
-    strip = Image.new("RGB", (count * (width + SEAM) - SEAM, height), "white")
-    for i, frame in enumerate(frames):
-        strip.paste(Image.fromarray(frame), (i * (width + SEAM), 0))
-    return strip
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, SEAM), (0, 0)), constant_values=255)
+    return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-SEAM])

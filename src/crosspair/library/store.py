@@ -47,16 +47,11 @@ class LibraryError(CrosspairError):
 class LibraryInfo:
     """Settings of a library, saved in ``library.json``."""
 
-    model: str
-    """Hash of the model's weights, see `crosspair.models.CPD.hash`."""
-    embedding: int
-    """Dimensions of the embedding."""
-    window: float
-    """Length of a window in s."""
-    stride: float
-    """Distance between the starts of two windows in s."""
+    model: str  # hash of the weights, see `crosspair.models.CPD.hash`
+    embedding: int  # dimensions
+    window: float  # length of a window in s
+    stride: float  # distance between the starts of two windows in s
     format: int = FORMAT
-    """Version of the folder's format."""
 
 
 @dataclass(frozen=True)
@@ -68,34 +63,36 @@ class IndexedVideo:
     windows: int
 
 
+@dataclass(frozen=True)
+class BrokenVideo:
+    """A video that cannot be read, entirely or except for some windows. It is tried again when its file changes."""
+
+    state: FileState
+    reason: str
+    windows: int = 0
+
+
 class Library:
     """An open library. Changes by other processes are visible.
 
-    Args:
-        folder: the library's folder.
-
     Raises:
-        LibraryError: it is not a library, has an unsupported format, or LanceDB is not installed.
+        LibraryError: the folder is not a library, has an unsupported format, or LanceDB is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = folder = Path(folder)
         self.info = _read_info(folder)
         self.windows = Windows(self.info.window, self.info.stride)
-        try:
+        with lance_errors(f"library {folder} cannot be opened"):
             self.table = _connect(folder).open_table(TABLE)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise LibraryError(f"library {folder} cannot be opened: {format_error(error)}") from error
 
     @classmethod
     def create(cls, folder: Path, model: CPD, windows: Windows) -> Self:
         """Create an empty library, replacing an incomplete one that an interruption left; open a complete one as it is.
 
-        Raises:
-            LibraryError: the folder contains something else, or cannot be written.
+        The folder must satisfy `check_library_path`.
         """
         if not is_library(folder):
-            check_library_path(folder)
             shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
             database = _connect(folder)
             model.save_pretrained(folder / MODEL_FOLDER)
@@ -116,36 +113,45 @@ class Library:
     def videos(self) -> dict[str, IndexedVideo]:
         """Return all videos that have windows, by name."""
         keys = ["video", "size", "modified"]
-        table = (
-            self.table.search()
-            .select([*keys, "title", "start"])
-            .to_arrow()
-            .group_by(keys)
-            .aggregate([("title", "max"), ("start", "count")])
-        )
+        windows = self.table.search().select([*keys, "title", "start"]).to_arrow()
+        table = windows.group_by(keys).aggregate([("title", "max"), ("start", "count")])
         return {
             row["video"]: IndexedVideo((row["size"], row["modified"]), row["title_max"], row["start_count"])
             for row in table.to_pylist()
         }
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append windows, rows with the columns of `schema`, atomically."""
-        if not rows:
-            return
-        with self._write_errors():
-            self.table.add(pa.Table.from_pylist(list(rows), schema=schema(self.info.embedding)))
+    def broken(self) -> dict[str, BrokenVideo]:
+        """Return the videos in ``broken.csv``, by name; only those before a line that a user made invalid."""
+        broken = {}
+        with (
+            suppress(OSError, ValueError, KeyError, csv.Error),
+            (self.folder / BROKEN_FILE).open(encoding="utf-8", newline="") as lines,
+        ):
+            for line in csv.DictReader(lines):
+                state = int(line["size"]), int(line["modified"])
+                broken[line["video"]] = BrokenVideo(state, line["reason"], int(line["windows"]))
+        return broken
+
+    def add(self, rows: Sequence[Mapping[str, Any]], broken: Mapping[str, BrokenVideo]) -> None:
+        """Append windows, rows with the columns of `schema`, atomically, after adding videos to ``broken.csv``."""
+        if broken:
+            self._write_broken({**self.broken(), **broken})
+        if rows:
+            with self._write_errors():
+                self.table.add(pa.Table.from_pylist(list(rows), schema=schema(self.info.embedding)))
 
     def remove(self, videos: Sequence[str]) -> None:
-        """Remove all windows of the videos with the given names."""
+        """Remove the videos with the given names: all their windows, and their lines in ``broken.csv``."""
         with self._write_errors():
             for i in range(0, len(videos), DELETE_BATCH):
                 names = ", ".join(map(sql_quote, videos[i : i + DELETE_BATCH]))
                 self.table.delete(f"video IN ({names})")
+        removed = set(videos)
+        self._write_broken({name: video for name, video in self.broken().items() if name not in removed})
 
     def set_titles(self, titles: Mapping[str, str | None]) -> None:
         """Set the titles of the videos with the given names, in all their windows, atomically."""
-        strings = pa.string()
-        table = pa.table([pa.array(titles, strings), pa.array(titles.values(), strings)], ["video", "title"])
+        table = pa.table({"video": list(titles), "title": pa.array(titles.values(), pa.string())})
         with self._write_errors():
             self.table.merge_insert("video").when_matched_update_all().execute(table)
 
@@ -160,13 +166,25 @@ class Library:
             # The lock excludes other writers: unreferenced files are from an interrupted process.
             self.table.optimize(cleanup_older_than=VERSION_LIFETIME, delete_unverified=True)
 
-    @contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        """Convert exceptions of LanceDB while writing to LibraryError."""
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError) as error:
-            raise LibraryError(f"library {self.folder} cannot be written: {format_error(error)}") from error
+    def _write_broken(self, broken: Mapping[str, BrokenVideo]) -> None:
+        if not broken:
+            (self.folder / BROKEN_FILE).unlink(missing_ok=True)
+            return
+        columns = ("video", "reason", "windows", "size", "modified")
+        rows = [(name, video.reason, video.windows, *video.state) for name, video in sorted(broken.items())]
+        write_atomically(self.folder / BROKEN_FILE, csv_text(columns, rows))
+
+    def _write_errors(self) -> AbstractContextManager[None]:
+        return lance_errors(f"library {self.folder} cannot be written")
+
+
+@contextmanager
+def lance_errors(message: str) -> Iterator[None]:
+    """Convert exceptions of LanceDB to LibraryError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LibraryError(f"{message}: {format_error(error)}") from error
 
 
 def schema(dimensions: int) -> pa.Schema:
@@ -223,17 +241,12 @@ def check_library_path(folder: Path) -> None:
 
 
 def library_lock(folder: Path) -> AbstractContextManager[None]:
-    """Hold the exclusive lock for writing to a library within a context, without waiting for another process.
-
-    Raises:
-        LibraryError: another process holds it, or the folder cannot be written.
-    """
+    """Hold the exclusive lock for writing to a library; raise LibraryError if another process holds it."""
     message = f"library {folder} is being written; wait until it has finished, or stop it"
     return file_lock(folder / LOCK_FILE, message, LibraryError)
 
 
 def _read_info(folder: Path) -> LibraryInfo:
-    """Read ``library.json``; raise LibraryError if it is missing, invalid or of another format version."""
     if not is_library(folder):
         raise LibraryError(
             f'{folder} is not a library; run "crosspair index VIDEOS --library {folder} --model MODEL" to create it'
@@ -250,7 +263,6 @@ def _read_info(folder: Path) -> LibraryInfo:
 
 
 def _connect(folder: Path) -> Any:
-    """Open the LanceDB database in a folder, with logging reduced; raise LibraryError if LanceDB is not installed."""
     # LanceDB logs every table that it creates, and warns in every decoding process that is forked.
     os.environ.setdefault("LANCEDB_LOG", "error")
     warnings.filterwarnings("ignore", "lancedb fork support is experimental")
@@ -260,41 +272,3 @@ def _connect(folder: Path) -> Any:
         raise LibraryError('LanceDB is not installed; run pip install "crosspair[search]"') from error
     # Interval 0: a long-running search sees what other processes add.
     return lancedb.connect(folder, read_consistency_interval=datetime.timedelta(0))
-
-
-@dataclass(frozen=True)
-class BrokenVideo:
-    """A video that cannot be read, entirely or in part.
-
-    Attributes:
-        state: of its file; the video is tried again when it changes.
-        reason: one line.
-        windows: number of windows that could be read.
-    """
-
-    state: FileState
-    reason: str
-    windows: int = 0
-
-
-def read_broken(folder: Path) -> dict[str, BrokenVideo]:
-    """Read the broken videos of a library by name; none if the file is missing, those before an invalid line."""
-    broken = {}
-    with (
-        suppress(OSError, ValueError, KeyError, csv.Error),
-        (folder / BROKEN_FILE).open(encoding="utf-8", newline="") as lines,
-    ):
-        for line in csv.DictReader(lines):
-            state = int(line["size"]), int(line["modified"])
-            broken[line["video"]] = BrokenVideo(state, line["reason"], int(line["windows"]))
-    return broken
-
-
-def write_broken(folder: Path, broken: Mapping[str, BrokenVideo]) -> None:
-    """Write the broken videos of a library, or remove the file if there are none."""
-    if not broken:
-        (folder / BROKEN_FILE).unlink(missing_ok=True)
-        return
-    columns = ("video", "reason", "windows", "size", "modified")
-    rows = [(name, video.reason, video.windows, *video.state) for name, video in sorted(broken.items())]
-    write_atomically(folder / BROKEN_FILE, csv_text(columns, rows))

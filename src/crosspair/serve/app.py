@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import signal
 import socket
 import tempfile
@@ -18,23 +20,34 @@ try:
     import uvicorn
     from anyio import CapacityLimiter
     from anyio.to_thread import run_sync
-    from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Query, Request, UploadFile
+    from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, UploadFile
+    from fastapi import Path as PathParameter
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import FileResponse, JSONResponse, Response
+    from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
     from fastapi.staticfiles import StaticFiles
+    from pydantic import BaseModel, Field
+    from starlette.datastructures import Headers
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.types import Message, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as missing:
     raise CrosspairError('the extra "demo" is not installed. Run pip install "crosspair[demo]".') from missing
 
+from jinja2 import Environment
+
 from crosspair.serve.guard import Guard, is_loopback
 from crosspair.serve.service import MAX_LENGTH, Classification, LibraryService, Moment, Upload
+
+logger = logging.getLogger(__name__)
 
 MB = 10**6
 MAX_FORM = MB // 10  # bytes of an upload that are not the video
 MAX_LETTERS = 1000  # of a query, or of all class names
 MAX_CONNECTIONS = 500  # more are rejected with status 503
+REQUEST_TIMEOUT = 10.0  # s until the first request of a connection
 SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server stops
 PAGE = Path(__file__).with_name("page")
+DOCS = Path(__file__).with_name("docs.html")
 NO_CACHE = {"Cache-Control": "private, no-cache"}  # a video may be removed at any time
 
 # The text encoder is not thread-safe; decoding is slow, and must not delay text queries.
@@ -67,9 +80,9 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
-        service = LibraryService(Searcher(library, engine), Path(scratch))
+        service = LibraryService(Searcher(library, engine), Path(scratch), max_upload * MB)
         config = uvicorn.Config(
-            build_app(service, max_upload * MB, host), log_level="warning",
+            build_app(service, host), http=Connection, log_level="warning",
             limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         )  # fmt: skip
         bracketed = f"[{host}]" if ":" in host else host
@@ -77,33 +90,68 @@ def serve(
         uvicorn.Server(config).run([listening])
 
 
-def build_app(service: LibraryService, max_upload: int, host: str) -> Guard:
-    """Build the application.
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = format_error(error).partition(" (while")[0].rstrip(".")
+        raise CrosspairError(
+            f"failed to listen on {host}, port {port}: {reason}. Use another --host or --port."
+        ) from error
 
-    Args:
-        service: service of the library.
-        max_upload: largest upload, in bytes.
-        host: address that the server listens on. If it is a loopback address, requests to other
-            host names are rejected, which prevents DNS rebinding.
+
+class Connection(H11Protocol):
+    """A connection that is closed if no request arrives on it; uvicorn only limits the time between requests."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_TIMEOUT, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None:  # no request yet
+            self.transport.close()  # type: ignore[unreachable]
+
+
+def build_app(service: LibraryService, host: str) -> Guard:
+    """Build the application of a server that listens on ``host``.
+
+    If it is a loopback address, requests to other host names are rejected, which prevents DNS rebinding.
     """
     app = FastAPI(
-        title="crosspair", docs_url=None, redoc_url=None, max_body_size=max_upload + MAX_FORM,
+        title="crosspair", summary="Search a library of videos, and classify videos.",
+        docs_url=None, redoc_url=None, generate_unique_id_function=lambda route: route.name,
+        max_body_size=service.max_upload + MAX_FORM,
         form_limits={"max_files": 1, "max_fields": 1, "max_part_size": MAX_FORM},
     )  # fmt: skip
-    app.state.service, app.state.max_upload = service, max_upload
+    app.state.service = service
     app.include_router(api)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    app.add_exception_handler(Exception, _report_error)
-    app.add_exception_handler(CrosspairError, _report_error)
-    app.add_exception_handler(RequestValidationError, _report_error)
+    for kind in (Exception, CrosspairError, RequestValidationError):
+        app.add_exception_handler(kind, _report_error)
     if is_loopback(host):
         hosts = ["localhost", "127.0.0.1", "[::1]", host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     return Guard(app)  # outermost, for the headers of all responses
 
 
+class Failure(BaseModel):
+    """Response to a request that failed."""
+
+    detail: str = Field(description="the reason, in one line")
+
+
+class LibraryDescription(BaseModel):
+    """Size of the library, and limits of uploads."""
+
+    name: str = Field(description="of the library's folder")
+    videos: int = Field(description="number of videos")
+    moments: int = Field(description="number of moments that are searched")
+    max_upload: int = Field(description="largest upload, in bytes")
+    max_length: float = Field(description="longest upload, in seconds")
+
+
 async def _report_error(_: Request, error: Exception) -> JSONResponse:
-    """Return the status and the message of an exception."""
     if isinstance(error, RequestValidationError):
         fault = error.errors()[0]
         return JSONResponse({"detail": f"{fault['loc'][-1]}: {fault['msg']}"}, 422)
@@ -118,34 +166,118 @@ def _get_service(request: Request) -> LibraryService:
     return service
 
 
-api = APIRouter()
 Service = Annotated[LibraryService, Depends(_get_service)]
-Limit = Annotated[int, Query(ge=1, le=100, description="maximum number of moments")]
-Folder = Annotated[str, Query(description="search this folder and its subfolders only")]
 
 
-async def _encode_upload(service: Service, video: UploadFile) -> Upload:
+async def _encode_upload(
+    service: Service, video: Annotated[UploadFile, File(description="a video of at most 10 minutes")]
+) -> Upload:
     name = Path(video.filename or "").name or "video"
     return await run_sync(service.encode, video.file, name, limiter=VIDEO)
 
 
 Uploaded = Annotated[Upload, Depends(_encode_upload)]
+Text = Annotated[
+    str, Query(max_length=MAX_LETTERS, description="what happens in the video", examples=["playing cello"])
+]
+Limit = Annotated[int, Query(ge=1, le=100, description="maximum number of moments")]
+Folder = Annotated[str, Query(description="search only this folder and its subfolders; a result of /api/v1/folders")]
+Classes = Annotated[
+    str,
+    Form(max_length=MAX_LETTERS, description="names, separated by commas", examples=["playing cello, tennis swing"]),
+]
+Key = Annotated[str, PathParameter(description="of a moment that was found")]
+Converted = Annotated[
+    bool, Query(description="return only the time range of the moment, without sound, as MP4 that all browsers play")
+]
 
 
-@api.get("/healthz")
-def check_health() -> dict[str, str]:
-    """Return status 200 while the server is running."""
-    return {"status": "ok"}
+INVALID: dict[str, Any] = {"model": Failure, "description": "invalid parameter, text, folder or video"}
+BUSY: dict[str, Any] = {"model": Failure, "description": "too many uploads, or the library cannot be read"}
+TOO_LARGE: dict[str, Any] = {"description": "upload too large"}
+UNKNOWN: dict[str, Any] = {"model": Failure, "description": "unknown key, or the video was removed"}
+UNPLAYABLE: dict[str, Any] = {"model": Failure, "description": "some browsers cannot play the file; use converted"}
+
+api = APIRouter(responses={422: INVALID, 503: BUSY})
 
 
-@api.get("/api/v1/library")
-def describe_library(service: Service, request: Request) -> dict[str, Any]:
-    """Return name and size of the library, and the limits of uploads in bytes and seconds."""
-    library = service.searcher.library
-    return {
-        "name": library.folder.absolute().name, "videos": service.videos, "moments": len(library),
-        "max_upload": request.app.state.max_upload, "max_length": MAX_LENGTH,
-    }  # fmt: skip
+class VideoResponse(FileResponse):
+    """A file. If its size changes while it is sent, the connection is closed and a line is logged."""
+
+    media_type = "video/mp4"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        missing = 0
+
+        async def send_checked(message: Message) -> None:
+            nonlocal missing
+            if message["type"] == "http.response.start":
+                missing = int(Headers(raw=message["headers"])["content-length"])
+            elif scope["method"] == "GET":
+                missing -= len(message["body"])
+                if missing < 0 or (missing and not message["more_body"]):
+                    raise RuntimeError(f"{self.path} changed while it was sent")
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_checked)
+        except RuntimeError as error:
+            logger.warning("%s", error)
+
+
+class JpegResponse(Response):
+    """A picture."""
+
+    media_type = "image/jpeg"
+
+
+@api.get("/docs", include_in_schema=False)
+def document(request: Request) -> HTMLResponse:
+    """Return a page that describes the API, made from its OpenAPI description, without scripts."""
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(DOCS.read_text())
+    return HTMLResponse(template.render(api=request.app.openapi(), url=str(request.base_url).rstrip("/")))
+
+
+@api.get("/api/v1/search")
+async def search_by_text(service: Service, text: Text, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
+    """Return the moments nearest to a text, best first."""
+    return await run_sync(service.search, text, limit, folder, limiter=TEXT)
+
+
+@api.post("/api/v1/search", responses={413: TOO_LARGE})
+async def search_by_video(service: Service, upload: Uploaded, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
+    """Return the moments nearest to a video, best first."""
+    return await run_sync(service.search, upload, limit, folder)
+
+
+@api.post("/api/v1/classify", responses={413: TOO_LARGE})
+async def classify(service: Service, upload: Uploaded, classes: Classes) -> Classification:
+    """Score class names for a video."""
+    return await run_sync(service.classify, upload, classes, limiter=TEXT)
+
+
+@api.get("/api/v1/moments/{key}", response_class=VideoResponse, responses={404: UNKNOWN, 415: UNPLAYABLE})
+async def play_moment(service: Service, key: Key, converted: Converted = False) -> FileResponse:
+    """Return the file of a moment, MP4 or WebM, with support for byte ranges."""
+    try:
+        if converted:
+            path = await run_sync(service.convert, key, limiter=CONVERSION)
+            return VideoResponse(path, headers=NO_CACHE)
+        file = await run_sync(service.find_file, key)
+    except (KeyError, VideoError) as error:
+        raise HTTPException(404) from error
+    if file is None:
+        raise HTTPException(415)
+    return VideoResponse(file[0], media_type=file[1], headers=NO_CACHE)
+
+
+@api.get("/api/v1/moments/{key}/thumbnail", response_class=JpegResponse, responses={404: UNKNOWN})
+def load_thumbnail(service: Service, key: Key) -> JpegResponse:
+    """Return a frame of a moment."""
+    try:
+        return JpegResponse(service.find_hit(key).thumbnail)
+    except KeyError as error:
+        raise HTTPException(404) from error
 
 
 @api.get("/api/v1/folders")
@@ -154,63 +286,17 @@ def list_folders(service: Service) -> list[str]:
     return service.folders
 
 
-@api.get("/api/v1/search")
-async def search_by_text(
-    service: Service, text: Annotated[str, Query(max_length=MAX_LETTERS)], limit: Limit = 24, folder: Folder = ""
-) -> list[Moment]:
-    """Return the moments nearest to a text, best first."""
-    return await run_sync(service.search, text, limit, folder, limiter=TEXT)
+@api.get("/api/v1/library")
+def describe_library(service: Service) -> LibraryDescription:
+    """Return name and size of the library, and the limits of uploads."""
+    library = service.searcher.library
+    return LibraryDescription(
+        name=library.folder.absolute().name, videos=service.videos, moments=len(library),
+        max_upload=service.max_upload, max_length=MAX_LENGTH,
+    )  # fmt: skip
 
 
-@api.post("/api/v1/search")
-async def search_by_video(service: Service, upload: Uploaded, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
-    """Return the moments nearest to a video, best first."""
-    return await run_sync(service.search, upload, limit, folder)
-
-
-@api.post("/api/v1/classify")
-async def classify(
-    service: Service,
-    upload: Uploaded,
-    classes: Annotated[str, Form(max_length=MAX_LETTERS, description="separated by commas")],
-) -> Classification:
-    """Score class names for a video."""
-    return await run_sync(service.classify, upload, classes, limiter=TEXT)
-
-
-@api.get("/api/v1/moments/{key}")
-async def play_moment(service: Service, key: str, converted: bool = False) -> FileResponse:
-    """Return the file of a moment, or only its time range, converted so that all browsers play it.
-
-    Status 415: Some browsers cannot play the file.
-    """
-    try:
-        if converted:
-            path = await run_sync(service.convert, key, limiter=CONVERSION)
-            return FileResponse(path, media_type="video/mp4", headers=NO_CACHE)
-        file = await run_sync(service.find_file, key)
-    except (KeyError, VideoError) as error:
-        raise HTTPException(404) from error
-    if file is None:
-        raise HTTPException(415)
-    return FileResponse(file[0], media_type=file[1], headers=NO_CACHE)
-
-
-@api.get("/api/v1/moments/{key}/thumbnail")
-def load_thumbnail(service: Service, key: str) -> Response:
-    """Return a frame of a moment, a JPEG."""
-    try:
-        return Response(service.find_hit(key).thumbnail, media_type="image/jpeg")
-    except KeyError as error:
-        raise HTTPException(404) from error
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = format_error(error).partition(" (while")[0].rstrip(".")
-        raise CrosspairError(
-            f"failed to listen on {host}, port {port}: {reason}. Use another --host or --port."
-        ) from error
+@api.get("/healthz")
+def check_health() -> dict[str, str]:
+    """Return status 200 while the server is running."""
+    return {"status": "ok"}

@@ -25,11 +25,7 @@ HEADERS = [
 
 
 class Guard:
-    """Check requests before they reach the application.
-
-    Args:
-        app: ASGI application.
-    """
+    """Check requests before they reach the application."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,8 +40,7 @@ class Guard:
         # Links of other sites may open the page, but not use the API.
         is_protected = is_upload or scope["path"].startswith("/api/")
         if is_protected and _is_cross_site(Headers(scope=scope)):
-            detail = "Requests of other sites are rejected."
-            await JSONResponse({"detail": detail}, 403)(scope, receive, send)
+            await JSONResponse({"detail": "Requests of other sites are rejected."}, 403)(scope, receive, send)
         elif not is_upload:
             await self._app(scope, receive, send)
         elif self._uploads == MAX_UPLOADS:

@@ -8,84 +8,73 @@ import os
 import secrets
 import shutil
 import threading
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
 import numpy as np
+import torch
+from pydantic import BaseModel, Field
 
-from crosspair.api import Classified, TimelineSegment
 from crosspair.config import Clip
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.inputs import probe_missing
 from crosspair.corpora.manifest import manifest_from_rows
-from crosspair.corpora.prepare import TranscodeOutcome, TranscodeRequest, run_request
+from crosspair.corpora.prepare import TranscodeRequest, transcode_locally
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.encode import check_text_tower, encode_windows
 from crosspair.evaluation.windows import Span, Windows
 from crosspair.evaluation.zeroshot import class_embeddings
+from crosspair.inference import Classified
 from crosspair.library.search import Searcher, SearchHit, format_time
 from crosspair.library.store import MISSING_FILE, file_state, sql_quote
 from crosspair.video.container import open_video
-from crosspair.workers import map_isolated
 
 MIN_TIMELINE, MAX_LENGTH = 30.0, 600.0  # s; longer uploads get a timeline, or are rejected
 MAX_EMBEDDINGS = 100  # uploads whose embeddings are kept, so that other classes need no decoding
 MAX_MOMENTS = 20_000  # moments that can be played, each with a thumbnail of about 5 kB
 
-MEDIA_TYPES = {
-    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm",
-}  # fmt: skip
+MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
 CODECS = ("h264", "vp8", "vp9", "av1")
 PIXEL_FORMATS = ("yuv420p", "yuvj420p")  # not all browsers play 10 bits
 CONVERSION = TranscodeSettings(short_side=360)
-CONVERSION_TIMEOUT = 60.0  # s
 MAX_CONVERSIONS = 100  # files that are kept
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Search result: seconds `start` to `end` of a video.
+class Moment(BaseModel):
+    """A time range of a video that matches the query."""
 
-    `key` is part of its addresses, `score` is a cosine similarity, and `path` is relative to the
-    common folder of the videos.
-    """
-
-    key: str
-    start: float
-    end: float
-    score: float
-    title: str | None
-    path: str
+    key: str = Field(description="identifies the moment in the addresses of its video and thumbnail")
+    start: float = Field(description="seconds from the beginning of the video")
+    end: float = Field(description="seconds from the beginning of the video")
+    score: float = Field(description="cosine similarity of query and moment, -1 to 1")
+    title: str | None = Field(description="title of the video")
+    path: str = Field(description="of the video, relative to the common folder of all videos")
 
 
-@dataclass(frozen=True)
-class Classification:
-    """Scores of the classes, which sum to 1, and the best class over time.
+class ClassSegment(BaseModel):
+    """A time range of a video with one class."""
 
-    `length` is in s; `thumbnail` is a JPEG in base64. The timeline of a short video is a single
-    segment.
-    """
+    start: float = Field(description="seconds from the beginning of the video")
+    end: float = Field(description="seconds from the beginning of the video")
+    label: str = Field(description="name of the class")
+    score: float = Field(description="mean score of the class, 0 to 1")
 
-    length: float
-    thumbnail: str
-    classes: dict[str, float]
-    timeline: list[TimelineSegment]
+
+class Classification(BaseModel):
+    """Scores of the classes for a video."""
+
+    length: float = Field(description="of the video, in seconds")
+    thumbnail: str = Field(description="a frame of the video, JPEG in base64")
+    classes: dict[str, float] = Field(description="score of each class, best first; the scores sum to 1")
+    timeline: list[ClassSegment] = Field(description="best class over time; one segment if the video is short")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """Data that is kept of an uploaded video.
-
-    Attributes:
-        length: length in s.
-        thumbnail: JPEG.
-        spans: start and end of each window, in s.
-        embedding: (n, D) float32, unit-norm f_v of each window.
-    """
+    """What is kept of an uploaded video: its length in s, a JPEG, and of each window the span in s and f_v, (n, D)."""
 
     length: float
     thumbnail: bytes
@@ -99,17 +88,16 @@ class LibraryService:
     Args:
         searcher: searcher of the library.
         scratch: folder for uploads, while they are encoded, and for conversions.
+        max_upload: largest upload, in bytes.
 
     Attributes:
         folders: names of folders with videos, relative to their common folder.
         videos: number of videos in the library.
     """
 
-    def __init__(self, searcher: Searcher, scratch: Path) -> None:
-        self.searcher = searcher
+    def __init__(self, searcher: Searcher, scratch: Path, max_upload: int) -> None:
+        self.searcher, self.max_upload = searcher, max_upload
         self._uploads_folder, self._conversions = scratch / "uploads", scratch / "moments"
-        self._uploads_folder.mkdir()
-        self._conversions.mkdir()
         self._uploads: dict[bytes, Upload] = {}  # by digest of the content
         self._hits: dict[str, SearchHit] = {}  # the oldest first
         self._hits_lock = threading.Lock()
@@ -119,15 +107,13 @@ class LibraryService:
         parents = {Path(path).parent for path in paths if "://" not in path}
         self._root = os.path.commonpath(parents) if parents else ""
         relative = (parent.relative_to(self._root) for parent in parents)
-        names = {str(folder) for path in relative for folder in (path, *path.parents)}
-        self.folders = sorted(names - {"."})
+        self.folders = sorted({str(folder) for path in relative for folder in (path, *path.parents)} - {"."})
 
     def search(self, query: str | Upload, limit: int, folder: str = "") -> list[Moment]:
         """Find the moments nearest to a text or to an upload, best first.
 
         Raises:
-            TextError: The text is empty or has no word in the vocabulary, or the folder is not in
-                ``folders``.
+            TextError: The text is empty or has no word in the vocabulary, or the folder is not in ``folders``.
             ModelError: The text tower of the model is untrained.
         """
         if folder and folder not in self.folders:
@@ -135,8 +121,7 @@ class LibraryService:
         path = Path(self._root, folder) if folder else None
         if isinstance(query, Upload):
             mean = query.embedding.mean(axis=0)
-            embedding = mean / np.linalg.norm(mean)
-            hits = self.searcher.nearest(embedding, limit=limit, folder=path)
+            hits = self.searcher.nearest(mean / np.linalg.norm(mean), limit=limit, folder=path)
         elif text := " ".join(query.split()):
             hits = self.searcher.text(text, limit=limit, folder=path)
         else:
@@ -156,17 +141,13 @@ class LibraryService:
         if "://" not in path:
             inside = Path(path).is_relative_to(self._root)  # False for videos added since the start
             path = str(Path(path).relative_to(self._root)) if inside else Path(path).name
-        return Moment(key, hit.start, hit.end, hit.score, hit.title, path)
+        return Moment(key=key, start=hit.start, end=hit.end, score=hit.score, title=hit.title, path=path)
 
     def encode(self, file: BinaryIO, name: str) -> Upload:
         """Encode an uploaded video in worker processes, unless its embeddings are known.
 
-        Args:
-            file: content of the upload.
-            name: file name in messages.
-
         Raises:
-            VideoError: The file is not a readable video, or is too long.
+            VideoError: The file, called ``name`` in the message, is not a readable video, or is too long.
         """
         self._uploads_folder.mkdir(parents=True, exist_ok=True)  # temporary folders may be cleaned
         with NamedTemporaryFile(dir=self._uploads_folder) as copy:
@@ -184,6 +165,22 @@ class LibraryService:
             del self._uploads[next(iter(self._uploads))]
         return upload
 
+    def _encode(self, path: str) -> Upload:
+        # The path is never read as a manifest, which could name other files of the server.
+        manifest = probe_missing(manifest_from_rows([{"pair_id": path, "path": path}], "."))
+        (row,) = manifest.table.to_pylist()
+        if row["error"]:
+            raise VideoError(row["error"])
+        length = row["duration"]
+        if length > MAX_LENGTH:
+            raise VideoError(f"{path} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}")
+        windows = Windows() if length > MIN_TIMELINE else Windows(length, length)
+        (encoded,) = encode_windows(self.searcher.engine, manifest, windows, thumbnails=True)
+        if not encoded.spans:
+            raise VideoError(encoded.failure)
+        thumbnail = encoded.thumbnails[len(encoded.thumbnails) // 2]
+        return Upload(length, thumbnail, encoded.spans, encoded.embedding.numpy())
+
     def classify(self, upload: Upload, classes: str) -> Classification:
         """Score class names, separated by commas or lines (Appendix C).
 
@@ -197,19 +194,15 @@ class LibraryService:
             raise TextError("enter class names, separated by commas")
         model = self.searcher.engine.model
         check_text_tower(model, map(class_phrase, names))
-        cosines = upload.embedding @ class_embeddings(model, names).numpy().T
-        spans = upload.spans
-        classified = Classified([""] * len(spans), spans, names, cosines, [])
+        cosines = torch.from_numpy(upload.embedding) @ class_embeddings(model, names).T
+        classified = Classified([""] * len(upload.spans), upload.spans, names, cosines, [])
         ((_, ranked, timeline),) = classified.videos()
         thumbnail = base64.b64encode(upload.thumbnail).decode()
-        return Classification(upload.length, thumbnail, dict(ranked), timeline)
+        segments = [ClassSegment(**asdict(segment)) for segment in timeline]
+        return Classification(length=upload.length, thumbnail=thumbnail, classes=dict(ranked), timeline=segments)
 
     def find_hit(self, key: str) -> SearchHit:
-        """Return a registered search result.
-
-        Raises:
-            KeyError: The key is unknown, or the video was removed from the library.
-        """
+        """Return a registered search result; KeyError if unknown, or if the video was removed from the library."""
         hit = self._hits[key]
         if not self.searcher.library.table.count_rows(f"path = {sql_quote(hit.path)}"):
             raise KeyError(key)
@@ -219,7 +212,7 @@ class LibraryService:
         """Return the file of a moment and its media type; None if some browsers cannot play it.
 
         Raises:
-            KeyError: The key is unknown, or the video was removed from the library.
+            KeyError: See `find_hit`.
             VideoError: The file is not readable.
         """
         path = self.find_hit(key).path
@@ -235,7 +228,7 @@ class LibraryService:
         """Convert a moment to an MP4 file, without sound, that all browsers play.
 
         Raises:
-            KeyError: The key is unknown, or the video was deleted or removed from the library.
+            KeyError: See `find_hit`; or the file was deleted.
             VideoError: The video is not readable.
         """
         hit = self.find_hit(key)
@@ -246,36 +239,11 @@ class LibraryService:
         target = self._conversions / f"{key}-{state[0]}-{state[1]}.mp4"
         if not target.exists():
             clip = Clip(hit.path, hit.start, hit.end)
-            _convert(TranscodeRequest(clip, CONVERSION, target, key))
+            # In a separate process: a broken video may crash or block the decoder.
+            ((_, outcome),) = transcode_locally([TranscodeRequest(clip, CONVERSION, target, key)], workers=1)
+            if outcome.error or outcome.fatal:
+                raise VideoError(outcome.error or outcome.fatal)
             files = sorted(self._conversions.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
             for path in files[:-MAX_CONVERSIONS]:
                 path.unlink(missing_ok=True)
         return target
-
-    def _encode(self, path: str) -> Upload:
-        # The path is never read as a manifest, which could name other files of the server.
-        manifest = probe_missing(manifest_from_rows([{"pair_id": path, "path": path}], "."))
-        (row,) = manifest.table.to_pylist()
-        if row["error"]:
-            raise VideoError(row["error"])
-        length = row["duration"]
-        if length > MAX_LENGTH:
-            raise VideoError(f"{path} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}")
-        windows = Windows() if length > MIN_TIMELINE else Windows(length, length)
-        (encoded,) = encode_windows(self.searcher.engine, manifest, windows, thumbnails=True)
-        if not encoded.spans:
-            raise VideoError(encoded.failure)
-        thumbnail = encoded.thumbnails[len(encoded.thumbnails) // 2]
-        embedding = encoded.embedding.numpy()
-        return Upload(length, thumbnail, encoded.spans, embedding)
-
-
-def _convert(request: TranscodeRequest) -> None:
-    """Convert in a separate process: a broken video may crash or block the decoder."""
-    outcomes = map_isolated(run_request, [request], timeout=CONVERSION_TIMEOUT)
-    with closing(outcomes):
-        ((_, outcome),) = outcomes
-    if not isinstance(outcome, TranscodeOutcome):
-        raise VideoError(f"{request.clip.path}: {outcome.reason}")
-    if outcome.error or outcome.fatal:
-        raise VideoError(outcome.error or outcome.fatal)

@@ -22,7 +22,8 @@ from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, RunError
 from crosspair.evaluation.encode import encode_plans
 from crosspair.evaluation.features import gather_failures
-from crosspair.evaluation.multiview import multiview_results
+from crosspair.evaluation.linear import label_subset
+from crosspair.evaluation.multiview import check_labels, multiview_results
 from crosspair.evaluation.results import (
     Result,
     check_manifest_name,
@@ -31,7 +32,6 @@ from crosspair.evaluation.results import (
     write_results,
     write_split_means,
 )
-from crosspair.evaluation.tasks import check_labels, label_subset
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.inference import inference
@@ -158,7 +158,7 @@ def _load_inputs(manifest: str, init: str, test_split: str | None) -> tuple[Mani
         if not len(split):
             raise ManifestError(
                 f"{videos.path}: split {test_split} has no videos to test on; choose another split "
-                "with --test-split, or use --no-test"
+                "with --split, or use --no-test"
             )
         check_labels(split, test_split)
     return videos, weights

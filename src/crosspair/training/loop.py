@@ -102,7 +102,10 @@ class Trainer(ABC):
     def train(self, folder: Path, *, resume: bool, profile: bool = False) -> bool:
         """Train in a run folder and write the model to it; return False if a signal stopped the training."""
         config, world = self.recipe.training, self.world
-        run_folder = RunFolder(folder, self.recipe, self.manifest.hash, resume=resume, world=world, origin=self.origin)
+        run_folder = RunFolder(
+            folder, self.recipe, self.manifest.hash,
+            resume=resume, world=world, origin=self.origin, manifest_file=str(self.manifest.path.absolute()),
+        )  # fmt: skip
         with run_folder as self.run_folder:
             if run_folder.last_step is not None:
                 self.resume(run_folder.checkpoints, run_folder.last_step)

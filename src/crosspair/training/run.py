@@ -38,6 +38,7 @@ class RunFolder:
         resume: continue the run in the folder, if there is one.
         world: the processes; only rank 0 writes.
         origin: other inputs that must not change on resume, for example the initial weights.
+        manifest_file: path of the manifest, recorded for the report; it may change.
 
     Raises:
         RunError: the folder contains a run and ``resume`` is False, or a run with another recipe,
@@ -53,6 +54,7 @@ class RunFolder:
         resume: bool,
         world: World,
         origin: Mapping[str, str] | None = None,
+        manifest_file: str = "",
     ) -> None:
         origin = {"manifest": manifest, **(origin or {})}
         self.path, self.world = path, world
@@ -64,7 +66,7 @@ class RunFolder:
             _check_origin(path, origin)
         world.barrier()
         if world.is_main:
-            write_atomically(path / ORIGIN, json.dumps(origin) + "\n")
+            write_atomically(path / ORIGIN, json.dumps({**origin, "file": manifest_file}) + "\n")
             write_atomically(path / RECIPE, dump_recipe(recipe))
             self.checkpoints.mkdir(exist_ok=True)
         world.barrier()

@@ -1,0 +1,309 @@
+"""The application without a server: requests that the guard rejects, conversions, concurrency, API description."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+pytest.importorskip("lancedb", reason="lancedb is not installed")
+
+import uvicorn
+from starlette.testclient import TestClient
+
+from crosspair.corpora.prepare import TranscodeOutcome
+from crosspair.library import SearchHit
+from crosspair.serve import app as app_module
+from crosspair.serve import guard as guard_module
+from crosspair.serve import service as service_module
+from crosspair.serve.app import Connection, VideoResponse, build_app
+from crosspair.serve.guard import MAX_UPLOADS, Guard
+from crosspair.serve.service import LibraryService, Upload
+
+UPLOAD = Upload(4.0, b"", [(0.0, 4.0)], np.ones((1, 8), np.float32))
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> LibraryService:
+    """The service of a library that contains every video."""
+    table = SimpleNamespace(count_rows=lambda _: 1)
+    library = SimpleNamespace(videos=dict, table=table)
+    model = SimpleNamespace(untrained=(), text_encoder=SimpleNamespace(is_empty=lambda _: False))
+    searcher: Any = SimpleNamespace(library=library, engine=SimpleNamespace(model=model))
+    return LibraryService(searcher, tmp_path / "scratch", 10**6)
+
+
+@pytest.fixture
+def client(service: LibraryService) -> Iterator[TestClient]:
+    app = build_app(service, "127.0.0.1")
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "a.avi"
+    path.write_bytes(b"first")
+    return path
+
+
+@pytest.fixture
+def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of converted files; the conversion is replaced by a slow copy."""
+    converted: list[str] = []
+
+    def convert(requests: Any, **_: Any) -> list[Any]:
+        (request,) = requests
+        converted.append(request.clip.path)
+        time.sleep(0.2)
+        request.target.parent.mkdir(parents=True, exist_ok=True)
+        request.target.write_bytes(Path(request.clip.path).read_bytes())
+        return [(0, TranscodeOutcome())]
+
+    monkeypatch.setattr(service_module, "transcode_locally", convert)
+    return converted
+
+
+def address(service: LibraryService, path: Path | str) -> str:
+    moment = service.register(SearchHit(str(path), 0.0, 4.0, 0.5, None, b""))
+    return f"/api/v1/moments/{moment.key}?converted=true"
+
+
+def post(client: TestClient, path: str, content: bytes = b"video", **fields: str) -> Any:
+    return client.post(f"/api/v1/{path}", files={"video": ("a.mp4", content)}, data=fields)
+
+
+def test_concurrent_requests_share_one_conversion(
+    client: TestClient, service: LibraryService, video: Path, converted: list[str]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(client.get, [address(service, video)] * 4))
+    assert {answer.content for answer in answers} == {b"first"}
+    assert converted == [str(video)]
+
+
+def test_replaced_and_deleted_files(
+    client: TestClient, service: LibraryService, video: Path, converted: list[str]
+) -> None:
+    path = address(service, video)
+    answer = client.get(path)
+    assert (answer.content, answer.headers["cache-control"]) == (b"first", "private, no-cache")
+    video.write_bytes(b"other")
+    os.utime(video, (1, 1))
+    assert client.get(path).content == b"other"
+    video.unlink()
+    assert client.get(path).status_code == 404
+    assert len(converted) == 2
+    client.get(address(service, "https://a.org/a.avi"))  # a URL has no file state, and no file here
+    assert converted[2:] == ["https://a.org/a.avi"]
+
+
+def test_number_of_playable_moments_is_limited(service: LibraryService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MAX_MOMENTS", 2)
+    first, second, again, third = (service.register(SearchHit(name, 0.0, 4.0, 0.5, None, b"")).key for name in "abac")
+    assert first == again
+    with pytest.raises(KeyError):
+        service.find_hit(second)
+    assert [service.find_hit(key).path for key in (first, third)] == ["a", "c"]
+
+
+@pytest.fixture
+def measure() -> Callable[[Any], Any]:
+    """Wrap functions to count how many of their calls run at the same time."""
+
+    class Measure:
+        concurrent: list[int] = []  # noqa: RUF012
+        running = 0
+
+        def __call__(self, result: Any) -> Any:
+            def function(*_: object, **__: object) -> Any:
+                self.running += 1
+                self.concurrent.append(self.running)
+                time.sleep(0.05)
+                self.running -= 1
+                return result
+
+            return function
+
+    return Measure()
+
+
+def test_texts_are_encoded_one_at_a_time(
+    client: TestClient, service: LibraryService, measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.searcher.text = measure([])  # type: ignore[method-assign]
+    monkeypatch.setattr(service_module, "class_embeddings", measure(torch.ones(2, 8)))
+    monkeypatch.setattr(service, "encode", lambda *_: UPLOAD)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(client.get, "/api/v1/search?text=a+dog") for _ in range(2)]
+        answers += [pool.submit(post, client, "classify", classes="dog, cat") for _ in range(2)]
+        assert [answer.result().status_code for answer in answers] == [200] * 4
+    assert measure.concurrent == [1] * 4
+
+
+def test_videos_are_encoded_once_and_one_at_a_time(
+    client: TestClient, service: LibraryService, measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.searcher.nearest = lambda *_, **__: []  # type: ignore[method-assign]
+    monkeypatch.setattr(service, "_encode", measure(UPLOAD))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda name: post(client, "search", name), [b"a", b"b", b"a"]))
+    assert [answer.json() for answer in answers] == [[]] * 3
+    assert measure.concurrent == [1] * 2
+
+
+def test_unexpected_errors_are_not_shown(
+    client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("/secret/path")
+
+    monkeypatch.setattr(service, "encode", fail)
+    answer = post(client, "search")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("more", [{"files": [("video", b"a"), ("video", b"b")]}, {"files": [("other", b"a")]}])
+def test_forms_contain_one_video(client: TestClient, more: dict[str, Any]) -> None:
+    assert client.post("/api/v1/search", **more).status_code in (400, 422)
+
+
+def test_api_description_is_complete(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    assert {(path, method) for path, methods in description["paths"].items() for method in methods} == {
+        ("/api/v1/search", "get"), ("/api/v1/search", "post"), ("/api/v1/classify", "post"),
+        ("/api/v1/moments/{key}", "get"), ("/api/v1/moments/{key}/thumbnail", "get"),
+        ("/api/v1/folders", "get"), ("/api/v1/library", "get"), ("/healthz", "get"),
+    }  # fmt: skip
+    page = client.get("/docs").text
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            assert operation["summary"]
+            assert operation["description"] in page
+            assert all(each["description"] for each in operation.get("parameters", []))
+            assert all("schema" in each or "/json" not in media
+                       for media, each in operation["responses"]["200"]["content"].items())  # fmt: skip
+            assert f"{method.upper()} {path}" in page
+    for name, schema in description["components"]["schemas"].items():
+        if "Validation" not in name:
+            assert all(field.get("description") for field in schema["properties"].values()), name
+    assert "localhost/api/v1/search?text=" in page
+    assert "<script" not in page
+
+
+def test_file_that_shrinks_while_it_is_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(bytes(10**6))
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+        if message["type"] == "http.response.body":
+            os.truncate(path, 10)
+
+    scope = {"type": "http", "method": "GET", "headers": []}
+    asyncio.run(VideoResponse(path)(scope, lambda: asyncio.sleep(60), send))  # type: ignore[arg-type, return-value]
+    assert messages[-1]["more_body"]  # the server closes the connection of an incomplete response
+    (record,) = caplog.records
+    assert str(path) in record.message
+    assert record.exc_info is None
+
+
+def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "REQUEST_TIMEOUT", 0.5)
+    config = uvicorn.Config(answer_all, http=Connection, limit_concurrency=3, log_level="critical")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            idle = [socket.create_connection(listening.getsockname(), timeout=30) for _ in range(3)]
+            idle[0].sendall(b"GET / HTTP/1.1\r\n")
+            assert [each.recv(1) for each in idle] == [b""] * 3
+            with socket.create_connection(listening.getsockname(), timeout=30) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+async def answer_all(scope: Any, receive: Any, send: Any) -> None:
+    """Read the body of an upload, and answer."""
+    if scope["type"] == "http":
+        if scope["method"] == "POST":
+            await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def guarded() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(Guard(answer_all)), base_url="http://localhost:7860")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200), ({"origin": "http://localhost:7860"}, 200), ({"origin": "null"}, 403),
+        ({"origin": "http://localhost:1"}, 403), ({"origin": "http://a.org"}, 403),
+        ({"origin": "http://a.org/localhost:7860"}, 403), ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:7860"}, 403),
+        ({"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+    ],
+)  # fmt: skip
+def test_cross_site_requests(headers: dict[str, str], status: int) -> None:
+    async def run() -> None:
+        async with guarded() as client:
+            for path, method, expected in (
+                ("/api/v1/search", "POST", status), ("/", "POST", status),
+                ("/api/v1/search", "GET", status), ("/api/v1/moments/a", "GET", status),
+                ("/", "GET", 200),  # a link to the page
+            ):  # fmt: skip
+                answer = await client.request(method, path, headers=headers)
+                assert answer.status_code == expected
+                policy = answer.headers["content-security-policy"]
+                assert "default-src 'none'" in policy
+                assert not any(word in policy for word in ("unsafe", "http", "*"))
+                assert answer.headers["x-content-type-options"] == "nosniff"
+
+    asyncio.run(run())
+
+
+def test_number_and_time_of_uploads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        finished = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            await finished.wait()
+            yield b""
+
+        async with guarded() as client:
+            uploads = [asyncio.create_task(client.post("/api/v1/search", content=body())) for _ in range(MAX_UPLOADS)]
+            await asyncio.sleep(0.1)
+            rejected = await client.post("/api/v1/search")
+            assert (rejected.status_code, rejected.headers["connection"]) == (503, "close")
+            assert (await client.get("/api/v1/search")).status_code == 200
+            finished.set()
+            assert [(await upload).status_code for upload in uploads] == [200] * MAX_UPLOADS
+            finished.clear()
+            monkeypatch.setattr(guard_module, "UPLOAD_TIMEOUT", 0.05)
+            for _ in range(MAX_UPLOADS + 1):
+                with pytest.raises(TimeoutError):
+                    await client.post("/api/v1/search", content=body())
+
+    asyncio.run(run())
