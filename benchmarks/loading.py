@@ -115,6 +115,7 @@ def _pairs(files: list[Path], out: Path, gop: int, seconds: float) -> list[tuple
     untouched = manifest_from_rows(rows, out / "untouched.parquet")
     plan = plan_preparation(untouched, out / "small", TranscodeSettings())
     small = prepare_corpus(plan, partial(transcode_locally, workers=cpu_count()))
+    assert small is not None  # None only for shards
     return list(zip(untouched.clips(), small.clips(), strict=True))
 
 

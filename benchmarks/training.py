@@ -17,10 +17,8 @@ import logging
 import math
 import os
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,7 +33,7 @@ from crosspair.corpora import Manifest
 from crosspair.corpora.rendered import render_corpus
 from crosspair.recipes import load_recipe
 from crosspair.training import loop, pretrain
-from crosspair.training.profile import observe_sections
+from crosspair.training.profile import SectionTimer
 from crosspair.video.loader import Batch
 from crosspair.workers import cpu_count
 
@@ -73,58 +71,44 @@ def main() -> None:
 
 
 class Recorder:
-    """Times the profiler regions of a training, and samples its resource usage.
+    """Times the sections of a training, and samples its resource usage.
 
     Attributes:
-        parts: seconds of each part.
         samples: step, memory in MiB, threads and open files at regular intervals.
     """
 
     def __init__(self, steps: int) -> None:
-        self.parts: defaultdict[str, float] = defaultdict(float)
         self.samples: list[dict[str, float]] = []
         self.clips = self.steps = 0
-        self.seconds = 0.0
         self.sample_every = max(1, steps // 20)
 
-    def record(self, batches: Iterable[Batch], *_: Any) -> Iterator[Batch]:
+    def record(self, batches: Iterable[Batch], _: Path, device: torch.device) -> Iterator[Batch]:
         """Yield the batches, and time everything from the sixth batch on."""
         source = iter(batches)
-        for _step in range(WARM_UP):
-            yield next(source)
-        start = time.perf_counter()
-        with observe_sections(self.time_part):
+        yield from islice(source, WARM_UP)
+        with SectionTimer(device) as self.timer:
             while True:
-                with self.time_part("data wait"):
+                with self.timer.record("data wait"):
                     batch = next(source, None)
                 if batch is None:
                     break
                 if self.steps % self.sample_every == 0:
-                    with self.time_part("benchmark"):
+                    with self.timer.record("benchmark"):
                         self.samples.append({"step": self.steps, **resource_usage()})
                 self.steps += 1
                 self.clips += len(batch.rows)
                 yield batch
-        self.seconds = time.perf_counter() - start
-
-    @contextmanager
-    def time_part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a part."""
-        start = time.perf_counter()
-        yield
-        self.parts[name] += time.perf_counter() - start
 
     def results(self) -> dict[str, Any]:
         """Summarise the parts in ms per step and as fractions, without the benchmark's own cost."""
-        whole = self.seconds - self.parts.pop("benchmark", 0.0)
-        parts = {**self.parts, "all else": whole - sum(self.parts.values())}
+        parts = self.timer.milliseconds(self.steps)
+        parts.pop("benchmark")
+        whole = sum(parts.values())
         return {
             "steps": self.steps,
-            "clips_per_s": self.clips / whole,
-            "ms_a_step": 1e3 * whole / self.steps,
-            "parts": {
-                name: {"ms": 1e3 * seconds / self.steps, "share": seconds / whole} for name, seconds in parts.items()
-            },
+            "clips_per_s": 1e3 * self.clips / self.steps / whole,
+            "ms_a_step": whole,
+            "parts": {name: {"ms": value, "share": value / whole} for name, value in parts.items()},
             "network": sum(parts[name] for name in NETWORK) / whole,
             "most_MiB": max(each["MiB"] for each in self.samples),
         }

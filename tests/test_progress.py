@@ -1,32 +1,34 @@
-"""Delayed progress bars."""
+"""Progress: delayed bars, and log lines without a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import time
 
 import pytest
 
 from crosspair import progress as module
-from crosspair.progress import Progress, delayed_progress
+from crosspair.progress import delayed_progress, progress
 
 
-@pytest.mark.parametrize(("after", "shown"), [(0.0, [1, 2]), (1e9, [])])
-def test_a_bar_is_shown_after_a_delay(monkeypatch: pytest.MonkeyPatch, after: float, shown: list[int]) -> None:
+@pytest.mark.parametrize(("delay", "shown"), [(0.0, [1, 2]), (1e9, [])])
+def test_a_bar_is_shown_after_a_delay(monkeypatch: pytest.MonkeyPatch, delay: float, shown: list[int]) -> None:
     reported: list[int] = []
-
-    class Bar(Progress):
-        def advance(self, done: int, note: str = "") -> None:
-            reported.append(done)
-
-    @contextmanager
-    def progress(name: str, total: int, unit: str) -> Iterator[Bar]:
-        assert (name, total, unit) == ("counting", 2, "beans")
-        yield Bar(name, total, unit, shown=False)
-
-    monkeypatch.setattr(module, "DELAY", after)
-    monkeypatch.setattr(module, "progress", progress)
+    monkeypatch.setattr(module, "DELAY", delay)
+    monkeypatch.setattr(module.Progress, "advance", lambda _, done: reported.append(done))
     with delayed_progress("counting", "beans") as advance:
         advance(1, 2)
         advance(2, 2)
     assert reported == shown
+
+
+def test_log_lines_count_from_the_first_call(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(module, "LOG_EVERY", 0.0)
+    with caplog.at_level(logging.INFO), progress("counting", 30, "beans") as bar:
+        for done in (10, 12, 14):  # a run that is resumed at 10
+            bar.advance(done, "slowly")
+            time.sleep(0.02)
+    assert len(caplog.messages) == 2
+    assert caplog.messages[-1].startswith("counting: 14 of 30 beans, slowly, ")
+    rate = float(caplog.messages[-1].split()[6])
+    assert 0 < rate <= 2 / 0.02

@@ -20,8 +20,8 @@ LAYERS = [
     {"corpora"},
     {"models"},
     {"evaluation"},
-    {"training", "library"},
-    {"api", "reporting", "planning", "doctor"},
+    {"training", "library", "inference"},
+    {"api", "reporting", "benchmark", "doctor"},
     {"ablation", "quickstart", "serve"},
     {"cli"},
 ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from crosspair.evaluation import read_results
-from crosspair.markdown import markdown_rows
+from crosspair.markdown import escape_markdown, markdown_rows
+from crosspair.reporting.ablation_tables import describe_findings, read_ablation
 from crosspair.reporting.tables import format_interval, format_value, markdown_table, pluralize
 
 PLACEHOLDER = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
@@ -33,35 +33,29 @@ def _results(file: Path) -> str:
     return markdown_table([each for each in results if "official split" not in each.settings])
 
 
-def _findings(file: Path) -> str:
-    """List the findings of an ablation's report.md."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if line.startswith("- "))
+def _findings(folder: Path) -> str:
+    """List the findings of an ablation."""
+    _, *findings = describe_findings(read_ablation(folder))
+    return "\n".join(f"- {escape_markdown(finding)}" for finding in findings)
 
 
-def _axis(file: Path) -> str:
-    """Accuracies of an ablation's report.csv by objective and value of a numeric axis."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        means = [line for line in csv.DictReader(lines) if line["status"] == "mean"]
-    columns = (("kNN", "visual"), ("zero-shot", "embedding"))
-    return "\n\n".join(_axis_table(means, *column) for column in columns)
-
-
-def _axis_table(means: list[dict[str, str]], protocol: str, feature: str) -> str:
-    cells = {
-        line["row"]: f"{100 * float(line['value']):.1f} ± {100 * float(line['deviation']):.1f}"
-        for line in means
-        if (line["protocol"], line["feature"], line["metric"]) == (protocol, feature, "top-1") and line["deviation"]
-    }
-    rows: dict[str, dict[str, str]] = {}
-    for row, cell in cells.items():
-        name, _, value = row.rpartition(" / ")
-        if name:
-            rows.setdefault(name, {})[value] = cell
-    values = sorted({value for row in rows.values() for value in row}, key=float)
-    table = [(name, *(row.get(value, "") for value in values)) for name, row in rows.items()]
-    table.append(("random weights", cells["random weights"], *[""] * (len(values) - 1)))
-    return markdown_rows((f"{protocol} top-1, %", *values), table)
+def _axis(folder: Path) -> str:
+    """Accuracies of an ablation by objective and value of a numeric axis."""
+    means = read_ablation(folder).means
+    tables = []
+    for protocol, feature in (("kNN", "visual"), ("zero-shot", "embedding")):
+        found = means[(means.protocol == protocol) & (means.feature == feature) & (means.metric == "top-1")]
+        cells = {
+            tuple(mean.row.rpartition(" / ")[::2]): f"{100 * mean.value:.1f} ± {100 * mean.deviation:.1f}"
+            for mean in found.itertuples()
+            if mean.deviation is not None
+        }
+        values = sorted({value for name, value in cells if name}, key=float)
+        names = dict.fromkeys(name for name, _ in cells if name)
+        rows = [(name, *(cells.get((name, value), "") for value in values)) for name in names]
+        rows.append(("random weights", cells["", "random weights"], *[""] * (len(values) - 1)))
+        tables.append(markdown_rows((f"{protocol} top-1, %", *values), rows))
+    return "\n\n".join(tables)
 
 
 def _transfer(folder: Path) -> str:

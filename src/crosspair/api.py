@@ -1,395 +1,330 @@
-"""Use a trained model from Python: embed videos and texts, and classify videos.
-
-import crosspair
-
-model = crosspair.load("runs/mine/model")
-found = model.embed_videos(["holiday.mp4", "videos/"])
-ranked = model.classify("videos/", ["surfing", "playing guitar"])
-"""
+"""Train and evaluate models from Python, as the commands do."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from crosspair.corpora.build import class_phrase
-from crosspair.corpora.inputs import collect_videos, probe_missing
+from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest
-from crosspair.errors import CrosspairError, VideoError
-from crosspair.evaluation.encode import (
-    CLIPS,
-    InferenceEngine,
-    WindowFeatures,
-    check_text_tower,
-    encode_features,
-    encode_whole_videos,
-    encode_windows,
-    load_engine,
+from crosspair.distributed import World, init_distributed
+from crosspair.errors import CrosspairError, RunError
+from crosspair.evaluation.encode import CLIPS
+from crosspair.evaluation.evaluate import FROZEN_PROTOCOLS, EvaluationConfig, check_protocols, evaluate_model
+from crosspair.evaluation.features import Features, cached_features, encode_on_ray, feature_spec
+from crosspair.evaluation.multiview import multiview_results
+from crosspair.evaluation.results import (
+    Result,
+    Subject,
+    check_manifest_name,
+    fill_split,
+    write_results,
+    write_split_means,
 )
-from crosspair.evaluation.features import embed_texts
-from crosspair.evaluation.windows import Windows, whole_video_plan
-from crosspair.evaluation.zeroshot import class_embeddings
-from crosspair.files import atomic_write
+from crosspair.evaluation.zeroshot import read_templates
+from crosspair.files import read_yaml
+from crosspair.models.classifier import Classifier
+from crosspair.models.cpd import CPD
+from crosspair.models.init import IMAGENET, load_frozen_model, load_model
 from crosspair.progress import delayed_progress
-from crosspair.video.decode import REFERENCE_FPS, check_frame_array
+from crosspair.provenance import Provenance, provenance
+from crosspair.recipes import make_recipe, read_recipe, run_recipe_hash, suggest
+from crosspair.training.finetune import finetune_and_test, finetune_over_splits
+from crosspair.training.pretrain import pretrain as train_pairs
+from crosspair.workers import cpu_count
 
-Video = str | os.PathLike[str] | np.ndarray
-Videos = Video | Manifest | Sequence[Video]
+logger = logging.getLogger(__name__)
 
-TEMPERATURE = 0.07  # τ of Equation 3
-ROW_GROUP = 4096  # rows per row group of an embeddings file
+FilePath = str | os.PathLike[str]
+MULTIVIEW = "multiview"  # the protocol of classifiers
 
 
-def load(
-    source: str | os.PathLike[str],
+# --- training -----------------------------------------------------------------------------------
+
+
+def pretrain(
+    recipe: str | Recipe,
+    manifest: FilePath | Manifest,
+    run: FilePath,
     *,
+    init: str | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    profile: bool = False,
+) -> CPD | None:
+    """Pre-train a model and write it to ``run/model``, as ``crosspair pretrain`` does.
+
+    Under ``torchrun``, each process calls this function; likewise for the other functions of this module.
+
+    Args:
+        recipe: name of a packaged recipe, YAML file, or recipe.
+        manifest: training pairs.
+        run: run folder, which receives the model, checkpoints, ``metrics.jsonl`` and ``report.html``.
+        init: initial weights: a model folder, Hub name, or "imagenet:FILE"; None: random.
+        resume: resume the run in the folder.
+        overrides: recipe settings such as "training.epochs=30"; only if ``recipe`` is a name or file.
+        profile: profile some steps, see `crosspair.training.profile`.
+
+    Returns:
+        The model, or None if a signal (SIGTERM, Ctrl-C) stopped the training.
+
+    Raises:
+        CrosspairError: recipe, pairs, weights or folder are invalid.
+    """
+    settings = recipe if isinstance(recipe, Recipe) else read_recipe(Recipe, recipe, overrides)
+    with distributed_context() as world:
+        model = train_pairs(
+            settings, _read_manifest(manifest), run, init=init or "random", resume=resume, profile=profile, world=world
+        )
+        if model is not None and world.is_main:
+            _write_report(Path(run))
+    return model
+
+
+def finetune(
+    recipe: str | FinetuneRecipe,
+    manifest: FilePath,
+    run: FilePath,
+    *,
+    init: str,
+    split: str = "test",
+    splits: Sequence[int] = (),
+    test: bool = True,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    profile: bool = False,
+) -> list[Result] | None:
+    """Train a classifier and test it with 30 views, as ``crosspair finetune`` does.
+
+    Args:
+        recipe, run, resume, overrides, profile: as for `pretrain`; the run folder also receives ``results.json``.
+        manifest: videos with labels.
+        init: initial weights as for `pretrain`, or "random".
+        split: split to test on, "test" or "val".
+        splits: numbers of official splits to average over; they replace ``{}`` in ``manifest`` and ``init``.
+        test: whether to test.
+
+    Returns:
+        The results, empty without a test; None if a signal stopped the training.
+    """
+    settings = recipe if isinstance(recipe, FinetuneRecipe) else read_recipe(FinetuneRecipe, recipe, overrides)
+    if splits and not test:
+        raise CrosspairError("official splits (--splits) average test results and require a test, not --no-test")
+    inputs, folder = (settings, os.fspath(manifest), init), Path(run)
+    with distributed_context() as world:
+        options: dict[str, Any] = {"test_split": split, "resume": resume, "profile": profile, "world": world}
+        if splits:
+            results = finetune_over_splits(*inputs, folder, splits, **options)
+        else:
+            results = finetune_and_test(*inputs, folder, test=test, **options)
+        if results is not None and world.is_main:
+            _write_report(folder)
+    return results
+
+
+def is_main_process() -> bool:
+    """Return whether this process is rank 0, or there is only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def distributed_context(device: str = "auto") -> Iterator[World]:
+    """Join the processes that ``torchrun`` started, and silence the logs of all but rank 0."""
+    with init_distributed() as world:
+        if not world.is_main:
+            logging.getLogger().setLevel(logging.WARNING)
+        yield world if device == "auto" else replace(world, device=torch.device(device))
+
+
+def _read_manifest(manifest: FilePath | Manifest) -> Manifest:
+    return manifest if isinstance(manifest, Manifest) else Manifest.read(manifest)
+
+
+def _write_report(run: Path) -> None:
+    """Write ``report.html``; a failure is a warning, since the training itself is complete."""
+    try:
+        from crosspair.reporting.run_report import write_run_report
+
+        write_run_report(run)
+    except Exception as error:
+        logger.warning("%s has no report.html: %s: %s", run, type(error).__name__, error)
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: FilePath,
+    manifest: FilePath,
+    protocols: Sequence[str] | None = None,
+    *,
+    out: FilePath | None = None,
+    split: str = "test",
+    splits: Sequence[int] = (),
+    features: FilePath | None = None,
+    feature: str | None = None,
+    random_baseline: bool | None = None,
+    details: FilePath | None = None,
+    clips: int = CLIPS,
+    seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
-    batch_size: int = 32,
     workers: int | None = None,
-) -> Model:
-    """Load a model for inference.
+    batch_size: int = 32,
+    overrides: Sequence[str] = (),
+) -> list[Result]:
+    """Evaluate a model with the paper's protocols, as ``crosspair evaluate`` does, whose help explains the arguments.
 
     Args:
-        source: model folder (``model`` in a run folder of `crosspair pretrain`) or Hub name.
-        device: PyTorch device; "auto": the first GPU, or the CPU.
-        precision: "bf16", "fp32", or "auto": bf16 if the device supports it in hardware.
-        batch_size: maximum number of clips per forward pass.
-        workers: number of decoding processes; None: number of cores, at most 8.
+        model: model folder, Hub name, or "imagenet:FILE" of a 2D ResNet.
+        manifest: videos with labels or titles.
+        protocols: some of `FROZEN_PROTOCOLS`, or ["multiview"] for a classifier; None: all that the model and the
+            manifest support.
+        out: results file to write.
+        features: folder of the features; None: next to ``out``, named after model and manifest.
+        random_baseline: whether to evaluate random weights, too; None: if ``protocols`` is None.
+        overrides: settings of `EvaluationConfig` such as "knn.k=5".
+
+    Returns:
+        The results, with ``splits`` their means; empty on processes other than rank 0.
 
     Raises:
-        ModelError: the model or the device does not exist.
+        CrosspairError: the model, the manifest or a setting is invalid, or no protocol is supported.
     """
-    return Model(load_engine(source, device=device, precision=precision, batch_size=batch_size, workers=workers))
-
-
-class Model:
-    """A pre-trained model for inference.
-
-    Args:
-        engine: the model with its device and batch settings.
-
-    Attributes:
-        engine: as given; ``engine.model`` is the `crosspair.models.CPD`.
-    """
-
-    def __init__(self, engine: InferenceEngine) -> None:
-        self.engine = engine
-
-    def __repr__(self) -> str:
-        video = self.engine.model.video
-        return f"Model(ResNet-{video.depth}, {self.engine.device}, {self.engine.precision})"
-
-    def embed_videos(self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None) -> Embedded:
-        """Embed videos.
-
-        Args:
-            videos: one or several files, URLs, folders, manifests (``.parquet``), or uint8 RGB
-                arrays of shape (T, H, W, 3) at 30 frames per second. Duplicates are removed.
-            clips: number of clips per video, spread uniformly and averaged (Section 4.2).
-            windows: return one row for each of these windows instead of one per video.
-
-        Raises:
-            VideoError: no video can be read, or an array is not a video.
-            ManifestError: a folder contains no video, or a manifest is invalid.
-        """
-        ids, spans, visual, embedding, failures = [], [], [], [], []
-        for name, encoded in self.encode(videos, clips=clips, windows=windows):
-            ids += [name] * len(encoded.spans)
-            spans += encoded.spans
-            visual.append(encoded.visual)
-            embedding.append(encoded.embedding)
-            if encoded.failure:
-                failures.append((name, encoded.failure))
-        if not ids:
-            raise _no_readable_video([error for _, error in failures])
-        return Embedded(ids, spans, torch.cat(visual).numpy(), torch.cat(embedding).numpy(), failures)
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts.
-
-        Returns:
-            (n, D) float32, f_t, unit norm.
-
-        Raises:
-            ModelError: the model's text tower is untrained.
-        """
-        check_text_tower(self.engine.model)
-        if isinstance(texts, str):
-            raise CrosspairError("embed_texts takes a list of texts; pass [text] for a single text")
-        embedded: np.ndarray = embed_texts(self.engine.model, list(texts)).numpy()
-        return embedded
-
-    def classify(
-        self,
-        videos: Videos,
-        classes: Sequence[str],
-        *,
-        templates: Sequence[str] = ("{}",),
-        clips: int = CLIPS,
-        windows: Windows | None = None,
-    ) -> Classified:
-        """Classify videos zero-shot, by the nearest class name (Appendix C).
-
-        Args:
-            videos, clips, windows: see `embed_videos`.
-            classes: class names.
-            templates: prompts that contain ``{}`` for the class name; embeddings are averaged.
-
-        Raises:
-            CrosspairError: ``classes`` is empty, or a template does not contain ``{}``.
-            ModelError: the model's text tower is untrained.
-            TextError: the model knows no word of a class name.
-        """
-        check_text_tower(self.engine.model)
-        if isinstance(classes, str) or not classes:
-            raise CrosspairError("classes must be a list of at least one class name")
-        invalid = [template for template in templates if "{}" not in template]
-        if invalid or not templates:
-            raise CrosspairError(f"templates must contain {{}} for the class name: {invalid}")
-        check_text_tower(self.engine.model, map(class_phrase, classes))
-        names = class_embeddings(self.engine.model, classes, templates).numpy()
-        embedded = self.embed_videos(videos, clips=clips, windows=windows)
-        cosines = embedded.embedding @ names.T
-        return Classified(embedded.ids, embedded.spans, list(classes), cosines, embedded.failures)
-
-    def encode(
-        self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None
-    ) -> Iterator[tuple[str, WindowFeatures]]:
-        """Yield the id and features of one video at a time, files before arrays; arguments as `embed_videos`."""
-        if isinstance(videos, Manifest):
-            yield from self._encode_files(videos, clips, windows)
-            return
-        inputs = [videos] if isinstance(videos, str | os.PathLike | np.ndarray) else list(videos)
-        arrays = [each for each in inputs if isinstance(each, np.ndarray)]
-        files = [each for each in inputs if not isinstance(each, np.ndarray)]
-        if files:
-            yield from self._encode_files(collect_videos(files), clips, windows)
-        if arrays:
-            yield from self._encode_arrays(arrays, clips, windows)
-
-    def _encode_files(
-        self, manifest: Manifest, clips: int, windows: Windows | None
-    ) -> Iterator[tuple[str, WindowFeatures]]:
-        """Yield (pair_id, features) of each video of a manifest."""
-        ids = manifest.column("pair_id")
-        with delayed_progress("encoding", "clips") as progress:
-            if windows:
-                encoded = encode_windows(self.engine, probe_missing(manifest), windows, progress=progress)
+    config = _read_settings(overrides, split=split, feature=feature or "both", seed=seed)
+    if splits:
+        check_manifest_name(os.fspath(manifest))
+    with distributed_context(device) as world, tempfile.TemporaryDirectory() as temporary:
+        if out is None and world.size > 1:
+            raise RunError("several processes need a common folder; set out")
+        file = Path(out or f"{temporary}/results.json")
+        # All splits are checked before the videos of the first one are encoded.
+        numbers: list[int | None] = [*splits] or [None]
+        inputs = {
+            number: _load_inputs(
+                fill_split(os.fspath(model), number), fill_split(os.fspath(manifest), number), protocols, config
+            )
+            for number in numbers
+        }
+        common: dict[str, Any] = {"precision": precision, "workers": _count_workers(workers), "world": world}
+        baseline = protocols is None if random_baseline is None else random_baseline
+        found: dict[int | None, tuple[list[Result], Provenance]] = {}
+        for number, (network, videos, chosen, recipe) in inputs.items():
+            network.to(world.device)
+            if isinstance(network, Classifier):
+                views = replace(config.multiview, clips=clips)
+                results = multiview_results(network, videos, views, split=split, **common)
             else:
-                encoded = encode_whole_videos(self.engine, manifest, clips, progress)
-            for features in encoded:
-                yield ids[features.row], features
+                folder = Path(fill_split(os.fspath(features), number)).resolve() if features else None
+                options = {"clips": clips, "batch_size": batch_size, **common}
+                extract = partial(_extract_features, manifest=videos, folder=folder, parent=file.parent, **options)
+                results, _ = evaluate_model(
+                    network, videos, extract, chosen, config, random_baseline=baseline, is_main=world.is_main
+                )
+            origin = provenance(
+                recipe=recipe, model=network.hash, manifest=videos.hash, seed=seed, manifest_file=videos.path.name
+            )
+            found[number] = results, origin
+        if not world.is_main:
+            return []
+        if splits:
+            results = write_split_means(file, {number: pair for number, pair in found.items() if number})
+        else:
+            write_results(file, *found[None])
+    if details:
+        from crosspair.reporting.figures import write_details
 
-    def _encode_arrays(
-        self, arrays: Sequence[np.ndarray], clips: int, windows: Windows | None
-    ) -> Iterator[tuple[str, WindowFeatures]]:
-        """Yield (name, features) of each array, named "array 0", "array 1", …."""
-        config = self.engine.model.clip
-        plans = []
-        for row, frames in enumerate(arrays):
-            check_frame_array(frames, f"array {row}")
-            length = len(frames) / REFERENCE_FPS
-            plans.append(windows.plan(row, frames, length, config) if windows else whole_video_plan(row, frames, clips))
-        # Without worker processes, to which the arrays would have to be copied.
-        engine = replace(self.engine, workers=0)
-        for features in encode_features(engine, plans):
-            yield f"array {features.row}", features
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Embeddings of videos or of their windows.
-
-    Attributes:
-        ids: (n,) the path of each video, its ``pair_id`` in a manifest, or "array 0" for the first
-            array.
-        spans: (n,) start and end in s; None where it is that of the file.
-        visual: (n, F) float32, visual feature before the projection head.
-        embedding: (n, D) float32, f_v, unit norm; its dot product with f_t is their cosine.
-        failures: (id, error) of each video that could not be read, entirely or in part. If no part
-            could be read, it has no rows.
-    """
-
-    ids: list[str]
-    spans: list[tuple[float | None, float | None]]
-    visual: np.ndarray
-    embedding: np.ndarray
-    failures: list[tuple[str, str]]
+        for number, (of_split, _) in found.items():
+            write_details(Path(details, f"split{number}" if number else ""), of_split)
+    return results
 
 
-@dataclass(frozen=True)
-class Classified:
-    """Similarities of videos, or of their windows, with class names.
-
-    Attributes:
-        ids, spans, failures: see `Embedded`.
-        classes: C class names.
-        cosines: (n, C) float32, cosine of video and class name, -1 to 1.
-    """
-
-    ids: list[str]
-    spans: list[tuple[float | None, float | None]]
-    classes: list[str]
-    cosines: np.ndarray
-    failures: list[tuple[str, str]]
-
-    @property
-    def scores(self) -> np.ndarray:
-        """(n, C) float32, softmax over these classes of the cosines / 0.07 (Equation 3)."""
-        return _softmax(self.cosines)
-
-    def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[TimelineSegment]]]:
-        """Yield each video's id, its classes with scores in descending order, and its timeline.
-
-        With windows, the score of a video is that of its mean cosine. Without windows, the
-        timeline is empty for a whole file and has one segment for a clip with start and end.
-        """
-        for name, members in groupby(range(len(self.ids)), key=self.ids.__getitem__):
-            rows = list(members)
-            (scores,) = _softmax(self.cosines[rows].mean(axis=0, keepdims=True))
-            ranked = [(self.classes[i], float(scores[i])) for i in np.argsort(-scores)]
-            spans = [(start, end) for start, end in (self.spans[row] for row in rows)
-                     if start is not None and end is not None]  # fmt: skip
-            whole = len(spans) < len(rows)
-            yield name, ranked, [] if whole else timeline(spans, self.scores[rows], self.classes)
+def _read_settings(overrides: Sequence[str], **common: Any) -> EvaluationConfig:
+    """Read settings ``section.key=value`` with the value in YAML; `zeroshot.templates` may be a file."""
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or "." not in key:
+            raise CrosspairError(f"{override!r} must have the form section.key=value, as knn.k=5")
+        settings[key] = read_yaml(value, override)
+        if key == "zeroshot.templates" and isinstance(settings[key], str):
+            settings[key] = list(read_templates(Path(settings[key])))
+    config = make_recipe(EvaluationConfig, settings, "evaluate")  # type: ignore[type-var]
+    return replace(config, **common)
 
 
-def _softmax(cosines: np.ndarray) -> np.ndarray:
-    """Return the softmax over classes of (n, C) cosines divided by the temperature 0.07 (Equation 3)."""
-    scores: np.ndarray = torch.softmax(torch.from_numpy(cosines) / TEMPERATURE, 1).numpy()
-    return scores
+def _count_workers(workers: int | None) -> int:
+    return cpu_count() if workers is None else workers
 
 
-def _no_readable_video(errors: Sequence[str]) -> VideoError:
-    if not errors:
-        return VideoError("no videos given")
-    return VideoError(f"0 of {len(errors)} videos can be read; first error: {errors[0]}")
+def _load_inputs(
+    source: str, manifest: str, protocols: Sequence[str] | None, config: EvaluationConfig
+) -> tuple[CPD | Classifier, Manifest, Sequence[Any], str]:
+    """Load a model and a manifest, and check the protocols; return them with the protocols and the recipe's hash."""
+    known = [*FROZEN_PROTOCOLS, MULTIVIEW]
+    for name in protocols or ():
+        if name not in known:
+            raise CrosspairError(f"protocol {name!r} is unknown; {suggest(name, known)}")
+    model = load_frozen_model(source) if source.startswith(IMAGENET) else load_model(source)
+    videos = Manifest.read(manifest)
+    if isinstance(model, Classifier):
+        if protocols is not None and [*protocols] != [MULTIVIEW]:
+            raise CrosspairError(f"{source} is a classifier, which only the protocol multiview can test")
+        return model, videos, [], run_recipe_hash(FinetuneRecipe, source)
+    if MULTIVIEW in (protocols or ()):
+        raise CrosspairError(f"{source} is not a classifier, which the protocol multiview tests")
+    chosen: Sequence[Any] = protocols or FROZEN_PROTOCOLS
+    check_protocols(model, videos, chosen, config)
+    return model, videos, chosen, run_recipe_hash(Recipe, source)
 
 
-@dataclass(frozen=True)
-class TimelineSegment:
-    """A time range of a video with one class.
-
-    Attributes:
-        start, end: in s.
-        label: class name.
-        score: mean score of its windows, 0 to 1.
-    """
-
-    start: float
-    end: float
-    label: str
-    score: float
-
-
-def timeline(spans: Sequence[tuple[float, float]], scores: np.ndarray, classes: Sequence[str]) -> list[TimelineSegment]:
-    """Merge consecutive windows with the same best class.
+def write_features(
+    model: str,
+    manifest: FilePath,
+    folder: Path,
+    *,
+    clips: int = CLIPS,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    batch_size: int = 32,
+    ray: str | None = None,
+) -> Features:
+    """Write the features of a manifest's videos to a folder, for `evaluate`; resume if it has some of them.
 
     Args:
-        spans: start and end of each window in s, ascending; windows may overlap.
-        scores: (n, C), score of each window and class.
-        classes: C class names.
-
-    Returns:
-        Segments in order of time. Where windows of two classes overlap, the later one begins the
-        next segment. Gaps between windows, which could not be read, are not covered.
-
-    >>> scores = np.array([[1, 0], [1, 0], [0, 1]])
-    >>> first, second = timeline([(0, 4), (2, 6), (4, 8)], scores, ["dog", "cat"])
-    >>> first, second.start
-    (TimelineSegment(start=0, end=4, label='dog', score=1.0), 4)
+        model, clips, precision, workers, batch_size: as for `evaluate`.
+        manifest: the videos.
+        folder: receives ``features.safetensors`` (visual, embedding) and ``index.parquet``.
+        device: PyTorch device; "auto": that of the process.
+        ray: address of a Ray cluster that encodes, "" for a local one; None: without Ray.
     """
-    best = scores.argmax(axis=1)
-    after_gap = [start > end for (_, end), (start, _) in pairwise(spans)]
-    gaps = np.cumsum([False, *after_gap])  # number of gaps before each window
-    segments = []
-    for (_, label), members in groupby(range(len(spans)), key=lambda i: (gaps[i], int(best[i]))):
-        rows = list(members)
-        following = rows[-1] + 1
-        end = spans[rows[-1]][1]
-        if following < len(spans):
-            end = min(end, spans[following][0])
-        score = float(scores[rows, label].mean())
-        segments.append(TimelineSegment(spans[rows[0]][0], end, classes[label], score))
-    return segments
+    with distributed_context(device) as world:
+        videos, network = Manifest.read(manifest), load_frozen_model(model).to(world.device)
+        options: dict[str, Any] = {"clips": clips, "precision": precision, "batch_size": batch_size, "world": world}
+        options["workers"] = _count_workers(workers)
+        if ray is not None:
+            options["encode"] = partial(encode_on_ray, address=ray or None)
+        return _extract_features(network, "trained", videos, folder, folder.parent, **options)
 
 
-def write_embeddings(
-    path: Path, encoded: Iterable[tuple[str, WindowFeatures]], metadata: Mapping[str, Any]
-) -> tuple[int, dict[str, str]]:
-    """Write embeddings to a Parquet file, atomically, with one row per video or window.
-
-    The columns are ``video``, ``start`` and ``end`` (s; null where they are those of the file),
-    ``visual``, ``embedding`` (float32) and ``error``. Each failure is a row without features.
-
-    Args:
-        path: output file.
-        encoded: ids and features of videos, see `Model.encode`.
-        metadata: saved as JSON in the file's metadata, under ``crosspair``.
-
-    Returns:
-        The number of rows with features, and the errors by video.
-
-    Raises:
-        VideoError: no video can be read; the file is not written.
-        RunError: the file cannot be written.
-    """
-    count, failures = 0, dict[str, str]()
-    with atomic_write(path) as partial:
-        writer: pq.ParquetWriter | None = None
-        try:
-            rows: list[dict[str, Any]] = []
-            for name, features in encoded:
-                rows += _embedding_rows(name, features)
-                count += len(features.spans)
-                if features.failure:
-                    failures[name] = features.failure
-                schema = _embedding_schema(features, metadata)
-                writer = writer or pq.ParquetWriter(partial, schema)
-                if len(rows) >= ROW_GROUP:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                    rows = []
-            if not count:
-                raise _no_readable_video(list(failures.values()))
-            assert writer is not None
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        finally:
-            if writer is not None:
-                writer.close()
-    return count, failures
-
-
-def _embedding_rows(name: str, features: WindowFeatures) -> Iterator[dict[str, Any]]:
-    """Yield a row of the embeddings file per window of a video, and one for its error, if any."""
-    values = zip(features.spans, features.visual.numpy(), features.embedding.numpy(), strict=True)
-    for (start, end), visual, embedding in values:
-        yield {
-            "video": name, "start": start, "end": end, "visual": visual, "embedding": embedding,
-        }  # fmt: skip
-    if features.failure:
-        yield {"video": name, "error": features.failure}
-
-
-def _embedding_schema(features: WindowFeatures, metadata: Mapping[str, Any]) -> pa.Schema:
-    return pa.schema(
-        [
-            ("video", pa.string()),
-            ("start", pa.float64()),
-            ("end", pa.float64()),
-            ("visual", pa.list_(pa.float32(), features.visual.shape[1])),
-            ("embedding", pa.list_(pa.float32(), features.embedding.shape[1])),
-            ("error", pa.string()),
-        ],
-        {"crosspair": json.dumps(metadata)},
-    )
+def _extract_features(
+    model: CPD, subject: Subject, manifest: Manifest, folder: Path | None, parent: Path, *, world: World, **options: Any
+) -> Features:
+    """Compute features, or load them if the folder has them; its default is named after model and manifest."""
+    if folder is None:
+        protocol = {name: options[name] for name in ("clips", "precision")}
+        folder = parent / feature_spec(model, manifest, device=world.device, **protocol).folder
+    elif subject != "trained":
+        folder = folder.with_name(f"{folder.name}-random")
+    with delayed_progress("encoding", "clips", shown=world.is_main) as progress:
+        return cached_features(model, manifest, folder, world=world, progress=progress, **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from crosspair.errors import RecipeError
@@ -30,8 +30,23 @@ class Clip:
 
 
 Depth: TypeAlias = Literal[10, 18, 34, 50, 101]
+Rule: TypeAlias = tuple[str, Callable[[float], bool]]  # what is required, and whether a number meets it
 
-MIN_CLIP_SIZE = 32  # pixels; res5 downsamples by 16
+POSITIVE: Rule = ("above 0", lambda value: value > 0)
+NON_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
+FRACTION: Rule = ("in [0, 1)", lambda value: 0 <= value < 1)
+# If res5 sees one pixel, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
+NETWORK_INPUT: Rule = ("at least 32", lambda size: size >= 32)
+
+
+def _check(section: str, config: object, rule: Rule, *names: str) -> None:
+    """Raise RecipeError unless the fields are None, or finite numbers that meet a rule."""
+    requirement, valid = rule
+    for name in names:
+        value: float | None = getattr(config, name)
+        if value is not None and not (valid(value) and math.isfinite(value)):
+            requirement = requirement if math.isfinite(value) else "finite"
+            raise RecipeError(f"{section}.{name} is {value}; it must be {requirement}")
 
 
 @dataclass(frozen=True)
@@ -54,9 +69,9 @@ class ClipConfig:
     """Maximum relative change of brightness, contrast and saturation; 0 in the paper."""
 
     def __post_init__(self) -> None:
-        _check_positive("clip", self, "size", "frames", "stride")
-        _check_non_negative("clip", self, "color_jitter")
-        _check("clip", self, "test_scale", lambda value: value >= 1, "must be at least 1")
+        _check("clip", self, POSITIVE, "size", "frames", "stride")
+        _check("clip", self, NON_NEGATIVE, "color_jitter")
+        _check("clip", self, ("at least 1", lambda value: value >= 1), "test_scale")
         low, high = self.scale
         if not 1 <= low <= high < math.inf:
             raise RecipeError(f"clip.scale is {self.scale}; it must be ascending, from 1 or above")
@@ -74,7 +89,7 @@ class VideoConfig:
     """B: 1×1×1 projection where shapes change. A: no parameters (the authors' checkpoints)."""
 
     def __post_init__(self) -> None:
-        _check_positive("video", self, "width")
+        _check("video", self, POSITIVE, "width")
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,7 @@ class TextConfig:
     """Pairs whose title has no known word: raise an error, or skip and list them."""
 
     def __post_init__(self) -> None:
-        _check_positive("text", self, "dimensions", "max_words", "max_tokens")
+        _check("text", self, POSITIVE, "dimensions", "max_words", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,7 @@ class HeadConfig:
     """Width of the text head's hidden layer."""
 
     def __post_init__(self) -> None:
-        _check_positive("head", self, "embedding", "hidden")
+        _check("head", self, POSITIVE, "embedding", "hidden")
 
 
 OBJECTIVES_WITH = {  # objectives that use a field; the others require its default
@@ -129,8 +144,7 @@ class ObjectiveConfig:
     """cross_pair: the paper's, Equation 3. self_instance: Equations 1 and 2. ranking: Equation 4.
     in_batch: Equation 3 over the batch instead of all pairs, as in CLIP."""
     estimate: Literal["nce", "softmax"] = "nce"
-    """For cross_pair and self_instance. nce: from noise samples, Equation 5. softmax: exact, over
-    all pairs."""
+    """For cross_pair and self_instance. nce: from noise samples, Equation 5. softmax: exact, over all pairs."""
     instances: Literal["bank", "weights"] = "bank"
     """Class vectors of self_instance. bank: memory-bank entries, Equation 2. weights: two learned
     vectors per pair, Equation 1."""
@@ -142,8 +156,7 @@ class ObjectiveConfig:
     """batch: the m samples are shared by the batch. pair: m samples for each pair (the paper's
     text); the expected loss is the same, at batch-size times the cost."""
     normalizer: Literal["ema", "first"] = "ema"
-    """For nce, estimate of Equation 3's denominator: a moving average, or the first batch's
-    value."""
+    """For nce, estimate of Equation 3's denominator: a moving average, or the first batch's value."""
     bank_momentum: float = 0.5
     """Weight of the old entry in an update of the memory bank."""
     bank_precision: Literal["fp32", "bf16"] = "fp32"
@@ -153,14 +166,14 @@ class ObjectiveConfig:
     """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
 
     def __post_init__(self) -> None:
-        _check_positive("objective", self, "temperature", "noise_samples", "margin")
-        _check_fraction("objective", self, "bank_momentum")
+        _check("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
+        _check("objective", self, FRACTION, "bank_momentum")
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:
                 raise RecipeError(
-                    f"objective.{name} is {value!r}, which objective.name={self.name} does not "
-                    f"use; remove it, or set objective.name to {' or '.join(objectives)}"
+                    f"objective.{name} is {value!r}, which objective.name={self.name} does not use; remove it, "
+                    f"or set objective.name to {' or '.join(objectives)}"
                 )
 
 
@@ -186,8 +199,8 @@ class OptimizerConfig:
     """Maximum norm of the gradient; no clipping in the paper."""
 
     def __post_init__(self) -> None:
-        _check_positive("optimizer", self, "lr")
-        _check_non_negative("optimizer", self, "momentum", "weight_decay", "warmup_epochs", "clip_norm")
+        _check("optimizer", self, POSITIVE, "lr")
+        _check("optimizer", self, NON_NEGATIVE, "momentum", "weight_decay", "warmup_epochs", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -199,7 +212,7 @@ class TowersOptimizerConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_non_negative("optimizer", self, "text_head_factor")
+        _check("optimizer", self, NON_NEGATIVE, "text_head_factor")
 
 
 @dataclass(frozen=True)
@@ -218,8 +231,8 @@ class CurriculumConfig:
     """Learning rate of the language model in stage II."""
 
     def __post_init__(self) -> None:
-        _check_positive("curriculum", self, "patience")
-        _check_non_negative("curriculum", self, "stage2_epoch", "stage2_lr", "text_lr")
+        _check("curriculum", self, POSITIVE, "patience")
+        _check("curriculum", self, NON_NEGATIVE, "stage2_epoch", "stage2_lr", "text_lr")
 
 
 @dataclass(frozen=True)
@@ -251,18 +264,13 @@ class TrainingConfig:
     """Weights to export to the run's ``model/``: the last, or the best on validation."""
 
     def __post_init__(self) -> None:
-        _check_positive("training", self, "epochs", "batch_size", "accumulate", "validate_every", "log_every")
-        _check_non_negative("training", self, "workers", "checkpoint_steps")
-        _check("training", self, "seed", lambda seed: 0 <= seed < 2**32, "must lie in [0, 2**32)")
-        if self.batch_size % self.accumulate:
+        _check("training", self, POSITIVE, "epochs", "batch_size", "accumulate", "validate_every", "log_every")
+        _check("training", self, NON_NEGATIVE, "workers", "checkpoint_steps")
+        _check("training", self, ("in [0, 2**32)", lambda seed: 0 <= seed < 2**32), "seed")
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise RecipeError(
-                f"training.batch_size is {self.batch_size}; it must be a multiple of "
-                f"training.accumulate, {self.accumulate}"
-            )
-        if self.batch_size // self.accumulate < 2:
-            raise RecipeError(
-                f"training.batch_size is {self.batch_size} with training.accumulate="
-                f"{self.accumulate}; batch normalisation needs at least 2 clips per micro-batch"
+                f"training.batch_size is {self.batch_size} with training.accumulate={self.accumulate}; it must be a "
+                "multiple of it, with at least 2 clips per micro-batch, which batch normalisation needs"
             )
 
 
@@ -270,30 +278,22 @@ class TrainingConfig:
 class Recipe:
     """All settings of a pre-training but the data."""
 
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    """Clips."""
-    video: VideoConfig = field(default_factory=VideoConfig)
-    """Video encoder."""
-    text: TextConfig = field(default_factory=TextConfig)
-    """Text encoder."""
-    head: HeadConfig = field(default_factory=HeadConfig)
-    """Joint embedding space."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """Loss."""
-    optimizer: TowersOptimizerConfig = field(default_factory=TowersOptimizerConfig)
-    """Optimizer."""
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    """Stages."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Training loop."""
+    clip: ClipConfig = ClipConfig()
+    video: VideoConfig = VideoConfig()
+    text: TextConfig = TextConfig()
+    head: HeadConfig = HeadConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: TowersOptimizerConfig = TowersOptimizerConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        _check_network_input(self.clip)
+        _check("clip", self.clip, NETWORK_INPUT, "size")
         name, accumulate = self.objective.name, self.training.accumulate
         if name in {"ranking", "in_batch"} and accumulate > 1:
             raise RecipeError(
-                f"training.accumulate is {accumulate}; objective.name={name} takes its negatives "
-                "from the whole batch and requires 1. To save memory, lower training.batch_size"
+                f"training.accumulate is {accumulate}; objective.name={name} takes its negatives from the whole batch "
+                "and requires 1. To save memory, lower training.batch_size"
             )
 
 
@@ -310,7 +310,7 @@ class ClassifierConfig:
     clips, and for few labels."""
 
     def __post_init__(self) -> None:
-        _check_fraction("classifier", self, "dropout", "label_smoothing")
+        _check("classifier", self, FRACTION, "dropout", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -324,8 +324,8 @@ class LabelsConfig:
     split is tested on."""
 
     def __post_init__(self) -> None:
-        _check("labels", self, "share", lambda value: 0 < value <= 1, "must lie in (0, 1]")
-        _check_fraction("labels", self, "hold_out")
+        _check("labels", self, ("in (0, 1]", lambda value: 0 < value <= 1), "share")
+        _check("labels", self, FRACTION, "hold_out")
 
 
 @dataclass(frozen=True)
@@ -339,61 +339,21 @@ class PlateauConfig:
     """Validations without a lower loss after which the loss counts as saturated."""
 
     def __post_init__(self) -> None:
-        _check_non_negative("plateau", self, "drops")
-        _check_positive("plateau", self, "patience")
+        _check("plateau", self, NON_NEGATIVE, "drops")
+        _check("plateau", self, POSITIVE, "patience")
 
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
     """All settings of a fine-tuning but the data and the initial weights."""
 
-    clip: ClipConfig = field(default_factory=lambda: ClipConfig(frames=16))
-    """Clips."""
-    video: VideoConfig = field(default_factory=VideoConfig)
-    """Video encoder; must match the initial weights."""
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    """Classifier."""
-    labels: LabelsConfig = field(default_factory=LabelsConfig)
-    """Labels."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-2, weight_decay=5e-4))
-    """Optimizer."""
-    plateau: PlateauConfig = field(default_factory=PlateauConfig)
-    """Learning-rate drops."""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=100, batch_size=32, export="best"))
-    """Training loop."""
+    clip: ClipConfig = ClipConfig(frames=16)
+    video: VideoConfig = VideoConfig()  # must match the initial weights
+    classifier: ClassifierConfig = ClassifierConfig()
+    labels: LabelsConfig = LabelsConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-2, weight_decay=5e-4)
+    plateau: PlateauConfig = PlateauConfig()
+    training: TrainingConfig = TrainingConfig(epochs=100, batch_size=32, export="best")
 
     def __post_init__(self) -> None:
-        _check_network_input(self.clip)
-
-
-def _check_network_input(clip: ClipConfig) -> None:
-    """Raise RecipeError if the crop size is below 32 pixels."""
-    # If res5 sees one pixel, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
-    _check("clip", clip, "size", lambda size: size >= MIN_CLIP_SIZE, f"must be at least {MIN_CLIP_SIZE}")
-
-
-def _check_positive(section: str, config: object, *names: str) -> None:
-    """Raise RecipeError unless the fields of `config` called `names` are > 0."""
-    for name in names:
-        _check(section, config, name, lambda value: value > 0, "must be above 0")
-
-
-def _check_non_negative(section: str, config: object, *names: str) -> None:
-    """Raise RecipeError unless the fields of `config` called `names` are ≥ 0."""
-    for name in names:
-        _check(section, config, name, lambda value: value >= 0, "must not be below 0")
-
-
-def _check_fraction(section: str, config: object, *names: str) -> None:
-    """Raise RecipeError unless the fields of `config` called `names` lie in [0, 1)."""
-    for name in names:
-        _check(section, config, name, lambda value: 0 <= value < 1, "must lie in [0, 1)")
-
-
-def _check(section: str, config: object, name: str, valid: Callable[[float], bool], requirement: str) -> None:
-    """Raise RecipeError unless a field is None, or finite and accepted by ``valid``."""
-    value: float | None = getattr(config, name)
-    if value is not None and math.isinf(value):
-        requirement = "must be finite"
-    if value is not None and not (valid(value) and math.isfinite(value)):
-        raise RecipeError(f"{section}.{name} is {value}; it {requirement}")
+        _check("clip", self.clip, NETWORK_INPUT, "size")

@@ -8,7 +8,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 from typing import Any, Never
@@ -27,22 +27,17 @@ from crosspair.errors import RunError
 # earlier, by its own process (`crosspair.video.loader.STALLED`); a process that dies, at once.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
+_CPU = torch.device("cpu")
 _RESUME_HINT = "Run the same command again to resume (add --resume for a training; fewer processes are fine)"
 
 
 @dataclass(frozen=True)
 class World:
-    """The process's rank, the number of processes, and collective operations on them.
+    """The process's rank, the number of processes, and collective operations on them."""
 
-    Attributes:
-        rank: 0 to ``size`` - 1; rank 0 writes files and logs.
-        size: number of processes.
-        device: device of this process.
-    """
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0  # rank 0 writes files and logs
+    size: int = 1  # number of processes
+    device: torch.device = _CPU  # of this process
 
     @property
     def is_main(self) -> bool:
@@ -108,7 +103,16 @@ def init_distributed() -> Iterator[World]:
             f"WORLD_SIZE is set, but {', '.join(missing)} is not; start with torchrun, or unset "
             "WORLD_SIZE to use one process"
         )
-    device = _local_gpu() if cuda else torch.device("cpu")
+    device = torch.device("cpu")
+    if cuda:
+        local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise RunError(
+                f"LOCAL_RANK {local_rank} has no GPU: this machine has {gpus}; start one process per GPU "
+                f"(torchrun --nproc-per-node {gpus})"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
     world = World(dist.get_rank(), dist.get_world_size(), device)
     with ExitStack() as cleanup:
@@ -127,18 +131,6 @@ def init_distributed() -> Iterator[World]:
                 f"process {world.rank} of {world.size} lost another process ({reason}). See the "
                 f"error of that process, or torchrun's. {_RESUME_HINT}"
             ) from error
-
-
-def _local_gpu() -> torch.device:
-    local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if local_rank >= gpus:
-        raise RunError(
-            f"LOCAL_RANK {local_rank} has no GPU: this machine has {gpus}; start one process per "
-            f"GPU (torchrun --nproc-per-node {gpus})"
-        )
-    device = torch.device(f"cuda:{local_rank}")
-    torch.cuda.set_device(device)
-    return device
 
 
 def _shut_down(sigterm_handler: Any) -> None:

@@ -11,13 +11,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import yaml
 
 from crosspair.errors import CrosspairError, RecipeError, RunError, format_error
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _report_os_errors(subject: object, failure: str, error_type: type[CrosspairError] = RunError) -> Iterator[None]:
+    """Raise an OSError of the block as ``error_type``: "``subject`` cannot be ``failure``: …"."""
+    try:
+        yield
+    except OSError as error:
+        raise error_type(f"{subject} cannot be {failure}: {format_error(error)}") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -28,32 +37,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_write(path: Path, error_type: type[CrosspairError] = RunError) -> Iterator[Path]:
-    """Write a temporary file that replaces ``path`` when the block ends without an error.
+    """Yield a temporary file that replaces ``path`` when the block ends without an error, else is removed.
 
-    Readers see the old file or the new one, never a partial one. Missing parent folders are
-    created.
-
-    Args:
-        path: destination.
-        error_type: class of the exception to raise.
-
-    Yields:
-        The temporary file to write, in the folder of ``path``. It is removed on failure.
+    Readers see the old file or the new one, never a partial one. Missing parent folders are created.
 
     Raises:
-        CrosspairError: the file cannot be written; an existing file is unchanged.
+        CrosspairError: of class ``error_type``: the file cannot be written; an existing file is unchanged.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file() and not path.is_dir():  # a device
-            raise error_type(f"{path} cannot be written: not a regular file")
-        yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise error_type(f"{path} cannot be written: {format_error(error)}") from error
+        with _report_os_errors(path, "written", error_type):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file() and not path.is_dir():  # a device
+                raise error_type(f"{path} cannot be written: not a regular file")
+            yield partial
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -72,15 +72,13 @@ class JsonlWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with _report_os_errors(path, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab+")
             if self._file.tell():
                 self._file.seek(-1, os.SEEK_END)
                 if self._file.read() != b"\n":
                     self._file.write(b"\n")
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {format_error(error)}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -91,11 +89,10 @@ class JsonlWriter:
 
     def add(self, *entries: Any) -> None:
         """Append one line for each JSON-serialisable entry, and flush."""
-        try:
-            self._file.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        with _report_os_errors(self.path, "written"):
+            self._file.write(lines.encode(errors="backslashreplace"))  # surrogates of file names: valid JSON
             self._file.flush()
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be written: {format_error(error)}") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
@@ -106,18 +103,14 @@ def read_jsonl(path: Path) -> Iterator[Any]:
     Raises:
         RunError: the file cannot be read.
     """
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                yield entry
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {format_error(error)}") from error
+    with (
+        _report_os_errors(path, "read"),
+        suppress(FileNotFoundError, NotADirectoryError),
+        path.open(encoding="utf-8", errors="replace") as lines,
+    ):
+        for line in lines:
+            with suppress(ValueError):
+                yield json.loads(line)
 
 
 @contextmanager
@@ -140,62 +133,58 @@ def file_lock(
         CrosspairError: another process holds the lock, or the file cannot be written.
     """
     deadline, waiting = time.monotonic() + timeout, False
-    try:
+    with _report_os_errors(path, "written", error_type):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise error_type(f"{path} cannot be written: {format_error(error)}") from error
     with file:
-        while True:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
-                    break
-                if error.errno not in {errno.EACCES, errno.EAGAIN}:
-                    raise error_type(f"{path} cannot be locked: {format_error(error)}") from error
-                file.seek(0)
-                owner = file.read() or "unknown"
-                if time.monotonic() >= deadline:
-                    raise error_type(f"{message} (process {owner})") from error
-                if not waiting:
-                    logger.info("%s (process %s); waiting for it", message, owner)
-                    waiting = True
-                time.sleep(0.2)
+        while not _try_lock(file, path, error_type):
+            file.seek(0)
+            owner = f"{message} (process {file.read() or 'unknown'})"
+            if time.monotonic() >= deadline:
+                raise error_type(owner)
+            if not waiting:
+                logger.info("%s; waiting for it", owner)
+                waiting = True
+            time.sleep(0.2)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
-def read_yaml(content: str | Path, source: str, error_type: type[CrosspairError] = RecipeError) -> Any:
-    """Parse YAML and reject duplicate keys.
+def _try_lock(file: IO[str], path: Path, error_type: type[CrosspairError]) -> bool:
+    """Return whether the file is locked now, or cannot be locked on this file system."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EAGAIN}:
+            return False
+        if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise error_type(f"{path} cannot be locked: {format_error(error)}") from error
+    return True
+
+
+def read_yaml(content: str | Path, source: str) -> Any:
+    """Parse YAML text, or a UTF-8 file, and reject duplicate keys; ``source`` names it in error messages.
 
     Keys are strings as written: ``3``, ``no`` and ``2024-01-01`` are not converted.
 
-    Args:
-        content: YAML text, or a file to read as UTF-8.
-        source: name of the file or setting for error messages.
-        error_type: class of the exception to raise.
-
     Raises:
-        CrosspairError: the file cannot be read, is not valid YAML, or has a duplicate key.
+        RecipeError: the file cannot be read, is not valid YAML, or has a duplicate key.
 
     >>> read_yaml("{epochs: 3, 4: no}", "example")
     {'epochs': 3, '4': False}
     """
     try:
         text = content.read_text(encoding="utf-8") if isinstance(content, Path) else content
-    except (OSError, UnicodeDecodeError) as error:
-        raise error_type(f"{source} cannot be read: {format_error(error)}") from error
-    try:
         return yaml.load(text, _UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{source} cannot be read: {format_error(error)}") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise error_type(f"{source}{line}: invalid YAML: {error.problem}") from error
+        raise RecipeError(f"{source}{line}: invalid YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise error_type(f"{source}: invalid YAML: {format_error(error)}") from error
+        raise RecipeError(f"{source}: invalid YAML: {format_error(error)}") from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

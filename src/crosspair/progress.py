@@ -7,7 +7,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from types import FrameType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -15,12 +17,12 @@ from rich.progress import (
     MofNCompleteColumn,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
-from rich.progress import Task as BarTask
 from rich.text import Text
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,14 @@ LOG_EVERY = 30.0  # s between log lines without a terminal
 DELAY = 1.0  # s before `delayed_progress` shows a bar
 
 
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
+
+
 class Progress:
-    """A progress bar, or lines in the log if standard error is not a terminal.
+    """A progress bar inside a ``with`` block, or lines in the log if standard error is not a terminal.
 
     Args:
         name: description of the task.
@@ -42,49 +50,52 @@ class Progress:
     """
 
     def __init__(self, name: str, total: int, unit: str, shown: bool = True) -> None:
-        self.name, self.total, self.unit = name, total, unit
-        self._bars = _bars() if shown and console.is_terminal else None
-        self._logs = shown and self._bars is None
-        self._first: int | None = None
-        self._started = self._logged = time.monotonic()
-        if self._bars:
-            self._task = self._bars.add_task(name, total=total, unit=unit, note="")
+        self._logs = shown and not console.is_terminal
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not shown or self._logs,
+        )
+        self._bars.add_task(name, total=total, unit=unit, note="")
+        (self._task,) = self._bars.tasks
+        self._logged = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
 
     def advance(self, done: int, note: str = "") -> None:
         """Set (not add) the number of finished units; without a terminal, log it at most every 30 s.
 
         The first call sets the start of the rate: units of a resumed run do not count.
         """
-        if self._first is None:
-            self._first = done
-            self._started = time.monotonic()
-        if self._bars:
-            self._bars.update(self._task, completed=done, note=note)
-        now = time.monotonic()
-        if self._logs and now - self._logged >= LOG_EVERY and done > self._first:
+        task, now = self._task, time.monotonic()
+        self._bars.update(task.id, completed=done, note=note)
+        if self._logs and now - self._logged >= LOG_EVERY and task.speed:
             self._logged = now
-            rate = (done - self._first) / (now - self._started)
-            left = (self.total - done) / rate
-            logger.info(
-                "%s: %d of %d %s%s, %.1f per second, %d:%02d left",
-                self.name, done, self.total, self.unit, f", {note}" if note else "",
-                rate, left // 60, left % 60,
-            )  # fmt: skip
+            left = timedelta(seconds=int(task.time_remaining or 0))
+            position = f"{done} of {task.total:g} {task.fields['unit']}{note and f', {note}'}"
+            logger.info("%s: %s, %.1f per second, %s left", task.description, position, task.speed, left)
 
 
-@contextmanager
-def progress(name: str, total: int, unit: str, shown: bool = True) -> Iterator[Progress]:
-    """Show the progress of a task inside the block.
+def progress(name: str, total: int, unit: str, shown: bool = True) -> Progress:
+    """Show the progress of a task inside a ``with`` block.
 
     >>> with progress("counting", 2, "beans", shown=False) as bar:
     ...     bar.advance(2)
     """
-    bar = Progress(name, total, unit, shown)
-    if bar._bars is None:
-        yield bar
-        return
-    with bar._bars:
-        yield bar
+    return Progress(name, total, unit, shown)
 
 
 @contextmanager
@@ -101,31 +112,10 @@ def delayed_progress(name: str, unit: str, shown: bool = True) -> Iterator[Calla
         def advance(done: int, total: int) -> None:
             if shown and not bars and time.monotonic() - started >= DELAY:
                 bars.append(stack.enter_context(progress(name, total, unit)))
-            if bars:
-                bars[0].advance(done)
+            for bar in bars:
+                bar.advance(done)
 
         yield advance
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: BarTask) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
-
-
-def _bars() -> Bars:
-    return Bars(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 @contextmanager

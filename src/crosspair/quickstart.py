@@ -10,34 +10,32 @@ from pathlib import Path
 
 import torch
 
-from crosspair import reporting
 from crosspair.config import Recipe
-from crosspair.corpora.build import class_phrase
-from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.distributed import World
-from crosspair.evaluation.evaluate import FrozenConfig, Protocols, results_with_random_baseline
-from crosspair.evaluation.features import Features, embed_texts, extract_features
+from crosspair.evaluation.evaluate import EvaluationConfig, Protocols, evaluate_model
+from crosspair.evaluation.features import Features, extract_features
 from crosspair.evaluation.results import write_results
 from crosspair.files import write_atomically
 from crosspair.models.cpd import CPD
 from crosspair.progress import delayed_progress
 from crosspair.provenance import provenance
-from crosspair.recipes import dump_recipe, load_recipe, recipe_hash
+from crosspair.recipes import load_recipe, recipe_hash
+from crosspair.reporting.examples import retrieval_examples
+from crosspair.reporting.run_report import overview_figure, read_history, write_run_report
 from crosspair.training.pretrain import pretrain
 
 logger = logging.getLogger(__name__)
 
 PAIRS, NOISE = 2000, 0.2
 CLIPS = 3  # per video; enough to cover the short rendered videos
-QUERIES, RETRIEVED = 4, 6
 PROTOCOLS: Protocols = ("retrieval", "knn", "linear", "zeroshot")
+TITLE = "Cross-modal pair discrimination on rendered videos"
 SUMMARY = (
-    "A randomly initialised video network was trained on nothing but video files and their noisy "
-    "titles: some titles lack words, some contain irrelevant words, and some are wrong. The "
-    "{actions} actions can only be distinguished by motion. The network is tested on videos that "
-    "were not used in training, and compared with the same network with random weights and with "
-    "chance."
+    "A randomly initialised video network was trained on nothing but video files and their noisy titles: some titles "
+    "lack words, some contain irrelevant words, and some are wrong. The {actions} actions can only be distinguished by "
+    "motion. The network is tested on videos that were not used in training, and compared with the same network with "
+    "random weights and with chance."
 )
 
 
@@ -68,42 +66,34 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
         model = pretrain(recipe, manifest, out / "run", resume=True, world=world)
     if model is None:
         return None
+
+    def extract(model: CPD, _: object) -> Features:
+        with delayed_progress("encoding", "clips") as progress:
+            return extract_features(
+                model, manifest, clips=CLIPS, workers=recipe.training.workers, world=world,
+                precision=recipe.training.precision, progress=progress,
+            )  # fmt: skip
+
     with _timed("evaluation", seconds):
-        results, features = results_with_random_baseline(
-            model,
-            manifest,
-            lambda model: _extract_features(model, manifest, recipe, world),
-            PROTOCOLS,
-            FrozenConfig(seed=seed),
-        )
+        results, features = evaluate_model(model, manifest, extract, PROTOCOLS, EvaluationConfig(seed=seed))
     origin = provenance(
         recipe=recipe_hash(recipe), model=model.hash, manifest=manifest.hash, seed=seed,
         manifest_file=manifest.path.name,
     )  # fmt: skip
     write_results(out / "results.json", results, origin)
-    history = reporting.read_history(out / "run")
-    sheets = _retrieval_examples(model, manifest, features)
-    training = recipe.training
-    steps = training.epochs * (len(manifest.split("train")) // training.batch_size)
-    durations = ", ".join(f"{duration:.0f} s for {step}" for step, duration in seconds.items())
+    splits = manifest.column("split")
+    is_test = torch.tensor([splits[row] == "test" for row in features.rows.tolist()])
+    examples = retrieval_examples(model, manifest, features.rows[is_test].tolist(), features.embedding[is_test])
+    steps = recipe.training.epochs * (len(manifest.split("train")) // recipe.training.batch_size)
     facts = [
         ("Videos", f"{len(manifest)} rendered files, {len(manifest.split('test'))} of them tested"),
-        ("Pairs seen in training", f"{steps * training.batch_size:,}"),
-        ("Duration of this call", durations),
+        ("Pairs seen in training", f"{steps * recipe.training.batch_size:,}"),
+        ("Duration of this call", ", ".join(f"{duration:.0f} s for {step}" for step, duration in seconds.items())),
     ]
-    reporting.write_report(
-        out / "report.html",
-        title="Cross-modal pair discrimination on rendered videos",
-        summary=SUMMARY.format(actions=len(_class_names(manifest))),
-        results=results,
-        provenance=origin,
-        curves=reporting.learning_curves(history),
-        sheets=sheets,
-        facts=facts,
-        recipe=dump_recipe(recipe),
-    )
-    write_atomically(out / "overview.png", reporting.overview_figure(results, history, sheets[:2]))
-    return out / "report.html"
+    summary = SUMMARY.format(actions=len(set(manifest.column("label"))))
+    overview = overview_figure(results, read_history(out / "run"), examples.sheets[:2])
+    write_atomically(out / "overview.png", overview)
+    return write_run_report(out / "run", folder=out, title=TITLE, summary=summary, facts=facts, examples=examples)
 
 
 @contextmanager
@@ -113,40 +103,3 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     yield
     seconds[name] = time.monotonic() - start
     logger.info("%s took %.0f s", name, seconds[name])
-
-
-def _extract_features(model: CPD, manifest: Manifest, recipe: Recipe, world: World) -> Features:
-    with delayed_progress("encoding", "clips") as progress:
-        return extract_features(
-            model,
-            manifest,
-            clips=CLIPS,
-            workers=recipe.training.workers,
-            world=world,
-            precision=recipe.training.precision,
-            progress=progress,
-        )
-
-
-def _class_names(manifest: Manifest) -> list[str]:
-    return sorted(set(manifest.column("label")))
-
-
-def _retrieval_examples(model: CPD, manifest: Manifest, features: Features) -> list[reporting.ContactSheet]:
-    """Retrieve six test videos for each of four class names, spaced evenly in the alphabet (not the best)."""
-    classes = _class_names(manifest)
-    queries = classes[:: max(1, len(classes) // QUERIES)][:QUERIES]
-    splits, labels, titles = (manifest.column(name) for name in ("split", "label", "title"))
-    clips = manifest.clips()
-    is_test = torch.tensor([splits[row] == "test" for row in features.rows.tolist()])
-    rows, videos = features.rows[is_test].tolist(), features.embedding[is_test]
-    texts = embed_texts(model, [class_phrase(query) for query in queries])
-    sheets = []
-    for query, text in zip(queries, texts, strict=True):
-        scores, best = (videos @ text).topk(min(RETRIEVED, len(rows)))
-        retrieved = [
-            reporting.RetrievedClip(clips[row], f"{titles[row]}", score, labels[row] == query)
-            for row, score in zip([rows[i] for i in best.tolist()], scores.tolist(), strict=True)
-        ]
-        sheets.append(reporting.load_contact_sheet(class_phrase(query), retrieved))
-    return sheets

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -37,15 +37,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """The outcome of a job that has no result.
+    """The outcome of a job that has no result."""
 
-    Attributes:
-        reason: What happened, in one line.
-        timed_out: Whether the job exceeded its time limit.
-    """
-
-    reason: str
-    timed_out: bool = False
+    reason: str  # what happened, in one line
+    timed_out: bool = False  # whether the job exceeded its time limit
 
 
 def map_isolated(
@@ -96,15 +91,18 @@ def map_isolated(
                         slot.submit(index, jobs[index])
             wait([future for slot in slots for _, future in slot.submitted], None, FIRST_COMPLETED)
             for slot in slots:
-                for index, outcome in slot.completed():
-                    if outcome is _CRASHED:
-                        crashes[index] += 1
-                        waiting.extendleft(reversed(slot.restart()))
-                        if crashes[index] < ATTEMPTS and not slot.failure.timed_out:
-                            waiting.appendleft(index)
-                            continue
-                        outcome = slot.failure
-                    held[index] = outcome
+                for index, future in slot.completed():
+                    error = future.exception()
+                    if not isinstance(error, BrokenProcessPool):
+                        held[index] = WorkerFailure(format_error(error)) if error else future.result()
+                        continue
+                    failure, queued = slot.restart()
+                    waiting.extendleft(reversed(queued))
+                    crashes[index] += 1
+                    if crashes[index] < ATTEMPTS and not failure.timed_out:
+                        waiting.appendleft(index)
+                    else:
+                        held[index] = failure
             if in_order:
                 while following in held:
                     yield following, held.pop(following)
@@ -141,26 +139,22 @@ def cpu_count() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-_CRASHED: Any = object()
-_NO_PROCESS: BaseProcess | None = None
-
-
 class _Slot:
-    """A worker process and the jobs submitted to it.
-
-    Attributes:
-        submitted: (index, future) of unfinished jobs, oldest first: the order in which they run.
-        failure: How the last process ended.
-    """
+    """A worker process and the jobs submitted to it."""
 
     def __init__(self, function: Callable[[Any], Any], timeout: float, memory_limit: int, name: str) -> None:
-        self.function, self.timeout, self.memory_limit = function, timeout, memory_limit
-        self.name, self.failure = name, WorkerFailure("")
+        self.function, self.timeout, self.memory_limit, self.name = function, timeout, memory_limit, name
+        # (index, future) of unfinished jobs, oldest first: the order in which they run.
         self.submitted: deque[tuple[int, Future[Any]]] = deque()
-        self._executor, self._process = self._start(), _NO_PROCESS
+        self._start()
+
+    def _start(self) -> None:
+        self._process: BaseProcess | None = None
+        self._ready = _CONTEXT.Event()
+        arguments = self.function, self.memory_limit, self._ready  # imports the function's module
+        self._executor = ProcessPoolExecutor(1, _CONTEXT, initializer=_start_worker, initargs=arguments)
 
     def submit(self, index: int, job: Any) -> None:
-        """Queue a job."""
         try:
             future = self._executor.submit(run_with_timeout, self.function, self.timeout, job)
         except BrokenProcessPool as error:  # the process died after the job before
@@ -171,18 +165,13 @@ class _Slot:
         self._process = next(iter((self._executor._processes or {}).values()), self._process)
         self.submitted.append((index, future))
 
-    def completed(self) -> Iterator[tuple[int, Any]]:
-        """Yield (index, outcome) of completed jobs; the last outcome may be `_CRASHED`."""
+    def completed(self) -> Iterator[tuple[int, Future[Any]]]:
+        """Remove and yield the completed jobs."""
         while self.submitted and self.submitted[0][1].done():
-            index, future = self.submitted.popleft()
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                yield index, _CRASHED  # the caller restarts this slot
-                return
-            yield index, WorkerFailure(format_error(error)) if error else future.result()
+            yield self.submitted.popleft()
 
-    def restart(self) -> list[int]:
-        """Replace a dead process, set ``failure``, and return (not resubmit) the indices of jobs not begun."""
+    def restart(self) -> tuple[WorkerFailure, list[int]]:
+        """Replace a dead process; return how it ended, and the indices of the jobs that it had not begun."""
         queued = [index for index, _ in self.submitted]
         self.submitted.clear()
         self._executor.shutdown(wait=True)  # fills the exit code in
@@ -192,9 +181,14 @@ class _Slot:
                 f"a worker process ended as it started (status {code}); check that "
                 f'"import {self.function.__module__}" works in this Python'
             )
-        self.failure = self._describe(code)
-        self._executor, self._process = self._start(), _NO_PROCESS
-        return queued
+        self._start()
+        if code == -signal.SIGALRM:
+            return WorkerFailure(f"not done after {self.timeout:g} s", timed_out=True), queued
+        if code == -signal.SIGKILL:
+            return WorkerFailure(f"{self.name} was killed (signal 9: out of memory?)"), queued
+        if code is not None and code < 0:
+            return WorkerFailure(f"{self.name} crashed (signal {-code})"), queued
+        return WorkerFailure(f"{self.name} ended its process (status {code})"), queued
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -202,32 +196,18 @@ class _Slot:
             self._process.kill()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _start(self) -> ProcessPoolExecutor:
-        self._ready = _CONTEXT.Event()
-        arguments = self.function, self.memory_limit, self._ready  # imports the function's module
-        return ProcessPoolExecutor(1, _CONTEXT, initializer=_start_worker, initargs=arguments)
-
-    def _describe(self, code: int | None) -> WorkerFailure:
-        """Explain the exit code of a worker process."""
-        if code == -signal.SIGALRM:
-            return WorkerFailure(f"not done after {self.timeout:g} s", timed_out=True)
-        if code == -signal.SIGKILL:
-            return WorkerFailure(f"{self.name} was killed (signal 9: out of memory?)")
-        if code is not None and code < 0:
-            return WorkerFailure(f"{self.name} crashed (signal {-code})")
-        return WorkerFailure(f"{self.name} ended its process (status {code})")
-
 
 class _WorkerProcess(ForkServerProcess):
-    """A process that does not import the caller's main module.
-
-    Scripts then need no ``if __name__ == "__main__"`` guard.
-    """
+    """A process that does not import the caller's main module: scripts need no ``__main__`` guard."""
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802 - the name in multiprocessing
-        with _hidden_main_module():
-            return ForkServerProcess._Popen(process_obj)
+        with _main_module_lock:
+            main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+            try:
+                return ForkServerProcess._Popen(process_obj)
+            finally:
+                sys.modules["__main__"] = main
 
 
 class _WorkerContext(ForkServerContext):
@@ -240,18 +220,6 @@ _CONTEXT = _WorkerContext()
 # By default the server imports the caller's main module.
 _CONTEXT.set_forkserver_preload(["crosspair.video.integrity"])
 _main_module_lock = threading.Lock()
-
-
-@contextmanager
-def _hidden_main_module() -> Iterator[None]:
-    """Replace ``sys.modules["__main__"]`` by an empty module in the block; one thread at a time."""
-    with _main_module_lock:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
 
 
 def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Event) -> None:

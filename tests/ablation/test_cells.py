@@ -77,7 +77,7 @@ def test_fine_tuning_uses_the_network_of_the_cell(plan_file, tmp_path) -> None:
 def test_user_manifest(plan_file, tmp_path, shared_manifest) -> None:
     found = cells(plan_file, tmp_path, manifest=str(shared_manifest), corpus={"manifest": True})
     assert found[0].pairs == 20
-    assert found[0].clips == 16
+    assert found[0].count_clips() == 16
     with pytest.raises(RecipeError, match="--manifest"):
         cells(plan_file, tmp_path, corpus={"manifest": True})
     with pytest.raises(RecipeError, match="--manifest"):
@@ -101,21 +101,18 @@ def axis(**keys) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "key"),
     [
-        (axis(**{"training.epoch": 1}), ["Tiny", "'x'", "training.epoch", "training.epochs"]),
-        (axis(**{"corpus.wrong_title": 1}), ["'x'", "corpus.wrong_title", "wrong_titles"]),
-        (axis(**{"corpus.noise": "20%"}), ["'x'", "corpus.noise", "20%"]),
-        (axis(**{"corpus.pairs": None}), ["'x'", "corpus.pairs"]),
-        (axis(), ["'x'", "'y'"]),
-        ({"finetuning": {"recipe": "laptop-finetune", "overrides": {"training.lr": 1}}},
-         ["'cold'", "training.lr"]),
-        ({"recipe": "labtop"}, ["labtop", "laptop"]),
+        (axis(**{"training.epoch": 1}), "training.epoch"),
+        (axis(**{"corpus.wrong_title": 1}), "corpus.wrong_title"),
+        (axis(**{"corpus.noise": "20%"}), "corpus.noise"),
+        (axis(**{"corpus.pairs": None}), "corpus.pairs"),
+        (axis(), "'y'"),
+        ({"finetuning": {"recipe": "laptop-finetune", "overrides": {"training.lr": 1}}}, "training.lr"),
     ],
-)  # fmt: skip
-def test_invalid_rows(plan_file, tmp_path, changes, words) -> None:
-    pattern = ".*".join(map(re.escape, words))
-    with pytest.raises(CrosspairError, match=pattern):
+)
+def test_invalid_rows(plan_file, tmp_path, changes, key) -> None:
+    with pytest.raises(CrosspairError, match=re.escape(key)):
         cells(plan_file, tmp_path, **changes)
     assert not (tmp_path / "out").exists()
 

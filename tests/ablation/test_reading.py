@@ -46,12 +46,6 @@ def test_each_table_of_the_paper_has_three_plans() -> None:
         assert len(expand_rows(packaged(name))) == 6
 
 
-def test_numeric_axes_are_sorted() -> None:
-    for name, axis in (("noise", "wrong titles"), ("batch", "batch size")):
-        numbers = [float(value) for value in read_plan(name).axes[axis]]
-        assert numbers == sorted(numbers)
-
-
 def test_learning_rates_grow_with_the_square_root_of_the_batch_size() -> None:
     for size, keys in read_plan("batch").axes["batch size"].items():
         factor = (int(size) / 32) ** 0.5
@@ -86,44 +80,35 @@ def test_variables_are_substituted(plan_file) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "overrides", "words"),
+    ("changes", "overrides", "key"),
     [
-        ({"titel": "x"}, [], ["titel", "'title'"]),
-        ({"title": None}, [], ["title"]),
-        ({"first": None}, [], ["first"]),
-        ({"first": 3}, [], ["first"]),
-        ({"corpus": {"pair": 3}}, [], ["corpus.pair", "'pairs'"]),
-        ({"corpus": 3}, [], ["corpus", "3"]),
-        ({"corpus": 3}, ["corpus.pairs=8"], ["corpus", "3"]),
-        ({"finetuning": False}, ["finetuning.clips=1"], ["finetuning", "False"]),
-        ({"overrides": 3}, ["training.epochs=1"], ["overrides", "3"]),
-        ({"seeds": []}, [], ["seeds", "[]"]),
-        ({"seeds": [1, 1]}, [], ["seeds", "[1, 1]"]),
-        ({"axes": {}}, [], ["axes", "{}"]),
-        ({"axes": {"a": {}}}, [], ["axes", "{'a': {}}"]),
-        ({"first": {"temperature": "hot"}}, [], ["first", "{'temperature': 'hot'}"]),
-        ({}, ["objective.temperature=1"], ["objective.temperature", "'temperature'"]),
-        ({}, ["training.epochs"], ["'training.epochs'"]),
-        ({"overrides": {"text.source": "{words}"}}, [], ["{words}"]),
-        ({"evaluation": {"protocols": ["kn"]}}, [], ["evaluation.protocols", "kn"]),
-        ({"evaluation": {"protocols": []}}, [], ["evaluation.protocols"]),
-        ({"evaluation": {"clips": 0}}, [], ["evaluation.clips", "0"]),
-        ({"finetuning": {"clips": 1}}, [], ["finetuning.recipe"]),
-        (TUNED, ["finetuning.clips=0"], ["finetuning.clips", "0"]),
-        (TUNED, ["finetuning.crops=2"], ["finetuning", "2"]),
-        ({"needs": ["words"]}, [], ["needs", "['words']"]),
-        ({"overrides": {"text.source": {("a", "b"): 1}}}, [], ["line 5"]),
-        ({}, ["training.seed=7"], ["training.seed", "seeds"]),
+        ({"titel": "x"}, [], "titel"),
+        ({"title": None}, [], "title"),
+        ({"first": None}, [], "first"),
+        ({"corpus": {"pair": 3}}, [], "corpus.pair"),
+        ({"corpus": 3}, ["corpus.pairs=8"], "corpus"),
+        ({"seeds": [1, 1]}, [], "seeds"),
+        ({"axes": {"a": {}}}, [], "axes"),
+        ({"first": {"temperature": "hot"}}, [], "first"),
+        ({}, ["objective.temperature=1"], "objective.temperature"),
+        ({}, ["training.epochs"], "'training.epochs'"),
+        ({"overrides": {"text.source": "{words}"}}, [], "{words}"),
+        ({"evaluation": {"protocols": ["kn"]}}, [], "evaluation.protocols"),
+        ({"evaluation": {"protocols": []}}, [], "evaluation.protocols"),
+        ({"evaluation": {"clips": 0}}, [], "evaluation.clips"),
+        ({"finetuning": {"clips": 1}}, [], "finetuning.recipe"),
+        (TUNED, ["finetuning.crops=2"], "finetuning"),
+        ({"overrides": {"text.source": {("a", "b"): 1}}}, [], "line 5"),
+        ({}, ["training.seed=7"], "training.seed"),
         (
             {"axes": {"a": {"x": {"clip.size": 32}}, "b": {"y": {"clip.size": 64}}},
              "first": {"a": "x", "b": "y"}, "overrides": {}},
-            [], ["clip.size", "'a'", "'b'"],
+            [], "clip.size",
         ),
     ],
 )  # fmt: skip
-def test_invalid_plans(plan_file, changes, overrides, words) -> None:
-    pattern = ".*".join(map(re.escape, words))
-    with pytest.raises(RecipeError, match=pattern) as caught:
+def test_invalid_plans(plan_file, changes, overrides, key) -> None:
+    with pytest.raises(RecipeError, match=re.escape(key)) as caught:
         read_plan(plan_file(**changes), overrides)
     assert "\n" not in str(caught.value)
     assert "tiny.yaml" in str(caught.value) or "key=value" in str(caught.value)
@@ -140,11 +125,6 @@ def test_settings_of_a_plan_are_a_plan_file(plan_file, tmp_path) -> None:
 def test_plans_of_published_results_are_valid(path) -> None:
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert plan_settings(read_plan(str(path)))["axes"].keys() == settings["axes"].keys()
-
-
-def test_invalid_date(plan_file) -> None:
-    with pytest.raises(RecipeError, match=r"text\.source=2026-02-30"):
-        read_plan(plan_file(), ["text.source=2026-02-30"])
 
 
 def test_duplicate_key(tmp_path) -> None:

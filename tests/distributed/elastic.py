@@ -14,11 +14,9 @@ import torch
 from torch import nn
 
 from crosspair.distributed import World, init_distributed
-from crosspair.progress import progress
 from crosspair.recipes import load_recipe
-from crosspair.training.loop import Trainer
+from crosspair.training import loop
 from crosspair.training.pretrain import Pretraining
-from crosspair.training.run import RunFolder
 from crosspair.video.loader import Batch, TrainingOrder
 from tests.distributed.one_step import SETTINGS, some_pairs
 
@@ -40,17 +38,10 @@ def main(folder: Path, killed: int, fixed: int) -> None:
     torch.set_num_threads(1)
     recipe = load_recipe("laptop", [*SETTINGS, *CONFIG])
     with init_distributed() as world:
-        kind = FixedStatistics if fixed else Pretraining
-        task, config = kind(recipe, some_pairs(), world), recipe.training
-        with RunFolder(folder, recipe, "hash", resume=True, world=world) as run:
-            trainer = Trainer(task, run)
-            order = TrainingOrder(
-                len(task.train), config.batch_size, config.epochs, config.seed,
-                rank=world.rank, world_size=world.size, start=trainer.step,
-            )  # fmt: skip
-            with progress("", len(order), "steps", shown=False) as bar:
-                trainer.run(batches(order, killed, world), bar)
-        whole = torch.zeros(2, len(task.train), 8)
+        task = (FixedStatistics if fixed else Pretraining)(recipe, some_pairs(), world)
+        loop.training_loader = lambda _, order, *__, **___: batches(order, killed, world)
+        task.train(folder, resume=True)
+        whole = torch.zeros(2, len(task.clips), 8)
         whole[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
         result = {
             "seeds": world.gather_rows(torch.tensor([torch.initial_seed()])),

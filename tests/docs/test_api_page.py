@@ -17,7 +17,8 @@ CALLS = re.findall(r"^\| `((?:Model\.)?\w+)(\(.*?\))` \|", PAGE, re.MULTILINE)
 def test_signatures() -> None:
     signatures = {name: parameters for name, parameters in CALLS if name != "Searcher"}
     assert set(signatures) == {
-        "load", "Windows", *(f"Model.{name}" for name in vars(crosspair.Model) if name[0] != "_"),
+        "pretrain", "finetune", "evaluate", "load", "Windows",
+        *(f"Model.{name}" for name in vars(crosspair.Model) if name[0] != "_"),
     }  # fmt: skip
     for name, parameters in signatures.items():
         assert _normalize(parameters) == _normalize(_signature(attrgetter(name)(crosspair))), name

@@ -38,8 +38,8 @@ def make_world(root: Path, make_video: Callable[..., Path]) -> None:
         _run(f"corpus folder videos --titles titles.tsv --out {out}")
     shutil.copy("pairs.parquet", "k210k.parquet")
     _run("pretrain --recipe laptop --manifest prepared --run runs/mine", *TINY_PAIRS)
-    _run("evaluate knn --model runs/mine/model --manifest prepared --out results.json",
-         "--clips", "1", "--k", "3", "--workers", "0")  # fmt: skip
+    _run("evaluate --protocols knn --model runs/mine/model --manifest prepared --out results.json",
+         "--clips", "1", "knn.k=3", "--workers", "0")  # fmt: skip
     shutil.copytree("runs/mine", "run")
     for name in ("tuned", "scratch"):
         Path("runs", name).mkdir()

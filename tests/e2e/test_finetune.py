@@ -161,7 +161,7 @@ def test_splits_are_averaged_and_not_repeated(labelled, init, tmp_path) -> None:
         manifest_from_rows(rows, tmp_path).write(tmp_path / f"split{number}.parquet")
     run = tmp_path / "run"
     given = arguments(
-        tmp_path / "split{}.parquet", run, "random", "--splits=1,3", "--labels=0.5",
+        tmp_path / "split{}.parquet", run, "random", "--splits=1,3", "labels.share=0.5",
         "training.epochs=1",
     )  # fmt: skip
     done = crosspair(*given)
@@ -200,10 +200,10 @@ def test_two_processes(labelled, init, tmp_path) -> None:
         (("video.depth=18",), "video.depth"),
         (("--init=nowhere",), "nowhere"),
         (("--recipe=laptop",), "'laptop'"),
-        (("--labels=2",), "labels.share"),
+        (("labels.share=2",), "labels.share"),
         (("--splits=1,2",), "--splits"),
         (("--splits=1", "--no-test"), "--no-test"),
-        (("--test-split=val",), "split val"),
+        (("--split=val",), "split val"),
     ],
 )
 def test_error_is_one_line_with_the_invalid_item(labelled, init, tmp_path, more, item) -> None:

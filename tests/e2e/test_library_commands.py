@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import crosspair
-from tests.e2e.test_use_commands import FAST, refused, run
+from tests.e2e.conftest import FAST, crosspair, refused, run
 from tests.evaluation.conftest import tiny_model
 
 pytest.importorskip("lancedb")
@@ -78,7 +77,7 @@ def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> N
         ("search", "a dog", "--library", tmp_path / "library"),
         ("classify", made / "videos" / "2.mp4", "--classes", "a, b", "--model", tmp_path / "model"),
     ):
-        assert "text tower" in refused(capsys, *call, *FAST)
+        assert "text tower" in refused(*call, *FAST)
 
 
 @pytest.mark.parametrize(
@@ -93,5 +92,5 @@ def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> N
 )  # fmt: skip
 def test_invalid_options(made, capsys, arguments, value) -> None:
     call = [argument.format(made) for argument in arguments]
-    assert value.format(made) in refused(capsys, *call)
+    assert value.format(made) in refused(*call)
     assert not (made / "new").exists()

@@ -1,7 +1,5 @@
 """The quickstart on a small corpus."""
 
-import re
-
 import pytest
 
 from crosspair.evaluation import read_results
@@ -20,9 +18,13 @@ def output(tmp_path_factory):
 
 def test_outputs(output) -> None:
     out, _ = output
-    assert {"corpus", "run", "report.html", "results.json", "overview.png"} <= {path.name for path in out.iterdir()}
     assert (out / "overview.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "run" / "model" / "model.safetensors").is_file()
+    page = (out / "report.html").read_text()
+    assert "<svg" in page
+    assert "data:image/webp" in page
+    assert page.count("kNN, top-1") == 2
+    assert page.count("expected by chance") == 4
 
 
 def test_every_protocol_has_random_weights_and_chance(output) -> None:
@@ -40,14 +42,6 @@ def test_every_protocol_has_random_weights_and_chance(output) -> None:
     ):
         for of in ("trained", "random weights", "chance"):
             assert (protocol, metric, feature, of) in measured
-
-
-def test_the_report_is_self_contained_and_shows_queries(output) -> None:
-    page = (output[0] / "report.html").read_text()
-    assert "<svg" in page
-    assert "data:image/webp" in page
-    assert not re.search(r"""(?:src|href)=["']https?://""", page)
-    assert len(re.findall(r"kNN", page)) >= 2
 
 
 def test_a_second_call_reuses_the_run(output) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from crosspair.evaluation import Result, provenance, write_results
-from tests.e2e.conftest import crosspair
-from tests.e2e.test_faults import refused
+from tests.e2e.conftest import crosspair, refused
 from tests.reporting.ablations import write_ablation
 
 
@@ -51,7 +50,7 @@ def test_ablation_report_is_written_to_its_folder(tmp_path: Path, run: Path) -> 
     assert "--out" in refused("report", run)
     done = crosspair("report", folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == (f"{folder / 'report.html'}, report.md, report.csv\n")
+    assert str(folder / "report.html") in done.stdout
     assert "other" in (folder / "report.html").read_text("utf-8")
 
 

@@ -34,11 +34,6 @@ def exhaust_memory(job: DecodeJob) -> DecodedClips:
     return decode_job(job)
 
 
-def slow(job: DecodeJob) -> DecodedClips:
-    time.sleep(1.5)
-    return decode_job(job)
-
-
 def fail_in_second_job(job: DecodeJob) -> DecodedClips:
     if job.first == 2:
         return DecodedClips(np.empty(0, np.uint8), failure="4.mp4: damaged")

@@ -6,13 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosspair.api import timeline
 from crosspair.config import Clip, ClipConfig
 from crosspair.errors import CrosspairError
 from crosspair.evaluation.windows import SPACING, Windows, whole_video_plan
+from crosspair.inference import timeline
 from crosspair.video.decode import clip_span
 from crosspair.video.jobs import decode_job
 
@@ -78,18 +79,18 @@ def test_invalid_windows() -> None:
 
 
 def test_gaps_of_a_timeline_have_no_class() -> None:
-    scores = np.array([[0.9, 0.1], [0.7, 0.3], [0.8, 0.2], [0.2, 0.8]])
+    scores = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.8, 0.2], [0.2, 0.8]], dtype=torch.float64)
     segments = timeline([(0, 4), (2, 6), (10, 14), (20, 24)], scores, CLASSES)
     assert [(each.start, each.end, each.label, each.score) for each in segments] == [
         (0, 6, "dog", 0.8), (10, 14, "dog", 0.8), (20, 24, "cat", 0.8),
     ]  # fmt: skip
-    assert timeline([], np.zeros((0, 2)), CLASSES) == []
+    assert timeline([], torch.zeros(0, 2), CLASSES) == []
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=20))
 def test_segments_of_a_timeline_are_contiguous(cats: list[bool]) -> None:
     spans = [(2.0 * i, 2.0 * i + 4) for i in range(len(cats))]
-    segments = timeline(spans, np.array([[not cat, cat] for cat in cats], float), CLASSES)
+    segments = timeline(spans, torch.tensor([[not cat, cat] for cat in cats]).float(), CLASSES)
     assert (segments[0].start, segments[-1].end) == (0, spans[-1][1])
     for one, following in pairwise(segments):
         assert one.end == following.start

@@ -1,17 +1,65 @@
-"""A reference slow-only 3D ResNet in plain functions, and checkpoints of other projects."""
+"""Reference ResNets in plain functions, and files of other projects."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from crosspair.models.resnet3d import BLOCKS
-from tests.models.test_inflate import norm_of
 
 Weights = dict[str, torch.Tensor]
+
+
+class Code:
+    """Create a file when unpickled."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple:
+        return (os.system, (f"touch '{self.made}'",))
+
+
+def saved(weights: Weights, file: Path) -> Path:
+    if file.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in weights.items()}, file)
+    else:
+        torch.save(weights, file)
+    return file
+
+
+def norm_of(name: str, channels: int, generator: torch.Generator) -> Weights:
+    def some(low: float, high: float) -> torch.Tensor:
+        return torch.rand(channels, generator=generator) * (high - low) + low
+
+    return {
+        f"{name}.weight": some(0.5, 1.5),
+        f"{name}.bias": some(-0.5, 0.5),
+        f"{name}.running_mean": some(-0.5, 0.5),
+        f"{name}.running_var": some(0.5, 1.5),
+        f"{name}.num_batches_tracked": torch.tensor(7),
+    }
+
+
+def resnet2d(depth: int, width: int = 4) -> Weights:
+    """A state dict with the names of torchvision and timm."""
+    weights = {n: v[:, :, 0] if v.dim() == 5 else v for n, v in slow_only(depth, width).items()}
+    channels = width * 8 * (4 if depth >= 50 else 1)
+    return {**weights, "fc.weight": torch.randn(10, channels), "fc.bias": torch.randn(10)}
+
+
+def features2d(weights: Weights, depth: int, images: torch.Tensor, *, grey_border: bool = False) -> torch.Tensor:
+    """Features of the 2D network for images (B, 3, H, W) in 0 to 1."""
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    # Zero padding of the inflated network is a grey of 0.45.
+    pixels = (bordered(images, 0.45) - mean) / std if grey_border else bordered((images - mean) / std)
+    frames = {name: value.unsqueeze(2) if value.dim() == 4 else value for name, value in weights.items()}
+    return features(frames, depth, pixels.unsqueeze(2)).float()
 
 
 def slow_only(depth: int, width: int = 8, projection: bool = True) -> Weights:

@@ -7,16 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
-from crosspair.config import ClipConfig, FinetuneRecipe, VideoConfig
+from crosspair.config import ClipConfig, VideoConfig
 from crosspair.errors import ModelError, RecipeError, TextError
-from crosspair.models import CPD, Classifier, ResNet3d, import_weights, inflate, load_init_weights
-from crosspair.models.import_weights import LAYOUTS
-from crosspair.recipes import make_recipe
-from tests.models.slowonly import Weights, authors, bordered, features, mmaction2, pyslowfast, pytorchvideo, slow_only
-from tests.models.test_inflate import Code, resnet2d
+from crosspair.models import CPD, import_weights, inflate
+from tests.models.slowonly import (
+    Code,
+    Weights,
+    authors,
+    bordered,
+    features,
+    mmaction2,
+    pyslowfast,
+    pytorchvideo,
+    resnet2d,
+    slow_only,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,35 +133,32 @@ def test_fine_tuned_checkpoint_of_the_authors(tmp_path: Path) -> None:
     same(imported.model.encode_video(clips())[0], features(weights, 18, bordered(pixels(clips()))))
 
 
-def test_missing_and_unexpected_weights_of_the_authors(language_model: Path, tmp_path: Path) -> None:
-    def changed(remove: str = "", add: str = "") -> dict:
-        checkpoint = authors(18, 4, language_model)
-        checkpoint["state_dict"].pop(f"module.{remove}", None)
-        if add:
-            checkpoint["state_dict"][f"module.{add}"] = torch.zeros(1)
-        return checkpoint
-
-    name = "visual_encoder.layer3.1.bn2.bias"
-    refused(changed(remove=name), tmp_path, rf"w\.pth: .*1 weights .*{name}")
-    name = "visual_encoder.fc.weight"
-    refused(changed(add=name), tmp_path, rf"w\.pth: .*1 weights .*{name}")
-    tokenizer = str(language_model)
-    name = "textual_encoder.embeddings.LayerNorm.bias"
-    message = f"text_encoder: 1 weights .*{name}"
-    refused(changed(remove=name), tmp_path, message, tokenizer=tokenizer)
-    name = "textual_encoder.pooler.dense.bias"
-    message = f"text_encoder: 1 weights .*{name}"
-    refused(changed(add=name), tmp_path, message, tokenizer=tokenizer)
-    refused(changed(remove="vis_emb.bias"), tmp_path, "1 weights .*vis_emb.bias")
-    refused(changed(remove="vis_emb.weight"), tmp_path, "vis_emb.weight")
+@pytest.mark.parametrize(
+    ("remove", "add"),
+    [
+        ("visual_encoder.layer3.1.bn2.bias", ""),
+        ("", "visual_encoder.fc.weight"),
+        ("textual_encoder.embeddings.LayerNorm.bias", ""),
+        ("", "textual_encoder.pooler.dense.bias"),
+        ("vis_emb.bias", ""),
+        ("vis_emb.weight", ""),
+    ],
+)
+def test_missing_and_unexpected_weights_of_the_authors(
+    language_model: Path, tmp_path: Path, remove: str, add: str
+) -> None:
+    checkpoint = authors(18, 4, language_model)
+    checkpoint["state_dict"].pop(f"module.{remove}", None)
+    if add:
+        checkpoint["state_dict"][f"module.{add}"] = torch.zeros(1)
+    refused(checkpoint, tmp_path, rf"w\.pth: .*{remove or add}", tokenizer=str(language_model))
 
 
 def test_tokenizer_of_another_model(language_model: Path, tmp_path: Path) -> None:
     checkpoint = authors(18, 4, language_model)
     name = "module.textual_encoder.embeddings.word_embeddings.weight"
     checkpoint["state_dict"][name] = torch.zeros(99, 32)
-    message = r"textual_encoder.embeddings.word_embeddings.weight .*\(99, 32\).*\(16, 32\)"
-    refused(checkpoint, tmp_path, message, tokenizer=str(language_model))
+    refused(checkpoint, tmp_path, r"word_embeddings.weight .*\(99, 32\)", tokenizer=str(language_model))
     (tmp_path / "empty").mkdir()
     torch.save(checkpoint, tmp_path / "w.pth")
     with pytest.raises(TextError, match=f"{tmp_path}/empty"):
@@ -213,13 +217,6 @@ def test_2d_network_is_inflated(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_safetensors(tmp_path: Path) -> None:
-    save_file(pyslowfast(slow_only(18, 4)), tmp_path / "w.safetensors")
-    torch.save(other("PySlowFast", 18), tmp_path / "w.pyth")
-    one, two = (import_weights(tmp_path / f"w.{kind}").model for kind in ("safetensors", "pyth"))
-    assert one.hash == two.hash
-
-
 @pytest.mark.parametrize(
     ("where", "settings", "expected"),
     [
@@ -237,24 +234,6 @@ def test_clip_format_is_read_from_the_configuration(where: str, settings: str, e
     assert (clip.frames, clip.stride, clip.size) == (5, *expected[1:])
     with pytest.raises(RecipeError, match=r"clip\.size.*3"):
         import_weights(tmp_path / "w.pyth", clip={"size": 3})
-
-
-def test_fine_tuning_an_imported_network(tmp_path: Path) -> None:
-    torch.save(other("pytorchvideo"), tmp_path / "w.pyth")
-    model = import_weights(tmp_path / "w.pyth").model
-    model.save_pretrained(tmp_path / "model")
-    recipe = make_recipe(FinetuneRecipe, {"video.depth": 50, "video.width": 4})
-    classifier = Classifier(["a", "b"], recipe.clip, recipe.video, recipe.classifier)
-    load_init_weights(str(tmp_path / "model")).load_into(classifier)
-    found = classifier.video_encoder.state_dict()
-    assert all(torch.equal(found[n], v) for n, v in model.video_encoder.state_dict().items())
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.project)
-@pytest.mark.parametrize("depth", [10, 50])
-def test_foreign_names_are_unique(layout, depth: int) -> None:
-    state = ResNet3d(depth, 1, "B").state_dict()
-    assert len({layout.foreign_name(name) for name in state}) == len(state)
 
 
 # --- unsupported networks and files --------------------------------------------------------------

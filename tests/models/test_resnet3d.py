@@ -33,18 +33,9 @@ def stir(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("depth", BLOCKS)
-@torch.no_grad()
-def test_features_of_every_depth(depth: int) -> None:
-    model = network(depth)
-    features = model(clips())
-    assert features.shape == (2, model.features)
-    assert model.features == 8 * (32 if depth >= 50 else 8)
-    assert features.isfinite().all()
-
-
-@pytest.mark.parametrize("depth", BLOCKS)
 def test_depth_is_the_number_of_layers(depth: int) -> None:
     model = network(depth)
+    assert model(clips()).shape == (2, model.features) == (2, 8 * (32 if depth >= 50 else 8))
     convolutions = [
         name for name, module in model.named_modules() if isinstance(module, nn.Conv3d) and "shortcut" not in name
     ]
@@ -68,15 +59,6 @@ def test_time_is_never_downsampled(frames: int) -> None:
     }
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_temporal_kernels_only_in_res4_and_res5(depth: int) -> None:
-    for name, module in network(depth).named_modules():
-        if isinstance(module, nn.Conv3d):
-            late = name.startswith(("res4", "res5")) and name.endswith("conv1")
-            assert module.kernel_size[0] == (3 if late else 1), name
-            assert module.stride[0] == 1, name
-
-
 @torch.no_grad()
 def test_frames_interact_from_res4_on() -> None:
     model = network()
@@ -91,12 +73,6 @@ def test_frames_interact_from_res4_on() -> None:
     assert changed["res3"] == [7]
     assert changed["res4"] == [6, 7]
     assert changed["res5"] == [5, 6, 7]
-
-
-@torch.no_grad()
-def test_the_order_of_frames_matters() -> None:
-    model, forwards = network(), clips(8)
-    assert not torch.allclose(model(forwards), model(forwards.flip(2)), atol=1e-4)
 
 
 @torch.no_grad()
@@ -165,19 +141,15 @@ def test_bottleneck_matches_reference(temporal: int, channels: int, stride: int)
 # --- shortcut A ---------------------------------------------------------------------------------
 
 
-def test_shortcut_a_subsamples_and_pads_with_zeros() -> None:
-    x = torch.randn(2, 3, 4, 6, 6)
-    y = ZeroPaddedShortcut(3, 5, 2)(x)
-    assert y.shape == (2, 5, 4, 3, 3)
-    assert torch.equal(y[:, :3], x[:, :, :, ::2, ::2])
-    assert not y[:, 3:].any()
-
-
-def test_shortcut_a_has_no_parameters_and_passes_the_gradient() -> None:
+def test_shortcut_a_subsamples_pads_with_zeros_and_passes_the_gradient() -> None:
     shortcut = ZeroPaddedShortcut(3, 5, 2)
     assert not list(shortcut.parameters())
     x = torch.randn(1, 3, 2, 4, 4, requires_grad=True)
-    shortcut(x).sum().backward()
+    y = shortcut(x)
+    assert torch.equal(y[:, :3], x[:, :, :, ::2, ::2])
+    assert y.shape == (1, 5, 2, 2, 2)
+    assert not y[:, 3:].any()
+    y.sum().backward()
     expected = torch.zeros(4, 4)
     expected[::2, ::2] = 1
     assert torch.equal(x.grad, expected.expand_as(x))
@@ -193,11 +165,3 @@ def test_shortcut_a_replaces_every_projection(depth: int) -> None:
     assert projections("B") == (3 if depth == 18 else 4)
     with torch.no_grad():
         assert network(depth, "A")(clips()).isfinite().all()
-
-
-def test_every_parameter_learns() -> None:
-    model = network().train()
-    model(clips()).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name

@@ -37,8 +37,8 @@ def binary() -> bytes:
     return b"4 3\n" + body
 
 
-def refused(path: Path, cause: str = "") -> None:
-    with pytest.raises(TextError, match=f"{path}: .*{cause}") as caught:
+def refused(path: Path) -> None:
+    with pytest.raises(TextError, match=f"{path}: ") as caught:
         read_word_vectors(str(path), 1000)
     assert "\n" not in str(caught.value)
 
@@ -58,14 +58,11 @@ def test_a_text_is_the_mean_of_its_known_words(texts: list[list[str]]) -> None:
 
 def test_texts_without_a_known_word() -> None:
     encoder = WordAverage(WORDS, VECTORS)
+    assert encoder([]).shape == (0, 3)
     empty = ["", "quite unknown", "!?", "123"]
     assert not encoder(empty).any()
     assert all(encoder.is_empty(text) for text in empty)
     assert not encoder.is_empty("quite unknown dog")
-
-
-def test_no_texts() -> None:
-    assert WordAverage(WORDS, VECTORS)([]).shape == (0, 3)
 
 
 def test_vectors_learn() -> None:
@@ -110,11 +107,6 @@ def test_every_format_gives_the_same_vectors(tmp_path: Path, name: str) -> None:
     encoder = read_word_vectors(str(tmp_path / name), 1000)
     assert encoder.words == WORDS
     torch.testing.assert_close(encoder.vectors.weight.data, VECTORS)
-
-
-@pytest.mark.parametrize("name", ["word2vec.bin", "word2vec.txt", "glove.txt"])
-def test_only_the_first_words_are_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(FILES[name])
     assert read_word_vectors(str(tmp_path / name), 2).words == WORDS[:2]
 
 
@@ -139,11 +131,9 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x02\x00\x00\x00\x02\x00\x08\
 
 NONE = {
     "png.bin": PNG,
-    "png.txt": PNG,
     "empty.bin": b"",
     "empty.txt": b"",
     "csv.txt": b"video_id,title\na,A dog plays\n",
-    "csv.bin": b"video_id,title\na,A dog plays\n",
     "prose.txt": b"a dog plays with a cat\nand another\n",
     "cut.bin": binary()[:-20],
     "cut.txt": b"4 3\n" + "\n".join(lines()[:2]).encode(),
@@ -155,20 +145,15 @@ NONE = {
     "no-number.txt": "\n".join([*lines()[:2], "plays 1.0 two 3.0"]).encode(),
     "nan.txt": "\n".join([*lines()[:2], "plays 1.0 nan 3.0"]).encode(),
     "huge.bin": b"99999999999999 99999999999\n" + binary(),
-    "nothing.txt": b"0 3\n",
     "no-dimension.txt": b"1 0\ndog\n",
 }
 
 
 @pytest.mark.parametrize("name", NONE)
 def test_invalid_file(tmp_path: Path, name: str) -> None:
+    refused(tmp_path / name)  # missing
     (tmp_path / name).write_bytes(NONE[name])
     refused(tmp_path / name)
-
-
-def test_no_such_file(tmp_path: Path) -> None:
-    refused(tmp_path / "none.bin")
-    refused(tmp_path)
 
 
 def test_missing_gensim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,14 +172,6 @@ TITLES = [f"{who} {does} in the {place}" for who in ("a dog", "the cat", "my bab
           for does in ("plays", "sleeps", "runs") for place in ("garden", "house")]  # fmt: skip
 
 
-def test_the_same_titles_and_seed_give_the_same_vectors() -> None:
-    first, second, other = (learn_word_vectors(TITLES, 8, seed) for seed in (1, 1, 2))
-    assert first.words == second.words
-    assert first.features == 8
-    assert torch.equal(first.vectors.weight, second.vectors.weight)
-    assert not torch.equal(first.vectors.weight, other.vectors.weight)
-
-
 def test_vectors_are_the_same_in_every_process() -> None:
     code = (
         "import json, sys\n"
@@ -205,12 +182,10 @@ def test_vectors_are_the_same_in_every_process() -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}  # not this process's
     command = [sys.executable, "-c", code, json.dumps(TITLES)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    here = learn_word_vectors(TITLES, 8, seed=1)
+    here = learn_word_vectors([*TITLES, "unicorn"], 8, seed=1)
+    assert "unicorn" not in here.words
+    assert not torch.equal(here.vectors.weight, learn_word_vectors(TITLES, 8, seed=2).vectors.weight)
     assert done.stdout.strip() == f"{here.words} {here.vectors.weight.tolist()}"
-
-
-def test_words_that_occur_once_get_no_vector() -> None:
-    assert set(learn_word_vectors(["a dog", "a dog", "a unicorn"], 4, seed=0).words) == {"a", "dog"}
 
 
 @pytest.mark.parametrize("titles", [[], ["one dog"], ["", "!"]])
@@ -220,13 +195,6 @@ def test_no_word_occurs_twice(titles: list[str]) -> None:
 
 
 # --- a model's vocabulary -----------------------------------------------------------------------
-
-
-def test_a_vocabulary_is_saved_and_loaded(tmp_path: Path) -> None:
-    WordAverage([*WORDS[:3], "犬"], VECTORS).save(tmp_path)
-    loaded = WordAverage.load(tmp_path)
-    assert loaded.words == [*WORDS[:3], "犬"]
-    assert loaded.vectors.weight.shape == (4, 3)
 
 
 @pytest.mark.parametrize(

@@ -46,20 +46,6 @@ def test_update_matches_reference() -> None:
     torch.testing.assert_close(bank.text, expected_text)
 
 
-def test_momentum_zero_replaces_entries() -> None:
-    bank = MemoryBank(10, 4, 0.0, 0, World())
-    video, text = F.normalize(torch.randn(2, 2, 4), dim=2)
-    bank.update(torch.tensor([1, 2]), video, text)
-    torch.testing.assert_close(bank.lookup(torch.tensor([1, 2])), (video, text))
-
-
-def test_lookup_accepts_any_shape() -> None:
-    bank = MemoryBank(10, 4, 0.5, 0, World())
-    video, text = bank.lookup(torch.tensor([[1, 2, 3], [4, 5, 6]]))
-    assert video.shape == text.shape == (2, 3, 4)
-    assert torch.equal(text[1, 2], bank.text[6])
-
-
 def split_state(bank: MemoryBank, processes: int) -> list[dict[str, torch.Tensor]]:
     """Split the state of an unsharded bank as the given number of processes would save it."""
     return [

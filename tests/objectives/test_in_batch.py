@@ -1,4 +1,4 @@
-"""InfoNCE within the batch: loop reference, hand-computed values, torch's cross-entropy."""
+"""Objectives within the batch (InfoNCE, Equation 4): loop references, hand-computed values, gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosspair.distributed import World
-from crosspair.objectives import InBatch
+from crosspair.objectives import InBatch, Ranking, ranking_loss
 from tests.objectives.pairs import bank_of, unit
 
 
@@ -59,9 +59,61 @@ def test_half_the_loss_is_clip_symmetric_cross_entropy() -> None:
     torch.testing.assert_close(ours, *torch.autograd.grad(clip, video))
 
 
-def test_bank_and_index_are_ignored() -> None:
-    video, text = unit(4, 5), unit(4, 5, seed=1)
-    objective = InBatch(0.07, World())
-    one, _ = objective(video, text, torch.arange(4), bank_of(4, 5))
-    other, _ = objective(video, text, torch.arange(4).flip(0), bank_of(9, 5, seed=3))
-    assert float(one) == float(other)
+# --- ranking ------------------------------------------------------------------------------------
+
+
+def slow_ranking(query, candidates, margin):
+    """Equation 4 as printed, averaged over queries, and the fraction of terms above zero."""
+    n, total, within = len(query), 0.0, 0
+    for i in range(n):
+        for j in range(n):
+            if j != i:
+                own, other = float(query[i] @ candidates[i]), float(query[i] @ candidates[j])
+                term = max(0.0, margin + other - own)
+                total += term / (n - 1)
+                within += term > 0
+    return total / n, within / n / (n - 1)
+
+
+@settings(max_examples=40)
+@given(n=st.integers(2, 8), margin=st.floats(0.01, 2), seed=st.integers(0, 1000))
+def test_ranking_matches_reference(n, margin, seed) -> None:
+    video, text = unit(n, 5, seed=seed), unit(n, 5, seed=seed + 1)
+    loss, scalars = Ranking(margin, World())(video, text, torch.arange(n), bank_of(n, 5))
+    to_text, to_video = slow_ranking(video, text, margin), slow_ranking(text, video, margin)
+    assert float(scalars["loss_video_to_text"]) == pytest.approx(to_text[0], abs=1e-12)
+    assert float(scalars["loss_text_to_video"]) == pytest.approx(to_video[0], abs=1e-12)
+    assert float(loss) == pytest.approx(to_text[0] + to_video[0], abs=1e-12)
+    fraction = (to_text[1] + to_video[1]) / 2
+    assert float(scalars["within_margin"]) == pytest.approx(fraction, abs=1e-6)
+    similarities = video @ text.T
+    assert float(scalars["similarity_positive"]) == pytest.approx(float(similarities.diag().mean()))
+    assert float(scalars["similarity_all"]) == pytest.approx(float(similarities.mean()))
+
+
+def test_hand_computed_values_of_ranking() -> None:
+    # One query with similarities 0.6 (own), 0.8 and −1; δ = 0.2: (0.4 + 0) / 2.
+    query = torch.tensor([[1.0, 0.0]])
+    candidates = torch.tensor([[0.6, 0.8], [0.8, 0.6], [-1.0, 0.0]])
+    loss, within = ranking_loss(query, candidates, torch.tensor([0]), 0.2)
+    assert float(loss) == pytest.approx(0.2)
+    assert float(within) == 0.5
+
+
+@given(seed=st.integers(0, 1000), margin=st.floats(0.05, 1.5))
+@settings(max_examples=30)
+def test_gradient_is_the_closed_form_of_appendix_a1(seed, margin) -> None:
+    """−∂L/∂f_v = Σ (f_t⁺ − f_t⁻)/(n − 1) over the negatives within the margin.
+
+    The appendix omits the sum and 1/(n − 1).
+    """
+    query = unit(1, 5, seed=seed).requires_grad_()
+    candidates = unit(7, 5, seed=seed + 1)
+    loss, _ = ranking_loss(query, candidates, torch.tensor([2]), margin)
+    loss.backward()
+    similarities = candidates @ query[0].detach()
+    expected = torch.zeros(5, dtype=torch.float64)
+    for j in range(7):
+        if j != 2 and float(margin + similarities[j] - similarities[2]) > 0:
+            expected += (candidates[2] - candidates[j]) / 6
+    torch.testing.assert_close(-query.grad[0], expected)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
-from crosspair.objectives import ExactSoftmax, LearnedInstance, MemoryBank, SelfInstance, build_objective
+from crosspair.objectives import ExactSoftmax, LearnedInstance, SelfInstance, build_objective
 from tests.objectives.pairs import bank_of, unit
 
 
@@ -101,30 +101,3 @@ def test_videos_are_not_compared_with_texts(estimate) -> None:
         for v, bank in ((video, plain), (video @ turn, turned))
     ]
     torch.testing.assert_close(*losses)
-
-
-@pytest.mark.parametrize("estimate", ["nce", "softmax"])
-def test_learned_classes_learn(estimate) -> None:
-    config = ObjectiveConfig(
-        name="self_instance", instances="weights", estimate=estimate, noise_samples=64,
-    )  # fmt: skip
-    objective = build_objective(config, 16, 8, 0, World())
-    bank = MemoryBank(16, 8, 0.5, 0, World())
-    video, text, index = unit(16, 8).float(), unit(16, 8, seed=1).float(), torch.arange(16)
-    optimizer = torch.optim.SGD(objective.parameters(), lr=20.0)
-    judge = ExactSoftmax(objective.discrimination)
-    before = judge(video, text, index, bank)[1]["posterior_positive"]
-    for _ in range(60):
-        optimizer.zero_grad()
-        objective(video, text, index, bank)[0].backward()
-        optimizer.step()
-    after = judge(video, text, index, bank)[1]["posterior_positive"]
-    assert float(before) < 0.2 < 0.6 < float(after)
-
-
-def test_initial_classes_are_seeded_unit_vectors() -> None:
-    one, same, other = (LearnedInstance(50, 8, seed, torch.device("cpu")) for seed in (0, 0, 1))
-    assert torch.equal(one.weights, same.weights)
-    assert not torch.equal(one.weights, other.weights)
-    for half in one.weights.split(8, dim=1):
-        torch.testing.assert_close(half.norm(dim=1), torch.ones(50))

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from crosspair.evaluation import Machine, Provenance, Result, write_results
 
 OBJECTIVES = ("cross-pair NCE", "ranking", "in-batch")
@@ -59,6 +61,7 @@ def write_ablation(
     }  # fmt: skip
     content = json.dumps({"plan": settings, "cells": cells})
     (folder / "ablation.json").write_text(content, encoding="utf-8")
+    (folder / "plan.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return folder
 
 

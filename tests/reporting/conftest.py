@@ -1,9 +1,10 @@
-"""Results, history and retrieved clips of a small run."""
+"""Results, run folders and retrieved clips of a small run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,43 @@ import pytest
 
 from crosspair.config import Clip
 from crosspair.evaluation import Machine, Provenance, Result
-from crosspair.reporting import ContactSheet, RetrievedClip, load_contact_sheet
+from crosspair.reporting.examples import ContactSheet, load_tile
+
+
+class Html(HTMLParser):
+    """Tags, attributes and text of a page; fails on unclosed tags."""
+
+    void = frozenset({"meta", "img", "source", "br", "link"})
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(page.read_text("utf-8"))
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(" ".join(data.split()))
+
+    @property
+    def text(self) -> str:
+        return " ".join(word for word in self.words if word)
+
+    @property
+    def links(self) -> set[str]:
+        return {attributes["href"] or "" for tag, attributes in self.tags if tag == "a"}
 
 
 @pytest.fixture
@@ -35,19 +72,19 @@ def origin() -> Provenance:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run folder of three epochs with an incomplete last line."""
+def metrics(tmp_path: Path) -> Path:
+    """A folder with the metrics of three epochs, whose last line is incomplete."""
     lines: list[dict[str, Any]] = []
     for step in range(30):
-        posteriors = {"posterior_positive": step / 40, "posterior_noise": 0.01}
-        lines.append({"kind": "train", "step": step, "epoch": step / 10, "loss": 9 - step / 10, **posteriors})
+        values = {"posterior_positive": step / 40, "posterior_noise": 0.01, "pairs": 8 * step, "clips_per_second": 9.0}
+        lines.append({"kind": "train", "step": step, "epoch": step / 10, "loss": 9 - step / 10, **values})
     lines.append({"kind": "event", "step": 20, "epoch": 2, "event": "stage II begins"})
     for epoch in (1, 2, 3):
         found = {
             f"{way}_R@{k}": min(1.0, epoch * k / 40) for way in ("text_to_video", "video_to_text") for k in (1, 5, 10)
         }
         lines.append({"kind": "validation", "step": 10 * epoch, "epoch": epoch, "pairs": 50, **found})
-    folder = tmp_path / "run"
+    folder = tmp_path / "run <b>"
     folder.mkdir()
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text + '{"kind": "train", "step": 30, "ep')
@@ -58,9 +95,9 @@ def run(tmp_path: Path) -> Path:
 def sheet(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> ContactSheet:
     """Two clips of 5 s with numbered frames, and a missing file."""
     video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", frames=150, size=(128, 64))
-    retrieved = [
-        RetrievedClip(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, correct=True),
-        RetrievedClip(Clip(str(video)), "A cat", 0.61, correct=False),
-        RetrievedClip(Clip("gone.mp4"), "A bird", 0.5),
+    tiles = [
+        load_tile(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, True, short_side=64),
+        load_tile(Clip(str(video)), "A cat", 0.61, False, short_side=64),
+        load_tile(Clip("gone.mp4"), "A bird", 0.5, False, short_side=64),
     ]
-    return load_contact_sheet("a dog plays", retrieved, short_side=64)
+    return ContactSheet("a dog plays", tiles)

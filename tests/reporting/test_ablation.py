@@ -1,45 +1,43 @@
-"""Ablation reports: values, incomplete cells, findings and files."""
+"""Ablation reports: the table of all results, means and differences, findings, incomplete cells and files."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import statistics
-from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.reporting.ablation import axis_charts, dot_charts, validation_panels, write_ablation_report
-from crosspair.reporting.ablation_tables import (
-    ablation_frame,
-    ablation_tables,
-    describe_findings,
-    describe_uncertainty,
-    read_ablation,
+from crosspair.evaluation import read_results
+from crosspair.reporting.ablation import (
+    ablation_markdown,
+    axis_charts,
+    dot_charts,
+    validation_panels,
+    write_ablation_report,
 )
+from crosspair.reporting.ablation_tables import ablation_tables, describe_findings, describe_uncertainty, read_ablation
 from crosspair.reporting.tables import ReportTable, TableCell
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
+PUBLISHED = sorted((Path(__file__).parents[2] / "docs/results/ablations").iterdir())
 AXES = {"objective": OBJECTIVES}
 LOST = {("ranking", 1): "failed", ("in-batch", 0): "missing", ("in-batch", 2): "missing"}
 DIAL = {"objective": OBJECTIVES[:2], "wrong titles": ("0", "0.25", "0.5")}
 
 
 def tables_of(folder: Path) -> list[ReportTable]:
-    ablation = read_ablation(folder)
-    return ablation_tables(ablation, ablation_frame(ablation))
+    return ablation_tables(read_ablation(folder))
 
 
 def findings_of(folder: Path) -> list[str]:
-    ablation = read_ablation(folder)
-    return describe_findings(ablation, ablation_frame(ablation))
-
-
-def uncertainty_of(folder: Path) -> str:
-    ablation = read_ablation(folder)
-    return describe_uncertainty(ablation, ablation_frame(ablation))
+    return describe_findings(read_ablation(folder))
 
 
 def texts(cell: TableCell) -> tuple[str, str]:
@@ -77,47 +75,59 @@ def test_incomplete_cells_are_listed_and_not_averaged(tmp_path: Path) -> None:
     table, *_ = tables_of(write_ablation(tmp_path, AXES, lost=lost))
     _, ranking, in_batch, *_ = table.rows
     assert texts(ranking[1]) == ("43.0 ± 1.7 %", "+2.0 ± 0.2 (−0.5 to +4.5)")
-    assert ranking[0].detail == "2 of 3 seeds; seed 1 failed"
-    assert {cell.text for cell in in_batch[1:]} == {"missing"}
-    assert in_batch[0].detail == "0 of 3 seeds; seed 0, 2 missing; seed 1 failed"
+    assert ranking[0].detail == "2 of 3 seeds"
+    assert in_batch[0].detail == "0 of 3 seeds"
+    assert {cell.text for cell in in_batch[1:]} == {"–"}
     page = write_ablation_report(tmp_path).read_text("utf-8")
     text = (tmp_path / "report.md").read_text("utf-8")
     for report in (page, text):
         assert "5 of 9 cells" in report
         assert report.count("RunError: the loss is not finite") == 2
-        assert "2 of 3 seeds; seed 1 failed" in report
         assert "cells/011/log.txt" in report
-    assert page.count(">missing</td>") >= 3
-    with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    states = [(row["row"], row["seed"], row["status"]) for row in rows]
-    for (name, seed), status in lost.items():
-        assert states.count((name, str(seed), status)) == 1
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    states = list(results[results.value.isna()][["row", "seed", "status"]].itertuples(index=False, name=None))
+    assert sorted(states) == sorted((*key, status) for key, status in lost.items())
 
 
-def test_cell_with_damaged_results_counts_as_failed(tmp_path: Path) -> None:
-    write_ablation(tmp_path, AXES)
-    (tmp_path / "cells" / "000" / "results.json").write_text("{")
-    (cell, *_) = read_ablation(tmp_path).cells
-    assert cell.status == "failed"
-    assert "results.json" in cell.error
+def test_table_of_results_has_every_result_and_its_provenance(tmp_path: Path) -> None:
+    write_ablation_report(write_ablation(tmp_path, DIAL, seeds=(0, 1)))
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    for (row, seed), lines in table.groupby(["row", "seed"]):
+        results, origin = read_results(tmp_path / lines.cell.iloc[0] / "results.json")
+        assert row == " / ".join((lines["axis.objective"].iloc[0], lines["axis.wrong titles"].iloc[0]))
+        assert lines.value.tolist() == [result.value for result in results]
+        assert [json.loads(each) for each in lines.settings] == [result.settings for result in results]
+        assert {*lines.seed, *lines.commit, *lines.cpu} == {seed, origin.commit, origin.machine.cpu}
 
 
-def test_csv_means_are_those_of_its_seeds(tmp_path: Path) -> None:
+def test_report_without_cells_is_that_with_cells(tmp_path: Path) -> None:
+    write_ablation_report(write_ablation(tmp_path, AXES, lost=LOST))
+    tables = [table.markdown() for table in tables_of(tmp_path)]
+    before = (tmp_path / "report.csv").read_bytes(), (tmp_path / "results.parquet").read_bytes()
+    shutil.rmtree(tmp_path / "cells")
+    (tmp_path / "ablation.json").unlink()
+    write_ablation_report(tmp_path)
+    assert [table.markdown() for table in tables_of(tmp_path)] == tables
+    assert ((tmp_path / "report.csv").read_bytes(), (tmp_path / "results.parquet").read_bytes()) == before
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_published_reports_are_generated_from_their_results(folder: Path) -> None:
+    assert ablation_markdown(read_ablation(folder), folder) == (folder / "report.md").read_text("utf-8")
+
+
+def test_csv_means_are_those_of_the_seeds(tmp_path: Path) -> None:
     write_ablation_report(write_ablation(tmp_path, AXES))
+    keys = ["row", "of", "protocol", "metric", "feature"]
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    seeds = {key: list(values) for key, values in results[results.of == "trained"].groupby(keys).value}
     with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    seeds: dict[tuple[str, ...], list[float]] = {}
-    means = 0
-    for row in rows:
-        key = tuple(row[name] for name in ("row", "of", "protocol", "metric", "feature"))
-        if row["status"] == "done":
-            seeds.setdefault(key, []).append(float(row["value"]))
-        else:
-            assert float(row["value"]) == pytest.approx(statistics.fmean(seeds[key]))
-            assert int(row["seeds"]) == len(seeds[key])
-            means += 1
-    assert means == len(seeds) > 20
+        means = {tuple(line[key] for key in keys): line for line in csv.DictReader(file) if line["of"] == "trained"}
+    assert means.keys() == seeds.keys()
+    for key, line in means.items():
+        assert float(line["value"]) == pytest.approx(statistics.fmean(seeds[key]))
+        assert float(line["deviation"]) == pytest.approx(statistics.stdev(seeds[key]), abs=1e-12)
+        assert int(line["seeds"]) == 3
 
 
 def test_published_values_are_listed_with_their_source(tmp_path: Path) -> None:
@@ -155,7 +165,7 @@ def test_findings_match_the_values(tmp_path: Path) -> None:
         "kNN: best is “cross-pair NCE” with 41.0 ± 1.0 %; second is “ranking” with 39.0 ± 0.8 %, "
         "−2.0 points vs. the baseline (95 % interval −2.5 to −1.5, significant)"
     )
-    assert "4.3 standard errors" in uncertainty_of(tmp_path / "up")
+    assert "4.3 standard errors" in describe_uncertainty(read_ablation(tmp_path / "up"))
 
 
 def test_best_row_has_all_seeds(tmp_path: Path) -> None:
@@ -182,7 +192,6 @@ def test_significance_one_seed_and_ties(tmp_path: Path) -> None:
         write_ablation(tmp_path / folder, AXES, shift=shift, seeds=seeds)
     assert "not significant" in findings_of(tmp_path / "three")[2]  # linear
     assert "one seed" in findings_of(tmp_path / "one")[1]
-    assert uncertainty_of(tmp_path / "one").startswith("There is one seed")
     assert findings_of(tmp_path / "level")[1].startswith(
         "kNN: “cross-pair NCE”, “ranking”, “in-batch” are tied at 40.5 ± 0.7 %."
     )
@@ -193,71 +202,57 @@ def test_numeric_axes_are_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         write_ablation(tmp_path / name, axes, seeds=(0, 1))
     dial, rows = (read_ablation(tmp_path / name) for name in ("dial", "rows"))
-    charts = axis_charts(dial, ablation_frame(dial))
+    charts = axis_charts(dial)
     assert [chart.title for chart in charts] == [
         "kNN, top-1", "linear, top-1", "3 views, top-1", "retrieval text→video, R@10",
     ]  # fmt: skip
     for name in (*OBJECTIVES[:2], "wrong titles", "0.25"):
         assert f">{name}<" in charts[0].svg
-    assert axis_charts(rows, ablation_frame(rows)) == []
+    assert axis_charts(rows) == []
     (tmp_path / "one").mkdir()
     one = read_ablation(write_ablation(tmp_path / "one", {"epochs": ("8", "16", "32")}))
-    assert len(axis_charts(one, ablation_frame(one))) == 4
+    assert len(axis_charts(one)) == 4
     for name in (*OBJECTIVES, "random weights", "chance"):
-        assert f">{name}<" in dot_charts(ablation_frame(rows))[0].svg
+        assert f">{name}<" in dot_charts(rows)[0].svg
 
 
 def test_started_rows_have_curves(tmp_path: Path) -> None:
     lost = {**LOST, ("in-batch", 1): "missing"}
-    panels = validation_panels(read_ablation(write_ablation(tmp_path, AXES, lost=lost)))
+    panels = validation_panels(read_ablation(write_ablation(tmp_path, AXES, lost=lost)), tmp_path)
     assert [(panel.title, panel.caption) for panel in panels] == [
         ("cross-pair NCE", "3 seeds"), ("ranking", "3 seeds, 1 of them not done (dotted)"),
     ]  # fmt: skip
     assert ">16<" in panels[0].svg  # thousand clips
 
 
-class _Links(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in {"meta", "img", "source"}:
-            self.open.append(tag)
-        self.found += [value or "" for name, value in attrs if name in {"href", "src"}]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Ignore parts of figures."""
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_page_is_well_formed_and_its_links_exist(tmp_path: Path) -> None:
     write_ablation(tmp_path, {"a <b>": ("x & y", "<z>")}, lost={("<z>", 0): "failed"})
     text = write_ablation_report(tmp_path).read_text("utf-8")
-    links = _Links(text).found
-    assert len([link for link in links if not link.startswith("#")]) == 6
-    assert all((tmp_path / link).is_file() for link in links if not link.startswith("#"))
-    assert "job.json" in text  # retrieval examples are unavailable
+    ElementTree.fromstring(re.sub(r"<!doctype html>|<(meta|img|source|link)\b[^>]*>", "", text, flags=re.IGNORECASE))
+    links = [link for link in re.findall(r' (?:href|src)="([^"#][^"]*)"', text) if not link.startswith("data:")]
+    assert len(links) == 6
+    assert all((tmp_path / link).is_file() for link in links)
+
+
+def test_cells_link_to_their_pages_and_damaged_results_count_as_failed(tmp_path: Path) -> None:
+    write_ablation(tmp_path, AXES, seeds=(0,))
+    (tmp_path / "cells/000/report.html").write_text("")
+    (tmp_path / "cells/010/results.json").write_text("{")
+    ablation = read_ablation(tmp_path)
+    assert list(ablation.cells.status) == ["done", "failed", "done"]
+    assert "results.json" in ablation.cells.iloc[1].error
+    assert "cells/000/report.html" in ablation_markdown(ablation, tmp_path)
 
 
 def test_damaged_ablation(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"ablation\.json"):
+    with pytest.raises(RunError, match=str(tmp_path)):
         write_ablation_report(tmp_path)
     write_ablation(tmp_path, AXES)
     path = tmp_path / "ablation.json"
     content = json.loads(path.read_text())
-    for change, cause in (
-        ({"cells": [{"row": {}}]}, r"KeyError: 'folder'"),
-        ({"cells": []}, "'cross-pair NCE'"),
-        ({"plan": []}, "TypeError"),
-    ):
-        path.write_text(json.dumps(content | change))
-        with pytest.raises(RunError, match=cause) as error:
+    for cells in ([{"row": {}}], [], content["cells"][1:3]):
+        path.write_text(json.dumps({**content, "cells": cells}))
+        with pytest.raises(RunError, match=str(tmp_path)) as error:
             write_ablation_report(tmp_path)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "report.html").exists()

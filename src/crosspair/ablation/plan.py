@@ -55,10 +55,6 @@ class EvaluationPlan:
     manifest: str = ""
     """Manifest of the videos that are evaluated; empty: the corpus."""
 
-    def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise RecipeError(f"clips must be positive, not {self.clips}")
-
 
 @dataclass(frozen=True)
 class FinetuningPlan:
@@ -73,10 +69,6 @@ class FinetuningPlan:
     """Clips per test video; 10 in the paper."""
     crops: Literal[1, 3] = 3
     """Crops per clip: 3 in the paper, or 1 for the centre crop."""
-
-    def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise RecipeError(f"clips must be positive, not {self.clips}")
 
 
 @dataclass(frozen=True)
@@ -124,19 +116,22 @@ class AblationPlan:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            seeds = list(self.seeds)
-            raise RecipeError(f"seeds must be one or more different integers, not {seeds}")
+            raise RecipeError(f"seeds must be one or more different integers, not {list(self.seeds)}")
         if not self.axes or not all(self.axes.values()):
             raise RecipeError(f"axes must be one or more, each with values, not {self.axes}")
         if not self.evaluation.protocols and self.finetuning is None:
             raise RecipeError("set evaluation.protocols or finetuning to evaluate the cells")
+        for section in ("evaluation", "finetuning"):
+            clips = getattr(getattr(self, section), "clips", 1)
+            if clips < 1:
+                raise RecipeError(f"{section}.clips must be positive, not {clips}")
+        if "training.seed" in self.overrides:
+            raise RecipeError("training.seed is set for each cell by seeds=0,1,2")
         setters = {"training.seed": "seeds", **dict.fromkeys(self.overrides, "overrides")}
         for axis, values in self.axes.items():
             for key in (key for keys in values.values() for key in keys):
                 if setters.setdefault(key, f"axis {axis!r}") != f"axis {axis!r}":
                     raise RecipeError(f"{key} is set by {setters[key]} and by axis {axis!r}")
-        if "training.seed" in self.overrides:
-            raise RecipeError("training.seed is set for each cell by seeds=0,1,2")
         rows = expand_rows(self)
         for key, row in (("first", self.baseline), *(("published", p.row) for p in self.published)):
             if row not in rows:
@@ -172,7 +167,13 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
     settings = read_yaml(_find_plan(name), where)
     if not isinstance(settings, dict):
         raise RecipeError(f"{where} must be a YAML mapping, not {settings!r}")
-    variables, values = _section(settings, "needs", where), dict[str, str]()
+    sections: dict[str, dict[str, Any]] = {}
+    for name in ("needs", "first", "overrides", *SECTIONS):
+        section = settings.pop(name, None)
+        if not isinstance(section, dict | None):
+            raise RecipeError(f"{where}: {name} must be a mapping, not {section!r}")
+        sections[name] = section or {}
+    variables, values = sections.pop("needs"), dict[str, str]()
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:
@@ -181,17 +182,24 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
             values[key] = value
         elif key == "seeds":  # 0,1,2
             settings[key] = read_yaml(f"[{value.strip('[]')}]", override)
+        elif override == "finetuning=null":
+            sections[key] = {}
         else:
-            _override(settings, key, read_yaml(value, override), where)
+            name, _, rest = key.partition(".")
+            section = sections[name if name in SECTIONS and rest else "overrides"]
+            if name == "finetuning" and "." in rest:
+                section = section.setdefault("overrides", {})
+            section[rest if name in SECTIONS and rest else key] = read_yaml(value, override)
     missing = [f"{key}=… ({what})" for key, what in variables.items() if not values.get(key)]
     if missing:
         raise RecipeError(f"{where} requires {' and '.join(missing)} on the command line")
-    settings = {key: _substitute(settings[key], values, where) for key in settings if key != "needs"}
-    for section, kind in SECTIONS.items():  # checked first, for the full key in messages
-        if settings.get(section) is not None:
-            build_settings(kind, _section(settings, section, where), where, f"{section}.")
-    settings["baseline"] = _section(settings, "first", where)
-    return build_settings(AblationPlan, {key: settings[key] for key in settings if key != "first"}, where)
+    sections["baseline"] = sections.pop("first")
+    settings |= {name: section for name, section in sections.items() if section or name == "baseline"}
+    settings = _substitute(settings, values, where)
+    for name, kind in SECTIONS.items():  # checked first, for the full key in messages
+        if name in settings:
+            build_settings(kind, settings[name], where, f"{name}.")
+    return build_settings(AblationPlan, settings, where)
 
 
 def plan_settings(plan: AblationPlan) -> dict[str, Any]:
@@ -224,7 +232,7 @@ def build_settings(kind: type[Settings], settings: Mapping[str, Any], where: str
         prefix: name of the section with a dot, for messages.
 
     Raises:
-        RecipeError: A key is unknown or missing, or a value is invalid.
+        RecipeError: a key is unknown or missing, or a value is invalid.
     """
     fields = {item.name: item.default for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key, value in settings.items():
@@ -252,28 +260,6 @@ def _find_plan(name: str) -> str | Path:
     if name not in plan_names():
         raise RecipeError(f"no plan {name!r}; {suggest(name, plan_names())}, or give a YAML file")
     return (resources.files(__package__) / "plans" / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _section(settings: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """Return a section of a plan file, empty if missing; raise RecipeError if it is no mapping."""
-    section = settings.get(name)
-    if not isinstance(section, dict | None):
-        raise RecipeError(f"{where}: {name} must be a mapping, not {section!r}")
-    return section or {}
-
-
-def _override(settings: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set an override in a plan's settings, in place: of a section, or of either recipe."""
-    section, _, rest = key.partition(".")
-    if key == "finetuning":
-        settings[key] = value  # null disables fine-tuning
-    elif section in SECTIONS and rest:
-        keys = _section(settings, section, where)
-        if section == "finetuning" and "." in rest:
-            rest, value = "overrides", {**_section(keys, "overrides", where), rest: value}
-        settings[section] = {**keys, rest: value}
-    else:
-        settings["overrides"] = {**_section(settings, "overrides", where), key: value}
 
 
 def _substitute(value: Any, variables: Mapping[str, str], where: str) -> Any:

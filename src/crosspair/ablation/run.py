@@ -19,8 +19,8 @@ from crosspair.ablation.cells import (
     FAILED,
     MISSING,
     Cell,
+    describe_cell,
     plan_cells,
-    read_pairs,
     select,
     status,
     update_state,
@@ -164,8 +164,8 @@ def _record_end(cell: Cell, folder: Path, code: int) -> None:
 
 def _warn_unequal_clips(out: Path, cells: Sequence[Cell]) -> None:
     """Warn if completed cells differ by over 2 % in clips seen (titles without a known word are skipped)."""
-    done = [cell for cell in cells if status(out / cell.folder) == DONE]
-    clips = {cell.count_clips(read_pairs(out / cell.folder, cell)): cell.name for cell in done}
+    states = {cell.name: describe_cell(out, cell) for cell in cells}
+    clips = {state["clips"]: name for name, state in states.items() if state["status"] == DONE}
     most, fewest = max(clips, default=0), min(clips, default=0)
     if most - fewest > CLIP_TOLERANCE * most:
         logger.warning(

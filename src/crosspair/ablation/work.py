@@ -28,9 +28,9 @@ from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.distributed import World
 from crosspair.errors import CrosspairError
-from crosspair.evaluation.evaluate import FrozenConfig, frozen_results, randomize_weights
-from crosspair.evaluation.feature_cache import cached_features
-from crosspair.evaluation.multiview import multiview_results
+from crosspair.evaluation.evaluate import EvaluationConfig, evaluate_model
+from crosspair.evaluation.features import Features, cached_features
+from crosspair.evaluation.multiview import MultiviewConfig, multiview_results
 from crosspair.evaluation.results import Result, Subject, write_results
 from crosspair.files import file_lock
 from crosspair.models.cpd import CPD
@@ -116,21 +116,20 @@ def evaluated_manifests(paths: Mapping[str, str]) -> list[str]:
 
 def _evaluate_frozen(job: dict[str, Any], recipe: Recipe, model: CPD, folder: Path, world: World) -> list[Result]:
     """Evaluate the cell's frozen model and, if the cell is of the plan's baseline row, random weights."""
-    config, videos = (FrozenConfig(seed=recipe.training.seed), Manifest.read(job["paths"]["evaluation"]))
-    model.to(world.device)
-    runs: list[tuple[Subject, CPD, str]] = [("trained", model, "features")]
-    if job["random"]:
-        runs.append(("random weights", randomize_weights(model, config.seed), "features-random"))
-    results: list[Result] = []
-    for subject, network, name in runs:
+    videos = Manifest.read(job["paths"]["evaluation"])
+
+    def extract(network: CPD, subject: Subject) -> Features:
+        name = "features" if subject == "trained" else "features-random"
         with delayed_progress("encoding", "clips") as advance:
-            features = cached_features(
+            return cached_features(
                 network, videos, folder / name,
                 clips=job["clips"], workers=recipe.training.workers, world=world,
                 precision=recipe.training.precision, progress=advance,
             )  # fmt: skip
-        results += frozen_results(network, videos, features, job["protocols"], config, subject=subject)
-    return results
+
+    config = EvaluationConfig(seed=recipe.training.seed)
+    model.to(world.device)
+    return evaluate_model(model, videos, extract, job["protocols"], config, random_baseline=job["random"])[0]
 
 
 def _finetune_and_evaluate(job: dict[str, Any], folder: Path, world: World) -> list[Result] | None:
@@ -148,8 +147,8 @@ def _finetune_and_evaluate(job: dict[str, Any], folder: Path, world: World) -> l
             return None
         views = multiview_results(
             model, videos,
-            clips=clips, crops=crops, workers=recipe.training.workers, world=world,
-            precision=recipe.training.precision,
+            MultiviewConfig(clips, crops),
+            workers=recipe.training.workers, world=world, precision=recipe.training.precision,
             settings={"labels": recipe.labels.share, "epochs": recipe.training.epochs},
         )  # fmt: skip
         results += [replace(view, of=subject) if view.of == "trained" else view for view in views]

@@ -1,38 +1,66 @@
-"""The ``crosspair`` command. Each command imports what it needs only when it runs."""
+"""The ``crosspair`` command.
+
+A verb is a typed function ``run_VERB`` in one of the modules of this folder. Only that module is imported, and PyTorch
+only when the verb runs. jsonargparse executes the `TYPE_CHECKING` block of the module, so it must be cheap, too.
+"""
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from crosspair.errors import CrosspairError
 
-COMMANDS = {  # the module that defines add_COMMAND
-    "quickstart": "train", "corpus": "corpora", "check": "corpora", "prepare": "corpora",
-    "titles": "corpora", "words": "corpora", "plan": "train", "pretrain": "train",
-    "finetune": "train", "features": "evaluate", "evaluate": "evaluate", "report": "evaluate",
-    "ablate": "train", "embed": "use", "classify": "use", "index": "use", "search": "use",
-    "serve": "use", "doctor": "use", "import-weights": "weights", "export": "weights",
-    "publish": "weights",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from crosspair.cli.parser import VerbParser
+
+VERBS = {  # the module of each verb
+    "quickstart": "train",
+    "corpus rendered": "corpora",
+    "corpus folder": "corpora",
+    "corpus kinetics": "corpora",
+    "corpus instagram": "corpora",
+    "corpus ucf101": "corpora",
+    "corpus hmdb51": "corpora",
+    "check": "corpora",
+    "prepare": "corpora",
+    "titles clean": "corpora",
+    "titles words": "corpora",
+    "pretrain": "train",
+    "finetune": "train",
+    "evaluate": "models",
+    "report": "models",
+    "ablate": "train",
+    "embed": "videos",
+    "classify": "videos",
+    "index": "videos",
+    "search": "videos",
+    "serve": "videos",
+    "benchmark": "train",
+    "import-weights": "models",
+    "export": "models",
+    "doctor": "train",
+}
+HELP = {"-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. A `CrosspairError` is printed on one line and exits with status 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    named = next((argument for argument in arguments if not argument.startswith("-")), "")
-    # Other commands are needed for help and for error messages only.
-    options = build_parser([named] if named in COMMANDS else COMMANDS).parse_args(arguments)
+    """Run a verb. A `CrosspairError` is printed on one line and exits with status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    quiet = words[:1] in (["-q"], ["--quiet"])
     # Idle OpenMP threads that spin take CPU time from the decoding workers: a quarter of the speed
     # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _log_to_terminal(options.quiet)
     try:
-        options.command(options)
+        name, rest = split_verb(words[quiet:])
+        options = build_parser(name).parse_words(rest)
+        _log_to_terminal(quiet)
+        verb_function(name)(**options)
     except CrosspairError as error:
         print(f"crosspair: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -41,17 +69,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Return the parser of ``crosspair`` with only the named commands."""
-    parser = argparse.ArgumentParser(
-        prog="crosspair", description="Learn video representations from videos and their text."
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def verb_function(name: str) -> Callable[..., None]:
+    """Return the function of a verb, such as ``run_corpus_folder`` for "corpus folder"."""
+    module = import_module(f"crosspair.cli.{VERBS[name]}")
+    function: Callable[..., None] = getattr(module, f"run_{name.replace(' ', '_').replace('-', '_')}")
+    return function
+
+
+def build_parser(name: str) -> VerbParser:
+    """Return the parser of a verb."""
+    from crosspair.cli.parser import VerbParser
+
+    return VerbParser.of_function(name, verb_function(name))
+
+
+def split_verb(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the name of the verb and the words after it; exit with a list of the verbs on ``--help``."""
+    for count in (1, 2):
+        if (name := " ".join(words[:count])) in VERBS:
+            return name, words[count:]
+    group = words[0] if words and any(name.startswith(f"{words[0]} ") for name in VERBS) else ""
+    names = {name: verb for name, verb in VERBS.items() if name.startswith(f"{group} " if group else "")}
+    if HELP & set(words[bool(group) :][:1]):
+        _print_verbs(group, names)
+        sys.exit(0)
+    from crosspair.recipes import suggest
+
+    if not words[bool(group) :]:
+        raise CrosspairError(f"a command is required; crosspair {group}{group and ' '}--help lists them")
+    name = " ".join(words[: 2 if group else 1])
+    raise CrosspairError(f"unknown command {name!r}; {suggest(name, names)}")
+
+
+def _print_verbs(group: str, names: Mapping[str, Any]) -> None:
+    """Print the first line of the docstring of each verb."""
+    print(f"usage: crosspair [-q] {group or 'COMMAND'} ...\n")
+    if not group:
+        print("Learn video representations from videos and their text.\n")
     for name in names:
-        module = import_module(f"crosspair.cli.{COMMANDS[name]}")
-        getattr(module, f"add_{name.replace('-', '_')}")(commands)
-    return parser
+        summary = (inspect.getdoc(verb_function(name)) or "").partition("\n")[0]
+        print(f"  {name:16}  {summary.removesuffix('.')}")
+    if not group:
+        print('\n"crosspair COMMAND --help" lists the options. -q, --quiet: log warnings and errors only.')
 
 
 def _log_to_terminal(quiet: bool) -> None:

@@ -1,190 +1,189 @@
-"""Commands that train: quickstart, pretrain, finetune, plan, ablate."""
+"""Verbs that train: quickstart, pretrain, finetune, ablate, benchmark; and doctor."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, Unpack
 
-from crosspair.cli.options import Subparsers, add_seed, add_splits, check_output_path, distributed_context, int_at_least
+from crosspair.cli.results import print_cells
 
 if TYPE_CHECKING:
-    from crosspair.ablation.plan import AblationPlan
+    from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+    from crosspair.cli.parser import RunOptions
     from crosspair.config import FinetuneRecipe, Recipe
-    from crosspair.planning import TrainingEstimate
-
-_RECIPE_KEYS = "All recipe keys are listed in the YAML files and in crosspair/config.py."
 
 
-def add_quickstart(commands: Subparsers) -> None:
-    parser = commands.add_parser("quickstart", help="render a corpus, pre-train on it, evaluate, and write report.html")
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
-    add_seed(parser, "the whole run")
-    parser.set_defaults(command=_quickstart)
+def run_quickstart(*, out: Path, seed: NonNegativeInt = 0) -> None:
+    """Render a corpus, pre-train on it, evaluate, and write report.html.
 
-
-def _quickstart(options: argparse.Namespace) -> None:
+    Args:
+        out: output folder; the same command resumes an interrupted run
+        seed: random seed of the whole run
+    """
     from crosspair.quickstart import quickstart
 
-    quickstart(options.out, seed=options.seed)
+    quickstart(out, seed=seed)
 
 
-def add_pretrain(commands: Subparsers) -> None:
-    parser = commands.add_parser("pretrain", help="pre-train video and text encoder on a manifest", epilog=_RECIPE_KEYS)
-    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml")
-    parser.add_argument("--manifest", required=True, metavar="M", help="training pairs")
-    parser.add_argument(
-        "--init", default="random", metavar="DIR|imagenet:FILE",
-        help="initial weights: a model folder or Hub name, of which matching parts are loaded, or "
-        "the state dict of a 2D ResNet, which is inflated (default: random)",
-    )  # fmt: skip
-    _add_run(parser)
-    parser.set_defaults(command=_pretrain)
+def run_pretrain(
+    overrides: tuple[str, ...],
+    *,
+    recipe: str,
+    manifest: str,
+    run: Path,
+    init: str = "random",
+    **options: Unpack[RunOptions],
+) -> None:
+    """Pre-train a video and a text encoder on a manifest.
+
+    All recipe keys are listed in the YAML files and in crosspair/config.py. Runs under torchrun.
+
+    Args:
+        overrides: recipe keys, for example training.epochs=30 clip.size=112
+        recipe: name or YAML file, for example laptop or my.yaml
+        manifest: training pairs
+        run: run folder, which receives the model, checkpoints, metrics and report.html
+        init: initial weights: random, a model folder or Hub name, of which matching parts are
+            loaded, or imagenet:FILE, the state dict of a 2D ResNet, which is inflated
+    """
+    from crosspair import api
+
+    model = api.pretrain(recipe, manifest, run, init=init, overrides=overrides, **options)
+    if model is not None and api.is_main_process():
+        print(f"model: {run / 'model'}")
 
 
-def _pretrain(options: argparse.Namespace) -> None:
-    from crosspair.recipes import load_recipe
+def run_finetune(
+    overrides: tuple[str, ...],
+    *,
+    recipe: str,
+    init: str,
+    manifest: str,
+    run: Path,
+    split: Literal["test", "val"] = "test",
+    splits: str = "",
+    no_test: bool = False,
+    **options: Unpack[RunOptions],
+) -> None:
+    """Train a classifier from pre-trained weights and test it with 30 views.
 
-    recipe = load_recipe(options.recipe, options.overrides)
+    All recipe keys are listed in the YAML files and in crosspair/config.py. Runs under torchrun.
 
-    from crosspair.corpora.manifest import Manifest
-    from crosspair.training.pretrain import pretrain
-
-    with distributed_context() as world:
-        model = pretrain(
-            recipe, Manifest.read(options.manifest), options.run,
-            init=options.init, resume=options.resume, profile=options.profile, world=world,
-        )  # fmt: skip
-        if model is not None and world.is_main:
-            print(f"model: {options.run / 'model'}")
-
-
-def add_finetune(commands: Subparsers) -> None:
-    parser = commands.add_parser(
-        "finetune", help="train a classifier from pre-trained weights and test it with 30 views", epilog=_RECIPE_KEYS
-    )
-    parser.add_argument(
-        "--recipe", required=True, metavar="NAME|FILE",
-        help="ucf101, hmdb51, kinetics400, laptop-finetune, or my.yaml",
-    )  # fmt: skip
-    parser.add_argument(
-        "--init", required=True, metavar="DIR|random|imagenet:FILE",
-        help="initial weights: a model folder or Hub name, random to train from scratch, or the "
-        "state dict of a 2D ResNet, which is inflated",
-    )  # fmt: skip
-    parser.add_argument("--manifest", required=True, metavar="M", help="videos with labels")
-    parser.add_argument(
-        "--labels", type=float, metavar="FRACTION",
-        help="low-shot: fraction of the labels of each class to use, for example 0.01; the recipe "
-        "key labels.share",
-    )  # fmt: skip
-    add_splits(parser, "--manifest and --init")
-    parser.add_argument(
-        "--test-split", choices=("test", "val"), default="test",
-        help="split to test on; with val, validation videos are held out of train (default: test)",
-    )  # fmt: skip
-    parser.add_argument("--no-test", action="store_true", help="train only")
-    _add_run(parser)
-    parser.set_defaults(command=_finetune)
-
-
-def _finetune(options: argparse.Namespace) -> None:
-    from crosspair.config import FinetuneRecipe
-    from crosspair.errors import RecipeError
-    from crosspair.recipes import read_recipe
-
-    labels = [] if options.labels is None else [f"labels.share={options.labels}"]
-    recipe = read_recipe(FinetuneRecipe, options.recipe, [*options.overrides, *labels])
-    if options.splits and options.no_test:
-        raise RecipeError("--splits averages test results and cannot be combined with --no-test")
-
+    Args:
+        overrides: recipe keys, for example labels.share=0.01 to use 1 % of the labels
+        recipe: ucf101, hmdb51, kinetics400, laptop-finetune, or a YAML file
+        init: initial weights: a model folder or Hub name, random to train from scratch, or
+            imagenet:FILE, the state dict of a 2D ResNet, which is inflated
+        manifest: videos with labels
+        run: run folder, which receives the model, checkpoints, results.json and report.html
+        split: split to test on; with val, validation videos are held out of train
+        splits: official splits to run one after another, such as 1,2,3; their numbers replace {} in
+            --manifest and --init; results are averaged
+        no_test: train only
+    """
+    from crosspair import api
+    from crosspair.cli.parser import parse_splits
     from crosspair.reporting.tables import print_table
-    from crosspair.training.finetune import finetune_and_test, finetune_over_splits
 
-    inputs = recipe, options.manifest, options.init, options.run
-    with distributed_context() as world:
-        settings: dict[str, Any] = {
-            "test_split": options.test_split, "resume": options.resume, "profile": options.profile,
-            "world": world,
-        }  # fmt: skip
-        if options.splits:
-            results = finetune_over_splits(*inputs, options.splits, **settings)
-        else:
-            results = finetune_and_test(*inputs, test=not options.no_test, **settings)
-        if results is None or not world.is_main:
-            return
-        if results:
-            print_table(results)
-        print(f"model: {options.run / ('split*/model' if options.splits else 'model')}")
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder")
-    parser.add_argument("--resume", action="store_true", help="resume the run in that folder")
-    parser.add_argument(
-        "--profile", action="store_true",
-        help="time the parts of 20 training steps and write a page and a Perfetto trace to "
-        "profile/ in the run folder; results do not change",
+    numbers = parse_splits(splits)
+    results = api.finetune(
+        recipe, manifest, run,
+        init=init, split=split, splits=numbers, test=not no_test, overrides=overrides, **options,
     )  # fmt: skip
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value",
-        help="recipe overrides, for example training.epochs=30 clip.size=112",
-    )  # fmt: skip
+    if results is None or not api.is_main_process():
+        return
+    if results:
+        print_table(results)
+    print(f"model: {run / ('split*/model' if numbers else 'model')}")
 
 
-def add_plan(commands: Subparsers) -> None:
-    parser = commands.add_parser(
-        "plan",
-        help="estimate a training: clips/s, hours, memory, disk space, and what to change",
-        description="Run less than a minute of a pre-training or fine-tuning and estimate what the "
-        "whole training takes on this machine. Writes nothing except the file --json.",
-        epilog=_RECIPE_KEYS,
-    )
-    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="for example laptop or my.yaml")
-    parser.add_argument("--manifest", required=True, metavar="M", help="training videos")
-    parser.add_argument(
-        "--init", default="random", metavar="DIR|imagenet:FILE",
-        help="initial weights, as in pretrain and finetune (default: random)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=int_at_least(1), default=30, metavar="S",
-        help="approximate time to measure (default: 30)",
-    )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values to a file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value",
-        help="recipe overrides, for example training.workers=8 clip.size=112",
-    )  # fmt: skip
-    parser.set_defaults(command=_plan)
+def run_ablate(
+    plan: str,
+    overrides: tuple[str, ...],
+    *,
+    out: Path,
+    manifest: str | None = None,
+    only: list[str] = [],  # noqa: B006
+    jobs: PositiveInt = 1,
+    dry_run: bool = False,
+    print: bool = False,
+    report_only: bool = False,
+) -> None:
+    """Run an ablation: every row of a plan with every seed, and a report.
+
+    Pre-train, test and optionally fine-tune one cell for each row and seed of a plan, all with the
+    same number of clips. The same command resumes after an interruption, skips finished cells and
+    retries failed ones. Exit status 1: some cells failed; see the report and their logs.
+
+    Args:
+        plan: for example table-1a, noise, or my.yaml. Plans for your own pairs (table-1a-ucf, ...)
+            need --manifest; plans at the size of the paper are named table-1a-paper, ...
+        overrides: a recipe key for all cells (training.epochs=5), a plan key (seeds=0,
+            corpus.pairs=500), or a variable of the plan (transformer=DIR)
+        out: output folder
+        manifest: pairs with labels for a plan that does not render any
+        only: run only these rows: a row name such as ranking or "words / joint", or words for all
+            rows that contain it; may be repeated
+        jobs: cells to run at once; cores are divided between them, GPUs are assigned in turn
+        dry_run: list the cells without running
+        print: run nothing; write the training pairs and print one shell command per cell, for a
+            scheduler
+        report_only: write the report without running any cell
+    """
+    from crosspair.ablation.plan import read_plan
+    from crosspair.ablation.run import ablate
+
+    loaded = read_plan(plan, overrides)
+    if dry_run or print:
+        print_cells(loaded, out, manifest, only, jobs, commands=print)
+        return
+    outcome = ablate(loaded, out, manifest=manifest, only=only, jobs=jobs, report_only=report_only)
+    counts = f"{outcome.done} of {outcome.cells} cells done, {outcome.failed} failed"
+    sys.stdout.write(f"{outcome.report or out}: {counts}\n")
+    if outcome.stopped:
+        sys.exit(130)
+    if outcome.failed:
+        sys.exit(1)
 
 
-def _plan(options: argparse.Namespace) -> None:
-    if options.json:
-        check_output_path(options.json, "--json")
-    recipe = _read_any_recipe(options.recipe, options.overrides)
+def run_benchmark(
+    overrides: tuple[str, ...],
+    *,
+    recipe: str,
+    manifest: str,
+    init: str = "random",
+    seconds: PositiveInt = 30,
+    json: bool = False,
+) -> None:
+    """Measure a training: clips/s, time in parts, hours, memory, disk space, advice.
 
+    Run less than a minute of a pre-training or fine-tuning, write no files, and estimate what the
+    whole training takes on this machine.
+
+    Args:
+        overrides: recipe keys, for example training.workers=8 clip.size=112
+        recipe: name or YAML file, as in pretrain and finetune
+        manifest: training videos
+        init: initial weights, as in pretrain and finetune
+        seconds: approximate time to measure
+        json: print all values as JSON
+    """
     from dataclasses import asdict
 
+    from crosspair.benchmark import benchmark
+    from crosspair.cli.parser import print_json
     from crosspair.corpora.manifest import Manifest
-    from crosspair.distributed import init_distributed
-    from crosspair.files import write_atomically
-    from crosspair.planning import estimate_training
 
-    with init_distributed() as world:
-        estimate = estimate_training(
-            recipe, Manifest.read(options.manifest), name=options.recipe, init=options.init,
-            seconds=options.seconds, world=world,
-        )  # fmt: skip
-    if options.json:
-        text = json.dumps(asdict(estimate), ensure_ascii=False, indent=2)
-        write_atomically(options.json, text + "\n")
-    _print_plan(estimate, recipe)
+    result = benchmark(_read_any_recipe(recipe, overrides), Manifest.read(manifest), init, seconds)
+    if json:
+        print_json(asdict(result))
+    else:
+        print(result)
 
 
-def _read_any_recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe:
+def _read_any_recipe(name: str, overrides: tuple[str, ...]) -> Recipe | FinetuneRecipe:
     """Read a packaged recipe of either kind, or a file: for pre-training if valid as such, else for fine-tuning."""
     from crosspair.config import FinetuneRecipe, Recipe
     from crosspair.errors import RecipeError
@@ -200,114 +199,35 @@ def _read_any_recipe(name: str, overrides: list[str]) -> Recipe | FinetuneRecipe
     return read_recipe(FinetuneRecipe, name, overrides)
 
 
-def _print_plan(plan: TrainingEstimate, recipe: Recipe | FinetuneRecipe) -> None:
-    measured, machine = plan.measured, plan.machine
-    device = machine.cpu if machine.device == "cpu" else machine.device
-    reduced = f"the recipe's {plan.part} take too long or too much memory here"
-    bound = "data" if plan.data_bound else "compute"
-    rows = [
-        ("loading, 1 worker", measured.by_worker, ""),
-        (f"loading, {recipe.training.workers} workers", measured.loading, ""),
-        (f"training steps, {measured.part} clips", measured.step, reduced if measured.part < plan.part else ""),
-        ("both together", measured.together, f"{measured.data_wait:.0%} waiting for clips: {bound}-bound"),
-    ]
-    print(
-        f"{plan.recipe} on {plan.manifest}: {plan.pairs:,} pairs, {plan.clips:,} training clips\n"
-        f"measured in {measured.seconds:.0f} s on {device}, {machine.cores} cores:"
-    )
-    for name, rate, note in rows:
-        print(f"  {name:<30} {rate:9.1f} clips/s{note and '  ' + note}")
-    print(f"duration: {plan.hours:.{1 if plan.hours >= 1 else 2}f} hours")
-    if measured.memory:
-        print(f"memory with {measured.part} clips: {_format_bytes(measured.memory)}")
-    if measured.worker_memory:
-        print(f"memory of each worker: {_format_bytes(measured.worker_memory)}")
-    print(
-        f"disk space: up to {_format_bytes(plan.checkpoints)} for checkpoints, "
-        f"{_format_bytes(plan.model)} for the model, {_format_bytes(plan.logs)} for logs"
-    )
-    for advice in plan.advice:
-        print(f"change: {advice}")
+def run_doctor(*, json: bool = False) -> None:
+    """Check this machine and the installation, and print how to fix problems.
 
+    Exit status 1: a check fails that does not concern an optional extra.
 
-def _format_bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    Args:
+        json: print the checks as JSON
+    """
+    from dataclasses import asdict
 
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
-def add_ablate(commands: Subparsers) -> None:
-    parser = commands.add_parser(
-        "ablate",
-        help="run an ablation: every row of a plan with every seed, and a report",
-        description="Pre-train, test and optionally fine-tune one cell for each row and seed of a "
-        "plan, all with the same number of clips. Finished cells are not run again: the same "
-        "command resumes after an interruption and retries failed cells.",
-        epilog="Exit status 1: some cells failed; see the report and their logs. Plans that render "
-        "their pairs need no data. Plans for your own pairs (table-1a-ucf, ...) take any manifest "
-        "with labels; plans at the size of the paper are named table-1a-paper, ...",
-    )
-    parser.add_argument("plan", metavar="PLAN", help="for example table-1a, noise, or my.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value",
-        help="directly after PLAN: a recipe key for all cells (training.epochs=5), a plan key "
-        "(seeds=0, corpus.pairs=500), or a variable of the plan (transformer=DIR)",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    parser.add_argument("--manifest", metavar="M", help="pairs for a plan that does not render any")
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="ROW",
-        help='run only these rows: a row name such as ranking or "words / joint", or words for all '
-        "rows that contain it; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=int_at_least(1), default=1, metavar="N",
-        help="cells to run at the same time; cores are divided between them, GPUs are assigned in "
-        "turn (default: 1)",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="list the cells without running")
-    parser.add_argument(
-        "--print", action="store_true",
-        help="run nothing; write the training pairs and print one shell command per cell, for a "
-        "scheduler",
-    )  # fmt: skip
-    parser.add_argument("--report-only", action="store_true", help="write the report without running any cell")
-    parser.set_defaults(command=_ablate)
+    from crosspair.cli.parser import print_json
+    from crosspair.doctor import run_checks
 
-
-def _ablate(options: argparse.Namespace) -> None:
-    from crosspair.ablation.plan import read_plan
-    from crosspair.ablation.run import ablate
-
-    plan = read_plan(options.plan, options.overrides)
-    if options.dry_run or options.print:
-        _print_cells(plan, options)
-        return
-    outcome = ablate(
-        plan, options.out,
-        manifest=options.manifest, only=options.only, jobs=options.jobs,
-        report_only=options.report_only,
-    )  # fmt: skip
-    counts = f"{outcome.done} of {outcome.cells} cells done, {outcome.failed} failed"
-    print(f"{outcome.report or options.out}: {counts}")
-    if outcome.stopped:
-        sys.exit(130)
-    if outcome.failed:
-        sys.exit(1)
-
-
-def _print_cells(plan: AblationPlan, options: argparse.Namespace) -> None:
-    """Print state and clips of the cells; with --print, write the jobs of those not done, and print their commands."""
-    from crosspair.ablation.cells import plan_cells, select, status, write_jobs
-    from crosspair.ablation.run import LOG, cell_command
-
-    every = plan_cells(plan, options.out, options.manifest)
-    cells = select(every, options.only)
-    if options.print:
-        for i, cell in enumerate(write_jobs(options.out, plan, cells)):
-            folder = options.out.absolute() / cell.folder
-            command = shlex.join(cell_command(folder, i % options.jobs))
-            print(f"{command} >> {shlex.quote(str(folder / LOG))} 2>&1")
-        return
-    print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
-    for cell in cells:
-        state = status(options.out / cell.folder)
-        print(f"{cell.hash}  {state:7}  {cell.clips:,} clips of {cell.pairs:,} pairs  {cell.name}")
+    checks = run_checks(Path())
+    if json:
+        print_json([asdict(check) for check in checks])
+    else:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for _ in range(3):
+            table.add_column(overflow="fold")
+        for check in checks:
+            mark = "[green]ok[/green]" if check.ok else "[red]--[/red]"
+            table.add_row(mark, check.name, escape(check.found))
+        Console().print(table)
+        for check in checks:
+            if not check.ok:
+                print(f"{check.name}, for {check.needed_for}: {check.fix}")
+    sys.exit(0 if all(check.ok or check.optional for check in checks) else 1)

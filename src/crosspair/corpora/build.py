@@ -7,8 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -27,24 +26,25 @@ logger = logging.getLogger(__name__)
 
 NO_FILE, NO_TITLE, BROKEN = "no file", "no title", "broken file"
 """Reasons of `SkippedPair`."""
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+Row = dict[str, Any]
+"""Values of a row by column of the manifest."""
 
 
 class CorpusOptions(TypedDict, total=False):
-    """Options of every corpus reader.
+    """Options of every corpus reader."""
 
-    Attributes:
-        title_columns: the title file's names for its columns, see `tables.read_titles`.
-        class_names: a file of display names, see `rename_classes`.
-        val_fraction: fraction of the train split to hold out as ``val``, in [0, 1).
-        seed: selects the held-out rows.
-        progress: called with the numbers of probed and of all pairs.
-    """
-
-    title_columns: Mapping[str, str] | None
-    class_names: Path | None
-    val_fraction: float
-    seed: int
-    progress: Callable[[int, int], None]
+    title_columns: Mapping[str, str] | None  # the title file's names for its columns, see `tables.read_titles`
+    class_names: Path | None  # file of display names, see `rename_classes`
+    val_fraction: float  # fraction of the train split to hold out as ``val``, in [0, 1)
+    seed: int  # selects the held-out rows
+    progress: Callable[[int, int], None]  # called with the numbers of probed and of all pairs
 
 
 class TitledCorpusOptions(CorpusOptions, total=False):
@@ -55,20 +55,17 @@ class TitledCorpusOptions(CorpusOptions, total=False):
 
 @dataclass
 class PairRecord:
-    """One pair as a corpus's lists describe it, before its video is found.
+    """One pair as a corpus's lists describe it, before its video is found."""
 
-    Attributes:
-        pair_id: unique in the corpus.
-        where: file and line of the entry, for messages.
-        files: possible names of the video, best first, each with the manifest columns that apply if
-            the video has this name.
-        row: manifest columns that apply in any case.
-    """
+    pair_id: str  # unique in the corpus
+    where: str  # file and line of the entry, for messages
+    files: Mapping[str, Row]  # possible names of the video, best first, and columns that apply for this name
+    row: Row  # columns that apply in any case
 
-    pair_id: str
-    where: str
-    files: Mapping[str, Mapping[str, Any]]
-    row: dict[str, Any] = field(default_factory=dict)
+    @property
+    def titled(self) -> bool:
+        """Whether it has a title."""
+        return bool(self.row.get("title") or self.row.get("title_clean"))
 
 
 class SkippedPair(NamedTuple):
@@ -87,8 +84,8 @@ def build_manifests(
     what: str,
     needs_title: bool = False,
     format_label: Callable[[str], str] = str,
-    group: Callable[[dict[str, Any]], str] = lambda row: str(row["pair_id"]),
-    after_probe: Callable[[dict[str, Any]], None] = lambda _: None,
+    group: Callable[[Row], str] = lambda row: str(row["pair_id"]),
+    after_probe: Callable[[Row], None] = lambda _: None,
 ) -> list[Manifest]:
     """Find the videos, join titles, hold out validation rows, probe, and write the manifests.
 
@@ -98,10 +95,9 @@ def build_manifests(
         folder: the videos, in any subfolders.
         lists: output and pairs of each manifest; a video in several manifests is probed once.
         options: of the user.
-        what: what the pairs are called, for messages.
-        needs_title: skip pairs without a title.
+        what, needs_title: see `match_videos`.
         format_label: display name of an official label.
-        group: key of rows that `split_validation` keeps together.
+        group: see `split_validation`.
         after_probe: called with each row after probing; may change it.
 
     Raises:
@@ -109,17 +105,14 @@ def build_manifests(
     """
     titles = options.get("titles")
     if titles is not None:
-        _join_titles([pair for _, pairs in lists for pair in pairs], titles, options)
+        _join_titles([pair for _, pairs in lists for pair in pairs], titles, options.get("title_columns"))
     videos = VideoFiles(folder)
-    corpora = []
-    for output, pairs in lists:
-        rows, skipped = match_videos(pairs, videos, what=what, needs_title=needs_title)
+    corpora = [(output, *match_videos(pairs, videos, what=what, needs_title=needs_title)) for output, pairs in lists]
+    for _, rows, skipped in corpora:
         split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), group)
-        for row in rows if titles is not None else ():
-            if not row.get("title") and not row.get("title_clean"):
-                detail = "in the manifest, with an empty title"
-                skipped.append(SkippedPair(row["pair_id"], NO_TITLE, detail))
-        corpora.append((output, rows, skipped))
+        if titles is not None:
+            untitled = [row["pair_id"] for row in rows if not row.get("title") and not row.get("title_clean")]
+            skipped += [SkippedPair(name, NO_TITLE, "in the manifest, with an empty title") for name in untitled]
     every_row = [row for _, rows, _ in corpora for row in rows]
     used = {row["path"] for row in every_row}
     unused = [path for path in videos.paths if videos.full_path(path) not in used]
@@ -135,32 +128,30 @@ def build_manifests(
 
 def match_videos(
     pairs: Sequence[PairRecord], videos: VideoFiles, *, what: str, needs_title: bool
-) -> tuple[list[dict[str, Any]], list[SkippedPair]]:
+) -> tuple[list[Row], list[SkippedPair]]:
     """Find the video of each pair.
 
     Args:
-        pairs: listed pairs.
-        videos: the files to search.
+        pairs, videos: listed pairs, and the files to search.
         what: what the pairs are called, for messages.
         needs_title: skip pairs without a title.
 
     Returns:
-        Manifest rows in the order of ``pairs``, with ``path`` joined to the folder of ``videos``;
-        and the pairs without a video or title.
+        Manifest rows with ``path`` joined to the folder of ``videos``, and the skipped pairs.
 
     Raises:
         ManifestError: a name matches several videos, or no pair remains.
     """
-    rows, skipped = list[dict[str, Any]](), list[SkippedPair]()
+    rows, skipped = list[Row](), list[SkippedPair]()
     for pair in pairs:
-        found = _find_video(pair, videos)
-        if found is None:
-            detail = f"no video {' or '.join(pair.files)}"
-            skipped.append(SkippedPair(pair.pair_id, NO_FILE, detail))
-        elif needs_title and not (pair.row.get("title") or pair.row.get("title_clean")):
-            skipped.append(SkippedPair(pair.pair_id, NO_TITLE, found["path"]))
+        found = ((videos.find(name, pair.where), columns) for name, columns in pair.files.items())
+        path, columns = next((match for match in found if match[0] is not None), (None, {}))
+        if path is None:
+            skipped.append(SkippedPair(pair.pair_id, NO_FILE, f"no video {' or '.join(pair.files)}"))
+        elif needs_title and not pair.titled:
+            skipped.append(SkippedPair(pair.pair_id, NO_TITLE, videos.full_path(path)))
         else:
-            rows.append({"pair_id": pair.pair_id, **found, **pair.row})
+            rows.append({"pair_id": pair.pair_id, "path": videos.full_path(path), **columns, **pair.row})
     if rows:
         return rows, skipped
     if untitled := sum(pair.reason == NO_TITLE for pair in skipped):
@@ -168,22 +159,13 @@ def match_videos(
     names = [name for pair in pairs for name in pair.files]
     searched = f"; searched for {summarize_names(names)}" if names else ""
     raise ManifestError(
-        f"no pair: {len(pairs)} {what} match no video of the {len(videos)} in {videos.folder}{searched}"
+        f"no pair: {len(pairs)} {what} match no video of the {len(videos.paths)} in {videos.folder}{searched}"
     )
 
 
-def _find_video(pair: PairRecord, videos: VideoFiles) -> dict[str, Any] | None:
-    """Return path and further columns of the first of a pair's possible files that exists, or None."""
-    for name, columns in pair.files.items():
-        path = videos.find(name, pair.where)
-        if path is not None:
-            return {"path": videos.full_path(path), **columns}
-    return None
-
-
-def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions) -> None:
+def _join_titles(pairs: Sequence[PairRecord], file: Path, columns: Mapping[str, str] | None) -> None:
     """Set ``title`` and ``title_clean`` of pairs, in place, from a title file; ManifestError if no id matches."""
-    titles = titles_by_id(file, options.get("title_columns"))
+    titles = titles_by_id(file, columns)
     titled = [pair for pair in pairs if video_stem(pair.pair_id) in titles]
     if not titled:
         raise ManifestError(
@@ -192,24 +174,18 @@ def _join_titles(pairs: Sequence[PairRecord], file: Path, options: CorpusOptions
         )
     for pair in titled:
         line = titles[video_stem(pair.pair_id)]
-        pair.row["title"] = line["title"] or None
-        pair.row["title_clean"] = line.values.get("title_clean")
+        pair.row |= {"title": line["title"] or None, "title_clean": line["title_clean"]}
 
 
-def probe_rows(rows: Sequence[dict[str, Any]], progress: Callable[[int, int], None]) -> None:
+def probe_rows(rows: Sequence[Row], progress: Callable[[int, int], None]) -> None:
     """Probe the rows' videos and set the probed columns or ``error``, in place; progress: rows done, all rows."""
-    paths = [row["path"] for row in rows]
-    found = probe_videos(paths, progress=lambda done: progress(done, len(rows)))
+    found = probe_videos([row["path"] for row in rows], progress=lambda done: progress(done, len(rows)))
     for row, columns in zip(rows, found, strict=True):
         row.update(columns)
 
 
 class ManifestOutput:
-    """The output file of a manifest, checked before the work starts.
-
-    Args:
-        out: a file with the suffix ``.parquet``, or a folder.
-        name: file name in the folder.
+    """The output of a manifest, a ``.parquet`` file or a folder for ``name``, checked before the work starts.
 
     Raises:
         ManifestError: it cannot be written, or would replace a file that is not a manifest.
@@ -218,7 +194,11 @@ class ManifestOutput:
     def __init__(self, out: Path, name: str = "manifest.parquet") -> None:
         self.path = out if out.suffix == ".parquet" else out / name
         self.skipped_list = skipped_list_path(self.path)
-        _check_writable(self.path)
+        folder = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise ManifestError(f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ManifestError(f"output {self.path} cannot be written: no write permission for {folder}")
         if self.path.exists() and not _is_manifest(self.path):
             raise ManifestError(f"output {self.path} exists and is not a manifest. Choose another output.")
         if self.skipped_list.exists() and not _is_skipped_list(self.skipped_list):
@@ -226,18 +206,23 @@ class ManifestOutput:
                 f"{self.skipped_list} exists and is not a list of skipped pairs. Move it or choose another output."
             )
 
-    def write(self, rows: list[dict[str, Any]], skipped: list[SkippedPair]) -> Manifest:
-        """Write the manifest and the list of skipped pairs; without such pairs, delete an old list.
+    def write(self, rows: list[Row], skipped: Sequence[SkippedPair]) -> Manifest:
+        """Write the manifest and the list of skipped pairs and rows with an error; delete an old list if it is empty.
 
-        Args:
-            rows: probed; relative paths start at the working directory.
-            skipped: pairs without a row; rows with an error are added to the list.
+        Relative paths of ``rows`` start at the working directory.
         """
-        relative = _relative_to(self.path.parent)
-        manifest = manifest_from_rows([{**row, "path": relative(row["path"])} for row in rows], self.path)
-        for row in rows:
-            if row.get("error"):
-                skipped.append(SkippedPair(row["pair_id"], BROKEN, row["error"]))
+        # Resolved before taking the relative path, because ".." from a linked folder leads elsewhere;
+        # once per folder and not per file, because resolving accesses the disk.
+        folders = {parent: Path(parent).resolve() for parent in {os.path.dirname(row["path"]) for row in rows}}  # noqa: PTH120
+        start = self.path.parent.resolve()
+        relative = {parent: os.path.relpath(folder, start) for parent, folder in folders.items()}
+
+        def place(path: str) -> str:
+            parent, name = os.path.split(path)
+            return os.path.normpath(os.path.join(relative[parent], name))  # noqa: PTH118
+
+        manifest = manifest_from_rows([{**row, "path": place(row["path"])} for row in rows], self.path)
+        skipped = [*skipped, *(SkippedPair(row["pair_id"], BROKEN, row["error"]) for row in rows if row.get("error"))]
         for reason in dict.fromkeys(pair.reason for pair in skipped):
             ids = [pair.video_id for pair in skipped if pair.reason == reason]
             count = "1 pair" if len(ids) == 1 else f"{len(ids)} pairs"
@@ -250,44 +235,11 @@ class ManifestOutput:
 
 
 def skipped_list_path(manifest: Path) -> Path:
-    """Return the path of the list of skipped pairs next to a manifest.
-
-    >>> skipped_list_path(Path("pairs.parquet")).name
-    'pairs.left-out.csv'
-    """
+    """Return the path of the list of skipped pairs next to a manifest."""
     return manifest.with_name(f"{manifest.stem}.left-out.csv")
 
 
-def _relative_to(folder: Path) -> Callable[[str], str]:
-    """Return a function that makes a file's path relative to a folder, with links of folders resolved."""
-    start = folder.resolve()
-
-    # Resolved before taking the relative path, because ".." from a linked folder leads elsewhere;
-    # once per folder and not per file, because resolving accesses the disk.
-    @cache
-    def relative_folder(parent: str) -> str:
-        return os.path.relpath(Path(parent).resolve(), start)
-
-    def relative(path: str) -> str:
-        parent, name = os.path.split(path)
-        return os.path.normpath(os.path.join(relative_folder(parent), name))  # noqa: PTH118
-
-    return relative
-
-
-def _check_writable(path: Path) -> None:
-    """Raise ManifestError if the nearest existing parent is no folder or not writable; create nothing."""
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise ManifestError(f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ManifestError(f"output {path} cannot be written: no write permission for {folder}")
-
-
 def _is_manifest(path: Path) -> bool:
-    """Return whether a file is Parquet with the columns ``pair_id`` and ``path``."""
     try:
         return {"pair_id", "path"} <= set(pq.read_schema(path).names)
     except (pa.ArrowException, OSError):
@@ -295,7 +247,6 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _is_skipped_list(path: Path) -> bool:
-    """Return whether the first line of a file is the csv header of a list of skipped pairs."""
     try:
         with path.open("rb") as file:
             return file.readline().strip() == ",".join(SkippedPair._fields).encode()
@@ -303,58 +254,33 @@ def _is_skipped_list(path: Path) -> bool:
         return False
 
 
-_SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "validate": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-
-
 def parse_split(name: str, where: str) -> str | None:
-    """Return the manifest's name of a split, or None for an empty string.
+    """Return the manifest's name of a split, in any case, or None for an empty string.
 
     >>> parse_split("validate", "val.csv, line 2")
     'val'
-
-    Args:
-        name: as in a corpus's list, in any case.
-        where: file and line, for messages.
-
-    Raises:
-        ManifestError: the name is unknown.
     """
-    if not name:
-        return None
-    try:
-        return _SPLIT_NAMES[name.lower()]
-    except KeyError as error:
-        raise ManifestError(
-            f"{where}: split {name!r} is unknown; it must be one of {', '.join(_SPLIT_NAMES)}"
-        ) from error
+    if name and name.lower() not in _SPLIT_NAMES:
+        raise ManifestError(f"{where}: split {name!r} is unknown; it must be one of {', '.join(_SPLIT_NAMES)}")
+    return _SPLIT_NAMES[name.lower()] if name else None
 
 
 def split_validation(
-    rows: list[dict[str, Any]],
-    fraction: float,
-    seed: int,
-    group: Callable[[dict[str, Any]], str] = lambda row: str(row["pair_id"]),
+    rows: list[Row], fraction: float, seed: int, group: Callable[[Row], str] = lambda row: str(row["pair_id"])
 ) -> None:
     """Move random groups of the train split to split ``val``, in place.
 
     Args:
-        rows: of a manifest; rows without a split belong to train.
+        rows: of a manifest; those without a split belong to train.
         fraction: of the train rows, in [0, 1). Groups are added while they fit; only a first group
             that is larger than the fraction exceeds it.
         seed: selects the groups.
         group: key of a row; rows that would be recognised from each other, such as two clips of
             one recording, must have the same key.
-
-    Raises:
-        ManifestError: ``fraction`` is out of range.
     """
     if not 0 <= fraction < 1:
         raise ManifestError(f"the validation fraction is {fraction}; it must be in [0, 1)")
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.get("split") in (None, "train"):
             groups[group(row)].append(row)
@@ -365,9 +291,6 @@ def split_validation(
             held += len(members[index])
             for row in members[index]:
                 row["split"] = "val"
-
-
-_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def class_phrase(label: str) -> str:
@@ -382,19 +305,21 @@ def class_phrase(label: str) -> str:
     return " ".join(_CAMEL_CASE.sub(" ", label).replace("_", " ").lower().split())
 
 
-def rename_classes(rows: Iterable[dict[str, Any]], file: Path | None, format_label: Callable[[str], str]) -> None:
+def rename_classes(rows: Iterable[Row], file: Path | None, format_label: Callable[[str], str]) -> None:
     """Replace the official labels of rows by display names, in place.
 
     Args:
-        rows: of a manifest; rows without a label are unchanged.
+        rows: of a manifest; those without a label are unchanged.
         file: a csv or tsv without a header, one class per line: official name, display name.
         format_label: display name of a label that the file lacks.
-
-    Raises:
-        ManifestError: the file is invalid or matches no label.
     """
     labelled = [row for row in rows if row.get("label")]
-    names = _read_class_names(file) if file else {}
+    names: dict[str, str] = {}
+    if file:
+        lines = read_table(file, "class names").without_header(("official", "name"))
+        if (incomplete := lines.index[(lines == "").any(axis=1)]).size:
+            raise ManifestError(f"{incomplete[0]}: needs an official name and a display name")
+        names = {official: line["name"] for official, line in index_by_key(lines, lines["official"]).items()}
     labels = {row["label"] for row in labelled}
     if file and not labels & set(names):
         raise ManifestError(
@@ -404,13 +329,3 @@ def rename_classes(rows: Iterable[dict[str, Any]], file: Path | None, format_lab
         )
     for row in labelled:
         row["label"] = names.get(row["label"]) or format_label(row["label"])
-
-
-def _read_class_names(path: Path) -> dict[str, str]:
-    """Read a csv or tsv without a header as a dictionary from official to display name of each class."""
-    lines = read_table(path, "class names").without_header(("official", "name"))
-    for line in lines:
-        if not line["official"] or not line["name"]:
-            raise ManifestError(f"{line.where}: needs an official name and a display name")
-    by_official = index_by_key((line["official"], line) for line in lines)
-    return {official: line["name"] for official, line in by_official.items()}

@@ -22,8 +22,6 @@ from crosspair.workers import WorkerFailure, map_isolated
 logger = logging.getLogger(__name__)
 
 PROBED = ("width", "height", "fps", "frames", "duration", "codec")
-LIST_COLUMNS = ("pair_id", "path", "kind", "message")
-
 HEADER_SECONDS = 20.0  # time limit of one file
 DECODE_SECONDS = 60.0  # with decoding; the video's duration is added
 
@@ -34,15 +32,10 @@ WHOLE: Segment = (None, None)
 
 @dataclass(frozen=True)
 class CheckedManifest:
-    """A manifest whose videos have been checked.
+    """A manifest whose videos have been checked."""
 
-    Attributes:
-        manifest: with the probed columns filled; ``error`` is set for videos that training skips.
-        results: one per row.
-    """
-
-    manifest: Manifest
-    results: list[CheckResult]
+    manifest: Manifest  # with the probed columns filled; ``error`` is set for videos that training skips
+    results: list[CheckResult]  # one per row
 
     @property
     def broken(self) -> int:
@@ -51,40 +44,24 @@ class CheckedManifest:
 
     def count_statuses(self) -> dict[VideoStatus, tuple[int, int]]:
         """Return, for each status that occurs, the numbers of distinct videos and of rows."""
-        rows = list(zip(self.manifest.column("path"), self.results, strict=True))
-        counts = {}
-        for status in VideoStatus:
-            paths = [path for path, result in rows if result.kind is status]
-            if paths:
-                counts[status] = len(set(paths)), len(paths)
-        return counts
+        paths: dict[VideoStatus, list[str]] = defaultdict(list)
+        for path, result in zip(self.manifest.column("path"), self.results, strict=True):
+            paths[result.kind].append(path)
+        return {status: (len(set(paths[status])), len(paths[status])) for status in VideoStatus if status in paths}
 
     def write_list(self, path: Path) -> None:
-        """Write a csv of the rows whose status is not ``fine``.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
-        columns = (self.manifest.column(name) for name in ("pair_id", "path"))
-        rows = [
-            (pair_id, video, result.kind.value, result.reason)
-            for pair_id, video, result in zip(*columns, self.results, strict=True)
-            if result.kind is not VideoStatus.FINE
-        ]
-        write_atomically(path, csv_text(LIST_COLUMNS, rows))
+        """Write a csv of the rows whose status is not ``fine``; RunError if that fails."""
+        rows = zip(self.manifest.column("pair_id"), self.manifest.column("path"), self.results, strict=True)
+        lines = [(*row, found.kind.value, found.reason) for *row, found in rows if found.kind is not VideoStatus.FINE]
+        write_atomically(path, csv_text(("pair_id", "path", "kind", "message"), lines))
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was found in a video.
+    """What was found in a video."""
 
-    Attributes:
-        columns: the probed columns of the manifest; empty if the header cannot be read.
-        results: one per requested segment.
-    """
-
-    columns: dict[str, Any]
-    results: list[CheckResult]
+    columns: dict[str, Any]  # the probed columns of the manifest; empty if the header cannot be read
+    results: list[CheckResult]  # one per requested segment
 
 
 def check(
@@ -115,26 +92,23 @@ def check(
         out = manifest.path
     elif out.suffix != ".parquet":
         out = out / manifest.path.name
-    numbers: dict[str, dict[Segment, int]] = defaultdict(dict)  # of the segments of each video
-    segment_of_row = []  # video and number of the segment
-    for clip in manifest.clips():
-        segments = numbers[clip.path]
-        number = segments.setdefault((clip.start, clip.end), len(segments))
-        segment_of_row.append((clip.path, number))
-    videos = {path: list(segments) for path, segments in numbers.items()}
-    journal = out.with_name(f".{out.name}.checked")
-    found = _check_resumable(videos, journal, decode, workers, seconds, progress)
-    results = [found[path].results[number] for path, number in segment_of_row]
+    parts = [(clip.path, (clip.start, clip.end)) for clip in manifest.clips()]
+    segments: dict[str, list[Segment]] = defaultdict(list)  # distinct, of each video
+    number = {}
+    for path, segment in dict.fromkeys(parts):
+        number[path, segment] = len(segments[path])
+        segments[path].append(segment)
+    journal = out.with_name(f".{out.name}.checked") if decode else None
+    found = _check_resumable(segments, journal, workers, seconds, progress)
+    results = [found[path].results[number[path, segment]] for path, segment in parts]
     rebased = manifest.rebased(out)
-    columns: dict[str, list[Any]] = {
-        name: [found[path].columns.get(name) for path, _ in segment_of_row] for name in PROBED
-    }
+    columns: dict[str, list[Any]] = {name: [found[path].columns.get(name) for path, _ in parts] for name in PROBED}
     columns["error"] = [
         f"{path}: {result.reason}" if result.kind.broken else None
         for path, result in zip(rebased.column("path"), results, strict=True)
     ]
     checked = CheckedManifest(rebased.with_columns(columns).write(out), results)
-    if decode:
+    if journal:
         journal.unlink(missing_ok=True)
     return checked
 
@@ -152,9 +126,6 @@ def probe_videos(
     Returns:
         For each path, in order, the probed columns of the manifest (the fields of `VideoInfo`), or
         only ``error``, a one-line message.
-
-    Raises:
-        CrosspairError: processes cannot be started.
     """
     times = Counter(paths)
     jobs = [(path, [WHOLE]) for path in times]
@@ -163,8 +134,7 @@ def probe_videos(
     with closing(check_videos(jobs, decode=decode)) as probes:
         for job, probe in probes:
             path, result = jobs[job][0], probe.results[0]
-            error = {"error": f"{path}: {result.reason}"}
-            columns[path] = error if result.kind.broken else probe.columns
+            columns[path] = {"error": f"{path}: {result.reason}"} if result.kind.broken else probe.columns
             done += times[path]
             progress(done)
     return [dict(columns[path]) for path in paths]
@@ -187,9 +157,6 @@ def check_videos(
 
     Yields:
         (index of the job, `ProbeResult`), in the order of completion.
-
-    Raises:
-        CrosspairError: processes cannot be started.
     """
     limit = seconds or (DECODE_SECONDS if decode else HEADER_SECONDS)
     answers = map_isolated(inspect_job, [(path, parts, decode) for path, parts in jobs], timeout=limit, workers=workers)
@@ -211,22 +178,21 @@ def _failure_result(failure: WorkerFailure, decode: bool) -> CheckResult:
 
 def _check_resumable(
     videos: Mapping[str, list[Segment]],
-    journal: Path,
-    decode: bool,
+    journal: Path | None,
     workers: int | None,
     seconds: float | None,
     progress: Callable[[int], None],
 ) -> dict[str, ProbeResult]:
-    """Check each video; with ``decode``, reuse and extend the journal of an interrupted check."""
-    keys = {path: _journal_key(path, parts) for path, parts in videos.items()} if decode else {}
-    known = _read_journal(journal) if decode else {}
+    """Check each video; with a journal, decode it, and reuse and extend the journal of an interrupted check."""
+    keys = {path: _journal_key(path, parts) for path, parts in videos.items()} if journal else {}
+    known = _read_journal(journal) if journal else {}
     found = {path: known[key] for path, key in keys.items() if key in known}
     if found:
         logger.info("resuming a check: %d of %d videos are done", len(found), len(videos))
     progress(len(found))
     jobs = [(path, parts) for path, parts in videos.items() if path not in found]
-    checking = check_videos(jobs, decode=decode, workers=workers, seconds=seconds)
-    with JsonlWriter(journal) if decode else nullcontext() as lines, closing(checking):
+    checking = check_videos(jobs, decode=journal is not None, workers=workers, seconds=seconds)
+    with JsonlWriter(journal) if journal else nullcontext() as lines, closing(checking):
         for job, probe in checking:
             path = jobs[job][0]
             found[path] = probe

@@ -9,7 +9,7 @@ from typing import Any
 
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
-from crosspair.corpora.tables import TableLine, index_by_key, read_titles
+from crosspair.corpora.tables import index_by_key, read_titles
 from crosspair.corpora.video_files import VideoFiles, absolute_path, strip_video_suffix, to_nfc, video_stem
 from crosspair.errors import ManifestError
 from crosspair.progress import delayed_progress
@@ -40,11 +40,12 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
                     f"{rows[row['pair_id']]['path']}. Process the two sources separately."
                 )
     if titles is not None:
-        by_key = index_by_key((_title_key(line), line) for line in read_titles(titles))
+        lines = read_titles(titles)
+        keys = lines["video_id"].map(video_stem).where(lines["video_id"] != "", lines["path"].map(_path_key))
+        by_key = index_by_key(lines, keys)
         for row in rows.values():
-            matches = (by_key[key] for key in _video_keys(row["path"]) if key in by_key)
-            line = next(matches, None)
-            row["title"] = line["title"] if line else row.get("title")
+            line = next((by_key[key] for key in _video_keys(row["path"]) if key in by_key), row)
+            row["title"] = line.get("title")
     return manifest_from_rows(rows.values(), ".")
 
 
@@ -79,17 +80,12 @@ def _source_rows(name: str) -> Iterator[dict[str, Any]]:
             yield {**row, "path": absolute_path(clip.path)}
     elif "://" not in name and path.is_dir():
         files = VideoFiles(path)
-        if not len(files):
+        if not files.paths:
             raise ManifestError(f"folder {name} holds no video")
         for video in map(files.full_path, files.paths):
             yield {"pair_id": video, "path": video}
     else:
         yield {"pair_id": name, "path": name}
-
-
-def _title_key(line: TableLine) -> str:
-    """Return the key that matches a line of a title file to a video: its id, or its path."""
-    return video_stem(line["video_id"]) if line["video_id"] else _path_key(line["path"])
 
 
 def _video_keys(path: str) -> Iterator[str]:

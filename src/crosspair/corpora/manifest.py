@@ -6,7 +6,6 @@ import hashlib
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -134,19 +134,15 @@ class Manifest:
         """Return the rows of one split; rows without a split belong to ``train``."""
         if name not in SPLITS:
             raise ManifestError(f"split {name!r} is unknown; it must be one of {', '.join(SPLITS)}")
-        splits = self.column("split")
-        return self.take([row for row, split in enumerate(splits) if (split or "train") == name])
+        return Manifest(self.table.filter(_in_split(self.table, name)), self.path)
 
     def drop_unusable(self, column: str) -> Manifest:
         """Return the rows with a value in a column and without an error; log the others."""
-        columns = (self.column(name) for name in ("pair_id", column, "error"))
-        keep = []
-        for row, (pair_id, value, error) in enumerate(zip(*columns, strict=True)):
-            if error or not value:
-                logger.warning("skipped %s: %s", pair_id, error or f"no {column}")
-            else:
-                keep.append(row)
-        return self.take(keep)
+        error, value = (pc.fill_null(self.table.column(name), "") for name in ("error", column))
+        usable = pc.and_(pc.equal(error, ""), pc.not_equal(value, ""))
+        for row in self.table.filter(pc.invert(usable)).select(["pair_id", "error"]).to_pylist():
+            logger.warning("skipped %s: %s", row["pair_id"], row["error"] or f"no {column}")
+        return Manifest(self.table.filter(usable), self.path)
 
     def clips(self) -> list[Clip]:
         """Return the file and interval of every row, with paths joined to the manifest's folder."""
@@ -162,11 +158,8 @@ class Manifest:
 
         Of the probed columns, only whether ``error`` is set counts.
         """
-        digest = hashlib.sha256()
-        rows = self.table.select(SCHEMA.names[:9]).to_pylist()
-        for row, error in zip(rows, self.column("error"), strict=True):
-            digest.update(repr((*row.values(), *["broken"] * bool(error))).encode())
-        return digest.hexdigest()[:12]
+        rows = zip(self.table.select(SCHEMA.names[:9]).to_pylist(), self.column("error"), strict=True)
+        return _digest((*row.values(), *["broken"] * bool(error)) for row, error in rows)
 
 
 def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
@@ -196,14 +189,15 @@ def fingerprint(manifest: Manifest) -> str:
 
     Sizes are included because corpora prepared with different settings have the same names. Titles,
     labels, splits and the manifest's folder are ignored, as are sizes of missing and remote files.
-
-    Returns:
-        12 hex digits.
     """
-    digest = hashlib.sha256()
     rows = manifest.table.select(["pair_id", "path", "start", "end"]).to_pylist()
-    for row, clip in zip(rows, manifest.clips(), strict=True):
-        digest.update(repr((*row.values(), file_size(clip.path))).encode())
+    return _digest((*row.values(), file_size(clip.path)) for row, clip in zip(rows, manifest.clips(), strict=True))
+
+
+def _digest(rows: Iterable[tuple[object, ...]]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
     return digest.hexdigest()[:12]
 
 
@@ -231,13 +225,8 @@ def add_title_noise(manifest: Manifest, fraction: float, seed: int) -> Manifest:
     """
     if not 0 <= fraction <= 1:
         raise ManifestError(f"the fraction of wrong titles is {fraction}; it must be in [0, 1]")
-    rows = np.array([
-        row
-        for row, (split, title) in enumerate(
-            zip(manifest.column("split"), manifest.column("title"), strict=True)
-        )
-        if (split or "train") == "train" and title
-    ], dtype=np.int64)  # fmt: skip
+    titled = pc.fill_null(pc.not_equal(manifest.table.column("title"), ""), False)
+    rows = np.flatnonzero(pc.and_(_in_split(manifest.table, "train"), titled))
     wrong = round(fraction * len(rows))
     if not wrong:
         return manifest
@@ -255,7 +244,14 @@ def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
     # A pair without a label gets its row number as a label of its own.
     labels = _to_codes([label_column[row] or row for row in rows.tolist()])
     texts = _to_codes([title_column[row] for row in rows.tolist()])
-    _check_donors_exist(manifest, rows, labels, texts)
+    both = _to_codes(list(zip(labels.tolist(), texts.tolist(), strict=True)))
+    same = np.bincount(labels)[labels] + np.bincount(texts)[texts] - np.bincount(both)[both]
+    if (same == len(rows)).any():
+        pair_id = manifest.column("pair_id")[rows[np.argmax(same == len(rows))]]
+        raise ManifestError(
+            f"{manifest.path}: no pair of split train has another label and another title than "
+            f"{pair_id!r}, so it has no possible wrong title"
+        )
     rng = np.random.default_rng((seed, 1))
     donors = rng.integers(len(rows), size=len(rows))
     while True:
@@ -265,23 +261,14 @@ def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
         donors[~valid] = rng.integers(len(rows), size=int((~valid).sum()))
 
 
-def _to_codes(values: list[object]) -> Indices:
+def _to_codes(values: Sequence[object]) -> Indices:
     """Return an integer for each value, the same for equal values, from 0 in order of first occurrence."""
     codes: dict[object, int] = {}
     return np.array([codes.setdefault(value, len(codes)) for value in values])
 
 
-def _check_donors_exist(manifest: Manifest, rows: Indices, labels: Indices, texts: Indices) -> None:
-    """Raise ManifestError if, for one of ``rows``, none has both another label and another title."""
-    both = list(zip(labels.tolist(), texts.tolist(), strict=True))
-    per_label, per_text, per_both = (Counter(codes) for codes in (labels.tolist(), texts.tolist(), both))
-    for position, (label, text) in enumerate(both):
-        if per_label[label] + per_text[text] - per_both[label, text] == len(rows):
-            pair_id = manifest.column("pair_id")[rows[position]]
-            raise ManifestError(
-                f"{manifest.path}: no pair of split train has another label and another title than "
-                f"{pair_id!r}, so it has no possible wrong title"
-            )
+def _in_split(table: pa.Table, name: str) -> pa.ChunkedArray:
+    return pc.equal(pc.fill_null(table.column("split"), "train"), name)
 
 
 def _is_absolute(path: str) -> bool:
@@ -301,36 +288,38 @@ def _validate_columns(table: pa.Table, path: Path) -> pa.Table:
         raise ManifestError(f"manifest {path} has more than one column {_quote(duplicates)}")
     columns = []
     for field in SCHEMA:
-        if field.name not in present:
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
+        column = table.column(field.name) if field.name in present else pa.nulls(table.num_rows)
         try:
-            columns.append(table.column(field.name).cast(field.type))
+            columns.append(column.cast(field.type))
         except pa.ArrowException as error:
-            found = table.schema.field(field.name).type
             raise ManifestError(
-                f"manifest {path}: column {field.name!r} has type {found}; it must be {field.type}"
+                f"manifest {path}: column {field.name!r} has type {column.type}; it must be {field.type}"
             ) from error
     return pa.table(columns, schema=SCHEMA.remove_metadata())
 
 
 def _validate_rows(table: pa.Table, path: Path) -> None:
     """Raise ManifestError for an empty or duplicate id, empty path, unknown split or invalid interval."""
-    names = ("pair_id", "path", "split", "start", "end")
-    columns = (table.column(name).to_pylist() for name in names)
-    known = set()
-    for row, (pair_id, video, split, start, end) in enumerate(zip(*columns, strict=True)):
-        where = f"manifest {path}, row {row}"
-        if not pair_id or not video:
-            raise ManifestError(f"{where}: {('path' if pair_id else 'pair_id')!r} is empty")
-        if pair_id in known:
-            raise ManifestError(f"{where}: pair_id {pair_id!r} is duplicated; every row needs a unique pair_id")
-        known.add(pair_id)
-        if split is not None and split not in SPLITS:
-            raise ManifestError(f"{where}: split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
-        # Negated, so that NaN is rejected too.
-        if not 0 <= (start or 0) < (math.inf if end is None else end):
-            raise ManifestError(f"{where}: start {start} s, end {end} s; start must be 0 or more and less than end")
+    codes = pc.index_in(table["pair_id"], table["pair_id"].unique()).to_numpy()
+    is_again = np.ones(len(table), bool)
+    is_again[np.unique(codes, return_index=True)[1]] = False
+    start, end = pc.fill_null(table["start"], 0.0), pc.fill_null(table["end"], math.inf)
+    # Inverted, so that NaN is rejected too.
+    is_no_interval = pc.invert(pc.and_(pc.greater_equal(start, 0.0), pc.less(start, end)))
+    checks = {
+        "'pair_id' is empty": pc.equal(pc.fill_null(table["pair_id"], ""), ""),
+        "'path' is empty": pc.equal(pc.fill_null(table["path"], ""), ""),
+        "pair_id {pair_id!r} is duplicated; every row needs a unique pair_id": pa.array(is_again),
+        f"split {{split!r}} is unknown; it must be one of {', '.join(SPLITS)}": pc.invert(
+            pc.is_in(table["split"], pa.array([*SPLITS, None]))
+        ),
+        "start {start} s, end {end} s; start must be 0 or more and less than end": is_no_interval,
+    }
+    for message, is_wrong in checks.items():
+        row = pc.index(is_wrong, True).as_py()
+        if row >= 0:
+            (values,) = table.slice(row, 1).to_pylist()
+            raise ManifestError(f"manifest {path}, row {row}: {message.format(**values)}")
 
 
 def _check_known(columns: Sequence[str], path: str | os.PathLike[str]) -> None:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +24,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from crosspair.cluster import map_on_ray, ray_cluster
+from crosspair.cluster import map_on_ray
 from crosspair.config import Clip
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.transcode import TranscodeSettings, transcode
@@ -44,46 +42,33 @@ MANIFEST = "manifest.parquet"
 LOCK = ".lock"
 JOURNAL = "prepared.jsonl"
 """One line per prepared file: name, key of its request, size in bytes and probed columns. For a
-file with several lines, the last one counts."""
+file with several lines, the last one counts. Each shard has a journal of its own, which also lists
+broken sources, with the size null and the error as the only column."""
 KEPT = ("pair_id", "title", "title_clean", "title_tree", "label", "split")
 MAX_NAME_LENGTH = 80  # characters of an id used in a file name; file systems allow 255 bytes in all
+SHARD_WAIT = 30.0  # s that a shard waits for others that start or end at the same moment
 TIMEOUT = 120.0  # time limit to open and write a file; `transcode` adds time for its frames
 
 
 @dataclass(frozen=True)
 class TranscodeRequest:
-    """One file to make.
-
-    Attributes:
-        clip: source file and segment.
-        settings: of the output.
-        target: output path.
-        key: hash of the settings, the clip, and the state of its source.
-    """
+    """One file to make."""
 
     clip: Clip
     settings: TranscodeSettings
     target: Path
-    key: str
+    key: str  # hash of the settings, the clip, and the state of its source
 
 
 @dataclass(frozen=True)
 class TranscodeOutcome:
-    """The outcome of a request.
-
-    Attributes:
-        seconds: time it took.
-        size: of the file, in bytes.
-        probed: the probed columns of the manifest.
-        error: what is wrong with the source, one line; empty on success.
-        fatal: an error that affects all requests, such as a full disk, one line.
-    """
+    """The outcome of a request."""
 
     seconds: float = 0.0
-    size: int = 0
-    probed: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    fatal: str = ""
+    size: int = 0  # bytes
+    probed: dict[str, Any] = field(default_factory=dict)  # columns of the manifest
+    error: str = ""  # what is wrong with the source, one line; empty on success
+    fatal: str = ""  # an error that affects all requests, such as a full disk, one line
 
 
 TranscodeBackend = Callable[[Sequence[TranscodeRequest]], Generator[tuple[int, TranscodeOutcome]]]
@@ -95,34 +80,44 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PreparationPlan:
-    """The content of a prepared corpus, before it is made.
+    """The content of a prepared corpus, before it is made."""
 
-    Attributes:
-        manifest: of the sources.
-        out: folder for the new manifest and its videos.
-        requests: one per distinct clip.
-        request_of_row: index of each row's request.
-        done: probed columns by index of the requests whose files exist.
-    """
-
-    manifest: Manifest
+    manifest: Manifest  # of the sources
     out: Path
-    requests: list[TranscodeRequest]
+    requests: list[TranscodeRequest]  # one per distinct clip
     request_of_row: list[int]
-    done: dict[int, dict[str, Any]]
+    done: dict[int, dict[str, Any]]  # probed columns by index of the requests whose files exist
+    shard: tuple[int, int] | None = None  # see `plan_preparation`
+
+    @property
+    def selected(self) -> range:
+        """Indices of the requests of this shard; of all requests if there are no shards."""
+        number, count = self.shard or (1, 1)
+        return range(number - 1, len(self.requests), count)
 
     @property
     def missing(self) -> list[int]:
-        """Indices of the requests whose files do not exist or are outdated."""
-        return [index for index in range(len(self.requests)) if index not in self.done]
+        """Indices of the selected requests whose files do not exist or are outdated."""
+        return [index for index in self.selected if index not in self.done]
 
 
-def plan_preparation(manifest: Manifest, out: Path, settings: TranscodeSettings) -> PreparationPlan:
+def plan_preparation(
+    manifest: Manifest, out: Path, settings: TranscodeSettings, shard: tuple[int, int] | None = None
+) -> PreparationPlan:
     """List the files to make, and which of them exist; nothing is written.
 
+    Args:
+        manifest: of the sources.
+        out: folder for the new manifest and its videos.
+        settings: of the files.
+        shard: (i, n) to make only the i-th (from 1) of n disjoint parts. The shards of a corpus can
+            run at once, on several machines that share ``out`` and the sources.
+
     Raises:
-        ManifestError: the manifest has no rows, or ``out`` cannot be used.
+        ManifestError: the manifest has no rows, or ``out`` or ``shard`` cannot be used.
     """
+    if shard and not 1 <= shard[0] <= shard[1]:
+        raise ManifestError(f"shard {shard[0]}/{shard[1]}: the first number must be from 1 to the second")
     if not len(manifest):
         raise ManifestError(f"manifest {manifest.path} has no rows")
     _check_out(manifest, out)
@@ -139,55 +134,51 @@ def plan_preparation(manifest: Manifest, out: Path, settings: TranscodeSettings)
             key = _hash(repr((VERSION, astuple(clip), astuple(settings), states[clip.path])), 32)
             requests.append(TranscodeRequest(clip, settings, videos / f"{name}.mp4", key))
         request_of_row.append(request_of_clip[clip])
-    done = _find_done(requests, out / JOURNAL)
-    return PreparationPlan(manifest, out, requests, request_of_row, done)
+    return PreparationPlan(manifest, out, requests, request_of_row, _find_done(requests, out), shard)
 
 
 def prepare_corpus(
     plan: PreparationPlan, backend: TranscodeBackend, progress: ProgressCallback = lambda *_: None
-) -> Manifest:
+) -> Manifest | None:
     """Make the missing files of a plan and write the manifest.
 
     Files are written atomically, so an interrupted call can be repeated to resume.
 
     Returns:
-        The manifest of the prepared files; rows with a broken source have ``error`` set.
+        The manifest of the prepared files; rows with a broken source have ``error`` set. None for a
+        shard while files of other shards are missing: the shard that finishes last writes the
+        manifest, and so does a run without shards.
 
     Raises:
         RunError: the folder cannot be written to, or another process prepares into it.
     """
-    videos = plan.out / VIDEOS
-    message = f"{plan.out}: another process prepares into this folder; wait until it has finished"
-    with file_lock(plan.out / LOCK, message):
-        videos.mkdir(exist_ok=True)
-        _remove_partial(videos)
+    with _lock_folder(plan) as writing:
+        (plan.out / VIDEOS).mkdir(exist_ok=True)
+        _remove_partial(plan)
         try:
             columns = _make_missing(plan, backend, progress)
         finally:
-            _remove_partial(videos)
-        rows = plan.manifest.table.select(KEPT).to_pylist()
-        for row, index in zip(rows, plan.request_of_row, strict=True):
-            row |= {"path": f"{VIDEOS}/{plan.requests[index].target.name}", **columns[index]}
-        return manifest_from_rows(rows, plan.out / MANIFEST).write(plan.out / MANIFEST)
+            _remove_partial(plan)
+        with writing:
+            if plan.shard:
+                columns = _find_done(plan.requests, plan.out, broken=True)
+                if len(columns) < len(plan.requests):
+                    return None
+            rows = plan.manifest.table.select(KEPT).to_pylist()
+            for row, index in zip(rows, plan.request_of_row, strict=True):
+                row |= {"path": f"{VIDEOS}/{plan.requests[index].target.name}", **columns[index]}
+            return manifest_from_rows(rows, plan.out / MANIFEST).write(plan.out / MANIFEST)
 
 
 @dataclass(frozen=True)
 class PreparationEstimate:
-    """Cost of the missing files, extrapolated from a sample.
+    """Cost of the missing files, extrapolated from a sample."""
 
-    Attributes:
-        missing: number of files to make.
-        sampled: number of files made for the estimate.
-        broken: how many of these failed.
-        work: time of one core for all missing files, in s.
-        size: of all missing files, in bytes.
-    """
-
-    missing: int
-    sampled: int
-    broken: int
-    work: float
-    size: float
+    missing: int  # files to make
+    sampled: int  # files made for the estimate
+    broken: int  # how many of these failed
+    work: float  # time of one core for all missing files, in s
+    size: float  # of all missing files, in bytes
 
 
 def estimate_cost(
@@ -202,13 +193,9 @@ def estimate_cost(
     Args:
         plan: see `plan_preparation`.
         backend: with as many processes as the real run, as they slow each other down.
-        sample: number of files, at most.
+        sample: maximum number of files.
         seed: selects the sample.
         progress: see `ProgressCallback`.
-
-    Raises:
-        ManifestError: ``sample`` is not positive.
-        RunError: the temporary folder cannot be written to.
     """
     if sample < 1:
         raise ManifestError(f"sample is {sample}; it must be at least 1")
@@ -234,12 +221,7 @@ def transcode_locally(requests: Sequence[TranscodeRequest], workers: int) -> Gen
 
     A process that crashes or hangs is replaced and fails only its file.
     """
-    outcomes = map_isolated(run_request, requests, timeout=TIMEOUT, workers=workers)
-    with closing(outcomes):
-        for index, outcome in outcomes:
-            if isinstance(outcome, WorkerFailure):
-                outcome = _failed(requests[index], outcome.reason)
-            yield index, outcome
+    yield from _file_errors(requests, map_isolated(run_request, requests, timeout=TIMEOUT, workers=workers))
 
 
 def transcode_on_ray(
@@ -248,26 +230,26 @@ def transcode_on_ray(
     """Run requests as Ray tasks, one core each.
 
     Sources and targets must have the same paths or URLs on all nodes, and this package must be
-    installed on each.
-
-    Args:
-        requests: files to make.
-        workers: cores of the local instance that is started if there is no address.
-        address: of a running cluster, for example ``auto`` or ``ray://head:10001``.
-
-    Raises:
-        RunError: Ray is not installed, or there is no cluster at the address.
+    installed on each. Without an ``address``, a local cluster of ``workers`` cores is started; see
+    `crosspair.cluster.map_on_ray`.
     """
-    with ray_cluster(address, workers) as ray:
-        task = ray.remote(num_cpus=1, max_retries=0)(run_with_timeout)
-        # Twice as many as can run, so that no core waits.
-        in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for index, reference in map_on_ray(ray, partial(task.remote, run_request, TIMEOUT), requests, in_flight):
-            try:
-                yield index, ray.get(reference)
-            except ray.exceptions.RayError as error:
-                reason = f"the worker process ended ({type(error).__name__})"
-                yield index, _failed(requests[index], reason)
+    yield from _file_errors(requests, map_on_ray(_run_with_timeout, requests, workers=workers, address=address))
+
+
+def _file_errors(
+    requests: Sequence[TranscodeRequest], outcomes: Generator[tuple[int, Any]]
+) -> Generator[tuple[int, TranscodeOutcome]]:
+    """Turn each lost task into an outcome with an error."""
+    with closing(outcomes):
+        for index, outcome in outcomes:
+            if isinstance(outcome, WorkerFailure):
+                outcome = TranscodeOutcome(error=f"{requests[index].clip.path}: {outcome.reason}")
+            yield index, outcome
+
+
+def _run_with_timeout(request: TranscodeRequest) -> TranscodeOutcome:
+    outcome: TranscodeOutcome = run_with_timeout(run_request, TIMEOUT, request)
+    return outcome
 
 
 def run_request(request: TranscodeRequest) -> TranscodeOutcome:
@@ -290,13 +272,10 @@ def run_request(request: TranscodeRequest) -> TranscodeOutcome:
 
 
 def file_names(pair_ids: Sequence[str]) -> list[str]:
-    """Return a file name without suffix for each id, unique even if case is ignored.
+    """Return a file name without suffix for each of some unique ids, unique even if case is ignored.
 
     An id that is a valid file name is unchanged. An id that must be changed, or that equals another
     one except for case, is followed by its hash.
-
-    Args:
-        pair_ids: unique ids.
 
     >>> file_names(["v_Rowing_g01_c01", "../Été 2019?"])
     ['v_Rowing_g01_c01', 'Ete_2019-c48bf3989875cf88']
@@ -319,21 +298,16 @@ def _check_out(manifest: Manifest, out: Path) -> None:
         raise ManifestError(f"{out} is a file; prepared videos need a folder")
     if out.resolve() == manifest.path.parent.resolve():
         raise ManifestError(f"{out} is the manifest's own folder. Choose another, for example {out / 'small'}.")
-    if not (out / JOURNAL).exists() and ((out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))):
+    if not _journals(out) and ((out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))):
         raise ManifestError(f"{out} holds a manifest or videos that were not prepared there. Choose another folder.")
 
 
 def _source_states(paths: list[str], out: Path) -> dict[str, object]:
-    """Return, by source, what changes with its content: size and time, or an ETag; None if inaccessible.
-
-    Raises:
-        ManifestError: a source is one of the output files.
-    """
-    outputs: set[tuple[int, int]] = set()
-    if (out / VIDEOS).is_dir():
-        with os.scandir(out / VIDEOS) as entries:
-            # Compared by inode, since links and other spellings lead to the same file.
-            outputs = {(at.st_dev, at.st_ino) for at in map(os.stat, entries) if at.st_ino}
+    """Return, by source, size and time or an ETag, None if inaccessible; ManifestError if it is one of the outputs."""
+    outputs: set[tuple[int, int]] = set()  # by inode, since links and other spellings lead to the same file
+    for path in (out / VIDEOS).glob("[!.]*"):
+        with suppress(FileNotFoundError):  # removed by another shard
+            outputs.add((path.stat().st_dev, path.stat().st_ino))
 
     def state(path: str) -> object:
         try:
@@ -351,41 +325,71 @@ def _source_states(paths: list[str], out: Path) -> dict[str, object]:
         return dict(zip(paths, pool.map(state, paths), strict=True))
 
 
-def _find_done(requests: list[TranscodeRequest], journal: Path) -> dict[int, dict[str, Any]]:
-    """Return the recorded columns, by index, of requests whose files exist with equal key and size."""
+def _journals(out: Path) -> list[Path]:
+    """Return the journals of a folder, including those of shards, the one written last at the end."""
+    return sorted(out.glob(f"{Path(JOURNAL).stem}*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path))
+
+
+def _find_done(requests: list[TranscodeRequest], out: Path, *, broken: bool = False) -> dict[int, dict[str, Any]]:
+    """Return the recorded columns by index of requests whose files exist, or, with ``broken``, cannot be made."""
     latest = {
         entry["file"]: entry
+        for journal in _journals(out)
         for entry in read_jsonl(journal)
         if isinstance(entry, dict) and entry.keys() >= {"file", "key", "size", "probed"}
     }
     done = {}
     for index, request in enumerate(requests):
         entry = latest.get(request.target.name)
-        if entry and entry["key"] == request.key and file_size(request.target) == entry["size"]:
+        usable = entry and entry["key"] == request.key and file_size(request.target) == entry["size"]
+        if entry and usable and (broken or entry["size"] is not None):
             done[index] = entry["probed"]
     return done
+
+
+@contextmanager
+def _lock_folder(plan: PreparationPlan) -> Iterator[AbstractContextManager[None]]:
+    """Exclude other runs without shards, and all runs of the same shard; yield the lock for the manifest."""
+    message = f"{plan.out}: another process prepares into this folder; wait until it has finished"
+    lock = plan.out / LOCK
+    if plan.shard is None:
+        with file_lock(lock, message):
+            for shard_lock in plan.out.glob(f"{LOCK}-*"):
+                with file_lock(shard_lock, message):
+                    pass  # no such shard is running, and none can start now
+            yield nullcontext()
+        return
+    with ExitStack() as held:
+        with file_lock(lock, message, timeout=SHARD_WAIT):
+            held.enter_context(file_lock(plan.out / f"{LOCK}-{_shard_name(plan.shard)}", message))
+        yield file_lock(lock, message, timeout=SHARD_WAIT)
+
+
+def _shard_name(shard: tuple[int, int]) -> str:
+    return f"{shard[0]}-of-{shard[1]}"
 
 
 def _make_missing(
     plan: PreparationPlan, backend: TranscodeBackend, progress: ProgressCallback
 ) -> dict[int, dict[str, Any]]:
     """Run the missing requests; return the probed columns or error by index of the request."""
-    columns, missing = dict(plan.done), plan.missing
+    missing = plan.missing
+    columns = {index: plan.done[index] for index in plan.selected if index in plan.done}
     requests = [plan.requests[index] for index in missing]
+    journal_path = plan.out / JOURNAL
+    if plan.shard:
+        journal_path = journal_path.with_stem(f"{journal_path.stem}-{_shard_name(plan.shard)}")
     # Closed if `progress` raises, so that all worker processes end.
-    with JsonlWriter(plan.out / JOURNAL) as journal, closing(backend(requests)) as outcomes:
+    with JsonlWriter(journal_path) as journal, closing(backend(requests)) as outcomes:
         for place, outcome in _track(outcomes, len(columns), progress):
-            request = requests[place]
+            request, index = requests[place], missing[place]
+            columns[index] = {"error": outcome.error} if outcome.error else outcome.probed
             if outcome.error:
                 logger.warning("broken: %s", outcome.error)
-                columns[missing[place]] = {"error": outcome.error}
                 request.target.unlink(missing_ok=True)  # the outdated file of another request
-            else:
-                columns[missing[place]] = outcome.probed
-                journal.add({
-                    "file": request.target.name, "key": request.key, "size": outcome.size,
-                    "probed": outcome.probed,
-                })  # fmt: skip
+            if plan.shard or not outcome.error:
+                size = None if outcome.error else outcome.size
+                journal.add({"file": request.target.name, "key": request.key, "size": size, "probed": columns[index]})
     return columns
 
 
@@ -403,15 +407,12 @@ def _track(
         progress(count, broken)
 
 
-def _failed(request: TranscodeRequest, reason: str) -> TranscodeOutcome:
-    """Return the outcome of a source that cannot be prepared."""
-    return TranscodeOutcome(error=f"{request.clip.path}: {reason}")
-
-
-def _remove_partial(videos: Path) -> None:
-    """Remove all partial files (``.*.partial``) of a folder; the caller holds the folder's lock."""
-    for file in videos.glob(".*.partial"):
-        file.unlink(missing_ok=True)
+def _remove_partial(plan: PreparationPlan) -> None:
+    """Remove partial files (``.*.partial``): those of the shard, or all if there are no shards."""
+    own = {f".{plan.requests[index].target.name}.partial" for index in plan.selected}
+    for file in (plan.out / VIDEOS).glob(".*.partial"):
+        if plan.shard is None or file.name in own:
+            file.unlink(missing_ok=True)
 
 
 _HASH_SUFFIX = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)

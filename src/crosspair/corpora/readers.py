@@ -1,37 +1,30 @@
-"""Read a folder with a title file, Kinetics, or Instagram-300k into a manifest."""
+"""Read a folder with a title file, Kinetics, or Instagram-300k into a manifest.
+
+Invalid input raises a `ManifestError` before anything is written.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+import pandas as pd
+
+from crosspair.corpora import build, tables
 from crosspair.corpora.build import (
     NO_TITLE,
     CorpusOptions,
     ManifestOutput,
     PairRecord,
+    Row,
     SkippedPair,
     TitledCorpusOptions,
-    build_manifests,
-    match_videos,
-    parse_split,
-    probe_rows,
-    rename_classes,
-    split_validation,
 )
 from crosspair.corpora.manifest import SPLITS, Manifest
-from crosspair.corpora.tables import (
-    TableLine,
-    index_by_key,
-    read_json_object,
-    read_lines,
-    read_table,
-    read_titles,
-    summarize_names,
-)
 from crosspair.corpora.video_files import VideoFiles, strip_video_suffix, to_nfc, video_stem
 from crosspair.errors import ManifestError
 
@@ -69,11 +62,11 @@ def folder_corpus(
             and ``skip_broken`` is not set; nothing has been written.
     """
     output = ManifestOutput(out)
-    lines = read_titles(titles, options.get("title_columns"))
-    named = index_by_key((line["video_id"] or to_nfc(line["path"]), line) for line in lines)
+    lines = tables.read_titles(titles, options.get("title_columns"))
+    named = tables.index_by_key(lines, lines["video_id"].where(lines["video_id"] != "", lines["path"].map(to_nfc)))
     pairs = [_titled_pair(name, line) for name, line in named.items()]
     videos = VideoFiles(folder)
-    rows, skipped = match_videos(pairs, videos, what=f"titles of {titles}", needs_title=True)
+    rows, skipped = build.match_videos(pairs, videos, what=f"titles of {titles}", needs_title=True)
     _check_duplicates(rows, titles)
     known = {row["path"] for row in rows} | {pair.detail for pair in skipped}
     untitled = [path for path in videos.paths if videos.full_path(path) not in known]
@@ -81,11 +74,11 @@ def folder_corpus(
     if label_by_folder:
         for row in rows:
             row["label"] = Path(row["path"]).parent.name
-    rename_classes(rows, options.get("class_names"), str)
+    build.rename_classes(rows, options.get("class_names"), str)
     for split, file in (split_lists or {}).items():
         _assign_split(rows, videos, split, file)
-    split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), lambda row: str(row["path"]))
-    probe_rows(rows, options.get("progress", lambda *_: None))
+    build.split_validation(rows, options.get("val_fraction", 0.0), options.get("seed", 0), lambda row: str(row["path"]))
+    build.probe_rows(rows, options.get("progress", lambda *_: None))
     broken = [row["error"] for row in rows if row.get("error")]
     if broken and not skip_broken:
         for error in broken:
@@ -97,56 +90,54 @@ def folder_corpus(
     return output.write(rows, skipped)
 
 
-def _titled_pair(name: str, line: TableLine) -> PairRecord:
+def _titled_pair(name: str, line: Mapping[str, Any]) -> PairRecord:
     """Convert a line of a title file to a pair with the id ``name``."""
-    start, end = line.interval("start", "end")
+    start, end = tables.parse_interval(line, "start", "end")
     row = {
         "title": line["title"] or None,
-        "title_clean": line.values.get("title_clean"),
+        "title_clean": line["title_clean"],
         "label": line["label"] or None,
-        "split": parse_split(line["split"], line.where),
+        "split": build.parse_split(line["split"], line["where"]),
         "start": start,
         "end": end,
     }
-    return PairRecord(name, line.where, {line["path"] or name: {}}, row)
+    return PairRecord(name, line["where"], {line["path"] or name: {}}, row)
 
 
-def _check_duplicates(rows: list[dict[str, Any]], titles: Path) -> None:
+def _check_duplicates(rows: list[Row], titles: Path) -> None:
     """Raise ManifestError if two rows have the same path, start (None is 0) and end."""
-    first: dict[tuple[Any, ...], str] = {}
+    first: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        pair_id = first.setdefault((row["path"], row["start"] or 0.0, row["end"]), row["pair_id"])
-        if pair_id != row["pair_id"]:
+        other = first.setdefault((row["path"], row["start"] or 0.0, row["end"]), row)
+        if other is not row:
             raise ManifestError(
-                f"title file {titles}: {pair_id!r} and {row['pair_id']!r} are the same part of "
+                f"title file {titles}: {other['pair_id']!r} and {row['pair_id']!r} are the same part of "
                 f"{row['path']}; remove one of them"
             )
 
 
-def _assign_split(rows: list[dict[str, Any]], videos: VideoFiles, split: str, file: Path) -> None:
+def _assign_split(rows: list[Row], videos: VideoFiles, split: str, file: Path) -> None:
     """Set the split of the rows, in place, whose videos a list names; lines without a video are logged."""
     if split not in SPLITS:
         raise ManifestError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
-    by_video: dict[str | None, list[dict[str, Any]]] = {}
+    by_video: dict[str | None, list[Row]] = defaultdict(list)
     for row in rows:
-        by_video.setdefault(row["path"], []).append(row)
-    lines = read_lines(file, "split list")
+        by_video[row["path"]].append(row)
+    lines = tables.read_lines(file, "split list")
     unknown = []
-    for line in lines:
-        name = _strip_class_number(line["line"])
-        members = by_video.get(_find_listed_video(name, videos, line.where), [])
+    for where, line in lines.items():
+        name = _strip_class_number(line)
+        members = by_video.get(_find_listed_video(name, videos, where), [])
         for row in members:
             row["split"] = split
         if not members:
             unknown.append(name)
     if len(unknown) == len(lines):
-        listed = f"; it lists {summarize_names(unknown)}" if unknown else ""
+        listed = f"; it lists {tables.summarize_names(unknown)}" if unknown else ""
         raise ManifestError(f"split list {file} matches no video of {len(rows)}{listed}")
     if unknown:
-        logger.warning(
-            "split list %s: %d of %d lines match no video with a title (%s)",
-            file, len(unknown), len(lines), summarize_names(unknown),
-        )  # fmt: skip
+        message = "split list %s: %d of %d lines match no video with a title (%s)"
+        logger.warning(message, file, len(unknown), len(lines), tables.summarize_names(unknown))
 
 
 def _strip_class_number(line: str) -> str:
@@ -177,36 +168,27 @@ def kinetics_corpus(folder: Path, lists: Sequence[Path], out: Path, **options: U
         out: the manifest file, or a folder for ``manifest.parquet``.
         **options: see `crosspair.corpora.build.TitledCorpusOptions`; with ``titles``, pairs without
             a title are skipped.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
     """
     output = ManifestOutput(out)
-    lines = [line for file in lists for line in read_table(file, "Kinetics list").rows(*KINETICS_COLUMNS)]
-    segments = index_by_key((line["youtube_id"], line) for line in lines)
-    pairs = [_kinetics_pair(line) for line in segments.values()]
-    (manifest,) = build_manifests(
-        folder, [(output, pairs)], options, what="segments", after_probe=_trim,
-        needs_title=options.get("titles") is not None,
-    )  # fmt: skip
-    return manifest
+    lines = pd.concat([tables.read_table(file, "Kinetics list").rows(*KINETICS_COLUMNS) for file in lists])
+    pairs = [_kinetics_pair(line) for line in tables.index_by_key(lines, lines["youtube_id"]).values()]
+    needs_title = options.get("titles") is not None
+    return build.build_manifests(
+        folder, [(output, pairs)], options, what="segments", after_probe=_trim, needs_title=needs_title
+    )[0]
 
 
-def _kinetics_pair(line: TableLine) -> PairRecord:
+def _kinetics_pair(line: Mapping[str, str]) -> PairRecord:
     """Convert a line of a Kinetics list; the video is named ``ID_START_END``, or ``ID`` with an interval."""
-    name, (start, end) = line["youtube_id"], line.interval("time_start", "time_end")
+    name, (start, end) = line["youtube_id"], tables.parse_interval(line, "time_start", "time_end")
     if not name or start is None or end is None:
-        raise ManifestError(f"{line.where}: youtube_id, time_start or time_end is empty")
-    trimmed = f"{name}_{round(start):06d}_{round(end):06d}"
-    return PairRecord(
-        name,
-        line.where,
-        {trimmed: {}, name: {"start": start, "end": end}},
-        {"label": line["label"] or None, "split": parse_split(line["split"], line.where)},
-    )
+        raise ManifestError(f"{line['where']}: youtube_id, time_start or time_end is empty")
+    files = {f"{name}_{round(start):06d}_{round(end):06d}": {}, name: {"start": start, "end": end}}
+    row = {"label": line["label"] or None, "split": build.parse_split(line["split"], line["where"])}
+    return PairRecord(name, line["where"], files, row)
 
 
-def _trim(row: dict[str, Any]) -> None:
+def _trim(row: Row) -> None:
     """Set start and end to None if the video is at most 1 s longer than that; ``error`` if it ends before start."""
     if row.get("start") is None or row.get("error"):
         return
@@ -228,23 +210,16 @@ def instagram_corpus(
         out: the manifest file, or a folder for ``manifest.parquet``.
         template: file name, or path relative to ``folder``, of the video with id ``{id}``.
         **options: see `crosspair.corpora.build.CorpusOptions`.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
     """
     if "{id}" not in template:
         raise ManifestError(f"template {template!r} must contain {{id}}, for example {INSTAGRAM_TEMPLATE!r}")
-    output = ManifestOutput(out)
-    pairs = list(_read_captions(captions, template))
-    (manifest,) = build_manifests(
-        folder, [(output, pairs)], {"titles": None, **options}, what="captions", needs_title=True
-    )
-    return manifest
+    lists = [(ManifestOutput(out), list(_read_captions(captions, template)))]
+    return build.build_manifests(folder, lists, {"titles": None, **options}, what="captions", needs_title=True)[0]
 
 
 def _read_captions(file: Path, template: str) -> Iterator[PairRecord]:
     """Yield a pair for each entry of Instagram-300k's JSON file; the caption becomes the title."""
-    for name, entry in read_json_object(file, "captions").items():
+    for name, entry in tables.read_json_object(file, "captions").items():
         where = f"captions {file}, {name!r}"
         if not isinstance(entry, dict) or not {"subset", "caption"} <= set(entry):
             raise ManifestError(f"{where}: must be an object with 'subset' and 'caption'")
@@ -253,5 +228,5 @@ def _read_captions(file: Path, template: str) -> Iterator[PairRecord]:
             raise ManifestError(f"{where}: caption is {caption!r}; it must be a string")
         # A caption that was cut within an emoji ends with half a surrogate pair.
         caption = caption.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        row = {"title": caption.strip() or None, "split": parse_split(str(entry["subset"] or "").strip(), where)}
+        row = {"title": caption.strip() or None, "split": build.parse_split(str(entry["subset"] or "").strip(), where)}
         yield PairRecord(name, where, {template.replace("{id}", name): {}}, row)

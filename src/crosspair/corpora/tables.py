@@ -1,4 +1,4 @@
-"""Read text tables and lists (csv, tsv, JSON, title files) with the line number of each row."""
+"""Read text tables and lists (csv, tsv, JSON, title files) with the file and line of each row."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from crosspair.corpora.video_files import video_stem
 from crosspair.errors import ManifestError
 
@@ -26,100 +28,59 @@ _SENTINEL = "\x1f"  # appended as the last line; an unclosed quotation mark swal
 _MAX_NAMES = 5  # names that a message lists before it only counts
 
 
-@dataclass(frozen=True, slots=True)
-class TableLine:
-    """One line of a table.
-
-    Attributes:
-        where: file and line, to start an error message with.
-        values: the fields as they are in the file, by column name.
-    """
-
-    where: str
-    values: Mapping[str, str]
-
-    def __getitem__(self, column: str) -> str:
-        """Return a stripped value; empty if the column is missing."""
-        return self.values.get(column, "").strip()
-
-    def interval(self, start: str, end: str) -> tuple[float | None, float | None]:
-        """Read the interval of a video, in s, from two columns; None for an empty field.
-
-        Raises:
-            ManifestError: a value is not a number, or the interval is empty or negative.
-        """
-        begin, stop = self._seconds(start), self._seconds(end)
-        # Negated, so that NaN is rejected too.
-        if not 0 <= (begin or 0) < (math.inf if stop is None else stop):
-            raise ManifestError(
-                f"{self.where}: {start} {self[start]!r}, {end} {self[end]!r}; "
-                f"{start} must be 0 s or more and less than {end}"
-            )
-        return begin, stop
-
-    def _seconds(self, column: str) -> float | None:
-        """Parse a time in seconds; None if the field is empty."""
-        text = self[column]
-        try:
-            return float(text) if text else None
-        except ValueError as error:
-            raise ManifestError(f"{self.where}: {column} is {text!r}; it must be a number of seconds") from error
-
-
 @dataclass(frozen=True)
 class TextTable:
-    """The lines of a csv or tsv file, before columns are assigned.
+    """The cells of a csv or tsv file, before columns are assigned.
 
     Attributes:
         file: kind and path of the file, for messages.
         separators: ``commas`` or ``tabs``.
-        lines: number (from 1) and fields of each line that is not empty.
+        cells: text of all lines that are not empty, None after the end of a shorter line. The index
+            is file and line, for messages.
     """
 
     file: str
     separators: str
-    lines: list[tuple[int, list[str]]]
+    cells: pd.DataFrame
 
     @property
     def header(self) -> list[str]:
         """The fields of the first line."""
-        return [name.strip() for name in self.lines[0][1]] if self.lines else []
+        return [name.strip() for name in self.cells.iloc[0].dropna()] if len(self.cells) else []
 
     def describe_columns(self) -> str:
         """List the columns of the header, for messages."""
         found = ", ".join(map(repr, self.header)) or "none"
         return f"its columns, separated by {self.separators}, are {found}"
 
-    def rows(self, *names: str) -> list[TableLine]:
-        """Return all lines below the header, with only the given columns; ManifestError if one is missing."""
+    def rows(self, *names: str) -> pd.DataFrame:
+        """Return the given columns of all lines below the header; ManifestError if one is missing."""
         if not set(names) <= set(self.header):
             needed = ", ".join(map(repr, names))
             raise ManifestError(f"{self.file} needs the columns {needed}; {self.describe_columns()}")
         return self.below_header({name: self.header.index(name) for name in names})
 
-    def below_header(self, positions: Mapping[str, int]) -> list[TableLine]:
+    def below_header(self, positions: Mapping[str, int]) -> pd.DataFrame:
         """Return all lines below the header, with columns given by their positions."""
-        return self._rows(positions, len(self.header), self.lines[1:])
+        return self._select(self.cells[1:], positions, len(self.header))
 
-    def without_header(self, columns: Sequence[str]) -> list[TableLine]:
+    def without_header(self, columns: Sequence[str]) -> pd.DataFrame:
         """Return all lines of a table without a header, with columns named in order."""
-        positions = {name: position for position, name in enumerate(columns)}
-        return self._rows(positions, len(columns), self.lines)
+        return self._select(self.cells, {name: place for place, name in enumerate(columns)}, len(columns))
 
-    def _rows(
-        self, positions: Mapping[str, int], width: int, lines: Iterable[tuple[int, list[str]]]
-    ) -> list[TableLine]:
-        """Convert lines to `TableLine`; raise ManifestError for a line with too many fields."""
-        rows = []
-        for line, fields in lines:
-            if any(fields[width:]):
-                quoted = " outside quotation marks" if self.separators == "commas" else ""
-                raise ManifestError(
-                    f"{self.file}, line {line}: {len(fields)} fields for {width} columns. "
-                    f"Check whether a field holds {self.separators}{quoted}."
-                )
-            values = {name: fields[at] for name, at in positions.items() if at < len(fields)}
-            rows.append(TableLine(f"{self.file}, line {line}", values))
+    def _select(self, cells: pd.DataFrame, positions: Mapping[str, int], width: int) -> pd.DataFrame:
+        """Name and strip columns, all but ``title_clean``; ManifestError for a line with too many fields."""
+        too_long = cells.index[cells.iloc[:, width:].fillna("").ne("").any(axis=1)]
+        if len(too_long):
+            quoted = " outside quotation marks" if self.separators == "commas" else ""
+            raise ManifestError(
+                f"{too_long[0]}: {cells.loc[too_long[0]].count()} fields for {width} columns. "
+                f"Check whether a field holds {self.separators}{quoted}."
+            )
+        columns = {name: cells.get(place) for name, place in positions.items()}
+        rows = pd.DataFrame(columns, cells.index, dtype=object)
+        text = rows.columns.drop("title_clean", errors="ignore")
+        rows[text] = rows[text].fillna("").map(str.strip)
         return rows
 
 
@@ -139,42 +100,35 @@ def read_table(path: Path, what: str) -> TextTable:
     # In a tsv a quotation mark is part of a title; in a csv it encloses a field.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     reader = csv.reader(io.StringIO(f"{text}\n{_SENTINEL}", newline=""), **dialect)
-    lines: list[tuple[int, list[str]]] = []
+    lines: dict[int, list[str]] = {}
     try:
-        lines.extend((reader.line_num, fields) for fields in reader if any(fields))
-        _, last = lines.pop()
+        lines.update((reader.line_num, fields) for fields in reader if any(fields))
+        _, last = lines.popitem()
         problem = "" if last == [_SENTINEL] else "a quotation mark is not closed"
     except csv.Error as error:
         problem = f"line {reader.line_num}: {error}"
     if problem:
         # The cause may be many lines above, as a quoted field can span lines.
-        start = f"after line {lines[-1][0]}" if lines else "from line 1 on"
+        start = f"after line {max(lines)}" if lines else "from line 1 on"
         raise ManifestError(f"{what} {path} cannot be read: {problem}. Check the file {start}.")
-    return TextTable(f"{what} {path}", "tabs" if tabs else "commas", lines)
+    index = [f"{what} {path}, line {number}" for number in lines]
+    width = max(map(len, lines.values()), default=0)
+    cells = pd.DataFrame([[*fields, *[None] * (width - len(fields))] for fields in lines.values()], index, dtype=object)
+    return TextTable(f"{what} {path}", "tabs" if tabs else "commas", cells)
 
 
-def read_lines(path: Path, what: str) -> list[TableLine]:
-    """Read the non-empty lines of a text file as rows with one column, ``line``."""
+def read_lines(path: Path, what: str) -> dict[str, str]:
+    """Read the stripped non-empty lines of a text file; the keys are file and line, for messages."""
     lines = enumerate(read_text(path, what).splitlines(), start=1)
-    return [TableLine(f"{what} {path}, line {number}", {"line": line}) for number, line in lines if line.strip()]
+    return {f"{what} {path}, line {number}": line.strip() for number, line in lines if line.strip()}
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a UTF-8 file.
-
-    Args:
-        path: the file.
-        what: kind of the file, for messages.
-
-    Raises:
-        ManifestError: the file is missing, unreadable or not UTF-8.
-    """
+    """Read a UTF-8 file, with or without a byte order mark; ManifestError if that fails."""
     data = b""
     try:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise ManifestError(f"{what} {path} does not exist") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ManifestError(
@@ -209,17 +163,19 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def index_by_key(rows: Iterable[tuple[str, TableLine]]) -> dict[str, TableLine]:
-    """Return a dictionary of rows by key; raise ManifestError if a key is duplicated."""
-    known: dict[str, TableLine] = {}
-    for key, row in rows:
-        first = known.setdefault(key, row)
-        if first is not row:
-            raise ManifestError(f"{row.where}: {key!r} is duplicated, first in {first.where}; remove one of them")
-    return known
+def index_by_key(rows: pd.DataFrame, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the rows by key, each with its file and line as ``where``; ManifestError if a key is duplicated."""
+    of_row = pd.Series(list(keys), rows.index, dtype=object)
+    again = of_row[of_row.duplicated()]
+    if len(again):
+        key, first = again.iloc[0], of_row.index[of_row == again.iloc[0]][0]
+        raise ManifestError(f"{again.index[0]}: {key!r} is duplicated, first in {first}; remove one of them")
+    names = ("where", *rows.columns)
+    lines = (dict(zip(names, line, strict=True)) for line in rows.astype(object).itertuples(name=None))
+    return dict(zip(of_row, lines, strict=True))
 
 
-def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[TableLine]:
+def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Read a title file in one of two forms.
 
     1. A csv or tsv with a header that has ``title``, ``video_id`` or ``path``, and optionally the
@@ -232,31 +188,55 @@ def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> list[Ta
         path: the file.
         columns: the file's names for some of `COLUMNS`, for example ``{"video_id": "id"}``.
 
+    Returns:
+        Text in all `COLUMNS`, empty if missing, but None for ``title_clean``.
+
     Raises:
         ManifestError: the file cannot be read, lacks a column, or has a title without a video.
     """
     table = read_table(path, "title file")
     if not columns and _is_authors_file(table):
-        rows = [
-            row if row["title"] else TableLine(row.where, {**row.values, "title": row["title_clean"]})
-            for row in table.without_header(_AUTHORS_COLUMNS)
-        ]
+        rows = table.without_header(_AUTHORS_COLUMNS)
+        rows["title"] = rows["title"].where(rows["title"] != "", rows["title_clean"].fillna("").str.strip())
     else:
         rows = table.below_header(_column_positions(table, columns or {}))
-    for row in rows:
-        if not (row["video_id"] or row["path"]):
-            raise ManifestError(f"{row.where}: both video_id and path are empty")
+    missing = [name for name in COLUMNS if name not in rows]
+    rows = rows.assign(**{name: None if name == "title_clean" else "" for name in missing})
+    nameless = rows.index[(rows["video_id"] == "") & (rows["path"] == "")]
+    if len(nameless):
+        raise ManifestError(f"{nameless[0]}: both video_id and path are empty")
     return rows
 
 
-def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, TableLine]:
-    """Read a title file as a dictionary by the stems of the videos' names.
+def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Read the rows of a title file by the stems of the videos' names; ManifestError if an id is duplicated."""
+    rows = read_titles(path, columns)
+    return index_by_key(rows, rows["video_id"].where(rows["video_id"] != "", rows["path"]).map(video_stem))
+
+
+def parse_interval(row: Mapping[str, str], start: str, end: str) -> tuple[float | None, float | None]:
+    """Read an interval in s from two columns of a row of `index_by_key`; None for an empty field.
 
     Raises:
-        ManifestError: as for `read_titles`, or an id is duplicated.
+        ManifestError: a value is not a number, or the interval is empty or negative.
     """
-    rows = read_titles(path, columns)
-    return index_by_key((video_stem(row["video_id"] or row["path"]), row) for row in rows)
+
+    def seconds(column: str) -> float | None:
+        try:
+            return float(row[column]) if row[column] else None
+        except ValueError as error:
+            raise ManifestError(
+                f"{row['where']}: {column} is {row[column]!r}; it must be a number of seconds"
+            ) from error
+
+    begin, stop = seconds(start), seconds(end)
+    # Negated, so that NaN is rejected too.
+    if not 0 <= (begin or 0) < (math.inf if stop is None else stop):
+        raise ManifestError(
+            f"{row['where']}: {start} {row[start]!r}, {end} {row[end]!r}; "
+            f"{start} must be 0 s or more and less than {end}"
+        )
+    return begin, stop
 
 
 def _is_authors_file(table: TextTable) -> bool:
@@ -290,9 +270,7 @@ def _column_positions(table: TextTable, renamed: Mapping[str, str]) -> dict[str,
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Format rows as csv with a header."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()
 
 

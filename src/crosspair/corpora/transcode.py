@@ -53,17 +53,15 @@ class TranscodeSettings:
     """x264's constant rate factor, 0 (lossless) to 51; 3 less is about a third more disk space."""
 
     def __post_init__(self) -> None:
-        # Negated, so that NaN is rejected too.
-        if not (self.short_side >= 16 and self.short_side % 2 == 0):
-            raise ManifestError(f"short_side is {self.short_side}; it must be even and at least 16")
-        if not self.gop >= 1:
-            raise ManifestError(f"gop is {self.gop}; it must be at least 1")
-        if self.fps is not None and not 1 <= self.fps <= 1000:
-            raise ManifestError(f"fps is {self.fps}; it must be own, or in [1, 1000]")
-        if self.middle is not None and not 0 < self.middle < float("inf"):
-            raise ManifestError(f"middle is {self.middle} s; it must be above 0")
-        if not 0 <= self.crf <= 51:
-            raise ManifestError(f"crf is {self.crf}; it must be in [0, 51]")
+        for name, is_valid, rule in (
+            ("short_side", self.short_side >= 16 and self.short_side % 2 == 0, "even and at least 16"),
+            ("gop", self.gop >= 1, "at least 1"),
+            ("fps", self.fps is None or 1 <= self.fps <= 1000, "own, or in [1, 1000]"),
+            ("middle", self.middle is None or 0 < self.middle < float("inf"), "above 0 s"),
+            ("crf", 0 <= self.crf <= 51, "in [0, 51]"),
+        ):
+            if not is_valid:
+                raise ManifestError(f"{name} is {getattr(self, name)}; it must be {rule}")
 
 
 def transcode(clip: Clip, settings: TranscodeSettings) -> bytes:
@@ -72,10 +70,6 @@ def transcode(clip: Clip, settings: TranscodeSettings) -> bytes:
     A frame within the clip that cannot be decoded is an error; the clip is never silently
     shortened. Frames outside the clip are not checked, and up to half a second may be missing at
     the end, as many headers promise too much.
-
-    Args:
-        clip: file or URL, and the segment to take.
-        settings: size, frame rate, key frame distance and quality.
 
     Returns:
         H.264 in MP4 with the index in front, without audio and metadata. At any time, it shows the
@@ -94,20 +88,12 @@ def transcode(clip: Clip, settings: TranscodeSettings) -> bytes:
 
 @dataclass(frozen=True)
 class VideoSegment:
-    """An open segment of a video; its frames can be read once.
-
-    Attributes:
-        path: of the video.
-        begin: start of the segment in the video, in s.
-        length: in s.
-        fps: average frame rate of the whole video.
-        container, stream: the open file.
-    """
+    """An open segment of a video; its frames can be read once."""
 
     path: str
-    begin: float
-    length: float
-    fps: float
+    begin: float  # start in the video, in s
+    length: float  # s
+    fps: float  # average of the whole video
     container: InputContainer
     stream: VideoStream
 
@@ -254,9 +240,8 @@ def _resize_upright(frame: VideoFrame, short_side: int, reformatter: VideoReform
     factor = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (_round_even(side * factor) for side in (frame.width, frame.height))
     scaled = reformatter.reformat(
-        frame, width, height, format="yuv420p", interpolation="BICUBIC", dst_color_range="MPEG",
-        threads=1,
-    )  # fmt: skip
+        frame, width, height, format="yuv420p", interpolation="BICUBIC", dst_color_range="MPEG", threads=1
+    )
     if turns := rotation_quarters(frame):
         scaled = _rotate(scaled, turns)
     scaled.pict_type = 0  # otherwise x264 would make each key frame of the source a key frame

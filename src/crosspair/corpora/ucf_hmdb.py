@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
-from crosspair.corpora.build import ManifestOutput, PairRecord, TitledCorpusOptions, build_manifests, class_phrase
+import pandas as pd
+
+from crosspair.corpora.build import ManifestOutput, PairRecord, Row, TitledCorpusOptions, build_manifests, class_phrase
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.tables import TableLine, index_by_key, read_lines
+from crosspair.corpora.tables import index_by_key, read_lines
 from crosspair.corpora.video_files import video_stem
 from crosspair.errors import ManifestError
 
@@ -18,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 SPLITS = (1, 2, 3)
 
-_UCF101_CLASS = re.compile(r"\d+\s+(\S+)")
-_UCF101_VIDEO = re.compile(r"(?P<label>[^/]+)/(?P<file>.+?)(\s+\d+)?")
+_UCF101_CLASS = r"\d+\s+(?P<label>\S+)"
+_UCF101_VIDEO = r"(?P<label>[^/]+)/(?P<file>.+?)(?:\s+\d+)?"
 _UCF101_GROUP = re.compile(r"(.+)_c\d+")
-_HMDB51_VIDEO = re.compile(r"(?P<file>.+?)\s+(?P<use>[012])")
+_HMDB51_VIDEO = r"(?P<file>.+?)\s+(?P<split>[012])"
 _HMDB51_SPLITS = {"0": None, "1": "train", "2": "test"}
 # Source and class are followed by five properties of the shot and a running number.
 _HMDB51_SOURCE = re.compile(r"(.+)_[a-z]+_(cm|nm)_np\d+_[a-z]{2}_(bad|med|goo)_\d+")
@@ -40,26 +42,23 @@ def ucf101_corpus(
         lists: the folder of ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
         out: a manifest file if there is one split, or a folder for ``split1.parquet`` etc.
         splits: some of `SPLITS`.
-        **options: see `crosspair.corpora.build.TitledCorpusOptions`; pairs without a title
-            are kept.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
+        **options: see `crosspair.corpora.build.TitledCorpusOptions`; pairs without a title are kept.
     """
-    classes = _read_classes(lists / "classInd.txt")
+    classes = set(_read_list(lists / "classInd.txt", _UCF101_CLASS, "a number and a class")["label"])
 
-    def pairs(split: int) -> Iterator[tuple[TableLine, PairRecord]]:
-        for name in ("train", "test"):
-            for line in read_lines(lists / f"{name}list{split:02d}.txt", "list of videos"):
-                match = _UCF101_VIDEO.fullmatch(line["line"])
-                if not match:
-                    raise ManifestError(f"{line.where}: {line['line']!r} is not CLASS/VIDEO")
-                # The class number is not checked: lists reduced to some classes may renumber them.
-                if (label := match["label"]) not in classes:
-                    raise ManifestError(f"{line.where}: class {label!r} is not in classInd.txt")
-                yield line, _listed_pair(line, match["file"], label, name)
+    def listed_videos(split: int) -> pd.DataFrame:
+        parts = [
+            _read_list(lists / f"{name}list{split:02d}.txt", _UCF101_VIDEO, "CLASS/VIDEO").assign(split=name)
+            for name in ("train", "test")
+        ]
+        videos = pd.concat(parts)
+        # The class number is not checked: lists reduced to some classes may renumber them.
+        unknown = videos["label"][~videos["label"].isin(classes)]
+        if len(unknown):
+            raise ManifestError(f"{unknown.index[0]}: class {unknown.iloc[0]!r} is not in classInd.txt")
+        return videos
 
-    return _build_splits(folder, out, splits, pairs, _UCF101_GROUP, options)
+    return _build_splits(folder, out, splits, listed_videos, _UCF101_GROUP, options)
 
 
 def hmdb51_corpus(
@@ -72,49 +71,38 @@ def hmdb51_corpus(
     for validation together.
 
     Args:
-        folder, out, splits, **options: as for `ucf101_corpus`.
         lists: the folder of ``CLASS_test_splitN.txt``.
-
-    Raises:
-        ManifestError: an input is invalid; nothing has been written.
+        folder, out, splits, **options: as for `ucf101_corpus`.
     """
-    files = lists.glob("*_test_split[123].txt")
-    classes = {file.name.rpartition("_test_split")[0] for file in files}
+    classes = sorted({file.name.rpartition("_test_split")[0] for file in lists.glob("*_test_split[123].txt")})
     if not classes:
         raise ManifestError(f"{lists} holds no HMDB51 list, such as brush_hair_test_split1.txt")
 
-    def pairs(split: int) -> Iterator[tuple[TableLine, PairRecord]]:
-        for label in sorted(classes):
-            for line in read_lines(lists / f"{label}_test_split{split}.txt", "list of videos"):
-                match = _HMDB51_VIDEO.fullmatch(line["line"])
-                if not match:
-                    raise ManifestError(f"{line.where}: {line['line']!r} is not a video followed by 0, 1 or 2")
-                yield line, _listed_pair(line, match["file"], label, _HMDB51_SPLITS[match["use"]])
+    def listed_videos(split: int) -> pd.DataFrame:
+        form = "a video followed by 0, 1 or 2"
+        files = {label: lists / f"{label}_test_split{split}.txt" for label in classes}
+        parts = [_read_list(file, _HMDB51_VIDEO, form).assign(label=label) for label, file in files.items()]
+        videos = pd.concat(parts)
+        return videos.assign(split=videos["split"].map(_HMDB51_SPLITS))
 
-    return _build_splits(folder, out, splits, pairs, _HMDB51_SOURCE, options)
-
-
-def _read_classes(file: Path) -> set[str]:
-    classes = set()
-    for line in read_lines(file, "list of classes"):
-        match = _UCF101_CLASS.fullmatch(line["line"])
-        if not match:
-            raise ManifestError(f"{line.where}: {line['line']!r} is not a number and a class")
-        classes.add(match[1])
-    return classes
+    return _build_splits(folder, out, splits, listed_videos, _HMDB51_SOURCE, options)
 
 
-def _listed_pair(line: TableLine, file: str, label: str, split: str | None) -> PairRecord:
-    """Return the pair of a listed video; its id is the file name without suffix."""
-    name = video_stem(file)
-    return PairRecord(name, line.where, {name: {}}, {"label": label, "split": split})
+def _read_list(file: Path, pattern: str, form: str) -> pd.DataFrame:
+    """Return the named groups of a pattern, which every line must match, as columns."""
+    lines = pd.Series(read_lines(file, "list"), dtype=object)
+    found = lines.str.extract(f"^(?:{pattern})$")
+    wrong = lines[found.isna().any(axis=1)]
+    if len(wrong):
+        raise ManifestError(f"{wrong.index[0]}: {wrong.iloc[0]!r} is not {form}")
+    return found
 
 
 def _build_splits(
     folder: Path,
     out: Path,
     splits: Sequence[int],
-    pairs: Callable[[int], Iterable[tuple[TableLine, PairRecord]]],
+    listed_videos: Callable[[int], pd.DataFrame],
     group_pattern: re.Pattern[str],
     options: TitledCorpusOptions,
 ) -> list[Manifest]:
@@ -123,14 +111,17 @@ def _build_splits(
         raise ManifestError(f"output {out} is one file for {len(splits)} splits. Pass a folder instead.")
 
     def used_pairs(split: int) -> list[PairRecord]:
-        listed = list(pairs(split))
-        index_by_key((pair.pair_id, line) for line, pair in listed)
-        used = [pair for _, pair in listed if pair.row["split"]]
-        if len(used) < len(listed):
-            logger.info("split %d does not use %d videos", split, len(listed) - len(used))
-        return used
+        videos = listed_videos(split)
+        rows = index_by_key(videos, videos["file"].map(video_stem))
+        used = {name: row for name, row in rows.items() if isinstance(row["split"], str)}
+        if len(used) < len(rows):
+            logger.info("split %d does not use %d videos", split, len(rows) - len(used))
+        return [
+            PairRecord(name, row["where"], {name: {}}, {"label": row["label"], "split": row["split"]})
+            for name, row in used.items()
+        ]
 
-    def group(row: dict[str, Any]) -> str:
+    def group(row: Row) -> str:
         match = group_pattern.fullmatch(row["pair_id"])
         return match[1] if match else str(row["pair_id"])
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from crosspair.errors import ManifestError
 
 SUFFIXES = frozenset({
-    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
-    ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".vob", ".webm", ".wmv",
 })  # fmt: skip
 
 
@@ -38,9 +38,6 @@ class VideoFiles:
         for path in self.paths:
             self._by_stem[video_stem(path)].append(path)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def find(self, name: str, where: str = "") -> str | None:
         """Return the path of a video relative to the folder, or None if there is no such video.
 
@@ -51,7 +48,11 @@ class VideoFiles:
         Raises:
             ManifestError: several videos have this name.
         """
-        found = self._candidates(to_nfc(name))
+        wanted = to_nfc(name)
+        last = wanted.rpartition("/")[2]
+        found = [path for stem in {last, video_stem(last)} for path in self._by_stem.get(stem, [])]
+        exact = [path for path in found if to_nfc(path) == wanted]
+        found = exact or sorted(path for path in found if wanted in _aliases(path))
         if len(found) > 1:
             raise ManifestError(
                 f"{where}: {name!r} matches {len(found)} videos ({self.full_path(found[0])}, "
@@ -62,14 +63,6 @@ class VideoFiles:
     def full_path(self, path: str) -> str:
         """Return a video's path joined to the folder."""
         return os.path.join(self.folder, path)  # noqa: PTH118 - pathlib is slow on many names
-
-    def _candidates(self, name: str) -> list[str]:
-        """Return the paths that a name may mean: its exact path, or else all files with that name or stem."""
-        last = name.rpartition("/")[2]
-        stems = {last, video_stem(last)}
-        found = [path for stem in stems for path in self._by_stem.get(stem, [])]
-        exact = [path for path in found if to_nfc(path) == name]
-        return exact or sorted(path for path in found if name in _aliases(path))
 
 
 def video_stem(path: str) -> str:

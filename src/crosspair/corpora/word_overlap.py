@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-import operator
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.manifest import TITLES, Manifest
 from crosspair.corpora.tables import read_json_object, read_table
-from crosspair.corpora.titles.stage import load_english_model
+from crosspair.corpora.titles import load_english_model
 from crosspair.errors import ManifestError
 
 # Ignored in class names; otherwise "walking with the dog" would match "dancing with fire".
 _FUNCTION_WORDS = frozenset({
-    "a", "an", "and", "as", "at", "by", "for", "from", "in", "into", "of", "off", "on", "or",
-    "out", "over", "that", "the", "through", "to", "under", "using", "with", "without",
+    "a", "an", "and", "as", "at", "by", "for", "from", "in", "into", "of", "off", "on", "or", "out", "over", "that",
+    "the", "through", "to", "under", "using", "with", "without",
 })  # fmt: skip
-_PROGRESS_INTERVAL = 1000  # rows
+_PROGRESS_INTERVAL = 1000  # titles
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts of words that titles and the names of their classes have in common.
+    """Counts of words that titles and the names of their classes have in common."""
 
-    Attributes:
-        pairs: number of labelled pairs, with or without a title.
-        titles: pairs with a title.
-        words: words in all these titles.
-        partial: titles with at least one word of their class's name.
-        complete: titles with all words of it.
-        relevant: words of titles that are words of their class's name.
-    """
-
-    pairs: int
-    titles: int
-    words: int
-    partial: int
-    complete: int
-    relevant: int
+    pairs: int  # labelled pairs, with or without a title
+    titles: int  # pairs with a title
+    words: int  # words in all these titles
+    partial: int  # titles with at least one word of their class's name
+    complete: int  # titles with all words of it
+    relevant: int  # words of titles that are words of their class's name
 
     @property
     def at_least_one(self) -> float:
@@ -61,12 +53,6 @@ class Overlap:
     def rel(self) -> float:
         """Fraction of the titles' words that are words of the class's name."""
         return self.relevant / self.words if self.words else 0.0
-
-    def __add__(self, other: Overlap) -> Overlap:
-        return Overlap(*map(operator.add, astuple(self), astuple(other)))
-
-
-_ZERO = Overlap(0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,7 @@ def word_overlap(
     Args:
         manifest: with labels.
         exact: compare words as written, ignoring case.
-        progress: called with the numbers of finished and of all rows.
+        progress: called with the numbers of finished and of all titles.
 
     Returns:
         One overlap for each title column that is not empty.
@@ -104,27 +90,29 @@ def word_overlap(
         ManifestError: no pair has a label, or no labelled pair has a title.
         TextError: spaCy or its English model is not installed, unless ``exact``.
     """
-    labels = manifest.column("label")
-    labelled = [row for row, label in enumerate(labels) if label]
-    if not labelled:
+    rows = manifest.table.select(["label", *TITLES]).to_pandas().fillna("")
+    rows = rows[rows["label"] != ""]
+    if rows.empty:
         raise ManifestError(
             f"manifest {manifest.path}: no pair has a label. Add a column 'label' to the title "
             "file, or use --label-by-folder."
         )
-    columns = {name: manifest.column(name) for name in TITLES}
-    present = [name for name in TITLES if any(columns[name][row] for row in labelled)]
+    present = [name for name in TITLES if (rows[name] != "").any()]
     if not present:
         raise ManifestError(f"manifest {manifest.path}: no pair with a label has a title")
-    classes: dict[str, dict[str, Overlap]] = {name: {} for name in present}
-    for row in labelled:
-        label = labels[row]
-        for name in present:
-            overlap = _title_overlap(columns[name][row] or "", label, exact)
-            classes[name][label] = classes[name].get(label, _ZERO) + overlap
-        if row % _PROGRESS_INTERVAL == 0:
-            progress(row, len(labels))
-    progress(len(labels), len(labels))
-    return [VariantOverlap(name, sum(by_label.values(), _ZERO), by_label) for name, by_label in classes.items()]
+    overlaps = []
+    for done, name in enumerate(present):
+        counts: list[tuple[int, ...]] = []
+        for title, label in zip(rows[name], rows["label"], strict=True):
+            if len(counts) % _PROGRESS_INTERVAL == 0:
+                progress(done * len(rows) + len(counts), len(present) * len(rows))
+            counts.append(_title_overlap(title, label, exact))
+        frame = pd.DataFrame(counts, rows["label"])
+        classes = frame.groupby(level=0, sort=False).sum().itertuples()
+        by_label = {str(label): Overlap(*map(int, each)) for label, *each in classes}
+        overlaps.append(VariantOverlap(name, Overlap(*map(int, frame.sum())), by_label))
+    progress(len(present) * len(rows), len(present) * len(rows))
+    return overlaps
 
 
 def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
@@ -145,11 +133,11 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
         values = _per_class_results(values["results"], path) if "results" in values else values
     else:
         rows = read_table(path, "accuracy file").rows("class", "accuracy")
-        values = {row["class"]: row["accuracy"] for row in rows}
+        values = dict(zip(rows["class"], rows["accuracy"], strict=True))
     accuracy = {label: _parse_fraction(value, label, path) for label, value in values.items()}
     known = {label: accuracy[label] for label in labels if label in accuracy}
     if not known:
-        examples = ", ".join(map(repr, list(accuracy)[:3])) or "none"
+        examples = ", ".join(map(repr, list(values)[:3])) or "none"
         raise ManifestError(
             f"accuracy file {path} matches no class of the manifest's {len(labels)} "
             f"(for example {labels[0]!r}); its classes are {examples}"
@@ -157,22 +145,19 @@ def read_accuracy(path: Path, labels: Sequence[str]) -> dict[str, float]:
     return known
 
 
-def _title_overlap(title: str, label: str, exact: bool) -> Overlap:
-    """Return the overlap of one title with its class name; ``titles`` is 0 for a title without words."""
+def _title_overlap(title: str, label: str, exact: bool) -> tuple[int, ...]:
+    """Return the fields of `Overlap` for one title; ``titles`` is 0 for a title without words."""
     parts, joined = _class_words(label, exact)
     words = _split_words(title)
-    covered: set[int] = set()
-    relevant = 0
-    for word in words:
-        if word in joined:
-            matches = set(range(len(parts)))
-        else:
-            forms = _word_forms(word, exact)
-            matches = {place for place, part in enumerate(parts) if part & forms}
-        relevant += bool(matches)
-        covered |= matches
-    complete = len(covered) == len(parts)
-    return Overlap(1, bool(words), len(words), bool(covered), complete, relevant)
+    matches = [
+        set(range(len(parts)))
+        if word in joined
+        else {place for place, part in enumerate(parts) if part & _word_forms(word, exact)}
+        for word in words
+    ]
+    covered = set[int]().union(*matches)
+    relevant = sum(map(bool, matches))
+    return 1, bool(words), len(words), bool(covered), len(covered) == len(parts), relevant
 
 
 @lru_cache(maxsize=10_000)
@@ -220,8 +205,7 @@ def _per_class_results(results: Any, path: Path) -> dict[str, Any]:
             by_protocol.setdefault(result["protocol"], result["details"]["per_class"])
     if not by_protocol:
         raise ManifestError(
-            f"accuracy file {path} holds no result with accuracies per class. "
-            'Create one with "crosspair evaluate zeroshot".'
+            f'accuracy file {path} holds no result with accuracies per class. Create one with "crosspair evaluate".'
         )
     return by_protocol.get("zero-shot") or next(iter(by_protocol.values()))
 

@@ -1,27 +1,34 @@
 """Evaluate video features with the paper's protocols, and store results with their provenance."""
 
 from crosspair.evaluation.evaluate import (
-    FrozenConfig,
+    EvaluationConfig,
     check_protocols,
+    evaluate_model,
     frozen_results,
     randomize_weights,
-    results_with_random_baseline,
 )
-from crosspair.evaluation.feature_cache import FeatureSpec, cached_features, feature_spec, load_features
-from crosspair.evaluation.features import Features, embed_texts, extract_features
-from crosspair.evaluation.knn import knn_predict
-from crosspair.evaluation.linear import LinearConfig, linear_predict, train_linear
+from crosspair.evaluation.features import (
+    Features,
+    FeatureSpec,
+    cached_features,
+    embed_texts,
+    extract_features,
+    feature_spec,
+    load_features,
+)
+from crosspair.evaluation.knn import KnnConfig, knn_predict
+from crosspair.evaluation.linear import LinearConfig, LowshotConfig, label_subset, linear_predict, train_linear
+from crosspair.evaluation.multiview import MultiviewConfig, multiview_results
 from crosspair.evaluation.results import Result, bootstrap_interval, class_details, read_results, write_results
 from crosspair.evaluation.retrieval import Retrieval, retrieval, target_ranks
-from crosspair.evaluation.tasks import label_subset
-from crosspair.evaluation.zeroshot import class_embeddings, draw_classes, zero_shot_predict
+from crosspair.evaluation.zeroshot import ZeroshotConfig, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.provenance import Machine, Provenance, provenance
 
 __all__ = [
-    "FeatureSpec", "Features", "FrozenConfig", "LinearConfig", "Machine", "Provenance", "Result", "Retrieval",
-    "bootstrap_interval", "cached_features", "check_protocols", "class_details", "class_embeddings",
-    "draw_classes", "embed_texts", "extract_features", "feature_spec", "frozen_results", "knn_predict",
-    "label_subset", "linear_predict", "load_features", "provenance", "randomize_weights", "read_results",
-    "results_with_random_baseline", "retrieval", "target_ranks", "train_linear", "write_results",
-    "zero_shot_predict",
+    "EvaluationConfig", "FeatureSpec", "Features", "KnnConfig", "LinearConfig", "LowshotConfig", "Machine",
+    "MultiviewConfig", "Provenance", "Result", "Retrieval", "ZeroshotConfig", "bootstrap_interval", "cached_features",
+    "check_protocols", "class_details", "class_embeddings", "draw_classes", "embed_texts", "evaluate_model",
+    "extract_features", "feature_spec", "frozen_results", "knn_predict", "label_subset", "linear_predict",
+    "load_features", "multiview_results", "provenance", "randomize_weights", "read_results", "retrieval",
+    "target_ranks", "train_linear", "write_results", "zero_shot_predict",
 ]  # fmt: skip

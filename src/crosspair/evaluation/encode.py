@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 from crosspair.config import Clip, ClipConfig
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, to_device
-from crosspair.errors import ModelError, RecipeError, TextError, VideoError
+from crosspair.errors import ModelError, RecipeError, TextError, VideoError, format_error
 from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Span, Windows, whole_video_plan
 from crosspair.models.cpd import CPD
 from crosspair.models.inference import inference
@@ -43,7 +43,6 @@ class EncodedPlan:
     """The outcome of a `ClipPlan`.
 
     Attributes:
-        plan: The plan.
         groups: Indices of the plan's groups whose clips could all be decoded, ascending.
         sums: For each output of the network, (groups, ...) the sum over the clips and crops of each of these groups.
         thumbnails: JPEG of the middle clip of each of these groups, if requested.
@@ -67,7 +66,7 @@ def encode_plans(
     crops: int = 1,
     thumbnails: bool = False,
 ) -> Iterator[EncodedPlan]:
-    """Decode the clips of plans, run a network on them and sum its outputs by group.
+    """Decode the clips of plans, run a network on them and sum its outputs by group; yield a result per plan, in order.
 
     A video that crashes its decoder, makes it hang or exhausts the memory fails alone, with a `failure` message.
 
@@ -81,56 +80,17 @@ def encode_plans(
         crops: Square crops of each clip; the network is called once for each.
         thumbnails: Whether to make a picture of each group.
 
-    Yields:
-        One result per plan, in order.
-
     Raises:
         CrosspairError: Worker processes cannot be started.
     """
-    jobs = [job for plan in plans for job in plan.jobs(config, crops, thumbnails)]
-    unfinished = {plan.row: plan for plan in plans}
-    missing = Counter(job.row for job in jobs)
-    parts: dict[int, list[_Part]] = defaultdict(list)
-    for batch in _batches(_decode(jobs, workers), batch_size):
-        for part in _run_network(network, batch):
-            row = part.job.row
-            parts[row].append(part)
-            missing[row] -= 1
-            if not missing[row]:
-                yield _sum_groups(unfinished.pop(row), parts.pop(row))
-
-
-def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[tuple[DecodeJob, DecodedClips]]:
-    """Yield jobs with their decoded clips, in order; a worker's crash or timeout is a `failure` of its job."""
-    if not workers:
-        for job in jobs:
-            yield job, decode_job(job)
-        return
-    for index, result in map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True):
-        job = jobs[index]
-        if isinstance(result, WorkerFailure):
-            path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
-            result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
-        yield job, result
+    jobs = [list(plan.jobs(config, crops, thumbnails)) for plan in plans]
+    decoded = _decode(list(chain.from_iterable(jobs)), workers)
+    parts = (part for batch in _batches(decoded, batch_size) for part in _run_network(network, batch))  # in order
+    for plan, of_plan in zip(plans, jobs, strict=True):
+        yield _sum_groups(plan, list(islice(parts, len(of_plan))))
 
 
 Decoded = tuple[DecodeJob, DecodedClips]
-
-
-def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
-    """Group jobs into batches of at most `batch_size` clips, larger jobs alone; None: one job each."""
-    batch: list[Decoded] = []
-    room = 0
-    for job, clips in decoded:
-        if batch and (batch_size is None or len(job) > room):
-            yield batch
-            batch = []
-        if not batch:
-            room = batch_size or 0
-        batch.append((job, clips))
-        room -= len(job)
-    if batch:
-        yield batch
 
 
 @dataclass(frozen=True)
@@ -142,9 +102,38 @@ class _Part:
     outputs: tuple[torch.Tensor, ...] = ()
 
 
+def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[Decoded]:
+    """Yield jobs with their decoded clips, in order; a worker's crash or timeout is a `failure` of its job."""
+    if not workers:
+        yield from ((job, decode_job(job)) for job in jobs)
+        return
+    for index, result in map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True):
+        job = jobs[index]
+        if isinstance(result, WorkerFailure):
+            path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
+            result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
+        yield job, result
+
+
+def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
+    """Group jobs into batches of at most `batch_size` clips, larger jobs alone; None: one job each."""
+    batch: list[Decoded] = []
+    room = 0
+    for job, clips in decoded:
+        if batch and len(job) > room:
+            yield batch
+            batch = []
+        if not batch:
+            room = batch_size or 0
+        batch.append((job, clips))
+        room -= len(job)
+    if batch:
+        yield batch
+
+
 @torch.no_grad()
 def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
-    """Run the network on all clips of a batch, one crop at a time; return a part per job, without outputs if failed."""
+    """Run the network on all clips of a batch, one crop at a time."""
     good = [(job, clips.clips) for job, clips in batch if not clips.failure]
     outputs: Iterator[tuple[torch.Tensor, ...]] = iter(())
     if good:
@@ -159,7 +148,6 @@ def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
 
 def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
     """Sum the outputs over the clips and crops of each group; leave out groups with a clip that was not decoded."""
-    parts = sorted(parts, key=lambda part: part.job.first)
     good = [part for part in parts if not part.decoded.failure]
     failure = next((part.decoded.failure for part in parts if part.decoded.failure), "")
     clips = [part.job.first + i for part in good for i in range(len(part.job))]
@@ -168,7 +156,7 @@ def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
     if not groups:
         return EncodedPlan(plan, [], failure=failure)
     members = [[place[clip] for clip in plan.groups[i]] for i in groups]
-    outputs = [torch.cat(values, dim=1) for values in zip(*(p.outputs for p in good), strict=True)]
+    outputs = [torch.cat(values, dim=1) for values in zip(*(part.outputs for part in good), strict=True)]
     sums = tuple(torch.stack([output[:, rows].sum(dim=1).sum(dim=0) for rows in members]) for output in outputs)
     pictures = [picture for part in good for picture in part.decoded.thumbnails]
     thumbnails = [pictures[rows[len(rows) // 2]] for rows in members] if pictures else []
@@ -177,10 +165,9 @@ def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
 
 @dataclass(frozen=True)
 class WindowFeatures:
-    """Features of one video: n results, one for the whole of it or one per window.
+    """Features of one video, a row of its manifest: n results, one for the whole of it or one per window.
 
     Attributes:
-        row: Row of the video in its manifest.
         spans: (start, end) of each result, in s of the file; None for the file's own.
         visual: (n, F) float32 on the CPU, the mean visual feature.
         embedding: (n, D) float32 on the CPU, the mean embedding, normalized.
@@ -198,11 +185,9 @@ class WindowFeatures:
 
 @dataclass(frozen=True)
 class InferenceEngine:
-    """A model and how it runs.
+    """A model on a device, and how it runs.
 
     Attributes:
-        model: In eval mode, on `device`.
-        device: Device of the network.
         precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
         batch_size: Maximum number of clips in a call of the network.
         workers: Decoding processes; 0 decodes in this process.
@@ -222,17 +207,7 @@ def encode_features(
     thumbnails: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Iterator[WindowFeatures]:
-    """Encode the clips of plans with a model.
-
-    Args:
-        engine: The model and how it runs.
-        plans: The clips of each video.
-        thumbnails: Whether to make a picture of each result.
-        progress: Called with the number of encoded clips and their total.
-
-    Yields:
-        Features per plan, in order.
-    """
+    """Encode the clips of plans with a model, in order; `progress` gets the number of encoded clips and their total."""
     model, device = engine.model, engine.device
 
     def network(clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -243,16 +218,15 @@ def encode_features(
     done, total = 0, sum(map(len, plans))
     with eval_mode(model), inference(model.video_encoder, device, engine.precision):
         for encoded in encode_plans(
-            plans, network, model.clip,
-            batch_size=engine.batch_size, workers=engine.workers, thumbnails=thumbnails,
-        ):  # fmt: skip
-            yield _features(model, encoded)
+            plans, network, model.clip, batch_size=engine.batch_size, workers=engine.workers, thumbnails=thumbnails
+        ):
+            yield _average(model, encoded)
             done += len(encoded.plan)
             if progress:
                 progress(done, total)
 
 
-def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
+def _average(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
     """Convert sums to mean visual features and unit-norm embeddings by window; count skipped windows in `failure`."""
     plan, failure = encoded.plan, encoded.failure
     if not encoded.groups:
@@ -267,15 +241,37 @@ def _features(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
 
 
 def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
-    """Return empty features (no spans) for a video of which nothing can be read, with the reason ``failure``."""
     visual = torch.empty(0, model.video_encoder.features)
     return WindowFeatures(row, [], visual, torch.empty(0, model.head.embedding), failure=failure)
+
+
+def encode_rows(
+    engine: InferenceEngine,
+    manifest: Manifest,
+    rows: Sequence[int],
+    clips: int = CLIPS,
+    progress: ProgressCallback | None = None,
+) -> Iterator[WindowFeatures]:
+    """Encode whole videos: the mean over evenly spaced clips (Section 4.2).
+
+    A batch of the network is some whole videos, or an equal part of one if it cannot hold all its clips: features
+    depend on nothing but the `batch_size` // `clips` videos of the batch.
+
+    Yields:
+        Features per row of the manifest, in the order of ``rows``; without spans if unreadable.
+    """
+    batch_size = engine.batch_size
+    per_job = max(size for size in range(1, min(clips, batch_size) + 1) if clips % size == 0)
+    engine = replace(engine, batch_size=max(1, batch_size // clips) * per_job)
+    sources = manifest.clips()
+    plans = [whole_video_plan(row, sources[row], clips, per_job) for row in rows]
+    return encode_features(engine, plans, progress=progress)
 
 
 def encode_whole_videos(
     engine: InferenceEngine, manifest: Manifest, clips: int = CLIPS, progress: ProgressCallback | None = None
 ) -> Iterator[WindowFeatures]:
-    """Encode whole videos: the mean over evenly spaced clips (Section 4.2).
+    """Encode all videos of a manifest as `encode_rows` does, and log failures.
 
     Yields:
         Features per row of the manifest, empty if unreadable: first the rows with an error, then the others in order.
@@ -283,21 +279,28 @@ def encode_whole_videos(
     Raises:
         VideoError: None of the videos can be read; raised after the last one.
     """
-    errors, rows = manifest.column("error"), manifest.clips()
-    failure, readable = "the manifest has no rows", False
-    for row, error in enumerate(errors):
-        if error:
-            failure = error
-            yield _no_features(engine.model, row, error)
-    plans = [whole_video_plan(row, clip, clips) for row, clip in enumerate(rows) if not errors[row]]
-    for features in encode_features(engine, plans, progress=progress):
+    usable, failures = usable_rows(manifest)
+    for row, failure in failures.items():
+        yield _no_features(engine.model, row, failure)
+    for features in encode_rows(engine, manifest, usable, clips, progress):
         if features.failure:
-            failure = features.failure
-            logger.warning("%s", failure)
-        readable = readable or bool(features.spans)
+            failures[features.row] = features.failure
+            logger.warning("%s", features.failure)
         yield features
-    if not readable:
-        raise VideoError(f"none of the {len(rows)} videos can be read: {failure}")
+    check_readable(manifest, failures)
+
+
+def usable_rows(manifest: Manifest) -> tuple[list[int], dict[int, str]]:
+    """Return the indices of the rows with an empty ``error`` column, and the errors of the others by row."""
+    errors = {row: error for row, error in enumerate(manifest.column("error")) if error}
+    return [row for row in range(len(manifest)) if row not in errors], errors
+
+
+def check_readable(manifest: Manifest, failures: Mapping[int, str]) -> None:
+    """Raise VideoError, with the first failure as the reason, if all rows of a manifest failed."""
+    if len(failures) == len(manifest):
+        reason = next(iter(failures.values()), "the manifest has no rows")
+        raise VideoError(f"{manifest.path}: none of the {len(manifest)} videos can be read: {reason}")
 
 
 def encode_windows(
@@ -310,12 +313,7 @@ def encode_windows(
 ) -> Iterator[WindowFeatures]:
     """Encode the windows of videos. A window that cannot be read is skipped, the others are kept.
 
-    Args:
-        engine: The model and how it runs.
-        manifest: The videos, probed (see `crosspair.corpora.inputs.probe_missing`).
-        windows: How to divide them.
-        thumbnails: Whether to make a picture of each window.
-        progress: Called with the number of encoded clips and their total.
+    The manifest is probed (see `crosspair.corpora.inputs.probe_missing`).
 
     Yields:
         Features per row: first, empty, rows with an error, an invalid segment or over a week; then the others in order.
@@ -339,17 +337,13 @@ def encode_windows(
             continue
         pixels = max(1, columns["width"] * columns["height"])
         together = max(1, min(CLIPS_PER_JOB, CLIPS_PER_JOB * FULL_HD // pixels))
-        plan = windows.plan(row, clip, duration, engine.model.clip)
-        plans.append(replace(plan, clips_per_job=together))
+        plans.append(windows.plan(row, clip, duration, engine.model.clip, together))
     yield from encode_features(engine, plans, thumbnails=thumbnails, progress=progress)
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; restore the mode of every module afterwards.
-
-    Some modules may be in eval mode before: in stage I of training the language model is.
-    """
+    """Put a model into eval mode; restore the mode of every module, which may differ, afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -371,14 +365,9 @@ def load_engine(
     batch_size: int = 32,
     workers: int | None = None,
 ) -> InferenceEngine:
-    """Load a model onto a device.
+    """Load a model (a folder or a name on the Hugging Face Hub) onto a device; arguments as of `InferenceEngine`.
 
-    Args:
-        source: A model folder, or a name on the Hugging Face Hub.
-        device: A PyTorch device; "auto": the first GPU, or the CPU.
-        precision: "auto", "bf16" or "fp32", see `crosspair.config.TrainingConfig`.
-        batch_size: Maximum number of clips in a call of the network.
-        workers: Decoding processes; None: one per core, at most 8.
+    Device "auto" is the first GPU, or the CPU; ``workers`` None is one per core, at most 8.
 
     Raises:
         ModelError: There is no such model or device.
@@ -386,18 +375,15 @@ def load_engine(
     """
     if precision not in PRECISIONS:
         raise RecipeError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
-    name = device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        placed = torch.device(name)
-        torch.empty(0, device=placed)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {device!r} is not available: {reason}") from error
-    model = CPD.from_pretrained(source).to(placed).eval()
+        raise ModelError(f"device {device!r} is not available: {format_error(error)}") from error
+    model = CPD.from_pretrained(source).to(device).eval()
     count = min(8, cpu_count()) if workers is None else workers
-    return InferenceEngine(model, placed, precision, batch_size, count)
+    return InferenceEngine(model, torch.device(device), precision, batch_size, count)
 
 
 def has_text_tower(model: CPD) -> bool:
@@ -406,12 +392,7 @@ def has_text_tower(model: CPD) -> bool:
 
 
 def check_text_tower(model: CPD, texts: Iterable[str] = ()) -> None:
-    """Check that texts can be compared with videos.
-
-    Raises:
-        ModelError: The text tower is not trained.
-        TextError: The model knows no word of a text.
-    """
+    """Raise ModelError if texts cannot be compared with videos, or TextError if the model knows no word of a text."""
     if not has_text_tower(model):
         raise ModelError(
             "the text tower of this model is not trained; search by a video, or train it with "

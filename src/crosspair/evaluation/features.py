@@ -1,29 +1,55 @@
-"""Features of whole videos: the mean over evenly spaced clips (Section 4.2)."""
+"""Features of a manifest's videos: the mean over evenly spaced clips (Section 4.2), in memory or in a folder.
+
+While a folder is filled, each process writes shards of finished videos below ``parts/``, so that an interrupted
+command resumes. A finished folder has ``features.safetensors`` and ``index.parquet``.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from crosspair.cluster import map_on_ray, ray_cluster
-from crosspair.corpora.manifest import Manifest
+from crosspair.cluster import map_on_ray
+from crosspair.corpora.manifest import Manifest, fingerprint
 from crosspair.device import dtype_for
 from crosspair.distributed import World
-from crosspair.errors import CrosspairError, ManifestError, RunError, VideoError
-from crosspair.evaluation.encode import CLIPS, InferenceEngine, encode_features, eval_mode
-from crosspair.evaluation.windows import whole_video_plan
+from crosspair.errors import CrosspairError, ManifestError, RunError, format_error
+from crosspair.evaluation.encode import (
+    CLIPS,
+    InferenceEngine,
+    ProgressCallback,
+    WindowFeatures,
+    check_readable,
+    encode_rows,
+    eval_mode,
+    usable_rows,
+)
+from crosspair.files import atomic_write, write_atomically
 from crosspair.models.cpd import CPD
-from crosspair.workers import cpu_count
+from crosspair.workers import WorkerFailure
 
 logger = logging.getLogger(__name__)
 
-_EMPTY = torch.empty(0)
+FEATURES_FILE, INDEX_FILE, SPEC_FILE = "features.safetensors", "index.parquet", "parts/protocol.json"
+SHARD_VIDEOS, SHARD_SECONDS = 256, 20.0  # a shard is written after either: a kill loses less than this
 RAY_TASK_VIDEOS = 128  # about: enough to make the start of a task's workers negligible
+POLL_INTERVAL = 0.2  # s between checks for the files of other processes
+_KEY = "crosspair"  # of the specification in the metadata of both files
+_FIX = "remove the folder to compute the features again"
 
 
 @dataclass(frozen=True)
@@ -45,22 +71,6 @@ class Features:
     failures: list[tuple[str, str]]
 
 
-class VideoFeatures(NamedTuple):
-    """Features of one video.
-
-    Attributes:
-        row: Row of the video in the manifest.
-        visual: (F,) float32 on the CPU, the mean visual feature; empty if there is an error.
-        embedding: (D,) float32 on the CPU, the mean embedding, normalized; empty likewise.
-        error: Why the video could not be read; empty if it could.
-    """
-
-    row: int
-    visual: torch.Tensor = _EMPTY
-    embedding: torch.Tensor = _EMPTY
-    error: str = ""
-
-
 def extract_features(
     model: CPD,
     manifest: Manifest,
@@ -70,13 +80,12 @@ def extract_features(
     workers: int = 2,
     world: World | None = None,
     precision: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Features:
-    """Encode every video of a manifest; rows with an error are skipped and listed.
+    """Encode every video of a manifest; unreadable videos and rows with an error are skipped and listed.
 
     Args:
-        model: Set to eval mode while this runs.
-        manifest: The videos.
+        model, manifest: The network, set to eval mode while this runs, and the videos.
         clips: Evenly spaced clips per video (10 in the paper).
         batch_size: Maximum number of clips in a call of the network.
         workers: Decoding processes.
@@ -92,182 +101,332 @@ def extract_features(
     world = world or World()
     usable, failures = usable_rows(manifest)
     rows = [row for group in shard_batches(usable, clips, batch_size, world) for row in group]
-    visual = torch.zeros(len(manifest), model.video_encoder.features)
-    embedding = torch.zeros(len(manifest), model.head.embedding)
-    count = torch.zeros(len(manifest), dtype=torch.long)
-    unreadable: dict[int, str] = {}
-    for video in encode_videos(
-        model, manifest, rows,
-        clips=clips, batch_size=batch_size, workers=workers, world=world, precision=precision,
-    ):  # fmt: skip
-        if video.error:
-            unreadable[video.row] = video.error
-        else:
-            visual[video.row], embedding[video.row] = video.visual, video.embedding
-            count[video.row] += 1
-        if progress:
-            progress((int(count.sum()) + len(unreadable)) * clips, len(rows) * clips)
-    skipped = gather_failures(manifest, failures | unreadable, world)
-    # Rows of other processes are zeros, so that the sums over processes are exact.
-    visual, embedding, count = (world.sum(values.to(world.device)).cpu() for values in (visual, embedding, count))
-    encoded = count.nonzero().squeeze(1)
-    if len(encoded) + len(skipped) != len(manifest) or len(encoded) != int(count.sum()):
-        raise ManifestError(
-            f"{manifest.path}: {int(count.sum())} videos were encoded and {len(skipped)} skipped, "
-            f"of {len(manifest)}; check that all processes read the same manifest"
-        )
-    return Features(encoded, visual[encoded], embedding[encoded], clips, skipped)
-
-
-def usable_rows(manifest: Manifest) -> tuple[list[int], dict[int, str]]:
-    """Return the indices of the rows with an empty ``error`` column, and the errors of the others by row."""
-    errors = {row: error for row, error in enumerate(manifest.column("error")) if error}
-    return [row for row in range(len(manifest)) if row not in errors], errors
+    engine = InferenceEngine(model, world.device, precision, batch_size, workers)
+    videos = list(encode_rows(engine, manifest, rows, clips, progress))
+    failures |= {video.row: video.failure for video in videos if not video.spans}
+    skipped = gather_failures(manifest, failures, world)
+    own = [video.row for video in videos if video.spans]
+    visual = torch.cat([torch.empty(0, model.video_encoder.features), *(video.visual for video in videos)])
+    embedding = torch.cat([torch.empty(0, model.head.embedding), *(video.embedding for video in videos)])
+    encoded, visual, embedding = (
+        world.gather_rows(values.to(world.device)).cpu() for values in (torch.tensor(own).long(), visual, embedding)
+    )
+    if len(encoded) + len(skipped) != len(manifest):
+        raise ManifestError(f"{manifest.path}: some rows were encoded twice or never; do all processes read this file?")
+    order = encoded.argsort()
+    return Features(encoded[order], visual[order], embedding[order], clips, skipped)
 
 
 def shard_batches(rows: Sequence[int], clips: int, batch_size: int, world: World) -> list[list[int]]:
-    """Divide rows into groups that form a batch of the network, and return the groups of this process.
-
-    The groups, and hence the features, do not depend on the number of processes.
-    """
+    """Divide rows into batches of the network, for any number of processes the same; return those of this process."""
     videos = max(1, batch_size // clips)
     groups = [list(rows[i : i + videos]) for i in range(0, len(rows), videos)]
     return groups[world.rank :: world.size]
 
 
-def encode_videos(
-    model: CPD,
-    manifest: Manifest,
-    rows: Sequence[int],
-    *,
-    clips: int,
-    batch_size: int,
-    workers: int,
-    world: World,
-    precision: str,
-) -> Iterator[VideoFeatures]:
-    """Encode rows of a manifest: the mean features over evenly spaced clips of each video.
-
-    Args:
-        rows: Rows of the manifest, in whole groups of `shard_batches`.
-
-    Yields:
-        Features per video, in order; with only an `error` if it cannot be read.
-    """
-    # A batch is some whole videos, or a whole fraction of one if it cannot hold all its clips.
-    per_job = max(size for size in range(1, min(clips, batch_size) + 1) if clips % size == 0)
-    together = max(1, batch_size // clips) * per_job
-    engine = InferenceEngine(model, world.device, precision, together, workers)
-    sources = manifest.clips()
-    plans = [whole_video_plan(row, sources[row], clips, per_job) for row in rows]
-    for video in encode_features(engine, plans):
-        if video.spans:
-            yield VideoFeatures(video.row, video.visual[0], video.embedding[0])
-        else:
-            yield VideoFeatures(video.row, error=video.failure)
-
-
-@torch.no_grad()
-def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
-    """Embed texts.
-
-    Returns:
-        (T, D) float32 embeddings f_t of unit norm, on the CPU.
-    """
-    with eval_mode(model):
-        parts = [model.encode_text(texts[i : i + batch_size]).cpu() for i in range(0, len(texts), batch_size)]
-    return torch.cat(parts) if parts else torch.empty(0, model.head.embedding)
-
-
 def gather_failures(manifest: Manifest, failures: dict[int, str], world: World) -> list[tuple[str, str]]:
-    """Collect the failures (message by row) of all processes; the main process logs them.
-
-    Returns:
-        (pair_id, message) of the failed rows of all processes, in order of rows.
-
-    Raises:
-        VideoError: All rows of the manifest failed.
-    """
+    """Return (pair_id, message) of the failed rows of all processes, and log them; VideoError if all rows failed."""
     gathered = map(json.loads, world.gather_texts(json.dumps(list(failures.items()))))
     messages = {row: message for pairs in gathered for row, message in pairs}
     ids = manifest.column("pair_id")
     skipped = [(ids[row], message) for row, message in sorted(messages.items())]
     for pair_id, message in skipped if world.is_main else ():
         logger.warning("skipped %s: %s", pair_id, message)
-    if len(skipped) == len(manifest):
-        raise no_readable_video_error(manifest, messages)
+    check_readable(manifest, messages)
     return skipped
 
 
-def no_readable_video_error(manifest: Manifest, failures: dict[int, str]) -> VideoError:
-    """Return the error for a manifest of which no video can be read, with the first failure as the reason."""
-    reason = next(iter(failures.values()), "the manifest has no rows")
-    return VideoError(f"{manifest.path}: none of the {len(manifest)} videos can be read: {reason}")
+@torch.no_grad()
+def embed_texts(model: CPD, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+    """Embed texts; return (T, D) float32 embeddings f_t of unit norm, on the CPU."""
+    with eval_mode(model):
+        parts = [model.encode_text(texts[i : i + batch_size]).cpu() for i in range(0, len(texts), batch_size)]
+    return torch.cat(parts) if parts else torch.empty(0, model.head.embedding)
+
+
+# --- folders of features ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that features depend on: weights, videos (not labels), clips, precision ("bf16" or "fp32")."""
+
+    model: str
+    videos: str
+    clips: int
+    frames: int
+    stride: int
+    size: int
+    short_side: int
+    precision: str
+
+    @property
+    def folder(self) -> str:
+        """Folder name for features of this model and these videos."""
+        return f"features-{self.model}-{self.videos}-{self.clips}-{self.precision}"
+
+    def json(self) -> str:
+        """Return the specification as the text of a JSON object."""
+        return json.dumps(asdict(self))
+
+
+def feature_spec(model: CPD, manifest: Manifest, *, clips: int, precision: str, device: torch.device) -> FeatureSpec:
+    """Build the specification of features; the device decides the meaning of precision "auto"."""
+    return FeatureSpec(
+        model=model.hash,
+        videos=fingerprint(manifest),
+        clips=clips,
+        frames=model.clip.frames,
+        stride=model.clip.stride,
+        size=model.clip.size,
+        short_side=round(model.clip.test_scale * model.clip.size),
+        precision="bf16" if dtype_for(device, precision) == torch.bfloat16 else "fp32",
+    )
+
+
+def cached_features(
+    model: CPD,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    clips: int = CLIPS,
+    batch_size: int = 32,
+    workers: int = 2,
+    world: World | None = None,
+    precision: str = "auto",
+    progress: ProgressCallback | None = None,
+    encode: Callable[..., Iterator[WindowFeatures]] = encode_rows,
+) -> Features:
+    """Read features from a folder; compute what is missing first. An interrupted call resumes.
+
+    Args:
+        folder: folder for the features of these videos by this model, shared by all processes.
+        progress: called with the approximate number of clips done by all processes, and of all clips.
+        encode: computes the features: `encode_rows` or `encode_on_ray`. For the other arguments see `extract_features`.
+
+    Raises:
+        RunError: the folder has other files, features of another model, videos or protocol, or cannot be written.
+        VideoError: no video can be read.
+    """
+    world = world or World()
+    spec = feature_spec(model, manifest, clips=clips, precision=precision, device=world.device)
+    _check_folder(folder, spec)
+    world.barrier()
+    usable, errors = usable_rows(manifest)
+    if not is_complete(folder):
+        parts = folder / "parts"
+        if world.is_main:
+            write_atomically(folder / SPEC_FILE, spec.json())
+        world.barrier()
+        (parts / f"{world.rank}.done").unlink(missing_ok=True)
+        done = set(_read_shards(parts).row)
+        world.barrier()  # all have read the same shards before any is added
+        groups = [group for group in shard_batches(usable, clips, batch_size, World()) if not done.issuperset(group)]
+        rows = [row for group in groups[world.rank :: world.size] for row in group]
+        ready, total = len(usable) - sum(map(len, groups)), len(usable) * clips
+        if ready and world.is_main:
+            logger.info("%d of %d videos are encoded already", ready, len(usable))
+
+        def advance(done: int, _: int) -> None:
+            if progress:
+                progress(min(ready * clips + world.size * done, total), total)
+
+        engine = InferenceEngine(model, world.device, precision, batch_size, workers)
+        for shard in _group_in_shards(encode(engine, manifest, rows, clips, advance)):
+            _write_shard(parts / f"{world.rank}-{time.time_ns()}.parquet", shard)
+        # Processes may finish hours apart, but a barrier times out after minutes: poll files first.
+        write_atomically(parts / f"{world.rank}.done", "")
+        while not all((parts / f"{rank}.done").exists() for rank in range(world.size)):
+            time.sleep(POLL_INTERVAL)
+        world.barrier()
+        if world.is_main:
+            _merge_shards(folder, manifest, spec, usable, errors)
+        world.barrier()
+    features = load_features(folder)
+    # Rows may have got an error in the manifest since.
+    row_of = {pair_id: row for row, pair_id in enumerate(manifest.column("pair_id"))}
+    skipped = gather_failures(manifest, {row_of[name]: text for name, text in features.failures} | errors, world)
+    keep = torch.tensor([row not in errors for row in features.rows.tolist()])
+    return Features(features.rows[keep], features.visual[keep], features.embedding[keep], features.clips, skipped)
+
+
+def load_features(folder: Path) -> Features:
+    """Read a complete folder of features; raise RunError if they are incomplete or cannot be read."""
+    if not is_complete(folder):
+        raise RunError(f"{folder} holds no complete features; run the command that computes them again")
+    rows = _read(pq.read_table, folder / INDEX_FILE).to_pylist()
+    tensors = _read(load_file, folder / FEATURES_FILE)
+    encoded = [row for row in rows if row["clips"]]
+    if [len(tensors.get(name, ())) for name in ("visual", "embedding")] != [len(encoded)] * 2:
+        raise RunError(f"{folder / FEATURES_FILE} does not match {INDEX_FILE}; {_FIX}")
+    return Features(
+        rows=torch.tensor([row["row"] for row in encoded]),
+        visual=tensors["visual"],
+        embedding=tensors["embedding"],
+        clips=encoded[0]["clips"],
+        failures=[(row["pair_id"], row["error"]) for row in rows if row["error"]],
+    )
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder has the index file, which is written last; the features are not checked."""
+    return (folder / INDEX_FILE).is_file()
+
+
+def features_match(folder: Path, manifest: Manifest) -> bool:
+    """Return whether the pair_ids of complete features equal those of a manifest; RunError if they cannot be read."""
+    index = _read(pq.read_table, folder / INDEX_FILE)
+    return bool(index.column("pair_id").to_pylist() == manifest.column("pair_id"))
+
+
+def write_features(
+    folder: Path,
+    manifest: Manifest,
+    spec: FeatureSpec,
+    tensors: dict[str, torch.Tensor],
+    rows: list[int],
+    failures: dict[int, str],
+) -> None:
+    """Write features ``visual`` (V, F) and ``embedding`` (V, D) of V ascending rows, and why others have none."""
+    encoded, every = set(rows), range(len(manifest))
+    columns = {
+        "row": pa.array(every, pa.int64()),
+        "pair_id": manifest.table.column("pair_id"),
+        "clips": pa.array([spec.clips if row in encoded else 0 for row in every], pa.int32()),
+        "error": pa.array(map(failures.get, every), pa.string()),
+    }
+    with atomic_write(folder / FEATURES_FILE) as partial:
+        try:
+            save_file(tensors, partial, {_KEY: spec.json()})
+        except SafetensorError as error:  # raised if the disk is full
+            raise OSError(str(error)) from error
+    with atomic_write(folder / INDEX_FILE) as partial:
+        pq.write_table(pa.table(columns).replace_schema_metadata({_KEY: spec.json()}), partial)
+
+
+def _check_folder(folder: Path, spec: FeatureSpec) -> None:
+    """Raise RunError unless a folder is absent, empty, or has begun or complete features of the given specification."""
+    if is_complete(folder):
+        text = (_read(pq.read_table, folder / INDEX_FILE).schema.metadata or {}).get(_KEY.encode(), b"")
+    elif (folder / SPEC_FILE).is_file():
+        text = _read(Path.read_bytes, folder / SPEC_FILE)
+    else:
+        # A killed process may have left a partial file.
+        files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial"]
+        if folder.is_file() or files:
+            raise RunError(f"{folder} exists and holds no features; choose another folder")
+        return
+    try:
+        found, wanted = json.loads(text), asdict(spec)
+        differing = [f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{folder} has no valid specification of its features; {_FIX}") from error
+    if differing:
+        raise RunError(f"{folder} holds other features ({'; '.join(differing)}); choose another folder, or remove it")
+
+
+def _group_in_shards(videos: Iterator[WindowFeatures]) -> Iterator[list[WindowFeatures]]:
+    shard, begun = list[WindowFeatures](), time.monotonic()
+    for video in videos:
+        shard.append(video)
+        if len(shard) >= SHARD_VIDEOS or time.monotonic() - begun >= SHARD_SECONDS:
+            yield shard
+            shard, begun = [], time.monotonic()
+    if shard:
+        yield shard
+
+
+def _write_shard(path: Path, videos: Sequence[WindowFeatures]) -> None:
+    """Write finished videos, readable or not, as one row each."""
+    columns = {
+        "row": pa.array([video.row for video in videos], pa.int64()),
+        "visual": pa.array([video.visual.flatten().numpy() for video in videos], pa.list_(pa.float32())),
+        "embedding": pa.array([video.embedding.flatten().numpy() for video in videos], pa.list_(pa.float32())),
+        "error": pa.array([None if video.spans else video.failure for video in videos], pa.string()),
+    }
+    with atomic_write(path) as partial:
+        pq.write_table(pa.table(columns), partial)
+
+
+def _read_shards(parts: Path) -> pd.DataFrame:
+    """Return the videos of all shards, each once, in order of rows."""
+    shards = [_read(pq.read_table, path).to_pandas() for path in sorted(parts.glob("*.parquet"))]
+    videos = pd.concat(shards or [pd.DataFrame(columns=["row", "visual", "embedding", "error"])])
+    # A video is encoded again if others of its batch were not finished.
+    return videos.sort_values(["row", "error"], na_position="first").drop_duplicates("row")
+
+
+def _merge_shards(
+    folder: Path, manifest: Manifest, spec: FeatureSpec, usable: list[int], errors: dict[int, str]
+) -> None:
+    """Write the features of all shards to the folder, and remove these; raise RunError if a video is missing."""
+    videos = _read_shards(folder / "parts")
+    videos = videos[videos.row.isin(usable)]  # other rows were given an error since
+    if missing := len(usable) - len(videos):
+        raise RunError(f"{folder}: {missing} videos are in no shard; do all processes share this folder? Run again")
+    readable, failed = videos[videos.error.isna()], videos[videos.error.notna()]
+    failures = dict(zip(failed.row.tolist(), failed.error, strict=True)) | errors
+    if len(readable):
+        tensors = {name: torch.from_numpy(np.stack(readable[name])) for name in ("visual", "embedding")}
+        write_features(folder, manifest, spec, tensors, readable.row.tolist(), failures)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+    check_readable(manifest, failures)
+
+
+def _read(reader: Callable[[Path], Any], path: Path) -> Any:
+    """Return ``reader(path)``; raise RunError with the path and how to fix it if the file is damaged or absent."""
+    try:
+        return reader(path)
+    except (OSError, pa.ArrowException, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read ({format_error(error)}); {_FIX}") from error
+
+
+# --- Ray ----------------------------------------------------------------------------------------
 
 
 def encode_on_ray(
-    model: CPD,
+    engine: InferenceEngine,
     manifest: Manifest,
     rows: Sequence[int],
+    clips: int = CLIPS,
+    progress: ProgressCallback | None = None,
     *,
-    clips: int,
-    batch_size: int,
-    workers: int,
-    world: World,
-    precision: str,
     address: str | None = None,
-) -> Iterator[VideoFeatures]:
-    """Run `encode_videos` in tasks of a Ray cluster; yield features as tasks finish, not in order.
+) -> Iterator[WindowFeatures]:
+    """Run `encode_rows` in tasks of a Ray cluster; yield features as tasks finish, not in order.
 
-    A task has one GPU, or as many cores as it has workers and one more. Videos must have the same paths, or URLs, on
-    all nodes, and this package must be installed there. Ray repeats the task of a lost node.
-
-    Args:
-        world: This process alone; its device decides what precision "auto" is.
-        address: Address of a running cluster, see `ray_cluster`.
+    A task has one GPU, or as many cores as it has workers and one more; that of a lost node is repeated. Videos must
+    have the same paths, or URLs, on all nodes. The device of `engine` decides what precision "auto" is.
 
     Raises:
         RunError: There is no such cluster, or a task failed.
     """
-    settings: dict[str, Any] = {
-        "clips": clips, "batch_size": batch_size, "workers": workers,
-        "precision": "bf16" if dtype_for(world.device, precision) == torch.bfloat16 else "fp32",
-    }  # fmt: skip
-    group = max(1, batch_size // clips)  # videos that form a batch of the network
+    precision = "bf16" if dtype_for(engine.device, engine.precision) == torch.bfloat16 else "fp32"
+    engine = replace(engine, model=engine.model.cpu(), precision=precision)
+    group = max(1, engine.batch_size // clips)  # videos that form a batch of the network
     size = group * max(1, RAY_TASK_VIDEOS // group)
     blocks = [list(rows[i : i + size]) for i in range(0, len(rows), size)]
-    with ray_cluster(address, cpu_count()) as ray:
-        resources, slots = _task_resources(ray, workers)
-        task = ray.remote(max_retries=2, **resources)(_encode_block)
-        # Relative paths would start elsewhere in Ray's workers.
-        absolute = Manifest(manifest.table, manifest.path.absolute())
-        inputs = ray.put((model.cpu(), absolute, settings))  # once per node
-        submit: Callable[[Any], Any] = lambda block: task.remote(block, inputs)  # noqa: E731
-        for _, reference in map_on_ray(ray, submit, blocks, slots):
-            try:
-                yield from ray.get(reference)
-            except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, CrosspairError):
-                    raise cause from None
-                reason = str(error).strip().splitlines()[-1]
-                raise RunError(f"a Ray task failed ({type(error).__name__}: {reason})") from error
+    # Relative paths would start elsewhere in Ray's workers.
+    inputs = engine, Manifest(manifest.table, manifest.path.absolute()), clips
+    done, cores = 0, engine.workers + 1
+    for _, outcome in map_on_ray(_encode_block, blocks, inputs, cores=cores, gpus=True, retries=2, address=address):
+        if isinstance(outcome, CrosspairError):
+            raise outcome
+        if isinstance(outcome, WorkerFailure):
+            raise RunError(outcome.reason)
+        yield from outcome
+        done += len(outcome)
+        if progress:
+            progress(done * clips, len(rows) * clips)
 
 
-def _task_resources(ray: Any, workers: int) -> tuple[dict[str, int], int]:
-    """Return the Ray resources of a task (one GPU, or cores if there is none), and how many tasks to submit at once."""
-    resources = ray.cluster_resources()
-    if gpus := int(resources.get("GPU", 0)):
-        return {"num_gpus": 1}, 2 * gpus
-    # A task that requires more cores than any node has would wait forever.
-    smallest = min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-    cores = max(1, min(workers + 1, smallest))
-    return {"num_cpus": cores}, 2 * max(1, int(resources.get("CPU", 1)) // cores)
-
-
-def _encode_block(block: Sequence[int], inputs: tuple[CPD, Manifest, dict[str, Any]]) -> list[VideoFeatures]:
+def _encode_block(
+    block: Sequence[int], inputs: tuple[InferenceEngine, Manifest, int]
+) -> list[WindowFeatures] | CrosspairError:
     """Encode rows of a manifest in a Ray task, on a GPU if it has one."""
-    model, manifest, settings = inputs
+    engine, manifest, clips = inputs
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    world = World(device=device)
-    return list(encode_videos(model.to(device), manifest, block, world=world, **settings))
+    try:
+        return list(encode_rows(replace(engine, model=engine.model.to(device), device=device), manifest, block, clips))
+    except CrosspairError as error:
+        return error

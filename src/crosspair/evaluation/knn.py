@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from crosspair.errors import CrosspairError
+from crosspair.errors import CrosspairError, RecipeError
 
-NEIGHBOURS = 25  # Section 4.2
-TEMPERATURE = 0.07  # as in the objective
 Weighting = Literal["uniform", "distance"]
 _MEMORY = 2**28  # bytes of cosines in memory at a time
+
+
+@dataclass(frozen=True)
+class KnnConfig:
+    """Settings of kNN."""
+
+    k: int = 25
+    """Number of neighbours (Section 4.2)."""
+    weighting: Weighting = "uniform"
+    """"uniform" gives each neighbour one vote, and ties go to the class with the largest sum of cosines; "distance"
+    weights a vote by exp(cosine / temperature)."""
+    temperature: float = 0.07
+    """Temperature of "distance"; the default is that of the objective."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise RecipeError(f"knn.k is {self.k}; it must be at least 1")
+        if not self.temperature > 0:
+            raise RecipeError(f"knn.temperature is {self.temperature}; it must be above 0")
+
+    def check_videos(self, videos: int) -> None:
+        """Raise CrosspairError if there are fewer training videos than neighbours."""
+        if self.k > videos:
+            raise CrosspairError(f"kNN with k = {self.k} needs at least {self.k} training videos, not {videos}")
 
 
 def knn_predict(
     train: torch.Tensor,
     labels: torch.Tensor,
     queries: torch.Tensor,
+    config: KnnConfig | None = None,
     *,
-    k: int = NEIGHBOURS,
-    weighting: Weighting = "uniform",
-    temperature: float = TEMPERATURE,
     chunk: int | None = None,
 ) -> torch.Tensor:
     """Classify queries by a vote of their k nearest neighbours by cosine similarity.
@@ -31,19 +52,18 @@ def knn_predict(
         train: (N, F) features.
         labels: (N,) int64, classes of ``train``, from 0.
         queries: (Q, F) features.
-        k: number of neighbours.
-        weighting: "uniform" gives each neighbour one vote, and ties go to the class with the
-            largest sum of cosines; "distance" weights a vote by exp(cosine / temperature).
-        temperature: temperature of "distance", above 0.
+        config: None for the paper's values.
         chunk: number of queries compared at a time; None chooses it by memory.
 
     Returns:
         (Q,) int64, the predicted classes.
 
     Raises:
-        CrosspairError: an argument is out of range, for example k exceeds N.
+        CrosspairError: k exceeds N.
     """
-    check_knn(len(train), k, weighting, temperature)
+    config = config or KnnConfig()
+    k = config.k
+    config.check_videos(len(train))
     classes = int(labels.max()) + 1
     # Scale the cosines, not the features: a normalized copy of these could exceed the memory.
     scale = torch.linalg.vector_norm(train, dim=1).clamp_min(1e-12).reciprocal()
@@ -52,28 +72,12 @@ def knn_predict(
         cosines = (F.normalize(part, dim=1) @ train.T).mul_(scale)
         similarity, nearest = cosines.topk(k, dim=1)  # (q, k)
         similarity = similarity.double()
-        if weighting == "uniform":
+        if config.weighting == "uniform":
             # A sum of k cosines is in [-k, k]: scaled to less than one vote, it only breaks ties.
             weights = 1 + similarity / (2 * k + 1)
         else:
-            weights = ((similarity - similarity[:, :1]) / temperature).exp()
+            weights = ((similarity - similarity[:, :1]) / config.temperature).exp()
         votes = weights.new_zeros(len(part), classes)
         votes.scatter_add_(1, labels[nearest], weights)
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions) if predictions else labels.new_empty(0)
-
-
-def check_knn(videos: int, k: int, weighting: str, temperature: float) -> None:
-    """Check the arguments of `knn_predict` for a number of training videos.
-
-    Raises:
-        CrosspairError: an argument is out of range.
-    """
-    if k < 1:
-        raise CrosspairError(f"kNN needs k of at least 1, not k = {k}")
-    if k > videos:
-        raise CrosspairError(f"kNN with k = {k} needs at least {k} training videos, not {videos}")
-    if weighting not in get_args(Weighting):
-        raise CrosspairError(f"kNN: weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}")
-    if not temperature > 0:
-        raise CrosspairError(f"kNN: temperature must be above 0, not {temperature:g}")

@@ -1,20 +1,23 @@
-"""Linear probe on frozen features: batch normalization and one linear layer (Section 4.2)."""
+"""Linear probe on frozen features: batch normalization and one linear layer (Sections 4.2 and 4.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crosspair.errors import CrosspairError
+from crosspair.errors import CrosspairError, RecipeError
 
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """Training of a linear probe."""
+    """Training of linear and low-shot probes."""
 
     epochs: int = 30
     """Section 4.2."""
@@ -25,6 +28,26 @@ class LinearConfig:
     batch_size: int = 64
     """Minimum number of videos per batch, not given in the paper. With larger batches, 30 epochs
     of a small corpus have too few steps for convergence."""
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("epochs", 1), ("drop_every", 1), ("batch_size", 2)):
+            if (value := getattr(self, name)) < minimum:
+                raise RecipeError(f"linear.{name} is {value}; it must be at least {minimum}")
+        if not self.lr > 0:
+            raise RecipeError(f"linear.lr is {self.lr}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class LowshotConfig:
+    """Training of linear probes with few labels (Section 4.4)."""
+
+    fractions: tuple[float, ...] = (0.01, 0.1, 0.2)
+    """Fractions of each class's labels, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise RecipeError(f"lowshot.fractions has {fraction}; each must lie in (0, 1]")
 
 
 def train_linear(
@@ -47,18 +70,18 @@ def train_linear(
         labels: (N,) int64, their classes, from 0.
         classes: number of classes.
         config: None for the paper's values.
-        seed: seed of the order of the videos.
-        device: device to train on; None for that of ``features``.
+        seed: of the order of the videos.
+        device: None for that of ``features``.
         progress: called with the number of finished epochs and of all epochs.
 
     Returns:
         A module from features (B, F) to logits (B, classes), in eval mode.
 
     Raises:
-        CrosspairError: there are fewer than two videos, or ``config`` is invalid.
+        CrosspairError: there are fewer than two videos.
     """
     config = config or LinearConfig()
-    check_linear(len(features), config)
+    check_training_videos(len(features))
     device = device or features.device
     probe = _build_probe(features.shape[1], classes).to(device)
     optimizer = torch.optim.Adam(probe.parameters(), config.lr, fused=True)
@@ -82,28 +105,16 @@ def train_linear(
 
 @torch.no_grad()
 def linear_predict(probe: nn.Module, features: torch.Tensor, chunk: int = 4096) -> torch.Tensor:
-    """Classify features (V, F) with a probe; returns the classes (V,) int64 on the CPU."""
+    """Classify features (V, F) with a probe; return the classes (V,) int64 on the CPU."""
     device = next(probe.parameters()).device
     parts = [probe(part.to(device)).argmax(dim=1).cpu() for part in torch.split(features, chunk)]
     return torch.cat(parts)
 
 
-def check_linear(videos: int, config: LinearConfig) -> None:
-    """Check the configuration of a probe for a number of training videos.
-
-    Raises:
-        CrosspairError: a value is too small.
-    """
-    for minimum, name, value in (
-        (2, "training videos", videos),
-        (2, "videos per batch", config.batch_size),
-        (1, "epochs", config.epochs),
-        (1, "epochs before each drop of the learning rate", config.drop_every),
-    ):
-        if value < minimum:
-            raise CrosspairError(f"linear probe: at least {minimum} {name} needed, not {value}")
-    if not config.lr > 0:
-        raise CrosspairError(f"linear probe: lr must be above 0, not {config.lr:g}")
+def check_training_videos(videos: int) -> None:
+    """Raise CrosspairError if there are fewer than two training videos."""
+    if videos < 2:
+        raise CrosspairError(f"a linear probe needs at least 2 training videos, not {videos}")
 
 
 def _build_probe(features: int, classes: int) -> nn.Module:
@@ -114,3 +125,25 @@ def _build_probe(features: int, classes: int) -> nn.Module:
     nn.init.zeros_(layer.bias)
     # Without momentum, the statistics are the mean over all batches, as frozen features are fixed.
     return nn.Sequential(nn.BatchNorm1d(features, momentum=None, affine=False), layer)
+
+
+def label_subset(labels: Sequence[str], fraction: float, seed: int) -> list[int]:
+    """Draw a fraction, in (0, 1], of the items of each class: rounded half up, and at least one item.
+
+    For one seed the subsets are nested: that of 1 % is part of that of 10 %. The items drawn of a
+    class depend only on the seed, its label and the number of its items, not on the other classes.
+
+    Returns:
+        Positions of the drawn items in ``labels``, ascending.
+
+    >>> len(label_subset(["dog"] * 100 + ["cat"] * 20, 0.1, seed=0))
+    12
+    """
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, label in enumerate(labels):
+        positions[label].append(position)
+    drawn: list[int] = []
+    for label, members in positions.items():
+        random.Random(f"{seed} {label}").shuffle(members)
+        drawn += members[: max(1, math.floor(round(fraction * len(members), 9) + 0.5))]
+    return sorted(drawn)

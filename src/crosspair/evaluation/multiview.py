@@ -5,49 +5,47 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, to_device
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, ModelError
-from crosspair.evaluation.encode import CLIPS, encode_plans, eval_mode
-from crosspair.evaluation.features import gather_failures, usable_rows
+from crosspair.errors import ManifestError, ModelError, RecipeError
+from crosspair.evaluation.encode import CLIPS, encode_plans, eval_mode, usable_rows
+from crosspair.evaluation.features import gather_failures
 from crosspair.evaluation.results import Result, bootstrap_interval, chance_result, class_details
-from crosspair.evaluation.tasks import check_labels
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.inference import inference
-from crosspair.progress import Progress, progress
+from crosspair.progress import progress
 
 logger = logging.getLogger(__name__)
 
-CROPS = 3  # Section 4.2
 BATCH_CLIPS = 10  # clips in a call of the network
 
 
 @dataclass(frozen=True)
-class ViewScores:
-    """Class probabilities of videos.
+class MultiviewConfig:
+    """Views of each video in the test of a classifier."""
 
-    Attributes:
-        rows: (V,) int64, the videos' rows in the manifest, ascending; unreadable ones are absent.
-        probabilities: (V, classes) float64, the mean of the softmax over the views of a video.
-    """
+    clips: int = CLIPS
+    """Number of evenly spaced clips (Section 4.2)."""
+    crops: Literal[1, 3] = 3
+    """Crops per clip: left, center and right (Section 4.2), or only the center."""
 
-    rows: torch.Tensor
-    probabilities: torch.Tensor
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise RecipeError(f"multiview.clips is {self.clips}; it must be at least 1")
 
 
 def multiview_results(
     model: Classifier,
     manifest: Manifest,
+    config: MultiviewConfig | None = None,
     *,
     split: str = "test",
-    clips: int = CLIPS,
-    crops: int = CROPS,
     workers: int = 2,
     world: World | None = None,
     precision: str = "auto",
@@ -60,13 +58,11 @@ def multiview_results(
 
     Args:
         model: The classifier.
-        manifest: The videos; all those of `split` have a label.
+        manifest: The videos; all those of ``split`` have a label.
+        config: Views of each video; None for the paper's 30.
         split: Split to test on.
-        clips: Evenly spaced clips per video (10 in the paper).
-        crops: Crops per clip: 3 (left, center, right; the paper) or 1 (center).
         workers: Decoding processes for each process.
-        world: The processes that share the videos. Each gets all results, bit-identical for any
-            number of processes.
+        world: The processes that share the videos. Each gets all results, bit-identical for any number of processes.
         precision: See `crosspair.config.TrainingConfig`.
         settings: Further settings to store with the results.
 
@@ -74,7 +70,7 @@ def multiview_results(
         ManifestError: The split is empty, or a video of it has no label.
         VideoError: None of its videos can be read.
     """
-    world = world or World()
+    config, world = config or MultiviewConfig(), world or World()
     tested = manifest.split(split)
     if not len(tested):
         raise ManifestError(f"{manifest.path}: split {split} has no videos to test on")
@@ -82,52 +78,57 @@ def multiview_results(
     labels = tested.column("label")
     unknown = sorted(set(labels) - set(model.classes))
     if unknown and world.is_main:
-        logger.warning(
-            "the classifier does not know %d classes of split %s; their videos count as wrong: %s",
-            len(unknown), split, ", ".join(unknown),
-        )  # fmt: skip
-    with progress("testing", len(tested), "videos", shown=world.is_main) as bar:
-        scores = multiview_scores(
-            model, tested, clips=clips, crops=crops, workers=workers, world=world,
-            precision=precision, bar=bar,
-        )  # fmt: skip
+        message = "the classifier does not know %d classes of split %s; their videos count as wrong: %s"
+        logger.warning(message, len(unknown), split, ", ".join(unknown))
+    rows, probabilities = multiview_scores(model, tested, config, workers=workers, world=world, precision=precision)
     position = {name: index for index, name in enumerate(model.classes)}
-    truth = torch.tensor([position.get(labels[row], -1) for row in scores.rows.tolist()])
+    truth = torch.tensor([position.get(labels[row], -1) for row in rows.tolist()])
     known = truth >= 0
-    best = scores.probabilities.topk(min(5, len(model.classes)), dim=1).indices
-    all_settings = {
-        "clips": clips, "crops": crops, "classes": len(model.classes), **(settings or {}),
-    }  # fmt: skip
-    if len(scores.rows) < len(tested):
-        all_settings["left out"] = len(tested) - len(scores.rows)
+    best = probabilities.topk(min(5, len(model.classes)), dim=1).indices
+    all_settings = {"clips": config.clips, "crops": config.crops, "classes": len(model.classes), **(settings or {})}
+    if len(rows) < len(tested):
+        all_settings["left out"] = len(tested) - len(rows)
     results = []
     for k in (1, 5) if len(model.classes) > 5 else (1,):
         correct = (best[:, :k] == truth[:, None]).any(dim=1)
         result = Result(
-            f"{clips * crops} views", f"top-{k}", float(correct.double().mean()),
-            "trained", split=split, count=len(truth), settings=all_settings,
+            f"{config.clips * config.crops} views",
+            f"top-{k}",
+            float(correct.double().mean()),
+            "trained",
+            split=split,
+            count=len(truth),
+            settings=all_settings,
             interval=bootstrap_interval(correct, seed=0),
             details=class_details(model.classes, truth[known], best[known, 0]) if k == 1 else {},
-        )  # fmt: skip
+        )
         results += [result, chance_result(result, k / len(model.classes))]
     return results
+
+
+def check_labels(manifest: Manifest, split: str) -> None:
+    """Raise ManifestError if a row has no label; ``split`` is only named in the message."""
+    for pair_id, label in zip(manifest.column("pair_id"), manifest.column("label"), strict=True):
+        if not label:
+            raise ManifestError(f"{manifest.path}: pair {pair_id!r} of split {split} has no label")
 
 
 def multiview_scores(
     model: Classifier,
     manifest: Manifest,
+    config: MultiviewConfig,
     *,
-    clips: int = CLIPS,
-    crops: int = CROPS,
     workers: int = 2,
     world: World | None = None,
     precision: str = "auto",
-    bar: Progress | None = None,
-) -> ViewScores:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Classify every video of a manifest by the mean softmax of its views.
 
     A clip is decoded once for all its crops. Only views of one video form a batch of the network, so that the scores
     do not depend on how videos are divided over processes. Arguments are those of `multiview_results`.
+
+    Returns:
+        The rows of the readable videos, (V,) int64, ascending, and their class probabilities, (V, classes) float64.
 
     Raises:
         ModelError: The network's outputs are not finite.
@@ -143,27 +144,27 @@ def multiview_scores(
 
     usable, failures = usable_rows(manifest)
     sources = manifest.clips()
-    plans = [whole_video_plan(row, sources[row], clips, BATCH_CLIPS) for row in usable[world.rank :: world.size]]
+    plans = [whole_video_plan(row, sources[row], config.clips, BATCH_CLIPS) for row in usable[world.rank :: world.size]]
     sums = torch.zeros(len(manifest), len(model.classes), dtype=torch.float64)
     encoded = torch.zeros(len(manifest), dtype=torch.long)
-    unreadable: dict[int, str] = {}
-    with eval_mode(model), inference(model.video_encoder, device, precision):
-        for video in encode_plans(plans, network, model.clip, batch_size=None, workers=workers, crops=crops):
+    shown = progress("testing", len(usable), "videos", shown=world.is_main)
+    with shown as bar, eval_mode(model), inference(model.video_encoder, device, precision):
+        videos = encode_plans(plans, network, model.clip, batch_size=None, workers=workers, crops=config.crops)
+        for done, video in enumerate(videos, start=1):
             row = video.plan.row
             if video.groups:
                 sums[row], encoded[row] = video.sums[0][0], 1
             else:
-                unreadable[row] = video.failure
-            if bar:
-                bar.advance(min(len(usable), (int(encoded.sum()) + len(unreadable)) * world.size))
-    skipped = gather_failures(manifest, failures | unreadable, world)
+                failures[row] = video.failure
+            bar.advance(min(len(usable), done * world.size))
+    skipped = gather_failures(manifest, failures, world)
     # Each video belongs to one process, so that the sums over processes are exact.
     encoded, sums = (world.sum(values.to(device)).cpu() for values in (encoded, sums))
     rows = encoded.nonzero().squeeze(1)
     assert len(rows) + len(skipped) == len(manifest), "a video was lost"
     if skipped and world.is_main:
         logger.warning("%d of %d videos were skipped in the test", len(skipped), len(manifest))
-    probabilities = sums[rows] / (clips * crops)
+    probabilities = sums[rows] / (config.clips * config.crops)
     if not probabilities.isfinite().all():
         raise ModelError("the classifier's outputs are not finite: its training diverged")
-    return ViewScores(rows, probabilities)
+    return rows, probabilities

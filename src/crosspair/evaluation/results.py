@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,31 +28,30 @@ LEVEL = 0.95  # of intervals
 class Result:
     """A measured value and the protocol that it was measured by.
 
-    >>> Result("kNN", "top-1", 0.5, "trained", feature="visual", count=500).smaller_is_better
-    False
+    Attributes:
+        protocol: Such as "kNN", "zero-shot", "retrieval text→video".
+        metric: Such as "top-1", "R@1", "R@5", "R@10", "median rank".
+        value: A fraction, 0 to 1; for "median rank" a rank, from 1.
+        of: Measured model; "chance" is the expected value of random guesses.
+        split: Test split of the manifest.
+        feature: "visual" (before the projection head), "embedding" (after it), or empty.
+        count: Number of test items.
+        settings: Other settings of the protocol, such as ``{"k": 25, "clips": 10}``.
+        interval: 95 % bootstrap interval over the test videos, or None.
+        details: ``per_class`` and ``confusion`` of a top-1 accuracy, see `class_details`; the single ``draws`` and
+            their ``spread`` of a mean.
     """
 
     protocol: str
-    """Such as "kNN", "zero-shot", "retrieval text→video"."""
     metric: str
-    """Such as "top-1", "R@1", "R@5", "R@10", "median rank"."""
     value: float
-    """A fraction, 0 to 1; for "median rank" a rank, from 1."""
     of: Subject
-    """Measured model; "chance" is the expected value of random guesses."""
     split: str = "test"
-    """Test split of the manifest."""
     feature: str = ""
-    """"visual" (before the projection head), "embedding" (after it), or empty."""
     count: int = 0
-    """Number of test items."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Other settings of the protocol, such as ``{"k": 25, "clips": 10}``."""
     interval: tuple[float, float] | None = None
-    """95 % bootstrap interval over the test videos, or None."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """``per_class`` and ``confusion`` of a top-1 accuracy, see
-    `crosspair.evaluation.class_details`; the single ``draws`` and their ``spread`` of a mean."""
 
     @property
     def smaller_is_better(self) -> bool:
@@ -60,7 +60,7 @@ class Result:
 
 
 def chance_result(result: Result, value: float) -> Result:
-    """Return a copy of a result for random guesses: ``of="chance"``, the given value, no interval and details."""
+    """Return a copy of a result for random guesses: the given value, no interval and details."""
     return replace(result, of="chance", value=value, interval=None, details={})
 
 
@@ -70,16 +70,18 @@ def write_results(path: str | os.PathLike[str], results: Sequence[Result], prove
     Raises:
         RunError: a value is not finite, or the file cannot be written.
     """
+    entries = []
     for result in results:
         if not math.isfinite(result.value):
             raise RunError(
                 f"{path}: {result.protocol} {result.metric} of {result.of} is {result.value}; results must be finite"
             )
+        entry = {name: value for name, value in asdict(result).items() if value or name not in ("interval", "details")}
+        # One line per result: with indentation, details of many classes would fill pages.
+        entries.append(f"    {json.dumps(entry, ensure_ascii=False)}")
     origin = json.dumps(asdict(provenance), indent=2, ensure_ascii=False).replace("\n", "\n  ")
-    # One line per result: with indentation, details of many classes would fill pages.
-    lines = ",\n".join(f"    {json.dumps(_result_to_json(result), ensure_ascii=False)}" for result in results)
-    text = f'{{\n  "provenance": {origin},\n  "results": [\n{lines}\n  ]\n}}\n'
-    write_atomically(Path(path), text)
+    lines = ",\n".join(entries)
+    write_atomically(Path(path), f'{{\n  "provenance": {origin},\n  "results": [\n{lines}\n  ]\n}}\n')
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance]:
@@ -90,8 +92,6 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError(f"it is a JSON {type(content).__name__}, not a JSON object")
         machine = Machine(**content["provenance"]["machine"])
         origin = Provenance(**{**content["provenance"], "machine": machine})
         return [_result_from_json(values) for values in content["results"]], origin
@@ -103,15 +103,6 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
         raise RunError(
             f"{path} is not a results file ({type(error).__name__}: {error}); evaluate the run again to regenerate it"
         ) from error
-
-
-def _result_to_json(result: Result) -> dict[str, Any]:
-    """Return the fields of a result as a JSON object, without an empty interval or empty details."""
-    values = asdict(result)
-    for name in ("interval", "details"):
-        if not values[name]:
-            del values[name]
-    return values
 
 
 def _result_from_json(values: dict[str, Any]) -> Result:
@@ -138,8 +129,6 @@ def bootstrap_interval(
     Args:
         correct: (V,) or (D, V) bool, whether a video is classified correctly; the accuracies of D tests are averaged.
         counted: (D, V) bool, videos that belong to each test; None for all.
-        seed: seed of the resampling.
-        rounds: number of resamples.
 
     Returns:
         The 2.5th and the 97.5th percentile of the accuracy, 0 to 1.
@@ -155,18 +144,12 @@ def bootstrap_interval(
         # A test without a drawn video has accuracy NaN and is excluded from the mean.
         accuracies.append(((hits * mask) @ times / (mask @ times)).nanmean())
     tail = (1 - LEVEL) / 2
-    ends = torch.tensor([tail, 1 - tail]).double()
-    low, high = torch.stack(accuracies).nanquantile(ends).tolist()
+    low, high = torch.stack(accuracies).nanquantile(torch.tensor([tail, 1 - tail]).double()).tolist()
     return low, high
 
 
 def class_details(classes: Sequence[str], truth: torch.Tensor, predicted: torch.Tensor) -> dict[str, Any]:
-    """Compute accuracies and confusions by class, for `crosspair.evaluation.Result.details`.
-
-    Args:
-        classes: C names.
-        truth: (V,) int64, classes of the videos.
-        predicted: (V,) int64, predicted classes.
+    """Compute accuracies and confusions by class, for `Result.details`, from true and predicted classes (V,) int64.
 
     Returns:
         ``per_class``: accuracy by name, of classes that have videos; ``confusion``: for each of
@@ -176,13 +159,12 @@ def class_details(classes: Sequence[str], truth: torch.Tensor, predicted: torch.
     >>> found["per_class"], found["confusion"]["cat"]
     ({'cat': 0.5, 'dog': 1.0}, {'cat': 1, 'dog': 1})
     """
-    confusion: dict[str, dict[str, int]] = {}
+    predictions: dict[str, list[str]] = defaultdict(list)
     for label, prediction in zip(truth.tolist(), predicted.tolist(), strict=True):
-        row = confusion.setdefault(classes[label], {})
-        row[classes[prediction]] = row.get(classes[prediction], 0) + 1
-    ordered = {name: dict(sorted(confusion[name].items())) for name in sorted(confusion)}
-    per_class = {name: row.get(name, 0) / sum(row.values()) for name, row in ordered.items()}
-    return {"per_class": per_class, "confusion": ordered}
+        predictions[classes[label]].append(classes[prediction])
+    confusion = {name: dict(sorted(Counter(predictions[name]).items())) for name in sorted(predictions)}
+    per_class = {name: row.get(name, 0) / sum(row.values()) for name, row in confusion.items()}
+    return {"per_class": per_class, "confusion": confusion}
 
 
 # --- official splits ----------------------------------------------------------------------------
@@ -198,11 +180,7 @@ def fill_split(name: str, split: int | None) -> str:
 
 
 def check_manifest_name(name: str) -> None:
-    """Check that a manifest's name has a placeholder for the split's number.
-
-    Raises:
-        RunError: it has none.
-    """
+    """Raise RunError unless a manifest's name has the placeholder ``{}`` for the split's number."""
     if PLACE not in name:
         raise RunError(
             f"--splits needs a manifest name with {PLACE} for the split's number, such as "
@@ -211,14 +189,9 @@ def check_manifest_name(name: str) -> None:
 
 
 def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Provenance]]) -> list[Result]:
-    """Write the means over official splits, followed by the results of each split except those of chance.
+    """Write means over official splits, and the results of each except those of chance; return the means.
 
-    Args:
-        path: results file to write.
-        found: results and provenance by the split's number.
-
-    Returns:
-        The means.
+    The results and their provenance are given by the split's number.
     """
     results = [
         replace(result, settings={**result.settings, "official split": split})
@@ -229,60 +202,43 @@ def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Pr
     # Chance is equal for all splits; the means contain it.
     measured = [result for result in results if result.of != "chance"]
     origins = [origin for _, origin in found.values()]
-    write_results(path, means + measured, _merge_provenance(origins))
+    model, manifest, file = (
+        "+".join(dict.fromkeys(getattr(origin, name) for origin in origins))
+        for name in ("model", "manifest", "manifest_file")
+    )
+    write_results(path, means + measured, replace(origins[-1], model=model, manifest=manifest, manifest_file=file))
     return means
 
 
 def mean_results(results: Sequence[Result]) -> list[Result]:
     """Average results over official splits, by protocol, metric, feature and subject (`of`); their counts are summed.
 
-    Args:
-        results: results of single splits, with ``settings["official split"]``.
-
-    Returns:
-        The means, with the single values in ``details["draws"]``. The interval treats those of the
-        splits as symmetric and independent, as their test videos differ.
+    The single values are in ``details["draws"]``. The interval treats those of the splits as symmetric and
+    independent, as their test videos differ.
     """
-    groups: dict[tuple[str, ...], list[Result]] = {}
+    groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:
-        key = (result.protocol, result.metric, result.feature, result.of)
-        groups.setdefault(key, []).append(result)
+        groups[result.protocol, result.metric, result.feature, result.of].append(result)
     means = []
     for members in groups.values():
         first, values = members[0], [member.value for member in members]
-        settings = {
+        common = {
             name: value
             for name, value in first.settings.items()
             if all(member.settings.get(name) == value for member in members)
         }
         splits = [member.settings["official split"] for member in members]
         mean = sum(values) / len(values)
+        intervals = [member.interval for member in members if member.interval]
+        half = math.hypot(*(high - low for low, high in intervals)) / 2 / len(members)
         means.append(
             replace(
                 first,
                 value=mean,
                 count=sum(member.count for member in members),
-                settings={**settings, "mean of splits": splits},
-                interval=_mean_interval(mean, members),
+                settings={**common, "mean of splits": splits},
+                interval=(max(0.0, mean - half), min(1.0, mean + half)) if len(intervals) == len(members) else None,
                 details={"draws": values},
             )
         )
     return means
-
-
-def _mean_interval(mean: float, members: Sequence[Result]) -> tuple[float, float] | None:
-    """Return the interval of a mean over independent members, cut to 0 to 1; None unless all have intervals."""
-    widths = [member.interval[1] - member.interval[0] for member in members if member.interval]
-    if len(widths) < len(members):
-        return None
-    half = math.hypot(*widths) / 2 / len(widths)
-    return max(0.0, mean - half), min(1.0, mean + half)
-
-
-def _merge_provenance(origins: Sequence[Provenance]) -> Provenance:
-    """Return the last provenance, with the distinct models and manifests of all joined by "+"."""
-    model, manifest, file = (
-        "+".join(dict.fromkeys(getattr(origin, name) for origin in origins))
-        for name in ("model", "manifest", "manifest_file")
-    )
-    return replace(origins[-1], model=model, manifest=manifest, manifest_file=file)

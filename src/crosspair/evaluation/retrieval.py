@@ -14,10 +14,10 @@ class Retrieval:
     """Retrieval metrics of a set of queries.
 
     Attributes:
-        recall: maps K to the fraction of queries whose target is among the first K, 0 to 1.
-        median_rank: median rank of the target; 1 is best.
-        mrr: mean reciprocal rank, which varies more smoothly than the other metrics.
-        count: number of queries.
+        recall: Maps K to the fraction of queries whose target is among the first K, 0 to 1.
+        median_rank: Median rank of the target; 1 is best.
+        mrr: Mean reciprocal rank, which varies more smoothly than the other metrics.
+        count: Number of queries.
     """
 
     recall: dict[int, float]
@@ -46,20 +46,15 @@ def retrieval(queries: torch.Tensor, targets: torch.Tensor) -> Retrieval:
 
 
 def target_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 256) -> torch.Tensor:
-    """Rank each query's target among all targets by cosine similarity.
+    """Rank each query's target among all targets by cosine similarity; see `retrieval`.
 
     A target that ties with n others is ranked after them.
-
-    Args:
-        queries: (N, D) unit vectors.
-        targets: (M, D) unit vectors, M ≥ N; row i is the target of query i.
-        chunk: number of queries compared at a time, to limit memory.
 
     Returns:
         (N,) int64; 1 is best.
     """
     ranks = []
-    for begin in range(0, len(queries), chunk):
+    for begin in range(0, len(queries), chunk):  # limits the memory
         scores = queries[begin : begin + chunk] @ targets.T
         positive = scores.diagonal(begin).unsqueeze(1)
         # Counts the target itself and ties; NaN scores count as ties.

@@ -29,18 +29,18 @@ class ClipPlan:
         source: The file; or frames (T, H, W, 3) uint8 at 30 per second.
         spans: For each result, the start and end in s of the file that it describes; None for the file's own.
         groups: For each result, the indices of the clips that it averages.
+        clips_per_job: Clips that are decoded together.
         times: (n, T) instants of the frames of each clip, in s from the start of the source. Or
         positions: (n,) positions of the clips in the source, 0 to 1.
-        clips_per_job: Clips that are decoded together.
     """
 
     row: int
     source: Clip | np.ndarray
     spans: Sequence[Span]
     groups: Sequence[range]
+    clips_per_job: int
     times: np.ndarray | None = None
     positions: tuple[float, ...] = ()
-    clips_per_job: int = CLIPS_PER_JOB
 
     def __len__(self) -> int:
         """Number of clips, n."""
@@ -51,43 +51,25 @@ class ClipPlan:
         for first in range(0, len(self), self.clips_per_job):
             chosen = slice(first, first + self.clips_per_job)
             times = None if self.times is None else self.times[chosen]
-            yield DecodeJob(
-                self.row, first, self.source, config, times, self.positions[chosen], crops,
-                thumbnails,
-            )  # fmt: skip
+            yield DecodeJob(self.row, first, self.source, config, times, self.positions[chosen], crops, thumbnails)
 
 
 def whole_video_plan(row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None) -> ClipPlan:
-    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2).
-
-    Args:
-        row: Row of the video in its manifest.
-        source: See `ClipPlan`.
-        clips: Number of clips.
-        clips_per_job: Clips that are decoded together; default: all.
-    """
+    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2); `clips` per job by default."""
     span = (source.start, source.end) if isinstance(source, Clip) else (None, None)
-    positions = tuple(uniform_positions(clips))
     return ClipPlan(
-        row, source, [span], [range(clips)], positions=positions,
-        clips_per_job=clips_per_job or clips,
-    )  # fmt: skip
+        row, source, [span], [range(clips)], clips_per_job or clips, positions=tuple(uniform_positions(clips))
+    )
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How videos are divided into overlapping windows.
-
-    Attributes:
-        length: Length of a window, in s: a whole number of strides.
-        stride: Distance between the starts of consecutive windows, in s.
-
-    Raises:
-        CrosspairError: The numbers are out of range.
-    """
+    """How videos are divided into overlapping windows."""
 
     length: float = 4.0
+    """Length of a window, in s: a whole number of strides."""
     stride: float = 2.0
+    """Distance between the starts of consecutive windows, in s."""
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.length < math.inf:
@@ -104,10 +86,9 @@ class Windows:
         return f"windows of {self.length:g} s every {self.stride:g} s"
 
     def spans(self, duration: float) -> list[tuple[float, float]]:
-        """Return start and end of each window of a video of `duration` s.
+        """Return start and end of each window of a video of `duration` s; a shorter video is one window.
 
-        Every second of the video lies in a window: the last one is up to half a stride longer or
-        shorter than the others. A video that is shorter than a window is one window.
+        Every second lies in a window: the last one is up to half a stride longer or shorter than the others.
 
         >>> Windows(4, 2).spans(8.7), Windows(4, 2).spans(1.0)
         ([(0, 4), (2, 6), (4, 8.7)], [(0, 1.0)])
@@ -115,15 +96,15 @@ class Windows:
         edges, strides = self._edges(duration)
         return [(edges[i], edges[i + strides]) for i in range(len(edges) - strides)]
 
-    def plan(self, row: int, source: Clip | np.ndarray, duration: float, config: ClipConfig) -> ClipPlan:
-        """Plan evenly spaced clips, about every 2 s or closer, each averaged in all windows that contain it.
-
-        Args:
-            row: Row of the video in its manifest.
-            source: See `ClipPlan`.
-            duration: Length of the segment of the video to encode, in s.
-            config: Number and distance of the frames of a clip.
-        """
+    def plan(
+        self,
+        row: int,
+        source: Clip | np.ndarray,
+        duration: float,
+        config: ClipConfig,
+        clips_per_job: int = CLIPS_PER_JOB,
+    ) -> ClipPlan:
+        """Plan evenly spaced clips of a segment, at most 2 s apart, each averaged in all windows that contain it."""
         per_stride = max(1, math.ceil(self.stride / SPACING - 1e-9))  # clips
         start = (source.start or 0.0) if isinstance(source, Clip) else 0.0
         edges, strides = self._edges(duration)
@@ -133,7 +114,7 @@ class Windows:
         spans = [(start + begin, start + end) for begin, end in self.spans(duration)]
         groups = [range(i * per_stride, (i + strides) * per_stride) for i in range(len(spans))]
         times = _clips_around(np.array(centers), duration, config)
-        return ClipPlan(row, source, spans, groups, times)
+        return ClipPlan(row, source, spans, groups, clips_per_job, times)
 
     def _edges(self, duration: float) -> tuple[list[float], int]:
         """Return the starts of all strides and the end of the last, in s, and the number of strides per window."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,25 +12,37 @@ import torch.nn.functional as F
 
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.tables import read_lines
-from crosspair.errors import CrosspairError, TextError
+from crosspair.errors import CrosspairError, RecipeError, TextError
 from crosspair.evaluation.features import embed_texts
 from crosspair.models.cpd import CPD
 
 logger = logging.getLogger(__name__)
 
-DRAWS = 10  # draws of random classes (Appendix C)
+
+@dataclass(frozen=True)
+class ZeroshotConfig:
+    """Settings of zero-shot classification."""
+
+    class_counts: tuple[int, ...] = ()
+    """Numbers of random classes for additional results, such as 20 (Appendix C)."""
+    draws: int = 10
+    """Number of draws of random classes (Appendix C)."""
+    templates: tuple[str, ...] = ("{}",)
+    """Texts with ``{}`` for the class name, whose embeddings are averaged; `read_templates` reads them from a file."""
+
+    def __post_init__(self) -> None:
+        for count in self.class_counts:
+            if count < 2:
+                raise RecipeError(f"zeroshot.class_counts has {count}; each must be at least 2")
+        if self.draws < 1:
+            raise RecipeError(f"zeroshot.draws is {self.draws}; it must be at least 1")
+        for template in self.templates or ("",):
+            if "{}" not in template:
+                raise RecipeError(f"zeroshot.templates has {template!r}, without {{}} for the class name")
 
 
 def zero_shot_predict(videos: torch.Tensor, class_names: torch.Tensor) -> torch.Tensor:
-    """Classify videos by the nearest class name.
-
-    Args:
-        videos: (V, D) embeddings f_v, unit vectors.
-        class_names: (C, D) embeddings f_t of the class names, unit vectors.
-
-    Returns:
-        (V,) int64, the predicted classes.
-    """
+    """Classify embeddings f_v (V, D) by the nearest class name, f_t (C, D), all unit vectors; return (V,) int64."""
     return (videos @ class_names.T).argmax(dim=1)
 
 
@@ -38,8 +51,8 @@ def class_embeddings(model: CPD, classes: Sequence[str], templates: Sequence[str
 
     Args:
         model: model whose text encoder embeds the names.
-        classes: C labels, converted to text by `crosspair.corpora.build.class_phrase`.
-        templates: texts with ``{}`` for the class name, such as ``"a video of {}"``.
+        classes: C labels, converted to text by `class_phrase`.
+        templates: see `ZeroshotConfig`.
 
     Returns:
         (C, D) float32 unit vectors, on the CPU.
@@ -57,15 +70,10 @@ def draw_classes(among: Sequence[int], count: int, draws: int, seed: int) -> lis
     """Draw ``count`` random classes out of ``among``, ``draws`` times; each draw is sorted.
 
     Raises:
-        CrosspairError: ``count`` is below 2 or above the number of classes, or ``draws`` is 0.
+        CrosspairError: ``count`` is above the number of classes.
     """
-    if not 2 <= count <= len(among):
-        raise CrosspairError(
-            f"zero-shot on {count} random classes: the number must be from 2 to {len(among)}, the "
-            "number of classes of the test videos"
-        )
-    if draws < 1:
-        raise CrosspairError(f"zero-shot on random classes: draws must be at least 1, not {draws}")
+    if count > len(among):
+        raise CrosspairError(f"zero-shot on {count} random classes: the test videos have {len(among)} classes")
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(among), generator=generator)[:count] for _ in range(draws)]
     return [sorted(among[i] for i in order.tolist()) for order in orders]
@@ -78,10 +86,10 @@ def read_templates(path: Path) -> tuple[str, ...]:
         ManifestError: the file is missing or not UTF-8.
         TextError: the file is empty, or a line has no ``{}``.
     """
-    rows = read_lines(path, "template file")
-    if not rows:
+    lines = read_lines(path, "template file")
+    if not lines:
         raise TextError(f'template file {path} is empty; write lines such as "a video of {{}}"')
-    for row in rows:
-        if "{}" not in row["line"]:
-            raise TextError(f'{row.where}: {row["line"]!r} has no {{}} for the class name, as in "a video of {{}}"')
-    return tuple(row["line"] for row in rows)
+    for where, line in lines.items():
+        if "{}" not in line:
+            raise TextError(f'{where}: {line!r} has no {{}} for the class name, as in "a video of {{}}"')
+    return tuple(lines.values())

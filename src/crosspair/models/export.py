@@ -40,14 +40,9 @@ _TEST_TEXT = "a person is playing with a ball"
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """An exported file.
+    """An exported file, with names, types and shapes of its inputs and outputs; letters are variable dimensions.
 
-    Attributes:
-        path: the file.
-        inputs: names, types and shapes of the inputs; letters are variable dimensions.
-        outputs: names, types and shapes of the outputs.
-        differences: largest difference to the model for each output and input shape, relative to
-            the model's largest value.
+    ``differences`` are the largest ones to the model for each output and input shape, relative to the largest value.
     """
 
     path: Path
@@ -57,11 +52,10 @@ class ExportedFile:
 
 
 def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> list[ExportedFile]:
-    """Export a model's towers.
+    """Export the video tower or the classifier to ``out``, and a trained text tower with ".text" before the suffix.
 
-    ``out`` is the video tower or the classifier. The text tower, if trained, is written to ``out``
-    with ".text" before the suffix. Videos are uint8 (B, 3, T, H, W) RGB of variable B, T, H and W
-    and are normalised inside. Texts are token ids and their mask, see `WordAverage.tokenize`.
+    Videos are uint8 (B, 3, T, H, W) RGB of variable B, T, H and W and are normalised inside. Texts are token ids and
+    their mask, see `WordAverage.tokenize`.
 
     Args:
         model: model in float32; moved to the CPU.
@@ -81,27 +75,25 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
     elif "text_encoder" not in model.untrained:
         towers[path.with_suffix(f".text{path.suffix}")] = _TextTower(model)
     serialize, load = (_to_onnx, _load_onnx) if form == "onnx" else (_to_program, _load_program)
-    files: list[tuple[ExportedFile, bytes]] = []
+    contents: dict[Path, bytes] = {}
+    files = []
     for file, tower in towers.items():
         try:
             with _silence():
-                content = serialize(tower, {"crosspair": json.dumps(about)})
-                run = load(content)
+                contents[file] = serialize(tower, {"crosspair": json.dumps(about)})
+                run = load(contents[file])
         except ImportError as error:
-            raise ModelError(
-                f'export requires further packages ({error}). Run: pip install "crosspair[export]"'
-            ) from error
+            raise ModelError(f'missing packages ({error}). Run: pip install "crosspair[export]"') from error
         except Exception as error:  # exporters raise many types
             message = f"{file} is not written: exporting the tower failed ({format_error(error)})."
             if file == path:
                 raise ModelError(message) from error
             logger.warning(message)
             continue
-        differences = _compare(tower, run, file)
-        files.append((ExportedFile(file, tower.inputs, tower.outputs, differences), content))
-    for exported, content in files:  # only after all comparisons
-        write_atomically(exported.path, content)
-    return [exported for exported, _ in files]
+        files.append(ExportedFile(file, tower.inputs, tower.outputs, _compare(tower, run, file)))
+    for exported in files:  # only after all comparisons
+        write_atomically(exported.path, contents[exported.path])
+    return files
 
 
 class _Tower(nn.Module):
@@ -111,10 +103,6 @@ class _Tower(nn.Module):
     outputs: list[str]
     axes: dict[str, dict[int, Any]]
     examples: list[Tensors]
-
-    @property
-    def output_names(self) -> list[str]:
-        return [output.split()[0] for output in self.outputs]
 
 
 class _VideoTower(_Tower):
@@ -168,31 +156,24 @@ class _TextTower(_Tower):
             return (F.normalize(self.head(features), dim=1),)
 
 
-def _trace(tower: _Tower) -> torch.export.ExportedProgram:
-    """Trace a tower with its first example and variable dimensions."""
-    with torch.no_grad():
-        return torch.export.export(tower, tower.examples[0], dynamic_shapes=tower.axes)
-
-
 def _to_program(tower: _Tower, metadata: dict[str, str]) -> bytes:
-    """Return the content of a ``torch.export`` file (.pt2) with a tower and metadata."""
+    """Return the content of a ``torch.export`` file (.pt2)."""
     buffer = io.BytesIO()
     torch.export.save(_trace(tower), buffer, extra_files=metadata)
     return buffer.getvalue()
 
 
 def _load_program(content: bytes) -> Callable[[Tensors], Tensors]:
-    """Return a function that runs the content of a ``torch.export`` file."""
     module = torch.export.load(io.BytesIO(content)).module()
     return lambda inputs: module(*inputs)
 
 
 def _to_onnx(tower: _Tower, metadata: dict[str, str]) -> bytes:
-    """Return the content of an ONNX file with a tower and metadata; ImportError without onnxscript."""
+    """Return the content of an ONNX file; ImportError without onnxscript."""
     import_module("onnxscript")  # torch.onnx requires it, with a longer error message
     program = torch.onnx.export(
         _trace(tower), tower.examples[0], dynamo=True, verbose=False, dynamic_shapes=tower.axes,
-        input_names=list(tower.axes), output_names=tower.output_names,
+        input_names=list(tower.axes), output_names=_names(tower.outputs),
     )  # fmt: skip
     assert program is not None
     program.model.metadata_props.update(metadata)
@@ -201,9 +182,7 @@ def _to_onnx(tower: _Tower, metadata: dict[str, str]) -> bytes:
 
 
 def _load_onnx(content: bytes) -> Callable[[Tensors], Tensors]:
-    """Return a function that runs the content of an ONNX file with ONNX Runtime on the CPU."""
-    onnxruntime = import_module("onnxruntime")
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = import_module("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [argument.name for argument in session.get_inputs()]
 
     def run(inputs: Tensors) -> Tensors:
@@ -214,13 +193,17 @@ def _load_onnx(content: bytes) -> Callable[[Tensors], Tensors]:
 
 
 @torch.no_grad()
+def _trace(tower: _Tower) -> torch.export.ExportedProgram:
+    return torch.export.export(tower, tower.examples[0], dynamic_shapes=tower.axes)
+
+
+@torch.no_grad()
 def _compare(tower: _Tower, run: Callable[[Tensors], Tensors], file: Path) -> dict[str, float]:
     """Return the relative differences to the module on all examples; ModelError above `TOLERANCE`."""
     differences = {}
     for inputs in tower.examples:
         shape = " × ".join(map(str, inputs[0].shape))
-        outputs = zip(tower.output_names, run(inputs), tower(*inputs), strict=True)
-        for name, found, expected in outputs:
+        for name, found, expected in zip(_names(tower.outputs), run(inputs), tower(*inputs), strict=True):
             difference = float((found - expected).abs().max() / expected.abs().max())
             if not difference <= TOLERANCE:  # also true for NaN
                 raise ModelError(
@@ -231,14 +214,17 @@ def _compare(tower: _Tower, run: Callable[[Tensors], Tensors], file: Path) -> di
     return differences
 
 
+def _names(outputs: list[str]) -> list[str]:
+    return [output.split()[0] for output in outputs]
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
     """Suppress the logs and warnings of exporters."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)

@@ -1,7 +1,6 @@
 """Model folders, on disk and on the Hugging Face Hub, and their model cards.
 
-A model folder contains ``config.json``, ``model.safetensors``, ``README.md`` (the model card) and
-the files of the text encoder. It is written atomically.
+A model folder contains ``config.json``, ``model.safetensors``, ``README.md`` (the card) and the text encoder's files.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ _CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
 class HubModel(nn.Module):
-    """Model that is saved to model folders and to the Hugging Face Hub.
-
-    The methods are those of ``huggingface_hub.ModelHubMixin``. The mixin itself is not used: it
-    does not replace folders atomically, and does not validate the configuration.
+    """Model with the methods of ``huggingface_hub.PyTorchModelHubMixin``, but validated, and saved atomically.
 
     Attributes:
         model_type: one of `MODEL_TYPES`.
@@ -64,17 +60,13 @@ class HubModel(nn.Module):
             ModelError: the folder contains other files, or writing fails; existing files are kept.
         """
         folder = Path(folder).resolve()  # keeps a symbolic link, and replaces its target
-        partial = folder.with_name(f".{folder.name}.partial")
-        replaced = folder.with_name(f".{folder.name}.replaced")
+        partial, replaced = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
         is_model_folder = folder.is_dir() and ((folder / CONFIG_FILE).is_file() or not any(folder.iterdir()))
         if folder.exists() and not is_model_folder:
             raise ModelError(f"{folder} exists and is not a model folder. Choose another folder.")
-        config = {
-            "model_type": self.model_type,
-            **{name: asdict(getattr(self, name)) for name in self.sections},
-            **self._extra_config(),
-            "preprocessing": preprocessing(self.clip),
-        }
+        sections = {name: asdict(getattr(self, name)) for name in self.sections}
+        config = {"model_type": self.model_type, **sections, **self._extra_config()}
+        config["preprocessing"] = preprocessing(self.clip)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
         try:
@@ -110,11 +102,8 @@ class HubModel(nn.Module):
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            fault = lines[min(1, len(lines) - 1)]  # the first line only names the class
-            raise ModelError(
-                f"{folder / WEIGHTS_FILE} does not match {CONFIG_FILE} in the same folder: {fault}"
-            ) from error
+            fault = str(error).splitlines()[1].strip()  # the first line only names the class
+            raise ModelError(f"{folder / WEIGHTS_FILE} does not match {CONFIG_FILE}: {fault}") from error
         return model.eval()
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:
@@ -127,22 +116,18 @@ class HubModel(nn.Module):
     @classmethod
     @abstractmethod
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """Build the architecture from ``config.json`` and the text encoder's files; weights are not loaded."""
+        """Build the architecture from a model folder; weights are not loaded."""
 
     def _extra_config(self) -> dict[str, Any]:
-        """Return entries of ``config.json`` besides type, sections and preprocessing; none by default."""
+        """Return further entries of ``config.json``; none by default."""
         return {}
 
     def _save_extra_files(self, folder: Path) -> None:
-        """Write the text encoder's files to a model folder; does nothing by default."""
+        """Write further files to a model folder; none by default."""
 
 
 def read_config(folder: Path, *types: str) -> dict[str, Any]:
-    """Read ``config.json`` and check that the model has one of the given `MODEL_TYPES`.
-
-    Raises:
-        ModelError: the file is missing or invalid, or the model has another type.
-    """
+    """Read ``config.json``; ModelError if it is invalid or missing, or of a model of another type."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -154,26 +139,18 @@ def read_config(folder: Path, *types: str) -> dict[str, Any]:
 
 
 def read_sections(kind: type[AnyRecipe], config: Mapping[str, Any], folder: Path, *names: str) -> AnyRecipe:
-    """Return a recipe of type ``kind`` with the sections ``names`` of ``config``, and defaults elsewhere.
-
-    Raises:
-        ModelError: a section is missing or invalid.
-    """
-    file = folder / CONFIG_FILE
+    """Return a recipe with the given sections of ``config`` and defaults elsewhere; ModelError for an invalid one."""
     try:
-        return make_recipe(kind, {f"{name}.{key}": value for name in names for key, value in config[name].items()})
+        settings = {f"{name}.{key}": value for name in names for key, value in config[name].items()}
+        return make_recipe(kind, settings, str(folder / CONFIG_FILE))
     except (KeyError, AttributeError) as error:
-        raise ModelError(f"{file}: a section is missing ({error}).") from error
+        raise ModelError(f"{folder / CONFIG_FILE}: a section is missing ({error}).") from error
     except RecipeError as error:
-        raise ModelError(f"{file}: {error}") from error
+        raise ModelError(str(error)) from error
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a model folder to the CPU.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
+    """Read all tensors of a model folder to the CPU; ModelError if the file is missing or damaged."""
     try:
         return load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -190,7 +167,7 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def preprocessing(clip: ClipConfig) -> dict[str, Any]:
-    """Return the preprocessing of test clips as plain values: sampling, sizes in pixels, mean and deviation."""
+    """Return the preprocessing of test clips as plain values."""
     return {
         "frames": clip.frames,
         "seconds_between_frames": clip.stride / 30,
@@ -203,10 +180,7 @@ def preprocessing(clip: ClipConfig) -> dict[str, Any]:
 
 
 def resolve_model_folder(source: str | os.PathLike[str]) -> Path:
-    """Return a local model folder, downloading a model from the Hugging Face Hub if necessary.
-
-    Args:
-        source: a folder, or a name on the Hub (``user/model``).
+    """Return a local model folder; download it if ``source`` is a name on the Hugging Face Hub (``user/model``).
 
     Raises:
         ModelError: there is no such folder, or the download fails.
@@ -221,21 +195,16 @@ def resolve_model_folder(source: str | os.PathLike[str]) -> Path:
     try:
         return Path(snapshot_download(name))
     except Exception as error:  # without a network, an exception of the HTTP client
-        raise ModelError(
-            f"{name} is neither a folder nor a model on the Hugging Face Hub ({format_error(error)})."
-        ) from error
+        raise ModelError(f"{name} is neither a folder nor a model on the Hub ({format_error(error)}).") from error
 
 
 def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) -> str:
-    """Upload a model folder to the Hugging Face Hub.
+    """Upload a model folder to the Hugging Face Hub, and return the URL of the repository.
 
     Args:
         folder: model folder.
-        name: repository, ``user/model``; created if it does not exist.
-        private: whether a newly created repository is private.
-
-    Returns:
-        The URL of the repository.
+        name: repository, ``user/model``; created if it does not exist, private on request.
+        private: see ``name``.
 
     Raises:
         ModelError: the folder is not a model folder, or the upload fails.
@@ -252,25 +221,20 @@ def push(folder: str | os.PathLike[str], name: str, *, private: bool = False) ->
     except LocalTokenNotFoundError as error:
         raise ModelError(f"{name}: not logged in to the Hugging Face Hub. Run: hf auth login") from error
     except Exception as error:  # without a network, an exception of the HTTP client
-        raise ModelError(
-            f"{name}: uploading {folder} to the Hugging Face Hub failed ({format_error(error)})."
-        ) from error
+        raise ModelError(f"{name}: uploading {folder} to the Hub failed ({format_error(error)}).") from error
     return str(url)
 
 
 def write_card(
     folder: str | os.PathLike[str], *, results: Sequence[Any] = (), license: str = UNKNOWN_LICENSE, data: str = ""
 ) -> Path:
-    """Write the card of a model folder. It includes the recipe of the run folder around it, if any.
+    """Write the card of a model folder, with the recipe of the run folder around it, if any; return its path.
 
     Args:
         folder: model folder.
         results: `crosspair.evaluation.Result` of this model; those of "trained" also enter the metadata.
         license: Hub identifier of the licence, e.g. "apache-2.0".
         data: description of the training data.
-
-    Returns:
-        The path of the card.
 
     Raises:
         ModelError: the folder is not a model folder.
@@ -282,17 +246,18 @@ def write_card(
     clip = read_sections(Recipe, config, folder, "clip", "video").clip
     name, pipeline = _CARDS[config["model_type"]]
     table: dict[tuple[str, ...], dict[str, str]] = {}
-    evaluations = []
     for result in results:
-        value = f"{result.value:g}" if result.smaller_is_better else f"{100 * result.value:.1f} %"
         row = (result.protocol, result.feature, result.split, result.metric)
+        value = f"{result.value:g}" if result.smaller_is_better else f"{100 * result.value:.1f} %"
         table.setdefault(row, {})[result.of] = value
-        if result.of == "trained":
-            evaluations.append(EvalResult(
-                task_type=pipeline, dataset_type="crosspair-manifest", dataset_name=result.split,
-                dataset_split=result.split, metric_type=result.metric, metric_value=result.value,
-                metric_name=" ".join(filter(None, (result.protocol, result.feature))),
-            ))  # fmt: skip
+    evaluations = [
+        EvalResult(
+            task_type=pipeline, dataset_type="crosspair-manifest", dataset_name=result.split,
+            dataset_split=result.split, metric_type=result.metric, metric_value=result.value,
+            metric_name=f"{result.protocol} {result.feature}".strip(),
+        )
+        for result in results if result.of == "trained"
+    ]  # fmt: skip
     metadata = ModelCardData(
         license=license,
         library_name="crosspair",
@@ -301,20 +266,17 @@ def write_card(
         model_name=name if evaluations else None,
         eval_results=evaluations or None,
     )
-    measured = {result.of for result in results}
-    run = folder.absolute().parent
-    recipe = run / "recipe.yaml"
-    origin = {**({"data": data} if data else {}), **_read_origin(run)}
-    if untrained := config.get("untrained"):
-        origin["untrained"] = ", ".join(part.replace("_", " ") for part in untrained)
+    recipe = folder.absolute().parent / "recipe.yaml"
+    origin = {"data": data, **_read_origin(recipe.parent)}
+    origin["untrained"] = ", ".join(part.replace("_", " ") for part in config.get("untrained", ()))
     card = ModelCard.from_template(
         metadata,
         template_path=str(_CARD_TEMPLATE),
         **{**config, "preprocessing": preprocessing(clip), "name": name},
-        origin=origin,
+        origin={key: value for key, value in origin.items() if value != ""},
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
         results=table,
-        subjects=[name for name in ("trained", "random weights", "chance") if name in measured],
+        subjects=[of for of in ("trained", "random weights", "chance") if any(of in row for row in table.values())],
     )
     write_atomically(folder / CARD_FILE, str(card) + "\n")
     return folder / CARD_FILE

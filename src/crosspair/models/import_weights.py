@@ -1,8 +1,7 @@
 """Import models of other projects, without running pickled code.
 
-Supported are the checkpoints of the paper's authors (both towers), slow-only 3D ResNets of
-PySlowFast, pytorchvideo and mmaction2, and 2D ResNets with the names of torchvision and timm, which
-are inflated.
+Supported are the checkpoints of the paper's authors (both towers), slow-only 3D ResNets of PySlowFast, pytorchvideo and
+mmaction2, and 2D ResNets with the names of torchvision and timm, which are inflated.
 """
 
 from __future__ import annotations
@@ -37,9 +36,7 @@ _STATES = ("state_dict", "model_state", "model")  # keys of the state dict in a 
 _WRAPPERS = ("module.", "model.")  # prefixes added by wrappers such as DistributedDataParallel
 _REFUSED_CODE = re.compile(r"GLOBAL (\S+)")  # in PyTorch's error message
 _COUNTER = "num_batches_tracked"  # missing in old files
-_AUTHORS_PREFIXES = {
-    "video_head": "vis_emb.", "text_encoder": "textual_encoder.", "text_head": "text_emb.",
-}  # fmt: skip
+_AUTHORS_PREFIXES = {"video_head": "vis_emb.", "text_encoder": "textual_encoder.", "text_head": "text_emb."}
 _POSITION_IDS = "textual_encoder.embeddings.position_ids"  # stored by old versions of transformers
 _BANK = "vis_memory"
 # Configurations of networks with the same weights and a different computation.
@@ -60,40 +57,27 @@ _CLIP_SETTINGS = {
 class WeightLayout:
     """Weight names of one project.
 
-    Attributes:
-        project: name in messages.
-        prefix: prefix of the video encoder's weights.
-        stem: names of the first convolution and its batch normalisation.
-        block: name of a residual block, with ``stage`` (2 to 5, as in res2), ``layer`` (1 to 4)
-            and ``index`` (from 0).
-        convolution, norm: names of a block's convolutions and their batch normalisations, with
-            ``number`` (1 to 3) and ``letter`` (a to c).
-        shortcut: names of a block's projection and its batch normalisation.
-        ignored_prefixes: prefixes of weights outside the video encoder.
-        clip: default clip format, if the file does not contain it.
-        imagenet_pixels: whether pixels were normalised with ImageNet's mean and deviation.
-        is_2d: whether the network is 2D, so that its kernels are inflated.
+    Names of blocks contain ``stage`` (2 to 5, as in res2), ``layer`` (1 to 4) and ``index`` (from 0), those of
+    convolutions and norms ``number`` (1 to 3) or ``letter`` (a to c).
     """
 
-    project: str
-    prefix: str = ""
+    project: str  # name in messages
+    prefix: str = ""  # of the video encoder's weights
     stem: tuple[str, str] = ("conv1", "bn1")
     block: str = "layer{layer}.{index}"
     convolution: str = "conv{number}"
     norm: str = "bn{number}"
     shortcut: tuple[str, str] = ("downsample.0", "downsample.1")
-    ignored_prefixes: tuple[str, ...] = ("fc.",)
-    clip: ClipConfig = _SLOW_CLIP
-    imagenet_pixels: bool = False
-    is_2d: bool = False
+    ignored_prefixes: tuple[str, ...] = ("fc.",)  # of weights outside the video encoder
+    clip: ClipConfig = _SLOW_CLIP  # if the file does not contain it
+    imagenet_pixels: bool = False  # whether pixels were normalised with ImageNet's mean and deviation
+    is_2d: bool = False  # whether kernels are to be inflated
 
     def foreign_name(self, name: str) -> str:
         """Return the project's name of a weight of `ResNet3d`.
 
         >>> PYSLOWFAST.foreign_name("res4.0.shortcut.1.bias")
         's4.pathway0_res0.branch1_bn.bias'
-        >>> PYTORCHVIDEO.foreign_name("stem.0.weight")
-        'blocks.0.conv.weight'
         """
         module, _, key = name.rpartition(".")
         match = re.fullmatch(r"res(\d)\.(\d+)\.(conv|bn|shortcut\.)(\d)", module)
@@ -106,43 +90,35 @@ class WeightLayout:
         return f"{self.prefix}{block}.{layer.format(number=number, letter=' abc'[number])}.{key}"
 
 
+# fmt: off
 AUTHORS = WeightLayout(
     "the authors' code", prefix="visual_encoder.", clip=ClipConfig(size=224, frames=8, stride=4),
-    ignored_prefixes=(
-        "vis_emb.", "text_emb.", "textual_encoder.", "vis_memory", "text_memory", "Z_v", "Z_t",
-    ),
-)  # fmt: skip
+    ignored_prefixes=("vis_emb.", "text_emb.", "textual_encoder.", "vis_memory", "text_memory", "Z_v", "Z_t"),
+)
 AUTHORS_CLASSIFIER = WeightLayout("the authors' code, fine-tuned", clip=ClipConfig(size=224, frames=16, stride=4))
 PYSLOWFAST = WeightLayout(
-    "PySlowFast", stem=("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),
-    block="s{stage}.pathway0_res{index}", convolution="branch2.{letter}",
-    norm="branch2.{letter}_bn", shortcut=("branch1", "branch1_bn"), ignored_prefixes=("head.",),
-)  # fmt: skip
+    "PySlowFast", stem=("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"), block="s{stage}.pathway0_res{index}",
+    convolution="branch2.{letter}", norm="branch2.{letter}_bn", shortcut=("branch1", "branch1_bn"),
+    ignored_prefixes=("head.",),
+)
 PYTORCHVIDEO = WeightLayout(
-    "pytorchvideo", stem=("blocks.0.conv", "blocks.0.norm"),
-    block="blocks.{layer}.res_blocks.{index}", convolution="branch2.conv_{letter}",
-    norm="branch2.norm_{letter}", shortcut=("branch1_conv", "branch1_norm"),
+    "pytorchvideo", stem=("blocks.0.conv", "blocks.0.norm"), block="blocks.{layer}.res_blocks.{index}",
+    convolution="branch2.conv_{letter}", norm="branch2.norm_{letter}", shortcut=("branch1_conv", "branch1_norm"),
     ignored_prefixes=("blocks.5.",),
-)  # fmt: skip
+)
 MMACTION2 = WeightLayout(
-    "mmaction2", prefix="backbone.", stem=("conv1.conv", "conv1.bn"),
-    convolution="conv{number}.conv", norm="conv{number}.bn",
-    shortcut=("downsample.conv", "downsample.bn"), ignored_prefixes=("cls_head.",),
+    "mmaction2", prefix="backbone.", stem=("conv1.conv", "conv1.bn"), convolution="conv{number}.conv",
+    norm="conv{number}.bn", shortcut=("downsample.conv", "downsample.bn"), ignored_prefixes=("cls_head.",),
     imagenet_pixels=True,
-)  # fmt: skip
+)
 RESNET_2D = WeightLayout("a 2D ResNet", clip=ClipConfig(size=224), imagenet_pixels=True, is_2d=True)
+# fmt: on
 LAYOUTS = (AUTHORS, AUTHORS_CLASSIFIER, PYSLOWFAST, PYTORCHVIDEO, MMACTION2, RESNET_2D)
 
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A model imported from another project.
-
-    Attributes:
-        model: the model; `CPD.untrained` lists the parts that the file does not contain.
-        project: name of the project.
-        skipped: one line for each part of the file that was not imported.
-    """
+    """A model of a project; ``skipped`` has one line for each part of the file that was not imported."""
 
     model: CPD
     project: str
@@ -171,8 +147,8 @@ def import_weights(
     if layout is None:
         known = ", ".join(dict.fromkeys(layout.foreign_name("stem.0.weight") for layout in LAYOUTS))
         raise ModelError(
-            f"{file}: unknown weight names ({_format_names(weights)}). Only slow-only networks are "
-            f"supported, whose first convolution is one of {known}."
+            f"{file}: unknown weight names ({_format_names(weights)}). Only slow-only networks are supported, "
+            f"whose first convolution is one of {known}."
         )
     if tokenizer is not None and layout is not AUTHORS:
         raise ModelError(f"{file}: {layout.project} has no text tower. Omit --tokenizer.")
@@ -186,8 +162,7 @@ def import_weights(
     if layout is AUTHORS:
         parts, head = ("video_head",), content.head_config()
         if _BANK in weights:
-            pairs = f"{len(weights[_BANK]):,} pairs of the authors' corpus"
-            skipped.append(f"the memory banks ({pairs})")
+            skipped.append(f"the memory banks ({len(weights[_BANK]):,} pairs of the authors' corpus)")
     elif classifier := [name for name in weights if name.startswith(layout.ignored_prefixes)]:
         skipped.append(f"the classifier ({', '.join(classifier)})")
     if tokenizer is not None:
@@ -197,16 +172,16 @@ def import_weights(
         text_encoder.attend_to_padding()  # as the authors' network
     elif layout is AUTHORS:
         skipped.append(
-            "the text tower: the file does not contain its tokenizer. Pass a folder with "
-            "DistilBERT's config.json and tokenizer files to --tokenizer."
+            "the text tower: the file does not contain its tokenizer. Pass a folder with DistilBERT's config.json "
+            "and tokenizer files to --tokenizer."
         )
     with torch.random.fork_rng():
         torch.manual_seed(0)  # makes untrained parts reproducible
         model = CPD(text_encoder, recipe.clip, video, text, head).eval()
     model.video_encoder.load_state_dict(encoder)
     for part in parts:
-        expected = getattr(model, part).state_dict()
-        getattr(model, part).load_state_dict(content.read_part(part, expected))
+        module = getattr(model, part)
+        module.load_state_dict(content.read_part(part, module.state_dict()))
     model.untrained = tuple(part for part in PARTS[1:] if part not in parts)
     return ImportedModel(model, layout.project, skipped)
 
@@ -215,14 +190,13 @@ def inflate(file: str | Path, *, fold_normalization: bool = True) -> tuple[Video
     """Read a 2D ResNet and inflate it to the video encoder (baseline of Sections 4.3 and 4.4).
 
     Args:
-        file: ``.safetensors`` or a PyTorch state dict, with the names of torchvision and timm
-            (``conv1.weight``, ``layer1.0.conv1.weight``, …), trained on RGB images with ImageNet's
-            normalisation.
-        fold_normalization: fold the difference to this package's normalisation into the first
-            layer; otherwise the caller provides pixels normalised as for ImageNet.
+        file: ``.safetensors`` or a PyTorch state dict, with the names of torchvision and timm (``conv1.weight``,
+            ``layer1.0.conv1.weight``, …), trained on RGB images with ImageNet's normalisation.
+        fold_normalization: fold the difference to this package's normalisation into the first layer; otherwise the
+            caller provides pixels normalised as for ImageNet.
 
     Returns:
-        See `WeightsFile.read_encoder`.
+        The architecture, inferred from names and shapes, and the state dict of its `ResNet3d`.
 
     Raises:
         ModelError: the file is unreadable, contains code, or is not a ResNet of a supported depth.
@@ -235,13 +209,7 @@ def inflate(file: str | Path, *, fold_normalization: bool = True) -> tuple[Video
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Content of a weights file of another project.
-
-    Attributes:
-        path: the file.
-        weights: tensors by name, without prefixes of wrappers.
-        settings: strings stored with the weights, such as a training configuration.
-    """
+    """A weights file of another project: tensors by name, and strings such as a training configuration."""
 
     path: Path
     weights: Weights
@@ -249,11 +217,7 @@ class WeightsFile:
 
     @classmethod
     def read(cls, path: Path) -> WeightsFile:
-        """Read ``.safetensors``, or a PyTorch state dict, plain or in a checkpoint.
-
-        Raises:
-            ModelError: the file is unreadable, or contains objects that could run code.
-        """
+        """Read ``.safetensors``, or a PyTorch state dict, plain or in a checkpoint; code in it is not run."""
         if not path.is_file():
             raise ModelError(f"weights {path}: no such file.")
         try:
@@ -265,8 +229,7 @@ class WeightsFile:
         except Exception as error:  # PyTorch raises many types for invalid files
             if code := _REFUSED_CODE.search(str(error)):
                 raise ModelError(
-                    f"{path} contains {code[1]}, which could run code when loaded. Save only its "
-                    "state dict, preferably as .safetensors."
+                    f"{path} contains {code[1]}, which could run code when loaded. Save only its state dict."
                 ) from error
             # For other pickles, PyTorch's message recommends to load them with code execution.
             expected = isinstance(error, (OSError, EOFError, SafetensorError, RuntimeError))
@@ -299,14 +262,7 @@ class WeightsFile:
         return {key: int(match[1]) for key, match in found.items() if match}
 
     def read_encoder(self, layout: WeightLayout) -> tuple[VideoConfig, Weights]:
-        """Convert the video encoder, inflating 2D kernels and folding ImageNet's normalisation if needed.
-
-        Returns:
-            The architecture, inferred from names and shapes, and the state dict of its `ResNet3d`.
-
-        Raises:
-            ModelError: the network is not a slow-only 3D ResNet of a supported depth and kind.
-        """
+        """Convert the video encoder, inflating 2D kernels and folding ImageNet's normalisation; see `inflate`."""
         for pattern, feature in _UNSUPPORTED_SETTINGS.items():
             if re.search(pattern, self.settings):
                 raise ModelError(f"{self.path}: {feature} are not supported.")
@@ -314,8 +270,7 @@ class WeightsFile:
         with torch.device("meta"):
             expected = ResNet3d(video.depth, video.width, video.shortcut).state_dict()
         names = {name: layout.foreign_name(name) for name in expected}
-        prefixes = layout.ignored_prefixes
-        weights = {n: value for n, value in self.weights.items() if not n.startswith(prefixes)}
+        weights = {n: value for n, value in self.weights.items() if not n.startswith(layout.ignored_prefixes)}
         if layout.is_2d:
             _inflate_kernels(weights, names, expected)
         what = f"slow-only ResNet-{video.depth} of width {video.width} ({layout.project})"
@@ -325,7 +280,7 @@ class WeightsFile:
         return video, state
 
     def head_config(self) -> HeadConfig:
-        """Return the sizes of the heads of an authors' checkpoint; ModelError if one is missing."""
+        """Return the sizes of the heads of an authors' checkpoint."""
         sizes = []
         for name in ("vis_emb.weight", "text_emb.0.weight"):
             if name not in self.weights or self.weights[name].dim() != 2:
@@ -354,11 +309,9 @@ class WeightsFile:
                 width = len(self.weights[layout.foreign_name("stem.0.weight")])
                 projections = has("res3.0.shortcut.0.weight")
                 return VideoConfig(depth=depth, width=width, shortcut="B" if projections else "A")
-        raise ModelError(
-            f"{self.path}: {layout.project} with {', '.join(map(str, counts))} "
-            f"{'bottlenecks' if bottlenecks else 'basic blocks'} per stage is not supported. The "
-            f"depth must be one of {', '.join(map(str, BLOCKS))}."
-        )
+        found = f"{', '.join(map(str, counts))} {'bottlenecks' if bottlenecks else 'basic blocks'} per stage"
+        depths = ", ".join(map(str, BLOCKS))
+        raise ModelError(f"{self.path}: {layout.project} with {found} is not supported; the depth must be in {depths}.")
 
     def match(
         self, what: str, expected: Mapping[str, torch.Tensor], names: Mapping[str, str], weights: Weights
@@ -366,13 +319,10 @@ class WeightsFile:
         """Rename and cast weights to a state dict; all names and shapes but batch counters must match.
 
         Args:
-            what: description of the network, for error messages.
+            what: the network, for the error message.
             expected: state dict with the expected names and shapes.
             names: expected name to name in the file.
             weights: the weights in the file that belong to the network.
-
-        Raises:
-            ModelError: weights are missing, unexpected or of another shape.
         """
         shapes = {foreign: tuple(expected[name].shape) for name, foreign in names.items()}
         found = {name: tuple(value.shape) for name, value in weights.items()}

@@ -1,8 +1,7 @@
 """Faster inference of the video encoder in bfloat16 on CPUs.
 
-Batch normalisation, ReLU and the residual sum are fused into the convolutions, and layers without
-temporal extent run on images. In float32 the original layers are used: fusing would gain little,
-and results stay bit-identical.
+Batch normalisation, ReLU and the residual sum are fused into the convolutions, and layers without temporal extent run
+on images. In float32 the original layers are used: fusing would gain little, and results stay bit-identical.
 """
 
 from __future__ import annotations
@@ -29,13 +28,17 @@ def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterat
         device: device of the computation.
         precision: see `crosspair.device.dtype_for`.
     """
-    bfloat16 = dtype_for(device, precision) == torch.bfloat16
-    if bfloat16 and device.type == "cpu" and torch._C._has_mkldnn:
+    if device.type == "cpu" and dtype_for(device, precision) == torch.bfloat16 and _has_bfloat16_convolutions():
         encoder.folded = FoldedResNet3d(encoder, torch.bfloat16)
     try:
         yield
     finally:
         encoder.folded = None
+
+
+def _has_bfloat16_convolutions() -> bool:
+    available: bool = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return available
 
 
 class FoldedResNet3d:

@@ -45,14 +45,7 @@ def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
 
 
 def load_frozen_model(source: str) -> CPD:
-    """Load a CPD model or a 2D ImageNet ResNet for feature extraction; classifiers are refused.
-
-    Args:
-        source: a model folder, a name on the Hugging Face Hub, or "imagenet:FILE".
-
-    Raises:
-        ModelError: the model does not exist or is invalid.
-    """
+    """Load a CPD model for feature extraction, as `load_model`, or a 2D ResNet from "imagenet:FILE"."""
     if source.startswith(IMAGENET):
         return load_imagenet_model(source.removeprefix(IMAGENET))
     return CPD.from_pretrained(source)
@@ -62,13 +55,9 @@ class FrameAverageModel(CPD):
     """2D ResNet averaged over frames (frozen baseline of Section 4.2); its heads and text encoder are untrained."""
 
     def encode_video(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode clips as `CPD.encode_video`, but change their normalisation to ImageNet's first.
-
-        Folding the normalisation into the first convolution would change the padding colour.
-        """
-        mean, std = (
-            torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
+        """Encode clips as `CPD.encode_video`, but normalise their pixels as for ImageNet."""
+        # Folding the normalisation into the first convolution would change the padding colour.
+        mean, std = (torch.tensor(rgb, device=clips.device).view(3, 1, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
         return super().encode_video((normalize(clips) * STD + MEAN - mean) / std)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> NoReturn:
@@ -77,21 +66,12 @@ class FrameAverageModel(CPD):
 
 
 def load_imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> FrameAverageModel:
-    """Load a 2D ResNet as a frame encoder in eval mode; heads and text encoder are untrained.
-
-    Args:
-        file: see `inflate`.
-        clip: clip format; 8 frames of 224×224 by default.
-
-    Raises:
-        ModelError: see `inflate`.
-    """
+    """Load a 2D ResNet, see `inflate`, as a frame encoder in eval mode; the default clip is 8 frames of 224×224."""
     video, encoder = inflate(file, fold_normalization=False)
     words = WordAverage(["video"], torch.zeros(1, TextConfig.dimensions))
-    clip = clip or ClipConfig(size=224)
     with torch.random.fork_rng():
         torch.manual_seed(0)  # makes the untrained parts reproducible
-        model = FrameAverageModel(words, clip, video, TextConfig(), HeadConfig())
+        model = FrameAverageModel(words, clip or ClipConfig(size=224), video, TextConfig(), HeadConfig())
     model.video_encoder.load_state_dict(encoder)
     model.untrained = PARTS[1:]
     return model.eval()
@@ -99,18 +79,13 @@ def load_imagenet_model(file: str | Path, clip: ClipConfig | None = None) -> Fra
 
 @dataclass(frozen=True)
 class InitWeights:
-    """Initial weights of a training.
+    """Initial weights of a training: a video encoder, and a classifier's class names and last layer.
 
-    Attributes:
-        name: "random", or the origin with a hash of the weights: "CPD 0123456789ab", "ImageNet …".
-        video: architecture of the video encoder; None for random weights.
-        encoder: state of the video encoder.
-        classes: class names of a classifier, else empty.
-        layer: state of a classifier's last layer, else empty.
+    ``name`` is "random", or the origin with a hash of the weights, as "CPD 0123456789ab" or "ImageNet …".
     """
 
     name: str
-    video: VideoConfig | None = None
+    video: VideoConfig | None = None  # random weights
     encoder: dict[str, torch.Tensor] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     layer: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -123,13 +98,9 @@ class InitWeights:
         """
         if self.video is None:
             return
-        recipe = asdict(model.video)
-        different = {k: value for k, value in asdict(self.video).items() if value != recipe[k]}
-        if different:
-            raise ModelError(
-                f"the weights of {self.name} have another architecture than the recipe. Set "
-                f"{' '.join(f'video.{key}={value}' for key, value in different.items())}."
-            )
+        if self.video != model.video:
+            settings = " ".join(f"video.{key}={value}" for key, value in asdict(self.video).items())
+            raise ModelError(f"the weights of {self.name} have another architecture than the recipe. Set {settings}.")
         model.video_encoder.load_state_dict(self.encoder)
         if isinstance(model, Classifier) and self.classes == model.classes:
             model.fc.load_state_dict(self.layer)
@@ -139,8 +110,7 @@ def load_init_weights(source: str) -> InitWeights:
     """Read initial weights.
 
     Args:
-        source: "random"; a folder or a name on the Hugging Face Hub of a CPD model or a classifier;
-            or "imagenet:FILE", see `inflate`.
+        source: "random"; a model folder or a name on the Hugging Face Hub; or "imagenet:FILE", see `inflate`.
 
     Raises:
         ModelError: the weights do not exist or are invalid.
@@ -167,17 +137,14 @@ def load_init_weights(source: str) -> InitWeights:
 
 
 def load_pretrained_towers(model: CPD, source: str) -> str:
-    """Initialise a model from another one, part by part where they match.
+    """Initialise a model from another one, part by part where they match, and return `InitWeights.name`.
 
-    The video encoder must match. The heads are loaded if their sizes match, the text encoder if it
-    has the same kind, sizes and vocabulary. The text head also requires the text encoder.
+    The video encoder must match. The heads are loaded if their sizes match, the text encoder if it has the same kind,
+    sizes and vocabulary. The text head also requires the text encoder.
 
     Args:
         model: model to initialise.
         source: see `load_init_weights`.
-
-    Returns:
-        The origin of the weights, see `InitWeights.name`.
 
     Raises:
         ModelError: the weights do not exist, or have another video encoder.

@@ -34,8 +34,7 @@ class ResNet3d(nn.Module):
 
     Attributes:
         features: F.
-        folded: fused form used in eval mode under autocast, see `crosspair.models.inference`; None
-            to use the layers.
+        folded: fused form used in eval mode under autocast, see `crosspair.models.inference`; None to use the layers.
     """
 
     def __init__(self, depth: Depth = 34, width: int = 64, shortcut: str = "B") -> None:

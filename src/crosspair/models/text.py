@@ -30,33 +30,26 @@ logging.getLogger("gensim").setLevel(logging.WARNING)  # INFO logs every opened 
 
 
 class WordAverage(nn.Module):
-    """Mean of the word vectors of the known words of a text.
+    """Mean of the word vectors of the known words of B texts, (B, dimensions); zeros for a text without a known word.
 
     Args:
         words: vocabulary without duplicates.
         vectors: (words, dimensions) float, one row per word.
-
-    Shapes:
-        list of B texts → (B, dimensions) float; zeros for a text without a known word.
     """
 
     def __init__(self, words: Sequence[str], vectors: torch.Tensor) -> None:
         super().__init__()
         self.words = list(words)
-        self.vectors = nn.EmbeddingBag.from_pretrained(
-            vectors.float(), freeze=False, mode="mean", include_last_offset=True
-        )
         self.features = vectors.shape[1]
+        self.vectors = nn.EmbeddingBag.from_pretrained(vectors.float(), False, mode="mean", include_last_offset=True)
         self._row = {word: row for row, word in enumerate(self.words)}
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
         rows = [self._word_ids(text) for text in texts]
         offsets = np.cumsum([0, *map(len, rows)])
-        flat = [row for text_rows in rows for row in text_rows]
+        flat = torch.tensor([row for text_rows in rows for row in text_rows], dtype=torch.long)
         device = self.vectors.weight.device
-        mean: torch.Tensor = self.vectors(
-            to_device(torch.tensor(flat, dtype=torch.long), device), to_device(torch.as_tensor(offsets), device)
-        )
+        mean: torch.Tensor = self.vectors(to_device(flat, device), to_device(torch.as_tensor(offsets), device))
         return mean
 
     def tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +68,7 @@ class WordAverage(nn.Module):
         return not self._word_ids(text)
 
     def save(self, folder: Path) -> None:
-        """Write words and dimensions to ``words.json``. The vectors are part of the model's weights."""
+        """Write words and dimensions; the vectors are part of the model's weights."""
         text = json.dumps({"words": self.words, "dimensions": self.features}, ensure_ascii=False)
         (folder / WORDS_FILE).write_text(text, encoding="utf-8")
 
@@ -89,24 +82,19 @@ class WordAverage(nn.Module):
             raise ModelError(f"{folder / WORDS_FILE}: missing or invalid vocabulary ({error}).") from error
 
     def _word_ids(self, text: str) -> list[int]:
-        """Return the vocabulary rows of the known words of a text, in order, with repetitions."""
         return [self._row[word] for word in tokenize(text) if word in self._row]
 
 
 class TransformerAverage(nn.Module):
-    """Mean of a transformer's last hidden states over the tokens of a text, without padding.
+    """Mean of a transformer's last hidden states over the tokens of B texts, without padding: (B, hidden size).
 
     Args:
         source: local folder, or name on the Hugging Face Hub (``distilbert-base-uncased``).
         max_tokens: length to which texts are truncated.
         weights: load the weights; otherwise only the configuration and the tokenizer.
 
-    Shapes:
-        list of B texts → (B, hidden size); 768 for DistilBERT.
-
     Raises:
-        TextError: transformers is not installed, the model cannot be loaded, or its tokenizer maps
-            ordinary words to the unknown token.
+        TextError: transformers is missing, loading fails, or the tokenizer maps ordinary words to the unknown token.
     """
 
     def __init__(self, source: str, max_tokens: int, *, weights: bool = True) -> None:
@@ -134,10 +122,7 @@ class TransformerAverage(nn.Module):
         elif 0 < positions < max_tokens:
             fault = f"text.max_tokens={max_tokens} exceeds its maximum length of {positions} tokens"
         elif self.is_empty("a person is playing with a ball"):  # tokenizers do not report it
-            fault = (
-                "the tokenizer maps every word to the unknown token. Add tokenizer.json or a "
-                "complete set of tokenizer files to the folder"
-            )
+            fault = "the tokenizer maps every word to the unknown token. Add tokenizer.json to the folder"
         if fault:
             raise TextError(f"language model {source}: {fault}.")
 
@@ -159,10 +144,8 @@ class TransformerAverage(nn.Module):
             rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
             ids = torch.tensor([(row + fill)[: self.max_tokens] for row in rows])
             return ids, (ids != self.tokenizer.pad_token_id).long()
-        tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens,
-            return_tensors="pt",
-        )  # fmt: skip
+        settings = {"padding": True, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
+        tokens = self.tokenizer(list(texts), **settings)
         return tokens["input_ids"], tokens["attention_mask"]
 
     def average(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -192,7 +175,7 @@ class TransformerAverage(nn.Module):
         return all(token == self.tokenizer.unk_token_id for token in ids)
 
     def save(self, folder: Path) -> None:
-        """Write the configuration and the tokenizer. The weights are part of the model's."""
+        """Write the configuration and the tokenizer; the weights are part of the model's."""
         self.model.config.save_pretrained(folder / LANGUAGE_MODEL_FOLDER)
         self.tokenizer.save_pretrained(folder / LANGUAGE_MODEL_FOLDER)
 
@@ -206,13 +189,7 @@ TextEncoder = WordAverage | TransformerAverage
 
 
 def build_text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> TextEncoder:
-    """Build the text encoder of a recipe.
-
-    Args:
-        config: the recipe's text section.
-        titles: titles of the training split; used to learn word vectors.
-        seed: seed for learning word vectors.
-    """
+    """Build the text encoder of a recipe; ``titles``, of the training split, and ``seed`` are to learn word vectors."""
     if config.encoder == "transformer":
         return TransformerAverage(config.source, config.max_tokens)
     if config.source == "titles":
@@ -224,8 +201,7 @@ def read_word_vectors(path: str, max_words: int) -> WordAverage:
     """Read word vectors from a word2vec (binary or text), GloVe or fastText file; words are lower-cased.
 
     Args:
-        path: ``.bin`` files are read as word2vec binary, others as text, with or without a header
-            line; ``.gz`` is decompressed.
+        path: ``.bin`` is word2vec binary, other suffixes text, with or without a header line; ``.gz`` is decompressed.
         max_words: number of words to read. Files are sorted by decreasing frequency.
 
     Raises:
@@ -243,10 +219,8 @@ def read_word_vectors(path: str, max_words: int) -> WordAverage:
         if not vectors.vectors.size or not np.isfinite(vectors.vectors).all():
             raise ValueError("no words, or values that are not finite")
     except (OSError, ValueError, EOFError, MemoryError, zlib.error) as error:
-        raise TextError(
-            f"word vectors {path}: not a word2vec (.bin or text), GloVe or fastText file "
-            f"({' '.join(str(error).split())})."
-        ) from error
+        reason = " ".join(str(error).split())
+        raise TextError(f"word vectors {path}: not a word2vec, GloVe or fastText file ({reason}).") from error
     rows: dict[str, int] = {}
     for row, word in enumerate(vectors.index_to_key):
         rows.setdefault(word.lower(), row)  # keep the most frequent spelling
@@ -268,10 +242,8 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
     sentences = [tokenize(title) for title in titles]
     try:
         # Several workers would make the order of updates, and so the vectors, non-deterministic.
-        model = gensim.Word2Vec(
-            sentences, vector_size=dimensions, window=8, min_count=2, sg=1, negative=8,
-            sample=1e-3, epochs=40, seed=seed, workers=1,
-        )  # fmt: skip
+        settings = {"window": 8, "min_count": 2, "sg": 1, "negative": 8, "sample": 1e-3, "epochs": 40, "workers": 1}
+        model = gensim.Word2Vec(sentences, vector_size=dimensions, seed=seed, **settings)
     except RuntimeError as error:
         raise TextError(
             f"word vectors: no word occurs twice in the {len(sentences)} titles. Set text.source to a word-vector file."
@@ -296,7 +268,7 @@ def _masked_mean(vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _import_extra(package: str) -> Any:
-    """Import and return a package; if it is missing, raise TextError with the command to install it."""
+    """Import a package of an extra; TextError with the command to install it if it is missing."""
     try:
         return import_module(package)
     except ImportError as error:

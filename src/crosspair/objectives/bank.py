@@ -28,8 +28,7 @@ class MemoryBank:
         momentum: weight of the old entry in an update, 0 to 1 (0.5 in the paper's code).
         seed: seed of the random unit vectors that the bank is initialised with.
         world: processes that the bank is sharded over.
-        dtype: float32, or bfloat16 for half the memory and traffic with an error of at most 2⁻⁹
-            in a similarity.
+        dtype: float32, or bfloat16 for half the memory and traffic with an error of at most 2⁻⁹ in a similarity.
     """
 
     def __init__(
@@ -68,8 +67,7 @@ class MemoryBank:
         """Move the entries of the global batch towards its embeddings and normalise them.
 
         Args:
-            index: (B,) int64, the pairs of this process. A CPU tensor avoids a synchronisation
-                with the device.
+            index: (B,) int64, the pairs of this process. A CPU tensor avoids a synchronisation with the device.
             video: (B, D) f_v of unit norm.
             text: (B, D) f_t of unit norm.
         """
@@ -97,8 +95,7 @@ class MemoryBank:
             RunError: the number of pairs or the dimension differs.
         """
         old_size, size = len(shards), self.world.size
-        # All entries with the same index modulo `period` are on one old and on one new process,
-        # evenly spaced on both.
+        # All entries with the same index modulo `period` are on one old and on one new process, evenly spaced on both.
         period = math.lcm(old_size, size)
         for name, entries in (("video", self.video), ("text", self.text)):
             saved = (sum(len(shard[name]) for shard in shards), shards[0][name].shape[1])

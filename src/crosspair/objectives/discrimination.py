@@ -73,9 +73,7 @@ class CrossPair:
 class SelfInstance:
     """Non-parametric instance discrimination (Equation 2): queries (f_v, f_t), the bank's (f̄ᵛ, f̄ᵗ) as classes.
 
-    Args:
-        temperature: τ (0.07 in the paper).
-        world: processes that the bank is sharded over.
+    The arguments are those of `CrossPair`.
     """
 
     names: Mapping[str, str] = {"pair": "pair"}

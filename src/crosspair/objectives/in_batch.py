@@ -14,13 +14,9 @@ from crosspair.objectives.softmax import nll_loss
 
 
 class InBatch(nn.Module):
-    """InfoNCE: −log p(i_t|v) − log p(i_v|t) of Equation 3 over the pairs of the batch.
+    """InfoNCE: −log p(i_t|v) − log p(i_v|t) of Equation 3 over the pairs of the batch of all processes.
 
     The two directions are summed, as in the other objectives. CLIP averages them and learns τ.
-
-    Args:
-        temperature: τ.
-        world: processes that the batch is distributed over.
     """
 
     def __init__(self, temperature: float, world: World) -> None:
@@ -65,12 +61,7 @@ def ranking_loss(
 
 
 class Ranking(nn.Module):
-    """Ranking loss (Equation 4) in both directions.
-
-    Args:
-        margin: δ.
-        world: processes that the batch is distributed over.
-    """
+    """Ranking loss (Equation 4) with margin δ in both directions, over the batch of all processes."""
 
     def __init__(self, margin: float, world: World) -> None:
         super().__init__()
@@ -102,12 +93,7 @@ class Ranking(nn.Module):
 def gather_batch(
     video: torch.Tensor, text: torch.Tensor, world: World
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All-gather the embeddings of a batch. Gradients flow back to the process of each row.
-
-    Args:
-        video: (B, D) f_v of this process.
-        text: (B, D) f_t of this process.
-        world: processes that the batch is distributed over; B may differ between them.
+    """All-gather the embeddings f_v and f_t (B, D); gradients flow back. B may differ between processes.
 
     Returns:
         f_v and f_t of all processes, (n, D) each, and the rows of this process's pairs, (B,) int64.

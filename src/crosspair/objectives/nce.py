@@ -180,8 +180,7 @@ def sharded_gather_dot(
 
     Args:
         query: (B, d) queries of this process.
-        columns: this process's rows of the table (row i is on process i % world.size), as in
-            `gather_dot`.
+        columns: this process's rows of the table (row i is on process i % world.size), as in `gather_dot`.
         rows: (n, m) int64, rows of the table for the queries of all processes, in rank order.
         world: processes that the table is sharded over.
 
@@ -199,8 +198,7 @@ def gather_dot(query: torch.Tensor, columns: Sequence[torch.Tensor], rows: torch
 
     Args:
         query: (B, d).
-        columns: the table as blocks of columns (N, d₁), (N, d₂), … with Σ d_i = d; float32 or
-            bfloat16.
+        columns: the table as blocks of columns (N, d₁), (N, d₂), … with Σ d_i = d; float32 or bfloat16.
         rows: (B, m) int64, 0 to N - 1.
 
     Returns:

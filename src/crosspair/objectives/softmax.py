@@ -20,11 +20,7 @@ CHUNK = 1 << 14  # classes per chunk
 
 
 class ExactSoftmax(nn.Module):
-    """Exact −log p(positive), summed over the distributions of a discrimination.
-
-    Args:
-        discrimination: queries and classes.
-    """
+    """Exact −log p(positive), summed over the distributions of a discrimination."""
 
     def __init__(self, discrimination: Discrimination) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
-"""Read, override, validate, write and hash recipes.
+"""Read, override, validate, write and hash recipes; the packaged recipes lie in this folder.
 
-A recipe is a YAML file with one section for each field of `crosspair.config.Recipe` or
-`FinetuneRecipe`; the packaged recipes lie in this folder.
+A recipe is a YAML file with one section for each field of `crosspair.config.Recipe` or `FinetuneRecipe`.
 """
 
 from __future__ import annotations
@@ -34,11 +33,7 @@ def recipe_names(kind: type[Recipe | FinetuneRecipe] = Recipe) -> list[str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a pre-training recipe; see `read_recipe`.
-
-    >>> load_recipe("laptop", ["training.epochs=3"]).training.epochs
-    3
-    """
+    """Read a pre-training recipe; see `read_recipe`."""
     return read_recipe(Recipe, name, overrides)
 
 
@@ -51,13 +46,15 @@ def read_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ())
         overrides: ``section.key=value`` with the value in YAML; the last one of a key is used.
 
     Raises:
-        RecipeError: the recipe does not exist, a key is unknown (the closest one is suggested), or
-            a value is invalid.
+        RecipeError: the recipe does not exist, a key is unknown (the closest one is suggested), or a value is invalid.
 
-    >>> read_recipe(FinetuneRecipe, "ucf101").clip.frames
-    16
+    >>> read_recipe(FinetuneRecipe, "ucf101", ["training.epochs=3"]).training.epochs
+    3
     """
-    settings = _flatten(read_yaml(_find_recipe(kind, name), name), name)
+    nested = read_yaml(_find_recipe(kind, name), name)
+    if not isinstance(nested, dict):
+        raise RecipeError(f"{name}: a recipe must be a YAML mapping of sections, not {nested!r}")
+    settings = _flatten(nested)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -72,15 +69,10 @@ def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
 
 
 def make_recipe(kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = "recipe") -> AnyRecipe:
-    """Build a recipe from dotted keys and plain values.
-
-    Args:
-        kind: `Recipe` or `FinetuneRecipe`.
-        settings: values by ``section.key``; missing keys have their defaults.
-        name: of the recipe, for error messages.
+    """Build a recipe from values by ``section.key``; missing keys have their defaults.
 
     Raises:
-        RecipeError: a key is unknown, or a value is invalid.
+        RecipeError: a key is unknown, or a value is invalid; the message begins with ``name``.
     """
     defaults = recipe_settings(kind())
     nested: dict[str, dict[str, Any]] = {}
@@ -105,7 +97,7 @@ def make_recipe(kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = 
 
 def recipe_settings(recipe: Recipe | FinetuneRecipe) -> dict[str, Any]:
     """Return a recipe as dotted keys and plain values: the inverse of `make_recipe`."""
-    return _flatten(_to_plain(recipe), "recipe")
+    return _flatten(_to_plain(recipe))
 
 
 def dump_recipe(recipe: Recipe | FinetuneRecipe) -> str:
@@ -119,52 +111,11 @@ def recipe_hash(recipe: Recipe | FinetuneRecipe) -> str:
 
 
 def run_recipe_hash(kind: type[AnyRecipe], model: str) -> str:
-    """Return the hash of the recipe of the run that a model folder belongs to.
-
-    Args:
-        kind: of the recipe.
-        model: model folder, or another name of a model.
-
-    Returns:
-        The hash of ``recipe.yaml`` in the parent folder; empty if there is none.
-    """
+    """Return the hash of the recipe of the run that a model folder lies in; empty if there is none."""
     file = Path(model).parent / "recipe.yaml"
     if not Path(model).is_dir() or not file.is_file():  # e.g. a model on the Hub
         return ""
     return recipe_hash(read_recipe(kind, str(file)))
-
-
-def _find_recipe(kind: type[AnyRecipe], name: str) -> str | Path:
-    """Return the text of a packaged recipe, or the path of a file; RecipeError for an unknown name."""
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        return path
-    names = recipe_names(kind)
-    if name in names:
-        file = resources.files(__name__) / FOLDERS[kind] / f"{name}.yaml"
-        return file.read_text(encoding="utf-8")
-    other, task = (FinetuneRecipe, "fine-tuning") if kind is Recipe else (Recipe, "pre-training")
-    if name in recipe_names(other):
-        raise RecipeError(f"{name!r} is a {task} recipe; choose one of {', '.join(names)}")
-    raise RecipeError(f"no recipe {name!r}; {suggest(name, names)}, or give a YAML file")
-
-
-def _to_plain(recipe: Recipe | FinetuneRecipe) -> Any:
-    """Return a recipe as nested dictionaries of JSON values; tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists
-
-
-def _flatten(nested: Any, name: str) -> dict[str, Any]:
-    """Return values by ``section.key``; RecipeError, naming ``name``, if ``nested`` is not a mapping."""
-    if not isinstance(nested, dict):
-        raise RecipeError(f"{name}: a recipe must be a YAML mapping of sections, not {nested!r}")
-    flat = {}
-    for section, fields in nested.items():
-        if isinstance(fields, dict):
-            flat.update({f"{section}.{field}": value for field, value in fields.items()})
-        else:
-            flat[section] = fields
-    return flat
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -177,6 +128,36 @@ def suggest(name: str, known: Iterable[str]) -> str:
         or [key for key in known if difflib.get_close_matches(last, [key.rsplit(".", 1)[-1]])]
     )
     return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
+
+
+def _find_recipe(kind: type[AnyRecipe], name: str) -> str | Path:
+    """Return the text of a packaged recipe, or the path of a file."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return path
+    names = recipe_names(kind)
+    if name in names:
+        return (resources.files(__name__) / FOLDERS[kind] / f"{name}.yaml").read_text(encoding="utf-8")
+    other, task = (FinetuneRecipe, "fine-tuning") if kind is Recipe else (Recipe, "pre-training")
+    if name in recipe_names(other):
+        raise RecipeError(f"{name!r} is a {task} recipe; choose one of {', '.join(names)}")
+    raise RecipeError(f"no recipe {name!r}; {suggest(name, names)}, or give a YAML file")
+
+
+def _to_plain(recipe: Recipe | FinetuneRecipe) -> dict[str, dict[str, Any]]:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))  # type: ignore[no-any-return]  # tuples become lists
+
+
+def _flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by ``section.key``."""
+    flat: dict[str, Any] = {}
+    for section, fields in nested.items():
+        flat |= (
+            {f"{section}.{key}": value for key, value in fields.items()}
+            if isinstance(fields, dict)
+            else {section: fields}
+        )
+    return flat
 
 
 def _format_type_error(settings: Mapping[str, Any], message: str) -> str:

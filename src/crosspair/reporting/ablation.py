@@ -1,35 +1,24 @@
-"""Report of an ablation: HTML page with charts and examples, tables in Markdown, values as CSV."""
+"""Report of an ablation: HTML page with charts, tables in Markdown, all results as Parquet, means as CSV."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 
-from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.titles.stage import prepare_titles
-from crosspair.errors import CrosspairError, RunError
-from crosspair.evaluation.feature_cache import features_match, load_features
-from crosspair.evaluation.features import embed_texts
-from crosspair.evaluation.retrieval import target_ranks
-from crosspair.files import write_atomically
+from crosspair.files import atomic_write, write_atomically
 from crosspair.markdown import escape_markdown
-from crosspair.models.cpd import CPD
 from crosspair.reporting.ablation_tables import (
-    CSV_FIELDS,
     DONE,
+    MEAN_FIELDS,
+    RESULTS_TABLE,
+    STEPS,
     Ablation,
-    CellResult,
     Line,
-    ablation_frame,
     ablation_tables,
-    column_means,
     describe_findings,
     describe_uncertainty,
     headline_columns,
@@ -46,31 +35,23 @@ from crosspair.reporting.figures import (
     svg_figure,
     truncate,
 )
-from crosspair.reporting.run_report import (
-    ContactSheet,
-    History,
-    RetrievedClip,
-    SheetTile,
-    load_contact_sheet,
-    smooth_series,
-)
+from crosspair.reporting.run_report import read_history, smooth_series
 from crosspair.reporting.tables import ReportTable, TableCell, format_csv, pluralize, render_page
-from crosspair.reporting.titles import REASON_CLASSES, TitleExample, title_examples
 
 _PANEL = (3.3, 2.1)  # in
 _NAME_LENGTH = 28  # characters
 _MIN_VALUES = 3  # of an axis with a chart
-_QUERIES, _CLIPS = 3, 5  # best and worst queries each, and clips per query
-_TITLES, _PAIRS = 300, 6  # titles to choose from, and pairs shown
+_LOGARITHMIC = 8  # ratio of an axis' largest and smallest value
 
 SeedLines = list[tuple[pd.Series, bool]]  # by thousands of clips seen, and whether the cell is done
 
 
 def write_ablation_report(folder: Path) -> Path:
-    """Write ``report.html``, ``report.md`` and ``report.csv``.
+    """Write ``report.html`` and ``report.md``, ``results.parquet`` and ``report.csv``.
 
-    The CSV file has a line for each unrounded value, a line for each mean over seeds (with an empty
-    seed) with its difference to the baseline, and a line for each cell that is not done.
+    ``results.parquet`` has all results of all cells, see `crosspair.reporting.ablation_tables.collect_results`: it and
+    ``plan.yaml`` are enough to write the report again. ``report.csv`` has the means over seeds and the differences to
+    the baseline, unrounded.
 
     Args:
         folder: of ``crosspair ablate``; its cells may be done, failed or missing.
@@ -79,166 +60,145 @@ def write_ablation_report(folder: Path) -> Path:
         The path of the page.
 
     Raises:
-        RunError: ``ablation.json`` does not exist or is damaged, or a file cannot be written.
+        RunError: the folder has no ablation or is damaged, or a file cannot be written.
     """
     ablation = read_ablation(folder)
-    frame = ablation_frame(ablation)
-    tables = ablation_tables(ablation, frame)
-    cells = _cells_table(ablation)
-    findings = describe_findings(ablation, frame)
-    uncertainty = describe_uncertainty(ablation, frame)
     page = render_page(
-        "ablation.html", ablation=ablation, tables=tables, findings=findings,
-        uncertainty=uncertainty, cells=cells, kinds=REASON_CLASSES,
-        charts=axis_charts(ablation, frame) or dot_charts(frame),
-        validation=validation_panels(ablation), losses=loss_panels(ablation),
-        examples=retrieval_examples(ablation),
+        "ablation.html", title=ablation.plan["title"], number=ablation.plan.get("table", ""),
+        tables=ablation_tables(ablation), cells=_cells_table(ablation, folder),
+        findings=describe_findings(ablation), uncertainty=describe_uncertainty(ablation),
+        charts=axis_charts(ablation) or dot_charts(ablation), validation=validation_panels(ablation, folder),
     )  # fmt: skip
-    blocks = [
-        f"# {escape_markdown(ablation.title)}", escape_markdown(findings[0]),
-        "\n".join(f"- {escape_markdown(finding)}" for finding in findings[1:]), escape_markdown(uncertainty),
-        *(table.markdown() for table in [*tables, cells]),
-    ]  # fmt: skip
-    write_atomically(folder / "report.md", "\n\n".join(filter(None, blocks)) + "\n")
-    write_atomically(folder / "report.csv", format_csv(frame[CSV_FIELDS]))
+    with atomic_write(folder / RESULTS_TABLE) as partial_file:
+        ablation.results.to_parquet(partial_file, compression="zstd", index=False)
+    write_atomically(folder / "report.md", ablation_markdown(ablation, folder))
+    write_atomically(folder / "report.csv", format_csv(ablation.means[MEAN_FIELDS]))
     write_atomically(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _cells_table(ablation: Ablation) -> ReportTable:
-    head = [
-        "row", "seed", "status", "pretrain, s", "evaluate, s", "fine-tune, s", "clips", "clips/s",
+def ablation_markdown(ablation: Ablation, folder: Path) -> str:
+    """Format findings, tables and cells in Markdown; links to files of cells are relative to ``folder``."""
+    extent, *findings = map(escape_markdown, describe_findings(ablation))
+    tables = [*ablation_tables(ablation), _cells_table(ablation, folder)]
+    blocks = [
+        f"# {escape_markdown(ablation.plan['title'])}", extent, "\n".join(f"- {finding}" for finding in findings),
+        escape_markdown(describe_uncertainty(ablation)), *(table.markdown() for table in tables),
     ]  # fmt: skip
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _cells_table(ablation: Ablation, folder: Path) -> ReportTable:
+    """Build the table of cells: status, durations, and a link to the run's page, or else to its results or log."""
+    head = ["row", "seed", "status", "pretrain, s", "evaluate, s", "fine-tune, s", "clips", "clips/s"]
     rows = []
-    for cell in (cell for cells in ablation.rows.values() for cell in cells):
-        file = cell.path / ("results.json" if cell.results else "log.txt")
-        link = file.relative_to(ablation.folder).as_posix() if file.is_file() else ""
-        numbers = [cell.seconds.get(step) for step in ("pretrain", "evaluate", "finetune")]
-        numbers += [cell.clips, cell.speed]
-        style = "" if cell.status == DONE else "incomplete"
+    for cell in ablation.cells.to_dict("records"):
+        files = (f"{cell['cell']}/{name}" for name in ("report.html", "results.json", "log.txt"))
+        link = next((file for file in files if (folder / file).is_file()), "")
+        done, seconds = cell["status"] == DONE, cell["pretrain_s"]
+        numbers = [
+            *(cell[f"{step}_s"] for step in STEPS),
+            cell["clips"],
+            cell["clips"] / seconds if seconds and done else None,
+        ]
         rows.append([
-            TableCell(cell.name, cell.error, link, style="partial"),
-            TableCell(str(cell.seed)), TableCell(cell.status, style=style),
+            TableCell(cell["row"], cell["error"] or "", link, style="partial"), TableCell(str(cell["seed"])),
+            TableCell(cell["status"], style="" if done else "incomplete"),
             *(TableCell("–" if number is None else f"{number:,.0f}") for number in numbers),
         ])  # fmt: skip
+    order = {name: place for place, name in enumerate(ablation.rows)}
+    rows.sort(key=lambda row: order[row[0].text])
     return ReportTable("cells", "Cells", list(map(TableCell, head)), rows)
 
 
-def validation_panels(ablation: Ablation) -> list[Curve]:
-    """Draw text-to-video R@10 on the validation pairs over the clips seen, a panel per row."""
-    recall = "text_to_video_R@10"
-    rows = _seed_lines(ablation, lambda history: 100 * smooth_series("", history.validation, recall))
-    means = [_mean_line(lines) for lines in rows.values()]
-    top = max((line.max() for lines in rows.values() for line, _ in lines), default=0.0)
-    return [
-        _draw_panel("Validation", name, lines, others=means, ylabel="R@10, %", top=top) for name, lines in rows.items()
-    ]
-
-
-def loss_panels(ablation: Ablation) -> list[Curve]:
-    """Draw the training loss over the clips seen, a panel per row, each with its own scale."""
-    rows = _seed_lines(ablation, lambda history: smooth_series("", history.train, "loss"))
-    return [_draw_panel("Loss", name, lines, ylabel="loss") for name, lines in rows.items()]
-
-
-def _seed_lines(ablation: Ablation, read: Callable[[History], pd.Series]) -> dict[str, SeedLines]:
-    """Return, by row, each cell's curve of ``read`` over thousands of clips seen, and whether the cell is done."""
+def validation_panels(ablation: Ablation, folder: Path) -> list[Curve]:
+    """Draw text-to-video R@10 on the validation pairs over the clips seen, a panel per row of the plan."""
     rows: dict[str, SeedLines] = {}
-    for name, cells in ablation.rows.items():
-        for cell in cells:
-            line, last = read(cell.history), (cell.history.train or [{}])[-1]
+    for cell in ablation.cells.itertuples():
+        if (folder / cell.cell / "metrics.jsonl").is_file():
+            history = read_history(folder / cell.cell)
+            line = 100 * smooth_series("", history.validation, "text_to_video_R@10")
+            last = (history.train or [{}])[-1]
             if len(line) and last.get("pairs") and last["epoch"]:
                 line.index *= last["pairs"] / last["epoch"] / 1000
-                rows.setdefault(name, []).append((line, cell.status == DONE))
-    return rows
+                rows.setdefault(cell.row, []).append((line, cell.status == DONE))
+    means = {name: _mean_line(lines) for name, lines in rows.items()}
+    top = 1.05 * max((line.max() for lines in rows.values() for line, _ in lines), default=0.0) or 1.0
+    panels = []
+    for name in (name for name in ablation.rows if name in rows):
+        draw = partial(_draw_panel, lines=rows[name], mean=means[name], others=[*means.values()], top=top)
+        incomplete = sum(not done for _, done in rows[name])
+        caption = pluralize(len(rows[name]), "seed")
+        caption += f", {incomplete} of them not done (dotted)" if incomplete else ""
+        panels.append(Curve(name, svg_figure(f"Validation of {name}", draw, _PANEL), caption))
+    return panels
 
 
 def _mean_line(lines: SeedLines) -> pd.Series:
     """Average the lines of completed cells at the points that they have in common."""
-    complete = [line for line, done in lines if done]
-    if not complete:
-        return pd.Series(dtype=float)
+    complete = [line for line, done in lines if done] or [pd.Series(dtype=float)]
     return pd.concat(complete, axis=1, join="inner").mean(axis=1)
 
 
-def _draw_panel(
-    kind: str, row: str, lines: SeedLines, ylabel: str, others: Sequence[pd.Series] = (),
-    top: float | None = None,
-) -> Curve:  # fmt: skip
-    """Draw a row's seeds thin (dotted if not done), their mean thick, and the means ``others`` in grey."""
-
-    def draw(axes: Axes) -> None:
-        for line in others:
-            axes.plot(line, color=INK, linewidth=0.7, alpha=0.4)
-        for line, done in lines:
-            style = "-" if done else (0, (1, 1))
-            axes.plot(line, color=SERIES[0], linewidth=0.8, alpha=0.8, linestyle=style)
-        mean = _mean_line(lines)
-        axes.plot(mean, color=SERIES[0], linewidth=2.2, marker="o" if len(mean) == 1 else "")
-        axes.margins(x=0)
-        if top is not None:
-            axes.set_ylim(0, 1.05 * top or 1)
-        axes.set_xlabel("thousand clips seen", fontsize="small")
-        axes.set_title(ylabel, loc="left", fontsize="small")
-        axes.tick_params(labelsize="small")
-
-    incomplete = sum(not done for _, done in lines)
-    caption = pluralize(len(lines), "seed")
-    caption += f", {incomplete} of them not done (dotted)" if incomplete else ""
-    return Curve(row, svg_figure(f"{kind} of {row}", draw, _PANEL), caption)
+def _draw_panel(axes: Axes, lines: SeedLines, mean: pd.Series, others: Sequence[pd.Series], top: float) -> None:
+    """Draw a row's seeds thin (dotted if not done), their mean thick, and the means of all rows in grey."""
+    for line in others:
+        axes.plot(line, color=INK, linewidth=0.7, alpha=0.4)
+    for line, done in lines:
+        axes.plot(line, color=SERIES[0], linewidth=0.8, alpha=0.8, linestyle="-" if done else (0, (1, 1)))
+    axes.plot(mean, color=SERIES[0], linewidth=2.2, marker="o" if len(mean) == 1 else "")
+    axes.margins(x=0)
+    axes.set_ylim(0, top)
+    axes.set_xlabel("thousand clips seen", fontsize="small")
+    axes.set_title("R@10, %", loc="left", fontsize="small")
+    axes.tick_params(labelsize="small")
 
 
-def axis_charts(ablation: Ablation, frame: pd.DataFrame) -> list[Curve]:
+def axis_charts(ablation: Ablation) -> list[Curve]:
     """Draw accuracy over the plan's first numeric axis, a chart per protocol, a line per value of other axes.
 
     Returns:
         No chart if no axis has three numeric values, or if there are more than six lines.
     """
-    rows = pd.DataFrame({name: cells[0].row for name, cells in ablation.rows.items()}).T
+    names = ablation.cells.drop_duplicates("row").set_index("row").filter(like="axis.")
+    rows = names.rename(columns=lambda name: name.removeprefix("axis."))
     numbers = rows.apply(pd.to_numeric, errors="coerce")
     is_numeric = numbers.notna().all() & (rows.nunique() >= _MIN_VALUES)
     if not is_numeric.any():
         return []
     axis = is_numeric.idxmax()
-    others = rows.drop(columns=axis).apply(" / ".join, axis=1, result_type="reduce").tolist()
-    if len(set(others)) > len(SERIES):
+    others = rows.drop(columns=axis).apply(" / ".join, axis=1, result_type="reduce").astype(str)
+    others = others if rows.shape[1] > 1 else pd.Series("", rows.index)
+    if others.nunique() > len(SERIES):
         return []
     charts = []
-    for column in headline_columns(frame):
-        means = {line["row"]: line for line in column_means(frame, column)}
-        lines: dict[str, list[tuple[float, Line]]] = {}
-        for name, other, x in zip(rows.index, others, numbers[axis], strict=True):
-            if name in means:
-                lines.setdefault(other, []).append((x, means[name]))
-        for points in lines.values():
-            points.sort(key=lambda point: point[0])
-        chance = means.get("chance")
-        draw = partial(_draw_axis_chart, axis=axis, lines=lines, chance=chance)
-        figure = svg_figure(f"{column.title} by {axis}", draw)
+    for column in headline_columns(ablation):
+        means = pd.DataFrame(ablation.column_means(column)).set_index("row")
+        points = means.assign(x=numbers[axis], line=others).dropna(subset="x").sort_values("x")
+        lines = {name: points[points.line == name] for name in others.unique() if name in set(points.line)}
+        chance = means.value.get("chance")
+        figure = svg_figure(f"{column.title} by {axis}", partial(_draw_axis, axis=axis, lines=lines, chance=chance))
         caption = f"{column.detail}. Mean and standard deviation over seeds."
-        charts.append(Curve(column.title, figure, caption + " Dotted: chance." * bool(chance)))
+        charts.append(Curve(column.title, figure, caption + " Dotted: chance." * (chance is not None)))
     return charts
 
 
-def _draw_axis_chart(axes: Axes, axis: str, lines: dict[str, list[tuple[float, Line]]], chance: Line | None) -> None:
-    ticks = sorted({x for line in lines.values() for x, _ in line})
-    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= 8
-    span = ticks[-1] - ticks[0]
+def _draw_axis(axes: Axes, axis: str, lines: dict[str, pd.DataFrame], chance: float | None) -> None:
+    ticks = sorted({x for points in lines.values() for x in points.x})
+    logarithmic = ticks[0] > 0 and ticks[-1] / ticks[0] >= _LOGARITHMIC
     ends = []
     for number, (name, points) in enumerate(lines.items()):
         # Shift the lines horizontally, so that their error bars do not hide one another.
         shift = (number - (len(lines) - 1) / 2) * 0.012
+        values = 100 * points.value.astype(float)
         axes.errorbar(
-            [x * (1 + 4 * shift) if logarithmic else x + shift * span for x, _ in points],
-            [100 * mean["value"] for _, mean in points],
-            [100 * (mean["deviation"] or 0) for _, mean in points],
-            color=SERIES[number], linestyle=STYLES[number], linewidth=1.6, marker="o",
-            markersize=3.5, capsize=2.5,
+            points.x * (1 + 4 * shift) if logarithmic else points.x + shift * (ticks[-1] - ticks[0]), values,
+            100 * points.deviation.astype(float).fillna(0), color=SERIES[number], linestyle=STYLES[number],
+            linewidth=1.6, marker="o", markersize=3.5, capsize=2.5,
         )  # fmt: skip
-        end = 100 * points[-1][1]["value"]
-        ends.append((end, truncate(name, _NAME_LENGTH), SERIES[number]))
-    if chance:
-        axes.axhline(100 * chance["value"], color=INK, linestyle=":", linewidth=1)
+        ends.append((values.iloc[-1], truncate(name, _NAME_LENGTH), SERIES[number]))
+    if chance is not None:
+        axes.axhline(100 * chance, color=INK, linestyle=":", linewidth=1)
     if logarithmic:
         axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -249,23 +209,21 @@ def _draw_axis_chart(axes: Axes, axis: str, lines: dict[str, list[tuple[float, L
     label_line_ends(axes, ends if len(ends) > 1 else [])
 
 
-def dot_charts(frame: pd.DataFrame) -> list[Curve]:
+def dot_charts(ablation: Ablation) -> list[Curve]:
     """Draw the values of all seeds with mean and deviation by row, a chart per protocol."""
     charts = []
-    for column in headline_columns(frame):
-        means = column_means(frame, column)
-        done = frame[(frame.column == column) & (frame.status == DONE)]
-        seeds = [100 * done.value[done.row == line["row"]] for line in means]
-        draw = partial(_draw_dots, means=means, seeds=seeds)
+    for column in headline_columns(ablation):
+        means, values = ablation.column_means(column), ablation.values[ablation.values.column == column]
+        draw = partial(_draw_dots, means=means, values=values)
         figure = svg_figure(f"{column.title} by row", draw, (CHART[0], 0.7 + 0.27 * len(means)))
         caption = f"{column.detail}. Dots: seeds; bars: mean and standard deviation."
         charts.append(Curve(column.title, figure, caption))
     return charts
 
 
-def _draw_dots(axes: Axes, means: Sequence[Line], seeds: Sequence[pd.Series]) -> None:
-    for y, (line, dots) in enumerate(zip(means, seeds, strict=True)):
-        colour = SERIES[0] if line["of"] == "trained" else INK
+def _draw_dots(axes: Axes, means: Sequence[Line], values: pd.DataFrame) -> None:
+    for y, line in enumerate(means):
+        dots, colour = 100 * values.value[values.row == line["row"]], SERIES[0] if line["of"] == "trained" else INK
         axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=4, alpha=0.55)
         axes.errorbar(
             100 * line["value"], y, xerr=100 * (line["deviation"] or 0), fmt="|", color=colour,
@@ -274,94 +232,3 @@ def _draw_dots(axes: Axes, means: Sequence[Line], seeds: Sequence[pd.Series]) ->
     label_rows(axes, [truncate(line["row"], _NAME_LENGTH) for line in means])
     axes.set_xlabel("%")
     axes.margins(y=0.08)
-
-
-@dataclass
-class RetrievalExamples:
-    """Examples of an ablation's report, and the reasons for those that are unavailable."""
-
-    best: Sequence[ContactSheet] = ()
-    worst: Sequence[ContactSheet] = ()
-    pairs: Sequence[tuple[SheetTile, TitleExample]] = ()
-    unavailable: list[str] = field(default_factory=list)
-
-
-def retrieval_examples(ablation: Ablation) -> RetrievalExamples:
-    """Retrieve clips with the baseline's first completed cell, and show some of its pairs.
-
-    Models, features and videos may have been deleted since; the reasons are then in
-    ``unavailable``.
-    """
-    done = [cell for cell in ablation.rows[ablation.baseline] if cell.status == DONE]
-    if not done:
-        return RetrievalExamples(unavailable=["No cell of the baseline is done: no examples."])
-    examples = RetrievalExamples()
-    try:
-        examples.best, examples.worst = best_and_worst_queries(done[0])
-    except CrosspairError as error:
-        examples.unavailable.append(f"Retrieval examples of the baseline are unavailable: {error}")
-    try:
-        examples.pairs = cleaned_pairs(_job_manifest(done[0], "training"))
-    except CrosspairError as error:
-        examples.unavailable.append(f"Examples of pairs are unavailable: {error}")
-    return examples
-
-
-def best_and_worst_queries(cell: CellResult) -> tuple[list[ContactSheet], list[ContactSheet]]:
-    """Retrieve clips for the three test titles that rank their own clip best (ties: by margin), and worst.
-
-    Raises:
-        CrosspairError: the cell's model, features or manifest do not exist.
-    """
-    manifest = _job_manifest(cell, "evaluation")
-    model = CPD.from_pretrained(cell.path / "model")
-    features = load_features(cell.path / "features")
-    if not features_match(cell.path / "features", manifest):
-        raise RunError(f"{manifest.path} has changed since the cell was evaluated")
-    splits, titles = manifest.column("split"), manifest.column(model.text.column)
-    empty = model.text_encoder.is_empty  # titles without a known word, as in retrieval
-    kept = {
-        i: row
-        for i, row in enumerate(features.rows.tolist())
-        if splits[row] == "test" and titles[row] and not empty(titles[row])
-    }
-    rows = list(kept.values())
-    if len(rows) < 2:
-        raise RunError(f"{manifest.path} has fewer than two test videos with titles")
-    texts, videos = embed_texts(model, [titles[row] for row in rows]), features.embedding[[*kept]]
-    scores, ranks = texts @ videos.T, target_ranks(texts, videos)
-    others = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
-    margins = scores.diagonal() - others.amax(dim=1)
-    order = sorted(range(len(rows)), key=lambda i: (int(ranks[i]), -float(margins[i])))
-    clips = manifest.clips()
-
-    def sheet(query: int) -> ContactSheet:
-        own_rank, own_scores = int(ranks[query]), scores[query].tolist()
-        top = [(i, 0) for i in scores[query].topk(min(_CLIPS, len(rows))).indices.tolist()]
-        if own_rank > len(top):
-            top[-1] = (query, own_rank)
-        retrieved = [RetrievedClip(clips[rows[i]], titles[rows[i]], own_scores[i], i == query, rank) for i, rank in top]
-        sheet = load_contact_sheet(titles[rows[query]], retrieved)
-        return replace(sheet, note=f"Rank of its own clip: {own_rank} of {len(rows)}.")
-
-    return [sheet(i) for i in order[:_QUERIES]], [sheet(i) for i in order[: -_QUERIES - 1 : -1]]
-
-
-def cleaned_pairs(manifest: Manifest) -> list[tuple[SheetTile, TitleExample]]:
-    """Select up to six training pairs; return frames and raw, clean and tree titles (Figures 3 and 4)."""
-    train = manifest.split("train")
-    train = train.take(range(0, len(train), max(1, len(train) // _TITLES)))
-    examples = title_examples(prepare_titles(train, workers=1)[1], _PAIRS)
-    clips = dict(zip(train.column("title"), train.clips(), strict=True))
-    retrieved = [RetrievedClip(clips[each.raw], each.raw, 0.0) for each in examples]
-    return list(zip(load_contact_sheet("", retrieved).tiles, examples, strict=True))
-
-
-def _job_manifest(cell: CellResult, key: str) -> Manifest:
-    """Read the manifest of the cell's training pairs ("training") or test videos ("evaluation")."""
-    path = cell.path / "job.json"
-    try:
-        manifest = Path(json.loads(path.read_text(encoding="utf-8"))["paths"][key])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RunError(f"{path} is missing or damaged") from error
-    return Manifest.read(manifest)

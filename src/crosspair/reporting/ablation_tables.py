@@ -1,19 +1,21 @@
-"""Results of an ablation's folder: means over seeds, differences to the baseline, findings."""
+"""Results of an ablation: a table of all of them, means over seeds, differences to the baseline, findings."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from scipy import stats
 
-from crosspair.errors import RunError
+from crosspair.errors import RecipeError, RunError
 from crosspair.evaluation.results import Result, read_results
-from crosspair.reporting.run_report import History, read_history
+from crosspair.files import read_yaml
 from crosspair.reporting.tables import (
     COLUMN_FIELDS,
     TABLE_TITLES,
@@ -27,168 +29,180 @@ from crosspair.reporting.tables import (
     sort_columns,
 )
 
-ABLATION = "ablation.json"
+ABLATION, PLAN, RESULTS_TABLE = "ablation.json", "plan.yaml", "results.parquet"
 DONE = "done"
-CSV_FIELDS = [
-    "row", "of", *COLUMN_FIELDS, "seed", "value", "deviation", "seeds", "difference", "error",
-    "low", "high", "status",
+STEPS = ("pretrain", "evaluate", "finetune")
+RESULT_FIELDS = [
+    "of", "protocol", "metric", "feature", "split", "value", "low", "high", "count", "settings", "details",
+    "recipe", "model", "manifest", "manifest_file", "commit", "created", "cpu", "cores", "memory", "torch", "device",
+]  # fmt: skip
+"""Fields of `crosspair.evaluation.Result` (the last two as JSON), of its provenance, and of the machine."""
+MEAN_FIELDS = [
+    "row", "of", *COLUMN_FIELDS, "value", "deviation", "seeds", "difference", "error", "low", "high",
 ]  # fmt: skip
 _FEW_SEEDS = 5
 _REFERENCES = ("random weights", "chance")
 _ROUNDING = 1e-9  # standard errors below this are rounding errors of equal differences
 
-Line = Mapping[str, Any]  # a row of `ablation_frame`
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """A row of the plan with one seed."""
-
-    row: Mapping[str, str]  # name of the value by axis
-    seed: int
-    path: Path
-    status: str  # "done", "failed" or "missing"
-    error: str  # last line of the log of a failed cell
-    seconds: Mapping[str, float]  # of the completed steps: "pretrain", "evaluate", "finetune"
-    clips: int  # seen in pre-training
-    results: Sequence[Result]  # empty unless done
-    history: History  # of pre-training; empty if not started
-
-    @property
-    def name(self) -> str:
-        """Name of the row, e.g. "words / frozen"."""
-        return " / ".join(self.row.values())
-
-    @property
-    def speed(self) -> float | None:
-        """Clips per second of the whole pre-training."""
-        seconds = self.seconds.get("pretrain")
-        return self.clips / seconds if seconds and self.status == DONE else None
+Line = Mapping[str, Any]  # a row of `Ablation.means`
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """An ablation's plan and cells."""
+    """An ablation's plan and results."""
 
-    folder: Path
-    title: str
-    table: str  # number of the paper's table, e.g. "1a"; empty if there is none
-    baseline: str  # name of the row that the others are compared with
-    published: Sequence[Line]  # name of the row, source, protocol, metric; value, difference, note
-    axes: Sequence[str]
-    cells: Sequence[CellResult]
+    plan: Mapping[str, Any]  # content of plan.yaml
+    results: pd.DataFrame  # see `collect_results`
 
     @property
-    def rows(self) -> dict[str, list[CellResult]]:
-        """Cells by the name of the row, the baseline first, then in the plan's order."""
-        rows: dict[str, list[CellResult]] = {self.baseline: []}
-        for cell in self.cells:
-            rows.setdefault(cell.name, []).append(cell)
-        return rows
+    def baseline(self) -> str:
+        """Name of the row that the others are compared with."""
+        return self.row_name(self.plan["first"])
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The first row of ``results`` of each cell."""
+        return self.results.drop_duplicates("cell")
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the rows, the baseline first, then in the plan's order."""
+        return list(dict.fromkeys([self.baseline, *self.results.row]))
 
     @property
     def seeds(self) -> int:
         """Number of seeds per row."""
-        return len({cell.seed for cell in self.cells})
+        return int(self.results.seed.nunique())
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """Values of single seeds, with the columns row, of, column, seed and value.
+
+        The rows of random weights and chance, which do not depend on the row of the plan, are those of the first
+        row that has them, and are named after their subject.
+        """
+        done = self.results[self.results.protocol.notna()]
+        frames = [results_frame([], row="", seed=0)]
+        for (row, seed), lines in done.groupby(["row", "seed"], sort=False):
+            results = [
+                Result(x.protocol, x.metric, x.value, x.of, x.split, x.feature, settings=json.loads(x.settings))
+                for x in lines.itertuples()
+            ]
+            frames.append(results_frame(results, row=row, seed=seed))
+        values = pd.concat(frames)[["row", "of", "column", "seed", "value"]]
+        values = values.drop_duplicates(["row", "of", "column", "seed"], keep="last")
+        values = values.sort_values("row", key=lambda rows: rows.map(self.rows.index), kind="stable")
+        first = values.groupby(["of", "column"], sort=False).row.transform("first")
+        repeated = (values.of == "chance") & values.duplicated(["of", "column"])
+        values = values[(values.of == "trained") | ((values.row == first) & ~repeated)]
+        return values.assign(row=values.row.where(values.of == "trained", values.of))
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Means over seeds of every row and reference, in the order of the tables.
+
+        The columns are `MEAN_FIELDS`: ``value`` with its sample standard ``deviation`` over ``seeds``, and the
+        `paired_difference` to the baseline; also ``column``, and ``complete``, whether the row has all seeds that any
+        row has. Fields that do not apply are None.
+        """
+        trained = self.values[self.values.of == "trained"]
+        numbers = list(TABLE_TITLES)
+        columns = sorted(sort_columns(trained.column), key=lambda column: numbers.index(column.table))
+        measured = trained.groupby("column", sort=False).seed.nunique()
+        groups = {
+            key: group.set_index("seed").value.astype(float)
+            for key, group in self.values.groupby(["column", "row"], sort=False)
+        }
+        lines = []
+        for column, row in product(columns, [*self.rows, *_REFERENCES]):
+            seeds, baseline = groups.get((column, row)), groups.get((column, self.baseline))
+            if seeds is None:
+                continue
+            line: dict[str, Any] = {"row": row, "of": row if row in _REFERENCES else "trained", "column": column}
+            line |= asdict(column) | {"value": seeds.mean(), "deviation": seeds.std(), "seeds": len(seeds)}
+            line["complete"] = len(seeds) == measured[column]
+            if baseline is not None and row not in {self.baseline, *_REFERENCES}:
+                line |= paired_difference(seeds, baseline)
+            lines.append(line)
+        return _replace_nan(pd.DataFrame(lines, columns=[*MEAN_FIELDS, "column", "complete"], dtype=object))
+
+    def row_name(self, row: Mapping[str, str]) -> str:
+        """Format a row of the plan, e.g. "words / frozen"."""
+        return " / ".join(row[axis] for axis in self.plan["axes"])
 
     def count(self, status: str) -> int:
-        """Count the cells of a status."""
-        return sum(cell.status == status for cell in self.cells)
+        """Count the cells of a status: "done", "failed" or "missing"."""
+        return int((self.cells.status == status).sum())
+
+    def column_means(self, column: Column) -> list[Line]:
+        """Return the means of a column, in the order of the rows."""
+        lines: list[Line] = self.means[self.means.column == column].to_dict("records")
+        return lines
+
+
+def is_ablation(folder: Path) -> bool:
+    """Whether a folder was written by ``crosspair ablate``, with its cells or only with the table of their results."""
+    return (folder / ABLATION).is_file() or (folder / RESULTS_TABLE).is_file()
 
 
 def read_ablation(folder: Path) -> Ablation:
-    """Read a folder written by ``crosspair ablate``.
-
-    A cell with the status "done" whose results cannot be read counts as failed.
+    """Read a folder of ``crosspair ablate``: ``plan.yaml``, and its cells or else ``results.parquet``.
 
     Raises:
-        RunError: ``ablation.json`` does not exist or is damaged.
+        RunError: a file is missing or damaged.
     """
-    path = folder / ABLATION
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        plan = content["plan"]
-        axes = list(plan["axes"])
-        names = [
-            " / ".join(row[axis] for axis in axes)
-            for row in (plan["first"], *(each["row"] for each in plan["published"]))
-        ]
-        published = [{**each, "name": name} for each, name in zip(plan["published"], names[1:], strict=True)]
-        cells = [_read_cell(folder, each) for each in content["cells"]]
-        table = plan.get("table", "")
-        ablation = Ablation(folder, plan["title"], table, names[0], published, axes, cells)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if (folder / ABLATION).is_file():
+            results = collect_results(folder)
+        else:
+            results = _replace_nan(pd.read_parquet(folder / RESULTS_TABLE, dtype_backend="numpy_nullable"))
+        ablation = Ablation(read_yaml(folder / PLAN, PLAN), results)
+        if ablation.baseline not in set(results.row):
+            raise LookupError(f"the baseline {ablation.baseline!r} has no cell")
+    except (OSError, RecipeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
-            f'{path} is damaged ({type(error).__name__}: {error}). Run the same "crosspair ablate" '
-            "command again to rewrite it."
+            f"{folder}: {PLAN}, {ABLATION} or {RESULTS_TABLE} is missing or damaged ({type(error).__name__}: {error}). "
+            'Run the same "crosspair ablate" command again to rewrite them.'
         ) from error
-    if not ablation.rows[ablation.baseline]:
-        raise RunError(f"{path}: the baseline {ablation.baseline!r} has no cell")
     return ablation
 
 
-def _read_cell(folder: Path, entry: Line) -> CellResult:
-    """Read a cell's results and history; "done" becomes "failed" if the results cannot be read."""
-    path, status, message = folder / entry["folder"], entry["status"], entry["error"] or ""
-    results: Sequence[Result] = ()
-    if status == DONE:
-        try:
-            results, _ = read_results(path / "results.json")
-        except RunError as error:
-            status, message = "failed", str(error)
-    history = read_history(path) if (path / "metrics.jsonl").is_file() else History()
-    return CellResult(
-        entry["row"], entry["seed"], path, status, message, entry["seconds"], entry["clips"],
-        results, history,
-    )  # fmt: skip
-
-
-def ablation_frame(ablation: Ablation) -> pd.DataFrame:
-    """Return all values of an ablation, and their means over seeds.
-
-    Values of random weights and chance, which do not depend on the row, are those of the first
-    row that has them.
+def collect_results(folder: Path) -> pd.DataFrame:
+    """Collect the results of all cells of a folder of ``crosspair ablate``, as written to ``results.parquet``.
 
     Returns:
-        The fields of ``report.csv`` and ``column``. Rows whose ``status`` is "done" are the value
-        of a seed; "mean", the mean over the seeds of a row with its sample standard deviation and
-        `paired_difference` to the baseline; "failed" and "missing", a cell without values.
-        Fields that do not apply are None.
+        A row per result, and a row per cell that is not done. ``row`` is the name of the plan's row, ``axis.NAME`` its
+        value on each axis, ``cell`` the cell's folder, ``clips`` those seen in pre-training, and ``pretrain_s``,
+        ``evaluate_s`` and ``finetune_s`` durations. A cell whose results cannot be read is "failed". The other columns
+        are those of `RESULT_FIELDS`; they are None if the cell is not done.
     """
-    frames = [results_frame(each.results, row=each.name, seed=each.seed) for each in ablation.cells]
-    values = pd.concat(frames).drop_duplicates(["row", "of", "column", "seed"], keep="last")
-    by_seed: dict[tuple[str, str, Column], pd.Series] = {
-        key: group.set_index("seed").value.astype(float)
-        for key, group in values.groupby(["row", "of", "column"], sort=False)
-    }
-    columns = sort_columns(values.column[values.of == "trained"])
-    rows = [*((row, "trained") for row in ablation.rows), *((each, each) for each in _REFERENCES)]
     lines: list[dict[str, Any]] = []
-    for table in TABLE_TITLES:
-        for row, subject in rows:
-            for column in (each for each in columns if each.table == table):
-                sources = ablation.rows if row == subject else [row]
-                found = [by_seed.get((name, subject, column)) for name in sources]
-                seeds = next((each for each in found if each is not None), None)
-                if seeds is None:
-                    continue
-                seeds = seeds[:1] if subject == "chance" else seeds
-                line = {"row": row, "of": subject, "column": column, **asdict(column)}
-                lines += [{**line, "seed": seed, "value": value, "status": DONE} for seed, value in seeds.items()]
-                line |= {"value": seeds.mean(), "deviation": seeds.std(), "seeds": len(seeds)}
-                baseline = by_seed.get((ablation.baseline, "trained", column))
-                if baseline is not None and subject == "trained" and row != ablation.baseline:
-                    line |= paired_difference(seeds, baseline)
-                lines.append({**line, "status": "mean"})
-    lines += [
-        {"row": cell.name, "of": "trained", "seed": cell.seed, "status": cell.status}
-        for cell in ablation.cells
-        if not cell.results
-    ]
-    frame = pd.DataFrame(lines, columns=[*CSV_FIELDS, "column"], dtype=object)
-    return frame.where(frame.notna(), None)
+    names: dict[str, Any] = {}
+    for cell in json.loads((folder / ABLATION).read_text(encoding="utf-8"))["cells"]:
+        names = {"row": " / ".join(cell["row"].values())}
+        names |= {f"axis.{axis}": value for axis, value in cell["row"].items()}
+        names |= {key: cell[key] for key in ("seed", "status", "error", "clips", "pairs")} | {"cell": cell["folder"]}
+        names |= {f"{step}_s": cell["seconds"].get(step) for step in STEPS}
+        found: list[dict[str, Any]] = [{}]
+        if cell["status"] == DONE:
+            try:
+                results, origin = read_results(folder / cell["folder"] / "results.json")
+                found = [{**_flatten(result), **vars(origin), **vars(origin.machine)} for result in results]
+            except RunError as error:
+                names |= {"status": "failed", "error": str(error)}
+        lines += [names | fields for fields in found]
+    return _replace_nan(pd.DataFrame(lines, columns=[*names, *RESULT_FIELDS], dtype=object))
+
+
+def _flatten(result: Result) -> dict[str, Any]:
+    low, high = result.interval or (None, None)
+    texts = {key: json.dumps(getattr(result, key), ensure_ascii=False) for key in ("settings", "details")}
+    return {**vars(result), **texts, "low": low, "high": high}
+
+
+def _replace_nan(frame: pd.DataFrame) -> pd.DataFrame:
+    """Replace NaN by None."""
+    return frame.astype(object).where(frame.notna(), None)
 
 
 def paired_difference(values: pd.Series, baseline: pd.Series) -> dict[str, float]:
@@ -219,9 +233,9 @@ def is_significant(line: Line) -> bool:
     return line["low"] is not None and not line["low"] <= 0 <= line["high"]
 
 
-def headline_columns(frame: pd.DataFrame) -> list[Column]:
+def headline_columns(ablation: Ablation) -> list[Column]:
     """Select top-1 of each protocol, of the visual feature if it has one, and text-to-video R@10, for charts."""
-    columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
+    columns: list[Column] = list(dict.fromkeys(ablation.means.column))
     visual = {column.protocol for column in columns if column.feature == "visual"}
     top_1 = [
         column for column in columns
@@ -229,13 +243,6 @@ def headline_columns(frame: pd.DataFrame) -> list[Column]:
     ]  # fmt: skip
     recall = ("retrieval text→video", "R@10")
     return [each for each in columns if each in top_1 or (each.protocol, each.metric) == recall]
-
-
-def column_means(frame: pd.DataFrame, column: Column) -> list[Line]:
-    """Return each row's mean over seeds in a column, in the order of the rows."""
-    means = frame[(frame.status == "mean") & (frame.column == column)]
-    lines: list[Line] = means.to_dict("records")
-    return lines
 
 
 def format_mean(line: Line) -> str:
@@ -262,37 +269,30 @@ def format_difference(line: Line) -> str:
     return text
 
 
-def ablation_tables(ablation: Ablation, frame: pd.DataFrame) -> list[ReportTable]:
+def ablation_tables(ablation: Ablation) -> list[ReportTable]:
     """Build the tables that have values; the last rows are random weights and chance.
 
     Published values are listed in the table of their protocol, or else in the first table.
     """
-    columns: list[Column] = list(dict.fromkeys(frame.column.dropna()))
+    columns: list[Column] = list(dict.fromkeys(ablation.means.column))
+    means = {(line["row"], line["column"]): line for line in ablation.means.to_dict("records")}
     numbers = list(dict.fromkeys(column.table for column in columns))
     tables: list[ReportTable] = []
     for number in numbers:
-        members = sort_columns(column for column in columns if column.table == number)
-        means = {(line["row"], c): line for c in members for line in column_means(frame, c)}
+        members = [column for column in columns if column.table == number]
         published: dict[str, list[str]] = {}
-        for each in ablation.published:
+        for each in ablation.plan.get("published", ()):
             finetuned = "3" in numbers and str(each.get("protocol", "")).endswith("views")
             if number == ("3" if finetuned else numbers[0]):
-                published.setdefault(each["name"], []).append(_format_published(each))
+                published.setdefault(ablation.row_name(each["row"]), []).append(_format_published(each))
         rows = []
-        for name in (*ablation.rows, *_REFERENCES):
-            lines = {c: means[name, c] for c in members if (name, c) in means}
-            if name in ablation.rows:
-                first, placeholder = _row_head(name, ablation.rows[name])
-            elif lines:
-                seeds = pluralize(max(line["seeds"] for line in lines.values()), "seed")
-                detail = "random guessing" if name == "chance" else f"{seeds}; no pre-training"
-                first, placeholder = TableCell(name, detail, style="reference"), TableCell("–")
-            else:
+        for name in [*ablation.rows, *_REFERENCES]:
+            lines = [means.get((name, column)) for column in members]
+            if name in _REFERENCES and not any(lines):
                 continue
-            row = [first, *(_mean_cell(lines[c]) if c in lines else placeholder for c in members)]
+            row = [_row_head(ablation, name, lines), *(_mean_cell(line) if line else TableCell("–") for line in lines)]
             if published:
-                text = "; ".join(published.get(name, ()))
-                row.append(TableCell(text, style="published-text published"))
+                row.append(TableCell("; ".join(published.get(name, ())), style="published-text published"))
             rows.append(row)
         head = [TableCell("row"), *(TableCell(column.title, column.detail) for column in members)]
         if published:
@@ -301,18 +301,16 @@ def ablation_tables(ablation: Ablation, frame: pd.DataFrame) -> list[ReportTable
     return tables
 
 
-def _row_head(name: str, cells: Sequence[CellResult]) -> tuple[TableCell, TableCell]:
-    """Return the first cell of a row, and the cell shown for missing values."""
-    seeds: dict[str, list[str]] = {}
-    for cell in cells:
-        seeds.setdefault(cell.status, []).append(str(cell.seed))
-    detail, done = pluralize(len(cells), "seed"), len(seeds.pop(DONE, ()))
-    if not seeds:
-        return TableCell(name, detail), TableCell("–", style="incomplete")
-    incomplete = [f"seed {', '.join(each)} {status}" for status, each in seeds.items()]
-    detail = "; ".join([f"{done} of {detail}", *incomplete])
-    placeholder = "–" if done else next(iter(seeds))
-    return TableCell(name, detail, style="partial"), TableCell(placeholder, style="incomplete")
+def _row_head(ablation: Ablation, name: str, lines: Sequence[Line | None]) -> TableCell:
+    """Return the first cell of a row, with the number of seeds that have results."""
+    if name == "chance":
+        return TableCell(name, "random guessing", style="reference")
+    if name in _REFERENCES:
+        seeds = max(line["seeds"] for line in lines if line)
+        return TableCell(name, f"{pluralize(seeds, 'seed')}; no pre-training", style="reference")
+    status = ablation.cells.status[ablation.cells.row == name]
+    done, seeds = int((status == DONE).sum()), pluralize(len(status), "seed")
+    return TableCell(name, seeds) if done == len(status) else TableCell(name, f"{done} of {seeds}", style="partial")
 
 
 def _mean_cell(line: Line) -> TableCell:
@@ -333,57 +331,47 @@ def _format_published(published: Line) -> str:
     return f"{', '.join(parts)} ({'; '.join(filter(None, (published.get('source'), measure)))})"
 
 
-def describe_findings(ablation: Ablation, frame: pd.DataFrame) -> list[str]:
+def describe_findings(ablation: Ablation) -> list[str]:
     """Describe the extent of the ablation, then the best row of each protocol."""
-    done = ablation.count(DONE)
+    done, cells = ablation.count(DONE), len(ablation.cells)
     extent = (
         f"{len(ablation.rows)} rows with {pluralize(ablation.seeds, 'seed')} each. Baseline: “{ablation.baseline}”."
     )
-    if done < len(ablation.cells):
-        extent += (
-            f" {done} of {len(ablation.cells)} cells are done, {ablation.count('failed')} failed, "
-            f"{ablation.count('missing')} missing."
-        )
-    return [extent, *(_describe_column(ablation, frame, each) for each in headline_columns(frame))]
+    if done < cells:
+        failed, missing = ablation.count("failed"), ablation.count("missing")
+        extent += f" {done} of {cells} cells are done, {failed} failed, {missing} missing."
+    return [extent, *(_describe_column(ablation, column) for column in headline_columns(ablation))]
 
 
-def describe_uncertainty(ablation: Ablation, frame: pd.DataFrame) -> str:
+def describe_uncertainty(ablation: Ablation) -> str:
     """Explain the intervals and how many are expected to exclude zero by chance."""
-    if ablation.seeds == 1:
-        return "There is one seed, so the variation between seeds is unknown."
-    compared = frame[frame.low.notna()].to_dict("records")
+    compared = ablation.means[ablation.means.low.notna()].to_dict("records")
     if not compared:
         return "No row has two seeds in common with the baseline, so there are no intervals."
-    text = (
-        "Below each mean: difference to the baseline over the same seeds ± standard error, with "
-        "the 95 % confidence interval (Student's t-distribution)."
+    few = (
+        f" With {ablation.seeds} seeds, an interval extends {stats.t.ppf(0.975, ablation.seeds - 1):.1f} standard "
+        "errors to each side, and the standard errors are rough estimates."
     )
-    if ablation.seeds <= _FEW_SEEDS:
-        text += (
-            f" With {ablation.seeds} seeds, an interval extends "
-            f"{stats.t.ppf(0.975, ablation.seeds - 1):.1f} standard errors to each side, and the "
-            "standard errors are rough estimates."
-        )
     return (
-        f"{text} Significant (bold) means that the interval excludes zero: "
-        f"{sum(map(is_significant, compared))} of {len(compared)} differences. About "
+        "Below each mean: difference to the baseline over the same seeds ± standard error, with the 95 % confidence "
+        f"interval (Student's t-distribution).{few if ablation.seeds <= _FEW_SEEDS else ''} Significant (bold) means "
+        f"that the interval excludes zero: {sum(map(is_significant, compared))} of {len(compared)} differences. About "
         f"{len(compared) / 20:.0f} would be significant by chance if all rows were equal."
     )
 
 
-def _describe_column(ablation: Ablation, frame: pd.DataFrame, column: Column) -> str:
+def _describe_column(ablation: Ablation, column: Column) -> str:
     """Describe in words the best row of a column, among those with results for all seeds, and random weights."""
-    means = column_means(frame, column)
-    seeds = frame[(frame.column == column) & (frame.status == DONE) & (frame.of == "trained")].seed
+    means = ablation.column_means(column)
     trained = [line for line in means if line["of"] == "trained"]
-    complete = [line for line in trained if line["seeds"] == seeds.nunique()]
+    complete = [line for line in trained if line["complete"]]
     finetuned = column.protocol.endswith("views")
     text = f"{column.protocol} {column.metric}".removesuffix(" top-1")
     text = f"Fine-tuned, {text}" if finetuned else text
     if complete:
         partial = "" if complete == trained else f" ({len(complete)} rows with all seeds)"
         ranked = sorted(complete, key=lambda line: float(line["value"]), reverse=True)
-        text += f"{partial}: {_describe_best(ablation, ranked)}."
+        text += f"{partial}: {_describe_best(ablation.baseline, ranked)}."
     else:
         text += ": no row has results for all seeds."
     name = "Trained from scratch" if finetuned else "Random weights"
@@ -391,7 +379,7 @@ def _describe_column(ablation: Ablation, frame: pd.DataFrame, column: Column) ->
     return text + "".join(random)
 
 
-def _describe_best(ablation: Ablation, ranked: Sequence[Line]) -> str:
+def _describe_best(baseline: str, ranked: Sequence[Line]) -> str:
     """Describe the best row and its difference to the baseline; if it is the baseline, that of the second."""
     best, *others = ranked
     tied = [f"“{line['row']}”" for line in ranked if line["value"] == best["value"]]
@@ -401,7 +389,7 @@ def _describe_best(ablation: Ablation, ranked: Sequence[Line]) -> str:
     if not others:
         return f"{text}, the only such row"
     compared = best
-    if best["row"] == ablation.baseline:
+    if best["row"] == baseline:
         compared = others[0]
         text += f"; second is “{compared['row']}” with {format_mean(compared)}"
     if compared["difference"] is None:

@@ -1,8 +1,4 @@
-"""Figures in the colours of the page (light or dark), and the files of per-class accuracies.
-
-Matplotlib writes fixed colours into an SVG. `svg_figure` replaces each colour by a CSS variable of
-the page, with the light theme's colour as fallback.
-"""
+"""Figures in the colours of the page (Matplotlib's become CSS variables), and files of per-class accuracies."""
 
 from __future__ import annotations
 
@@ -38,18 +34,12 @@ VARIABLES = {
 CHART = (5.0, 3.1)  # in; the page's narrowest column is as wide at 72 points per inch
 _STYLE = {
     "svg.fonttype": "none",  # text is kept as text: small, sharp, and in the page's font
-    "font.size": 10.5,
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.6,
+    "font.size": 10.5, "font.family": "sans-serif",
+    "axes.spines.top": False, "axes.spines.right": False, "ytick.left": False,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.linewidth": 0.6,
     **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), FAINT),
     **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.labelcolor", "ytick.labelcolor"), INK),
-    "ytick.left": False,
-}
+}  # fmt: skip
 _LABELLED = 60  # maximum number of classes with readable labels
 
 
@@ -63,21 +53,16 @@ class Curve:
 
 
 def draw_lines(
-    axes: Axes,
-    lines: Sequence[pd.Series],
-    ylabel: str,
-    *,
-    levels: Sequence[float] = (),
-    percent: bool = False,
-    stage2: float | None = None,
-) -> None:
+    axes: Axes, lines: Sequence[pd.Series], ylabel: str, *,
+    levels: Sequence[float] = (), percent: bool = False, stage2: float | None = None,
+) -> None:  # fmt: skip
     """Draw lines over epochs, each labelled at its end.
 
     Args:
         axes: to draw on.
         lines: up to six named series, indexed by epoch.
         ylabel: quantity and unit, written above the axis.
-        levels: a value of each line for comparison, e.g. chance, drawn as a thin dotted line.
+        levels: values for comparison, e.g. chance, drawn as thin dotted lines.
         percent: whether values are fractions to be shown in %, from 0.
         stage2: epoch at which stage II begins, marked by a vertical line.
     """
@@ -106,7 +91,7 @@ def svg_figure(name: str, draw: Callable[[Axes], None], size: tuple[float, float
     """Draw a figure as an inline SVG element in the page's colours.
 
     Args:
-        name: unique within the page; used as accessible description and as prefix of ids.
+        name: unique within the page; accessible description and prefix of ids.
         draw: draws on the figure's only axes.
         size: in inches of 72 points.
     """
@@ -135,12 +120,7 @@ def png_figure(draw: Callable[[Axes], None], size: tuple[float, float], dpi: int
 
 
 def label_line_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write labels to the right of the axes without overlap.
-
-    Args:
-        axes: with its final limits.
-        ends: last value, label and colour of each line.
-    """
+    """Write labels, given with the last value and colour of each line, to the right of the axes without overlap."""
     low, high = axes.get_ylim()
     line_height = (high - low) * 0.085
     y = -float("inf")
@@ -175,11 +155,7 @@ def truncate(text: str, length: int) -> str:
 
 
 def replace_missing_glyphs(text: str) -> str:
-    """Replace characters that Matplotlib's default font lacks, e.g. emoji.
-
-    >>> replace_missing_glyphs("a dog 🐕 runs")
-    'a dog [?] runs'
-    """
+    """Replace characters that Matplotlib's default font lacks, e.g. emoji, by "[?]"."""
     glyphs = FT2Font(findfont("DejaVu Sans")).get_charmap()
     return "".join(char if ord(char) in glyphs else "[?]" for char in text)
 
@@ -195,8 +171,7 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write per-class accuracies and confusion matrices, and return the paths of the files.
 
     Each result with such details gets three files named after protocol and feature:
-    ``….classes.csv`` with the columns class, accuracy and videos, as read by ``crosspair words
-    --accuracy``; ``….confusion.csv`` with the columns class, predicted and videos; and
+    ``….classes.csv`` (class, accuracy, videos), ``….confusion.csv`` (class, predicted, videos) and
     ``….confusion.png``.
 
     Raises:
@@ -207,13 +182,13 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
         name = "-".join(f"{result.protocol} {result.feature}".replace("%", "percent").split())
         confusion: dict[str, dict[str, int]] = result.details["confusion"]
         counts = [(c, p, count) for c, row in confusion.items() for p, count in row.items()]
-        classes = [
-            (label, f"{accuracy:.6f}", sum(confusion[label].values()))
-            for label, accuracy in result.details["per_class"].items()
-        ]
+        frame = pd.DataFrame(counts, columns=["class", "predicted", "videos"])
+        classes = pd.DataFrame(result.details["per_class"].items(), columns=["class", "accuracy"])
+        classes["accuracy"] = classes.accuracy.map("{:.6f}".format)
+        classes["videos"] = classes["class"].map(frame.groupby("class").videos.sum())
         contents: dict[str, str | bytes] = {
-            "classes.csv": format_csv(pd.DataFrame(classes, columns=["class", "accuracy", "videos"])),
-            "confusion.csv": format_csv(pd.DataFrame(counts, columns=["class", "predicted", "videos"])),
+            "classes.csv": format_csv(classes),
+            "confusion.csv": format_csv(frame),
             "confusion.png": confusion_figure(confusion, f"{result.protocol}, {result.feature}"),
         }
         for suffix, content in contents.items():
@@ -223,15 +198,7 @@ def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
 
 
 def confusion_figure(confusion: dict[str, dict[str, int]], title: str) -> bytes:
-    """Draw a confusion matrix, normalised by true class, from white (0) to blue (1).
-
-    Args:
-        confusion: class to the counts of its predicted classes.
-        title: of the figure.
-
-    Returns:
-        A PNG on white.
-    """
+    """Draw a confusion matrix (counts by class and predicted class), normalised by class, as a PNG."""
     classes = sorted({*confusion, *(label for row in confusion.values() for label in row)})
     counts = pd.DataFrame.from_dict(confusion, orient="index")
     counts = counts.reindex(index=classes, columns=classes).fillna(0)

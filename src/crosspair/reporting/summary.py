@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 from urllib.parse import quote
 
 import pandas as pd
@@ -33,13 +33,19 @@ from crosspair.reporting.tables import (
 
 RESULTS = "results.json"
 PUBLISHED = pd.read_csv(str(resources.files(__package__) / "published.csv"))
-_CSV_FIELDS = [
-    "table", "run", "of", "over", *COLUMN_FIELDS, "value", "low", "high", "count", "note",
-    "results",
-]  # fmt: skip
+_CSV_FIELDS = ["table", "run", "of", "over", *COLUMN_FIELDS, "value", "low", "high", "count", "note", "results"]
+_EXPLANATION = [
+    "Ranges below a value are 95 % bootstrap intervals over the test videos. The superscript refers to the note "
+    "with the settings of the protocol.",
+    "Rows marked as published were not measured here. Their values are from the given source and data set.",
+]
+_MANIFESTS_DIFFER = (
+    "The runs were tested on different manifests (see Runs). Values of a column are comparable only for the same "
+    "manifest."
+)
 _LOW_SHOT_REMARK = (
-    "The paper fine-tunes the whole network on a fraction of the labels. Its numbers are listed "
-    "for fine-tuned runs only, since linear probes on frozen features are not comparable."
+    "The paper fine-tunes the whole network on a fraction of the labels. Its numbers are listed for fine-tuned runs "
+    "only, since linear probes on frozen features are not comparable."
 )
 
 
@@ -51,6 +57,10 @@ class Run:
     path: Path
     results: Sequence[Result]
     origin: Provenance
+
+    def link(self, folder: Path) -> str:
+        """Return the path of the results file relative to a folder."""
+        return Path(os.path.relpath(self.path.resolve(), folder.resolve())).as_posix()
 
 
 def read_runs(arguments: Sequence[str]) -> list[Run]:
@@ -70,14 +80,7 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
         name, sign, rest = argument.partition("=")
         if not sign or not name or Path(argument).exists():
             name, rest = "", argument
-        path = Path(rest)
-        if path.is_dir():
-            path /= RESULTS
-            if not path.is_file():
-                raise RunError(
-                    f'{rest} contains no {RESULTS}. Run "crosspair evaluate all --out {path}", or '
-                    "give the path of its results file."
-                )
+        path = Path(rest) / RESULTS if Path(rest).is_dir() else Path(rest)
         results, origin = read_results(path)
         if not results:
             raise RunError(f"{path} contains no results. Evaluate the run again.")
@@ -108,21 +111,12 @@ def write_summary(folder: Path, runs: Sequence[Run]) -> pd.DataFrame:
     """
     frame = summary_frame(runs, folder)
     tables = [*summary_tables(frame), _runs_table(runs, folder)]
-    explanation = [
-        "Ranges below a value are 95 % bootstrap intervals over the test videos. The superscript "
-        "refers to the note with the settings of the protocol.",
-        "Rows marked as published were not measured here. Their values are from the given source and data set.",
-    ]
-    if len({run.origin.manifest for run in runs}) > 1:
-        explanation.append(
-            "The runs were tested on different manifests (see Runs). Values of a column are "
-            "comparable only for the same manifest."
-        )
+    differ = len({run.origin.manifest for run in runs}) > 1
+    explanation = [*_EXPLANATION, *[_MANIFESTS_DIFFER] * differ]
     blocks = ["# Results", " ".join(explanation), *(table.markdown() for table in tables)]
     write_atomically(folder / "report.md", "\n\n".join(blocks) + "\n")
     write_atomically(folder / "report.csv", format_csv(frame[_CSV_FIELDS]))
-    page = render_page("summary.html", tables=tables, explanation=explanation)
-    write_atomically(folder / "report.html", page)
+    write_atomically(folder / "report.html", render_page("summary.html", tables=tables, explanation=explanation))
     return frame
 
 
@@ -141,49 +135,39 @@ def summary_frame(runs: Sequence[Run], folder: Path = Path()) -> pd.DataFrame:
     Raises:
         RunError: a file has two values for the same cell.
     """
-    frames = []
-    for run in runs:
-        results = _relative_path(folder, run)
-        measured = results_frame(run.results, run=run.name, results=results)
+    frames = [results_frame(run.results, run=run.name, results=run.link(folder)) for run in runs]
+    for run, measured in zip(runs, frames, strict=True):
         try:
             check_unique(measured, ["over", "column"])
         except RunError as error:
             raise RunError(f"{run.path}: {error}") from None
-        frames.append(measured)
     frame = pd.concat(frames, ignore_index=True)
-    frame["detail"] = [f"{of}; {over}" if over else of for of, over in zip(frame.of, frame.over, strict=True)]
+    frame["detail"] = (frame.of + "; " + frame.over).str.removesuffix("; ")
     orders = {
         "table": list(TABLE_TITLES), "run": [run.name for run in runs],
         "of": list(get_args(Subject)), "over": list(frame.over.unique()),
     }  # fmt: skip
     frame = frame.sort_values(list(orders), key=lambda each: each.map(orders[each.name].index))
-    parts = [
-        part for _, table in frame.groupby("table", sort=False)
-        for part in (table, _published_frame(sort_columns(table.column)))
-    ]  # fmt: skip
+    tables = [table for _, table in frame.groupby("table", sort=False)]
+    parts = [part for table in tables for part in (table, _published_frame(sort_columns(table.column)))]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def _published_frame(columns: Sequence[Column]) -> pd.DataFrame:
     """Return published top-1 values: per column, those with its number of classes, or else the paper's own."""
-    rows: list[dict[str, Any]] = []
-    for column in columns:
-        found = PUBLISHED[
-            (PUBLISHED.protocol == column.protocol) & (PUBLISHED.labels == column.labels) & (column.metric == "top-1")
-        ]
+    rows = []
+    for column in (each for each in columns if each.metric == "top-1"):
+        found = PUBLISHED[(PUBLISHED.protocol == column.protocol) & (PUBLISHED.labels == column.labels)]
         same_data = found[found.classes == (column.classes or 0)]
         remark = "" if len(same_data) else " (not the data of this column)"
-        found = same_data if len(same_data) else found[found.method.str.startswith("CPD")]
-        for each in found.itertuples():
-            rows.append({
-                "index": each.Index, "column": column, **asdict(column), "table": column.table,
-                "run": each.method, "of": "published", "over": "", "results": "",
-                "value": round(each.percent / 100, 3),
-                "note": f"published, {each.source}: {each.data}, {each.classes} classes{remark}",
-                "detail": f"published: {each.source}; {each.data}; network: {each.network}; "
-                f"pre-training: {each.pretrained}",
-            })  # fmt: skip
-    return pd.DataFrame(sorted(rows, key=lambda row: row["index"]), dtype=object)
+        for each in (same_data if len(same_data) else found[found.method.str.startswith("CPD")]).itertuples():
+            note = f"published, {each.source}: {each.data}, {each.classes} classes{remark}"
+            detail = f"published: {each.source}; {each.data}; network: {each.network}; pre-training: {each.pretrained}"
+            value = round(each.percent / 100, 3)
+            fields = (each.method, "published", "", "", value, note, detail)
+            rows.append((each.Index, column, *astuple(column), column.table, *fields))
+    head = ["index", "column", *COLUMN_FIELDS, "table", "run", "of", "over", "results", "value", "note", "detail"]
+    return pd.DataFrame(rows, columns=head, dtype=object).sort_values("index", kind="stable")
 
 
 def summary_tables(frame: pd.DataFrame) -> list[ReportTable]:
@@ -191,29 +175,27 @@ def summary_tables(frame: pd.DataFrame) -> list[ReportTable]:
     frame = frame.astype(object).where(frame.notna(), None)
     tables = []
     for number, values in frame.groupby("table", sort=False):
-        columns = sort_columns(values.column)
-        notes: dict[str, int] = {}
-        rows = []
-        for (name, of, detail), group in values.groupby(["run", "of", "detail"], sort=False):
-            cells = group.set_index("column").to_dict("index")
-            style = {"trained": "main", "published": "published"}.get(of, "")
-            row = [TableCell(name, detail, style=style)]
-            for column in columns:
-                cell = cells.get(column)
-                if cell is None:
-                    row.append(TableCell("–"))
-                    continue
-                low, high = cell["low"], cell["high"]
-                interval = "" if low is None else format_interval((low, high))
-                note = notes.setdefault(cell["note"], len(notes) + 1)
-                value = format_value(cell["value"], column.is_rank)
-                row.append(TableCell(value, interval, quote(os.fsencode(cell["results"])), note, style))
-            rows.append(row)
+        columns, notes = sort_columns(values.column), list(dict.fromkeys(values.note))
+        cells = {}
+        for row in values.itertuples():
+            interval = "" if row.low is None else format_interval((row.low, row.high))
+            value, link = format_value(row.value, row.column.is_rank), quote(os.fsencode(row.results))
+            cell = TableCell(value, interval, link, notes.index(row.note) + 1, _row_style(row.of))
+            cells[row.run, row.of, row.detail, row.column] = cell
+        rows = [
+            [TableCell(name, detail, style=_row_style(of)),
+             *(cells.get((name, of, detail, column), TableCell("–")) for column in columns)]
+            for name, of, detail in dict.fromkeys(key[:3] for key in cells)
+        ]  # fmt: skip
         head = [TableCell("run"), *(TableCell(column.title, column.detail) for column in columns)]
         title = TABLE_TITLES[number] + (f" (the paper's Table {number})" if number else "")
         remark = _LOW_SHOT_REMARK if number == "4" else ""
-        tables.append(ReportTable(f"table{number or '-other'}", title, head, rows, list(notes), remark))
+        tables.append(ReportTable(f"table{number or '-other'}", title, head, rows, notes, remark))
     return tables
+
+
+def _row_style(of: str) -> str:
+    return {"trained": "main", "published": "published"}.get(of, "")
 
 
 def _runs_table(runs: Sequence[Run], folder: Path) -> ReportTable:
@@ -221,15 +203,9 @@ def _runs_table(runs: Sequence[Run], folder: Path) -> ReportTable:
     head = ["run", "weights", "manifest", "recipe", "seed", "commit", "device", "created"]
     rows = []
     for run in runs:
-        origin = run.origin
-        values = (
-            origin.model, origin.data, origin.recipe or "unknown", str(origin.seed),
-            origin.commit or "unknown", origin.machine.device, origin.created,
-        )  # fmt: skip
-        link = quote(os.fsencode(_relative_path(folder, run)))
-        rows.append([TableCell(run.name, link=link), *map(TableCell, values)])
+        origin, link = run.origin, quote(os.fsencode(run.link(folder)))
+        texts = [origin.model, origin.data, origin.recipe or "unknown", str(origin.seed), origin.commit or "unknown"]
+        rows.append([
+            TableCell(run.name, link=link), *map(TableCell, [*texts, origin.machine.device, origin.created]),
+        ])  # fmt: skip
     return ReportTable("runs", "Runs", list(map(TableCell, head)), rows)
-
-
-def _relative_path(folder: Path, run: Run) -> str:
-    return Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix()

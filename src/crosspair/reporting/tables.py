@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import jinja2
@@ -25,25 +25,31 @@ TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
     "5": "Zero-shot",
     "": "Retrieval and other protocols",
 }
-COLUMN_FIELDS = ("protocol", "metric", "feature", "split", "classes", "labels")
+COLUMN_FIELDS = ("protocol", "metric", "feature", "split", "classes", "labels")  # of `Column`, in order
+_COMPARISON_HEAD = [
+    "protocol",
+    "metric",
+    "feature",
+    "chance",
+    "random weights",
+    "trained",
+    "over chance",
+    "over random",
+]
 _SPLIT_SETTINGS = ("mean of splits", "official split")  # keys of `Result.settings`
 _PIPE_WIDTH = 120  # characters, if the output is not a terminal
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a report: results that are comparable with one another.
-
-    ``classes`` is the number of test classes, and ``labels`` the fraction of the labels used for
-    fine-tuning; the other fields are those of `crosspair.evaluation.Result`.
-    """
+    """A column of a report: results that are comparable with one another; see `crosspair.evaluation.Result`."""
 
     protocol: str
     metric: str
     feature: str
     split: str
-    classes: int | None
-    labels: float
+    classes: int | None  # number of test classes
+    labels: float  # fraction of the labels used for fine-tuning
 
     @classmethod
     def from_result(cls, result: Result) -> Column:
@@ -73,16 +79,14 @@ class Column:
     @property
     def table(self) -> str:
         """Number of the paper's table, a key of `TABLE_TITLES`."""
-        if self.protocol in {"kNN", "linear"}:
-            return "2"
         if self.protocol.endswith("views"):
             return "3" if self.labels == 1 else "4"
-        starts = {"low-shot": "4", "zero-shot": "5"}
+        starts = {"kNN": "2", "linear": "2", "low-shot": "4", "zero-shot": "5"}
         return next((starts[name] for name in starts if self.protocol.startswith(name)), "")
 
 
 def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataFrame:
-    """Return results as a data frame with a row per result.
+    """Return results as a data frame with a row per result, which every table and file is made from.
 
     A chance result without a feature is repeated for each measured feature.
 
@@ -99,43 +103,38 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
     rows = []
     for result in results:
         own = Column.from_result(result)
-        columns = [each for each in measured if replace(each, feature="") == own]
         texts = {
             key: f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}"
             for key, value in sorted(result.settings.items())
         }
         over = "; ".join(texts.pop(key) for key in _SPLIT_SETTINGS if key in texts)
-        notes = [f"{result.count:,} of {result.split}"] if result.count else []
-        notes += texts.values()
+        notes = [f"{result.count:,} of {result.split}"] * bool(result.count) + [*texts.values()]
         if "draws" in result.details:
             draws = (format_value(value, own.is_rank) for value in result.details["draws"])
             notes.append(f"single values {', '.join(draws)}")
-        low, high = result.interval or (None, None)
-        values = {
-            "of": result.of, "over": over, "settings": "; ".join(texts.values()),
-            "note": "; ".join(notes), "value": result.value, "low": low, "high": high,
-            "count": result.count or None,
-        }  # fmt: skip
-        for column in columns if columns and result.of == "chance" else [own]:
-            fields = {"column": column, **asdict(column), "table": column.table}
-            rows.append({**constants, **fields, **values})
-    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "settings", "note", "value"]
-    return pd.DataFrame(rows, columns=[*constants, *names, "low", "high", "count"], dtype=object)
+        values = ("; ".join(texts.values()), "; ".join(notes), result.value, *(result.interval or (None, None)))
+        same = [each for each in measured if result.of == "chance" and replace(each, feature="") == own]
+        for column in same or [own]:
+            fields = (column, *astuple(column), column.table, result.of, over, *values, result.count or None)
+            rows.append((*constants.values(), *fields))
+    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "settings", "note", "value", "low", "high", "count"]
+    return pd.DataFrame(rows, columns=[*constants, *names], dtype=object)
 
 
 def check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
-    """Check that no two results have the same subject, column and other ``keys``.
+    """Check that no two results have the same subject and ``keys``, e.g. results of two seeds.
 
     Raises:
-        RunError: two results have, e.g. results of two seeds.
+        RunError: two results have.
     """
-    for (of, column, *_), same in frame.groupby(["of", "column", *keys], sort=False):
-        if len(same) > 1:
-            first, second, *_ = same.value
-            raise RunError(
-                f"two results of {of} for {column.title} ({column.detail}): {first:g} and "
-                f"{second:g}. Write the results of each run to a file of its own."
-            )
+    repeated = frame[frame.duplicated(["of", *keys], keep=False)]
+    if len(repeated):
+        _, same = next(iter(repeated.groupby(["of", *keys], sort=False)))
+        column = same.column.iloc[0]
+        raise RunError(
+            f"two results of {same.of.iloc[0]} for {column.title} ({column.detail}): "
+            f"{' and '.join(map('{:g}'.format, same.value[:2]))}. Write the results of each run to a file of its own."
+        )
 
 
 def sort_columns(columns: Iterable[Column]) -> list[Column]:
@@ -166,18 +165,16 @@ def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
     """
     frame = results_frame(results)
     chance, measured = frame[frame.of == "chance"], frame[frame.of != "chance"]
-    keys = ["over", "settings"]
-    check_unique(chance, [])
+    keys = ["column", "over", "settings"]
+    check_unique(chance, ["column"])
     check_unique(measured, keys)
     by_column = dict(zip(chance.column, chance.value, strict=True))
     rows = []
-    for (column, *_), group in measured.groupby(["column", *keys], sort=False):
+    for (column, *_), group in measured.groupby(keys, sort=False):
         found = group.set_index("of").to_dict("index")
-        row = next(iter(found.values())) | dict.fromkeys(("low", "high"))
-        row |= {key: found["trained"][key] for key in ("low", "high") if "trained" in found}
-        for key, of in (("trained", "trained"), ("random", "random weights")):
-            row[key] = found[of]["value"] if of in found else None
-        row["chance"] = by_column.get(column)
+        trained, random = found.get("trained", {}), found.get("random weights", {})
+        row = {**next(iter(found.values())), "low": trained.get("low"), "high": trained.get("high")}
+        row |= {"trained": trained.get("value"), "random": random.get("value"), "chance": by_column.get(column)}
         for key in ("chance", "random"):
             pair = (row[key], row["trained"]) if column.is_rank else (row["trained"], row[key])
             row[f"over_{key}"] = pair[0] / pair[1] if None not in pair and pair[1] else None
@@ -188,31 +185,24 @@ def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
 
 def print_table(results: Sequence[Result]) -> None:
     """Print the table of `compare_with_baselines` to standard output."""
-    head, *rows = _comparison(results)
-    print_rows(head, rows, names=3)
+    print_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
 
 
 def markdown_table(results: Sequence[Result]) -> str:
     """Format the table of `compare_with_baselines` in Markdown."""
-    head, *rows = _comparison(results)
-    return markdown_rows(head, rows, names=3)
+    return markdown_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
 
 
-def _comparison(results: Sequence[Result]) -> list[list[str]]:
-    """Format the head and rows of a table with chance, random weights, trained weights and ratios."""
-    names = ["protocol", "metric", "feature"]
-    table = [[*names, "chance", "random weights", "trained", "over chance", "over random"]]
+def _comparison_rows(results: Sequence[Result]) -> Iterator[list[str]]:
     for row in compare_with_baselines(results).itertuples():
         chance, random, trained, interval, *ratios = format_comparison(row)
         trained += f" ({interval})" if interval else ""
-        table.append([*(getattr(row, name) for name in names), chance, random, trained, *ratios])
-    return table
+        yield [row.protocol, row.metric, row.feature, chance, random, trained, *ratios]
 
 
 def format_comparison(row: Any) -> list[str]:
     """Format chance, random weights, trained, its interval and the ratios of a row."""
-    values = (row.chance, row.random, row.trained)
-    texts = (format_value(value, row.column.is_rank) for value in values)
+    texts = (format_value(value, row.column.is_rank) for value in (row.chance, row.random, row.trained))
     interval = "" if row.low is None else format_interval((row.low, row.high))
     return [*texts, interval, format_ratio(row.over_chance), format_ratio(row.over_random)]
 
@@ -232,8 +222,8 @@ def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int
 class TableCell:
     """A cell of a table in HTML and Markdown; all texts are plain.
 
-    ``style`` has the CSS classes, of the whole row if the cell is its first. "published" is in
-    italics, and the detail of "significant" in bold.
+    ``style`` has the CSS classes, of the whole row if the cell is its first. In Markdown, "published"
+    is in italics and the detail of "significant" in bold.
     """
 
     text: str
@@ -301,11 +291,7 @@ def format_value(value: float | None, is_rank: bool = False) -> str:
 
 
 def format_ratio(ratio: float | None) -> str:
-    """Format a ratio with one decimal, or as an integer from 100.
-
-    >>> format_ratio(6.04), format_ratio(1234.5), format_ratio(None)
-    ('6.0', '1,234', '–')
-    """
+    """Format a ratio with one decimal, or as an integer from 100; "–" for None."""
     if ratio is None:
         return "–"
     return f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"

@@ -14,9 +14,9 @@ from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from pydantic import BaseModel, Field
 
-from crosspair.api import Classified
 from crosspair.config import Clip
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.inputs import probe_missing
@@ -27,6 +27,7 @@ from crosspair.errors import TextError, VideoError
 from crosspair.evaluation.encode import check_text_tower, encode_windows
 from crosspair.evaluation.windows import Span, Windows
 from crosspair.evaluation.zeroshot import class_embeddings
+from crosspair.inference import Classified
 from crosspair.library.search import Searcher, SearchHit, format_time
 from crosspair.library.store import MISSING_FILE, file_state, sql_quote
 from crosspair.video.container import open_video
@@ -193,7 +194,7 @@ class LibraryService:
             raise TextError("enter class names, separated by commas")
         model = self.searcher.engine.model
         check_text_tower(model, map(class_phrase, names))
-        cosines = upload.embedding @ class_embeddings(model, names).numpy().T
+        cosines = torch.from_numpy(upload.embedding) @ class_embeddings(model, names).T
         classified = Classified([""] * len(upload.spans), upload.spans, names, cosines, [])
         ((_, ranked, timeline),) = classified.videos()
         thumbnail = base64.b64encode(upload.thumbnail).decode()

@@ -7,9 +7,9 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from crosspair.config import FinetuneRecipe, LabelsConfig
 from crosspair.corpora.build import split_validation
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import autocast, check_frames, to_device
+from crosspair.device import autocast, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, RunError
 from crosspair.evaluation.encode import encode_plans
 from crosspair.evaluation.features import gather_failures
-from crosspair.evaluation.multiview import multiview_results
+from crosspair.evaluation.linear import label_subset
+from crosspair.evaluation.multiview import check_labels, multiview_results
 from crosspair.evaluation.results import (
     Result,
     check_manifest_name,
@@ -31,24 +32,13 @@ from crosspair.evaluation.results import (
     write_results,
     write_split_means,
 )
-from crosspair.evaluation.tasks import check_labels, label_subset
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.inference import inference
 from crosspair.models.init import InitWeights, load_init_weights
-from crosspair.provenance import Provenance, provenance
+from crosspair.provenance import provenance
 from crosspair.recipes import recipe_hash
-from crosspair.training.loop import (
-    LossAndMetrics,
-    accumulate_gradients,
-    check_batch_size,
-    compile_model,
-    force_eager,
-    optimizer_step,
-    prepare_model,
-    train,
-    wrap_ddp,
-)
+from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Plateau, build_grouped_optimizer, compute_lr_factor
@@ -73,16 +63,13 @@ def finetune_and_test(
 ) -> list[Result] | None:
     """Fine-tune a classifier, test it with 30 views and write ``run/results.json``.
 
+    With ``resume``, an existing test of the same weights is not repeated. For the other arguments see
+    `finetune`.
+
     Args:
-        recipe: all settings.
         manifest: the manifest's file name.
         init: initial weights, see `crosspair.models.load_init_weights`.
-        run: the run folder.
         test: whether to test.
-        test_split: the split to test on.
-        resume: continue from the last checkpoint; an existing test of the same weights is kept.
-        profile: profile some training steps.
-        world: the processes of the training.
 
     Returns:
         The results, empty without a test; None if a signal stopped the training.
@@ -93,20 +80,18 @@ def finetune_and_test(
     world = world or World()
     videos, weights = _load_inputs(manifest, init, test_split if test else None)
     model = finetune(
-        recipe, videos, run,
-        init=weights, test_split=test_split, resume=resume, profile=profile, world=world,
-    )  # fmt: skip
-    if model is None:
-        return None
-    if not test:
-        return []
+        recipe, videos, run, init=weights, test_split=test_split, resume=resume, profile=profile, world=world
+    )
+    if model is None or not test:
+        return None if model is None else []
     origin = provenance(
         recipe=recipe_hash(recipe), model=model.hash, manifest=videos.hash,
         seed=recipe.training.seed, manifest_file=videos.path.name,
     )  # fmt: skip
-    existing = _read_matching_results(run / RESULTS_FILE, origin)
-    if existing is not None:
-        return existing
+    with suppress(RunError):  # no results yet, or of an interrupted test
+        results, saved = read_results(run / RESULTS_FILE)
+        if (saved.recipe, saved.model, saved.manifest) == (origin.recipe, origin.model, origin.manifest):
+            return results
     results = multiview_results(
         model, videos,
         split=test_split, workers=recipe.training.workers, world=world,
@@ -134,13 +119,11 @@ def finetune_over_splits(
     """Run `finetune_and_test` on each official split and average the results.
 
     Args:
-        recipe: all settings.
         manifest: file name with ``{}`` in place of the split's number.
         init: initial weights, with an optional ``{}``.
         run: receives the folders ``split1``, ``split2``, …, and ``results.json`` with the means
             followed by the results of each split.
         splits: numbers of the splits.
-        test_split, resume, profile, world: see `finetune_and_test`.
 
     Returns:
         The means (empty except on the main process); None if a signal stopped a training.
@@ -159,9 +142,8 @@ def finetune_over_splits(
         folder = run / f"split{split}"
         logger.info("split %d", split)
         results = finetune_and_test(
-            recipe, videos, weights, folder,
-            test_split=test_split, resume=resume, profile=profile, world=world,
-        )  # fmt: skip
+            recipe, videos, weights, folder, test_split=test_split, resume=resume, profile=profile, world=world
+        )
         if results is None:
             return None
         by_split[split] = results, read_results(folder / RESULTS_FILE)[1]
@@ -176,22 +158,10 @@ def _load_inputs(manifest: str, init: str, test_split: str | None) -> tuple[Mani
         if not len(split):
             raise ManifestError(
                 f"{videos.path}: split {test_split} has no videos to test on; choose another split "
-                "with --test-split, or use --no-test"
+                "with --split, or use --no-test"
             )
         check_labels(split, test_split)
     return videos, weights
-
-
-def _read_matching_results(path: Path, origin: Provenance) -> list[Result] | None:
-    """Return a file's results if readable and of the same recipe, weights and manifest, else None."""
-    try:
-        results, saved = read_results(path)
-    except RunError:
-        return None
-    same = (saved.recipe, saved.model, saved.manifest) == (
-        origin.recipe, origin.model, origin.manifest,
-    )  # fmt: skip
-    return results if same else None
 
 
 def finetune(
@@ -205,33 +175,24 @@ def finetune(
     profile: bool = False,
     world: World | None = None,
 ) -> Classifier | None:
-    """Train a classifier and write it to ``run_folder/model``.
+    """Train a classifier and write it to ``run_folder/model``; returns and other arguments as in `pretrain`.
 
     Args:
-        recipe: all settings.
         manifest: videos with labels of the splits ``train`` and, optionally, ``val``.
-        run_folder: receives ``recipe.yaml``, ``metrics.jsonl``, checkpoints and the model.
         init: initial weights.
         test_split: the split reserved for the test; nothing of it is read.
-        resume: continue from the last checkpoint in the folder.
-        profile: profile some steps, see `crosspair.training.profile`.
-        world: the processes of the training; each of them calls this function.
-
-    Returns:
-        The classifier, or None if a signal (SIGTERM, Ctrl-C) stopped the training.
 
     Raises:
         CrosspairError: labels, recipe, weights, folder or videos are invalid.
     """
-    world = world or World()
-    task, folder = Finetuning(recipe, manifest, init, world, test_split), Path(run_folder)
-    if not train(task, manifest, folder, resume=resume, profile=profile):
+    training, folder = Finetuning(recipe, manifest, init, world or World(), test_split), Path(run_folder)
+    if not training.train(folder, resume=resume, profile=profile):
         return None
-    return Classifier.from_pretrained(folder / MODEL).to(world.device)
+    return Classifier.from_pretrained(folder / MODEL).to(training.world.device)
 
 
-class Finetuning:
-    """The fine-tuning `Task`: classifier, labelled videos, optimizer and plateau detection.
+class Finetuning(Trainer):
+    """Fine-tuning: classifier, labelled videos, optimizer and plateau detection.
 
     With a fraction s of the labels, an epoch repeats the labelled videos 1/s times, so that the
     numbers of steps and validations are those of a training with all labels. For the arguments see
@@ -239,26 +200,37 @@ class Finetuning:
     """
 
     name = "fine-tuning"
+    saved = ("model", "optimizer", "plateau")
+    recipe: FinetuneRecipe
+    model: Classifier
 
     def __init__(
         self, recipe: FinetuneRecipe, manifest: Manifest, init: InitWeights, world: World, test_split: str = "test"
     ) -> None:
-        self.recipe, self.world = recipe, world
+        super().__init__(recipe, manifest, world)
         self.origin = {"start": init.name, "tested": test_split}
         seed, batch_size = recipe.training.seed, recipe.training.batch_size
         self.data = select_labelled_videos(manifest, recipe.labels, seed, test_split)
         train, self.validation = self.data.train, self.data.validation
-        self.counts: dict[str, int] = {}
-        logger.info(
-            "%d classes, %d training videos, %d validation videos",
-            len(self.data.classes), len(train), len(self.validation),
-        )  # fmt: skip
+        sizes = len(self.data.classes), len(train), len(self.validation)
+        logger.info("%d classes, %d training videos, %d validation videos", *sizes)
         repeats = max(round(1 / recipe.labels.share), math.ceil(batch_size / len(train)))
         self.clips = train.clips() * repeats
         self.targets = torch.tensor(self.data.targets(train) * repeats)
         self.ids = train.column("pair_id")
         self.steps_per_epoch = len(self.clips) // batch_size
-        self._check_recipe(manifest, init)
+        if recipe.classifier.frozen_norm and init.video is None:
+            raise RecipeError(
+                "classifier.frozen_norm requires a pre-trained network, since random weights have no statistics to "
+                "keep; set classifier.frozen_norm=false"
+            )
+        if not len(self.validation):
+            if recipe.plateau.drops:
+                raise ManifestError(
+                    f"{manifest.path}: no validation videos, but validation determines when the learning rate drops; "
+                    "raise labels.hold_out or set plateau.drops=0"
+                )
+            logger.warning("%s: no validation videos", manifest.path)
         torch.manual_seed(seed)
         model = Classifier(self.data.classes, recipe.clip, recipe.video, recipe.classifier)
         init.load_into(model)
@@ -270,24 +242,6 @@ class Finetuning:
         self.optimizer = build_grouped_optimizer({"all": trainable}, recipe.optimizer)
         self.plateau = Plateau(recipe.plateau)
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
-
-    def _check_recipe(self, manifest: Manifest, init: InitWeights) -> None:
-        """Raise RecipeError or ManifestError for settings that cannot train, e.g. frozen norms of random weights."""
-        recipe, world = self.recipe, self.world
-        check_frames(recipe.clip.frames, world.device, recipe.training.precision)
-        check_batch_size(recipe.training, world)
-        if recipe.classifier.frozen_norm and init.video is None:
-            raise RecipeError(
-                "classifier.frozen_norm requires a pre-trained network, since random weights have "
-                "no statistics to keep; set classifier.frozen_norm=false"
-            )
-        if not len(self.validation):
-            if recipe.plateau.drops:
-                raise ManifestError(
-                    f"{manifest.path}: no validation videos, but validation determines when the "
-                    "learning rate drops; raise labels.hold_out or set plateau.drops=0"
-                )
-            logger.warning("%s: no validation videos", manifest.path)
 
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
         """Train on one batch with cross-entropy."""
@@ -306,9 +260,9 @@ class Finetuning:
                 loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             return loss, {"top-1": (logits.argmax(dim=1) == targets).float().mean()}
 
-        metrics = accumulate_gradients(batch, self.network, compute_loss, recipe, self.world, loss_scale)
+        metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
         with record_section("optimiser"):
-            metrics |= optimizer_step(self.optimizer, recipe.optimizer.clip_norm)
+            metrics |= self.step_optimizer()
         return {**metrics, "lr": torch.tensor(lr)}
 
     @torch.no_grad()
@@ -324,29 +278,25 @@ class Finetuning:
 
         sources = validation.clips()
         plans = [whole_video_plan(row, sources[row], 1) for row in range(world.rank, len(validation), world.size)]
-        rows, logits, failures = list[int](), list[torch.Tensor](), dict[int, str]()
         self.model.eval()
         with inference(self.model.video_encoder, world.device, training.precision):
-            for video in encode_plans(
-                plans, network, self.recipe.clip,
-                batch_size=batch_size, workers=training.workers,
-            ):  # fmt: skip
-                if video.groups:
-                    rows.append(video.plan.row)
-                    logits.append(video.sums[0][0])
-                else:
-                    failures[video.plan.row] = video.failure
+            videos = list(
+                encode_plans(plans, network, self.recipe.clip, batch_size=batch_size, workers=training.workers)
+            )
+        logits = {video.plan.row: video.sums[0][0] for video in videos if video.groups}
+        failures = {video.plan.row: video.failure for video in videos if not video.groups}
         sums = torch.zeros(3, dtype=torch.float64)
-        for first in range(0, len(rows), batch_size):
-            scores = torch.stack(logits[first : first + batch_size]).double()
-            truth = targets[rows[first : first + batch_size]]
+        for first in range(0, len(logits), batch_size):
+            rows = list(logits)[first : first + batch_size]
+            scores = torch.stack([logits[row] for row in rows]).double()
+            truth = targets[rows]
             hits = (scores.argmax(dim=1) == truth).sum()
             loss = F.cross_entropy(scores, truth, reduction="sum")
             sums += torch.stack([loss, hits.double(), torch.tensor(float(len(truth)))])
         self.model.train()
         gather_failures(validation, failures, world)
-        loss, hits, videos = world.sum(sums.to(world.device)).tolist()
-        return {"videos": int(videos), "loss": loss / videos, "top-1": hits / videos}
+        loss, hits, count = world.sum(sums.to(world.device)).tolist()
+        return {"videos": int(count), "loss": loss / count, "top-1": hits / count}
 
     def observe(self, scores: dict[str, float]) -> bool:
         """Pass ``scores["loss"]`` to the plateau detection; return whether it is the lowest so far."""
@@ -364,43 +314,13 @@ class Finetuning:
         """Whether validation saturated after the last drop of the learning rate."""
         return self.plateau.ended
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that is the same on all processes."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "plateau": self.plateau.state_dict(),
-        }
 
-    def rank_state_dict(self) -> dict[str, Any]:
-        """Return an empty dictionary: no state belongs to one process only."""
-        return {}
+class LabelledSplits(NamedTuple):
+    """Labelled videos of a fine-tuning."""
 
-    def load_state_dict(self, state: dict[str, Any], ranks: Sequence[dict[str, Any]]) -> None:
-        """Restore the result of `state_dict`."""
-        del ranks
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.plateau.load_state_dict(state["plateau"])
-
-    def pair_id(self, row: int) -> str:
-        """Return the id of a training clip."""
-        return str(self.ids[row % len(self.ids)])
-
-
-@dataclass(frozen=True)
-class LabelledSplits:
-    """Labelled videos of a fine-tuning.
-
-    Attributes:
-        classes: class names of the train split, sorted.
-        train: training videos.
-        validation: validation videos; may be empty.
-    """
-
-    classes: list[str]
+    classes: list[str]  # of the train split, sorted
     train: Manifest
-    validation: Manifest
+    validation: Manifest  # may be empty
 
     def targets(self, split: Manifest) -> list[int]:
         """Return the class index of each video of a split."""
@@ -436,14 +356,12 @@ def select_labelled_videos(
     validation = manifest.take([])
     if test_split != "val":
         validation = manifest.split("val").drop_unusable("label")
-        labels, known = validation.column("label"), set(classes)
-        unknown = sorted(set(labels) - known)
+        labels = validation.column("label")
+        unknown = sorted(set(labels) - set(classes))
         if unknown:
-            logger.warning(
-                "validation skips %d classes that are not in split train: %s",
-                len(unknown), ", ".join(unknown),
-            )  # fmt: skip
-        validation = validation.take([i for i, label in enumerate(labels) if label in known])
+            names = ", ".join(unknown)
+            logger.warning("validation skips %d classes that are not in split train: %s", len(unknown), names)
+        validation = validation.take([i for i, label in enumerate(labels) if label not in unknown])
     if not len(validation):
         train, validation = _hold_out_validation(train, config.hold_out, seed)
     if config.share < 1:
@@ -462,11 +380,9 @@ def _hold_out_validation(train: Manifest, fraction: float, seed: int) -> tuple[M
     split_validation(rows, fraction, seed, _recording_id)
     remaining = {row["label"] for row in rows if row["split"] == "train"}
     held = [i for i, row in enumerate(rows) if row["split"] == "val" and row["label"] in remaining]
-    kept = sorted(set(range(len(rows))) - set(held))
-    return train.take(kept), train.take(held)
+    return train.take(sorted(set(range(len(rows))) - set(held))), train.take(held)
 
 
 def _recording_id(row: Mapping[str, Any]) -> str:
     """Return the id without the clip number of UCF101 (v_YoYo_g01_c02), or unchanged if it has none."""
-    match = re.fullmatch(r"(.+)_c\d+", row["pair_id"])
-    return match[1] if match else str(row["pair_id"])
+    return re.sub(r"(?<=.)_c\d+$", "", row["pair_id"])

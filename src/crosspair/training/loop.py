@@ -1,8 +1,8 @@
-"""The training loop of pre-training and fine-tuning.
+"""The training loop that pre-training and fine-tuning share.
 
-`train` opens the run folder and starts a `Trainer`, whose `run` loops over batches: step, log,
-validate, checkpoint, stop. A `Task` defines the model and what one step does. The rest of the file,
-in the order of use: the device and DDP setup of the model, then the gradient step.
+`Trainer.train` opens the run folder and loops over batches: step, log, validate, checkpoint, stop.
+Its subclasses define the model and what one step does. The rest of the file, in the order of use:
+the device and DDP setup of the model, then the gradient step.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import json
 import logging
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,12 +24,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crosspair.config import Clip, ClipConfig, FinetuneRecipe, Recipe, TrainingConfig
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import to_device
+from crosspair.device import check_frames, to_device
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
-from crosspair.progress import Progress, graceful_shutdown, progress
+from crosspair.progress import graceful_shutdown, progress
 from crosspair.training.profile import profile_steps, record_section
 from crosspair.training.run import RunFolder, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch, TrainingOrder, explain_dead_workers, training_loader
@@ -36,63 +37,36 @@ from crosspair.video.pixels import jitter_colors, normalize
 
 logger = logging.getLogger(__name__)
 
-
-def train(task: Task, manifest: Manifest, folder: Path, *, resume: bool, profile: bool) -> bool:
-    """Run a task and write its model to ``folder/model``; return False if a signal stopped it."""
-    recipe, world, config = task.recipe, task.world, task.recipe.training
-    with RunFolder(folder, recipe, manifest.hash, resume=resume, world=world, origin=task.origin) as run_folder:
-        trainer = Trainer(task, run_folder)
-        if run_folder.last_step is None and task.counts:
-            run_folder.record("pairs", 0, {"epoch": 0, **task.counts})
-        order = TrainingOrder(
-            len(task.clips), config.batch_size, config.epochs, config.seed,
-            rank=world.rank, world_size=world.size, start=trainer.step,
-        )  # fmt: skip
-        batches: Iterable[Batch] = training_loader(
-            task.clips, order, recipe.clip, seed=config.seed, workers=config.workers
-        )
-        if profile:
-            batches = profile_steps(batches, run_folder, world)
-        total = config.epochs * task.steps_per_epoch
-        with (
-            progress(task.name, total, "steps", shown=world.is_main) as bar,
-            explain_dead_workers(manifest.path, ", move the file away and continue with --resume"),
-        ):
-            finished = trainer.run(batches, bar)
-        if finished:
-            if world.is_main and (config.export == "last" or not run_folder.model.exists()):
-                task.model.save_pretrained(run_folder.model)
-            world.barrier()
-        return finished
+LossAndMetrics = tuple[torch.Tensor, dict[str, torch.Tensor]]  # scalar loss, scalars to log
 
 
-class Task(Protocol):
-    """What a `Trainer` trains."""
+class Trainer(ABC):
+    """Trains a model from its first or last saved step to the end.
 
-    name: str
-    """Shown in the progress bar."""
-    origin: dict[str, str]
-    """Inputs of the run other than recipe and manifest, for example the initial weights."""
-    clips: list[Clip]
-    """The training clips of one epoch."""
+    The constructors of the subclasses build model, optimizer and data, and set the attributes.
+    """
+
+    name: str  # shown in the progress bar
+    saved: tuple[str, ...]  # attributes whose state is in checkpoints, the same on all processes
+    recipe: Recipe | FinetuneRecipe
+    origin: dict[str, str]  # inputs of the run other than recipe and manifest, such as the initial weights
+    model: CPD | Classifier
+    network: nn.Module  # the model, wrapped in DDP if there are several processes
+    optimizer: torch.optim.Optimizer
+    clips: list[Clip]  # of one epoch
+    ids: list[str]  # pair ids of the clips, repeated as often as necessary
     steps_per_epoch: int
-    validation: Manifest
-    """May be empty."""
-    counts: dict[str, int]
-    """Number of pairs used and skipped in each split, to be logged; may be empty."""
-    world: World
+    validation: Manifest  # may be empty
 
-    @property
-    def recipe(self) -> Recipe | FinetuneRecipe: ...
+    def __init__(self, recipe: Recipe | FinetuneRecipe, manifest: Manifest, world: World) -> None:
+        check_frames(recipe.clip.frames, world.device, recipe.training.precision)
+        check_batch_size(recipe.training, world)
+        self.recipe, self.manifest, self.world = recipe, manifest, world
+        self.counts: dict[str, int] = {}  # pairs used and skipped in each split, to be logged
+        self.skipped: dict[str, str] = {}  # pair id and error message of unreadable training clips
+        self.step = self.best_step = 0  # training steps done; step of the best validation
 
-    @property
-    def model(self) -> CPD | Classifier:
-        """The model to save."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether to stop at the end of this epoch, before the last one."""
-
+    @abstractmethod
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
         """Train on one batch.
 
@@ -106,77 +80,66 @@ class Task(Protocol):
             Scalars to log, still on the device.
         """
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Compute the validation metrics."""
 
+    @abstractmethod
     def observe(self, scores: dict[str, float]) -> bool:
         """Record the result of `validate`; return whether these weights are the best so far."""
 
+    @abstractmethod
     def advance(self, epochs_done: int) -> str:
         """Update stage or learning rate; return a description of the change, or ""."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that is the same on all processes; called by each of them."""
+    @property
+    def ended(self) -> bool:
+        """Whether to stop at the end of this epoch, before the last one."""
+        return False
 
-    def rank_state_dict(self) -> dict[str, Any]:
-        """Return the state that belongs to this process only."""
+    # --- the loop -------------------------------------------------------------------------------
 
-    def load_state_dict(self, state: dict[str, Any], ranks: Sequence[dict[str, Any]]) -> None:
-        """Restore `state_dict` and the `rank_state_dict` of each process that saved one."""
+    def train(self, folder: Path, *, resume: bool, profile: bool = False) -> bool:
+        """Train in a run folder and write the model to it; return False if a signal stopped the training."""
+        config, world = self.recipe.training, self.world
+        run_folder = RunFolder(
+            folder, self.recipe, self.manifest.hash,
+            resume=resume, world=world, origin=self.origin, manifest_file=str(self.manifest.path.absolute()),
+        )  # fmt: skip
+        with run_folder as self.run_folder:
+            if run_folder.last_step is not None:
+                self.resume(run_folder.checkpoints, run_folder.last_step)
+            elif self.counts:
+                run_folder.record("pairs", 0, {"epoch": 0, **self.counts})
+            order = TrainingOrder(
+                len(self.clips), config.batch_size, config.epochs, config.seed,
+                rank=world.rank, world_size=world.size, start=self.step,
+            )  # fmt: skip
+            batches: Iterable[Batch] = training_loader(
+                self.clips, order, self.recipe.clip, seed=config.seed, workers=config.workers
+            )
+            if profile and world.is_main:
+                batches = profile_steps(batches, folder, world.device)
+            with explain_dead_workers(self.manifest.path, ", move the file away and continue with --resume"):
+                finished = self._run(batches)
+            if finished:
+                if world.is_main and (config.export == "last" or not run_folder.model.exists()):
+                    self.model.save_pretrained(run_folder.model)
+                world.barrier()
+            return finished
 
-    def pair_id(self, row: int) -> str:
-        """Return the id of a training clip."""
-
-
-class Trainer:
-    """Runs a task from its first or last saved step to the end.
-
-    Args:
-        task: what to train.
-        run_folder: receives metrics, checkpoints and the model.
-
-    Attributes:
-        step: training steps done.
-        best_step: step of the best validation so far, 0 before the first.
-        skipped: pair id and error message of training clips that could not be read.
-    """
-
-    def __init__(self, task: Task, run_folder: RunFolder) -> None:
-        self.task, self.run_folder, self.world = task, run_folder, task.world
-        self.config, self.steps_per_epoch = task.recipe.training, task.steps_per_epoch
-        self.step, self.best_step = 0, 0
-        self.skipped: dict[str, str] = {}
-        if run_folder.last_step is not None:
-            self._resume(run_folder.last_step)
-
-    def _resume(self, step: int) -> None:
-        """Restore model, optimizer, bank, random generators and counters from a checkpoint."""
-        checkpoints, rank, device = self.run_folder.checkpoints, self.world.rank, self.world.device
-        shared, ranks = load_checkpoint(checkpoints, step)
-        try:
-            self.task.load_state_dict(shared["task"], [each["task"] for each in ranks])
-            if rank < len(ranks):  # an additional process keeps its freshly seeded generators
-                torch.set_rng_state(ranks[rank]["rng"])
-                if device.type == "cuda" and "cuda_rng" in ranks[rank]:
-                    torch.cuda.set_rng_state(ranks[rank]["cuda_rng"])
-            self.step, self.best_step = shared["step"], shared["best_step"]
-            self.skipped = shared["left_out"]
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RunError(
-                f"{checkpoints}: the checkpoint of step {step} does not match this recipe's model, "
-                f"or another version wrote it: {reason}"
-            ) from error
-        logger.info("resumed at step %d", self.step)
-
-    def run(self, batches: Iterable[Batch], bar: Progress) -> bool:
+    def _run(self, batches: Iterable[Batch]) -> bool:
         """Train on ``batches``; return False if a signal stopped the training before its end."""
-        config, first_step = self.config, self.step
+        config, first_step = self.recipe.training, self.step
         self._throughput = _Throughput()
-        with graceful_shutdown() as stop_requested:
-            for batch in () if self.task.ended else batches:
+        total = config.epochs * self.steps_per_epoch
+        with (
+            progress(self.name, total, "steps", shown=self.world.is_main) as bar,
+            graceful_shutdown() as stop_requested,
+        ):
+            for batch in () if self.ended else batches:
                 self._throughput.end_wait()
-                stop = self._train_step(batch, stop_requested())
+                stop = self._step(batch, stop_requested())
                 epochs_done, step_in_epoch = divmod(self.step, self.steps_per_epoch)
                 bar.advance(self.step, f"epoch {epochs_done}/{config.epochs}")
                 if step_in_epoch == 0:
@@ -185,11 +148,11 @@ class Trainer:
                 due = config.checkpoint_steps and self.step % config.checkpoint_steps == 0
                 if stop or due or step_in_epoch == 0:
                     with record_section("checkpoint"):
-                        self.save()
+                        self._save()
                 if stop:
                     logger.warning("stopped at step %d; continue with --resume", self.step)
                     return False
-                if self.task.ended:
+                if self.ended:
                     break
                 self._throughput.begin_wait()
         if self.step > first_step:
@@ -200,14 +163,14 @@ class Trainer:
             logger.warning("%d pairs were skipped: their videos are unreadable", len(self.skipped))
         return True
 
-    def _train_step(self, batch: Batch, stop: bool) -> bool:
+    def _step(self, batch: Batch, stop: bool) -> bool:
         """Train on a batch unless too few clips are readable; return whether any process was signalled to stop."""
         for row, message in batch.failures:
-            pair_id = self.task.pair_id(row)
+            pair_id = str(self.ids[row % len(self.ids)])
             if pair_id not in self.skipped:
                 logger.warning("skipped %s: %s", pair_id, message)
                 self._add_skipped(pair_id, message)
-        clips = len(batch.rows)
+        config, clips = self.recipe.training, len(batch.rows)
         state = torch.tensor([clips, clips < 2, stop])  # on the CPU: does not wait for the GPU
         total, too_few, stops = self.world.sum(state).tolist()
         if total == 0:
@@ -218,48 +181,31 @@ class Trainer:
         if too_few:  # batch normalisation needs two clips on every process
             logger.warning("step %d is skipped: too few readable clips in its batch", self.step)
             return bool(stops)
-        scalars = self.task.train_step(batch, epoch, clips * self.world.size / total)
+        scalars = self.train_step(batch, epoch, clips * self.world.size / total)
         self._throughput.clips += total
-        if self.step % self.config.log_every == 0:
+        if self.step % config.log_every == 0:
             with record_section("logging"):
                 values = {name: round(float(value), 7) for name, value in scalars.items()}
-                pairs = self.step * self.config.batch_size
-                position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": pairs}
-                values = {**position, **values, **self._throughput.read()}
-                self.run_folder.record("train", self.step, values)
+                position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": self.step * config.batch_size}
+                self.run_folder.record("train", self.step, {**position, **values, **self._throughput.read()})
         return bool(stops)
 
     def _end_epoch(self, epochs_done: int) -> None:
-        """Validate if due, export the best weights, and let the task change its stage or learning rate."""
-        task, config = self.task, self.config
-        average_running_stats(task.model, self.world)
+        """Validate if due, export the best weights, and change the stage or the learning rate."""
+        config = self.recipe.training
+        average_running_stats(self.model, self.world)
         due = epochs_done % config.validate_every == 0 or epochs_done == config.epochs
-        if due and len(task.validation):
-            scores = task.validate()
+        if due and len(self.validation):
+            scores = self.validate()
             self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
-            if task.observe(scores):
+            if self.observe(scores):
                 self.best_step = self.step
                 if config.export == "best" and self.world.is_main:
-                    task.model.save_pretrained(self.run_folder.model)
-        event = task.advance(epochs_done)
+                    self.model.save_pretrained(self.run_folder.model)
+        event = self.advance(epochs_done)
         if event:
             logger.info("epoch %d: %s", epochs_done, event)
             self.run_folder.record("event", self.step, {"epoch": epochs_done, "event": event})
-
-    def save(self) -> None:
-        """Merge skipped pairs, average the running statistics and write a checkpoint of the current step."""
-        self._sync_skipped()
-        average_running_stats(self.task.model, self.world)
-        rank_state = {"task": self.task.rank_state_dict(), "rng": torch.get_rng_state()}
-        if self.world.device.type == "cuda":
-            rank_state["cuda_rng"] = torch.cuda.get_rng_state()
-        shared = {
-            "task": self.task.state_dict(), "best_step": self.best_step, "left_out": self.skipped,
-        }  # fmt: skip
-        save_checkpoint(
-            self.run_folder.checkpoints, self.step, shared, rank_state, self.world,
-            keep=[self.best_step],
-        )  # fmt: skip
 
     def _sync_skipped(self) -> None:
         """Merge the skipped pairs of all processes: each may draw any pair in the next epoch."""
@@ -269,11 +215,107 @@ class Trainer:
                     self._add_skipped(pair_id, message)
 
     def _add_skipped(self, pair_id: str, message: str) -> None:
-        """Record a pair with an unreadable video in ``skipped`` and in ``metrics.jsonl``."""
         self.skipped[pair_id] = message
         epoch = self.step / self.steps_per_epoch
         values = {"epoch": epoch, "event": "left out", "pair_id": pair_id, "message": message}
         self.run_folder.record("event", self.step, values)
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that is the same on all processes; called by each of them."""
+        return {name: getattr(self, name).state_dict() for name in self.saved}
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        """Return the state that belongs to this process only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], ranks: Sequence[dict[str, Any]]) -> None:
+        """Restore `state_dict`, and the `rank_state_dict` of each process that saved one."""
+        del ranks
+        for name in self.saved:
+            getattr(self, name).load_state_dict(state[name])
+
+    def _save(self) -> None:
+        """Merge skipped pairs, average the running statistics and write a checkpoint of the current step."""
+        self._sync_skipped()
+        average_running_stats(self.model, self.world)
+        rank_state = {"task": self.rank_state_dict(), "rng": torch.get_rng_state()}
+        if self.world.device.type == "cuda":
+            rank_state["cuda_rng"] = torch.cuda.get_rng_state()
+        shared = {"task": self.state_dict(), "best_step": self.best_step, "left_out": self.skipped}
+        save_checkpoint(self.run_folder.checkpoints, self.step, shared, rank_state, self.world, keep=[self.best_step])
+
+    def resume(self, checkpoints: Path, step: int) -> None:
+        """Restore model, optimizer, bank, random generators and counters from a checkpoint.
+
+        Raises:
+            RunError: the checkpoint is damaged or does not match the model.
+        """
+        shared, ranks = load_checkpoint(checkpoints, step)
+        try:
+            self.load_state_dict(shared["task"], [each["task"] for each in ranks])
+            if self.world.rank < len(ranks):  # an additional process keeps its freshly seeded generators
+                mine = ranks[self.world.rank]
+                torch.set_rng_state(mine["rng"])
+                if self.world.device.type == "cuda" and "cuda_rng" in mine:
+                    torch.cuda.set_rng_state(mine["cuda_rng"])
+            self.step, self.best_step, self.skipped = shared["step"], shared["best_step"], shared["left_out"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"{checkpoints}: the checkpoint of step {step} does not match this recipe's model, "
+                f"or another version wrote it: {reason}"
+            ) from error
+        logger.info("resumed at step %d", self.step)
+
+    # --- the gradient step ----------------------------------------------------------------------
+
+    def accumulate_gradients(
+        self, batch: Batch, compute_loss: Callable[[torch.Tensor, torch.Tensor], LossAndMetrics], loss_scale: float
+    ) -> dict[str, torch.Tensor]:
+        """Accumulate the gradients of a batch over at most ``training.accumulate`` microbatches.
+
+        Args:
+            batch: at least two clips.
+            compute_loss: runs `network` on a microbatch: its rows (b,) on the CPU and its pixels
+                (b, 3, T, H, W) on the device; returns the mean loss and scalars to log.
+            loss_scale: see `train_step`.
+
+        Returns:
+            Means over this process's clips of the loss and the scalars.
+        """
+        # The same number on every process, since each microbatch runs collectives.
+        fewest = int(self.world.gather_counts(len(batch.rows)).min())
+        count = min(self.recipe.training.accumulate, fewest // 2)
+        means: dict[str, torch.Tensor] = {}
+        with record_section("copy"):
+            microbatches = microbatches_to_device(batch, count, self.world.device)
+        for i, (rows, clips, colors) in enumerate(microbatches):
+            with record_section("copy"):
+                pixels = preprocess_clips(clips, colors, self.recipe.clip)
+            with maybe_no_sync(self.network, last=i == count - 1):
+                loss, scalars = compute_loss(rows, pixels)
+                weight = len(rows) / len(batch.rows)
+                with record_section("backward"):
+                    torch.autograd.backward(loss * (weight * loss_scale))
+            for name, value in {"loss": loss.detach(), **scalars}.items():
+                means[name] = means.get(name, 0) + weight * value
+        return means
+
+    def step_optimizer(self) -> dict[str, torch.Tensor]:
+        """Clip the gradient norm, step the optimizer and zero the gradients.
+
+        Returns:
+            ``{"gradient_norm": …}``, the norm before clipping; empty without ``optimizer.clip_norm``.
+        """
+        metrics, clip_norm = {}, self.recipe.optimizer.clip_norm
+        if clip_norm is not None:
+            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+            metrics["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return metrics
 
 
 class _Throughput:
@@ -304,11 +346,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def check_batch_size(training: TrainingConfig, world: World) -> None:
-    """Check that the batch divides into processes and into microbatches of at least two clips.
-
-    Raises:
-        RecipeError: it does not.
-    """
+    """Raise RecipeError unless the batch divides into processes and microbatches of at least two clips."""
     size, microbatches = training.batch_size, training.accumulate
     if size % world.size:
         raise RecipeError(f"training.batch_size {size} is not divisible by the number of processes, {world.size}")
@@ -379,49 +417,7 @@ def average_running_stats(model: nn.Module, world: World) -> None:
             buffer.copy_(world.sum(buffer) / world.size)
 
 
-# --- the gradient step --------------------------------------------------------------------------
-
-LossAndMetrics = tuple[torch.Tensor, dict[str, torch.Tensor]]  # scalar loss, scalars to log
-
-
-def accumulate_gradients(
-    batch: Batch,
-    network: nn.Module,
-    compute_loss: Callable[[torch.Tensor, torch.Tensor], LossAndMetrics],
-    recipe: Recipe | FinetuneRecipe,
-    world: World,
-    loss_scale: float,
-) -> dict[str, torch.Tensor]:
-    """Accumulate the gradients of a batch over at most ``training.accumulate`` microbatches.
-
-    Args:
-        batch: at least two clips.
-        network: the result of `wrap_ddp`.
-        compute_loss: runs the network on a microbatch: its rows (b,) on the CPU and its pixels
-            (b, 3, T, H, W) on the device; returns the mean loss and scalars to log.
-        recipe: sets preprocessing and number of microbatches.
-        world: the processes.
-        loss_scale: see `Task.train_step`.
-
-    Returns:
-        Means over this process's clips of the loss and the scalars.
-    """
-    # The same number on every process, since each microbatch runs collectives.
-    count = min(recipe.training.accumulate, int(world.gather_counts(len(batch.rows)).min()) // 2)
-    means: dict[str, torch.Tensor] = {}
-    with record_section("copy"):
-        microbatches = microbatches_to_device(batch, count, world.device)
-    for i, (rows, clips, colors) in enumerate(microbatches):
-        with record_section("copy"):
-            pixels = preprocess_clips(clips, colors, recipe.clip)
-        with maybe_no_sync(network, last=i == count - 1):
-            loss, scalars = compute_loss(rows, pixels)
-            weight = len(rows) / len(batch.rows)
-            with record_section("backward"):
-                torch.autograd.backward(loss * (weight * loss_scale))
-        for name, value in {"loss": loss.detach(), **scalars}.items():
-            means[name] = means.get(name, 0) + weight * value
-    return means
+# --- microbatches -------------------------------------------------------------------------------
 
 
 def microbatches_to_device(
@@ -429,13 +425,11 @@ def microbatches_to_device(
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Copy a batch to the device and split it into microbatches of nearly equal size.
 
-    On a GPU the copy runs in its own stream, so that it overlaps with the previous step.
-
     Returns:
         Rows (b,) on the CPU, clips (b, 3, T, H, W) uint8 and colour factors (b, 3) on the device.
     """
     tensors = [batch.clips, batch.colors]
-    if device.type == "cuda":
+    if device.type == "cuda":  # in a stream of its own, the copy overlaps with the previous step
         compute_stream, copy_stream = torch.cuda.current_stream(device), _copy_stream(device)
         with torch.cuda.stream(copy_stream):
             tensors = [to_device(tensor, device) for tensor in tensors]
@@ -448,7 +442,6 @@ def microbatches_to_device(
 
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the CUDA stream for copies to a device, the same one at every call."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
@@ -463,18 +456,3 @@ def maybe_no_sync(network: nn.Module, last: bool) -> Any:
     if isinstance(network, DistributedDataParallel) and not last:
         return network.no_sync()
     return nullcontext()
-
-
-def optimizer_step(optimizer: torch.optim.Optimizer, clip_norm: float | None) -> dict[str, torch.Tensor]:
-    """Clip the gradient norm, step the optimizer and zero the gradients.
-
-    Returns:
-        ``{"gradient_norm": …}``, the norm before clipping; empty if ``clip_norm`` is None.
-    """
-    metrics = {}
-    if clip_norm is not None:
-        parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        metrics["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return metrics

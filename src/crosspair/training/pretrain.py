@@ -12,7 +12,7 @@ import torch
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import autocast, check_frames, dtype_for, to_device
+from crosspair.device import autocast, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, TextError
 from crosspair.evaluation.features import embed_texts, extract_features
@@ -21,17 +21,7 @@ from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
 from crosspair.objectives import build_objective
 from crosspair.objectives.bank import MemoryBank
-from crosspair.training.loop import (
-    LossAndMetrics,
-    accumulate_gradients,
-    check_batch_size,
-    compile_model,
-    force_eager,
-    optimizer_step,
-    prepare_model,
-    train,
-    wrap_ddp,
-)
+from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
@@ -67,38 +57,34 @@ def pretrain(
     Raises:
         CrosspairError: pairs, recipe, folder or videos are invalid.
     """
-    world = world or World()
-    task, folder = Pretraining(recipe, manifest, world, init), Path(run_folder)
-    if not train(task, manifest, folder, resume=resume, profile=profile):
+    training, folder = Pretraining(recipe, manifest, world or World(), init), Path(run_folder)
+    if not training.train(folder, resume=resume, profile=profile):
         return None
     if recipe.training.export == "best":
-        return CPD.from_pretrained(folder / MODEL).to(world.device)
-    return task.model.eval()
+        return CPD.from_pretrained(folder / MODEL).to(training.world.device)
+    return training.model.eval()
 
 
-class Pretraining:
-    """The pre-training `Task`: model, objective, bank, optimizer, curriculum; arguments as in `pretrain`."""
+class Pretraining(Trainer):
+    """Pre-training: model, objective, bank, optimizer and curriculum; arguments as in `pretrain`."""
 
     name = "pre-training"
-    ended = False
+    saved = ("model", "optimizer", "objective", "curriculum")
+    recipe: Recipe
+    model: CPD
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
-        self.recipe, self.world = recipe, world
+        super().__init__(recipe, manifest, world)
         seed = recipe.training.seed
         torch.manual_seed(seed)
-        self.model = self._build_model(manifest, init)
-        self.titles: list[str] = self.train.column(recipe.text.column)
-        self.clips, pair_count = self.train.clips(), len(self.train)
-        self.steps_per_epoch = pair_count // recipe.training.batch_size
-        self._check_recipe(manifest)
-        self.counts: dict[str, int] = {}
-        for split, used in (("train", self.train), ("val", self.validation)):
-            total = len(manifest.split(split))
-            self.counts |= {split: len(used), f"{split}_left_out": total - len(used)}
-            logger.info("split %s: using %d of %d pairs", split, len(used), total)
-        self.objective = build_objective(recipe.objective, pair_count, recipe.head.embedding, seed + 1, world)
+        train = self._build_model(init)
+        self.titles: list[str] = train.column(recipe.text.column)
+        self.clips, self.ids, pairs = train.clips(), train.column("pair_id"), len(train)
+        self.steps_per_epoch = pairs // recipe.training.batch_size
+        self._check_splits(pairs)
+        self.objective = build_objective(recipe.objective, pairs, recipe.head.embedding, seed + 1, world)
         self.bank = MemoryBank(
-            pair_count, recipe.head.embedding, recipe.objective.bank_momentum, seed, world,
+            pairs, recipe.head.embedding, recipe.objective.bank_momentum, seed, world,
             dtype_for(world.device, recipe.objective.bank_precision),
         )  # fmt: skip
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
@@ -106,44 +92,46 @@ class Pretraining:
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
         self.enter_stage()
 
-    def _build_model(self, manifest: Manifest, init: str) -> CPD:
-        """Build and initialise the model; set ``train``, ``validation`` to the pairs with a title it knows words of."""
-        text = self.recipe.text
+    def _build_model(self, init: str) -> Manifest:
+        """Build and initialise the model; set ``validation`` and return the training pairs, with titles it knows."""
+        text, manifest = self.recipe.text, self.manifest
         train = _titled_pairs(manifest, "train", text.column)
         validation = _titled_pairs(manifest, "val", text.column)
         model = build_model(self.recipe, train.column(text.column))
         self.origin = {"init": load_pretrained_towers(model, init)}
-        self.train = _drop_unknown_titles(train, model, text.column, text.empty_titles)
+        train = _drop_unknown_titles(train, model, text.column, text.empty_titles)
         self.validation = _drop_unknown_titles(validation, model, text.column, "drop")
-        model = prepare_model(model, self.world)
+        for split, used in (("train", train), ("val", self.validation)):
+            total = len(manifest.split(split))
+            self.counts |= {split: len(used), f"{split}_left_out": total - len(used)}
+            logger.info("split %s: using %d of %d pairs", split, len(used), total)
+        self.model = prepare_model(model, self.world)
         if self.recipe.training.compile:
-            compile_model(model.video_encoder, self.world.device)
-        return model
+            compile_model(self.model.video_encoder, self.world.device)
+        return train
 
-    def _check_recipe(self, manifest: Manifest) -> None:
-        """Raise RecipeError or ManifestError for settings that cannot train, e.g. a batch larger than split train."""
-        training, curriculum = self.recipe.training, self.recipe.curriculum
-        check_frames(self.recipe.clip.frames, self.world.device, training.precision)
-        check_batch_size(training, self.world)
+    def _check_splits(self, pairs: int) -> None:
+        """Raise ManifestError if there are fewer pairs than in a batch, or no validation for the curriculum."""
+        path, curriculum = self.manifest.path, self.recipe.curriculum
         if not self.steps_per_epoch:
             raise ManifestError(
-                f"{manifest.path}: split train has {len(self.train)} usable pairs, fewer than "
-                f"training.batch_size {training.batch_size}; add pairs or use a smaller batch"
+                f"{path}: split train has {pairs} usable pairs, fewer than training.batch_size "
+                f"{self.recipe.training.batch_size}; add pairs or use a smaller batch"
             )
         if not len(self.validation):
             if curriculum.strategy == "curriculum" and curriculum.stage2_epoch is None:
                 raise ManifestError(
-                    f"{manifest.path}: split val has no pairs, but validation determines when "
-                    "stage II begins; add pairs or set curriculum.stage2_epoch"
+                    f"{path}: split val has no pairs, but validation determines when stage II begins; add pairs or "
+                    "set curriculum.stage2_epoch"
                 )
-            logger.warning("%s: split val has no pairs: no validation", manifest.path)
+            logger.warning("%s: split val has no pairs: no validation", path)
 
     def enter_stage(self) -> None:
         """Freeze the text encoder in stage I, train it in stage II, and wrap the model in DDP anew."""
         self.model.train()
         trains_text = self.curriculum.stage == 2
         self.model.text_encoder.requires_grad_(trains_text).train(trains_text)
-        self.towers = wrap_ddp(self.model, self.world)
+        self.network = wrap_ddp(self.model, self.world)
 
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
         """Train on one batch with the recipe's objective, by default Equation 5, and update the bank."""
@@ -157,18 +145,18 @@ class Pretraining:
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
             titles = [self.titles[row] for row in rows.tolist()]
             with record_section("forward"), autocast(device, recipe.training.precision):
-                video, text = self.towers(pixels, titles)  # (b, D) each
+                video, text = self.network(pixels, titles)  # (b, D) each
             embeddings.append((video.detach(), text.detach()))
             with record_section("objective"):
                 result: LossAndMetrics = self.objective(video, text, to_device(rows, device), self.bank)
             return result
 
-        metrics = accumulate_gradients(batch, self.towers, compute_loss, recipe, self.world, loss_scale)
+        metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
         with record_section("optimiser"):
             for weights in self.objective.parameters():  # learned classes, outside DDP
                 assert weights.grad is not None
                 weights.grad = self.world.sum(weights.grad) / self.world.size
-            metrics |= optimizer_step(self.optimizer, recipe.optimizer.clip_norm)
+            metrics |= self.step_optimizer()
         with record_section("bank"):
             video, text = (torch.cat(column) for column in zip(*embeddings, strict=True))
             self.bank.update(batch.rows, video, text)
@@ -208,31 +196,15 @@ class Pretraining:
         self.enter_stage()
         return "stage II begins"
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that is the same on all processes."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state_dict(),
-            "curriculum": self.curriculum.state_dict(),
-        }
-
     def rank_state_dict(self) -> dict[str, Any]:
         """Return this process's shard of the memory bank."""
         return {"bank": self.bank.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], ranks: Sequence[dict[str, Any]]) -> None:
         """Restore the state, with the bank's shards of any number of processes."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.objective.load_state_dict(state["objective"])
-        self.curriculum.load_state_dict(state["curriculum"])
+        super().load_state_dict(state, ranks)
         self.bank.load_state_dict([each["bank"] for each in ranks])
         self.enter_stage()
-
-    def pair_id(self, row: int) -> str:
-        """Return the id of a training pair."""
-        return str(self.train.table["pair_id"][row].as_py())
 
 
 def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:

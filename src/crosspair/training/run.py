@@ -16,14 +16,15 @@ import torch
 
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
-from crosspair.errors import RecipeError, RunError
-from crosspair.files import read_jsonl, write_atomically
+from crosspair.errors import RecipeError, RunError, format_error
+from crosspair.files import JsonlWriter, read_jsonl, write_atomically
 from crosspair.recipes import dump_recipe, read_recipe, recipe_settings
 
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
 ORIGIN = "manifest.json"
 # Keys that do not change results and may differ when a run is resumed.
 MUTABLE_KEYS = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
+_PREFIX = "step-"  # of a checkpoint's folder
 NFS_CACHE_TIMEOUT_S = 90  # longest time until a network file system shows a new file
 
 
@@ -37,10 +38,11 @@ class RunFolder:
         resume: continue the run in the folder, if there is one.
         world: the processes; only rank 0 writes.
         origin: other inputs that must not change on resume, for example the initial weights.
+        manifest_file: path of the manifest, recorded for the report; it may change.
 
     Raises:
         RunError: the folder contains a run and ``resume`` is False, or a run with another recipe,
-            manifest or origin, or it cannot be written.
+            manifest or origin; or it cannot be written.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class RunFolder:
         resume: bool,
         world: World,
         origin: Mapping[str, str] | None = None,
+        manifest_file: str = "",
     ) -> None:
         origin = {"manifest": manifest, **(origin or {})}
         self.path, self.world = path, world
@@ -59,20 +62,15 @@ class RunFolder:
         if (path / RECIPE).exists():
             if not resume:
                 raise RunError(f"{path} already contains a run; continue it with --resume or choose another folder")
-            self._check_recipe(recipe)
-            self._check_origin(origin)
-        elif path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file; a run needs a folder")
+            _check_recipe(path, recipe)
+            _check_origin(path, origin)
         world.barrier()
         if world.is_main:
-            try:
-                self.checkpoints.mkdir(parents=True, exist_ok=True)
-                write_atomically(path / ORIGIN, json.dumps(origin) + "\n")
-                write_atomically(path / RECIPE, dump_recipe(recipe))
-            except OSError as error:
-                raise RunError(f"failed to write run folder {path}: {error.strerror}") from error
+            write_atomically(path / ORIGIN, json.dumps({**origin, "file": manifest_file}) + "\n")
+            write_atomically(path / RECIPE, dump_recipe(recipe))
+            self.checkpoints.mkdir(exist_ok=True)
         world.barrier()
-        self._wait_for_origin()
+        _wait_for_origin(path)
         # From rank 0, since other machines may see the newest checkpoint later.
         self.last_step = int(world.gather_counts(last_step(self.checkpoints) or 0)[0]) or None
 
@@ -80,80 +78,73 @@ class RunFolder:
         if self.world.is_main:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._truncate_metrics(self.last_step or 0)
-            self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=(self.last_step or 0) + 1)
+            step = self.last_step or 0
+            _truncate_metrics(self.path / METRICS, step)
+            self._metrics = JsonlWriter(self.path / METRICS)
+            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.world.is_main:
-            # On a full disk closing fails again and would hide the first error.
-            with suppress(OSError):
-                self._metrics.close()
-            with suppress(OSError):
+            self._metrics.__exit__(*error)
+            with suppress(OSError):  # on a full disk closing fails again and would hide the first error
                 self._events.close()
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``, and its numbers to the TensorBoard log, on rank 0 only."""
         if not self.world.is_main:
             return
-        line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False)
+        self._metrics.add({"kind": kind, "step": step, **values})
         try:
-            self._metrics.write(line + "\n")
-            self._metrics.flush()
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._events.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
-            raise RunError(f"failed to write {self.path / METRICS}: {error.strerror}") from error
+            raise RunError(f"{self.path / 'tensorboard'} cannot be written: {format_error(error)}") from error
 
-    def _truncate_metrics(self, step: int) -> None:
-        """Drop lines of ``metrics.jsonl`` after a step, and incomplete lines of a killed run."""
-        lines = (line for line in read_jsonl(self.path / METRICS) if isinstance(line, dict))
-        kept = [line for line in lines if line.get("step", step + 1) <= step]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        write_atomically(self.path / METRICS, text)
 
-    def _check_recipe(self, recipe: Recipe | FinetuneRecipe) -> None:
-        """Raise RunError if the run's recipe differs in more than `MUTABLE_KEYS`."""
-        file = str(self.path / RECIPE)
-        try:
-            saved = recipe_settings(
-                read_recipe(Recipe, file) if isinstance(recipe, Recipe) else read_recipe(FinetuneRecipe, file)
-            )
-        except RecipeError as error:
-            raise RunError(f"{self.path} contains a run of another kind: {error}") from error
-        new = recipe_settings(recipe)
-        changed = [key for key in new if new[key] != saved[key] and key not in MUTABLE_KEYS]
-        if changed:
-            changes = ", ".join(f"{key} was {saved[key]} and is now {new[key]}" for key in changed)
-            raise RunError(f"{self.path} contains a run with another recipe: {changes}")
+def _truncate_metrics(file: Path, step: int) -> None:
+    """Drop lines after a step, and incomplete lines of a killed run."""
+    lines = (line for line in read_jsonl(file) if isinstance(line, dict))
+    kept = [line for line in lines if line.get("step", step + 1) <= step]
+    write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
-    def _check_origin(self, origin: Mapping[str, str]) -> None:
-        """Raise RunError if the run was started with other inputs."""
-        try:
-            content = {"init": "random", **json.loads((self.path / ORIGIN).read_text())}
-            saved = {name: content[name] for name in origin}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.path / ORIGIN} is missing or damaged") from error
-        for name, new in origin.items():
-            if saved[name] != new:
-                raise RunError(f"{self.path} contains a run with another {name}: it was {saved[name]} and is now {new}")
 
-    def _wait_for_origin(self) -> None:
-        """Wait until the files that rank 0 wrote to the run folder are visible on this machine.
+def _check_recipe(path: Path, recipe: Recipe | FinetuneRecipe) -> None:
+    """Raise RunError if the run's recipe differs in more than `MUTABLE_KEYS`."""
+    try:
+        saved = recipe_settings(read_recipe(type(recipe), str(path / RECIPE)))
+    except RecipeError as error:
+        raise RunError(f"{path} contains a run of another kind: {error}") from error
+    new = recipe_settings(recipe)
+    changed = [key for key in new if new[key] != saved[key] and key not in MUTABLE_KEYS]
+    if changed:
+        changes = ", ".join(f"{key} was {saved[key]} and is now {new[key]}" for key in changed)
+        raise RunError(f"{path} contains a run with another recipe: {changes}")
 
-        Raises:
-            RunError: they do not appear, so the machines have different folders.
-        """
-        for _ in range(NFS_CACHE_TIMEOUT_S):
-            if (self.path / ORIGIN).exists():
-                return
-            time.sleep(1)
-        raise RunError(
-            f"{self.path} on this machine is not the folder of the first process; all machines "
-            "need the same run folder on a shared file system"
-        )
+
+def _check_origin(path: Path, origin: Mapping[str, str]) -> None:
+    """Raise RunError if the run was started with other inputs."""
+    try:
+        content = {"init": "random", **json.loads((path / ORIGIN).read_text())}
+        saved = {name: content[name] for name in origin}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / ORIGIN} is missing or damaged") from error
+    for name, new in origin.items():
+        if saved[name] != new:
+            raise RunError(f"{path} contains a run with another {name}: it was {saved[name]} and is now {new}")
+
+
+def _wait_for_origin(path: Path) -> None:
+    """Wait until the files of rank 0 are visible on this machine; RunError if it has another folder."""
+    for _ in range(NFS_CACHE_TIMEOUT_S):
+        if (path / ORIGIN).exists():
+            return
+        time.sleep(1)
+    raise RunError(
+        f"{path} on this machine is not the folder of the first process; all machines need the same run folder on "
+        "a shared file system"
+    )
 
 
 def save_checkpoint(
@@ -164,14 +155,13 @@ def save_checkpoint(
     world: World,
     keep: Collection[int] = (),
 ) -> None:
-    """Write a checkpoint, then delete the others except those to keep.
+    """Write a checkpoint from all processes, then delete the others except those to keep.
 
     Args:
         folder: the run's ``checkpoints`` folder.
         step: training steps done.
         shared: tensors and plain values that are the same on all processes; rank 0 writes them.
         rank_state: tensors and plain values of this process.
-        world: the processes; each of them calls this function.
         keep: steps of older checkpoints to keep.
 
     Raises:
@@ -233,17 +223,12 @@ def last_step(folder: Path) -> int | None:
     return max(_steps(folder), default=None)
 
 
-_PREFIX = "step-"
-
-
 def _steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in a folder."""
     names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*/")]
     return [int(name) for name in names if name.isdecimal()]  # not "step-00000010 (copy)"
 
 
 def _rank_file(rank: int) -> str:
-    """Return the name of a process's file in a checkpoint."""
     return f"process-{rank}.pt"
 
 

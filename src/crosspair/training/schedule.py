@@ -56,26 +56,20 @@ def set_learning_rates(
     config: TowersOptimizerConfig,
     curriculum: CurriculumConfig,
 ) -> float:
-    """Set the learning rate of each role (Section 4.2).
+    """Set the learning rate of each role of `build_optimizer` (Section 4.2).
 
     Args:
-        optimizer: the result of `build_optimizer`.
         stage: stage of the curriculum, 1 or 2.
-        epoch: fractional number of epochs done.
-        epochs: length of the training.
+        epoch: fractional number of epochs done, of ``epochs``.
         config: learning rates of stage I, warm-up and schedule.
         curriculum: learning rates of stage II.
 
     Returns:
         The learning rate of all parameters except the text encoder and its head.
     """
-    stage2 = stage == 2 and curriculum.strategy == "curriculum"
-    rest = curriculum.stage2_lr if stage2 else config.lr
-    base = {
-        "rest": rest,
-        "text_head": rest * config.text_head_factor,
-        "text": curriculum.text_lr if stage == 2 else 0.0,
-    }
+    rest = curriculum.stage2_lr if stage == 2 and curriculum.strategy == "curriculum" else config.lr
+    text = curriculum.text_lr if stage == 2 else 0.0
+    base = {"rest": rest, "text_head": rest * config.text_head_factor, "text": text}
     factor = compute_lr_factor(epoch, epochs, config)
     for group in optimizer.param_groups:
         group["lr"] = base[group["role"]] * factor
@@ -97,7 +91,31 @@ def compute_lr_factor(epoch: float, epochs: int, config: OptimizerConfig) -> flo
     return warmup
 
 
-class Curriculum:
+class _Saturation:
+    """Best validation score so far, and the number of validations since."""
+
+    state: tuple[str, ...] = ("best", "without_gain")  # attributes in checkpoints
+    best: float
+
+    def __init__(self) -> None:
+        self.without_gain = 0
+
+    def record(self, score: float, is_best: bool) -> bool:
+        """Record a score; return ``is_best``."""
+        if is_best:
+            self.best = score
+        self.without_gain = 0 if is_best else self.without_gain + 1
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.state:
+            setattr(self, name, state[name])
+
+
+class Curriculum(_Saturation):
     """Stage I with a frozen language model, then stage II with all weights trained (Section 3.2).
 
     Attributes:
@@ -105,41 +123,30 @@ class Curriculum:
         best: highest validation score so far.
     """
 
+    state = ("stage", "best", "without_gain")
+
     def __init__(self, config: CurriculumConfig) -> None:
-        self.config = config
+        super().__init__()
+        self.config, self.best = config, float("-inf")
         self.stage = 2 if config.strategy == "joint" else 1
-        self.best = float("-inf")
-        self._without_gain = 0
         self.advance(0)
 
     def observe(self, score: float) -> bool:
         """Record a validation score (higher is better); return whether it is the best so far."""
-        is_best = score > self.best
-        self.best = max(self.best, score)
-        self._without_gain = 0 if is_best else self._without_gain + 1
-        return is_best
+        return self.record(score, score > self.best)
 
     def advance(self, epochs_done: int) -> bool:
         """Enter stage II if it is due; return whether it was entered now."""
         if self.stage == 2 or self.config.strategy != "curriculum":
             return False
         fixed = self.config.stage2_epoch
-        due = self._without_gain >= self.config.patience if fixed is None else epochs_done >= fixed
+        due = self.without_gain >= self.config.patience if fixed is None else epochs_done >= fixed
         if due:
             self.stage = 2
         return due
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint."""
-        return {"stage": self.stage, "best": self.best, "without_gain": self._without_gain}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state_dict`."""
-        self.stage, self.best = state["stage"], state["best"]
-        self._without_gain = state["without_gain"]
-
-
-class Plateau:
+class Plateau(_Saturation):
     """Divides the learning rate by 10 when the validation loss is saturated (Section 4.2).
 
     Attributes:
@@ -148,11 +155,12 @@ class Plateau:
         ended: whether the loss saturated again after the last division.
     """
 
+    state = ("best", "dropped", "ended", "without_gain")
+
     def __init__(self, config: PlateauConfig) -> None:
-        self.config = config
-        self.best = float("inf")
+        super().__init__()
+        self.config, self.best = config, float("inf")
         self.dropped, self.ended = 0, False
-        self._without_gain = 0
 
     @property
     def factor(self) -> float:
@@ -161,28 +169,15 @@ class Plateau:
 
     def observe(self, loss: float) -> bool:
         """Record a validation loss; return whether it is the lowest so far."""
-        is_best = loss < self.best
-        self.best = min(self.best, loss)
-        self._without_gain = 0 if is_best else self._without_gain + 1
-        return is_best
+        return self.record(loss, loss < self.best)
 
     def advance(self) -> bool:
         """Divide the rate, or end, if the loss is saturated; return whether it is."""
-        if not self.config.drops or self._without_gain < self.config.patience:
+        if not self.config.drops or self.without_gain < self.config.patience:
             return False
-        self._without_gain = 0
+        self.without_gain = 0
         if self.dropped < self.config.drops:
             self.dropped += 1
         else:
             self.ended = True
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint."""
-        values = {"best": self.best, "dropped": self.dropped, "ended": self.ended}
-        return {**values, "without_gain": self._without_gain}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state_dict`."""
-        self.best, self.dropped, self.ended = state["best"], state["dropped"], state["ended"]
-        self._without_gain = state["without_gain"]

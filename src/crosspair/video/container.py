@@ -1,7 +1,4 @@
-"""Open a video file or URL and read its header.
-
-Every problem with a file raises `crosspair.errors.InvalidVideoError`, a `VideoError`.
-"""
+"""Open a video file or URL and read its header; every problem with it raises `crosspair.errors.InvalidVideoError`."""
 
 from __future__ import annotations
 
@@ -25,9 +22,8 @@ from av.video.stream import VideoStream
 from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
 from crosspair.video.remote import RemoteFile, open_remote
 
-# FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because
-# they could open other files of this machine. Audio and image formats are included so that such a
-# file is reported as what it is.
+# FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because they could open
+# other files of this machine. Audio and image formats are included so that such a file is reported as what it is.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,kux,mpegts,mpegtsraw,mpeg,mpegvideo,"
     "asf,asf_o,ogg,mxf,gxf,nut,ivf,rm,dv,wtv,nsv,swf,yuv4mpegpipe,h261,h263,h264,hevc,vvc,av1,obu,"
@@ -62,10 +58,7 @@ def probe(path: str) -> VideoInfo:
 
 @contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file or URL for decoding its video stream in the current thread.
-
-    Yields:
-        The container and its first video stream that is not a cover picture.
+    """Open a file or URL, and yield its container and its first video stream that is not a cover picture.
 
     Raises:
         VideoError: see `probe`; inside the context, the server of a remote file failed.
@@ -88,11 +81,7 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def read_header(stream: VideoStream, path: str) -> VideoInfo:
-    """Read the header of an opened video.
-
-    Raises:
-        VideoError: the header gives no length or no size.
-    """
+    """Read the header of an opened video; VideoError if it gives no length or no size."""
     context = stream.codec_context
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     length = duration(stream)
@@ -102,12 +91,9 @@ def read_header(stream: VideoStream, path: str) -> VideoInfo:
         assert isinstance(stream.container, InputContainer)
         if stream.container.format.name.endswith("_pipe"):
             raise InvalidVideoError(path, VideoStatus.NOT_A_VIDEO, "is a picture, not a video")
-        raise InvalidVideoError(
-            path,
-            VideoStatus.DAMAGED_HEADER,
-            f"the header gives no length or size ({context.width}×{context.height}, "
-            f"{length:.2f} s); the file is cut or damaged",
-        )
+        found = f"{context.width}×{context.height}, {length:.2f} s"
+        reason = f"the header gives no length or size ({found}); the file is cut or damaged"
+        raise InvalidVideoError(path, VideoStatus.DAMAGED_HEADER, reason)
     frames = min(stream.frames or round(length * fps), MAX_FRAMES)
     return VideoInfo(context.width, context.height, fps, frames, length, context.name)
 
@@ -141,7 +127,7 @@ def _check_file(path: str) -> None:
 
 
 def _open_container(path: str, remote: RemoteFile | None) -> InputContainer:
-    """Open a file, or ``remote`` instead, with the demuxers of `FORMATS`; raise InvalidVideoError if that fails."""
+    """Open a file, or ``remote`` instead, with the demuxers of `FORMATS`."""
     try:
         # Without the prefix, FFmpeg takes a name such as "a:b.mp4" for a URL.
         source: Any = remote or f"file:{path}"
@@ -183,21 +169,15 @@ def _select_stream(container: InputContainer, path: str) -> VideoStream:
 
 HEAD = 512  # bytes
 BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid"})
-MAGIC = (
-    b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x00\x00\x01\xba",
-    b"\x00\x00\x01\xb3",
-)  # fmt: skip
+# Matroska, FLV, Ogg, ASF, and MPEG program and video streams.
+MAGIC = (b"\x1aE\xdf\xa3", b"FLV", b"OggS", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\0\0\1\xba", b"\0\0\1\xb3")
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
 MARKUP = re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 UNKNOWN = CheckResult(VideoStatus.NOT_A_VIDEO)
 
 
 def check_signature(path: str, remote: RemoteFile | None) -> CheckResult:
-    """Explain from its first bytes why a file, which could not be opened as a video, is not one.
-
-    Args:
-        path: path of a local file.
-        remote: opened remote file to read instead, or None.
+    """Explain from its first bytes why a file, or ``remote`` instead, could not be opened as a video.
 
     Returns:
         The status and a reason; `UNKNOWN`, which has no reason, if the bytes match nothing.
@@ -212,7 +192,6 @@ def check_signature(path: str, remote: RemoteFile | None) -> CheckResult:
 
 
 def _check_content(file: RemoteFile | BinaryIO) -> CheckResult:
-    """Do the work of `check_signature` on an open file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(HEAD)
@@ -252,7 +231,7 @@ def _is_cut(file: RemoteFile | BinaryIO, size: int) -> bool:
 def _is_text(head: bytes) -> bool:
     """Return whether bytes are printable UTF-8 text, the last character of which may be cut."""
     try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # may end inside a character
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
     return all(character.isprintable() or character.isspace() for character in text)

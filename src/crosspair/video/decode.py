@@ -1,7 +1,4 @@
-"""Choose the times of a clip's frames, and decode the frames shown at these times.
-
-Frames are sampled by time in s, so that the result does not depend on a file's frame rate.
-"""
+"""Choose the times of a clip's frames in s, independent of the frame rate, and decode the frames shown then."""
 
 from __future__ import annotations
 
@@ -42,16 +39,13 @@ def clip_span(frames: int, stride: int) -> float:
 
 
 def clip_times(position: float, length: float, frames: int, stride: int) -> np.ndarray:
-    """Return the times of a clip's frames.
+    """Return the times (frames,) of a clip's frames in s, ascending; times past the end of a short video are its end.
 
     Args:
         position: position of the clip in the video, 0 (at the beginning) to 1 (at the end).
         length: length of the video in s.
         frames: number of frames (8 in the paper; 16 for fine-tuning).
         stride: distance between frames in 1/30 s (4 in the paper).
-
-    Returns:
-        (frames,) float64, ascending, in s. Times past the end of a short video are set to its end.
 
     >>> clip_times(0.5, length=0.2, frames=3, stride=3)
     array([0. , 0.1, 0.2])
@@ -91,8 +85,7 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
         wanted = [max(begin, min(begin + float(t), last)) for t in times(length)]
         try:
             frames = list(frames_on_screen(container, stream, wanted, clip.path))
-            # One reformatter for the clip: a frame's own would set up the scaler each time, which
-            # is ten times slower.
+            # One reformatter for the clip: a frame's own would set up the scaler each time, which is ten times slower.
             reformatter = VideoReformatter()
             pixels = [_to_rgb(frame, size, reformatter) for frame in frames]
         except av.FFmpegError as error:
@@ -103,19 +96,12 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
 
 
 def resolve_segment(clip: Clip, info: VideoInfo) -> tuple[float, float]:
-    """Return the beginning and the length of a clip's segment, in s.
-
-    Raises:
-        VideoError: the segment begins after the end of the video.
-    """
+    """Return the beginning and the length of a clip's segment in s; VideoError if it begins after the video's end."""
     begin = clip.start or 0.0
     end = min(info.duration if clip.end is None else clip.end, info.duration)
     if begin >= end:
-        raise InvalidVideoError(
-            clip.path,
-            VideoStatus.OUTSIDE,
-            f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s",
-        )
+        reason = f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s"
+        raise InvalidVideoError(clip.path, VideoStatus.OUTSIDE, reason)
     return begin, end - begin
 
 
@@ -130,30 +116,15 @@ def array_frames(frames: np.ndarray, times: np.ndarray, size: FrameSize) -> np.n
     Returns:
         (N, H', W', 3) uint8.
     """
-    height, width = frames.shape[1:3]
-    target = size(width, height)
-    reformatter = VideoReformatter()
     indices = np.minimum(np.floor(times * REFERENCE_FPS + 1e-6).astype(int), len(frames) - 1)
-    scaled = [
-        reformatter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[index]), format="rgb24"),
-            *target,
-            format="rgb24",
-            interpolation="BILINEAR",
-        ).to_ndarray()
-        for index in indices
-    ]
-    return np.stack(scaled)
+    reformatter = VideoReformatter()
+    selected = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[i]), format="rgb24") for i in indices)
+    return np.stack([_to_rgb(frame, size, reformatter) for frame in selected])
 
 
 def check_frame_array(frames: np.ndarray, name: str) -> None:
-    """Check that an array is a video in memory.
-
-    Raises:
-        VideoError: it is not (T, H, W, 3) uint8, or is empty.
-    """
-    has_shape = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
-    if not has_shape or frames.dtype != np.uint8:
+    """Raise VideoError unless an array is a video in memory: (T, H, W, 3) uint8, not empty."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0 or frames.dtype != np.uint8:
         raise VideoError(
             f"{name} is {frames.dtype} of shape {frames.shape}; a video in memory is uint8 of "
             "shape (frames, height, width, 3), RGB"
@@ -189,9 +160,8 @@ def frames_on_screen(
             end = "it has no frames" if current is None else f"the frames end at {current[0]:.2f} s"
             raise InvalidVideoError(path, VideoStatus.CUT, f"cut: the header gives {duration(stream):.2f} s, but {end}")
         if current[1].is_corrupt:
-            raise InvalidVideoError(
-                path, VideoStatus.CORRUPT_FRAMES, f"damaged: the frame at {current[0]:.2f} s is corrupt"
-            )
+            reason = f"damaged: the frame at {current[0]:.2f} s is corrupt"
+            raise InvalidVideoError(path, VideoStatus.CORRUPT_FRAMES, reason)
         yield current[1]
 
 
@@ -242,11 +212,9 @@ def _decode_with_times(container: FrameSource, stream: VideoStream) -> Iterator[
 
 
 def _sort_times(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
-    """Assign times in ascending order to frames, which are in order already.
-
-    AVI stores no timestamps. The guessed ones are out of order if B-frames are packed two to a
-    chunk, as in many Xvid files; frames would then be dropped as late.
-    """
+    """Assign times in ascending order to frames, which are in order already."""
+    # AVI stores no timestamps. The guessed ones are out of order if B-frames are packed two to a chunk, as in many
+    # Xvid files; frames would then be dropped as late.
     frames: deque[VideoFrame] = deque()
     times: list[float] = []
     for seconds, frame in decoded:

@@ -45,14 +45,7 @@ SUFFIXES = frozenset().union(*CONTAINERS.values())
 
 
 def inspect_job(job: tuple[str, Sequence[Segment], bool]) -> tuple[dict[str, Any], list[CheckResult]]:
-    """Run `inspect` in a worker process, with arguments and results that can be pickled.
-
-    Args:
-        job: path, segments, and whether to decode.
-
-    Returns:
-        The fields of `VideoInfo`, empty if the header cannot be read, and a result per segment.
-    """
+    """Run `inspect` on a (path, segments, decode) in a worker process; returns the fields of `VideoInfo`, or none."""
     path, segments, decode = job
     info, results = inspect(path, segments, decode=decode)
     return asdict(info) if info else {}, results
@@ -88,10 +81,9 @@ def inspect(path: str, segments: Sequence[Segment], *, decode: bool) -> tuple[Vi
                     if segments[i] == (None, None):
                         info, results[i] = _check_length(scan, info, stream.frames, path, results[i])
     except InvalidVideoError as error:
-        return info, [CheckResult(error.kind, error.reason)] * len(segments)
+        results = [CheckResult(error.kind, error.reason)] * len(segments)
     except av.FFmpegError as error:
-        result = CheckResult(VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})")
-        return info, [result] * len(segments)
+        results = [CheckResult(VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})")] * len(segments)
     return info, results
 
 
@@ -102,44 +94,36 @@ def _to_span(segment: Segment, info: VideoInfo) -> Span:
 
 
 def _check_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> CheckResult:
-    """Check a segment by the header alone: frame size, position, file suffix, frame rate and minimum length."""
+    """Check a segment by the header alone."""
     begin, end = span
     if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
         return CheckResult(VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels")
     if begin >= end:
-        return CheckResult(
-            VideoStatus.OUTSIDE, f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s"
-        )
+        reason = f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s"
+        return CheckResult(VideoStatus.OUTSIDE, reason)
     notes = []
     suffix = PurePosixPath(path.split("::")[0].split("?")[0]).suffix.lower()
     if suffix in SUFFIXES and suffix not in CONTAINERS.get(container.format.name, ()):
-        reason = f"it is {container.format.long_name}, not {suffix}"
-        notes.append(CheckResult(VideoStatus.WRONG_CONTAINER, reason))
+        notes.append(CheckResult(VideoStatus.WRONG_CONTAINER, f"it is {container.format.long_name}, not {suffix}"))
     if not RATES[0] <= info.fps <= RATES[1]:
-        reason = f"the header gives {info.fps:g} frames per second"
-        notes.append(CheckResult(VideoStatus.ODD_RATE, reason))
+        notes.append(CheckResult(VideoStatus.ODD_RATE, f"the header gives {info.fps:g} frames per second"))
     if end - begin < CLIP - TICK:
-        reason = (
-            f"{end - begin:.2f} s, shorter than a clip of {CLIP:.2f} s (8 frames, 4/30 s apart): "
-            "training repeats its last frame"
-        )
-        notes.append(CheckResult(VideoStatus.SHORT, reason))
+        reason = f"{end - begin:.2f} s, shorter than a clip of {CLIP:.2f} s (8 frames, 4/30 s apart)"
+        notes.append(CheckResult(VideoStatus.SHORT, f"{reason}: training repeats its last frame"))
     return _merge_notes(notes)
 
 
 def _merge_notes(notes: Sequence[CheckResult]) -> CheckResult:
-    """Merge check results into one: the status of the first (`FINE` if there is none), the reasons of all."""
+    """Merge check results into one: the status of the first, the reasons of all."""
     if not notes:
         return CheckResult(VideoStatus.FINE)
     return CheckResult(notes[0].kind, "; ".join(note.reason for note in notes if note.reason))
 
 
 def _merge_spans(spans: Sequence[Span], info: VideoInfo) -> list[Span]:
-    """Sort spans and merge those that overlap or are near each other.
-
-    The end of a span that ends with the video becomes infinite, to reach the last frame if the header is wrong.
-    """
+    """Sort spans and merge those that overlap or are near each other."""
     merged: list[Span] = []
+    # A span that ends with the video has no end, to reach the last frame if the header is wrong.
     for begin, end in sorted((b, math.inf if e == info.duration else e) for b, e in spans):
         if merged and begin <= merged[-1][1] + NEAR:
             merged[-1] = merged[-1][0], max(merged[-1][1], end)
@@ -185,13 +169,11 @@ class _TolerantSource:
         self.packets = 0  # packets that should give a visible frame
 
     def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None:
-        """Seek in the container; forget the recorded errors and packets."""
         self.failed.clear()
         self.packets = 0
         self._container.seek(offset, stream=stream, backward=backward)
 
     def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]:
-        """Yield the frames of all packets; record time in s and message of those that cannot be decoded."""
         origin, tick = stream.start_time or 0, float(stream.time_base or 0)
         seconds = 0.0
         packets = self._container.demux(stream)
@@ -213,7 +195,7 @@ class _TolerantSource:
 
 
 def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult) -> CheckResult:
-    """Return a result for a segment whose frames are cut, corrupt or undecodable, else ``result``, of its header."""
+    """Return ``result``, of the header, or what is wrong with the decoded frames of a segment."""
     begin, end = span
     if not scan.frames and scan.failed:
         return CheckResult(VideoStatus.UNDECODABLE, f"no frame can be decoded ({scan.failed[0][1]})")
@@ -236,12 +218,7 @@ def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult)
 def _check_length(
     scan: _Scan, info: VideoInfo, declared: int, path: str, result: CheckResult
 ) -> tuple[VideoInfo, CheckResult]:
-    """Compare a whole decoded video with its header; return the header, with a wrong length corrected, and the result.
-
-    Args:
-        declared: number of frames according to the header, 0 if it gives none.
-        result: result so far.
-    """
+    """Compare a whole decoded video with its header, which has ``declared`` frames (0: unknown); correct its length."""
     if result.kind.broken and result.kind is not VideoStatus.CORRUPT_FRAMES:
         return info, result
     found = len(scan.frames)

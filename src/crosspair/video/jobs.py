@@ -1,8 +1,4 @@
-"""Decode clips of a video for evaluation, indexing and inference; runs in worker processes.
-
-Training loads one random view at a time (`crosspair.video.loader`). Everything else needs several
-clips of each video: a `DecodeJob` names them, and the video is opened once for all of them.
-"""
+"""Decode several clips of a video for evaluation, indexing and inference; runs in worker processes."""
 
 from __future__ import annotations
 
@@ -22,27 +18,16 @@ THUMBNAIL_SIDE = 160  # pixels, of the longer side
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """Clips of one video.
+    """Clips of one video, which is opened once for all of them; at ``times`` or ``positions``."""
 
-    Attributes:
-        row: Row of the video in its manifest.
-        first: Index of the first of these clips among all clips of the video.
-        source: The file; or frames (T, H, W, 3) uint8, RGB, at 30 per second.
-        config: Number, distance and size of the frames.
-        times: (k, T) instants of the clips' frames, in s from the start of the source. Or
-        positions: (k,) positions of the clips in the source, 0 (start) to 1 (as late as it fits).
-        crops: Square crops of each clip: 1 (center), or 3 (both ends of the longer side too).
-        thumbnails: Whether to make a picture of each clip.
-    """
-
-    row: int
-    first: int
-    source: Clip | np.ndarray
+    row: int  # of the video in its manifest
+    first: int  # index of the first of these clips among all clips of the video
+    source: Clip | np.ndarray  # the file; or frames (T, H, W, 3) uint8, RGB, at 30 per second
     config: ClipConfig
-    times: np.ndarray | None = None
-    positions: tuple[float, ...] = ()
-    crops: int = 1
-    thumbnails: bool = False
+    times: np.ndarray | None = None  # (k, T) of the clips' frames, in s from the start of the source
+    positions: tuple[float, ...] = ()  # (k,) of the clips in the source, 0 (start) to 1 (as late as it fits)
+    crops: int = 1  # square crops of each clip: 1 (center), or 3 (both ends of the longer side too)
+    thumbnails: bool = False  # whether to make a picture of each clip
 
     def __len__(self) -> int:
         """Number of clips, k."""
@@ -51,17 +36,11 @@ class DecodeJob:
 
 @dataclass(frozen=True)
 class DecodedClips:
-    """The outcome of a `DecodeJob`.
+    """The outcome of a `DecodeJob`."""
 
-    Attributes:
-        clips: (crops, k, T, S, S, 3) uint8, RGB; empty if the job failed.
-        thumbnails: The middle frame of each clip as JPEG, if requested.
-        failure: What is wrong with the video; empty if nothing is.
-    """
-
-    clips: np.ndarray
-    thumbnails: list[bytes] = field(default_factory=list)
-    failure: str = ""
+    clips: np.ndarray  # (crops, k, T, S, S, 3) uint8, RGB; empty if the job failed
+    thumbnails: list[bytes] = field(default_factory=list)  # the middle frame of each clip as JPEG
+    failure: str = ""  # what is wrong with the video
 
 
 def decode_job(job: DecodeJob) -> DecodedClips:
@@ -97,17 +76,10 @@ def decode_job(job: DecodeJob) -> DecodedClips:
 
 
 def square_crops(frames: np.ndarray, crops: int, size: int) -> list[np.ndarray]:
-    """Crop squares along the longer side of the frames, centered on the shorter side.
+    """Return views (T, size, size, 3) of frames (T, H, W, 3), evenly spaced along the longer side: one is the center.
 
-    Args:
-        frames: (T, H, W, 3).
-        crops: Number of crops, evenly spaced from one end to the other: 3 for the test's left,
-            center and right (Section 4.2), 1 for the center.
-        size: Side of a square in pixels, at most the shorter of H and W. It is the size used in
-            training: the last feature maps of a small network, 2×2, would become 3×3.
-
-    Returns:
-        `crops` views (T, size, size, 3).
+    Three are the left, center and right of Section 4.2. The size is that of training: the last feature maps of a small
+    network, 2×2, would become 3×3.
     """
     height, width = frames.shape[1:3]
     squares = []
@@ -119,7 +91,7 @@ def square_crops(frames: np.ndarray, crops: int, size: int) -> list[np.ndarray]:
 
 
 def _encode_thumbnail(frame: np.ndarray) -> bytes:
-    """Shrink an (H, W, 3) uint8 frame to a longer side of at most `THUMBNAIL_SIDE` pixels; return it as a JPEG."""
+    """Return a JPEG of an (H, W, 3) frame with a longer side of at most `THUMBNAIL_SIDE` pixels."""
     picture = Image.fromarray(frame)
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     file = io.BytesIO()

@@ -1,7 +1,6 @@
 """Training batches: random views of clips, decoded by worker processes.
 
-The random numbers of a view depend on (seed, epoch, row) only, so that a batch is the same
-whichever worker loads it, and a resumed run continues with the batch that it would have had.
+The random numbers of a view depend on (seed, epoch, row) only: batches are the same whichever worker loads them.
 """
 
 from __future__ import annotations
@@ -28,21 +27,13 @@ PREFETCH = 4  # batches per worker
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips that could be read, and the failures of the others.
+    """Clips that could be read, and the failures of the others."""
 
-    Attributes:
-        epoch: Epoch, from 0.
-        rows: (B,) int64, indices of the clips in the list that they were read from.
-        clips: (B, 3, T, H, W) uint8, RGB, in channels_last_3d order.
-        colors: (B, 3) float32, factors for `crosspair.video.views.jitter_colors`.
-        failures: (row, message) of each clip that could not be read.
-    """
-
-    epoch: int
-    rows: torch.Tensor
-    clips: torch.Tensor
-    colors: torch.Tensor
-    failures: list[tuple[int, str]]
+    epoch: int  # from 0
+    rows: torch.Tensor  # (B,) int64, indices of the clips in the list that they were read from
+    clips: torch.Tensor  # (B, 3, T, H, W) uint8, RGB, in channels_last_3d order
+    colors: torch.Tensor  # (B, 3) float32, factors for `crosspair.video.pixels.jitter_colors`
+    failures: list[tuple[int, str]]  # row and message of each clip that could not be read
 
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory; the loader calls this if there is a GPU."""
@@ -53,11 +44,7 @@ class Batch:
 def training_loader(
     clips: Sequence[Clip], order: TrainingOrder, config: ClipConfig, *, seed: int, workers: int
 ) -> DataLoader[Any]:
-    """Load the batches of the rest of a training, without a pause between epochs.
-
-    Yields:
-        `Batch` of random views (see `training_view`), in the order given by `order`.
-    """
+    """Load a `Batch` of random views for each item of an order, without a pause between epochs."""
     return DataLoader(
         _TrainingViews(clips, config, seed),
         batch_sampler=order,
@@ -73,14 +60,11 @@ def training_loader(
 
 @contextmanager
 def explain_dead_workers(manifest: Path, advice: str = "") -> Iterator[None]:
-    """Turn the RuntimeError of a dead or hanging loader process into a VideoError of one line with advice.
+    """Turn the RuntimeError of a dead or hanging loader process into a VideoError with advice.
 
     Args:
-        manifest: Manifest of the videos.
-        advice: What to do once the video is found, appended to the message.
-
-    Raises:
-        VideoError: A process of the loader died or timed out.
+        manifest: manifest of the videos.
+        advice: what to do once the video is found, appended to the message.
     """
     try:
         yield
@@ -101,16 +85,13 @@ def explain_dead_workers(manifest: Path, advice: str = "") -> Iterator[None]:
 
 
 class TrainingOrder:
-    """The order of pairs over a whole training: a new permutation for each epoch.
+    """The order of pairs over a whole training: a new permutation for each epoch, without the rest that fills no batch.
 
     Args:
-        pairs: Number of pairs; those that do not fill a batch are skipped in that epoch.
-        batch_size: Pairs per batch, over all processes.
-        epochs: Number of epochs.
-        seed: Seed of the permutations.
-        rank, world_size: Which part of each batch this process loads. The parts of all ranks,
-            concatenated, are the batch in its order, for any number of processes.
-        start: Number of batches of the whole training that are already done.
+        pairs, batch_size, epochs: their numbers; the batch is over all processes.
+        seed: seed of the permutations.
+        rank, world_size: which part of each batch this process loads; concatenated, the parts are the batch.
+        start: number of batches of the whole training that are already done.
     """
 
     def __init__(

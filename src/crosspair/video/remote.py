@@ -18,12 +18,7 @@ Result = TypeVar("Result")
 class RemoteFile:
     """File object for FFmpeg that stores the first error as ``fault`` instead of raising it.
 
-    An exception raised here would have to pass through C code. FFmpeg sees the end of the file
-    instead, and the caller checks ``fault`` afterwards.
-
-    Args:
-        handle: file opened by fsspec.
-        url: URL shown in messages.
+    An exception would have to pass through C code. FFmpeg sees the end of the file, and the caller checks ``fault``.
     """
 
     def __init__(self, handle: IO[bytes], url: str) -> None:
@@ -31,7 +26,7 @@ class RemoteFile:
         self.fault: InvalidVideoError | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to ``size`` bytes (-1: all that is left); empty after an error."""
+        """Read up to ``size`` bytes (-1: all); empty after an error."""
         return self._guard(lambda: self._handle.read(size), b"")
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -43,7 +38,6 @@ class RemoteFile:
         return self._guard(self._handle.tell, -1)
 
     def _guard(self, action: Callable[[], Result], default: Result) -> Result:
-        """Return the result of an action, or the default after the first error, which is stored."""
         if self.fault is not None:
             return default
         try:
@@ -55,12 +49,7 @@ class RemoteFile:
 
 @contextmanager
 def open_remote(url: str) -> Iterator[RemoteFile]:
-    """Open a URL for reading in ranges.
-
-    Raises:
-        InvalidVideoError: the file does not exist, the server does not answer or does not support
-            ranges, or the protocol is unknown or needs a package that is not installed.
-    """
+    """Open a URL for reading in ranges; InvalidVideoError if the server, the protocol or its package is missing."""
     import fsspec
 
     try:
@@ -73,9 +62,8 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
         raise _explain(url, error) from error
     try:
         if not handle.seekable() or getattr(handle, "size", 0) is None:
-            raise InvalidVideoError(
-                url, VideoStatus.UNREADABLE, "the server does not support range requests. Download the file"
-            )
+            reason = "the server does not support range requests. Download the file"
+            raise InvalidVideoError(url, VideoStatus.UNREADABLE, reason)
         yield RemoteFile(handle, url)
     finally:
         with suppress(Exception):  # nothing was written that could be lost

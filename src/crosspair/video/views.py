@@ -12,32 +12,18 @@ from crosspair.video.decode import clip_times, read_frames
 
 @dataclass(frozen=True)
 class View:
-    """A region of a video in time and space, independent of the video's length and size.
+    """A region of a video in time and space, independent of the video's length and size."""
 
-    Attributes:
-        position: position of the clip in time, 0 to 1.
-        short_side: short side of the resized frames, in pixels.
-        across: horizontal position of the crop, 0 (left) to 1 (right).
-        down: vertical position of the crop, 0 (top) to 1 (bottom).
-        flip: whether to mirror left and right.
-        colors: factors of brightness, contrast and saturation, applied on the training device.
-    """
-
-    position: float
-    short_side: int
-    across: float = 0.5
-    down: float = 0.5
-    flip: bool = False
-    colors: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    position: float  # of the clip in time, 0 to 1
+    short_side: int  # of the resized frames, in pixels
+    across: float = 0.5  # horizontal position of the crop, 0 (left) to 1 (right)
+    down: float = 0.5  # vertical position of the crop, 0 (top) to 1 (bottom)
+    flip: bool = False  # whether to mirror left and right
+    colors: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of brightness, contrast and saturation
 
 
 def training_view(generator: np.random.Generator, config: ClipConfig) -> View:
-    """Draw a random view for training (Section 4.2): time, scale, crop, flip and colours.
-
-    Args:
-        generator: source of randomness.
-        config: ranges; the paper's code draws the short side from [128, 170] for size 112.
-    """
+    """Draw a random view for training (Section 4.2); for size 112, the paper's short sides are 128 to 170."""
     position, side, across, down, mirror = generator.random(5)
     low, high = round(config.scale[0] * config.size), round(config.scale[1] * config.size)
     brightness, contrast, saturation = 1 + config.color_jitter * generator.uniform(-1, 1, 3)
@@ -52,15 +38,7 @@ def training_view(generator: np.random.Generator, config: ClipConfig) -> View:
 
 
 def load_view(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
-    """Decode and crop one view of a video.
-
-    Args:
-        clip: the file and the segment to read.
-        view: time and region of the frames.
-        config: crop size, number of frames and stride.
-
-    Returns:
-        (frames, size, size, 3) uint8, RGB, without the view's colour changes.
+    """Decode and crop one view of a video, without its colour changes: (frames, size, size, 3) uint8, RGB.
 
     Raises:
         VideoError: see `crosspair.video.decode.read_frames`.
@@ -75,14 +53,7 @@ def load_view(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
 
 
 def load_frames(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
-    """Decode and resize the frames of one view without cropping them.
-
-    Returns:
-        (frames, H, W, 3) uint8, RGB; the shorter of H and W is ``view.short_side``.
-
-    Raises:
-        VideoError: see `crosspair.video.decode.read_frames`.
-    """
+    """Decode the frames (T, H, W, 3) of one view; the shorter of H and W is ``view.short_side``."""
     return read_frames(
         clip,
         lambda length: clip_times(view.position, length, config.frames, config.stride),

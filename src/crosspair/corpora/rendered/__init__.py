@@ -4,9 +4,8 @@ Its actions cannot be recognised from single frames, so a model that classifies 
 motion. Views must not be flipped: a flip exchanges left and right, clockwise and anticlockwise.
 """
 
-from crosspair.corpora.rendered.actions import ACTIONS, PARTNERS, draw_motion
 from crosspair.corpora.rendered.render import Pair, plan, render_corpus
-from crosspair.corpora.rendered.scene import Scene, draw_scene, render_frames
+from crosspair.corpora.rendered.scene import ACTIONS, PARTNERS, Scene, draw_motion, draw_scene, render_frames
 from crosspair.corpora.rendered.titles import compose_titles
 
 __all__ = [

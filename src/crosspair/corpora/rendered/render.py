@@ -10,18 +10,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
 from av.video.stream import VideoStream
 
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
-from crosspair.corpora.rendered.actions import ACTIONS
-from crosspair.corpora.rendered.scene import Scene, draw_scene, render_frames
+from crosspair.corpora.rendered.scene import ACTIONS, Scene, draw_scene, render_frames
 from crosspair.corpora.rendered.titles import compose_titles
-from crosspair.errors import ManifestError, RunError
-from crosspair.files import atomic_write, write_atomically
+from crosspair.errors import ManifestError
+from crosspair.files import atomic_write
 from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 
 _VERSION = 1  # increase it if the same settings would give other scenes, titles or files
@@ -58,20 +57,9 @@ class Pair:
     @property
     def row(self) -> dict[str, Any]:
         """Row of the manifest."""
-        scene = self.scene
-        return {
-            "pair_id": self.pair_id,
-            "path": self.path,
-            "title": self.title,
-            "label": scene.label,
-            "split": self.split,
-            "width": scene.width,
-            "height": scene.height,
-            "fps": float(scene.fps),
-            "frames": scene.frames,
-            "duration": scene.seconds,
-            "codec": scene.codec,
-        }
+        row = {"pair_id": self.pair_id, "path": self.path, "title": self.title, "split": self.split}
+        row |= {key: getattr(self.scene, key) for key in ("label", "width", "height", "frames", "codec")}
+        return row | {"fps": float(self.scene.fps), "duration": self.scene.seconds}
 
 
 def render_corpus(
@@ -103,7 +91,11 @@ def render_corpus(
         ManifestError: an argument is out of range, ``out`` holds other files, a file cannot be
             written, or a rendering process was killed.
     """
-    _check_arguments(pairs, seed, noise, workers)
+    workers = cpu_count() if workers is None else workers
+    limits = {"pairs": (pairs, len(ACTIONS), math.inf), "seed": (seed, 0, math.inf), "noise": (noise, 0, 1)}
+    for name, (value, lowest, highest) in {**limits, "workers": (workers, 1, math.inf)}.items():
+        if not lowest <= value <= highest:
+            raise ManifestError(f"{name} is {value}; it must be in [{lowest}, {highest}]")
     out = Path(out)
     settings = {"version": _VERSION, "pairs": pairs, "seed": seed, "noise": float(noise)}
     complete = _is_complete(out, settings)
@@ -114,18 +106,15 @@ def render_corpus(
     _write_settings(out, {**settings, "complete": False})
     jobs = [(pair.scene, out / pair.path) for pair in missing]
     # Closed if `progress` raises, so that all worker processes end.
-    with closing(_render(jobs, workers or cpu_count())) as answers:
+    with closing(_render(jobs, workers)) as answers:
         for done, (_, failure) in enumerate(answers, pairs - len(missing) + 1):
-            if isinstance(failure, WorkerFailure):
+            if failure:
                 raise ManifestError(
                     f"{out}: rendering failed ({failure.reason}). Repeat the command to resume, if "
                     "necessary with fewer workers."
                 )
-            if failure:
-                raise ManifestError(failure)
             progress(done, pairs)
-    manifest = manifest_from_rows((pair.row for pair in planned), out / _MANIFEST)
-    manifest = manifest.write(out / _MANIFEST)
+    manifest = manifest_from_rows((pair.row for pair in planned), out / _MANIFEST).write(out / _MANIFEST)
     _write_settings(out, {**settings, "complete": True})
     return manifest
 
@@ -137,31 +126,15 @@ def plan(pairs: int, seed: int = 0, noise: float = 0.3) -> list[Pair]:
     >>> pair.pair_id, pair.scene.label in ACTIONS
     ('00000', True)
     """
-    scenes = [draw_scene(seed, index, label) for index, label in enumerate(_draw_labels(pairs, seed))]
-    order = sorted(range(pairs), key=lambda index: (scenes[index].label, index))
-    splits = {index: _SPLITS[place % len(_SPLITS)] for place, index in enumerate(order)}
-    titles = compose_titles(scenes, noise)
-    return [Pair(scene, title, splits[scene.index]) for scene, title in zip(scenes, titles, strict=True)]
-
-
-def _draw_labels(pairs: int, seed: int) -> list[str]:
-    """Draw a random permutation of all actions for each block of 16 pairs."""
     labels: list[str] = []
-    for block in range(math.ceil(pairs / len(ACTIONS))):
+    for block in range(math.ceil(pairs / len(ACTIONS))):  # of all actions, in random order
         order = np.random.default_rng((seed, block, _LABELS)).permutation(len(ACTIONS))
         labels += [ACTIONS[i] for i in order]
-    return labels[:pairs]
-
-
-def _check_arguments(pairs: int, seed: int, noise: float, workers: int | None) -> None:
-    if pairs < len(ACTIONS):
-        raise ManifestError(f"pairs is {pairs}; it must be at least {len(ACTIONS)}, one for each action")
-    if seed < 0:
-        raise ManifestError(f"seed is {seed}; it must be at least 0")
-    if not 0 <= noise <= 1:
-        raise ManifestError(f"noise is {noise}; it must be in [0, 1]")
-    if workers is not None and workers < 1:
-        raise ManifestError(f"workers is {workers}; it must be at least 1")
+    scenes = [draw_scene(seed, index, label) for index, label in enumerate(labels[:pairs])]
+    by_label = sorted(scenes, key=lambda scene: (scene.label, scene.index))
+    splits = {scene.index: _SPLITS[place % len(_SPLITS)] for place, scene in enumerate(by_label)}
+    titles = compose_titles(scenes, noise)
+    return [Pair(scene, title, splits[scene.index]) for scene, title in zip(scenes, titles, strict=True)]
 
 
 def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
@@ -195,15 +168,14 @@ def _write_settings(out: Path, settings: dict[str, Any]) -> None:
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple[int, Any]]:
-    """Render to files; yield (index of the job, error message, empty on success, or `WorkerFailure`)."""
+def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple[int, WorkerFailure | None]]:
+    """Render to files; yield (index of the job, `WorkerFailure` or None)."""
     if workers == 1 or len(jobs) <= _FEW:
         return ((place, write_video(job)) for place, job in enumerate(jobs))
-    return map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers, name="the renderer")
+    return map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers)
 
 
-@dataclass(frozen=True)
-class Encoding:
+class Encoding(NamedTuple):
     """Encoder settings of one codec."""
 
     encoder: str
@@ -243,15 +215,8 @@ def encode_scene(scene: Scene) -> bytes:
     return file.getvalue()
 
 
-def write_video(job: tuple[Scene, Path]) -> str:
-    """Render a scene to a file, atomically; the task of a worker process.
-
-    Returns:
-        An error message of one line if it cannot be written, otherwise an empty string.
-    """
+def write_video(job: tuple[Scene, Path]) -> None:
+    """Render a scene to a file, atomically; the task of a worker process."""
     scene, path = job
-    try:
-        write_atomically(path, encode_scene(scene))
-    except RunError as error:
-        return str(error)
-    return ""
+    with atomic_write(path, ManifestError) as partial:
+        partial.write_bytes(encode_scene(scene))

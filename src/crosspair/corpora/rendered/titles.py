@@ -1,6 +1,6 @@
 """Titles of rendered videos: the vocabulary, and sentences with a controlled amount of noise.
 
-The first word of each list is the plain name.
+The first entry of each tuple is the plain name.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ ACTION_WORDS: Mapping[str, tuple[str, ...]] = {
     "moving right": ("moving right", "moving to the right", "heading right", "goes rightwards"),
     "growing": ("growing", "grows", "getting bigger", "expanding", "swelling", "inflates"),
     "shrinking": ("shrinking", "shrinks", "getting smaller", "contracting", "deflates"),
-    "spinning clockwise": ("spinning clockwise", "turning clockwise", "rotating clockwise",
-                           "spins clockwise"),
-    "spinning anticlockwise": ("spinning anticlockwise", "turning anticlockwise",
-                               "rotating counterclockwise", "spins anticlockwise"),
-    "orbiting clockwise": ("orbiting clockwise", "circling clockwise", "going round clockwise",
-                           "orbits clockwise"),
-    "orbiting anticlockwise": ("orbiting anticlockwise", "circling anticlockwise",
-                               "going round counterclockwise", "orbits anticlockwise"),
-    "coming together": ("coming together", "approaching each other", "meeting", "getting closer",
-                        "about to meet"),
-    "drifting apart": ("drifting apart", "separating from each other", "parting", "splitting up",
-                       "breaking apart"),
-    "shaking sideways": ("shaking sideways", "wobbling from side to side", "shakes side to side",
-                         "jiggling sideways"),
+    "spinning clockwise": ("spinning clockwise", "turning clockwise", "rotating clockwise", "spins clockwise"),
+    "spinning anticlockwise": (
+        "spinning anticlockwise", "turning anticlockwise", "rotating counterclockwise", "spins anticlockwise",
+    ),
+    "orbiting clockwise": ("orbiting clockwise", "circling clockwise", "going round clockwise", "orbits clockwise"),
+    "orbiting anticlockwise": (
+        "orbiting anticlockwise", "circling anticlockwise", "going round counterclockwise", "orbits anticlockwise",
+    ),
+    "coming together": ("coming together", "approaching each other", "meeting", "getting closer", "about to meet"),
+    "drifting apart": ("drifting apart", "separating from each other", "parting", "splitting up", "breaking apart"),
+    "shaking sideways": (
+        "shaking sideways", "wobbling from side to side", "shakes side to side", "jiggling sideways",
+    ),
     "bouncing": ("bouncing", "bounces", "hopping up and down", "jumping", "boing boing"),
     "swinging": ("swinging", "swings", "swaying like a pendulum", "rocking to and fro"),
     "blinking": ("blinking", "blinks", "flashing on and off", "flickering", "lighting up"),
@@ -84,26 +83,25 @@ COLOUR_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 
 SENTENCE_TEMPLATES = (
-    "{}", "{}", "{}", "a video of {}", "watch {}", "look at {}", "here is {}",
-    "just {}", "i filmed {}", "{} again",
+    "{}", "{}", "{}", "a video of {}", "watch {}", "look at {}", "here is {}", "just {}", "i filmed {}", "{} again",
 )  # fmt: skip
 
 CHANNELS = (
-    "ShapeLab:", "[4K]", "DailyLoops |", "Kid Planet TV -", "EP. 12 |", "Mr Pixel presents:",
-    "(Official)", "Studio 7 ▶", "RELAX WITH ANNA -", "My first vlog:",
+    "ShapeLab:", "[4K]", "DailyLoops |", "Kid Planet TV -", "EP. 12 |", "Mr Pixel presents:", "(Official)",
+    "Studio 7 ▶", "RELAX WITH ANNA -", "My first vlog:",
 )  # fmt: skip
 
 TAGS = (
-    "#satisfying", "#shorts", "#fyp", "#animation", "#loop", "#viral", "#asmr", "#shape",
-    "#cute", "#relaxing", "#foryou", "#motiongraphics",
+    "#satisfying", "#shorts", "#fyp", "#animation", "#loop", "#viral", "#asmr", "#shape", "#cute", "#relaxing",
+    "#foryou", "#motiongraphics",
 )  # fmt: skip
 
 EMOJI = ("😂", "😍", "🔥", "✨", "👀", "🎉", "❤️", "🙈", "💯", "😱", "🌈", "👍")
 
 ASIDES = (
-    "subscribe for more", "part 2", "wait for the end", "my mom made this", "so relaxing",
-    "must see", "best of 2019", "full hd", "link in bio", "at the park", "with music",
-    "ten hours version", "no sound", "how did this happen", "for beginners", "home made",
+    "subscribe for more", "part 2", "wait for the end", "my mom made this", "so relaxing", "must see", "best of 2019",
+    "full hd", "link in bio", "at the park", "with music", "ten hours version", "no sound", "how did this happen",
+    "for beginners", "home made",
 )  # fmt: skip
 
 FOREIGN_ASIDES = (
@@ -112,8 +110,8 @@ FOREIGN_ASIDES = (
 )  # fmt: skip
 
 EMPTY_TITLES = (
-    "untitled", "video", "my new video", "MOV_0042", "test", "something i made", "no title",
-    "watch till the end", "vid 3",
+    "untitled", "video", "my new video", "MOV_0042", "test", "something i made", "no title", "watch till the end",
+    "vid 3",
 )  # fmt: skip
 
 
@@ -147,21 +145,14 @@ def compose_titles(scenes: Sequence[Scene], noise: float) -> list[str]:
         scenes: all scenes of a corpus; a wrong title describes another of them.
         noise: 0 (clean) to 1 (all wrong).
     """
-    return [_compose_title(scene, scenes, noise) for scene in scenes]
-
-
-def _compose_title(scene: Scene, scenes: Sequence[Scene], noise: float) -> str:
-    """Write a scene's title; with probability noise² it describes a scene with another action."""
-    rng = np.random.default_rng((scene.seed, scene.index, _TITLE))
-    wrong = rng.uniform() < noise**2
-    subject = _draw_other(scene, scenes, rng) if wrong else scene
-    return _decorate(_compose_sentence(subject, noise, rng), noise, rng)
-
-
-def _draw_other(scene: Scene, scenes: Sequence[Scene], rng: np.random.Generator) -> Scene:
-    """Draw a scene with another action, or return ``scene`` if there is none."""
-    others = [other for other in scenes if other.label != scene.label]
-    return others[rng.integers(len(others))] if others else scene
+    titles = []
+    for scene in scenes:
+        rng, subject = np.random.default_rng((scene.seed, scene.index, _TITLE)), scene
+        if rng.uniform() < noise**2:
+            others = [other for other in scenes if other.label != scene.label]
+            subject = others[rng.integers(len(others))] if others else scene
+        titles.append(_decorate(_compose_sentence(subject, noise, rng), noise, rng))
+    return titles
 
 
 def _compose_sentence(scene: Scene, noise: float, rng: np.random.Generator) -> str:
@@ -176,26 +167,17 @@ def _compose_sentence(scene: Scene, noise: float, rng: np.random.Generator) -> s
     elif says_colour:
         parts.append("ones" if plural else "one")
     if parts:
-        parts.insert(0, _choose(_COUNTS, rng) if plural else _article(parts[0], rng))
+        article = _choose(_COUNTS if plural else ("a", "a", "the", "this", "my"), rng)
+        parts.insert(0, "an" if article == "a" and parts[0][0] in "aeiou" else article)
     if says_action:
-        parts.append(_action_words(scene.label, noise, rng))
+        words = ACTION_WORDS[scene.label]
+        if rng.uniform() < 0.2 * noise:
+            parts.append(_choose(FOREIGN_ACTION_WORDS[scene.label], rng))
+        else:
+            parts.append(words[0] if rng.uniform() < 0.5 else _choose(words, rng))
     if not parts:
         return _choose(EMPTY_TITLES, rng)
     return _choose(SENTENCE_TEMPLATES, rng).format(" ".join(parts))
-
-
-def _action_words(label: str, noise: float, rng: np.random.Generator) -> str:
-    """Draw words for an action, with probability 0.2 · noise in another language."""
-    if rng.uniform() < 0.2 * noise:
-        return _choose(FOREIGN_ACTION_WORDS[label], rng)
-    synonyms = ACTION_WORDS[label]
-    return synonyms[0] if rng.uniform() < 0.5 else _choose(synonyms, rng)
-
-
-def _article(following: str, rng: np.random.Generator) -> str:
-    """Draw "a" ("an" before a vowel), "the", "this" or "my"."""
-    article = _choose(("a", "a", "the", "this", "my"), rng)
-    return "an" if article == "a" and following[0] in "aeiou" else article
 
 
 def _decorate(sentence: str, noise: float, rng: np.random.Generator) -> str:

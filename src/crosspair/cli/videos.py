@@ -1,0 +1,281 @@
+"""Verbs that use a trained model on videos: embed, classify, index, search, serve."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from crosspair.cli.results import classify_videos, print_classes, print_hits, split_by_length
+from crosspair.errors import CrosspairError, VideoError
+
+if TYPE_CHECKING:
+    from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+    from crosspair.cli.parser import InferenceOptions
+
+logger = logging.getLogger(__name__)
+
+
+def run_embed(
+    videos: list[str],
+    *,
+    model: str,
+    out: Path,
+    clips: PositiveInt = 10,
+    window: float | None = None,
+    stride: float | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    **options: Unpack[InferenceOptions],
+) -> None:
+    """Write features of videos to a Parquet file, or of a manifest to a folder.
+
+    A file has one row per video or window: video, start, end, visual, embedding, error. A folder
+    has the features of one manifest for evaluate: features.safetensors and index.parquet. It can
+    be resumed by the same command, and runs under torchrun and on Ray.
+
+    Args:
+        model: a model folder or Hub name; for a folder also imagenet:FILE
+        out: FILE.parquet, or a folder
+        clips: clips per video, without --window
+        window: length of a window in s; one row per window (default: one per video)
+        engine: for a folder: run on processes of this machine, or on a Ray cluster with a shared
+            file system
+    """
+    from crosspair import api
+    from crosspair.cli.parser import check_engine, check_output_path
+    from crosspair.inference import load, write_embeddings
+
+    check_engine(engine, address)
+    windows = _parse_windows(window, stride)
+    if out.suffix != ".parquet":
+        if len(videos) > 1 or windows:
+            raise CrosspairError(f"--out {out} is a folder: give one manifest, and no --window")
+        ray = (address or "") if engine == "ray" else None
+        features = api.write_features(model, videos[0], out, clips=clips, ray=ray, **options)
+        if api.is_main_process():
+            print(f"{out}: features of {len(features.rows)} videos, {len(features.failures)} skipped")
+        return
+    if engine == "ray":
+        raise CrosspairError("--engine ray requires a folder as --out")
+    check_output_path(out, example="features.parquet")
+    loaded = load(model, **options)
+    metadata = {
+        "model": loaded.engine.model.hash,
+        "clips": None if windows else clips,
+        "window": windows and windows.length,
+        "stride": windows and windows.stride,
+    }
+    rows, failures = write_embeddings(out, loaded.encode(videos, clips=clips, windows=windows), metadata)
+    failed = f"; {len(failures)} videos could not be read (column error)" if failures else ""
+    print(f"{out}: {rows} rows{failed}")
+
+
+def _parse_windows(window: float | None, stride: float | None) -> Any:
+    """Return the windows of ``--window`` and ``--stride`` (default: half a window); None without ``--window``."""
+    from crosspair.evaluation.windows import Windows
+
+    if window is None:
+        if stride is not None:
+            raise CrosspairError("--stride requires --window")
+        return None
+    return Windows(window, window / 2 if stride is None else stride)
+
+
+def run_classify(
+    videos: list[str],
+    *,
+    model: str,
+    classes: str = "",
+    classes_file: Path | None = None,
+    templates: Path | None = None,
+    window: float | None = None,
+    stride: float | None = None,
+    top: PositiveInt = 5,
+    json: bool = False,
+    **options: Unpack[InferenceOptions],
+) -> None:
+    """Classify videos among given class names (zero-shot).
+
+    Videos longer than 30 s get a timeline of 4 s windows every 2 s.
+
+    Args:
+        classes: "A, B, C": names, separated by commas
+        classes_file: names, one per line, instead of --classes
+        window: length of a window in s; prints a timeline for every video
+        top: number of classes to print
+        json: print all scores as JSON
+    """
+    from crosspair.cli.parser import print_json
+    from crosspair.corpora.inputs import collect_videos, probe_missing
+    from crosspair.evaluation.zeroshot import read_templates
+    from crosspair.inference import load
+
+    prompts: dict[str, Any] = {
+        "classes": _read_classes(classes, classes_file),
+        "templates": read_templates(templates) if templates else ("{}",),
+    }
+    windows = _parse_windows(window, stride)
+    loaded = load(model, **options)
+    manifest = probe_missing(collect_videos(videos))
+    results = [
+        {"video": name, "error": error}
+        for name, error in zip(manifest.column("pair_id"), manifest.column("error"), strict=True)
+        if error
+    ]
+    for members, cut in split_by_length(manifest, windows):
+        results += classify_videos(loaded, members, windows=cut, **prompts)
+    if all("classes" not in result for result in results):
+        raise VideoError(f"0 of {len(manifest)} videos can be read; first error: {results[0]['error']}")
+    if json:
+        print_json(results)
+    else:
+        print_classes(results, top)
+
+
+def _read_classes(names: str, file: Path | None) -> list[str]:
+    if bool(names) == bool(file):
+        raise CrosspairError('either --classes "A, B, C" or --classes-file FILE is required')
+    listed = names.split(",")
+    if file:
+        from crosspair.corpora.tables import read_lines
+
+        listed = list(read_lines(file, "class file").values())
+    classes = list(dict.fromkeys(filter(None, map(str.strip, listed))))
+    if not classes:
+        raise CrosspairError(f"{file or '--classes'} contains no class name")
+    return classes
+
+
+def run_index(
+    videos: list[str],
+    *,
+    library: Path,
+    model: str | None = None,
+    titles: Path | None = None,
+    window: float | None = None,
+    stride: float | None = None,
+    forget: bool = False,
+    **options: Unpack[InferenceOptions],
+) -> None:
+    """Create a searchable library of videos, or update it.
+
+    Only new and changed files are encoded; videos deleted from the folders are removed. If
+    interrupted, run the same command again to resume. The library contains a copy of its model, so
+    --model and --window are needed only once.
+
+    Args:
+        videos: folders, files, URLs or manifests (.parquet)
+        titles: csv or tsv: video_id or path, title
+        window: length of a window in s (default: 4)
+        forget: remove these videos from the library instead, even if the files do not exist
+    """
+    from crosspair.evaluation.encode import load_engine
+    from crosspair.library.index import index_videos, remove_videos
+    from crosspair.library.store import BROKEN_FILE, MODEL_FOLDER, is_library
+    from crosspair.progress import delayed_progress
+
+    if forget:
+        print(f"{library}: {remove_videos(library, videos)} videos removed")
+        return
+    windows = _parse_windows(window, stride)
+    if model is None and not is_library(library):
+        raise CrosspairError(f"{library} is not a library yet; add --model M to create it")
+    engine = load_engine(model or library / MODEL_FOLDER, **options)
+    with delayed_progress("indexing", "videos") as progress:
+        summary = index_videos(library, engine, videos, windows=windows, titles=titles, progress=progress)
+    print(
+        f"{library}: {summary.added} videos added, {summary.changed} changed, {summary.removed} "
+        f"removed, {summary.unchanged} unchanged; {summary.windows} windows written"
+    )
+    if summary.broken:
+        print(f"{library / BROKEN_FILE}: {len(summary.broken)} unreadable videos, with reasons")
+
+
+def run_search(
+    text: tuple[str, ...],
+    *,
+    library: Path,
+    video: str = "",
+    limit: PositiveInt = 10,
+    where: str = "",
+    folder: str | None = None,
+    exact: bool = False,
+    json: bool = False,
+    sheet: Path | None = None,
+    **options: Unpack[InferenceOptions],
+) -> None:
+    """Search moments in a library by text or by video.
+
+    Windows that overlap a better window of the same video are suppressed.
+
+    Args:
+        text: what to search for
+        video: search for similar videos instead of a text: a video file
+        limit: number of results
+        where: SQL condition on path, title, start, "end" or size: title LIKE '%guitar%'
+        folder: search only videos in this folder
+        exact: compare with every window, without the vector index
+        json: print results as JSON
+        sheet: also draw an image (.png) with frames of each result
+    """
+    from crosspair.cli.parser import print_json
+    from crosspair.evaluation.encode import load_engine
+    from crosspair.files import write_atomically
+    from crosspair.library.search import Searcher, contact_sheet
+    from crosspair.library.store import Library
+
+    if bool(text) == bool(video):
+        raise CrosspairError("either a text or --video FILE is required")
+    opened = Library(library)
+    searcher = Searcher(opened, load_engine(opened.model_folder, **options))
+    settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
+    hits = searcher.video(video, **settings) if video else searcher.text(" ".join(text), **settings)
+    if sheet:
+        write_atomically(sheet, contact_sheet(hits))
+    if json:
+        print_json([
+            {
+                "path": hit.path, "start": hit.start, "end": hit.end,
+                "score": round(hit.score, 4), "title": hit.title,
+            }
+            for hit in hits
+        ])  # fmt: skip
+        return
+    print_hits(hits)
+    if sheet:
+        print(f"{sheet}: frames of each result")
+
+
+def run_serve(
+    *,
+    library: Path,
+    host: str = "127.0.0.1",
+    port: NonNegativeInt = 7860,
+    max_upload: PositiveInt = 200,
+    **options: Unpack[InferenceOptions],
+) -> None:
+    """Serve a web page to search a library, play results, and classify a video.
+
+    Only videos of the library are served. Uploads are deleted after processing. Press Ctrl-C to
+    stop.
+
+    Args:
+        host: address to listen on; 0.0.0.0 allows access from other machines
+        port: 0: any free port
+        max_upload: maximum size of an upload in MB
+    """
+    from crosspair.evaluation.encode import load_engine
+    from crosspair.library.store import Library
+    from crosspair.serve.app import serve
+    from crosspair.serve.guard import is_loopback
+
+    opened = Library(library)
+    if not is_loopback(host):
+        logger.warning("no password is required: everyone who can reach %s can see all videos of this library", host)
+    serve(
+        opened, load_engine(opened.model_folder, **options),
+        host=host, port=port, max_upload=max_upload,
+        ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True),
+    )  # fmt: skip

@@ -1,0 +1,233 @@
+"""Microbatches on the device, torch.compile, learned class weights, and validation."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crosspair.config import ClipConfig, TrainingConfig
+from crosspair.corpora import manifest_from_rows
+from crosspair.distributed import World
+from crosspair.errors import RecipeError, VideoError
+from crosspair.models import CPD
+from crosspair.recipes import load_recipe
+from crosspair.training import pretrain
+from crosspair.training.finetune import Finetuning
+from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device, preprocess_clips
+from crosspair.training.pretrain import Pretraining
+from crosspair.training.run import load_checkpoint, save_checkpoint
+from crosspair.video.loader import Batch
+from crosspair.video.pixels import jitter_colors, normalize
+from tests.training import test_finetune
+
+PAIRS, CLIPS = 24, 7
+CPU = torch.device("cpu")
+
+
+def batch(seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        epoch=0,
+        rows=torch.randperm(PAIRS, generator=generator)[:CLIPS],
+        clips=torch.randint(0, 256, (CLIPS, 3, 2, 32, 32), generator=generator).to(torch.uint8),
+        colors=torch.rand(CLIPS, 3, generator=generator) + 0.5,
+        failures=[(3, "broken")],
+    )
+
+
+def task(*settings: str) -> Pretraining:
+    settings = (
+        "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
+        "head.embedding=8", f"training.batch_size={CLIPS}", "training.precision=fp32",
+        "optimizer.warmup_epochs=0", "objective.noise_samples=12", "curriculum.stage2_epoch=1",
+        *settings,
+    )  # fmt: skip
+    rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
+    return Pretraining(load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World())
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(3, 1), (8, 1), (2, 4)])
+def test_batch_size_too_small_for_its_processes(processes: int, parts: int) -> None:
+    with pytest.raises(RecipeError, match=rf"training\.batch_size 8 .*{processes}"):
+        check_batch_size(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 4), (2, 2), (4, 1)])
+def test_two_clips_per_microbatch_suffice(processes: int, parts: int) -> None:
+    check_batch_size(TrainingConfig(batch_size=8, accumulate=parts), World(size=processes))
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_microbatches_concatenate_to_the_batch(jitter: float, parts: int) -> None:
+    whole, config = batch(), ClipConfig(color_jitter=jitter)
+    found = microbatches_to_device(whole, parts, CPU)
+    assert [len(rows) for rows, _, _ in found] == {1: [7], 2: [4, 3], 3: [3, 2, 2]}[parts]
+    assert torch.equal(torch.cat([rows for rows, _, _ in found]), whole.rows)
+    expected = normalize(whole.clips)
+    if jitter:
+        expected = jitter_colors(expected, whole.colors)
+    pixels = [preprocess_clips(clips, colors, config) for _, clips, colors in found]
+    torch.testing.assert_close(torch.cat(pixels), expected)
+
+
+def test_pinned_batch_is_equal(monkeypatch) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda each: pinned.append(each) or each)
+    whole = batch()
+    again = whole.pin_memory()
+    assert [id(each) for each in pinned] == [id(each) for each in (whole.rows, whole.clips, whole.colors)]
+    assert (again.clips is whole.clips, again.failures) == (True, [(3, "broken")])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_copy_does_not_synchronise_with_the_gpu() -> None:
+    device = torch.device("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _, clips, colors in microbatches_to_device(batch().pin_memory(), 2, device):
+            assert preprocess_clips(clips, colors, ClipConfig(color_jitter=0.4)).is_cuda
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def graphs() -> int:
+    """Return the number of graphs compiled so far."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.usefixtures("one_thread", "eager_backend")
+def test_compiled_network_equals_eager_one(tmp_path: Path) -> None:
+    plain, made = task(), task("training.compile=true")
+    before = graphs()
+    for step in range(4):
+        if step == 2:
+            for each in (plain, made):
+                each.curriculum.stage = 2
+                each.enter_stage()
+        losses = [each.train_step(batch(step), 0.0, 1.0)["loss"] for each in (plain, made)]
+        torch.testing.assert_close(*losses)
+    assert graphs() > before
+    weights = plain.model.state_dict()
+    assert list(weights) == list(made.model.state_dict())
+    torch.testing.assert_close(dict(made.model.state_dict()), dict(weights))
+    made.model.save_pretrained(tmp_path / "model")
+    assert CPD.from_pretrained(tmp_path / "model").hash == made.model.hash
+
+
+def test_missing_compiler_raises_one_line(monkeypatch) -> None:
+    def fails(_) -> None:
+        raise RuntimeError("Cannot find a working\ntriton installation")
+
+    monkeypatch.setattr("crosspair.training.loop.torch.compile", fails)
+    with pytest.raises(RecipeError, match=r"training\.compile.*a working triton installation"):
+        compile_model(torch.nn.Linear(2, 2), CPU)
+
+
+# --- learned class weights (Equation 1) ---------------------------------------------------------
+
+
+def classes_task(estimate: str) -> Pretraining:
+    return task(
+        "curriculum.strategy=joint", "objective.name=self_instance", "objective.instances=weights",
+        f"objective.estimate={estimate}",
+    )  # fmt: skip
+
+
+def step(training: Pretraining, number: int) -> float:
+    return float(training.train_step(batch(number), 0.0, 1.0)["loss"])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("estimate", ["nce", "softmax"])
+def test_resumed_run_is_identical(estimate: str, tmp_path: Path) -> None:
+    run = classes_task(estimate)
+    before = run.objective.discrimination.weights.detach().clone()
+    for number in range(2):
+        step(run, number)
+    after = run.objective.discrimination.weights.detach().clone()
+    assert not torch.equal(before, after)
+    save_checkpoint(tmp_path, 2, {"task": run.state_dict()}, run.rank_state_dict(), World())
+    resumed = classes_task(estimate)
+    shared, ranks = load_checkpoint(tmp_path, 2)
+    resumed.load_state_dict(shared["task"], ranks)
+    assert torch.equal(resumed.objective.discrimination.weights, after)
+    torch.manual_seed(7)
+    expected = [step(run, 2), step(run, 3)]
+    torch.manual_seed(7)
+    assert [step(resumed, 2), step(resumed, 3)] == expected
+    ours, theirs = (t.objective.discrimination.weights for t in (resumed, run))
+    assert torch.equal(ours, theirs)
+
+
+def test_class_weights_have_the_learning_rate_of_the_towers() -> None:
+    run = classes_task("nce")
+    weights = run.objective.discrimination.weights
+    groups = [g for g in run.optimizer.param_groups if any(p is weights for p in g["params"])]
+    assert [group["role"] for group in groups] == ["rest"]
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+class BatchSizeError(Exception):
+    """Raised with the requested batch size."""
+
+
+def raise_batch_size(*arguments: Any, batch_size: int, **more: Any) -> None:
+    raise BatchSizeError(batch_size)
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "reads"),
+    [
+        (lambda: task("training.batch_size=8", "training.accumulate=2"), "pretrain", "extract_features"),
+        (lambda: test_finetune.task(**{"training.accumulate": 2}), "finetune", "encode_plans"),
+    ],
+)
+def test_batches_have_the_size_of_a_microbatch(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Pretraining | Finetuning], module: str, reads: str
+) -> None:
+    monkeypatch.setattr(importlib.import_module(f"crosspair.training.{module}"), reads, raise_batch_size)
+    with pytest.raises(BatchSizeError, match=r"^4$"):
+        make().validate()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_unreadable_validation_videos_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    made = test_finetune.task(**{"training.workers": 0})
+    with pytest.raises(VideoError, match=r"4 .*no such file"):
+        made.validate()
+    for name, message in zip(made.validation.column("pair_id"), caplog.messages[-4:], strict=True):
+        assert f" {name}: " in message
+    assert made.model.training
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_best_model_is_written_and_returned(tmp_path, make_video, monkeypatch) -> None:
+    for row in range(8):
+        make_video(tmp_path / f"{row}.mp4", frames=12, size=(64, 64))
+    rows = [
+        {"pair_id": str(row), "path": f"{row}.mp4", "title": "a dog", "split": split}
+        for row, split in enumerate(["train"] * 6 + ["val"] * 2)
+    ]
+    manifest = manifest_from_rows(rows, tmp_path / "m.parquet")
+    recipe = load_recipe("laptop", [
+        "clip.size=32", "clip.frames=4", "video.width=4", "text.dimensions=8", "head.hidden=8",
+        "head.embedding=8", "objective.noise_samples=8", "training.batch_size=2",
+        "training.epochs=2", "training.workers=0", "training.validate_every=1",
+        "training.export=best", "curriculum.stage2_epoch=1",
+    ])  # fmt: skip
+    worse = iter([0.9, 0.1])
+    monkeypatch.setattr(Pretraining, "validate", lambda _: {"mrr": next(worse)})
+    model = pretrain(recipe, manifest, tmp_path / "run")
+    assert model is not None
+    assert not model.training
+    assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash
