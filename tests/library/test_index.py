@@ -22,7 +22,7 @@ from crosspair.errors import ManifestError, VideoError
 from crosspair.evaluation import encode
 from crosspair.library import InferenceEngine, Library, LibraryError, Windows, index_videos, remove_videos, store
 from crosspair.library import index as indexing
-from crosspair.video import jobs
+from crosspair.video import views
 from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
 from tests.library import killed
@@ -119,7 +119,7 @@ def test_a_partly_readable_video_is_indexed_and_listed(
 
     library = tmp_path / "library"
     index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
-    monkeypatch.setattr(jobs, "read_frames", damaged)
+    monkeypatch.setattr(views, "read_frames", damaged)
     monkeypatch.setattr(encode, "CLIPS_PER_JOB", 1)
     with monkeypatch.context() as patch:
         patch.setattr(store, "schema", stopped)  # after broken.csv, before the windows
