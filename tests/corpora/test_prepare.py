@@ -37,7 +37,7 @@ from crosspair.errors import ManifestError, RunError
 from crosspair.files import read_jsonl
 from crosspair.video.decode import read_frames
 from tests.corpora import dying
-from tests.test_file_lock import hold
+from tests.test_files import hold
 
 SMALL = TranscodeSettings(short_side=32)
 
