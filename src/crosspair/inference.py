@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
@@ -334,51 +335,31 @@ def write_embeddings(
         VideoError: no video can be read; the file is not written.
         RunError: the file cannot be written.
     """
-    count, failures = 0, dict[str, str]()
-    with atomic_write(path) as partial:
+    count, failures, rows = 0, dict[str, str](), list[dict[str, Any]]()
+    with atomic_write(path) as partial, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
-        try:
-            rows: list[dict[str, Any]] = []
-            for name, features in encoded:
-                rows += _embedding_rows(name, features)
-                count += len(features.spans)
-                if features.failure:
-                    failures[name] = features.failure
-                schema = _embedding_schema(features, metadata)
-                writer = writer or pq.ParquetWriter(partial, schema)
-                if len(rows) >= ROW_GROUP:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                    rows = []
-            if not count:
-                raise _no_readable_video(list(failures.values()))
-            assert writer is not None
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        finally:
-            if writer is not None:
-                writer.close()
+        for name, features in encoded:
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(partial, _embedding_schema(features, metadata)))
+            values = zip(features.spans, features.visual.numpy(), features.embedding.numpy(), strict=True)
+            for (start, end), visual, embedding in values:
+                rows.append({"video": name, "start": start, "end": end, "visual": visual, "embedding": embedding})
+            count += len(features.spans)
+            if features.failure:
+                rows.append({"video": name, "error": features.failure})
+                failures[name] = features.failure
+            if len(rows) >= ROW_GROUP:
+                writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
+                rows = []
+        if not count:
+            raise _no_readable_video(list(failures.values()))
+        assert writer is not None
+        writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
     return count, failures
 
 
-def _embedding_rows(name: str, features: WindowFeatures) -> Iterator[dict[str, Any]]:
-    """Yield a row of the embeddings file per window of a video, and one for its error, if any."""
-    values = zip(features.spans, features.visual.numpy(), features.embedding.numpy(), strict=True)
-    for (start, end), visual, embedding in values:
-        yield {
-            "video": name, "start": start, "end": end, "visual": visual, "embedding": embedding,
-        }  # fmt: skip
-    if features.failure:
-        yield {"video": name, "error": features.failure}
-
-
 def _embedding_schema(features: WindowFeatures, metadata: Mapping[str, Any]) -> pa.Schema:
-    return pa.schema(
-        [
-            ("video", pa.string()),
-            ("start", pa.float64()),
-            ("end", pa.float64()),
-            ("visual", pa.list_(pa.float32(), features.visual.shape[1])),
-            ("embedding", pa.list_(pa.float32(), features.embedding.shape[1])),
-            ("error", pa.string()),
-        ],
-        {"crosspair": json.dumps(metadata)},
-    )
+    columns = {"video": pa.string(), "start": pa.float64(), "end": pa.float64()}
+    for name in ("visual", "embedding"):
+        columns[name] = pa.list_(pa.float32(), getattr(features, name).shape[1])
+    return pa.schema([*columns.items(), ("error", pa.string())], {"crosspair": json.dumps(metadata)})

@@ -25,6 +25,7 @@ LONG_VIDEO = 30.0  # s; longer videos are classified window by window
 
 
 def print_manifests(manifests: Iterable[Manifest]) -> None:
+    """Print the size of each manifest, and the list of skipped pairs."""
     from crosspair.corpora.build import skipped_list_path
     from crosspair.corpora.manifest import SPLITS
 
@@ -36,6 +37,7 @@ def print_manifests(manifests: Iterable[Manifest]) -> None:
 
 
 def print_checked(checked: CheckedManifest, listed: Path | None) -> None:
+    """Print the number of videos and pairs of each kind, and the list of problems."""
     from rich.console import Console
     from rich.table import Table
 
@@ -68,10 +70,8 @@ def print_preparation(plan: PreparationPlan, workers: int) -> None:
         return
     size = min(20, len(plan.missing))
     with progress("measuring", size, "videos") as bar:
-        estimate = estimate_cost(
-            plan, partial(transcode_locally, workers=workers), size, 0,
-            lambda done, broken: bar.advance(done, f"{broken} broken"),
-        )  # fmt: skip
+        backend = partial(transcode_locally, workers=workers)
+        estimate = estimate_cost(plan, backend, size, lambda done, broken: bar.advance(done, f"{broken} broken"))
     folder = next(each for each in [plan.out, *plan.out.absolute().parents] if each.is_dir())
     total = datetime.timedelta(seconds=round(estimate.work))
     elapsed = datetime.timedelta(seconds=round(estimate.work / workers))
@@ -143,6 +143,7 @@ def classify_videos(model: Model, videos: Manifest, **options: Any) -> list[dict
 
 
 def print_classes(results: Sequence[dict[str, Any]], top: int) -> None:
+    """Print the best classes and the timeline of each video."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -166,6 +167,7 @@ def print_classes(results: Sequence[dict[str, Any]], top: int) -> None:
 
 
 def print_hits(hits: Sequence[SearchHit]) -> None:
+    """Print one search result per line."""
     from rich.console import Console
     from rich.text import Text
 

@@ -45,8 +45,6 @@ def run_pretrain(
         recipe: name or YAML file, for example laptop or my.yaml
         manifest: training pairs
         run: run folder, which receives the model, checkpoints, metrics and report.html
-        init: initial weights: random, a model folder or Hub name, of which matching parts are
-            loaded, or imagenet:FILE, the state dict of a 2D ResNet, which is inflated
     """
     from crosspair import api
 
@@ -74,8 +72,6 @@ def run_finetune(
     Args:
         overrides: recipe keys, for example labels.share=0.01 to use 1 % of the labels
         recipe: ucf101, hmdb51, kinetics400, laptop-finetune, or a YAML file
-        init: initial weights: a model folder or Hub name, random to train from scratch, or
-            imagenet:FILE, the state dict of a 2D ResNet, which is inflated
         manifest: videos with labels
         run: run folder, which receives the model, checkpoints, results.json and report.html
         split: split to test on; with val, validation videos are held out of train
@@ -166,7 +162,6 @@ def run_benchmark(
         overrides: recipe keys, for example training.workers=8 clip.size=112
         recipe: name or YAML file, as in pretrain and finetune
         manifest: training videos
-        init: initial weights, as in pretrain and finetune
         seconds: approximate time to measure
         json: print all values as JSON
     """

@@ -1,4 +1,4 @@
-"""Commands for weights: import, initialisation, export, publishing."""
+"""End-to-end runs of import-weights, pretrain from imported weights, export and report."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.e2e.conftest import crosspair, pretrain_arguments, refused
 from tests.models import conftest as models_conftest
 from tests.models.slowonly import authors, pyslowfast, slow_only
 from tests.models.test_inflate import Code
+from tests.reporting.ablations import write_ablation
 
 language_model = models_conftest.language_model
 A10 = ("video.depth=10", "video.width=4", "video.shortcut=A")
@@ -149,3 +150,49 @@ def test_errors_are_one_line(tmp_path) -> None:
     ):
         assert message in refused(*arguments)
         assert not out.exists()
+
+
+# --- report ---
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    result = Result("zero-shot", "top-1", 0.5, "trained", feature="embedding", count=40)
+    origin = provenance(recipe="", model="0123456789ab", manifest="ba9876543210", seed=0)
+    write_results(tmp_path / "run" / "results.json", [result], origin)
+    return tmp_path / "run"
+
+
+def test_a_report_of_two_runs(tmp_path: Path, evaluated: Path) -> None:
+    done = crosspair("report", evaluated, f"again={evaluated}", "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "report" / "report.html"
+    assert done.stdout == (f"{page}, report.md, report.csv: 2 values of 2 runs in 1 table\n")
+    assert {path.name for path in page.parent.iterdir()} == {
+        "report.html", "report.md", "report.csv",
+    }  # fmt: skip
+    assert page.read_text("utf-8").count("50.0 %") == 2
+
+
+def test_errors_of_report(tmp_path: Path, evaluated: Path) -> None:
+    out = tmp_path / "report"
+    assert "'run'" in refused("report", evaluated, evaluated, "--out", out)
+    assert f"{tmp_path}" in refused("report", tmp_path, "--out", out)
+    (tmp_path / "notes.json").write_text("[]")
+    assert "notes.json" in refused("report", evaluated, tmp_path / "notes.json", "--out", out)
+    assert not out.exists()
+    assert "results.json" in refused("report", evaluated, "--out", evaluated / "results.json")
+
+
+def test_ablation_report_is_written_to_its_folder(tmp_path: Path, evaluated: Path) -> None:
+    folder = tmp_path / "ablation"
+    folder.mkdir()
+    write_ablation(folder, {"objective": ("one", "other")})
+    line = f"{folder} is an ablation"
+    assert line in refused("report", folder, evaluated)
+    assert line in refused("report", folder, "--out", tmp_path)
+    assert "--out" in refused("report", evaluated)
+    done = crosspair("report", folder)
+    assert done.returncode == 0, done.stderr
+    assert str(folder / "report.html") in done.stdout
+    assert "other" in (folder / "report.html").read_text("utf-8")
