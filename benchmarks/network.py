@@ -28,7 +28,7 @@ from benchmarks.measuring import compare_times, print_comparison, run_in_turns, 
 from crosspair.config import Depth, OptimizerConfig
 from crosspair.device import autocast, dtype_for
 from crosspair.models import ResNet3d
-from crosspair.models.inference import FoldedResNet3d
+from crosspair.models.resnet3d import FoldedResNet3d
 from crosspair.training.schedule import build_grouped_optimizer
 from crosspair.workers import cpu_count
 

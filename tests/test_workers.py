@@ -101,7 +101,7 @@ def test_any_sequence_of_jobs(names: list[str], workers: int, in_order: bool) ->
 
 def test_decoding_does_not_import_torch() -> None:
     code = (
-        "import sys, crosspair.video.integrity, crosspair.video.jobs, crosspair.corpora.prepare; "
+        "import sys, crosspair.video.integrity, crosspair.video.views, crosspair.corpora.prepare; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

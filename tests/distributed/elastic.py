@@ -18,7 +18,7 @@ from crosspair.recipes import load_recipe
 from crosspair.training import loop
 from crosspair.training.pretrain import Pretraining
 from crosspair.video.loader import Batch, TrainingOrder
-from tests.distributed.one_step import SETTINGS, some_pairs
+from tests.distributed.train_steps import SETTINGS, some_pairs
 
 BROKEN = 3  # the row of a pair whose video fails
 CONFIG = ("training.epochs=2", "training.checkpoint_steps=2")  # epochs of five steps

@@ -15,9 +15,7 @@ from crosspair.errors import RunError
 from crosspair.models import Classifier
 from tests.models.conftest import write_language_model
 
-ONE_STEP, ONE_FINETUNE_STEP, MULTIVIEW = (
-    Path(__file__).with_name(name) for name in ("one_step.py", "one_finetune_step.py", "multiview.py")
-)
+TRAIN_STEPS, MULTIVIEW = (Path(__file__).with_name(name) for name in ("train_steps.py", "multiview.py"))
 
 
 def launched(script: Path, processes: int, *arguments: str) -> list[str]:
@@ -35,7 +33,6 @@ def run(script: Path, processes: int, *arguments: str) -> None:
 @pytest.mark.parametrize(
     ("unreadable", "settings", "settings_of_two"),
     [
-        (0, ["objective.noise=batch"], []),
         (0, ["objective.noise=pair"], []),
         (0, ["objective.name=self_instance", "objective.instances=weights"], []),
         # Three clips are too few for two microbatches, so the other process has one, too.
@@ -58,33 +55,31 @@ def test_language_model_with_a_pooler_on_two_processes(tmp_path) -> None:
     assert any("pooler" in name for name in AutoModel.from_pretrained(folder).state_dict())
 
 
-def compare_one_with_two(tmp_path: Path, unreadable: int, settings: list[str], settings_of_two: list[str]) -> None:
-    run(ONE_STEP, 1, str(tmp_path / "one"), str(unreadable), *settings)
-    run(ONE_STEP, 2, str(tmp_path / "two"), str(unreadable), *settings, *settings_of_two)
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
-    for name in ("losses", "bank", "log_z"):
+def test_fine_tuning_equals_that_of_one_process(tmp_path) -> None:
+    two = compare_one_with_two(tmp_path, 0, [], [], kind="finetune")
+    assert two["layer"].shape[0] == 2
+    assert torch.equal(two["layer"][0], two["layer"][1])
+
+
+def compare_one_with_two(
+    tmp_path: Path, unreadable: int, settings: list[str], settings_of_two: list[str], kind: str = "pretrain"
+) -> dict:
+    found = []
+    for processes, more in ((1, []), (2, settings_of_two)):
+        out = tmp_path / f"{processes}.pt"
+        run(TRAIN_STEPS, processes, str(out), kind, str(unreadable), *settings, *more)
+        found.append(torch.load(out, weights_only=True))
+    one, two = found
+    for name in {"losses", "bank", "log_z"} & set(one):
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5, msg=name)
     torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(one["gradients"], two["gradients"], strict=True):
         largest = max(float(gradient.abs().max()) for gradient in ours)
+        assert largest > 1e-3
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=3e-6 * largest)
     assert (one["seeds"].tolist(), two["seeds"].tolist()) == ([0], [0, 1])
     assert one["losses"][0] != one["losses"][1]
-    assert max(float(gradient.abs().max()) for gradient in one["gradients"][0]) > 1e-3
-
-
-def test_gradients_of_the_new_layer_are_those_of_the_global_batch(tmp_path) -> None:
-    run(ONE_FINETUNE_STEP, 1, str(tmp_path / "one"))
-    run(ONE_FINETUNE_STEP, 2, str(tmp_path / "two"))
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
-    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(one["gradients"], two["gradients"], strict=True):
-        largest = max(float(gradient.abs().max()) for gradient in ours)
-        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=3e-6 * largest)
-    assert two["layer"].shape[0] == 2
-    assert torch.equal(two["layer"][0], two["layer"][1])
-    assert one["losses"][0] != one["losses"][1]
+    return two
 
 
 def test_process_without_a_gpu_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,49 +120,38 @@ def test_number_of_playable_moments_is_limited(service: LibraryService, monkeypa
     assert [service.find_hit(key).path for key in (first, third)] == ["a", "c"]
 
 
-@pytest.fixture
-def measure() -> Callable[[Any], Any]:
-    """Wrap functions to count how many of their calls run at the same time."""
+class Slow:
+    """Functions that take a while, and count how many of them run at the same time."""
 
-    class Measure:
-        concurrent: list[int] = []  # noqa: RUF012
-        running = 0
+    def __init__(self) -> None:
+        self.running, self.concurrent = 0, list[int]()
 
-        def __call__(self, result: Any) -> Any:
-            def function(*_: object, **__: object) -> Any:
-                self.running += 1
-                self.concurrent.append(self.running)
-                time.sleep(0.05)
-                self.running -= 1
-                return result
+    def __call__(self, result: Any) -> Any:
+        def function(*_: object, **__: object) -> Any:
+            self.running += 1
+            self.concurrent.append(self.running)
+            time.sleep(0.05)
+            self.running -= 1
+            return result
 
-            return function
-
-    return Measure()
+        return function
 
 
-def test_texts_are_encoded_one_at_a_time(
-    client: TestClient, service: LibraryService, measure: Any, monkeypatch: pytest.MonkeyPatch
+def test_texts_and_videos_are_encoded_one_at_a_time(
+    client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.searcher.text = measure([])  # type: ignore[method-assign]
-    monkeypatch.setattr(service_module, "class_embeddings", measure(torch.ones(2, 8)))
-    monkeypatch.setattr(service, "encode", lambda *_: UPLOAD)
+    texts, videos = Slow(), Slow()
+    service.searcher.text = texts([])  # type: ignore[method-assign]
+    service.searcher.nearest = lambda *_, **__: []  # type: ignore[method-assign]
+    monkeypatch.setattr(service_module, "class_embeddings", texts(torch.ones(2, 8)))
+    monkeypatch.setattr(service, "_encode", videos(UPLOAD))
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(client.get, "/api/v1/search?text=a+dog") for _ in range(2)]
         answers += [pool.submit(post, client, "classify", classes="dog, cat") for _ in range(2)]
-        assert [answer.result().status_code for answer in answers] == [200] * 4
-    assert measure.concurrent == [1] * 4
-
-
-def test_videos_are_encoded_once_and_one_at_a_time(
-    client: TestClient, service: LibraryService, measure: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service.searcher.nearest = lambda *_, **__: []  # type: ignore[method-assign]
-    monkeypatch.setattr(service, "_encode", measure(UPLOAD))
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda name: post(client, "search", name), [b"a", b"b", b"a"]))
-    assert [answer.json() for answer in answers] == [[]] * 3
-    assert measure.concurrent == [1] * 2
+        answers += [pool.submit(post, client, "search", name) for name in (b"a", b"b", b"a")]
+        assert [answer.result().status_code for answer in answers] == [200] * 7
+    assert texts.concurrent == [1] * 4
+    assert videos.concurrent == [1] * 3  # each content once
 
 
 def test_unexpected_errors_are_not_shown(
@@ -177,9 +166,9 @@ def test_unexpected_errors_are_not_shown(
     assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize("more", [{"files": [("video", b"a"), ("video", b"b")]}, {"files": [("other", b"a")]}])
-def test_forms_contain_one_video(client: TestClient, more: dict[str, Any]) -> None:
-    assert client.post("/api/v1/search", **more).status_code in (400, 422)
+def test_forms_contain_one_video(client: TestClient) -> None:
+    for files in ([("video", b"a"), ("video", b"b")], [("other", b"a")]):
+        assert client.post("/api/v1/search", files=files).status_code in (400, 422)
 
 
 def test_api_description_is_complete(client: TestClient) -> None:

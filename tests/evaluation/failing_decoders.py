@@ -1,4 +1,4 @@
-"""Replacements for `crosspair.video.jobs.decode_job` that fail for one video; run in workers."""
+"""Replacements for `crosspair.video.views.decode_job` that fail for one video; run in workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from crosspair.config import Clip
-from crosspair.video.jobs import DecodedClips, DecodeJob, decode_job
+from crosspair.video.views import DecodedClips, DecodeJob, decode_job
 
 
 def _is_third(job: DecodeJob) -> bool:

@@ -29,7 +29,7 @@ from crosspair.errors import RunError, VideoError
 from crosspair.evaluation import Features, cached_features, embed_texts, extract_features, features, load_features
 from crosspair.evaluation.features import shard_batches
 from crosspair.models import CPD
-from crosspair.models.inference import FoldedResNet3d
+from crosspair.models.resnet3d import FoldedResNet3d
 from crosspair.video.views import load_view
 from tests.evaluation.conftest import BROKEN, centre_view, tiny_model
 

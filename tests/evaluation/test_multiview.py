@@ -15,6 +15,7 @@ from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.errors import ManifestError, ModelError, VideoError
 from crosspair.evaluation.multiview import MultiviewConfig, multiview_results, multiview_scores
 from crosspair.models import Classifier
+from crosspair.video import views
 from crosspair.video.views import View, load_view
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,16 +93,15 @@ def test_scores_are_the_mean_softmax_of_all_views(
 def test_a_video_is_opened_once_for_its_clips_and_crops(
     model: Classifier, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crosspair.video import jobs
 
     decoded: list[str] = []
-    read = jobs.read_frames
+    read = views.read_frames
 
     def counting(clip: Clip, *rest):
         decoded.append(clip.path)
         return read(clip, *rest)
 
-    monkeypatch.setattr(jobs, "read_frames", counting)
+    monkeypatch.setattr(views, "read_frames", counting)
     scored(model, manifest.take([0, 1]), clips=4, crops=3)
     assert len(decoded) == 2
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from crosspair.errors import ManifestError, VideoError
 from crosspair.evaluation import encode
 from crosspair.library import InferenceEngine, Library, LibraryError, Windows, index_videos, remove_videos, store
 from crosspair.library import index as indexing
-from crosspair.video import jobs
+from crosspair.video import views
 from crosspair.video.decode import read_frames
 from tests.evaluation.conftest import tiny_model
 from tests.library import killed
@@ -88,14 +87,6 @@ def test_a_file_has_one_name(
     assert remove_videos(str(tmp_path / "library"), ["../videos"]) == 5
 
 
-def test_videos_of_a_manifest_are_removed(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
-    rows = [{"pair_id": "x", "path": "videos/1.mp4"}, {"pair_id": "y", "path": "videos/3.mp4", "start": 1.0}]
-    manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
-    index_videos(tmp_path / "library", tiny, [manifest.path, folder], windows=WINDOWS)
-    assert remove_videos(tmp_path / "library", [manifest.path]) == 2
-    assert windows_in(tmp_path / "library") == {name: COUNTS[name] for name in ("2.mp4", "3.mp4", "4.mp4")}
-
-
 def test_progress_is_saved_before_all_videos_are_probed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +119,7 @@ def test_a_partly_readable_video_is_indexed_and_listed(
 
     library = tmp_path / "library"
     index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
-    monkeypatch.setattr(jobs, "read_frames", damaged)
+    monkeypatch.setattr(views, "read_frames", damaged)
     monkeypatch.setattr(encode, "CLIPS_PER_JOB", 1)
     with monkeypatch.context() as patch:
         patch.setattr(store, "schema", stopped)  # after broken.csv, before the windows
@@ -154,7 +145,11 @@ def test_other_folders_are_kept_and_folders_can_be_removed(
     folder.mkdir()  # a disk that is not mounted looks like this
     with pytest.raises(ManifestError, match=str(folder)):
         index_videos(library, tiny, [folder])
-    assert remove_videos(library, [folder]) == 5
+    rows = [{"pair_id": "x", "path": "videos/1.mp4"}, {"pair_id": "y", "path": "videos/3.mp4"}]
+    manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
+    assert remove_videos(library, [manifest.path]) == 2
+    assert windows_in(library) == {"2.mp4": 1, "4.mp4": 3, "a.mp4": 1}
+    assert remove_videos(library, [folder]) == 3
     assert windows_in(library) == {"a.mp4": 1}
     assert not (library / "broken.csv").exists()
     assert remove_videos(library, [tmp_path / "videos2" / "a.mp4"]) == 1
@@ -200,22 +195,15 @@ def test_mismatched_and_invalid_libraries(tiny: InferenceEngine, folder: Path, t
 
 
 def test_only_one_process_writes(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
-    library = tmp_path / "library"
-    child = (
-        "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX);"
-        "print(os.getpid(), file=file, end='', flush=True); print('locked', flush=True); input()"
-    )
-    library.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", child, str(library / ".lock")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as other:  # fmt: skip
-        assert other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
-        with pytest.raises(LibraryError, match=f"process {other.pid}"):
-            index_videos(library, tiny, [folder])
-        other.kill()
-    with store.library_lock(library):  # the lock ended with its process
+    here, there = multiprocessing.Pipe()
+    other = multiprocessing.get_context("spawn").Process(target=killed.lock, args=(tmp_path, there))
+    other.start()
+    here.recv()
+    with pytest.raises(LibraryError, match=f"process {other.pid}"):
+        index_videos(tmp_path / "library", tiny, [folder])
+    other.kill()
+    other.join()
+    with store.library_lock(tmp_path / "library"):  # the lock ended with its process
         pass
 
 

@@ -15,7 +15,7 @@ from crosspair.errors import CrosspairError
 from crosspair.evaluation.windows import SPACING, Windows, whole_video_plan
 from crosspair.inference import timeline
 from crosspair.video.decode import clip_span
-from crosspair.video.jobs import decode_job
+from crosspair.video.views import decode_job
 
 CONFIG = ClipConfig(size=32, frames=8, stride=4)
 CLASSES = ["dog", "cat"]

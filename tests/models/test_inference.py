@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from crosspair.device import autocast
-from crosspair.models.inference import FoldedResNet3d, inference
-from crosspair.models.resnet3d import BLOCKS, ResNet3d, as_clips, as_images
+from crosspair.models.resnet3d import BLOCKS, FoldedResNet3d, ResNet3d, as_clips, as_images, inference
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -70,10 +70,8 @@ def print_preparation(plan: PreparationPlan, workers: int) -> None:
         return
     size = min(20, len(plan.missing))
     with progress("measuring", size, "videos") as bar:
-        estimate = estimate_cost(
-            plan, partial(transcode_locally, workers=workers), size, 0,
-            lambda done, broken: bar.advance(done, f"{broken} broken"),
-        )  # fmt: skip
+        backend = partial(transcode_locally, workers=workers)
+        estimate = estimate_cost(plan, backend, size, lambda done, broken: bar.advance(done, f"{broken} broken"))
     folder = next(each for each in [plan.out, *plan.out.absolute().parents] if each.is_dir())
     total = datetime.timedelta(seconds=round(estimate.work))
     elapsed = datetime.timedelta(seconds=round(estimate.work / workers))

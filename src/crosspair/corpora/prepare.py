@@ -182,25 +182,14 @@ class PreparationEstimate:
 
 
 def estimate_cost(
-    plan: PreparationPlan,
-    backend: TranscodeBackend,
-    sample: int,
-    seed: int = 0,
-    progress: ProgressCallback = lambda *_: None,
+    plan: PreparationPlan, backend: TranscodeBackend, sample: int, progress: ProgressCallback = lambda *_: None
 ) -> PreparationEstimate:
     """Extrapolate time and size of all missing files from a random sample, made in a temporary folder.
 
-    Args:
-        plan: see `plan_preparation`.
-        backend: with as many processes as the real run, as they slow each other down.
-        sample: maximum number of files.
-        seed: selects the sample.
-        progress: see `ProgressCallback`.
+    The backend should have as many processes as that of the real run, as they slow each other down.
     """
-    if sample < 1:
-        raise ManifestError(f"sample is {sample}; it must be at least 1")
     missing = plan.missing
-    chosen = np.random.default_rng(seed).permutation(len(missing))[:sample]
+    chosen = np.random.default_rng(0).permutation(len(missing))[:sample]
     requests = [plan.requests[missing[place]] for place in chosen]
     with TemporaryDirectory() as folder:
         temporary = [replace(each, target=Path(folder) / each.target.name) for each in requests]

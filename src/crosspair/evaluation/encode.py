@@ -23,8 +23,8 @@ from crosspair.device import autocast, to_device
 from crosspair.errors import ModelError, RecipeError, TextError, VideoError, format_error
 from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Span, Windows, whole_video_plan
 from crosspair.models.cpd import CPD
-from crosspair.models.inference import inference
-from crosspair.video.jobs import DecodedClips, DecodeJob, decode_job
+from crosspair.models.resnet3d import inference
+from crosspair.video.views import DecodedClips, DecodeJob, decode_job
 from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 
 logger = logging.getLogger(__name__)

@@ -213,7 +213,7 @@ def cached_features(
     _check_folder(folder, spec)
     world.barrier()
     usable, errors = usable_rows(manifest)
-    if not is_complete(folder):
+    if not (folder / INDEX_FILE).is_file():
         parts = folder / "parts"
         if world.is_main:
             write_atomically(folder / SPEC_FILE, spec.json())
@@ -252,7 +252,7 @@ def cached_features(
 
 def load_features(folder: Path) -> Features:
     """Read a complete folder of features; raise RunError if they are incomplete or cannot be read."""
-    if not is_complete(folder):
+    if not (folder / INDEX_FILE).is_file():
         raise RunError(f"{folder} holds no complete features; run the command that computes them again")
     rows = _read(pq.read_table, folder / INDEX_FILE).to_pylist()
     tensors = _read(load_file, folder / FEATURES_FILE)
@@ -268,45 +268,9 @@ def load_features(folder: Path) -> Features:
     )
 
 
-def is_complete(folder: Path) -> bool:
-    """Return whether a folder has the index file, which is written last; the features are not checked."""
-    return (folder / INDEX_FILE).is_file()
-
-
-def features_match(folder: Path, manifest: Manifest) -> bool:
-    """Return whether the pair_ids of complete features equal those of a manifest; RunError if they cannot be read."""
-    index = _read(pq.read_table, folder / INDEX_FILE)
-    return bool(index.column("pair_id").to_pylist() == manifest.column("pair_id"))
-
-
-def write_features(
-    folder: Path,
-    manifest: Manifest,
-    spec: FeatureSpec,
-    tensors: dict[str, torch.Tensor],
-    rows: list[int],
-    failures: dict[int, str],
-) -> None:
-    """Write features ``visual`` (V, F) and ``embedding`` (V, D) of V ascending rows, and why others have none."""
-    encoded, every = set(rows), range(len(manifest))
-    columns = {
-        "row": pa.array(every, pa.int64()),
-        "pair_id": manifest.table.column("pair_id"),
-        "clips": pa.array([spec.clips if row in encoded else 0 for row in every], pa.int32()),
-        "error": pa.array(map(failures.get, every), pa.string()),
-    }
-    with atomic_write(folder / FEATURES_FILE) as partial:
-        try:
-            save_file(tensors, partial, {_KEY: spec.json()})
-        except SafetensorError as error:  # raised if the disk is full
-            raise OSError(str(error)) from error
-    with atomic_write(folder / INDEX_FILE) as partial:
-        pq.write_table(pa.table(columns).replace_schema_metadata({_KEY: spec.json()}), partial)
-
-
 def _check_folder(folder: Path, spec: FeatureSpec) -> None:
     """Raise RunError unless a folder is absent, empty, or has begun or complete features of the given specification."""
-    if is_complete(folder):
+    if (folder / INDEX_FILE).is_file():
         text = (_read(pq.read_table, folder / INDEX_FILE).schema.metadata or {}).get(_KEY.encode(), b"")
     elif (folder / SPEC_FILE).is_file():
         text = _read(Path.read_bytes, folder / SPEC_FILE)
@@ -359,7 +323,7 @@ def _read_shards(parts: Path) -> pd.DataFrame:
 def _merge_shards(
     folder: Path, manifest: Manifest, spec: FeatureSpec, usable: list[int], errors: dict[int, str]
 ) -> None:
-    """Write the features of all shards to the folder, and remove these; raise RunError if a video is missing."""
+    """Write the features of all shards to the folder, the index last, and remove the shards."""
     videos = _read_shards(folder / "parts")
     videos = videos[videos.row.isin(usable)]  # other rows were given an error since
     if missing := len(usable) - len(videos):
@@ -367,8 +331,23 @@ def _merge_shards(
     readable, failed = videos[videos.error.isna()], videos[videos.error.notna()]
     failures = dict(zip(failed.row.tolist(), failed.error, strict=True)) | errors
     if len(readable):
-        tensors = {name: torch.from_numpy(np.stack(readable[name])) for name in ("visual", "embedding")}
-        write_features(folder, manifest, spec, tensors, readable.row.tolist(), failures)
+        metadata, every, encoded = {_KEY: spec.json()}, range(len(manifest)), set(readable.row)
+        with atomic_write(folder / FEATURES_FILE) as partial:
+            try:
+                tensors = {name: torch.from_numpy(np.stack(readable[name])) for name in ("visual", "embedding")}
+                save_file(tensors, partial, metadata)
+            except SafetensorError as error:  # raised if the disk is full
+                raise OSError(str(error)) from error
+        index = pa.table(
+            {
+                "row": pa.array(every, pa.int64()),
+                "pair_id": manifest.table.column("pair_id"),
+                "clips": pa.array([spec.clips if row in encoded else 0 for row in every], pa.int32()),
+                "error": pa.array(map(failures.get, every), pa.string()),
+            }
+        )
+        with atomic_write(folder / INDEX_FILE) as partial:
+            pq.write_table(index.replace_schema_metadata(metadata), partial)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     check_readable(manifest, failures)
 

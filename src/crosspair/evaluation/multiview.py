@@ -18,7 +18,7 @@ from crosspair.evaluation.features import gather_failures
 from crosspair.evaluation.results import Result, bootstrap_interval, chance_result, class_details
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
-from crosspair.models.inference import inference
+from crosspair.models.resnet3d import inference
 from crosspair.progress import progress
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 from crosspair.config import Clip, ClipConfig
 from crosspair.errors import CrosspairError
 from crosspair.video.decode import REFERENCE_FPS, clip_span, uniform_positions
-from crosspair.video.jobs import DecodeJob
+from crosspair.video.views import DecodeJob
 
 CLIPS_PER_JOB = 8  # of windows: more gain little, and leave a long video to a single worker
 SPACING = 2.0  # s between the clips that represent a window, at most

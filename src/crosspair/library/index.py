@@ -21,7 +21,7 @@ from crosspair.corpora.video_files import absolute_path
 from crosspair.evaluation.encode import InferenceEngine, ProgressCallback, encode_windows, has_text_tower
 from crosspair.evaluation.windows import Windows
 from crosspair.library import store
-from crosspair.library.store import BrokenVideo, FileState, Library, LibraryError
+from crosspair.library.store import FileState, IndexedVideo, Library, LibraryError
 from crosspair.models.cpd import CPD
 
 logger = logging.getLogger(__name__)
@@ -79,30 +79,25 @@ def index_videos(
     videos = _source_videos(manifest)
     with store.library_lock(folder):
         library = _open_or_create(folder, engine.model, windows)
-        indexed, broken = library.videos(), library.broken()
-        # A partly readable video is in broken.csv before its windows are written: only the table
-        # shows whether they were.
-        states = {name: video.state for name, video in broken.items() if not video.windows}
-        states |= {name: video.state for name, video in indexed.items()}
-        todo = [video for video in videos.values() if states.get(video.name) != video.state]
+        known = library.videos()
+        todo = [video for video in videos.values() if video.name not in known or known[video.name].state != video.state]
         # A changed video keeps its title if no new one is given.
         todo = [
-            replace(video, title=indexed[video.name].title) if not video.title and video.name in indexed else video
+            replace(video, title=known[video.name].title) if not video.title and video.name in known else video
             for video in todo
         ]
         given_files = {video.path for video in videos.values()}
         removed = [
             name
-            for name in {**indexed, **broken}
+            for name in known
             # Segments of a given file are kept, even if only the whole file is given.
             if name not in videos and _strip_segment(name) not in given_files and _is_inside(name, paths)
         ]
-        changed = [video.name for video in todo if video.name in indexed or video.name in broken]
-        library.remove([*removed, *changed])
+        library.remove([*removed, *(video.name for video in todo if video.name in known)])
         new_titles = {
             name: videos[name].title
-            for name in indexed
-            if name in videos and videos[name].title not in (None, "", indexed[name].title)
+            for name, video in known.items()
+            if video.windows and name in videos and videos[name].title not in (None, "", video.title)
         }
         if new_titles:
             library.set_titles(new_titles)
@@ -112,12 +107,12 @@ def index_videos(
             written += len(rows)
         library.optimize()
     return IndexSummary(
-        added=sum(video.name not in states for video in todo),
-        changed=sum(video.name in states for video in todo),
+        added=sum(video.name not in known for video in todo),
+        changed=sum(video.name in known for video in todo),
         removed=len(removed),
         unchanged=len(videos) - len(todo),
         windows=written,
-        broken={name: video.reason for name, video in library.broken().items()},
+        broken={name: video.failure for name, video in library.videos().items() if video.failure},
     )
 
 
@@ -140,7 +135,7 @@ def remove_videos(folder: str | os.PathLike[str], sources: Sequence[VideoSource]
     with store.library_lock(library.folder):
         removed = [
             name
-            for name in {**library.videos(), **library.broken()}
+            for name in library.videos()
             if name in listed or _is_inside(name, paths) or _strip_segment(name) in paths
         ]
         library.remove(removed)
@@ -204,12 +199,12 @@ def _encode_batches(
     manifest: Manifest,
     videos: Sequence[_SourceVideo],
     progress: ProgressCallback | None,
-) -> Iterator[tuple[list[dict[str, Any]], dict[str, BrokenVideo]]]:
+) -> Iterator[tuple[list[dict[str, Any]], dict[str, IndexedVideo]]]:
     """Encode videos; yield table rows to write together, and the videos, by name, with a part that cannot be read."""
     if videos:
         logger.info("%d videos are new or have changed", len(videos))
     rows: list[dict[str, Any]] = []
-    failed: dict[str, BrokenVideo] = {}
+    failed: dict[str, IndexedVideo] = {}
     last_commit = time.monotonic()
     for first in range(0, len(videos), PROBE_BATCH):
         batch = videos[first : first + PROBE_BATCH]
@@ -229,7 +224,7 @@ def _encode_batches(
                 rows.append({"vector": vector, "start": start, "end": end, "thumbnail": thumbnail, **common})
             if features.failure:
                 logger.warning("%s", features.failure)
-                failed[video.name] = BrokenVideo(video.state, features.failure, len(features.spans))
+                failed[video.name] = IndexedVideo(video.state, None, len(features.spans), features.failure)
             if len(rows) >= COMMIT_WINDOWS or time.monotonic() - last_commit >= COMMIT_SECONDS:
                 yield rows, failed
                 rows, failed = [], {}

@@ -15,7 +15,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +37,7 @@ DELETE_BATCH = 10_000  # names per SQL expression
 FileState = tuple[int, int]
 """Size of a file in bytes, and its modification time in ns since 1970; (0, 0) for a URL."""
 MISSING_FILE: FileState = (-1, -1)
+UNWRITTEN: FileState = (-2, -2)  # of no file
 
 
 class LibraryError(CrosspairError):
@@ -56,20 +57,15 @@ class LibraryInfo:
 
 @dataclass(frozen=True)
 class IndexedVideo:
-    """A video in a library. It is encoded again when the state of its file changes."""
+    """A video in a library: its windows, and why it, or a part of it, cannot be read.
+
+    It is encoded again when the state of its file changes.
+    """
 
     state: FileState
     title: str | None
     windows: int
-
-
-@dataclass(frozen=True)
-class BrokenVideo:
-    """A video that cannot be read, entirely or except for some windows. It is tried again when its file changes."""
-
-    state: FileState
-    reason: str
-    windows: int = 0
+    failure: str = ""
 
 
 class Library:
@@ -111,31 +107,25 @@ class Library:
         return int(self.table.count_rows())
 
     def videos(self) -> dict[str, IndexedVideo]:
-        """Return all videos that have windows, by name."""
+        """Return all videos by name, including unreadable ones, from the table and ``broken.csv``."""
         keys = ["video", "size", "modified"]
         windows = self.table.search().select([*keys, "title", "start"]).to_arrow()
         table = windows.group_by(keys).aggregate([("title", "max"), ("start", "count")])
-        return {
+        videos = {
             row["video"]: IndexedVideo((row["size"], row["modified"]), row["title_max"], row["start_count"])
             for row in table.to_pylist()
         }
+        for name, broken in self._read_broken().items():
+            if name in videos:
+                videos[name] = replace(videos[name], failure=broken.failure)
+            else:  # if a part was readable, an interruption has prevented that its windows were written
+                videos[name] = replace(broken, windows=0, state=UNWRITTEN if broken.windows else broken.state)
+        return videos
 
-    def broken(self) -> dict[str, BrokenVideo]:
-        """Return the videos in ``broken.csv``, by name; only those before a line that a user made invalid."""
-        broken = {}
-        with (
-            suppress(OSError, ValueError, KeyError, csv.Error),
-            (self.folder / BROKEN_FILE).open(encoding="utf-8", newline="") as lines,
-        ):
-            for line in csv.DictReader(lines):
-                state = int(line["size"]), int(line["modified"])
-                broken[line["video"]] = BrokenVideo(state, line["reason"], int(line["windows"]))
-        return broken
-
-    def add(self, rows: Sequence[Mapping[str, Any]], broken: Mapping[str, BrokenVideo]) -> None:
+    def add(self, rows: Sequence[Mapping[str, Any]], broken: Mapping[str, IndexedVideo]) -> None:
         """Append windows, rows with the columns of `schema`, atomically, after adding videos to ``broken.csv``."""
         if broken:
-            self._write_broken({**self.broken(), **broken})
+            self._write_broken({**self._read_broken(), **broken})
         if rows:
             with self._write_errors():
                 self.table.add(pa.Table.from_pylist(list(rows), schema=schema(self.info.embedding)))
@@ -147,7 +137,7 @@ class Library:
                 names = ", ".join(map(sql_quote, videos[i : i + DELETE_BATCH]))
                 self.table.delete(f"video IN ({names})")
         removed = set(videos)
-        self._write_broken({name: video for name, video in self.broken().items() if name not in removed})
+        self._write_broken({name: video for name, video in self._read_broken().items() if name not in removed})
 
     def set_titles(self, titles: Mapping[str, str | None]) -> None:
         """Set the titles of the videos with the given names, in all their windows, atomically."""
@@ -166,12 +156,23 @@ class Library:
             # The lock excludes other writers: unreferenced files are from an interrupted process.
             self.table.optimize(cleanup_older_than=VERSION_LIFETIME, delete_unverified=True)
 
-    def _write_broken(self, broken: Mapping[str, BrokenVideo]) -> None:
+    def _read_broken(self) -> dict[str, IndexedVideo]:
+        broken = {}
+        with (
+            suppress(OSError, ValueError, KeyError, csv.Error),  # keep the lines before one that a user made invalid
+            (self.folder / BROKEN_FILE).open(encoding="utf-8", newline="") as lines,
+        ):
+            for line in csv.DictReader(lines):
+                state = int(line["size"]), int(line["modified"])
+                broken[line["video"]] = IndexedVideo(state, None, int(line["windows"]), line["reason"])
+        return broken
+
+    def _write_broken(self, broken: Mapping[str, IndexedVideo]) -> None:
         if not broken:
             (self.folder / BROKEN_FILE).unlink(missing_ok=True)
             return
         columns = ("video", "reason", "windows", "size", "modified")
-        rows = [(name, video.reason, video.windows, *video.state) for name, video in sorted(broken.items())]
+        rows = [(name, video.failure, video.windows, *video.state) for name, video in sorted(broken.items())]
         write_atomically(self.folder / BROKEN_FILE, csv_text(columns, rows))
 
     def _write_errors(self) -> AbstractContextManager[None]:

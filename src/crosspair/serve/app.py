@@ -66,10 +66,9 @@ def serve(
     """Serve a page for a library until the process is interrupted.
 
     Args:
-        library: library to search.
         engine: model of the library, with at least one worker process for decoding.
         host: address to listen on. Other machines can connect unless it is a loopback address.
-        port: port; 0 selects a free one.
+        port: 0 selects a free one.
         max_upload: largest upload, in MB.
         ready: called with the URL of the page before the server starts to answer.
 
@@ -197,6 +196,7 @@ BUSY: dict[str, Any] = {"model": Failure, "description": "too many uploads, or t
 TOO_LARGE: dict[str, Any] = {"description": "upload too large"}
 UNKNOWN: dict[str, Any] = {"model": Failure, "description": "unknown key, or the video was removed"}
 UNPLAYABLE: dict[str, Any] = {"model": Failure, "description": "some browsers cannot play the file; use converted"}
+JPEG: dict[str, Any] = {"content": {"image/jpeg": {}}}
 
 api = APIRouter(responses={422: INVALID, 503: BUSY})
 
@@ -223,12 +223,6 @@ class VideoResponse(FileResponse):
             await super().__call__(scope, receive, send_checked)
         except RuntimeError as error:
             logger.warning("%s", error)
-
-
-class JpegResponse(Response):
-    """A picture."""
-
-    media_type = "image/jpeg"
 
 
 @api.get("/docs", include_in_schema=False)
@@ -271,11 +265,11 @@ async def play_moment(service: Service, key: Key, converted: Converted = False) 
     return VideoResponse(file[0], media_type=file[1], headers=NO_CACHE)
 
 
-@api.get("/api/v1/moments/{key}/thumbnail", response_class=JpegResponse, responses={404: UNKNOWN})
-def load_thumbnail(service: Service, key: Key) -> JpegResponse:
+@api.get("/api/v1/moments/{key}/thumbnail", response_class=Response, responses={200: JPEG, 404: UNKNOWN})
+def load_thumbnail(service: Service, key: Key) -> Response:
     """Return a frame of a moment."""
     try:
-        return JpegResponse(service.find_hit(key).thumbnail)
+        return Response(service.find_hit(key).thumbnail, media_type="image/jpeg")
     except KeyError as error:
         raise HTTPException(404) from error
 

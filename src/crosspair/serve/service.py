@@ -102,7 +102,7 @@ class LibraryService:
         self._hits: dict[str, SearchHit] = {}  # the oldest first
         self._hits_lock = threading.Lock()
         self._secret = secrets.token_bytes(16)
-        paths = {name.partition("#t=")[0] for name in searcher.library.videos()}
+        paths = {name.partition("#t=")[0] for name, video in searcher.library.videos().items() if video.windows}
         self.videos = len(paths)
         parents = {Path(path).parent for path in paths if "://" not in path}
         self._root = os.path.commonpath(parents) if parents else ""

@@ -34,8 +34,8 @@ from crosspair.evaluation.results import (
 )
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
-from crosspair.models.inference import inference
 from crosspair.models.init import InitWeights, load_init_weights
+from crosspair.models.resnet3d import inference
 from crosspair.provenance import provenance
 from crosspair.recipes import recipe_hash
 from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp

@@ -112,8 +112,9 @@ def _truncate_metrics(file: Path, step: int) -> None:
 
 def _check_recipe(path: Path, recipe: Recipe | FinetuneRecipe) -> None:
     """Raise RunError if the run's recipe differs in more than `MUTABLE_KEYS`."""
+    kind: type[Any] = type(recipe)
     try:
-        saved = recipe_settings(read_recipe(type(recipe), str(path / RECIPE)))
+        saved = recipe_settings(read_recipe(kind, str(path / RECIPE)))
     except RecipeError as error:
         raise RunError(f"{path} contains a run of another kind: {error}") from error
     new = recipe_settings(recipe)

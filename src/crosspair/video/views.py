@@ -1,13 +1,18 @@
-"""Choose and load a view of a video: one position, scale, crop and flip for all its frames."""
+"""Clips of videos: random views for training, and several clips of a video for everything else, in worker processes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
 from crosspair.config import Clip, ClipConfig
-from crosspair.video.decode import clip_times, read_frames
+from crosspair.errors import VideoError
+from crosspair.video.decode import REFERENCE_FPS, array_frames, clip_times, read_frames, uniform_positions
+
+THUMBNAIL_SIDE = 160  # pixels, of the longer side
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,86 @@ def resize_short_side(width: int, height: int, short_side: int) -> tuple[int, in
     """
     factor = short_side / min(width, height)
     return max(short_side, round(width * factor)), max(short_side, round(height * factor))
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Clips of one video, which is opened once for all of them; at ``times`` or ``positions``."""
+
+    row: int  # of the video in its manifest
+    first: int  # index of the first of these clips among all clips of the video
+    source: Clip | np.ndarray  # the file; or frames (T, H, W, 3) uint8, RGB, at 30 per second
+    config: ClipConfig
+    times: np.ndarray | None = None  # (k, T) of the clips' frames, in s from the start of the source
+    positions: tuple[float, ...] = ()  # (k,) of the clips in the source, 0 (start) to 1 (as late as it fits)
+    crops: int = 1  # square crops of each clip: 1 (center), or 3 (both ends of the longer side too)
+    thumbnails: bool = False  # whether to make a picture of each clip
+
+    def __len__(self) -> int:
+        """Number of clips, k."""
+        return len(self.positions if self.times is None else self.times)
+
+
+@dataclass(frozen=True)
+class DecodedClips:
+    """The outcome of a `DecodeJob`."""
+
+    clips: np.ndarray  # (crops, k, T, S, S, 3) uint8, RGB; empty if the job failed
+    thumbnails: list[bytes] = field(default_factory=list)  # the middle frame of each clip as JPEG
+    failure: str = ""  # what is wrong with the video
+
+
+def decode_job(job: DecodeJob) -> DecodedClips:
+    """Decode the clips of a job: frames at the test scale, then square crops; a VideoError is returned as `failure`."""
+    config = job.config
+    places: np.ndarray = np.empty(0, int)
+    side = round(config.test_scale * config.size)
+
+    def instants(length: float) -> np.ndarray:
+        nonlocal places
+        if job.times is None:
+            times = np.stack([clip_times(position, length, config.frames, config.stride) for position in job.positions])
+        else:
+            times = np.minimum(job.times, length)
+        unique, inverse = np.unique(times, return_inverse=True)  # overlapping clips share frames
+        places = inverse.reshape(times.shape)  # (k, T)
+        return unique
+
+    def shape(width: int, height: int) -> tuple[int, int]:
+        return resize_short_side(width, height, side)
+
+    try:
+        if isinstance(job.source, Clip):
+            frames = read_frames(job.source, instants, shape)
+        else:
+            frames = array_frames(job.source, instants(len(job.source) / REFERENCE_FPS), shape)
+    except VideoError as error:
+        return DecodedClips(np.empty(0, np.uint8), failure=str(error))
+    middle = config.frames // 2
+    thumbnails = [_encode_thumbnail(frames[clip[middle]]) for clip in places] if job.thumbnails else []
+    crops = [crop[places] for crop in square_crops(frames, job.crops, config.size)]
+    return DecodedClips(np.stack(crops), thumbnails)
+
+
+def square_crops(frames: np.ndarray, crops: int, size: int) -> list[np.ndarray]:
+    """Return views (T, size, size, 3) of frames (T, H, W, 3), evenly spaced along the longer side: one is the center.
+
+    Three are the left, center and right of Section 4.2. The size is that of training: the last feature maps of a small
+    network, 2×2, would become 3×3.
+    """
+    height, width = frames.shape[1:3]
+    squares = []
+    for along in uniform_positions(crops):
+        across, down = (along, 0.5) if width >= height else (0.5, along)
+        left, top = round(across * (width - size)), round(down * (height - size))
+        squares.append(frames[:, top : top + size, left : left + size])
+    return squares
+
+
+def _encode_thumbnail(frame: np.ndarray) -> bytes:
+    """Return a JPEG of an (H, W, 3) frame with a longer side of at most `THUMBNAIL_SIDE` pixels."""
+    picture = Image.fromarray(frame)
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
