@@ -81,10 +81,9 @@ def pretrain(
         CrosspairError: recipe, pairs, weights or folder are invalid.
     """
     settings = recipe if isinstance(recipe, Recipe) else read_recipe(Recipe, recipe, overrides)
+    pairs = manifest if isinstance(manifest, Manifest) else Manifest.read(manifest)
     with distributed_context() as world:
-        model = train_pairs(
-            settings, _read_manifest(manifest), run, init=init or "random", resume=resume, profile=profile, world=world
-        )
+        model = train_pairs(settings, pairs, run, init=init or "random", resume=resume, profile=profile, world=world)
         if model is not None and world.is_main:
             _write_report(Path(run))
     return model
@@ -143,10 +142,6 @@ def distributed_context(device: str = "auto") -> Iterator[World]:
         if not world.is_main:
             logging.getLogger().setLevel(logging.WARNING)
         yield world if device == "auto" else replace(world, device=torch.device(device))
-
-
-def _read_manifest(manifest: FilePath | Manifest) -> Manifest:
-    return manifest if isinstance(manifest, Manifest) else Manifest.read(manifest)
 
 
 def _write_report(run: Path) -> None:

@@ -52,7 +52,7 @@ def load(
     batch_size: int = 32,
     workers: int | None = None,
 ) -> Model:
-    """Load a model for inference.
+    """Load a model for inference from a model folder or the Hugging Face Hub.
 
     Args:
         source: model folder (``model`` in a run folder of `crosspair pretrain`) or Hub name.
@@ -68,14 +68,7 @@ def load(
 
 
 class Model:
-    """A pre-trained model for inference.
-
-    Args:
-        engine: the model with its device and batch settings.
-
-    Attributes:
-        engine: as given; ``engine.model`` is the `crosspair.models.CPD`.
-    """
+    """A pre-trained model with its device and batch settings; ``engine.model`` is the `crosspair.models.CPD`."""
 
     def __init__(self, engine: InferenceEngine) -> None:
         self.engine = engine
@@ -110,14 +103,7 @@ class Model:
         return Embedded(ids, spans, torch.cat(visual), torch.cat(embedding), failures)
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embed texts.
-
-        Returns:
-            (n, D) float32, f_t, unit norm.
-
-        Raises:
-            ModelError: the model's text tower is untrained.
-        """
+        """Return the embeddings f_t of n texts, (n, D) float32, unit norm; ModelError without a text tower."""
         check_text_tower(self.engine.model)
         if isinstance(texts, str):
             raise CrosspairError("embed_texts takes a list of texts; pass [text] for a single text")
@@ -267,13 +253,7 @@ def _no_readable_video(errors: Sequence[str]) -> VideoError:
 
 @dataclass(frozen=True)
 class TimelineSegment:
-    """A time range of a video with one class.
-
-    Attributes:
-        start, end: in s.
-        label: class name.
-        score: mean score of its windows, 0 to 1.
-    """
+    """A time range of a video, in s, with one class and the mean score of its windows, 0 to 1."""
 
     start: float
     end: float
@@ -333,7 +313,6 @@ def write_embeddings(
 
     Raises:
         VideoError: no video can be read; the file is not written.
-        RunError: the file cannot be written.
     """
     count, failures, rows = 0, dict[str, str](), list[dict[str, Any]]()
     with atomic_write(path) as partial, ExitStack() as stack:
