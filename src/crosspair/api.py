@@ -38,7 +38,7 @@ from crosspair.models.init import IMAGENET, load_frozen_model, load_model
 from crosspair.progress import delayed_progress
 from crosspair.provenance import Provenance, provenance
 from crosspair.recipes import make_recipe, read_recipe, run_recipe_hash, suggest
-from crosspair.training.finetune import finetune_and_test, finetune_over_splits
+from crosspair.training.finetune import finetune_and_test
 from crosspair.training.pretrain import pretrain as train_pairs
 from crosspair.workers import cpu_count
 
@@ -118,13 +118,12 @@ def finetune(
     settings = recipe if isinstance(recipe, FinetuneRecipe) else read_recipe(FinetuneRecipe, recipe, overrides)
     if splits and not test:
         raise CrosspairError("official splits (--splits) average test results and require a test, not --no-test")
-    inputs, folder = (settings, os.fspath(manifest), init), Path(run)
+    folder = Path(run)
     with distributed_context() as world:
-        options: dict[str, Any] = {"test_split": split, "resume": resume, "profile": profile, "world": world}
-        if splits:
-            results = finetune_over_splits(*inputs, folder, splits, **options)
-        else:
-            results = finetune_and_test(*inputs, folder, test=test, **options)
+        results = finetune_and_test(
+            settings, os.fspath(manifest), init, folder,
+            splits=splits, test=test, test_split=split, resume=resume, profile=profile, world=world,
+        )  # fmt: skip
         if results is not None and world.is_main:
             _write_report(folder)
     return results

@@ -51,7 +51,6 @@ def map_isolated(
     workers: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
     in_order: bool = False,
-    name: str = "the decoder",
 ) -> Generator[tuple[int, Result | WorkerFailure]]:
     """Apply a function to jobs in worker processes.
 
@@ -67,7 +66,6 @@ def map_isolated(
         memory_limit: Bytes that a process may allocate in addition to what it starts with.
         in_order: Yield in the order of `jobs` rather than in order of completion. At most
             2 × `QUEUED` results per process are held back.
-        name: What runs in the process, for messages.
 
     Yields:
         (index of the job, its result or a `WorkerFailure`). An exception raised by `function` is a
@@ -77,7 +75,7 @@ def map_isolated(
         CrosspairError: Worker processes cannot be started.
     """
     count = min(workers or cpu_count(), len(jobs))
-    slots = [_Slot(function, timeout, memory_limit, name) for _ in range(count)]
+    slots = [_Slot(function, timeout, memory_limit) for _ in range(count)]
     waiting, crashes = deque(range(len(jobs))), Counter[int]()
     held: dict[int, Result | WorkerFailure] = {}
     following = 0  # the next job to yield if in_order
@@ -142,8 +140,8 @@ def cpu_count() -> int:
 class _Slot:
     """A worker process and the jobs submitted to it."""
 
-    def __init__(self, function: Callable[[Any], Any], timeout: float, memory_limit: int, name: str) -> None:
-        self.function, self.timeout, self.memory_limit, self.name = function, timeout, memory_limit, name
+    def __init__(self, function: Callable[[Any], Any], timeout: float, memory_limit: int) -> None:
+        self.function, self.timeout, self.memory_limit = function, timeout, memory_limit
         # (index, future) of unfinished jobs, oldest first: the order in which they run.
         self.submitted: deque[tuple[int, Future[Any]]] = deque()
         self._start()
@@ -185,10 +183,10 @@ class _Slot:
         if code == -signal.SIGALRM:
             return WorkerFailure(f"not done after {self.timeout:g} s", timed_out=True), queued
         if code == -signal.SIGKILL:
-            return WorkerFailure(f"{self.name} was killed (signal 9: out of memory?)"), queued
+            return WorkerFailure("the decoder was killed (signal 9: out of memory?)"), queued
         if code is not None and code < 0:
-            return WorkerFailure(f"{self.name} crashed (signal {-code})"), queued
-        return WorkerFailure(f"{self.name} ended its process (status {code})"), queued
+            return WorkerFailure(f"the decoder crashed (signal {-code})"), queued
+        return WorkerFailure(f"the decoder ended its process (status {code})"), queued
 
     def close(self) -> None:
         """End the process, whatever it is doing."""

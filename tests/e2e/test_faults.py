@@ -1,31 +1,15 @@
 """Invalid input: one line, exit status 2, and no partial output."""
 
 import shutil
-from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crosspair.cli import main
-from tests.e2e.conftest import pretrain_arguments
+from tests.e2e.conftest import pretrain_arguments, refused, run
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command, check that it fails with one line, and return the message."""
-
-    def run(*arguments: object) -> str:
-        with pytest.raises(SystemExit, match="2"):
-            main(list(map(str, arguments)))
-        last = capsys.readouterr().err.strip().splitlines()[-1]
-        assert last.startswith("crosspair: error: ")
-        return last.removeprefix("crosspair: error: ")
-
-    return run
-
-
-def test_wrong_column(tmp_path, rendered, refused) -> None:
+def test_wrong_column(tmp_path, rendered) -> None:
     path = tmp_path / "m.parquet"
     table = rendered.table.rename_columns(
         ["caption" if name == "title" else name for name in rendered.table.column_names]
@@ -36,7 +20,7 @@ def test_wrong_column(tmp_path, rendered, refused) -> None:
     assert "'title'" in line
 
 
-def test_no_pair(tmp_path, rendered, refused) -> None:
+def test_no_pair(tmp_path, rendered) -> None:
     titles = tmp_path / "titles.tsv"
     titles.write_text("video_id\ttitle\nunknown_id\tA title\n")
     videos = rendered.path.parent / "videos"
@@ -46,7 +30,7 @@ def test_no_pair(tmp_path, rendered, refused) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "cut", "audio"])
-def test_broken_videos_of_a_folder(tmp_path, rendered, make_audio, kind, refused) -> None:
+def test_broken_videos_of_a_folder(tmp_path, rendered, make_audio, kind) -> None:
     folder, out = tmp_path / "videos", tmp_path / "m.parquet"
     folder.mkdir()
     mp4 = rendered.path.parent / next(path for path in rendered.column("path") if path.endswith(".mp4"))
@@ -61,17 +45,17 @@ def test_broken_videos_of_a_folder(tmp_path, rendered, make_audio, kind, refused
     assert "bad.mp4" in line
     assert "--skip-broken" in line
     assert not out.exists()
-    main(list(map(str, [*call, "--skip-broken"])))
+    run(*call, "--skip-broken")
     assert [error is not None for error in pq.read_table(out)["error"].to_pylist()] == [False, True]
 
 
-def test_missing_videos(tmp_path, rendered, refused) -> None:
+def test_missing_videos(tmp_path, rendered) -> None:
     manifest = rendered.write(tmp_path / "m.parquet")  # without its videos
     line = refused(*pretrain_arguments(manifest.path, tmp_path / "run"))
     assert "no such file" in line.lower()
 
 
-def test_a_title_without_known_words(tmp_path, rendered, refused) -> None:
+def test_a_title_without_known_words(tmp_path, rendered) -> None:
     titles = rendered.column("title")
     row = rendered.column("split").index("train")
     titles[row] = "😍 !!!"
@@ -86,17 +70,17 @@ def test_a_title_without_known_words(tmp_path, rendered, refused) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_existing_run_folder(tmp_path, rendered, refused) -> None:
+def test_an_existing_run_folder(tmp_path, rendered) -> None:
     call = pretrain_arguments(rendered.path, tmp_path / "run", "training.epochs=1")
-    main(list(map(str, call)))
+    run(*call)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert "--resume" in refused(*call)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_architecture(tmp_path, rendered, refused) -> None:
+def test_a_checkpoint_of_another_architecture(tmp_path, rendered) -> None:
     call = pretrain_arguments(rendered.path, tmp_path / "run", "training.epochs=1")
-    main(list(map(str, call)))
+    run(*call)
     line = refused(*call, "video.depth=18", "--resume")
     assert "video.depth" in line
     (tmp_path / "run" / "recipe.yaml").write_text(

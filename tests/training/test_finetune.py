@@ -18,7 +18,7 @@ from crosspair.distributed import World
 from crosspair.errors import ManifestError, ModelError, RecipeError, RunError
 from crosspair.models import InitWeights, ResNet3d
 from crosspair.recipes import load_recipe, make_recipe
-from crosspair.training.finetune import Finetuning, finetune_and_test, finetune_over_splits, select_labelled_videos
+from crosspair.training.finetune import Finetuning, finetune_and_test, select_labelled_videos
 from crosspair.training.run import RunFolder
 from crosspair.video.loader import Batch
 
@@ -299,7 +299,7 @@ def test_too_few_classes(rows: list[dict], caplog: pytest.LogCaptureFixture) -> 
 
 def test_splits_require_a_manifest_pattern(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--splits"):
-        finetune_over_splits(FinetuneRecipe(), "split1.parquet", "random", tmp_path, [1, 2])
+        finetune_and_test(FinetuneRecipe(), "split1.parquet", "random", tmp_path, splits=[1, 2])
 
 
 def write_manifest(path: Path, *labels: str | None, split: str = "test") -> Path:
@@ -315,12 +315,12 @@ def test_invalid_last_split_raises_before_the_first_training(tmp_path: Path) -> 
     write_manifest(tmp_path / "split1.parquet", "x")
     manifest, run = str(tmp_path / "split{}.parquet"), tmp_path / "run"
     with pytest.raises(ManifestError, match=r"split2\.parquet"):
-        finetune_over_splits(FinetuneRecipe(), manifest, "random", run, [1, 2])
+        finetune_and_test(FinetuneRecipe(), manifest, "random", run, splits=[1, 2])
     write_manifest(tmp_path / "split2.parquet")
     with pytest.raises(ManifestError, match=r"split2\.parquet: split test"):
-        finetune_over_splits(FinetuneRecipe(), manifest, "random", run, [1, 2])
+        finetune_and_test(FinetuneRecipe(), manifest, "random", run, splits=[1, 2])
     with pytest.raises(ModelError, match="model1"):
-        finetune_over_splits(FinetuneRecipe(), manifest, f"{tmp_path}/model{{}}", run, [1, 2])
+        finetune_and_test(FinetuneRecipe(), manifest, f"{tmp_path}/model{{}}", run, splits=[1, 2])
     assert not run.exists()
 
 

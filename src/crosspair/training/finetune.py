@@ -36,7 +36,7 @@ from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.init import InitWeights, load_init_weights
 from crosspair.models.resnet3d import inference
-from crosspair.provenance import provenance
+from crosspair.provenance import Provenance, provenance
 from crosspair.recipes import recipe_hash
 from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
 from crosspair.training.profile import record_section
@@ -55,6 +55,7 @@ def finetune_and_test(
     init: str,
     run: Path,
     *,
+    splits: Sequence[int] = (),
     test: bool = True,
     test_split: str = "test",
     resume: bool = False,
@@ -69,99 +70,82 @@ def finetune_and_test(
     Args:
         manifest: the manifest's file name.
         init: initial weights, see `crosspair.models.load_init_weights`.
+        splits: numbers of official splits, which replace ``{}`` in ``manifest`` and ``init``. Each is
+            trained and tested in ``run/split1``, …, and ``run/results.json`` has the means, followed
+            by the results of each split.
         test: whether to test.
 
     Returns:
-        The results, empty without a test; None if a signal stopped the training.
+        The results, with ``splits`` the means on the main process; empty without a test; None if a
+        signal stopped the training.
 
     Raises:
-        CrosspairError: see `finetune` and `multiview_results`.
+        CrosspairError: see `finetune` and `multiview_results`, or the manifest's name lacks ``{}``.
     """
     world = world or World()
-    videos, weights = _load_inputs(manifest, init, test_split if test else None)
-    model = finetune(
-        recipe, videos, run, init=weights, test_split=test_split, resume=resume, profile=profile, world=world
-    )
-    if model is None or not test:
-        return None if model is None else []
-    origin = provenance(
-        recipe=recipe_hash(recipe), model=model.hash, manifest=videos.hash,
-        seed=recipe.training.seed, manifest_file=videos.path.name,
-    )  # fmt: skip
-    with suppress(RunError):  # no results yet, or of an interrupted test
-        results, saved = read_results(run / RESULTS_FILE)
-        if (saved.recipe, saved.model, saved.manifest) == (origin.recipe, origin.model, origin.manifest):
-            return results
-    results = multiview_results(
-        model, videos,
-        split=test_split, workers=recipe.training.workers, world=world,
-        precision=recipe.training.precision,
-        settings={"init": weights.name, "labels": recipe.labels.share},
-    )  # fmt: skip
-    if world.is_main:
-        write_results(run / RESULTS_FILE, results, origin)
-    world.barrier()
-    return results
-
-
-def finetune_over_splits(
-    recipe: FinetuneRecipe,
-    manifest: str,
-    init: str,
-    run: Path,
-    splits: Sequence[int],
-    *,
-    test_split: str = "test",
-    resume: bool = False,
-    profile: bool = False,
-    world: World | None = None,
-) -> list[Result] | None:
-    """Run `finetune_and_test` on each official split and average the results.
-
-    Args:
-        manifest: file name with ``{}`` in place of the split's number.
-        init: initial weights, with an optional ``{}``.
-        run: receives the folders ``split1``, ``split2``, …, and ``results.json`` with the means
-            followed by the results of each split.
-        splits: numbers of the splits.
-
-    Returns:
-        The means (empty except on the main process); None if a signal stopped a training.
-
-    Raises:
-        RunError: the manifest's name does not contain ``{}``.
-        CrosspairError: see `finetune_and_test`.
-    """
-    world = world or World()
-    check_manifest_name(manifest)
-    inputs = {split: (fill_split(manifest, split), fill_split(init, split)) for split in splits}
-    for videos, weights in inputs.values():  # report invalid inputs before the first training
-        _load_inputs(videos, weights, test_split)
-    by_split = {}
-    for split, (videos, weights) in inputs.items():
-        folder = run / f"split{split}"
-        logger.info("split %d", split)
-        results = finetune_and_test(
-            recipe, videos, weights, folder, test_split=test_split, resume=resume, profile=profile, world=world
+    if splits:
+        check_manifest_name(manifest)
+    numbers: list[int | None] = [*splits] or [None]
+    # Invalid inputs are reported before the first training.
+    inputs = {
+        number: _load_inputs(fill_split(manifest, number), fill_split(init, number), test_split if test else None)
+        for number in numbers
+    }
+    by_split: dict[int, tuple[list[Result], Provenance]] = {}
+    results: list[Result] = []
+    for number, (videos, weights) in inputs.items():
+        folder = run / f"split{number}" if number else run
+        logger.info("fine-tuning in %s", folder)
+        model = finetune(
+            recipe, videos, folder, init=weights, test_split=test_split, resume=resume, profile=profile, world=world
         )
-        if results is None:
+        if model is None:
             return None
-        by_split[split] = results, read_results(folder / RESULTS_FILE)[1]
+        if test:
+            results, origin = _test(model, recipe, videos, weights.name, folder, test_split, world)
+            if number:
+                by_split[number] = results, origin
+    if not splits:
+        return results
     return write_split_means(run / RESULTS_FILE, by_split) if world.is_main else []
 
 
 def _load_inputs(manifest: str, init: str, test_split: str | None) -> tuple[Manifest, InitWeights]:
-    """Read manifest and weights, and check the test split before the training begins."""
+    """Read manifest and weights, and check the test split."""
     videos, weights = Manifest.read(manifest), load_init_weights(init)
     if test_split is not None:
         split = videos.split(test_split)
         if not len(split):
             raise ManifestError(
-                f"{videos.path}: split {test_split} has no videos to test on; choose another split "
-                "with --split, or use --no-test"
+                f"{videos.path}: split {test_split} has no videos to test on; choose another split with --split, or "
+                "use --no-test"
             )
         check_labels(split, test_split)
     return videos, weights
+
+
+def _test(
+    model: Classifier, recipe: FinetuneRecipe, videos: Manifest, init: str, folder: Path, split: str, world: World
+) -> tuple[list[Result], Provenance]:
+    """Test a classifier and write ``results.json``; existing results of the same weights are returned."""
+    origin = provenance(
+        recipe=recipe_hash(recipe), model=model.hash, manifest=videos.hash,
+        seed=recipe.training.seed, manifest_file=videos.path.name,
+    )  # fmt: skip
+    with suppress(RunError):  # no results yet, or of an interrupted test
+        results, saved = read_results(folder / RESULTS_FILE)
+        if (saved.recipe, saved.model, saved.manifest) == (origin.recipe, origin.model, origin.manifest):
+            return results, saved
+    results = multiview_results(
+        model, videos,
+        split=split, workers=recipe.training.workers, world=world,
+        precision=recipe.training.precision,
+        settings={"init": init, "labels": recipe.labels.share},
+    )  # fmt: skip
+    if world.is_main:
+        write_results(folder / RESULTS_FILE, results, origin)
+    world.barrier()
+    return results, origin
 
 
 def finetune(
