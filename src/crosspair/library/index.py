@@ -80,12 +80,10 @@ def index_videos(
     with store.library_lock(folder):
         library = _open_or_create(folder, engine.model, windows)
         known = library.videos()
-        todo = [video for video in videos.values() if video.name not in known or known[video.name].state != video.state]
-        # A changed video keeps its title if no new one is given.
-        todo = [
-            replace(video, title=known[video.name].title) if not video.title and video.name in known else video
-            for video in todo
-        ]
+        for name, video in videos.items():
+            if name in known and not video.title:  # a video keeps its title if no new one is given
+                videos[name] = replace(video, title=known[name].title)
+        todo = [video for name, video in videos.items() if name not in known or known[name].state != video.state]
         given_files = {video.path for video in videos.values()}
         removed = [
             name
@@ -97,7 +95,7 @@ def index_videos(
         new_titles = {
             name: videos[name].title
             for name, video in known.items()
-            if video.windows and name in videos and videos[name].title not in (None, "", video.title)
+            if video.windows and name in videos and videos[name].title != video.title
         }
         if new_titles:
             library.set_titles(new_titles)
