@@ -22,11 +22,11 @@ from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.errors import RecipeError
 from crosspair.files import read_yaml
 
-AnyRecipe = TypeVar("AnyRecipe", Recipe, FinetuneRecipe)
-FOLDERS = {Recipe: "", FinetuneRecipe: "finetune"}  # of the packaged files
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | FinetuneRecipe)
+FOLDERS: dict[type, str] = {Recipe: "", FinetuneRecipe: "finetune"}  # of the packaged files
 
 
-def recipe_names(kind: type[Recipe | FinetuneRecipe] = Recipe) -> list[str]:
+def recipe_names(kind: type = Recipe) -> list[str]:
     """Return the names of the packaged recipes of a kind, sorted."""
     files = (resources.files(__name__) / FOLDERS[kind]).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
@@ -130,7 +130,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
 
 
-def _find_recipe(kind: type[AnyRecipe], name: str) -> str | Path:
+def _find_recipe(kind: type, name: str) -> str | Path:
     """Return the text of a packaged recipe, or the path of a file."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
