@@ -30,18 +30,11 @@ _MAX_NAMES = 5  # names that a message lists before it only counts
 
 @dataclass(frozen=True)
 class TextTable:
-    """The cells of a csv or tsv file, before columns are assigned.
+    """The cells of a csv or tsv file, before columns are assigned."""
 
-    Attributes:
-        file: kind and path of the file, for messages.
-        separators: ``commas`` or ``tabs``.
-        cells: text of all lines that are not empty, None after the end of a shorter line. The index
-            is file and line, for messages.
-    """
-
-    file: str
-    separators: str
-    cells: pd.DataFrame
+    file: str  # kind and path, for messages
+    separators: str  # ``commas`` or ``tabs``
+    cells: pd.DataFrame  # text of lines that are not empty, None after a shorter line; the index is file and line
 
     @property
     def header(self) -> list[str]:
@@ -87,12 +80,7 @@ class TextTable:
 def read_table(path: Path, what: str) -> TextTable:
     """Read a csv (``.csv``) or tsv (``.tsv``, ``.tab``); with other suffixes, a tab in line 1 means tsv.
 
-    Args:
-        path: the file.
-        what: kind of the file, for messages.
-
-    Raises:
-        ManifestError: as for `read_text`, or the file is not a valid csv or tsv.
+    ``what`` is the kind of the file, for messages. A `ManifestError` says in which line it is invalid.
     """
     text = read_text(path, what)
     suffix = path.suffix.lower()
@@ -140,12 +128,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_json_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ManifestError: as for `read_text`; or the file is not a JSON object, or has duplicate keys,
-            of which JSON parsers keep only one.
-    """
+    """Read a JSON object; ManifestError if it is none or has duplicate keys, of which parsers keep only one."""
 
     def check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -215,11 +198,7 @@ def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[s
 
 
 def parse_interval(row: Mapping[str, str], start: str, end: str) -> tuple[float | None, float | None]:
-    """Read an interval in s from two columns of a row of `index_by_key`; None for an empty field.
-
-    Raises:
-        ManifestError: a value is not a number, or the interval is empty or negative.
-    """
+    """Read an interval in s from two columns of a row of `index_by_key`, None for an empty field, and validate it."""
 
     def seconds(column: str) -> float | None:
         try:

@@ -19,12 +19,6 @@ SUFFIXES = frozenset({
 class VideoFiles:
     """All videos of a folder and its subfolders, including linked folders but not hidden files.
 
-    Args:
-        folder: walked once; no file is opened.
-
-    Attributes:
-        paths: of the videos, sorted, relative to ``folder``.
-
     Raises:
         ManifestError: ``folder`` does not exist, or a subfolder cannot be read.
     """
@@ -33,7 +27,7 @@ class VideoFiles:
         if not folder.is_dir():
             raise ManifestError(f"{folder} is not a folder of videos")
         self.folder = folder
-        self.paths = sorted(_walk_videos(folder))
+        self.paths = sorted(_walk_videos(folder))  # relative to the folder
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:
             self._by_stem[video_stem(path)].append(path)
@@ -51,8 +45,13 @@ class VideoFiles:
         wanted = to_nfc(name)
         last = wanted.rpartition("/")[2]
         found = [path for stem in {last, video_stem(last)} for path in self._by_stem.get(stem, [])]
-        exact = [path for path in found if to_nfc(path) == wanted]
-        found = exact or sorted(path for path in found if wanted in _aliases(path))
+        names = {path: to_nfc(path) for path in found}
+        exact = [path for path, full in names.items() if full == wanted]
+        found = exact or sorted(  # by the name without suffix, without folders, or without both
+            path
+            for path, full in names.items()
+            if wanted in (strip_video_suffix(full), full.rpartition("/")[2], video_stem(full))
+        )
         if len(found) > 1:
             raise ManifestError(
                 f"{where}: {name!r} matches {len(found)} videos ({self.full_path(found[0])}, "
@@ -101,12 +100,6 @@ def file_size(path: str | os.PathLike[str]) -> int | None:
         return Path(path).stat().st_size
     except (OSError, ValueError):
         return None
-
-
-def _aliases(path: str) -> set[str]:
-    """Return the names of a file: path without suffix, file name, and file name without suffix."""
-    path = to_nfc(path)
-    return {strip_video_suffix(path), path.rpartition("/")[2], video_stem(path)}
 
 
 def _walk_videos(folder: Path) -> Iterator[str]:
