@@ -25,11 +25,10 @@ from crosspair.evaluation import (
     check_protocols,
     evaluate,
     evaluate_model,
-    frozen_results,
     knn_predict,
     randomize_weights,
 )
-from crosspair.evaluation.evaluate import class_task
+from crosspair.evaluation.evaluate import FROZEN_PROTOCOLS, class_task
 from crosspair.models import CPD, FrameAverageModel, load_imagenet_model
 from tests.models.test_inflate import resnet2d, saved
 
@@ -81,13 +80,23 @@ def all_readable() -> Features:
     return Features(torch.arange(60), visual, embedding, 10, [])
 
 
+def frozen_results(
+    model: CPD,
+    manifest: Manifest,
+    features: Features,
+    protocols: Any = FROZEN_PROTOCOLS,
+    config: EvaluationConfig = CONFIG,
+) -> list[Result]:
+    return evaluate_model(model, manifest, lambda *_: features, protocols, config, random_baseline=False)[0]
+
+
 def value(results: list[Result], protocol: str, feature: str = "visual") -> float:
     (found,) = (r.value for r in results if (r.protocol, r.feature, r.of) == (protocol, feature, "trained"))
     return found
 
 
 def test_protocols_agree_with_their_functions(model: CPD, features: Features) -> None:
-    results = frozen_results(model, manifest_with(), features, config=CONFIG)
+    results = frozen_results(model, manifest_with(), features)
     tested = torch.tensor([row % 10 in (8, 9) for row in features.rows.tolist()])
     labels = torch.tensor([0, 2, 1])[features.rows % 3]  # of the sorted classes: cat, cat dog, dog
     predicted = knn_predict(features.visual[~tested], labels[~tested], features.visual[tested], KnnConfig(3))
@@ -253,15 +262,15 @@ def test_supported_protocols_pass_the_check(
 ) -> None:
     manifest = manifest_with(change)
     config = replace(CONFIG, zeroshot=ZeroshotConfig((2, 3), draws=2), knn=KnnConfig(48))
-    check_protocols(model, manifest, evaluate.FROZEN_PROTOCOLS, config)
+    check_protocols(model, manifest, FROZEN_PROTOCOLS, config)
     assert not caplog.records  # the evaluation logs the skipped protocols
     assert frozen_results(model, manifest, all_readable, config=config)
 
 
 def test_unsupported_protocols_are_skipped(model: CPD, features: Features, caplog: pytest.LogCaptureFixture) -> None:
-    found = frozen_results(model, manifest_with(changed("label", None)), features, config=CONFIG)
+    found = frozen_results(model, manifest_with(changed("label", None)), features)
     assert {r.protocol.split()[0] for r in found} == {"retrieval"}
-    found = frozen_results(model, manifest_with(changed("title", None)), features, config=CONFIG)
+    found = frozen_results(model, manifest_with(changed("title", None)), features)
     assert "retrieval text→video" not in {r.protocol for r in found}
     for protocol in ("knn", "retrieval"):
         assert any(protocol in message and "m.parquet" in message for message in caplog.messages)
@@ -297,7 +306,7 @@ def test_a_frame_network_is_evaluated_with_its_visual_feature_only(
     all_readable: Features, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = load_imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
-    found = frozen_results(model, manifest_with(), all_readable, config=CONFIG)
+    found = frozen_results(model, manifest_with(), all_readable)
     assert {r.protocol.split()[0] for r in found} == {"kNN", "linear", "low-shot"}
     assert {r.feature for r in found} == {"visual"}
     assert {r.settings["network"] for r in found} == {"ImageNet ResNet-10"}
@@ -310,5 +319,5 @@ def test_a_frame_network_is_evaluated_with_its_visual_feature_only(
     twin = randomize_weights(model, 0)
     assert isinstance(twin, FrameAverageModel)
     assert twin.hash != model.hash
-    of_twin = frozen_results(twin, manifest_with(), all_readable, config=CONFIG)
+    of_twin = frozen_results(twin, manifest_with(), all_readable)
     assert {(r.protocol, r.feature) for r in of_twin} == {(r.protocol, r.feature) for r in found}

@@ -131,7 +131,6 @@ def test_a_video_may_be_larger_than_a_batch(
     torch.testing.assert_close(found.embedding, whole.embedding, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.skipif(not torch._C._has_mkldnn, reason="this PyTorch has no oneDNN")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_in_bfloat16_the_networks_fastest_form_computes(
     model: CPD, manifest: Manifest, precision: str, monkeypatch: pytest.MonkeyPatch
@@ -143,6 +142,7 @@ def test_in_bfloat16_the_networks_fastest_form_computes(
         return torch.zeros(len(clips), model.video_encoder.features)
 
     monkeypatch.setattr(FoldedResNet3d, "__call__", watched)
+    monkeypatch.setattr("crosspair.models.inference._has_bfloat16_convolutions", lambda: True)
     found = extracted(model, manifest, clips=2, precision=precision)
     assert bool(calls) == (precision == "bf16")
     assert bool(found.visual.any()) == (precision == "fp32")

@@ -78,16 +78,20 @@ def evaluate_model(
 ) -> tuple[list[Result], Features]:
     """Evaluate a model, and the same network with random weights for comparison.
 
+    Protocols that need labels, readable titles or a text tower are skipped with a warning if there are none.
+
     Args:
         extract: computes the features of the manifest's videos by the model ("trained") or by its copy with
             "random weights". All processes of a distributed evaluation call it.
         is_main: whether this process computes the results; the others only extract features.
 
     Returns:
-        The results of both and of chance without duplicates, and the features of ``model``.
+        The results of both and of chance without duplicates, accuracies with an interval, those of the model with
+        details by class; and the features of the model.
 
     Raises:
-        CrosspairError: see `frozen_results`.
+        CrosspairError: the test split is empty, its labels or titles are unsuitable, features are
+            not finite, or no protocol is supported.
     """
     config = config or EvaluationConfig()
     networks: dict[Subject, CPD] = {"trained": model}
@@ -96,8 +100,8 @@ def evaluate_model(
     features = {subject: extract(network, subject) for subject, network in networks.items()}
     results: list[Result] = []
     for subject, network in networks.items() if is_main else ():
-        found = frozen_results(network, manifest, features[subject], protocols, config, subject=subject)
-        results += [result for result in found if result not in results]
+        evaluation = _Evaluation(network, manifest, features[subject], config, subject)
+        results += [result for result in evaluation.run(protocols) if result not in results]
     return results, features["trained"]
 
 
@@ -114,47 +118,11 @@ def randomize_weights(model: CPD, seed: int) -> CPD:
     return baseline.to(next(model.parameters()).device).eval()
 
 
-def frozen_results(
-    model: CPD,
-    manifest: Manifest,
-    features: Features,
-    protocols: Protocols = FROZEN_PROTOCOLS,
-    config: EvaluationConfig | None = None,
-    *,
-    subject: Subject = "trained",
-) -> list[Result]:
-    """Evaluate features of a manifest's videos by a model; arguments as of `evaluate_model`.
-
-    Protocols that need labels, readable titles or a text tower are skipped with a warning if there are none.
-
-    Returns:
-        The results, accuracies with an interval, and those of chance. Those of a trained model have details by class.
-
-    Raises:
-        CrosspairError: the test split is empty, its labels or titles are unsuitable, features are
-            not finite, or no protocol is supported.
-    """
-    evaluation = _Evaluation(model, manifest, features, config or EvaluationConfig(), subject)
-    supported = evaluation.supported(protocols)
-    finite = features.visual.isfinite().all(dim=1) & features.embedding.isfinite().all(dim=1)
-    if not finite.all():
-        pair_id = manifest.column("pair_id")[int(features.rows[~finite][0])]
-        raise ModelError(
-            f"{int((~finite).sum())} of {len(finite)} videos have NaN or infinite features, e.g. {pair_id!r}. "
-            "The model's training diverged, or the precision is too low"
-        )
-    results = [result for protocol in supported for result in _PROTOCOLS[protocol](evaluation)]
-    common: dict[str, Any] = {"clips": features.clips}
-    if isinstance(model, FrameAverageModel):
-        common["network"] = f"ImageNet ResNet-{model.video.depth}"
-    return [replace(result, settings={**result.settings, **common}) for result in results]
-
-
 def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config: EvaluationConfig) -> None:
     """Check labels, titles and settings before any video is decoded.
 
     Raises:
-        CrosspairError: as `frozen_results` would, assuming that all videos without an error are readable.
+        CrosspairError: as `evaluate_model` would, assuming that all videos without an error are readable.
     """
     usable, _ = usable_rows(manifest)
     if not usable:
@@ -235,13 +203,28 @@ def _split_positions(manifest: Manifest, features: Features, split: Split) -> to
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Inputs of all protocols, see `frozen_results`."""
+    """Inputs of all protocols, for one network."""
 
     model: CPD
     manifest: Manifest
     features: Features
     config: EvaluationConfig
     subject: Subject
+
+    def run(self, protocols: Protocols) -> list[Result]:
+        supported = self.supported(protocols)
+        finite = self.features.visual.isfinite().all(dim=1) & self.features.embedding.isfinite().all(dim=1)
+        if not finite.all():
+            pair_id = self.manifest.column("pair_id")[int(self.features.rows[~finite][0])]
+            raise ModelError(
+                f"{int((~finite).sum())} of {len(finite)} videos have NaN or infinite features, e.g. {pair_id!r}. "
+                "The model's training diverged, or the precision is too low"
+            )
+        results = [result for protocol in supported for result in _PROTOCOLS[protocol](self)]
+        common: dict[str, Any] = {"clips": self.features.clips}
+        if isinstance(self.model, FrameAverageModel):
+            common["network"] = f"ImageNet ResNet-{self.model.video.depth}"
+        return [replace(result, settings={**result.settings, **common}) for result in results]
 
     @property
     def classified(self) -> list[tuple[Feature, torch.Tensor]]:
