@@ -97,7 +97,7 @@ def test_every_cell_has_times_and_results(whole) -> None:
         assert set(cell["seconds"]) == {"pretrain", "evaluate", "finetune"}
         assert cell["clips"] == 12 * (cell["pairs"] // 8 * 8) > 0
         folder = out / cell["folder"]
-        assert {"recipe.yaml", "log.txt", "metrics.jsonl", "cell.json", "model"} <= {
+        assert {"recipe.yaml", "log.txt", "metrics.jsonl", "cell.json", "model", "report.html"} <= {
             path.name for path in folder.iterdir()
         }
         assert not list(folder.glob("**/checkpoints"))

@@ -1,4 +1,4 @@
-"""Process of a cell: pre-train, evaluate, fine-tune, and write ``results.json``.
+"""Process of a cell: pre-train, evaluate, fine-tune, and write ``results.json`` and ``report.html``.
 
 Usage: ``python -m crosspair.ablation.work FOLDER SLOT``, started by `crosspair.ablation.run` or
 by a scheduler. The same command resumes an interrupted cell.
@@ -40,6 +40,8 @@ from crosspair.provenance import provenance
 from crosspair.recipes import make_recipe, recipe_hash
 from crosspair.training.finetune import finetune
 from crosspair.training.pretrain import pretrain
+
+logger = logging.getLogger(__name__)
 
 _STOP_INTERVAL = 5.0  # s between two stop signals
 _LOCK_TIMEOUT = 120.0  # s that the process of a killed ablation has to write a checkpoint
@@ -106,6 +108,7 @@ def run_cell(folder: Path, world: World) -> bool:
     write_results(folder / RESULTS, unique, origin)
     for run in (folder, folder / "finetuning", folder / "finetuning-random"):
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # only needed to resume
+    _write_page(folder)
     return True
 
 
@@ -153,6 +156,16 @@ def _finetune_and_evaluate(job: dict[str, Any], folder: Path, world: World) -> l
         )  # fmt: skip
         results += [replace(view, of=subject) if view.of == "trained" else view for view in views]
     return results
+
+
+def _write_page(folder: Path) -> None:
+    """Write ``report.html`` of the cell's run; a failure is a warning, since the cell is done."""
+    from crosspair.reporting.run_report import write_run_report
+
+    try:
+        write_run_report(folder)
+    except Exception as error:
+        logger.warning("%s has no report.html: %s: %s", folder, type(error).__name__, error)
 
 
 @contextmanager
