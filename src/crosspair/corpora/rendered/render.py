@@ -171,8 +171,11 @@ def _write_settings(out: Path, settings: dict[str, Any]) -> None:
 def _render(jobs: Sequence[tuple[Scene, Path]], workers: int) -> Generator[tuple[int, WorkerFailure | None]]:
     """Render to files; yield (index of the job, `WorkerFailure` or None)."""
     if workers == 1 or len(jobs) <= _FEW:
-        return ((place, write_video(job)) for place, job in enumerate(jobs))
-    return map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers)
+        for place, job in enumerate(jobs):
+            write_video(job)
+            yield place, None
+    else:
+        yield from map_isolated(write_video, jobs, timeout=_SECONDS, workers=workers)
 
 
 class Encoding(NamedTuple):
