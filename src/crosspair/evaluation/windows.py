@@ -55,7 +55,7 @@ class ClipPlan:
 
 
 def whole_video_plan(row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None) -> ClipPlan:
-    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2); `clips` per job by default."""
+    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2), by default in one job."""
     span = (source.start, source.end) if isinstance(source, Clip) else (None, None)
     return ClipPlan(
         row, source, [span], [range(clips)], clips_per_job or clips, positions=tuple(uniform_positions(clips))
