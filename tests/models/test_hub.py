@@ -36,7 +36,8 @@ def run(tmp_path: Path) -> Path:
     """A run's folder."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("clip:\n  size: 32\n")
-    (tmp_path / "run" / "manifest.json").write_text('{"manifest": "0123456789ab", "init": "random"}\n')
+    inputs = {"manifest": "0123456789ab", "init": "random", "file": "/home/me/pairs.parquet"}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(inputs))
     (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "pairs", "train": 1234, "val": 9}\n{"kind": "x"}\n')
     return tmp_path / "run"
 
@@ -256,6 +257,7 @@ def test_card_of_a_run(folder: Path) -> None:
         assert text in card(folder), text
     assert "## Results" not in card(folder)
     assert "untrained" not in card(folder)
+    assert "/home" not in card(folder)  # the manifest's path
     # Folders of earlier versions lack some keys.
     before, config = card(folder), json.loads((folder / "config.json").read_text())
     del config["preprocessing"], config["untrained"]

@@ -291,4 +291,5 @@ def _read_origin(run: Path) -> dict[str, Any]:
             origin["training pairs"] = f"{json.loads(lines.readline())['train']:,}"
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not a run folder, or a run that has just started
+    origin.pop("file", None)  # a path of this machine: cards are published
     return origin
