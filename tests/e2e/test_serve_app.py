@@ -23,10 +23,11 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
 import uvicorn
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from crosspair.corpora.prepare import TranscodeOutcome
-from crosspair.errors import CrosspairError
+from crosspair.errors import CrosspairError, ModelError
 from crosspair.library import LibraryError, SearchHit
 from crosspair.serve import app as app_module
 from crosspair.serve import guard as guard_module
@@ -194,6 +195,31 @@ def test_failed_worker_processes(
     assert answer.status_code == 503
     assert "secret" not in answer.json()["detail"]
     assert "secret" in caplog.text
+
+
+def test_a_conversion_that_cannot_be_written_is_not_the_videos_fault(
+    client: TestClient, service: LibraryService, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = address(service, video)
+    for outcome, status in ((TranscodeOutcome(fatal="/secret: disk full"), 503), (TranscodeOutcome(error="cut"), 404)):
+        monkeypatch.setattr(service_module, "transcode_locally", lambda *_, found=outcome, **__: iter([(0, found)]))
+        answer = client.get(converted)
+        assert answer.status_code == status
+        assert "secret" not in answer.text
+
+
+def test_a_model_without_a_text_tower_is_reported(
+    client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("the text tower of this model is not trained")
+
+    monkeypatch.setattr(service.searcher, "text", refuse, raising=False)
+    monkeypatch.setattr(service, "encode", lambda *_: UPLOAD)
+    service.searcher.engine.model.untrained = ("text_encoder", "text_head")
+    for answer in (client.get("/api/v1/search?text=a"), post(client, "classify", classes="a, b")):
+        assert answer.status_code == 422
+        assert "text tower" in answer.json()["detail"]
 
 
 def test_methods_of_all_addresses(client: TestClient) -> None:
@@ -387,7 +413,7 @@ def test_number_and_time_of_uploads_are_limited(monkeypatch: pytest.MonkeyPatch)
             finished.clear()
             monkeypatch.setattr(guard_module, "UPLOAD_TIMEOUT", 0.05)
             for _ in range(MAX_UPLOADS + 1):
-                with pytest.raises(TimeoutError):
+                with pytest.raises(HTTPException):
                     await client.post("/api/v1/search", content=body())
 
     asyncio.run(run())

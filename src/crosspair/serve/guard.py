@@ -7,6 +7,7 @@ import ipaddress
 import socket
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,8 +81,11 @@ def _limit_time(receive: Receive) -> Receive:
     deadline = asyncio.get_running_loop().time() + UPLOAD_TIMEOUT
 
     async def receive_in_time() -> Message:
-        async with asyncio.timeout_at(deadline):
-            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await receive()
+        except TimeoutError as error:
+            raise HTTPException(408, "The upload takes too long.") from error
 
     return receive_in_time
 

@@ -23,7 +23,7 @@ from crosspair.corpora.inputs import probe_missing
 from crosspair.corpora.manifest import manifest_from_rows
 from crosspair.corpora.prepare import TranscodeRequest, transcode_locally
 from crosspair.corpora.transcode import TranscodeSettings
-from crosspair.errors import TextError, VideoError
+from crosspair.errors import CrosspairError, TextError, VideoError
 from crosspair.evaluation.encode import check_text_tower, encode_windows
 from crosspair.evaluation.windows import Span, Windows
 from crosspair.evaluation.zeroshot import class_embeddings
@@ -230,6 +230,7 @@ class LibraryService:
         Raises:
             KeyError: See `find_hit`; or the file was deleted.
             VideoError: The video is not readable.
+            CrosspairError: The file cannot be written.
         """
         hit = self.find_hit(key)
         state = file_state(hit.path)
@@ -241,8 +242,10 @@ class LibraryService:
             clip = Clip(hit.path, hit.start, hit.end)
             # In a separate process: a broken video may crash or block the decoder.
             ((_, outcome),) = transcode_locally([TranscodeRequest(clip, CONVERSION, target, key)], workers=1)
-            if outcome.error or outcome.fatal:
-                raise VideoError(outcome.error or outcome.fatal)
+            if outcome.fatal:  # not the video's fault, for example a full disk
+                raise CrosspairError(outcome.fatal)
+            if outcome.error:
+                raise VideoError(outcome.error)
             files = sorted(self._conversions.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
             for path in files[:-MAX_CONVERSIONS]:
                 path.unlink(missing_ok=True)
