@@ -128,6 +128,7 @@ def test_a_partly_readable_video_is_indexed_and_listed(
     assert "4.mp4" in (library / "broken.csv").read_text()
     found = index_videos(library, tiny, [folder])
     assert windows_in(library) == COUNTS | {"4.mp4": 1}
+    assert (found.added, found.changed) == (len(COUNTS | {"4.mp4": 1}) - 1, 0)
     assert found.broken[str(folder / "4.mp4")].startswith(f"{folder / '4.mp4'}: damaged (2 of 3 windows")
     again = index_videos(library, tiny, [folder])
     assert (again.broken, again.windows) == (found.broken, 0)
@@ -186,6 +187,10 @@ def test_mismatched_and_invalid_libraries(tiny: InferenceEngine, folder: Path, t
         with pytest.raises(LibraryError, match=r"1\.mp4"):
             index_videos(place, tiny, [folder])
     assert not (folder / ".lock").exists()
+    for file in (library / "windows.lance" / "data").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(LibraryError, match=str(library)):
+        index_videos(library, tiny, [folder])
     info = library / "library.json"
     info.write_text(info.read_text().replace('"format": 1', '"format": 9'))
     with pytest.raises(LibraryError, match="format 9"):

@@ -104,9 +104,10 @@ def index_videos(
             library.add(rows, failed)
             written += len(rows)
         library.optimize()
+    changed = sum(video.name in known and known[video.name].state != store.UNWRITTEN for video in todo)
     return IndexSummary(
-        added=sum(video.name not in known for video in todo),
-        changed=sum(video.name in known for video in todo),
+        added=len(todo) - changed,
+        changed=changed,
         removed=len(removed),
         unchanged=len(videos) - len(todo),
         windows=written,

@@ -37,7 +37,7 @@ DELETE_BATCH = 10_000  # names per SQL expression
 FileState = tuple[int, int]
 """Size of a file in bytes, and its modification time in ns since 1970; (0, 0) for a URL."""
 MISSING_FILE: FileState = (-1, -1)
-UNWRITTEN: FileState = (-2, -2)  # of no file
+UNWRITTEN: FileState = (-2, -2)  # of a readable video without windows: differs from the state of any file
 
 
 class LibraryError(CrosspairError):
@@ -114,7 +114,8 @@ class Library:
     def videos(self) -> dict[str, IndexedVideo]:
         """Return all videos by name, including unreadable ones, from the table and ``broken.csv``."""
         keys = ["video", "size", "modified"]
-        windows = self.table.search().select([*keys, "title", "start"]).to_arrow()
+        with lance_errors(f"library {self.folder} cannot be read"):
+            windows = self.table.search().select([*keys, "title", "start"]).to_arrow()
         table = windows.group_by(keys).aggregate([("title", "max"), ("start", "count")])
         videos = {
             row["video"]: IndexedVideo((row["size"], row["modified"]), row["title_max"], row["start_count"])
