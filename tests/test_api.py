@@ -13,7 +13,7 @@ import torch
 
 import crosspair
 from crosspair.corpora import Clip, manifest_from_rows
-from crosspair.errors import CrosspairError, ModelError, RunError, TextError, VideoError
+from crosspair.errors import CrosspairError, ModelError, RecipeError, RunError, TextError, VideoError
 from crosspair.evaluation import class_embeddings
 from crosspair.inference import write_embeddings
 from crosspair.library import InferenceEngine
@@ -148,3 +148,15 @@ def test_embeddings_in_a_folder_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "file" / "f.parquet"
     with pytest.raises(RunError, match=str(path)):
         write_embeddings(path, [], {})
+
+
+def test_unknown_devices_and_precisions(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "model")
+    for call in (
+        lambda: crosspair.load(tmp_path / "model", device="abacus"),
+        lambda: crosspair.evaluate(tmp_path / "model", "m.parquet", device="abacus"),
+    ):
+        with pytest.raises(ModelError, match="'abacus'"):
+            call()
+    with pytest.raises(RecipeError, match="'fp3'"):
+        crosspair.load(tmp_path / "model", precision="fp3")

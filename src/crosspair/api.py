@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest
+from crosspair.device import resolve_device
 from crosspair.distributed import World, init_distributed
 from crosspair.errors import CrosspairError, RunError
 from crosspair.evaluation.encode import CLIPS
@@ -140,7 +139,9 @@ def distributed_context(device: str = "auto") -> Iterator[World]:
     with init_distributed() as world:
         if not world.is_main:
             logging.getLogger().setLevel(logging.WARNING)
-        yield world if device == "auto" else replace(world, device=torch.device(device))
+        if device != "auto" and world.size > 1:
+            raise RunError("several processes choose their devices themselves; leave --device auto")
+        yield world if device == "auto" else replace(world, device=resolve_device(device))
 
 
 def _write_report(run: Path) -> None:
@@ -209,7 +210,8 @@ def evaluate(
             )
             for number in numbers
         }
-        common: dict[str, Any] = {"precision": precision, "workers": _count_workers(workers), "world": world}
+        workers = cpu_count() if workers is None else workers
+        common: dict[str, Any] = {"precision": precision, "workers": workers, "world": world}
         baseline = protocols is None if random_baseline is None else random_baseline
         found: dict[int | None, tuple[list[Result], Provenance]] = {}
         for number, (network, videos, chosen, recipe) in inputs.items():
@@ -254,10 +256,6 @@ def _read_settings(overrides: Sequence[str], **common: Any) -> EvaluationConfig:
             settings[key] = list(read_templates(Path(settings[key])))
     config = make_recipe(EvaluationConfig, settings, "evaluate")  # type: ignore[type-var]
     return replace(config, **common)
-
-
-def _count_workers(workers: int | None) -> int:
-    return cpu_count() if workers is None else workers
 
 
 def _load_inputs(
@@ -305,7 +303,7 @@ def write_features(
     with distributed_context(device) as world:
         videos, network = Manifest.read(manifest), load_frozen_model(model).to(world.device)
         options: dict[str, Any] = {"clips": clips, "precision": precision, "batch_size": batch_size, "world": world}
-        options["workers"] = _count_workers(workers)
+        options["workers"] = cpu_count() if workers is None else workers
         if ray is not None:
             options["encode"] = partial(encode_on_ray, address=ray or None)
         return _extract_features(network, "trained", videos, folder, folder.parent, **options)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from crosspair.errors import RecipeError
+from crosspair.errors import ModelError, RecipeError, format_error
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return a device by name, with "auto" for the first GPU or the CPU; raise ModelError if it is not available."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} is not available: {format_error(error)}") from error
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -24,7 +36,12 @@ def dtype_for(device: torch.device, precision: str) -> torch.dtype:
     Args:
         device: on which they are computed.
         precision: "bf16", "fp32" or "auto" (bfloat16 if the device has instructions for it).
+
+    Raises:
+        RecipeError: the precision is unknown.
     """
+    if precision not in PRECISIONS:
+        raise RecipeError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return torch.bfloat16 if _supports_bfloat16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -19,8 +19,8 @@ from torch import nn
 
 from crosspair.config import Clip, ClipConfig
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import autocast, to_device
-from crosspair.errors import ModelError, RecipeError, TextError, VideoError, format_error
+from crosspair.device import autocast, dtype_for, resolve_device, to_device
+from crosspair.errors import ModelError, TextError, VideoError
 from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Span, Windows, whole_video_plan
 from crosspair.models.cpd import CPD
 from crosspair.models.resnet3d import inference
@@ -353,7 +353,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-PRECISIONS = ("auto", "bf16", "fp32")
 TEXT_PARTS = ("video_head", "text_encoder", "text_head")  # untrained, texts cannot be compared
 
 
@@ -373,17 +372,11 @@ def load_engine(
         ModelError: There is no such model or device.
         RecipeError: The precision is unknown.
     """
-    if precision not in PRECISIONS:
-        raise RecipeError(f"precision {precision!r} must be one of {', '.join(PRECISIONS)}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} is not available: {format_error(error)}") from error
-    model = CPD.from_pretrained(source).to(device).eval()
+    place = resolve_device(device)
+    dtype_for(place, precision)  # an unknown precision is an error before the model is loaded
+    model = CPD.from_pretrained(source).to(place).eval()
     count = min(8, cpu_count()) if workers is None else workers
-    return InferenceEngine(model, torch.device(device), precision, batch_size, count)
+    return InferenceEngine(model, place, precision, batch_size, count)
 
 
 def has_text_tower(model: CPD) -> bool:
