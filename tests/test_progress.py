@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,3 +33,16 @@ def test_log_lines_count_from_the_first_call(monkeypatch: pytest.MonkeyPatch, ca
     assert caplog.messages[-1].startswith("counting: 14 of 30 beans, slowly, ")
     rate = float(caplog.messages[-1].split()[6])
     assert 0 < rate <= 2 / 0.02
+
+
+def test_units_that_take_longer_than_half_a_minute_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with caplog.at_level(logging.INFO), progress("counting", 30, "beans") as bar:
+        bar._bars.get_time = lambda: clock[0]
+        for done in range(4):
+            bar.advance(done)
+            clock[0] += 40
+    assert [message.split(",")[0] for message in caplog.messages][-1] == "counting: 3 of 30 beans"

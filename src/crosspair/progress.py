@@ -63,6 +63,7 @@ class Progress:
             TimeRemainingColumn(),
             console=console,
             disable=not shown or self._logs,
+            speed_estimate_period=3600,  # s; rich reports no speed if there is only one update in it
         )
         self._bars.add_task(name, total=total, unit=unit, note="")
         (self._task,) = self._bars.tasks
