@@ -77,6 +77,10 @@ def test_a_hanging_job_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+def test_each_job_has_its_own_time_limit() -> None:
+    assert results(*[("sleep", "0.5")] * 5, timeout=2, workers=1) == ["done"] * 5
+
+
 def test_a_job_may_extend_its_time() -> None:
     assert results(("slow", "0.6"), ("echo", "a"), timeout=0.3) == ["done", "a"]
 

@@ -183,10 +183,10 @@ class _Slot:
         if code == -signal.SIGALRM:
             return WorkerFailure(f"not done after {self.timeout:g} s", timed_out=True), queued
         if code == -signal.SIGKILL:
-            return WorkerFailure("the decoder was killed (signal 9: out of memory?)"), queued
+            return WorkerFailure("its process was killed (signal 9: out of memory?)"), queued
         if code is not None and code < 0:
-            return WorkerFailure(f"the decoder crashed (signal {-code})"), queued
-        return WorkerFailure(f"the decoder ended its process (status {code})"), queued
+            return WorkerFailure(f"its process crashed (signal {-code})"), queued
+        return WorkerFailure(f"its process ended (status {code})"), queued
 
     def close(self) -> None:
         """End the process, whatever it is doing."""

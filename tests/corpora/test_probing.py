@@ -170,14 +170,14 @@ def test_segments_have_separate_results(video: Path) -> None:
 
 
 def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = [WorkerFailure("the decoder crashed (signal 11)"), WorkerFailure("not done after 20 s", timed_out=True)]
+    lost = [WorkerFailure("its process crashed (signal 11)"), WorkerFailure("not done after 20 s", timed_out=True)]
 
     def isolated(task, jobs, **options):
         yield from enumerate(lost)
 
     monkeypatch.setattr(probing, "map_isolated", lambda *a, **k: (each for each in isolated(*a, **k)))
     assert probe_videos(["a.mp4", "b.mp4"]) == [
-        {"error": "a.mp4: the decoder crashed (signal 11)"},
+        {"error": "a.mp4: its process crashed (signal 11)"},
         {"error": "b.mp4: not done after 20 s; skipped"},
     ]
     found = [found.results for _, found in check_videos([("a", [WHOLE] * 2), ("b", [WHOLE])])]
