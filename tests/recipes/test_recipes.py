@@ -29,6 +29,7 @@ from crosspair.recipes import (
     dump_recipe,
     load_recipe,
     make_recipe,
+    read_any_recipe,
     read_recipe,
     recipe_hash,
     recipe_names,
@@ -294,3 +295,15 @@ def test_no_such_recipe() -> None:
     refused("none.yaml", name="none.yaml")
     refused("'ucf101' .*fine-tuning", name="ucf101")
     refused("'laptop' .*pre-training", name="laptop", kind=FinetuneRecipe)
+
+
+def test_a_recipe_of_either_kind(tmp_path: Path) -> None:
+    for kind, name in ALL:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(dump_recipe(read_recipe(kind, name)))
+        assert read_any_recipe(name) == read_any_recipe(str(file)) == read_recipe(kind, name)
+    for override in ("training.workrs=8", "curriculum.strategi=joint"):
+        with pytest.raises(RecipeError, match=override.partition("=")[0]):
+            read_any_recipe(str(tmp_path / "laptop.yaml"), [override])
+    with pytest.raises(RecipeError, match="nothing"):
+        read_any_recipe("nothing")

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
     from crosspair.cli.parser import RunOptions
-    from crosspair.config import FinetuneRecipe, Recipe
 
 
 def run_quickstart(*, out: Path, seed: NonNegativeInt = 0) -> None:
@@ -120,8 +119,8 @@ def run_ablate(
             corpus.pairs=500), or a variable of the plan (transformer=DIR)
         out: output folder
         manifest: pairs with labels for a plan that does not render any
-        only: run only these rows: a row name such as ranking or "words / joint", or words for all
-            rows that contain it; may be repeated
+        only: run only this row, for example "words / joint", or all rows with this value of an
+            axis, for example words; may be repeated
         jobs: cells to run at once; cores are divided between them, GPUs are assigned in turn
         dry_run: list the cells without running
         print: run nothing; write the training pairs and print one shell command per cell, for a
@@ -137,6 +136,7 @@ def run_ablate(
         return
     outcome = ablate(loaded, out, manifest=manifest, only=only, jobs=jobs, report_only=report_only)
     counts = f"{outcome.done} of {outcome.cells} cells done, {outcome.failed} failed"
+    # The option --print hides the function.
     sys.stdout.write(f"{outcome.report or out}: {counts}\n")
     if outcome.stopped:
         sys.exit(130)
@@ -170,28 +170,13 @@ def run_benchmark(
     from crosspair.benchmark import benchmark
     from crosspair.cli.parser import print_json
     from crosspair.corpora.manifest import Manifest
+    from crosspair.recipes import read_any_recipe
 
-    result = benchmark(_read_any_recipe(recipe, overrides), Manifest.read(manifest), init, seconds)
+    result = benchmark(read_any_recipe(recipe, overrides), Manifest.read(manifest), init, seconds)
     if json:
         print_json(asdict(result))
     else:
         print(result)
-
-
-def _read_any_recipe(name: str, overrides: tuple[str, ...]) -> Recipe | FinetuneRecipe:
-    """Read a packaged recipe of either kind, or a file: for pre-training if valid as such, else for fine-tuning."""
-    from crosspair.config import FinetuneRecipe, Recipe
-    from crosspair.errors import RecipeError
-    from crosspair.recipes import read_recipe, recipe_names
-
-    if name in recipe_names(FinetuneRecipe):
-        return read_recipe(FinetuneRecipe, name, overrides)
-    try:
-        return read_recipe(Recipe, name, overrides)
-    except RecipeError:
-        if not Path(name).is_file():
-            raise
-    return read_recipe(FinetuneRecipe, name, overrides)
 
 
 def run_doctor(*, json: bool = False) -> None:

@@ -63,6 +63,15 @@ def read_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ())
     return make_recipe(kind, settings, name)
 
 
+def read_any_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe | FinetuneRecipe:
+    """Read a recipe of either kind, see `read_recipe`; a file is for fine-tuning if it has a section of that only."""
+    if name in recipe_names(FinetuneRecipe):
+        return read_recipe(FinetuneRecipe, name, overrides)
+    own, other = ({field.name for field in dataclasses.fields(kind)} for kind in (FinetuneRecipe, Recipe))
+    sections = {f"{key}".partition(".")[0] for key in read_yaml(_find_recipe(Recipe, name), name) or ()}
+    return read_recipe(FinetuneRecipe if sections & (own - other) else Recipe, name, overrides)
+
+
 def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:
     """Build a pre-training recipe; see `make_recipe`."""
     return make_recipe(Recipe, settings, name)
@@ -78,7 +87,7 @@ def make_recipe(kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = 
     nested: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         if key not in defaults:
-            raise RecipeError(f"{name}: {key!r} is not a recipe key; {suggest(key, defaults)}")
+            raise RecipeError(f"{name}: {key!r} is unknown; {suggest(key, defaults)}")
         if value is None and defaults[key] is not None:  # the default of optional fields is None
             raise RecipeError(f"{name}: {key} has no value")
         section, _, field = key.partition(".")

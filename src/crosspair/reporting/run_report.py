@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.errors import CrosspairError, RunError
 from crosspair.evaluation.results import Result, chance_result, read_results
-from crosspair.files import read_jsonl, read_yaml, write_atomically
+from crosspair.files import read_jsonl, write_atomically
 from crosspair.models.hub import CONFIG_FILE
-from crosspair.recipes import read_recipe, recipe_hash
+from crosspair.recipes import read_any_recipe, recipe_hash
 from crosspair.reporting.examples import ContactSheet, Examples, load_examples
 from crosspair.reporting.figures import (
     FAINT,
@@ -147,8 +147,7 @@ def read_run(path: Path) -> TrainedRun:
     file = path / RECIPE
     if not file.is_file():
         raise RunError(f"{path} contains no {RECIPE}: it is not a run folder")
-    is_finetuning = "classifier" in read_yaml(file, str(file))
-    recipe = read_recipe(FinetuneRecipe, str(file)) if is_finetuning else read_recipe(Recipe, str(file))
+    recipe = read_any_recipe(str(file))
     inputs: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError):
         inputs |= json.loads((path / ORIGIN).read_text(encoding="utf-8"))
