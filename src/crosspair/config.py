@@ -39,7 +39,7 @@ FRACTION: Rule = ("in [0, 1)", lambda value: 0 <= value < 1)
 NETWORK_INPUT: Rule = ("at least 32", lambda size: size >= 32)
 
 
-def _check(section: str, config: object, rule: Rule, *names: str) -> None:
+def check_fields(section: str, config: object, rule: Rule, *names: str) -> None:
     """Raise RecipeError unless the fields are None, or finite numbers that meet a rule."""
     requirement, valid = rule
     for name in names:
@@ -69,9 +69,9 @@ class ClipConfig:
     """Maximum relative change of brightness, contrast and saturation; 0 in the paper."""
 
     def __post_init__(self) -> None:
-        _check("clip", self, POSITIVE, "size", "frames", "stride")
-        _check("clip", self, NON_NEGATIVE, "color_jitter")
-        _check("clip", self, ("at least 1", lambda value: value >= 1), "test_scale")
+        check_fields("clip", self, POSITIVE, "size", "frames", "stride")
+        check_fields("clip", self, NON_NEGATIVE, "color_jitter")
+        check_fields("clip", self, ("at least 1", lambda value: value >= 1), "test_scale")
         low, high = self.scale
         if not 1 <= low <= high < math.inf:
             raise RecipeError(f"clip.scale is {self.scale}; it must be ascending, from 1 or above")
@@ -89,7 +89,7 @@ class VideoConfig:
     """B: 1×1×1 projection where shapes change. A: no parameters (the authors' checkpoints)."""
 
     def __post_init__(self) -> None:
-        _check("video", self, POSITIVE, "width")
+        check_fields("video", self, POSITIVE, "width")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class TextConfig:
     """Pairs whose title has no known word: raise an error, or skip and list them."""
 
     def __post_init__(self) -> None:
-        _check("text", self, POSITIVE, "dimensions", "max_words", "max_tokens")
+        check_fields("text", self, POSITIVE, "dimensions", "max_words", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class HeadConfig:
     """Width of the text head's hidden layer."""
 
     def __post_init__(self) -> None:
-        _check("head", self, POSITIVE, "embedding", "hidden")
+        check_fields("head", self, POSITIVE, "embedding", "hidden")
 
 
 OBJECTIVES_WITH = {  # objectives that use a field; the others require its default
@@ -166,8 +166,8 @@ class ObjectiveConfig:
     """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
 
     def __post_init__(self) -> None:
-        _check("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
-        _check("objective", self, FRACTION, "bank_momentum")
+        check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
+        check_fields("objective", self, FRACTION, "bank_momentum")
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:
@@ -199,8 +199,8 @@ class OptimizerConfig:
     """Maximum norm of the gradient; no clipping in the paper."""
 
     def __post_init__(self) -> None:
-        _check("optimizer", self, POSITIVE, "lr")
-        _check("optimizer", self, NON_NEGATIVE, "momentum", "weight_decay", "warmup_epochs", "clip_norm")
+        check_fields("optimizer", self, POSITIVE, "lr")
+        check_fields("optimizer", self, NON_NEGATIVE, "momentum", "weight_decay", "warmup_epochs", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class TowersOptimizerConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("optimizer", self, NON_NEGATIVE, "text_head_factor")
+        check_fields("optimizer", self, NON_NEGATIVE, "text_head_factor")
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,8 @@ class CurriculumConfig:
     """Learning rate of the language model in stage II."""
 
     def __post_init__(self) -> None:
-        _check("curriculum", self, POSITIVE, "patience")
-        _check("curriculum", self, NON_NEGATIVE, "stage2_epoch", "stage2_lr", "text_lr")
+        check_fields("curriculum", self, POSITIVE, "patience")
+        check_fields("curriculum", self, NON_NEGATIVE, "stage2_epoch", "stage2_lr", "text_lr")
 
 
 @dataclass(frozen=True)
@@ -264,9 +264,9 @@ class TrainingConfig:
     """Weights to export to the run's ``model/``: the last, or the best on validation."""
 
     def __post_init__(self) -> None:
-        _check("training", self, POSITIVE, "epochs", "batch_size", "accumulate", "validate_every", "log_every")
-        _check("training", self, NON_NEGATIVE, "workers", "checkpoint_steps")
-        _check("training", self, ("in [0, 2**32)", lambda seed: 0 <= seed < 2**32), "seed")
+        check_fields("training", self, POSITIVE, "epochs", "batch_size", "accumulate", "validate_every", "log_every")
+        check_fields("training", self, NON_NEGATIVE, "workers", "checkpoint_steps")
+        check_fields("training", self, ("in [0, 2**32)", lambda seed: 0 <= seed < 2**32), "seed")
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise RecipeError(
                 f"training.batch_size is {self.batch_size} with training.accumulate={self.accumulate}; it must be a "
@@ -288,7 +288,7 @@ class Recipe:
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        _check("clip", self.clip, NETWORK_INPUT, "size")
+        check_fields("clip", self.clip, NETWORK_INPUT, "size")
         name, accumulate = self.objective.name, self.training.accumulate
         if name in {"ranking", "in_batch"} and accumulate > 1:
             raise RecipeError(
@@ -310,7 +310,7 @@ class ClassifierConfig:
     clips, and for few labels."""
 
     def __post_init__(self) -> None:
-        _check("classifier", self, FRACTION, "dropout", "label_smoothing")
+        check_fields("classifier", self, FRACTION, "dropout", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -324,8 +324,8 @@ class LabelsConfig:
     split is tested on."""
 
     def __post_init__(self) -> None:
-        _check("labels", self, ("in (0, 1]", lambda value: 0 < value <= 1), "share")
-        _check("labels", self, FRACTION, "hold_out")
+        check_fields("labels", self, ("in (0, 1]", lambda value: 0 < value <= 1), "share")
+        check_fields("labels", self, FRACTION, "hold_out")
 
 
 @dataclass(frozen=True)
@@ -339,8 +339,8 @@ class PlateauConfig:
     """Validations without a lower loss after which the loss counts as saturated."""
 
     def __post_init__(self) -> None:
-        _check("plateau", self, NON_NEGATIVE, "drops")
-        _check("plateau", self, POSITIVE, "patience")
+        check_fields("plateau", self, NON_NEGATIVE, "drops")
+        check_fields("plateau", self, POSITIVE, "patience")
 
 
 @dataclass(frozen=True)
@@ -356,4 +356,4 @@ class FinetuneRecipe:
     training: TrainingConfig = TrainingConfig(epochs=100, batch_size=32, export="best")
 
     def __post_init__(self) -> None:
-        _check("clip", self.clip, NETWORK_INPUT, "size")
+        check_fields("clip", self.clip, NETWORK_INPUT, "size")

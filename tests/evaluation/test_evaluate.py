@@ -314,7 +314,7 @@ def test_a_frame_network_is_evaluated_with_its_visual_feature_only(
         assert any(protocol in message for message in caplog.messages)
         with pytest.raises(CrosspairError, match="text tower"):
             check_protocols(model, manifest_with(), (protocol,), CONFIG)
-    with pytest.raises(ModelError, match="feature=visual"):
+    with pytest.raises(ModelError, match="embedding"):
         check_protocols(model, manifest_with(), ("knn",), replace(CONFIG, feature="embedding"))
     twin = randomize_weights(model, 0)
     assert isinstance(twin, FrameAverageModel)

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -131,14 +132,14 @@ def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config
     evaluation = _Evaluation(model, manifest, Features(torch.tensor(usable), empty, empty, 0, []), config, "trained")
     for protocol in evaluation.supported(protocols, warn=False):
         if protocol == "zeroshot":
-            classes = evaluation.task(trained=False).test_classes
+            classes = evaluation.zeroshot_task.test_classes
             for count in config.zeroshot.class_counts:
                 draw_classes(classes, count, config.zeroshot.draws, config.seed)
         elif protocol == "knn":
-            config.knn.check_videos(len(evaluation.task().train))
+            config.knn.check_videos(len(evaluation.task.train))
         elif protocol in ("linear", "lowshot"):
             for fraction in (1.0,) if protocol == "linear" else config.lowshot.fractions:
-                check_training_videos(len(evaluation.task().subset(fraction, config.seed).train))
+                check_training_videos(len(evaluation.task.subset(fraction, config.seed).train))
 
 
 @dataclass(frozen=True)
@@ -238,8 +239,13 @@ class _Evaluation:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def task(self, *, trained: bool = True) -> ClassTask:
-        return class_task(self.manifest, self.features, self.config.split, trained=trained)
+    @cached_property
+    def task(self) -> ClassTask:
+        return class_task(self.manifest, self.features, self.config.split)
+
+    @cached_property
+    def zeroshot_task(self) -> ClassTask:
+        return class_task(self.manifest, self.features, self.config.split, trained=False)
 
     def test_column(self, name: str) -> tuple[torch.Tensor, list[str]]:
         """Return the positions of the test videos, and their values in a column of the manifest ("" for none)."""
@@ -256,7 +262,7 @@ class _Evaluation:
     def supported(self, protocols: Protocols, *, warn: bool = True) -> Protocols:
         """Select the protocols that the model and the test split support; raise CrosspairError if there are none."""
         if not self.classified:
-            raise ModelError("this model has no trained embedding; use feature=visual")
+            raise ModelError("this model has no trained embedding; evaluate the feature visual")
         reasons = {name: self._unsupported_reason(name) for name in protocols}
         if all(reasons.values()):
             raise CrosspairError("; ".join(dict.fromkeys(reasons.values())))
@@ -315,7 +321,7 @@ def _retrieval_results(evaluation: _Evaluation) -> list[Result]:
 
 def _knn_results(evaluation: _Evaluation) -> list[Result]:
     """Measure the top-1 accuracy of kNN classification with each feature (Section 4.2)."""
-    task, config = evaluation.task(), evaluation.config.knn
+    task, config = evaluation.task, evaluation.config.knn
     settings = {"k": config.k} if config.weighting == "uniform" else asdict(config)
     results = []
     for feature, values in evaluation.classified:
@@ -328,12 +334,12 @@ def _knn_results(evaluation: _Evaluation) -> list[Result]:
 
 def _linear_results(evaluation: _Evaluation) -> list[Result]:
     """Measure the top-1 accuracy of a linear probe on each feature (Section 4.2)."""
-    return _probe_results(evaluation, "linear", evaluation.task())
+    return _probe_results(evaluation, "linear", evaluation.task)
 
 
 def _lowshot_results(evaluation: _Evaluation) -> list[Result]:
     """Measure the top-1 accuracy of linear probes that are trained on fractions of the labels (Table 4)."""
-    task, results = evaluation.task(), []
+    task, results = evaluation.task, []
     for fraction in evaluation.config.lowshot.fractions:
         subset = task.subset(fraction, evaluation.config.seed)
         results += _probe_results(evaluation, f"low-shot {100 * fraction:g} %", subset)
@@ -354,7 +360,7 @@ def _probe_results(evaluation: _Evaluation, protocol: str, task: ClassTask) -> l
 
 def _zeroshot_results(evaluation: _Evaluation) -> list[Result]:
     """Evaluate zero-shot classification on all classes, and the mean over random draws of some (Appendix C)."""
-    task, config, seed = evaluation.task(trained=False), evaluation.config.zeroshot, evaluation.config.seed
+    task, config, seed = evaluation.zeroshot_task, evaluation.config.zeroshot, evaluation.config.seed
     names = class_embeddings(evaluation.model, task.classes, config.templates)
     videos = evaluation.features.embedding[task.test]
     settings = {"templates": len(config.templates)} if len(config.templates) > 1 else {}

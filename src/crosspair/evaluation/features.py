@@ -219,7 +219,7 @@ def cached_features(
             write_atomically(folder / SPEC_FILE, spec.json())
         world.barrier()
         (parts / f"{world.rank}.done").unlink(missing_ok=True)
-        done = set(_read_shards(parts).row)
+        done = {row for path in parts.glob("*.parquet") for row in _read(_read_rows, path).column("row").to_pylist()}
         world.barrier()  # all have read the same shards before any is added
         groups = [group for group in shard_batches(usable, clips, batch_size, World()) if not done.issuperset(group)]
         rows = [row for group in groups[world.rank :: world.size] for row in group]
@@ -310,6 +310,10 @@ def _write_shard(path: Path, videos: Sequence[WindowFeatures]) -> None:
     }
     with atomic_write(path) as partial:
         pq.write_table(pa.table(columns), partial)
+
+
+def _read_rows(path: Path) -> pa.Table:
+    return pq.read_table(path, columns=["row"])
 
 
 def _read_shards(parts: Path) -> pd.DataFrame:

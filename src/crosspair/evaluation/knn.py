@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from crosspair.errors import CrosspairError, RecipeError
+from crosspair.config import POSITIVE, check_fields
+from crosspair.errors import CrosspairError
 
 Weighting = Literal["uniform", "distance"]
 _MEMORY = 2**28  # bytes of cosines in memory at a time
@@ -27,10 +28,7 @@ class KnnConfig:
     """Temperature of "distance"; the default is that of the objective."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise RecipeError(f"knn.k is {self.k}; it must be at least 1")
-        if not self.temperature > 0:
-            raise RecipeError(f"knn.temperature is {self.temperature}; it must be above 0")
+        check_fields("knn", self, POSITIVE, "k", "temperature")
 
     def check_videos(self, videos: int) -> None:
         """Raise CrosspairError if there are fewer training videos than neighbours."""

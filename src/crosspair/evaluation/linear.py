@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from crosspair.config import POSITIVE, check_fields
 from crosspair.errors import CrosspairError, RecipeError
 
 
@@ -30,11 +31,8 @@ class LinearConfig:
     of a small corpus have too few steps for convergence."""
 
     def __post_init__(self) -> None:
-        for name, minimum in (("epochs", 1), ("drop_every", 1), ("batch_size", 2)):
-            if (value := getattr(self, name)) < minimum:
-                raise RecipeError(f"linear.{name} is {value}; it must be at least {minimum}")
-        if not self.lr > 0:
-            raise RecipeError(f"linear.lr is {self.lr}; it must be above 0")
+        check_fields("linear", self, POSITIVE, "epochs", "drop_every", "lr")
+        check_fields("linear", self, ("at least 2", lambda value: value >= 2), "batch_size")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import torch
 
+from crosspair.config import POSITIVE, check_fields
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, to_device
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, ModelError, RecipeError
+from crosspair.errors import ManifestError, ModelError
 from crosspair.evaluation.encode import CLIPS, encode_plans, eval_mode, usable_rows
 from crosspair.evaluation.features import gather_failures
 from crosspair.evaluation.results import Result, bootstrap_interval, chance_result, class_details
@@ -36,8 +37,7 @@ class MultiviewConfig:
     """Crops per clip: left, center and right (Section 4.2), or only the center."""
 
     def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise RecipeError(f"multiview.clips is {self.clips}; it must be at least 1")
+        check_fields("multiview", self, POSITIVE, "clips")
 
 
 def multiview_results(
