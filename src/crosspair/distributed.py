@@ -24,7 +24,7 @@ import torch.distributed.nn
 from crosspair.errors import RunError
 
 # Long enough for slow decoding or a checkpoint on another process. A loader that hangs is reported
-# earlier, by its own process (`crosspair.video.loader.STALLED`); a process that dies, at once.
+# earlier, by its own process (`crosspair.video.loader.LOADER_TIMEOUT`); a process that dies, at once.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 _CPU = torch.device("cpu")

@@ -175,7 +175,7 @@ def test_forget(made, tmp_path, capsys) -> None:
     options = ("--library", library, *FAST)
     run("index", made / "videos", *options, "--model", made / "model")
     run("index", made / "videos" / "2.mp4", *options, "--forget")
-    assert "1 videos removed" in capsys.readouterr().out
+    assert "removed: 1\n" in capsys.readouterr().out
 
 
 def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> None:

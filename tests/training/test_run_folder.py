@@ -154,6 +154,12 @@ def test_rank_0_determines_the_last_checkpoint(tmp_path, monkeypatch) -> None:
     assert open_folder(tmp_path / "run", world=Second(1, 2)).last_step == 7
 
 
+def test_a_run_cannot_be_a_file(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=str(tmp_path / "file")):
+        open_folder(tmp_path / "file", world=Second(1, 2))
+
+
 # --- metrics and recipe -------------------------------------------------------------------------
 
 

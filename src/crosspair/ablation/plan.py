@@ -168,11 +168,11 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
     if not isinstance(settings, dict):
         raise RecipeError(f"{where} must be a YAML mapping, not {settings!r}")
     sections: dict[str, dict[str, Any]] = {}
-    for name in ("needs", "first", "overrides", *SECTIONS):
-        section = settings.pop(name, None)
+    for section_name in ("needs", "first", "overrides", *SECTIONS):
+        section = settings.pop(section_name, None)
         if not isinstance(section, dict | None):
-            raise RecipeError(f"{where}: {name} must be a mapping, not {section!r}")
-        sections[name] = section or {}
+            raise RecipeError(f"{where}: {section_name} must be a mapping, not {section!r}")
+        sections[section_name] = section or {}
     variables, values = sections.pop("needs"), dict[str, str]()
     for override in overrides:
         key, sign, value = override.partition("=")
@@ -185,11 +185,11 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
         elif override == "finetuning=null":
             sections[key] = {}
         else:
-            name, _, rest = key.partition(".")
-            section = sections[name if name in SECTIONS and rest else "overrides"]
-            if name == "finetuning" and "." in rest:
+            prefix, _, rest = key.partition(".")
+            section = sections[prefix if prefix in SECTIONS and rest else "overrides"]
+            if prefix == "finetuning" and "." in rest:
                 section = section.setdefault("overrides", {})
-            section[rest if name in SECTIONS and rest else key] = read_yaml(value, override)
+            section[rest if prefix in SECTIONS and rest else key] = read_yaml(value, override)
     missing = [f"{key}=… ({what})" for key, what in variables.items() if not values.get(key)]
     if missing:
         raise RecipeError(f"{where} requires {' and '.join(missing)} on the command line")

@@ -177,7 +177,7 @@ def run_index(
     from crosspair.progress import delayed_progress
 
     if forget:
-        print(f"{library}: {remove_videos(library, videos)} videos removed")
+        print(f"{library}: videos removed: {remove_videos(library, videos)}")
         return
     windows = _parse_windows(window, stride)
     if model is None and not is_library(library):

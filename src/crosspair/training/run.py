@@ -64,11 +64,12 @@ class RunFolder:
                 raise RunError(f"{path} already contains a run; continue it with --resume or choose another folder")
             _check_recipe(path, recipe)
             _check_origin(path, origin)
+        elif path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; a run needs a folder")
         world.barrier()
         if world.is_main:
             write_atomically(path / ORIGIN, json.dumps({**origin, "file": manifest_file}) + "\n")
             write_atomically(path / RECIPE, dump_recipe(recipe))
-            self.checkpoints.mkdir(exist_ok=True)
         world.barrier()
         _wait_for_origin(path)
         # From rank 0, since other machines may see the newest checkpoint later.
