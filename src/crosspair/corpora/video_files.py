@@ -15,9 +15,9 @@ from crosspair.errors import ManifestError
 logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({
-    ".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2ts", ".m2v", ".m4v",
-    ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".rm", ".ts", ".vob", ".webm",
-    ".wmv",
+    ".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2p", ".m2t", ".m2ts",
+    ".m2v", ".m4v", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".rm",
+    ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv",
 })  # fmt: skip
 _MAX_NAMES = 5  # names that a message lists before it only counts
 
