@@ -39,7 +39,7 @@ def titles(file: Path, columns: dict[str, str] | None = None) -> list[dict[str, 
         ("titles.csv", BOM + 'video_id,title\na,"A dog, and ""Rex"""'),
         ("titles.csv", ' title , video_id \n"A dog, and ""Rex""",a\n\n'),
         ("titles.csv", 'path,title,\na.mp4,"A dog, and ""Rex""",,\n'),
-        ("titles.csv", 'Video_ID;Title\na;"A dog, and ""Rex"""\n'),
+        ("titles.csv", 'sep=;\r\nVideo_ID;Title\r\na;"A dog, and ""Rex"""\r\n'),
         ("titles.txt", 'PATH;TITLE\r\n./x/a.mp4;A dog, and "Rex"\r\n'),
         ("titles.csv", 'video_id\ttitle\na\tA dog, and "Rex"\n'),
         ("titles.tsv", 'video_id,title\na,"A dog, and ""Rex"""\n'),
@@ -214,6 +214,7 @@ def test_unknown_columns(disk: Disk, columns: dict[str, str], message: str) -> N
         ("titles.csv", b"PK\x03\x04\x14\0\x06\0" + bytes(range(256)), "titles.csv is not text"),
         ("titles.jsonl", '{"video_id": "a", "title": "A"}\n{"vid\n', r"titles\.jsonl, line 2"),
         ("titles.jsonl", '{"video_id": "a", "title": ["A", "B"]}\n', r"titles\.jsonl, line 1"),
+        ("titles.csv", "video_id,title\na,Café\nb,日本\n".encode() + b"c,\xe9t\xe9\n", r"titles\.csv .*line 4"),
         ("titles.jsonl", '["a", "A"]\n', r"titles\.jsonl, line 1"),
         ("titles.jsonl", '{"id": "a", "title": "A"}\n', r"titles\.jsonl needs .* are 'id', 'title'$"),
         ("titles.parquet", "PAR1", r"titles\.parquet"),
@@ -300,8 +301,7 @@ def test_hidden_and_other_files_are_ignored(disk: Disk, caplog: pytest.LogCaptur
     (disk.videos / "folder.mp4").mkdir()
     (disk.videos / "dangling.mp4").symlink_to("nowhere.mp4")
     assert VideoFiles(disk.videos).paths == ["a.mp4", "b.WEBM", "d.3G2"]
-    assert "2 files" in caplog.text
-    assert "notes.txt, x/c.xyz" in caplog.text
+    assert "2 (notes.txt, x/c.xyz)" in caplog.text
 
 
 def test_links_are_followed_but_not_in_circles(disk: Disk) -> None:

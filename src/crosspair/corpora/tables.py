@@ -129,7 +129,7 @@ def read_table(path: Path, what: str) -> TextTable:
         frame = _read_parquet(path, what) if suffix == ".parquet" else _read_json_lines(path, what)
         cells = [list(frame.columns), *frame.to_numpy(object).tolist()]
         return TextTable(f"{what} {path}", "", pd.DataFrame(cells, [f"{what} {path}", *frame.index], dtype=object))
-    text = read_text(path, what)
+    text = re.sub(r"\Asep=.(?=\r?\n)", "", read_text(path, what))  # a line for spreadsheets
     first = text.lstrip("\r\n").partition("\n")[0]
     found = next((mark for mark in first if mark in _SEPARATORS), "," if suffix not in {".tsv", ".tab"} else "\t")
     separator = "\t" if "\t" in first and suffix != ".csv" else found
@@ -208,13 +208,19 @@ def read_text(path: Path, what: str) -> str:
     encoding: str | None = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(str(encoding))
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" not in text:
-        return text
+    except UnicodeDecodeError as error:
+        text = data.decode(errors="replace")
+        if 2 * text.count("\ufffd") < sum(not character.isascii() for character in text):
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ManifestError(
+                f"{what} {path} is UTF-8 except for line {line}, byte {error.start}. Correct it."
+            ) from error
+    else:
+        if "\0" not in text:
+            return text
     encoding = _guess_encoding(data)
     if encoding is None:
-        raise ManifestError(f"{what} {path} is not text. Save it as csv in UTF-8.")
+        raise ManifestError(f"{what} {path} is not text. Save it in UTF-8, a workbook as csv.")
     text = data.decode(encoding)
     sample = re.search(r".{0,20}[^\0-\x7f].{0,20}", text) or re.search(".{1,40}", text)
     message = "%s %s is not UTF-8; it is read as %s (%r). If that is wrong, convert it to UTF-8."

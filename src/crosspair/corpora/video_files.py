@@ -38,7 +38,7 @@ class VideoFiles:
         files = sorted(_walk_files(folder))
         self.paths = [path for path in files if strip_video_suffix(path) != path]  # relative to the folder
         if others := sorted(set(files).difference(self.paths)):
-            message = "%s: %d files are not videos by their suffix: %s"
+            message = "%s: files that are not videos by their suffix: %d (%s)"
             logger.info(message, folder, len(others), summarize_names(others))
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:
