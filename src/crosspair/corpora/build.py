@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
-from crosspair.corpora.tables import csv_text, index_by_key, read_table, summarize_names, titles_by_id
-from crosspair.corpora.video_files import VideoFiles, video_stem
+from crosspair.corpora.tables import csv_text, index_by_key, read_table, titles_by_id
+from crosspair.corpora.video_files import VideoFiles, summarize_names, video_stem
 from crosspair.errors import ManifestError
 from crosspair.files import write_atomically
 
