@@ -10,7 +10,7 @@ import pytest
 
 from crosspair.corpora.video_files import SUFFIXES
 from crosspair.errors import InvalidVideoError, VideoStatus
-from crosspair.video.container import probe
+from crosspair.video.decode import probe
 from tests import conftest
 
 CODECS = {".webm": "libvpx-vp9", ".ogv": "libvpx", ".flv": "libx264"}
