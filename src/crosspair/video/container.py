@@ -68,13 +68,21 @@ class OpenVideo:
     container: InputContainer
     stream: VideoStream
     lead: float = 0.0  # time of the stream's first time stamp, in s; sound may begin earlier
-    restarts: bool = False  # whether the clock jumps: time stamps are made continuous, and seeks are impossible
+    restarts: bool = False  # whether the clock jumps; time stamps are made continuous
     info: VideoInfo = VideoInfo(0, 0, 0, 0, 0, "")
 
     @property
     def is_transport(self) -> bool:
         """Whether the demuxer seeks by decoding time, to packets of any kind."""
         return self.container.format.name in TRANSPORT
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether packets have their right times only when read from the beginning.
+
+        In an MPEG program stream, frames share time stamps, which after a seek go to the wrong frames.
+        """
+        return self.restarts or self.container.format.name == "mpeg"
 
     def seconds(self, stamp: int) -> float:
         """Convert a time stamp of the stream to s."""
@@ -174,12 +182,13 @@ def _length(video: OpenVideo, fps: float) -> float:
         header += video.lead
         index = stream.index_entries
         covered = len(index) and (index[-1].timestamp - index[0].timestamp) * tick + 1 / (fps or 30)
-        if video.is_transport or abs(covered - declared) < TAIL_TOLERANCE:
+        if not video.is_transport and abs(covered - declared) < TAIL_TOLERANCE:
             return header
     if container.format.name.endswith("_pipe"):
         return header
     with suppress(av.FFmpegError):
-        end, last = (0.0, 0.0) if video.restarts else _ends(video, fps, END)
+        start = max(video.lead, header - MAX_JUMP) if video.is_transport else END
+        end, last = (0.0, 0.0) if video.restarts else _ends(video, fps, start)
         if not end:  # the end cannot be sought
             video.rewind()
             end, last = _ends(video, fps)

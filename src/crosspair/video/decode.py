@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 from av.filter import Graph
+from av.packet import Packet
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -167,7 +168,7 @@ def frames_on_screen(video: OpenVideo, times: Sequence[float]) -> Iterator[Video
     current = next(frames, None)
     following = next(frames, None)
     for time in times:
-        if following is not None and time - following[0] > SEEK_GAP and not video.restarts:
+        if following is not None and time - following[0] > SEEK_GAP and not video.is_sequential:
             frames = decode_from(video, time)
             current, following = next(frames, None), next(frames, None)
         while following is not None and following[0] <= time + TICK:
@@ -203,10 +204,10 @@ def decode_from(video: OpenVideo, begin: float, log: DecodeLog | None = None) ->
     if begin >= SEEK_FROM and begin > video.lead:
         # A seek by decoding time, or by a wrong index, may go too far: seek earlier.
         back = 0.0
-        while back < begin - video.lead and not video.restarts:
+        while back < begin - video.lead and not video.is_sequential:
             with suppress(av.FFmpegError):  # some demuxers refuse a time
                 video.seek(begin - back)
-            frames = _timed_frames(video, log, begin if video.is_transport else None)
+            frames = _timed_frames(video, _skip_packets(video, begin) if video.is_transport else video.packets(), log)
             first = next(frames, None)
             if first is not None and first[0] <= begin + TICK:
                 yield first
@@ -214,32 +215,43 @@ def decode_from(video: OpenVideo, begin: float, log: DecodeLog | None = None) ->
                 return
             back = 2 * back or 1.0
         video.rewind()
-    yield from _timed_frames(video, log)
+    yield from _timed_frames(video, _skip_packets(video, begin) if video.is_sequential else video.packets(), log)
+
+
+def _skip_packets(video: OpenVideo, begin: float) -> Iterator[Packet[Any]]:
+    """Yield the packets from the last key frame before a time in s on; after a seek, none without such a frame."""
+    packets = video.packets()
+    group: list[Packet[Any]] = []
+    for packet in packets:
+        if packet.is_keyframe and packet.pts is not None and video.seconds(packet.pts) <= begin:
+            group.clear()
+        group.append(packet)
+        if packet.dts is not None and video.seconds(packet.dts) > begin:
+            break
+    if video.is_sequential or (group and group[0].is_keyframe):
+        yield from group
+        yield from packets
 
 
 def _timed_frames(
-    video: OpenVideo, log: DecodeLog | None, sought: float | None = None
+    video: OpenVideo, packets: Iterator[Packet[Any]], log: DecodeLog | None
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Yield (time in s, frame) in the order of presentation."""
-    frames = _decode_with_times(video, log, sought)
+    frames = _decode_with_times(video, packets, log)
     unordered = video.container.format.name == "avi" and video.stream.codec_context.has_b_frames
     return _sort_times(frames) if unordered else frames
 
 
 def _decode_with_times(
-    video: OpenVideo, log: DecodeLog | None, sought: float | None
+    video: OpenVideo, packets: Iterator[Packet[Any]], log: DecodeLog | None
 ) -> Iterator[tuple[float, VideoFrame]]:
-    """Yield (time in s, frame); missing time stamps are extrapolated from the frame rate.
-
-    If a time was sought, begin with a key frame; yield nothing if none is before this time.
-    """
+    """Yield (time in s, frame); missing time stamps are extrapolated from the frame rate."""
     if log is not None:
         log.failed, log.packets = [], 0
     step = 1 / float(video.stream.average_rate or 30)
     seconds, arrival = -step, 0.0
     started = False  # at a key frame
     frame: VideoFrame | None = None
-    packets = video.packets()
     while True:
         try:
             packet = next(packets, None)
@@ -248,10 +260,6 @@ def _decode_with_times(
             stamp = packet.pts if packet.pts is not None else packet.dts
             arrival = arrival if stamp is None else video.seconds(stamp)
             started |= packet.is_keyframe
-            if sought is not None and not started:
-                if packet.dts is not None and video.seconds(packet.dts) > sought:
-                    return
-                continue
             if packet.size == 0 and stamp is not None:  # repeats the last frame, in AVI and Theora
                 if frame is not None and not video.stream.codec_context.has_b_frames:
                     seconds = arrival
