@@ -109,9 +109,9 @@ class OpenVideo:
                 jump = (packet.dts + shift - expected) * float(packet.time_base)
                 if expected and not -MAX_BACKWARD <= jump <= MAX_JUMP:
                     shift = expected - packet.dts
-                packet.dts += shift
+                packet.dts = packet.dts + shift
                 packet.pts = None if packet.pts is None else packet.pts + shift
-                expected = packet.dts + packet.duration
+                expected = packet.dts + (packet.duration or 0)
             yield packet
 
 

@@ -12,9 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.filter import Graph
 from av.packet import Packet
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -296,14 +294,16 @@ def _sort_times(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[f
 
 # --- geometry and colours -----------------------------------------------------------------------
 
-HDR = (16, 18)  # transfer functions PQ and HLG
+PQ, HLG = 16, 18  # transfer functions of HDR video
+WHITE, PEAK = 203.0, 1000.0  # cd/m² of diffuse white (BT.2408) and of the brightest highlights
+BT2020_TO_BT709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
 CONVERTIBLE = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # colour matrices that swscale knows
 SQUARENESS = 8  # of pixels: a header with a more extreme aspect ratio is damaged
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """Return what displays a frame upright: whether to transpose it, then to mirror it in x, and in y."""
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
     a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])
@@ -340,8 +340,7 @@ class FrameConverter:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._reformatter = VideoReformatter()
-        self._tone_mappers: dict[Any, Graph] = {}
+        self._reformatter, self._mapper = VideoReformatter(), VideoReformatter()
 
     def to_rgb(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
         """Return (height, width, 3) uint8, RGB, upright."""
@@ -360,25 +359,34 @@ class FrameConverter:
         if int(frame.colorspace) not in CONVERTIBLE:
             reason = f"the colour matrix {frame.colorspace!s} cannot be converted"
             raise InvalidVideoError(self._path, VideoStatus.UNDECODABLE, reason)
-        if int(frame.color_trc) in HDR:
-            return self._tone_map(frame, width, height, pixels, method)
-        return self._reformatter.reformat(
-            frame, width, height, format=pixels, interpolation=method, threads=1, **options
-        )
+        if int(frame.color_trc) not in (PQ, HLG):
+            return self._reformatter.reformat(
+                frame, width, height, format=pixels, interpolation=method, threads=1, **options
+            )
+        codes = self._reformatter.reformat(frame, width, height, format="rgb48le", interpolation=method, threads=1)
+        mapped = VideoFrame.from_ndarray(tone_map(codes.to_ndarray(), int(frame.color_trc)), format="rgb24")
+        return self._mapper.reformat(mapped, format=pixels, dst_colorspace="ITU709", threads=1, **options)
 
-    def _tone_map(self, frame: VideoFrame, width: int, height: int, pixels: str, method: str) -> VideoFrame:
-        key = (frame.width, frame.height, frame.format.name, width, height, pixels)
-        graph = self._tone_mappers.get(key)
-        if graph is None:
-            graph = self._tone_mappers[key] = Graph()
-            target = "out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709:intent=perceptual"
-            graph.link_nodes(
-                graph.add_buffer(
-                    width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-                ),
-                graph.add("scale", f"{width}:{height}:flags={method.lower()}:{target}"),
-                graph.add("format", pixels),
-                graph.add("buffersink"),
-            ).configure()
-        graph.vpush(frame)
-        return graph.vpull()
+
+def tone_map(codes: np.ndarray, transfer: int) -> np.ndarray:
+    """Convert HDR colours (BT.2020) to BT.709, with diffuse white at about three quarters of the range.
+
+    Args:
+        codes: (H, W, 3) uint16, RGB.
+        transfer: `PQ` (SMPTE ST 2084) or `HLG` (ARIB STD-B67).
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    code = codes.astype(np.float32) / 65535
+    if transfer == PQ:
+        root = code ** (1 / 78.84375)
+        light = 10000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
+    else:
+        scene = np.where(code <= 0.5, code**2 / 3, (np.exp((code - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+        light = 1000 * scene * (scene @ np.float32([0.2627, 0.678, 0.0593]))[..., None] ** 0.2
+    light = light / WHITE
+    brightest = light.max(axis=-1, keepdims=True)
+    light = light * (1 + brightest / (PEAK / WHITE) ** 2) / (1 + brightest)  # Reinhard's curve keeps the hue
+    display = np.clip(light @ BT2020_TO_BT709.T, 0, 1) ** (1 / 2.4)
+    return np.rint(255 * display).astype(np.uint8)
