@@ -260,3 +260,39 @@ def test_animated_pictures(tmp_path: Path, make_video, suffix: str, codec: str, 
         container.mux(stream.encode())
     assert make_video.numbers(read(path, [0.01, 1.51, 2.51])) == [0, 15, 25]
     assert probe(str(path)).duration == pytest.approx(3, abs=0.2)
+
+
+# --- real files ---------------------------------------------------------------------------------
+
+REAL = {  # the length in s, and the numbers of the frames shown at times in s
+    "seg.ts": (6, {1.51: 45, 5.01: 150}),
+    "long180.ts": (6, {1.51: 45, 2.49: 74}),
+    "cat2.ts": (8, {2.51: 75}),
+    "cutlate.mp4": (4.98, {2.5: 105, 2.99: 120}),
+    "late_noaudio.mkv": (4, {2.51: 75}),
+    "audlong.flv": (4.02, {2.54: 75}),
+    "audlong_gst.mkv": (4.02, {2.54: 75}),
+    "live.webm": (4, {2.51: 75}),
+    "two_small_first.mp4": (4, {2.51: 75}),
+    "res_ab.webm": (4, {1.51: 45, 2.51: 75}),
+    "stale_short.mkv": (4, {2.51: 75}),
+    "headcut.ts": (3.9, {0.0: 30, 1.91: 60}),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_recordings(shared_data: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.syspath_prepend(shared_data.parent / "tools")
+    from clock import read_clock
+
+    length, shown = REAL[name]
+    path = shared_data / "files" / name
+    assert probe(str(path)).duration == pytest.approx(length, abs=0.05)
+    assert {time: read_clock(read(path, [time])[0])[0] for time in shown} == shown
+    assert [read_clock(frame)[0] for frame in read(path, list(shown))] == list(shown.values())
+
+
+def test_frames_that_repeat_the_last_one(shared_data: Path) -> None:
+    """Theora stores them as empty packets."""
+    assert len(read(shared_data / "files" / "static.ogv", [0.0, 1.5, 3.5])) == 3
+    assert check(shared_data / "files" / "static.ogv") is VideoStatus.FINE
