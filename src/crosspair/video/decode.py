@@ -294,9 +294,13 @@ def _sort_times(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[f
 
 # --- geometry and colours -----------------------------------------------------------------------
 
+BT709 = 1  # colour matrix
+BT2020_LUMA = np.array([0.2627, 0.678, 0.0593], np.float32)
 PQ, HLG = 16, 18  # transfer functions of HDR video
 WHITE, PEAK = 203.0, 1000.0  # cd/m² of diffuse white (BT.2408) and of the brightest highlights
-BT2020_TO_BT709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
+BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
 CONVERTIBLE = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # colour matrices that swscale knows
 SQUARENESS = 8  # of pixels: a header with a more extreme aspect ratio is damaged
 
@@ -365,7 +369,7 @@ class FrameConverter:
             )
         codes = self._reformatter.reformat(frame, width, height, format="rgb48le", interpolation=method, threads=1)
         mapped = VideoFrame.from_ndarray(tone_map(codes.to_ndarray(), int(frame.color_trc)), format="rgb24")
-        return self._mapper.reformat(mapped, format=pixels, dst_colorspace="ITU709", threads=1, **options)
+        return self._mapper.reformat(mapped, format=pixels, dst_colorspace=BT709, threads=1, **options)
 
 
 def tone_map(codes: np.ndarray, transfer: int) -> np.ndarray:
@@ -384,9 +388,10 @@ def tone_map(codes: np.ndarray, transfer: int) -> np.ndarray:
         light = 10000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
     else:
         scene = np.where(code <= 0.5, code**2 / 3, (np.exp((code - 0.55991073) / 0.17883277) + 0.28466892) / 12)
-        light = 1000 * scene * (scene @ np.float32([0.2627, 0.678, 0.0593]))[..., None] ** 0.2
+        light = 1000 * scene * (scene @ BT2020_LUMA)[..., None] ** 0.2
     light = light / WHITE
     brightest = light.max(axis=-1, keepdims=True)
     light = light * (1 + brightest / (PEAK / WHITE) ** 2) / (1 + brightest)  # Reinhard's curve keeps the hue
     display = np.clip(light @ BT2020_TO_BT709.T, 0, 1) ** (1 / 2.4)
-    return np.rint(255 * display).astype(np.uint8)
+    rgb: np.ndarray = np.rint(255 * display).astype(np.uint8)
+    return rgb
