@@ -11,7 +11,7 @@ from PIL import Image
 
 from crosspair.corpora.video_files import SUFFIXES, VideoFiles
 from crosspair.errors import InvalidVideoError, VideoStatus
-from crosspair.video.container import probe
+from crosspair.video.decode import probe
 from tests import conftest
 
 CODECS = {
