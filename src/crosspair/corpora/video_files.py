@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import unicodedata
 from collections import defaultdict
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crosspair.errors import ManifestError
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -94,6 +97,11 @@ def absolute_path(name: str | os.PathLike[str]) -> str:
     return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
 
 
+def is_utf8(name: str) -> bool:
+    """Return whether a name is valid text, which manifests and libraries can store."""
+    return name.encode(errors="ignore") == name.encode(errors="surrogatepass")
+
+
 def file_size(path: str | os.PathLike[str]) -> int | None:
     """Return a file's size in bytes, or None if there is no such local file."""
     try:
@@ -106,6 +114,7 @@ def _walk_videos(folder: Path) -> Iterator[str]:
     """Yield the relative paths of non-hidden videos in all subfolders, also linked ones, each folder once."""
     # Linked folders come last, so that a video inside the folder is listed under its own path.
     folders, links, seen = [""], list[str](), set[tuple[int, int]]()
+    invalid: list[str] = []
     while folders or links:
         relative = folders.pop() if folders else links.pop()
         full = folder / relative
@@ -118,6 +127,9 @@ def _walk_videos(folder: Path) -> Iterator[str]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
+                    if not is_utf8(entry.name):
+                        invalid.append(ascii(entry.name))
+                        continue
                     path = f"{relative}/{entry.name}" if relative else entry.name
                     if entry.is_dir():
                         (links if entry.is_symlink() else folders).append(path)
@@ -125,3 +137,5 @@ def _walk_videos(folder: Path) -> Iterator[str]:
                         yield path
         except OSError as error:
             raise ManifestError(f"folder {full} cannot be read: {error.strerror}") from error
+    if invalid:
+        logger.warning("%s: %d names that are not valid UTF-8 are skipped: %s", folder, len(invalid), invalid[0])
