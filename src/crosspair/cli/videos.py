@@ -51,6 +51,8 @@ def run_embed(
     check_engine(engine, address)
     windows = _parse_windows(window, stride)
     if out.suffix != ".parquet":
+        if out.is_file():
+            raise CrosspairError(f"--out {out} is a file; give FILE.parquet or a folder")
         if len(videos) > 1 or windows:
             raise CrosspairError(f"--out {out} is a folder: give one manifest, and no --window")
         ray = (address or "") if engine == "ray" else None

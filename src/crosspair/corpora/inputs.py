@@ -79,7 +79,7 @@ def probe_missing(manifest: Manifest, *, shown: bool = True) -> Manifest:
 
 def _source_rows(name: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a manifest, or new rows for all videos of a folder or for one file or URL."""
-    path = Path(name)
+    path = Path(name or absolute_path(name))  # an empty name is no folder
     if path.suffix == ".parquet":
         manifest = Manifest.read(path)
         for row, clip in zip(manifest.table.to_pylist(), manifest.clips(), strict=True):

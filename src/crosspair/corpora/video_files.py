@@ -94,6 +94,8 @@ def absolute_path(name: str | os.PathLike[str]) -> str:
     ('/films', 'https://a.org/b/../c')
     """
     name = os.fspath(name)
+    if not name:
+        raise ManifestError("the path of a video or folder is empty")
     return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
 
 
