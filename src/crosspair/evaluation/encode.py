@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -393,7 +392,7 @@ def check_counts(*, workers: int | None = None, **counts: int) -> None:
     """Raise CrosspairError unless ``workers`` is None or a whole number from 0, and the others are from 1."""
     for name, value in {"workers": 0 if workers is None else workers, **counts}.items():
         lowest = 0 if name == "workers" else 1
-        if not isinstance(value, Integral) or value < lowest:
+        if int(value) != value or value < lowest:
             raise CrosspairError(f"{name} must be a whole number from {lowest}, not {value!r}")
 
 
