@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from crosspair.cli.results import print_checked, print_manifests, print_preparation
+from crosspair.cli.results import print_checked, print_line, print_manifests, print_preparation
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
@@ -160,13 +160,13 @@ def run_check(
         list: csv file to write all problems to: pair_id, path, kind, message
         timeout: seconds per file (default: 20; with --decode 60 plus the length of the video)
     """
-    from crosspair.cli.parser import check_output_path
     from crosspair.corpora.check import check
     from crosspair.corpora.manifest import Manifest
+    from crosspair.files import check_output
     from crosspair.progress import progress
 
     if list:
-        check_output_path(list, "--list", "list.csv")
+        check_output(list, "a list of problems")
     loaded = Manifest.read(manifest)
     videos = len({clip.path for clip in loaded.clips()})
     try:
@@ -239,10 +239,10 @@ def run_prepare(
     with progress("preparing", len(plan.selected), "videos") as bar:
         prepared = prepare_corpus(plan, backend, lambda done, broken: bar.advance(done, f"{broken} broken"))
     if prepared is None:
-        print(f"{out}: shard {shard} is complete; the last shard writes the manifest")
+        print_line(f"{out}: shard {shard} is complete; the last shard writes the manifest")
         return
     broken = sum(error is not None for error in prepared.column("error"))
-    print(
+    print_line(
         f"{prepared.path}: {len(prepared)} pairs, {broken} broken; "
         f"{len(plan.requests)} videos, {len(plan.done)} prepared earlier"
     )
@@ -282,9 +282,16 @@ def run_titles_clean(
     """
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.titles import prepare_titles
+    from crosspair.files import check_output
     from crosspair.progress import delayed_progress
 
     loaded = Manifest.read(manifest)
+    out = out or loaded.path
+    if out.suffix != ".parquet":
+        out = out / "manifest.parquet"
+    check_output(out, "a manifest")
+    if report:
+        check_output(report / "titles.csv", "a list of clean titles", "report.html")
     with delayed_progress("titles", "titles") as progress:
         filled, found = prepare_titles(
             loaded, lemmas=lemmas, empty=empty, keep_clean=keep_clean, workers=workers, progress=progress
@@ -293,11 +300,8 @@ def run_titles_clean(
         from crosspair.reporting.titles import write_title_report
 
         write_title_report(report, found)
-    out = out or loaded.path
-    if out.suffix != ".parquet":
-        out = out / "manifest.parquet"
     written = filled.rebased(out).write(out)
-    print(
+    print_line(
         f"{written.path}: {len(written)} pairs; {len(found.clean_empty)} without an English title,"
         f" {len(found.tree_empty)} more without a verb or noun; {found.raw_words:,} words in raw "
         f"titles, {found.clean_words:,} in clean titles, {found.tree_words:,} verbs and nouns"
@@ -321,10 +325,13 @@ def run_titles_words(
     """
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.word_overlap import read_accuracy, word_overlap
+    from crosspair.files import check_output
     from crosspair.progress import delayed_progress
     from crosspair.reporting.titles import print_word_overlap, write_words
 
     loaded = Manifest.read(manifest)
+    if out:
+        check_output(out / "words.csv", "a list of word overlaps", "words.md", "words.png")
     with delayed_progress("words", "pairs") as progress:
         overlaps = word_overlap(loaded, exact=exact, progress=progress)
     labels = overlaps[0].ranked()
@@ -332,4 +339,4 @@ def run_titles_words(
     print_word_overlap(overlaps)
     if out:
         write_words(out, overlaps, accuracies)
-        print(f"{out}: words.md, words.csv, words.png")
+        print_line(f"{out}: words.md, words.csv, words.png")

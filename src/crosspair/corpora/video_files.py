@@ -119,7 +119,14 @@ def absolute_path(name: str | os.PathLike[str]) -> str:
     ('/films', 'https://a.org/b/../c')
     """
     name = os.fspath(name)
+    if not name:
+        raise ManifestError("the path of a video or folder is empty")
     return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a name is valid text, which manifests and libraries can store."""
+    return name.encode(errors="ignore") == name.encode(errors="surrogatepass")
 
 
 def file_size(path: str | os.PathLike[str]) -> int | None:
@@ -134,6 +141,7 @@ def _walk_files(folder: Path) -> Iterator[str]:
     """Yield the relative paths of non-hidden files in all subfolders, also linked ones, each folder once."""
     # Linked folders come last, so that a file inside the folder is listed under its own path.
     folders, links, seen = [""], list[str](), set[tuple[int, int]]()
+    invalid: list[str] = []
     while folders or links:
         relative = folders.pop() if folders else links.pop()
         full = folder / relative
@@ -146,6 +154,9 @@ def _walk_files(folder: Path) -> Iterator[str]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
+                    if not is_utf8(entry.name):
+                        invalid.append(ascii(entry.name))
+                        continue
                     path = f"{relative}/{entry.name}" if relative else entry.name
                     if entry.is_dir():
                         (links if entry.is_symlink() else folders).append(path)
@@ -153,6 +164,8 @@ def _walk_files(folder: Path) -> Iterator[str]:
                         yield path
         except OSError as error:
             raise ManifestError(f"folder {full} cannot be read: {error.strerror}") from error
+    if invalid:
+        logger.warning("%s: %d names that are not valid UTF-8 are skipped: %s", folder, len(invalid), invalid[0])
 
 
 def summarize_names(names: Sequence[str]) -> str:
