@@ -352,5 +352,5 @@ def check_health() -> dict[str, str]:
 
 site.include_router(api)
 for route in [*site.routes, *api.routes]:
-    if isinstance(route, APIRoute) and "GET" in route.methods:
+    if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
         site.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
