@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
-import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +49,6 @@ REQUEST_TIMEOUT = 10.0  # s from the start of a connection, or from a response, 
 SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server stops
 PAGE = Path(__file__).with_name("page")
 DOCS = Path(__file__).with_name("docs.html")
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NO_CACHE = {"Cache-Control": "private, no-cache"}  # a video may be removed at any time
 
 # The text encoder is not thread-safe; decoding is slow, and must not delay text queries.
@@ -80,22 +76,18 @@ def serve(
     Raises:
         CrosspairError: The address is not available.
     """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.default_int_handler)
+    # Uvicorn raises a signal again after its shutdown; no signal must skip the removal of uploads.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)  # a conversion in progress creates it again
         service = LibraryService(Searcher(library, engine), Path(scratch), max_upload * MB)
         config = uvicorn.Config(
             build_app(service, host), http=Connection, log_level="warning",
             limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         )  # fmt: skip
         bracketed = f"[{host}]" if ":" in host else host
-        server = Server(config)
-        with server.capture_signals():
-            ready(f"http://{bracketed}:{listening.getsockname()[1]}")
-            server.run([listening])
-    for number in STOP_SIGNALS:  # the process waits for a video that is still being encoded, unless it is interrupted
-        signal.signal(number, signal.SIG_DFL)
+        ready(f"http://{bracketed}:{listening.getsockname()[1]}")
+        uvicorn.Server(config).run([listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -107,19 +99,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CrosspairError(
             f"failed to listen on {host}, port {port}: {reason}. Use another --host or --port."
         ) from error
-
-
-class Server(uvicorn.Server):
-    """A server that the first signal stops; the others are ignored, so that they cannot skip the removal of uploads."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        def stop(*_: object) -> None:
-            self.should_exit = True
-
-        for number in STOP_SIGNALS:
-            signal.signal(number, stop)
-        yield
 
 
 class Connection(H11Protocol):
