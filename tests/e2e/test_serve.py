@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -182,14 +183,19 @@ def test_signals_remove_temporary_files(served, tmp_path, number) -> None:
     with serving(tmp_path) as server:
         server.post("search", served.folder / "videos" / "day" / "2.mp4")
         if number == signal.SIGINT:  # also report errors of the library
+            key = server.search("a dog")[0]["key"]
             (tmp_path / "library").rename(tmp_path / "moved")
-            for path in ("search", "library"):
-                response = server.get(f"/api/v1/{path}", text="a dog")
-                assert response.status_code in (500, 503)
-                assert response.json()["detail"]
-        server.process.send_signal(number)
-        server.process.wait(timeout=60)
+            moment = f"moments/{key}"
+            for path in ("search?text=a+dog", "library", moment, f"{moment}/thumbnail", f"{moment}?converted=true"):
+                response = httpx2.get(f"{server.url}/api/v1/{path}")
+                assert response.status_code == 503, path
+                assert not re.search("/|lance", response.json()["detail"])
+        for _ in range(3):
+            server.process.send_signal(number)
+            time.sleep(0.02)
+        assert server.process.wait(timeout=60) == 0
         assert list(server.scratch.glob("tmp*")) == []
+        assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_upload_is_classified_searched_and_removed(served) -> None:

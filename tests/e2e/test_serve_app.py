@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,8 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from crosspair.corpora.prepare import TranscodeOutcome
-from crosspair.library import SearchHit
+from crosspair.errors import CrosspairError
+from crosspair.library import LibraryError, SearchHit
 from crosspair.serve import app as app_module
 from crosspair.serve import guard as guard_module
 from crosspair.serve import service as service_module
@@ -39,8 +41,7 @@ UPLOAD = Upload(4.0, b"", [(0.0, 4.0)], np.ones((1, 8), np.float32))
 @pytest.fixture
 def service(tmp_path: Path) -> LibraryService:
     """The service of a library that contains every video."""
-    table = SimpleNamespace(count_rows=lambda _: 1)
-    library = SimpleNamespace(videos=dict, table=table)
+    library = SimpleNamespace(videos=dict, count=lambda _: 1)
     model = SimpleNamespace(untrained=(), text_encoder=SimpleNamespace(is_empty=lambda _: False))
     searcher: Any = SimpleNamespace(library=library, engine=SimpleNamespace(model=model))
     return LibraryService(searcher, tmp_path / "scratch", 10**6)
@@ -166,6 +167,60 @@ def test_unexpected_errors_are_not_shown(
     assert "secret" not in answer.text
 
 
+def test_unreadable_library(client: TestClient, service: LibraryService, video: Path, caplog: Any) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise LibraryError("/secret/path is unreadable")
+
+    path = address(service, video)
+    service.searcher.text = service.searcher.library.count = fail  # type: ignore[method-assign, assignment]
+    for each in (path, path.partition("?")[0], path.replace("?", "/thumbnail?"), "/api/v1/search?text=a+dog"):
+        caplog.clear()
+        answer = client.get(each)
+        assert answer.status_code == 503
+        assert "secret" not in answer.json()["detail"]
+        (record,) = (record for record in caplog.records if record.name == "crosspair.serve.app")
+        assert "/secret/path" in record.message
+        assert record.exc_info is None
+
+
+def test_failed_worker_processes(
+    client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise CrosspairError("a process ended: import secret.module")
+
+    monkeypatch.setattr(service, "encode", fail)
+    answer = post(client, "search")
+    assert answer.status_code == 503
+    assert "secret" not in answer.json()["detail"]
+    assert "secret" in caplog.text
+
+
+def test_methods_of_all_addresses(client: TestClient) -> None:
+    for path in ("/healthz", "/docs", "/openapi.json", "/api/v1/folders", "/", "/page.js"):
+        content, head = client.get(path), client.head(path)
+        assert (content.status_code, head.status_code) == (200, 200), path
+        assert head.headers["content-type"] == content.headers["content-type"]
+    assert client.head("/api/v1/moments/unknown").status_code == 404
+    for method, path in (
+        ("GET", "/api/v1/classify"), ("HEAD", "/api/v1/classify"), ("PUT", "/api/v1/search"), ("POST", "/healthz"),
+        ("POST", "/api/v1/folders"), ("DELETE", "/"),
+    ):  # fmt: skip
+        assert client.request(method, path).status_code == 405, (method, path)
+
+
+def test_invalid_byte_ranges(client: TestClient, service: LibraryService, video: Path, converted: list[str]) -> None:
+    path = address(service, video)
+    for value in ("bytes=3-2", "bytes=a-b", "bytes=", "", "bytes=-5-10", "items=0-1", "bytes"):
+        answer = client.get(path, headers={"Range": value})
+        assert (answer.status_code, answer.content) == (200, b"first"), value
+    for value in ("bytes=99999999-", "bytes=-0"):
+        answer = client.get(path, headers={"Range": value})
+        assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */5"), value
+        assert answer.json()["detail"]
+    assert client.get(path, headers={"Range": "bytes=1-2"}).content == b"ir"
+
+
 def test_forms_contain_one_video(client: TestClient) -> None:
     for files in ([("video", b"a"), ("video", b"b")], [("other", b"a")]):
         assert client.post("/api/v1/search", files=files).status_code in (400, 422)
@@ -187,9 +242,19 @@ def test_api_description_is_complete(client: TestClient) -> None:
             assert all("schema" in each or "/json" not in media
                        for media, each in operation["responses"]["200"]["content"].items())  # fmt: skip
             assert f"{method.upper()} {path}" in page
+            statuses = operation["responses"]
+            assert ("422" in statuses) == ("parameters" in operation or "requestBody" in operation)
+            assert {"400", "503"} <= set(statuses)
+            assert ("403" in statuses) == path.startswith("/api/")
+            assert all(set(statuses[each].get("content", ["application/json"])) == {"application/json"}
+                       for each in statuses if each >= "400")  # fmt: skip
+            assert not any("Successful" in each["description"] for each in statuses.values())
+    moment = description["paths"]["/api/v1/moments/{key}"]["get"]["responses"]
+    assert {"206", "404", "415", "416"} < set(moment)
+    assert set(moment["200"]["content"]) == set(moment["206"]["content"]) == {"video/mp4", "video/webm"}
+    assert "HTTPValidationError" not in description["components"]["schemas"]
     for name, schema in description["components"]["schemas"].items():
-        if "Validation" not in name:
-            assert all(field.get("description") for field in schema["properties"].values()), name
+        assert all(field.get("description") for field in schema["properties"].values()), name
     assert "localhost/api/v1/search?text=" in page
     assert "<script" not in page
 
@@ -224,8 +289,15 @@ def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
             idle[0].sendall(b"GET / HTTP/1.1\r\n")
             assert [each.recv(1) for each in idle] == [b""] * 3
             with socket.create_connection(listening.getsockname(), timeout=30) as connection:
-                connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                assert connection.recv(100).startswith(b"HTTP/1.1 200")
+                for _ in range(2):
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+                    time.sleep(0.3)
+                with suppress(ConnectionError):
+                    for byte in b"GET / HTTP/1.1\r\nHost: " + b"a" * 100:  # never complete
+                        connection.sendall(bytes([byte]))
+                        time.sleep(0.05)
+                    pytest.fail("the connection is still open")
         finally:
             server.should_exit = True
             thread.join()
@@ -236,8 +308,31 @@ async def answer_all(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
         if scope["method"] == "POST":
             await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_requests_in_progress_when_the_server_stops(started: bool) -> None:
+    async def run() -> None:
+        async def block(scope: Any, receive: Any, send: Any) -> None:
+            if started:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            await asyncio.sleep(60)
+
+        messages: list[Any] = []
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        task = asyncio.create_task(Guard(block)(scope, lambda: asyncio.sleep(60), send))  # type: ignore[arg-type, return-value]
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await task  # no error, which uvicorn would log with a traceback
+        assert [message["status"] for message in messages if "status" in message] == [200 if started else 503]
+
+    asyncio.run(run())
 
 
 def guarded() -> httpx2.AsyncClient:

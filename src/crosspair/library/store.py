@@ -104,7 +104,12 @@ class Library:
 
     def __len__(self) -> int:
         """Number of windows."""
-        return int(self.table.count_rows())
+        return self.count()
+
+    def count(self, condition: str | None = None) -> int:
+        """Return the number of windows that meet an SQL condition; LibraryError if the library cannot be read."""
+        with lance_errors(f"library {self.folder} cannot be read"):
+            return int(self.table.count_rows(condition))
 
     def videos(self) -> dict[str, IndexedVideo]:
         """Return all videos by name, including unreadable ones, from the table and ``broken.csv``."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from crosspair.errors import CrosspairError, ModelError, TextError, VideoError, format_error
 from crosspair.evaluation.encode import InferenceEngine
 from crosspair.library.search import Searcher
-from crosspair.library.store import Library
+from crosspair.library.store import Library, LibraryError
 
 try:
     import uvicorn
@@ -24,10 +27,11 @@ try:
     from fastapi import Path as PathParameter
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
-    from fastapi.staticfiles import StaticFiles
+    from fastapi.routing import APIRoute
     from pydantic import BaseModel, Field
     from starlette.datastructures import Headers
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
     from starlette.types import Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as missing:
@@ -44,10 +48,11 @@ MB = 10**6
 MAX_FORM = MB // 10  # bytes of an upload that are not the video
 MAX_LETTERS = 1000  # of a query, or of all class names
 MAX_CONNECTIONS = 500  # more are rejected with status 503
-REQUEST_TIMEOUT = 10.0  # s until the first request of a connection
+REQUEST_TIMEOUT = 10.0  # s from the start of a connection, or from a response, to the header of the next request
 SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server stops
 PAGE = Path(__file__).with_name("page")
 DOCS = Path(__file__).with_name("docs.html")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NO_CACHE = {"Cache-Control": "private, no-cache"}  # a video may be removed at any time
 
 # The text encoder is not thread-safe; decoding is slow, and must not delay text queries.
@@ -75,18 +80,22 @@ def serve(
     Raises:
         CrosspairError: The address is not available.
     """
-    # Uvicorn raises a signal again after its shutdown; no signal must skip the removal of uploads.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)  # a conversion in progress creates it again
         service = LibraryService(Searcher(library, engine), Path(scratch), max_upload * MB)
         config = uvicorn.Config(
             build_app(service, host), http=Connection, log_level="warning",
             limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         )  # fmt: skip
         bracketed = f"[{host}]" if ":" in host else host
-        ready(f"http://{bracketed}:{listening.getsockname()[1]}")
-        uvicorn.Server(config).run([listening])
+        server = Server(config)
+        with server.capture_signals():
+            ready(f"http://{bracketed}:{listening.getsockname()[1]}")
+            server.run([listening])
+    for number in STOP_SIGNALS:  # the process waits for a video that is still being encoded, unless it is interrupted
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -100,16 +109,39 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class Server(uvicorn.Server):
+    """A server that the first signal stops; the others are ignored, so that they cannot skip the removal of uploads."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        def stop(*_: object) -> None:
+            self.should_exit = True
+
+        for number in STOP_SIGNALS:
+            signal.signal(number, stop)
+        yield
+
+
 class Connection(H11Protocol):
-    """A connection that is closed if no request arrives on it; uvicorn only limits the time between requests."""
+    """A connection that is closed if the header of the next request does not arrive completely in time.
+
+    Uvicorn limits only the time until the first byte after a response.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(REQUEST_TIMEOUT, self._close_if_idle)
+        self._expect_request()
 
-    def _close_if_idle(self) -> None:
-        if self.cycle is None:  # no request yet
-            self.transport.close()  # type: ignore[unreachable]
+    def on_response_complete(self) -> None:
+        self._expect_request()
+        super().on_response_complete()  # starts the next request if it has arrived
+
+    def _expect_request(self) -> None:
+        self.loop.call_later(REQUEST_TIMEOUT, self._close_if_idle, self.cycle)
+
+    def _close_if_idle(self, answered: object) -> None:
+        if self.cycle is answered:  # no request since then
+            self.transport.close()
 
 
 def build_app(service: LibraryService, host: str) -> Guard:
@@ -124,8 +156,8 @@ def build_app(service: LibraryService, host: str) -> Guard:
         form_limits={"max_files": 1, "max_fields": 1, "max_part_size": MAX_FORM},
     )  # fmt: skip
     app.state.service = service
-    app.include_router(api)
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    app.include_router(site)
+    app.frontend("/", directory=PAGE, fallback=None)
     for kind in (Exception, CrosspairError, RequestValidationError):
         app.add_exception_handler(kind, _report_error)
     if is_loopback(host):
@@ -154,9 +186,12 @@ async def _report_error(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         fault = error.errors()[0]
         return JSONResponse({"detail": f"{fault['loc'][-1]}: {fault['msg']}"}, 422)
-    if isinstance(error, CrosspairError):
-        is_client_error = isinstance(error, (TextError, ModelError, VideoError))
-        return JSONResponse({"detail": str(error)}, 422 if is_client_error else 503)
+    if isinstance(error, (TextError, ModelError, VideoError)):
+        return JSONResponse({"detail": str(error)}, 422)
+    if isinstance(error, CrosspairError):  # may contain paths
+        logger.error("%s", error)
+        fault = "library cannot be read" if isinstance(error, LibraryError) else "video cannot be processed"
+        return JSONResponse({"detail": f"the {fault} at the moment; try again later"}, 503)
     return JSONResponse({"detail": "the request failed; see the log of the server for the reason"}, 500)
 
 
@@ -192,19 +227,32 @@ Converted = Annotated[
 
 
 INVALID: dict[str, Any] = {"model": Failure, "description": "invalid parameter, text, folder or video"}
-BUSY: dict[str, Any] = {"model": Failure, "description": "too many uploads, or the library cannot be read"}
+BUSY: dict[str, Any] = {"model": Failure, "description": "too many requests, or the library cannot be read"}
+BAD: dict[str, Any] = {"description": "wrong Host (plain text), or invalid form"}
+CROSS_SITE: dict[str, Any] = {"model": Failure, "description": "request of another site"}
 TOO_LARGE: dict[str, Any] = {"description": "upload too large"}
 UNKNOWN: dict[str, Any] = {"model": Failure, "description": "unknown key, or the video was removed"}
 UNPLAYABLE: dict[str, Any] = {"model": Failure, "description": "some browsers cannot play the file; use converted"}
+OUTSIDE: dict[str, Any] = {"model": Failure, "description": "byte range outside the file"}
 JPEG: dict[str, Any] = {"content": {"image/jpeg": {}}}
+VIDEOS: dict[str, Any] = {"content": {"video/mp4": {}, "video/webm": {}}}
+PARTIAL = {**VIDEOS, "description": "the byte range of the request"}
 
-api = APIRouter(responses={422: INVALID, 503: BUSY})
+site = APIRouter(responses={400: BAD, 503: BUSY})
+api = APIRouter(prefix="/api/v1", responses={400: BAD, 403: CROSS_SITE, 503: BUSY})
 
 
 class VideoResponse(FileResponse):
     """A file. If its size changes while it is sent, the connection is closed and a line is logged."""
 
-    media_type = "video/mp4"
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader:
+            return []  # the whole file, see RFC 9110, section 14.2
+        except RangeNotSatisfiable as error:
+            raise HTTPException(416, headers={"Content-Range": f"bytes */{file_size}"}) from error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         missing = 0
@@ -225,38 +273,41 @@ class VideoResponse(FileResponse):
             logger.warning("%s", error)
 
 
-@api.get("/docs", include_in_schema=False)
+@site.get("/docs", include_in_schema=False)
 def document(request: Request) -> HTMLResponse:
     """Return a page that describes the API, made from its OpenAPI description, without scripts."""
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(DOCS.read_text())
     return HTMLResponse(template.render(api=request.app.openapi(), url=str(request.base_url).rstrip("/")))
 
 
-@api.get("/api/v1/search")
+@api.get("/search", responses={422: INVALID}, response_description="moments, best first")
 async def search_by_text(service: Service, text: Text, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
     """Return the moments nearest to a text, best first."""
     return await run_sync(service.search, text, limit, folder, limiter=TEXT)
 
 
-@api.post("/api/v1/search", responses={413: TOO_LARGE})
+@api.post("/search", responses={413: TOO_LARGE, 422: INVALID}, response_description="moments, best first")
 async def search_by_video(service: Service, upload: Uploaded, limit: Limit = 24, folder: Folder = "") -> list[Moment]:
     """Return the moments nearest to a video, best first."""
     return await run_sync(service.search, upload, limit, folder)
 
 
-@api.post("/api/v1/classify", responses={413: TOO_LARGE})
+@api.post("/classify", responses={413: TOO_LARGE, 422: INVALID}, response_description="scores and timeline")
 async def classify(service: Service, upload: Uploaded, classes: Classes) -> Classification:
     """Score class names for a video."""
     return await run_sync(service.classify, upload, classes, limiter=TEXT)
 
 
-@api.get("/api/v1/moments/{key}", response_class=VideoResponse, responses={404: UNKNOWN, 415: UNPLAYABLE})
+@api.get(
+    "/moments/{key}", response_class=Response, response_description="the file",
+    responses={200: VIDEOS, 206: PARTIAL, 404: UNKNOWN, 415: UNPLAYABLE, 416: OUTSIDE, 422: INVALID},
+)  # fmt: skip
 async def play_moment(service: Service, key: Key, converted: Converted = False) -> FileResponse:
     """Return the file of a moment, MP4 or WebM, with support for byte ranges."""
     try:
         if converted:
             path = await run_sync(service.convert, key, limiter=CONVERSION)
-            return VideoResponse(path, headers=NO_CACHE)
+            return VideoResponse(path, media_type="video/mp4", headers=NO_CACHE)
         file = await run_sync(service.find_file, key)
     except (KeyError, VideoError) as error:
         raise HTTPException(404) from error
@@ -265,7 +316,10 @@ async def play_moment(service: Service, key: Key, converted: Converted = False) 
     return VideoResponse(file[0], media_type=file[1], headers=NO_CACHE)
 
 
-@api.get("/api/v1/moments/{key}/thumbnail", response_class=Response, responses={200: JPEG, 404: UNKNOWN})
+@api.get(
+    "/moments/{key}/thumbnail", response_class=Response, response_description="the frame",
+    responses={200: JPEG, 404: UNKNOWN, 422: INVALID},
+)  # fmt: skip
 def load_thumbnail(service: Service, key: Key) -> Response:
     """Return a frame of a moment."""
     try:
@@ -274,13 +328,13 @@ def load_thumbnail(service: Service, key: Key) -> Response:
         raise HTTPException(404) from error
 
 
-@api.get("/api/v1/folders")
+@api.get("/folders", response_description="names of the folders")
 def list_folders(service: Service) -> list[str]:
     """Return the folders of the library, relative to the common folder of its videos."""
     return service.folders
 
 
-@api.get("/api/v1/library")
+@api.get("/library", response_description="size and limits")
 def describe_library(service: Service) -> LibraryDescription:
     """Return name and size of the library, and the limits of uploads."""
     library = service.searcher.library
@@ -290,7 +344,13 @@ def describe_library(service: Service) -> LibraryDescription:
     )  # fmt: skip
 
 
-@api.get("/healthz")
+@site.get("/healthz", response_description="the server is running")
 def check_health() -> dict[str, str]:
     """Return status 200 while the server is running."""
     return {"status": "ok"}
+
+
+site.include_router(api)
+for route in [*site.routes, *api.routes]:
+    if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+        site.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)

@@ -36,24 +36,24 @@ class Guard:
             await self._app(scope, receive, send)
             return
         is_upload = scope["method"] not in ("GET", "HEAD")
-        send = _add_headers(send, is_upload)
+        started = asyncio.Event()
+        send = _add_headers(send, is_upload, started)
         # Links of other sites may open the page, but not use the API.
         is_protected = is_upload or scope["path"].startswith("/api/")
         if is_protected and _is_cross_site(Headers(scope=scope)):
             await JSONResponse({"detail": "Requests of other sites are rejected."}, 403)(scope, receive, send)
-        elif not is_upload:
-            await self._app(scope, receive, send)
-        elif self._uploads == MAX_UPLOADS:
+        elif is_upload and self._uploads == MAX_UPLOADS:
             detail = "The server is processing too many uploads. Try again later."
             await JSONResponse({"detail": detail}, 503)(scope, receive, send)
         else:
-            self._uploads += 1
+            self._uploads += is_upload
             try:
-                await self._app(scope, _limit_time(receive), send)
+                await self._app(scope, _limit_time(receive) if is_upload else receive, send)
             except asyncio.CancelledError:
-                await JSONResponse({"detail": "The server is stopping."}, 503)(scope, receive, send)
+                if not started.is_set():
+                    await JSONResponse({"detail": "The server is stopping."}, 503)(scope, receive, send)
             finally:
-                self._uploads -= 1
+                self._uploads -= is_upload
 
 
 def is_loopback(host: str) -> bool:
@@ -86,9 +86,10 @@ def _limit_time(receive: Receive) -> Receive:
     return receive_in_time
 
 
-def _add_headers(send: Send, is_upload: bool) -> Send:
+def _add_headers(send: Send, is_upload: bool, started: asyncio.Event) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
+            started.set()
             message["headers"] = [*message["headers"], *HEADERS]
             if is_upload and message["status"] >= 400:
                 # The client may still be sending gigabytes.

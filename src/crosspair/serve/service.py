@@ -204,7 +204,7 @@ class LibraryService:
     def find_hit(self, key: str) -> SearchHit:
         """Return a registered search result; KeyError if unknown, or if the video was removed from the library."""
         hit = self._hits[key]
-        if not self.searcher.library.table.count_rows(f"path = {sql_quote(hit.path)}"):
+        if not self.searcher.library.count(f"path = {sql_quote(hit.path)}"):
             raise KeyError(key)
         return hit
 

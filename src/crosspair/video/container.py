@@ -291,6 +291,9 @@ def _select_stream(container: InputContainer, path: str) -> VideoStream:
 # A second of video, or a container's index, takes about one block, so a clip needs few requests.
 BLOCK = 2**18  # bytes
 CACHE = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": 16}}
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0  # s until a server answers, and between two parts of its answer
+REQUEST_TIMEOUT = 120.0  # s for a block
+NO_RANGES = "the server does not support range requests. Download the file"
 
 Result = TypeVar("Result")
 
@@ -335,15 +338,22 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
     try:
         # The archive of a chained URL (zip://…::https://…) is read in ranges, too. fsspec keeps it
         # open while its filesystem is cached.
-        archive = {"http": CACHE, "https": CACHE} if "::" in url else {}
-        filesystem, path = fsspec.url_to_fs(url, **archive)
+        options: dict[str, Any] = {}
+        if "http://" in url or "https://" in url:
+            from aiohttp import ClientTimeout
+
+            # Without a timeout of its parts, a stalled server would hold each request for 5 minutes.
+            timeout = ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+            options = {"client_kwargs": {"timeout": timeout}}
+            if "::" in url:
+                options = {name: {**CACHE, **options} for name in ("http", "https")}
+        filesystem, path = fsspec.url_to_fs(url, **options)
         handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
     except Exception as error:  # each protocol has its own exceptions
         raise _explain(url, error) from error
     try:
         if not handle.seekable() or getattr(handle, "size", 0) is None:
-            reason = "the server does not support range requests. Download the file"
-            raise InvalidVideoError(url, VideoStatus.UNREADABLE, reason)
+            raise InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
         yield RemoteFile(handle, url)
     finally:
         with suppress(Exception):  # nothing was written that could be lost
@@ -361,6 +371,10 @@ def _explain(url: str, error: Exception) -> InvalidVideoError:
         if getattr(cause, "status", None) in (404, 410):
             return missing
         error = cause
+    if isinstance(error, TimeoutError):
+        return InvalidVideoError(url, VideoStatus.UNREADABLE, "the server does not answer (time-out)")
+    if isinstance(error, ValueError) and "range requests" in str(error):
+        return InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
     status, message = getattr(error, "status", None), getattr(error, "message", "")
     reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
     line = " ".join(str(reason or error or type(error).__name__).split())

@@ -20,6 +20,10 @@ function formatTime(seconds) {
   return hours ? `${hours}:${pad(minutes)}:${rest}` : `${minutes}:${rest}`;
 }
 
+function shorten(text) {
+  return text.length > 300 ? `${text.slice(0, 150)} … ${text.slice(-100)}` : text;
+}
+
 async function request(path, options) {
   const response = await fetch(`${API}/${path}`, options).catch((error) => {
     throw error.name === "AbortError" ? error : new Error("the server does not answer");
@@ -50,7 +54,7 @@ async function show(panel, message, task) {
   } catch (error) {
     if (!controller.signal.aborted)
       results.replaceChildren(
-        element("p", { className: "error", role: "alert" }, `Error: ${error.message}`));
+        element("p", { className: "error", role: "alert" }, `Error: ${shorten(error.message)}`));
   } finally {
     clearTimeout(waiting);
   }
@@ -66,7 +70,7 @@ function search(panel) {
       ? await sendVideo(`search?${where}`, video, {}, options)
       : await request(`search?${where}&${new URLSearchParams({ text })}`, options);
     const count = moments.length ? `${moments.length} moment${moments.length > 1 ? "s" : ""}` : "No results";
-    const summary = `${count} ${video ? `like ${video.name}` : `for “${text}”`}`
+    const summary = `${count} ${video ? `like ${video.name}` : `for “${shorten(text)}”`}`
       + (folder && ` in ${folder}`) + (moments.length > 1 ? ", best first" : "");
     return [
       element("p", { className: "summary", role: "status" }, summary),
@@ -118,7 +122,7 @@ function momentItem(moment, index) {
     element(
       "p", { className: "times" },
       element("span", {}, `${formatTime(moment.start)}–${formatTime(moment.end)}`),
-      element("span", { title: "cosine similarity of query and moment" }, moment.score.toFixed(2))),
+      element("span", { title: "cosine similarity of query and moment" }, moment.score.toFixed(2).replace("-", "−"))),
     ...(moment.title ? [element("p", { className: "title", dir: "auto" }, moment.title)] : []),
     element("p", { className: "path", dir: "auto" }, moment.path), note, unavailable);
 }
