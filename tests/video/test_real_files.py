@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from crosspair.config import Clip
 from crosspair.corpora.transcode import TranscodeSettings, transcode
 from crosspair.errors import InvalidVideoError, VideoStatus
+from crosspair.video import container
 from crosspair.video.decode import probe, read_frames
 from crosspair.video.integrity import inspect
 from crosspair.video.views import resize_short_side
@@ -67,6 +68,13 @@ def test_joined_recordings_have_one_clock(tmp_path: Path, make_video) -> None:
     assert check(path) is VideoStatus.FINE
 
 
+def test_a_restart_between_samples_is_reported(tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "joined.ts"
+    path.write_bytes(2 * make_video(tmp_path / "a.ts", frames=60, codec="libx264").read_bytes())
+    monkeypatch.setattr(container, "SAMPLES", 1)
+    assert check(path) is VideoStatus.WRONG_LENGTH
+
+
 def test_a_recording_without_length(tmp_path: Path, make_video) -> None:
     source = make_video(tmp_path / "a.webm", frames=90)
     data = io.BytesIO()
@@ -79,8 +87,8 @@ def test_a_recording_without_length(tmp_path: Path, make_video) -> None:
                 written.mux(packet)
     path = tmp_path / "live.webm"
     path.write_bytes(data.getvalue())
-    with av.open(str(path)) as container:
-        assert not container.duration
+    with av.open(str(path)) as file:
+        assert not file.duration
     assert probe(str(path)).duration == pytest.approx(3, abs=0.05)
     assert make_video.numbers(read(path, [2.51])) == [75]
 
@@ -123,14 +131,14 @@ def test_a_recording_that_begins_between_key_frames(tmp_path: Path, make_video) 
 
 
 def write_pictures(path: Path, pictures: list[np.ndarray], prepare: Callable[[VideoStream], object] = bool) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10, options={"crf": "10"})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         prepare(stream)
         for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
     return path
 
 
@@ -197,17 +205,17 @@ def test_a_size_that_changes(tmp_path: Path, make_video) -> None:
 
 def test_the_default_stream_is_used(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
-    with av.open(str(path), "w") as container:
-        streams = [container.add_stream("libx264", rate=10) for _ in range(2)]
+    with av.open(str(path), "w") as file:
+        streams = [file.add_stream("libx264", rate=10) for _ in range(2)]
         for stream, (width, height), default in zip(streams, ((64, 32), SIZE), (False, True), strict=True):
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.disposition = Disposition.default if default else Disposition(0)
         for _ in range(10):
             for stream in streams:
                 black = np.zeros((stream.height, stream.width, 3), np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
         for stream in streams:
-            container.mux(stream.encode())
+            file.mux(stream.encode())
     assert probe(str(path)).width == SIZE[0]
 
 
@@ -231,15 +239,15 @@ def test_high_dynamic_range_is_tone_mapped(tmp_path: Path, transfer: int) -> Non
     for plane, level in zip(white.planes, (64 + 876 * code, 512, 512), strict=True):
         plane.update(np.full(plane.buffer_size // 2, round(level), np.uint16).tobytes())
     path = tmp_path / "a.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p10le"
         context = stream.codec_context
         context.color_trc, context.color_primaries, context.colorspace, context.color_range = transfer, 9, 9, 1
         for index in range(20):
             white.pts, white.time_base = index, Fraction(1, 10)
-            container.mux(stream.encode(white))
-        container.mux(stream.encode())
+            file.mux(stream.encode(white))
+        file.mux(stream.encode())
     frame = read(path, [0.0])[0]
     assert np.ptp(frame) <= 6  # no tint
     assert (frame.mean() / 255) ** 2.4 == pytest.approx(0.52, abs=0.03)
@@ -251,13 +259,13 @@ def test_high_dynamic_range_is_tone_mapped(tmp_path: Path, transfer: int) -> Non
 @pytest.mark.parametrize(("suffix", "codec", "form"), [(".gif", "gif", "rgb8"), (".apng", "apng", "rgb24")])
 def test_animated_pictures(tmp_path: Path, make_video, suffix: str, codec: str, form: str) -> None:
     path = tmp_path / f"a{suffix}"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = *SIZE, form
         for index in range(30):
             frame = av.VideoFrame.from_ndarray(make_video.barcode(index, *SIZE), format="rgb24")
-            container.mux(stream.encode(frame.reformat(format=form)))
-        container.mux(stream.encode())
+            file.mux(stream.encode(frame.reformat(format=form)))
+        file.mux(stream.encode())
     assert make_video.numbers(read(path, [0.01, 1.51, 2.51])) == [0, 15, 25]
     assert probe(str(path)).duration == pytest.approx(3, abs=0.2)
 

@@ -153,7 +153,10 @@ def _read_header(video: OpenVideo) -> OpenVideo:
     length = _length(video, fps)
     if length <= 0 or context.width <= 0 or context.height <= 0:
         if container.format.name.endswith("_pipe"):
-            raise InvalidVideoError(video.path, VideoStatus.NOT_A_VIDEO, "is a picture, not a video")
+            reason = "is a picture, not a video"
+            if container.format.name == "webp_pipe":
+                reason += ", or an animated WebP, which is not supported: save it as GIF or MP4"
+            raise InvalidVideoError(video.path, VideoStatus.NOT_A_VIDEO, reason)
         found = f"{context.width}×{context.height}, {length:.2f} s"
         reason = f"the header gives no length or size ({found}); the file is cut or damaged"
         raise InvalidVideoError(video.path, VideoStatus.DAMAGED_HEADER, reason)

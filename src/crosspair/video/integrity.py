@@ -12,7 +12,15 @@ from typing import Any
 import av
 
 from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
-from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, VideoInfo, check_signature, open_video
+from crosspair.video.container import (
+    MAX_BACKWARD,
+    TAIL_TOLERANCE,
+    TICK,
+    OpenVideo,
+    VideoInfo,
+    check_signature,
+    open_video,
+)
 from crosspair.video.decode import DecodeLog, clip_span, decode_from, displayed_info, frame_end
 from crosspair.workers import extend_timeout
 
@@ -140,6 +148,7 @@ class _Scan:
     failed: list[tuple[float, str]] = field(default_factory=list)
     packets: int = 0
     end: float = 0.0
+    restart: float | None = None  # where the clock restarts, if that was not seen before decoding
 
 
 def _scan(video: OpenVideo, begin: float, end: float) -> _Scan:
@@ -150,6 +159,8 @@ def _scan(video: OpenVideo, begin: float, end: float) -> _Scan:
         scan.end = max(scan.end, frame_end(seconds, frame))
         if seconds >= end:
             break
+        if scan.frames and seconds < scan.frames[-1] - MAX_BACKWARD:
+            scan.restart = scan.frames[-1]
         scan.frames.append(seconds)
         if frame.is_corrupt:
             scan.corrupt.append(seconds)
@@ -193,6 +204,9 @@ def _check_length(
         return info, CheckResult(VideoStatus.CUT, f"cut: the header gives {declared} frames, decoding finds {found}")
     if result.kind.broken:
         return info, result
+    if scan.restart is not None:
+        reason = f"the clock restarts after {scan.restart:.2f} s; the frames before or after are not used"
+        return info, _merge_notes([CheckResult(VideoStatus.WRONG_LENGTH, reason), result])
     lost = scan.packets - found
     if lost > EMPTY_PACKETS * scan.packets:
         return info, CheckResult(VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {scan.packets} packets give no frame")
