@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-UNUSED = ("av", "pyarrow", "jsonargparse", "yaml", "safetensors", "rich", "fsspec")
+UNUSED = ("av", "pandas", "pyarrow", "jsonargparse", "yaml", "safetensors", "rich", "fsspec")
 
 
 def allow_absent_packages() -> list[str]:

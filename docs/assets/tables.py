@@ -14,6 +14,19 @@ from crosspair.reporting.tables import format_interval, format_value, markdown_t
 
 PLACEHOLDER = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
 
+# Labels in benchmarks/results/*.json and their names in the documentation.
+LABELS = {
+    "common way": "common", "common way with seeking": "common with seeking", "ours": "crosspair",
+    "untouched": "original", "every 250": "key frame every 250",
+    "112x112": "112×112", "64x64": "64×64",
+    "authors' way: rows of each pair gathered": "authors' implementation",
+    "noise of each pair": "noise=pair", "noise of the batch": "noise=batch", "in batch": "in-batch",
+    "rendered": "rendered videos", "given": "UCF101, ten classes",
+    "plain": "plain implementation", "first weights rounded": "initial weights rounded to bfloat16",
+    "one pass of the optimiser": "fused optimiser", "other noise": "other noise seeds",
+    "all three": "bfloat16, channels_last_3d and fused optimiser",
+}  # fmt: skip
+
 
 def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
     """Replace each ``<!-- TABLE: FILE -->`` by a table; FILE is relative to docs/."""
@@ -26,6 +39,11 @@ def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
         return BENCHMARKS[name](json.loads(file.read_text(encoding="utf-8"))["results"])
 
     return PLACEHOLDER.sub(table, markdown)
+
+
+def _label(label: str) -> str:
+    """Rename the parts of a label, which are separated by commas."""
+    return ", ".join(LABELS.get(part, part) for part in label.split(", "))
 
 
 def _results(file: Path) -> str:
@@ -206,7 +224,7 @@ def _counted(results: dict[str, Any]) -> str:
 
 def _loading(results: dict[str, Any]) -> str:
     rows = [
-        (setting, method, f"{each['ms']['median']:.1f}", f"{each['times_faster']['median']:.1f}")
+        (_label(setting), _label(method), f"{each['ms']['median']:.1f}", f"{each['times_faster']['median']:.1f}")
         for setting, methods in results["ways"].items()
         for method, each in methods.items()
     ]
@@ -218,7 +236,7 @@ def _loading_parts(results: dict[str, Any]) -> str:
     parts, workers = results["parts"], results["workers"]
     rows = [
         (
-            files, *(f"{ms:.2f}" for ms in parts[files].values()),
+            _label(files), *(f"{ms:.2f}" for ms in parts[files].values()),
             *(f"{clips:.0f}" for clips in workers[files].values()),
         )
         for files in parts
@@ -255,7 +273,7 @@ def _objective(results: dict[str, Any]) -> str:
         base, *_ = data["ways"].values()
         for method, each in list(data["ways"].items())[:4]:
             rows.append((
-                f"{data['pairs']:,} × {data['batch']}", method, f"{each['ms']['median']:.1f}",
+                f"{data['pairs']:,} × {data['batch']}", _label(method), f"{each['ms']['median']:.1f}",
                 f"{each['times_faster']['median']:.2f}", f"{each['MiB']:.1f}",
                 f"{base['MiB'] / each['MiB']:.1f}",
             ))  # fmt: skip
@@ -266,7 +284,10 @@ def _objective(results: dict[str, Any]) -> str:
 def _every(results: dict[str, Any]) -> str:
     """All objectives, at the number of pairs at which most were measured."""
     data = max(results.values(), key=lambda each: len(each["ways"]))
-    rows = [(method, f"{each['ms']['median']:.1f}", f"{each['MiB']:.1f}") for method, each in data["ways"].items()]
+    rows = [
+        (_label(method), f"{each['ms']['median']:.1f}", f"{each['MiB']:.1f}")
+        for method, each in data["ways"].items()
+    ]  # fmt: skip
     return markdown_rows(("objective", "ms per step", "MiB"), rows)
 
 
@@ -280,7 +301,7 @@ def _epoch(results: dict[str, Any]) -> str:
     rows.append(("**network**", *(f"{run['network']:.1%}" for run in runs)))
     rows.append(("clips/s", *(f"{run['clips_per_s']:.0f}" for run in runs)))
     rows.append(("peak memory, MiB", *(f"{run['most_MiB']:.0f}" for run in runs)))
-    return markdown_rows(("part, ms", *results), rows)
+    return markdown_rows(("part, ms", *map(_label, results)), rows)
 
 
 def _frozen(results: dict[str, Any]) -> str:
@@ -300,7 +321,7 @@ def _frozen(results: dict[str, Any]) -> str:
 def _curves(results: dict[str, Any]) -> str:
     rows = [
         (
-            method, f"{each['last']:.3f}", f"{each['largest_difference']:.2%}",
+            _label(method), f"{each['last']:.3f}", f"{each['largest_difference']:.2%}",
             f"{each['last_difference']:+.2%}",
         )
         for method, each in results.items()

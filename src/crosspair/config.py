@@ -315,7 +315,7 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """Subset of labels and validation split (Sections 4.2 and 4.4)."""
+    """Subset of labels and validation split (Section 4.2, Table 4)."""
 
     share: float = 1.0
     """Fraction of each class's labels to use; 0.01, 0.1 and 0.2 in the paper's low-shot."""

@@ -25,6 +25,7 @@ from crosspair.corpora.build import (
     split_validation,
 )
 from crosspair.corpora.readers import folder_corpus
+from crosspair.corpora.tables import Captions
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, read, skipped_pairs
 
@@ -103,6 +104,14 @@ def test_columns_and_classes_may_have_other_names(disk: Disk) -> None:
     columns = {"video_id": "id", "title": "caption", "label": "kind"}
     manifest = made(disk, text, title_columns=columns, class_names=disk.file("names.csv", "dogs,all dogs\n"))
     assert read(manifest, "pair_id", "title", "label") == [("a", "A dog", "all dogs"), ("b", "A cat", "cats")]
+
+
+@pytest.mark.parametrize(("how", "title"), [("join", "A dog; It runs"), ("first", "A dog")])
+def test_several_captions_of_a_video(disk: Disk, how: Captions, title: str) -> None:
+    disk.link("a.mp4", "sub/b.mp4")
+    text = "path,title\n./a.mp4,A dog\nsub\\b.mp4,A cat\na.mp4,It runs\n"
+    refused(disk, r"titles\.csv, line 4: 'a\.mp4' .*line 2.*--captions", text)
+    assert read(made(disk, text, captions=how), "pair_id", "title") == [("a.mp4", title), ("sub/b.mp4", "A cat")]
 
 
 def test_progress_counts_rows(disk: Disk) -> None:

@@ -110,7 +110,7 @@ def test_other_commands_exist(page: Path) -> None:
             if program == "make":
                 assert set(rest) <= set(targets)
             elif program == "pip":
-                (names,) = re.findall(r"crosspair\[([\w,]+)\]", rest[-1])
+                (names,) = re.findall(r"^\.\[([\w,]+)\]$", rest[-1])
                 assert set(names.split(",")) <= set(extras)
             else:
                 assert program in {"crosspair", "torchrun", *OTHERS}, program

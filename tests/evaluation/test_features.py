@@ -142,7 +142,7 @@ def test_in_bfloat16_the_networks_fastest_form_computes(
         return torch.zeros(len(clips), model.video_encoder.features)
 
     monkeypatch.setattr(FoldedResNet3d, "__call__", watched)
-    monkeypatch.setattr("crosspair.models.inference._has_bfloat16_convolutions", lambda: True)
+    monkeypatch.setattr("crosspair.models.resnet3d._has_bfloat16_convolutions", lambda: True)
     found = extracted(model, manifest, clips=2, precision=precision)
     assert bool(calls) == (precision == "bf16")
     assert bool(found.visual.any()) == (precision == "fp32")

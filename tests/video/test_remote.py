@@ -22,8 +22,8 @@ from crosspair.corpora.check import check, probe_videos
 from crosspair.corpora.manifest import manifest_from_rows
 from crosspair.errors import InvalidVideoError, VideoStatus
 from crosspair.video import container
-from crosspair.video.container import BLOCK, probe
-from crosspair.video.decode import read_frames
+from crosspair.video.container import BLOCK
+from crosspair.video.decode import probe, read_frames
 
 pytest.importorskip("aiohttp", reason="reading from the web needs the extra 'remote'")
 

@@ -44,23 +44,29 @@ def run_corpus_folder(
     label_by_folder: bool = False,
     split_list: list[str] = [],  # noqa: B006
     skip_broken: bool = False,
+    captions: Literal["error", "first", "join"] = "error",
     **options: Unpack[CorpusArguments],
 ) -> None:
     """Read a folder of videos and a title file.
 
     Args:
-        titles: csv or tsv: video_id or path, title, and optionally label, split, start, end
+        titles: csv, tsv, JSON Lines or Parquet: video_id or path, title, and optionally label,
+            split, start, end
         out: the manifest, or its folder
         label_by_folder: label each video with its folder's name
         split_list: SPLIT=FILE: text file that lists the videos of train, val or test; may be
             repeated
         skip_broken: mark unreadable videos instead of failing
+        captions: several titles of one video are an error, or the first one is used, or all are
+            joined
     """
     from crosspair.cli.parser import parse_pairs
     from crosspair.corpora.readers import folder_corpus
 
     lists = {split: Path(file) for split, file in parse_pairs(split_list, "--split-list").items()}
-    reader = partial(folder_corpus, label_by_folder=label_by_folder, split_lists=lists, skip_broken=skip_broken)
+    reader = partial(
+        folder_corpus, label_by_folder=label_by_folder, split_lists=lists, skip_broken=skip_broken, captions=captions
+    )
     _read_corpus(reader, dir, titles, out, options)
 
 

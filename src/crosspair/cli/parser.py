@@ -50,7 +50,8 @@ SHARED_HELP = {
     "stride": "seconds between the starts of windows (default: half a window)",
     "templates": "prompts for class names, one per line, with {} for the name; averaged",
     "title_columns": "column names of the title file: COLUMN=NAME,..., for example video_id=id,title=caption",
-    "titles": "csv or tsv: video_id, title; or the authors' tsv without header: id, processed title, original title",
+    "titles": "csv, tsv, JSON Lines or Parquet: video_id, title; or the authors' tsv without header: id, processed "
+    "title, original title",
     "val": "fraction of train to hold out as val: whole groups of UCF101, films of HMDB51, else single videos",
     "videos": "files, folders, URLs or manifests (.parquet)",
     "workers": "worker processes (default: number of cores)",

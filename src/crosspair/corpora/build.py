@@ -15,8 +15,8 @@ import numpy as np
 
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
-from crosspair.corpora.tables import csv_text, index_by_key, read_table, summarize_names, titles_by_id
-from crosspair.corpora.video_files import VideoFiles, video_stem
+from crosspair.corpora.tables import csv_text, index_by_key, read_table, titles_by_id
+from crosspair.corpora.video_files import VideoFiles, summarize_names, video_stem
 from crosspair.errors import ManifestError
 from crosspair.files import check_output, write_atomically
 
@@ -192,8 +192,8 @@ class ManifestOutput:
     def __init__(self, out: Path, name: str = "manifest.parquet") -> None:
         self.path = out if out.suffix == ".parquet" else out / name
         self.skipped_list = skipped_list_path(self.path)
-        check_output(self.path, "a manifest")
-        check_output(self.skipped_list, "a list of skipped pairs")
+        check_output(self.path, "a manifest", error_type=ManifestError)
+        check_output(self.skipped_list, "a list of skipped pairs", error_type=ManifestError)
 
     def write(self, rows: list[Row], skipped: Sequence[SkippedPair]) -> Manifest:
         """Write the manifest and the list of skipped pairs and rows with an error; delete an old list if it is empty.

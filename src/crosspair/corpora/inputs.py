@@ -11,7 +11,14 @@ from typing import Any
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.tables import index_by_key, read_titles
-from crosspair.corpora.video_files import VideoFiles, absolute_path, is_utf8, strip_video_suffix, to_nfc, video_stem
+from crosspair.corpora.video_files import (
+    VideoFiles,
+    absolute_path,
+    is_utf8,
+    normalize_name,
+    strip_video_suffix,
+    video_stem,
+)
 from crosspair.errors import ManifestError
 from crosspair.progress import delayed_progress
 
@@ -50,7 +57,7 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
         keys = lines["video_id"].map(video_stem).where(lines["video_id"] != "", lines["path"].map(_path_key))
         by_key = index_by_key(lines, keys)
         for row in rows.values():
-            line = next((by_key[key] for key in _video_keys(row["path"]) if key in by_key), row)
+            line = next((by_key[key] for key in _video_keys(absolute_path(row["path"])) if key in by_key), row)
             row["title"] = line.get("title")
     return manifest_from_rows(rows.values(), ".")
 
@@ -105,7 +112,7 @@ def _video_keys(path: str) -> Iterator[str]:
 
 def _path_key(path: str) -> str:
     """Normalise a path: remove a video suffix and leading ``..``, and add a leading slash."""
-    path = os.path.normpath(strip_video_suffix(to_nfc(path)))
+    path = strip_video_suffix(normalize_name(path))
     while path.startswith("../"):
         path = path.removeprefix("../")
     return f"/{path.lstrip('/')}"

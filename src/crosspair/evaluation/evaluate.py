@@ -327,12 +327,12 @@ def _knn_results(evaluation: _Evaluation) -> list[Result]:
 
 
 def _linear_results(evaluation: _Evaluation) -> list[Result]:
-    """Measure the top-1 accuracy of a linear probe on each feature (Section 4.3)."""
+    """Measure the top-1 accuracy of a linear probe on each feature (Section 4.2)."""
     return _probe_results(evaluation, "linear", evaluation.task())
 
 
 def _lowshot_results(evaluation: _Evaluation) -> list[Result]:
-    """Measure the top-1 accuracy of linear probes that are trained on fractions of the labels (Section 4.4)."""
+    """Measure the top-1 accuracy of linear probes that are trained on fractions of the labels (Table 4)."""
     task, results = evaluation.task(), []
     for fraction in evaluation.config.lowshot.fractions:
         subset = task.subset(fraction, evaluation.config.seed)

@@ -1,4 +1,4 @@
-"""Linear probe on frozen features: batch normalization and one linear layer (Sections 4.2 and 4.4)."""
+"""Linear probe on frozen features: batch normalization and one linear layer (Section 4.2)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class LowshotConfig:
-    """Training of linear probes with few labels (Section 4.4)."""
+    """Training of linear probes with few labels; the paper fine-tunes (Section 4.2, Table 4)."""
 
     fractions: tuple[float, ...] = (0.01, 0.1, 0.2)
     """Fractions of each class's labels, in (0, 1]."""

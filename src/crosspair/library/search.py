@@ -213,7 +213,7 @@ def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
 
 
 def _read_strip(hit: SearchHit) -> Image.Image:
-    def scale(width: int, height: int) -> tuple[int, int]:
+    def scale(width: float, height: float) -> tuple[int, int]:
         factor, longest = SHORT_SIDE / min(width, height), 2 * SHORT_SIDE
         return min(longest, round(width * factor)), min(longest, round(height * factor))
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of the video encoder for classification (Sections 4.2 and 4.4)."""
+"""Fine-tuning of the video encoder for classification (Sections 4.2 and 4.5)."""
 
 from __future__ import annotations
 
