@@ -106,7 +106,8 @@ def check_output(path: Path, kind: str, *others: str, error_type: type[Crosspair
         others: names of files that are written next to it, and may exist only with it.
 
     Raises:
-        CrosspairError: of class ``error_type``: the path is a folder or another file, a parent is a file, or the folder is not writable.
+        CrosspairError: of class ``error_type``: the path is a folder or another file, a parent is a
+            file, or the folder is not writable.
     """
     with _report_os_errors(path, "written", error_type):
         if path.is_dir():
