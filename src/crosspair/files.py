@@ -97,7 +97,7 @@ _KINDS = {  # first bytes, and bytes near the beginning or the end
 }
 
 
-def check_output(path: Path, kind: str, *others: str) -> None:
+def check_output(path: Path, kind: str, *others: str, error_type: type[CrosspairError] = RunError) -> None:
     """Check that an output file can be written and replaces only a file of its own kind, before it is computed.
 
     Args:
@@ -106,19 +106,20 @@ def check_output(path: Path, kind: str, *others: str) -> None:
         others: names of files that are written next to it, and may exist only with it.
 
     Raises:
-        RunError: the path is a folder or another file, a parent is a file, or the folder is not writable.
+        CrosspairError: of class ``error_type``: the path is a folder or another file, a parent is a
+            file, or the folder is not writable.
     """
-    with _report_os_errors(path, "written"):
+    with _report_os_errors(path, "written", error_type):
         if path.is_dir():
-            raise RunError(f"{path} is a folder; give a file")
+            raise error_type(f"{path} is a folder; give a file")
         for folder in path.parents:
             if folder.is_file():
-                raise RunError(f"{path}: {folder} is a file, not a folder")
+                raise error_type(f"{path}: {folder} is a file, not a folder")
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         tempfile.TemporaryFile(dir=existing).close()  # os.access is always true for root
         for file in (path, *map(path.with_name, others)):
             if file.exists() and not _is_kind(path, kind):
-                raise RunError(f"{file} exists and is not {kind} of crosspair; choose another output, or remove it")
+                raise error_type(f"{file} exists and is not {kind} of crosspair; choose another output, or remove it")
 
 
 def _is_kind(path: Path, kind: str) -> bool:

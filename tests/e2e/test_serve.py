@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -190,10 +189,8 @@ def test_signals_remove_temporary_files(served, tmp_path, number) -> None:
                 response = httpx2.get(f"{server.url}/api/v1/{path}")
                 assert response.status_code == 503, path
                 assert not re.search("/|lance", response.json()["detail"])
-        for _ in range(3):
-            server.process.send_signal(number)
-            time.sleep(0.02)
-        assert server.process.wait(timeout=60) == 0
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=60) in (0, 130)
         assert list(server.scratch.glob("tmp*")) == []
         assert "Traceback" not in (tmp_path / "log").read_text()
 

@@ -7,6 +7,7 @@ only when the verb runs. jsonargparse executes the `TYPE_CHECKING` block of the 
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import os
 import sys
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):  # whose encoding may lack characters of names and titles
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             name, rest = split_verb(words[quiet:])

@@ -192,8 +192,8 @@ class ManifestOutput:
     def __init__(self, out: Path, name: str = "manifest.parquet") -> None:
         self.path = out if out.suffix == ".parquet" else out / name
         self.skipped_list = skipped_list_path(self.path)
-        check_output(self.path, "a manifest")
-        check_output(self.skipped_list, "a list of skipped pairs")
+        check_output(self.path, "a manifest", error_type=ManifestError)
+        check_output(self.skipped_list, "a list of skipped pairs", error_type=ManifestError)
 
     def write(self, rows: list[Row], skipped: Sequence[SkippedPair]) -> Manifest:
         """Write the manifest and the list of skipped pairs and rows with an error; delete an old list if it is empty.

@@ -94,7 +94,7 @@ class Manifest:
         Relative video paths are not changed; see `rebased`.
         """
         path = Path(path)
-        check_output(path, "a manifest")
+        check_output(path, "a manifest", error_type=ManifestError)
         with atomic_write(path, ManifestError) as partial:
             pq.write_table(self.table, partial)
         return Manifest(self.table, path)

@@ -155,7 +155,7 @@ def _walk_files(folder: Path) -> Iterator[str]:
                     if entry.name.startswith("."):
                         continue
                     if not is_utf8(entry.name):
-                        invalid.append(ascii(entry.name))
+                        invalid.append(entry.name)
                         continue
                     path = f"{relative}/{entry.name}" if relative else entry.name
                     if entry.is_dir():
@@ -165,7 +165,9 @@ def _walk_files(folder: Path) -> Iterator[str]:
         except OSError as error:
             raise ManifestError(f"folder {full} cannot be read: {error.strerror}") from error
     if invalid:
-        logger.warning("%s: %d names that are not valid UTF-8 are skipped: %s", folder, len(invalid), invalid[0])
+        logger.warning(
+            "%s: %d names that are not valid UTF-8 are skipped: %s", folder, len(invalid), summarize_names(invalid)
+        )
 
 
 def summarize_names(names: Sequence[str]) -> str:
