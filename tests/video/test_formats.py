@@ -16,11 +16,11 @@ from tests import conftest
 
 CODECS = {
     ".webm": "libvpx-vp9", ".ogv": "libvpx", ".flv": "libx264", ".f4v": "libx264", ".dv": "dvvideo", ".gif": "gif",
-    ".m1v": "mpeg1video", ".m2v": "mpeg1video", ".mxf": "mpeg2video", ".rm": "rv10", ".rmvb": "rv10",
+    ".m1v": "mpeg1video", ".m2v": "mpeg2video", ".mxf": "mpeg2video", ".rm": "rv10", ".rmvb": "rv10",
 }  # fmt: skip
 FORMATS = {
     ".ogv": "ogg", ".rmvb": "rm", ".3gpp": "3gp", ".divx": "avi", ".qt": "mov", ".m1v": "mpeg1video",
-    ".m2v": "mpeg1video", **dict.fromkeys((".m2ts", ".mts", ".m2t", ".tod", ".tp", ".trp"), "mpegts"),
+    ".m2v": "mpeg2video", **dict.fromkeys((".m2ts", ".mts", ".m2t", ".tod", ".tp", ".trp"), "mpegts"),
     **dict.fromkeys((".vob", ".mod", ".m2p", ".mpe"), "mpeg"),
 }  # fmt: skip
 PLAYLISTS = {
