@@ -165,9 +165,8 @@ def _walk_files(folder: Path) -> Iterator[str]:
         except OSError as error:
             raise ManifestError(f"folder {full} cannot be read: {error.strerror}") from error
     if invalid:
-        logger.warning(
-            "%s: %d names that are not valid UTF-8 are skipped: %s", folder, len(invalid), summarize_names(invalid)
-        )
+        name, names = summarize_names([str(folder)]), summarize_names(invalid)
+        logger.warning("%s: %d names that are not valid UTF-8 are skipped: %s", name, len(invalid), names)
 
 
 def summarize_names(names: Sequence[str]) -> str:
