@@ -39,8 +39,8 @@ from crosspair.corpora.prepare import plan_preparation, prepare_corpus, transcod
 from crosspair.corpora.rendered import render_corpus
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.corpora.video_files import SUFFIXES
-from crosspair.video.container import open_video, probe
-from crosspair.video.decode import clip_times, decode_from, frames_on_screen
+from crosspair.video.container import open_video
+from crosspair.video.decode import clip_times, decode_from, frames_on_screen, probe
 from crosspair.video.loader import TrainingOrder, training_loader
 from crosspair.video.views import View, load_frames, load_view, training_view
 from crosspair.workers import cpu_count
@@ -160,12 +160,12 @@ def _time_parts(jobs: list[Job], state: str, rounds: int) -> dict[str, float]:
             pass
 
     def seek_only(number: int) -> None:
-        with open_video(clips[number].path) as (container, stream):
-            next(decode_from(container, stream, instants[number][0]))
+        with open_video(clips[number].path) as video:
+            next(decode_from(video, instants[number][0]))
 
     def decode_only(number: int) -> None:
-        with open_video(clips[number].path) as (container, stream):
-            list(frames_on_screen(container, stream, instants[number], clips[number].path))
+        with open_video(clips[number].path) as video:
+            list(frames_on_screen(video, instants[number]))
 
     ways: dict[str, Callable[[int], object]] = {
         "open": open_only,

@@ -1,5 +1,8 @@
 """The command line: help, number of options, errors of usage."""
 
+import io
+import json
+import os
 import resource
 import subprocess
 import sys
@@ -8,6 +11,7 @@ from itertools import pairwise
 import pytest
 
 from crosspair.cli import VERBS, build_parser, main
+from crosspair.cli.parser import print_json
 from crosspair.errors import CrosspairError
 
 
@@ -54,6 +58,7 @@ def test_help_imports_no_torch(words: list[str]) -> None:
         ("finetune --recipe r --init i --manifest m --run r --split x", ("--split", "'x'", "'val'")),
         ("quickstart --out", ("--out",)),
         ("quickstart --out o more", ("more",)),
+        ("quickstart --out=", ("--out",)),
     ],
 )
 def test_errors_of_usage_name_the_option(
@@ -88,3 +93,49 @@ def test_options_that_are_not_given_have_the_function_s_defaults() -> None:
 def test_verbs_of_a_group_stand_together() -> None:
     groups = [name.split()[0] for name in VERBS]
     assert sum(one != other for one, other in pairwise(groups)) + 1 == len(set(groups))
+
+
+def test_an_empty_argument_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["index", "", "--library", "l", "--forget"], ["search", "x", "--library", "l", "--where", ""]):
+        with pytest.raises(CrosspairError, match="empty"):
+            build_parser(words[0]).parse_words(words[1:])
+
+
+def run_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line in which $C is the command."""
+    settings = {**os.environ, "C": f"{sys.executable} -m crosspair", **environment}
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, env=settings)
+
+
+def test_a_closed_pipe_and_a_full_disk() -> None:
+    closed = run_shell("$C doctor | true; echo ${PIPESTATUS[0]}")
+    assert (closed.stdout, closed.stderr) == ("141\n", "")
+    full = run_shell("$C --help > /dev/full")
+    assert full.returncode == 2
+    assert full.stderr.startswith("crosspair: error: ")
+    assert full.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_names_do_not_control_the_terminal(encoding: str) -> None:
+    name = "a\x1b[31m\n\x9b日\udce9"
+    for line in ('$C check "$NAME"', '$C check "$NAME" 2>&1'):
+        done = run_shell(line, NAME=name, PYTHONIOENCODING=encoding)
+        assert done.returncode == 2
+        shown = done.stdout + done.stderr
+        assert shown.count("\n") == 1
+        assert "\x1b" not in shown
+        assert "\\u001b" in shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_json_is_valid_in_every_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    value = {"title": "a\x1b\n\x9b日😀\udce9"}
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_json(value)
+    stream.seek(0)
+    shown = stream.read()
+    assert json.loads(shown) == value
+    assert shown.isascii() == (encoding == "ascii")
+    assert "\x9b" not in shown

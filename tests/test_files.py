@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosspair import files
 from crosspair.errors import ManifestError, RunError
-from crosspair.files import JsonlWriter, atomic_write, file_lock, read_jsonl, write_atomically
+from crosspair.files import JsonlWriter, atomic_write, check_output, file_lock, read_jsonl, write_atomically
 
 
 def test_folders_are_created_and_a_file_is_replaced(tmp_path: Path) -> None:
@@ -57,6 +58,53 @@ def test_a_file_is_synced_before_it_replaces_the_old_one(tmp_path: Path, monkeyp
     with pytest.raises(RunError, match=r"a\.txt.*No space left on device$"):
         write_atomically(tmp_path / "a.txt", "whole")
     assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_of_one_file_both_write_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with atomic_write(path) as first:
+        first.write_text("fir")
+        with atomic_write(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+        with first.open("a") as file:
+            file.write("st")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_partial_file_of_a_killed_writer_is_reused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write = f"from crosspair.files import *\nwith atomic_write(Path({str(path)!r})) as p: p.write_text('old'); "
+    subprocess.run([sys.executable, "-c", f"{write}os.kill(os.getpid(), 9)"], check=False)
+    (partial,) = tmp_path.iterdir()
+    assert partial.read_text() == "old"
+    with atomic_write(path) as again:
+        assert (again, again.read_bytes()) == (partial, b"")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", b"a,b\n1,2\n"), ("a.parquet", b"PAR1"), ("a.json", b"{}"),
+    ("a.png", b"\x89PNG\r\n"), ("a.mp4", b"\0\0\0 ftyp")])  # fmt: skip
+def test_files_of_other_kinds_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    for kind in [*files._KINDS, *files._PARQUET_KINDS]:
+        check_output(tmp_path / "new" / name, kind)
+        with pytest.raises(RunError, match=name):
+            check_output(path, kind)
+        with pytest.raises(RunError, match=name):
+            check_output(tmp_path / "other", kind, name)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "a.csv", tmp_path / ("x" * 300)):
+        with pytest.raises(RunError, match=str(path)):
+            check_output(path, "a list of problems")
+    check_output(tmp_path / "file", "a list of problems")  # an empty file holds nothing
 
 
 # --- journals -----------------------------------------------------------------------------------

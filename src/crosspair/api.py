@@ -17,7 +17,7 @@ from crosspair.corpora.manifest import Manifest
 from crosspair.device import resolve_device
 from crosspair.distributed import World, init_distributed
 from crosspair.errors import CrosspairError, RunError
-from crosspair.evaluation.encode import CLIPS
+from crosspair.evaluation.encode import CLIPS, check_counts
 from crosspair.evaluation.evaluate import FROZEN_PROTOCOLS, EvaluationConfig, check_protocols, evaluate_model
 from crosspair.evaluation.features import Features, cached_features, encode_on_ray, feature_spec
 from crosspair.evaluation.multiview import multiview_results
@@ -30,7 +30,7 @@ from crosspair.evaluation.results import (
     write_split_means,
 )
 from crosspair.evaluation.zeroshot import read_templates
-from crosspair.files import read_yaml
+from crosspair.files import check_output, read_yaml
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.models.init import IMAGENET, load_frozen_model, load_model
@@ -195,6 +195,9 @@ def evaluate(
     Raises:
         CrosspairError: the model, the manifest or a setting is invalid, or no protocol is supported.
     """
+    check_counts(clips=clips, batch_size=batch_size, workers=workers)
+    if out is not None:
+        check_output(Path(out), "a results file")
     config = _read_settings(overrides, split=split, feature=feature or "both", seed=seed)
     if splits:
         check_manifest_name(os.fspath(manifest))
@@ -300,6 +303,7 @@ def write_features(
         device: PyTorch device; "auto": that of the process.
         ray: address of a Ray cluster that encodes, "" for a local one; None: without Ray.
     """
+    check_counts(clips=clips, batch_size=batch_size, workers=workers)
     with distributed_context(device) as world:
         videos, network = Manifest.read(manifest), load_frozen_model(model).to(world.device)
         options: dict[str, Any] = {"clips": clips, "precision": precision, "batch_size": batch_size, "world": world}

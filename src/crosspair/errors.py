@@ -6,8 +6,12 @@ exits with status 2.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
+
+# Control characters, line separators, reversals of the text direction, and parts of characters.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class CrosspairError(Exception):
@@ -50,6 +54,15 @@ def format_error(error: BaseException) -> str:
     """
     text = str(getattr(error, "strerror", None) or error).strip()
     return " ".join(text.splitlines()[0].split()) if text else type(error).__name__
+
+
+def escape_controls(text: object) -> str:
+    """Return a text for one line of a terminal, with control characters and invalid ones as JSON's ``\\u….``.
+
+    >>> escape_controls("two\\nlines and \\x1b[31mred")
+    'two\\\\u000alines and \\\\u001b[31mred'
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
 
 
 class VideoStatus(Enum):

@@ -1,4 +1,4 @@
-"""Atomic writes, JSON Lines journals, file locks and strict YAML."""
+"""Checks of output files, atomic writes, JSON Lines journals, file locks and strict YAML."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import fcntl
 import json
 import logging
 import os
+import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,19 +46,99 @@ def atomic_write(path: Path, error_type: type[CrosspairError] = RunError) -> Ite
     Raises:
         CrosspairError: of class ``error_type``: the file cannot be written; an existing file is unchanged.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _report_os_errors(path, "written", error_type):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not path.is_file() and not path.is_dir():  # a device
-                raise error_type(f"{path} cannot be written: not a regular file")
+    with _report_os_errors(path, "written", error_type):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():  # a device
+            raise error_type(f"{path} cannot be written: not a regular file")
+        partial, lock = _open_partial(path)
+        try:
             yield partial
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        finally:
+            with lock, suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
+    """Create the temporary file of a path, and lock it for as long as it is open.
+
+    It has the same name each time, so that the file of a killed process is reused, but another one
+    while a living process uses that.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    file = partial.open("ab")
+    with suppress(OSError):  # locked, a file system without locks, or replaced in the meantime
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+            file.truncate(0)
+            return partial, file
+    file.close()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return partial, partial.open("xb")
+
+
+_ENDS = 2**16  # bytes at the beginning and at the end of a file
+_PARQUET_KINDS = {
+    "a manifest": {"pair_id", "path"},
+    "a file of embeddings": {"video", "visual", "embedding"},
+}  # columns
+_KINDS = {  # first bytes, and bytes near the beginning or the end
+    "a results file": (b"{", b'"provenance"'),
+    "a list of problems": (b"pair_id,path,kind,message", b""),
+    "a list of skipped pairs": (b"video_id,reason,detail", b""),
+    "a contact sheet": (b"\x89PNG", b"crosspair"),
+    "an exported ONNX model": (b"\x08", b"crosspair"),
+    "an exported PyTorch program": (b"PK", b"crosspair"),
+    "a report": (b"<!doctype html>", b"default-src 'none'; img-src data:"),
+    "a list of clean titles": (b"pair_id,title,title_clean,title_tree", b""),
+    "a list of word overlaps": (b"titles_of,class,pairs", b""),
+}
+
+
+def check_output(path: Path, kind: str, *others: str, error_type: type[CrosspairError] = RunError) -> None:
+    """Check that an output file can be written and replaces only a file of its own kind, before it is computed.
+
+    Args:
+        path: the file.
+        kind: a key of `_KINDS` or `_PARQUET_KINDS`.
+        others: names of files that are written next to it, and may exist only with it.
+
+    Raises:
+        CrosspairError: of class ``error_type``: the path is a folder or another file, a parent is a
+            file, or the folder is not writable.
+    """
+    with _report_os_errors(path, "written", error_type):
+        if path.is_dir():
+            raise error_type(f"{path} is a folder; give a file")
+        for folder in path.parents:
+            if folder.is_file():
+                raise error_type(f"{path}: {folder} is a file, not a folder")
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=existing).close()  # os.access is always true for root
+        for file in (path, *map(path.with_name, others)):
+            if file.exists() and not _is_kind(path, kind):
+                raise error_type(f"{file} exists and is not {kind} of crosspair; choose another output, or remove it")
+
+
+def _is_kind(path: Path, kind: str) -> bool:
+    """Return whether a file has the content of a kind of output, or none."""
+    if not path.exists() or not path.stat().st_size:
+        return path.exists()
+    if kind in _PARQUET_KINDS:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return set(pq.read_schema(path).names) >= _PARQUET_KINDS[kind]
+        except pa.ArrowException:
+            return False
+    first, mark = _KINDS[kind]
+    with path.open("rb") as file:
+        content = file.read(_ENDS)
+        file.seek(max(0, path.stat().st_size - _ENDS))
+        return content.startswith(first) and mark in content + file.read()
 
 
 class JsonlWriter:

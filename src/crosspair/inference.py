@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from crosspair.evaluation.encode import (
     CLIPS,
     InferenceEngine,
     WindowFeatures,
+    check_counts,
     check_text_tower,
     encode_features,
     encode_whole_videos,
@@ -33,7 +34,7 @@ from crosspair.evaluation.encode import (
 from crosspair.evaluation.features import embed_texts
 from crosspair.evaluation.windows import Windows, whole_video_plan
 from crosspair.evaluation.zeroshot import class_embeddings
-from crosspair.files import atomic_write
+from crosspair.files import atomic_write, check_output
 from crosspair.progress import delayed_progress
 from crosspair.video.decode import REFERENCE_FPS, check_frame_array
 
@@ -63,6 +64,7 @@ def load(
 
     Raises:
         ModelError: the model or the device does not exist.
+        CrosspairError: a number is out of its range.
     """
     return Model(load_engine(source, device=device, precision=precision, batch_size=batch_size, workers=workers))
 
@@ -105,9 +107,7 @@ class Model:
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the embeddings f_t of n texts, (n, D) float32, unit norm; ModelError without a text tower."""
         check_text_tower(self.engine.model)
-        if isinstance(texts, str):
-            raise CrosspairError("embed_texts takes a list of texts; pass [text] for a single text")
-        return embed_texts(self.engine.model, list(texts))
+        return embed_texts(self.engine.model, _list_texts("texts", texts))
 
     def classify(
         self,
@@ -131,7 +131,8 @@ class Model:
             TextError: the model knows no word of a class name.
         """
         check_text_tower(self.engine.model)
-        if isinstance(classes, str) or not classes:
+        classes, templates = _list_texts("classes", classes), _list_texts("templates", templates)
+        if not classes:
             raise CrosspairError("classes must be a list of at least one class name")
         invalid = [template for template in templates if "{}" not in template]
         if invalid or not templates:
@@ -146,6 +147,7 @@ class Model:
         self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None
     ) -> Iterator[tuple[str, WindowFeatures]]:
         """Yield the id and features of one video at a time, files before arrays; arguments as `embed_videos`."""
+        check_counts(clips=clips)
         if isinstance(videos, Manifest):
             yield from self._encode_files(videos, clips, windows)
             return
@@ -245,6 +247,13 @@ class Classified:
             yield name, ranked, [] if whole else timeline(spans, scores[rows], self.classes)
 
 
+def _list_texts(name: str, texts: Iterable[str]) -> list[str]:
+    found = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [None]
+    if not all(isinstance(text, str) for text in found):
+        raise CrosspairError(f"{name} must be a list of texts; pass [text] for a single text")
+    return cast("list[str]", found)
+
+
 def _no_readable_video(errors: Sequence[str]) -> VideoError:
     if not errors:
         return VideoError("no videos given")
@@ -313,7 +322,9 @@ def write_embeddings(
 
     Raises:
         VideoError: no video can be read; the file is not written.
+        RunError: the file exists and is not a file of embeddings.
     """
+    check_output(path, "a file of embeddings")
     count, failures, rows = 0, dict[str, str](), list[dict[str, Any]]()
     with atomic_write(path) as partial, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None

@@ -27,7 +27,16 @@ from rich.text import Text
 
 logger = logging.getLogger(__name__)
 
-console = Console(stderr=True)
+
+class Terminal(Console):
+    """A console that raises BrokenPipeError, as ``print`` does, instead of exiting."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled."""
+        raise
+
+
+console = Terminal(stderr=True)
 
 LOG_EVERY = 30.0  # s between log lines without a terminal
 DELAY = 1.0  # s before `delayed_progress` shows a bar

@@ -110,7 +110,7 @@ def test_outputs_that_cannot_be_written(corpus: Manifest, tmp_path: Path, decode
     with pytest.raises(RunError, match=r"videos .*Is a directory"):
         check(corpus).write_list(corpus.path.parent / "videos")
     (tmp_path / "file").touch()
-    with pytest.raises(RunError if decode else ManifestError, match=r"(File exists|Not a directory)$"):
+    with pytest.raises(ManifestError, match="file"):
         check(corpus, tmp_path / "file" / "n.parquet", decode=decode)
 
 

@@ -133,7 +133,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         manifest_from_rows(ROWS, path).write(path)
     assert Manifest.read(path).hash == old.hash
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ManifestError, match=r"(File exists|Not a directory)$"):
+    with pytest.raises(ManifestError, match=r"m\.parquet"):
         manifest_from_rows(ROWS, "m").write(path / "below" / "m.parquet")
 
 

@@ -15,8 +15,7 @@ import pytest
 from crosspair.config import Clip
 from crosspair.corpora.transcode import AVX2, TranscodeSettings, _instructions, transcode
 from crosspair.errors import ManifestError, VideoError
-from crosspair.video.container import probe
-from crosspair.video.decode import clip_times, read_frames
+from crosspair.video.decode import clip_times, probe, read_frames
 
 NTSC = Fraction(30000, 1001)
 SMALL = TranscodeSettings(short_side=32)

@@ -14,7 +14,7 @@ from crosspair.corpora import check as probing
 from crosspair.corpora.check import WHOLE, check_videos, probe_videos
 from crosspair.errors import CheckResult, VideoStatus
 from crosspair.video import integrity
-from crosspair.video.container import probe
+from crosspair.video.decode import probe
 from crosspair.workers import WorkerFailure
 
 

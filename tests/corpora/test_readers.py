@@ -25,6 +25,7 @@ from crosspair.corpora.build import (
     split_validation,
 )
 from crosspair.corpora.readers import folder_corpus
+from crosspair.corpora.tables import Captions
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, read, skipped_pairs
 
@@ -87,9 +88,9 @@ def test_names_that_are_not_utf_8(disk: Disk, caplog: pytest.LogCaptureFixture) 
     latin = "caf\udce9"  # as Python gives é of an old file system
     os.link(disk.videos / "a.mp4", disk.videos / f"{latin}.mp4")
     manifest = made(disk, "video_id,title\na,A\n")
-    ((name, reason, _),) = skipped_pairs(manifest.path)
-    assert (name, reason) == ("caf\\udce9", "no title")
-    assert "(caf\\udce9)" in caplog.text
+    assert len(manifest) == 1
+    assert not skipped_list_path(manifest.path).exists()
+    assert "caf\\udce9.mp4" in caplog.text
     shutil.rmtree(disk.root / "out")
     folder = disk.videos.rename(disk.root / latin)
     with pytest.raises(ManifestError, match=r"'.*caf\\udce9/a.mp4'"):
@@ -103,6 +104,14 @@ def test_columns_and_classes_may_have_other_names(disk: Disk) -> None:
     columns = {"video_id": "id", "title": "caption", "label": "kind"}
     manifest = made(disk, text, title_columns=columns, class_names=disk.file("names.csv", "dogs,all dogs\n"))
     assert read(manifest, "pair_id", "title", "label") == [("a", "A dog", "all dogs"), ("b", "A cat", "cats")]
+
+
+@pytest.mark.parametrize(("how", "title"), [("join", "A dog; It runs"), ("first", "A dog")])
+def test_several_captions_of_a_video(disk: Disk, how: Captions, title: str) -> None:
+    disk.link("a.mp4", "sub/b.mp4")
+    text = "path,title\n./a.mp4,A dog\nsub\\b.mp4,A cat\na.mp4,It runs\n"
+    refused(disk, r"titles\.csv, line 4: 'a\.mp4' .*line 2.*--captions", text)
+    assert read(made(disk, text, captions=how), "pair_id", "title") == [("a.mp4", title), ("sub/b.mp4", "A cat")]
 
 
 def test_progress_counts_rows(disk: Disk) -> None:
@@ -164,8 +173,8 @@ def test_other_files_are_not_replaced(tmp_path: Path, monkeypatch: pytest.Monkey
     }:
         with pytest.raises(ManifestError, match=named):
             ManifestOutput(tmp_path / name)
-    monkeypatch.setattr("crosspair.corpora.build.os.access", lambda *_: False)
-    with pytest.raises(ManifestError, match=f"manifest.parquet .*{tmp_path}$"):
+    monkeypatch.setattr("crosspair.files.tempfile.TemporaryFile", lambda **_: (tmp_path / "none" / "file").open())
+    with pytest.raises(ManifestError, match=r"manifest\.parquet"):
         ManifestOutput(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from crosspair.corpora import Manifest, manifest_from_rows
-from crosspair.video.container import probe
+from crosspair.video.decode import probe
 from tests.e2e.conftest import command, crosspair, refused, run
 
 CSV = "label,youtube_id,time_start,time_end,split\n"

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from crosspair.corpora.manifest import manifest_from_rows
 from tests.e2e.conftest import FAST, crosspair, refused, run
 from tests.evaluation.conftest import tiny_model
 
@@ -168,6 +169,32 @@ def test_search_prints_results(made, tmp_path, capsys) -> None:
     assert Path(hit["path"]).name == "6.mp4"
     run(*search, "a dog", "--folder", made / "elsewhere")
     assert capsys.readouterr().out == "nothing found\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "embed {0}/videos --model {0}/model --out {1}",
+        "search dog --library {0}/library --sheet {1}",
+        "check {0}/m.parquet --list {1}",
+        "evaluate --model {0}/model --manifest {0}/m.parquet --out {1}",
+        "export --model {0}/model --out {1}",
+    ],
+)
+def test_no_command_replaces_a_file_of_another_kind(made, tmp_path, words: str) -> None:
+    manifest_from_rows([{"pair_id": "a", "path": "videos/2.mp4", "title": "x"}], ".").write(made / "m.parquet")
+    for name in ("a.mp4", "a.csv", "a.parquet", "a.png", "a.json"):
+        path = tmp_path / name
+        path.write_bytes(b"precious")
+        assert name in refused(*words.format(made, path).split())
+        assert path.read_bytes() == b"precious"
+
+
+def test_a_sheet_replaces_a_sheet_and_results_are_limited_to_all(made, tmp_path, capsys) -> None:
+    search = ("search", "dog", "--library", made / "library", "--sheet", tmp_path / "s.png", *FAST)
+    for _ in range(2):
+        run(*search, "--limit", 1_000_000_000)
+    assert len(capsys.readouterr().out.splitlines()) == 2 * 3
 
 
 def test_forget(made, tmp_path, capsys) -> None:

@@ -157,6 +157,22 @@ def test_other_folders_are_kept_and_folders_can_be_removed(
     assert len(Library(library)) == 0
 
 
+def test_every_name_can_be_removed(
+    tiny: InferenceEngine, tmp_path: Path, make_video: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    library, videos, names = tmp_path / "library", tmp_path / "videos", ["#t=1,2.mp4", "a'b.mp4", "c\nd.mp4", "e#t=1"]
+    video = make_video(videos / names[0], frames=20, fps=10)
+    for name in [*names[1:], "caf\udce9.mp4"]:
+        shutil.copy(video, videos / name)
+    index_videos(library, tiny, [videos, videos / names[3]], windows=WINDOWS)
+    assert "caf" in caplog.text
+    assert windows_in(library) == dict.fromkeys(names, 1)
+    with pytest.raises(ManifestError, match="empty"):
+        remove_videos(library, [""])
+    for name in names:
+        assert remove_videos(library, [videos / name]) == 1
+
+
 def test_titles_come_from_a_file_or_a_manifest(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
     library, titles = tmp_path / "library", tmp_path / "titles.tsv"
     rows = [{"pair_id": "x", "path": "videos/3.mp4", "title": "old", "start": 1.0, "end": 3.0}]

@@ -27,11 +27,14 @@ def test_paths_are_relative_to_the_manifest(folder: Path) -> None:
         ("path\ttitle\na/1.mp4\tin a\nb/1\tin b\n", ["in a", "in b"]),
         ("path\ttitle\n../x/./a/1.mp4\tin a\n1.mp4\tany\n", ["in a", "any"]),
         ("path\ttitle\n{folder}/b/1.mp4\tin b\n", [None, "in b"]),
+        ("path\ttitle\nx\\b\\1.mp4\tin b\n", [None, "in b"]),
         ("video_id\ttitle\n1\tany\n", ["any", "any"]),
         ("path\ttitle\nc/1.mp4\tin c\n", [None, None]),
     ],
 )
-def test_titles_match_paths(lines: str, expected: list[str | None], tmp_path: Path) -> None:
+def test_titles_match_paths(
+    lines: str, expected: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "x"
     for within in ("a", "b"):
         (folder / within).mkdir(parents=True)
@@ -39,6 +42,8 @@ def test_titles_match_paths(lines: str, expected: list[str | None], tmp_path: Pa
     titles = tmp_path / "titles.tsv"
     titles.write_text(lines.format(folder=folder))
     assert collect_videos([folder], titles).column("title") == expected
+    monkeypatch.chdir(tmp_path)
+    assert collect_videos(["x"], titles).column("title") == expected
 
 
 def test_titles_match_urls(tmp_path: Path) -> None:

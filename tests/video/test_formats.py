@@ -7,14 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from crosspair.corpora.video_files import SUFFIXES
+from crosspair.corpora.video_files import SUFFIXES, VideoFiles
 from crosspair.errors import InvalidVideoError, VideoStatus
-from crosspair.video.container import probe
+from crosspair.video.decode import probe
 from tests import conftest
 
-CODECS = {".webm": "libvpx-vp9", ".ogv": "libvpx", ".flv": "libx264"}
-FORMATS = {".ogv": "ogg", ".m2ts": "mpegts", ".mts": "mpegts", ".vob": "mpeg"}
+CODECS = {
+    ".webm": "libvpx-vp9", ".ogv": "libvpx", ".flv": "libx264", ".f4v": "libx264", ".dv": "dvvideo", ".gif": "gif",
+    ".m1v": "mpeg1video", ".m2v": "mpeg2video", ".mxf": "mpeg2video", ".rm": "rv10", ".rmvb": "rv10",
+}  # fmt: skip
+FORMATS = {
+    ".ogv": "ogg", ".rmvb": "rm", ".3gpp": "3gp", ".divx": "avi", ".qt": "mov", ".m1v": "mpeg1video",
+    ".m2v": "mpeg2video", **dict.fromkeys((".m2ts", ".mts", ".m2t", ".tod", ".tp", ".trp"), "mpegts"),
+    **dict.fromkeys((".vob", ".mod", ".m2p", ".mpe"), "mpeg"),
+}  # fmt: skip
 PLAYLISTS = {
     "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nother.ts\n#EXT-X-ENDLIST\n",
     "concat": "ffconcat version 1.0\nfile 'other.ts'\nduration 2\n",
@@ -37,12 +45,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., P
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
 def test_every_known_suffix_can_be_probed(tmp_path: Path, make_video, monkeypatch, suffix: str) -> None:
-    monkeypatch.setitem(conftest.OPTIONS, "libvpx", conftest.OPTIONS["libvpx-vp9"])
-    path = make_video(
-        tmp_path / f"a{suffix}", codec=CODECS.get(suffix, "mpeg4"),
-        container_format=FORMATS.get(suffix),
-    )  # fmt: skip
-    assert probe(str(path)).width == 128
+    for codec in CODECS.values():
+        monkeypatch.setitem(conftest.OPTIONS, codec, conftest.OPTIONS.get(codec, {}))
+    path, settings = tmp_path / f"a{suffix}", {"size": (720, 576), "fps": 25} if suffix == ".dv" else {"fps": 25}
+    if suffix == ".gif":
+        images = [Image.fromarray(conftest.barcode(index, 128, 64)) for index in range(60)]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=40)
+    else:
+        make_video(path, codec=CODECS.get(suffix, "mpeg4"), container_format=FORMATS.get(suffix), **settings)
+    assert probe(str(path)).height == settings.get("size", (128, 64))[1]
+    assert VideoFiles(tmp_path).paths == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".m3u8", ".mpd", ".ffconcat", ".mp4", ".ts"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,8 +21,9 @@ from crosspair.config import Clip
 from crosspair.corpora.check import check, probe_videos
 from crosspair.corpora.manifest import manifest_from_rows
 from crosspair.errors import InvalidVideoError, VideoStatus
-from crosspair.video.container import BLOCK, probe
-from crosspair.video.decode import read_frames
+from crosspair.video import container
+from crosspair.video.container import BLOCK
+from crosspair.video.decode import probe, read_frames
 
 pytest.importorskip("aiohttp", reason="reading from the web needs the extra 'remote'")
 
@@ -32,7 +34,8 @@ class Server:
     Attributes:
         sent: bytes of content so far.
         mode: "ranges"; "whole" sends whole files and says so; "deaf" sends whole files whatever it
-            said; "failing" breaks down after the first bytes; or a status, as "403".
+            said; "failing" breaks down after the first bytes; "stalling" answers nothing for missing
+            files and half an answer for others; or a status, as "403".
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,12 +69,14 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def _answer(self, head: bool = False) -> None:
         path, mode = self.served.folder / self.path.lstrip("/"), self.served.mode
+        if mode == "stalling" and not path.is_file():
+            time.sleep(1.5)
         if mode.isdigit() or not path.is_file():
             self.send_error(int(mode) if mode.isdigit() else 404)
             return
         content = path.read_bytes()
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted and mode in ("ranges", "failing"):
+        if wanted and mode in ("ranges", "failing", "stalling"):
             first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
             if mode == "failing" and first > 0:
                 self.send_error(500)
@@ -86,7 +91,10 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
         if not head:
             self.served.sent += len(content)
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if mode == "stalling" else content)
+            if mode == "stalling":
+                self.wfile.flush()
+                time.sleep(1.5)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -182,6 +190,26 @@ def test_a_server_that_does_not_answer() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     assert fault(f"http://127.0.0.1:{port}/a.mp4") is VideoStatus.UNREADABLE
+
+
+@pytest.mark.parametrize("name", ["none.mp4", "front.mp4"])
+def test_a_server_that_stalls(
+    server: Server, long_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(container, "READ_TIMEOUT", 0.5)
+    (server.folder / "front.mp4").write_bytes(long_videos["front.mp4"].read_bytes())
+    server.mode = "stalling"
+    begun = time.monotonic()
+    assert fault(server.url(name), frames) is VideoStatus.UNREADABLE
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("mode", ["whole", "deaf"])
+def test_a_server_without_ranges_is_named_as_such(server: Server, long_videos, mode: str) -> None:
+    (server.folder / "a.mp4").write_bytes(long_videos["end.mp4"].read_bytes())
+    server.mode = mode
+    with pytest.raises(InvalidVideoError, match=container.NO_RANGES):
+        probe(server.url("a.mp4"))
 
 
 @pytest.mark.parametrize("mode", ["whole", "deaf", "403", "500"])

@@ -7,14 +7,16 @@ only when the verb runs. jsonargparse executes the `TYPE_CHECKING` block of the 
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from crosspair.errors import CrosspairError
+from crosspair.errors import CrosspairError, escape_controls, format_error
 
 if TYPE_CHECKING:
     from crosspair.cli.parser import VerbParser
@@ -50,23 +52,49 @@ HELP = {"-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb. A `CrosspairError` is printed on one line and exits with status 2."""
+    """Run a verb.
+
+    A `CrosspairError`, or an error of the system such as a full disk, is printed on one line and exits
+    with status 2; a closed pipe exits with 141, as if by its signal.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     quiet = words[:1] in (["-q"], ["--quiet"])
     # Idle OpenMP threads that spin take CPU time from the decoding workers: a quarter of the speed
     # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # whose encoding may lack characters of names and titles
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        name, rest = split_verb(words[quiet:])
-        options = build_parser(name).parse_words(rest)
-        _log_to_terminal(quiet)
-        verb_function(name)(**options)
+        try:
+            name, rest = split_verb(words[quiet:])
+            options = build_parser(name).parse_words(rest)
+            _log_to_terminal(quiet)
+            verb_function(name)(**options)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(141)
     except CrosspairError as error:
-        print(f"crosspair: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit_with_error(str(error))
+    except OSError as error:
+        _discard_output()
+        _exit_with_error(f"{format_error(error)}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
         sys.unraisablehook = lambda _: None  # destructors of half-built objects may raise
         sys.exit(130)
+
+
+def _exit_with_error(message: str) -> NoReturn:
+    print(f"crosspair: error: {escape_controls(message)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _discard_output() -> None:
+    """Prevent that the interpreter fails to write the rest of the output when it exits."""
+    with suppress(OSError, ValueError):  # ValueError: no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def verb_function(name: str) -> Callable[..., None]:
@@ -119,4 +147,11 @@ def _log_to_terminal(quiet: bool) -> None:
     from crosspair.progress import console
 
     handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%X")
+    handler.addFilter(_escape_record)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", handlers=[handler])
+    logging.getLogger("fsspec").setLevel(logging.WARNING)  # it logs every block that it reads
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = escape_controls(record.getMessage()), ()
+    return True

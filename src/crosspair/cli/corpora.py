@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from crosspair.cli.results import print_checked, print_manifests, print_preparation
+from crosspair.cli.results import print_checked, print_line, print_manifests, print_preparation
 from crosspair.errors import CrosspairError
 
 if TYPE_CHECKING:
@@ -44,23 +44,29 @@ def run_corpus_folder(
     label_by_folder: bool = False,
     split_list: list[str] = [],  # noqa: B006
     skip_broken: bool = False,
+    captions: Literal["error", "first", "join"] = "error",
     **options: Unpack[CorpusArguments],
 ) -> None:
     """Read a folder of videos and a title file.
 
     Args:
-        titles: csv or tsv: video_id or path, title, and optionally label, split, start, end
+        titles: csv, tsv, JSON Lines or Parquet: video_id or path, title, and optionally label,
+            split, start, end
         out: the manifest, or its folder
         label_by_folder: label each video with its folder's name
         split_list: SPLIT=FILE: text file that lists the videos of train, val or test; may be
             repeated
         skip_broken: mark unreadable videos instead of failing
+        captions: several titles of one video are an error, or the first one is used, or all are
+            joined
     """
     from crosspair.cli.parser import parse_pairs
     from crosspair.corpora.readers import folder_corpus
 
     lists = {split: Path(file) for split, file in parse_pairs(split_list, "--split-list").items()}
-    reader = partial(folder_corpus, label_by_folder=label_by_folder, split_lists=lists, skip_broken=skip_broken)
+    reader = partial(
+        folder_corpus, label_by_folder=label_by_folder, split_lists=lists, skip_broken=skip_broken, captions=captions
+    )
     _read_corpus(reader, dir, titles, out, options)
 
 
@@ -154,13 +160,13 @@ def run_check(
         list: csv file to write all problems to: pair_id, path, kind, message
         timeout: seconds per file (default: 20; with --decode 60 plus the length of the video)
     """
-    from crosspair.cli.parser import check_output_path
     from crosspair.corpora.check import check
     from crosspair.corpora.manifest import Manifest
+    from crosspair.files import check_output
     from crosspair.progress import progress
 
     if list:
-        check_output_path(list, "--list", "list.csv")
+        check_output(list, "a list of problems")
     loaded = Manifest.read(manifest)
     videos = len({clip.path for clip in loaded.clips()})
     try:
@@ -233,10 +239,10 @@ def run_prepare(
     with progress("preparing", len(plan.selected), "videos") as bar:
         prepared = prepare_corpus(plan, backend, lambda done, broken: bar.advance(done, f"{broken} broken"))
     if prepared is None:
-        print(f"{out}: shard {shard} is complete; the last shard writes the manifest")
+        print_line(f"{out}: shard {shard} is complete; the last shard writes the manifest")
         return
     broken = sum(error is not None for error in prepared.column("error"))
-    print(
+    print_line(
         f"{prepared.path}: {len(prepared)} pairs, {broken} broken; "
         f"{len(plan.requests)} videos, {len(plan.done)} prepared earlier"
     )
@@ -276,9 +282,16 @@ def run_titles_clean(
     """
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.titles import prepare_titles
+    from crosspair.files import check_output
     from crosspair.progress import delayed_progress
 
     loaded = Manifest.read(manifest)
+    out = out or loaded.path
+    if out.suffix != ".parquet":
+        out = out / "manifest.parquet"
+    check_output(out, "a manifest")
+    if report:
+        check_output(report / "titles.csv", "a list of clean titles", "report.html")
     with delayed_progress("titles", "titles") as progress:
         filled, found = prepare_titles(
             loaded, lemmas=lemmas, empty=empty, keep_clean=keep_clean, workers=workers, progress=progress
@@ -287,11 +300,8 @@ def run_titles_clean(
         from crosspair.reporting.titles import write_title_report
 
         write_title_report(report, found)
-    out = out or loaded.path
-    if out.suffix != ".parquet":
-        out = out / "manifest.parquet"
     written = filled.rebased(out).write(out)
-    print(
+    print_line(
         f"{written.path}: {len(written)} pairs; {len(found.clean_empty)} without an English title,"
         f" {len(found.tree_empty)} more without a verb or noun; {found.raw_words:,} words in raw "
         f"titles, {found.clean_words:,} in clean titles, {found.tree_words:,} verbs and nouns"
@@ -315,10 +325,13 @@ def run_titles_words(
     """
     from crosspair.corpora.manifest import Manifest
     from crosspair.corpora.word_overlap import read_accuracy, word_overlap
+    from crosspair.files import check_output
     from crosspair.progress import delayed_progress
     from crosspair.reporting.titles import print_word_overlap, write_words
 
     loaded = Manifest.read(manifest)
+    if out:
+        check_output(out / "words.csv", "a list of word overlaps", "words.md", "words.png")
     with delayed_progress("words", "pairs") as progress:
         overlaps = word_overlap(loaded, exact=exact, progress=progress)
     labels = overlaps[0].ranked()
@@ -326,4 +339,4 @@ def run_titles_words(
     print_word_overlap(overlaps)
     if out:
         write_words(out, overlaps, accuracies)
-        print(f"{out}: words.md, words.csv, words.png")
+        print_line(f"{out}: words.md, words.csv, words.png")

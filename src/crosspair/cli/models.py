@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
+from crosspair.cli.results import print_line
 from crosspair.errors import ModelError, RunError
 
 if TYPE_CHECKING:
@@ -64,10 +65,9 @@ def run_evaluate(
             --manifest and --features
     """
     from crosspair import api
-    from crosspair.cli.parser import check_output_path, parse_splits
+    from crosspair.cli.parser import parse_splits
     from crosspair.reporting.tables import print_table
 
-    check_output_path(out)
     names = protocols.split(",") if protocols else None
     results = api.evaluate(model, manifest, names, out=out, splits=parse_splits(splits), overrides=overrides, **options)
     if results:
@@ -87,6 +87,7 @@ def run_report(runs: list[str], *, out: Path | None = None) -> None:
         out: folder for report.html, report.md and report.csv (not for an ablation, whose report is
             written to its folder)
     """
+    from crosspair.files import check_output
     from crosspair.reporting.ablation import write_ablation_report
     from crosspair.reporting.ablation_tables import is_ablation
     from crosspair.reporting.summary import read_runs, write_summary
@@ -96,14 +97,15 @@ def run_report(runs: list[str], *, out: Path | None = None) -> None:
     if ablations and (len(runs) > 1 or out):
         raise RunError(f"{ablations[0]} is an ablation: pass it alone and without --out")
     if ablations:
-        print(f"{write_ablation_report(Path(ablations[0]))}, report.md, report.csv, results.parquet")
+        print_line(f"{write_ablation_report(Path(ablations[0]))}, report.md, report.csv, results.parquet")
         return
     if out is None:
         raise RunError("--out DIR is required, for report.html, report.md and report.csv")
+    check_output(out / "report.html", "a report", "report.md", "report.csv")
     loaded = read_runs(runs)
     frame = write_summary(out, loaded)
     values = (frame.of != "published").sum()
-    print(
+    print_line(
         f"{out / 'report.html'}, report.md, report.csv: {values} values of "
         f"{pluralize(len(loaded), 'run')} in {pluralize(frame.table.nunique(), 'table')}"
     )
@@ -132,16 +134,16 @@ def run_import_weights(file: str, overrides: tuple[str, ...], *, out: Path, toke
     model.save_pretrained(out)
     write_card(out, data=f"weights of {imported.project}, from {Path(file).name}; its licence applies")
     video, form = model.video, model.clip
-    print(
+    print_line(
         f"{imported.project}: ResNet-{video.depth}, width {video.width}, shortcut {video.shortcut};"
         f" clips of {form.frames} frames, {form.stride}/30 s apart, {form.size} px"
     )
     for line in imported.skipped:
-        print(f"skipped: {line}")
+        print_line(f"skipped: {line}")
     if model.untrained:
-        print(f"untrained: {', '.join(model.untrained)}")
-    print(f"model: {out}")
-    print(f"use: --init {out} video.depth={video.depth} video.width={video.width} video.shortcut={video.shortcut}")
+        print_line(f"untrained: {', '.join(model.untrained)}")
+    print_line(f"model: {out}")
+    print_line(f"use: --init {out} video.depth={video.depth} video.width={video.width} video.shortcut={video.shortcut}")
 
 
 def _parse_clip(overrides: Sequence[str]) -> dict[str, int]:
@@ -196,7 +198,7 @@ def run_export(
     if hub:
         from crosspair.models.hub import push
 
-        print(f"model: {push(model, hub, private=private)}")
+        print_line(f"model: {push(model, hub, private=private)}")
 
 
 def _export_file(source: str, out: Path, format: Literal["onnx", "torch"]) -> None:
@@ -206,18 +208,18 @@ def _export_file(source: str, out: Path, format: Literal["onnx", "torch"]) -> No
     model = models.load_model(source)
     files = export(model, out, format)
     for file in files:
-        print(f"{file.path}: {file.path.stat().st_size / 2**20:.1f} MiB")
-        print(f"  inputs   {', '.join(file.inputs)}")
-        print(f"  outputs  {', '.join(file.outputs)}")
+        print_line(f"{file.path}: {file.path.stat().st_size / 2**20:.1f} MiB")
+        print_line(f"  inputs   {', '.join(file.inputs)}")
+        print_line(f"  outputs  {', '.join(file.outputs)}")
         for name, difference in file.differences.items():
-            print(f"  {name}: maximum difference {difference:.1e} (tolerance {TOLERANCE:.0e})")
+            print_line(f"  {name}: maximum difference {difference:.1e} (tolerance {TOLERANCE:.0e})")
     if isinstance(model, models.CPD) and "text_encoder" in model.untrained:
         print("text tower not exported: it is untrained")
     elif isinstance(model, models.CPD) and len(files) == 2:
         if model.text.encoder == "words":
-            print(f"token ids: indices of lower-case words in words.json of {source}")
+            print_line(f"token ids: indices of lower-case words in words.json of {source}")
         else:
-            print(f"token ids and mask: from the tokenizer in language_model/ of {source}")
+            print_line(f"token ids and mask: from the tokenizer in language_model/ of {source}")
 
 
 def _write_card(model: Path, results: Path | None, license: str, data: str) -> None:
@@ -236,6 +238,6 @@ def _write_card(model: Path, results: Path | None, license: str, data: str) -> N
                 "evaluate this model, or pass its results with --results"
             )
     card = write_card(model, results=found, license=license, data=data)
-    print(f"card: {card}, {len(found)} results")
+    print_line(f"card: {card}, {len(found)} results")
     if license == "unknown":
         print("warning: without a licence, others may not use the model: --license", file=sys.stderr)

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import re
-import tempfile
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Union, get_args
 
 import jsonargparse
 
-from crosspair.errors import CrosspairError, RunError
+from crosspair.errors import CrosspairError, escape_controls
 from crosspair.recipes import suggest
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ SHARED_HELP = {
     "stride": "seconds between the starts of windows (default: half a window)",
     "templates": "prompts for class names, one per line, with {} for the name; averaged",
     "title_columns": "column names of the title file: COLUMN=NAME,..., for example video_id=id,title=caption",
-    "titles": "csv or tsv: video_id, title; or the authors' tsv without header: id, processed title, original title",
+    "titles": "csv, tsv, JSON Lines or Parquet: video_id, title; or the authors' tsv without header: id, processed "
+    "title, original title",
     "val": "fraction of train to hold out as val: whole groups of UCF101, films of HMDB51, else single videos",
     "videos": "files, folders, URLs or manifests (.parquet)",
     "workers": "worker processes (default: number of cores)",
@@ -168,6 +169,10 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
         Raises:
             CrosspairError: an option is unknown, missing or invalid.
         """
+        for before, word in zip(["", *words], words, strict=False):
+            if not word or re.fullmatch(r"--[\w-]+=", word):
+                place = f"{word or before}: " if before or word else ""
+                raise CrosspairError(f"{place}an argument is empty; is a variable of the shell unset?")
         with_value = {name for action in self.options if action.nargs != 0 for name in action.option_strings}
         overrides = [False] * len(words)
         if any(action.dest == OVERRIDES for action in self.positionals):
@@ -204,24 +209,6 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
         return " ".join(message.removeprefix("argument ").split())
 
 
-def check_output_path(out: Path, option: str = "--out", example: str = "results.json") -> None:
-    """Check that an output file can be written, before its content is computed.
-
-    Raises:
-        RunError: ``out`` is a folder, a parent is a file, or the folder is not writable.
-    """
-    if out.is_dir():
-        raise RunError(f"{option} {out} is a folder; give a file, for example {out / example}")
-    for folder in out.parents:
-        if folder.is_file():
-            raise RunError(f"{option} {out}: {folder} is a file, not a folder")
-    existing = next(folder for folder in out.absolute().parents if folder.exists())
-    try:
-        tempfile.TemporaryFile(dir=existing).close()  # os.access is always true for root
-    except OSError as error:
-        raise RunError(f"{option} {out}: {existing} is not writable: {error.strerror}") from error
-
-
 def parse_splits(text: str) -> list[int]:
     """Parse the value of ``--splits``: numbers of official splits, such as "1,2,3"; "" for none."""
     numbers = text.split(",") if text else []
@@ -252,5 +239,7 @@ def check_engine(engine: str, address: str | None) -> None:
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    """Print a value as JSON, in ASCII if the terminal does not use UTF-8."""
+    unicode = "utf" in (sys.stdout.encoding or "").lower()
+    lines = json.dumps(value, ensure_ascii=not unicode, indent=2).split("\n")
+    print("\n".join(map(escape_controls, lines)))

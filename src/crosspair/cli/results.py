@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosspair.errors import VideoError
+from crosspair.errors import VideoError, escape_controls
 
 if TYPE_CHECKING:
     from crosspair.ablation.plan import AblationPlan
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 LONG_VIDEO = 30.0  # s; longer videos are classified window by window
 
 
+def print_line(text: str) -> None:
+    """Print a text on one line, whatever names and titles it contains."""
+    print(escape_controls(text), flush=True)
+
+
 def print_manifests(manifests: Iterable[Manifest]) -> None:
     """Print the size of each manifest, and the list of skipped pairs."""
     from crosspair.corpora.build import skipped_list_path
@@ -31,15 +36,16 @@ def print_manifests(manifests: Iterable[Manifest]) -> None:
 
     for manifest in manifests:
         counts = ", ".join(f"{len(manifest.split(name))} {name}" for name in SPLITS)
-        print(f"{manifest.path}: {len(manifest)} pairs ({counts})")
+        print_line(f"{manifest.path}: {len(manifest)} pairs ({counts})")
         if skipped_list_path(manifest.path).exists():
-            print(f"{skipped_list_path(manifest.path)}: skipped pairs, with reasons")
+            print_line(f"{skipped_list_path(manifest.path)}: skipped pairs, with reasons")
 
 
 def print_checked(checked: CheckedManifest, listed: Path | None) -> None:
     """Print the number of videos and pairs of each kind, and the list of problems."""
-    from rich.console import Console
     from rich.table import Table
+
+    from crosspair.progress import Terminal
 
     table = Table("kind", box=None, header_style="bold", pad_edge=False)
     table.add_column("videos", justify="right")
@@ -48,11 +54,11 @@ def print_checked(checked: CheckedManifest, listed: Path | None) -> None:
     for kind, (videos, pairs) in checked.count_statuses().items():
         use = "[red]skipped[/red]" if kind.broken else "used"
         table.add_row(kind.value, f"{videos:,}", f"{pairs:,}", use)
-    Console().print(table)
+    Terminal().print(table)
     total = len(checked.manifest)
-    print(f"{checked.manifest.path}: {total - checked.broken} of {total} pairs can be used")
+    print_line(f"{checked.manifest.path}: {total - checked.broken} of {total} pairs can be used")
     if listed:
-        print(f"{listed}: all problems")
+        print_line(f"{listed}: all problems")
     elif any(result.reason for result in checked.results):
         print("Use --list FILE.csv to list all problems.")
 
@@ -62,7 +68,7 @@ def print_preparation(plan: PreparationPlan, workers: int) -> None:
     from crosspair.corpora.prepare import estimate_cost, transcode_locally
     from crosspair.progress import progress
 
-    print(
+    print_line(
         f"{len(plan.manifest)} pairs, {len(plan.requests)} videos: "
         f"{len(plan.done)} prepared, {len(plan.missing)} missing"
     )
@@ -75,7 +81,7 @@ def print_preparation(plan: PreparationPlan, workers: int) -> None:
     folder = next(each for each in [plan.out, *plan.out.absolute().parents] if each.is_dir())
     total = datetime.timedelta(seconds=round(estimate.work))
     elapsed = datetime.timedelta(seconds=round(estimate.work / workers))
-    print(
+    print_line(
         f"estimate from {estimate.sampled} videos ({estimate.broken} broken): {elapsed} with "
         f"{workers} processes ({total} with one), {estimate.size / 1e6:.1f} MB of disk space "
         f"({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
@@ -94,12 +100,12 @@ def print_cells(
     if commands:
         for i, cell in enumerate(write_jobs(out, plan, cells)):
             folder = out.absolute() / cell.folder
-            print(f"{shlex.join(cell_command(folder, i % jobs))} >> {shlex.quote(str(folder / LOG))} 2>&1")
+            print_line(f"{shlex.join(cell_command(folder, i % jobs))} >> {shlex.quote(str(folder / LOG))} 2>&1")
         return
-    print(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
+    print_line(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
     for cell in cells:
         state = status(out / cell.folder)
-        print(f"{cell.hash}  {state:7}  {cell.count_clips():,} clips of {cell.pairs:,} pairs  {cell.name}")
+        print_line(f"{cell.hash}  {state:7}  {cell.count_clips():,} clips of {cell.pairs:,} pairs  {cell.name}")
 
 
 def split_by_length(manifest: Manifest, windows: Windows | None) -> Iterator[tuple[Manifest, Windows | None]]:
@@ -144,41 +150,41 @@ def classify_videos(model: Model, videos: Manifest, **options: Any) -> list[dict
 
 def print_classes(results: Sequence[dict[str, Any]], top: int) -> None:
     """Print the best classes and the timeline of each video."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from crosspair.library.search import format_time
+    from crosspair.progress import Terminal
 
-    console = Console()
+    console = Terminal()
     for result in results:
         # Outside the table, which would break long paths.
-        console.print(Text(result["video"], style="bold"), soft_wrap=True)
+        console.print(Text(escape_controls(result["video"]), style="bold"), soft_wrap=True)
         if "error" in result:
-            console.print(Text(f"  error: {result['error']}", style="red"), soft_wrap=True)
+            console.print(Text(escape_controls(f"  error: {result['error']}"), style="red"), soft_wrap=True)
             continue
         table = Table(box=None, show_header=False, padding=(0, 2))
         for ranked in result["classes"][:top]:
-            table.add_row(f"{ranked['score']:.2f}", Text(ranked["class"]))
+            table.add_row(f"{ranked['score']:.2f}", Text(escape_controls(ranked["class"])))
         for segment in result.get("timeline", ()):
             time = f"{format_time(segment['start'])}–{format_time(segment['end'])}"
-            table.add_row(f"{segment['score']:.2f}", Text(segment["class"]), time)
+            table.add_row(f"{segment['score']:.2f}", Text(escape_controls(segment["class"])), time)
         console.print(table)
 
 
 def print_hits(hits: Sequence[SearchHit]) -> None:
     """Print one search result per line."""
-    from rich.console import Console
     from rich.text import Text
 
     from crosspair.library.search import format_time
+    from crosspair.progress import Terminal
 
     if not hits:
         print("nothing found")
-    console = Console()
+    console = Terminal()
     for hit in hits:
         time = f"{format_time(hit.start)}–{format_time(hit.end)}"
         # Not a table, which would break long paths.
-        line = Text(f"{hit.score:5.2f}  {time:13}  {hit.path}")
-        line.append(f"  {hit.title}" if hit.title else "", style="dim")
+        line = Text(f"{hit.score:5.2f}  {time:13}  {escape_controls(hit.path)}")
+        line.append(escape_controls(f"  {hit.title}") if hit.title else "", style="dim")
         console.print(line, soft_wrap=True)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from crosspair.cli.results import print_cells
+from crosspair.cli.results import print_cells, print_line
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -49,7 +49,7 @@ def run_pretrain(
 
     model = api.pretrain(recipe, manifest, run, init=init, overrides=overrides, **options)
     if model is not None and api.is_main_process():
-        print(f"model: {run / 'model'}")
+        print_line(f"model: {run / 'model'}")
 
 
 def run_finetune(
@@ -91,7 +91,7 @@ def run_finetune(
         return
     if results:
         print_table(results)
-    print(f"model: {run / ('split*/model' if numbers else 'model')}")
+    print_line(f"model: {run / ('split*/model' if numbers else 'model')}")
 
 
 def run_ablate(
@@ -189,12 +189,12 @@ def run_doctor(*, json: bool = False) -> None:
     """
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from crosspair.cli.parser import print_json
     from crosspair.doctor import run_checks
+    from crosspair.progress import Terminal
 
     checks = run_checks(Path())
     if json:
@@ -206,8 +206,8 @@ def run_doctor(*, json: bool = False) -> None:
         for check in checks:
             mark = "[green]ok[/green]" if check.ok else "[red]--[/red]"
             table.add_row(mark, check.name, escape(check.found))
-        Console().print(table)
+        Terminal().print(table)
         for check in checks:
             if not check.ok:
-                print(f"{check.name}, for {check.needed_for}: {check.fix}")
+                print_line(f"{check.name}, for {check.needed_for}: {check.fix}")
     sys.exit(0 if all(check.ok or check.optional for check in checks) else 1)

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from crosspair.cli.results import classify_videos, print_classes, print_hits, split_by_length
+from crosspair.cli.results import classify_videos, print_classes, print_hits, print_line, split_by_length
 from crosspair.errors import CrosspairError, VideoError
 
 if TYPE_CHECKING:
@@ -44,22 +44,25 @@ def run_embed(
             file system
     """
     from crosspair import api
-    from crosspair.cli.parser import check_engine, check_output_path
+    from crosspair.cli.parser import check_engine
+    from crosspair.files import check_output
     from crosspair.inference import load, write_embeddings
 
     check_engine(engine, address)
     windows = _parse_windows(window, stride)
     if out.suffix != ".parquet":
+        if out.is_file():
+            raise CrosspairError(f"--out {out} is a file; give FILE.parquet or a folder")
         if len(videos) > 1 or windows:
             raise CrosspairError(f"--out {out} is a folder: give one manifest, and no --window")
         ray = (address or "") if engine == "ray" else None
         features = api.write_features(model, videos[0], out, clips=clips, ray=ray, **options)
         if api.is_main_process():
-            print(f"{out}: features of {len(features.rows)} videos, {len(features.failures)} skipped")
+            print_line(f"{out}: features of {len(features.rows)} videos, {len(features.failures)} skipped")
         return
     if engine == "ray":
         raise CrosspairError("--engine ray requires a folder as --out")
-    check_output_path(out, example="features.parquet")
+    check_output(out, "a file of embeddings")
     loaded = load(model, **options)
     metadata = {
         "model": loaded.engine.model.hash,
@@ -69,7 +72,7 @@ def run_embed(
     }
     rows, failures = write_embeddings(out, loaded.encode(videos, clips=clips, windows=windows), metadata)
     failed = f"; {len(failures)} videos could not be read (column error)" if failures else ""
-    print(f"{out}: {rows} rows{failed}")
+    print_line(f"{out}: {rows} rows{failed}")
 
 
 def _parse_windows(window: float | None, stride: float | None) -> Any:
@@ -177,7 +180,7 @@ def run_index(
     from crosspair.progress import delayed_progress
 
     if forget:
-        print(f"{library}: videos removed: {remove_videos(library, videos)}")
+        print_line(f"{library}: videos removed: {remove_videos(library, videos)}")
         return
     windows = _parse_windows(window, stride)
     if model is None and not is_library(library):
@@ -185,12 +188,12 @@ def run_index(
     engine = load_engine(model or library / MODEL_FOLDER, **options)
     with delayed_progress("indexing", "videos") as progress:
         summary = index_videos(library, engine, videos, windows=windows, titles=titles, progress=progress)
-    print(
+    print_line(
         f"{library}: {summary.added} videos added, {summary.changed} changed, {summary.removed} "
         f"removed, {summary.unchanged} unchanged; {summary.windows} windows written"
     )
     if summary.broken:
-        print(f"{library / BROKEN_FILE}: {len(summary.broken)} unreadable videos, with reasons")
+        print_line(f"{library / BROKEN_FILE}: {len(summary.broken)} unreadable videos, with reasons")
 
 
 def run_search(
@@ -222,12 +225,14 @@ def run_search(
     """
     from crosspair.cli.parser import print_json
     from crosspair.evaluation.encode import load_engine
-    from crosspair.files import write_atomically
+    from crosspair.files import check_output, write_atomically
     from crosspair.library.search import Searcher, contact_sheet
     from crosspair.library.store import Library
 
     if bool(text) == bool(video):
         raise CrosspairError("either a text or --video FILE is required")
+    if sheet:
+        check_output(sheet, "a contact sheet")
     opened = Library(library)
     searcher = Searcher(opened, load_engine(opened.model_folder, **options))
     settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
@@ -245,7 +250,7 @@ def run_search(
         return
     print_hits(hits)
     if sheet:
-        print(f"{sheet}: frames of each result")
+        print_line(f"{sheet}: frames of each result")
 
 
 def run_serve(
@@ -277,5 +282,5 @@ def run_serve(
     serve(
         opened, load_engine(opened.model_folder, **options),
         host=host, port=port, max_upload=max_upload,
-        ready=lambda address: print(f"{address}  (press Ctrl-C to stop)", flush=True),
+        ready=lambda address: print_line(f"{address}  (press Ctrl-C to stop)"),
     )  # fmt: skip

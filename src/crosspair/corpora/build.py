@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
-from crosspair.corpora.tables import csv_text, index_by_key, read_table, summarize_names, titles_by_id
-from crosspair.corpora.video_files import VideoFiles, video_stem
+from crosspair.corpora.tables import csv_text, index_by_key, read_table, titles_by_id
+from crosspair.corpora.video_files import VideoFiles, summarize_names, video_stem
 from crosspair.errors import ManifestError
-from crosspair.files import write_atomically
+from crosspair.files import check_output, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -194,17 +192,8 @@ class ManifestOutput:
     def __init__(self, out: Path, name: str = "manifest.parquet") -> None:
         self.path = out if out.suffix == ".parquet" else out / name
         self.skipped_list = skipped_list_path(self.path)
-        folder = next(parent for parent in self.path.absolute().parents if parent.exists())
-        if not folder.is_dir():
-            raise ManifestError(f"output {folder} is a file. Choose a folder, or a file with the suffix .parquet.")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ManifestError(f"output {self.path} cannot be written: no write permission for {folder}")
-        if self.path.exists() and not _is_manifest(self.path):
-            raise ManifestError(f"output {self.path} exists and is not a manifest. Choose another output.")
-        if self.skipped_list.exists() and not _is_skipped_list(self.skipped_list):
-            raise ManifestError(
-                f"{self.skipped_list} exists and is not a list of skipped pairs. Move it or choose another output."
-            )
+        check_output(self.path, "a manifest", error_type=ManifestError)
+        check_output(self.skipped_list, "a list of skipped pairs", error_type=ManifestError)
 
     def write(self, rows: list[Row], skipped: Sequence[SkippedPair]) -> Manifest:
         """Write the manifest and the list of skipped pairs and rows with an error; delete an old list if it is empty.
@@ -237,21 +226,6 @@ class ManifestOutput:
 def skipped_list_path(manifest: Path) -> Path:
     """Return the path of the list of skipped pairs next to a manifest."""
     return manifest.with_name(f"{manifest.stem}.left-out.csv")
-
-
-def _is_manifest(path: Path) -> bool:
-    try:
-        return {"pair_id", "path"} <= set(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def _is_skipped_list(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.readline().strip() == ",".join(SkippedPair._fields).encode()
-    except OSError:
-        return False
 
 
 def parse_split(name: str, where: str) -> str | None:

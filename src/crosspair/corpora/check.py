@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.tables import csv_text
 from crosspair.corpora.video_files import absolute_path
-from crosspair.errors import CheckResult, VideoStatus
-from crosspair.files import JsonlWriter, read_jsonl, write_atomically
+from crosspair.errors import CheckResult, ManifestError, VideoStatus
+from crosspair.files import JsonlWriter, check_output, read_jsonl, write_atomically
 from crosspair.video.integrity import inspect_job
 from crosspair.workers import WorkerFailure, map_isolated
 
@@ -92,6 +92,7 @@ def check(
         out = manifest.path
     elif out.suffix != ".parquet":
         out = out / manifest.path.name
+    check_output(out, "a manifest", error_type=ManifestError)
     parts = [(clip.path, (clip.start, clip.end)) for clip in manifest.clips()]
     segments: dict[str, list[Segment]] = defaultdict(list)  # distinct, of each video
     number = {}

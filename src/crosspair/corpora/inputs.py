@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,18 @@ from typing import Any
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.tables import index_by_key, read_titles
-from crosspair.corpora.video_files import VideoFiles, absolute_path, strip_video_suffix, to_nfc, video_stem
+from crosspair.corpora.video_files import (
+    VideoFiles,
+    absolute_path,
+    is_utf8,
+    normalize_name,
+    strip_video_suffix,
+    video_stem,
+)
 from crosspair.errors import ManifestError
 from crosspair.progress import delayed_progress
+
+logger = logging.getLogger(__name__)
 
 VideoSource = str | os.PathLike[str]
 
@@ -33,6 +43,9 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
     """
     rows: dict[str, dict[str, Any]] = {}
     for source in named:
+        if not is_utf8(os.fspath(source)) and len(named) > 1:  # one of many names that a shell has expanded
+            logger.warning("%s is skipped, since its name is not valid UTF-8", source)
+            continue
         for row in _source_rows(os.fspath(source)):
             if rows.setdefault(row["pair_id"], row)["path"] != row["path"]:
                 raise ManifestError(
@@ -44,7 +57,7 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
         keys = lines["video_id"].map(video_stem).where(lines["video_id"] != "", lines["path"].map(_path_key))
         by_key = index_by_key(lines, keys)
         for row in rows.values():
-            line = next((by_key[key] for key in _video_keys(row["path"]) if key in by_key), row)
+            line = next((by_key[key] for key in _video_keys(absolute_path(row["path"])) if key in by_key), row)
             row["title"] = line.get("title")
     return manifest_from_rows(rows.values(), ".")
 
@@ -73,7 +86,7 @@ def probe_missing(manifest: Manifest, *, shown: bool = True) -> Manifest:
 
 def _source_rows(name: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a manifest, or new rows for all videos of a folder or for one file or URL."""
-    path = Path(name)
+    path = Path(name or absolute_path(name))  # an empty name is no folder
     if path.suffix == ".parquet":
         manifest = Manifest.read(path)
         for row, clip in zip(manifest.table.to_pylist(), manifest.clips(), strict=True):
@@ -99,7 +112,7 @@ def _video_keys(path: str) -> Iterator[str]:
 
 def _path_key(path: str) -> str:
     """Normalise a path: remove a video suffix and leading ``..``, and add a leading slash."""
-    path = os.path.normpath(strip_video_suffix(to_nfc(path)))
+    path = strip_video_suffix(normalize_name(path))
     while path.startswith("../"):
         path = path.removeprefix("../")
     return f"/{path.lstrip('/')}"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from crosspair.config import Clip
 from crosspair.corpora.video_files import file_size
 from crosspair.errors import ManifestError
-from crosspair.files import atomic_write
+from crosspair.files import atomic_write, check_output
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Manifest:
         Relative video paths are not changed; see `rebased`.
         """
         path = Path(path)
+        check_output(path, "a manifest", error_type=ManifestError)
         with atomic_write(path, ManifestError) as partial:
             pq.write_table(self.table, partial)
         return Manifest(self.table, path)

@@ -31,7 +31,7 @@ from crosspair.corpora.transcode import TranscodeSettings, transcode
 from crosspair.corpora.video_files import absolute_path, file_size
 from crosspair.errors import ManifestError, RunError, VideoError, format_error
 from crosspair.files import JsonlWriter, file_lock, read_jsonl, write_atomically
-from crosspair.video.container import probe
+from crosspair.video.decode import probe
 from crosspair.workers import WorkerFailure, map_isolated, run_with_timeout
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from crosspair.corpora.build import (
     TitledCorpusOptions,
 )
 from crosspair.corpora.manifest import SPLITS, Manifest
-from crosspair.corpora.video_files import VideoFiles, strip_video_suffix, to_nfc, video_stem
+from crosspair.corpora.video_files import VideoFiles, normalize_name, strip_video_suffix, summarize_names, video_stem
 from crosspair.errors import ManifestError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def folder_corpus(
     label_by_folder: bool = False,
     split_lists: Mapping[str, Path] | None = None,
     skip_broken: bool = False,
+    captions: tables.Captions = "error",
     **options: Unpack[CorpusOptions],
 ) -> Manifest:
     """Join a folder of videos with a title file, and write the manifest.
@@ -55,6 +56,7 @@ def folder_corpus(
         label_by_folder: use the name of a video's folder as its label.
         split_lists: from split to a text file with one video per line, as UCF101's lists.
         skip_broken: mark unreadable videos in the manifest instead of raising.
+        captions: what to do with several titles of one video, see `crosspair.corpora.tables.merge_captions`.
         **options: see `crosspair.corpora.build.CorpusOptions`.
 
     Raises:
@@ -63,7 +65,9 @@ def folder_corpus(
     """
     output = ManifestOutput(out)
     lines = tables.read_titles(titles, options.get("title_columns"))
-    named = tables.index_by_key(lines, lines["video_id"].where(lines["video_id"] != "", lines["path"].map(to_nfc)))
+    lines = tables.merge_captions(lines, _pair_ids(lines), captions)
+    advice = "remove one of them, or use --captions join or first if both have the same label, split, start and end"
+    named = tables.index_by_key(lines, _pair_ids(lines), advice)
     pairs = [_titled_pair(name, line) for name, line in named.items()]
     videos = VideoFiles(folder)
     rows, skipped = build.match_videos(pairs, videos, what=f"titles of {titles}", needs_title=True)
@@ -88,6 +92,10 @@ def folder_corpus(
             "Fix or remove them, or pass --skip-broken to mark and skip them."
         )
     return output.write(rows, skipped)
+
+
+def _pair_ids(lines: pd.DataFrame) -> pd.Series:
+    return lines["video_id"].where(lines["video_id"] != "", lines["path"].map(normalize_name))
 
 
 def _titled_pair(name: str, line: Mapping[str, Any]) -> PairRecord:
@@ -133,11 +141,11 @@ def _assign_split(rows: list[Row], videos: VideoFiles, split: str, file: Path) -
         if not members:
             unknown.append(name)
     if len(unknown) == len(lines):
-        listed = f"; it lists {tables.summarize_names(unknown)}" if unknown else ""
+        listed = f"; it lists {summarize_names(unknown)}" if unknown else ""
         raise ManifestError(f"split list {file} matches no video of {len(rows)}{listed}")
     if unknown:
         message = "split list %s: %d of %d lines match no video with a title (%s)"
-        logger.warning(message, file, len(unknown), len(lines), tables.summarize_names(unknown))
+        logger.warning(message, file, len(unknown), len(lines), summarize_names(unknown))
 
 
 def _strip_class_number(line: str) -> str:

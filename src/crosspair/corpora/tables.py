@@ -1,22 +1,31 @@
-"""Read text tables and lists (csv, tsv, JSON, title files) with the file and line of each row."""
+"""Read tables and lists (csv, tsv, JSON, Parquet, title files) with the file and line of each row."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from crosspair.corpora.video_files import video_stem
-from crosspair.errors import ManifestError
+from crosspair.errors import ManifestError, format_error
+
+logger = logging.getLogger(__name__)
+
+Captions = Literal["error", "first", "join"]
+"""What several titles of one video are: invalid, all but the first superfluous, or to be joined."""
 
 COLUMNS = ("video_id", "path", "title", "title_clean", "label", "split", "start", "end")
 """The columns of a title file."""
@@ -24,17 +33,29 @@ COLUMNS = ("video_id", "path", "title", "title_clean", "label", "split", "start"
 # The file of the paper's authors has no header: id, processed title, original title.
 _AUTHORS_COLUMNS = ("video_id", "title_clean", "title")
 _YOUTUBE_ID = re.compile(r"[\w-]{11}")
+_COLUMN_NAME = re.compile(r"[A-Za-z_-]+\d?")
+_MISSING = {"NaN", "nan", "None", "null", "NULL", "<NA>"}  # written by programs for a missing text
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _SENTINEL = "\x1f"  # appended as the last line; an unclosed quotation mark swallows it
-_MAX_NAMES = 5  # names that a message lists before it only counts
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# The encodings in which spreadsheets save text, by script.
+_ENCODINGS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030",
+              "big5", "cp949", "utf_16_le", "utf_16_be"]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """The cells of a csv or tsv file, before columns are assigned."""
+    """The cells of a table, before columns are assigned."""
 
     file: str  # kind and path, for messages
-    separators: str  # ``commas`` or ``tabs``
-    cells: pd.DataFrame  # text of lines that are not empty, None after a shorter line; the index is file and line
+    separators: str  # one of `_SEPARATORS`; empty if the file is not text, so that cells may be of any type
+    cells: pd.DataFrame  # rows that are not empty, None after a shorter one; the index is file and line
 
     @property
     def header(self) -> list[str]:
@@ -44,14 +65,21 @@ class TextTable:
     def describe_columns(self) -> str:
         """List the columns of the header, for messages."""
         found = ", ".join(map(repr, self.header)) or "none"
-        return f"its columns, separated by {self.separators}, are {found}"
+        return f"its columns{f', separated by {self.separators},' if self.separators else ''} are {found}"
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The position of each column by its name, and by its name in lower case if that is no other column."""
+        places = [(name, place) for place, name in enumerate(self.header)][::-1]  # of equal names, the first one counts
+        return {name.casefold(): place for name, place in places} | dict(places)
 
     def rows(self, *names: str) -> pd.DataFrame:
         """Return the given columns of all lines below the header; ManifestError if one is missing."""
-        if not set(names) <= set(self.header):
+        positions = self.positions
+        if not set(names) <= positions.keys():
             needed = ", ".join(map(repr, names))
             raise ManifestError(f"{self.file} needs the columns {needed}; {self.describe_columns()}")
-        return self.below_header({name: self.header.index(name) for name in names})
+        return self.below_header({name: positions[name] for name in names})
 
     def below_header(self, positions: Mapping[str, int]) -> pd.DataFrame:
         """Return all lines below the header, with columns given by their positions."""
@@ -65,29 +93,49 @@ class TextTable:
         """Name and strip columns, all but ``title_clean``; ManifestError for a line with too many fields."""
         too_long = cells.index[cells.iloc[:, width:].fillna("").ne("").any(axis=1)]
         if len(too_long):
-            quoted = " outside quotation marks" if self.separators == "commas" else ""
+            quoted = "" if self.separators == "tabs" else " outside quotation marks"
             raise ManifestError(
                 f"{too_long[0]}: {cells.loc[too_long[0]].count()} fields for {width} columns. "
                 f"Check whether a field holds {self.separators}{quoted}."
             )
         columns = {name: cells.get(place) for name, place in positions.items()}
         rows = pd.DataFrame(columns, cells.index, dtype=object)
+        if not self.separators:
+            nested = rows.index[~rows.map(pd.api.types.is_scalar).all(axis=1)]
+            if len(nested):
+                raise ManifestError(f"{nested[0]}: a field is a list or object, not text; use one row for each text")
+            rows = rows.map(str, na_action="ignore").astype(object)
+            rows = rows.where(rows.notna(), None)
         text = rows.columns.drop("title_clean", errors="ignore")
         rows[text] = rows[text].fillna("").map(str.strip)
         return rows
 
 
 def read_table(path: Path, what: str) -> TextTable:
-    """Read a csv (``.csv``) or tsv (``.tsv``, ``.tab``); with other suffixes, a tab in line 1 means tsv.
+    """Read a table: Parquet, JSON Lines (``.jsonl``, ``.ndjson``), or text with commas, semicolons or tabs.
 
-    ``what`` is the kind of the file, for messages. A `ManifestError` says in which line it is invalid.
+    The first line decides what separates the fields: tabs if it has one, else the comma or semicolon that it has
+    first; with the suffix ``.csv``, whichever of the three it has first.
+
+    Args:
+        path: the file.
+        what: its kind, for messages.
+
+    Raises:
+        ManifestError: it cannot be read, or a line is invalid.
     """
-    text = read_text(path, what)
     suffix = path.suffix.lower()
-    tabs = suffix in {".tsv", ".tab"} or (suffix != ".csv" and "\t" in text.partition("\n")[0])
-    # In a tsv a quotation mark is part of a title; in a csv it encloses a field.
-    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    reader = csv.reader(io.StringIO(f"{text}\n{_SENTINEL}", newline=""), **dialect)
+    if suffix in {".parquet", ".jsonl", ".ndjson"}:
+        frame = _read_parquet(path, what) if suffix == ".parquet" else _read_json_lines(path, what)
+        cells = [list(frame.columns), *frame.to_numpy(object).tolist()]
+        return TextTable(f"{what} {path}", "", pd.DataFrame(cells, [f"{what} {path}", *frame.index], dtype=object))
+    text = re.sub(r"\Asep=.(?=\r?\n)", "", read_text(path, what))  # a line for spreadsheets
+    first = text.lstrip("\r\n").partition("\n")[0]
+    found = next((mark for mark in first if mark in _SEPARATORS), "," if suffix not in {".tsv", ".tab"} else "\t")
+    separator = "\t" if "\t" in first and suffix != ".csv" else found
+    unquoted = separator == "\t" and not _quotes_fields(text)
+    quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if unquoted else {}
+    reader = csv.reader(io.StringIO(f"{text}\n{_SENTINEL}", newline=""), delimiter=separator, **quoting)
     lines: dict[int, list[str]] = {}
     try:
         lines.update((reader.line_num, fields) for fields in reader if any(fields))
@@ -101,30 +149,93 @@ def read_table(path: Path, what: str) -> TextTable:
         raise ManifestError(f"{what} {path} cannot be read: {problem}. Check the file {start}.")
     index = [f"{what} {path}, line {number}" for number in lines]
     width = max(map(len, lines.values()), default=0)
-    cells = pd.DataFrame([[*fields, *[None] * (width - len(fields))] for fields in lines.values()], index, dtype=object)
-    return TextTable(f"{what} {path}", "tabs" if tabs else "commas", cells)
+    cells = [[*fields, *[None] * (width - len(fields))] for fields in lines.values()]
+    return TextTable(f"{what} {path}", _SEPARATORS[separator], pd.DataFrame(cells, index, dtype=object))
+
+
+def _quotes_fields(text: str) -> bool:
+    """Return whether a tsv has fields in quotation marks, as pandas writes them; in others, the marks are text.
+
+    They are text if they would merge lines that have equally many fields without that.
+    """
+    if '"' not in text:
+        return False
+    tabs = [line.count("\t") for line in io.StringIO(text, newline=None) if line.strip("\n")]
+    try:
+        quoted = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True) if row]
+    except csv.Error:
+        return False
+    return len({len(row) for row in quoted}) == 1 and (len(quoted) == len(tabs) or len(set(tabs)) > 1)
+
+
+def _read_parquet(path: Path, what: str) -> pd.DataFrame:
+    try:
+        frame = pq.read_table(path).to_pandas(integer_object_nulls=True, ignore_metadata=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{what} {path} cannot be read: {format_error(error)}") from error
+    return frame.set_axis([f"{what} {path}, row {row}" for row in frame.index])
+
+
+def _read_json_lines(path: Path, what: str) -> pd.DataFrame:
+    lines = read_lines(path, what)
+    entries = []
+    for where, line in lines.items():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{where} is not valid JSON: {error.msg}") from error
+        if not isinstance(entries[-1], dict):
+            raise ManifestError(f"{where} must be a JSON object, not a {type(entries[-1]).__name__}")
+    return pd.DataFrame(entries, list(lines), dtype=object)
 
 
 def read_lines(path: Path, what: str) -> dict[str, str]:
     """Read the stripped non-empty lines of a text file; the keys are file and line, for messages."""
-    lines = enumerate(read_text(path, what).splitlines(), start=1)
+    lines = enumerate(io.StringIO(read_text(path, what), newline=None), start=1)  # not at U+2028, as splitlines
     return {f"{what} {path}, line {number}": line.strip() for number, line in lines if line.strip()}
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a UTF-8 file, with or without a byte order mark; ManifestError if that fails."""
-    data = b""
+    """Read a text file in UTF-8, in the encoding of its byte order mark, or in the most probable one, which is logged.
+
+    Raises:
+        ManifestError: it cannot be read, or is not text.
+    """
     try:
         data = path.read_bytes()
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ManifestError(
-            f"{what} {path} is not UTF-8 (line {line}, byte {error.start}). "
-            "Convert it, for example with iconv -f latin1 -t utf-8."
-        ) from error
     except OSError as error:
         raise ManifestError(f"{what} {path} cannot be read: {error.strerror}") from error
+    encoding: str | None = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(str(encoding))
+    except UnicodeDecodeError as error:
+        text = data.decode(errors="replace")
+        if 2 * text.count("\ufffd") < sum(not character.isascii() for character in text):
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ManifestError(
+                f"{what} {path} is UTF-8 except for line {line}, byte {error.start}. Correct it."
+            ) from error
+    else:
+        if "\0" not in text:
+            return text
+    encoding = _guess_encoding(data)
+    if encoding is None:
+        raise ManifestError(f"{what} {path} is not text. Save it in UTF-8, a workbook as csv.")
+    text = data.decode(encoding)
+    sample = re.search(r".{0,20}[^\0-\x7f].{0,20}", text) or re.search(".{1,40}", text)
+    message = "%s %s is not UTF-8; it is read as %s (%r). If that is wrong, convert it to UTF-8."
+    logger.warning(message, what, path, encoding, sample[0] if sample else "")
+    return text
+
+
+def _guess_encoding(data: bytes) -> str | None:
+    """Return the encoding of a text that is not UTF-8; Windows-1252 unless another one is more probable."""
+    import charset_normalizer  # slow, and seldom needed
+
+    matches = charset_normalizer.from_bytes(data, cp_isolation=_ENCODINGS)
+    best = min((match.chaos for match in matches), default=0)
+    names = [name for match in matches if match.chaos == best for name in match.could_be_from_charset]
+    return "cp1252" if "cp1252" in names else names[0] if names else None
 
 
 def read_json_object(path: Path, what: str) -> dict[str, Any]:
@@ -146,13 +257,15 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def index_by_key(rows: pd.DataFrame, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+def index_by_key(
+    rows: pd.DataFrame, keys: Iterable[str], advice: str = "remove one of them"
+) -> dict[str, dict[str, Any]]:
     """Return the rows by key, each with its file and line as ``where``; ManifestError if a key is duplicated."""
     of_row = pd.Series(list(keys), rows.index, dtype=object)
     again = of_row[of_row.duplicated()]
     if len(again):
         key, first = again.iloc[0], of_row.index[of_row == again.iloc[0]][0]
-        raise ManifestError(f"{again.index[0]}: {key!r} is duplicated, first in {first}; remove one of them")
+        raise ManifestError(f"{again.index[0]}: {key!r} is duplicated, first in {first}; {advice}")
     names = ("where", *rows.columns)
     lines = (dict(zip(names, line, strict=True)) for line in rows.astype(object).itertuples(name=None))
     return dict(zip(of_row, lines, strict=True))
@@ -161,11 +274,13 @@ def index_by_key(rows: pd.DataFrame, keys: Iterable[str]) -> dict[str, dict[str,
 def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Read a title file in one of two forms.
 
-    1. A csv or tsv with a header that has ``title``, ``video_id`` or ``path``, and optionally the
-       other `COLUMNS`.
+    1. A table (see `read_table`) with columns ``title``, ``video_id`` or ``path``, and optionally the
+       other `COLUMNS`, in upper or lower case.
     2. The file of the paper's authors, a tsv without a header: YouTube id, processed title,
        original title. The original becomes ``title`` (the processed title if the original is
        missing) and the processed one ``title_clean``.
+
+    Titles, labels and splits such as ``NaN`` and ``None`` are empty; such titles are counted in the log.
 
     Args:
         path: the file.
@@ -178,17 +293,60 @@ def read_titles(path: Path, columns: Mapping[str, str] | None = None) -> pd.Data
         ManifestError: the file cannot be read, lacks a column, or has a title without a video.
     """
     table = read_table(path, "title file")
-    if not columns and _is_authors_file(table):
+    is_authors = not columns and _is_authors_file(table)
+    if is_authors:
         rows = table.without_header(_AUTHORS_COLUMNS)
-        rows["title"] = rows["title"].where(rows["title"] != "", rows["title_clean"].fillna("").str.strip())
     else:
         rows = table.below_header(_column_positions(table, columns or {}))
     missing = [name for name in COLUMNS if name not in rows]
     rows = rows.assign(**{name: None if name == "title_clean" else "" for name in missing})
+    absent = rows["title"].isin(_MISSING)
+    if absent.any():
+        message = "%s: the title %r counts as empty, as do %d more of NaN, None or null"
+        logger.warning(message, rows.index[absent][0], rows["title"][absent].iloc[0], absent.sum() - 1)
+    text = ["title", "label", "split"]
+    rows[text] = rows[text].replace(list(_MISSING), "")
+    rows["title_clean"] = rows["title_clean"].mask(rows["title_clean"].isin(_MISSING), None)
+    if is_authors:
+        rows["title"] = rows["title"].where(rows["title"] != "", rows["title_clean"].fillna("").str.strip())
+    if table.separators == "semicolons":  # where a comma is the decimal mark
+        rows[["start", "end"]] = rows[["start", "end"]].replace(",", ".", regex=True)
     nameless = rows.index[(rows["video_id"] == "") & (rows["path"] == "")]
     if len(nameless):
         raise ManifestError(f"{nameless[0]}: both video_id and path are empty")
     return rows
+
+
+def merge_captions(rows: pd.DataFrame, keys: Iterable[str], captions: Captions) -> pd.DataFrame:
+    """Merge rows of `read_titles` that have the same key, label, split, start and end.
+
+    Args:
+        rows: of a title file.
+        keys: of each row's video.
+        captions: ``join`` joins their titles with semicolons, ``first`` keeps the first that is not empty; both
+            for ``title`` and ``title_clean``. With ``error``, the rows are returned unchanged.
+    """
+    if captions == "error":
+        return rows
+    groups: dict[tuple[str, ...], list[int]] = {}
+    of_row = zip(keys, *(rows[name] for name in ("label", "split", "start", "end")), strict=True)
+    for place, key in enumerate(of_row):
+        groups.setdefault(key, []).append(place)
+    records, merged = rows.to_dict("records"), []
+    for places in groups.values():
+        lines = [records[place] for place in places]
+        titled = [line for line in lines if line["title"] or line["title_clean"]] or lines[:1]
+        used = titled[:1] if captions == "first" else titled
+        merged.append(used[0] | {name: _join(line[name] for line in used) for name in ("title", "title_clean")})
+    if len(merged) < len(rows):
+        logger.info("%d lines of the title file are captions of %d videos: %s", len(rows), len(merged), captions)
+    return pd.DataFrame(merged, rows.index[[places[0] for places in groups.values()]], rows.columns, dtype=object)
+
+
+def _join(texts: Iterable[str | None]) -> str | None:
+    """Join different texts; None if all are."""
+    given = [text for text in texts if text is not None]
+    return "; ".join(dict.fromkeys(filter(None, given))) if given else None
 
 
 def titles_by_id(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -219,26 +377,29 @@ def parse_interval(row: Mapping[str, str], start: str, end: str) -> tuple[float 
 
 
 def _is_authors_file(table: TextTable) -> bool:
-    """Return whether a table is a tsv of three columns whose first line starts with a YouTube id."""
+    """Return whether a table is a tsv of three columns, the first of YouTube ids, without a header."""
     first = table.header
     return (
         table.separators == "tabs"
         and len(first) == len(_AUTHORS_COLUMNS)
-        and "title" not in first
-        and first[0] not in COLUMNS
+        and "title" not in table.positions
+        and first[0].casefold() not in COLUMNS
         and _YOUTUBE_ID.fullmatch(first[0]) is not None
+        and not all(map(_COLUMN_NAME.fullmatch, first))
+        and table.cells[0].str.strip().str.fullmatch(_YOUTUBE_ID).mean() > 0.5
     )
 
 
 def _column_positions(table: TextTable, renamed: Mapping[str, str]) -> dict[str, int]:
     """Return the position of each column of a title file, after renaming."""
-    positions = {name: position for position, name in enumerate(table.header) if name in COLUMNS}
+    known = table.positions
+    positions = {name: known[name] for name in COLUMNS if name in known}
     for column, name in renamed.items():
         if column not in COLUMNS:
             raise ManifestError(f"title column {column!r} is unknown; it must be one of {', '.join(COLUMNS)}")
-        if name not in table.header:
+        if name not in known and name.casefold() not in known:
             raise ManifestError(f"{table.file} has no column {name!r} to use as {column!r}; {table.describe_columns()}")
-        positions[column] = table.header.index(name)
+        positions[column] = known.get(name, known.get(name.casefold(), 0))
     if "title" not in positions or not {"video_id", "path"} & set(positions):
         raise ManifestError(
             f"{table.file} needs the columns 'title' and 'video_id' or 'path'; {table.describe_columns()}"
@@ -251,14 +412,3 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()
-
-
-def summarize_names(names: Sequence[str]) -> str:
-    """Format the first few names and the number of further ones.
-
-    >>> summarize_names(["a", "b", "c", "d", "e", "f"])
-    'a, b, c, d, e and 1 more'
-    """
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    text = ", ".join(names[:_MAX_NAMES]) + more
-    return text.encode(errors="backslashreplace").decode()  # file names may be invalid UTF-8

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.tables import summarize_names
+from crosspair.corpora.video_files import summarize_names
 from crosspair.errors import TextError
 from crosspair.workers import WorkerFailure, cpu_count, map_isolated
 

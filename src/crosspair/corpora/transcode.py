@@ -12,16 +12,14 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from crosspair.config import Clip
 from crosspair.errors import ManifestError, VideoError, format_error
-from crosspair.video.container import open_video, read_header
-from crosspair.video.decode import TAIL_TOLERANCE, TICK, decode_from, frame_end, resolve_segment, rotation_quarters
+from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, open_video
+from crosspair.video.decode import FrameConverter, decode_from, frame_end, orientation, resolve_segment, turn_upright
 from crosspair.workers import extend_timeout
 
 # Measured on UCF101 at short side 128, compared with x264's defaults: without CABAC and deblocking,
@@ -94,8 +92,7 @@ class VideoSegment:
     begin: float  # start in the video, in s
     length: float  # s
     fps: float  # average of the whole video
-    container: InputContainer
-    stream: VideoStream
+    video: OpenVideo
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
         """Decode the frames that are shown during the segment.
@@ -129,7 +126,7 @@ class VideoSegment:
         """Yield (time in the video in s, frame) as `frames` does, without a check for corruption."""
         end = self.begin + self.length
         shown: tuple[float, VideoFrame] | None = None
-        for seconds, frame in decode_from(self.container, self.stream, self.begin):
+        for seconds, frame in decode_from(self.video, self.begin):
             if seconds >= end - TICK and shown is not None:
                 break
             # A frame that starts no later than the one before replaces it.
@@ -146,12 +143,11 @@ class VideoSegment:
 @contextmanager
 def _open_segment(clip: Clip, middle: float | None) -> Iterator[VideoSegment]:
     """Open the segment of a clip, reduced to the central ``middle`` seconds if it is longer."""
-    with open_video(clip.path) as (container, stream):
-        info = read_header(stream, clip.path)
-        begin, length = resolve_segment(clip, info)
+    with open_video(clip.path) as video:
+        begin, length = resolve_segment(clip, video.info)
         if middle is not None and length > middle:
             begin, length = begin + (length - middle) / 2, middle
-        yield VideoSegment(clip.path, begin, length, info.fps, container, stream)
+        yield VideoSegment(clip.path, begin, length, video.info.fps, video)
 
 
 def _encode(segment: VideoSegment, settings: TranscodeSettings) -> bytes:
@@ -201,17 +197,17 @@ def _encode_packets(
     segment: VideoSegment, settings: TranscodeSettings, stream: VideoStream
 ) -> Iterator[Packet[VideoStream]]:
     """Resize the frames of a segment, encode them, and yield the packets; the first frame sets the size."""
-    reformatter = VideoReformatter()
+    converter = FrameConverter(segment.path)
     frames = segment.frames() if settings.fps is None else segment.frames_at(settings.fps)
     previous: VideoFrame | None = None
     scaled: VideoFrame | None = None
+    size: tuple[int, int] | None = None
     for seconds, frame in frames:
         if scaled is None or frame is not previous:
-            resized = _resize_upright(frame, settings.short_side, reformatter)
+            resized = _resize_upright(frame, settings.short_side, converter, size)
             if scaled is None:
                 _configure(stream, resized, _pixel_aspect(segment, frame))
-            elif (resized.width, resized.height) != (scaled.width, scaled.height):
-                raise VideoError(f"{segment.path}: damaged: the aspect ratio of its frames changes")
+                size = resized.width, resized.height
             previous, scaled = frame, resized
         scaled.pts, scaled.time_base = round(seconds / TIME_BASE), TIME_BASE
         yield from stream.encode(scaled)
@@ -231,19 +227,21 @@ def _configure(stream: VideoStream, first: VideoFrame, aspect: Fraction | None) 
 
 def _pixel_aspect(segment: VideoSegment, frame: VideoFrame) -> Fraction | None:
     """Return the source's pixel aspect ratio, inverted if the frame is rotated by 90°; None if unknown."""
-    ratio = segment.stream.sample_aspect_ratio
-    return 1 / ratio if ratio and rotation_quarters(frame) % 2 else ratio
+    ratio = segment.video.stream.sample_aspect_ratio
+    return 1 / ratio if ratio and orientation(frame)[0] else ratio
 
 
-def _resize_upright(frame: VideoFrame, short_side: int, reformatter: VideoReformatter) -> VideoFrame:
-    """Reduce a frame to a short side in pixels, never enlarging it, as yuv420p, and rotate it upright."""
+def _resize_upright(
+    frame: VideoFrame, short_side: int, converter: FrameConverter, size: tuple[int, int] | None
+) -> VideoFrame:
+    """Resize a frame to ``size``, or reduce it to a short side in pixels, as yuv420p, and turn it upright."""
     factor = min(1.0, short_side / min(frame.width, frame.height))
-    width, height = (_round_even(side * factor) for side in (frame.width, frame.height))
-    scaled = reformatter.reformat(
-        frame, width, height, format="yuv420p", interpolation="BICUBIC", dst_color_range="MPEG", threads=1
-    )
-    if turns := rotation_quarters(frame):
-        scaled = _rotate(scaled, turns)
+    width, height = size or (_round_even(side * factor) for side in (frame.width, frame.height))
+    if size and orientation(frame)[0]:
+        width, height = height, width
+    scaled = converter.resize(frame, width, height, "yuv420p", "BICUBIC", dst_color_range="MPEG")
+    if any(orientation(frame)):
+        scaled = _turn_upright(scaled, frame)
     scaled.pict_type = 0  # otherwise x264 would make each key frame of the source a key frame
     return scaled
 
@@ -257,12 +255,12 @@ def _round_even(length: float) -> int:
     return max(2, 2 * int(length / 2 + 0.499))
 
 
-def _rotate(frame: VideoFrame, turns: int) -> VideoFrame:
-    """Rotate a yuv420p frame counterclockwise by ``turns`` quarters."""
+def _turn_upright(frame: VideoFrame, source: VideoFrame) -> VideoFrame:
+    """Turn a yuv420p frame upright as its source's metadata says."""
     packed = frame.to_ndarray()  # (H * 3/2, W)
     luma = packed[: frame.height]
     chroma = packed[frame.height :].reshape(2, frame.height // 2, frame.width // 2)
-    planes = [np.rot90(plane, turns) for plane in (luma, *chroma)]
+    planes = [turn_upright(plane, source) for plane in (luma, *chroma)]
     flat = np.concatenate([plane.ravel() for plane in planes])
     rotated = VideoFrame.from_ndarray(flat.reshape(-1, planes[0].shape[1]), format="yuv420p")
     rotated.colorspace, rotated.color_range = frame.colorspace, frame.color_range

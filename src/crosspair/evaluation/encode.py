@@ -20,7 +20,7 @@ from torch import nn
 from crosspair.config import Clip, ClipConfig
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, dtype_for, resolve_device, to_device
-from crosspair.errors import ModelError, TextError, VideoError
+from crosspair.errors import CrosspairError, ModelError, TextError, VideoError
 from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Span, Windows, whole_video_plan
 from crosspair.models.cpd import CPD
 from crosspair.models.resnet3d import inference
@@ -371,12 +371,22 @@ def load_engine(
     Raises:
         ModelError: There is no such model or device.
         RecipeError: The precision is unknown.
+        CrosspairError: ``batch_size`` or ``workers`` is out of its range.
     """
+    check_counts(batch_size=batch_size, workers=workers)
     place = resolve_device(device)
     dtype_for(place, precision)  # an unknown precision is an error before the model is loaded
     model = CPD.from_pretrained(source).to(place).eval()
     count = min(8, cpu_count()) if workers is None else workers
     return InferenceEngine(model, place, precision, batch_size, count)
+
+
+def check_counts(*, workers: int | None = None, **counts: int) -> None:
+    """Raise CrosspairError unless ``workers`` is None or a whole number from 0, and the others are from 1."""
+    for name, value in {"workers": 0 if workers is None else workers, **counts}.items():
+        lowest = 0 if name == "workers" else 1
+        if int(value) != value or value < lowest:
+            raise CrosspairError(f"{name} must be a whole number from {lowest}, not {value!r}")
 
 
 def has_text_tower(model: CPD) -> bool:

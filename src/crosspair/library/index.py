@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 COMMIT_WINDOWS, COMMIT_SECONDS = 4096, 30.0  # a version is written after either of them
 PROBE_BATCH = 1000  # videos that are probed before the first of them is encoded
 SEGMENT = "#t="  # separates path and seconds in the name of a segment
+_SEGMENT_END = re.compile(rf"{SEGMENT}[\d.e+-]+(,[\d.e+-]+)?$")
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def remove_videos(folder: str | os.PathLike[str], sources: Sequence[VideoSource]
         removed = [
             name
             for name in library.videos()
-            if name in listed or _is_inside(name, paths) or _strip_segment(name) in paths
+            if name in listed or _is_inside(name, paths) or {name, _strip_segment(name)} & {*paths}
         ]
         library.remove(removed)
         library.optimize()
@@ -164,7 +166,7 @@ def _source_videos(manifest: Manifest) -> dict[str, _SourceVideo]:
 
 
 def _strip_segment(name: str) -> str:
-    return name.partition(SEGMENT)[0]
+    return _SEGMENT_END.sub("", name)
 
 
 def _is_inside(name: str, folders: Sequence[str]) -> bool:

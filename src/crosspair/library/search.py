@@ -16,12 +16,19 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from crosspair.config import Clip
 from crosspair.corpora.inputs import collect_videos
 from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import VideoError
-from crosspair.evaluation.encode import InferenceEngine, check_text_tower, encode_whole_videos, load_engine
+from crosspair.evaluation.encode import (
+    InferenceEngine,
+    check_counts,
+    check_text_tower,
+    encode_whole_videos,
+    load_engine,
+)
 from crosspair.evaluation.features import embed_texts
 from crosspair.library.store import Library, LibraryError, lance_errors, sql_quote
 from crosspair.video.decode import clip_times, read_frames
@@ -73,6 +80,8 @@ class Searcher:
             TextError: the model knows no word of the text.
             LibraryError: ``where`` is not valid SQL.
         """
+        if not isinstance(query, str):
+            raise LibraryError(f"the query must be a text, not {query!r}")
         check_text_tower(self.engine.model, [query])
         return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **options)
 
@@ -114,13 +123,15 @@ class Searcher:
         Raises:
             LibraryError: ``where`` is not valid SQL.
         """
+        check_counts(limit=limit)
         conditions = [f"({where})"] if where else []
         if folder is not None:
             prefix = absolute_path(folder).rstrip("/") + "/"
             conditions.append(f"starts_with(path, {sql_quote(prefix)})")
         if without:
             conditions.append(f"path != {sql_quote(without)}")
-        condition, count = " AND ".join(conditions), limit * OVERSAMPLING
+        condition, total = " AND ".join(conditions), len(self.library)
+        count = min(limit * OVERSAMPLING, total + 1)  # more than all: the last search
         while True:
             rows = self._nearest_windows(query, count, condition, exact)
             kept = _non_maximum_suppression(rows)[:limit]
@@ -195,13 +206,14 @@ def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
         caption = f"{hit.score:.2f}\n{format_time(hit.start)} - {format_time(hit.end)}"
         draw.multiline_text((8, top + 4), caption, fill="#444c56", font=font, spacing=6)
         top += strip.height + GAP
-    file = io.BytesIO()
-    sheet.save(file, "PNG")
+    file, origin = io.BytesIO(), PngInfo()
+    origin.add_text("Software", "crosspair")  # so that only such files are overwritten
+    sheet.save(file, "PNG", pnginfo=origin)
     return file.getvalue()
 
 
 def _read_strip(hit: SearchHit) -> Image.Image:
-    def scale(width: int, height: int) -> tuple[int, int]:
+    def scale(width: float, height: float) -> tuple[int, int]:
         factor, longest = SHORT_SIDE / min(width, height), 2 * SHORT_SIDE
         return min(longest, round(width * factor)), min(longest, round(height * factor))
 

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from crosspair.device import full_precision
 from crosspair.errors import ModelError, format_error
-from crosspair.files import write_atomically
+from crosspair.files import check_output, write_atomically
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.models.hub import preprocessing
@@ -74,6 +74,8 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
         about["classes"] = model.classes
     elif "text_encoder" not in model.untrained:
         towers[path.with_suffix(f".text{path.suffix}")] = _TextTower(model)
+    for file in towers:
+        check_output(file, "an exported ONNX model" if form == "onnx" else "an exported PyTorch program")
     serialize, load = (_to_onnx, _load_onnx) if form == "onnx" else (_to_program, _load_program)
     contents: dict[Path, bytes] = {}
     files = []

@@ -83,7 +83,7 @@ class Examples:
 def load_tile(clip: Clip, caption: str, score: float, correct: bool, *, short_side: int = _SHORT_SIDE) -> SheetTile:
     """Decode and scale a clip; a video that cannot be read becomes a grey frame with the error."""
 
-    def scale(width: int, height: int) -> tuple[int, int]:
+    def scale(width: float, height: float) -> tuple[int, int]:
         factor = short_side / min(width, height)
         longest = 2 * short_side  # limits the size of very wide videos
         return min(longest, round(width * factor)), min(longest, round(height * factor))

@@ -11,12 +11,13 @@ from typing import Any
 import jinja2
 import pandas as pd
 from markupsafe import Markup
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from crosspair.errors import RunError
+from crosspair.errors import RunError, escape_controls
 from crosspair.evaluation.results import MEDIAN_RANK, Result
 from crosspair.markdown import escape_markdown, markdown_rows
+from crosspair.progress import Terminal
 
 TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
     "2": "Frozen features: kNN and linear probe",
@@ -213,8 +214,8 @@ def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int
     for column in table.columns[names:]:
         column.justify = "right"
     for row in rows:
-        table.add_row(*row)
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+        table.add_row(*(Text(escape_controls(cell)) for cell in row))
+    console = Terminal() if sys.stdout.isatty() else Terminal(width=_PIPE_WIDTH)
     console.print(table)
 
 

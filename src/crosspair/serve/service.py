@@ -219,8 +219,8 @@ class LibraryService:
         media_type = MEDIA_TYPES.get(Path(path).suffix.lower())
         if media_type is None or "://" in path:
             return None
-        with open_video(path) as (_, stream):
-            codec = stream.codec_context
+        with open_video(path) as video:
+            codec = video.stream.codec_context
             playable = codec.name.removeprefix("lib") in CODECS and codec.pix_fmt in PIXEL_FORMATS
         return (Path(path), media_type) if playable else None
 

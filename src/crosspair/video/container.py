@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import codecs
 import errno
+import itertools
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -33,9 +35,22 @@ MAX_FRAMES = 2**31 - 1  # limit of the manifest's int32 column; damaged headers 
 MAX_LENGTH = 1e9  # s: a longer video has a damaged header
 
 
+# Demuxers without an index, whose time stamps may restart. They seek by decoding time, to packets of any kind.
+TRANSPORT = ("mpegts", "mpeg")
+SAMPLES = 16  # places of such a file where its clock is read
+MAX_JUMP = 10.0  # s; a larger gap in a clock is a restart, as in FFmpeg
+MAX_BACKWARD = 1.0  # s by which a clock may run backward without a restart
+LENGTH_DOUBT = 0.1  # s by which the header's length may differ from that of the packets
+END = 10**9  # s; after the end of any video
+TAIL_TOLERANCE = 0.5  # s by which a header's length may exceed the frames' end
+TICK = 1e-3  # s; resolution of timestamps in Matroska and WebM
+
+
 @dataclass(frozen=True)
 class VideoInfo:
-    """Header of a video. ``duration`` is in s; ``frames`` may be an estimate."""
+    """Header of a video. ``duration`` is the end of its pictures on a player's clock, in s; ``frames`` may be an
+    estimate.
+    """
 
     width: int
     height: int
@@ -45,29 +60,75 @@ class VideoInfo:
     codec: str
 
 
-def probe(path: str) -> VideoInfo:
-    """Read the header of a video file or URL.
+@dataclass(frozen=True)
+class OpenVideo:
+    """An open video at its beginning. Its times are those of a player: 0 is the beginning of the container."""
 
-    Raises:
-        VideoError: the file is missing, empty, not a video, or has no video stream.
-    """
-    with open_video(path) as (_, stream):
-        return read_header(stream, path)
+    path: str
+    container: InputContainer
+    stream: VideoStream
+    lead: float = 0.0  # time of the stream's first time stamp, in s; sound may begin earlier
+    restarts: bool = False  # whether the clock jumps; time stamps are made continuous
+    info: VideoInfo = VideoInfo(0, 0, 0, 0, 0, "")
+
+    @property
+    def is_transport(self) -> bool:
+        """Whether the demuxer seeks by decoding time, to packets of any kind."""
+        return self.container.format.name in TRANSPORT
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether packets have their right times only when read from the beginning.
+
+        In an MPEG program stream, frames share time stamps, which after a seek go to the wrong frames.
+        """
+        return self.restarts or self.container.format.name == "mpeg"
+
+    def seconds(self, stamp: int) -> float:
+        """Convert a time stamp of the stream to s."""
+        return (stamp - (self.stream.start_time or 0)) * float(self.stream.time_base or 0) + self.lead
+
+    def seek(self, seconds: float) -> None:
+        """Move to the last key frame, or in `TRANSPORT` formats the last packet, that precedes a time in s."""
+        assert self.stream.time_base is not None
+        stamp = (self.stream.start_time or 0) + int((seconds - self.lead) / self.stream.time_base)
+        self.container.seek(stamp, stream=self.stream, backward=True)
+
+    def rewind(self) -> None:
+        """Move to the first packet."""
+        if self.is_transport:
+            self.container.seek(0, unsupported_byte_offset=True)
+        else:
+            self.seek(self.lead)
+
+    def packets(self, *, all_streams: bool = False) -> Iterator[Packet[Any]]:
+        """Demux the stream, or all of them, from here on, on one continuous clock; the last packet is empty."""
+        shift = expected = 0
+        for packet in self.container.demux(*([] if all_streams else [self.stream])):
+            if self.restarts and packet.stream is self.stream and packet.dts is not None:
+                jump = (packet.dts + shift - expected) * float(packet.time_base)
+                if expected and not -MAX_BACKWARD <= jump <= MAX_JUMP:
+                    shift = expected - packet.dts
+                packet.dts = packet.dts + shift
+                packet.pts = None if packet.pts is None else packet.pts + shift
+                expected = packet.dts + (packet.duration or 0)
+            yield packet
 
 
 @contextmanager
-def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file or URL, and yield its container and its first video stream that is not a cover picture.
+def open_video(path: str) -> Iterator[OpenVideo]:
+    """Open a file or URL: choose its stream, and find its clock and length.
 
     Raises:
-        VideoError: see `probe`; inside the context, the server of a remote file failed.
+        VideoError: the file is missing, empty, not a video, or has no video stream; inside the context, the server of
+            a remote file failed.
     """
     if "://" not in path:
         _check_file(path)
     with open_remote(path) if "://" in path else nullcontext() as remote:
         container = _open_container(path, remote)
         try:
-            yield container, _select_stream(container, path)
+            yield _read_header(OpenVideo(path, container, _select_stream(container, path)))
         except (av.FFmpegError, InvalidVideoError) as error:
             # After a server failure FFmpeg sees a truncated file: report the server instead.
             if remote is not None and remote.fault is not None:
@@ -79,25 +140,86 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise remote.fault
 
 
-def read_header(stream: VideoStream, path: str) -> VideoInfo:
-    """Read the header of an opened video; VideoError if it gives no length or no size."""
+def _read_header(video: OpenVideo) -> OpenVideo:
+    """Add clock, length and size to an opened video; InvalidVideoError if it has no length or no size."""
+    container, stream = video.container, video.stream
     context = stream.codec_context
+    if container.start_time is not None and stream.start_time is not None and stream.time_base:
+        lead = float(stream.start_time * stream.time_base) - container.start_time / av.time_base
+        video = replace(video, lead=lead if abs(lead) > TICK else 0.0)
+    if video.is_transport and _clock_jumps(video):
+        video = replace(video, restarts=True)
     fps = float(stream.average_rate or stream.guessed_rate or 0)
-    length = duration(stream)
-    if length <= 0 and fps > 0:
-        length = stream.frames / fps
+    length = _length(video, fps)
     if length <= 0 or context.width <= 0 or context.height <= 0:
-        assert isinstance(stream.container, InputContainer)
-        if stream.container.format.name.endswith("_pipe"):
-            raise InvalidVideoError(path, VideoStatus.NOT_A_VIDEO, "is a picture, not a video")
+        if container.format.name.endswith("_pipe"):
+            reason = "is a picture, not a video"
+            if container.format.name == "webp_pipe":
+                reason += ", or an animated WebP, which is not supported: save it as GIF or MP4"
+            raise InvalidVideoError(video.path, VideoStatus.NOT_A_VIDEO, reason)
         found = f"{context.width}×{context.height}, {length:.2f} s"
         reason = f"the header gives no length or size ({found}); the file is cut or damaged"
-        raise InvalidVideoError(path, VideoStatus.DAMAGED_HEADER, reason)
-    frames = min(stream.frames or round(length * fps), MAX_FRAMES)
-    return VideoInfo(context.width, context.height, fps, frames, length, context.name)
+        raise InvalidVideoError(video.path, VideoStatus.DAMAGED_HEADER, reason)
+    frames = min(stream.frames or round((length - video.lead) * fps), MAX_FRAMES)
+    return replace(video, info=VideoInfo(context.width, context.height, fps, frames, length, context.name))
 
 
-def duration(stream: VideoStream) -> float:
+def _clock_jumps(video: OpenVideo) -> bool:
+    """Return whether the clock of a file without index seems to restart, from samples at equal distances in bytes."""
+    size, times = video.container.size, []
+    for place in range(SAMPLES):
+        video.container.seek(size * place // SAMPLES, unsupported_byte_offset=True)
+        stamps = (packet.dts for packet in video.container.demux(video.stream) if packet.dts is not None)
+        times += [video.seconds(stamp) for stamp in itertools.islice(stamps, 1)]
+    video.rewind()
+    steps = sorted(after - before for before, after in itertools.pairwise(times))
+    return bool(steps) and (steps[0] < 0 or steps[-1] > MAX_JUMP * (1 + steps[len(steps) // 2]))
+
+
+def _length(video: OpenVideo, fps: float) -> float:
+    """Return the end of the pictures in s, 0 if unknown: as the header says, unless the packets contradict it."""
+    stream, container = video.stream, video.container
+    tick = float(stream.time_base or 0)
+    header = declared = _declared_length(stream) or (stream.frames / fps if fps else 0.0)
+    if stream.duration and not video.restarts:
+        header += video.lead
+        index = stream.index_entries
+        covered = len(index) and (index[-1].timestamp - index[0].timestamp) * tick + 1 / (fps or 30)
+        if not video.is_transport and abs(covered - declared) < TAIL_TOLERANCE:
+            return header
+    if container.format.name.endswith("_pipe"):
+        return header
+    with suppress(av.FFmpegError):
+        start = max(video.lead, header - MAX_JUMP) if video.is_transport else END
+        end, last = (0.0, 0.0) if video.restarts else _ends(video, fps, start)
+        if not end:  # the end cannot be sought
+            video.rewind()
+            end, last = _ends(video, fps)
+        video.rewind()
+        measured = end and video.seconds(0) + end
+        # The header is right, or the file is cut: no packet reaches the end that it declares.
+        whole = float(Fraction(container.duration or 0, av.time_base))
+        cut = measured < header and last < max(whole, header) - TAIL_TOLERANCE
+        if measured and (video.restarts or not (cut or abs(measured - header) <= LENGTH_DOUBT)):
+            return min(measured, MAX_LENGTH)
+    return header
+
+
+def _ends(video: OpenVideo, fps: float, start: float | None = None) -> tuple[float, float]:
+    """Return the latest end of a picture, and of a packet of any stream, from a time in s on; on the stored clock."""
+    ends = {True: 0.0, False: 0.0}
+    with suppress(av.FFmpegError):
+        if start is not None:
+            video.seek(start)
+        for packet in video.packets(all_streams=True):
+            if packet.pts is not None and packet.size:
+                picture = packet.stream is video.stream
+                length = float((packet.duration or 0) * packet.time_base) or (1 / fps if picture and fps else 0.0)
+                ends[picture] = max(ends[picture], float(packet.pts * packet.time_base) + length)
+    return ends[True], max(ends.values())
+
+
+def _declared_length(stream: VideoStream) -> float:
     """Return the length in s from the stream, its tags or the container; 0 if unknown."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
@@ -151,13 +273,13 @@ def _explain_open_error(path: str, remote: RemoteFile | None, error: Exception) 
 
 
 def _select_stream(container: InputContainer, path: str) -> VideoStream:
-    """Return the first video stream that is not a cover picture, set to one thread; raise InvalidVideoError if none."""
-    covers = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
-    streams = [s for s in container.streams.video if s not in covers]
+    """Return the default video stream, else the first, set to one thread; never a cover picture."""
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
     if not streams:
         kind = VideoStatus.AUDIO_ONLY if container.streams.audio else VideoStatus.NO_VIDEO_STREAM
         raise InvalidVideoError(path, kind, "has no video stream")
-    stream = streams[0]
+    stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     if not stream.codec_context:
         raise InvalidVideoError(path, VideoStatus.UNDECODABLE, "its video stream's codec is unknown")
     stream.codec_context.thread_type = "NONE"  # the loader's workers run in parallel already
@@ -169,6 +291,9 @@ def _select_stream(container: InputContainer, path: str) -> VideoStream:
 # A second of video, or a container's index, takes about one block, so a clip needs few requests.
 BLOCK = 2**18  # bytes
 CACHE = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": 16}}
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0  # s until a server answers, and between two parts of its answer
+REQUEST_TIMEOUT = 120.0  # s for a block
+NO_RANGES = "the server does not support range requests. Download the file"
 
 Result = TypeVar("Result")
 
@@ -213,15 +338,22 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
     try:
         # The archive of a chained URL (zip://…::https://…) is read in ranges, too. fsspec keeps it
         # open while its filesystem is cached.
-        archive = {"http": CACHE, "https": CACHE} if "::" in url else {}
-        filesystem, path = fsspec.url_to_fs(url, **archive)
+        options: dict[str, Any] = {}
+        if "http://" in url or "https://" in url:
+            from aiohttp import ClientTimeout
+
+            # Without a timeout of its parts, a stalled server would hold each request for 5 minutes.
+            timeout = ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+            options = {"client_kwargs": {"timeout": timeout}}
+            if "::" in url:
+                options = {name: {**CACHE, **options} for name in ("http", "https")}
+        filesystem, path = fsspec.url_to_fs(url, **options)
         handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
     except Exception as error:  # each protocol has its own exceptions
         raise _explain(url, error) from error
     try:
         if not handle.seekable() or getattr(handle, "size", 0) is None:
-            reason = "the server does not support range requests. Download the file"
-            raise InvalidVideoError(url, VideoStatus.UNREADABLE, reason)
+            raise InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
         yield RemoteFile(handle, url)
     finally:
         with suppress(Exception):  # nothing was written that could be lost
@@ -239,6 +371,10 @@ def _explain(url: str, error: Exception) -> InvalidVideoError:
         if getattr(cause, "status", None) in (404, 410):
             return missing
         error = cause
+    if isinstance(error, TimeoutError):
+        return InvalidVideoError(url, VideoStatus.UNREADABLE, "the server does not answer (time-out)")
+    if isinstance(error, ValueError) and "range requests" in str(error):
+        return InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
     status, message = getattr(error, "status", None), getattr(error, "message", "")
     reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
     line = " ".join(str(reason or error or type(error).__name__).split())

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 
 from crosspair.config import Clip
 from crosspair.errors import InvalidVideoError, VideoError, VideoStatus, format_error
-from crosspair.video.container import VideoInfo, duration, open_video, read_header
+from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, VideoInfo, open_video
 
 REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning is as fast as a seek
 SEEK_GAP = 2.0  # s between two times from which a seek costs less than decoding in between
-TAIL_TOLERANCE = 0.5  # s by which a header's length may exceed the frames' end
-TICK = 1e-3  # s; resolution of timestamps in Matroska and WebM
 REORDER_WINDOW = 4  # frames across which the timestamps of an AVI may be out of order
 
 FrameTimes = Callable[[float], Sequence[float] | np.ndarray]
-FrameSize = Callable[[int, int], tuple[int, int]]
+FrameSize = Callable[[float, float], tuple[float, float]]
 
 
 def clip_span(frames: int, stride: int) -> float:
@@ -78,21 +78,45 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
     Raises:
         VideoError: the file is missing, empty, cut, damaged, or has no video stream.
     """
-    with open_video(clip.path) as (container, stream):
-        begin, length = resolve_segment(clip, read_header(stream, clip.path))
+    with open_video(clip.path) as video:
+        begin, length = resolve_segment(clip, video.info)
         # A frame that begins at the segment's end is excluded, even if a time rounds up to it.
         last = begin + length - (2 * TICK if clip.end is not None else 0)
         wanted = [max(begin, min(begin + float(t), last)) for t in times(length)]
         try:
-            frames = list(frames_on_screen(container, stream, wanted, clip.path))
-            # One reformatter for the clip: a frame's own would set up the scaler each time, which is ten times slower.
-            reformatter = VideoReformatter()
-            pixels = [_to_rgb(frame, size, reformatter) for frame in frames]
+            frames = list(frames_on_screen(video, wanted))
+            width, height = map(round, size(*displayed_size(frames[0], video)))  # for all: the stored size may change
+            converter = FrameConverter(clip.path)
+            pixels = [converter.to_rgb(frame, width, height) for frame in frames]
         except av.FFmpegError as error:
             raise InvalidVideoError(clip.path, VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})") from error
-    if len({frame.shape for frame in pixels}) > 1:
-        raise InvalidVideoError(clip.path, VideoStatus.CORRUPT_FRAMES, "damaged: the frames' proportions change")
     return np.stack(pixels)
+
+
+def probe(path: str) -> VideoInfo:
+    """Read the header of a video file or URL, and the size of its first frame as displayed.
+
+    Raises:
+        VideoError: the file is missing, empty, not a video, or has no video stream.
+    """
+    with open_video(path) as video:
+        return displayed_info(video)
+
+
+def displayed_info(video: OpenVideo) -> VideoInfo:
+    """Return the header with the displayed size of the first frame, leaving the video at its beginning.
+
+    Raises:
+        VideoError: the frame's colours cannot be converted.
+    """
+    log = DecodeLog()
+    for _, frame in decode_from(video, 0.0, log):
+        FrameConverter(video.path).to_rgb(frame, 16, 16)
+        width, height = map(round, displayed_size(frame, video))
+        video.rewind()
+        return replace(video.info, width=width, height=height)
+    video.rewind()
+    return video.info
 
 
 def resolve_segment(clip: Clip, info: VideoInfo) -> tuple[float, float]:
@@ -117,9 +141,10 @@ def array_frames(frames: np.ndarray, times: np.ndarray, size: FrameSize) -> np.n
         (N, H', W', 3) uint8.
     """
     indices = np.minimum(np.floor(times * REFERENCE_FPS + 1e-6).astype(int), len(frames) - 1)
-    reformatter = VideoReformatter()
-    selected = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[i]), format="rgb24") for i in indices)
-    return np.stack([_to_rgb(frame, size, reformatter) for frame in selected])
+    converter = FrameConverter("array")
+    selected = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[i]), format="rgb24") for i in indices]
+    width, height = map(round, size(frames.shape[2], frames.shape[1]))
+    return np.stack([converter.to_rgb(frame, width, height) for frame in selected])
 
 
 def check_frame_array(frames: np.ndarray, name: str) -> None:
@@ -131,37 +156,28 @@ def check_frame_array(frames: np.ndarray, name: str) -> None:
         )
 
 
-class FrameSource(Protocol):
-    """Methods of a container that decoding uses."""
-
-    def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None: ...
-
-    def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]: ...
-
-
-def frames_on_screen(
-    container: InputContainer, stream: VideoStream, times: Sequence[float], path: str
-) -> Iterator[VideoFrame]:
-    """Yield, for each of the ascending times in s, the last frame that begins at or before it.
+def frames_on_screen(video: OpenVideo, times: Sequence[float]) -> Iterator[VideoFrame]:
+    """Yield, for each of the ascending times in s, the last frame that begins at or before it, else the first frame.
 
     Raises:
         VideoError: the video ends earlier than its header says, or a frame is corrupt.
     """
-    frames = decode_from(container, stream, times[0])
+    frames = decode_from(video, times[0])
     current = next(frames, None)
     following = next(frames, None)
     for time in times:
-        if following is not None and time - following[0] > SEEK_GAP:
-            frames = decode_from(container, stream, time)
+        if following is not None and time - following[0] > SEEK_GAP and not video.is_sequential:
+            frames = decode_from(video, time)
             current, following = next(frames, None), next(frames, None)
         while following is not None and following[0] <= time + TICK:
             current, following = following, next(frames, None)
         if current is None or (following is None and time > frame_end(*current) + TAIL_TOLERANCE):
             end = "it has no frames" if current is None else f"the frames end at {current[0]:.2f} s"
-            raise InvalidVideoError(path, VideoStatus.CUT, f"cut: the header gives {duration(stream):.2f} s, but {end}")
+            reason = f"cut: the header gives {video.info.duration:.2f} s, but {end}"
+            raise InvalidVideoError(video.path, VideoStatus.CUT, reason)
         if current[1].is_corrupt:
             reason = f"damaged: the frame at {current[0]:.2f} s is corrupt"
-            raise InvalidVideoError(path, VideoStatus.CORRUPT_FRAMES, reason)
+            raise InvalidVideoError(video.path, VideoStatus.CORRUPT_FRAMES, reason)
         yield current[1]
 
 
@@ -170,45 +186,95 @@ def frame_end(seconds: float, frame: VideoFrame) -> float:
     return seconds + float((frame.duration or 0) * (frame.time_base or 0))
 
 
-def rotation_quarters(frame: VideoFrame) -> int:
-    """Return the counterclockwise quarter turns that display a frame upright, from its metadata."""
-    return round(frame.rotation / 90) % 4
+@dataclass
+class DecodeLog:
+    """Packets that were decoded since the last seek."""
+
+    failed: list[tuple[float, str]] = field(default_factory=list)  # time in s and error
+    packets: int = 0  # that should give a visible frame
 
 
-def decode_from(container: FrameSource, stream: VideoStream, begin: float) -> Iterator[tuple[float, VideoFrame]]:
-    """Yield frames with their times in s, starting at or before ``begin`` if possible."""
-    if begin >= SEEK_FROM:
-        origin = stream.start_time or 0
-        assert stream.time_base is not None
-        container.seek(origin + int(begin / stream.time_base), stream=stream, backward=True)
-        frames = _timed_frames(container, stream)
-        first = next(frames, None)
-        if first is not None and first[0] <= begin + TICK:
-            yield first
-            yield from frames
-            return
-        # The seek went too far (wrong index or cut file): decode from the beginning instead.
-        container.seek(origin, stream=stream, backward=True)
-    yield from _timed_frames(container, stream)
+def decode_from(video: OpenVideo, begin: float, log: DecodeLog | None = None) -> Iterator[tuple[float, VideoFrame]]:
+    """Yield frames with their times in s, starting at or before ``begin`` if possible.
+
+    With a log, packets that cannot be decoded are recorded and skipped.
+    """
+    if begin >= SEEK_FROM and begin > video.lead:
+        # A seek by decoding time, or by a wrong index, may go too far: seek earlier.
+        back = 0.0
+        while back < begin - video.lead and not video.is_sequential:
+            with suppress(av.FFmpegError):  # some demuxers refuse a time
+                video.seek(begin - back)
+            frames = _timed_frames(video, _skip_packets(video, begin) if video.is_transport else video.packets(), log)
+            first = next(frames, None)
+            if first is not None and first[0] <= begin + TICK:
+                yield first
+                yield from frames
+                return
+            back = 2 * back or 1.0
+        video.rewind()
+    yield from _timed_frames(video, _skip_packets(video, begin) if video.is_sequential else video.packets(), log)
 
 
-def _timed_frames(container: FrameSource, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    """Yield (seconds from the start, frame) in the order of presentation."""
-    frames = _decode_with_times(container, stream)
-    unordered = stream.container.format.name == "avi" and stream.codec_context.has_b_frames
+def _skip_packets(video: OpenVideo, begin: float) -> Iterator[Packet[Any]]:
+    """Yield the packets from the last key frame before a time in s on; after a seek, none without such a frame."""
+    packets = video.packets()
+    group: list[Packet[Any]] = []
+    for packet in packets:
+        if packet.is_keyframe and packet.pts is not None and video.seconds(packet.pts) <= begin:
+            group.clear()
+        group.append(packet)
+        if packet.dts is not None and video.seconds(packet.dts) > begin:
+            break
+    if video.is_sequential or (group and group[0].is_keyframe):
+        yield from group
+        yield from packets
+
+
+def _timed_frames(
+    video: OpenVideo, packets: Iterator[Packet[Any]], log: DecodeLog | None
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Yield (time in s, frame) in the order of presentation."""
+    frames = _decode_with_times(video, packets, log)
+    unordered = video.container.format.name == "avi" and video.stream.codec_context.has_b_frames
     return _sort_times(frames) if unordered else frames
 
 
-def _decode_with_times(container: FrameSource, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    """Yield (seconds from the start, frame); missing time stamps are extrapolated from the frame rate."""
-    tick = float(stream.time_base or 0)
-    origin = stream.start_time or 0
-    step = 1 / float(stream.average_rate or 30)
-    seconds = -step
-    for frame in container.decode(stream):
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        seconds = seconds + step if stamp is None else (stamp - origin) * tick
-        yield seconds, frame
+def _decode_with_times(
+    video: OpenVideo, packets: Iterator[Packet[Any]], log: DecodeLog | None
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Yield (time in s, frame); missing time stamps are extrapolated from the frame rate."""
+    if log is not None:
+        log.failed, log.packets = [], 0
+    step = 1 / float(video.stream.average_rate or 30)
+    seconds, arrival = -step, 0.0
+    started = False  # at a key frame
+    frame: VideoFrame | None = None
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            arrival = arrival if stamp is None else video.seconds(stamp)
+            started |= packet.is_keyframe
+            if packet.size == 0 and stamp is not None:  # repeats the last frame, in AVI and Theora
+                if frame is not None and not video.stream.codec_context.has_b_frames:
+                    seconds = arrival
+                    yield seconds, frame
+                continue
+            if log is not None:
+                log.packets += started and packet.size > 0 and not packet.is_discard
+            decoded = packet.decode()
+        except av.FFmpegError as error:
+            if log is None:
+                raise
+            log.failed.append((arrival, format_error(error)))
+            continue
+        for frame in decoded:
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            seconds = seconds + step if stamp is None else video.seconds(stamp)
+            yield seconds, frame
 
 
 def _sort_times(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[float, VideoFrame]]:
@@ -226,14 +292,106 @@ def _sort_times(decoded: Iterable[tuple[float, VideoFrame]]) -> Iterator[tuple[f
         yield heappop(times), frame
 
 
-def _to_rgb(frame: VideoFrame, size: FrameSize, reformatter: VideoReformatter) -> np.ndarray:
-    """Resize a frame, convert it to RGB (H, W, 3) and rotate it upright."""
-    turns = rotation_quarters(frame)
-    sideways = turns % 2 == 1
-    displayed = (frame.height, frame.width) if sideways else (frame.width, frame.height)
-    width, height = size(*displayed)
-    if sideways:
-        width, height = height, width
-    scaled = reformatter.reformat(frame, width, height, format="rgb24", interpolation="BILINEAR", threads=1)
-    pixels: np.ndarray = scaled.to_ndarray()
-    return np.rot90(pixels, turns) if turns else pixels
+# --- geometry and colours -----------------------------------------------------------------------
+
+BT709 = 1  # colour matrix
+BT2020_LUMA = np.array([0.2627, 0.678, 0.0593], np.float32)
+PQ, HLG = 16, 18  # transfer functions of HDR video
+WHITE, PEAK = 203.0, 1000.0  # cd/m² of diffuse white (BT.2408) and of the brightest highlights
+BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
+CONVERTIBLE = frozenset({0, 1, 2, 4, 5, 6, 7, 9})  # colour matrices that swscale knows
+SQUARENESS = 8  # of pixels: a header with a more extreme aspect ratio is damaged
+
+
+def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Return what displays a frame upright: whether to transpose it, then to mirror it in x, and in y."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(matrix), np.int32)[:5])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0
+
+
+def turn_upright(plane: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """Rotate and mirror (H, W) or (H, W, 3) pixels of a frame as its metadata says."""
+    transposed, in_x, in_y = orientation(frame)
+    plane = plane.swapaxes(0, 1) if transposed else plane
+    return plane[:: -1 if in_y else 1, :: -1 if in_x else 1]
+
+
+def pixel_aspect(video: OpenVideo) -> Fraction:
+    """Return width / height of a stored pixel, 1 if unknown."""
+    ratio = video.stream.sample_aspect_ratio
+    return ratio if ratio and 1 / SQUARENESS <= ratio <= SQUARENESS else Fraction(1)
+
+
+def displayed_size(frame: VideoFrame, video: OpenVideo) -> tuple[float, float]:
+    """Return the (width, height) of a frame with square pixels, upright; not rounded."""
+    aspect = pixel_aspect(video)
+    width, height = frame.width if aspect == 1 else float(frame.width * aspect), frame.height
+    return (height, width) if orientation(frame)[0] else (width, height)
+
+
+class FrameConverter:
+    """Resizes frames and converts their colours: one for each video, as setting up a scaler takes time.
+
+    PQ and HLG are tone-mapped to BT.709.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._reformatter, self._mapper = VideoReformatter(), VideoReformatter()
+
+    def to_rgb(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
+        """Return (height, width, 3) uint8, RGB, upright."""
+        if orientation(frame)[0]:
+            width, height = height, width
+        return turn_upright(self.resize(frame, width, height, "rgb24", "BILINEAR").to_ndarray(), frame)
+
+    def resize(
+        self, frame: VideoFrame, width: int, height: int, pixels: str, method: str, **options: Any
+    ) -> VideoFrame:
+        """Resize a frame as stored, and convert it to a pixel format; ``options`` are PyAV's.
+
+        Raises:
+            InvalidVideoError: its colour matrix is not supported.
+        """
+        if int(frame.colorspace) not in CONVERTIBLE:
+            reason = f"the colour matrix {frame.colorspace!s} cannot be converted"
+            raise InvalidVideoError(self._path, VideoStatus.UNDECODABLE, reason)
+        if int(frame.color_trc) not in (PQ, HLG):
+            return self._reformatter.reformat(
+                frame, width, height, format=pixels, interpolation=method, threads=1, **options
+            )
+        codes = self._reformatter.reformat(frame, width, height, format="rgb48le", interpolation=method, threads=1)
+        mapped = VideoFrame.from_ndarray(tone_map(codes.to_ndarray(), int(frame.color_trc)), format="rgb24")
+        return self._mapper.reformat(mapped, format=pixels, dst_colorspace=BT709, threads=1, **options)
+
+
+def tone_map(codes: np.ndarray, transfer: int) -> np.ndarray:
+    """Convert HDR colours (BT.2020) to BT.709, with diffuse white at about three quarters of the range.
+
+    Args:
+        codes: (H, W, 3) uint16, RGB.
+        transfer: `PQ` (SMPTE ST 2084) or `HLG` (ARIB STD-B67).
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    code = codes.astype(np.float32) / 65535
+    if transfer == PQ:
+        root = code ** (1 / 78.84375)
+        light = 10000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
+    else:
+        scene = np.where(code <= 0.5, code**2 / 3, (np.exp((code - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+        light = 1000 * scene * (scene @ BT2020_LUMA)[..., None] ** 0.2
+    light = light / WHITE
+    brightest = light.max(axis=-1, keepdims=True)
+    light = light * (1 + brightest / (PEAK / WHITE) ** 2) / (1 + brightest)  # Reinhard's curve keeps the hue
+    display = np.clip(light @ BT2020_TO_BT709.T, 0, 1) ** (1 / 2.4)
+    rgb: np.ndarray = np.rint(255 * display).astype(np.uint8)
+    return rgb

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import av
-from av.container import InputContainer
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
-from crosspair.video.container import VideoInfo, check_signature, open_video, read_header
-from crosspair.video.decode import TAIL_TOLERANCE, TICK, clip_span, decode_from, frame_end
+from crosspair.video.container import (
+    MAX_BACKWARD,
+    TAIL_TOLERANCE,
+    TICK,
+    OpenVideo,
+    VideoInfo,
+    check_signature,
+    open_video,
+)
+from crosspair.video.decode import DecodeLog, clip_span, decode_from, displayed_info, frame_end
 from crosspair.workers import extend_timeout
 
 SIDES = (8, 16384)  # plausible frame sides, in pixels
@@ -65,21 +70,21 @@ def inspect(path: str, segments: Sequence[Segment], *, decode: bool) -> tuple[Vi
     """
     info = None
     try:
-        with open_video(path) as (container, stream):
-            info = read_header(stream, path)
+        with open_video(path) as video:
+            info = displayed_info(video)
             spans = [_to_span(segment, info) for segment in segments]
-            results = [_check_header(container, info, path, span) for span in spans]
+            results = [_check_header(video, info, span) for span in spans]
             if decode:
                 valid = [i for i, result in enumerate(results) if not result.kind.broken]
                 merged = _merge_spans([spans[i] for i in valid], info)
                 seconds = sum(min(end, info.duration) - begin for begin, end in merged)
                 extend_timeout(min(MAX_EXTENSION, seconds))
-                scans = [_scan(container, stream, *span) for span in merged]
+                scans = [_scan(video, *span) for span in merged]
                 for i in valid:
                     scan = next(scan for scan in reversed(scans) if scan.begin <= spans[i][0])
                     results[i] = _check_frames(scan, spans[i], info, results[i])
                     if segments[i] == (None, None):
-                        info, results[i] = _check_length(scan, info, stream.frames, path, results[i])
+                        info, results[i] = _check_length(scan, info, video.stream.frames, path, results[i])
     except InvalidVideoError as error:
         results = [CheckResult(error.kind, error.reason)] * len(segments)
     except av.FFmpegError as error:
@@ -93,7 +98,7 @@ def _to_span(segment: Segment, info: VideoInfo) -> Span:
     return start or 0.0, info.duration if end is None else min(end, info.duration)
 
 
-def _check_header(container: InputContainer, info: VideoInfo, path: str, span: Span) -> CheckResult:
+def _check_header(video: OpenVideo, info: VideoInfo, span: Span) -> CheckResult:
     """Check a segment by the header alone."""
     begin, end = span
     if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
@@ -102,9 +107,10 @@ def _check_header(container: InputContainer, info: VideoInfo, path: str, span: S
         reason = f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s"
         return CheckResult(VideoStatus.OUTSIDE, reason)
     notes = []
-    suffix = PurePosixPath(path.split("::")[0].split("?")[0]).suffix.lower()
-    if suffix in SUFFIXES and suffix not in CONTAINERS.get(container.format.name, ()):
-        notes.append(CheckResult(VideoStatus.WRONG_CONTAINER, f"it is {container.format.long_name}, not {suffix}"))
+    suffix = PurePosixPath(video.path.split("::")[0].split("?")[0]).suffix.lower()
+    form = video.container.format
+    if suffix in SUFFIXES and suffix not in CONTAINERS.get(form.name, ()):
+        notes.append(CheckResult(VideoStatus.WRONG_CONTAINER, f"it is {form.long_name}, not {suffix}"))
     if not RATES[0] <= info.fps <= RATES[1]:
         notes.append(CheckResult(VideoStatus.ODD_RATE, f"the header gives {info.fps:g} frames per second"))
     if end - begin < CLIP - TICK:
@@ -142,56 +148,25 @@ class _Scan:
     failed: list[tuple[float, str]] = field(default_factory=list)
     packets: int = 0
     end: float = 0.0
+    restart: float | None = None  # where the clock restarts, if that was not seen before decoding
 
 
-def _scan(container: InputContainer, stream: VideoStream, begin: float, end: float) -> _Scan:
+def _scan(video: OpenVideo, begin: float, end: float) -> _Scan:
     """Decode all frames from `begin` to `end` s; record their times, which are corrupt, and packets that fail."""
     scan = _Scan(begin)
-    source = _TolerantSource(container)
-    for seconds, frame in decode_from(source, stream, begin):
+    log = DecodeLog()
+    for seconds, frame in decode_from(video, begin, log):
         scan.end = max(scan.end, frame_end(seconds, frame))
         if seconds >= end:
             break
+        if scan.frames and seconds < scan.frames[-1] - MAX_BACKWARD:
+            scan.restart = scan.frames[-1]
         scan.frames.append(seconds)
         if frame.is_corrupt:
             scan.corrupt.append(seconds)
     scan.frames.sort()
-    scan.failed, scan.packets = source.failed, source.packets
+    scan.failed, scan.packets = log.failed, log.packets
     return scan
-
-
-class _TolerantSource:
-    """Frame source that records decoding errors and continues with the next packet."""
-
-    def __init__(self, container: InputContainer) -> None:
-        self._container = container
-        self.failed: list[tuple[float, str]] = []
-        self.packets = 0  # packets that should give a visible frame
-
-    def seek(self, offset: int, /, *, stream: VideoStream, backward: bool) -> None:
-        self.failed.clear()
-        self.packets = 0
-        self._container.seek(offset, stream=stream, backward=backward)
-
-    def decode(self, stream: VideoStream, /) -> Iterator[VideoFrame]:
-        origin, tick = stream.start_time or 0, float(stream.time_base or 0)
-        seconds = 0.0
-        packets = self._container.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-                stamp = packet.pts if packet.pts is not None else packet.dts
-                seconds = seconds if stamp is None else (stamp - origin) * tick
-            except StopIteration:
-                return
-            except av.FFmpegError as error:
-                self.failed.append((seconds, format_error(error)))
-                return
-            self.packets += packet.size > 0 and not packet.is_discard
-            try:
-                yield from packet.decode()
-            except av.FFmpegError as error:
-                self.failed.append((seconds, format_error(error)))
 
 
 def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult) -> CheckResult:
@@ -229,6 +204,9 @@ def _check_length(
         return info, CheckResult(VideoStatus.CUT, f"cut: the header gives {declared} frames, decoding finds {found}")
     if result.kind.broken:
         return info, result
+    if scan.restart is not None:
+        reason = f"the clock restarts after {scan.restart:.2f} s; the frames before or after are not used"
+        return info, _merge_notes([CheckResult(VideoStatus.WRONG_LENGTH, reason), result])
     lost = scan.packets - found
     if lost > EMPTY_PACKETS * scan.packets:
         return info, CheckResult(VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {scan.packets} packets give no frame")

@@ -66,7 +66,7 @@ def load_frames(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
     )
 
 
-def resize_short_side(width: int, height: int, short_side: int) -> tuple[int, int]:
+def resize_short_side(width: float, height: float, short_side: int) -> tuple[int, int]:
     """Return the (width, height) with the given short side and the same proportions.
 
     >>> resize_short_side(320, 240, 128)
@@ -119,7 +119,7 @@ def decode_job(job: DecodeJob) -> DecodedClips:
         places = inverse.reshape(times.shape)  # (k, T)
         return unique
 
-    def shape(width: int, height: int) -> tuple[int, int]:
+    def shape(width: float, height: float) -> tuple[int, int]:
         return resize_short_side(width, height, side)
 
     try:
