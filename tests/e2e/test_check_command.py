@@ -35,7 +35,8 @@ def damage(corpus: Manifest, make_audio, split: str = "train") -> list[str]:
     audio = make_audio(folder / "audio.mp4")
     (folder / "damaged").mkdir()
     damaged = damaged_files(sources, audio, folder / "damaged", 160, seed=0)
-    certain = [each for each in damaged if all(kind.broken for kind in each.kinds)]
+    # A training without a check reads a cut AVI up to the cut.
+    certain = [each for each in damaged if all(kind.broken for kind in each.kinds) and each.path.suffix != ".avi"]
     table = corpus.table.to_pylist()
     for row, each in zip(rows, certain[-10:], strict=True):
         table[row]["path"] = f"damaged/{each.path.name}"
@@ -44,7 +45,7 @@ def damage(corpus: Manifest, make_audio, split: str = "train") -> list[str]:
 
 
 def test_the_list_is_checked_before_the_videos(tmp_path: Path) -> None:
-    assert refused("check", tmp_path / "none.parquet", "--list", tmp_path).startswith(f"--list {tmp_path} ")
+    assert refused("check", tmp_path / "none.parquet", "--list", tmp_path).startswith(f"{tmp_path} ")
     assert "none.parquet" in refused("check", "none.parquet")
 
 

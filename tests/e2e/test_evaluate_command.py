@@ -311,14 +311,14 @@ def test_invalid_model(
 
 
 def test_unwritable_results(corpus: Manifest, model: Path, tmp_path: Path) -> None:
-    assert f"--out {tmp_path} " in refused(*arguments(model, corpus, tmp_path))
+    assert f"{tmp_path} is " in refused(*arguments(model, corpus, tmp_path))
     file = tmp_path / "file"
     file.write_text("mine")
     line = refused(*arguments(model, corpus, file / "deep" / "results.json"))
-    assert line.startswith(f"--out {file}/deep/results.json: {file} ")
+    assert line.startswith(f"{file}/deep/results.json: {file} ")
     if Path("/proc").is_dir():  # not writable, even for root
         line = refused(*arguments(model, corpus, "/proc/results.json"))
-        assert line.startswith("--out /proc/results.json: /proc ")
+        assert line.startswith("/proc/results.json cannot be written")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -356,7 +356,8 @@ def test_templates_are_read_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"{}\na clip\n", "line 2: 'a clip'"), (b"\n\n", "empty"), (b"\xff\xfe{}", "UTF-8")]
+    ("content", "message"),
+    [(b"{}\na clip\n", "line 2: 'a clip'"), (b"\n\n", "empty"), ("{}\na clip\n".encode("utf-16"), "line 2: 'a clip'")],
 )
 def test_an_invalid_template_file(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "templates.txt"
