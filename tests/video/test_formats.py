@@ -53,7 +53,9 @@ def test_every_known_suffix_can_be_probed(tmp_path: Path, make_video, monkeypatc
         images[0].save(path, save_all=True, append_images=images[1:], duration=40)
     else:
         make_video(path, codec=CODECS.get(suffix, "mpeg4"), container_format=FORMATS.get(suffix), **settings)
-    assert probe(str(path)).height == settings.get("size", (128, 64))[1]
+    info = probe(str(path))
+    assert info.height == settings.get("size", (128, 64))[1]
+    assert info.fps == pytest.approx(25, abs=0.1)
     assert VideoFiles(tmp_path).paths == [path.name]
 
 

@@ -127,6 +127,15 @@ def test_a_recording_that_begins_between_key_frames(tmp_path: Path, make_video) 
     assert check(path) is VideoStatus.FINE
 
 
+def test_a_beginning_that_an_edit_list_hides(tmp_path: Path, make_video) -> None:
+    """As of a recording that was trimmed without encoding it again."""
+    source = make_video(tmp_path / "a.mp4", frames=90, gop=250, codec="libx264")
+    path = remux(source, tmp_path / "b.mp4", delay=-1000)
+    assert probe(str(path)).duration == pytest.approx(2, abs=0.05)
+    assert make_video.numbers(read(path, [0.01, 1.01])) == [30, 60]
+    assert check(path) is VideoStatus.FINE
+
+
 # --- geometry and colours -----------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ FORMATS = (
 )
 MAX_FRAMES = 2**31 - 1  # limit of the manifest's int32 column; damaged headers exceed it
 MAX_LENGTH = 1e9  # s: a longer video has a damaged header
-
+MAX_RATE = 1000  # frames per second; the average rate of a raw DV file is its time base
 
 # Demuxers without an index, whose time stamps may restart. They seek by decoding time, to packets of any kind.
 TRANSPORT = ("mpegts", "mpeg")
@@ -149,7 +149,8 @@ def _read_header(video: OpenVideo) -> OpenVideo:
         video = replace(video, lead=lead if abs(lead) > TICK else 0.0)
     if video.is_transport and _clock_jumps(video):
         video = replace(video, restarts=True)
-    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    rate = stream.average_rate
+    fps = float(rate if rate and rate <= MAX_RATE else stream.guessed_rate or 0)
     length = _length(video, fps)
     if length <= 0 or context.width <= 0 or context.height <= 0:
         if container.format.name.endswith("_pipe"):
@@ -158,7 +159,7 @@ def _read_header(video: OpenVideo) -> OpenVideo:
                 reason += ", or an animated WebP, which is not supported: save it as GIF or MP4"
             raise InvalidVideoError(video.path, VideoStatus.NOT_A_VIDEO, reason)
         found = f"{context.width}×{context.height}, {length:.2f} s"
-        reason = f"the header gives no length or size ({found}); the file is cut or damaged"
+        reason = f"the header gives no length or size ({found}): cut, damaged, or a raw stream to convert to MP4"
         raise InvalidVideoError(video.path, VideoStatus.DAMAGED_HEADER, reason)
     frames = min(stream.frames or round((length - video.lead) * fps), MAX_FRAMES)
     return replace(video, info=VideoInfo(context.width, context.height, fps, frames, length, context.name))

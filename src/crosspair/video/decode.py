@@ -192,6 +192,7 @@ class DecodeLog:
 
     failed: list[tuple[float, str]] = field(default_factory=list)  # time in s and error
     packets: int = 0  # that should give a visible frame
+    discarded: int = 0  # that an edit list hides
 
 
 def decode_from(video: OpenVideo, begin: float, log: DecodeLog | None = None) -> Iterator[tuple[float, VideoFrame]]:
@@ -245,8 +246,8 @@ def _decode_with_times(
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Yield (time in s, frame); missing time stamps are extrapolated from the frame rate."""
     if log is not None:
-        log.failed, log.packets = [], 0
-    step = 1 / float(video.stream.average_rate or 30)
+        log.failed, log.packets, log.discarded = [], 0, 0
+    step = 1 / (video.info.fps or REFERENCE_FPS)
     seconds, arrival = -step, 0.0
     started = False  # at a key frame
     frame: VideoFrame | None = None
@@ -265,6 +266,7 @@ def _decode_with_times(
                 continue
             if log is not None:
                 log.packets += started and packet.size > 0 and not packet.is_discard
+                log.discarded += packet.is_discard
             decoded = packet.decode()
         except av.FFmpegError as error:
             if log is None:

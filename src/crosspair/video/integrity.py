@@ -147,6 +147,7 @@ class _Scan:
     corrupt: list[float] = field(default_factory=list)
     failed: list[tuple[float, str]] = field(default_factory=list)
     packets: int = 0
+    discarded: int = 0
     end: float = 0.0
     restart: float | None = None  # where the clock restarts, if that was not seen before decoding
 
@@ -165,7 +166,7 @@ def _scan(video: OpenVideo, begin: float, end: float) -> _Scan:
         if frame.is_corrupt:
             scan.corrupt.append(seconds)
     scan.frames.sort()
-    scan.failed, scan.packets = log.failed, log.packets
+    scan.failed, scan.packets, scan.discarded = log.failed, log.packets, log.discarded
     return scan
 
 
@@ -197,7 +198,7 @@ def _check_length(
     if result.kind.broken and result.kind is not VideoStatus.CORRUPT_FRAMES:
         return info, result
     found = len(scan.frames)
-    missing = declared - found
+    missing = declared - scan.discarded - found
     tolerance = max(2.0, LENGTH_TOLERANCE * declared)
     # For an AVI whose end is missing, FFmpeg replaces the header's length by the remaining one.
     if missing > tolerance and check_signature(path, None).kind is VideoStatus.CUT:
