@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
+OLDEST ?= .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint docs bench benchall format clean
+.PHONY: help install quickstart test test-nightly test-oldest lint docs bench benchall format clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Runtime and development dependencies; reinstalled when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -26,6 +27,18 @@ quickstart: $(VENV)/.installed ## Render, pre-train, evaluate and report; minute
 
 test: $(VENV)/.developing ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-nightly: $(VENV)/.developing ## Run the tests with ten times as many random videos
+	CROSSPAIR_COMBINATIONS=200 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# PyTorch stays at the version that pip chooses: its oldest release on PyPI needs CUDA.
+test-oldest: pyproject.toml ## Run the tests with the lowest versions that pyproject.toml allows
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml \
+		| grep --invert-match --extended-regexp '^(torch|triton|sympy|nvidia-.*)==' > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable ".[dev]"
+	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.developing ## Check style and types
 	$(BIN)/ruff format --check src tests benchmarks
@@ -53,4 +66,4 @@ format: $(VENV)/.developing ## Format the code and apply automatic fixes
 	$(BIN)/ruff check --fix src tests benchmarks
 
 clean: ## Remove the environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis
