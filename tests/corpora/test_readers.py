@@ -106,11 +106,12 @@ def test_columns_and_classes_may_have_other_names(disk: Disk) -> None:
     assert read(manifest, "pair_id", "title", "label") == [("a", "A dog", "all dogs"), ("b", "A cat", "cats")]
 
 
-@pytest.mark.parametrize(("how", "title"), [("join", "A dog; It runs"), ("first", "A dog")])
+@pytest.mark.parametrize(("how", "title"), [("join", "A dog; It runs; Fast"), ("first", "A dog")])
 def test_several_captions_of_a_video(disk: Disk, how: Captions, title: str) -> None:
     disk.link("a.mp4", "sub/b.mp4")
     text = "path,title\n./a.mp4,A dog\nsub\\b.mp4,A cat\na.mp4,It runs\n"
     refused(disk, r"titles\.csv, line 4: 'a\.mp4' .*line 2.*--captions", text)
+    text += "a,Fast\n"  # another name of the same video
     assert read(made(disk, text, captions=how), "pair_id", "title") == [("a.mp4", title), ("sub/b.mp4", "A cat")]
 
 

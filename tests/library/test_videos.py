@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from crosspair.corpora import manifest_from_rows
 from crosspair.corpora.inputs import collect_videos, probe_missing
+from crosspair.errors import ManifestError
 
 
 def test_paths_are_relative_to_the_manifest(folder: Path) -> None:
@@ -24,26 +26,50 @@ def test_paths_are_relative_to_the_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("path\ttitle\na/1.mp4\tin a\nb/1\tin b\n", ["in a", "in b"]),
-        ("path\ttitle\n../x/./a/1.mp4\tin a\n1.mp4\tany\n", ["in a", "any"]),
-        ("path\ttitle\n{folder}/b/1.mp4\tin b\n", [None, "in b"]),
-        ("path\ttitle\nx\\b\\1.mp4\tin b\n", [None, "in b"]),
-        ("video_id\ttitle\n1\tany\n", ["any", "any"]),
-        ("path\ttitle\nc/1.mp4\tin c\n", [None, None]),
+        ("path\ttitle\nx/1.mp4\tin x\ny/1\tin y\n", {"x/1.mp4": "in x", "y/1.mp4": "in y"}),
+        ("path\ttitle\n../videos/./x/1.mp4\tin x\n./1.mp4\troot\n", {"x/1.mp4": "in x", "1.mp4": "root"}),
+        ("path\ttitle\n{folder}/y/1.mp4\tin y\n", {"y/1.mp4": "in y"}),
+        ("path\ttitle\ny\\1.mp4\tin y\n", {"y/1.mp4": "in y"}),
+        ("path\ttitle\nvideos/y/2.avi\tend\n", {"y/2.avi": "end"}),
+        ("video_id\ttitle\ny/1\tin y\n", {"y/1.mp4": "in y"}),
+        ("video_id\ttitle\n2.mp4\tmp4\n2.avi\tavi\n", {"y/2.mp4": "mp4", "y/2.avi": "avi"}),
+        ("video_id\tpath\ttitle\nx/1\ty/1.mp4\tin y\n", {"y/1.mp4": "in y"}),
+        ("path\ttitle\n1.mp4\tone\nno/1.mp4\tno\n./1.mp4\ttwo\n1.mp4\tone\n", {"1.mp4": "one; two"}),
+        ("video_id\ttitle\nodd\tspaces\n", {"z / odd.mp4": "spaces"}),
     ],
 )
-def test_titles_match_paths(
-    lines: str, expected: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_titles_match_the_videos_of_a_folder(
+    lines: str, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "x"
-    for within in ("a", "b"):
-        (folder / within).mkdir(parents=True)
-        (folder / within / "1.mp4").touch()
+    """As in ``corpus folder``; the end of a path suffices in addition."""
+    folder = tmp_path / "videos"
+    for name in ("1.mp4", "x/1.mp4", "y/1.mp4", "y/2.mp4", "y/2.avi", "z / odd.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     titles = tmp_path / "titles.tsv"
     titles.write_text(lines.format(folder=folder))
-    assert collect_videos([folder], titles).column("title") == expected
     monkeypatch.chdir(tmp_path)
-    assert collect_videos(["x"], titles).column("title") == expected
+    for named in (str(folder), "videos"):
+        rows = collect_videos([named], titles).table.to_pylist()
+        assert {os.path.relpath(row["path"], folder): row["title"] for row in rows if row["title"]} == expected
+
+
+@pytest.mark.parametrize("name", ["2", "y/2", "nowhere/1.mp4"])
+def test_a_title_of_two_videos_or_none(name: str, tmp_path: Path) -> None:
+    (tmp_path / "y").mkdir()
+    for suffix in ("avi", "mp4"):
+        (tmp_path / "y" / f"2.{suffix}").touch()
+    titles = tmp_path / "titles.csv"
+    titles.write_text(f"path,title\n{name},one\n")
+    with pytest.raises(ManifestError, match=name):
+        collect_videos([tmp_path], titles)
+
+
+def test_titles_without_a_video_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    titles = tmp_path / "titles.csv"
+    titles.write_text("video_id,title\na,one\ngone,two\n")
+    assert collect_videos([tmp_path / "a.mp4"], titles).column("title") == ["one"]
+    assert "gone" in caplog.text
 
 
 def test_titles_match_urls(tmp_path: Path) -> None:

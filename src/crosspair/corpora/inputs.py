@@ -8,17 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from crosspair.corpora.check import probe_videos
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
-from crosspair.corpora.tables import index_by_key, read_titles
-from crosspair.corpora.video_files import (
-    VideoFiles,
-    absolute_path,
-    is_utf8,
-    normalize_name,
-    strip_video_suffix,
-    video_stem,
-)
+from crosspair.corpora.tables import merge_captions, read_titles
+from crosspair.corpora.video_files import VideoFiles, VideoNames, absolute_path, is_utf8, summarize_names
 from crosspair.errors import ManifestError
 from crosspair.progress import delayed_progress
 
@@ -34,12 +29,12 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
         named: files and URLs (not opened), folders (searched recursively), and manifests
             (``.parquet``). Rows of manifests keep their ``pair_id``; that of other videos is the
             path.
-        titles: a title file, see `crosspair.corpora.tables.read_titles`; its ``path`` may be the
-            end of a full path. It takes precedence over titles of manifests.
+        titles: a title file, see `crosspair.corpora.tables.read_titles`. It takes precedence over titles of
+            manifests. Several titles of a video are joined.
 
     Raises:
-        ManifestError: a folder holds no video, two videos have the same ``pair_id``, or a manifest
-            or the title file is invalid.
+        ManifestError: a folder holds no video, two videos have the same ``pair_id``, a manifest or the title file
+            is invalid, or no title belongs to a video.
     """
     rows: dict[str, dict[str, Any]] = {}
     for source in named:
@@ -53,12 +48,9 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
                     f"{rows[row['pair_id']]['path']}. Process the two sources separately."
                 )
     if titles is not None:
-        lines = read_titles(titles)
-        keys = lines["video_id"].map(video_stem).where(lines["video_id"] != "", lines["path"].map(_path_key))
-        by_key = index_by_key(lines, keys)
+        title_of = _titles_by_path(titles, [row["path"] for row in rows.values()], named)
         for row in rows.values():
-            line = next((by_key[key] for key in _video_keys(absolute_path(row["path"])) if key in by_key), row)
-            row["title"] = line.get("title")
+            row["title"] = title_of.get(row["path"], row.get("title"))
     return manifest_from_rows(rows.values(), ".")
 
 
@@ -101,18 +93,21 @@ def _source_rows(name: str) -> Iterator[dict[str, Any]]:
         yield {"pair_id": name, "path": name}
 
 
-def _video_keys(path: str) -> Iterator[str]:
-    """Yield the keys of a video for titles: path without suffix, ends of it (``/b``), longest first, stem."""
-    key = _path_key(path)
-    while key:
-        yield key
-        key = key[key.find("/", 1) :] if "/" in key[1:] else ""
-    yield video_stem(path)
-
-
-def _path_key(path: str) -> str:
-    """Normalise a path: remove a video suffix and leading ``..``, and add a leading slash."""
-    path = strip_video_suffix(normalize_name(path))
-    while path.startswith("../"):
-        path = path.removeprefix("../")
-    return f"/{path.lstrip('/')}"
+def _titles_by_path(file: Path, paths: Sequence[str], named: Sequence[VideoSource]) -> dict[str, str]:
+    """Read the titles of videos; lines without a video are logged."""
+    names = map(os.fspath, named)
+    folders = [os.path.dirname(name) if name.endswith(".parquet") else name for name in names if "://" not in name]  # noqa: PTH120
+    videos = VideoNames({path: path for path in paths}, folders, ends=True)
+    lines = read_titles(file)
+    listed = lines["path"].where(lines["path"] != "", lines["video_id"])
+    found = pd.Series([videos.find(name, where) for where, name in listed.items()], lines.index, dtype=object)
+    unknown = listed[found.isna()]
+    if len(unknown) == len(lines):
+        raise ManifestError(f"title file {file} names none of the videos; it names {summarize_names([*unknown])}")
+    if len(unknown):
+        message = "title file %s: %d of %d lines name none of the videos: %s"
+        logger.warning(message, file, len(unknown), len(lines), summarize_names([*unknown]))
+    # Of all columns, only the title is used.
+    lines = lines[found.notna()].assign(label="", split="", start="", end="")
+    merged = merge_captions(lines.assign(path=found[found.notna()]), found.dropna(), "join")
+    return dict(zip(merged["path"], merged["title"], strict=True))

@@ -65,11 +65,14 @@ def folder_corpus(
     """
     output = ManifestOutput(out)
     lines = tables.read_titles(titles, options.get("title_columns"))
-    lines = tables.merge_captions(lines, _pair_ids(lines), captions)
+    videos = VideoFiles(folder)
+    if captions != "error":
+        names = lines["path"].where(lines["path"] != "", lines["video_id"])
+        found = [videos.find(name, where) or name for where, name in names.items()]
+        lines = tables.merge_captions(lines, found, captions)
     advice = "remove one of them, or use --captions join or first if both have the same label, split, start and end"
     named = tables.index_by_key(lines, _pair_ids(lines), advice)
     pairs = [_titled_pair(name, line) for name, line in named.items()]
-    videos = VideoFiles(folder)
     rows, skipped = build.match_videos(pairs, videos, what=f"titles of {titles}", needs_title=True)
     _check_duplicates(rows, titles)
     known = {row["path"] for row in rows} | {pair.detail for pair in skipped}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
+import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from crosspair.errors import ManifestError
@@ -22,7 +23,65 @@ SUFFIXES = frozenset({
 _MAX_NAMES = 5  # names that a message lists before it only counts
 
 
-class VideoFiles:
+class VideoNames:
+    """Find videos by the names that lists give them.
+
+    Args:
+        videos: what `find` returns, by the video's URL or path, absolute or relative to the working directory.
+        folders: to which names may be relative.
+        ends: whether a name may be the end of a path.
+    """
+
+    def __init__(
+        self, videos: Mapping[str, str], folders: Iterable[str | os.PathLike[str]], *, ends: bool = False
+    ) -> None:
+        self._videos, self._ends = videos, ends
+        self._folders = [_comparable(absolute_path(folder)) for folder in folders]
+        self._real = {_comparable(os.path.realpath(folder)): folder for folder in self._folders}
+        self._by_stem: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for path in videos:
+            full = _comparable(absolute_path(path))
+            self._by_stem[video_stem(full)].append((full, path))
+
+    def find(self, name: str, where: str = "") -> str | None:
+        """Return the video with a name, or None if there is no such video.
+
+        Args:
+            name: path relative to a folder, file name, path that is absolute or relative to the working directory, or
+                end of a path; all with or without suffix. The first of these that fits a video counts.
+            where: where the name was read, for error messages.
+
+        Raises:
+            ManifestError: several videos have this name.
+        """
+        wanted = _comparable(name)
+        last = wanted.rpartition("/")[2]
+        videos = [video for stem in {last, video_stem(last)} for video in self._by_stem.get(stem, [])]
+        if not videos or not wanted:
+            return None
+        inside = {posixpath.normpath(posixpath.join(folder, wanted)) for folder in self._folders}
+        full = _comparable(absolute_path(name.strip()))
+        links = [(real, folder) for real, folder in self._real.items() if full.startswith(f"{real}/")]
+        outside = {full, *(folder + full.removeprefix(real) for real, folder in links)}
+        end = "/" + re.sub(r"^(?:\.\./)+|^/", "", wanted)
+        cut = slice(-len(end), None)
+        rules: list[Callable[[str], bool]] = [
+            lambda path: path in inside,
+            lambda path: strip_video_suffix(path) in inside or wanted in (path.rpartition("/")[2], video_stem(path)),
+            lambda path: path in outside,
+            lambda path: strip_video_suffix(path) in outside,
+            lambda path: self._ends and end in (path[cut], strip_video_suffix(path)[cut]),
+        ]
+        found = next(filter(None, (sorted(each for full, each in videos if rule(full)) for rule in rules)), [])
+        if len(found) > 1:
+            raise ManifestError(
+                f"{where}: {name!r} matches {len(found)} videos ({found[0]}, {found[1]}). "
+                "Add the folder to the name, or remove duplicates."
+            )
+        return self._videos[found[0]] if found else None
+
+
+class VideoFiles(VideoNames):
     """All videos of a folder and its subfolders, including linked folders but not hidden files.
 
     Files that are no videos by their suffix are counted in the log.
@@ -40,45 +99,7 @@ class VideoFiles:
         if others := sorted(set(files).difference(self.paths)):
             message = "%s: files that are not videos by their suffix: %d (%s)"
             logger.info(message, folder, len(others), summarize_names(others))
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            self._by_stem[video_stem(path)].append(path)
-
-    def find(self, name: str, where: str = "") -> str | None:
-        """Return the path of a video relative to the folder, or None if there is no such video.
-
-        Args:
-            name: path relative to the folder, absolute, or relative to the working directory, or file name; all
-                with or without suffix.
-            where: where the name was read, for error messages.
-
-        Raises:
-            ManifestError: several videos have this name.
-        """
-        wanted = normalize_name(name)
-        found = self._matches(wanted)
-        if not found and "/" in wanted:  # absolute, or from the working directory
-            full = absolute_path(wanted)
-            for root in {absolute_path(self.folder), os.path.realpath(self.folder)}:
-                inside = full.removeprefix(f"{normalize_name(root)}/")
-                found = found or (self._matches(inside) if inside != full else [])
-        if len(found) > 1:
-            raise ManifestError(
-                f"{where}: {name!r} matches {len(found)} videos ({self.full_path(found[0])}, "
-                f"{self.full_path(found[1])}). Add the folder to the name, or remove duplicates."
-            )
-        return found[0] if found else None
-
-    def _matches(self, wanted: str) -> list[str]:
-        """Return the video with a normalised path, or those with this name without suffix, folders, or both."""
-        last = wanted.rpartition("/")[2]
-        found = [path for stem in {last, video_stem(last)} for path in self._by_stem.get(stem, [])]
-        names = {path: normalize_name(path) for path in found}
-        return [path for path, full in names.items() if full == wanted] or sorted(
-            path
-            for path, full in names.items()
-            if wanted in (strip_video_suffix(full), full.rpartition("/")[2], video_stem(full))
-        )
+        super().__init__({self.full_path(path): path for path in self.paths}, [folder])
 
     def full_path(self, path: str) -> str:
         """Return a video's path joined to the folder."""
@@ -110,6 +131,11 @@ def normalize_name(name: str) -> str:
     """
     name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     return posixpath.normpath(name) if name else ""
+
+
+def _comparable(name: str) -> str:
+    """Normalise a name or path, and strip the names of its folders."""
+    return re.sub(r"\s*/\s*", "/", normalize_name(name))
 
 
 def absolute_path(name: str | os.PathLike[str]) -> str:
