@@ -116,6 +116,13 @@ def test_a_closed_pipe_and_a_full_disk() -> None:
     assert full.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str) -> None:
+    done = run_shell(f"$C --help {closed}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run_shell(f"$C check none.parquet {closed}").returncode == 2
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
 def test_names_do_not_control_the_terminal(encoding: str) -> None:
     name = "a\x1b[31m\n\x9b日\udce9"

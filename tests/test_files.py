@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from crosspair import files
 from crosspair.errors import ManifestError, RunError
-from crosspair.files import JsonlWriter, atomic_write, check_output, file_lock, read_jsonl, write_atomically
+from crosspair.files import (
+    JsonlWriter,
+    atomic_write,
+    check_output,
+    check_output_folder,
+    file_lock,
+    read_jsonl,
+    write_atomically,
+)
 
 
 def test_folders_are_created_and_a_file_is_replaced(tmp_path: Path) -> None:
@@ -97,6 +105,26 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path, name: str, content: by
             check_output(tmp_path / "other", kind, name)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_behind_a_missing_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("mine")
+    with pytest.raises(RunError, match=r"a\.csv"):
+        check_output(tmp_path / "missing" / ".." / "a.csv", "a list of problems")
+
+
+def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    for name in (".hidden", "part", "other"):
+        check_output_folder(folder, "a run", "deep/mark", "part")
+        (folder / name).mkdir(parents=True)
+    with pytest.raises(RunError, match="contains other"):
+        check_output_folder(folder, "a run", "deep/mark", "part")
+    write_atomically(folder / "deep" / "mark", "")
+    check_output_folder(folder, "a run", "deep/mark", "part")
+    for path in (folder / "deep" / "mark", folder / "deep" / "mark" / "x"):
+        with pytest.raises(RunError, match="is a file"):
+            check_output_folder(path, "a run", "deep/mark")
 
 
 def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from crosspair.evaluation.results import (
     write_split_means,
 )
 from crosspair.evaluation.zeroshot import read_templates
-from crosspair.files import check_output, read_yaml
+from crosspair.files import check_output, check_output_folder, read_yaml
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.models.init import IMAGENET, load_frozen_model, load_model
@@ -39,6 +39,7 @@ from crosspair.provenance import Provenance, provenance
 from crosspair.recipes import make_recipe, read_recipe, run_recipe_hash, suggest
 from crosspair.training.finetune import finetune_and_test
 from crosspair.training.pretrain import pretrain as train_pairs
+from crosspair.training.run import RECIPE, check_run_folder
 from crosspair.workers import cpu_count
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def pretrain(
     Raises:
         CrosspairError: recipe, pairs, weights or folder are invalid.
     """
+    check_run_folder(Path(run))
     settings = recipe if isinstance(recipe, Recipe) else read_recipe(Recipe, recipe, overrides)
     pairs = manifest if isinstance(manifest, Manifest) else Manifest.read(manifest)
     with distributed_context() as world:
@@ -114,10 +116,17 @@ def finetune(
     Returns:
         The results, empty without a test; None if a signal stopped the training.
     """
+    folder = Path(run)
+    if splits:
+        parts = [f"split{number}" for number in splits]
+        check_output_folder(folder, "a folder of runs", f"{parts[0]}/{RECIPE}", *parts)
+        for part in parts:
+            check_run_folder(folder / part)
+    else:
+        check_run_folder(folder)
     settings = recipe if isinstance(recipe, FinetuneRecipe) else read_recipe(FinetuneRecipe, recipe, overrides)
     if splits and not test:
         raise CrosspairError("official splits (--splits) average test results and require a test, not --no-test")
-    folder = Path(run)
     with distributed_context() as world:
         results = finetune_and_test(
             settings, os.fspath(manifest), init, folder,

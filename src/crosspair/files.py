@@ -86,6 +86,7 @@ _PARQUET_KINDS = {
 }  # columns
 _KINDS = {  # first bytes, and bytes near the beginning or the end
     "a results file": (b"{", b'"provenance"'),
+    "a record of a run's inputs": (b'{"manifest"', b'"file"'),
     "a list of problems": (b"pair_id,path,kind,message", b""),
     "a list of skipped pairs": (b"video_id,reason,detail", b""),
     "a contact sheet": (b"\x89PNG", b"crosspair"),
@@ -109,17 +110,47 @@ def check_output(path: Path, kind: str, *others: str, error_type: type[Crosspair
         CrosspairError: of class ``error_type``: the path is a folder or another file, a parent is a
             file, or the folder is not writable.
     """
+    place = Path(os.path.realpath(path.parent), path.name)  # "..": also behind a folder that does not exist yet
     with _report_os_errors(path, "written", error_type):
-        if path.is_dir():
+        if place.is_dir():
             raise error_type(f"{path} is a folder; give a file")
-        for folder in path.parents:
-            if folder.is_file():
-                raise error_type(f"{path}: {folder} is a file, not a folder")
-        existing = next(folder for folder in path.absolute().parents if folder.exists())
-        tempfile.TemporaryFile(dir=existing).close()  # os.access is always true for root
-        for file in (path, *map(path.with_name, others)):
-            if file.exists() and not _is_kind(path, kind):
+        _check_writable(path, place.parent, error_type)
+        for file in (place, *map(place.with_name, others)):
+            if file.exists() and not _is_kind(place, kind):
                 raise error_type(f"{file} exists and is not {kind} of crosspair; choose another output, or remove it")
+
+
+def check_output_folder(
+    folder: Path, kind: str, mark: str, *parts: str, error_type: type[CrosspairError] = RunError
+) -> None:
+    """Check that an output folder can be written and is absent, empty or of its own kind, before the work starts.
+
+    Args:
+        folder: the folder; hidden files do not count.
+        kind: its kind, for messages.
+        mark: path, within the folder, of a file that each complete folder of this kind has.
+        parts: names of entries that it may have before that file exists.
+
+    Raises:
+        CrosspairError: of class ``error_type``: the folder or a parent is a file, it has other content, or it is
+            not writable.
+    """
+    with _report_os_errors(folder, "written", error_type):
+        _check_writable(folder, folder, error_type)
+        if (folder / mark).is_file() or not folder.exists():
+            return
+        for path in sorted(folder.iterdir()):
+            if path.name not in parts and not path.name.startswith("."):
+                raise error_type(f"{folder} exists and is not {kind}: it contains {path.name}; choose another folder")
+
+
+def _check_writable(output: Path, folder: Path, error_type: type[CrosspairError]) -> None:
+    """Raise an error of the given class if an output's folder is, or is in, a file; OSError if it is read-only."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise error_type(f"{output}: {path} is a file, not a folder")
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    tempfile.TemporaryFile(dir=existing).close()  # os.access is always true for root
 
 
 def _is_kind(path: Path, kind: str) -> bool:

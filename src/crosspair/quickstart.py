@@ -16,7 +16,7 @@ from crosspair.distributed import World
 from crosspair.evaluation.evaluate import EvaluationConfig, Protocols, evaluate_model
 from crosspair.evaluation.features import Features, extract_features
 from crosspair.evaluation.results import write_results
-from crosspair.files import write_atomically
+from crosspair.files import check_output_folder, write_atomically
 from crosspair.models.cpd import CPD
 from crosspair.progress import delayed_progress
 from crosspair.provenance import provenance
@@ -24,6 +24,7 @@ from crosspair.recipes import load_recipe, recipe_hash
 from crosspair.reporting.examples import retrieval_examples
 from crosspair.reporting.run_report import overview_figure, read_history, write_run_report
 from crosspair.training.pretrain import pretrain
+from crosspair.training.run import RECIPE, check_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def quickstart(out: Path, *, seed: int = 0, pairs: int = PAIRS, recipe: Recipe |
     Raises:
         CrosspairError: one of the steps failed.
     """
+    check_output_folder(out, "a quickstart", f"run/{RECIPE}", "corpus", "run")
+    check_run_folder(out / "run")
     recipe = recipe or load_recipe("quickstart", [f"training.seed={seed}"])
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     seconds: dict[str, float] = {}

@@ -47,6 +47,8 @@ def damage(corpus: Manifest, make_audio, split: str = "train") -> list[str]:
 def test_the_list_is_checked_before_the_videos(tmp_path: Path) -> None:
     assert refused("check", tmp_path / "none.parquet", "--list", tmp_path).startswith(f"{tmp_path} ")
     assert "none.parquet" in refused("check", "none.parquet")
+    same = tmp_path / "new.parquet"
+    assert "--list" in refused("check", "none.parquet", "--out", same, "--list", tmp_path / "x" / ".." / same.name)
 
 
 def test_every_kind_is_counted_and_listed(corpus, make_audio, tmp_path) -> None:

@@ -78,6 +78,23 @@ def test_an_existing_run_folder(tmp_path, rendered) -> None:
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("file", ["report.html", "manifest.json", "split1/model/mine"])
+def test_a_folder_of_the_user_is_no_run_folder(tmp_path, file) -> None:
+    """Refused before the manifest is read, which does not exist."""
+    path = tmp_path / "mine" / file
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mine": 1}')
+    for call in (
+        pretrain_arguments(tmp_path / "m.parquet", tmp_path / "mine", "--resume"),
+        ("finetune", "--recipe", "laptop-finetune", "--init", "random", "--manifest", "m", "--run", tmp_path / "mine"),
+        ("finetune", "--recipe", "laptop-finetune", "--init", "random", "--manifest", "m", "--run", tmp_path / "mine",
+         "--splits", "1"),
+        ("quickstart", "--out", tmp_path / "mine"),
+    ):  # fmt: skip
+        assert str(tmp_path / "mine") in refused(*call)
+    assert [each for each in (tmp_path / "mine").rglob("*") if each.is_file()] == [path]
+
+
 def test_a_checkpoint_of_another_architecture(tmp_path, rendered) -> None:
     call = pretrain_arguments(rendered.path, tmp_path / "run", "training.epochs=1")
     run(*call)

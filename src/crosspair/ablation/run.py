@@ -29,7 +29,7 @@ from crosspair.ablation.cells import (
 )
 from crosspair.ablation.plan import AblationPlan
 from crosspair.errors import RunError
-from crosspair.files import file_lock
+from crosspair.files import check_output, file_lock
 from crosspair.progress import graceful_shutdown, progress
 from crosspair.workers import cpu_count
 
@@ -78,6 +78,7 @@ def ablate(
         CrosspairError: The plan, the pairs or the folder are invalid. Errors within a cell are only
             counted in the outcome.
     """
+    check_output(out / "report.html", "a report")
     cells = plan_cells(plan, out, manifest)
     wanted = [] if report_only else select(cells, only)
     if report_only and not any(status(out / cell.folder) == DONE for cell in cells):

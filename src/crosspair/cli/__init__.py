@@ -62,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Idle OpenMP threads that spin take CPU time from the decoding workers: a quarter of the speed
     # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):  # whose encoding may lack characters of names and titles
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

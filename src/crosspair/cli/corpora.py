@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from crosspair.cli.results import print_checked, print_line, print_manifests, print_preparation
-from crosspair.errors import CrosspairError
+from crosspair.errors import CrosspairError, ManifestError
 
 if TYPE_CHECKING:
     from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
@@ -167,6 +168,8 @@ def run_check(
 
     if list:
         check_output(list, "a list of problems")
+        if out and os.path.realpath(out) == os.path.realpath(list):
+            raise ManifestError(f"{out} is --out and --list; choose another file for one of them")
     loaded = Manifest.read(manifest)
     videos = len({clip.path for clip in loaded.clips()})
     try:

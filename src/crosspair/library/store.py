@@ -24,7 +24,7 @@ import pyarrow as pa
 from crosspair.corpora.tables import csv_text
 from crosspair.errors import CrosspairError, format_error
 from crosspair.evaluation.windows import Windows
-from crosspair.files import file_lock, write_atomically
+from crosspair.files import check_output_folder, file_lock, write_atomically
 from crosspair.models.cpd import CPD
 
 INFO_FILE, BROKEN_FILE, LOCK_FILE = "library.json", "broken.csv", ".lock"
@@ -236,15 +236,8 @@ def check_library_path(folder: Path) -> None:
     Raises:
         LibraryError: it is a file, or contains something else, hidden files excepted.
     """
-    if is_library(folder) or not folder.exists():
-        return
-    if not folder.is_dir():
-        raise LibraryError(f"{folder} is a file; a library needs its own folder")
     # An interrupted creation leaves a model and a table without library.json.
-    own = {MODEL_FOLDER, f"{TABLE}.lance"}
-    other = sorted(path.name for path in folder.iterdir() if path.name not in own and not path.name.startswith("."))
-    if other:
-        raise LibraryError(f"{folder} exists and is not a library: it contains {other[0]}; choose another folder")
+    check_output_folder(folder, "a library", INFO_FILE, MODEL_FOLDER, f"{TABLE}.lance", error_type=LibraryError)
 
 
 def library_lock(folder: Path) -> AbstractContextManager[None]:

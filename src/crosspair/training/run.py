@@ -17,7 +17,7 @@ import torch
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, format_error
-from crosspair.files import JsonlWriter, read_jsonl, write_atomically
+from crosspair.files import JsonlWriter, check_output, check_output_folder, read_jsonl, write_atomically
 from crosspair.recipes import dump_recipe, read_recipe, recipe_settings
 
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
@@ -26,6 +26,13 @@ ORIGIN = "manifest.json"
 MUTABLE_KEYS = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
 _PREFIX = "step-"  # of a checkpoint's folder
 NFS_CACHE_TIMEOUT_S = 90  # longest time until a network file system shows a new file
+
+
+def check_run_folder(path: Path) -> None:
+    """Raise RunError unless a folder is absent, empty, or has a run that has at least begun."""
+    check_output_folder(path, "a run folder", RECIPE, ORIGIN)
+    if not (path / RECIPE).is_file():
+        check_output(path / ORIGIN, "a record of a run's inputs")
 
 
 class RunFolder:
