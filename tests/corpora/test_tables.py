@@ -47,6 +47,8 @@ def titles(file: Path, columns: dict[str, str] | None = None) -> list[dict[str, 
         ("titles.csv", 'video_id,title\na,"A dog, and ""Rex"""\n'.encode("utf-16")),
         ("titles.csv", 'video_id,title\na,"A dog, and ""Rex"""\n'.encode("utf-16-le")),
         ("titles.txt", codecs.BOM_UTF16_BE + 'path\ttitle\nx\\a.mp4\tA dog, and "Rex"\n'.encode("utf-16-be")),
+        ("titles.json", '[\n{"video_id": "a",\n"title": "A dog, and \\"Rex\\""}]'),
+        ("titles.json", '{"video_id": "a", "title": "A dog, and \\"Rex\\""}'),
         ("titles.jsonl", '{"id": 1, "video_id": "a", "Title": "A dog, and \\"Rex\\"", "tags": ["x"]}\n\n'),
     ],
 )
@@ -228,12 +230,25 @@ def test_unknown_columns(disk: Disk, columns: dict[str, str], message: str) -> N
         ("titles.csv", 'video_id,title\na,"' + "long " * 30_000, r"titles\.csv .*line \d+: field"),
         ("titles.csv", "video_id,title\na,A\nx/a.avi,B\n", "csv, line 3: 'a' .*csv, line 2"),
         ("titles.csv", "video_id,title\n,A\n", "csv, line 2: "),
+        ("titles.csv", 'video_id,title\na,A\nb,"half\nc,C\nd,"D"\n', r"line 3\. .*after line 2"),
+        ("titles.csv", "video_id,title\n" + "a,Café\n" * 9 + "a,\0\n", "csv is text .* line 11"),
+        ("titles.csv", "video_id,title,TITLE\na,A,B\n", "csv has several columns 'title'"),
+        ("titles.jsonl", '{"video_id": "a"}\n{"video_id": "b", "title": "A", "title": "B"}', "line 2: key 'title'"),
+        ("titles.jsonl", '{"video_id": "a", "title": "\\ud800"}', r"titles\.jsonl, line 1 "),
+        ("titles.json", '[{"video_id": "a", "title": "A"}, 7]', r"titles\.json, entry 2 "),
     ],
 )
 def test_invalid_title_files(disk: Disk, name: str, text: str | bytes, message: str) -> None:
     with pytest.raises(ManifestError, match=message) as caught:
         titles_by_id(disk.file(name, text))
     assert "\n" not in str(caught.value)
+
+
+def test_binary_titles_are_refused(disk: Disk) -> None:
+    frame = pd.DataFrame({"video_id": ["a", "b"], "title": [b"A", b"B"]})
+    frame.to_parquet(disk.root / "titles.parquet")
+    with pytest.raises(ManifestError, match=r"titles\.parquet, row 0"):
+        read_titles(disk.root / "titles.parquet")
 
 
 def test_real_titles_of_the_web_are_read_whole_or_refused(shared_data: Path) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crosspair.corpora.video_files import video_stem
+from crosspair.corpora.video_files import is_utf8, video_stem
 from crosspair.errors import ManifestError, format_error
 
 logger = logging.getLogger(__name__)
@@ -67,19 +67,20 @@ class TextTable:
         found = ", ".join(map(repr, self.header)) or "none"
         return f"its columns{f', separated by {self.separators},' if self.separators else ''} are {found}"
 
-    @property
-    def positions(self) -> dict[str, int]:
-        """The position of each column by its name, and by its name in lower case if that is no other column."""
-        places = [(name, place) for place, name in enumerate(self.header)][::-1]  # of equal names, the first one counts
-        return {name.casefold(): place for name, place in places} | dict(places)
+    def position(self, name: str) -> int | None:
+        """Return the position of a column, in any case, or None; ManifestError if several have this name."""
+        places = [place for place, each in enumerate(self.header) if each.casefold() == name.casefold()]
+        if len(places) > 1:
+            raise ManifestError(f"{self.file} has several columns {name!r}; {self.describe_columns()}. Rename them.")
+        return places[0] if places else None
 
     def rows(self, *names: str) -> pd.DataFrame:
         """Return the given columns of all lines below the header; ManifestError if one is missing."""
-        positions = self.positions
-        if not set(names) <= positions.keys():
+        positions = {name: place for name in names if (place := self.position(name)) is not None}
+        if len(positions) < len(names):
             needed = ", ".join(map(repr, names))
             raise ManifestError(f"{self.file} needs the columns {needed}; {self.describe_columns()}")
-        return self.below_header({name: positions[name] for name in names})
+        return self.below_header(positions)
 
     def below_header(self, positions: Mapping[str, int]) -> pd.DataFrame:
         """Return all lines below the header, with columns given by their positions."""
@@ -101,9 +102,12 @@ class TextTable:
         columns = {name: cells.get(place) for name, place in positions.items()}
         rows = pd.DataFrame(columns, cells.index, dtype=object)
         if not self.separators:
-            nested = rows.index[~rows.map(pd.api.types.is_scalar).all(axis=1)]
-            if len(nested):
-                raise ManifestError(f"{nested[0]}: a field is a list or object, not text; use one row for each text")
+            is_text = rows.map(lambda value: pd.api.types.is_scalar(value) and not isinstance(value, bytes))
+            if not is_text.all(axis=None):
+                where = is_text.index[~is_text.all(axis=1)][0]
+                raise ManifestError(
+                    f"{where}: a field is a list, an object or binary, not text; use one row for each text"
+                )
             rows = rows.map(str, na_action="ignore").astype(object)
             rows = rows.where(rows.notna(), None)
         text = rows.columns.drop("title_clean", errors="ignore")
@@ -112,7 +116,7 @@ class TextTable:
 
 
 def read_table(path: Path, what: str) -> TextTable:
-    """Read a table: Parquet, JSON Lines (``.jsonl``, ``.ndjson``), or text with commas, semicolons or tabs.
+    """Read a table: Parquet, JSON (lines, or an array of objects), or text with commas, semicolons or tabs.
 
     The first line decides what separates the fields: tabs if it has one, else the comma or semicolon that it has
     first; with the suffix ``.csv``, whichever of the three it has first.
@@ -125,8 +129,8 @@ def read_table(path: Path, what: str) -> TextTable:
         ManifestError: it cannot be read, or a line is invalid.
     """
     suffix = path.suffix.lower()
-    if suffix in {".parquet", ".jsonl", ".ndjson"}:
-        frame = _read_parquet(path, what) if suffix == ".parquet" else _read_json_lines(path, what)
+    if suffix in {".parquet", ".json", ".jsonl", ".ndjson"}:
+        frame = _read_parquet(path, what) if suffix == ".parquet" else _read_json(path, what)
         cells = [list(frame.columns), *frame.to_numpy(object).tolist()]
         return TextTable(f"{what} {path}", "", pd.DataFrame(cells, [f"{what} {path}", *frame.index], dtype=object))
     text = re.sub(r"\Asep=.(?=\r?\n)", "", read_text(path, what))  # a line for spreadsheets
@@ -135,10 +139,17 @@ def read_table(path: Path, what: str) -> TextTable:
     separator = "\t" if "\t" in first and suffix != ".csv" else found
     unquoted = separator == "\t" and not _quotes_fields(text)
     quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if unquoted else {}
-    reader = csv.reader(io.StringIO(f"{text}\n{_SENTINEL}", newline=""), delimiter=separator, **quoting)
+    raw = list(io.StringIO(f"{text}\n{_SENTINEL}", newline=""))
+    reader = csv.reader(raw, delimiter=separator, **quoting)
     lines: dict[int, list[str]] = {}
+    end = 0
     try:
-        lines.update((reader.line_num, fields) for fields in reader if any(fields))
+        for fields in reader:
+            if reader.line_num > end + 1 and _has_open_quote("".join(raw[end : reader.line_num]), separator):
+                raise csv.Error(f"text follows a quotation mark that ends the field of line {end + 1}")
+            end = reader.line_num
+            if any(fields):
+                lines[end] = fields
         _, last = lines.popitem()
         problem = "" if last == [_SENTINEL] else "a quotation mark is not closed"
     except csv.Error as error:
@@ -151,6 +162,12 @@ def read_table(path: Path, what: str) -> TextTable:
     width = max(map(len, lines.values()), default=0)
     cells = [[*fields, *[None] * (width - len(fields))] for fields in lines.values()]
     return TextTable(f"{what} {path}", _SEPARATORS[separator], pd.DataFrame(cells, index, dtype=object))
+
+
+def _has_open_quote(line: str, separator: str) -> bool:
+    """Return whether a field seems to end, lines below, at the mark that begins another: text follows that."""
+    field = rf'(?:"((?:[^"]|"")*)"([^{separator}\r\n]*)|[^{separator}\r\n]*)(?:{separator}|\r?\n|\Z)'
+    return any("\n" in (found[1] or "") and found[2] for found in re.finditer(field, line))
 
 
 def _quotes_fields(text: str) -> bool:
@@ -176,22 +193,46 @@ def _read_parquet(path: Path, what: str) -> pd.DataFrame:
     return frame.set_axis([f"{what} {path}, row {row}" for row in frame.index])
 
 
-def _read_json_lines(path: Path, what: str) -> pd.DataFrame:
-    lines = read_lines(path, what)
-    entries = []
-    for where, line in lines.items():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"{where} is not valid JSON: {error.msg}") from error
-        if not isinstance(entries[-1], dict):
-            raise ManifestError(f"{where} must be a JSON object, not a {type(entries[-1]).__name__}")
-    return pd.DataFrame(entries, list(lines), dtype=object)
+def _read_json(path: Path, what: str) -> pd.DataFrame:
+    """Read JSON Lines, or an array of objects."""
+    text = read_text(path, what)
+    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        entries = _parse_json(text, f"{what} {path}")
+        rows = {f"{what} {path}, entry {number}": entry for number, entry in enumerate(entries, start=1)}
+    else:
+        rows = {where: _parse_json(line, where, is_line=True) for where, line in _number_lines(text, path, what).items()}
+    for where, row in rows.items():
+        if not isinstance(row, dict):
+            raise ManifestError(f"{where} must be a JSON object, not a {type(row).__name__}")
+        if "\\u" in text and not is_utf8("".join(map(str, row.values()))):
+            raise ManifestError(f"{where} has a character that is not valid Unicode, such as \\ud800")
+    return pd.DataFrame(list(rows.values()), list(rows), dtype=object)
+
+
+def _parse_json(text: str, where: str, *, is_line: bool = False) -> Any:
+    """Parse JSON; ManifestError if it is invalid or has duplicate keys, of which parsers keep only one."""
+
+    def check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise ManifestError(f"{where}: key {name!r} is duplicated; remove one entry")
+        return values
+
+    try:
+        return json.loads(text, object_pairs_hook=check_unique)
+    except json.JSONDecodeError as error:
+        line = "" if is_line else f" (line {error.lineno})"
+        raise ManifestError(f"{where} is not valid JSON: {error.msg}{line}") from error
 
 
 def read_lines(path: Path, what: str) -> dict[str, str]:
     """Read the stripped non-empty lines of a text file; the keys are file and line, for messages."""
-    lines = enumerate(io.StringIO(read_text(path, what), newline=None), start=1)  # not at U+2028, as splitlines
+    return _number_lines(read_text(path, what), path, what)
+
+
+def _number_lines(text: str, path: Path, what: str) -> dict[str, str]:
+    lines = enumerate(io.StringIO(text, newline=None), start=1)  # not at U+2028, as splitlines
     return {f"{what} {path}, line {number}": line.strip() for number, line in lines if line.strip()}
 
 
@@ -218,9 +259,14 @@ def read_text(path: Path, what: str) -> str:
     else:
         if "\0" not in text:
             return text
+        if 10 * text.count("\0") < len(text):  # more in UTF-16
+            line = text.count("\n", 0, text.index("\0")) + 1
+            raise ManifestError(f"{what} {path} is text except for line {line}, which has a null byte. Remove it.")
     encoding = _guess_encoding(data)
     if encoding is None:
-        raise ManifestError(f"{what} {path} is not text. Save it in UTF-8, a workbook as csv.")
+        raise ManifestError(
+            f"{what} {path} is not text in a known encoding. Convert it to UTF-8; save a workbook as csv."
+        )
     text = data.decode(encoding)
     sample = re.search(r".{0,20}[^\0-\x7f].{0,20}", text) or re.search(".{1,40}", text)
     message = "%s %s is not UTF-8; it is read as %s (%r). If that is wrong, convert it to UTF-8."
@@ -240,18 +286,7 @@ def _guess_encoding(data: bytes) -> str | None:
 
 def read_json_object(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object; ManifestError if it is none or has duplicate keys, of which parsers keep only one."""
-
-    def check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
-            raise ManifestError(f"{what} {path}: key {name!r} is duplicated; remove one entry")
-        return values
-
-    try:
-        content = json.loads(read_text(path, what), object_pairs_hook=check_unique)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{what} {path} is not valid JSON: {error.msg} (line {error.lineno})") from error
+    content = _parse_json(read_text(path, what), f"{what} {path}")
     if not isinstance(content, dict):
         raise ManifestError(f"{what} {path} must be a JSON object, not a {type(content).__name__}")
     return content
@@ -382,7 +417,7 @@ def _is_authors_file(table: TextTable) -> bool:
     return (
         table.separators == "tabs"
         and len(first) == len(_AUTHORS_COLUMNS)
-        and "title" not in table.positions
+        and "title" not in map(str.casefold, first)
         and first[0].casefold() not in COLUMNS
         and _YOUTUBE_ID.fullmatch(first[0]) is not None
         and not all(map(_COLUMN_NAME.fullmatch, first))
@@ -392,14 +427,13 @@ def _is_authors_file(table: TextTable) -> bool:
 
 def _column_positions(table: TextTable, renamed: Mapping[str, str]) -> dict[str, int]:
     """Return the position of each column of a title file, after renaming."""
-    known = table.positions
-    positions = {name: known[name] for name in COLUMNS if name in known}
+    names = {name: name for name in COLUMNS} | renamed
+    positions = {column: place for column, name in names.items() if (place := table.position(name)) is not None}
     for column, name in renamed.items():
         if column not in COLUMNS:
             raise ManifestError(f"title column {column!r} is unknown; it must be one of {', '.join(COLUMNS)}")
-        if name not in known and name.casefold() not in known:
+        if column not in positions:
             raise ManifestError(f"{table.file} has no column {name!r} to use as {column!r}; {table.describe_columns()}")
-        positions[column] = known.get(name, known.get(name.casefold(), 0))
     if "title" not in positions or not {"video_id", "path"} & set(positions):
         raise ManifestError(
             f"{table.file} needs the columns 'title' and 'video_id' or 'path'; {table.describe_columns()}"
