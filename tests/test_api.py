@@ -126,7 +126,7 @@ def test_texts(model: crosspair.Model) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "value"),
     [
-        (lambda m: m.embed_videos(["gone.mp4"]), VideoError, "gone.mp4"),
+        (lambda m: m.embed_videos(["gone.mp4"]), VideoError, "^none .*gone.mp4"),
         (lambda m: m.embed_videos([]), VideoError, "no videos"),
         (lambda m: m.embed_videos(np.zeros((4, 4, 3), np.uint8)), VideoError,
          r"array 0 .*\(4, 4, 3\)"),
@@ -138,6 +138,14 @@ def test_texts(model: crosspair.Model) -> None:
         (lambda m: m.embed_texts([None]), CrosspairError, "texts"),
         (lambda m: m.embed_texts(None), CrosspairError, "texts"),
         (lambda m: m.embed_videos("a.mp4", clips=0), CrosspairError, "clips"),
+        (lambda m: m.embed_videos("a.mp4", clips=None), CrosspairError, "clips"),
+        (lambda m: m.embed_videos("a.mp4", clips=True), CrosspairError, "clips"),
+        (lambda m: m.embed_videos("a.mp4", clips=2.5), CrosspairError, "clips"),
+        (lambda m: m.embed_videos(None), CrosspairError, "videos .*None"),
+        (lambda m: m.embed_videos(b"a.mp4"), CrosspairError, "videos .*b'a.mp4'"),
+        (lambda m: m.embed_videos(["a.mp4", 5]), CrosspairError, "videos .*5"),
+        (lambda _: crosspair.load(None), ModelError, "None"),
+        (lambda _: crosspair.load([]), ModelError, r"\[\]"),
         (lambda m: m.embed_videos(""), ManifestError, "empty"),
         (lambda _: crosspair.load("m", workers=-1), CrosspairError, "workers"),
         (lambda _: crosspair.load("m", batch_size=0), CrosspairError, "batch_size"),

@@ -135,6 +135,13 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
     check_output(tmp_path / "file", "a list of problems")  # an empty file holds nothing
 
 
+def test_a_foreign_lock_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("mine")
+    with pytest.raises(RunError, match=r"\.lock"), file_lock(tmp_path / ".lock", "busy"):
+        pass
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
 # --- journals -----------------------------------------------------------------------------------
 
 ENTRIES = st.lists(

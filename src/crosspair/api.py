@@ -207,6 +207,11 @@ def evaluate(
     check_counts(clips=clips, batch_size=batch_size, workers=workers)
     if out is not None:
         check_output(Path(out), "a results file")
+    if details:
+        from crosspair.reporting.figures import check_details
+
+        for number in splits or ("",):
+            check_details(Path(details, f"split{number}" if number else ""))
     config = _read_settings(overrides, split=split, feature=feature or "both", seed=seed)
     if splits:
         check_manifest_name(os.fspath(manifest))

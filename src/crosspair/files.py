@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import tempfile
 import time
@@ -89,6 +90,8 @@ _KINDS = {  # first bytes, and bytes near the beginning or the end
     "a record of a run's inputs": (b'{"manifest"', b'"file"'),
     "a list of problems": (b"pair_id,path,kind,message", b""),
     "a list of skipped pairs": (b"video_id,reason,detail", b""),
+    "accuracies of classes": (b"class,accuracy,videos", b""),
+    "a model card": (b"---", b"cross-modal-pair-discrimination"),
     "a contact sheet": (b"\x89PNG", b"crosspair"),
     "an exported ONNX model": (b"\x08", b"crosspair"),
     "an exported PyTorch program": (b"PK", b"crosspair"),
@@ -248,8 +251,11 @@ def file_lock(
     deadline, waiting = time.monotonic() + timeout, False
     with _report_os_errors(path, "written", error_type):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="replace")
     with file:
+        file.seek(0)
+        if not re.fullmatch(r"\d*", file.read(20)):
+            raise error_type(f"{path} exists and is not a lock file of crosspair; choose another folder, or remove it")
         while not _try_lock(file, path, error_type):
             file.seek(0)
             owner = f"{message} (process {file.read() or 'unknown'})"

@@ -151,7 +151,11 @@ class Model:
         if isinstance(videos, Manifest):
             yield from self._encode_files(videos, clips, windows)
             return
-        inputs = [videos] if isinstance(videos, str | os.PathLike | np.ndarray) else list(videos)
+        single = str | bytes | os.PathLike | np.ndarray
+        inputs = list(videos) if isinstance(videos, Iterable) and not isinstance(videos, single) else [videos]
+        for each in inputs:
+            if not isinstance(each, str | os.PathLike | np.ndarray):
+                raise CrosspairError(f"videos must be files, URLs, folders, manifests or arrays, not {each!r}")
         arrays = [each for each in inputs if isinstance(each, np.ndarray)]
         files = [each for each in inputs if not isinstance(each, np.ndarray)]
         if files:

@@ -203,6 +203,7 @@ def test_forget(made, tmp_path, capsys) -> None:
     run("index", made / "videos", *options, "--model", made / "model")
     run("index", made / "videos" / "2.mp4", *options, "--forget")
     assert "removed: 1\n" in capsys.readouterr().out
+    assert "2.mp4" in refused("index", made / "videos" / "2.mp4", *options, "--forget")
 
 
 def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> None:
@@ -227,6 +228,7 @@ def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> N
         (("search", "zzz", "--library", "{}/library"), "'zzz'"),
         (("search", "--video", "", "--library", "{}/library"), "--video"),
         (("index", "{}/videos", "--library", "{}/new"), "--model"),
+        (("search", "a dog", "--library", "{}/library", "--sheet", "{}/new"), "--sheet"),
     ],
 )  # fmt: skip
 def test_invalid_options_of_index_and_search(made, capsys, arguments, value) -> None:

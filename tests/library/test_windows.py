@@ -73,7 +73,7 @@ def test_frames_in_memory_are_thirty_a_second() -> None:
 
 
 def test_invalid_windows() -> None:
-    for length, stride, value in ((4, 5, "5"), (4, 0, "0"), (float("inf"), 2, "inf"), (4, 3, "3")):
+    for length, stride, value in ((4, 5, "5"), (4, 0, "0"), (float("inf"), 2, "inf"), (4, 3, "3"), (1, 1e-9, "1e-09")):
         with pytest.raises(CrosspairError, match=value):
             Windows(length, stride)
 

@@ -279,6 +279,13 @@ def test_foreign_files_next_to_the_model_are_ignored(folder: Path, name: str, co
     assert "| frames | 5, " in card(folder)
 
 
+def test_a_card_of_the_user_is_kept(folder: Path) -> None:
+    (folder / "README.md").write_text("# My notes")
+    with pytest.raises(ModelError, match=r"README\.md"):
+        write_card(folder)
+    assert card(folder) == "# My notes"
+
+
 def test_results_licence_and_data(folder: Path) -> None:
     results = [
         Result("kNN", "top-1", 0.5, "trained", feature="visual", count=9),

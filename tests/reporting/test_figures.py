@@ -16,9 +16,17 @@ import pytest
 from PIL import Image
 
 from crosspair.corpora.word_overlap import read_accuracy
+from crosspair.errors import RunError
 from crosspair.evaluation import Result
 from crosspair.reporting.examples import ContactSheet
-from crosspair.reporting.figures import VARIABLES, confusion_figure, draw_lines, svg_figure, write_details
+from crosspair.reporting.figures import (
+    VARIABLES,
+    check_details,
+    confusion_figure,
+    draw_lines,
+    svg_figure,
+    write_details,
+)
 from crosspair.reporting.run_report import learning_curves, overview_figure, read_history
 
 
@@ -92,6 +100,15 @@ def test_files_match_the_results(tmp_path: Path) -> None:
     assert [tuple(row.values()) for row in confusion] == [
         ("cat", "cat", "3"), ("cat", "dog", "1"), ("dog", "cat", "2"),
     ]  # fmt: skip
+
+
+def test_details_replace_only_details(tmp_path: Path) -> None:
+    for name in ("a.classes.csv", "a.confusion.csv", "a.confusion.png"):
+        write_details(tmp_path / name, RESULTS)
+        check_details(tmp_path / name)
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(RunError, match=name):
+            check_details(tmp_path / name)
 
 
 def test_accuracies_are_readable_by_word_overlap(tmp_path: Path) -> None:

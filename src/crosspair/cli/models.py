@@ -126,9 +126,13 @@ def run_import_weights(file: str, overrides: tuple[str, ...], *, out: Path, toke
         tokenizer: for the authors' checkpoints: a folder with DistilBERT's config.json and
             tokenizer files; without it, the text tower is not imported
     """
-    from crosspair.models.hub import write_card
+    from crosspair.files import check_output
+    from crosspair.models.hub import CARD_FILE, CONFIG_FILE, MODEL_TYPES, read_config, write_card
     from crosspair.models.import_weights import import_weights
 
+    if (out / CONFIG_FILE).exists():  # a model folder, which is replaced
+        read_config(out, *MODEL_TYPES)
+        check_output(out / CARD_FILE, "a model card", error_type=ModelError)
     imported = import_weights(file, tokenizer=tokenizer, clip=_parse_clip(overrides))
     model = imported.model
     model.save_pretrained(out)

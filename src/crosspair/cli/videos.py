@@ -180,7 +180,10 @@ def run_index(
     from crosspair.progress import delayed_progress
 
     if forget:
-        print_line(f"{library}: videos removed: {remove_videos(library, videos)}")
+        removed = remove_videos(library, videos)
+        if not removed:
+            raise CrosspairError(f"{library} has no video {' or '.join(videos)}")
+        print_line(f"{library}: videos removed: {removed}")
         return
     windows = _parse_windows(window, stride)
     if model is None and not is_library(library):
@@ -232,6 +235,8 @@ def run_search(
     if bool(text) == bool(video):
         raise CrosspairError("either a text or --video FILE is required")
     if sheet:
+        if sheet.suffix.lower() != ".png":
+            raise CrosspairError(f"--sheet {sheet} must be a .png file")
         check_output(sheet, "a contact sheet")
     opened = Library(library)
     searcher = Searcher(opened, load_engine(opened.model_folder, **options))

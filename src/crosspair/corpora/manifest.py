@@ -178,9 +178,8 @@ def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
     try:
         table = pa.table(columns, schema=SCHEMA)
     except UnicodeEncodeError as error:
-        raise ManifestError(
-            f"manifest {path}: {error.object!r} is not valid UTF-8. Rename the file or fix the text."
-        ) from error
+        source = f"manifest {path}: ".removeprefix("manifest .: ")  # no file
+        raise ManifestError(f"{source}{error.object!r} is not valid UTF-8. Rename the file or fix the text.") from error
     return Manifest(table, Path(path))
 
 

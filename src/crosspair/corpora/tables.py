@@ -200,11 +200,14 @@ def _read_json(path: Path, what: str) -> pd.DataFrame:
         entries = _parse_json(text, f"{what} {path}")
         rows = {f"{what} {path}, entry {number}": entry for number, entry in enumerate(entries, start=1)}
     else:
-        rows = {where: _parse_json(line, where, is_line=True) for where, line in _number_lines(text, path, what).items()}
+        rows = {
+            where: _parse_json(line, where, is_line=True) for where, line in _number_lines(text, path, what).items()
+        }
+    escaped = "\\u" in text
     for where, row in rows.items():
         if not isinstance(row, dict):
             raise ManifestError(f"{where} must be a JSON object, not a {type(row).__name__}")
-        if "\\u" in text and not is_utf8("".join(map(str, row.values()))):
+        if escaped and not is_utf8("".join(map(str, row.values()))):
             raise ManifestError(f"{where} has a character that is not valid Unicode, such as \\ud800")
     return pd.DataFrame(list(rows.values()), list(rows), dtype=object)
 

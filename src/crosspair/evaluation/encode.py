@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from numbers import Real
 
 import numpy as np
 import torch
@@ -300,7 +301,8 @@ def check_readable(manifest: Manifest, failures: Mapping[int, str]) -> None:
     """Raise VideoError, with the first failure as the reason, if all rows of a manifest failed."""
     if len(failures) == len(manifest):
         reason = next(iter(failures.values()), "the manifest has no rows")
-        raise VideoError(f"{manifest.path}: none of the {len(manifest)} videos can be read: {reason}")
+        source = f"{manifest.path}: ".removeprefix(".: ")  # no manifest
+        raise VideoError(f"{source}none of the {len(manifest)} videos can be read: {reason}")
 
 
 def encode_windows(
@@ -374,6 +376,8 @@ def load_engine(
         CrosspairError: ``batch_size`` or ``workers`` is out of its range.
     """
     check_counts(batch_size=batch_size, workers=workers)
+    if not isinstance(source, str | os.PathLike):
+        raise ModelError(f"a model must be a folder or a name on the Hugging Face Hub, not {source!r}")
     place = resolve_device(device)
     dtype_for(place, precision)  # an unknown precision is an error before the model is loaded
     model = CPD.from_pretrained(source).to(place).eval()
@@ -385,7 +389,7 @@ def check_counts(*, workers: int | None = None, **counts: int) -> None:
     """Raise CrosspairError unless ``workers`` is None or a whole number from 0, and the others are from 1."""
     for name, value in {"workers": 0 if workers is None else workers, **counts}.items():
         lowest = 0 if name == "workers" else 1
-        if int(value) != value or value < lowest:
+        if isinstance(value, bool) or not isinstance(value, Real) or not value >= lowest or value % 1:
             raise CrosspairError(f"{name} must be a whole number from {lowest}, not {value!r}")
 
 

@@ -15,6 +15,7 @@ from crosspair.video.decode import REFERENCE_FPS, clip_span, uniform_positions
 from crosspair.video.views import DecodeJob
 
 CLIPS_PER_JOB = 8  # of windows: more gain little, and leave a long video to a single worker
+MIN_STRIDE = 0.01  # s
 SPACING = 2.0  # s between the clips that represent a window, at most
 
 Span = tuple[float | None, float | None]
@@ -72,8 +73,8 @@ class Windows:
     """Distance between the starts of consecutive windows, in s."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.stride <= self.length < math.inf:
-            raise CrosspairError(f"{self}: the stride must be above 0 and at most the length of a window")
+        if not MIN_STRIDE <= self.stride <= self.length < math.inf:
+            raise CrosspairError(f"{self}: the stride must be from {MIN_STRIDE} s to the length of a window")
         strides = self.length / self.stride
         if abs(strides - round(strides)) > 1e-6 * strides:
             raise CrosspairError(

@@ -23,7 +23,7 @@ from torch import nn
 
 from crosspair.config import ClipConfig, Recipe
 from crosspair.errors import ModelError, RecipeError, RunError, format_error
-from crosspair.files import write_atomically
+from crosspair.files import check_output, write_atomically
 from crosspair.recipes import AnyRecipe, make_recipe
 from crosspair.video.pixels import MEAN, STD
 
@@ -243,6 +243,7 @@ def write_card(
 
     folder = Path(folder)
     config = read_config(folder, *MODEL_TYPES)
+    check_output(folder / CARD_FILE, "a model card", error_type=ModelError)
     clip = read_sections(Recipe, config, folder, "clip", "video").clip
     name, pipeline = _CARDS[config["model_type"]]
     table: dict[tuple[str, ...], dict[str, str]] = {}

@@ -18,7 +18,7 @@ from matplotlib.font_manager import findfont
 from matplotlib.ft2font import FT2Font
 
 from crosspair.evaluation.results import Result
-from crosspair.files import write_atomically
+from crosspair.files import check_output, write_atomically
 from crosspair.reporting.tables import format_csv
 
 # Distinguishable with any colour vision (Okabe and Ito, 2008). Line styles differ too.
@@ -165,6 +165,13 @@ def encode_png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def check_details(folder: Path) -> None:
+    """Raise RunError if a folder has files with names of `write_details` that it did not write."""
+    for name in {path.name.rsplit(".", 2)[0] for path in folder.glob("*.c*.[cp][sn][vg]")}:
+        others = (f"{name}.confusion.csv", f"{name}.confusion.png")
+        check_output(folder / f"{name}.classes.csv", "accuracies of classes", *others)
 
 
 def write_details(folder: Path, results: Sequence[Result]) -> list[Path]:
