@@ -210,8 +210,8 @@ def evaluate(
     if details:
         from crosspair.reporting.figures import check_details
 
-        for number in splits or ("",):
-            check_details(Path(details, f"split{number}" if number else ""))
+        for name in [f"split{number}" for number in splits] or [""]:
+            check_details(Path(details, name))
     config = _read_settings(overrides, split=split, feature=feature or "both", seed=seed)
     if splits:
         check_manifest_name(os.fspath(manifest))

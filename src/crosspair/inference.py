@@ -151,8 +151,9 @@ class Model:
         if isinstance(videos, Manifest):
             yield from self._encode_files(videos, clips, windows)
             return
-        single = str | bytes | os.PathLike | np.ndarray
-        inputs = list(videos) if isinstance(videos, Iterable) and not isinstance(videos, single) else [videos]
+        given: Any = videos
+        several = isinstance(given, Iterable) and not isinstance(given, str | bytes | os.PathLike | np.ndarray)
+        inputs = list(given) if several else [given]
         for each in inputs:
             if not isinstance(each, str | os.PathLike | np.ndarray):
                 raise CrosspairError(f"videos must be files, URLs, folders, manifests or arrays, not {each!r}")

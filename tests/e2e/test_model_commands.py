@@ -152,7 +152,9 @@ def test_errors_are_one_line(tmp_path) -> None:
         assert not out.exists()
 
 
-@pytest.mark.parametrize(("config", "file"), [('{"mine": 1}', "config.json"), ('{"model_type": "cpd"}', "README.md")])
+@pytest.mark.parametrize(
+    ("config", "file"), [('{"mine": 1}', "config.json"), ('{"model_type": "crosspair-cpd"}', "README.md")]
+)
 def test_imported_weights_replace_no_folder_of_another_program(tmp_path, config, file) -> None:
     (tmp_path / "config.json").write_text(config)
     (tmp_path / "README.md").write_text("mine")

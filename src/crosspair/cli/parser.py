@@ -205,6 +205,7 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
             value = re.search(r"(?:Got|Given) value: (.*)", invalid[2])
             reason = re.sub(r"\. Got value: .*|\ba (?=typing)", "", " ".join(reason.split()))
             reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason).replace("typing.Literal", "one of ")
+            reason = re.sub("^'utf-8' codec .*", "the name is not valid UTF-8", reason)
             return f"{names[invalid[1]]}{f' {value[1]!r}' if value else ''}: {reason}"
         return " ".join(message.removeprefix("argument ").split())
 

@@ -95,7 +95,7 @@ def _source_rows(name: str) -> Iterator[dict[str, Any]]:
 
 def _titles_by_path(file: Path, paths: Sequence[str], named: Sequence[VideoSource]) -> dict[str, str]:
     """Read the titles of videos; lines without a video are logged."""
-    names = map(os.fspath, named)
+    names = [os.fspath(source) for source in named]
     folders = [os.path.dirname(name) if name.endswith(".parquet") else name for name in names if "://" not in name]  # noqa: PTH120
     videos = VideoNames({path: path for path in paths}, folders, ends=True)
     lines = read_titles(file)

@@ -430,7 +430,7 @@ def _is_authors_file(table: TextTable) -> bool:
 
 def _column_positions(table: TextTable, renamed: Mapping[str, str]) -> dict[str, int]:
     """Return the position of each column of a title file, after renaming."""
-    names = {name: name for name in COLUMNS} | renamed
+    names = {**{name: name for name in COLUMNS}, **renamed}
     positions = {column: place for column, name in names.items() if (place := table.position(name)) is not None}
     for column, name in renamed.items():
         if column not in COLUMNS:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from numbers import Real
 
 import numpy as np
 import torch
@@ -385,11 +384,16 @@ def load_engine(
     return InferenceEngine(model, place, precision, batch_size, count)
 
 
-def check_counts(*, workers: int | None = None, **counts: int) -> None:
+def check_counts(*, workers: object = None, **counts: object) -> None:
     """Raise CrosspairError unless ``workers`` is None or a whole number from 0, and the others are from 1."""
     for name, value in {"workers": 0 if workers is None else workers, **counts}.items():
         lowest = 0 if name == "workers" else 1
-        if isinstance(value, bool) or not isinstance(value, Real) or not value >= lowest or value % 1:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | np.integer)
+            or not value >= lowest
+            or value % 1
+        ):
             raise CrosspairError(f"{name} must be a whole number from {lowest}, not {value!r}")
 
 
