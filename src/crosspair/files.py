@@ -88,6 +88,7 @@ _PARQUET_KINDS = {
 _KINDS = {  # first bytes, and bytes near the beginning or the end
     "a results file": (b"{", b'"provenance"'),
     "a record of a run's inputs": (b'{"manifest"', b'"file"'),
+    "a record of prepared videos": (b'{"file"', b""),
     "a list of problems": (b"pair_id,path,kind,message", b""),
     "a list of skipped pairs": (b"video_id,reason,detail", b""),
     "accuracies of classes": (b"class,accuracy,videos", b""),

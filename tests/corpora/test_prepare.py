@@ -389,7 +389,7 @@ def test_invalid_folders(corpus: Corpus) -> None:
     refused(r"a\.mp4")
     corpus.out = Path("s3://bucket/out")
     refused("s3:/bucket/out")
-    for name in ("manifest.parquet", "videos/mine.mp4"):
+    for name in ("manifest.parquet", "videos/mine.mp4", "prepared.jsonl"):
         corpus.out = corpus.root / Path(name).stem
         (corpus.out / name).parent.mkdir(parents=True)
         (corpus.out / name).write_bytes(b"mine")

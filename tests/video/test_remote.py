@@ -71,6 +71,11 @@ class _Handler(SimpleHTTPRequestHandler):
         path, mode = self.served.folder / self.path.lstrip("/"), self.served.mode
         if mode == "stalling" and not path.is_file():
             time.sleep(1.5)
+        if mode == "302":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         if mode.isdigit() or not path.is_file():
             self.send_error(int(mode) if mode.isdigit() else 404)
             return
@@ -217,6 +222,12 @@ def test_a_server_that_refuses_or_has_no_ranges(server: Server, long_videos, mod
     (server.folder / "a.mp4").write_bytes(long_videos["end.mp4"].read_bytes())
     server.mode = mode
     assert fault(server.url("a.mp4")) is VideoStatus.UNREADABLE
+
+
+def test_a_redirect_to_itself_is_named_as_such(server: Server) -> None:
+    server.mode = "302"
+    with pytest.raises(InvalidVideoError, match=r"\d+ redirects"):
+        probe(server.url("a.mp4"))
 
 
 @pytest.mark.parametrize("name", ["end.mp4", "front.mp4", "a.mkv", "a.avi"])

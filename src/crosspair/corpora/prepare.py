@@ -30,7 +30,7 @@ from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.transcode import TranscodeSettings, transcode
 from crosspair.corpora.video_files import absolute_path, file_size
 from crosspair.errors import ManifestError, RunError, VideoError, format_error
-from crosspair.files import JsonlWriter, file_lock, read_jsonl, write_atomically
+from crosspair.files import JsonlWriter, check_output, file_lock, read_jsonl, write_atomically
 from crosspair.video.decode import probe
 from crosspair.workers import WorkerFailure, map_isolated, run_with_timeout
 
@@ -287,6 +287,8 @@ def _check_out(manifest: Manifest, out: Path) -> None:
         raise ManifestError(f"{out} is a file; prepared videos need a folder")
     if out.resolve() == manifest.path.parent.resolve():
         raise ManifestError(f"{out} is the manifest's own folder. Choose another, for example {out / 'small'}.")
+    for journal in _journals(out):
+        check_output(journal, "a record of prepared videos", error_type=ManifestError)
     if not _journals(out) and ((out / MANIFEST).exists() or any((out / VIDEOS).glob("[!.]*"))):
         raise ManifestError(f"{out} holds a manifest or videos that were not prepared there. Choose another folder.")
 

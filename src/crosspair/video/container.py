@@ -439,7 +439,9 @@ def _explain(url: str, error: Exception) -> InvalidVideoError:
     if isinstance(error, ValueError) and "range requests" in str(error):
         return InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
     status, message = getattr(error, "status", None), getattr(error, "message", "")
-    reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
+    redirects = getattr(error, "history", ())
+    reason: Any = (status and f"status {status}: {message}") or (redirects and f"{len(redirects)} redirects")
+    reason = reason or getattr(error, "strerror", None)
     line = " ".join(str(reason or error or type(error).__name__).split())
     return InvalidVideoError(url, VideoStatus.UNREADABLE, f"cannot be opened ({line})")
 
