@@ -233,7 +233,10 @@ def test_only_one_process_trains_in_a_folder(tmp_path) -> None:
 @pytest.mark.parametrize("torn", [b'3\n["step"]\n{"kind": "event"}\n', '{"step": 0, "message": "ä'.encode()[:-1]])
 def test_invalid_lines_are_dropped(tmp_path, torn: bytes) -> None:
     with open_folder(tmp_path) as first:
-        first.record("event", 0, {"message": "ä"})
+        first.record("event", 0, {"message": "of a run without a checkpoint"})
+    with open_folder(tmp_path) as second:
+        second.record("event", 0, {"message": "ä"})
+    save(tmp_path / "checkpoints", 1)
     with (tmp_path / run.METRICS).open("ab") as file:
         file.write(torn)
     with open_folder(tmp_path) as again:

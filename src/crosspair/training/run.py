@@ -88,7 +88,7 @@ class RunFolder:
             from torch.utils.tensorboard import SummaryWriter
 
             step = self.last_step or 0
-            _truncate_metrics(self.path / METRICS, step)
+            _truncate_metrics(self.path / METRICS, step or -1)  # without a checkpoint, lines of step 0 are repeated
             self._metrics = JsonlWriter(self.path / METRICS)
             self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         return self
