@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_a_header_whose_length_is_too_short(tmp_path: Path, make_video) -> None:
     assert probe(str(path)).duration == pytest.approx(3, abs=0.05)
 
 
+@pytest.mark.parametrize("length", [float("nan"), float("inf"), 1e12, 1e300, -5.0, 0.0])
+def test_an_absurd_length_is_measured_instead(tmp_path: Path, make_video, length: float) -> None:
+    path = make_video(tmp_path / "a.mkv", frames=90)
+    stored = path.read_bytes().replace(b"DURATION", b"XXXXXXXX")  # the tag
+    place = stored.index(b"\x44\x89\x88") + 3  # EBML: element Duration of 8 bytes
+    path.write_bytes(stored[:place] + struct.pack(">d", length) + stored[place + 8 :])
+    assert probe(str(path)).duration == pytest.approx(3, abs=0.05)
+    assert check(path) is VideoStatus.FINE
+
+
 def test_a_recording_that_begins_between_key_frames(tmp_path: Path, make_video) -> None:
     source = make_video(tmp_path / "a.ts", frames=120, gop=30, b_frames=2, codec="libx264")
     path = remux(source, tmp_path / "b.ts", skip=11)
@@ -210,6 +221,17 @@ def test_a_size_that_changes(tmp_path: Path, make_video) -> None:
     prepared = tmp_path / "b.mp4"
     prepared.write_bytes(transcode(Clip(str(path)), TranscodeSettings()))
     assert make_video.numbers(read(prepared, [0.51, 3.01])) == [15, 30]
+
+
+def test_frames_that_become_huge_are_not_decoded(tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [make_video(tmp_path / f"{w}.ts", size=(w, 128), codec="libx264") for w in (256, 1024)]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    monkeypatch.setattr(container, "MAX_PIXELS", 500 * 128)
+    assert len(read(path, [1.0])) == 1
+    with pytest.raises(InvalidVideoError):
+        read(path, [3.0])
+    assert check(path).broken
 
 
 def test_the_default_stream_is_used(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ FORMATS = (
     "bmp_pipe,gif_pipe,jpeg_pipe,jpegxl_pipe,png_pipe,tiff_pipe,webp_pipe"
 )
 MAX_FRAMES = 2**31 - 1  # limit of the manifest's int32 column; damaged headers exceed it
-MAX_LENGTH = 1e9  # s: a longer video has a damaged header
+MAX_LENGTH = 1e6  # s; a longer video has a damaged header
+SIDES = (8, 16384)  # plausible frame sides, in pixels
+MAX_PIXELS = 36_000_000  # of a frame, slightly more than 8K; a decoder may hold 17 frames
+MAX_ASPECT = 64  # longer side / shorter side
 MAX_RATE = 1000  # frames per second; the average rate of a raw DV file is its time base
 
 # Demuxers without an index, whose time stamps may restart. They seek by decoding time, to packets of any kind.
@@ -152,7 +155,7 @@ def _read_header(video: OpenVideo) -> OpenVideo:
     rate = stream.average_rate
     fps = float(rate if rate and rate <= MAX_RATE else stream.guessed_rate or 0)
     length = _length(video, fps)
-    if length <= 0 or context.width <= 0 or context.height <= 0:
+    if not 0 < length <= MAX_LENGTH or context.width <= 0 or context.height <= 0:
         if container.format.name.endswith("_pipe"):
             reason = "is a picture, not a video"
             if container.format.name == "webp_pipe":
@@ -161,8 +164,17 @@ def _read_header(video: OpenVideo) -> OpenVideo:
         found = f"{context.width}×{context.height}, {length:.2f} s"
         reason = f"the header gives no length or size ({found}): cut, damaged, or a raw stream to convert to MP4"
         raise InvalidVideoError(video.path, VideoStatus.DAMAGED_HEADER, reason)
+    check_size(context.width, context.height, video.path)
     frames = min(stream.frames or round((length - video.lead) * fps), MAX_FRAMES)
     return replace(video, info=VideoInfo(context.width, context.height, fps, frames, length, context.name))
+
+
+def check_size(width: float, height: float, path: str) -> None:
+    """Raise `InvalidVideoError` for frames that would take much memory, decoded or scaled by their short side."""
+    short, long = sorted((width, height))
+    if not SIDES[0] <= short <= long <= SIDES[1] or short * long > MAX_PIXELS or long > MAX_ASPECT * short:
+        reason = f"its frames have {width:.0f}×{height:.0f} pixels, which is too large, small or narrow for a video"
+        raise InvalidVideoError(path, VideoStatus.ABSURD_SIZE, reason)
 
 
 def _clock_jumps(video: OpenVideo) -> bool:
@@ -202,7 +214,7 @@ def _length(video: OpenVideo, fps: float) -> float:
         whole = float(Fraction(container.duration or 0, av.time_base))
         cut = measured < header and last < max(whole, header) - TAIL_TOLERANCE
         if measured and (video.restarts or not (cut or abs(measured - header) <= LENGTH_DOUBT)):
-            return min(measured, MAX_LENGTH)
+            return measured
     return header
 
 
@@ -221,15 +233,14 @@ def _ends(video: OpenVideo, fps: float, start: float | None = None) -> tuple[flo
 
 
 def _declared_length(stream: VideoStream) -> float:
-    """Return the length in s from the stream, its tags or the container; 0 if unknown."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+    """Return the length in s from the stream, its tags or the container; 0 if unknown or absurd."""
+    lengths = [float(stream.duration * stream.time_base)] if stream.duration and stream.time_base else []
     with suppress(KeyError, ValueError):  # Matroska and WebM: "00:00:04.960000000"
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        if 0 < (length := int(hours) * 3600 + int(minutes) * 60 + float(seconds)) < MAX_LENGTH:  # and no NaN
-            return length
+        lengths.append(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
     assert isinstance(stream.container, InputContainer)
-    return float(Fraction(stream.container.duration or 0, av.time_base))
+    lengths.append(float(Fraction(stream.container.duration or 0, av.time_base)))
+    return next((length for length in lengths if 0 < length <= MAX_LENGTH), 0.0)  # of several streams, or NaN
 
 
 def _check_file(path: str) -> None:
@@ -284,6 +295,7 @@ def _select_stream(container: InputContainer, path: str) -> VideoStream:
     if not stream.codec_context:
         raise InvalidVideoError(path, VideoStatus.UNDECODABLE, "its video stream's codec is unknown")
     stream.codec_context.thread_type = "NONE"  # the loader's workers run in parallel already
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may also change later
     return stream
 
 

@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from crosspair.config import Clip
 from crosspair.errors import InvalidVideoError, VideoError, VideoStatus, format_error
-from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, VideoInfo, open_video
+from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, VideoInfo, check_size, open_video
 
 REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning is as fast as a seek
@@ -84,10 +84,11 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
         last = begin + length - (2 * TICK if clip.end is not None else 0)
         wanted = [max(begin, min(begin + float(t), last)) for t in times(length)]
         try:
-            frames = list(frames_on_screen(video, wanted))
-            width, height = map(round, size(*displayed_size(frames[0], video)))  # for all: the stored size may change
-            converter = FrameConverter(clip.path)
-            pixels = [converter.to_rgb(frame, width, height) for frame in frames]
+            converter, pixels = FrameConverter(clip.path), list[np.ndarray]()
+            for frame in frames_on_screen(video, wanted):
+                if not pixels:  # the first frame sets the size of all, as the stored size may change
+                    width, height = map(round, size(*displayed_size(frame, video)))
+                pixels.append(converter.to_rgb(frame, width, height))
         except av.FFmpegError as error:
             raise InvalidVideoError(clip.path, VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})") from error
     return np.stack(pixels)
@@ -332,7 +333,12 @@ def pixel_aspect(video: OpenVideo) -> Fraction:
 
 
 def displayed_size(frame: VideoFrame, video: OpenVideo) -> tuple[float, float]:
-    """Return the (width, height) of a frame with square pixels, upright; not rounded."""
+    """Return the (width, height) of a frame with square pixels, upright; not rounded.
+
+    Raises:
+        InvalidVideoError: the size is absurd.
+    """
+    check_size(frame.width, frame.height, video.path)  # it may differ from the header's
     aspect = pixel_aspect(video)
     width, height = frame.width if aspect == 1 else float(frame.width * aspect), frame.height
     return (height, width) if orientation(frame)[0] else (width, height)

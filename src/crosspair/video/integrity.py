@@ -24,7 +24,6 @@ from crosspair.video.container import (
 from crosspair.video.decode import DecodeLog, clip_span, decode_from, displayed_info, frame_end
 from crosspair.workers import extend_timeout
 
-SIDES = (8, 16384)  # plausible frame sides, in pixels
 RATES = (1.0, 480.0)  # plausible frame rates, in frames per second
 CLIP = clip_span(frames=8, stride=4)  # s, as in the paper
 LENGTH_TOLERANCE = 0.02  # tolerated error of a header's frame count, as a fraction
@@ -101,8 +100,6 @@ def _to_span(segment: Segment, info: VideoInfo) -> Span:
 def _check_header(video: OpenVideo, info: VideoInfo, span: Span) -> CheckResult:
     """Check a segment by the header alone."""
     begin, end = span
-    if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
-        return CheckResult(VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels")
     if begin >= end:
         reason = f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s"
         return CheckResult(VideoStatus.OUTSIDE, reason)
