@@ -217,7 +217,7 @@ def run_search(
         text: what to search for
         video: search for similar videos instead of a text: a video file
         limit: number of results
-        where: SQL condition on path, title, start, "end" or size: title LIKE '%guitar%'
+        where: SQL condition on path, title, start, end or size: title LIKE '%guitar%'
         folder: search only videos in this folder
         exact: compare with every window, without the vector index
         json: print results as JSON
