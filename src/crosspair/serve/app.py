@@ -18,6 +18,7 @@ from crosspair.errors import CrosspairError, ModelError, TextError, VideoError, 
 from crosspair.evaluation.encode import InferenceEngine
 from crosspair.library.search import Searcher
 from crosspair.library.store import Library, LibraryError
+from crosspair.models.resnet3d import inference
 
 try:
     import uvicorn
@@ -87,7 +88,9 @@ def serve(
     # Uvicorn raises a signal again after its shutdown; no signal must skip the removal of uploads.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-    with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of each invalid form
+    fused = inference(engine.model.video_encoder, engine.device, engine.precision)  # one, for all threads
+    with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch, fused:
         service = LibraryService(Searcher(library, engine), Path(scratch), max_upload * MB)
         config = uvicorn.Config(
             build_app(service, [*allowed_hosts, host]), http=Connection, log_level="error", backlog=BACKLOG,
