@@ -133,10 +133,14 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._expect_request()
         if len(self.connections) >= (self.limit_concurrency or MAX_CONNECTIONS):
-            waiting = (each for each in self.connections if each.cycle is None or each.cycle.response_complete)
-            others = (each for each in waiting if each is not self and not each.transport.is_closing())
-            if other := next(others, None):
-                other.transport.abort()
+            others = (each for each in self.connections if isinstance(each, Connection) and each is not self)
+            if unused := next((each for each in others if each.is_unused), None):
+                unused.transport.abort()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether it is open, without a request."""
+        return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
         self._expect_request()
