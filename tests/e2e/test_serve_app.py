@@ -23,6 +23,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
 import uvicorn
+from anyio import CapacityLimiter
 from starlette.testclient import TestClient
 
 from crosspair.corpora.prepare import TranscodeOutcome
@@ -207,7 +208,8 @@ def test_encoding_ends_with_the_time_of_an_upload(
 def test_number_of_waiting_conversions_is_limited(
     client: TestClient, service: LibraryService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app_module, "MAX_WAITING", 1)
+    limiter = CapacityLimiter(2)
+    monkeypatch.setattr(app_module, "PENDING_CONVERSIONS", limiter)
     finished = threading.Event()
 
     def convert(_: str, target: Path) -> None:
@@ -215,24 +217,21 @@ def test_number_of_waiting_conversions_is_limited(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"converted")
 
-    def wait_until(running: int, waiting: int) -> None:
-        while (each := app_module.CONVERSION.statistics()).borrowed_tokens < running or each.tasks_waiting < waiting:
-            time.sleep(0.01)
-
     monkeypatch.setattr(service, "convert", convert)
-    addresses = [address(service, tmp_path / f"{name}.avi") for name in "abc"]
-    for name in "abc":
+    for name in "abcd":
         (tmp_path / f"{name}.avi").touch()
+    done, fourth, *others = [address(service, tmp_path / f"{name}.avi") for name in "abcd"]
+    finished.set()
+    assert client.get(done).status_code == 200
+    finished.clear()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(client.get, addresses[0])
-        wait_until(1, 0)
-        second = pool.submit(client.get, addresses[1])
-        wait_until(1, 1)
-        assert client.get(addresses[2]).status_code == 503
+        waiting = [pool.submit(client.get, path) for path in others]
+        while limiter.borrowed_tokens < 2:
+            time.sleep(0.01)
+        assert client.get(fourth).status_code == 503
+        assert client.get(done).status_code == 200  # needs no conversion
         finished.set()
-        assert [each.result().status_code for each in (first, second)] == [200, 200]
-    monkeypatch.setattr(app_module, "MAX_WAITING", 0)
-    assert client.get(addresses[0]).status_code == 200  # is converted already
+        assert [each.result().status_code for each in waiting] == [200, 200]
 
 
 def test_unexpected_errors_are_not_shown(

@@ -48,7 +48,6 @@ logger = logging.getLogger(__name__)
 MB = 10**6
 MAX_FORM = MB // 10  # bytes of an upload that are not the video
 MAX_LETTERS = 1000  # of a query, or of all class names
-MAX_WAITING = 20  # conversions; more are rejected with status 503
 MAX_CONNECTIONS = 500  # more are rejected with status 503
 BACKLOG = 100  # connections that are accepted together
 REQUEST_TIMEOUT = 10.0  # s from the start of a connection, or from a response, to the header of the next request
@@ -60,6 +59,7 @@ NO_CACHE = {"Cache-Control": "private, no-cache"}  # a video may be removed at a
 
 # The text encoder is not thread-safe. Slow work must not delay text queries, nor long videos short ones.
 TEXT, PROBE, SHORT_VIDEO, LONG_VIDEO, CONVERSION, FILE = (CapacityLimiter(threads) for threads in (1, 4, 1, 1, 1, 4))
+PENDING_CONVERSIONS = CapacityLimiter(20)  # running or waiting; more are rejected with status 503
 
 
 def serve(
@@ -329,9 +329,10 @@ async def play_moment(service: Service, key: Key, converted: Converted = False) 
         if converted:
             path = await run_sync(service.find_conversion, key, limiter=FILE)
             if not path.exists():
-                if CONVERSION.statistics().tasks_waiting == MAX_WAITING:
+                if not PENDING_CONVERSIONS.available_tokens:
                     raise HTTPException(503, "too many videos are being converted; try again later")
-                await run_sync(service.convert, key, path, limiter=CONVERSION)
+                async with PENDING_CONVERSIONS:
+                    await run_sync(service.convert, key, path, limiter=CONVERSION)
             return VideoResponse(path, media_type="video/mp4", headers=NO_CACHE)
         file = await run_sync(service.find_file, key, limiter=FILE)
     except (KeyError, VideoError) as error:
