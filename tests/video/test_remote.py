@@ -21,9 +21,9 @@ from crosspair.config import Clip
 from crosspair.corpora.check import check, probe_videos
 from crosspair.corpora.manifest import manifest_from_rows
 from crosspair.errors import InvalidVideoError, VideoStatus
-from crosspair.video import container
-from crosspair.video.container import BLOCK
+from crosspair.video import remote
 from crosspair.video.decode import probe, read_frames
+from crosspair.video.remote import BLOCK
 
 pytest.importorskip("aiohttp", reason="reading from the web needs the extra 'remote'")
 
@@ -196,7 +196,7 @@ def test_a_server_that_does_not_answer() -> None:
 def test_a_server_that_stalls(
     server: Server, long_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(container, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(remote, "READ_TIMEOUT", 0.5)
     (server.folder / "front.mp4").write_bytes(long_videos["front.mp4"].read_bytes())
     server.mode = "stalling"
     begun = time.monotonic()
