@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from crosspair import progress as module
-from crosspair.progress import delayed_progress, progress
+from crosspair.progress import delayed_progress, graceful_shutdown, progress
 
 
 @pytest.mark.parametrize(("delay", "shown"), [(0.0, [1, 2]), (1e9, [])])
@@ -46,3 +47,16 @@ def test_units_that_take_longer_than_half_a_minute_are_logged(
             bar.advance(done)
             clock[0] += 40
     assert [message.split(",")[0] for message in caplog.messages][-1] == "counting: 3 of 30 beans"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_request_a_stop_unless_nohup_ignores_them(number: int) -> None:
+    with graceful_shutdown() as stop_requested:
+        assert not stop_requested()
+        signal.raise_signal(number)
+        assert stop_requested()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with graceful_shutdown() as stop_requested:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop_requested()
+    signal.signal(signal.SIGHUP, before)

@@ -75,7 +75,7 @@ def pretrain(
         profile: profile some steps, see `crosspair.training.profile`.
 
     Returns:
-        The model, or None if a signal (SIGTERM, Ctrl-C) stopped the training.
+        The model, or None if a signal (SIGTERM, SIGHUP, Ctrl-C) stopped the training.
 
     Raises:
         CrosspairError: recipe, pairs, weights or folder are invalid.

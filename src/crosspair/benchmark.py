@@ -137,8 +137,8 @@ def benchmark(
         available=available,
         fits=fits,
         worker_memory=worker_memory,
-        # The newest, the best on validation, and the one being written.
-        checkpoint_bytes=_tensor_bytes([state, task.rank_state_dict()]) * (3 if len(task.validation) else 2),
+        # The newest, the previous, and the one being written.
+        checkpoint_bytes=_tensor_bytes([state, task.rank_state_dict()]) * 3,
         model_bytes=_tensor_bytes(state["model"]),
     )
     return dataclasses.replace(result, advice=tuple(suggest_changes(result, recipe, manifest)))

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from crosspair.device import dtype_for
 from crosspair.errors import TextError, format_error
 from crosspair.provenance import current_machine
+from crosspair.video.loader import SHARED_MEMORY, free_shared_memory
 
 # FFmpeg's decoder, and its encoder for a test clip, of common codecs.
 CODECS = {
@@ -26,7 +27,7 @@ CODECS = {
     "VP9": ("vp9", "libvpx-vp9"), "AV1": ("av1", "libsvtav1"),
 }  # fmt: skip
 FRAMES, SIZE = 5, 64  # of the test clip
-MIN_DISK = 5e9  # bytes
+MIN_DISK, MIN_SHARED = 5e9, 1e9  # bytes
 
 # (package, extra, features that require it)
 EXTRAS = (
@@ -74,6 +75,7 @@ def run_checks(folder: Path) -> list[Check]:
         *(_check_decoder(codec, *names) for codec, names in CODECS.items()),
         *(_check_extra(*extra) for extra in EXTRAS),
         _check_spacy_model(),
+        *_check_shared_memory(),
         Check(
             "disk", free > MIN_DISK, f"{free / 1e9:.1f} GB free in {folder.absolute()}",
             "runs, features, libraries", fix_disk,
@@ -93,6 +95,14 @@ def _check_devices() -> Iterator[Check]:
             fix = "update the GPU driver to match PyTorch" if built_for_gpu else _INSTALL_CUDA_TORCH
         yield Check("GPU", not fix, "none available to PyTorch", "training beyond laptop size", fix)
     yield _check_matmul("processor", torch.device("cpu"))
+
+
+def _check_shared_memory() -> Iterator[Check]:
+    free = free_shared_memory()
+    if free is not None:
+        fix = "" if free > MIN_SHARED else "start the container with a larger one, such as docker run --shm-size=8g"
+        found = f"{free / 1e9:.1f} GB free in {SHARED_MEMORY}"
+        yield Check("shared memory", not fix, found, "training.workers", fix)
 
 
 def _check_matmul(name: str, device: torch.device, model: str = "") -> Check:

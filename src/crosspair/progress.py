@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
@@ -130,9 +133,9 @@ def delayed_progress(name: str, unit: str, shown: bool = True) -> Iterator[Calla
 
 @contextmanager
 def graceful_shutdown(message: str = "") -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and the first Ctrl-C into a request to stop. A second Ctrl-C interrupts.
+    """Turn SIGTERM, SIGHUP and the first Ctrl-C into a request to stop. A second Ctrl-C interrupts.
 
-    Outside the main thread, where signals cannot be handled, nothing changes.
+    SIGHUP stays ignored under ``nohup``. Outside the main thread, where signals cannot be handled, nothing changes.
 
     Args:
         message: warning to log on a request.
@@ -145,13 +148,16 @@ def graceful_shutdown(message: str = "") -> Iterator[Callable[[], bool]]:
     def request_stop(number: int, frame: FrameType | None) -> None:
         del frame
         requests.append(number)
+        if number == signal.SIGHUP:
+            discard_output()
         if message:
             logger.warning(message)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
-        previous = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [signal.SIGINT, *stop_signals()]
+        previous = {number: signal.signal(number, request_stop) for number in numbers}
     except ValueError:  # not the main thread
         previous = {}
     try:
@@ -159,3 +165,17 @@ def graceful_shutdown(message: str = "") -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask to stop, other than Ctrl-C: SIGTERM and, unless ignored (``nohup``), SIGHUP."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
+
+
+def discard_output() -> None:
+    """Discard output to a terminal; after SIGHUP it may be closed, and writing fails."""
+    with suppress(OSError), Path(os.devnull).open("wb") as null:
+        for stream in (1, 2):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(null.fileno(), stream)

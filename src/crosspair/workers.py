@@ -228,17 +228,21 @@ def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Even
     with Path(os.devnull).open("wb") as null:  # crashing libraries write to the terminal
         for stream in (1, 2):
             os.dup2(null.fileno(), stream)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     _limit_memory(memory_limit)
     ready.set()
 
 
-def _exit_with_parent() -> None:
-    """Exit when the calling process has ended, even if it was killed."""
+def exit_with_parent() -> None:
+    """Exit this process of `multiprocessing` when its parent has ended, even if that was killed before the call."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def wait_for_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 def _limit_memory(limit: int) -> None:

@@ -34,6 +34,7 @@ def test_missing_components_are_listed_with_a_fix(
     monkeypatch.setattr(doctor, "EXTRAS", (("no-such-package", "search", "crosspair index"),))
     monkeypatch.setattr(doctor, "CODECS", {"H.264": ("h264", "no-encoder"), "X": ("no", "none")})
     monkeypatch.setattr(doctor, "MIN_DISK", 1e18)
+    monkeypatch.setattr(doctor, "free_shared_memory", lambda: 64 * 2**20)
     checks = by_name(run_checks(tmp_path))
     missing = checks["no-such-package"]
     assert (missing.ok, missing.optional) == (False, True)
@@ -43,6 +44,7 @@ def test_missing_components_are_listed_with_a_fix(
     assert not checks["decoder X"].ok
     assert "pip install" in checks["decoder X"].fix
     assert checks["disk"].fix
+    assert "--shm-size" in checks["shared memory"].fix
     with pytest.raises(SystemExit) as ended:
         main(["doctor"])
     assert ended.value.code == 1

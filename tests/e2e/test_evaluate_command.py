@@ -222,16 +222,17 @@ def test_a_killed_embed_resumes(corpus, model, tmp_path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in ("visual", "embedding"))
 
 
-def test_ctrl_c_leaves_no_results_and_keeps_encoded_videos(rendered, model, tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_results_and_keeps_encoded_videos(rendered, model, tmp_path, number) -> None:
     out, features = tmp_path / "results.json", tmp_path / "features"
     given = ("evaluate", "--model", model, "--manifest", rendered.path, "--out", out, "--features", features)
     line = command(*given, "--protocols", "knn", "--clips=10", "--workers=2")
     # Its own group, as a terminal gives it, whose every process gets the signal.
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(features / "parts", "0-*.parquet", process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, log = process.communicate(timeout=60)
-    assert process.returncode == 130, log
+    assert process.returncode == 128 + number, log
     # Not "Traceback": a thread of Python's own may report that a worker closed its pipe.
     assert "/crosspair/" not in log
     assert not out.exists()

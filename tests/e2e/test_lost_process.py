@@ -26,7 +26,7 @@ def steps(run: Path) -> list[int]:
 
 
 def newest(run: Path) -> Path:
-    """Return the last checkpoint; that of the best validation may exist, too."""
+    """Return the last checkpoint."""
     return max((run / "checkpoints").glob("step-*"))
 
 

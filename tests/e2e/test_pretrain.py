@@ -1,6 +1,8 @@
 """The pretrain command: complete, killed and resumed, stopped, on two processes."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from crosspair.models import CPD
+from crosspair.training.run import find_checkpoint
 from tests.e2e.conftest import command, crosspair, pretrain_arguments
 
 
@@ -73,7 +76,8 @@ def test_killed_run_resumes_bit_identically(whole_run, rendered, tmp_path) -> No
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_sigterm_saves_and_exits(whole_run, rendered, tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_exits(whole_run, rendered, tmp_path, number) -> None:
     run = tmp_path / "run"
     arguments = pretrain_arguments(rendered.path, run)
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
@@ -81,13 +85,31 @@ def test_sigterm_saves_and_exits(whole_run, rendered, tmp_path) -> None:
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
         assert process.poll() is None
         time.sleep(0.005)
-    process.terminate()
+    process.send_signal(number)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "--resume" in message
     done = crosspair(*pretrain_arguments(rendered.path, run, "--resume"))
     assert done.returncode == 0, done.stderr
     assert [without_rates(line) for line in lines(run)] == [without_rates(line) for line in lines(whole_run)]
+
+
+def test_a_closed_terminal_saves_and_exits(rendered, tmp_path) -> None:
+    run = tmp_path / "run"
+    terminal, ours = pty.openpty()
+    more = "training.epochs=100", "training.validate_every=100"
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *command(*pretrain_arguments(rendered.path, run, *more))],
+        stdin=ours, stdout=ours, stderr=ours,
+    )  # fmt: skip
+    os.close(ours)
+    while not ((run / "metrics.jsonl").exists() and len(lines(run)) >= 2):
+        assert process.poll() is None
+        os.read(terminal, 1000)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    last = lines(run)[-1]["step"]
+    assert find_checkpoint(run / "checkpoints") == last < 100
 
 
 def test_torchrun_with_two_processes(rendered, tmp_path) -> None:

@@ -249,9 +249,9 @@ def test_public_host_is_logged(served, monkeypatch, caplog) -> None:
     options = {}
     monkeypatch.setattr("crosspair.serve.app.serve", lambda *_, **choices: options.update(choices))
     library = str(served.folder / "library")
-    main(["serve", "--library", library, "--host", "0.0.0.0"])
+    main(["serve", "--library", library, "--host", "0.0.0.0", "--allowed-host", "videos.example", "videos"])
     assert "0.0.0.0" in caplog.text
-    assert options["host"] == "0.0.0.0"
+    assert (options["host"], options["allowed_hosts"]) == ("0.0.0.0", ["videos.example", "videos"])
     caplog.clear()
     main(["serve", "--library", library])
     assert caplog.text == ""

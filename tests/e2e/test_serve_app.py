@@ -7,9 +7,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
 import uvicorn
-from starlette.exceptions import HTTPException
+from anyio import CapacityLimiter
 from starlette.testclient import TestClient
 
 from crosspair.corpora.prepare import TranscodeOutcome
@@ -34,7 +34,7 @@ from crosspair.serve import guard as guard_module
 from crosspair.serve import service as service_module
 from crosspair.serve.app import Connection, VideoResponse, build_app
 from crosspair.serve.guard import MAX_UPLOADS, Guard
-from crosspair.serve.service import LibraryService, Upload
+from crosspair.serve.service import LibraryService, ReceivedVideo, Upload
 
 UPLOAD = Upload(4.0, b"", [(0.0, 4.0)], np.ones((1, 8), np.float32))
 
@@ -50,7 +50,7 @@ def service(tmp_path: Path) -> LibraryService:
 
 @pytest.fixture
 def client(service: LibraryService) -> Iterator[TestClient]:
-    app = build_app(service, "127.0.0.1")
+    app = build_app(service, [])
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 
@@ -146,7 +146,9 @@ def test_texts_and_videos_are_encoded_one_at_a_time(
     service.searcher.text = texts([])  # type: ignore[method-assign]
     service.searcher.nearest = lambda *_, **__: []  # type: ignore[method-assign]
     monkeypatch.setattr(service_module, "class_embeddings", texts(torch.ones(2, 8)))
-    monkeypatch.setattr(service, "_encode", videos(UPLOAD))
+    probe(monkeypatch, 3.0)
+    encoded = SimpleNamespace(spans=[(0.0, 3.0)], thumbnails=[b""], embedding=torch.ones(1, 8))
+    monkeypatch.setattr(service_module, "encode_windows", videos([encoded]))
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(client.get, "/api/v1/search?text=a+dog") for _ in range(2)]
         answers += [pool.submit(post, client, "classify", classes="dog, cat") for _ in range(2)]
@@ -156,13 +158,89 @@ def test_texts_and_videos_are_encoded_one_at_a_time(
     assert videos.concurrent == [1] * 3  # each content once
 
 
+def probe(monkeypatch: pytest.MonkeyPatch, length: float) -> None:
+    """Replace the probing of uploads; all have this length, in s."""
+    probed = SimpleNamespace(table=SimpleNamespace(to_pylist=lambda: [{"error": None, "duration": length}]))
+    monkeypatch.setattr(service_module, "probe_missing", lambda _: probed)
+
+
+def test_a_long_upload_delays_no_short_one(
+    client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, finished = threading.Event(), threading.Event()
+
+    def encode(video: ReceivedVideo, *_: object) -> Upload:
+        if not video.is_short:
+            started.set()
+            assert finished.wait(60)
+        return UPLOAD
+
+    service.searcher.nearest = lambda *_, **__: []  # type: ignore[method-assign]
+    monkeypatch.setattr(service, "encode", encode)
+    with ThreadPoolExecutor(1) as pool:
+        probe(monkeypatch, 600.0)
+        long = pool.submit(post, client, "search", b"long")
+        assert started.wait(60)
+        probe(monkeypatch, 30.0)
+        assert post(client, "search", b"short").status_code == 200
+        assert not long.done()
+        finished.set()
+        assert long.result().status_code == 200
+
+
+def test_encoding_ends_with_the_time_of_an_upload(
+    client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(_: object, progress: Any) -> None:
+        while True:
+            time.sleep(0.05)
+            progress(1, 2)
+
+    monkeypatch.setattr(guard_module, "UPLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(service, "encode", encode)
+    probe(monkeypatch, 3.0)
+    for _ in range(2):  # the first one does not keep the second one waiting
+        assert post(client, "search").status_code == 408
+    with service.open_copy() as copy:
+        assert list(Path(copy.name).parent.iterdir()) == [Path(copy.name)]
+
+
+def test_number_of_waiting_conversions_is_limited(
+    client: TestClient, service: LibraryService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = CapacityLimiter(2)
+    monkeypatch.setattr(app_module, "PENDING_CONVERSIONS", limiter)
+    finished = threading.Event()
+
+    def convert(_: str, target: Path) -> None:
+        assert finished.wait(60)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"converted")
+
+    monkeypatch.setattr(service, "convert", convert)
+    for name in "abcd":
+        (tmp_path / f"{name}.avi").touch()
+    done, fourth, *others = [address(service, tmp_path / f"{name}.avi") for name in "abcd"]
+    finished.set()
+    assert client.get(done).status_code == 200
+    finished.clear()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(client.get, path) for path in others]
+        while limiter.borrowed_tokens < 2:
+            time.sleep(0.01)
+        assert client.get(fourth).status_code == 503
+        assert client.get(done).status_code == 200  # needs no conversion
+        finished.set()
+        assert [each.result().status_code for each in waiting] == [200, 200]
+
+
 def test_unexpected_errors_are_not_shown(
     client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError("/secret/path")
 
-    monkeypatch.setattr(service, "encode", fail)
+    monkeypatch.setattr(service, "receive", fail)
     answer = post(client, "search")
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -190,7 +268,7 @@ def test_failed_worker_processes(
     def fail(*_: object) -> None:
         raise CrosspairError("a process ended: import secret.module")
 
-    monkeypatch.setattr(service, "encode", fail)
+    monkeypatch.setattr(service, "receive", fail)
     answer = post(client, "search")
     assert answer.status_code == 503
     assert "secret" not in answer.json()["detail"]
@@ -215,7 +293,7 @@ def test_a_model_without_a_text_tower_is_reported(
         raise ModelError("the text tower of this model is not trained")
 
     monkeypatch.setattr(service.searcher, "text", refuse, raising=False)
-    monkeypatch.setattr(service, "encode", lambda *_: UPLOAD)
+    monkeypatch.setattr(service, "receive", lambda *_: UPLOAD)
     service.searcher.engine.model.untrained = ("text_encoder", "text_head")
     for answer in (client.get("/api/v1/search?text=a"), post(client, "classify", classes="a, b")):
         assert answer.status_code == 422
@@ -303,30 +381,59 @@ def test_file_that_shrinks_while_it_is_sent(tmp_path: Path, caplog: pytest.LogCa
     assert record.exc_info is None
 
 
-def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "REQUEST_TIMEOUT", 0.5)
-    config = uvicorn.Config(answer_all, http=Connection, limit_concurrency=3, log_level="critical")
-    server = uvicorn.Server(config)
+@contextmanager
+def listening(limit: int) -> Iterator[Callable[[], socket.socket]]:
+    """Run a server with a limit of connections; yields a function that connects to it."""
+    server = uvicorn.Server(uvicorn.Config(answer_all, http=Connection, limit_concurrency=limit, log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
-            idle = [socket.create_connection(listening.getsockname(), timeout=30) for _ in range(3)]
-            idle[0].sendall(b"GET / HTTP/1.1\r\n")
-            assert [each.recv(1) for each in idle] == [b""] * 3
-            with socket.create_connection(listening.getsockname(), timeout=30) as connection:
-                for _ in range(2):
-                    connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
-                    time.sleep(0.3)
-                with suppress(ConnectionError):
-                    for byte in b"GET / HTTP/1.1\r\nHost: " + b"a" * 100:  # never complete
-                        connection.sendall(bytes([byte]))
-                        time.sleep(0.05)
-                    pytest.fail("the connection is still open")
+            yield lambda: socket.create_connection(listening.getsockname(), timeout=30)
         finally:
             server.should_exit = True
             thread.join()
+
+
+def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "REQUEST_TIMEOUT", 0.5)
+    with listening(limit=5) as connect:
+        idle = [connect() for _ in range(3)]
+        idle[0].sendall(b"GET / HTTP/1.1\r\n")
+        assert [each.recv(1) for each in idle] == [b""] * 3
+        with connect() as connection:
+            for _ in range(2):
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+                time.sleep(0.3)
+            with suppress(ConnectionError):
+                for byte in b"GET / HTTP/1.1\r\nHost: " + b"a" * 100:  # never complete
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+                pytest.fail("the connection is still open")
+
+
+def test_a_response_that_is_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "SEND_TIMEOUT", 0.2)
+    with listening(limit=5) as connect, connect() as connection:
+        connection.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(1)
+        assert sum(map(len, iter(lambda: connection.recv(2**20), b""))) < 10**8
+
+
+def test_unused_connections_make_room_for_requests() -> None:
+    with listening(limit=4) as connect:
+        unused = [connect() for _ in range(12)]
+        unused[-1].sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert unused[-1].recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_limit_of_connections_follows_the_limit_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for soft, hard, lowest, highest in ((256, 256, 1, 99), (256, 10**6, 500, 500), (256, -1, 500, 500)):
+        limits = [(soft, hard)]
+        monkeypatch.setattr(app_module.resource, "getrlimit", lambda _, found=limits: found[-1])
+        monkeypatch.setattr(app_module.resource, "setrlimit", lambda _, pair, found=limits: found.append(pair))
+        assert lowest <= app_module._limit_connections() <= highest
 
 
 async def answer_all(scope: Any, receive: Any, send: Any) -> None:
@@ -334,7 +441,12 @@ async def answer_all(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
         if scope["method"] == "POST":
             await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        if scope["path"] == "/endless":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(1000):
+                await send({"type": "http.response.body", "body": bytes(10**5), "more_body": True})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -351,7 +463,7 @@ def test_requests_in_progress_when_the_server_stops(started: bool) -> None:
         async def send(message: Any) -> None:
             messages.append(message)
 
-        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")]}
         task = asyncio.create_task(Guard(block)(scope, lambda: asyncio.sleep(60), send))  # type: ignore[arg-type, return-value]
         await asyncio.sleep(0.05)
         task.cancel()
@@ -394,6 +506,23 @@ def test_cross_site_requests(headers: dict[str, str], status: int) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("a.example", 400), ("localhost.a.example", 400), ("127.0.0.1.a.example", 400), ("", 400), ("[", 400),
+        ("localhost:1", 200), ("LOCALHOST", 200), ("192.0.2.1:7860", 200), ("[::1]:7860", 200), ("[2001:db8::1]", 200),
+        ("videos.example:7860", 200), ("Videos.Example", 200), ("other.videos.example", 400),
+    ],
+)  # fmt: skip
+def test_host_names(host: str, status: int) -> None:
+    async def run() -> None:
+        transport = httpx2.ASGITransport(Guard(answer_all, ["videos.example"]))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://a") as client:
+            assert (await client.get("/", headers={"host": host})).status_code == status
+
+    asyncio.run(run())
+
+
 def test_number_and_time_of_uploads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         finished = asyncio.Event()
@@ -413,7 +542,6 @@ def test_number_and_time_of_uploads_are_limited(monkeypatch: pytest.MonkeyPatch)
             finished.clear()
             monkeypatch.setattr(guard_module, "UPLOAD_TIMEOUT", 0.05)
             for _ in range(MAX_UPLOADS + 1):
-                with pytest.raises(HTTPException):
-                    await client.post("/api/v1/search", content=body())
+                assert (await client.post("/api/v1/search", content=body())).status_code == 408
 
     asyncio.run(run())

@@ -225,6 +225,12 @@ def test_a_single_training_video_is_too_few() -> None:
         train_linear(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), 2)
 
 
+def test_a_probe_that_diverges_is_an_error() -> None:
+    features, labels = clusters(50, 4, 3, seed=1)
+    with pytest.raises(CrosspairError, match=r"epoch 2 .*linear\.lr"):
+        train_linear(features, labels, 3, LinearConfig(lr=1e38))
+
+
 label_lists = st.lists(st.sampled_from("abcde"), max_size=200)
 fractions = st.floats(0.001, 1)
 

@@ -84,6 +84,8 @@ def test_conditions(library: Library) -> None:
     for choices, paths in (
         ({"where": "title LIKE '%dog%'"}, {"/a/x.mp4"}),
         ({"where": '"end" > 20'}, {"/a_b/it's.mp4"}),
+        ({"where": "end > 2e1 AND size IN (1, 2)"}, {"/a_b/it's.mp4"}),
+        ({"where": "path = '/a_b/it''s.mp4' or NOT (title IS NULL OR start <> -1)"}, {"/a_b/it's.mp4"}),
         ({"folder": "/a_b/"}, {"/a_b/it's.mp4"}),
         ({"folder": Path("/ab/../a")}, {"/a/x.mp4"}),
         ({"folder": "https://a.org/b/"}, {"https://a.org/b//z.mp4"}),
@@ -100,6 +102,16 @@ def test_conditions(library: Library) -> None:
         found(library, where="path LIKE")
     with pytest.raises(LibraryError, match=r"8 dimensions.* 3"):
         Searcher(library).nearest(np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["start >= 0) OR (start >= 0", "(start >= 0", ")(", "start >= 0 -- ", "start >= 0 /*", "repeat('a', 2) = title",
+     "title = 'a", "video = 1; DROP", "1 IN (SELECT 1)", "vector IS NULL", "size = 1" + " " * 10_000],
+)  # fmt: skip
+def test_conditions_that_are_not_supported(library: Library, where: str) -> None:
+    with pytest.raises(LibraryError, match=r"\Awhere: .*\Z"):
+        found(library, where=where, folder="/a")
 
 
 def test_an_index_finds_what_is_near_and_what_came_later(

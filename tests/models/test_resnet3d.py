@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crosspair.device import autocast
+from crosspair.models import resnet3d
 from crosspair.models.resnet3d import (
     BLOCKS,
     BasicBlock,
@@ -240,6 +241,18 @@ def test_used_only_under_bfloat16_autocast() -> None:
         expected = ResNet3d.forward(stirred(), x)
         assert torch.equal(model(x), expected)  # outside an autocast
     assert model.folded is None
+
+
+@needs_onednn
+def test_threads_within_a_context_share_the_fused_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resnet3d, "_has_bfloat16_convolutions", lambda: True)
+    model = stirred()
+    with inference(model, CPU, "bf16"):
+        outer = model.folded
+        with inference(model, CPU, "bf16"):
+            assert model.folded is outer
+        assert model.folded is outer
+    assert (outer is not None, model.folded) == (True, None)
 
 
 def test_not_used_in_training() -> None:

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from crosspair.config import ClipConfig, TrainingConfig
-from crosspair.corpora import manifest_from_rows
+from crosspair.config import ClipConfig, Recipe, TrainingConfig
+from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
-from crosspair.errors import RecipeError, VideoError
+from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models import CPD
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
 from crosspair.training.finetune import Finetuning
 from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device, preprocess_clips
 from crosspair.training.pretrain import Pretraining
-from crosspair.training.run import load_checkpoint, save_checkpoint
+from crosspair.training.run import find_checkpoint, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
 from crosspair.video.pixels import jitter_colors, normalize
 from tests.training import test_finetune
@@ -210,8 +210,8 @@ def test_unreadable_validation_videos_are_logged(caplog: pytest.LogCaptureFixtur
     assert made.model.training
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_best_model_is_written_and_returned(tmp_path, make_video, monkeypatch) -> None:
+def small_run(tmp_path: Path, make_video: Callable[..., Path], *settings: str) -> tuple[Recipe, Manifest]:
+    """Return a recipe and a corpus for two epochs of three steps."""
     for row in range(8):
         make_video(tmp_path / f"{row}.mp4", frames=12, size=(64, 64))
     rows = [
@@ -223,11 +223,51 @@ def test_best_model_is_written_and_returned(tmp_path, make_video, monkeypatch) -
         "clip.size=32", "clip.frames=4", "video.width=4", "text.dimensions=8", "head.hidden=8",
         "head.embedding=8", "objective.noise_samples=8", "training.batch_size=2",
         "training.epochs=2", "training.workers=0", "training.validate_every=1",
-        "training.export=best", "curriculum.stage2_epoch=1",
+        "curriculum.stage2_epoch=1", *settings,
     ])  # fmt: skip
+    return recipe, manifest
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_best_model_is_written_and_returned(tmp_path, make_video, monkeypatch) -> None:
+    recipe, manifest = small_run(tmp_path, make_video, "training.export=best")
     worse = iter([0.9, 0.1])
     monkeypatch.setattr(Pretraining, "validate", lambda _: {"mrr": next(worse)})
     model = pretrain(recipe, manifest, tmp_path / "run")
     assert model is not None
     assert not model.training
     assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_a_diverged_training_stops_before_it_replaces_a_checkpoint(tmp_path, make_video, monkeypatch, what) -> None:
+    recipe, manifest = small_run(tmp_path, make_video, "training.checkpoint_steps=2", "training.log_every=100")
+    original = Pretraining.train_step
+
+    def train_step(self: Pretraining, *arguments: Any) -> dict[str, torch.Tensor]:
+        scalars = original(self, *arguments)
+        if self.step == 5 and what == "loss":
+            scalars["loss"] = torch.tensor(torch.nan)
+        if self.step == 6 and what == "weights":
+            next(self.model.parameters()).detach().fill_(torch.inf)
+        return scalars
+
+    monkeypatch.setattr(Pretraining, "train_step", train_step)
+    noticed = {"loss": 5, "weights": 6}[what]
+    with pytest.raises(RunError, match=rf"{what} .*step {noticed} .*step 4"):
+        pretrain(recipe, manifest, tmp_path / "run")
+    assert find_checkpoint(tmp_path / "run/checkpoints") == 4
+    assert not (tmp_path / "run/model").exists()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_checkpoint_that_is_not_finite_is_rejected(tmp_path, make_video) -> None:
+    recipe, manifest = small_run(tmp_path, make_video, "training.epochs=1")
+    pretrain(recipe, manifest, tmp_path / "run")
+    file = tmp_path / "run/checkpoints/step-00000003/shared.pt"
+    content = torch.load(file, weights_only=True)
+    next(iter(content["task"]["model"].values())).fill_(torch.nan)
+    torch.save(content, file)
+    with pytest.raises(RunError, match=r"weights .*step 3"):
+        pretrain(recipe, manifest, tmp_path / "run", resume=True)

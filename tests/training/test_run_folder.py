@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from crosspair.errors import RunError
 from crosspair.recipes import load_recipe, read_recipe
 from crosspair.training import run
 from crosspair.training.pretrain import Pretraining
-from crosspair.training.run import RunFolder, last_step, load_checkpoint, save_checkpoint
+from crosspair.training.run import RunFolder, find_checkpoint, load_checkpoint, save_checkpoint
 
 RECIPE = load_recipe("laptop")
 
@@ -29,8 +31,8 @@ def largest_file(size: int) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def save(folder: Path, step: int, **more) -> None:
-    save_checkpoint(folder, step, {"a": torch.tensor([step])}, {"b": step}, World(), **more)
+def save(folder: Path, step: int) -> None:
+    save_checkpoint(folder, step, {"a": torch.tensor([step])}, {"b": step}, World())
 
 
 def open_folder(path: Path, recipe: Recipe = RECIPE, world: World | None = None) -> RunFolder:
@@ -40,11 +42,11 @@ def open_folder(path: Path, recipe: Recipe = RECIPE, world: World | None = None)
 # --- checkpoints --------------------------------------------------------------------------------
 
 
-def test_older_checkpoints_are_deleted_unless_kept(tmp_path) -> None:
-    for step in (1, 2, 3):
-        save(tmp_path, step, keep=[1])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
-    assert last_step(tmp_path) == 3
+def test_the_last_two_checkpoints_are_kept(tmp_path) -> None:
+    for step in (1, 2, 4, 3):  # of step 4: damaged, and skipped by --resume
+        save(tmp_path, step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    assert find_checkpoint(tmp_path) == 3
     shared, ranks = load_checkpoint(tmp_path, 3)
     assert (shared["a"].tolist(), shared["step"], ranks) == ([3], 3, [{"b": 3}])
 
@@ -71,9 +73,9 @@ def test_other_files_are_ignored(tmp_path) -> None:
     for name in ("step-00000010 copy", "step-00000010 (1)", "step-", ".step-00000009.partial"):
         (tmp_path / name).mkdir()
     (tmp_path / "step-00000012").touch()
-    assert last_step(tmp_path) is None
+    assert find_checkpoint(tmp_path) is None
     save(tmp_path, 3)
-    assert last_step(tmp_path) == 3
+    assert find_checkpoint(tmp_path) == 3
     assert (tmp_path / "step-00000010 copy").exists()
 
 
@@ -101,6 +103,39 @@ def test_damaged_file_and_pickled_objects_raise(tmp_path) -> None:
         load_checkpoint(tmp_path, 3)
 
 
+def flip_bit(file: Path) -> None:
+    """Change the tensor of a checkpoint."""
+    content = bytearray(file.read_bytes())
+    content[content.index(b"\2\0\0\0\0\0\0\0", content.index(b"data/0"))] ^= 4
+    file.write_bytes(content)
+
+
+DAMAGE = {
+    "shared.pt, bit": flip_bit,
+    "shared.pt, zeros": lambda file: file.write_bytes(file.read_bytes()[:500] + bytes(file.stat().st_size - 500)),
+    "shared.pt, cut": lambda file: file.write_bytes(file.read_bytes()[:-100]),
+    "shared.pt, empty": lambda file: file.write_bytes(b""),
+    "shared.pt, missing": Path.unlink,
+    "process-0.pt, missing": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    file = tmp_path / "step-00000002" / damage.partition(",")[0]
+    DAMAGE[damage](file)
+    assert find_checkpoint(tmp_path) == 1
+    (message,) = caplog.messages
+    assert str(file) in message
+    (tmp_path / "step-00000001" / "shared.pt").unlink()
+    with pytest.raises(RunError, match=str(file)):
+        find_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("first_device", ["cpu", "cuda"])
 def test_runs_of_either_device_resume_on_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_device: str
@@ -110,14 +145,14 @@ def test_runs_of_either_device_resume_on_a_gpu(
     rank_state = {"task": {"b": 2}, "rng": torch.get_rng_state()}
     if first_device == "cuda":
         rank_state["cuda_rng"] = torch.tensor([7])
-    save_checkpoint(tmp_path, 4, {"task": {"a": 1}, "best_step": 3, "left_out": {}}, rank_state, World())
+    save_checkpoint(tmp_path, 4, {"task": {"a": 1}, "left_out": {}}, rank_state, World())
     training = Pretraining.__new__(Pretraining)
     training.world = World(device=torch.device("cuda"))
     loaded: list[object] = []
     training.load_state_dict = lambda *state: loaded.extend(state)
     training.resume(tmp_path, 4)
     assert loaded == [{"a": 1}, [{"b": 2}]]
-    assert (training.step, training.best_step) == (4, 3)
+    assert training.step == 4
     assert restored == ([[7]] if first_device == "cuda" else [])
 
 
@@ -169,10 +204,39 @@ def test_full_disk_raises(tmp_path) -> None:
         folder.record("event", 1, {"message": "x" * 200_000})
 
 
+def test_numbers_that_json_lacks_are_null(tmp_path) -> None:
+    with open_folder(tmp_path) as folder:
+        folder.record("train", 0, {"loss": 1.5, "gradient_norm": float("inf"), "top-1": float("nan")})
+    (line,) = (tmp_path / run.METRICS).read_text().splitlines()
+    found = json.loads(line, parse_constant=lambda name: pytest.fail(name))
+    assert found == {"kind": "train", "step": 0, "loss": 1.5, "gradient_norm": None, "top-1": None}
+
+
+def test_only_one_process_trains_in_a_folder(tmp_path) -> None:
+    code = (
+        "import pathlib, sys; from tests.training.test_run_folder import open_folder\n"
+        "with open_folder(pathlib.Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert owner.stdout.readline()
+    with pytest.raises(RunError, match=f"{tmp_path}.*{owner.pid}"):
+        open_folder(tmp_path)
+    owner.kill()
+    owner.communicate()
+    with open_folder(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("torn", [b'3\n["step"]\n{"kind": "event"}\n', '{"step": 0, "message": "ä'.encode()[:-1]])
 def test_invalid_lines_are_dropped(tmp_path, torn: bytes) -> None:
     with open_folder(tmp_path) as first:
-        first.record("event", 0, {"message": "ä"})
+        first.record("event", 0, {"message": "of a run without a checkpoint"})
+    with open_folder(tmp_path) as second:
+        second.record("event", 0, {"message": "ä"})
+    save(tmp_path / "checkpoints", 1)
     with (tmp_path / run.METRICS).open("ab") as file:
         file.write(torn)
     with open_folder(tmp_path) as again:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosspair.config import Clip, ClipConfig
-from crosspair.errors import VideoError
+from crosspair.errors import RunError, VideoError
+from crosspair.video import loader
 from crosspair.video.loader import VIEW, Batch, TrainingOrder, explain_dead_workers, training_loader
 from crosspair.video.views import load_view, training_view
+from tests.test_workers import is_running, wait_for
 
 CONFIG = ClipConfig(size=16, frames=2, stride=4, color_jitter=0.3)
 BROKEN = (2, 5)
@@ -139,6 +143,48 @@ def test_a_broken_video_is_named_under_its_row_and_replaced_by_none(clips: list[
 def test_a_dead_worker_is_explained(reason: str, advice: str) -> None:
     with pytest.raises(VideoError, match=advice), explain_dead_workers(Path("m")):
         raise RuntimeError(f"DataLoader worker (pid 7) {reason}")
+
+
+BATCH = 4 * 3 * CONFIG.frames * CONFIG.size**2  # bytes
+
+
+@pytest.mark.parametrize(
+    ("free", "processes", "prefetch"), [(None, 1, 4), (10, 1, 4), (9, 1, 3), (4, 1, 1), (20, 2, 4), (10, 2, 1)]
+)
+def test_batches_that_fill_shared_memory_are_not_prefetched(
+    clips: list[Clip], monkeypatch: pytest.MonkeyPatch, free: int | None, processes: int, prefetch: int
+) -> None:
+    monkeypatch.setattr(loader, "free_shared_memory", lambda: free and free * BATCH)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    made = training_loader(clips, TrainingOrder(len(clips), 4, 1, seed=7), CONFIG, seed=7, workers=2)
+    assert made.prefetch_factor == prefetch
+
+
+def test_a_batch_larger_than_shared_memory_is_an_error(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "free_shared_memory", lambda: 4 * BATCH - 1)
+    order = TrainingOrder(len(clips), 4, 1, seed=7)
+    with pytest.raises(RunError, match="--shm-size"):
+        training_loader(clips, order, CONFIG, seed=7, workers=2)
+    training_loader(clips, order, CONFIG, seed=7, workers=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_worker_whose_parent_ended_before_it_began_ends(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    code = (
+        "import multiprocessing, os, pathlib, signal, sys, time\n"
+        "from crosspair.video.loader import _start_worker\n"
+        "def work(parent):\n"
+        "    while os.getppid() == parent: time.sleep(0.01)\n"
+        "    pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "    _start_worker(0)\n"
+        "    while True: signal.pause()\n"
+        "multiprocessing.get_context('fork').Process(target=work, args=(os.getpid(),)).start()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)])
+    wait_for(lambda: file.exists() and file.read_text())
+    wait_for(lambda: not is_running(int(file.read_text())))
 
 
 def test_a_view_depends_on_seed_epoch_and_row_alone(clips: list[Clip]) -> None:

@@ -213,7 +213,7 @@ def test_a_server_that_stalls(
 def test_a_server_without_ranges_is_named_as_such(server: Server, long_videos, mode: str) -> None:
     (server.folder / "a.mp4").write_bytes(long_videos["end.mp4"].read_bytes())
     server.mode = mode
-    with pytest.raises(InvalidVideoError, match=container.NO_RANGES):
+    with pytest.raises(InvalidVideoError, match=remote.NO_RANGES):
         probe(server.url("a.mp4"))
 
 

@@ -61,7 +61,7 @@ def ablate(
 ) -> AblationOutcome:
     """Run all cells of a plan that are not done, and write the report.
 
-    If a cell fails, the others continue. After SIGTERM or Ctrl-C, the running cells write a
+    If a cell fails, the others continue. After SIGTERM, SIGHUP or Ctrl-C, the running cells write a
     checkpoint.
 
     Args:

@@ -10,10 +10,12 @@ import inspect
 import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crosspair.errors import CrosspairError, escape_controls, format_error
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb.
 
     A `CrosspairError`, or an error of the system such as a full disk, is printed on one line and exits
-    with status 2; a closed pipe exits with 141, as if by its signal.
+    with status 2; a closed pipe, Ctrl-C, SIGTERM and SIGHUP exit with 128 + the signal's number.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     quiet = words[:1] in (["-q"], ["--quiet"])
@@ -73,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name, rest = split_verb(words[quiet:])
             options = build_parser(name).parse_words(rest)
             _log_to_terminal(quiet)
-            verb_function(name)(**options)
+            with _interrupt_on_signals():
+                verb_function(name)(**options)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -84,9 +87,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         _discard_output()
         _exit_with_error(f"{format_error(error)}{f': {error.filename}' if error.filename else ''}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         sys.unraisablehook = lambda _: None  # destructors of half-built objects may raise
-        sys.exit(130)
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+
+
+@contextmanager
+def _interrupt_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP (a closed terminal) interrupt as Ctrl-C does, so that the verb cleans up."""
+    from crosspair.progress import discard_output, stop_signals
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGHUP:
+            discard_output()
+        raise KeyboardInterrupt(number)
+
+    previous = {}
+    with suppress(ValueError):  # not the main thread
+        previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            if signal.getsignal(number) is interrupt:  # a process that lost others ignores SIGTERM
+                signal.signal(number, handler)
 
 
 def _exit_with_error(message: str) -> NoReturn:

@@ -220,7 +220,7 @@ def run_search(
         text: what to search for
         video: search for similar videos instead of a text: a video file
         limit: number of results
-        where: SQL condition on path, title, start, "end" or size: title LIKE '%guitar%'
+        where: SQL condition on path, title, start, end or size: title LIKE '%guitar%'
         folder: search only videos in this folder
         exact: compare with every window, without the vector index
         json: print results as JSON
@@ -263,6 +263,7 @@ def run_serve(
     library: Path,
     host: str = "127.0.0.1",
     port: NonNegativeInt = 7860,
+    allowed_host: list[str] = [],  # noqa: B006
     max_upload: PositiveInt = 200,
     **options: Unpack[InferenceOptions],
 ) -> None:
@@ -274,6 +275,7 @@ def run_serve(
     Args:
         host: address to listen on; 0.0.0.0 allows access from other machines
         port: 0: any free port
+        allowed_host: names of this server in addresses of the page
         max_upload: maximum size of an upload in MB
     """
     from crosspair.evaluation.encode import load_engine
@@ -286,6 +288,6 @@ def run_serve(
         logger.warning("no password is required: everyone who can reach %s can see all videos of this library", host)
     serve(
         opened, load_engine(opened.model_folder, **options),
-        host=host, port=port, max_upload=max_upload,
+        host=host, port=port, allowed_hosts=allowed_host, max_upload=max_upload,
         ready=lambda address: print_line(f"{address}  (press Ctrl-C to stop)"),
     )  # fmt: skip

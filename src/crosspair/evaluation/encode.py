@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
@@ -65,6 +65,7 @@ def encode_plans(
     workers: int,
     crops: int = 1,
     thumbnails: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Iterator[EncodedPlan]:
     """Decode the clips of plans, run a network on them and sum its outputs by group; yield a result per plan, in order.
 
@@ -79,12 +80,13 @@ def encode_plans(
         workers: Decoding processes; 0 decodes in this process.
         crops: Square crops of each clip; the network is called once for each.
         thumbnails: Whether to make a picture of each group.
+        progress: Called with the number of decoded clips and their total; an exception that it raises ends everything.
 
     Raises:
         CrosspairError: Worker processes cannot be started.
     """
     jobs = [list(plan.jobs(config, crops, thumbnails)) for plan in plans]
-    decoded = _decode(list(chain.from_iterable(jobs)), workers)
+    decoded = _decode(list(chain.from_iterable(jobs)), workers, progress)
     parts = (part for batch in _batches(decoded, batch_size) for part in _run_network(network, batch))  # in order
     for plan, of_plan in zip(plans, jobs, strict=True):
         yield _sum_groups(plan, list(islice(parts, len(of_plan))))
@@ -102,17 +104,21 @@ class _Part:
     outputs: tuple[torch.Tensor, ...] = ()
 
 
-def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[Decoded]:
+def _decode(jobs: Sequence[DecodeJob], workers: int, progress: ProgressCallback | None) -> Iterator[Decoded]:
     """Yield jobs with their decoded clips, in order; a worker's crash or timeout is a `failure` of its job."""
-    if not workers:
-        yield from ((job, decode_job(job)) for job in jobs)
-        return
-    for index, result in map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True):
-        job = jobs[index]
-        if isinstance(result, WorkerFailure):
-            path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
-            result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
-        yield job, result
+    isolated = map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True)
+    results = isolated if workers else ((index, decode_job(job)) for index, job in enumerate(jobs))
+    done, total = 0, sum(map(len, jobs))
+    with closing(results):
+        for index, result in results:
+            job = jobs[index]
+            if isinstance(result, WorkerFailure):
+                path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
+                result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
+            done += len(job)
+            if progress:
+                progress(done, total)
+            yield job, result
 
 
 def _batches(decoded: Iterable[Decoded], batch_size: int | None) -> Iterator[list[Decoded]]:
@@ -207,7 +213,7 @@ def encode_features(
     thumbnails: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Iterator[WindowFeatures]:
-    """Encode the clips of plans with a model, in order; `progress` gets the number of encoded clips and their total."""
+    """Encode the clips of plans with a model, in order; arguments as of `encode_plans`."""
     model, device = engine.model, engine.device
 
     def network(clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -215,15 +221,12 @@ def encode_features(
             visual, embedding = model.encode_video(to_device(clips, device))
         return visual.float().cpu(), embedding.float().cpu()
 
-    done, total = 0, sum(map(len, plans))
     with eval_mode(model), inference(model.video_encoder, device, engine.precision):
-        for encoded in encode_plans(
-            plans, network, model.clip, batch_size=engine.batch_size, workers=engine.workers, thumbnails=thumbnails
-        ):
-            yield _average(model, encoded)
-            done += len(encoded.plan)
-            if progress:
-                progress(done, total)
+        encoded = encode_plans(
+            plans, network, model.clip, batch_size=engine.batch_size, workers=engine.workers,
+            thumbnails=thumbnails, progress=progress,
+        )  # fmt: skip
+        yield from (_average(model, each) for each in encoded)
 
 
 def _average(model: CPD, encoded: EncodedPlan) -> WindowFeatures:

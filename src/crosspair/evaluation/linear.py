@@ -76,7 +76,7 @@ def train_linear(
         A module from features (B, F) to logits (B, classes), in eval mode.
 
     Raises:
-        CrosspairError: there are fewer than two videos.
+        CrosspairError: there are fewer than two videos, or the loss is not finite.
     """
     config = config or LinearConfig()
     check_training_videos(len(features))
@@ -96,6 +96,11 @@ def train_linear(
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
+            if not loss.isfinite():
+                raise CrosspairError(
+                    f"linear probe: the loss of epoch {epoch + 1} is not finite; lower linear.lr, or check that the "
+                    "features are finite"
+                )
             if progress:
                 progress(epoch + 1, config.epochs)
     return probe.eval()

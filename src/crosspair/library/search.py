@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,17 @@ COLUMNS = ["path", "start", "end", "title", "thumbnail"]
 OVERSAMPLING = 8  # windows fetched per result; multiplied again while too few are left
 # Partitions of the vector index to search, and factor of candidates re-ranked by exact cosine.
 NPROBES, REFINE = 64, 2
+
+CONDITION_COLUMNS = ("path", "start", "end", "title", "size", "video")
+MAX_CONDITION = 10_000  # characters; LanceDB parses recursively
+_TOKEN = re.compile(
+    rf"""\s*(?:(["`]?)(?:{"|".join(CONDITION_COLUMNS)})\1(?!\w)
+    |(?:AND|OR|NOT|I?LIKE|IN|IS|NULL)\b
+    |-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?!\w)
+    |'(?:[^']|'')*'
+    |[<>!]=|<>|==?|[<>(),])\s*""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class Searcher:
         Raises:
             ModelError: the model's text tower is untrained.
             TextError: the model knows no word of the text.
-            LibraryError: ``where`` is not valid SQL.
+            LibraryError: ``where`` is not a valid condition.
         """
         if not isinstance(query, str):
             raise LibraryError(f"the query must be a text, not {query!r}")
@@ -90,7 +102,7 @@ class Searcher:
 
         Raises:
             VideoError: it cannot be read, or is not a single video.
-            LibraryError: ``where`` is not valid SQL.
+            LibraryError: ``where`` is not a valid condition.
         """
         manifest = collect_videos([path])
         if len(manifest) != 1:
@@ -115,16 +127,16 @@ class Searcher:
         Args:
             query: (D,) f_v or f_t, unit norm.
             limit: maximum number of results.
-            where: SQL condition on the columns ``path``, ``start``, ``"end"``, ``title``, ``size`` and ``video``.
+            where: SQL condition on `CONDITION_COLUMNS`, without functions, see `_check_condition`.
             folder: search only videos in this folder; may be a URL.
             without: path of a video to exclude.
             exact: compare with every window, even if there is a vector index.
 
         Raises:
-            LibraryError: ``where`` is not valid SQL.
+            LibraryError: ``where`` is not a valid condition.
         """
         check_counts(limit=limit)
-        conditions = [f"({where})"] if where else []
+        conditions = [f"({_check_condition(where)})"] if where else []
         if folder is not None:
             prefix = absolute_path(folder).rstrip("/") + "/"
             conditions.append(f"starts_with(path, {sql_quote(prefix)})")
@@ -158,6 +170,28 @@ class Searcher:
                 search = search.where(condition)
             rows: list[dict[str, Any]] = search.to_list()
         return rows
+
+
+def _check_condition(text: str) -> str:
+    """Return a user's SQL condition after checking its tokens and parentheses.
+
+    It cannot end the parentheses around it, nor call a function, which may need any amount of memory.
+    """
+    tokens, position, depth = [], 0, 0
+    while depth >= 0 and position < len(text):
+        token = _TOKEN.match(text, position)
+        if token is None or len(text) > MAX_CONDITION:
+            raise LibraryError(
+                f"where: {text[position : position + 40]!r} is not supported. Use the columns "
+                f"{', '.join(CONDITION_COLUMNS)} with numbers, texts in single quotes, =, !=, <, >, LIKE, IN, "
+                f"IS NULL, AND, OR, NOT and parentheses, at most {MAX_CONDITION} characters"
+            )
+        tokens.append(token[0].strip())
+        depth += {"(": 1, ")": -1}.get(tokens[-1], 0)
+        position = token.end()
+    if depth:
+        raise LibraryError(f"where: the parentheses in {text[:80]!r} are not balanced")
+    return " ".join(tokens)
 
 
 def _non_maximum_suppression(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

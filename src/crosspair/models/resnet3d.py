@@ -165,19 +165,21 @@ def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterat
 
     Batch normalisation, ReLU and the residual sum are fused into the convolutions, and layers without temporal extent
     run on images. In float32 fusing would gain little, and results stay bit-identical. The fused form copies the
-    weights, so they must not change within the context.
+    weights, so they must not change within the context. Within another context for the encoder, nothing changes, so
+    that threads can share it.
 
     Args:
         encoder: encoder on ``device``.
         device: device of the computation.
         precision: see `crosspair.device.dtype_for`.
     """
-    if device.type == "cpu" and dtype_for(device, precision) == torch.bfloat16 and _has_bfloat16_convolutions():
-        encoder.folded = FoldedResNet3d(encoder, torch.bfloat16)
+    outer = encoder.folded
+    if outer is None and device.type == "cpu" and dtype_for(device, precision) == torch.bfloat16:
+        encoder.folded = FoldedResNet3d(encoder, torch.bfloat16) if _has_bfloat16_convolutions() else None
     try:
         yield
     finally:
-        encoder.folded = None
+        encoder.folded = outer
 
 
 def _has_bfloat16_convolutions() -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +18,12 @@ from crosspair.errors import CrosspairError, ModelError, TextError, VideoError, 
 from crosspair.evaluation.encode import InferenceEngine
 from crosspair.library.search import Searcher
 from crosspair.library.store import Library, LibraryError
+from crosspair.models.resnet3d import inference
 
 try:
     import uvicorn
     from anyio import CapacityLimiter
+    from anyio.from_thread import check_cancelled
     from anyio.to_thread import run_sync
     from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, UploadFile
     from fastapi import Path as PathParameter
@@ -27,7 +32,6 @@ try:
     from fastapi.routing import APIRoute
     from pydantic import BaseModel, Field
     from starlette.datastructures import Headers
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
     from starlette.types import Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -36,7 +40,7 @@ except ImportError as missing:
 
 from jinja2 import Environment
 
-from crosspair.serve.guard import Guard, is_loopback
+from crosspair.serve.guard import Guard
 from crosspair.serve.service import MAX_LENGTH, Classification, LibraryService, Moment, Upload
 
 logger = logging.getLogger(__name__)
@@ -45,14 +49,17 @@ MB = 10**6
 MAX_FORM = MB // 10  # bytes of an upload that are not the video
 MAX_LETTERS = 1000  # of a query, or of all class names
 MAX_CONNECTIONS = 500  # more are rejected with status 503
+BACKLOG = 100  # connections that are accepted together
 REQUEST_TIMEOUT = 10.0  # s from the start of a connection, or from a response, to the header of the next request
+SEND_TIMEOUT = 60.0  # s until a client accepts more of a response
 SHUTDOWN_TIMEOUT = 2  # s for requests in progress when the server stops
 PAGE = Path(__file__).with_name("page")
 DOCS = Path(__file__).with_name("docs.html")
 NO_CACHE = {"Cache-Control": "private, no-cache"}  # a video may be removed at any time
 
-# The text encoder is not thread-safe; decoding is slow, and must not delay text queries.
-TEXT, VIDEO, CONVERSION = CapacityLimiter(1), CapacityLimiter(1), CapacityLimiter(1)
+# The text encoder is not thread-safe. Slow work must not delay text queries, nor long videos short ones.
+TEXT, PROBE, SHORT_VIDEO, LONG_VIDEO, CONVERSION, FILE = (CapacityLimiter(threads) for threads in (1, 4, 1, 1, 1, 4))
+PENDING_CONVERSIONS = CapacityLimiter(20)  # running or waiting; more are rejected with status 503
 
 
 def serve(
@@ -61,6 +68,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
+    allowed_hosts: Sequence[str] = (),
     max_upload: int = 200,
     ready: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -70,6 +78,7 @@ def serve(
         engine: model of the library, with at least one worker process for decoding.
         host: address to listen on. Other machines can connect unless it is a loopback address.
         port: 0 selects a free one.
+        allowed_hosts: see `Guard`.
         max_upload: largest upload, in MB.
         ready: called with the URL of the page before the server starts to answer.
 
@@ -79,11 +88,13 @@ def serve(
     # Uvicorn raises a signal again after its shutdown; no signal must skip the removal of uploads.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-    with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch:
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of each invalid form
+    fused = inference(engine.model.video_encoder, engine.device, engine.precision)  # one, for all threads
+    with _listen(host, port) as listening, tempfile.TemporaryDirectory() as scratch, fused:
         service = LibraryService(Searcher(library, engine), Path(scratch), max_upload * MB)
         config = uvicorn.Config(
-            build_app(service, host), http=Connection, log_level="warning",
-            limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
+            build_app(service, [*allowed_hosts, host]), http=Connection, log_level="error", backlog=BACKLOG,
+            limit_concurrency=_limit_connections(), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         )  # fmt: skip
         bracketed = f"[{host}]" if ":" in host else host
         ready(f"http://{bracketed}:{listening.getsockname()[1]}")
@@ -101,19 +112,47 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-class Connection(H11Protocol):
-    """A connection that is closed if the header of the next request does not arrive completely in time.
+def _limit_connections() -> int:
+    """Return how many connections this process can keep open, each with a file; raise its limit of open files first."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = min(hard if hard != resource.RLIM_INFINITY else sys.maxsize, 4 * MAX_CONNECTIONS)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MAX_CONNECTIONS, (files - BACKLOG) // 3))
 
-    Uvicorn limits only the time until the first byte after a response.
+
+class Connection(H11Protocol):
+    """A connection that is closed if it makes no progress, or if it has no request when there are too many.
+
+    Uvicorn limits only the time until the first byte after a response, and rejects requests when there are too many
+    connections, even unused ones.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_request()
+        if len(self.connections) >= (self.limit_concurrency or MAX_CONNECTIONS):
+            others = (each for each in self.connections if isinstance(each, Connection) and each is not self)
+            if unused := next((each for each in others if each.is_unused), None):
+                unused.transport.abort()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether it is open, without a request."""
+        return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
         self._expect_request()
         super().on_response_complete()  # starts the next request if it has arrived
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(SEND_TIMEOUT, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled.cancel()
 
     def _expect_request(self) -> None:
         self.loop.call_later(REQUEST_TIMEOUT, self._close_if_idle, self.cycle)
@@ -123,11 +162,8 @@ class Connection(H11Protocol):
             self.transport.close()
 
 
-def build_app(service: LibraryService, host: str) -> Guard:
-    """Build the application of a server that listens on ``host``.
-
-    If it is a loopback address, requests to other host names are rejected, which prevents DNS rebinding.
-    """
+def build_app(service: LibraryService, allowed_hosts: Sequence[str]) -> Guard:
+    """Build the application; for ``allowed_hosts``, see `Guard`."""
     app = FastAPI(
         title="crosspair", summary="Search a library of videos, and classify videos.",
         docs_url=None, redoc_url=None, generate_unique_id_function=lambda route: route.name,
@@ -139,10 +175,7 @@ def build_app(service: LibraryService, host: str) -> Guard:
     app.frontend("/", directory=PAGE, fallback=None)
     for kind in (Exception, CrosspairError, RequestValidationError):
         app.add_exception_handler(kind, _report_error)
-    if is_loopback(host):
-        hosts = ["localhost", "127.0.0.1", "[::1]", host]
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    return Guard(app)  # outermost, for the headers of all responses
+    return Guard(app, allowed_hosts)  # outermost, for the headers of all responses
 
 
 class Failure(BaseModel):
@@ -174,7 +207,7 @@ async def _report_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "the request failed; see the log of the server for the reason"}, 500)
 
 
-def _get_service(request: Request) -> LibraryService:
+async def _get_service(request: Request) -> LibraryService:
     service: LibraryService = request.app.state.service
     return service
 
@@ -185,8 +218,17 @@ Service = Annotated[LibraryService, Depends(_get_service)]
 async def _encode_upload(
     service: Service, video: Annotated[UploadFile, File(description="a video of at most 10 minutes")]
 ) -> Upload:
-    name = Path(video.filename or "").name or "video"
-    return await run_sync(service.encode, video.file, name, limiter=VIDEO)
+    with service.open_copy() as copy:
+        try:
+            received = await run_sync(service.receive, video.file, copy, limiter=PROBE)
+            if isinstance(received, Upload):
+                return received
+            limiter = SHORT_VIDEO if received.is_short else LONG_VIDEO
+            # A request that takes too long is cancelled.
+            return await run_sync(service.encode, received, lambda *_: check_cancelled(), limiter=limiter)
+        except VideoError as error:
+            name = Path(video.filename or "").name or "video"
+            raise VideoError(str(error).replace(copy.name, name)) from error
 
 
 Uploaded = Annotated[Upload, Depends(_encode_upload)]
@@ -207,7 +249,7 @@ Converted = Annotated[
 
 INVALID: dict[str, Any] = {"model": Failure, "description": "invalid parameter, text, folder or video"}
 BUSY: dict[str, Any] = {"model": Failure, "description": "too many requests, or the library cannot be read"}
-BAD: dict[str, Any] = {"description": "wrong Host (plain text), or invalid form"}
+BAD: dict[str, Any] = {"model": Failure, "description": "Host name not allowed, or invalid form"}
 CROSS_SITE: dict[str, Any] = {"model": Failure, "description": "request of another site"}
 TOO_LARGE: dict[str, Any] = {"description": "upload too large"}
 UNKNOWN: dict[str, Any] = {"model": Failure, "description": "unknown key, or the video was removed"}
@@ -285,9 +327,14 @@ async def play_moment(service: Service, key: Key, converted: Converted = False) 
     """Return the file of a moment, MP4 or WebM, with support for byte ranges."""
     try:
         if converted:
-            path = await run_sync(service.convert, key, limiter=CONVERSION)
+            path = await run_sync(service.find_conversion, key, limiter=FILE)
+            if not path.exists():
+                if not PENDING_CONVERSIONS.available_tokens:
+                    raise HTTPException(503, "too many videos are being converted; try again later")
+                async with PENDING_CONVERSIONS:
+                    await run_sync(service.convert, key, path, limiter=CONVERSION)
             return VideoResponse(path, media_type="video/mp4", headers=NO_CACHE)
-        file = await run_sync(service.find_file, key)
+        file = await run_sync(service.find_file, key, limiter=FILE)
     except (KeyError, VideoError) as error:
         raise HTTPException(404) from error
     if file is None:

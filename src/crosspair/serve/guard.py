@@ -1,18 +1,20 @@
-"""ASGI middleware: reject requests of other sites, limit uploads, and add security headers."""
+"""ASGI middleware: reject other host names and sites, limit uploads, and add security headers."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
+from collections.abc import Sequence
 
+from anyio import move_on_after
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_UPLOADS = 10  # received or waiting at the same time, which limits the size of temporary files
-UPLOAD_TIMEOUT = 600.0  # s for receiving an upload
+UPLOAD_TIMEOUT = 900.0  # s for an upload, from its first byte to the response
 # Only this server is contacted, and no other site may embed its pages. The thumbnail of an upload
 # is a data URL.
 HEADERS = [
@@ -26,10 +28,17 @@ HEADERS = [
 
 
 class Guard:
-    """Check requests before they reach the application."""
+    """Check requests before they reach the application.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: the application.
+        allowed_hosts: names in the ``Host`` header that are accepted, in addition to ``localhost`` and all IP
+            addresses. Other names may be of a site that resolves them to this server (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str] = ()) -> None:
         self._app = app
+        self._hosts = {"localhost", *(name.lower() for name in allowed_hosts)}
         self._uploads = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,22 +48,45 @@ class Guard:
         is_upload = scope["method"] not in ("GET", "HEAD")
         started = asyncio.Event()
         send = _add_headers(send, is_upload, started)
+        if problem := self._check(scope, is_upload):
+            await _respond(*problem)(scope, receive, send)
+            return
+        self._uploads += is_upload
+        try:
+            with move_on_after(UPLOAD_TIMEOUT if is_upload else None) as limit:
+                await self._app(scope, receive, send)
+            if limit.cancelled_caught and not started.is_set():
+                await _respond(408, "The upload takes too long.")(scope, receive, send)
+        except asyncio.CancelledError:
+            if not started.is_set():
+                await _respond(503, "The server is stopping.")(scope, receive, send)
+        finally:
+            self._uploads -= is_upload
+
+    def _check(self, scope: Scope, is_upload: bool) -> tuple[int, str] | None:
+        """Return status and message for a request that is rejected."""
+        headers = Headers(scope=scope)
+        host = re.sub(r":\d*\Z", "", headers.get("host", "")).lower()
+        if host not in self._hosts and not _is_address(host):
+            return 400, "This host name is not allowed. Start the server with --allowed-host and the name."
         # Links of other sites may open the page, but not use the API.
-        is_protected = is_upload or scope["path"].startswith("/api/")
-        if is_protected and _is_cross_site(Headers(scope=scope)):
-            await JSONResponse({"detail": "Requests of other sites are rejected."}, 403)(scope, receive, send)
-        elif is_upload and self._uploads == MAX_UPLOADS:
-            detail = "The server is processing too many uploads. Try again later."
-            await JSONResponse({"detail": detail}, 503)(scope, receive, send)
-        else:
-            self._uploads += is_upload
-            try:
-                await self._app(scope, _limit_time(receive) if is_upload else receive, send)
-            except asyncio.CancelledError:
-                if not started.is_set():
-                    await JSONResponse({"detail": "The server is stopping."}, 503)(scope, receive, send)
-            finally:
-                self._uploads -= is_upload
+        if (is_upload or scope["path"].startswith("/api/")) and _is_cross_site(headers):
+            return 403, "Requests of other sites are rejected."
+        if is_upload and self._uploads == MAX_UPLOADS:
+            return 503, "The server is processing too many uploads. Try again later."
+        return None
+
+
+def _respond(status: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
@@ -75,19 +107,6 @@ def _is_cross_site(headers: Headers) -> bool:
         return site not in ("same-origin", "none")
     origin = headers.get("origin")
     return origin is not None and origin.partition("://")[2] != headers.get("host")
-
-
-def _limit_time(receive: Receive) -> Receive:
-    deadline = asyncio.get_running_loop().time() + UPLOAD_TIMEOUT
-
-    async def receive_in_time() -> Message:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await receive()
-        except TimeoutError as error:
-            raise HTTPException(408, "The upload takes too long.") from error
-
-    return receive_in_time
 
 
 def _add_headers(send: Send, is_upload: bool, started: asyncio.Event) -> Send:

@@ -11,7 +11,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from pydantic import BaseModel, Field
 from crosspair.config import Clip
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.inputs import probe_missing
-from crosspair.corpora.manifest import manifest_from_rows
+from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.prepare import TranscodeRequest, transcode_locally
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.errors import CrosspairError, TextError, VideoError
-from crosspair.evaluation.encode import check_text_tower, encode_windows
+from crosspair.evaluation.encode import ProgressCallback, check_text_tower, encode_windows
 from crosspair.evaluation.windows import Span, Windows
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.inference import Classified
@@ -73,6 +73,20 @@ class Classification(BaseModel):
 
 
 @dataclass(frozen=True)
+class ReceivedVideo:
+    """An uploaded video that can be encoded."""
+
+    digest: bytes  # of the content
+    manifest: Manifest  # of this video
+    length: float  # s
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is encoded as a whole, without a timeline."""
+        return self.length <= MIN_TIMELINE
+
+
+@dataclass(frozen=True)
 class Upload:
     """What is kept of an uploaded video: its length in s, a JPEG, and of each window the span in s and f_v, (n, D)."""
 
@@ -100,7 +114,7 @@ class LibraryService:
         self._uploads_folder, self._conversions = scratch / "uploads", scratch / "moments"
         self._uploads: dict[bytes, Upload] = {}  # by digest of the content
         self._hits: dict[str, SearchHit] = {}  # the oldest first
-        self._hits_lock = threading.Lock()
+        self._lock, self._copying = threading.Lock(), threading.Lock()
         self._secret = secrets.token_bytes(16)
         paths = {name.partition("#t=")[0] for name, video in searcher.library.videos().items() if video.windows}
         self.videos = len(paths)
@@ -132,7 +146,7 @@ class LibraryService:
         """Make a search result playable, under a key that is unpredictable but always the same."""
         content = repr((hit.path, hit.start, hit.end)).encode()
         key = hashlib.blake2b(content, key=self._secret, digest_size=16).hexdigest()
-        with self._hits_lock:
+        with self._lock:
             self._hits.pop(key, None)
             self._hits[key] = hit
             if len(self._hits) > MAX_MOMENTS:
@@ -143,43 +157,58 @@ class LibraryService:
             path = str(Path(path).relative_to(self._root)) if inside else Path(path).name
         return Moment(key=key, start=hit.start, end=hit.end, score=hit.score, title=hit.title, path=path)
 
-    def encode(self, file: BinaryIO, name: str) -> Upload:
-        """Encode an uploaded video in worker processes, unless its embeddings are known.
+    def open_copy(self) -> IO[bytes]:
+        """Create a file for an upload, which is deleted when it is closed."""
+        self._uploads_folder.mkdir(parents=True, exist_ok=True)  # temporary folders may be cleaned
+        return NamedTemporaryFile(dir=self._uploads_folder)
+
+    def receive(self, file: IO[bytes], copy: IO[bytes]) -> ReceivedVideo | Upload:
+        """Move a file to its copy, which other processes can open, and probe it, unless its embeddings are known.
 
         Raises:
-            VideoError: The file, called ``name`` in the message, is not a readable video, or is too long.
+            VideoError: It is not a readable video, or is too long.
         """
-        self._uploads_folder.mkdir(parents=True, exist_ok=True)  # temporary folders may be cleaned
-        with NamedTemporaryFile(dir=self._uploads_folder) as copy:
+        with self._copying:  # only one upload needs twice its size on the disk
             shutil.copyfileobj(file, copy)
             copy.flush()
-            with Path(copy.name).open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").digest()
-            if digest not in self._uploads:
-                try:
-                    self._uploads[digest] = self._encode(copy.name)
-                except VideoError as error:
-                    raise VideoError(str(error).replace(copy.name, name)) from error
-        upload = self._uploads[digest]
-        if len(self._uploads) > MAX_EMBEDDINGS:
-            del self._uploads[next(iter(self._uploads))]
-        return upload
-
-    def _encode(self, path: str) -> Upload:
+            file.close()
+        with Path(copy.name).open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").digest()
+        if digest in self._uploads:
+            return self._uploads[digest]
         # The path is never read as a manifest, which could name other files of the server.
-        manifest = probe_missing(manifest_from_rows([{"pair_id": path, "path": path}], "."))
+        manifest = probe_missing(manifest_from_rows([{"pair_id": copy.name, "path": copy.name}], "."))
         (row,) = manifest.table.to_pylist()
         if row["error"]:
             raise VideoError(row["error"])
         length = row["duration"]
         if length > MAX_LENGTH:
-            raise VideoError(f"{path} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}")
-        windows = Windows() if length > MIN_TIMELINE else Windows(length, length)
-        (encoded,) = encode_windows(self.searcher.engine, manifest, windows, thumbnails=True)
+            raise VideoError(f"{copy.name} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}")
+        return ReceivedVideo(digest, manifest, length)
+
+    def encode(self, video: ReceivedVideo, progress: ProgressCallback | None = None) -> Upload:
+        """Encode an uploaded video in worker processes.
+
+        Args:
+            progress: see `encode_plans`.
+
+        Raises:
+            VideoError: It is not readable.
+        """
+        if video.digest in self._uploads:  # meanwhile
+            return self._uploads[video.digest]
+        windows = Windows(video.length, video.length) if video.is_short else Windows()
+        engine = self.searcher.engine
+        (encoded,) = encode_windows(engine, video.manifest, windows, thumbnails=True, progress=progress)
         if not encoded.spans:
             raise VideoError(encoded.failure)
         thumbnail = encoded.thumbnails[len(encoded.thumbnails) // 2]
-        return Upload(length, thumbnail, encoded.spans, encoded.embedding.numpy())
+        upload = Upload(video.length, thumbnail, encoded.spans, encoded.embedding.numpy())
+        with self._lock:
+            self._uploads[video.digest] = upload
+            if len(self._uploads) > MAX_EMBEDDINGS:
+                del self._uploads[next(iter(self._uploads))]
+        return upload
 
     def classify(self, upload: Upload, classes: str) -> Classification:
         """Score class names, separated by commas or lines (Appendix C).
@@ -224,29 +253,36 @@ class LibraryService:
             playable = codec.name.removeprefix("lib") in CODECS and codec.pix_fmt in PIXEL_FORMATS
         return (Path(path), media_type) if playable else None
 
-    def convert(self, key: str) -> Path:
-        """Convert a moment to an MP4 file, without sound, that all browsers play.
+    def find_conversion(self, key: str) -> Path:
+        """Return the path of the converted file of a moment, which may not exist yet.
 
         Raises:
             KeyError: See `find_hit`; or the file was deleted.
-            VideoError: The video is not readable.
-            CrosspairError: The file cannot be written.
         """
-        hit = self.find_hit(key)
-        state = file_state(hit.path)
+        state = file_state(self.find_hit(key).path)
         if state == MISSING_FILE:
             raise KeyError(key)
         # The name contains size and time of the file, so a replaced file is converted again.
-        target = self._conversions / f"{key}-{state[0]}-{state[1]}.mp4"
-        if not target.exists():
-            clip = Clip(hit.path, hit.start, hit.end)
-            # In a separate process: a broken video may crash or block the decoder.
-            ((_, outcome),) = transcode_locally([TranscodeRequest(clip, CONVERSION, target, key)], workers=1)
-            if outcome.fatal:  # not the video's fault, for example a full disk
-                raise CrosspairError(outcome.fatal)
-            if outcome.error:
-                raise VideoError(outcome.error)
-            files = sorted(self._conversions.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
-            for path in files[:-MAX_CONVERSIONS]:
-                path.unlink(missing_ok=True)
-        return target
+        return self._conversions / f"{key}-{state[0]}-{state[1]}.mp4"
+
+    def convert(self, key: str, target: Path) -> None:
+        """Convert a moment to an MP4 file, without sound, that all browsers play, unless it exists.
+
+        Raises:
+            KeyError: See `find_hit`.
+            VideoError: The video is not readable.
+            CrosspairError: The file cannot be written.
+        """
+        if target.exists():
+            return
+        hit = self.find_hit(key)
+        clip = Clip(hit.path, hit.start, hit.end)
+        # In a separate process: a broken video may crash or block the decoder.
+        ((_, outcome),) = transcode_locally([TranscodeRequest(clip, CONVERSION, target, key)], workers=1)
+        if outcome.fatal:  # not the video's fault, for example a full disk
+            raise CrosspairError(outcome.fatal)
+        if outcome.error:
+            raise VideoError(outcome.error)
+        files = sorted(self._conversions.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
+        for path in files[:-MAX_CONVERSIONS]:
+            path.unlink(missing_ok=True)

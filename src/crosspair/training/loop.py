@@ -64,7 +64,8 @@ class Trainer(ABC):
         self.recipe, self.manifest, self.world = recipe, manifest, world
         self.counts: dict[str, int] = {}  # pairs used and skipped in each split, to be logged
         self.skipped: dict[str, str] = {}  # pair id and error message of unreadable training clips
-        self.step = self.best_step = 0  # training steps done; step of the best validation
+        self.step = self._saved_step = 0  # training steps done; of the last checkpoint
+        self._losses: dict[int, torch.Tensor] = {}  # by step, since the last `_check_finite`
 
     @abstractmethod
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
@@ -109,6 +110,7 @@ class Trainer(ABC):
         with run_folder as self.run_folder:
             if run_folder.last_step is not None:
                 self.resume(run_folder.checkpoints, run_folder.last_step)
+                self._check_finite()
             elif self.counts:
                 run_folder.record("pairs", 0, {"epoch": 0, **self.counts})
             order = TrainingOrder(
@@ -142,11 +144,14 @@ class Trainer(ABC):
                 stop = self._step(batch, stop_requested())
                 epochs_done, step_in_epoch = divmod(self.step, self.steps_per_epoch)
                 bar.advance(self.step, f"epoch {epochs_done}/{config.epochs}")
+                due = config.checkpoint_steps and self.step % config.checkpoint_steps == 0
+                save = stop or due or step_in_epoch == 0
+                if save:
+                    self._check_finite()
                 if step_in_epoch == 0:
                     with record_section("validation"):
                         self._end_epoch(epochs_done)
-                due = config.checkpoint_steps and self.step % config.checkpoint_steps == 0
-                if stop or due or step_in_epoch == 0:
+                if save:
                     with record_section("checkpoint"):
                         self._save()
                 if stop:
@@ -182,9 +187,11 @@ class Trainer(ABC):
             logger.warning("step %d is skipped: too few readable clips in its batch", self.step)
             return bool(stops)
         scalars = self.train_step(batch, epoch, clips * self.world.size / total)
+        self._losses[self.step] = scalars["loss"]
         self._throughput.clips += total
         if self.step % config.log_every == 0:
             with record_section("logging"):
+                self._check_finite()
                 values = {name: round(float(value), 7) for name, value in scalars.items()}
                 position = {"epoch": round(self.step / self.steps_per_epoch, 4), "pairs": self.step * config.batch_size}
                 self.run_folder.record("train", self.step, {**position, **values, **self._throughput.read()})
@@ -198,14 +205,26 @@ class Trainer(ABC):
         if due and len(self.validation):
             scores = self.validate()
             self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
-            if self.observe(scores):
-                self.best_step = self.step
-                if config.export == "best" and self.world.is_main:
-                    self.model.save_pretrained(self.run_folder.model)
+            if self.observe(scores) and config.export == "best" and self.world.is_main:
+                self.model.save_pretrained(self.run_folder.model)
         event = self.advance(epochs_done)
         if event:
             logger.info("epoch %d: %s", epochs_done, event)
             self.run_folder.record("event", self.step, {"epoch": epochs_done, "event": event})
+
+    def _check_finite(self) -> None:
+        """Raise RunError if a loss since the last call, or a weight, is not finite on any process."""
+        bad = next((step for step, loss in self._losses.items() if not loss.isfinite()), 0)
+        self._losses.clear()
+        steps = [step for step in self.world.gather_counts(bad).tolist() if step]
+        finite = all(values.isfinite().all() for values in self.model.state_dict().values())
+        if steps or self.world.gather_counts(int(not finite)).any():
+            quantity = f"the loss of step {min(steps)} is" if steps else f"weights after step {self.step} are"
+            last = f"step {self._saved_step}" if self._saved_step else "none"
+            raise RunError(
+                f"{self.run_folder.path}: {quantity} not finite, the training has diverged (last good checkpoint: "
+                f"{last}); start a new run with other settings, for example a lower optimizer.lr"
+            )
 
     def _sync_skipped(self) -> None:
         """Merge the skipped pairs of all processes: each may draw any pair in the next epoch."""
@@ -243,8 +262,9 @@ class Trainer(ABC):
         rank_state = {"task": self.rank_state_dict(), "rng": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             rank_state["cuda_rng"] = torch.cuda.get_rng_state()
-        shared = {"task": self.state_dict(), "best_step": self.best_step, "left_out": self.skipped}
-        save_checkpoint(self.run_folder.checkpoints, self.step, shared, rank_state, self.world, keep=[self.best_step])
+        shared = {"task": self.state_dict(), "left_out": self.skipped}
+        save_checkpoint(self.run_folder.checkpoints, self.step, shared, rank_state, self.world)
+        self._saved_step = self.step
 
     def resume(self, checkpoints: Path, step: int) -> None:
         """Restore model, optimizer, bank, random generators and counters from a checkpoint.
@@ -260,13 +280,14 @@ class Trainer(ABC):
                 torch.set_rng_state(mine["rng"])
                 if self.world.device.type == "cuda" and "cuda_rng" in mine:
                     torch.cuda.set_rng_state(mine["cuda_rng"])
-            self.step, self.best_step, self.skipped = shared["step"], shared["best_step"], shared["left_out"]
+            self.step, self.skipped = shared["step"], shared["left_out"]
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RunError(
                 f"{checkpoints}: the checkpoint of step {step} does not match this recipe's model, "
                 f"or another version wrote it: {reason}"
             ) from error
+        self._saved_step = self.step
         logger.info("resumed at step %d", self.step)
 
     # --- the gradient step ----------------------------------------------------------------------

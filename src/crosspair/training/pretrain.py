@@ -52,7 +52,7 @@ def pretrain(
         world: the processes of the training; each of them calls this function.
 
     Returns:
-        The model that was written, or None if a signal (SIGTERM, Ctrl-C) stopped the training.
+        The model that was written, or None if a signal (SIGTERM, SIGHUP, Ctrl-C) stopped the training.
 
     Raises:
         CrosspairError: pairs, recipe, folder or videos are invalid.

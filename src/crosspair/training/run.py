@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
-import pickle
 import shutil
 import time
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import zipfile
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +19,13 @@ import torch
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, format_error
-from crosspair.files import JsonlWriter, check_output, check_output_folder, read_jsonl, write_atomically
+from crosspair.files import JsonlWriter, check_output, check_output_folder, file_lock, read_jsonl, write_atomically
 from crosspair.recipes import dump_recipe, read_recipe, recipe_settings
 
+logger = logging.getLogger(__name__)
+
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
-ORIGIN = "manifest.json"
+ORIGIN, LOCK = "manifest.json", ".run.lock"
 # Keys that do not change results and may differ when a run is resumed.
 MUTABLE_KEYS = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
 _PREFIX = "step-"  # of a checkpoint's folder
@@ -49,7 +53,7 @@ class RunFolder:
 
     Raises:
         RunError: the folder contains a run and ``resume`` is False, or a run with another recipe,
-            manifest or origin; or it cannot be written.
+            manifest or origin, or only damaged checkpoints; another process trains in it; or it cannot be written.
     """
 
     def __init__(
@@ -73,6 +77,9 @@ class RunFolder:
             _check_origin(path, origin)
         elif path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; a run needs a folder")
+        self._open = ExitStack()
+        if world.is_main:
+            self._open.enter_context(file_lock(path / LOCK, f"another process trains in {path}"))
         world.barrier()
         if world.is_main:
             write_atomically(path / ORIGIN, json.dumps({**origin, "file": manifest_file}) + "\n")
@@ -80,29 +87,35 @@ class RunFolder:
         world.barrier()
         _wait_for_origin(path)
         # From rank 0, since other machines may see the newest checkpoint later.
-        self.last_step = int(world.gather_counts(last_step(self.checkpoints) or 0)[0]) or None
+        step = find_checkpoint(self.checkpoints) if world.is_main else None
+        self.last_step = int(world.gather_counts(step or 0)[0]) or None
 
     def __enter__(self) -> Self:
         if self.world.is_main:
             from torch.utils.tensorboard import SummaryWriter
 
             step = self.last_step or 0
-            _truncate_metrics(self.path / METRICS, step)
+            _truncate_metrics(self.path / METRICS, step or -1)  # without a checkpoint, lines of step 0 are repeated
             self._metrics = JsonlWriter(self.path / METRICS)
             self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.world.is_main:
-            self._metrics.__exit__(*error)
-            with suppress(OSError):  # on a full disk closing fails again and would hide the first error
-                self._events.close()
+        with self._open:
+            if self.world.is_main:
+                self._metrics.__exit__(*error)
+                with suppress(OSError):  # on a full disk closing fails again and would hide the first error
+                    self._events.close()
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl``, and its numbers to the TensorBoard log, on rank 0 only."""
+        """Append a line to ``metrics.jsonl``, and its numbers to the TensorBoard log, on rank 0 only.
+
+        Numbers that are not finite are null in the line: JSON has no such numbers.
+        """
         if not self.world.is_main:
             return
-        self._metrics.add({"kind": kind, "step": step, **values})
+        line = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+        self._metrics.add({"kind": kind, "step": step, **line})
         try:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -157,21 +170,15 @@ def _wait_for_origin(path: Path) -> None:
 
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    shared: Mapping[str, Any],
-    rank_state: Mapping[str, Any],
-    world: World,
-    keep: Collection[int] = (),
+    folder: Path, step: int, shared: Mapping[str, Any], rank_state: Mapping[str, Any], world: World
 ) -> None:
-    """Write a checkpoint from all processes, then delete the others except those to keep.
+    """Write a checkpoint from all processes, then delete all but it and the one before it.
 
     Args:
         folder: the run's ``checkpoints`` folder.
         step: training steps done.
         shared: tensors and plain values that are the same on all processes; rank 0 writes them.
         rank_state: tensors and plain values of this process.
-        keep: steps of older checkpoints to keep.
 
     Raises:
         RunError: the checkpoint cannot be written, for example to a full disk, or the machines have
@@ -199,7 +206,7 @@ def save_checkpoint(
     if failures:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-        previous = last_step(folder)
+        previous = max(_steps(folder), default=None)
         raise RunError(
             f"{folder}: failed to write the checkpoint of step {step} "
             f"({reason or 'another process failed'}); free disk space and continue with --resume "
@@ -209,8 +216,9 @@ def save_checkpoint(
         final = folder / f"{_PREFIX}{step:08d}"
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
+        kept = {step, *[other for other in _steps(folder) if other < step][-1:]}
         for other in _steps(folder):
-            if other != step and other not in keep:
+            if other not in kept:
                 shutil.rmtree(folder / f"{_PREFIX}{other:08d}", ignore_errors=True)
     world.barrier()
 
@@ -227,14 +235,31 @@ def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Any], list[dict[
     return shared, [_read(checkpoint / _rank_file(rank), mmap=True) for rank in ranks]
 
 
-def last_step(folder: Path) -> int | None:
-    """Return the step of the newest complete checkpoint, or None."""
-    return max(_steps(folder), default=None)
+def find_checkpoint(folder: Path) -> int | None:
+    """Return the step of the newest checkpoint, or None; damaged ones are skipped with a warning.
+
+    Raises:
+        RunError: all checkpoints are damaged.
+    """
+    problems: list[str] = []
+    for step in reversed(_steps(folder)):
+        try:
+            load_checkpoint(folder, step)
+        except RunError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            logger.warning("%s; resuming from step %d", "; ".join(problems), step)
+        return step
+    if problems:
+        raise RunError(f"{'; '.join(problems)}; no other checkpoint is left, remove {folder} to train from the start")
+    return None
 
 
 def _steps(folder: Path) -> list[int]:
+    """Return the steps of all checkpoints, ascending."""
     names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*/")]
-    return [int(name) for name in names if name.isdecimal()]  # not "step-00000010 (copy)"
+    return sorted(int(name) for name in names if name.isdecimal())  # not "step-00000010 (copy)"
 
 
 def _rank_file(rank: int) -> str:
@@ -252,8 +277,10 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Load a checkpoint file to the CPU; RunError if it is missing or damaged."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{path} is not a readable checkpoint: {reason}") from error
+    except Exception as error:  # zipfile and torch raise many types for damaged files
+        raise RunError(f"{path} is not a readable checkpoint: {format_error(error)}") from error
     return content

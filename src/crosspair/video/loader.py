@@ -5,7 +5,9 @@ The random numbers of a view depend on (seed, epoch, row) only: batches are the 
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,12 +19,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from crosspair.config import Clip, ClipConfig
-from crosspair.errors import VideoError
+from crosspair.errors import RunError, VideoError
 from crosspair.video.views import View, load_view, training_view
+from crosspair.workers import exit_with_parent
+
+logger = logging.getLogger(__name__)
 
 LOADER_TIMEOUT = 600  # s without a batch: a decoder hangs
 PERMUTATION, VIEW = 0, 1  # uses of a generator, so that no two uses share their draws
 PREFETCH = 4  # batches per worker
+SHARED_MEMORY = Path("/dev/shm")  # where workers put batches; Linux only
 
 
 @dataclass(frozen=True)
@@ -44,18 +50,51 @@ class Batch:
 def training_loader(
     clips: Sequence[Clip], order: TrainingOrder, config: ClipConfig, *, seed: int, workers: int
 ) -> DataLoader[Any]:
-    """Load a `Batch` of random views for each item of an order, without a pause between epochs."""
+    """Load a `Batch` of random views for each item of an order, without a pause between epochs.
+
+    Raises:
+        RunError: shared memory is too small for the batches.
+    """
+    size = order.batch_size // order.world_size * 3 * config.frames * config.size**2  # bytes
     return DataLoader(
         _TrainingViews(clips, config, seed),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_collate,
-        prefetch_factor=PREFETCH if workers else None,
+        prefetch_factor=_fit_prefetch(workers, size) if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         timeout=LOADER_TIMEOUT if workers else 0,
         generator=torch.Generator(),  # the default one is restored when a run resumes
     )
+
+
+def free_shared_memory() -> int | None:
+    """Return the free bytes of shared memory; None if the system has no limit of it."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
+
+
+def _fit_prefetch(workers: int, size: int) -> int:
+    """Return how many batches of ``size`` bytes each worker may prefetch, at most `PREFETCH`.
+
+    A worker for whose batch there is no shared memory never delivers it.
+    """
+    free = free_shared_memory()
+    if free is None:
+        return PREFETCH
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    batches = free // processes // size - 2  # two are in use by the training
+    if batches < PREFETCH * workers:
+        needed = (PREFETCH * workers + 2) * size * processes
+        advice = (
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, but training.workers={workers} use up to "
+            f"{needed / 1e6:.0f} MB of it; start the container with --shm-size={-(-needed // 10**9)}g, or lower "
+            "training.workers"
+        )
+        if batches < workers:
+            raise RunError(f"{advice}; training.workers=0 uses none")
+        logger.warning("%s. Fewer batches are prefetched.", advice)
+    return min(PREFETCH, batches // workers)
 
 
 @contextmanager
@@ -155,8 +194,9 @@ def _collate(items: list[_LoadedView]) -> Batch:
 
 
 def _start_worker(worker: int) -> None:
-    """Limit torch to one thread, and leave the parent's process group, so that its signals do not stop the worker."""
+    """Limit torch to one thread, exit with the parent, but leave its process group, so as not to get its signals."""
     del worker
+    exit_with_parent()  # PyTorch's own watch misses a parent that ended before it began
     torch.set_num_threads(1)
     # Ctrl-C and batch systems signal whole process groups: a training that is stopping needs its
     # workers until it has saved.

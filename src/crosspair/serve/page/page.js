@@ -98,7 +98,7 @@ function momentItem(moment, index) {
     "Converted for the browser: only this moment, without sound.");
   const unavailable = element(
     "p", { className: "unavailable", hidden: true },
-    "This video is not playable: the file is missing or damaged.");
+    "This video is not playable: the file is missing or damaged, or the server is busy.");
   // The controls only appear after the first play, to keep the results readable.
   const start = () => {
     frame.classList.add("started");
