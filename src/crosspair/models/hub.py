@@ -192,7 +192,7 @@ def limit_parameters(sizes: Sequence[int], message: str) -> Iterator[None]:
     """
     tensors, values = 2 * len(sizes), 2 * sum(sizes)
 
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
         nonlocal tensors, values
         if parameter is not None:
             tensors, values = tensors - 1, values - parameter.numel()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import errno
 import itertools
 import os
 import re
+import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -21,7 +25,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
+from crosspair.errors import SYSTEM_ERRORS, TRY_LATER, CheckResult, InvalidVideoError, VideoStatus, format_error
 
 # FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because they could open
 # other files of this machine. Audio and image formats are included so that such a file is reported as what it is.
@@ -239,7 +243,8 @@ def _check_file(path: str) -> None:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         if getattr(error, "errno", None) == errno.ENOENT:
             raise InvalidVideoError(path, VideoStatus.MISSING, "no such file") from error
-        raise InvalidVideoError(path, VideoStatus.UNREADABLE, format_error(error)) from error
+        later = TRY_LATER if isinstance(error, OSError) else ""
+        raise InvalidVideoError(path, VideoStatus.UNREADABLE, f"{format_error(error)}{later}") from error
     if stat.S_ISDIR(status.st_mode):
         raise InvalidVideoError(path, VideoStatus.UNREADABLE, "is a folder, not a video")
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
@@ -267,8 +272,10 @@ def _explain_open_error(path: str, remote: RemoteFile | None, error: Exception) 
         return remote.fault
     # A disk error, unless the file's first bytes explain why the demuxer failed.
     disk_errors = (errno.EIO, errno.EACCES, errno.EPERM)
-    if not result.reason and getattr(error, "errno", None) in disk_errors:
-        return InvalidVideoError(path, VideoStatus.UNREADABLE, f"cannot be opened ({format_error(error)})")
+    code = getattr(error, "errno", None)
+    if code in SYSTEM_ERRORS or (not result.reason and code in disk_errors):
+        reason = f"cannot be opened ({format_error(error)}){TRY_LATER}"
+        return InvalidVideoError(path, VideoStatus.UNREADABLE, reason)
     reason = f"not a readable video, or cut ({result.reason or format_error(error)})"
     return InvalidVideoError(path, result.kind, reason)
 
@@ -295,6 +302,10 @@ CACHE = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"max
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0  # s until a server answers, and between two parts of its answer
 REQUEST_TIMEOUT = 120.0  # s for a block
 NO_RANGES = "the server does not support range requests. Download the file"
+
+# Copies of "simplecache::" and the like, which fsspec would not remove; those of killed workers, too.
+COPIES = Path(tempfile.gettempdir(), f"crosspair-{secrets.token_hex(8)}")
+atexit.register(shutil.rmtree, COPIES, ignore_errors=True)
 
 Result = TypeVar("Result")
 
@@ -348,6 +359,9 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
             options = {"client_kwargs": {"timeout": timeout}}
             if "::" in url:
                 options = {name: {**CACHE, **options} for name in ("http", "https")}
+        for name in re.findall(r"(\w*cached?)::", url):  # keeps copies of files
+            if "cache_storage" not in fsspec.config.conf.get(name, {}):
+                options[name] = {"cache_storage": str(COPIES / str(os.getpid()))}
         filesystem, path = fsspec.url_to_fs(url, **options)
         handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
     except Exception as error:  # each protocol has its own exceptions
@@ -363,7 +377,7 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
 
 def _explain(url: str, error: Exception) -> InvalidVideoError:
     """Convert an exception of fsspec: MISSING for no such file (HTTP 404, 410), else UNREADABLE with the reason."""
-    missing = InvalidVideoError(url, VideoStatus.MISSING, "no such file")
+    missing = InvalidVideoError(url, VideoStatus.MISSING, f"no such file{TRY_LATER}")
     if isinstance(error, FileNotFoundError):
         # fsspec raises this for every failed request: the cause has the server's status.
         cause = error.__cause__
@@ -373,13 +387,13 @@ def _explain(url: str, error: Exception) -> InvalidVideoError:
             return missing
         error = cause
     if isinstance(error, TimeoutError):
-        return InvalidVideoError(url, VideoStatus.UNREADABLE, "the server does not answer (time-out)")
+        return InvalidVideoError(url, VideoStatus.UNREADABLE, f"the server does not answer (time-out){TRY_LATER}")
     if isinstance(error, ValueError) and "range requests" in str(error):
         return InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
     status, message = getattr(error, "status", None), getattr(error, "message", "")
     reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
     line = " ".join(str(reason or error or type(error).__name__).split())
-    return InvalidVideoError(url, VideoStatus.UNREADABLE, f"cannot be opened ({line})")
+    return InvalidVideoError(url, VideoStatus.UNREADABLE, f"cannot be opened ({line}){TRY_LATER}")
 
 
 # --- first bytes of a file ----------------------------------------------------------------------
