@@ -105,6 +105,6 @@ def test_wrong_length_in_header(tmp_path: Path, make_video) -> None:
     assert by_header.results[0].kind is VideoStatus.FINE
     checked = check(manifest, tmp_path / "b.parquet", decode=True)
     assert checked.results[0].kind is VideoStatus.WRONG_LENGTH
-    assert "decoding finds 100 in 3.33 s" in checked.results[0].reason
+    assert "3.33 s" in checked.results[0].reason
     assert checked.manifest.column("frames") == [100]
     assert checked.manifest.column("error") == [None]

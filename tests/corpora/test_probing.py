@@ -13,7 +13,7 @@ import pytest
 from crosspair.corpora import check as probing
 from crosspair.corpora.check import WHOLE, check_videos, probe_videos
 from crosspair.errors import CheckResult, VideoStatus
-from crosspair.video import integrity
+from crosspair.video import container, integrity
 from crosspair.video.decode import probe
 from crosspair.workers import WorkerFailure
 
@@ -153,12 +153,12 @@ def test_a_result_lists_all_notes(tmp_path: Path, make_video) -> None:
     assert re.fullmatch(r"it is AVI .*, not \.mp4; 0\.\d+ s, shorter than a clip .*", verdict.reason)
 
 
-def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integrity, "SIDES", (8, 100))
-    info, verdicts = integrity.inspect(str(video), [WHOLE], decode=True)
-    reason = "the header gives a size of 128×64 pixels"
-    assert verdicts == [CheckResult(VideoStatus.ABSURD_SIZE, reason)]
-    assert info == probe(str(video))
+@pytest.mark.parametrize(("limit", "value"), [("SIDES", (8, 100)), ("MAX_PIXELS", 8000), ("MAX_ASPECT", 1.5)])
+def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: object) -> None:
+    monkeypatch.setattr(container, limit, value)
+    (verdict,) = integrity.inspect(str(video), [WHOLE], decode=True)[1]
+    assert verdict.kind is VideoStatus.ABSURD_SIZE
+    assert "128×64" in verdict.reason
 
 
 def test_segments_have_separate_results(video: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -68,10 +69,23 @@ def test_joined_recordings_have_one_clock(tmp_path: Path, make_video) -> None:
     assert check(path) is VideoStatus.FINE
 
 
+@pytest.mark.parametrize("suffix", [".ts", ".mpg", ".mkv", ".webm", ".flv"])
+def test_a_short_recording_before_a_long_one(tmp_path: Path, make_video, suffix: str) -> None:
+    codec = {".webm": "libvpx-vp9", ".mpg": "mpeg4"}.get(suffix, "libx264")
+    parts = [make_video(tmp_path / f"{n}{suffix}", frames=n, fps=30, codec=codec).read_bytes() for n in (30, 300)]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(parts[0] + parts[1][13 if suffix == ".flv" else 0 :])  # without a second header
+    assert probe(str(path)).duration == pytest.approx(11, abs=0.1)
+    assert make_video.numbers(read(path, [0.51, 6.06])) == [15, 151]
+    assert make_video.numbers(read(path, [6.06])) == [151]
+    assert check(path) is VideoStatus.FINE
+
+
 def test_a_restart_between_samples_is_reported(tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "joined.ts"
     path.write_bytes(2 * make_video(tmp_path / "a.ts", frames=60, codec="libx264").read_bytes())
     monkeypatch.setattr(container, "SAMPLES", 1)
+    monkeypatch.setattr(container, "MAX_SCAN", 0)
     assert check(path) is VideoStatus.WRONG_LENGTH
 
 
@@ -114,10 +128,21 @@ def test_a_header_that_gives_the_end_as_length(tmp_path: Path, make_video) -> No
     assert check(path) is VideoStatus.FINE
 
 
-def test_a_header_whose_length_is_too_short(tmp_path: Path, make_video) -> None:
+@pytest.mark.parametrize("tag", [b"00:00:01.0", b"00:00:09.0"])
+def test_a_wrong_length_in_a_tag(tmp_path: Path, make_video, tag: bytes) -> None:
     path = make_video(tmp_path / "a.mkv", frames=90)
-    path.write_bytes(path.read_bytes().replace(b"00:00:03.0", b"00:00:01.0"))
+    path.write_bytes(path.read_bytes().replace(b"00:00:03.0", tag))
     assert probe(str(path)).duration == pytest.approx(3, abs=0.05)
+
+
+@pytest.mark.parametrize("length", [float("nan"), float("inf"), 1e12, 1e300, -5.0, 0.0])
+def test_an_absurd_length_is_measured_instead(tmp_path: Path, make_video, length: float) -> None:
+    path = make_video(tmp_path / "a.mkv", frames=90)
+    stored = path.read_bytes().replace(b"DURATION", b"XXXXXXXX")  # the tag
+    place = stored.index(b"\x44\x89\x88") + 3  # EBML: element Duration of 8 bytes
+    path.write_bytes(stored[:place] + struct.pack(">d", length) + stored[place + 8 :])
+    assert probe(str(path)).duration == pytest.approx(3, abs=0.05)
+    assert check(path) is VideoStatus.FINE
 
 
 def test_a_recording_that_begins_between_key_frames(tmp_path: Path, make_video) -> None:
@@ -125,6 +150,36 @@ def test_a_recording_that_begins_between_key_frames(tmp_path: Path, make_video) 
     path = remux(source, tmp_path / "b.ts", skip=11)
     assert make_video.numbers(read(path, [0, 2.0]))[0] == 30
     assert check(path) is VideoStatus.FINE
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "libx264"), (".webm", "libvpx-vp9")])
+def test_times_before_zero(tmp_path: Path, make_video, suffix: str, codec: str) -> None:
+    """Matroska stores no negative times, so that the first entry of its index is the second key frame."""
+    source = make_video(tmp_path / f"a{suffix}", frames=120, fps=30, gop=60, codec=codec)
+    path = tmp_path / f"b{suffix}"
+    with av.open(str(source)) as stored, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as written:
+        stream = written.add_stream_from_template(stored.streams.video[0])
+        for packet in stored.demux(video=0):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - 500, packet.dts - 500, stream
+                written.mux(packet)
+    assert make_video.numbers(read(path, [1.01, 3.01])) == [45, 105]
+    assert make_video.numbers(read(path, [1.31])) == [54]
+
+
+def test_pictures_that_are_refreshed_without_key_frames(tmp_path: Path, make_video) -> None:
+    def content(index: int, width: int, height: int) -> np.ndarray:
+        picture = np.full((height, width, 3), (220, 30, 30), np.uint8)
+        picture[height // 3 : -height // 3] = make_video.barcode(index, width, height)[0]
+        return picture
+
+    options = {"x264-params": "intra-refresh=1:keyint=60", "preset": "veryfast"}
+    path = make_video(
+        tmp_path / "a.ts", frames=250, gop=60, codec="libx264", size=(160, 120), content=content, options=options
+    )
+    for number in range(190, 250, 10):
+        (frame,) = read(path, [number / 30 + 0.01])
+        assert np.abs(frame.astype(int) - content(number, 160, 120)).mean() < 8
 
 
 def test_a_beginning_that_an_edit_list_hides(tmp_path: Path, make_video) -> None:
@@ -210,6 +265,17 @@ def test_a_size_that_changes(tmp_path: Path, make_video) -> None:
     prepared = tmp_path / "b.mp4"
     prepared.write_bytes(transcode(Clip(str(path)), TranscodeSettings()))
     assert make_video.numbers(read(prepared, [0.51, 3.01])) == [15, 30]
+
+
+def test_frames_that_become_huge_are_not_decoded(tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [make_video(tmp_path / f"{w}.ts", size=(w, 128), codec="libx264") for w in (256, 1024)]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    monkeypatch.setattr(container, "MAX_PIXELS", 500 * 128)
+    assert len(read(path, [1.0])) == 1
+    with pytest.raises(InvalidVideoError):
+        read(path, [3.0])
+    assert check(path).broken
 
 
 def test_the_default_stream_is_used(tmp_path: Path) -> None:

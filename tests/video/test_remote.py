@@ -24,9 +24,9 @@ from crosspair.config import Clip
 from crosspair.corpora.check import check, probe_videos
 from crosspair.corpora.manifest import manifest_from_rows
 from crosspair.errors import InvalidVideoError, VideoStatus
-from crosspair.video import container
-from crosspair.video.container import BLOCK
+from crosspair.video import remote
 from crosspair.video.decode import probe, read_frames
+from crosspair.video.remote import BLOCK
 
 pytest.importorskip("aiohttp", reason="reading from the web needs the extra 'remote'")
 
@@ -199,7 +199,7 @@ def test_a_server_that_does_not_answer() -> None:
 def test_a_server_that_stalls(
     server: Server, long_videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(container, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(remote, "READ_TIMEOUT", 0.5)
     (server.folder / "front.mp4").write_bytes(long_videos["front.mp4"].read_bytes())
     server.mode = "stalling"
     begun = time.monotonic()
@@ -211,7 +211,7 @@ def test_a_server_that_stalls(
 def test_a_server_without_ranges_is_named_as_such(server: Server, long_videos, mode: str) -> None:
     (server.folder / "a.mp4").write_bytes(long_videos["end.mp4"].read_bytes())
     server.mode = mode
-    with pytest.raises(InvalidVideoError, match=container.NO_RANGES):
+    with pytest.raises(InvalidVideoError, match=remote.NO_RANGES):
         probe(server.url("a.mp4"))
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import codecs
 import errno
 import itertools
 import os
 import re
-import secrets
-import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -26,6 +23,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from crosspair.errors import SYSTEM_ERRORS, TRY_LATER, CheckResult, InvalidVideoError, VideoStatus, format_error
+from crosspair.video.remote import RemoteFile, open_remote
 
 # FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because they could open
 # other files of this machine. Audio and image formats are included so that such a file is reported as what it is.
@@ -36,14 +34,19 @@ FORMATS = (
     "bmp_pipe,gif_pipe,jpeg_pipe,jpegxl_pipe,png_pipe,tiff_pipe,webp_pipe"
 )
 MAX_FRAMES = 2**31 - 1  # limit of the manifest's int32 column; damaged headers exceed it
-MAX_LENGTH = 1e9  # s: a longer video has a damaged header
+MAX_LENGTH = 1e6  # s; a longer video has a damaged header
+SIDES = (8, 16384)  # plausible frame sides, in pixels
+MAX_PIXELS = 36_000_000  # of a frame, slightly more than 8K; a decoder may hold 17 frames
+MAX_ASPECT = 64  # longer side / shorter side
 MAX_RATE = 1000  # frames per second; the average rate of a raw DV file is its time base
 
 # Demuxers without an index, whose time stamps may restart. They seek by decoding time, to packets of any kind.
 TRANSPORT = ("mpegts", "mpeg")
-SAMPLES = 16  # places of such a file where its clock is read
-MAX_JUMP = 10.0  # s; a larger gap in a clock is a restart, as in FFmpeg
-MAX_BACKWARD = 1.0  # s by which a clock may run backward without a restart
+UNINDEXED = (*TRANSPORT, "flv")
+MAX_SCAN = 2**30  # bytes of such a file to be read for its clock and length; of larger ones:
+SAMPLES = 16  # places where the clock is read
+MAX_JUMP = 10.0  # s; a larger gap in a clock of TRANSPORT is a restart, as in FFmpeg
+MAX_BACKWARD = 0.2  # s by which a clock may run backward without a restart
 LENGTH_DOUBT = 0.1  # s by which the header's length may differ from that of the packets
 END = 10**9  # s; after the end of any video
 TAIL_TOLERANCE = 0.5  # s by which a header's length may exceed the frames' end
@@ -64,15 +67,21 @@ class VideoInfo:
     codec: str
 
 
-@dataclass(frozen=True)
+Version: TypeAlias = tuple[int, int] | None  # size in bytes and modification time in ns, of a local file
+
+
+@dataclass
 class OpenVideo:
     """An open video at its beginning. Its times are those of a player: 0 is the beginning of the container."""
 
     path: str
     container: InputContainer
     stream: VideoStream
+    remote: RemoteFile | None = None
+    version: Version = None
     lead: float = 0.0  # time of the stream's first time stamp, in s; sound may begin earlier
-    restarts: bool = False  # whether the clock jumps; time stamps are made continuous
+    restarts: bool = False  # whether the clock may jump; `packets` makes it continuous
+    jumped: bool = False  # whether `packets` has met a jump
     info: VideoInfo = VideoInfo(0, 0, 0, 0, 0, "")
 
     @property
@@ -99,23 +108,29 @@ class OpenVideo:
         self.container.seek(stamp, stream=self.stream, backward=True)
 
     def rewind(self) -> None:
-        """Move to the first packet."""
+        """Move to the first packet; other formats than `TRANSPORT` are opened again, as an index may lack it."""
         if self.is_transport:
             self.container.seek(0, unsupported_byte_offset=True)
-        else:
-            self.seek(self.lead)
+            return
+        self.container.close()
+        if self.remote is not None:
+            self.remote.seek(0)
+        self.container = _open_container(self.path, self.remote)
+        self.stream = _select_stream(self.container, self.path)
 
     def packets(self, *, all_streams: bool = False) -> Iterator[Packet[Any]]:
         """Demux the stream, or all of them, from here on, on one continuous clock; the last packet is empty."""
-        shift = expected = 0
+        shift = expected = shown = 0  # expected and shown: ends by decoding and by presentation
+        longest = MAX_JUMP if self.is_transport else END
         for packet in self.container.demux(*([] if all_streams else [self.stream])):
             if self.restarts and packet.stream is self.stream and packet.dts is not None:
                 jump = (packet.dts + shift - expected) * float(packet.time_base)
-                if expected and not -MAX_BACKWARD <= jump <= MAX_JUMP:
-                    shift = expected - packet.dts
+                if expected and not -MAX_BACKWARD <= jump <= longest:
+                    shift, self.jumped = shown - (packet.dts if packet.pts is None else packet.pts), True
                 packet.dts = packet.dts + shift
                 packet.pts = None if packet.pts is None else packet.pts + shift
                 expected = packet.dts + (packet.duration or 0)
+                shown = max(shown, (packet.pts or packet.dts) + (packet.duration or 0))
             yield packet
 
 
@@ -127,36 +142,41 @@ def open_video(path: str) -> Iterator[OpenVideo]:
         VideoError: the file is missing, empty, not a video, or has no video stream; inside the context, the server of
             a remote file failed.
     """
-    if "://" not in path:
-        _check_file(path)
+    with _open_stream(path) as video:
+        _read_header(video)
+        yield video
+
+
+@contextmanager
+def _open_stream(path: str) -> Iterator[OpenVideo]:
+    version = None if "://" in path else _check_file(path)
     with open_remote(path) if "://" in path else nullcontext() as remote:
         container = _open_container(path, remote)
+        video = None
         try:
-            yield _read_header(OpenVideo(path, container, _select_stream(container, path)))
+            video = OpenVideo(path, container, _select_stream(container, path), remote, version)
+            yield video
         except (av.FFmpegError, InvalidVideoError) as error:
             # After a server failure FFmpeg sees a truncated file: report the server instead.
             if remote is not None and remote.fault is not None:
                 raise remote.fault from error
             raise
         finally:
-            container.close()
+            (video.container if video else container).close()
         if remote is not None and remote.fault is not None:
             raise remote.fault
 
 
-def _read_header(video: OpenVideo) -> OpenVideo:
-    """Add clock, length and size to an opened video; InvalidVideoError if it has no length or no size."""
+def _read_header(video: OpenVideo) -> None:
+    """Add clock, length and size to an opened video; InvalidVideoError if it has no length or an absurd size."""
     container, stream = video.container, video.stream
     context = stream.codec_context
     if container.start_time is not None and stream.start_time is not None and stream.time_base:
         lead = float(stream.start_time * stream.time_base) - container.start_time / av.time_base
-        video = replace(video, lead=lead if abs(lead) > TICK else 0.0)
-    if video.is_transport and _clock_jumps(video):
-        video = replace(video, restarts=True)
-    rate = stream.average_rate
-    fps = float(rate if rate and rate <= MAX_RATE else stream.guessed_rate or 0)
+        video.lead = lead if abs(lead) > TICK else 0.0
+    fps = _frame_rate(stream)
     length = _length(video, fps)
-    if length <= 0 or context.width <= 0 or context.height <= 0:
+    if not 0 < length <= MAX_LENGTH or context.width <= 0 or context.height <= 0:
         if container.format.name.endswith("_pipe"):
             reason = "is a picture, not a video"
             if container.format.name == "webp_pipe":
@@ -165,8 +185,74 @@ def _read_header(video: OpenVideo) -> OpenVideo:
         found = f"{context.width}×{context.height}, {length:.2f} s"
         reason = f"the header gives no length or size ({found}): cut, damaged, or a raw stream to convert to MP4"
         raise InvalidVideoError(video.path, VideoStatus.DAMAGED_HEADER, reason)
+    check_size(context.width, context.height, video.path)
     frames = min(stream.frames or round((length - video.lead) * fps), MAX_FRAMES)
-    return replace(video, info=VideoInfo(context.width, context.height, fps, frames, length, context.name))
+    video.info = VideoInfo(context.width, context.height, fps, frames, length, context.name)
+
+
+def check_size(width: float, height: float, path: str) -> None:
+    """Raise `InvalidVideoError` for frames that would take much memory, decoded or scaled by their short side."""
+    short, long = sorted((width, height))
+    if not SIDES[0] <= short <= long <= SIDES[1] or short * long > MAX_PIXELS or long > MAX_ASPECT * short:
+        reason = f"its frames have {width:.0f}×{height:.0f} pixels, which is too large, small or narrow for a video"
+        raise InvalidVideoError(path, VideoStatus.ABSURD_SIZE, reason)
+
+
+def _frame_rate(stream: VideoStream) -> float:
+    """Return the average number of frames per second, 0 if unknown."""
+    rate = stream.average_rate
+    return float(rate if rate and rate <= MAX_RATE else stream.guessed_rate or 0)
+
+
+def _length(video: OpenVideo, fps: float) -> float:
+    """Return the end of the pictures in s, 0 if unknown: as the header says, unless the packets contradict it."""
+    stream, form = video.stream, video.container.format.name
+    header = declared = _declared_length(stream) or (stream.frames / fps if fps else 0.0)
+    whole = float(Fraction(video.container.duration or 0, av.time_base))
+    if stream.duration:
+        header += video.lead
+        index = stream.index_entries
+        ticks = index[-1].timestamp - index[0].timestamp if len(index) else 0
+        covered = ticks * float(stream.time_base or 0) + 1 / (fps or 30)
+        agree = abs(covered - declared) < TAIL_TOLERANCE and whole < header + TAIL_TOLERANCE
+        if len(index) and agree and form not in UNINDEXED:
+            return header
+    if form.endswith("_pipe"):
+        return header
+    measured = _measure(video.path, video.version)
+    video.restarts = measured.restarts
+    # The header is right, or the file is cut: no packet reaches the end that it declares.
+    cut = measured.end < header and measured.last < (whole or header) - TAIL_TOLERANCE
+    wrong = not cut and abs(measured.end - header) > LENGTH_DOUBT
+    return measured.end if measured.end and (wrong or measured.restarts) else header
+
+
+class Measured(NamedTuple):
+    """Clock of a file by its packets; times in s, 0 if unknown."""
+
+    end: float  # of the pictures
+    last: float  # end of all streams by their time stamps, as in headers that do not subtract the start
+    restarts: bool
+
+
+@lru_cache(maxsize=2**16)
+def _measure(path: str, version: Version) -> Measured:
+    """Read the packets of a file, the last ones if they can be sought; cached for a ``version`` of the file."""
+    with _open_stream(path) as video:
+        name, size = video.container.format.name, version[0] if version else END
+        tail: float | None = END
+        if name in UNINDEXED and size <= MAX_SCAN:
+            tail = None
+        elif video.is_transport:
+            tail = None if _clock_jumps(video) else max(0.0, _declared_length(video.stream) - MAX_JUMP)
+        # After its own end, a Matroska file may go on with another one.
+        video.restarts = tail is None or name.startswith("matroska")
+        end, last = _ends(video, tail)
+        if tail is not None and (video.jumped or not end):  # or the end cannot be sought
+            video.rewind()
+            end, last = _ends(video, None)
+        origin = (video.container.start_time or 0) / av.time_base
+        return Measured(end and end - origin, last, video.jumped)
 
 
 def _clock_jumps(video: OpenVideo) -> bool:
@@ -181,43 +267,15 @@ def _clock_jumps(video: OpenVideo) -> bool:
     return bool(steps) and (steps[0] < 0 or steps[-1] > MAX_JUMP * (1 + steps[len(steps) // 2]))
 
 
-def _length(video: OpenVideo, fps: float) -> float:
-    """Return the end of the pictures in s, 0 if unknown: as the header says, unless the packets contradict it."""
-    stream, container = video.stream, video.container
-    tick = float(stream.time_base or 0)
-    header = declared = _declared_length(stream) or (stream.frames / fps if fps else 0.0)
-    if stream.duration and not video.restarts:
-        header += video.lead
-        index = stream.index_entries
-        covered = len(index) and (index[-1].timestamp - index[0].timestamp) * tick + 1 / (fps or 30)
-        if not video.is_transport and abs(covered - declared) < TAIL_TOLERANCE:
-            return header
-    if container.format.name.endswith("_pipe"):
-        return header
-    with suppress(av.FFmpegError):
-        start = max(video.lead, header - MAX_JUMP) if video.is_transport else END
-        end, last = (0.0, 0.0) if video.restarts else _ends(video, fps, start)
-        if not end:  # the end cannot be sought
-            video.rewind()
-            end, last = _ends(video, fps)
-        video.rewind()
-        measured = end and video.seconds(0) + end
-        # The header is right, or the file is cut: no packet reaches the end that it declares.
-        whole = float(Fraction(container.duration or 0, av.time_base))
-        cut = measured < header and last < max(whole, header) - TAIL_TOLERANCE
-        if measured and (video.restarts or not (cut or abs(measured - header) <= LENGTH_DOUBT)):
-            return min(measured, MAX_LENGTH)
-    return header
-
-
-def _ends(video: OpenVideo, fps: float, start: float | None = None) -> tuple[float, float]:
+def _ends(video: OpenVideo, begin: float | None) -> tuple[float, float]:
     """Return the latest end of a picture, and of a packet of any stream, from a time in s on; on the stored clock."""
     ends = {True: 0.0, False: 0.0}
+    fps = _frame_rate(video.stream)
     with suppress(av.FFmpegError):
-        if start is not None:
-            video.seek(start)
+        if begin is not None:
+            video.seek(begin)
         for packet in video.packets(all_streams=True):
-            if packet.pts is not None and packet.size:
+            if packet.pts is not None and packet.size and not packet.is_discard:
                 picture = packet.stream is video.stream
                 length = float((packet.duration or 0) * packet.time_base) or (1 / fps if picture and fps else 0.0)
                 ends[picture] = max(ends[picture], float(packet.pts * packet.time_base) + length)
@@ -225,19 +283,18 @@ def _ends(video: OpenVideo, fps: float, start: float | None = None) -> tuple[flo
 
 
 def _declared_length(stream: VideoStream) -> float:
-    """Return the length in s from the stream, its tags or the container; 0 if unknown."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+    """Return the length in s from the stream, its tags or the container; 0 if unknown or absurd."""
+    lengths = [float(stream.duration * stream.time_base)] if stream.duration and stream.time_base else []
     with suppress(KeyError, ValueError):  # Matroska and WebM: "00:00:04.960000000"
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        if 0 < (length := int(hours) * 3600 + int(minutes) * 60 + float(seconds)) < MAX_LENGTH:  # and no NaN
-            return length
+        lengths.append(int(hours) * 3600 + int(minutes) * 60 + float(seconds))
     assert isinstance(stream.container, InputContainer)
-    return float(Fraction(stream.container.duration or 0, av.time_base))
+    lengths.append(float(Fraction(stream.container.duration or 0, av.time_base)))
+    return next((length for length in lengths if 0 < length <= MAX_LENGTH), 0.0)  # of several streams, or NaN
 
 
-def _check_file(path: str) -> None:
-    """Raise `InvalidVideoError` unless the path is a regular file with content."""
+def _check_file(path: str) -> Version:
+    """Return a file's version; `InvalidVideoError` unless it is a regular file with content."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
@@ -251,6 +308,7 @@ def _check_file(path: str) -> None:
         raise InvalidVideoError(path, VideoStatus.UNREADABLE, "is not a regular file (a pipe, socket or device)")
     if status.st_size == 0:
         raise InvalidVideoError(path, VideoStatus.EMPTY, "the file is empty (0 bytes)")
+    return status.st_size, status.st_mtime_ns
 
 
 def _open_container(path: str, remote: RemoteFile | None) -> InputContainer:
@@ -291,109 +349,8 @@ def _select_stream(container: InputContainer, path: str) -> VideoStream:
     if not stream.codec_context:
         raise InvalidVideoError(path, VideoStatus.UNDECODABLE, "its video stream's codec is unknown")
     stream.codec_context.thread_type = "NONE"  # the loader's workers run in parallel already
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may also change later
     return stream
-
-
-# --- URLs: any that fsspec supports, read in byte ranges ----------------------------------------
-
-# A second of video, or a container's index, takes about one block, so a clip needs few requests.
-BLOCK = 2**18  # bytes
-CACHE = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"maxblocks": 16}}
-CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0  # s until a server answers, and between two parts of its answer
-REQUEST_TIMEOUT = 120.0  # s for a block
-NO_RANGES = "the server does not support range requests. Download the file"
-
-# Copies of "simplecache::" and the like, which fsspec would not remove; those of killed workers, too.
-COPIES = Path(tempfile.gettempdir(), f"crosspair-{secrets.token_hex(8)}")
-atexit.register(shutil.rmtree, COPIES, ignore_errors=True)
-
-Result = TypeVar("Result")
-
-
-class RemoteFile:
-    """File object for FFmpeg that stores the first error as ``fault`` instead of raising it.
-
-    An exception would have to pass through C code. FFmpeg sees the end of the file, and the caller checks ``fault``.
-    """
-
-    def __init__(self, handle: IO[bytes], url: str) -> None:
-        self._handle, self._url = handle, url
-        self.fault: InvalidVideoError | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        """Read up to ``size`` bytes (-1: all); empty after an error."""
-        return self._guard(lambda: self._handle.read(size), b"")
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to a position and return it in bytes; -1 after an error."""
-        return self._guard(lambda: self._handle.seek(offset, whence), -1)
-
-    def tell(self) -> int:
-        """Return the position in bytes; -1 after an error."""
-        return self._guard(self._handle.tell, -1)
-
-    def _guard(self, action: Callable[[], Result], default: Result) -> Result:
-        if self.fault is not None:
-            return default
-        try:
-            return action()
-        except Exception as error:  # each protocol has its own exceptions
-            self.fault = _explain(self._url, error)
-            return default
-
-
-@contextmanager
-def open_remote(url: str) -> Iterator[RemoteFile]:
-    """Open a URL for reading in ranges; InvalidVideoError if the server, the protocol or its package is missing."""
-    import fsspec
-
-    try:
-        # The archive of a chained URL (zip://…::https://…) is read in ranges, too. fsspec keeps it
-        # open while its filesystem is cached.
-        options: dict[str, Any] = {}
-        if "http://" in url or "https://" in url:
-            from aiohttp import ClientTimeout
-
-            # Without a timeout of its parts, a stalled server would hold each request for 5 minutes.
-            timeout = ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
-            options = {"client_kwargs": {"timeout": timeout}}
-            if "::" in url:
-                options = {name: {**CACHE, **options} for name in ("http", "https")}
-        for name in re.findall(r"(\w*cached?)::", url):  # keeps copies of files
-            if "cache_storage" not in fsspec.config.conf.get(name, {}):
-                options[name] = {"cache_storage": str(COPIES / str(os.getpid()))}
-        filesystem, path = fsspec.url_to_fs(url, **options)
-        handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
-    except Exception as error:  # each protocol has its own exceptions
-        raise _explain(url, error) from error
-    try:
-        if not handle.seekable() or getattr(handle, "size", 0) is None:
-            raise InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
-        yield RemoteFile(handle, url)
-    finally:
-        with suppress(Exception):  # nothing was written that could be lost
-            handle.close()
-
-
-def _explain(url: str, error: Exception) -> InvalidVideoError:
-    """Convert an exception of fsspec: MISSING for no such file (HTTP 404, 410), else UNREADABLE with the reason."""
-    missing = InvalidVideoError(url, VideoStatus.MISSING, f"no such file{TRY_LATER}")
-    if isinstance(error, FileNotFoundError):
-        # fsspec raises this for every failed request: the cause has the server's status.
-        cause = error.__cause__
-        if not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError | KeyError):
-            return missing
-        if getattr(cause, "status", None) in (404, 410):
-            return missing
-        error = cause
-    if isinstance(error, TimeoutError):
-        return InvalidVideoError(url, VideoStatus.UNREADABLE, f"the server does not answer (time-out){TRY_LATER}")
-    if isinstance(error, ValueError) and "range requests" in str(error):
-        return InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
-    status, message = getattr(error, "status", None), getattr(error, "message", "")
-    reason: Any = (status and f"status {status}: {message}") or getattr(error, "strerror", None)
-    line = " ".join(str(reason or error or type(error).__name__).split())
-    return InvalidVideoError(url, VideoStatus.UNREADABLE, f"cannot be opened ({line}){TRY_LATER}")
 
 
 # --- first bytes of a file ----------------------------------------------------------------------

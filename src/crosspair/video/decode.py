@@ -14,16 +14,17 @@ from typing import Any
 import av
 import numpy as np
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from crosspair.config import Clip
 from crosspair.errors import SYSTEM_ERRORS, TRY_LATER, InvalidVideoError, VideoError, VideoStatus, format_error
-from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, VideoInfo, open_video
+from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, VideoInfo, check_size, open_video
 
 REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
 SEEK_FROM = 1.0  # s; before this, decoding from the beginning is as fast as a seek
 SEEK_GAP = 2.0  # s between two times from which a seek costs less than decoding in between
+REFRESH = 8.0  # s of decoding after which pictures without key frames (periodic intra refresh) are complete
 REORDER_WINDOW = 4  # frames across which the timestamps of an AVI may be out of order
 
 FrameTimes = Callable[[float], Sequence[float] | np.ndarray]
@@ -85,10 +86,11 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
         last = begin + length - (2 * TICK if clip.end is not None else 0)
         wanted = [max(begin, min(begin + float(t), last)) for t in times(length)]
         try:
-            frames = list(frames_on_screen(video, wanted))
-            width, height = map(round, size(*displayed_size(frames[0], video)))  # for all: the stored size may change
-            converter = FrameConverter(clip.path)
-            pixels = [converter.to_rgb(frame, width, height) for frame in frames]
+            converter, pixels = FrameConverter(clip.path), list[np.ndarray]()
+            for frame in frames_on_screen(video, wanted):
+                if not pixels:  # the first frame sets the size of all, as the stored size may change
+                    width, height = map(round, size(*displayed_size(frame, video)))
+                pixels.append(converter.to_rgb(frame, width, height))
         except av.FFmpegError as error:
             if error.errno in (*SYSTEM_ERRORS, errno.EIO):  # of the disk or a network file system
                 reason = f"cannot be read ({format_error(error)}){TRY_LATER}"
@@ -196,7 +198,6 @@ class DecodeLog:
 
     failed: list[tuple[float, str]] = field(default_factory=list)  # time in s and error
     packets: int = 0  # that should give a visible frame
-    discarded: int = 0  # that an edit list hides
 
 
 def decode_from(video: OpenVideo, begin: float, log: DecodeLog | None = None) -> Iterator[tuple[float, VideoFrame]]:
@@ -206,17 +207,21 @@ def decode_from(video: OpenVideo, begin: float, log: DecodeLog | None = None) ->
     """
     if begin >= SEEK_FROM and begin > video.lead:
         # A seek by decoding time, or by a wrong index, may go too far: seek earlier.
-        back = 0.0
+        back = settle = 0.0
         while back < begin - video.lead and not video.is_sequential:
-            with suppress(av.FFmpegError):  # some demuxers refuse a time
+            first = None
+            with suppress(av.FFmpegError):  # some demuxers refuse a time, or go to a packet that cannot be decoded
                 video.seek(begin - back)
-            frames = _timed_frames(video, _skip_packets(video, begin) if video.is_transport else video.packets(), log)
-            first = next(frames, None)
-            if first is not None and first[0] <= begin + TICK:
-                yield first
-                yield from frames
-                return
-            back = 2 * back or 1.0
+                packets = _skip_packets(video, begin - settle) if video.is_transport else video.packets()
+                frames = _timed_frames(video, packets, log)
+                first = next(frames, None)
+            if first is not None and first[0] <= begin - settle + TICK:
+                if settle or first[1].pict_type != PictureType.P:
+                    yield first
+                    yield from frames
+                    return
+                settle = REFRESH
+            back = max(2 * back, settle, 1.0)
         video.rewind()
     yield from _timed_frames(video, _skip_packets(video, begin) if video.is_sequential else video.packets(), log)
 
@@ -250,7 +255,7 @@ def _decode_with_times(
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Yield (time in s, frame); missing time stamps are extrapolated from the frame rate."""
     if log is not None:
-        log.failed, log.packets, log.discarded = [], 0, 0
+        log.failed, log.packets = [], 0
     step = 1 / (video.info.fps or REFERENCE_FPS)
     seconds, arrival = -step, 0.0
     started = False  # at a key frame
@@ -270,7 +275,6 @@ def _decode_with_times(
                 continue
             if log is not None:
                 log.packets += started and packet.size > 0 and not packet.is_discard
-                log.discarded += packet.is_discard
             decoded = packet.decode()
         except av.FFmpegError as error:
             if log is None:
@@ -336,7 +340,12 @@ def pixel_aspect(video: OpenVideo) -> Fraction:
 
 
 def displayed_size(frame: VideoFrame, video: OpenVideo) -> tuple[float, float]:
-    """Return the (width, height) of a frame with square pixels, upright; not rounded."""
+    """Return the (width, height) of a frame with square pixels, upright; not rounded.
+
+    Raises:
+        InvalidVideoError: the size is absurd.
+    """
+    check_size(frame.width, frame.height, video.path)  # it may differ from the header's
     aspect = pixel_aspect(video)
     width, height = frame.width if aspect == 1 else float(frame.width * aspect), frame.height
     return (height, width) if orientation(frame)[0] else (width, height)

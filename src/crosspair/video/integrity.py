@@ -24,7 +24,6 @@ from crosspair.video.container import (
 from crosspair.video.decode import DecodeLog, clip_span, decode_from, displayed_info, frame_end
 from crosspair.workers import extend_timeout
 
-SIDES = (8, 16384)  # plausible frame sides, in pixels
 RATES = (1.0, 480.0)  # plausible frame rates, in frames per second
 CLIP = clip_span(frames=8, stride=4)  # s, as in the paper
 LENGTH_TOLERANCE = 0.02  # tolerated error of a header's frame count, as a fraction
@@ -101,8 +100,6 @@ def _to_span(segment: Segment, info: VideoInfo) -> Span:
 def _check_header(video: OpenVideo, info: VideoInfo, span: Span) -> CheckResult:
     """Check a segment by the header alone."""
     begin, end = span
-    if not all(SIDES[0] <= side <= SIDES[1] for side in (info.width, info.height)):
-        return CheckResult(VideoStatus.ABSURD_SIZE, f"the header gives a size of {info.width}×{info.height} pixels")
     if begin >= end:
         reason = f"the clip starts at {begin:g} s but the video ends at {info.duration:.2f} s"
         return CheckResult(VideoStatus.OUTSIDE, reason)
@@ -147,7 +144,6 @@ class _Scan:
     corrupt: list[float] = field(default_factory=list)
     failed: list[tuple[float, str]] = field(default_factory=list)
     packets: int = 0
-    discarded: int = 0
     end: float = 0.0
     restart: float | None = None  # where the clock restarts, if that was not seen before decoding
 
@@ -166,7 +162,7 @@ def _scan(video: OpenVideo, begin: float, end: float) -> _Scan:
         if frame.is_corrupt:
             scan.corrupt.append(seconds)
     scan.frames.sort()
-    scan.failed, scan.packets, scan.discarded = log.failed, log.packets, log.discarded
+    scan.failed, scan.packets = log.failed, log.packets
     return scan
 
 
@@ -198,7 +194,7 @@ def _check_length(
     if result.kind.broken and result.kind is not VideoStatus.CORRUPT_FRAMES:
         return info, result
     found = len(scan.frames)
-    missing = declared - scan.discarded - found
+    missing = declared - found
     tolerance = max(2.0, LENGTH_TOLERANCE * declared)
     # For an AVI whose end is missing, FFmpeg replaces the header's length by the remaining one.
     if missing > tolerance and check_signature(path, None).kind is VideoStatus.CUT:
@@ -211,11 +207,9 @@ def _check_length(
     lost = scan.packets - found
     if lost > EMPTY_PACKETS * scan.packets:
         return info, CheckResult(VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {scan.packets} packets give no frame")
-    longer = scan.end > info.duration + TAIL_TOLERANCE
-    if not longer and not (declared and abs(missing) > tolerance):
-        return info, result
-    note = CheckResult(
-        VideoStatus.WRONG_LENGTH,
-        f"the header gives {info.frames} frames in {info.duration:.2f} s, decoding finds {found} in {scan.end:.2f} s",
-    )
+    if scan.end <= info.duration + TAIL_TOLERANCE:
+        # An edit list hides frames, and an AVI may count dropped ones.
+        return replace(info, frames=found) if abs(missing) > tolerance else info, result
+    reason = f"the header gives {info.duration:.2f} s, the frames end at {scan.end:.2f} s"
+    note = CheckResult(VideoStatus.WRONG_LENGTH, reason)
     return replace(info, frames=found, duration=scan.end), _merge_notes([note, result])
