@@ -39,13 +39,22 @@ FRACTION: Rule = ("in [0, 1)", lambda value: 0 <= value < 1)
 NETWORK_INPUT: Rule = ("at least 32", lambda size: size >= 32)
 
 
+MAX_SIZE = 2**16  # of a dimension of a network
+MAX_CLIP = 2**25  # pixels of the resized frames of a clip: 32 times the paper's largest
+
+
+def up_to(limit: int) -> Rule:
+    """Return the rule for sizes, which prevents that a foreign configuration fills the memory."""
+    return f"from 1 to {limit}", lambda value: 1 <= value <= limit
+
+
 def check_fields(section: str, config: object, rule: Rule, *names: str) -> None:
     """Raise RecipeError unless the fields are None, or finite numbers that meet a rule."""
     requirement, valid = rule
     for name in names:
         value: float | None = getattr(config, name)
-        if value is not None and not (valid(value) and math.isfinite(value)):
-            requirement = requirement if math.isfinite(value) else "finite"
+        if value is not None and not (valid(value) and abs(value) < math.inf):
+            requirement = requirement if abs(value) < math.inf else "finite"
             raise RecipeError(f"{section}.{name} is {value}; it must be {requirement}")
 
 
@@ -69,12 +78,16 @@ class ClipConfig:
     """Maximum relative change of brightness, contrast and saturation; 0 in the paper."""
 
     def __post_init__(self) -> None:
-        check_fields("clip", self, POSITIVE, "size", "frames", "stride")
+        check_fields("clip", self, up_to(1024), "size", "frames", "stride", "test_scale")
         check_fields("clip", self, NON_NEGATIVE, "color_jitter")
-        check_fields("clip", self, ("at least 1", lambda value: value >= 1), "test_scale")
         low, high = self.scale
         if not 1 <= low <= high < math.inf:
             raise RecipeError(f"clip.scale is {self.scale}; it must be ascending, from 1 or above")
+        if (pixels := self.frames * (self.size * max(high, self.test_scale)) ** 2) > MAX_CLIP:
+            raise RecipeError(
+                f"clip.frames={self.frames} of clip.size={self.size} and clip.scale={high:g} are {pixels:.2g} pixels "
+                f"per clip; the maximum is {MAX_CLIP:.2g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ class VideoConfig:
     """B: 1×1×1 projection where shapes change. A: no parameters (the authors' checkpoints)."""
 
     def __post_init__(self) -> None:
-        check_fields("video", self, POSITIVE, "width")
+        check_fields("video", self, up_to(512), "width")
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,8 @@ class TextConfig:
     """Pairs whose title has no known word: raise an error, or skip and list them."""
 
     def __post_init__(self) -> None:
-        check_fields("text", self, POSITIVE, "dimensions", "max_words", "max_tokens")
+        check_fields("text", self, POSITIVE, "max_words")
+        check_fields("text", self, up_to(MAX_SIZE), "dimensions", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,7 @@ class HeadConfig:
     """Width of the text head's hidden layer."""
 
     def __post_init__(self) -> None:
-        check_fields("head", self, POSITIVE, "embedding", "hidden")
+        check_fields("head", self, up_to(MAX_SIZE), "embedding", "hidden")
 
 
 OBJECTIVES_WITH = {  # objectives that use a field; the others require its default

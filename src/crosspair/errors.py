@@ -6,6 +6,7 @@ exits with status 2.
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -63,6 +64,14 @@ def escape_controls(text: object) -> str:
     'two\\\\u000alines and \\\\u001b[31mred'
     """
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+
+
+TRY_LATER = "; try again later"  # ends the reason for a fault of the system or the network, which may be temporary
+# Unlike EIO, EPERM and ENOMEM, demuxers do not return these for the content of a file.
+SYSTEM_ERRORS = frozenset({
+    errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED,
+    errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO,
+})  # fmt: skip
 
 
 class VideoStatus(Enum):

@@ -6,9 +6,11 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -174,6 +176,27 @@ def _is_kind(path: Path, kind: str) -> bool:
         content = file.read(_ENDS)
         file.seek(max(0, path.stat().st_size - _ENDS))
         return content.startswith(first) and mark in content + file.read()
+
+
+MAX_JSON = 2**24  # bytes; parsed, they take up to 25 times the memory
+
+
+def check_regular_file(path: Path, max_bytes: float = math.inf) -> None:
+    """Raise ValueError if a path is not a regular file, which may block or never end, or a larger one; or OSError."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.name} is not a regular file")
+    if status.st_size > max_bytes:
+        raise ValueError(f"{path.name} has {status.st_size:,} bytes, more than {max_bytes:,}")
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON) -> Any:
+    """Parse a JSON file from any origin; OSError or ValueError if it is not a regular file of JSON of this size."""
+    check_regular_file(path, max_bytes)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
 
 
 class JsonlWriter:

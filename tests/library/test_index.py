@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import multiprocessing
 import os
 import random
@@ -20,10 +21,21 @@ from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.corpora.inputs import probe_missing
 from crosspair.errors import ManifestError, VideoError
 from crosspair.evaluation import encode
-from crosspair.library import InferenceEngine, Library, LibraryError, Windows, index_videos, remove_videos, store
+from crosspair.library import (
+    InferenceEngine,
+    Library,
+    LibraryError,
+    Searcher,
+    Windows,
+    index_videos,
+    remove_videos,
+    store,
+)
 from crosspair.library import index as indexing
-from crosspair.video import views
+from crosspair.serve.service import LibraryService
+from crosspair.video import container, views
 from crosspair.video.decode import read_frames
+from crosspair.video.integrity import inspect_job
 from tests.evaluation.conftest import tiny_model
 from tests.library import killed
 from tests.library.conftest import WINDOWS
@@ -114,11 +126,15 @@ def test_a_partly_readable_video_is_indexed_and_listed(
             raise VideoError(f"{clip.path}: damaged")
         return read_frames(clip, lambda _: wanted, shape)
 
-    def stopped(*_: object) -> None:
-        raise RuntimeError("killed here")
-
     library = tmp_path / "library"
     index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
+    opening = iter([store.schema(8)])
+
+    def stopped(_: int) -> object:
+        for columns in opening:
+            return columns
+        raise RuntimeError("killed here")
+
     monkeypatch.setattr(views, "read_frames", damaged)
     monkeypatch.setattr(encode, "CLIPS_PER_JOB", 1)
     with monkeypatch.context() as patch:
@@ -270,3 +286,47 @@ def test_ten_kills_leave_a_valid_library(
     engine = InferenceEngine(tiny_model().eval(), torch.device("cpu"), "fp32", workers=0)
     index_videos(library, engine, [folder])
     assert windows_in(library) == expected
+
+
+def test_faults_of_system_and_network_are_tried_again(
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, missing = tmp_path / "library", f"{folder.as_uri()}/5.mp4"
+    open_container = container.av.open
+
+    def open_fails(source: str, **options: object) -> object:
+        if str(source).endswith("/4.mp4"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_container(source, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container.av, "open", open_fails)
+        patch.setattr(indexing, "probe_missing", probe_here)
+        first = index_videos(library, tiny, [folder, missing], windows=WINDOWS)
+    assert set(first.broken) == {str(folder / "4.mp4"), str(folder / "broken.mp4"), missing}
+    shutil.copy(folder / "2.mp4", folder / "5.mp4")
+    again = index_videos(library, tiny, [folder / "4.mp4", folder / "broken.mp4", missing])
+    assert (again.added, again.unchanged, list(again.broken)) == (2, 1, [str(folder / "broken.mp4")])
+    assert windows_in(library) == COUNTS | {"5.mp4": 1}
+
+
+def probe_here(manifest: Manifest, **_: bool) -> Manifest:
+    """Probe in this process."""
+    rows = manifest.table.to_pylist()
+    for row in rows:
+        info, (result,) = inspect_job((row["path"], [(None, None)], False))
+        row.update({"error": f"{row['path']}: {result.reason}"} if result.kind.broken else info)
+    return manifest_from_rows(rows, manifest.path)
+
+
+def test_two_leading_slashes_are_one(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    index_videos(library, tiny, [f"/{folder}"], windows=WINDOWS)
+    assert index_videos(library, tiny, [folder]).unchanged == 5
+    old = tmp_path / "old"  # as an older version stored it
+    shutil.copytree(library, old)
+    Library(old).table.update(values_sql={"video": "'/' || video", "path": "'/' || path"})
+    searcher = Searcher(old, tiny)
+    assert LibraryService(searcher, tmp_path, 1).search("dog", 1)[0].path in COUNTS
+    index_videos(old, tiny, [folder])
+    assert windows_in(old) == COUNTS

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -273,3 +276,22 @@ def test_remote_videos_are_probed_and_checked(server: Server, tmp_path: Path, ma
     assert [error and error.split(": ")[0] for error in checked.manifest.column("error")] == [
         None, *urls[1:4], None
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["simplecache", "filecache"])
+def test_copies_of_caches_are_removed(tmp_path: Path, make_video: Callable[..., Path], protocol: str) -> None:
+    make_video(tmp_path / "a.mp4", frames=10)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    # In this process, and in workers.
+    script = (
+        "import sys; from crosspair.corpora.check import probe_videos; from crosspair.video.decode import probe\n"
+        "print(probe(sys.argv[1]).frames, probe_videos([sys.argv[1]])[0]['frames'])\n"
+    )
+    command = [sys.executable, "-c", script, f"{protocol}::file://{tmp_path}/a.mp4"]
+    done = subprocess.run(command, env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, text=True)
+    assert done.stdout.split() == ["10", "10"], done.stderr
+    deadline = time.monotonic() + 20  # the server of the workers ends after this process
+    while any(temporary.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(temporary.iterdir())

@@ -130,7 +130,7 @@ def normalize_name(name: str) -> str:
     ('sub/a.mp4', 'sub/a.mp4')
     """
     name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
-    return posixpath.normpath(name) if name else ""
+    return re.sub("^//", "/", posixpath.normpath(name)) if name else ""
 
 
 def _comparable(name: str) -> str:
@@ -139,15 +139,16 @@ def _comparable(name: str) -> str:
 
 
 def absolute_path(name: str | os.PathLike[str]) -> str:
-    """Return an absolute path without ``..``; symbolic links are kept, URLs are unchanged.
+    """Return an absolute path without ``..`` and ``//``; symbolic links are kept, URLs are unchanged.
 
-    >>> absolute_path("/videos/../films/"), absolute_path("https://a.org/b/../c")
+    >>> absolute_path("//videos/../films/"), absolute_path("https://a.org/b/../c")
     ('/films', 'https://a.org/b/../c')
     """
     name = os.fspath(name)
     if not name:
         raise ManifestError("the path of a video or folder is empty")
-    return name if "://" in name else os.path.abspath(name)  # noqa: PTH100 (links stay links)
+    # abspath keeps links, but also two leading slashes.
+    return name if "://" in name else f"/{os.path.abspath(name).lstrip('/')}"  # noqa: PTH100
 
 
 def is_utf8(name: str) -> bool:

@@ -218,8 +218,10 @@ def encode_features(
 
     def network(clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with autocast(device, engine.precision):
-            visual, embedding = model.encode_video(to_device(clips, device))
-        return visual.float().cpu(), embedding.float().cpu()
+            features = tuple(output.float().cpu() for output in model.encode_video(to_device(clips, device)))
+        if not all(output.isfinite().all() for output in features):
+            raise ModelError("the features of this model are not finite: its weights are damaged or too large.")
+        return features
 
     with eval_mode(model), inference(model.video_encoder, device, engine.precision):
         encoded = encode_plans(

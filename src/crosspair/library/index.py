@@ -91,7 +91,9 @@ def index_videos(
             name
             for name in known
             # Segments of a given file are kept, even if only the whole file is given.
-            if name not in videos and _strip_segment(name) not in given_files and _is_inside(name, paths)
+            if name not in videos
+            and _strip_segment(name) not in given_files
+            and _is_inside(absolute_path(name), paths)  # older versions stored //videos for /videos
         ]
         library.remove([*removed, *(video.name for video in todo if video.name in known)])
         new_titles = {

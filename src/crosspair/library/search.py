@@ -71,18 +71,27 @@ class Searcher:
         engine: the library's model; None: load it at the first query, on the best device.
 
     Raises:
-        LibraryError: see `crosspair.library.Library`.
+        LibraryError: see `crosspair.library.Library`; or the engine has another model.
     """
 
     def __init__(self, library: Library | str | os.PathLike[str], engine: InferenceEngine | None = None) -> None:
         self.library = library if isinstance(library, Library) else Library(library)
         if engine is not None:
-            self.engine = engine
+            self.engine = self._check_model(engine)
 
     @cached_property
     def engine(self) -> InferenceEngine:
         """The library's model, loaded at first use."""
-        return load_engine(self.library.model_folder)
+        return self._check_model(load_engine(self.library.model_folder))
+
+    def _check_model(self, engine: InferenceEngine) -> InferenceEngine:
+        """Return an engine; LibraryError if its model has not encoded this library."""
+        if (found := engine.model.hash) != self.library.info.model:
+            raise LibraryError(
+                f"library {self.library.folder} has embeddings of model {self.library.info.model}, not {found}; "
+                f"copy that model back to {self.library.model_folder}, or create another library"
+            )
+        return engine
 
     def text(self, query: str, **options: Any) -> list[SearchHit]:
         """Search with a text; options as for `nearest`.
@@ -169,6 +178,10 @@ class Searcher:
             if condition:
                 search = search.where(condition)
             rows: list[dict[str, Any]] = search.to_list()
+        for row in rows:
+            complete = all(row[name] is not None for name in COLUMNS if name != "title")
+            if not complete or not row["start"] <= row["end"] < np.inf:  # also for NaN
+                raise LibraryError(f"library {folder} is damaged: a window of {row['path']} is invalid; index it again")
         return rows
 
 

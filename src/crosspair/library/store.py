@@ -22,9 +22,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from crosspair.corpora.tables import csv_text
-from crosspair.errors import CrosspairError, format_error
+from crosspair.errors import TRY_LATER, CrosspairError, format_error
 from crosspair.evaluation.windows import Windows
-from crosspair.files import check_output_folder, file_lock, write_atomically
+from crosspair.files import check_output_folder, file_lock, read_json, write_atomically
 from crosspair.models.cpd import CPD
 
 INFO_FILE, BROKEN_FILE, LOCK_FILE = "library.json", "broken.csv", ".lock"
@@ -37,7 +37,7 @@ DELETE_BATCH = 10_000  # names per SQL expression
 FileState = tuple[int, int]
 """Size of a file in bytes, and its modification time in ns since 1970; (0, 0) for a URL."""
 MISSING_FILE: FileState = (-1, -1)
-UNWRITTEN: FileState = (-2, -2)  # of a readable video without windows: differs from the state of any file
+UNWRITTEN: FileState = (-2, -2)  # of a video to encode again: differs from the state of any file
 
 
 class LibraryError(CrosspairError):
@@ -54,12 +54,17 @@ class LibraryInfo:
     stride: float  # distance between the starts of two windows in s
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        numbers = (self.embedding, self.window, self.stride)
+        if not (isinstance(self.model, str) and all(isinstance(number, int | float) for number in numbers)):
+            raise TypeError("a value has another type")
+
 
 @dataclass(frozen=True)
 class IndexedVideo:
     """A video in a library: its windows, and why it, or a part of it, cannot be read.
 
-    It is encoded again when the state of its file changes.
+    It is encoded again when the state of its file changes, or after a fault of the system or the network.
     """
 
     state: FileState
@@ -78,9 +83,11 @@ class Library:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = folder = Path(folder)
         self.info = _read_info(folder)
-        self.windows = Windows(self.info.window, self.info.stride)
         with lance_errors(f"library {folder} cannot be opened"):
+            self.windows = Windows(self.info.window, self.info.stride)
             self.table = _connect(folder).open_table(TABLE)
+            if not self.table.schema.equals(expected := schema(self.info.embedding)):
+                raise ValueError(f"its table has not the columns {', '.join(expected.names)} or not their types")
 
     @classmethod
     def create(cls, folder: Path, model: CPD, windows: Windows) -> Self:
@@ -116,6 +123,8 @@ class Library:
         keys = ["video", "size", "modified"]
         with lance_errors(f"library {self.folder} cannot be read"):
             windows = self.table.search().select([*keys, "title", "start"]).to_arrow()
+            if windows["video"].null_count:
+                raise ValueError("a window has no video")
         table = windows.group_by(keys).aggregate([("title", "max"), ("start", "count")])
         videos = {
             row["video"]: IndexedVideo((row["size"], row["modified"]), row["title_max"], row["start_count"])
@@ -126,6 +135,8 @@ class Library:
                 videos[name] = replace(videos[name], failure=broken.failure)
             else:  # if a part was readable, an interruption has prevented that its windows were written
                 videos[name] = replace(broken, windows=0, state=UNWRITTEN if broken.windows else broken.state)
+            if TRY_LATER in broken.failure:
+                videos[name] = replace(videos[name], state=UNWRITTEN)
         return videos
 
     def add(self, rows: Sequence[Mapping[str, Any]], broken: Mapping[str, IndexedVideo]) -> None:
@@ -190,7 +201,9 @@ def lance_errors(message: str) -> Iterator[None]:
     """Convert exceptions of LanceDB to LibraryError."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except CrosspairError:
+        raise
+    except Exception as error:  # damaged files cause many types, also panics of Rust code
         raise LibraryError(f"{message}: {format_error(error)}") from error
 
 
@@ -252,7 +265,7 @@ def _read_info(folder: Path) -> LibraryInfo:
             f'{folder} is not a library; run "crosspair index VIDEOS --library {folder} --model MODEL" to create it'
         )
     try:
-        info = LibraryInfo(**json.loads((folder / INFO_FILE).read_text(encoding="utf-8")))
+        info = LibraryInfo(**read_json(folder / INFO_FILE))
     except (OSError, ValueError, TypeError) as error:
         raise LibraryError(f"{folder / INFO_FILE} is invalid: {format_error(error)}") from error
     if info.format != FORMAT:

@@ -12,7 +12,7 @@ from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
-from crosspair.models.hub import CPD_TYPE, HubModel, read_sections
+from crosspair.models.hub import CPD_TYPE, WEIGHTS_FILE, HubModel, read_sections
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.video.pixels import normalize
@@ -82,7 +82,7 @@ class CPD(HubModel):
         """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
         encoder: TextEncoder = (
-            WordAverage.load(folder)
+            WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
             if recipe.text.encoder == "words"
             else TransformerAverage.load(folder, recipe.text.max_tokens)
         )

@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from crosspair.config import ClipConfig, Recipe
 from crosspair.errors import ModelError, RecipeError, RunError, format_error
-from crosspair.files import check_output, write_atomically
+from crosspair.files import check_output, check_regular_file, read_json, write_atomically
 from crosspair.recipes import AnyRecipe, make_recipe
 from crosspair.video.pixels import MEAN, STD
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 CPD_TYPE, CLASSIFIER_TYPE = "crosspair-cpd", "crosspair-classifier"
 MODEL_TYPES = {CPD_TYPE: "CPD", CLASSIFIER_TYPE: "classifier"}  # to names in messages and runs
+MAX_HEADER = 2**22  # bytes of the header of a weights file: about 30,000 tensors
 UNKNOWN_LICENSE = "unknown"  # the Hub's identifier
 # Class and Hub pipeline of each model type.
 _CARDS = {CPD_TYPE: ("CPD", "feature-extraction"), CLASSIFIER_TYPE: ("Classifier", "video-classification")}
@@ -97,13 +101,11 @@ class HubModel(nn.Module):
             TextError: the language model cannot be loaded.
         """
         folder = resolve_model_folder(source)
-        model = cls._from_config(read_config(folder, cls.model_type), folder)
-        weights = read_weights(folder)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            fault = str(error).splitlines()[1].strip()  # the first line only names the class
-            raise ModelError(f"{folder / WEIGHTS_FILE} does not match {CONFIG_FILE}: {fault}") from error
+        config = read_config(folder, cls.model_type)
+        mismatch = f"{folder / WEIGHTS_FILE} does not match {CONFIG_FILE}"
+        with limit_parameters(_read_sizes(folder / WEIGHTS_FILE), mismatch):
+            model = cls._from_config(config, folder)
+        load_weights(model, read_weights(folder), mismatch)
         return model.eval()
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:
@@ -129,9 +131,10 @@ class HubModel(nn.Module):
 def read_config(folder: Path, *types: str) -> dict[str, Any]:
     """Read ``config.json``; ModelError if it is invalid or missing, or of a model of another type."""
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG_FILE)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing or unreadable.") from error
+        reason = format_error(error)
+        raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing or invalid ({reason}).") from error
     found = config.get("model_type") if isinstance(config, dict) else None
     if found not in types:
         raise ModelError(f"{folder / CONFIG_FILE}: model_type is {found}; it must be one of {', '.join(types)}.")
@@ -150,11 +153,78 @@ def read_sections(kind: type[AnyRecipe], config: Mapping[str, Any], folder: Path
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a model folder to the CPU; ModelError if the file is missing or damaged."""
+    """Read all tensors of a model folder to the CPU; ModelError if the file is missing, damaged, or not finite."""
+    path = folder / WEIGHTS_FILE
+    with _weights_errors(path):
+        weights = load_file(path)
+    check_finite(weights, path)
+    return weights
+
+
+def _read_sizes(path: Path) -> list[int]:
+    """Return the number of values of each tensor, from the header alone; ModelError if it is missing or damaged."""
+    with _weights_errors(path), safe_open(path, "pt") as file:
+        return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+
+
+@contextmanager
+def _weights_errors(path: Path) -> Iterator[None]:
+    """Check type and header size of a weights file, and raise errors while it is read as ModelError."""
     try:
-        return load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{folder / WEIGHTS_FILE}: missing or damaged ({error}).") from error
+        check_regular_file(path)
+        with path.open("rb") as file:
+            if (size := int.from_bytes(file.read(8), "little")) > MAX_HEADER:
+                raise ValueError(f"the header has {size:,} bytes, more than {MAX_HEADER:,}")
+        yield
+    except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
+        raise ModelError(f"{path}: missing or damaged ({format_error(error)}).") from error
+
+
+@contextmanager
+def limit_parameters(sizes: Sequence[int], message: str) -> Iterator[None]:
+    """Raise ModelError when a network that is built in the context exceeds its weights, before memory is written.
+
+    Twice the weights are allowed, because shared parameters may be registered more than once.
+
+    Args:
+        sizes: number of values of each weight.
+        message: beginning of the error message.
+    """
+    tensors, values = 2 * len(sizes), 2 * sum(sizes)
+
+    def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal tensors, values
+        if parameter is not None:
+            tensors, values = tensors - 1, values - parameter.numel()
+        if min(tensors, values) < 0:
+            raise ModelError(f"{message}: the configuration is of a larger network.")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def check_finite(weights: Mapping[str, torch.Tensor], source: object) -> None:
+    """Raise ModelError if floating-point weights are not finite in float32, or a variance is negative."""
+    for name, value in weights.items():
+        if value.is_floating_point() and value.numel():
+            low, high = torch.aminmax(value.float())
+            if not math.isfinite(high - low) or (name.endswith("running_var") and low < 0):
+                raise ModelError(f"{source}: {name} has invalid values, from {low:g} to {high:g}.")
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], message: str) -> None:
+    """Copy weights into a module; ModelError, which begins with ``message``, if names, shapes or types differ."""
+    for name, expected in module.state_dict().items():
+        if name in weights and weights[name].is_floating_point() != expected.is_floating_point():
+            raise ModelError(f"{message}: {name} is {weights[name].dtype}, not {expected.dtype}.")
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        fault = str(error).splitlines()[1].strip()  # the first line only names the class
+        raise ModelError(f"{message}: {fault}") from error
 
 
 def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from crosspair.config import ClipConfig, HeadConfig, TextConfig, VideoConfig
 from crosspair.errors import ModelError, format_error
 from crosspair.models.cpd import CPD, PARTS
+from crosspair.models.hub import check_finite, limit_parameters
 from crosspair.models.resnet3d import BLOCKS, ResNet3d
 from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage
 from crosspair.recipes import recipe_of
@@ -168,7 +169,8 @@ def import_weights(
     if tokenizer is not None:
         parts = PARTS[1:]
         text = TextConfig(encoder="transformer", source=tokenizer, max_tokens=MAX_TOKENS)
-        text_encoder = TransformerAverage(tokenizer, MAX_TOKENS, weights=False)
+        with limit_parameters([value.numel() for value in weights.values()], f"{file} does not match {tokenizer}"):
+            text_encoder = TransformerAverage(tokenizer, MAX_TOKENS, weights=False)
         text_encoder.attend_to_padding()  # as the authors' network
     elif layout is AUTHORS:
         skipped.append(
@@ -333,6 +335,7 @@ class WeightsFile:
         ]
         if faults:
             raise ModelError(f"{self.path}: {what}: {len(faults)} weights do not match: {_format_names(faults)}.")
+        check_finite(weights, self.path)
         return {name: weights.get(foreign, torch.tensor(0)).to(expected[name].dtype) for name, foreign in names.items()}
 
 

@@ -17,6 +17,7 @@ from crosspair.models.cpd import CPD, PARTS
 from crosspair.models.hub import (
     CPD_TYPE,
     MODEL_TYPES,
+    load_weights,
     read_config,
     read_sections,
     read_weights,
@@ -101,9 +102,10 @@ class InitWeights:
         if self.video != model.video:
             settings = " ".join(f"video.{key}={value}" for key, value in asdict(self.video).items())
             raise ModelError(f"the weights of {self.name} have another architecture than the recipe. Set {settings}.")
-        model.video_encoder.load_state_dict(self.encoder)
+        message = f"the weights of {self.name} do not match their configuration"
+        load_weights(model.video_encoder, self.encoder, message)
         if isinstance(model, Classifier) and self.classes == model.classes:
-            model.fc.load_state_dict(self.layer)
+            load_weights(model.fc, self.layer, message)
 
 
 def load_init_weights(source: str) -> InitWeights:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -19,11 +20,16 @@ from torch import nn
 from crosspair.config import TextConfig
 from crosspair.device import to_device
 from crosspair.errors import ModelError, TextError, format_error
+from crosspair.files import MAX_JSON, check_regular_file, read_json
 
 WORDS_FILE, LANGUAGE_MODEL_FOLDER = "words.json", "language_model"  # in a model folder
 # Architectures that accept an expanded attention mask and whose layers all use the same mask.
 EXPANDED_MASK_MODELS = frozenset({"bert", "distilbert", "roberta", "xlm-roberta"})
+ATTENTION = (None, "eager", "sdpa")  # implementations that do not load code
+MAX_SETTING = 2**21  # numbers in the configuration of a language model: more classes or layers fill the memory
+MAX_LANGUAGE_FILE = 2**26  # bytes of a file of a language model other than weights
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WEIGHTS = {".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth"}  # suffixes of files without limit
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 logging.getLogger("gensim").setLevel(logging.WARNING)  # INFO logs every opened file
@@ -73,13 +79,19 @@ class WordAverage(nn.Module):
         (folder / WORDS_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> WordAverage:
-        """Create an encoder from a saved vocabulary, with all vectors zero."""
+    def load(cls, folder: Path, max_bytes: int = MAX_JSON) -> WordAverage:
+        """Create an encoder, with vectors to be loaded, from a saved vocabulary of at most ``max_bytes``."""
         try:
-            saved = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
-            return cls(saved["words"], torch.zeros(len(saved["words"]), saved["dimensions"]))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ModelError(f"{folder / WORDS_FILE}: missing or invalid vocabulary ({error}).") from error
+            saved = read_json(folder / WORDS_FILE, max_bytes)
+            words = saved["words"]
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError("words must be a list of words")
+            if len(set(words)) < len(words):
+                raise ValueError("words are duplicated")
+            return cls(words, torch.empty(len(words), saved["dimensions"]))  # zeros would write the memory
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+            reason = format_error(error)
+            raise ModelError(f"{folder / WORDS_FILE}: missing or invalid vocabulary ({reason}).") from error
 
     def _word_ids(self, text: str) -> list[int]:
         return [self._row[word] for word in tokenize(text) if word in self._row]
@@ -102,16 +114,22 @@ class TransformerAverage(nn.Module):
         transformers = _import_extra("transformers")
         fault, missing = "", []
         try:
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            if Path(source).is_dir():
+                _check_language_model(Path(source))
+            safe: dict[str, Any] = {"trust_remote_code": False}  # by default, transformers asks the user
+            config = transformers.AutoConfig.from_pretrained(source, **safe)
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
+            safe["attn_implementation"] = config._attn_implementation
+            if config._attn_implementation not in ATTENTION:  # others are downloaded, and run
+                raise ValueError(f"attention {config._attn_implementation} is not supported")
             if weights:
                 self.model, info = transformers.AutoModel.from_pretrained(
-                    source, dtype=torch.float32, output_loading_info=True
+                    source, config=config, dtype=torch.float32, output_loading_info=True, **safe
                 )
                 # Poolers are often missing, and are not used.
                 missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
             else:
-                config = transformers.AutoConfig.from_pretrained(source)
-                self.model = transformers.AutoModel.from_config(config, dtype=torch.float32)
+                self.model = transformers.AutoModel.from_config(config, dtype=torch.float32, **safe)
         except Exception as error:  # tokenizers and safetensors define their own exceptions
             raise TextError(f"language model {source}: loading failed ({format_error(error)}).") from error
         self.max_tokens = max_tokens
@@ -265,6 +283,25 @@ def _masked_mean(vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average vectors (B, L, H) where the mask (B, L) is 1; zeros where it is 0 everywhere."""
     weight = mask.unsqueeze(-1).to(vectors.dtype)  # (B, L, 1)
     return (vectors * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def _check_language_model(folder: Path) -> None:
+    """Raise OSError or ValueError if files of a local language model may block, or its sizes are absurd."""
+    for path in (*folder.glob("*"), *folder.glob("*/*")):
+        if not path.is_dir():
+            check_regular_file(path, math.inf if path.suffix in _WEIGHTS else MAX_LANGUAGE_FILE)
+    largest = max(_iter_integers(read_json(folder / "config.json")), default=0)
+    if largest > MAX_SETTING:
+        raise ValueError(f"config.json has a number above {MAX_SETTING:,}")
+
+
+def _iter_integers(content: Any) -> Iterator[int]:
+    """Yield all integers among the values of nested JSON."""
+    if isinstance(content, int):
+        yield content
+    elif isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _iter_integers(value)
 
 
 def _import_extra(package: str) -> Any:

@@ -23,6 +23,7 @@ from crosspair.corpora.inputs import probe_missing
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.prepare import TranscodeRequest, transcode_locally
 from crosspair.corpora.transcode import TranscodeSettings
+from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import CrosspairError, TextError, VideoError
 from crosspair.evaluation.encode import ProgressCallback, check_text_tower, encode_windows
 from crosspair.evaluation.windows import Span, Windows
@@ -116,7 +117,8 @@ class LibraryService:
         self._hits: dict[str, SearchHit] = {}  # the oldest first
         self._lock, self._copying = threading.Lock(), threading.Lock()
         self._secret = secrets.token_bytes(16)
-        paths = {name.partition("#t=")[0] for name, video in searcher.library.videos().items() if video.windows}
+        names = (name.partition("#t=")[0] for name, video in searcher.library.videos().items() if video.windows)
+        paths = {absolute_path(name) for name in names}
         self.videos = len(paths)
         parents = {Path(path).parent for path in paths if "://" not in path}
         self._root = os.path.commonpath(parents) if parents else ""
@@ -151,7 +153,7 @@ class LibraryService:
             self._hits[key] = hit
             if len(self._hits) > MAX_MOMENTS:
                 del self._hits[next(iter(self._hits))]
-        path = hit.path
+        path = absolute_path(hit.path)
         if "://" not in path:
             inside = Path(path).is_relative_to(self._root)  # False for videos added since the start
             path = str(Path(path).relative_to(self._root)) if inside else Path(path).name

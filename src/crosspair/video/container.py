@@ -22,7 +22,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from crosspair.errors import CheckResult, InvalidVideoError, VideoStatus, format_error
+from crosspair.errors import SYSTEM_ERRORS, TRY_LATER, CheckResult, InvalidVideoError, VideoStatus, format_error
 from crosspair.video.remote import RemoteFile, open_remote
 
 # FFmpeg demuxers that read their own file only. Playlists (HLS, DASH, concat) are excluded because they could open
@@ -300,7 +300,8 @@ def _check_file(path: str) -> Version:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         if getattr(error, "errno", None) == errno.ENOENT:
             raise InvalidVideoError(path, VideoStatus.MISSING, "no such file") from error
-        raise InvalidVideoError(path, VideoStatus.UNREADABLE, format_error(error)) from error
+        later = TRY_LATER if isinstance(error, OSError) else ""
+        raise InvalidVideoError(path, VideoStatus.UNREADABLE, f"{format_error(error)}{later}") from error
     if stat.S_ISDIR(status.st_mode):
         raise InvalidVideoError(path, VideoStatus.UNREADABLE, "is a folder, not a video")
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
@@ -329,8 +330,10 @@ def _explain_open_error(path: str, remote: RemoteFile | None, error: Exception) 
         return remote.fault
     # A disk error, unless the file's first bytes explain why the demuxer failed.
     disk_errors = (errno.EIO, errno.EACCES, errno.EPERM)
-    if not result.reason and getattr(error, "errno", None) in disk_errors:
-        return InvalidVideoError(path, VideoStatus.UNREADABLE, f"cannot be opened ({format_error(error)})")
+    code = getattr(error, "errno", None)
+    if code in SYSTEM_ERRORS or (not result.reason and code in disk_errors):
+        reason = f"cannot be opened ({format_error(error)}){TRY_LATER}"
+        return InvalidVideoError(path, VideoStatus.UNREADABLE, reason)
     reason = f"not a readable video, or cut ({result.reason or format_error(error)})"
     return InvalidVideoError(path, result.kind, reason)
 

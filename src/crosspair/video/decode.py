@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from crosspair.config import Clip
-from crosspair.errors import InvalidVideoError, VideoError, VideoStatus, format_error
+from crosspair.errors import SYSTEM_ERRORS, TRY_LATER, InvalidVideoError, VideoError, VideoStatus, format_error
 from crosspair.video.container import TAIL_TOLERANCE, TICK, OpenVideo, VideoInfo, check_size, open_video
 
 REFERENCE_FPS = 30.0  # the paper's strides count frames of 30 FPS video (Section 3.3)
@@ -91,6 +92,9 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
                     width, height = map(round, size(*displayed_size(frame, video)))
                 pixels.append(converter.to_rgb(frame, width, height))
         except av.FFmpegError as error:
+            if error.errno in (*SYSTEM_ERRORS, errno.EIO):  # of the disk or a network file system
+                reason = f"cannot be read ({format_error(error)}){TRY_LATER}"
+                raise InvalidVideoError(clip.path, VideoStatus.UNREADABLE, reason) from error
             raise InvalidVideoError(clip.path, VideoStatus.UNDECODABLE, f"damaged ({format_error(error)})") from error
     return np.stack(pixels)
 

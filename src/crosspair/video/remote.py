@@ -1,12 +1,19 @@
-"""Read URLs that fsspec supports in byte ranges; problems raise `crosspair.errors.InvalidVideoError`."""
+"""Read videos at URLs, any that fsspec supports, in byte ranges."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import re
+import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from crosspair.errors import InvalidVideoError, VideoStatus
+from crosspair.errors import TRY_LATER, InvalidVideoError, VideoStatus
 
 # A second of video, or a container's index, takes about one block, so a clip needs few requests.
 BLOCK = 2**18  # bytes
@@ -14,6 +21,10 @@ CACHE = {"block_size": BLOCK, "cache_type": "blockcache", "cache_options": {"max
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0  # s until a server answers, and between two parts of its answer
 REQUEST_TIMEOUT = 120.0  # s for a block
 NO_RANGES = "the server does not support range requests. Download the file"
+
+# Copies of "simplecache::" and the like, which fsspec would not remove; those of killed workers, too.
+COPIES = Path(tempfile.gettempdir(), f"crosspair-{secrets.token_hex(8)}")
+atexit.register(shutil.rmtree, COPIES, ignore_errors=True)
 
 Result = TypeVar("Result")
 
@@ -67,6 +78,9 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
             options = {"client_kwargs": {"timeout": timeout}}
             if "::" in url:
                 options = {name: {**CACHE, **options} for name in ("http", "https")}
+        for name in re.findall(r"(\w*cached?)::", url):  # keeps copies of files
+            if "cache_storage" not in fsspec.config.conf.get(name, {}):
+                options[name] = {"cache_storage": str(COPIES / str(os.getpid()))}
         filesystem, path = fsspec.url_to_fs(url, **options)
         handle: IO[bytes] = filesystem.open(path, "rb", **CACHE)
     except Exception as error:  # each protocol has its own exceptions
@@ -82,7 +96,7 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
 
 def _explain(url: str, error: Exception) -> InvalidVideoError:
     """Convert an exception of fsspec: MISSING for no such file (HTTP 404, 410), else UNREADABLE with the reason."""
-    missing = InvalidVideoError(url, VideoStatus.MISSING, "no such file")
+    missing = InvalidVideoError(url, VideoStatus.MISSING, f"no such file{TRY_LATER}")
     if isinstance(error, FileNotFoundError):
         # fsspec raises this for every failed request: the cause has the server's status.
         cause = error.__cause__
@@ -92,7 +106,7 @@ def _explain(url: str, error: Exception) -> InvalidVideoError:
             return missing
         error = cause
     if isinstance(error, TimeoutError):
-        return InvalidVideoError(url, VideoStatus.UNREADABLE, "the server does not answer (time-out)")
+        return InvalidVideoError(url, VideoStatus.UNREADABLE, f"the server does not answer (time-out){TRY_LATER}")
     if isinstance(error, ValueError) and "range requests" in str(error):
         return InvalidVideoError(url, VideoStatus.UNREADABLE, NO_RANGES)
     status, message = getattr(error, "status", None), getattr(error, "message", "")
@@ -100,4 +114,4 @@ def _explain(url: str, error: Exception) -> InvalidVideoError:
     reason: Any = (status and f"status {status}: {message}") or (redirects and f"{len(redirects)} redirects")
     reason = reason or getattr(error, "strerror", None)
     line = " ".join(str(reason or error or type(error).__name__).split())
-    return InvalidVideoError(url, VideoStatus.UNREADABLE, f"cannot be opened ({line})")
+    return InvalidVideoError(url, VideoStatus.UNREADABLE, f"cannot be opened ({line}){TRY_LATER}")
