@@ -92,8 +92,12 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """The slow-only 3D ResNet (Section 3.3)."""
+    """The video encoder: the slow-only 3D ResNet (Section 3.3), or a pretrained one."""
 
+    encoder: Literal["resnet3d", "pretrained"] = "resnet3d"
+    """resnet3d: the paper's, with the three settings below. pretrained: a Hugging Face model."""
+    source: str = ""
+    """Pretrained encoder: a folder, or a name on the Hub."""
     depth: Depth = 34
     """Number of layers: 34 and 50 in the paper; 10 and 18 for laptops and tests."""
     width: int = 64
@@ -103,14 +107,17 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         check_fields("video", self, up_to(512), "width")
+        if bool(self.source) != (self.encoder == "pretrained"):
+            raise RecipeError(f"video.source is {self.source!r}; video.encoder=pretrained requires it, and only this")
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """The text encoder and the titles it reads (Sections 3.3 and 4.1)."""
 
-    encoder: Literal["words", "transformer"] = "words"
-    """words: mean of word vectors. transformer: mean of a Hugging Face encoder's tokens."""
+    encoder: Literal["words", "transformer", "pretrained"] = "words"
+    """words: mean of word vectors. transformer: mean of a Hugging Face encoder's tokens.
+    pretrained: the text tower of the pretrained video encoder."""
     source: str = "titles"
     """Word vectors: a word2vec, GloVe or fastText file, or "titles" to learn them from the
     titles of the corpus. Transformer: a folder, or a name on the Hub."""
@@ -138,6 +145,8 @@ class HeadConfig:
     """Dimensions of f_v and f_t."""
     hidden: int = 512
     """Width of the text head's hidden layer."""
+    projection: Literal["learned", "none"] = "learned"
+    """learned: heads that are trained. none: the space of a pretrained encoder and its text tower."""
 
     def __post_init__(self) -> None:
         check_fields("head", self, up_to(MAX_SIZE), "embedding", "hidden")

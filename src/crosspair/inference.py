@@ -77,7 +77,8 @@ class Model:
 
     def __repr__(self) -> str:
         video = self.engine.model.video
-        return f"Model(ResNet-{video.depth}, {self.engine.device}, {self.engine.precision})"
+        name = video.source or f"ResNet-{video.depth}"
+        return f"Model({name}, {self.engine.device}, {self.engine.precision})"
 
     def embed_videos(self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None) -> Embedded:
         """Embed videos.

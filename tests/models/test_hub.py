@@ -350,7 +350,7 @@ class LocalHub:
         ignored = shutil.ignore_patterns(ignore_patterns)
         shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True, ignore=ignored)
 
-    def snapshot_download(self, name: str) -> str:
+    def snapshot_download(self, name: str, allow_patterns: object) -> str:
         if self.fault:
             raise self.fault
         return str(self.folder / name)

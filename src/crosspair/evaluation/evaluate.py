@@ -31,6 +31,7 @@ from crosspair.evaluation.retrieval import retrieval
 from crosspair.evaluation.zeroshot import ZeroshotConfig, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.models.cpd import CPD
 from crosspair.models.init import FrameAverageModel
+from crosspair.models.pretrained import PretrainedEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,9 @@ def randomize_weights(model: CPD, seed: int) -> CPD:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = copy.deepcopy(model.text_encoder)
-        baseline = type(model)(encoder, model.clip, model.video, model.text, model.head)
+        network = model.video_encoder
+        video = [network.with_random_weights()] if isinstance(network, PretrainedEncoder) else []
+        baseline = type(model)(encoder, model.clip, model.video, model.text, model.head, *video)
     baseline.untrained = model.untrained  # so that the same protocols and features are evaluated
     return baseline.to(next(model.parameters()).device).eval()
 
@@ -229,9 +232,9 @@ class _Evaluation:
 
     @property
     def classified(self) -> list[tuple[Feature, torch.Tensor]]:
-        """Name and (V, F) values of the features to classify, without those of an untrained projection head."""
+        """Name and (V, F) values of the features to classify, without those of an untrained or no projection head."""
         named: list[tuple[Feature, torch.Tensor]] = [("visual", self.features.visual)]
-        if "video_head" not in self.model.untrained:
+        if "video_head" not in self.model.untrained and self.model.head.projection != "none":
             named.append(("embedding", self.features.embedding))
         return [(name, values) for name, values in named if self.config.feature in (name, "both")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,9 +13,19 @@ from torch import nn
 
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
-from crosspair.models.hub import CPD_TYPE, WEIGHTS_FILE, HubModel, read_sections
+from crosspair.errors import ModelError, RecipeError
+from crosspair.models.hub import (
+    CONFIG_FILE,
+    CPD_TYPE,
+    WEIGHTS_FILE,
+    HubModel,
+    read_config,
+    read_sections,
+    resolve_model_folder,
+)
+from crosspair.models.pretrained import FAMILIES, PretrainedEncoder, check_clip, load_towers
 from crosspair.models.resnet3d import ResNet3d
-from crosspair.models.text import TextEncoder, TransformerAverage, WordAverage, build_text_encoder
+from crosspair.models.text import PRETRAINED_FOLDER, TextEncoder, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.video.pixels import normalize
 
 PARTS = ("video_encoder", "video_head", "text_encoder", "text_head")
@@ -29,23 +40,44 @@ class CPD(HubModel):
         video: architecture of the video encoder.
         text: configuration of the text encoder; stored to rebuild it.
         head: sizes of the projection heads.
+        video_encoder: encoder to use; None: a `ResNet3d` of ``video``.
 
     Attributes:
         untrained: members of `PARTS` with random weights, e.g. in models imported without text.
+
+    Raises:
+        RecipeError: the encoder does not take clips of this format, or has other features than the embedding without
+            heads.
     """
 
     model_type = CPD_TYPE
     sections = ("clip", "video", "text", "head")
 
     def __init__(
-        self, text_encoder: TextEncoder, clip: ClipConfig, video: VideoConfig, text: TextConfig, head: HeadConfig
+        self,
+        text_encoder: TextEncoder,
+        clip: ClipConfig,
+        video: VideoConfig,
+        text: TextConfig,
+        head: HeadConfig,
+        video_encoder: PretrainedEncoder | None = None,
     ) -> None:
         super().__init__()
         self.clip, self.video, self.text, self.head = clip, video, text, head
         self.untrained: tuple[str, ...] = ()
-        self.video_encoder = ResNet3d(video.depth, video.width, video.shortcut)
-        self.video_head = nn.Linear(self.video_encoder.features, head.embedding)
+        self.video_encoder = video_encoder or ResNet3d(video.depth, video.width, video.shortcut)
+        check_clip(self.video_encoder, clip)
+        features = self.video_encoder.features
         self.text_encoder = text_encoder
+        if head.projection == "none":
+            if head.embedding != features:
+                raise RecipeError(
+                    f"head.embedding is {head.embedding}; with head.projection=none it must be {features}"
+                )
+            self.video_head: nn.Module = nn.Identity()
+            self.text_head: nn.Module = nn.Identity()
+            return
+        self.video_head = nn.Linear(features, head.embedding)
         self.text_head = nn.Sequential(
             nn.Linear(text_encoder.features, head.hidden),
             nn.BatchNorm1d(head.hidden),
@@ -62,8 +94,8 @@ class CPD(HubModel):
         Returns:
             The visual feature (B, F), and the embedding f_v (B, D) of unit norm.
         """
-        pixels = normalize(clips).contiguous(memory_format=torch.channels_last_3d)
-        features = self.video_encoder(pixels)
+        encoder = self.video_encoder
+        features = encoder(normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d))
         with full_precision(features.device):
             return features, F.normalize(self.video_head(features), dim=1)
 
@@ -78,15 +110,46 @@ class CPD(HubModel):
         return self.encode_video(clips)[1], self.encode_text(texts)
 
     @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
+        """Load a model, in eval mode, from a folder or the Hugging Face Hub: of crosspair, or one of `FAMILIES`.
+
+        A model of another project with a text tower needs no training. Without one, its embedding is its feature.
+
+        Raises:
+            ModelError: the folder does not exist or is not a complete model of this type.
+            TextError: the language model cannot be loaded.
+        """
+        folder = resolve_model_folder(source)
+        if read_config(folder, cls.model_type, *FAMILIES)["model_type"] == cls.model_type:
+            return super().from_pretrained(folder)
+        encoder, tower = load_towers(folder)
+        name = folder.name if Path(source).is_dir() else os.fspath(source)  # cards with the name are published
+        video = VideoConfig(encoder="pretrained", source=name)
+        text = TextConfig(encoder="pretrained", source=name) if tower else TextConfig()
+        head = HeadConfig(embedding=encoder.features, projection="none")
+        words = WordAverage(["video"], torch.zeros(1, 1))  # a placeholder
+        model = cls(tower or words, encoder.clip, video, text, head, encoder)
+        model.untrained = () if tower else ("text_encoder", "text_head")
+        return model.eval()
+
+    @classmethod
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
-        encoder: TextEncoder = (
-            WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
-            if recipe.text.encoder == "words"
-            else TransformerAverage.load(folder, recipe.text.max_tokens)
-        )
-        model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
+        pretrained = recipe.video.encoder == "pretrained"
+        video_encoder, tower = load_towers(folder / PRETRAINED_FOLDER, weights=False) if pretrained else (None, None)
+        encoder: TextEncoder
+        if recipe.text.encoder == "words":
+            encoder = WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
+        elif recipe.text.encoder == "transformer":
+            encoder = TransformerAverage.load(folder, recipe.text.max_tokens)
+        elif tower is None:
+            raise ModelError(
+                f"{folder / CONFIG_FILE}: text.encoder=pretrained requires a video encoder with a text tower."
+            )
+        else:
+            encoder = tower
+        model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head, video_encoder)
         model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
         return model
 
@@ -95,6 +158,8 @@ class CPD(HubModel):
         return {"untrained": list(self.untrained)}
 
     def _save_extra_files(self, folder: Path) -> None:
+        if isinstance(self.video_encoder, PretrainedEncoder):
+            self.video_encoder.save(folder)
         self.text_encoder.save(folder)
 
 

@@ -24,7 +24,7 @@ from crosspair.files import check_output, write_atomically
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.models.hub import preprocessing
-from crosspair.models.text import WordAverage
+from crosspair.models.text import TextTower, WordAverage
 from crosspair.video.pixels import normalize
 
 Format = Literal["onnx", "torch"]
@@ -63,10 +63,12 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
         form: "onnx", or "torch" for ``torch.export``.
 
     Raises:
-        ModelError: a package is missing, or the exported tower differs from the model.
+        ModelError: the video encoder is a pretrained one, a package is missing, or the exported tower differs.
         RunError: a file cannot be written.
     """
     path = Path(out)
+    if model.video.encoder == "pretrained":
+        raise ModelError(f"exporting {model.video.source} is not supported. Export it with the tools of its project.")
     model = model.to("cpu").eval()
     about: dict[str, Any] = {"model": model.hash, "preprocessing": preprocessing(model.clip)}
     towers: dict[Path, _Tower] = {path: _VideoTower(model)}
@@ -131,7 +133,8 @@ class _VideoTower(_Tower):
         if isinstance(self.model, Classifier):
             return (self.model(clips),)
         if "video_head" in self.model.untrained:  # torch.export refuses an unused embedding
-            return (self.model.video_encoder(normalize(clips)),)
+            encoder = self.model.video_encoder
+            return (encoder(normalize(clips, encoder.mean, encoder.std)),)
         return self.model.encode_video(clips)
 
 
@@ -139,6 +142,7 @@ class _TextTower(_Tower):
     def __init__(self, model: CPD) -> None:
         super().__init__()
         encoder = model.text_encoder
+        assert not isinstance(encoder, TextTower)
         self.encoder, self.head = encoder, model.text_head
         self.inputs = ["ids int64 (B, L)", "mask int64 (B, L)"]
         self.outputs = [f"text_embedding float32 (B, {model.head.embedding})"]

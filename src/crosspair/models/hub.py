@@ -37,6 +37,7 @@ MAX_HEADER = 2**22  # bytes of the header of a weights file: about 30,000 tensor
 UNKNOWN_LICENSE = "unknown"  # the Hub's identifier
 # Class and Hub pipeline of each model type.
 _CARDS = {CPD_TYPE: ("CPD", "feature-extraction"), CLASSIFIER_TYPE: ("Classifier", "video-classification")}
+_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]  # to download; others repeat the weights
 _CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
@@ -261,9 +262,20 @@ def resolve_model_folder(source: str | os.PathLike[str]) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"model folder {name} does not exist. Pass a folder, or a Hub name such as user/model.")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name))
+        folder = Path(snapshot_download(name, allow_patterns=_FILES))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns="pytorch_model*")
+        return folder
+    except GatedRepoError as error:
+        address = f"https://huggingface.co/{name}"
+        raise ModelError(f"{name} requires permission. Request it at {address}, then run: hf auth login") from error
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{name} is not in the cache, and the Hub cannot be reached. With a network, run: hf download {name}"
+        ) from error
     except Exception as error:  # without a network, an exception of the HTTP client
         raise ModelError(f"{name} is neither a folder nor a model on the Hub ({format_error(error)}).") from error
 

@@ -288,7 +288,7 @@ class WeightsFile:
             if name not in self.weights or self.weights[name].dim() != 2:
                 raise ModelError(f"{self.path}: {AUTHORS.project}: the matrix {name} is missing.")
             sizes.append(len(self.weights[name]))
-        return HeadConfig(*sizes)
+        return HeadConfig(sizes[0], sizes[1])
 
     def read_part(self, part: str, expected: Mapping[str, torch.Tensor]) -> Weights:
         """Convert a head or the text encoder of an authors' checkpoint; see `match`."""

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -15,6 +15,7 @@ from crosspair.errors import ModelError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, PARTS
 from crosspair.models.hub import (
+    CLASSIFIER_TYPE,
     CPD_TYPE,
     MODEL_TYPES,
     load_weights,
@@ -25,8 +26,8 @@ from crosspair.models.hub import (
     weights_hash,
 )
 from crosspair.models.import_weights import IMAGENET_MEAN, IMAGENET_STD, inflate
+from crosspair.models.pretrained import FAMILIES
 from crosspair.models.text import TransformerAverage, WordAverage
-from crosspair.video.pixels import MEAN, STD, normalize
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
         ModelError: the folder does not exist or is not a complete model folder.
     """
     folder = resolve_model_folder(source)
-    is_cpd = read_config(folder, *MODEL_TYPES)["model_type"] == CPD_TYPE
-    return (CPD if is_cpd else Classifier).from_pretrained(folder)
+    is_classifier = read_config(folder, *MODEL_TYPES, *FAMILIES)["model_type"] == CLASSIFIER_TYPE
+    return (Classifier if is_classifier else CPD).from_pretrained(source)
 
 
 def load_frozen_model(source: str) -> CPD:
@@ -55,11 +56,10 @@ def load_frozen_model(source: str) -> CPD:
 class FrameAverageModel(CPD):
     """2D ResNet averaged over frames (frozen baseline of Section 4.2); its heads and text encoder are untrained."""
 
-    def encode_video(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode clips as `CPD.encode_video`, but normalise their pixels as for ImageNet."""
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         # Folding the normalisation into the first convolution would change the padding colour.
-        mean, std = (torch.tensor(rgb, device=clips.device).view(3, 1, 1, 1) for rgb in (IMAGENET_MEAN, IMAGENET_STD))
-        return super().encode_video((normalize(clips) * STD + MEAN - mean) / std)
+        self.video_encoder.mean, self.video_encoder.std = IMAGENET_MEAN, IMAGENET_STD
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> NoReturn:
         """Raise ModelError: a model folder does not store the pixel normalisation."""

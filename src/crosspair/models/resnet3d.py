@@ -14,6 +14,7 @@ from torch import nn
 
 from crosspair.config import Depth
 from crosspair.device import dtype_for
+from crosspair.video.pixels import MEAN, STD, Color
 
 BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
     10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
@@ -36,6 +37,8 @@ class ResNet3d(nn.Module):
 
     Attributes:
         features: F.
+        frames, size: required number and size of the frames of a clip; None: any.
+        mean, std: normalisation of the colours from 0 to 1.
         folded: fused form used in eval mode under autocast, see `inference`; None to use the layers.
     """
 
@@ -43,6 +46,9 @@ class ResNet3d(nn.Module):
         super().__init__()
         block = Bottleneck if depth >= 50 else BasicBlock
         self.folded: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.frames = self.size = None
+        self.mean: Color = MEAN
+        self.std: Color = STD
         self.stem = nn.Sequential(
             nn.Conv3d(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
             nn.BatchNorm3d(width),
@@ -160,7 +166,7 @@ def _convolution(channels: int, outer: int, temporal: int, spatial: int, stride:
 
 
 @contextmanager
-def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterator[None]:
+def inference(encoder: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
     """Use fused layers in eval mode within the context, if computing in bfloat16 on a CPU; else no change.
 
     Batch normalisation, ReLU and the residual sum are fused into the convolutions, and layers without temporal extent
@@ -169,10 +175,13 @@ def inference(encoder: ResNet3d, device: torch.device, precision: str) -> Iterat
     that threads can share it.
 
     Args:
-        encoder: encoder on ``device``.
+        encoder: encoder on ``device``; other than `ResNet3d` they are not changed.
         device: device of the computation.
         precision: see `crosspair.device.dtype_for`.
     """
+    if not isinstance(encoder, ResNet3d):
+        yield
+        return
     outer = encoder.folded
     if outer is None and device.type == "cpu" and dtype_for(device, precision) == torch.bfloat16:
         encoder.folded = FoldedResNet3d(encoder, torch.bfloat16) if _has_bfloat16_convolutions() else None

@@ -1,4 +1,4 @@
-"""Text encoders (Section 3.3): averaged word vectors and averaged transformer tokens."""
+"""Text encoders (Section 3.3): averaged word vectors, averaged transformer tokens, and towers of pretrained models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,7 @@ from crosspair.device import to_device
 from crosspair.errors import ModelError, TextError, format_error
 from crosspair.files import MAX_JSON, check_regular_file, read_json
 
-WORDS_FILE, LANGUAGE_MODEL_FOLDER = "words.json", "language_model"  # in a model folder
+WORDS_FILE, LANGUAGE_MODEL_FOLDER, PRETRAINED_FOLDER = "words.json", "language_model", "pretrained"  # in a model folder
 # Architectures that accept an expanded attention mask and whose layers all use the same mask.
 EXPANDED_MASK_MODELS = frozenset({"bert", "distilbert", "roberta", "xlm-roberta"})
 ATTENTION = (None, "eager", "sdpa")  # implementations that do not load code
@@ -30,6 +31,8 @@ MAX_SETTING = 2**21  # numbers in the configuration of a language model: more cl
 MAX_LANGUAGE_FILE = 2**26  # bytes of a file of a language model other than weights
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _WEIGHTS = {".safetensors", ".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth"}  # suffixes of files without limit
+_ORDINARY_TEXT = "a person is playing with a ball"
+_UNKNOWN_WORDS = "the tokenizer maps every word to the unknown token. Add tokenizer.json to the folder"  # unreported
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 logging.getLogger("gensim").setLevel(logging.WARNING)  # INFO logs every opened file
@@ -111,21 +114,18 @@ class TransformerAverage(nn.Module):
 
     def __init__(self, source: str, max_tokens: int, *, weights: bool = True) -> None:
         super().__init__()
-        transformers = _import_extra("transformers")
+        transformers = import_extra("transformers")
         fault, missing = "", []
         try:
-            if Path(source).is_dir():
-                _check_language_model(Path(source))
+            config = load_transformers_config(source)
             safe: dict[str, Any] = {"trust_remote_code": False}  # by default, transformers asks the user
-            config = transformers.AutoConfig.from_pretrained(source, **safe)
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
             safe["attn_implementation"] = config._attn_implementation
-            if config._attn_implementation not in ATTENTION:  # others are downloaded, and run
-                raise ValueError(f"attention {config._attn_implementation} is not supported")
             if weights:
-                self.model, info = transformers.AutoModel.from_pretrained(
-                    source, config=config, dtype=torch.float32, output_loading_info=True, **safe
-                )
+                with silence_transformers():
+                    self.model, info = transformers.AutoModel.from_pretrained(
+                        source, config=config, dtype=torch.float32, output_loading_info=True, **safe
+                    )
                 # Poolers are often missing, and are not used.
                 missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
             else:
@@ -139,8 +139,8 @@ class TransformerAverage(nn.Module):
             fault = f"{len(missing)} weights are missing, e.g. {missing[0]}"
         elif 0 < positions < max_tokens:
             fault = f"text.max_tokens={max_tokens} exceeds its maximum length of {positions} tokens"
-        elif self.is_empty("a person is playing with a ball"):  # tokenizers do not report it
-            fault = "the tokenizer maps every word to the unknown token. Add tokenizer.json to the folder"
+        elif self.is_empty(_ORDINARY_TEXT):
+            fault = _UNKNOWN_WORDS
         if fault:
             raise TextError(f"language model {source}: {fault}.")
 
@@ -189,8 +189,7 @@ class TransformerAverage(nn.Module):
 
     def is_empty(self, text: str) -> bool:
         """Return whether the text has no token, or unknown tokens only."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return all(token == self.tokenizer.unk_token_id for token in ids)
+        return _is_empty(self.tokenizer, text)
 
     def save(self, folder: Path) -> None:
         """Write the configuration and the tokenizer; the weights are part of the model's."""
@@ -203,7 +202,46 @@ class TransformerAverage(nn.Module):
         return cls(str(folder / LANGUAGE_MODEL_FOLDER), max_tokens, weights=False)
 
 
-TextEncoder = WordAverage | TransformerAverage
+class TextTower(nn.Module):
+    """Text tower of a pretrained model such as CLIP: its embeddings (B, D) of B texts.
+
+    Args:
+        model: transformers model with ``get_text_features``.
+        tokenizer: its tokenizer.
+        features: D.
+        padded: whether texts are padded to ``max_tokens`` rather than to the longest of them.
+        masked: whether padding is hidden from the model.
+
+    Raises:
+        TextError: the tokenizer maps ordinary words to the unknown token.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, features: int, *, padded: bool, masked: bool) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.features, self.masked = model, tokenizer, features, masked
+        self.max_tokens: int = model.config.text_config.max_position_embeddings
+        self.padding: bool | str = "max_length" if padded else True
+        if self.is_empty(_ORDINARY_TEXT):
+            raise TextError(f"text tower: {_UNKNOWN_WORDS}.")
+
+    def forward(self, texts: Sequence[str]) -> torch.Tensor:
+        settings = {"padding": self.padding, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
+        tokens = self.tokenizer(list(texts), **settings)
+        names = ("input_ids", "attention_mask") if self.masked else ("input_ids",)
+        inputs = {name: to_device(tokens[name], self.model.device) for name in names}
+        features: torch.Tensor = self.model.get_text_features(**inputs).pooler_output
+        return features.float()
+
+    def is_empty(self, text: str) -> bool:
+        """Return whether the text has no token, or unknown tokens only."""
+        return _is_empty(self.tokenizer, text)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer; `crosspair.models.pretrained.PretrainedEncoder` writes the configuration."""
+        self.tokenizer.save_pretrained(folder / PRETRAINED_FOLDER)
+
+
+TextEncoder = WordAverage | TransformerAverage | TextTower
 
 
 def build_text_encoder(config: TextConfig, titles: Sequence[str], seed: int) -> TextEncoder:
@@ -225,7 +263,7 @@ def read_word_vectors(path: str, max_words: int) -> WordAverage:
     Raises:
         TextError: the file does not exist or has another format.
     """
-    gensim = _import_extra("gensim").models
+    gensim = import_extra("gensim").models
     if not Path(path).is_file():
         raise TextError(f"word vectors {path}: no such file.")
     binary = ".bin" in Path(path).suffixes
@@ -256,7 +294,7 @@ def learn_word_vectors(titles: Iterable[str], dimensions: int, seed: int) -> Wor
     Raises:
         TextError: no word occurs twice.
     """
-    gensim = _import_extra("gensim").models
+    gensim = import_extra("gensim").models
     sentences = [tokenize(title) for title in titles]
     try:
         # Several workers would make the order of updates, and so the vectors, non-deterministic.
@@ -285,6 +323,36 @@ def _masked_mean(vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (vectors * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
+def load_transformers_config(source: str) -> Any:
+    """Read the configuration of a transformers model; OSError or ValueError if it is invalid or requires other code."""
+    if Path(source).is_dir():
+        _check_language_model(Path(source))
+    config = import_extra("transformers").AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config._attn_implementation not in ATTENTION:  # others are downloaded, and run
+        raise ValueError(f"attention {config._attn_implementation} is not supported")
+    return config
+
+
+@contextmanager
+def silence_transformers() -> Iterator[None]:
+    """Suppress progress bars, and reports of missing or unexpected weights, which callers check."""
+    log = import_extra("transformers").utils.logging
+    level, has_bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if has_bars:
+            log.enable_progress_bar()
+
+
+def _is_empty(tokenizer: Any, text: str) -> bool:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return all(token == tokenizer.unk_token_id for token in ids)
+
+
 def _check_language_model(folder: Path) -> None:
     """Raise OSError or ValueError if files of a local language model may block, or its sizes are absurd."""
     for path in (*folder.glob("*"), *folder.glob("*/*")):
@@ -304,7 +372,7 @@ def _iter_integers(content: Any) -> Iterator[int]:
             yield from _iter_integers(value)
 
 
-def _import_extra(package: str) -> Any:
+def import_extra(package: str) -> Any:
     """Import a package of an extra; TextError with the command to install it if it is missing."""
     try:
         return import_module(package)

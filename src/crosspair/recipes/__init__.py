@@ -24,6 +24,7 @@ from crosspair.files import read_yaml
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | FinetuneRecipe)
 FOLDERS: dict[type, str] = {Recipe: "", FinetuneRecipe: "finetune"}  # of the packaged files
+ADDED = (("video", "encoder"), ("video", "source"), ("head", "projection"))  # later; hashed only if not the default
 
 
 def recipe_names(kind: type = Recipe) -> list[str]:
@@ -111,12 +112,16 @@ def recipe_settings(recipe: Recipe | FinetuneRecipe) -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe | FinetuneRecipe) -> str:
     """Return a recipe as YAML, as stored in run folders."""
-    return yaml.safe_dump(_to_plain(recipe), sort_keys=False, allow_unicode=True)
+    return _to_yaml(_to_plain(recipe))
 
 
 def recipe_hash(recipe: Recipe | FinetuneRecipe) -> str:
     """Return a hash of a recipe's values: 12 hexadecimal digits."""
-    return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]
+    plain, defaults = _to_plain(recipe), _to_plain(type(recipe)())
+    for section, field in ADDED:
+        if section in plain and plain[section][field] == defaults[section][field]:
+            del plain[section][field]
+    return hashlib.sha256(_to_yaml(plain).encode()).hexdigest()[:12]
 
 
 def run_recipe_hash(kind: type[AnyRecipe], model: str) -> str:
@@ -155,6 +160,10 @@ def _find_recipe(kind: type, name: str) -> str | Path:
 
 def _to_plain(recipe: Recipe | FinetuneRecipe) -> dict[str, dict[str, Any]]:
     return json.loads(json.dumps(dataclasses.asdict(recipe)))  # type: ignore[no-any-return]  # tuples become lists
+
+
+def _to_yaml(plain: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def _flatten(nested: Mapping[str, Any]) -> dict[str, Any]:

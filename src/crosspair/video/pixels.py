@@ -7,18 +7,26 @@ import torch
 MEAN, STD = 0.45, 0.225  # of every channel, as in SlowFast, so that its weights can be imported
 
 
-def normalize(clips: torch.Tensor) -> torch.Tensor:
-    """Convert uint8 clips to float, (x / 255 - `MEAN`) / `STD`; return float clips unchanged.
+Color = float | tuple[float, ...]  # of all channels, or of each
+
+
+def normalize(clips: torch.Tensor, mean: Color = MEAN, std: Color = STD) -> torch.Tensor:
+    """Convert clips to float, (x / 255 - mean) / std; by default, return float clips unchanged.
 
     Args:
-        clips: (B, 3, T, H, W), uint8 or normalized float.
+        clips: (B, 3, T, H, W), uint8, or float normalized with `MEAN` and `STD`.
+        mean: of the colours from 0 to 1.
+        std: of the colours from 0 to 1.
 
     Returns:
         (B, 3, T, H, W) float.
     """
-    if clips.dtype != torch.uint8:
+    if clips.dtype == torch.uint8:
+        clips = clips.float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
+    if (mean, std) == (MEAN, STD):
         return clips
-    return clips.float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
+    means, stds = (torch.tensor(color, device=clips.device).view(-1, 1, 1, 1) for color in (mean, std))
+    return (clips * STD + MEAN - means) / stds
 
 
 def jitter_colors(clips: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,272 @@
+"""Pretrained image and video encoders of Hugging Face transformers, with the text tower of those that have one.
+
+A folder of such a model contains its configuration, weights, preprocessing and, with a text tower, tokenizer.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crosspair.config import ClipConfig
+from crosspair.errors import CrosspairError, ModelError, RecipeError, format_error
+from crosspair.files import read_json
+from crosspair.models.text import (
+    PRETRAINED_FOLDER,
+    TextTower,
+    import_extra,
+    load_transformers_config,
+    silence_transformers,
+)
+
+logger = logging.getLogger(__name__)
+
+PREPROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+FRAMES, FRAME_STRIDE = 2, 30  # of image encoders: with clips every 2 s, one frame per second
+_UNUSED = ("logit", "predictor", "prompts", "text")  # beginnings of the names of modules that a video tower ignores
+
+Encode = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def _image_tower(model: Any, frames: torch.Tensor) -> torch.Tensor:
+    return F.normalize(model.get_image_features(frames).pooler_output.float(), dim=1)
+
+
+def _video_tower(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model.get_video_features(clips).pooler_output.flatten(1)  # type: ignore[no-any-return]
+
+
+def _pooled(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return model(pixels).pooler_output.flatten(1)  # type: ignore[no-any-return]
+
+
+def _first_token(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model(clips).last_hidden_state[:, 0]  # type: ignore[no-any-return]
+
+
+def _token_mean(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model(clips).last_hidden_state.float().mean(dim=1)  # type: ignore[no-any-return]
+
+
+def _vjepa(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model(clips, skip_predictor=True).last_hidden_state.float().mean(dim=1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How models of one architecture are used.
+
+    Attributes:
+        encode: from a model and its input, (N, 3, H, W) or (B, T, 3, H, W), to features (N, F) or (B, F).
+        free: which of the frames and the size of a clip may differ from the model's configuration.
+        stride: default distance between frames in 1/30 s; None: an image encoder, which runs on each frame.
+        text: how texts are tokenized, see `TextTower`; None: no text tower.
+    """
+
+    encode: Encode
+    free: frozenset[str] = frozenset()
+    stride: int | None = None
+    text: Mapping[str, bool] | None = None
+
+
+_FRAMES, _BOTH = frozenset({"frames"}), frozenset({"frames", "size"})
+_MASKED: Mapping[str, bool] = {"padded": False, "masked": True}
+
+FAMILIES: Mapping[str, Family] = {
+    "clip": Family(_image_tower, _FRAMES, text=_MASKED),
+    "metaclip_2": Family(_image_tower, _FRAMES, text=_MASKED),
+    "siglip": Family(_image_tower, _FRAMES, text={"padded": True, "masked": False}),  # and SigLIP 2 but for NaFlex
+    "dinov2": Family(_pooled, _BOTH),
+    "vit": Family(_pooled, _FRAMES),
+    "convnext": Family(_pooled, _BOTH),
+    "resnet": Family(_pooled, _BOTH),
+    "xclip": Family(_video_tower, stride=32, text=_MASKED),
+    "videoprism": Family(_video_tower, stride=8, text={"padded": True, "masked": True}),
+    "videoprism_vision_model": Family(_token_mean, stride=8),
+    "videomae": Family(_token_mean, stride=4),
+    "vivit": Family(_pooled, stride=2),
+    "timesformer": Family(_first_token, _FRAMES, stride=32),
+    "vjepa2": Family(_vjepa, _BOTH, stride=4),
+}
+"""By the ``model_type`` of the configuration."""
+
+
+class PretrainedEncoder(nn.Module):
+    """A transformers model as a video encoder.
+
+    Args:
+        model: a model of one of `FAMILIES`.
+        preprocessor: content of its preprocessor file.
+
+    Shapes:
+        (B, 3, T, H, W) float, normalised with ``mean`` and ``std`` → (B, F). Image encoders run on each frame, and the
+        features are averaged.
+
+    Attributes:
+        features: F.
+        frames, size: required number and size of the frames of a clip; None: any.
+        mean, std: normalisation of the colours from 0 to 1.
+        clip: default clip format.
+
+    Raises:
+        ModelError: the preprocessor's values are invalid.
+    """
+
+    def __init__(self, model: Any, preprocessor: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = _select(model, lambda name: not name.startswith(_UNUSED))
+        self.preprocessor = dict(preprocessor)
+        config = model.config
+        vision = getattr(config, "vision_config", config)
+        family = FAMILIES[config.model_type]
+        self.features: int = (
+            getattr(config, "projection_dim", None)
+            or (getattr(vision, "hidden_sizes", None) or [vision.hidden_size])[-1]
+        )
+        # ViViT scales colours to [-1, 1] first: value = (255 * factor * colour - offset - mean) / std.
+        scale = 255 * preprocessor.get("rescale_factor", 1 / 255)
+        offset = 1.0 if preprocessor.get("offset") else 0.0
+        normalized = preprocessor.get("do_normalize", True)
+        try:
+            mean, std = (
+                (preprocessor["image_mean"], preprocessor["image_std"]) if normalized else ([0.0] * 3, [1.0] * 3)
+            )
+            self.mean = tuple((value + offset) / scale for value in mean)
+            self.std = tuple(value / scale for value in std)
+            short_side, size = _sides(preprocessor)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ModelError(f"{PREPROCESSOR_FILES[1]}: invalid values ({format_error(error)}).") from error
+        frames = FRAMES
+        if family.stride:
+            frames = config.frames_per_clip if config.model_type == "vjepa2" else vision.num_frames
+        self.frames = None if "frames" in family.free else frames
+        self.size = None if "size" in family.free else _side(vision.image_size)
+        self.clip = ClipConfig(
+            size=self.size or size,
+            frames=frames,
+            stride=family.stride or FRAME_STRIDE,
+            test_scale=max(1.0, short_side / size),
+        )
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        family = FAMILIES[self.model.config.model_type]
+        frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
+        if family.stride:
+            return family.encode(self.model, frames).float()
+        features = family.encode(self.model, frames.flatten(0, 1)).float()  # (B·T, F)
+        return features.view(len(clips), -1, self.features).mean(dim=1)
+
+    def with_random_weights(self) -> Self:
+        """Return an encoder of the same architecture with random weights."""
+        return type(self)(import_extra("transformers").AutoModel.from_config(self.model.config), self.preprocessor)
+
+    def save(self, folder: Path) -> None:
+        """Write the configurations; the weights are part of the model's."""
+        self.model.config.save_pretrained(folder / PRETRAINED_FOLDER)
+        text = json.dumps(self.preprocessor, indent=2)
+        (folder / PRETRAINED_FOLDER / PREPROCESSOR_FILES[1]).write_text(text, encoding="utf-8")
+
+
+def load_towers(folder: Path, *, weights: bool = True) -> tuple[PretrainedEncoder, TextTower | None]:
+    """Load a video encoder, and its text tower if it has one, from a folder of a transformers model.
+
+    Args:
+        folder: contains the model.
+        weights: load the weights; otherwise they are random.
+
+    Raises:
+        ModelError: a file is missing or invalid, the architecture is not supported, or weights are missing or
+            unexpected. Weights of other parts, such as a classifier, are ignored.
+        TextError: the tokenizer is unusable.
+    """
+    transformers = import_extra("transformers")
+    missing: list[str] = []
+    unexpected: list[str] = []
+    try:
+        config = load_transformers_config(str(folder))
+        if config.model_type not in FAMILIES:
+            raise ValueError(f"architecture {config.model_type} is not supported; use one of {', '.join(FAMILIES)}")
+        preprocessor = _read_preprocessor(folder)
+        settings: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+        if weights:
+            with silence_transformers():
+                model, info = transformers.AutoModel.from_pretrained(
+                    folder, config=config, output_loading_info=True, **settings
+                )
+            missing = sorted(info["missing_keys"])
+            unexpected = sorted(info["unexpected_keys"])
+        else:
+            model = transformers.AutoModel.from_config(config, **settings)
+        family = FAMILIES[config.model_type]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if family.text else None
+    except CrosspairError:
+        raise
+    except Exception as error:  # tokenizers and safetensors define their own exceptions
+        raise ModelError(f"{folder}: loading the model failed ({format_error(error)}).") from error
+    own = {name for name, _ in model.named_children()}
+    buffers = {name for name, _ in model.named_buffers()}  # which old versions saved
+    foreign = [name for name in unexpected if name.removeprefix(f"{model.base_model_prefix}.").split(".")[0] not in own]
+    faults = {"missing": missing, "unexpected": [n for n in unexpected if n not in buffers and n not in foreign]}
+    for fault, names in faults.items():
+        if names:
+            raise ModelError(f"{folder}: {len(names)} weights are {fault}: {', '.join(names[:3])}.")
+    if foreign:
+        logger.info("%s: ignored weights of other parts: %s", folder, ", ".join(foreign))
+    encoder = PretrainedEncoder(model, preprocessor)
+    if family.text is None:
+        return encoder, None
+    text = _select(model, lambda name: name.startswith("text"))
+    return encoder, TextTower(text, tokenizer, encoder.features, **family.text)
+
+
+def check_clip(encoder: nn.Module, clip: ClipConfig) -> None:
+    """Raise RecipeError if an encoder does not take clips of this format."""
+    for name in ("frames", "size"):
+        required = getattr(encoder, name, None)
+        if required not in (None, getattr(clip, name)):
+            raise RecipeError(f"clip.{name} is {getattr(clip, name)}; this video encoder requires {required}")
+
+
+def _select(model: Any, keep: Callable[[str], bool]) -> Any:
+    """Return a shallow copy of a model with some of its modules and parameters."""
+    selected = copy.copy(model)
+    selected._modules = {name: module for name, module in model._modules.items() if keep(name)}
+    selected._parameters = {name: value for name, value in model._parameters.items() if keep(name)}
+    return selected
+
+
+def _read_preprocessor(folder: Path) -> dict[str, Any]:
+    """Return the preprocessing of images or videos; ModelError if there is none."""
+    file = next((folder / name for name in PREPROCESSOR_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise ModelError(f"{folder}: {PREPROCESSOR_FILES[1]} is missing.")
+    content = read_json(file)
+    for name in ("video_processor", "image_processor"):
+        content = content.get(name, content)
+    return dict(content)
+
+
+def _sides(preprocessor: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the short side of the resized frames, and the size of their crop."""
+    side = _side(preprocessor["size"])
+    if preprocessor.get("do_center_crop", True) and preprocessor.get("crop_size"):
+        return side, _side(preprocessor["crop_size"])
+    if preprocessor.get("crop_pct") and side < 384:  # ConvNeXt and ResNet
+        return round(side / preprocessor["crop_pct"]), side
+    return side, side
+
+
+def _side(size: Any) -> int:
+    """Return the shorter side of a size: a number, a pair, or "shortest_edge" or "height" of a mapping."""
+    if isinstance(size, Mapping):
+        return int(size.get("shortest_edge") or size["height"])
+    return int(size if isinstance(size, int) else min(size))
