@@ -411,8 +411,8 @@ def check_text_tower(model: CPD, texts: Iterable[str] = ()) -> None:
     """Raise ModelError if texts cannot be compared with videos, or TextError if the model knows no word of a text."""
     if not has_text_tower(model):
         raise ModelError(
-            "the text tower of this model is not trained; search by a video, or train it with "
-            '"crosspair pretrain --init"'
+            "this model has no trained text tower; search by a video, or use a model with a text tower, "
+            "such as openai/clip-vit-base-patch32"
         )
     for text in texts:
         if model.text_encoder.is_empty(text):

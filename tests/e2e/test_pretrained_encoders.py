@@ -1,0 +1,106 @@
+"""End-to-end runs with models of other projects, without training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import crosspair
+from crosspair.corpora import Manifest, manifest_from_rows
+from crosspair.evaluation import read_results
+from tests.e2e.conftest import FAST, refused, run
+from tests.models.conftest import write_pretrained
+
+CLASSES = ["dog", "cat"]
+PROTOCOLS = "zeroshot,retrieval,knn,linear"
+
+
+@pytest.fixture(scope="module")
+def corpus(rendered: Manifest) -> Manifest:
+    rows = rendered.table.to_pylist()[:12]
+    for row, values in enumerate(rows):
+        values |= {"label": CLASSES[row % 2], "split": "test" if row % 3 == 0 else "train", "title": "a dog is playing"}
+    return manifest_from_rows(rows, rendered.path).write(rendered.path.with_name("dogs.parquet"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models; that of CLIP has the usual files of a repository."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("clip", "xclip", "resnet"):
+        write_pretrained(folder / kind, kind)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["clip", "xclip"])
+def test_two_towers(
+    folder: Path, corpus: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    source = shutil.copytree(folder / kind, tmp_path / kind)
+    videos = [corpus.clips()[row].path for row in range(3)]
+    library, out = tmp_path / "library", tmp_path / "f.parquet"
+    run("index", *videos, "--library", library, "--model", source, *FAST)
+    run("embed", *videos, "--model", source, "--out", out, "--clips", 2, *FAST)
+    model = crosspair.load(source, device="cpu", precision="fp32", workers=0)
+    shutil.rmtree(source)  # the library has its own copy
+    capsys.readouterr()
+    run("search", "a dog", "--library", library, "--json", *FAST)
+    assert {hit["path"] for hit in json.loads(capsys.readouterr().out)} == {*map(str, videos)}
+    run("index", *videos, "--library", library, *FAST)
+    assert "3 unchanged" in capsys.readouterr().out
+    embeddings = torch.tensor([row["embedding"] for row in pq.read_table(out).to_pylist()])
+    torch.testing.assert_close(embeddings, model.embed_videos(videos, clips=2).embedding)
+    assert len(model.classify(videos, CLASSES, clips=2).scores) == 3
+
+
+def test_evaluate(folder: Path, corpus: Manifest, tmp_path: Path) -> None:
+    for kind, protocols in (("clip", PROTOCOLS), ("resnet", "knn,linear")):
+        file = tmp_path / kind / "results.json"
+        arguments = ("--manifest", corpus.path, "--protocols", protocols, "--out", file, "--clips", 2, "--workers", 0)
+        run(
+            "evaluate",
+            "--model",
+            folder / kind,
+            *arguments,
+            "--random-baseline",
+            "zeroshot.class_counts=[2]",
+            "knn.k=3",
+        )
+        results, _ = read_results(file)
+        found = {(each.protocol, each.feature) for each in results if each.of == "random weights"}
+        assert {("kNN", "visual"), ("linear", "visual")} <= found
+        assert ("zero-shot", "embedding") in found or kind == "resnet"
+
+
+def test_one_tower(folder: Path, corpus: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video, other = (corpus.clips()[row].path for row in range(2))
+    library, model = tmp_path / "library", folder / "resnet"
+    run("index", video, other, "--library", library, "--model", model, *FAST)
+    run("search", "--video", video, "--library", library, *FAST)
+    assert Path(other).name in capsys.readouterr().out
+    for arguments in (
+        ("search", "a dog", "--library", library, *FAST),
+        ("classify", video, "--classes", "dog,cat", "--model", model, *FAST),
+        (
+            "evaluate",
+            "--model",
+            model,
+            "--manifest",
+            corpus.path,
+            "--protocols",
+            "zeroshot",
+            "--out",
+            tmp_path / "r.json",
+        ),
+    ):
+        assert "text tower" in refused(*arguments)
+
+
+def test_export(folder: Path, tmp_path: Path) -> None:
+    assert "clip" in refused("export", "--model", folder / "clip", "--out", tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
