@@ -104,6 +104,8 @@ class VideoConfig:
     """Channels of the first stage; 64 is standard."""
     shortcut: Literal["A", "B"] = "B"
     """B: 1×1×1 projection where shapes change. A: no parameters (the authors' checkpoints)."""
+    train: Literal["all", "head"] = "all"
+    """head: the encoder keeps its weights and stays in eval mode; only what follows it is trained."""
 
     def __post_init__(self) -> None:
         check_fields("video", self, up_to(512), "width")
@@ -312,6 +314,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields("clip", self.clip, NETWORK_INPUT, "size")
+        if self.text.encoder == "pretrained" and self.video.encoder != "pretrained":
+            raise RecipeError(
+                "text.encoder=pretrained is the text tower of the video encoder; set video.encoder=pretrained"
+            )
+        frozen = self.video.train == "head" and self.head.projection == "none"
+        if frozen and self.curriculum.strategy != "joint":
+            raise RecipeError(
+                "video.train=head with head.projection=none trains nothing; set curriculum.strategy=joint"
+            )
         name, accumulate = self.objective.name, self.training.accumulate
         if name in {"ranking", "in_batch"} and accumulate > 1:
             raise RecipeError(

@@ -13,7 +13,8 @@ import torch
 import crosspair
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import read_results
-from tests.e2e.conftest import FAST, refused, run
+from crosspair.models import CPD, load_model
+from tests.e2e.conftest import FAST, pretrain_arguments, refused, run
 from tests.models.conftest import write_pretrained
 
 CLASSES = ["dog", "cat"]
@@ -104,3 +105,69 @@ def test_one_tower(folder: Path, corpus: Manifest, tmp_path: Path, capsys: pytes
 def test_export(folder: Path, tmp_path: Path) -> None:
     assert "clip" in refused("export", "--model", folder / "clip", "--out", tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- training -----------------------------------------------------------------------------------
+
+CLIP_FORMAT = ("clip.size=32", "clip.frames=2", "clip.stride=30", "training.precision=fp32")
+
+
+def video_settings(source: Path, train: str) -> list[str]:
+    return ["video.encoder=pretrained", f"video.source={source}", f"video.train={train}", *CLIP_FORMAT]
+
+
+@pytest.mark.parametrize(("kind", "train"), [("clip", "head"), ("resnet", "head"), ("resnet", "all")])
+def test_pretrain(folder: Path, rendered: Manifest, tmp_path: Path, kind: str, train: str) -> None:
+    settings = video_settings(folder / kind, train)
+    if kind == "clip":
+        settings += ["text.encoder=pretrained", "curriculum.strategy=frozen"]
+    run(*pretrain_arguments(rendered.path, tmp_path / "run", *settings))
+    model = CPD.from_pretrained(tmp_path / "run" / "model")
+    before = CPD.from_pretrained(folder / kind).video_encoder.state_dict()
+    after = model.video_encoder.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before) == (train == "head")
+    assert model.untrained == ()
+    run(*pretrain_arguments(rendered.path, tmp_path / "run", *settings), "--resume")
+    assert CPD.from_pretrained(tmp_path / "run" / "model").hash == model.hash
+
+
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, train: str) -> None:
+    settings = [*video_settings(folder / "resnet", train), "training.epochs=1", "training.batch_size=4"]
+    arguments = [
+        "--recipe",
+        "laptop-finetune",
+        "--manifest",
+        corpus.path,
+        "--run",
+        tmp_path / "run",
+        "--init",
+        "random",
+    ]
+    run("finetune", *arguments, *settings, "plateau.drops=0", "training.workers=1")
+    model = load_model(tmp_path / "run" / "model")
+    before = CPD.from_pretrained(folder / "resnet").video_encoder.state_dict()
+    after = model.video_encoder.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before) == (train == "head")
+    assert read_results(tmp_path / "run" / "results.json")[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (("video.encoder=pretrained",), "video.source"),
+        (("video.source=x",), "video.encoder"),
+        (("text.encoder=pretrained",), "video.encoder"),
+        (("video.encoder=pretrained", "video.source={xclip}"), "clip.frames"),
+        (("video.encoder=pretrained", "video.source={xclip}", "clip.size=64"), "clip.size"),
+        (("video.encoder=pretrained", "video.source={resnet}", "text.encoder=pretrained"), "text tower"),
+        (("video.encoder=pretrained", "video.source={resnet}", "head.projection=none"), "head.projection"),
+        (("video.train=head", "head.projection=none"), "curriculum.strategy"),
+    ],
+)
+def test_invalid_recipes(folder: Path, rendered: Manifest, tmp_path: Path, settings: tuple[str, ...], key: str) -> None:
+    chosen = [each.format(**{kind: folder / kind for kind in ("xclip", "resnet")}) for each in settings]
+    frames = "clip.frames=4" if key == "clip.size" else "clip.frames=3"
+    message = refused(*pretrain_arguments(rendered.path, tmp_path / "run", frames, *chosen))
+    assert key in message

@@ -35,7 +35,7 @@ from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
 from crosspair.files import read_jsonl, write_atomically
 from crosspair.progress import delayed_progress
-from crosspair.recipes import load_recipe, make_recipe, read_recipe, recipe_settings, suggest
+from crosspair.recipes import hashed_settings, load_recipe, make_recipe, read_recipe, recipe_settings, suggest
 
 VERSION = 1  # part of every hash: increase it when a change of the code changes results of cells
 CLIP_TOLERANCE = 0.02  # largest relative difference in clips seen between two rows
@@ -281,13 +281,13 @@ def _create_cell(
         settings |= {f"video.{key}": value for key, value in asdict(recipe.video).items()}
         tuning = make_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")
         finetuning = {
-            "recipe": recipe_settings(tuning),
+            "recipe": hashed_settings(tuning),
             "videos": hashes[plan.finetuning.manifest],
             "views": [plan.finetuning.clips, plan.finetuning.crops],
         }
     hashed = {
         "version": VERSION,
-        "recipe": recipe_settings(recipe),
+        "recipe": hashed_settings(recipe),
         # Rendered files are determined by the seed, which the manifest's hash covers.
         "pairs": manifest.hash + (fingerprint(manifest) if corpus.manifest else ""),
         "protocols": list(plan.evaluation.protocols),

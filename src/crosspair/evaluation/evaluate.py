@@ -116,8 +116,8 @@ def randomize_weights(model: CPD, seed: int) -> CPD:
         torch.manual_seed(seed)
         encoder = copy.deepcopy(model.text_encoder)
         network = model.video_encoder
-        video = [network.with_random_weights()] if isinstance(network, PretrainedEncoder) else []
-        baseline = type(model)(encoder, model.clip, model.video, model.text, model.head, *video)
+        video_encoder = network.with_random_weights() if isinstance(network, PretrainedEncoder) else None
+        baseline = type(model)(encoder, model.clip, model.video, model.text, model.head, video_encoder)
     baseline.untrained = model.untrained  # so that the same protocols and features are evaluated
     return baseline.to(next(model.parameters()).device).eval()
 

@@ -12,12 +12,12 @@ from torch import nn
 from crosspair.config import ClassifierConfig, ClipConfig, FinetuneRecipe, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError
-from crosspair.models.hub import CLASSIFIER_TYPE, CONFIG_FILE, HubModel, read_sections
-from crosspair.models.resnet3d import ResNet3d
-from crosspair.video.pixels import normalize
+from crosspair.models.hub import CLASSIFIER_TYPE, CONFIG_FILE, read_sections
+from crosspair.models.pretrained import PretrainedEncoder
+from crosspair.models.video import VideoModel, load_pretrained_encoder
 
 
-class Classifier(HubModel):
+class Classifier(VideoModel):
     """Video encoder, dropout and a fully connected layer.
 
     Args:
@@ -25,18 +25,22 @@ class Classifier(HubModel):
         clip: clip format that the model was trained on; stored for inference.
         video: architecture of the video encoder.
         classifier: dropout, and whether batch normalisation is frozen.
+        video_encoder: see `VideoModel`.
     """
 
     model_type = CLASSIFIER_TYPE
     sections = ("clip", "video", "classifier")
 
     def __init__(
-        self, classes: Sequence[str], clip: ClipConfig, video: VideoConfig, classifier: ClassifierConfig
+        self,
+        classes: Sequence[str],
+        clip: ClipConfig,
+        video: VideoConfig,
+        classifier: ClassifierConfig,
+        video_encoder: PretrainedEncoder | None = None,
     ) -> None:
-        super().__init__()
-        self.classes = list(classes)
-        self.clip, self.video, self.classifier = clip, video, classifier
-        self.video_encoder = ResNet3d(video.depth, video.width, video.shortcut)
+        super().__init__(clip, video, video_encoder)
+        self.classes, self.classifier = list(classes), classifier
         self.dropout = nn.Dropout(classifier.dropout)
         self.fc = nn.Linear(self.video_encoder.features, len(self.classes))
         nn.init.normal_(self.fc.weight, std=0.01)  # initial predictions are almost uniform
@@ -54,8 +58,7 @@ class Classifier(HubModel):
         Returns:
             Logits (B, classes), float32.
         """
-        pixels = normalize(clips).contiguous(memory_format=torch.channels_last_3d)
-        features = self.video_encoder(pixels)
+        features = self.visual_features(clips)
         with full_precision(features.device):
             logits: torch.Tensor = self.fc(self.dropout(features))
         return logits
@@ -74,7 +77,8 @@ class Classifier(HubModel):
         classes = config.get("classes")
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ModelError(f"{folder / CONFIG_FILE}: classes must be a list of names.")
-        return cls(classes, recipe.clip, recipe.video, recipe.classifier)
+        video_encoder, _ = load_pretrained_encoder(recipe.video, folder)
+        return cls(classes, recipe.clip, recipe.video, recipe.classifier, video_encoder)
 
     def _extra_config(self) -> dict[str, Any]:
         """Return the class names, which ``config.json`` stores."""

@@ -14,24 +14,15 @@ from torch import nn
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError, RecipeError
-from crosspair.models.hub import (
-    CONFIG_FILE,
-    CPD_TYPE,
-    WEIGHTS_FILE,
-    HubModel,
-    read_config,
-    read_sections,
-    resolve_model_folder,
-)
-from crosspair.models.pretrained import FAMILIES, PretrainedEncoder, check_clip, load_towers
-from crosspair.models.resnet3d import ResNet3d
-from crosspair.models.text import PRETRAINED_FOLDER, TextEncoder, TransformerAverage, WordAverage, build_text_encoder
-from crosspair.video.pixels import normalize
+from crosspair.models.hub import CPD_TYPE, WEIGHTS_FILE, read_config, read_sections, resolve_model_folder
+from crosspair.models.pretrained import FAMILIES, PretrainedEncoder, load_towers
+from crosspair.models.text import TextEncoder, TextTower, TransformerAverage, WordAverage, build_text_encoder
+from crosspair.models.video import VideoModel, load_pretrained_encoder
 
 PARTS = ("video_encoder", "video_head", "text_encoder", "text_head")
 
 
-class CPD(HubModel):
+class CPD(VideoModel):
     """Video and text towers.
 
     Args:
@@ -62,22 +53,22 @@ class CPD(HubModel):
         head: HeadConfig,
         video_encoder: PretrainedEncoder | None = None,
     ) -> None:
-        super().__init__()
-        self.clip, self.video, self.text, self.head = clip, video, text, head
+        super().__init__(clip, video, video_encoder)
+        self.text, self.head = text, head
         self.untrained: tuple[str, ...] = ()
-        self.video_encoder = video_encoder or ResNet3d(video.depth, video.width, video.shortcut)
-        check_clip(self.video_encoder, clip)
-        features = self.video_encoder.features
-        self.text_encoder = text_encoder
         if head.projection == "none":
-            if head.embedding != features:
-                raise RecipeError(
-                    f"head.embedding is {head.embedding}; with head.projection=none it must be {features}"
-                )
+            for features in (self.video_encoder.features, text_encoder.features):
+                if head.embedding != features:
+                    raise RecipeError(
+                        f"head.embedding is {head.embedding}; with head.projection=none it must be the {features} "
+                        "dimensions of both encoders"
+                    )
             self.video_head: nn.Module = nn.Identity()
+            self.text_encoder = text_encoder
             self.text_head: nn.Module = nn.Identity()
             return
-        self.video_head = nn.Linear(features, head.embedding)
+        self.video_head = nn.Linear(self.video_encoder.features, head.embedding)
+        self.text_encoder = text_encoder
         self.text_head = nn.Sequential(
             nn.Linear(text_encoder.features, head.hidden),
             nn.BatchNorm1d(head.hidden),
@@ -94,8 +85,7 @@ class CPD(HubModel):
         Returns:
             The visual feature (B, F), and the embedding f_v (B, D) of unit norm.
         """
-        encoder = self.video_encoder
-        features = encoder(normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d))
+        features = self.visual_features(clips)
         with full_precision(features.device):
             return features, F.normalize(self.video_head(features), dim=1)
 
@@ -127,7 +117,7 @@ class CPD(HubModel):
         video = VideoConfig(encoder="pretrained", source=name)
         text = TextConfig(encoder="pretrained", source=name) if tower else TextConfig()
         head = HeadConfig(embedding=encoder.features, projection="none")
-        words = WordAverage(["video"], torch.zeros(1, 1))  # a placeholder
+        words = WordAverage(["video"], torch.zeros(1, encoder.features))  # a placeholder
         model = cls(tower or words, encoder.clip, video, text, head, encoder)
         model.untrained = () if tower else ("text_encoder", "text_head")
         return model.eval()
@@ -136,19 +126,14 @@ class CPD(HubModel):
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
-        pretrained = recipe.video.encoder == "pretrained"
-        video_encoder, tower = load_towers(folder / PRETRAINED_FOLDER, weights=False) if pretrained else (None, None)
+        video_encoder, tower = load_pretrained_encoder(recipe.video, folder)
         encoder: TextEncoder
         if recipe.text.encoder == "words":
             encoder = WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
         elif recipe.text.encoder == "transformer":
             encoder = TransformerAverage.load(folder, recipe.text.max_tokens)
-        elif tower is None:
-            raise ModelError(
-                f"{folder / CONFIG_FILE}: text.encoder=pretrained requires a video encoder with a text tower."
-            )
         else:
-            encoder = tower
+            encoder = _check_tower(tower, recipe.video)
         model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head, video_encoder)
         model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
         return model
@@ -158,17 +143,29 @@ class CPD(HubModel):
         return {"untrained": list(self.untrained)}
 
     def _save_extra_files(self, folder: Path) -> None:
-        if isinstance(self.video_encoder, PretrainedEncoder):
-            self.video_encoder.save(folder)
+        super()._save_extra_files(folder)
         self.text_encoder.save(folder)
 
 
 def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
-    """Build a model with random weights and learned or loaded text weights; the caller seeds torch.
+    """Build a model with random weights, or those of pretrained encoders; the caller seeds torch.
 
     Args:
         recipe: the architecture.
         titles: titles of the training split; used to learn word vectors.
     """
-    encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)
-    return CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head)
+    video_encoder, tower = load_pretrained_encoder(recipe.video)
+    encoder: TextEncoder
+    if recipe.text.encoder == "pretrained":
+        encoder = _check_tower(tower, recipe.video)
+    else:
+        encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)
+    return CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head, video_encoder)
+
+
+def _check_tower(tower: TextTower | None, video: VideoConfig) -> TextTower:
+    if tower is None:
+        raise ModelError(
+            f"text.encoder=pretrained requires a video encoder with a text tower; {video.source} has none."
+        )
+    return tower

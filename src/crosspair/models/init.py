@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,8 +99,9 @@ class InitWeights:
         """
         if self.video is None:
             return
-        if self.video != model.video:
-            settings = " ".join(f"video.{key}={value}" for key, value in asdict(self.video).items())
+        if self.video != replace(model.video, source=self.video.source, train=self.video.train):
+            names = ("encoder", "source") if self.video.source else ("depth", "width", "shortcut")
+            settings = " ".join(f"video.{name}={getattr(self.video, name)}" for name in names)
             raise ModelError(f"the weights of {self.name} have another architecture than the recipe. Set {settings}.")
         message = f"the weights of {self.name} do not match their configuration"
         load_weights(model.video_encoder, self.encoder, message)

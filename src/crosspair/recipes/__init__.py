@@ -24,7 +24,12 @@ from crosspair.files import read_yaml
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | FinetuneRecipe)
 FOLDERS: dict[type, str] = {Recipe: "", FinetuneRecipe: "finetune"}  # of the packaged files
-ADDED = (("video", "encoder"), ("video", "source"), ("head", "projection"))  # later; hashed only if not the default
+ADDED = (
+    ("video", "encoder"),
+    ("video", "source"),
+    ("video", "train"),
+    ("head", "projection"),
+)  # later; hashed only if not the default
 
 
 def recipe_names(kind: type = Recipe) -> list[str]:
@@ -117,11 +122,12 @@ def dump_recipe(recipe: Recipe | FinetuneRecipe) -> str:
 
 def recipe_hash(recipe: Recipe | FinetuneRecipe) -> str:
     """Return a hash of a recipe's values: 12 hexadecimal digits."""
-    plain, defaults = _to_plain(recipe), _to_plain(type(recipe)())
-    for section, field in ADDED:
-        if section in plain and plain[section][field] == defaults[section][field]:
-            del plain[section][field]
-    return hashlib.sha256(_to_yaml(plain).encode()).hexdigest()[:12]
+    return hashlib.sha256(_to_yaml(_hashed_values(recipe)).encode()).hexdigest()[:12]
+
+
+def hashed_settings(recipe: Recipe | FinetuneRecipe) -> dict[str, Any]:
+    """Return `recipe_settings` for a hash: without fields that were added later and have their default."""
+    return _flatten(_hashed_values(recipe))
 
 
 def run_recipe_hash(kind: type[AnyRecipe], model: str) -> str:
@@ -160,6 +166,14 @@ def _find_recipe(kind: type, name: str) -> str | Path:
 
 def _to_plain(recipe: Recipe | FinetuneRecipe) -> dict[str, dict[str, Any]]:
     return json.loads(json.dumps(dataclasses.asdict(recipe)))  # type: ignore[no-any-return]  # tuples become lists
+
+
+def _hashed_values(recipe: Recipe | FinetuneRecipe) -> dict[str, dict[str, Any]]:
+    plain, defaults = _to_plain(recipe), _to_plain(type(recipe)())
+    for section, field in ADDED:
+        if section in plain and plain[section][field] == defaults[section][field]:
+            del plain[section][field]
+    return plain
 
 
 def _to_yaml(plain: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.init import InitWeights, load_init_weights
 from crosspair.models.resnet3d import inference
+from crosspair.models.video import load_pretrained_encoder
 from crosspair.provenance import Provenance, provenance
 from crosspair.recipes import recipe_hash
 from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
@@ -216,7 +217,8 @@ class Finetuning(Trainer):
                 )
             logger.warning("%s: no validation videos", manifest.path)
         torch.manual_seed(seed)
-        model = Classifier(self.data.classes, recipe.clip, recipe.video, recipe.classifier)
+        encoder, _ = load_pretrained_encoder(recipe.video)
+        model = Classifier(self.data.classes, recipe.clip, recipe.video, recipe.classifier, encoder)
         init.load_into(model)
         self.model = prepare_model(model, world).train()
         if recipe.training.compile:
