@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, VideoMAEForVideoClassification
 
 from crosspair.config import ClipConfig, HeadConfig, TextConfig
 from crosspair.errors import CrosspairError, ModelError, RecipeError, TextError
@@ -114,6 +115,22 @@ def test_features_are_those_of_transformers(folder: Callable[[str], Path], tmp_p
     torch.testing.assert_close(again.encode_video(inputs)[0], features)
     if kind in TWO_TOWERS:
         assert torch.equal(again.encode_text(TEXTS), model.encode_text(TEXTS))
+
+
+@torch.no_grad()
+def test_fine_tuned_videomae_normalises_the_mean(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(folder("videomae"), tmp_path / "source")
+    source = VideoMAEForVideoClassification(AutoConfig.from_pretrained(tmp_path / "source")).eval()
+    source.fc_norm.weight.uniform_(0.5, 2)
+    source.save_pretrained(tmp_path / "source")
+    model = CPD.from_pretrained(tmp_path / "source")
+    inputs = clips(model)
+    features = model.encode_video(inputs)[0]
+    expected = source.fc_norm(features_by_hand("videomae", source.videomae, inputs))
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path / "model")
+    torch.testing.assert_close(CPD.from_pretrained(tmp_path / "model").encode_video(inputs)[0], features)
+    assert randomize_weights(model, 0).state_dict().keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("kind", ["clip", "resnet"])

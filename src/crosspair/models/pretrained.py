@@ -54,7 +54,8 @@ def _first_token(model: Any, clips: torch.Tensor) -> torch.Tensor:
 
 
 def _token_mean(model: Any, clips: torch.Tensor) -> torch.Tensor:
-    return model(clips).last_hidden_state.float().mean(dim=1)  # type: ignore[no-any-return]
+    mean: torch.Tensor = model(clips).last_hidden_state.float().mean(dim=1)
+    return model.fc_norm(mean) if hasattr(model, "fc_norm") else mean  # of a fine-tuned VideoMAE
 
 
 def _vjepa(model: Any, clips: torch.Tensor) -> torch.Tensor:
@@ -167,7 +168,7 @@ class PretrainedEncoder(nn.Module):
 
     def with_random_weights(self) -> Self:
         """Return an encoder of the same architecture with random weights."""
-        return type(self)(import_extra("transformers").AutoModel.from_config(self.model.config), self.preprocessor)
+        return type(self)(_build_network(self.model.config)[0], self.preprocessor)
 
     def save(self, folder: Path) -> None:
         """Write the configurations; the weights are part of the model's."""
@@ -189,23 +190,12 @@ def load_towers(folder: Path, *, weights: bool = True) -> tuple[PretrainedEncode
         TextError: the tokenizer is unusable.
     """
     transformers = import_extra("transformers")
-    missing: list[str] = []
-    unexpected: list[str] = []
     try:
         config = load_transformers_config(str(folder))
         if config.model_type not in FAMILIES:
             raise ValueError(f"architecture {config.model_type} is not supported; use one of {', '.join(FAMILIES)}")
         preprocessor = _read_preprocessor(folder)
-        settings: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
-        if weights:
-            with silence_transformers():
-                model, info = transformers.AutoModel.from_pretrained(
-                    folder, config=config, output_loading_info=True, **settings
-                )
-            missing = sorted(info["missing_keys"])
-            unexpected = sorted(info["unexpected_keys"])
-        else:
-            model = transformers.AutoModel.from_config(config, **settings)
+        model, missing, unexpected = _build_network(config, folder if weights else None)
         family = FAMILIES[config.model_type]
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if family.text else None
     except CrosspairError:
@@ -234,6 +224,25 @@ def check_clip(encoder: nn.Module, clip: ClipConfig) -> None:
         required = getattr(encoder, name, None)
         if required not in (None, getattr(clip, name)):
             raise RecipeError(f"clip.{name} is {getattr(clip, name)}; this video encoder requires {required}")
+
+
+def _build_network(config: Any, folder: Path | None = None) -> tuple[Any, list[str], list[str]]:
+    """Load a network, or build one with random weights; return it with its missing and its unexpected weights."""
+    transformers = import_extra("transformers")
+    settings: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+    info: dict[str, Any] = {"missing_keys": (), "unexpected_keys": ()}
+    # The normalisation of a fine-tuned VideoMAE belongs to its classifier.
+    fine_tuned = config.architectures == ["VideoMAEForVideoClassification"] and config.use_mean_pooling
+    kind = transformers.AutoModelForVideoClassification if fine_tuned else transformers.AutoModel
+    with silence_transformers():
+        if folder:
+            model, info = kind.from_pretrained(folder, config=config, output_loading_info=True, **settings)
+        else:
+            model = kind.from_config(config, **settings)
+    if fine_tuned:
+        model.videomae.fc_norm = model.fc_norm
+        model = model.videomae
+    return model, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
 
 
 def _select(model: Any, keep: Callable[[str], bool]) -> Any:
