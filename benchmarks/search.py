@@ -176,7 +176,7 @@ def table_rows(vectors: np.ndarray, first: int) -> pa.Table:
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
         "video": paths, "path": paths, "start": starts, "end": starts + 4,
         "title": pa.nulls(len(vectors), pa.string()),
-        "thumbnail": pa.nulls(len(vectors), pa.binary()),
+        "thumbnail": [b""] * len(vectors),
         "size": np.zeros(len(vectors), np.int64), "modified": np.zeros(len(vectors), np.int64),
     }  # fmt: skip
     return pa.table(columns, schema=schema(vectors.shape[1]))

@@ -191,10 +191,10 @@ def test_a_long_upload_delays_no_short_one(
 def test_encoding_ends_with_the_time_of_an_upload(
     client: TestClient, service: LibraryService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def encode(_: object, progress: Any) -> None:
+    def encode(_: object, check_cancelled: Callable[[], None]) -> None:
         while True:
             time.sleep(0.05)
-            progress(1, 2)
+            check_cancelled()
 
     monkeypatch.setattr(guard_module, "UPLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr(service, "encode", encode)

@@ -224,7 +224,7 @@ def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> N
     ("arguments", "value"),
     [
         (("search", "a dog", "--library", "{}/videos"), "{}/videos"),
-        (("search", "a dog", "--library", "{}/library", "--where", "x ="), "{}/library"),
+        (("search", "a dog", "--library", "{}/library", "--where", "x ="), "'x ='"),
         (("search", "zzz", "--library", "{}/library"), "'zzz'"),
         (("search", "--video", "", "--library", "{}/library"), "--video"),
         (("index", "{}/videos", "--library", "{}/new"), "--model"),

@@ -65,7 +65,7 @@ def encode_plans(
     workers: int,
     crops: int = 1,
     thumbnails: bool = False,
-    progress: ProgressCallback | None = None,
+    check_cancelled: Callable[[], None] | None = None,
 ) -> Iterator[EncodedPlan]:
     """Decode the clips of plans, run a network on them and sum its outputs by group; yield a result per plan, in order.
 
@@ -80,13 +80,13 @@ def encode_plans(
         workers: Decoding processes; 0 decodes in this process.
         crops: Square crops of each clip; the network is called once for each.
         thumbnails: Whether to make a picture of each group.
-        progress: Called with the number of decoded clips and their total; an exception that it raises ends everything.
+        check_cancelled: Called after each decoded job; an exception that it raises ends everything.
 
     Raises:
         CrosspairError: Worker processes cannot be started.
     """
     jobs = [list(plan.jobs(config, crops, thumbnails)) for plan in plans]
-    decoded = _decode(list(chain.from_iterable(jobs)), workers, progress)
+    decoded = _decode(list(chain.from_iterable(jobs)), workers, check_cancelled)
     parts = (part for batch in _batches(decoded, batch_size) for part in _run_network(network, batch))  # in order
     for plan, of_plan in zip(plans, jobs, strict=True):
         yield _sum_groups(plan, list(islice(parts, len(of_plan))))
@@ -104,20 +104,18 @@ class _Part:
     outputs: tuple[torch.Tensor, ...] = ()
 
 
-def _decode(jobs: Sequence[DecodeJob], workers: int, progress: ProgressCallback | None) -> Iterator[Decoded]:
+def _decode(jobs: Sequence[DecodeJob], workers: int, check_cancelled: Callable[[], None] | None) -> Iterator[Decoded]:
     """Yield jobs with their decoded clips, in order; a worker's crash or timeout is a `failure` of its job."""
     isolated = map_isolated(decode_job, jobs, timeout=DECODE_TIMEOUT, workers=workers, in_order=True)
     results = isolated if workers else ((index, decode_job(job)) for index, job in enumerate(jobs))
-    done, total = 0, sum(map(len, jobs))
     with closing(results):
         for index, result in results:
             job = jobs[index]
             if isinstance(result, WorkerFailure):
                 path = job.source.path if isinstance(job.source, Clip) else f"array {job.row}"
                 result = DecodedClips(np.empty(0, np.uint8), failure=f"{path}: {result.reason}")
-            done += len(job)
-            if progress:
-                progress(done, total)
+            if check_cancelled:
+                check_cancelled()
             yield job, result
 
 
@@ -212,8 +210,12 @@ def encode_features(
     *,
     thumbnails: bool = False,
     progress: ProgressCallback | None = None,
+    check_cancelled: Callable[[], None] | None = None,
 ) -> Iterator[WindowFeatures]:
-    """Encode the clips of plans with a model, in order; arguments as of `encode_plans`."""
+    """Encode the clips of plans with a model, in order.
+
+    ``progress`` gets the number of encoded clips and their total; for other arguments, see `encode_plans`.
+    """
     model, device = engine.model, engine.device
 
     def network(clips: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -223,12 +225,16 @@ def encode_features(
             raise ModelError("the features of this model are not finite: its weights are damaged or too large.")
         return features
 
+    done, total = 0, sum(map(len, plans))
     with eval_mode(model), inference(model.video_encoder, device, engine.precision):
-        encoded = encode_plans(
+        for encoded in encode_plans(
             plans, network, model.clip, batch_size=engine.batch_size, workers=engine.workers,
-            thumbnails=thumbnails, progress=progress,
-        )  # fmt: skip
-        yield from (_average(model, each) for each in encoded)
+            thumbnails=thumbnails, check_cancelled=check_cancelled,
+        ):  # fmt: skip
+            yield _average(model, encoded)
+            done += len(encoded.plan)
+            if progress:
+                progress(done, total)
 
 
 def _average(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
@@ -316,6 +322,7 @@ def encode_windows(
     *,
     thumbnails: bool = False,
     progress: ProgressCallback | None = None,
+    check_cancelled: Callable[[], None] | None = None,
 ) -> Iterator[WindowFeatures]:
     """Encode the windows of videos. A window that cannot be read is skipped, the others are kept.
 
@@ -344,7 +351,7 @@ def encode_windows(
         pixels = max(1, columns["width"] * columns["height"])
         together = max(1, min(CLIPS_PER_JOB, CLIPS_PER_JOB * FULL_HD // pixels))
         plans.append(windows.plan(row, clip, duration, engine.model.clip, together))
-    yield from encode_features(engine, plans, thumbnails=thumbnails, progress=progress)
+    yield from encode_features(engine, plans, thumbnails=thumbnails, progress=progress, check_cancelled=check_cancelled)
 
 
 @contextmanager

@@ -225,7 +225,7 @@ async def _encode_upload(
                 return received
             limiter = SHORT_VIDEO if received.is_short else LONG_VIDEO
             # A request that takes too long is cancelled.
-            return await run_sync(service.encode, received, lambda *_: check_cancelled(), limiter=limiter)
+            return await run_sync(service.encode, received, check_cancelled, limiter=limiter)
         except VideoError as error:
             name = Path(video.filename or "").name or "video"
             raise VideoError(str(error).replace(copy.name, name)) from error

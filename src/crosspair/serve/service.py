@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -25,7 +26,7 @@ from crosspair.corpora.prepare import TranscodeRequest, transcode_locally
 from crosspair.corpora.transcode import TranscodeSettings
 from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import CrosspairError, TextError, VideoError
-from crosspair.evaluation.encode import ProgressCallback, check_text_tower, encode_windows
+from crosspair.evaluation.encode import check_text_tower, encode_windows
 from crosspair.evaluation.windows import Span, Windows
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.inference import Classified
@@ -188,11 +189,12 @@ class LibraryService:
             raise VideoError(f"{copy.name} is {format_time(length)} long; the maximum is {format_time(MAX_LENGTH)}")
         return ReceivedVideo(digest, manifest, length)
 
-    def encode(self, video: ReceivedVideo, progress: ProgressCallback | None = None) -> Upload:
+    def encode(self, video: ReceivedVideo, check_cancelled: Callable[[], None] | None = None) -> Upload:
         """Encode an uploaded video in worker processes.
 
         Args:
-            progress: see `encode_plans`.
+            video: the video.
+            check_cancelled: see `encode_plans`.
 
         Raises:
             VideoError: It is not readable.
@@ -201,7 +203,7 @@ class LibraryService:
             return self._uploads[video.digest]
         windows = Windows(video.length, video.length) if video.is_short else Windows()
         engine = self.searcher.engine
-        (encoded,) = encode_windows(engine, video.manifest, windows, thumbnails=True, progress=progress)
+        (encoded,) = encode_windows(engine, video.manifest, windows, thumbnails=True, check_cancelled=check_cancelled)
         if not encoded.spans:
             raise VideoError(encoded.failure)
         thumbnail = encoded.thumbnails[len(encoded.thumbnails) // 2]
