@@ -9,6 +9,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -182,7 +183,7 @@ def load_towers(folder: Path, *, weights: bool = True) -> tuple[PretrainedEncode
 
     Args:
         folder: contains the model.
-        weights: load the weights; otherwise they are random.
+        weights: load the weights; otherwise they are arbitrary, for the caller to load.
 
     Raises:
         ModelError: a file is missing or invalid, the architecture is not supported, or weights are missing or
@@ -195,7 +196,8 @@ def load_towers(folder: Path, *, weights: bool = True) -> tuple[PretrainedEncode
         if config.model_type not in FAMILIES:
             raise ValueError(f"architecture {config.model_type} is not supported; use one of {', '.join(FAMILIES)}")
         preprocessor = _read_preprocessor(folder)
-        model, missing, unexpected = _build_network(config, folder if weights else None)
+        with nullcontext() if weights else import_extra("transformers.initialization").no_init_weights():
+            model, missing, unexpected = _build_network(config, folder if weights else None)
         family = FAMILIES[config.model_type]
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if family.text else None
     except CrosspairError:

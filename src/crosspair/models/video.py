@@ -60,7 +60,7 @@ def load_pretrained_encoder(
 
     Args:
         video: the configuration.
-        model_folder: build the architecture that is saved there, with random weights; None: load ``video.source``.
+        model_folder: build the architecture that is saved there, without its weights; None: load ``video.source``.
 
     Raises:
         ModelError, TextError: see `load_towers`.
