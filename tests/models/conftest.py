@@ -63,8 +63,10 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
 def write_pretrained(folder: Path, kind: str) -> Path:
     """Write a model of another project with random weights; videos have 4 frames of 32 pixels (VideoPrism: 36)."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {kind}")
     folder.mkdir(parents=True, exist_ok=True)
     size = 36 if kind.startswith("videoprism") else 32
     layers: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2}

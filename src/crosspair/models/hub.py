@@ -177,7 +177,7 @@ def _weights_errors(path: Path) -> Iterator[None]:
             if (size := int.from_bytes(file.read(8), "little")) > MAX_HEADER:
                 raise ValueError(f"the header has {size:,} bytes, more than {MAX_HEADER:,}")
         yield
-    except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError) as error:
         raise ModelError(f"{path}: missing or damaged ({format_error(error)}).") from error
 
 

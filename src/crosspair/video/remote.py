@@ -97,7 +97,7 @@ def open_remote(url: str) -> Iterator[RemoteFile]:
 def _explain(url: str, error: Exception) -> InvalidVideoError:
     """Convert an exception of fsspec: MISSING for no such file (HTTP 404, 410), else UNREADABLE with the reason."""
     missing = InvalidVideoError(url, VideoStatus.MISSING, f"no such file{TRY_LATER}")
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | KeyError):  # KeyError: of older versions, for archives
         # fsspec raises this for every failed request: the cause has the server's status.
         cause = error.__cause__
         if not isinstance(cause, Exception) or isinstance(cause, FileNotFoundError | KeyError):
