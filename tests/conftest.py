@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Content = Callable[[int, int, int], Pixels]
 
-# A job in the background of a shell ignores Ctrl-C, and so would all commands that tests start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A job in the background of a shell ignores Ctrl-C or SIGHUP, and so would all commands that tests start.
+for ignorable, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(ignorable) is signal.SIG_IGN:
+        signal.signal(ignorable, handler)
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")

@@ -94,16 +94,16 @@ class ClipConfig:
 class VideoConfig:
     """The video encoder: the slow-only 3D ResNet (Section 3.3), or a pretrained one."""
 
-    encoder: Literal["resnet3d", "pretrained"] = "resnet3d"
-    """resnet3d: the paper's, with the three settings below. pretrained: a Hugging Face model."""
-    source: str = ""
-    """Pretrained encoder: a folder, or a name on the Hub."""
     depth: Depth = 34
     """Number of layers: 34 and 50 in the paper; 10 and 18 for laptops and tests."""
     width: int = 64
     """Channels of the first stage; 64 is standard."""
     shortcut: Literal["A", "B"] = "B"
     """B: 1×1×1 projection where shapes change. A: no parameters (the authors' checkpoints)."""
+    encoder: Literal["resnet3d", "pretrained"] = "resnet3d"
+    """resnet3d: the paper's, with the three settings above. pretrained: a Hugging Face model."""
+    source: str = ""
+    """Pretrained encoder: a folder, or a name on the Hub."""
     train: Literal["all", "head"] = "all"
     """head: the encoder keeps its weights and stays in eval mode; only what follows it is trained."""
 
