@@ -106,9 +106,15 @@ class VideoConfig:
     """Pretrained encoder: a folder, or a name on the Hub."""
     train: Literal["all", "head"] = "all"
     """head: the encoder keeps its weights and stays in eval mode; only what follows it is trained."""
+    views: int = 8
+    """Training views of each video if the encoder is not trained; epochs use them in turn. 0: a new
+    view in every epoch. Trained encoders always get new views."""
+    cache: bool = True
+    """Encode these views once, before the training, and train from the stored features."""
 
     def __post_init__(self) -> None:
         check_fields("video", self, up_to(512), "width")
+        check_fields("video", self, NON_NEGATIVE, "views")
         if bool(self.source) != (self.encoder == "pretrained"):
             raise RecipeError(f"video.source is {self.source!r}; video.encoder=pretrained requires it, and only this")
 
@@ -146,12 +152,30 @@ class HeadConfig:
     embedding: int = 256
     """Dimensions of f_v and f_t."""
     hidden: int = 512
-    """Width of the text head's hidden layer."""
-    projection: Literal["learned", "none"] = "learned"
-    """learned: heads that are trained. none: the space of a pretrained encoder and its text tower."""
+    """Width of the text head's hidden layer; 0: none, the head is linear."""
+    projection: Literal["learned", "none", "identity"] = "learned"
+    """learned: heads with random initial weights. none: no heads, the space of a pretrained encoder and
+    its text tower. identity: linear heads that start as this space."""
+    video_hidden: int = 0
+    """Width of the video head's hidden layer; 0: none, the head is linear as in the paper."""
+    dropout: float = 0.0
+    """Dropout rate of the visual feature in front of the video head; none in the paper."""
+    interpolation: float = 1.0
+    """With projection identity, weight of the trained heads in the exported model: 0 is the original
+    model, 1 the trained one."""
 
     def __post_init__(self) -> None:
-        check_fields("head", self, up_to(MAX_SIZE), "embedding", "hidden")
+        check_fields("head", self, up_to(MAX_SIZE), "embedding")
+        check_fields(
+            "head", self, (f"from 0 to {MAX_SIZE}", lambda size: 0 <= size <= MAX_SIZE), "hidden", "video_hidden"
+        )
+        check_fields("head", self, FRACTION, "dropout")
+        check_fields("head", self, ("in [0, 1]", lambda weight: 0 <= weight <= 1), "interpolation")
+        if self.interpolation != 1 and self.projection != "identity":
+            raise RecipeError(
+                f"head.interpolation is {self.interpolation}, which head.projection={self.projection} does not use; "
+                "remove it, or set head.projection=identity"
+            )
 
 
 OBJECTIVES_WITH = {  # objectives that use a field; the others require its default

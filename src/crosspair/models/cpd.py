@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,25 +58,21 @@ class CPD(VideoModel):
         super().__init__(clip, video, video_encoder)
         self.text, self.head = text, head
         self.untrained: tuple[str, ...] = ()
-        if head.projection == "none":
-            for features in (self.video_encoder.features, text_encoder.features):
-                if head.embedding != features:
-                    raise RecipeError(
-                        f"head.embedding is {head.embedding}; with head.projection=none it must be the {features} "
-                        "dimensions of both encoders"
-                    )
-            self.video_head: nn.Module = nn.Identity()
-            self.text_encoder = text_encoder
-            self.text_head: nn.Module = nn.Identity()
-            return
-        self.video_head = nn.Linear(self.video_encoder.features, head.embedding)
         self.text_encoder = text_encoder
-        self.text_head = nn.Sequential(
-            nn.Linear(text_encoder.features, head.hidden),
-            nn.BatchNorm1d(head.hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(head.hidden, head.embedding),
-        )
+        if head.projection == "learned":
+            features, embedding = self.video_encoder.features, head.embedding
+            self.video_head = _build_head(features, head.video_hidden, embedding, head.dropout)
+            self.text_head = _build_head(text_encoder.features, head.hidden, embedding)
+            return
+        for features in (self.video_encoder.features, text_encoder.features):
+            if head.embedding != features:
+                raise RecipeError(
+                    f"head.embedding is {head.embedding}; with head.projection={head.projection} it must be the "
+                    f"{features} dimensions of both encoders"
+                )
+        identity = head.projection == "identity"
+        self.video_head = _identity_head(features) if identity else nn.Identity()
+        self.text_head = _identity_head(features) if identity else nn.Identity()
 
     def encode_video(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode clips.
@@ -86,18 +84,49 @@ class CPD(VideoModel):
             The visual feature (B, F), and the embedding f_v (B, D) of unit norm.
         """
         features = self.visual_features(clips)
-        with full_precision(features.device):
-            return features, F.normalize(self.video_head(features), dim=1)
+        return features, self.project_video(features)
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Encode texts to embeddings f_t (B, D) of unit norm."""
-        features = self.text_encoder(texts)
+        return self.project_text(self.text_encoder(texts))
+
+    def project_video(self, features: torch.Tensor) -> torch.Tensor:
+        """Map visual features (B, F) to embeddings f_v (B, D) of unit norm."""
+        with full_precision(features.device):
+            return F.normalize(self.video_head(features), dim=1)
+
+    def project_text(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (B, E) of the text encoder to embeddings f_t (B, D) of unit norm."""
         with full_precision(features.device):
             return F.normalize(self.text_head(features), dim=1)
 
-    def forward(self, clips: torch.Tensor, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the embeddings f_v and f_t (B, D) of B pairs."""
-        return self.encode_video(clips)[1], self.encode_text(texts)
+    def forward(self, clips: torch.Tensor, texts: Sequence[str] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings f_v and f_t (B, D) of B pairs.
+
+        Args:
+            clips: as for `encode_video`, or the visual features (B, F) that a frozen encoder computed before.
+            texts: texts, or features (B, E) of the text encoder.
+        """
+        video = self.project_video(clips) if clips.dim() == 2 else self.encode_video(clips)[1]
+        return video, self.project_text(texts) if isinstance(texts, torch.Tensor) else self.encode_text(texts)
+
+    @contextmanager
+    def interpolated(self, weight: float) -> Iterator[None]:
+        """Replace the heads, for the duration of a block, by a mixture with those of the original model.
+
+        Args:
+            weight: of the trained heads, from 0 (``head.projection=identity`` before training) to 1.
+        """
+        heads = (self.video_head, self.text_head)
+        trained = [copy.deepcopy(head.state_dict()) for head in heads]
+        original = _identity_head(self.head.embedding).to(trained[0]["weight"].device).state_dict()
+        for head, state in zip(heads, trained, strict=True):
+            head.load_state_dict({name: torch.lerp(original[name], state[name], weight) for name in state})
+        try:
+            yield
+        finally:
+            for head, state in zip(heads, trained, strict=True):
+                head.load_state_dict(state)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
@@ -145,6 +174,22 @@ class CPD(VideoModel):
     def _save_extra_files(self, folder: Path) -> None:
         super()._save_extra_files(folder)
         self.text_encoder.save(folder)
+
+
+def _build_head(features: int, hidden: int, embedding: int, dropout: float = 0.0) -> nn.Module:
+    """Build a projection head: linear, or with one hidden layer."""
+    layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+    if hidden:
+        layers += [nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(hidden or features, embedding))
+    return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+
+
+def _identity_head(features: int) -> nn.Linear:
+    head = nn.Linear(features, features)
+    nn.init.eye_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, TextError
-from crosspair.evaluation.features import embed_texts, extract_features
+from crosspair.evaluation.encode import eval_mode
+from crosspair.evaluation.features import extract_features
 from crosspair.evaluation.retrieval import retrieval
 from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
@@ -25,9 +27,13 @@ from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, forc
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
-from crosspair.video.loader import Batch
+from crosspair.training.stored import FrozenTowers, stored_batches
+from crosspair.video.loader import Batch, TrainingOrder, training_loader
 
 logger = logging.getLogger(__name__)
+
+TEXTS = 256  # texts of a call of the text encoder in validation
+MIN_CHECKPOINT_STEPS = 1000  # with stored features, between checkpoints: epochs may last less than a second
 
 
 def pretrain(
@@ -72,12 +78,14 @@ class Pretraining(Trainer):
     saved = ("model", "optimizer", "objective", "curriculum")
     recipe: Recipe
     model: CPD
+    validation_videos: tuple[list[int], torch.Tensor]  # rows and stored features (V, F) of split val
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
         super().__init__(recipe, manifest, world)
         seed = recipe.training.seed
         torch.manual_seed(seed)
-        train = self._build_model(init)
+        train = self.train_pairs = self._build_model(init)
+        self.towers: FrozenTowers | None = None
         self.titles: list[str] = train.column(recipe.text.column)
         self.clips, self.ids, pairs = train.clips(), train.column("pair_id"), len(train)
         self.steps_per_epoch = pairs // recipe.training.batch_size
@@ -143,7 +151,7 @@ class Pretraining(Trainer):
         embeddings = []
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
-            titles = [self.titles[row] for row in rows.tolist()]
+            titles = self.text_inputs([self.titles[row] for row in rows.tolist()])
             with record_section("forward"), autocast(device, recipe.training.precision):
                 video, text = self.network(pixels, titles)  # (b, D) each
             embeddings.append((video.detach(), text.detach()))
@@ -162,28 +170,81 @@ class Pretraining(Trainer):
             self.bank.update(batch.rows, video, text)
         return {**metrics, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
 
+    def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
+        """Return the batches of an order; with a frozen video encoder, with features that are stored first."""
+        video, training = self.recipe.video, self.recipe.training
+        views = video.views if video.train in ("none", "head") else 0
+        if not (views and video.cache):
+            workers = training.workers
+            return training_loader(
+                self.clips, order, self.recipe.clip, seed=training.seed, workers=workers, views=views
+            )
+        self.min_checkpoint_steps = MIN_CHECKPOINT_STEPS
+        self.towers = FrozenTowers(self.model, self.recipe, self.world)
+        if self.curriculum.stage == 1:
+            self.towers.load_titles([*self.titles, *self.validation.column(self.recipe.text.column)])
+        if len(self.validation):
+            self.validation_videos = self.towers.load_videos(self.validation)
+        return stored_batches(order, self.towers.load_views(self.train_pairs))
+
+    def text_inputs(self, titles: Sequence[str]) -> Sequence[str] | torch.Tensor:
+        """Return titles; or, if the text encoder is frozen and they are stored, their features (b, E) on the device."""
+        if self.towers and self.curriculum.stage == 1:
+            return to_device(self.towers.text_features(titles), self.world.device)
+        return titles
+
     def validate(self) -> dict[str, float]:
-        """Compute retrieval in both directions on split val, with one centre clip per video."""
-        training = self.recipe.training
-        with force_eager(training):
-            features = extract_features(
-                self.model, self.validation,
-                clips=1, batch_size=training.batch_size // training.accumulate,
-                workers=training.workers, world=self.world, precision=training.precision,
-            )  # fmt: skip
-        titles = self.validation.column(self.recipe.text.column)
-        text = embed_texts(self.model, [titles[row] for row in features.rows.tolist()])
-        scores: dict[str, float] = {"stage": self.curriculum.stage, "pairs": len(features.rows)}
-        results = {
-            "text_to_video": retrieval(text, features.embedding),
-            "video_to_text": retrieval(features.embedding, text),
-        }
+        """Compute retrieval in both directions on split val, with one centre clip per video.
+
+        For heads that started as the identity, also ``mrr_0`` of the original model, and ``mrr_0.5`` of the model with
+        a head halfway between the original and the trained one.
+        """
+        with eval_mode(self.model), torch.no_grad():
+            visual, text = self._validation_features()
+            scores = {"stage": self.curriculum.stage, "pairs": len(visual), **self._retrieval_scores(visual, text)}
+            if self.recipe.head.projection == "identity":
+                for weight in (0, 0.5):
+                    with self.model.interpolated(weight):
+                        scores[f"mrr_{weight}"] = self._retrieval_scores(visual, text)["mrr"]
+        return scores
+
+    def _validation_features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features (V, F) of the readable videos of split val, and (V, E) of their titles, on the device."""
+        training, device = self.recipe.training, self.world.device
+        if self.towers:
+            rows, visual = self.validation_videos
+        else:
+            with force_eager(training):
+                features = extract_features(
+                    self.model, self.validation,
+                    clips=1, batch_size=training.batch_size // training.accumulate,
+                    workers=training.workers, world=self.world, precision=training.precision,
+                )  # fmt: skip
+            rows, visual = features.rows.tolist(), features.visual
+        column = self.validation.column(self.recipe.text.column)
+        titles = [column[row] for row in rows]
+        parts = [self.text_inputs(titles[i : i + TEXTS]) for i in range(0, len(titles), TEXTS)]
+        encoder = self.model.text_encoder
+        text = [part if isinstance(part, torch.Tensor) else encoder(part) for part in parts]
+        return visual.to(device), torch.cat(text)
+
+    def _retrieval_scores(self, visual: torch.Tensor, text: torch.Tensor) -> dict[str, float]:
+        """Compute retrieval metrics from the features of pairs by both encoders."""
+        video, titles = self.model.project_video(visual).cpu(), self.model.project_text(text).cpu()
+        results = {"text_to_video": retrieval(titles, video), "video_to_text": retrieval(video, titles)}
+        scores: dict[str, float] = {}
         for direction, result in results.items():
             for k, recall in result.recall.items():
                 scores[f"{direction}_R@{k}"] = recall
             scores[f"{direction}_median_rank"] = result.median_rank
         scores["mrr"] = sum(result.mrr for result in results.values()) / 2
         return scores
+
+    def export(self) -> None:
+        """Write the model, with heads that are interpolated as the recipe says."""
+        weight = self.recipe.head.interpolation
+        with self.model.interpolated(weight) if weight != 1 else nullcontext():
+            super().export()
 
     def observe(self, scores: dict[str, float]) -> bool:
         """Record the mean reciprocal rank; return whether it is the highest so far."""
