@@ -6,9 +6,11 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from crosspair.config import Recipe
@@ -28,7 +30,7 @@ from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
 from crosspair.training.stored import FrozenTowers, stored_batches
-from crosspair.video.loader import Batch, TrainingOrder, training_loader
+from crosspair.video.loader import CAPTION, Batch, TrainingOrder, training_loader
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +80,15 @@ class Pretraining(Trainer):
     saved = ("model", "optimizer", "objective", "curriculum")
     recipe: Recipe
     model: CPD
+    towers: FrozenTowers | None  # stored features, if the video encoder is frozen
     validation_videos: tuple[list[int], torch.Tensor]  # rows and stored features (V, F) of split val
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
         super().__init__(recipe, manifest, world)
         seed = recipe.training.seed
         torch.manual_seed(seed)
-        train = self.train_pairs = self._build_model(init)
-        self.towers: FrozenTowers | None = None
-        self.titles: list[str] = train.column(recipe.text.column)
+        train, self.captions = self._build_model(init)
+        self.train_pairs, self.towers = train, None
         self.clips, self.ids, pairs = train.clips(), train.column("pair_id"), len(train)
         self.steps_per_epoch = pairs // recipe.training.batch_size
         self._check_splits(pairs)
@@ -100,15 +102,17 @@ class Pretraining(Trainer):
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
         self.enter_stage()
 
-    def _build_model(self, init: str) -> Manifest:
-        """Build and initialise the model; set ``validation`` and return the training pairs, with titles it knows."""
+    def _build_model(self, init: str) -> tuple[Manifest, list[list[str]]]:
+        """Build and initialise the model; set ``validation``, return the training pairs and their known captions."""
         text, manifest = self.recipe.text, self.manifest
         train = _titled_pairs(manifest, "train", text.column)
         validation = _titled_pairs(manifest, "val", text.column)
-        model = build_model(self.recipe, train.column(text.column))
+        captions = _list_captions(train, text.column)
+        model = build_model(self.recipe, [caption for each in captions for caption in each])
         self.origin = {"init": load_pretrained_towers(model, init)}
-        train = _drop_unknown_titles(train, model, text.column, text.empty_titles)
-        self.validation = _drop_unknown_titles(validation, model, text.column, "drop")
+        train, captions = _drop_unknown_titles(train, captions, model, text.empty_titles)
+        titles = [[title] for title in validation.column(text.column)]
+        self.validation, _ = _drop_unknown_titles(validation, titles, model, "drop")
         for split, used in (("train", train), ("val", self.validation)):
             total = len(manifest.split(split))
             self.counts |= {split: len(used), f"{split}_left_out": total - len(used)}
@@ -116,7 +120,7 @@ class Pretraining(Trainer):
         self.model = prepare_model(model, self.world)
         if self.recipe.training.compile:
             compile_model(self.model.video_encoder, self.world.device)
-        return train
+        return train, captions
 
     def _check_splits(self, pairs: int) -> None:
         """Raise ManifestError if there are fewer pairs than in a batch, or no validation for the curriculum."""
@@ -151,9 +155,9 @@ class Pretraining(Trainer):
         embeddings = []
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
-            titles = self.text_inputs([self.titles[row] for row in rows.tolist()])
+            titles = [draw_caption(self.captions[row], recipe.training.seed, batch.epoch, row) for row in rows.tolist()]
             with record_section("forward"), autocast(device, recipe.training.precision):
-                video, text = self.network(pixels, titles)  # (b, D) each
+                video, text = self.network(pixels, self.text_inputs(titles))  # (b, D) each
             embeddings.append((video.detach(), text.detach()))
             with record_section("objective"):
                 result: LossAndMetrics = self.objective(video, text, to_device(rows, device), self.bank)
@@ -182,7 +186,8 @@ class Pretraining(Trainer):
         self.min_checkpoint_steps = MIN_CHECKPOINT_STEPS
         self.towers = FrozenTowers(self.model, self.recipe, self.world)
         if self.curriculum.stage == 1:
-            self.towers.load_titles([*self.titles, *self.validation.column(self.recipe.text.column)])
+            captions = chain.from_iterable(self.captions)
+            self.towers.load_titles([*captions, *self.validation.column(self.recipe.text.column)])
         if len(self.validation):
             self.validation_videos = self.towers.load_videos(self.validation)
         return stored_batches(order, self.towers.load_views(self.train_pairs))
@@ -280,16 +285,34 @@ def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:
     return kept
 
 
-def _drop_unknown_titles(split: Manifest, model: CPD, column: str, policy: str) -> Manifest:
-    """Drop pairs without a word known to the text encoder; with policy "error" raise instead."""
-    ids, titles = split.column("pair_id"), split.column(column)
-    unknown = [row for row, title in enumerate(titles) if model.text_encoder.is_empty(title)]
+def draw_caption(captions: Sequence[str], seed: int, epoch: int, row: int) -> str:
+    """Draw the caption of a training pair for one epoch; it depends on the arguments only."""
+    if len(captions) == 1:
+        return captions[0]
+    return captions[int(np.random.default_rng((seed, CAPTION, epoch, row)).integers(len(captions)))]
+
+
+def _list_captions(split: Manifest, column: str) -> list[list[str]]:
+    """Return the captions of each pair: ``titles``, where they are set and ``column`` is title, or its one title."""
+    several = split.column("titles") if column == "title" else [None] * len(split)
+    return [captions or [title] for captions, title in zip(several, split.column(column), strict=True)]
+
+
+def _drop_unknown_titles(
+    split: Manifest, captions: Sequence[list[str]], model: CPD, policy: str
+) -> tuple[Manifest, list[list[str]]]:
+    """Drop captions without a word known to the text encoder, and pairs without a known caption.
+
+    With policy "error", a pair without a known caption raises a TextError.
+    """
+    known = [[caption for caption in each if not model.text_encoder.is_empty(caption)] for each in captions]
+    ids, unknown = split.column("pair_id"), [row for row, each in enumerate(known) if not each]
     if unknown and policy == "error":
         first = unknown[0]
         raise TextError(
             f"{split.path}: {len(unknown)} titles contain no known word, the first is "
-            f"{titles[first]!r} (pair {ids[first]!r}); fix them or set text.empty_titles=drop"
+            f"{captions[first][0]!r} (pair {ids[first]!r}); fix them or set text.empty_titles=drop"
         )
     for row in unknown:
-        logger.warning("skipped %s: no known word in %r", ids[row], titles[row])
-    return split.take(sorted(set(range(len(split))) - set(unknown)))
+        logger.warning("skipped %s: no known word in %r", ids[row], captions[row][0])
+    return split.take([row for row, each in enumerate(known) if each]), [each for each in known if each]

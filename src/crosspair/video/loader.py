@@ -26,7 +26,7 @@ from crosspair.workers import exit_with_parent
 logger = logging.getLogger(__name__)
 
 LOADER_TIMEOUT = 600  # s without a batch: a decoder hangs
-PERMUTATION, VIEW = 0, 1  # uses of a generator, so that no two uses share their draws
+PERMUTATION, VIEW, CAPTION = 0, 1, 2  # uses of a generator, so that no two uses share their draws
 PREFETCH = 4  # batches per worker
 SHARED_MEMORY = Path("/dev/shm")  # where workers put batches; Linux only
 
