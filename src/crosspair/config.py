@@ -150,7 +150,7 @@ class HeadConfig:
     """The joint embedding space (Section 3.3)."""
 
     embedding: int = 256
-    """Dimensions of f_v and f_t."""
+    """Dimensions of f_v and f_t; without learned heads, those of the pretrained encoder's features."""
     hidden: int = 512
     """Width of the text head's hidden layer; 0: none, the head is linear."""
     projection: Literal["learned", "none", "identity"] = "learned"

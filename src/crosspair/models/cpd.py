@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,12 +65,13 @@ class CPD(VideoModel):
             self.video_head = _build_head(features, head.video_hidden, embedding, head.dropout)
             self.text_head = _build_head(text_encoder.features, head.hidden, embedding)
             return
-        for features in (self.video_encoder.features, text_encoder.features):
-            if head.embedding != features:
-                raise RecipeError(
-                    f"head.embedding is {head.embedding}; with head.projection={head.projection} it must be the "
-                    f"{features} dimensions of both encoders"
-                )
+        features = self.video_encoder.features
+        if text_encoder.features != features:
+            raise RecipeError(
+                f"head.projection is {head.projection}, but video features have {features} dimensions and text features "
+                f"{text_encoder.features}; set head.projection=learned, or text.encoder=same"
+            )
+        self.head = replace(head, embedding=features)
         identity = head.projection == "identity"
         self.video_head = _identity_head(features) if identity else nn.Identity()
         self.text_head = _identity_head(features) if identity else nn.Identity()
@@ -155,7 +157,7 @@ class CPD(VideoModel):
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
-        video_encoder, tower = load_pretrained_encoder(recipe.video, folder)
+        video_encoder, tower = load_pretrained_encoder(recipe.video, folder, text=recipe.text.encoder == "pretrained")
         encoder: TextEncoder
         if recipe.text.encoder == "words":
             encoder = WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
@@ -199,7 +201,7 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
         recipe: the architecture.
         titles: titles of the training split; used to learn word vectors.
     """
-    video_encoder, tower = load_pretrained_encoder(recipe.video)
+    video_encoder, tower = load_pretrained_encoder(recipe.video, text=recipe.text.encoder == "pretrained")
     encoder: TextEncoder
     if recipe.text.encoder == "pretrained":
         encoder = _check_tower(tower, recipe.video)

@@ -57,6 +57,7 @@ class Trainer(ABC):
     ids: list[str]  # pair ids of the clips, repeated as often as necessary
     steps_per_epoch: int
     validation: Manifest  # may be empty
+    views = 0  # different views of each clip, which epochs use in turn; 0: a new one in every epoch
     min_checkpoint_steps = 0  # between checkpoints at the ends of epochs
 
     def __init__(self, recipe: Recipe | FinetuneRecipe, manifest: Manifest, world: World) -> None:
@@ -132,8 +133,8 @@ class Trainer(ABC):
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
         """Return an iterable over the batches of an order."""
-        training = self.recipe.training
-        return training_loader(self.clips, order, self.recipe.clip, seed=training.seed, workers=training.workers)
+        seed, workers = self.recipe.training.seed, self.recipe.training.workers
+        return training_loader(self.clips, order, self.recipe.clip, seed=seed, workers=workers, views=self.views)
 
     def export(self) -> None:
         """Write the model to the run folder."""

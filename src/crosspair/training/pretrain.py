@@ -30,7 +30,7 @@ from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
 from crosspair.training.stored import FrozenTowers, stored_batches
-from crosspair.video.loader import CAPTION, Batch, TrainingOrder, training_loader
+from crosspair.video.loader import CAPTION, Batch, TrainingOrder
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,8 @@ class Pretraining(Trainer):
     saved = ("model", "optimizer", "objective", "curriculum")
     recipe: Recipe
     model: CPD
-    towers: FrozenTowers | None  # stored features, if the video encoder is frozen
+    stores_features: bool  # whether the views are encoded before the training, by a frozen encoder
+    towers: FrozenTowers | None  # stored features
     validation_videos: tuple[list[int], torch.Tensor]  # rows and stored features (V, F) of split val
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
@@ -89,12 +90,15 @@ class Pretraining(Trainer):
         torch.manual_seed(seed)
         train, self.captions = self._build_model(init)
         self.train_pairs, self.towers = train, None
+        if recipe.video.train in ("none", "head"):
+            self.views = min(recipe.video.views, recipe.training.epochs)
+        self.stores_features = recipe.video.cache and self.views > 0
         self.clips, self.ids, pairs = train.clips(), train.column("pair_id"), len(train)
         self.steps_per_epoch = pairs // recipe.training.batch_size
         self._check_splits(pairs)
-        self.objective = build_objective(recipe.objective, pairs, recipe.head.embedding, seed + 1, world)
+        self.objective = build_objective(recipe.objective, pairs, self.model.head.embedding, seed + 1, world)
         self.bank = MemoryBank(
-            pairs, recipe.head.embedding, recipe.objective.bank_momentum, seed, world,
+            pairs, self.model.head.embedding, recipe.objective.bank_momentum, seed, world,
             dtype_for(world.device, recipe.objective.bank_precision),
         )  # fmt: skip
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
@@ -176,13 +180,8 @@ class Pretraining(Trainer):
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
         """Return the batches of an order; with a frozen video encoder, with features that are stored first."""
-        video, training = self.recipe.video, self.recipe.training
-        views = video.views if video.train in ("none", "head") else 0
-        if not (views and video.cache):
-            workers = training.workers
-            return training_loader(
-                self.clips, order, self.recipe.clip, seed=training.seed, workers=workers, views=views
-            )
+        if not self.stores_features:
+            return super().load_batches(order)
         self.min_checkpoint_steps = MIN_CHECKPOINT_STEPS
         self.towers = FrozenTowers(self.model, self.recipe, self.world)
         if self.curriculum.stage == 1:
@@ -190,7 +189,7 @@ class Pretraining(Trainer):
             self.towers.load_titles([*captions, *self.validation.column(self.recipe.text.column)])
         if len(self.validation):
             self.validation_videos = self.towers.load_videos(self.validation)
-        return stored_batches(order, self.towers.load_views(self.train_pairs))
+        return stored_batches(order, self.towers.load_views(self.train_pairs, self.views))
 
     def text_inputs(self, titles: Sequence[str]) -> Sequence[str] | torch.Tensor:
         """Return titles; or, if the text encoder is frozen and they are stored, their features (b, E) on the device."""

@@ -142,9 +142,9 @@ class FrozenTowers:
         }
         self._batch_size = training.batch_size // (training.accumulate * world.size)
 
-    def load_views(self, pairs: Manifest) -> list[StoredFeatures]:
-        """Return the features of each of the ``video.views`` training views; an item is a row of ``pairs``."""
-        training, clips, views = self.recipe.training, pairs.clips(), self.recipe.video.views
+    def load_views(self, pairs: Manifest, views: int) -> list[StoredFeatures]:
+        """Return the features of each of the training views; an item is a row of ``pairs``."""
+        training, clips = self.recipe.training, pairs.clips()
         key = {"videos": fingerprint(pairs), "seed": training.seed, **self._video}
 
         def encode(chunks: Sequence[range], view: int) -> Iterator[Encoded]:
