@@ -68,7 +68,7 @@ class CPD(VideoModel):
         features = self.video_encoder.features
         if text_encoder.features != features:
             raise RecipeError(
-                f"head.projection is {head.projection}, but video features have {features} dimensions and text features "
+                f"with head.projection={head.projection}, video features have {features} dimensions and text features "
                 f"{text_encoder.features}; set head.projection=learned, or text.encoder=same"
             )
         self.head = replace(head, embedding=features)
