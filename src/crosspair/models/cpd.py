@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +15,9 @@ from torch import nn
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError, RecipeError
+from crosspair.models.encoder import VideoEncoder, is_import_path
 from crosspair.models.hub import CPD_TYPE, WEIGHTS_FILE, read_config, read_sections, resolve_model_folder
-from crosspair.models.pretrained import FAMILIES, PretrainedEncoder, load_towers
+from crosspair.models.pretrained import FAMILIES
 from crosspair.models.text import TextEncoder, TextTower, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.models.video import VideoModel, load_pretrained_encoder
 
@@ -51,7 +53,7 @@ class CPD(VideoModel):
         video: VideoConfig,
         text: TextConfig,
         head: HeadConfig,
-        video_encoder: PretrainedEncoder | None = None,
+        video_encoder: VideoEncoder | None = None,
     ) -> None:
         super().__init__(clip, video, video_encoder)
         self.text, self.head = text, head
@@ -68,6 +70,7 @@ class CPD(VideoModel):
             self.text_head: nn.Module = nn.Identity()
             return
         self.video_head = nn.Linear(self.video_encoder.features, head.embedding)
+        self.video_head.requires_grad_(video.train != "none")
         self.text_encoder = text_encoder
         self.text_head = nn.Sequential(
             nn.Linear(text_encoder.features, head.hidden),
@@ -99,23 +102,34 @@ class CPD(VideoModel):
         """Return the embeddings f_v and f_t (B, D) of B pairs."""
         return self.encode_video(clips)[1], self.encode_text(texts)
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode. Parts of the video tower that are not trained stay in eval mode."""
+        super().train(mode)
+        if self.video.train == "none":
+            self.video_head.eval()
+        return self
+
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
         """Load a model, in eval mode, from a folder or the Hugging Face Hub: of crosspair, or one of `FAMILIES`.
 
         A model of another project with a text tower needs no training. Without one, its embedding is its feature.
+        An import path ``package.module:function`` is imported, see `ModuleEncoder`.
 
         Raises:
             ModelError: the folder does not exist or is not a complete model of this type.
             TextError: the language model cannot be loaded.
         """
-        folder = resolve_model_folder(source)
-        if read_config(folder, cls.model_type, *FAMILIES)["model_type"] == cls.model_type:
-            return super().from_pretrained(folder)
-        encoder, tower = load_towers(folder)
-        name = folder.name if Path(source).is_dir() else os.fspath(source)  # cards with the name are published
-        video = VideoConfig(encoder="pretrained", source=name)
-        text = TextConfig(encoder="pretrained", source=name) if tower else TextConfig()
+        if not is_import_path(source):
+            folder = resolve_model_folder(source)
+            if read_config(folder, cls.model_type, *FAMILIES)["model_type"] == cls.model_type:
+                return super().from_pretrained(folder)
+        video = VideoConfig(encoder="pretrained", source=os.fspath(source))
+        encoder, tower = load_pretrained_encoder(video)
+        assert encoder
+        if Path(source).is_dir():  # cards with the name are published
+            video = replace(video, source=folder.name)
+        text = TextConfig(encoder="same", source=video.source) if tower else TextConfig()
         head = HeadConfig(embedding=encoder.features, projection="none")
         words = WordAverage(["video"], torch.zeros(1, encoder.features))  # a placeholder
         model = cls(tower or words, encoder.clip, video, text, head, encoder)
@@ -156,7 +170,7 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
     """
     video_encoder, tower = load_pretrained_encoder(recipe.video)
     encoder: TextEncoder
-    if recipe.text.encoder == "pretrained":
+    if recipe.text.encoder == "same":
         encoder = _check_tower(tower, recipe.video)
     else:
         encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)
@@ -165,7 +179,5 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
 
 def _check_tower(tower: TextTower | None, video: VideoConfig) -> TextTower:
     if tower is None:
-        raise ModelError(
-            f"text.encoder=pretrained requires a video encoder with a text tower; {video.source} has none."
-        )
+        raise ModelError(f"text.encoder=same requires a video encoder with a text tower; {video.source} has none.")
     return tower
