@@ -31,7 +31,6 @@ from crosspair.evaluation.retrieval import retrieval
 from crosspair.evaluation.zeroshot import ZeroshotConfig, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.models.cpd import CPD
 from crosspair.models.init import FrameAverageModel
-from crosspair.models.pretrained import PretrainedEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +114,7 @@ def randomize_weights(model: CPD, seed: int) -> CPD:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = copy.deepcopy(model.text_encoder)
-        network = model.video_encoder
-        video_encoder = network.with_random_weights() if isinstance(network, PretrainedEncoder) else None
+        video_encoder = model.video_encoder.with_random_weights()
         baseline = type(model)(encoder, model.clip, model.video, model.text, model.head, video_encoder)
     baseline.untrained = model.untrained  # so that the same protocols and features are evaluated
     return baseline.to(next(model.parameters()).device).eval()

@@ -17,8 +17,9 @@ from torch import nn
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError, RecipeError
+from crosspair.models.encoder import VideoEncoder, is_import_path
 from crosspair.models.hub import CPD_TYPE, WEIGHTS_FILE, read_config, read_sections, resolve_model_folder
-from crosspair.models.pretrained import FAMILIES, PretrainedEncoder, load_towers
+from crosspair.models.pretrained import FAMILIES
 from crosspair.models.text import TextEncoder, TextTower, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.models.video import VideoModel, load_pretrained_encoder
 
@@ -54,7 +55,7 @@ class CPD(VideoModel):
         video: VideoConfig,
         text: TextConfig,
         head: HeadConfig,
-        video_encoder: PretrainedEncoder | None = None,
+        video_encoder: VideoEncoder | None = None,
     ) -> None:
         super().__init__(clip, video, video_encoder)
         self.text, self.head = text, head
@@ -63,6 +64,7 @@ class CPD(VideoModel):
         if head.projection == "learned":
             features, embedding = self.video_encoder.features, head.embedding
             self.video_head = _build_head(features, head.video_hidden, embedding, head.dropout)
+            self.video_head.requires_grad_(video.train != "none")
             self.text_head = _build_head(text_encoder.features, head.hidden, embedding)
             return
         features = self.video_encoder.features
@@ -74,6 +76,7 @@ class CPD(VideoModel):
         self.head = replace(head, embedding=features)
         identity = head.projection == "identity"
         self.video_head = _identity_head(features) if identity else nn.Identity()
+        self.video_head.requires_grad_(video.train != "none")
         self.text_head = _identity_head(features) if identity else nn.Identity()
 
     def encode_video(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,23 +133,34 @@ class CPD(VideoModel):
             for head, state in zip(heads, trained, strict=True):
                 head.load_state_dict(state)
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode. Parts of the video tower that are not trained stay in eval mode."""
+        super().train(mode)
+        if self.video.train == "none":
+            self.video_head.eval()
+        return self
+
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
         """Load a model, in eval mode, from a folder or the Hugging Face Hub: of crosspair, or one of `FAMILIES`.
 
         A model of another project with a text tower needs no training. Without one, its embedding is its feature.
+        An import path ``package.module:function`` is imported, see `ModuleEncoder`.
 
         Raises:
             ModelError: the folder does not exist or is not a complete model of this type.
             TextError: the language model cannot be loaded.
         """
-        folder = resolve_model_folder(source)
-        if read_config(folder, cls.model_type, *FAMILIES)["model_type"] == cls.model_type:
-            return super().from_pretrained(folder)
-        encoder, tower = load_towers(folder)
-        name = folder.name if Path(source).is_dir() else os.fspath(source)  # cards with the name are published
-        video = VideoConfig(encoder="pretrained", source=name)
-        text = TextConfig(encoder="pretrained", source=name) if tower else TextConfig()
+        if not is_import_path(source):
+            folder = resolve_model_folder(source)
+            if read_config(folder, cls.model_type, *FAMILIES)["model_type"] == cls.model_type:
+                return super().from_pretrained(folder)
+        video = VideoConfig(encoder="pretrained", source=os.fspath(source))
+        encoder, tower = load_pretrained_encoder(video, text=True)
+        assert encoder
+        if Path(source).is_dir():  # cards with the name are published
+            video = replace(video, source=folder.name)
+        text = TextConfig(encoder="same", source=video.source) if tower else TextConfig()
         head = HeadConfig(embedding=encoder.features, projection="none")
         words = WordAverage(["video"], torch.zeros(1, encoder.features))  # a placeholder
         model = cls(tower or words, encoder.clip, video, text, head, encoder)
@@ -157,7 +171,7 @@ class CPD(VideoModel):
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
-        video_encoder, tower = load_pretrained_encoder(recipe.video, folder, text=recipe.text.encoder == "pretrained")
+        video_encoder, tower = load_pretrained_encoder(recipe.video, folder, text=recipe.text.encoder == "same")
         encoder: TextEncoder
         if recipe.text.encoder == "words":
             encoder = WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
@@ -201,9 +215,9 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
         recipe: the architecture.
         titles: titles of the training split; used to learn word vectors.
     """
-    video_encoder, tower = load_pretrained_encoder(recipe.video, text=recipe.text.encoder == "pretrained")
+    video_encoder, tower = load_pretrained_encoder(recipe.video, text=recipe.text.encoder == "same")
     encoder: TextEncoder
-    if recipe.text.encoder == "pretrained":
+    if recipe.text.encoder == "same":
         encoder = _check_tower(tower, recipe.video)
     else:
         encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)
@@ -212,7 +226,5 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
 
 def _check_tower(tower: TextTower | None, video: VideoConfig) -> TextTower:
     if tower is None:
-        raise ModelError(
-            f"text.encoder=pretrained requires a video encoder with a text tower; {video.source} has none."
-        )
+        raise ModelError(f"text.encoder=same requires a video encoder with a text tower; {video.source} has none.")
     return tower
