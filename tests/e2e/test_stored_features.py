@@ -17,8 +17,9 @@ import torch
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import TRY_LATER, RunError, VideoError
+from crosspair.evaluation.encode import encode_rows, load_engine
+from crosspair.evaluation.stored import Encoded, StoredFeatures, encode_stored_rows, store_features
 from crosspair.models import CPD
-from crosspair.training.stored import Encoded, StoredFeatures, store_features
 from tests.e2e.conftest import command, pretrain_arguments, run
 from tests.models.conftest import write_pretrained
 
@@ -78,6 +79,21 @@ def test_stored_features_give_the_same_heads(
     assert sorted(path.suffix for path in cache.glob("*/*")) == [".json"] * 4 + [".npy"] * 4  # 2 views, val, titles
     run(*arguments(tmp_path / "plain", "video.cache=false", *settings))
     assert_equal_runs(tmp_path / "stored", tmp_path / "plain", rtol=1e-3, atol=1e-5)
+
+
+def test_evaluation_from_stored_features(source: Path, rendered: Manifest, cache: Path) -> None:
+    engine = load_engine(source, device="cpu", precision="fp32", workers=0, batch_size=6)
+    videos = rendered.take(range(6))
+    videos = videos.with_columns({"error": [None] * 4 + ["broken", None]})
+    usable = [0, 1, 2, 3, 5]
+    plain = list(encode_rows(engine, videos, usable, clips=3))
+    for _ in range(2):
+        stored = list(encode_stored_rows(engine, videos, usable, clips=3, world=World()))
+        for ours, theirs in zip(stored, plain, strict=True):
+            assert (ours.row, ours.spans) == (theirs.row, theirs.spans)
+            torch.testing.assert_close(ours.visual, theirs.visual)
+            torch.testing.assert_close(ours.embedding, theirs.embedding)
+    assert len(list(cache.iterdir())) == 1
 
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:

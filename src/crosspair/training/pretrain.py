@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest
@@ -159,7 +161,7 @@ class Pretraining(Trainer):
         embeddings = []
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
-            titles = [draw_caption(self.captions[row], recipe.training.seed, batch.epoch, row) for row in rows.tolist()]
+            titles = draw_captions(self.captions, rows.tolist(), recipe.training.seed, batch.epoch)
             with record_section("forward"), autocast(device, recipe.training.precision):
                 video, text = self.network(pixels, self.text_inputs(titles))  # (b, D) each
             embeddings.append((video.detach(), text.detach()))
@@ -284,11 +286,22 @@ def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:
     return kept
 
 
-def draw_caption(captions: Sequence[str], seed: int, epoch: int, row: int) -> str:
-    """Draw the caption of a training pair for one epoch; it depends on the arguments only."""
-    if len(captions) == 1:
-        return captions[0]
-    return captions[int(np.random.default_rng((seed, CAPTION, epoch, row)).integers(len(captions)))]
+def draw_captions(captions: Sequence[Sequence[str]], rows: Iterable[int], seed: int, epoch: int) -> list[str]:
+    """Draw a caption for some training pairs in an epoch, the same for a pair whichever batch it is in.
+
+    Args:
+        captions: of all pairs.
+        rows: indices of pairs.
+        seed, epoch: of the draws.
+    """
+    draws = _caption_draws(seed, epoch, len(captions))
+    return [captions[row][int(draws[row] * len(captions[row]))] for row in rows]
+
+
+@lru_cache(maxsize=1)
+def _caption_draws(seed: int, epoch: int, pairs: int) -> NDArray[np.float64]:
+    """Draw a number in [0, 1) for each pair (pairs,); a generator per pair would take longer than a cached step."""
+    return np.random.default_rng((seed, CAPTION, epoch)).random(pairs)
 
 
 def _list_captions(split: Manifest, column: str) -> list[list[str]]:

@@ -1,123 +1,25 @@
-"""Features of frozen encoders, computed once and stored on disk, from which projection heads are trained.
-
-The features of one encoder and one list of items lie in a folder below `cache_folder`, in files of one chunk of items
-each. A file is complete once it exists, so that an interrupted computation resumes, and processes share the work.
-"""
+"""Training of projection heads from stored features of frozen encoders."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest, fingerprint
-from crosspair.device import autocast, dtype_for, to_device
+from crosspair.device import autocast, to_device
 from crosspair.distributed import World
-from crosspair.errors import TRY_LATER, RunError, VideoError, format_error
-from crosspair.evaluation.encode import InferenceEngine, encode_rows, eval_mode
-from crosspair.files import atomic_write, read_json, write_atomically
+from crosspair.errors import VideoError
+from crosspair.evaluation.encode import InferenceEngine, eval_mode
+from crosspair.evaluation.stored import Encoded, StoredFeatures, encoder_key, store_features, store_videos
 from crosspair.models.cpd import CPD
 from crosspair.models.hub import weights_hash
-from crosspair.progress import delayed_progress
 from crosspair.training.loop import preprocess_clips
 from crosspair.video.loader import Batch, TrainingOrder, training_loader
-
-CHUNK = 256  # minimum number of items in a file
-MAX_FILES = 32  # of one store; each is an open memory map
-POLL_INTERVAL = 0.2  # s between checks for the files of other processes
-
-Encoded = tuple[torch.Tensor, dict[int, str]]  # features (n, F) of a chunk, and messages of unreadable items
-
-
-def cache_folder() -> Path:
-    """Return the folder for stored features: ``$CROSSPAIR_CACHE``, by default ``~/.cache/crosspair``."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crosspair"
-    return Path(os.environ.get("CROSSPAIR_CACHE") or default)
-
-
-class StoredFeatures:
-    """Features of numbered items, in memory-mapped files.
-
-    Attributes:
-        failures: message of each item that could not be read; its features are NaN.
-    """
-
-    def __init__(self, folder: Path, chunks: Sequence[range]) -> None:
-        self.folder, self.failures = folder, dict[int, str]()
-        self._size = len(chunks[0])
-        self._files = [self._open(chunk) for chunk in chunks]
-
-    def _open(self, chunk: range) -> np.ndarray:
-        file = _chunk_file(self.folder, chunk)
-        try:
-            values = np.asarray(np.load(file, mmap_mode="r"))
-            if values.ndim != 2 or len(values) != len(chunk):
-                raise ValueError(f"shape {values.shape}")
-            failures = file.with_suffix(".json")
-            if failures.is_file():
-                self.failures |= {int(item): text for item, text in read_json(failures).items()}
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(f"{file} is damaged ({format_error(error)}); remove {self.folder}") from error
-        return values
-
-    def __getitem__(self, items: Sequence[int]) -> torch.Tensor:
-        """Return the features (n, F) float32 of n items."""
-        return torch.from_numpy(np.stack([self._files[item // self._size][item % self._size] for item in items]))
-
-
-def store_features(
-    key: Mapping[str, object],
-    count: int,
-    encode: Callable[[Sequence[range]], Iterable[Encoded]],
-    world: World,
-    name: str,
-) -> StoredFeatures:
-    """Compute the features of items that are not stored yet, on all processes, and open all of them.
-
-    Args:
-        key: everything that the features depend on: encoder, items and settings; determines the folder.
-        count: number of items, at least 1.
-        encode: computes the features of chunks of items, in order.
-        world: the processes, each of which calls this function; they need a common `cache_folder`.
-        name: description for the progress bar.
-
-    Raises:
-        RunError: the files cannot be written or read.
-        VideoError: a server or the system failed to provide an item, which may be temporary.
-    """
-    folder = cache_folder() / "features" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    size = max(CHUNK, -(-count // MAX_FILES))
-    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    own = [chunk for chunk in chunks[world.rank :: world.size] if not _chunk_file(folder, chunk).exists()]
-    if own:
-        write_atomically(folder / "key.json", json.dumps(key, indent=2))
-    with delayed_progress(name, "items", world.is_main) as advance:
-        done, total = 0, sum(map(len, own))
-        for chunk, (features, failures) in zip(own, encode(own), strict=True):
-            if temporary := next((text for text in failures.values() if TRY_LATER in text), ""):
-                raise VideoError(temporary)
-            if failures:
-                write_atomically(_chunk_file(folder, chunk).with_suffix(".json"), json.dumps(failures))
-            with atomic_write(_chunk_file(folder, chunk)) as partial, partial.open("wb") as file:
-                np.save(file, features.float().cpu().numpy())
-            done += len(chunk)
-            advance(done, total)
-    while not all(_chunk_file(folder, chunk).exists() for chunk in chunks):  # a barrier would time out
-        time.sleep(POLL_INTERVAL)
-    return StoredFeatures(folder, chunks)
-
-
-def _chunk_file(folder: Path, chunk: range) -> Path:
-    return folder / f"{chunk.start:010d}.npy"
 
 
 class FrozenTowers:
@@ -133,29 +35,24 @@ class FrozenTowers:
         self.model, self.recipe, self.world = model, recipe, world
         self._titles: dict[str, int] = {}  # item of each title
         self._texts: StoredFeatures | None = None
-        encoder, training = model.video_encoder, recipe.training
-        self._common = {"device": world.device.type, "precision": str(dtype_for(world.device, training.precision))}
-        self._video = {
-            "encoder": f"{type(encoder).__name__} {encoder.mean} {encoder.std} {weights_hash(encoder.state_dict())}",
-            "clip": asdict(recipe.clip),
-            **self._common,
-        }
-        self._batch_size = training.batch_size // (training.accumulate * world.size)
+        training = recipe.training
+        batch_size = training.batch_size // (training.accumulate * world.size)
+        self._engine = InferenceEngine(model, world.device, training.precision, batch_size, training.workers)
 
     def load_views(self, pairs: Manifest, views: int) -> list[StoredFeatures]:
         """Return the features of each of the training views; an item is a row of ``pairs``."""
         training, clips = self.recipe.training, pairs.clips()
-        key = {"videos": fingerprint(pairs), "seed": training.seed, **self._video}
+        key = {"videos": fingerprint(pairs), "seed": training.seed, **encoder_key(self._engine)}
 
         def encode(chunks: Sequence[range], view: int) -> Iterator[Encoded]:
-            order = ChunkOrder(chunks, view, self._batch_size)
+            order = ChunkOrder(chunks, view, self._engine.batch_size)
             batches = iter(
                 training_loader(clips, order, self.recipe.clip, seed=training.seed, workers=training.workers)
             )
             for chunk in chunks:
                 features = torch.full((len(chunk), self.model.video_encoder.features), torch.nan)
                 failures: dict[int, str] = {}
-                for _ in range(0, len(chunk), self._batch_size):
+                for _ in range(0, len(chunk), self._engine.batch_size):
                     batch: Batch = next(batches)
                     failures |= batch.failures
                     if len(batch.rows):
@@ -180,22 +77,7 @@ class FrozenTowers:
 
     def load_videos(self, videos: Manifest) -> tuple[list[int], torch.Tensor]:
         """Return the rows of the readable videos of a manifest, and the features (V, F) of their centre clips."""
-        training = self.recipe.training
-        engine = InferenceEngine(self.model, self.world.device, training.precision, self._batch_size, training.workers)
-
-        def encode(chunks: Sequence[range]) -> Iterator[Encoded]:
-            for chunk in chunks:
-                features = torch.full((len(chunk), self.model.video_encoder.features), torch.nan)
-                failures: dict[int, str] = {}
-                for video in encode_rows(engine, videos, chunk, clips=1):
-                    if video.spans:
-                        features[video.row - chunk.start] = video.visual[0]
-                    else:
-                        failures[video.row] = video.failure
-                yield features, failures
-
-        key = {"validation": fingerprint(videos), **self._video}
-        stored = store_features(key, len(videos), encode, self.world, "encoding split val")
+        stored = store_videos(self._engine, videos, 1, self.world)
         rows = [row for row in range(len(videos)) if row not in stored.failures]
         if not rows:
             raise VideoError(f"{videos.path}: no video of split val can be read: {stored.failures[0]}")
@@ -215,7 +97,8 @@ class FrozenTowers:
         digest = hashlib.sha256("\0".join(unique).encode(errors="surrogatepass")).hexdigest()
         key = {
             "titles": digest, "encoder": f"{type(encoder).__name__} {weights_hash(encoder.state_dict())}",
-            "text": asdict(self.recipe.text), **self._common,
+            "text": asdict(self.recipe.text),
+            "precision": self.recipe.training.precision, "device": self.world.device.type,
         }  # fmt: skip
         self._texts = store_features(key, len(unique), encode, self.world, "encoding titles")
         self._titles = {title: item for item, title in enumerate(unique)}
