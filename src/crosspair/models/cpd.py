@@ -126,7 +126,8 @@ class CPD(VideoModel):
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
-        video_encoder, tower = load_pretrained_encoder(recipe.video, folder)
+        has_tower = recipe.text.encoder == "pretrained"
+        video_encoder, tower = load_pretrained_encoder(recipe.video, folder, text=has_tower)
         encoder: TextEncoder
         if recipe.text.encoder == "words":
             encoder = WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
@@ -154,9 +155,10 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
         recipe: the architecture.
         titles: titles of the training split; used to learn word vectors.
     """
-    video_encoder, tower = load_pretrained_encoder(recipe.video)
+    has_tower = recipe.text.encoder == "pretrained"
+    video_encoder, tower = load_pretrained_encoder(recipe.video, text=has_tower)
     encoder: TextEncoder
-    if recipe.text.encoder == "pretrained":
+    if has_tower:
         encoder = _check_tower(tower, recipe.video)
     else:
         encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)

@@ -178,12 +178,13 @@ class PretrainedEncoder(nn.Module):
         (folder / PRETRAINED_FOLDER / PREPROCESSOR_FILES[1]).write_text(text, encoding="utf-8")
 
 
-def load_towers(folder: Path, *, weights: bool = True) -> tuple[PretrainedEncoder, TextTower | None]:
+def load_towers(folder: Path, *, weights: bool = True, text: bool = True) -> tuple[PretrainedEncoder, TextTower | None]:
     """Load a video encoder, and its text tower if it has one, from a folder of a transformers model.
 
     Args:
         folder: contains the model.
         weights: load the weights; otherwise they are arbitrary, for the caller to load.
+        text: load the text tower, which requires a tokenizer.
 
     Raises:
         ModelError: a file is missing or invalid, the architecture is not supported, or weights are missing or
@@ -198,8 +199,8 @@ def load_towers(folder: Path, *, weights: bool = True) -> tuple[PretrainedEncode
         preprocessor = _read_preprocessor(folder)
         with nullcontext() if weights else import_extra("transformers.initialization").no_init_weights():
             model, missing, unexpected = _build_network(config, folder if weights else None)
-        family = FAMILIES[config.model_type]
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if family.text else None
+        modes = FAMILIES[config.model_type].text if text else None
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if modes else None
     except CrosspairError:
         raise
     except Exception as error:  # tokenizers and safetensors define their own exceptions
@@ -214,10 +215,10 @@ def load_towers(folder: Path, *, weights: bool = True) -> tuple[PretrainedEncode
     if foreign:
         logger.info("%s: ignored weights of other parts: %s", folder, ", ".join(foreign))
     encoder = PretrainedEncoder(model, preprocessor)
-    if family.text is None:
+    if modes is None:
         return encoder, None
-    text = _select(model, lambda name: name.startswith("text"))
-    return encoder, TextTower(text, tokenizer, encoder.features, **family.text)
+    tower = _select(model, lambda name: name.startswith("text"))
+    return encoder, TextTower(tower, tokenizer, encoder.features, **modes)
 
 
 def check_clip(encoder: nn.Module, clip: ClipConfig) -> None:

@@ -54,13 +54,14 @@ class VideoModel(HubModel):
 
 
 def load_pretrained_encoder(
-    video: VideoConfig, model_folder: Path | None = None
+    video: VideoConfig, model_folder: Path | None = None, *, text: bool = False
 ) -> tuple[PretrainedEncoder | None, TextTower | None]:
-    """Load the pretrained encoder of a configuration, and its text tower if it has one; None for `ResNet3d`.
+    """Load the pretrained encoder of a configuration, None for `ResNet3d`, and its text tower if required and present.
 
     Args:
         video: the configuration.
         model_folder: build the architecture that is saved there, without its weights; None: load ``video.source``.
+        text: whether the text tower is required.
 
     Raises:
         ModelError, TextError: see `load_towers`.
@@ -68,5 +69,5 @@ def load_pretrained_encoder(
     if video.encoder != "pretrained":
         return None, None
     if model_folder:
-        return load_towers(model_folder / PRETRAINED_FOLDER, weights=False)
-    return load_towers(resolve_model_folder(video.source))
+        return load_towers(model_folder / PRETRAINED_FOLDER, weights=False, text=text)
+    return load_towers(resolve_model_folder(video.source), text=text)
