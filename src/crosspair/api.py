@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import resolve_device
 from crosspair.distributed import World, init_distributed
 from crosspair.errors import CrosspairError, RunError
+from crosspair.evaluation.attentive import extract_tokens
 from crosspair.evaluation.encode import CLIPS, check_counts
 from crosspair.evaluation.evaluate import (
     FROZEN_PROTOCOLS,
@@ -48,6 +49,9 @@ from crosspair.training.finetune import finetune_and_test
 from crosspair.training.pretrain import pretrain as train_pairs
 from crosspair.training.run import MODEL, RECIPE, check_run_folder
 from crosspair.workers import cpu_count
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -256,9 +260,10 @@ def evaluate(
                 folder = Path(fill_split(os.fspath(features), number)).resolve() if features else None
                 options = {"clips": clips, "batch_size": batch_size, **common}
                 extract = partial(_extract_features, manifest=videos, folder=folder, parent=file.parent, **options)
+                tokens = partial(_extract_tokens, batch_size=batch_size, workers=workers, precision=precision)
                 results, _ = evaluate_model(
                     network, videos, extract, chosen, config,
-                    random_baseline=baseline, others=others, is_main=world.is_main,
+                    random_baseline=baseline, others=others, tokens=tokens, is_main=world.is_main,
                 )  # fmt: skip
             origin = provenance(
                 recipe=recipe, model=network.hash, manifest=videos.hash, seed=seed, manifest_file=videos.path.name,
@@ -387,3 +392,9 @@ def _extract_features(
         folder = folder.with_name(f"{folder.name}-{'random' if subject in SUBJECTS else model.hash}")
     with delayed_progress("encoding", "clips", shown=world.is_main) as progress:
         return cached_features(model, manifest, folder, world=world, progress=progress, **options)
+
+
+def _extract_tokens(*arguments: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Extract tokens for the attentive probe, with a progress bar."""
+    with delayed_progress("encoding tokens", "videos") as progress:
+        return extract_tokens(*arguments, **options, progress=progress)

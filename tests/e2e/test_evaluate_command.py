@@ -184,15 +184,16 @@ def test_other_models_are_compared(corpus, folder, tmp_path, capsys) -> None:
     run_folder = shutil.copytree(folder / "cpd18", tmp_path / "older" / "model")
     frames = f"imagenet:{folder / 'resnet10.safetensors'}"
     out, features = tmp_path / "results.json", tmp_path / "features"
-    more = ("--protocols", "knn,zeroshot,fewshot", "knn.k=3", "fewshot.draws=2", "--features", features)
+    more = ("--protocols", "knn,zeroshot,fewshot,attentive", "knn.k=3", "--features", features)
+    more += ("fewshot.draws=2", "attentive.clips=1", "attentive.epochs=1")
     others = ("--compare-with", clip, "--compare-with", run_folder, frames)
     run(*arguments(folder / "cpd10", corpus, out, *more, *others))
     results, origin = read_results(out)
     found = {name: {r.protocol for r in results if r.of == name} for name in dict.fromkeys(r.of for r in results)}
-    every = {"kNN", "zero-shot", "few-shot, 8 labels"}
+    every = {"kNN", "zero-shot", "few-shot, 8 labels", "attentive"}
     assert found == {
         "trained": every, "chance": every, "clip": every, "older": every,
-        "resnet10.safetensors": {"kNN", "few-shot, 8 labels"},
+        "resnet10.safetensors": every - {"zero-shot"},
     }  # fmt: skip
     assert origin.compared["older"] == CPD.from_pretrained(run_folder).hash
     assert (tmp_path / f"features-{origin.compared['clip']}" / "index.parquet").is_file()

@@ -28,6 +28,8 @@ from tests.models.conftest import MEAN, PRETRAINED, STD, TWO_TOWERS, write_pretr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# Of a clip of the default format: T / 2 · 2 · 2 patches, and a class token in some.
+TOKENS = {"videoprism_vision_model": 4 * 2 * 2, "videomae": 8, "vivit": 9, "timesformer": 17, "vjepa2": 8}
 TEXTS = ["a dog is playing", "the cat", "a person with the ball is playing"]
 
 
@@ -107,6 +109,13 @@ def test_features_are_those_of_transformers(folder: Callable[[str], Path], tmp_p
         assert model.untrained == ("text_encoder", "text_head")
         with pytest.raises(ModelError, match="text"):
             check_text_tower(model, TEXTS)
+
+    tokens = model.visual_tokens(inputs)
+    assert (len(tokens), tokens.shape[2]) == features.shape
+    assert tokens.shape[1] == TOKENS.get(kind, 1 if kind in ("xclip", "videoprism") else model.clip.frames)
+    pooled = tokens[:, 0] if kind == "timesformer" else tokens.mean(dim=1)
+    if kind != "vivit":  # its pooled feature is a layer on the first token
+        torch.testing.assert_close(pooled, features, rtol=1e-5, atol=1e-5)
 
     model.save_pretrained(tmp_path / "model")
     again = load_model(tmp_path / "model")

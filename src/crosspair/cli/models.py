@@ -57,12 +57,13 @@ def run_evaluate(
     Args:
         overrides: settings: knn.k, knn.weighting, knn.temperature, linear.epochs, linear.lr,
             linear.batch_size, lowshot.fractions, zeroshot.class_counts, zeroshot.draws,
-            zeroshot.templates=FILE, fewshot.labels, fewshot.draws, multiview.crops
+            zeroshot.templates=FILE, fewshot.labels, fewshot.draws, attentive.clips,
+            attentive.memory, attentive.epochs, attentive.lr, multiview.crops
         model: model folder, Hub name, or imagenet:FILE (2D ResNet)
         manifest: videos with labels or titles
         out: results file (JSON) to write
-        protocols: retrieval,knn,linear,lowshot,zeroshot,fewshot or some of them; for a classifier
-            multiview (default: all but fewshot that model and manifest allow)
+        protocols: some of retrieval,knn,linear,lowshot,zeroshot,fewshot,attentive; for a classifier
+            multiview (default: the first five, as far as model and manifest allow)
         splits: official splits to average over, such as 1,2,3; they replace {} in --model,
             --compare-with, --manifest and --features
     """

@@ -13,6 +13,7 @@ import torch
 
 from crosspair.corpora.manifest import Manifest
 from crosspair.errors import CrosspairError, ModelError
+from crosspair.evaluation.attentive import AttentiveConfig, extract_tokens, train_attentive
 from crosspair.evaluation.encode import usable_rows
 from crosspair.evaluation.features import Features, embed_texts
 from crosspair.evaluation.fewshot import FewshotConfig, logistic_predict
@@ -46,8 +47,9 @@ from crosspair.models.text import TextEncoder
 logger = logging.getLogger(__name__)
 
 Feature = Literal["visual", "embedding"]
-FrozenProtocol = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot", "fewshot"]
+FrozenProtocol = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot", "fewshot", "attentive"]
 Protocols = Sequence[FrozenProtocol]
+Tokens = Callable[[CPD, Sequence[int], Manifest, AttentiveConfig], tuple[torch.Tensor, torch.Tensor]]
 FROZEN_PROTOCOLS: Protocols = get_args(FrozenProtocol)
 """Protocols of a pre-trained model; that of a classifier is `crosspair.evaluation.multiview.multiview_results`."""
 PAPER_PROTOCOLS: Protocols = FROZEN_PROTOCOLS[:5]
@@ -76,6 +78,8 @@ class EvaluationConfig:
     """Test of a classifier."""
     fewshot: FewshotConfig = field(default_factory=FewshotConfig)
     """Few-shot classification."""
+    attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
+    """Attentive probe."""
 
 
 def evaluate_model(
@@ -87,6 +91,7 @@ def evaluate_model(
     *,
     random_baseline: bool = True,
     others: Mapping[str, CPD] | None = None,
+    tokens: Tokens = extract_tokens,
     is_main: bool = True,
 ) -> tuple[list[Result], Features]:
     """Evaluate a model and, for comparison, the same network with random weights, and other models.
@@ -98,6 +103,8 @@ def evaluate_model(
         extract: computes the features of the manifest's videos by the model ("trained"), by its copy with
             "random weights", or by another model. All processes of a distributed evaluation call it.
         others: other models by name, each with its own clip format.
+        tokens: extracts tokens for the attentive probe: `extract_tokens`, or a function of its first four arguments.
+            Only the main process calls it.
         is_main: whether this process computes the results; the others only extract features.
 
     Returns:
@@ -116,7 +123,7 @@ def evaluate_model(
     features = {subject: extract(network, subject) for subject, network in networks.items()}
     results: dict[tuple[str, ...], Result] = {}
     for subject, network in networks.items() if is_main else ():
-        evaluation = _Evaluation(network, manifest, features[subject], config, subject, readers)
+        evaluation = _Evaluation(network, manifest, features[subject], config, subject, readers, tokens)
         for result in evaluation.run(protocols):
             results.setdefault((result.protocol, result.metric, result.feature, result.of), result)
     return list(results.values()), features["trained"]
@@ -175,6 +182,7 @@ class _Evaluation:
     config: EvaluationConfig
     subject: Subject
     readers: Sequence[TextEncoder]
+    tokens: Tokens = extract_tokens
 
     @property
     def name(self) -> str:
@@ -194,7 +202,7 @@ class _Evaluation:
         common: dict[str, Any] = {"clips": self.features.clips}
         if isinstance(self.model, FrameAverageModel) and self.subject in SUBJECTS:
             common["network"] = f"ImageNet ResNet-{self.model.video.depth}"
-        return [replace(result, settings={**result.settings, **common}) for result in results]
+        return [replace(result, settings={**common, **result.settings}) for result in results]
 
     @property
     def classified(self) -> list[tuple[Feature, torch.Tensor]]:
@@ -268,6 +276,8 @@ class _Evaluation:
         """Return why a protocol is not supported, or an empty text."""
         if protocol in ("retrieval", "zeroshot") and "text_encoder" in self.model.untrained:
             return f"{self.name} has no text tower. Use knn, linear or lowshot"
+        if protocol == "attentive" and self.config.feature == "embedding":
+            return "the attentive probe has no projection head. Evaluate the feature visual"
         if protocol == "retrieval":
             name, available = "readable titles", bool(self.captions()[1])
         else:
@@ -275,9 +285,16 @@ class _Evaluation:
         return "" if available else f"{self.manifest.path}: split {self.config.split} has no {name}"
 
     def accuracy(
-        self, protocol: str, feature: Feature, task: ClassTask, predicted: torch.Tensor, settings: dict[str, Any]
+        self,
+        protocol: str,
+        feature: Feature,
+        task: ClassTask,
+        predicted: torch.Tensor,
+        settings: dict[str, Any],
+        details: dict[str, Any] | None = None,
     ) -> list[Result]:
         """Return two results: the top-1 accuracy of predictions (V,), and that of chance, 1 / number of classes."""
+        by_class = class_details(task.classes, task.test_labels, predicted) if self.subject == "trained" else {}
         correct = predicted == task.test_labels
         result = self.result(
             protocol,
@@ -287,7 +304,7 @@ class _Evaluation:
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
             interval=bootstrap_interval(correct, seed=self.config.seed),
-            details=class_details(task.classes, task.test_labels, predicted) if self.subject == "trained" else {},
+            details={**by_class, **(details or {})},
         )
         return [result, chance_result(result, 1 / len(task.classes))]
 
@@ -428,6 +445,21 @@ def _fewshot_results(evaluation: _Evaluation) -> list[Result]:
     return results
 
 
+def _attentive_results(evaluation: _Evaluation) -> list[Result]:
+    """Measure the top-1 accuracy of an attentive probe on the tokens of the video encoder."""
+    task, config, seed = evaluation.task, evaluation.config.attentive, evaluation.config.seed
+    rows = evaluation.features.rows[torch.cat([task.train, task.test])].tolist()
+    readable, tokens = evaluation.tokens(evaluation.model, rows, evaluation.manifest, config)
+    of_train, of_test = readable[: len(task.train)], readable[len(task.train) :]
+    labels, tested = task.train_labels[of_train], replace(task, test_labels=task.test_labels[of_test])
+    probe = train_attentive(
+        tokens[: len(labels)], labels, len(task.classes), config, seed=seed, device=evaluation.device
+    )
+    predicted = linear_predict(probe, tokens[len(labels) :], config.batch_size)
+    settings = {**asdict(config), "seed": seed, "videos": len(labels)}
+    return evaluation.accuracy("attentive", "visual", tested, predicted, settings, {"tokens": tokens.shape[1]})
+
+
 _PROTOCOLS: dict[FrozenProtocol, Callable[[_Evaluation], list[Result]]] = {
     "retrieval": _retrieval_results,
     "knn": _knn_results,
@@ -435,4 +467,5 @@ _PROTOCOLS: dict[FrozenProtocol, Callable[[_Evaluation], list[Result]]] = {
     "lowshot": _lowshot_results,
     "zeroshot": _zeroshot_results,
     "fewshot": _fewshot_results,
+    "attentive": _attentive_results,
 }

@@ -41,7 +41,7 @@ class Result:
         settings: Other settings of the protocol, such as ``{"k": 25, "clips": 10}``.
         interval: 95 % bootstrap interval over the test videos, or None.
         details: ``per_class`` and ``confusion`` of a top-1 accuracy, see `class_details`; the single ``draws`` and
-            their ``spread`` of a mean.
+            their standard deviation, ``spread``, of a mean; the number of ``tokens`` of a video.
     """
 
     protocol: str

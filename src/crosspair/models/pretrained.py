@@ -54,13 +54,21 @@ def _first_token(model: Any, clips: torch.Tensor) -> torch.Tensor:
     return model(clips).last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
 
+def _tokens(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model(clips).last_hidden_state  # type: ignore[no-any-return]
+
+
 def _token_mean(model: Any, clips: torch.Tensor) -> torch.Tensor:
-    mean: torch.Tensor = model(clips).last_hidden_state.float().mean(dim=1)
+    mean = _tokens(model, clips).float().mean(dim=1)
     return model.fc_norm(mean) if hasattr(model, "fc_norm") else mean  # of a fine-tuned VideoMAE
 
 
+def _vjepa_tokens(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model(clips, skip_predictor=True).last_hidden_state  # type: ignore[no-any-return]
+
+
 def _vjepa(model: Any, clips: torch.Tensor) -> torch.Tensor:
-    return model(clips, skip_predictor=True).last_hidden_state.float().mean(dim=1)  # type: ignore[no-any-return]
+    return _vjepa_tokens(model, clips).float().mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,14 @@ class Family:
         free: which of the frames and the size of a clip may differ from the model's configuration.
         stride: default distance between frames in 1/30 s; None: an image encoder, which runs on each frame.
         text: how texts are tokenized, see `TextTower`; None: no text tower.
+        tokens: like ``encode``, to tokens (B, N, F); None: pooled features only.
     """
 
     encode: Encode
     free: frozenset[str] = frozenset()
     stride: int | None = None
     text: Mapping[str, bool] | None = None
+    tokens: Encode | None = None
 
 
 _FRAMES, _BOTH = frozenset({"frames"}), frozenset({"frames", "size"})
@@ -93,11 +103,11 @@ FAMILIES: Mapping[str, Family] = {
     "resnet": Family(_pooled, _BOTH),
     "xclip": Family(_video_tower, stride=32, text=_MASKED),
     "videoprism": Family(_video_tower, stride=8, text={"padded": True, "masked": True}),
-    "videoprism_vision_model": Family(_token_mean, stride=8),
-    "videomae": Family(_token_mean, stride=4),
-    "vivit": Family(_pooled, stride=2),
-    "timesformer": Family(_first_token, _FRAMES, stride=32),
-    "vjepa2": Family(_vjepa, _BOTH, stride=4),
+    "videoprism_vision_model": Family(_token_mean, stride=8, tokens=_tokens),
+    "videomae": Family(_token_mean, stride=4, tokens=_tokens),
+    "vivit": Family(_pooled, stride=2, tokens=_tokens),
+    "timesformer": Family(_first_token, _FRAMES, stride=32, tokens=_tokens),
+    "vjepa2": Family(_vjepa, _BOTH, stride=4, tokens=_vjepa_tokens),
 }
 """By the ``model_type`` of the configuration."""
 
@@ -166,6 +176,14 @@ class PretrainedEncoder(nn.Module):
             return family.encode(self.model, frames).float()
         features = family.encode(self.model, frames.flatten(0, 1)).float()  # (B·T, F)
         return features.view(len(clips), -1, self.features).mean(dim=1)
+
+    def tokens(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return the features of the frames (image encoders) or the tokens, (B, N, F); N is 1 without tokens."""
+        family = FAMILIES[self.model.config.model_type]
+        frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
+        encode = family.tokens or family.encode
+        tokens = encode(self.model, frames if family.stride else frames.flatten(0, 1))
+        return tokens.float().reshape(len(clips), -1, self.features)
 
     def with_random_weights(self) -> Self:
         """Return an encoder of the same architecture with random weights."""

@@ -41,6 +41,18 @@ class VideoModel(HubModel):
         features: torch.Tensor = encoder(pixels)
         return features
 
+    def visual_tokens(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return visual features by time or place (B, N, F) of clips as for `visual_features`.
+
+        Tokens are the positions of the feature map of the 3D ResNet, the frames of an image encoder, or the tokens of a
+        video transformer; the pooled feature is the only one of other encoders.
+        """
+        encoder = self.video_encoder
+        pixels = normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d)
+        encode = getattr(encoder, "tokens", None)
+        tokens: torch.Tensor = encode(pixels) if encode else encoder(pixels).unsqueeze(1)
+        return tokens
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode. A video encoder that is not trained stays in eval mode."""
         super().train(mode)

@@ -103,6 +103,8 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
         if "draws" in result.details:
             draws = (format_value(value, own.is_rank) for value in result.details["draws"])
             notes.append(f"single values {', '.join(draws)}")
+        if "tokens" in result.details:
+            notes.append(f"{result.details['tokens']:,} tokens per video")
         if "spread" in result.details:
             notes.append(f"standard deviation {100 * result.details['spread']:.1f} %")
         spread, interval = result.details.get("spread"), result.interval or (None, None)
