@@ -22,7 +22,7 @@ class EvaluationOptions(TypedDict, total=False):
         features: folder of the features (default: next to FILE)
         feature: before or after the projection head (default: both)
         random_baseline: also test random weights (default: for all protocols)
-        compare_with: other models, as for --model, to add to results and table; may be repeated
+        compare_with: other models to compare with, as for --model
         details: folder for accuracies by class and confusion matrices
     """
 
@@ -55,10 +55,8 @@ def run_evaluate(
     Runs under torchrun with identical results.
 
     Args:
-        overrides: settings: knn.k, knn.weighting, knn.temperature, linear.epochs, linear.lr,
-            linear.batch_size, lowshot.fractions, zeroshot.class_counts, zeroshot.draws,
-            zeroshot.templates=FILE, fewshot.labels, fewshot.draws, attentive.clips,
-            attentive.memory, attentive.epochs, attentive.lr, multiview.crops
+        overrides: settings of protocols, such as knn.k=5, lowshot.fractions=[0.1],
+            zeroshot.templates=FILE or fewshot.labels=4; docs/evaluate.md lists all
         model: model folder, Hub name, or imagenet:FILE (2D ResNet)
         manifest: videos with labels or titles
         out: results file (JSON) to write
