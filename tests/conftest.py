@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +32,9 @@ for ignorable, handler in ((signal.SIGINT, signal.default_int_handler), (signal.
 
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
+
+os.environ["CROSSPAIR_CACHE"] = tempfile.mkdtemp(prefix="crosspair-tests-")  # instead of the user's folder
+atexit.register(shutil.rmtree, os.environ["CROSSPAIR_CACHE"], ignore_errors=True)
 
 BITS = 8
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".avi": "mpeg4", ".webm": "libvpx-vp9"}

@@ -37,6 +37,7 @@ from crosspair.evaluation.results import (
     write_results,
     write_split_means,
 )
+from crosspair.evaluation.stored import encode_stored_rows
 from crosspair.evaluation.zeroshot import read_templates
 from crosspair.files import check_output, check_output_folder, read_yaml
 from crosspair.models.classifier import Classifier
@@ -390,6 +391,8 @@ def _extract_features(
         folder = parent / feature_spec(model, manifest, device=world.device, **protocol).folder
     elif subject != "trained":
         folder = folder.with_name(f"{folder.name}-{'random' if subject in SUBJECTS else model.hash}")
+    if model.video.trained_blocks == 0 and model.video.cache:  # a frozen encoder, whose heads differ from run to run
+        options.setdefault("encode", partial(encode_stored_rows, world=world))
     with delayed_progress("encoding", "clips", shown=world.is_main) as progress:
         return cached_features(model, manifest, folder, world=world, progress=progress, **options)
 

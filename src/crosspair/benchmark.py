@@ -119,6 +119,8 @@ def benchmark(
         training, sections, _, worker_memory = _run_loader(task, size, 0.5 * seconds, train=True)
     clips = config.epochs * task.steps_per_epoch * config.batch_size
     validation_clips = math.ceil(config.epochs / config.validate_every) * len(task.validation)
+    if isinstance(task, Pretraining) and task.stores_features:  # each view is read once
+        clips, validation_clips = task.views * len(task.clips), len(task.validation)
     state = task.state_dict()
     result = BenchmarkResult(
         machine=machine,

@@ -7,6 +7,7 @@ Each class checks its own values and raises `RecipeError` with the dotted name o
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -103,23 +104,39 @@ class VideoConfig:
     encoder: Literal["resnet3d", "pretrained"] = "resnet3d"
     """resnet3d: the paper's, with the three settings above. pretrained: a Hugging Face model."""
     source: str = ""
-    """Pretrained encoder: a folder, or a name on the Hub."""
-    train: Literal["all", "head"] = "all"
-    """head: the encoder keeps its weights and stays in eval mode; only what follows it is trained."""
+    """Pretrained encoder: a folder, a name on the Hub, or package.module:function (docs/weights.md)."""
+    train: str = "all"
+    """all; last:N, the last N blocks of the encoder and what follows them; head, only what follows
+    the encoder; none, not the video head either. The rest keeps its weights and stays in eval mode."""
+    views: int = 8
+    """Training views of each video if the encoder is not trained; epochs use them in turn. 0: a new
+    view in every epoch. Trained encoders always get new views."""
+    cache: bool = True
+    """Encode these views once, before the training, and train from the stored features."""
 
     def __post_init__(self) -> None:
         check_fields("video", self, up_to(512), "width")
+        check_fields("video", self, NON_NEGATIVE, "views")
         if bool(self.source) != (self.encoder == "pretrained"):
             raise RecipeError(f"video.source is {self.source!r}; video.encoder=pretrained requires it, and only this")
+        if not re.fullmatch("all|head|none|last:[1-9][0-9]*", self.train):
+            raise RecipeError(f"video.train is {self.train!r}; it must be none, head, last:N (N from 1) or all")
+
+    @property
+    def trained_blocks(self) -> int | None:
+        """Number of blocks at the end of the encoder that are trained with what follows them; None: all layers."""
+        if self.train == "all":
+            return None
+        return int(self.train.removeprefix("last:")) if ":" in self.train else 0
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """The text encoder and the titles it reads (Sections 3.3 and 4.1)."""
 
-    encoder: Literal["words", "transformer", "pretrained"] = "words"
+    encoder: Literal["words", "transformer", "same"] = "words"
     """words: mean of word vectors. transformer: mean of a Hugging Face encoder's tokens.
-    pretrained: the text tower of the pretrained video encoder."""
+    same: the text tower of the pretrained video encoder."""
     source: str = "titles"
     """Word vectors: a word2vec, GloVe or fastText file, or "titles" to learn them from the
     titles of the corpus. Transformer: a folder, or a name on the Hub."""
@@ -144,14 +161,32 @@ class HeadConfig:
     """The joint embedding space (Section 3.3)."""
 
     embedding: int = 256
-    """Dimensions of f_v and f_t."""
+    """Dimensions of f_v and f_t; without learned heads, those of the pretrained encoder's features."""
     hidden: int = 512
-    """Width of the text head's hidden layer."""
-    projection: Literal["learned", "none"] = "learned"
-    """learned: heads that are trained. none: the space of a pretrained encoder and its text tower."""
+    """Width of the text head's hidden layer; 0: none, the head is linear."""
+    projection: Literal["learned", "none", "identity"] = "learned"
+    """learned: heads with random initial weights. none: no heads, the space of a pretrained encoder and
+    its text tower. identity: linear heads that start as this space."""
+    video_hidden: int = 0
+    """Width of the video head's hidden layer; 0: none, the head is linear as in the paper."""
+    dropout: float = 0.0
+    """Dropout rate of the visual feature in front of the video head; none in the paper."""
+    interpolation: float = 1.0
+    """With projection identity, weight of the trained heads in the exported model: 0 is the original
+    model, 1 the trained one."""
 
     def __post_init__(self) -> None:
-        check_fields("head", self, up_to(MAX_SIZE), "embedding", "hidden")
+        check_fields("head", self, up_to(MAX_SIZE), "embedding")
+        check_fields(
+            "head", self, (f"from 0 to {MAX_SIZE}", lambda size: 0 <= size <= MAX_SIZE), "hidden", "video_hidden"
+        )
+        check_fields("head", self, FRACTION, "dropout")
+        check_fields("head", self, ("in [0, 1]", lambda weight: 0 <= weight <= 1), "interpolation")
+        if self.interpolation != 1 and self.projection != "identity":
+            raise RecipeError(
+                f"head.interpolation is {self.interpolation}, which head.projection={self.projection} does not use; "
+                "remove it, or set head.projection=identity"
+            )
 
 
 OBJECTIVES_WITH = {  # objectives that use a field; the others require its default
@@ -314,14 +349,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields("clip", self.clip, NETWORK_INPUT, "size")
-        if self.text.encoder == "pretrained" and self.video.encoder != "pretrained":
-            raise RecipeError(
-                "text.encoder=pretrained is the text tower of the video encoder; set video.encoder=pretrained"
-            )
-        frozen = self.video.train == "head" and self.head.projection == "none"
+        if self.text.encoder == "same" and self.video.encoder != "pretrained":
+            raise RecipeError("text.encoder=same is the text tower of the video encoder; set video.encoder=pretrained")
+        frozen = self.video.trained_blocks == 0 and self.head.projection == "none"
         if frozen and self.curriculum.strategy != "joint":
             raise RecipeError(
-                "video.train=head with head.projection=none trains nothing; set curriculum.strategy=joint"
+                f"video.train={self.video.train} with head.projection=none trains nothing; "
+                "set curriculum.strategy=joint"
             )
         name, accumulate = self.objective.name, self.training.accumulate
         if name in {"ranking", "in_batch"} and accumulate > 1:

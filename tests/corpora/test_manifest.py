@@ -36,6 +36,19 @@ def test_write_and_read(tmp_path: Path) -> None:
     assert written.column("title") == ["A dog", None, "Ein Hörnchen 🐿"]
 
 
+def test_captions_are_kept_and_a_manifest_without_them_has_no_such_column(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    plain = Manifest(table(), path).write(path)
+    assert "titles" not in pq.read_schema(path).names
+    assert plain.column("titles") == [None, None]
+    captions = [["A", "Another"], None]
+    manifest = Manifest(table(titles=captions), path).write(path)
+    assert Manifest.read(path).column("titles") == manifest.rebased(tmp_path / "b" / "m").column("titles") == captions
+    assert manifest.take([1, 0]).column("titles") == captions[::-1]
+    assert len({plain.hash, manifest.hash, Manifest(table(titles=[["A", "Other"], None]), path).hash}) == 3
+    assert plain.hash == "79c4ff6695da"  # as before there were captions
+
+
 def test_columns_that_are_absent_are_null_and_near_types_are_cast() -> None:
     strings = pa.array(["a", "b"], pa.large_string())
     manifest = Manifest(table(pair_id=strings, start=pa.array([0, 1], pa.int16())), Path("m"))
@@ -57,6 +70,11 @@ def test_columns_that_are_absent_are_null_and_near_types_are_cast() -> None:
         ({"pair_id": ["a", ""]}, ", row 1: 'pair_id'"),
         ({"pair_id": ["a", None]}, ", row 1: 'pair_id'"),
         ({"path": ["a", ""]}, ", row 1: 'path'"),
+        ({"titles": ["A", "B"]}, ": column 'titles' .*string.*list"),
+        ({"titles": [["A"], []]}, ", row 1: 'titles'"),
+        ({"titles": [None, ["B", ""]]}, ", row 1: 'titles'"),
+        ({"titles": [["A", None], None]}, ", row 0: 'titles'"),
+        ({"titles": [["A"], ["other", "B"]]}, ", row 1: 'titles'"),
         ({"path": [None, "b"]}, ", row 0: 'path'"),
         ({"pair_id": ["a", "a"]}, ", row 1: pair_id 'a'"),
         ({"split": ["val", "training"]}, ", row 1: split 'training'"),
@@ -184,6 +202,7 @@ def corpus(labels: list[str | None], splits: list[str | None] | None = None) -> 
     rows = [
         {"pair_id": f"p{i}", "path": f"{i}.mp4", "label": label, "split": split}
         | {name: f"{name} {i}" for name in TITLES}
+        | {"titles": [f"title {i}", f"caption {i}"]}
         for i, (label, split) in enumerate(zip(labels, splits or ["train"] * len(labels), strict=True))
     ]
     return manifest_from_rows(rows, "m.parquet")
@@ -221,7 +240,7 @@ def test_all_columns_change_and_only_in_training() -> None:
     assert set(changed(manifest, wrong)) == {i for i in range(40) if splits[i] in ("train", None)}
     for row, donor in changed(manifest, wrong).items():
         assert splits[donor] in ("train", None)
-        for column in TITLES:
+        for column in (*TITLES, "titles"):
             assert wrong.column(column)[row] == manifest.column(column)[donor]
     for column in ("pair_id", "path", "label", "split"):
         assert wrong.column(column) == manifest.column(column)
@@ -238,7 +257,7 @@ def test_seed_of_wrong_titles() -> None:
 def test_a_title_that_reads_the_same_is_not_wrong() -> None:
     rows = corpus(["a", "b", "c"]).table.to_pylist()
     for row, title in zip(rows, ["same", "same", "other"], strict=True):
-        row["title"] = title
+        row |= {"title": title, "titles": None}
     assert add_title_noise(manifest_from_rows(rows, "m"), 1.0, 0).column("title") == ["other", "other", "same"]
 
 

@@ -102,12 +102,13 @@ def broken(corpus: Corpus) -> None:
 
 def test_manifest_of_prepared_files(corpus: Corpus, make_video) -> None:
     corpus.rows[0] |= {"label": "x", "split": "test", "title_clean": "c", "title_tree": "t"}
+    corpus.rows[0]["titles"] = [corpus.rows[0]["title"], "another caption"]
     corpus.rows[1] |= {"start": 0.5, "end": 1.5, "width": 9999}
     manifest, made = corpus.prepare()
     assert made == ["a.mp4", "b.mp4"]
     assert corpus.files() == ["manifest.parquet", "prepared.jsonl", "videos/a.mp4", "videos/b.mp4"]
     probed = {"width": 64, "height": 32, "codec": "h264", "error": None, "start": None, "end": None}
-    none = dict.fromkeys(("label", "split", "title_clean", "title_tree"))
+    none = dict.fromkeys(("label", "split", "title_clean", "title_tree", "titles"))
     assert Manifest.read(corpus.out).table.to_pylist() == [
         {**probed, **corpus.rows[0], "path": "videos/a.mp4", "fps": 24.0, "frames": 48, "duration": 2.0},
         {**none, **corpus.rows[1], **probed, "path": "videos/b.mp4", "fps": 30.0, "frames": 30, "duration": 1.0},

@@ -32,6 +32,7 @@ def make_world(root: Path, make_video: Callable[..., Path]) -> None:
     _ucf101(root, sources, "UCF-101", "ucfTrainTestlist")
     _ucf101(root, sources, "ucf10/videos", "ucf10/splits")
     _hmdb51(root, sources)
+    _captioned(root, sources)
     _words(root / "words-300d.bin")
     shutil.copy(_plans() / "table-1a.yaml", root / "my-plan.yaml")
     for out in ("pairs.parquet", "prepared"):
@@ -111,6 +112,27 @@ def _hmdb51(root: Path, sources: list[Path]) -> None:
             lines = [f"{name}.avi {use} \n" for name, use in zip(names, uses, strict=True)]
             file = root / "testTrainMulti_7030_splits" / f"{label}_test_split{split}.txt"
             file.write_text("".join(lines))
+
+
+def _captioned(root: Path, sources: list[Path]) -> None:
+    """MSR-VTT, MSVD and VATEX."""
+    for folder in ("MSRVTT", "YouTubeClips", "VATEX", "msvd_lists"):
+        (root / folder).mkdir()
+    videos = [{"video_id": f"video{i}", "category": i, "split": "test" if i > 7 else "train"} for i in range(10)]
+    for video in videos:
+        shutil.copy(sources[0], root / f"MSRVTT/{video['video_id']}.mp4")
+    for file, part in {"train_val": videos[:8], "test": videos[8:]}.items():
+        sentences = [{"video_id": video["video_id"], "caption": title} for video in part for title in TITLES]
+        (root / f"{file}_videodatainfo.json").write_text(json.dumps({"videos": part, "sentences": sentences}))
+    (root / "MSRVTT_JSFUSION_test.csv").write_text("key,vid_key,video_id,sentence\nret0,msr9,video9,a person swims\n")
+    shutil.copy(sources[0], root / "YouTubeClips/abcdefghijk_1_5.avi")
+    (root / "AllVideoDescriptions.txt").write_text("".join(f"abcdefghijk_1_5 {title}\n" for title in TITLES))
+    for split in ("train", "val", "test"):
+        (root / f"msvd_lists/{split}_list.txt").write_text("abcdefghijk_1_5\n" if split == "test" else "")
+    for split in ("training", "validation"):
+        shutil.copy(sources[0], root / f"VATEX/{split}00_000000_000010.mp4")
+        entry = {"videoID": f"{split}00_000000_000010", "enCap": TITLES, "chCap": TITLES}
+        (root / f"vatex_{split}_v1.0.json").write_text(json.dumps([entry]))
 
 
 def _words(file: Path) -> None:

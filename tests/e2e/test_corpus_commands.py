@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.video.decode import probe
-from tests.e2e.conftest import command, crosspair, refused, run
+from tests.e2e.conftest import FAST, TINY, command, crosspair, refused, run
 
 CSV = "label,youtube_id,time_start,time_end,split\n"
 
@@ -113,6 +114,49 @@ def test_folder(tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
     line = refused("corpus", *call, *twice)
     assert "--split-list" in line
     assert "test" in line
+
+
+def test_msrvtt_is_trained_and_evaluated(
+    tmp_path: Path, rendered: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(zip(rendered.clips(), rendered.column("label"), rendered.column("title"), strict=True))[:32]
+    (tmp_path / "videos").mkdir()
+    videos, sentences = [], []
+    for number, (clip, label, title) in enumerate(rows):
+        os.link(clip.path, tmp_path / "videos" / f"video{number}.mp4")
+        split = "train" if number < 16 else "validate" if number < 24 else "test"
+        videos.append({"video_id": f"video{number}", "category": number % 20, "url": "", "split": split})
+        sentences += [{"video_id": f"video{number}", "caption": caption} for caption in (label, title, "a shape")]
+    file = write(tmp_path / "train_val_videodatainfo.json", json.dumps({"videos": videos, "sentences": sentences}))
+    call = ["msrvtt", tmp_path / "videos", "--json", file, "--out", tmp_path / "m.parquet"]
+    assert corpus(capsys, *call) == [f"{tmp_path / 'm.parquet'}: 32 pairs (16 train, 8 val, 8 test)"]
+    assert Manifest.read(tmp_path / "m.parquet").column("titles")[0] == [rows[0][1], rows[0][2], "a shape"]
+    run("pretrain", "--recipe", "laptop", "--manifest", tmp_path / "m.parquet", "--run", tmp_path / "run",
+        *TINY, "training.epochs=1")  # fmt: skip
+    run("evaluate", "--model", tmp_path / "run" / "model", "--manifest", tmp_path / "m.parquet", "--protocols",
+        "retrieval", "--out", tmp_path / "results.json", "--clips", "1", *FAST)  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert any(result["protocol"].startswith("retrieval") for result in results)
+    pairs = write(tmp_path / "MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\nret0,msr31,video31,a shape\n")
+    one_k = [*call, "--split", "1k-A", "--test-pairs", pairs, "--val", "0.25"]
+    assert corpus(capsys, *one_k)[-1].endswith("32 pairs (23 train, 8 val, 1 test)")
+    assert "1k-A" in refused("corpus", *call, "--split", "1k-A")
+
+
+def test_msvd_and_vatex(tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, out = "abcdefghijk_000001_000011", tmp_path / "m.parquet"
+    captions = write(tmp_path / "AllVideoDescriptions.txt", f"heading\n{name} a cat\n{name} a pet\n")
+    for split in ("train", "val", "test"):
+        write(tmp_path / "lists" / f"{split}_list.txt", f"{name}\n" if split == "test" else "")
+    summary = f"{out}: 1 pairs (0 train, 0 val, 1 test)"
+    assert corpus(capsys, "msvd", videos, "--captions", captions, "--lists", tmp_path / "lists", "--out", out) == [
+        summary
+    ]
+    assert Manifest.read(out).column("titles") == [["a cat", "a pet"]]
+    entry = {"videoID": name, "enCap": ["A cat.", "A pet."], "chCap": ["猫", "宠物"]}
+    file = write(tmp_path / "vatex_public_test_v1.1.json", json.dumps([entry]))
+    assert corpus(capsys, "vatex", videos, "--json", file, "--out", out, "--language", "ch") == [summary]
+    assert Manifest.read(out).column("titles") == [["猫", "宠物"]]
 
 
 # --- titles ---

@@ -116,23 +116,29 @@ def video_settings(source: Path, train: str) -> list[str]:
     return ["video.encoder=pretrained", f"video.source={source}", f"video.train={train}", *CLIP_FORMAT]
 
 
-@pytest.mark.parametrize(("kind", "train"), [("clip", "head"), ("resnet", "head"), ("resnet", "all")])
+@pytest.mark.parametrize(
+    ("kind", "train"), [("clip", "head"), ("clip", "none"), ("resnet", "last:1"), ("resnet", "all")]
+)
 def test_pretrain(folder: Path, rendered: Manifest, tmp_path: Path, kind: str, train: str) -> None:
     settings = video_settings(folder / kind, train)
     if kind == "clip":
-        settings += ["text.encoder=pretrained", "curriculum.strategy=frozen"]
+        settings += ["text.encoder=same", "curriculum.strategy=frozen"]
     run(*pretrain_arguments(rendered.path, tmp_path / "run", *settings))
     model = CPD.from_pretrained(tmp_path / "run" / "model")
     before = CPD.from_pretrained(folder / kind).video_encoder.state_dict()
     after = model.video_encoder.state_dict()
     assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before) == (train == "head")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    last = {name for name in before if "stages.3" in name}
+    assert changed == {"last:1": last, "all": before.keys()}.get(train, set())
     assert model.untrained == ()
     run(*pretrain_arguments(rendered.path, tmp_path / "run", *settings), "--resume")
     assert CPD.from_pretrained(tmp_path / "run" / "model").hash == model.hash
 
 
-@pytest.mark.parametrize(("kind", "train"), [("clip", "head"), ("resnet", "head"), ("resnet", "all")])
+@pytest.mark.parametrize(
+    ("kind", "train"), [("clip", "head"), *(("resnet", train) for train in ("none", "head", "last:1", "all"))]
+)
 def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, kind: str, train: str) -> None:
     settings = [*video_settings(folder / kind, train), "training.epochs=1", "training.batch_size=4"]
     arguments = [
@@ -149,7 +155,9 @@ def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, kind: str, tra
     model = load_model(tmp_path / "run" / "model")
     before = CPD.from_pretrained(folder / kind).video_encoder.state_dict()
     after = model.video_encoder.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before) == (train == "head")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert bool(changed) == (train not in ("none", "head"))
+    assert train != "last:1" or all("stages.3" in name for name in changed)
     assert "video.source" in refused("finetune", *arguments[:-1], folder / kind)
     assert read_results(tmp_path / "run" / "results.json")[0]
 
@@ -159,12 +167,15 @@ def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, kind: str, tra
     [
         (("video.encoder=pretrained",), "video.source"),
         (("video.source=x",), "video.encoder"),
-        (("text.encoder=pretrained",), "video.encoder"),
+        (("text.encoder=same",), "video.encoder"),
         (("video.encoder=pretrained", "video.source={xclip}"), "clip.frames"),
         (("video.encoder=pretrained", "video.source={xclip}", "clip.size=64"), "clip.size"),
-        (("video.encoder=pretrained", "video.source={resnet}", "text.encoder=pretrained"), "text tower"),
+        (("video.encoder=pretrained", "video.source={resnet}", "text.encoder=same"), "text tower"),
         (("video.encoder=pretrained", "video.source={resnet}", "head.projection=none"), "head.projection"),
         (("video.train=head", "head.projection=none"), "curriculum.strategy"),
+        (("video.train=none", "head.projection=none"), "curriculum.strategy"),
+        (("video.encoder=pretrained", "video.source={resnet}", "video.train=last:5"), "video.train"),
+        (("video.encoder=pretrained", "video.source=nothing.here:build"), "nothing.here:build"),
     ],
 )
 def test_invalid_recipes(folder: Path, rendered: Manifest, tmp_path: Path, settings: tuple[str, ...], key: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -196,23 +195,15 @@ def test_few_shot_is_the_mean_of_logistic_regressions(model: CPD, features: Feat
     assert (chance.of, chance.value) == ("chance", 1 / 3)
 
 
-def with_captions(manifest: Manifest, captions: dict[int, list[str]]) -> Manifest:
-    """Add a column ``titles``."""
-    column = pa.array([captions.get(row) for row in range(len(manifest))], pa.list_(pa.string()))
-    table = manifest.table.drop_columns(["titles"]) if "titles" in manifest.table.column_names else manifest.table
-    manifest.table = table.append_column("titles", column)
-    return manifest
-
-
 def test_retrieval_with_several_captions(model: CPD, features: Features) -> None:
-    """Of the test videos, 8 has three captions of which one has no known word, 9 an empty list."""
-    manifest = with_captions(manifest_with(), {8: ["a cat", "no word", "dog dog"], 9: []})
+    """Of the test videos, one has three captions, of which one has no known word."""
+    manifest = manifest_with(changed("titles", ["a cat dog", "no word", "dog dog"], 8))
     results = frozen_results(model, manifest, features, ("retrieval",))
     tested = [i for i, row in enumerate(features.rows.tolist()) if row % 10 in (8, 9)]
     texts, owners = [], []
     for place, i in enumerate(tested):
         row = int(features.rows[i])
-        for text in ["a cat", "dog dog"] if row == 8 else [f"a {CLASSES[row % 3]}"]:
+        for text in ["a cat dog", "dog dog"] if row == 8 else [f"a {CLASSES[row % 3]}"]:
             texts.append(text)
             owners.append(place)
     videos, items = features.embedding[tested], torch.tensor(owners)
@@ -233,7 +224,8 @@ def test_retrieval_with_several_captions(model: CPD, features: Features) -> None
 
 
 def test_cleaned_titles_are_not_replaced_by_captions(model: CPD, features: Features) -> None:
-    manifest = with_captions(manifest_with(changed("title_clean", "dog")), {8: ["a cat", "dog dog"]})
+    changes = (changed("title_clean", "dog"), changed("titles", ["a cat dog", "dog dog"], 8))
+    manifest = manifest_with(lambda rows: [change(rows) for change in changes])
     model.text = replace(model.text, column="title_clean")
     assert {r.count for r in frozen_results(model, manifest, features, ("retrieval",))} == {12}
 

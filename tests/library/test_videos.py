@@ -77,3 +77,12 @@ def test_titles_match_urls(tmp_path: Path) -> None:
     titles.write_text("path\ttitle\nhttps://a.org/v/1.mp4\tone\n")
     urls = ["https://a.org/v/1.mp4", "https://a.org/w/1.mp4"]
     assert collect_videos(urls, titles).column("title") == ["one", None]
+
+
+def test_new_titles_replace_all_captions_of_a_manifest(tmp_path: Path) -> None:
+    rows = [{"pair_id": name, "path": f"{name}.mp4", "title": "old", "titles": ["old", "older"]} for name in "ab"]
+    manifest = manifest_from_rows(rows, ".").write(tmp_path / "m.parquet")
+    titles = tmp_path / "titles.csv"
+    titles.write_text("video_id,title\na,new\n")
+    collected = collect_videos([manifest.path], titles)
+    assert (collected.column("title"), collected.column("titles")) == (["new", "old"], [None, ["old", "older"]])

@@ -94,10 +94,10 @@ def metrics(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def sheet(make_video: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> ContactSheet:
     """Two clips of 5 s with numbered frames, and a missing file."""
-    video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", frames=150, size=(128, 64))
+    video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", frames=150, size=(224, 112))
     tiles = [
-        load_tile(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, True, short_side=64),
-        load_tile(Clip(str(video)), "A cat", 0.61, False, short_side=64),
-        load_tile(Clip("gone.mp4"), "A bird", 0.5, False, short_side=64),
+        load_tile(Clip(str(video)), "A <b>dog</b> & its ball", 0.72, True),
+        load_tile(Clip(str(video)), "A cat", 0.61, False),
+        load_tile(Clip("gone.mp4"), "A bird", 0.5, False),
     ]
     return ContactSheet("a dog plays", tiles)

@@ -230,13 +230,13 @@ def test_only_measured_quantities_have_curves(metrics: Path) -> None:
 
 def test_frames_are_the_middle_two_seconds(sheet: ContactSheet, make_video: VideoMaker) -> None:
     tile = sheet.tiles[0]
-    assert tile.frames.shape == (16, 64, 128, 3)
+    assert tile.frames.shape == (16, 112, 224, 3)
     first = make_video.numbers(tile.frames)[0]
     numbers = [first + 4 * i for i in range(16)]
     assert make_video.numbers(tile.frames) == numbers
     assert abs(first - (150 - 61) / 2) <= 1
     strip = np.asarray(tile.strip())
-    frames = np.stack([strip[:, i * 130 : i * 130 + 128] for i in range(4)])
+    frames = np.stack([strip[:, i * 226 : i * 226 + 224] for i in range(4)])
     assert make_video.numbers(frames) == [numbers[i] for i in (0, 5, 10, 15)]
 
 
@@ -244,7 +244,7 @@ def test_animation_has_all_frames_at_normal_speed(sheet: ContactSheet) -> None:
     with Image.open(io.BytesIO(sheet.tiles[0].animation())) as animation:
         assert animation.format == "WEBP"
         assert getattr(animation, "n_frames", 1) == 16
-        assert animation.size == (128, 64)
+        assert animation.size == (224, 112)
         animation.seek(1)
         animation.load()
         assert animation.info["duration"] == 133

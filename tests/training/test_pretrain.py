@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
 from crosspair.training.finetune import Finetuning
 from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device, preprocess_clips
-from crosspair.training.pretrain import Pretraining
+from crosspair.training.pretrain import Pretraining, draw_captions
 from crosspair.training.run import find_checkpoint, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
 from crosspair.video.pixels import jitter_colors, normalize
@@ -40,14 +41,17 @@ def batch(seed: int = 0) -> Batch:
     )
 
 
-def task(*settings: str) -> Pretraining:
+def task(*settings: str, captions: list[str] | None = None) -> Pretraining:
     settings = (
         "clip.size=32", "clip.frames=2", "video.width=4", "text.dimensions=8", "head.hidden=8",
         "head.embedding=8", f"training.batch_size={CLIPS}", "training.precision=fp32",
         "optimizer.warmup_epochs=0", "objective.noise_samples=12", "curriculum.stage2_epoch=1",
         *settings,
     )  # fmt: skip
+    rows: list[dict[str, Any]]
     rows = [{"pair_id": str(i), "path": "x", "title": f"a red dog {i % 3}"} for i in range(PAIRS)]
+    for row in rows if captions else []:
+        row["titles"] = [row["title"], *captions]
     return Pretraining(load_recipe("laptop", settings), manifest_from_rows(rows, "m.parquet"), World())
 
 
@@ -132,6 +136,42 @@ def test_missing_compiler_raises_one_line(monkeypatch) -> None:
 
 
 # --- learned class weights (Equation 1) ---------------------------------------------------------
+
+
+# --- several captions per video -------------------------------------------------------------------
+
+
+def seen_captions(run: Pretraining, rows: list[int], epoch: int) -> dict[int, str]:
+    """Train on a batch of some rows, and return the caption of each."""
+    seen: list[Sequence[str]] = []
+    hook = run.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    clips, colors = torch.zeros(len(rows), 3, 2, 32, 32, dtype=torch.uint8), torch.ones(len(rows), 3)
+    run.train_step(Batch(epoch, torch.tensor(rows), clips, colors, []), 0.0, 1.0)
+    hook.remove()
+    return dict(zip(rows, seen[0], strict=True))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_caption_is_drawn_per_visit() -> None:
+    run = task("text.empty_titles=drop", captions=["one cat", "…", "two cats"])
+    assert {"dog", "cat", "cats"} <= set(run.model.text_encoder.words)
+    rows = list(range(PAIRS))
+    epochs = [seen_captions(run, rows, epoch) for epoch in range(3)]
+    assert {caption for epoch in epochs for caption in epoch.values()} == {
+        "a red dog 0", "a red dog 1", "a red dog 2", "one cat", "two cats",
+    }  # fmt: skip
+    assert epochs[0] != epochs[1] != epochs[2]
+    resumed = task("text.empty_titles=drop", captions=["one cat", "…", "two cats"])
+    assert seen_captions(resumed, rows[9:3:-1], 2) == {row: epochs[2][row] for row in range(4, 10)}
+    first, other = (draw_captions(["abcdefgh"] * PAIRS, rows, seed, 1) for seed in (1, 2))
+    assert first != other
+
+
+def test_clean_titles_have_no_further_captions() -> None:
+    run = task(captions=["one cat"])
+    manifest = run.manifest.with_columns({"title_clean": ["a dog"] * PAIRS})
+    recipe = replace(run.recipe, text=replace(run.recipe.text, column="title_clean"))
+    assert Pretraining(recipe, manifest, World()).captions == [["a dog"]] * PAIRS
 
 
 def classes_task(estimate: str) -> Pretraining:

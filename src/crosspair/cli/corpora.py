@@ -128,6 +128,55 @@ def run_corpus_hmdb51(
     _read_corpus(partial(hmdb51_corpus, splits=parse_splits(splits)), dir, lists, out, options)
 
 
+def run_corpus_msrvtt(
+    dir: Path,
+    *,
+    json: list[Path],
+    out: Path,
+    split: Literal["full", "1k-A", "1k-A-7k"] = "full",
+    test_pairs: Path | None = None,
+    val: float = 0.0,
+) -> None:
+    """Read MSR-VTT: 20 captions per video.
+
+    Args:
+        json: train_val_videodatainfo.json and test_videodatainfo.json
+        out: the manifest, or its folder
+        split: the official splits, or the 1,000 test pairs of 1k-A and 9,000 or 7,010 videos to
+            train
+        test_pairs: MSRVTT_JSFUSION_test.csv, for 1k-A and 1k-A-7k
+    """
+    from crosspair.corpora.captioned import msrvtt_corpus
+
+    _read_corpus(partial(msrvtt_corpus, split=split, test_pairs=test_pairs), dir, json, out, {"val": val})
+
+
+def run_corpus_msvd(dir: Path, *, captions: Path, lists: Path, out: Path) -> None:
+    """Read MSVD: about 41 captions per video.
+
+    Args:
+        captions: AllVideoDescriptions.txt
+        lists: folder with train_list.txt, val_list.txt and test_list.txt
+        out: the manifest, or its folder
+    """
+    from crosspair.corpora.captioned import msvd_corpus
+
+    _read_corpus(partial(msvd_corpus, lists=lists), dir, captions, out, {})
+
+
+def run_corpus_vatex(dir: Path, *, json: list[Path], out: Path, language: Literal["en", "ch"] = "en") -> None:
+    """Read VATEX: 10 captions per video in each language.
+
+    Args:
+        json: vatex_training_v1.0.json, vatex_validation_v1.0.json, ...; their names are the splits
+        out: the manifest, or its folder
+        language: of the captions: en (English) or ch (Chinese)
+    """
+    from crosspair.corpora.captioned import vatex_corpus
+
+    _read_corpus(partial(vatex_corpus, language=language), dir, json, out, {})
+
+
 def _read_corpus(reader: Callable[..., Any], dir: Path, lists: Any, out: Path, options: Mapping[str, Any]) -> None:
     """Call a reader of `crosspair.corpora`, and print the manifests that it writes."""
     from crosspair.cli.parser import parse_pairs

@@ -52,7 +52,7 @@ SHARED_HELP = {
     "title_columns": "column names of the title file: COLUMN=NAME,..., for example video_id=id,title=caption",
     "titles": "csv, tsv, JSON Lines or Parquet: video_id, title; or the authors' tsv without header: id, processed "
     "title, original title",
-    "val": "fraction of train to hold out as val: whole groups of UCF101, films of HMDB51, else single videos",
+    "val": "fraction of train to hold out as val; clips that are cut from one recording stay together",
     "videos": "files, folders, URLs or manifests (.parquet)",
     "workers": "worker processes (default: number of cores)",
 }

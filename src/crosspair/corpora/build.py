@@ -29,7 +29,7 @@ _SPLIT_NAMES = {
     **dict.fromkeys(("val", "validate", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 Row = dict[str, Any]
 """Values of a row by column of the manifest."""
@@ -276,7 +276,7 @@ def class_phrase(label: str) -> str:
     words = label.split()
     if len(words) > 1:
         return " ".join(words)
-    return " ".join(_CAMEL_CASE.sub(" ", label).replace("_", " ").lower().split())
+    return " ".join(CAMEL_CASE.sub(" ", label).replace("_", " ").lower().split())
 
 
 def rename_classes(rows: Iterable[Row], file: Path | None, format_label: Callable[[str], str]) -> None:

@@ -50,7 +50,8 @@ def collect_videos(named: Sequence[VideoSource], titles: Path | None = None) -> 
     if titles is not None:
         title_of = _titles_by_path(titles, [row["path"] for row in rows.values()], named)
         for row in rows.values():
-            row["title"] = title_of.get(row["path"], row.get("title"))
+            if row["path"] in title_of:
+                row |= {"title": title_of[row["path"]], "titles": None}
     return manifest_from_rows(rows.values(), ".")
 
 

@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
         ("duration", pa.float64()),
         ("codec", pa.string()),
         ("error", pa.string()),
+        # Only in manifests with several captions per clip:
+        ("titles", pa.list_(pa.string())),  # all captions; the first one is ``title``
     ]
 )
 
@@ -61,7 +63,8 @@ class Manifest:
 
     Raises:
         ManifestError: a column is missing, unknown or of another type, a ``pair_id`` is empty or
-            duplicated, a split is unknown, or ``start`` and ``end`` are no interval.
+            duplicated, a split is unknown, ``start`` and ``end`` are no interval, or ``titles`` is an
+            empty list, contains an empty caption, or does not begin with ``title``.
     """
 
     def __init__(self, table: pa.Table, path: Path) -> None:
@@ -91,12 +94,13 @@ class Manifest:
     def write(self, path: str | os.PathLike[str]) -> Manifest:
         """Write the table to ``path`` atomically and return the manifest of that file.
 
-        Relative video paths are not changed; see `rebased`.
+        Relative video paths are not changed; see `rebased`. An empty column ``titles`` is not written.
         """
         path = Path(path)
         check_output(path, "a manifest", error_type=ManifestError)
+        has_captions = self.table["titles"].null_count < len(self)
         with atomic_write(path, ManifestError) as partial:
-            pq.write_table(self.table, partial)
+            pq.write_table(self.table if has_captions else self.table.drop_columns("titles"), partial)
         return Manifest(self.table, path)
 
     def __len__(self) -> int:
@@ -157,10 +161,14 @@ class Manifest:
     def hash(self) -> str:
         """Hash of the rows' values, 12 hex digits, independent of the manifest's own path and encoding.
 
-        Of the probed columns, only whether ``error`` is set counts.
+        Of the probed columns, only whether ``error`` is set counts; ``titles`` counts where it is set.
         """
-        rows = zip(self.table.select(SCHEMA.names[:9]).to_pylist(), self.column("error"), strict=True)
-        return _digest((*row.values(), *["broken"] * bool(error)) for row, error in rows)
+        rows = zip(
+            self.table.select(SCHEMA.names[:9]).to_pylist(), self.column("error"), self.column("titles"), strict=True
+        )
+        return _digest(
+            (*row.values(), *["broken"] * bool(error), *[titles] * bool(titles)) for row, error, titles in rows
+        )
 
 
 def manifest_from_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Manifest:
@@ -205,7 +213,7 @@ Indices: TypeAlias = NDArray[np.int64]
 
 
 def add_title_noise(manifest: Manifest, fraction: float, seed: int) -> Manifest:
-    """Give a fraction of the training pairs the titles of other pairs, in all title columns.
+    """Give a fraction of the training pairs the titles of other pairs, in all title columns and ``titles``.
 
     A wrong title comes from a pair with another label (any other pair if there is no label) and has
     a different text. The wrong titles at one fraction are a subset of those at any larger fraction.
@@ -234,8 +242,8 @@ def add_title_noise(manifest: Manifest, fraction: float, seed: int) -> Manifest:
     donors = _draw_donors(manifest, rows, seed)[order]
     source_row = np.arange(len(manifest))
     source_row[rows[order]] = rows[donors]
-    titles = manifest.table.select(TITLES).take(source_row)
-    return manifest.with_columns({name: titles.column(name).to_pylist() for name in TITLES})
+    titles = manifest.table.select([*TITLES, "titles"]).take(source_row)
+    return manifest.with_columns({name: titles.column(name).to_pylist() for name in titles.column_names})
 
 
 def _draw_donors(manifest: Manifest, rows: Indices, seed: int) -> Indices:
@@ -299,13 +307,19 @@ def _validate_columns(table: pa.Table, path: Path) -> pa.Table:
 
 
 def _validate_rows(table: pa.Table, path: Path) -> None:
-    """Raise ManifestError for an empty or duplicate id, empty path, unknown split or invalid interval."""
+    """Raise ManifestError for an empty or duplicate id, empty path, unknown split, invalid interval or captions."""
     codes = pc.index_in(table["pair_id"], table["pair_id"].unique()).to_numpy()
     is_again = np.ones(len(table), bool)
     is_again[np.unique(codes, return_index=True)[1]] = False
     start, end = pc.fill_null(table["start"], 0.0), pc.fill_null(table["end"], math.inf)
     # Inverted, so that NaN is rejected too.
     is_no_interval = pc.invert(pc.and_(pc.greater_equal(start, 0.0), pc.less(start, end)))
+    captioned = np.flatnonzero(pc.is_valid(table["titles"]))
+    has_wrong_titles = np.zeros(len(table), bool)
+    has_wrong_titles[captioned] = [
+        not all(row["titles"]) or row["titles"][:1] != [row["title"]]
+        for row in table.select(["title", "titles"]).take(captioned).to_pylist()
+    ]
     checks = {
         "'pair_id' is empty": pc.equal(pc.fill_null(table["pair_id"], ""), ""),
         "'path' is empty": pc.equal(pc.fill_null(table["path"], ""), ""),
@@ -314,6 +328,9 @@ def _validate_rows(table: pa.Table, path: Path) -> None:
             pc.is_in(table["split"], pa.array([*SPLITS, None]))
         ),
         "start {start} s, end {end} s; start must be 0 or more and less than end": is_no_interval,
+        "'titles' must be null or a list of captions that are not empty, beginning with 'title' ({title!r})": pa.array(
+            has_wrong_titles
+        ),
     }
     for message, is_wrong in checks.items():
         row = pc.index(is_wrong, True).as_py()

@@ -44,7 +44,7 @@ JOURNAL = "prepared.jsonl"
 """One line per prepared file: name, key of its request, size in bytes and probed columns. For a
 file with several lines, the last one counts. Each shard has a journal of its own, which also lists
 broken sources, with the size null and the error as the only column."""
-KEPT = ("pair_id", "title", "title_clean", "title_tree", "label", "split")
+KEPT = ("pair_id", "title", "title_clean", "title_tree", "label", "split", "titles")
 MAX_NAME_LENGTH = 80  # characters of an id used in a file name; file systems allow 255 bytes in all
 SHARD_WAIT = 30.0  # s that a shard waits for others that start or end at the same moment
 TIMEOUT = 120.0  # time limit to open and write a file; `transcode` adds time for its frames

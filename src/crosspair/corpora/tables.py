@@ -287,9 +287,14 @@ def _guess_encoding(data: bytes) -> str | None:
     return "cp1252" if "cp1252" in names else names[0] if names else None
 
 
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file; ManifestError if it is invalid or has duplicate keys, of which parsers keep only one."""
+    return _parse_json(read_text(path, what), f"{what} {path}")
+
+
 def read_json_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; ManifestError if it is none or has duplicate keys, of which parsers keep only one."""
-    content = _parse_json(read_text(path, what), f"{what} {path}")
+    """Read a JSON object; ManifestError if it is none, see `read_json`."""
+    content = read_json(path, what)
     if not isinstance(content, dict):
         raise ManifestError(f"{what} {path} must be a JSON object, not a {type(content).__name__}")
     return content

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from crosspair.corpora.build import class_phrase
+from crosspair.corpora.build import CAMEL_CASE, class_phrase
 from crosspair.corpora.manifest import TITLES, Manifest
 from crosspair.corpora.tables import read_json_object, read_table
 from crosspair.corpora.titles import load_english_model
@@ -25,7 +25,6 @@ _FUNCTION_WORDS = frozenset({
 })  # fmt: skip
 _PROGRESS_INTERVAL = 1000  # titles
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def base_forms(word: str) -> frozenset[str]:
 
 def _split_words(text: str) -> list[str]:
     """Return the lower-case words of a text, split also at camelCase, without a final "'s"."""
-    normal = _CAMEL_CASE.sub(" ", unicodedata.normalize("NFKC", text).replace("’", "'"))
+    normal = CAMEL_CASE.sub(" ", unicodedata.normalize("NFKC", text).replace("’", "'"))
     return [word.removesuffix("'s") for word in _WORD.findall(normal.lower())]
 
 

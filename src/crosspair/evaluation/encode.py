@@ -241,7 +241,7 @@ def _average(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
     """Convert sums to mean visual features and unit-norm embeddings by window; count skipped windows in `failure`."""
     plan, failure = encoded.plan, encoded.failure
     if not encoded.groups:
-        return _no_features(model, plan.row, failure)
+        return no_features(model, plan.row, failure)
     visual, embedding = encoded.sums
     sizes = torch.tensor([len(plan.groups[i]) for i in encoded.groups])[:, None]
     if failure:
@@ -251,7 +251,8 @@ def _average(model: CPD, encoded: EncodedPlan) -> WindowFeatures:
     return WindowFeatures(plan.row, spans, visual / sizes, F.normalize(embedding, dim=1), encoded.thumbnails, failure)
 
 
-def _no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
+def no_features(model: CPD, row: int, failure: str) -> WindowFeatures:
+    """Return the result for a video that cannot be read."""
     visual = torch.empty(0, model.video_encoder.features)
     return WindowFeatures(row, [], visual, torch.empty(0, model.head.embedding), failure=failure)
 
@@ -292,7 +293,7 @@ def encode_whole_videos(
     """
     usable, failures = usable_rows(manifest)
     for row, failure in failures.items():
-        yield _no_features(engine.model, row, failure)
+        yield no_features(engine.model, row, failure)
     for features in encode_rows(engine, manifest, usable, clips, progress):
         if features.failure:
             failures[features.row] = features.failure
@@ -346,7 +347,7 @@ def encode_windows(
                     " remux the file, or give a segment of it"
                 )
         if failure:
-            yield _no_features(engine.model, row, failure)
+            yield no_features(engine.model, row, failure)
             continue
         pixels = max(1, columns["width"] * columns["height"])
         together = max(1, min(CLIPS_PER_JOB, CLIPS_PER_JOB * FULL_HD // pixels))

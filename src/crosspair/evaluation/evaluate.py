@@ -41,7 +41,6 @@ from crosspair.evaluation.task import ClassTask, Split, class_task, split_positi
 from crosspair.evaluation.zeroshot import ZeroshotConfig, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.models.cpd import CPD
 from crosspair.models.init import FrameAverageModel
-from crosspair.models.pretrained import PretrainedEncoder
 from crosspair.models.text import TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -141,8 +140,7 @@ def randomize_weights(model: CPD, seed: int) -> CPD:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = copy.deepcopy(model.text_encoder)
-        network = model.video_encoder
-        video_encoder = network.with_random_weights() if isinstance(network, PretrainedEncoder) else None
+        video_encoder = model.video_encoder.with_random_weights()
         baseline = type(model)(encoder, model.clip, model.video, model.text, model.head, video_encoder)
     baseline.untrained = model.untrained  # so that the same protocols and features are evaluated
     return baseline.to(next(model.parameters()).device).eval()
@@ -240,7 +238,7 @@ class _Evaluation:
         """
         positions, titles = self.test_column(self.model.text.column)
         texts = [[title] for title in titles]
-        if self.model.text.column == "title" and "titles" in self.manifest.table.column_names:
+        if self.model.text.column == "title":
             texts = [several or single for several, single in zip(self.test_column("titles")[1], texts, strict=True)]
         known = [[text for text in each if not any(r.is_empty(text) for r in self.readers)] for each in texts]
         kept = [i for i, each in enumerate(known) if each]

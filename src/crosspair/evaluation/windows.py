@@ -55,11 +55,14 @@ class ClipPlan:
             yield DecodeJob(self.row, first, self.source, config, times, self.positions[chosen], crops, thumbnails)
 
 
-def whole_video_plan(row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None) -> ClipPlan:
-    """Plan evenly spaced clips of a whole video, averaged into one result (Section 4.2), by default in one job."""
+def whole_video_plan(
+    row: int, source: Clip | np.ndarray, clips: int, clips_per_job: int | None = None, *, average: bool = True
+) -> ClipPlan:
+    """Plan evenly spaced clips of a whole video, by default averaged (Section 4.2) and in one job."""
     span = (source.start, source.end) if isinstance(source, Clip) else (None, None)
+    groups = [range(clips)] if average else [range(i, i + 1) for i in range(clips)]
     return ClipPlan(
-        row, source, [span], [range(clips)], clips_per_job or clips, positions=tuple(uniform_positions(clips))
+        row, source, [span] * len(groups), groups, clips_per_job or clips, positions=tuple(uniform_positions(clips))
     )
 
 

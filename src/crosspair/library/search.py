@@ -32,7 +32,7 @@ from crosspair.evaluation.encode import (
 )
 from crosspair.evaluation.features import embed_texts
 from crosspair.library.store import Library, LibraryError, lance_errors, sql_quote
-from crosspair.video.decode import clip_times, read_frames
+from crosspair.video.views import blank_preview, join_frames, read_preview
 
 COLUMNS = ["path", "start", "end", "title", "thumbnail"]
 OVERSAMPLING = 8  # windows fetched per result; multiplied again while too few are left
@@ -230,11 +230,8 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-SHORT_SIDE = 112  # px of a frame
-FRAMES, STRIDE = 16, 4  # the clip in the middle of a hit; a frame every STRIDE / 30 s
-SHOWN = [0, 4, 8, 11, 15]  # of these frames
-GREY = (128, 132, 138)
-MARGIN, GAP, SEAM = 118, 6, 2  # px left of the frames, between rows, between frames
+SHOWN = [0, 4, 8, 11, 15]  # of the frames of a preview
+MARGIN, GAP = 118, 6  # px left of the frames, between rows
 
 
 def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
@@ -260,15 +257,7 @@ def contact_sheet(hits: Sequence[SearchHit]) -> bytes:
 
 
 def _read_strip(hit: SearchHit) -> Image.Image:
-    def scale(width: float, height: float) -> tuple[int, int]:
-        factor, longest = SHORT_SIDE / min(width, height), 2 * SHORT_SIDE
-        return min(longest, round(width * factor)), min(longest, round(height * factor))
-
     try:
-        frames = read_frames(
-            Clip(hit.path, hit.start, hit.end), lambda length: clip_times(0.5, length, FRAMES, STRIDE)[SHOWN], scale
-        )
+        return join_frames(read_preview(Clip(hit.path, hit.start, hit.end), SHOWN))
     except VideoError:
-        frames = np.full((len(SHOWN), SHORT_SIDE, SHORT_SIDE * 4 // 3, 3), GREY, dtype=np.uint8)
-    padded = np.pad(frames, ((0, 0), (0, 0), (0, SEAM), (0, 0)), constant_values=255)
-    return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-SEAM])
+        return join_frames(blank_preview(len(SHOWN)))

@@ -12,8 +12,8 @@ from torch import nn
 from crosspair.config import ClassifierConfig, ClipConfig, FinetuneRecipe, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError
+from crosspair.models.encoder import VideoEncoder
 from crosspair.models.hub import CLASSIFIER_TYPE, CONFIG_FILE, read_sections
-from crosspair.models.pretrained import PretrainedEncoder
 from crosspair.models.video import VideoModel, load_pretrained_encoder
 
 
@@ -37,7 +37,7 @@ class Classifier(VideoModel):
         clip: ClipConfig,
         video: VideoConfig,
         classifier: ClassifierConfig,
-        video_encoder: PretrainedEncoder | None = None,
+        video_encoder: VideoEncoder | None = None,
     ) -> None:
         super().__init__(clip, video, video_encoder)
         self.classes, self.classifier = list(classes), classifier

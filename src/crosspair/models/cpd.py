@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +17,9 @@ from torch import nn
 from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError, RecipeError
+from crosspair.models.encoder import VideoEncoder, is_import_path
 from crosspair.models.hub import CPD_TYPE, WEIGHTS_FILE, read_config, read_sections, resolve_model_folder
-from crosspair.models.pretrained import FAMILIES, PretrainedEncoder, load_towers
+from crosspair.models.pretrained import FAMILIES
 from crosspair.models.text import TextEncoder, TextTower, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.models.video import VideoModel, load_pretrained_encoder
 
@@ -51,30 +55,29 @@ class CPD(VideoModel):
         video: VideoConfig,
         text: TextConfig,
         head: HeadConfig,
-        video_encoder: PretrainedEncoder | None = None,
+        video_encoder: VideoEncoder | None = None,
     ) -> None:
         super().__init__(clip, video, video_encoder)
         self.text, self.head = text, head
         self.untrained: tuple[str, ...] = ()
-        if head.projection == "none":
-            for features in (self.video_encoder.features, text_encoder.features):
-                if head.embedding != features:
-                    raise RecipeError(
-                        f"head.embedding is {head.embedding}; with head.projection=none it must be the {features} "
-                        "dimensions of both encoders"
-                    )
-            self.video_head: nn.Module = nn.Identity()
-            self.text_encoder = text_encoder
-            self.text_head: nn.Module = nn.Identity()
-            return
-        self.video_head = nn.Linear(self.video_encoder.features, head.embedding)
         self.text_encoder = text_encoder
-        self.text_head = nn.Sequential(
-            nn.Linear(text_encoder.features, head.hidden),
-            nn.BatchNorm1d(head.hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(head.hidden, head.embedding),
-        )
+        if head.projection == "learned":
+            features, embedding = self.video_encoder.features, head.embedding
+            self.video_head = _build_head(features, head.video_hidden, embedding, head.dropout)
+            self.video_head.requires_grad_(video.train != "none")
+            self.text_head = _build_head(text_encoder.features, head.hidden, embedding)
+            return
+        features = self.video_encoder.features
+        if text_encoder.features != features:
+            raise RecipeError(
+                f"with head.projection={head.projection}, video features have {features} dimensions and text features "
+                f"{text_encoder.features}; set head.projection=learned, or text.encoder=same"
+            )
+        self.head = replace(head, embedding=features)
+        identity = head.projection == "identity"
+        self.video_head = _identity_head(features) if identity else nn.Identity()
+        self.video_head.requires_grad_(video.train != "none")
+        self.text_head = _identity_head(features) if identity else nn.Identity()
 
     def encode_video(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode clips.
@@ -86,36 +89,78 @@ class CPD(VideoModel):
             The visual feature (B, F), and the embedding f_v (B, D) of unit norm.
         """
         features = self.visual_features(clips)
-        with full_precision(features.device):
-            return features, F.normalize(self.video_head(features), dim=1)
+        return features, self.project_video(features)
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Encode texts to embeddings f_t (B, D) of unit norm."""
-        features = self.text_encoder(texts)
+        return self.project_text(self.text_encoder(texts))
+
+    def project_video(self, features: torch.Tensor) -> torch.Tensor:
+        """Map visual features (B, F) to embeddings f_v (B, D) of unit norm."""
+        with full_precision(features.device):
+            return F.normalize(self.video_head(features), dim=1)
+
+    def project_text(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (B, E) of the text encoder to embeddings f_t (B, D) of unit norm."""
         with full_precision(features.device):
             return F.normalize(self.text_head(features), dim=1)
 
-    def forward(self, clips: torch.Tensor, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the embeddings f_v and f_t (B, D) of B pairs."""
-        return self.encode_video(clips)[1], self.encode_text(texts)
+    def forward(self, clips: torch.Tensor, texts: Sequence[str] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings f_v and f_t (B, D) of B pairs.
+
+        Args:
+            clips: as for `encode_video`, or the visual features (B, F) that a frozen encoder computed before.
+            texts: texts, or features (B, E) of the text encoder.
+        """
+        video = self.project_video(clips) if clips.dim() == 2 else self.encode_video(clips)[1]
+        return video, self.project_text(texts) if isinstance(texts, torch.Tensor) else self.encode_text(texts)
+
+    @contextmanager
+    def interpolated(self, weight: float) -> Iterator[None]:
+        """Replace the heads, for the duration of a block, by a mixture with those of the original model.
+
+        Args:
+            weight: of the trained heads, from 0 (``head.projection=identity`` before training) to 1.
+        """
+        heads = (self.video_head, self.text_head)
+        trained = [copy.deepcopy(head.state_dict()) for head in heads]
+        original = _identity_head(self.head.embedding).to(trained[0]["weight"].device).state_dict()
+        for head, state in zip(heads, trained, strict=True):
+            head.load_state_dict({name: torch.lerp(original[name], state[name], weight) for name in state})
+        try:
+            yield
+        finally:
+            for head, state in zip(heads, trained, strict=True):
+                head.load_state_dict(state)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode. Parts of the video tower that are not trained stay in eval mode."""
+        super().train(mode)
+        if self.video.train == "none":
+            self.video_head.eval()
+        return self
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> Self:
         """Load a model, in eval mode, from a folder or the Hugging Face Hub: of crosspair, or one of `FAMILIES`.
 
         A model of another project with a text tower needs no training. Without one, its embedding is its feature.
+        An import path ``package.module:function`` is imported, see `ModuleEncoder`.
 
         Raises:
             ModelError: the folder does not exist or is not a complete model of this type.
             TextError: the language model cannot be loaded.
         """
-        folder = resolve_model_folder(source)
-        if read_config(folder, cls.model_type, *FAMILIES)["model_type"] == cls.model_type:
-            return super().from_pretrained(folder)
-        encoder, tower = load_towers(folder)
-        name = folder.name if Path(source).is_dir() else os.fspath(source)  # cards with the name are published
-        video = VideoConfig(encoder="pretrained", source=name)
-        text = TextConfig(encoder="pretrained", source=name) if tower else TextConfig()
+        if not is_import_path(source):
+            folder = resolve_model_folder(source)
+            if read_config(folder, cls.model_type, *FAMILIES)["model_type"] == cls.model_type:
+                return super().from_pretrained(folder)
+        video = VideoConfig(encoder="pretrained", source=os.fspath(source))
+        encoder, tower = load_pretrained_encoder(video, text=True)
+        assert encoder
+        if Path(source).is_dir():  # cards with the name are published
+            video = replace(video, source=folder.name)
+        text = TextConfig(encoder="same", source=video.source) if tower else TextConfig()
         head = HeadConfig(embedding=encoder.features, projection="none")
         words = WordAverage(["video"], torch.zeros(1, encoder.features))  # a placeholder
         model = cls(tower or words, encoder.clip, video, text, head, encoder)
@@ -126,8 +171,7 @@ class CPD(VideoModel):
     def _from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """Build the architecture with the saved vocabulary or tokenizer; weights are not loaded."""
         recipe = read_sections(Recipe, config, folder, *cls.sections)
-        has_tower = recipe.text.encoder == "pretrained"
-        video_encoder, tower = load_pretrained_encoder(recipe.video, folder, text=has_tower)
+        video_encoder, tower = load_pretrained_encoder(recipe.video, folder, text=recipe.text.encoder == "same")
         encoder: TextEncoder
         if recipe.text.encoder == "words":
             encoder = WordAverage.load(folder, (folder / WEIGHTS_FILE).stat().st_size)
@@ -148,6 +192,22 @@ class CPD(VideoModel):
         self.text_encoder.save(folder)
 
 
+def _build_head(features: int, hidden: int, embedding: int, dropout: float = 0.0) -> nn.Module:
+    """Build a projection head: linear, or with one hidden layer."""
+    layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+    if hidden:
+        layers += [nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(hidden or features, embedding))
+    return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+
+
+def _identity_head(features: int) -> nn.Linear:
+    head = nn.Linear(features, features)
+    nn.init.eye_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
 def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
     """Build a model with random weights, or those of pretrained encoders; the caller seeds torch.
 
@@ -155,10 +215,9 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
         recipe: the architecture.
         titles: titles of the training split; used to learn word vectors.
     """
-    has_tower = recipe.text.encoder == "pretrained"
-    video_encoder, tower = load_pretrained_encoder(recipe.video, text=has_tower)
+    video_encoder, tower = load_pretrained_encoder(recipe.video, text=recipe.text.encoder == "same")
     encoder: TextEncoder
-    if has_tower:
+    if recipe.text.encoder == "same":
         encoder = _check_tower(tower, recipe.video)
     else:
         encoder = build_text_encoder(recipe.text, titles, recipe.training.seed)
@@ -167,7 +226,5 @@ def build_model(recipe: Recipe, titles: Sequence[str]) -> CPD:
 
 def _check_tower(tower: TextTower | None, video: VideoConfig) -> TextTower:
     if tower is None:
-        raise ModelError(
-            f"text.encoder=pretrained requires a video encoder with a text tower; {video.source} has none."
-        )
+        raise ModelError(f"text.encoder=same requires a video encoder with a text tower; {video.source} has none.")
     return tower

@@ -13,6 +13,7 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +39,7 @@ UNKNOWN_LICENSE = "unknown"  # the Hub's identifier
 # Class and Hub pipeline of each model type.
 _CARDS = {CPD_TYPE: ("CPD", "feature-extraction"), CLASSIFIER_TYPE: ("Classifier", "video-classification")}
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]  # to download; others repeat the weights
+_is_limited = ContextVar("_is_limited", default=True)
 _CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
@@ -195,7 +197,7 @@ def limit_parameters(sizes: Sequence[int], message: str) -> Iterator[None]:
 
     def count(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
         nonlocal tensors, values
-        if parameter is not None:
+        if parameter is not None and _is_limited.get():
             tensors, values = tensors - 1, values - parameter.numel()
         if min(tensors, values) < 0:
             raise ModelError(f"{message}: the configuration is of a larger network.")
@@ -205,6 +207,16 @@ def limit_parameters(sizes: Sequence[int], message: str) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def allow_any_size() -> Iterator[None]:
+    """Suspend `limit_parameters`, for networks whose size is not read from a model folder."""
+    token = _is_limited.set(False)
+    try:
+        yield
+    finally:
+        _is_limited.reset(token)
 
 
 def check_finite(weights: Mapping[str, torch.Tensor], source: object) -> None:

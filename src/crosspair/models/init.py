@@ -14,6 +14,7 @@ from crosspair.config import ClipConfig, FinetuneRecipe, HeadConfig, TextConfig,
 from crosspair.errors import ModelError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD, PARTS
+from crosspair.models.encoder import is_import_path
 from crosspair.models.hub import (
     CLASSIFIER_TYPE,
     CPD_TYPE,
@@ -41,6 +42,8 @@ def load_model(source: str | os.PathLike[str]) -> CPD | Classifier:
     Raises:
         ModelError: the folder does not exist or is not a complete model folder.
     """
+    if is_import_path(source):
+        return CPD.from_pretrained(source)
     folder = resolve_model_folder(source)
     is_classifier = read_config(folder, *MODEL_TYPES, *FAMILIES)["model_type"] == CLASSIFIER_TYPE
     return (Classifier if is_classifier else CPD).from_pretrained(source)
@@ -168,7 +171,10 @@ def load_pretrained_towers(model: CPD, source: str) -> str:
             if matches and (part != "text_head" or "text_encoder" in loaded):
                 if isinstance(theirs, TransformerAverage):
                     theirs.max_tokens = ours.max_tokens
-                setattr(model, part, theirs)
+                if part == "text_encoder":
+                    model.text_encoder = theirs
+                else:
+                    ours.load_state_dict(theirs.state_dict())
                 loaded.append(part)
     random = ", ".join(part for part in PARTS if part not in loaded) or "none"
     logger.info("initialised from %s: %s; random: %s", init.name, ", ".join(loaded), random)

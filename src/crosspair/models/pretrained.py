@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from crosspair.config import ClipConfig
-from crosspair.errors import CrosspairError, ModelError, RecipeError, format_error
+from crosspair.errors import CrosspairError, ModelError, format_error
 from crosspair.files import read_json
+from crosspair.models.encoder import FRAME_STRIDE, FRAMES, VideoEncoder, average_frames
 from crosspair.models.text import (
     PRETRAINED_FOLDER,
     TextTower,
@@ -32,7 +33,6 @@ from crosspair.models.text import (
 logger = logging.getLogger(__name__)
 
 PREPROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
-FRAMES, FRAME_STRIDE = 2, 30  # of image encoders: with clips every 2 s, one frame per second
 _UNUSED = ("logit", "predictor", "prompts", "text")  # beginnings of the names of modules that a video tower ignores
 
 Encode = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -112,22 +112,12 @@ FAMILIES: Mapping[str, Family] = {
 """By the ``model_type`` of the configuration."""
 
 
-class PretrainedEncoder(nn.Module):
-    """A transformers model as a video encoder.
+class PretrainedEncoder(VideoEncoder):
+    """A transformers model as a video encoder; for shapes and attributes see `VideoEncoder`.
 
     Args:
         model: a model of one of `FAMILIES`.
         preprocessor: content of its preprocessor file.
-
-    Shapes:
-        (B, 3, T, H, W) float, normalised with ``mean`` and ``std`` → (B, F). Image encoders run on each frame, and the
-        features are averaged.
-
-    Attributes:
-        features: F.
-        frames, size: required number and size of the frames of a clip; None: any.
-        mean, std: normalisation of the colours from 0 to 1.
-        clip: default clip format.
 
     Raises:
         ModelError: the preprocessor's values are invalid.
@@ -140,7 +130,8 @@ class PretrainedEncoder(nn.Module):
         config = model.config
         vision = getattr(config, "vision_config", config)
         family = FAMILIES[config.model_type]
-        self.features: int = (
+        self.image = family.stride is None
+        self.features = (
             getattr(config, "projection_dim", None)
             or (getattr(vision, "hidden_sizes", None) or [vision.hidden_size])[-1]
         )
@@ -172,18 +163,20 @@ class PretrainedEncoder(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         family = FAMILIES[self.model.config.model_type]
         frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
-        if family.stride:
-            return family.encode(self.model, frames).float()
-        features = family.encode(self.model, frames.flatten(0, 1)).float()  # (B·T, F)
-        return features.view(len(clips), -1, self.features).mean(dim=1)
+        if self.image:
+            return average_frames(family.encode(self.model, frames.flatten(0, 1)), len(clips))
+        return family.encode(self.model, frames).float()
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The members of all lists of layers or stages that are not within another list."""
+        lists = [name for name, module in self.named_modules() if isinstance(module, nn.ModuleList)]
+        outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+        return [block for name in outer for block in self.get_submodule(name).children()]
 
     def tokens(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return the features of the frames (image encoders) or the tokens, (B, N, F); N is 1 without tokens."""
-        family = FAMILIES[self.model.config.model_type]
-        frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
-        encode = family.tokens or family.encode
-        tokens = encode(self.model, frames if family.stride else frames.flatten(0, 1))
-        return tokens.float().reshape(len(clips), -1, self.features)
+        encode = FAMILIES[self.model.config.model_type].tokens
+        return encode(self.model, clips.transpose(1, 2)).float() if encode else super().tokens(clips)
 
     def with_random_weights(self) -> Self:
         """Return an encoder of the same architecture with random weights."""
@@ -202,7 +195,7 @@ def load_towers(folder: Path, *, weights: bool = True, text: bool = True) -> tup
     Args:
         folder: contains the model.
         weights: load the weights; otherwise they are arbitrary, for the caller to load.
-        text: load the text tower, which requires a tokenizer.
+        text: load the text tower, which needs a tokenizer.
 
     Raises:
         ModelError: a file is missing or invalid, the architecture is not supported, or weights are missing or
@@ -217,8 +210,9 @@ def load_towers(folder: Path, *, weights: bool = True, text: bool = True) -> tup
         preprocessor = _read_preprocessor(folder)
         with nullcontext() if weights else import_extra("transformers.initialization").no_init_weights():
             model, missing, unexpected = _build_network(config, folder if weights else None)
-        modes = FAMILIES[config.model_type].text if text else None
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if modes else None
+        family = FAMILIES[config.model_type]
+        settings = family.text if text else None
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if settings else None
     except CrosspairError:
         raise
     except Exception as error:  # tokenizers and safetensors define their own exceptions
@@ -233,18 +227,10 @@ def load_towers(folder: Path, *, weights: bool = True, text: bool = True) -> tup
     if foreign:
         logger.info("%s: ignored weights of other parts: %s", folder, ", ".join(foreign))
     encoder = PretrainedEncoder(model, preprocessor)
-    if modes is None:
+    if settings is None:
         return encoder, None
     tower = _select(model, lambda name: name.startswith("text"))
-    return encoder, TextTower(tower, tokenizer, encoder.features, **modes)
-
-
-def check_clip(encoder: nn.Module, clip: ClipConfig) -> None:
-    """Raise RecipeError if an encoder does not take clips of this format."""
-    for name in ("frames", "size"):
-        required = getattr(encoder, name, None)
-        if required not in (None, getattr(clip, name)):
-            raise RecipeError(f"clip.{name} is {getattr(clip, name)}; this video encoder requires {required}")
+    return encoder, TextTower(tower, tokenizer, encoder.features, **settings)
 
 
 def _build_network(config: Any, folder: Path | None = None) -> tuple[Any, list[str], list[str]]:

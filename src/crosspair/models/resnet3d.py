@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import nn
 
 from crosspair.config import Depth
 from crosspair.device import dtype_for
-from crosspair.video.pixels import MEAN, STD, Color
+from crosspair.models.encoder import VideoEncoder
 
 BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
     10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
@@ -22,8 +23,8 @@ BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
 TEMPORAL_KERNELS = (1, 1, 3, 3)  # res2, res3, res4, res5
 
 
-class ResNet3d(nn.Module):
-    """Slow-only 3D ResNet.
+class ResNet3d(VideoEncoder):
+    """Slow-only 3D ResNet; for its attributes see `VideoEncoder`.
 
     Args:
         depth: 10, 18, 34 (basic blocks), 50 or 101 (bottlenecks).
@@ -36,9 +37,6 @@ class ResNet3d(nn.Module):
         8 × width with basic blocks and 32 × width with bottlenecks.
 
     Attributes:
-        features: F.
-        frames, size: required number and size of the frames of a clip; None: any.
-        mean, std: normalisation of the colours from 0 to 1.
         folded: fused form used in eval mode under autocast, see `inference`; None to use the layers.
     """
 
@@ -46,9 +44,7 @@ class ResNet3d(nn.Module):
         super().__init__()
         block = Bottleneck if depth >= 50 else BasicBlock
         self.folded: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self.frames = self.size = None
-        self.mean: Color = MEAN
-        self.std: Color = STD
+        self.architecture = depth, width, shortcut
         self.stem = nn.Sequential(
             nn.Conv3d(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
             nn.BatchNorm3d(width),
@@ -83,6 +79,14 @@ class ResNet3d(nn.Module):
     def _feature_map(self, clips: torch.Tensor) -> torch.Tensor:
         x: torch.Tensor = self.res5(self.res4(self.res3(self.res2(self.stem(clips)))))
         return x
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [self.res2, self.res3, self.res4, self.res5]
+
+    def with_random_weights(self) -> Self:
+        """Return an encoder of the same architecture with random weights."""
+        return type(self)(*self.architecture)
 
 
 class BasicBlock(nn.Module):

@@ -8,15 +8,17 @@ from typing import Self
 import torch
 
 from crosspair.config import ClipConfig, VideoConfig
+from crosspair.errors import RecipeError
+from crosspair.models.encoder import ModuleEncoder, VideoEncoder, allow_import, check_import, is_import_path
 from crosspair.models.hub import HubModel, resolve_model_folder
-from crosspair.models.pretrained import PretrainedEncoder, check_clip, load_towers
+from crosspair.models.pretrained import load_towers
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.text import PRETRAINED_FOLDER, TextTower
 from crosspair.video.pixels import normalize
 
 
 class VideoModel(HubModel):
-    """Model with a video encoder, which is not trained if ``video.train`` is "head".
+    """Model with a video encoder, of which the layers are trained that ``video.train`` selects.
 
     Args:
         clip: clip format that the model was trained on; stored for inference.
@@ -24,15 +26,22 @@ class VideoModel(HubModel):
         video_encoder: encoder to use; None: a `ResNet3d` of ``video``.
 
     Raises:
-        RecipeError: the encoder does not take clips of this format.
+        RecipeError: the encoder does not take clips of this format, or has fewer blocks than are to be trained.
     """
 
-    def __init__(self, clip: ClipConfig, video: VideoConfig, video_encoder: PretrainedEncoder | None = None) -> None:
+    def __init__(self, clip: ClipConfig, video: VideoConfig, video_encoder: VideoEncoder | None = None) -> None:
         super().__init__()
         self.clip, self.video = clip, video
         self.video_encoder = video_encoder or ResNet3d(video.depth, video.width, video.shortcut)
-        check_clip(self.video_encoder, clip)
-        self.video_encoder.requires_grad_(video.train == "all")
+        self.video_encoder.check_clip(clip)
+        blocks = video.trained_blocks
+        if blocks and blocks > len(self.video_encoder.blocks):
+            raise RecipeError(
+                f"video.train is {video.train}; this video encoder has {len(self.video_encoder.blocks)} blocks"
+            )
+        for module, after in self.video_encoder.iter_depths():
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(blocks is None or after < blocks)
 
     def visual_features(self, clips: torch.Tensor) -> torch.Tensor:
         """Return the visual features (B, F) of clips (B, 3, T, H, W), uint8 or normalised float RGB."""
@@ -49,37 +58,43 @@ class VideoModel(HubModel):
         """
         encoder = self.video_encoder
         pixels = normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d)
-        encode = getattr(encoder, "tokens", None)
-        tokens: torch.Tensor = encode(pixels) if encode else encoder(pixels).unsqueeze(1)
-        return tokens
+        return encoder.tokens(pixels)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode. A video encoder that is not trained stays in eval mode."""
+        """Set the mode. Layers of the video encoder that are not trained stay in eval mode."""
         super().train(mode)
-        if self.video.train == "head":
-            self.video_encoder.eval()
+        blocks = self.video.trained_blocks
+        if mode and blocks is not None:
+            for module, after in self.video_encoder.iter_depths():
+                module.training = after < blocks
         return self
 
     def _save_extra_files(self, folder: Path) -> None:
-        if isinstance(self.video_encoder, PretrainedEncoder):
-            self.video_encoder.save(folder)
+        self.video_encoder.save(folder)
 
 
 def load_pretrained_encoder(
     video: VideoConfig, model_folder: Path | None = None, *, text: bool = False
-) -> tuple[PretrainedEncoder | None, TextTower | None]:
-    """Load the pretrained encoder of a configuration, None for `ResNet3d`, and its text tower if required and present.
+) -> tuple[VideoEncoder | None, TextTower | None]:
+    """Load the pretrained encoder of a configuration, and its text tower if it has one; None for `ResNet3d`.
 
     Args:
         video: the configuration.
-        model_folder: build the architecture that is saved there, without its weights; None: load ``video.source``.
-        text: whether the text tower is required.
+        model_folder: build the architecture that is saved there, without its weights; None: load ``video.source``,
+            which the user has chosen.
+        text: load the text tower.
 
     Raises:
-        ModelError, TextError: see `load_towers`.
+        ModelError, TextError: see `load_towers` and `ModuleEncoder`; or the folder names code that is not allowed.
     """
     if video.encoder != "pretrained":
         return None, None
+    if not is_import_path(video.source) or (model_folder and (model_folder / PRETRAINED_FOLDER).is_dir()):
+        if model_folder:
+            return load_towers(model_folder / PRETRAINED_FOLDER, weights=False, text=text)
+        return load_towers(resolve_model_folder(video.source), text=text)
     if model_folder:
-        return load_towers(model_folder / PRETRAINED_FOLDER, weights=False, text=text)
-    return load_towers(resolve_model_folder(video.source), text=text)
+        check_import(video.source, model_folder)
+    else:
+        allow_import(video.source)
+    return ModuleEncoder(video.source), None

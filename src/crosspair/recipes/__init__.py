@@ -28,7 +28,12 @@ ADDED = (
     ("video", "encoder"),
     ("video", "source"),
     ("video", "train"),
+    ("video", "views"),
+    ("video", "cache"),
     ("head", "projection"),
+    ("head", "video_hidden"),
+    ("head", "dropout"),
+    ("head", "interpolation"),
 )  # later; hashed only if not the default
 
 

@@ -26,15 +26,13 @@ from crosspair.models.cpd import CPD
 from crosspair.reporting.tables import format_value
 from crosspair.training.finetune import select_labelled_videos
 from crosspair.training.run import MODEL
-from crosspair.video.decode import REFERENCE_FPS, clip_times, read_frames
+from crosspair.video.decode import REFERENCE_FPS
+from crosspair.video.views import PREVIEW_STRIDE, blank_preview, join_frames, read_preview
 from crosspair.workers import cpu_count
 
 _VIDEOS = 200  # maximum number of videos to choose examples from, one clip of each
 _CPU_PIXELS = _VIDEOS * 8 * 112**2  # maximum number of pixels of these clips without a GPU: seconds
 _QUERIES, _TILES = 4, 6  # queries or classes, and clips of each
-_FRAMES, _STRIDE = 16, 4  # frames of a clip, and their distance in 1/30 s, as in training
-_SHORT_SIDE, _GREY = 112, (128, 132, 138)
-_SEAM = 2  # pixels between the frames of a strip
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,7 @@ class SheetTile:
 
     def strip(self) -> Image.Image:
         """Return an image of four evenly spaced frames side by side, with white seams."""
-        indices = np.linspace(0, len(self.frames) - 1, 4).round().astype(int)
-        padded = np.pad(self.frames[indices], ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255)
-        return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-_SEAM])
+        return join_frames(self.frames[np.linspace(0, len(self.frames) - 1, 4).round().astype(int)])
 
     def animation(self) -> bytes:
         """Encode the frames as a looping WebP animation at normal speed."""
@@ -80,22 +76,12 @@ class Examples:
     caption: str
 
 
-def load_tile(clip: Clip, caption: str, score: float, correct: bool, *, short_side: int = _SHORT_SIDE) -> SheetTile:
+def load_tile(clip: Clip, caption: str, score: float, correct: bool) -> SheetTile:
     """Decode and scale a clip; a video that cannot be read becomes a grey frame with the error."""
-
-    def scale(width: float, height: float) -> tuple[int, int]:
-        factor = short_side / min(width, height)
-        longest = 2 * short_side  # limits the size of very wide videos
-        return min(longest, round(width * factor)), min(longest, round(height * factor))
-
-    def times(length: float) -> Any:
-        return clip_times(0.5, length, _FRAMES, _STRIDE)
-
     try:
-        return SheetTile(caption, score, correct, read_frames(clip, times, scale))
+        return SheetTile(caption, score, correct, read_preview(clip))
     except VideoError as error:
-        blank = np.full((1, short_side, short_side * 4 // 3, 3), _GREY, dtype=np.uint8)
-        return SheetTile(caption, score, correct, blank, str(error))
+        return SheetTile(caption, score, correct, blank_preview(1), str(error))
 
 
 def _encode_webp(frames: np.ndarray) -> bytes:
@@ -103,7 +89,7 @@ def _encode_webp(frames: np.ndarray) -> bytes:
     file = io.BytesIO()
     first.save(
         file, "WEBP", quality=70, save_all=bool(others), append_images=others, loop=0,
-        duration=round(1000 * _STRIDE / REFERENCE_FPS),
+        duration=round(1000 * PREVIEW_STRIDE / REFERENCE_FPS),
     )  # fmt: skip
     return file.getvalue()
 

@@ -57,9 +57,12 @@ class Trainer(ABC):
     ids: list[str]  # pair ids of the clips, repeated as often as necessary
     steps_per_epoch: int
     validation: Manifest  # may be empty
+    views = 0  # different views of each clip, which epochs use in turn; 0: a new one in every epoch
+    min_checkpoint_steps = 0  # between checkpoints at the ends of epochs
 
     def __init__(self, recipe: Recipe | FinetuneRecipe, manifest: Manifest, world: World) -> None:
-        check_frames(recipe.clip.frames, world.device, recipe.training.precision)
+        if recipe.video.encoder == "resnet3d":
+            check_frames(recipe.clip.frames, world.device, recipe.training.precision)
         check_batch_size(recipe.training, world)
         self.recipe, self.manifest, self.world = recipe, manifest, world
         self.counts: dict[str, int] = {}  # pairs used and skipped in each split, to be logged
@@ -117,18 +120,25 @@ class Trainer(ABC):
                 len(self.clips), config.batch_size, config.epochs, config.seed,
                 rank=world.rank, world_size=world.size, start=self.step,
             )  # fmt: skip
-            batches: Iterable[Batch] = training_loader(
-                self.clips, order, self.recipe.clip, seed=config.seed, workers=config.workers
-            )
-            if profile and world.is_main:
-                batches = profile_steps(batches, folder, world.device)
             with explain_dead_workers(self.manifest.path, ", move the file away and continue with --resume"):
+                batches = self.load_batches(order)
+                if profile and world.is_main:
+                    batches = profile_steps(batches, folder, world.device)
                 finished = self._run(batches)
             if finished:
                 if world.is_main and (config.export == "last" or not run_folder.model.exists()):
-                    self.model.save_pretrained(run_folder.model)
+                    self.export()
                 world.barrier()
             return finished
+
+    def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
+        """Return an iterable over the batches of an order."""
+        seed, workers = self.recipe.training.seed, self.recipe.training.workers
+        return training_loader(self.clips, order, self.recipe.clip, seed=seed, workers=workers, views=self.views)
+
+    def export(self) -> None:
+        """Write the model to the run folder."""
+        self.model.save_pretrained(self.run_folder.model)
 
     def _run(self, batches: Iterable[Batch]) -> bool:
         """Train on ``batches``; return False if a signal stopped the training before its end."""
@@ -145,7 +155,10 @@ class Trainer(ABC):
                 epochs_done, step_in_epoch = divmod(self.step, self.steps_per_epoch)
                 bar.advance(self.step, f"epoch {epochs_done}/{config.epochs}")
                 due = config.checkpoint_steps and self.step % config.checkpoint_steps == 0
-                save = stop or due or step_in_epoch == 0
+                end = step_in_epoch == 0 and (
+                    self.step - self._saved_step >= self.min_checkpoint_steps or epochs_done == config.epochs
+                )
+                save = stop or due or end
                 if save:
                     self._check_finite()
                 if step_in_epoch == 0:
@@ -206,7 +219,7 @@ class Trainer(ABC):
             scores = self.validate()
             self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
             if self.observe(scores) and config.export == "best" and self.world.is_main:
-                self.model.save_pretrained(self.run_folder.model)
+                self.export()
         event = self.advance(epochs_done)
         if event:
             logger.info("epoch %d: %s", epochs_done, event)
@@ -217,7 +230,8 @@ class Trainer(ABC):
         bad = next((step for step, loss in self._losses.items() if not loss.isfinite()), 0)
         self._losses.clear()
         steps = [step for step in self.world.gather_counts(bad).tolist() if step]
-        finite = all(values.isfinite().all() for values in self.model.state_dict().values())
+        weights = (values for values in self.model.parameters() if values.requires_grad)
+        finite = all(values.isfinite().all() for values in (*weights, *self.model.buffers()))
         if steps or self.world.gather_counts(int(not finite)).any():
             quantity = f"the loss of step {min(steps)} is" if steps else f"weights after step {self.step} are"
             last = f"step {self._saved_step}" if self._saved_step else "none"
@@ -300,7 +314,7 @@ class Trainer(ABC):
         Args:
             batch: at least two clips.
             compute_loss: runs `network` on a microbatch: its rows (b,) on the CPU and its pixels
-                (b, 3, T, H, W) on the device; returns the mean loss and scalars to log.
+                (b, 3, T, H, W), or stored features (b, F), on the device; returns the mean loss and scalars to log.
             loss_scale: see `train_step`.
 
         Returns:
@@ -314,7 +328,7 @@ class Trainer(ABC):
             microbatches = microbatches_to_device(batch, count, self.world.device)
         for i, (rows, clips, colors) in enumerate(microbatches):
             with record_section("copy"):
-                pixels = preprocess_clips(clips, colors, self.recipe.clip)
+                pixels = preprocess_clips(clips, colors, self.recipe.clip) if clips.dim() == 5 else clips
             with maybe_no_sync(self.network, last=i == count - 1):
                 loss, scalars = compute_loss(rows, pixels)
                 weight = len(rows) / len(batch.rows)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, TextError
-from crosspair.evaluation.features import embed_texts, extract_features
+from crosspair.evaluation.encode import eval_mode
+from crosspair.evaluation.features import extract_features
 from crosspair.evaluation.retrieval import retrieval
 from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
@@ -25,9 +31,13 @@ from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, forc
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
-from crosspair.video.loader import Batch
+from crosspair.training.stored import FrozenTowers, stored_batches
+from crosspair.video.loader import CAPTION, Batch, TrainingOrder
 
 logger = logging.getLogger(__name__)
+
+TEXTS = 256  # texts of a call of the text encoder in validation
+MIN_CHECKPOINT_STEPS = 1000  # with stored features, between checkpoints: epochs may last less than a second
 
 
 def pretrain(
@@ -72,19 +82,25 @@ class Pretraining(Trainer):
     saved = ("model", "optimizer", "objective", "curriculum")
     recipe: Recipe
     model: CPD
+    stores_features: bool  # whether the views are encoded before the training, by a frozen encoder
+    towers: FrozenTowers | None  # stored features
+    validation_videos: tuple[list[int], torch.Tensor]  # rows and stored features (V, F) of split val
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
         super().__init__(recipe, manifest, world)
         seed = recipe.training.seed
         torch.manual_seed(seed)
-        train = self._build_model(init)
-        self.titles: list[str] = train.column(recipe.text.column)
+        train, self.captions = self._build_model(init)
+        self.train_pairs, self.towers = train, None
+        if recipe.video.train in ("none", "head"):
+            self.views = min(recipe.video.views, recipe.training.epochs)
+        self.stores_features = recipe.video.cache and self.views > 0
         self.clips, self.ids, pairs = train.clips(), train.column("pair_id"), len(train)
         self.steps_per_epoch = pairs // recipe.training.batch_size
         self._check_splits(pairs)
-        self.objective = build_objective(recipe.objective, pairs, recipe.head.embedding, seed + 1, world)
+        self.objective = build_objective(recipe.objective, pairs, self.model.head.embedding, seed + 1, world)
         self.bank = MemoryBank(
-            pairs, recipe.head.embedding, recipe.objective.bank_momentum, seed, world,
+            pairs, self.model.head.embedding, recipe.objective.bank_momentum, seed, world,
             dtype_for(world.device, recipe.objective.bank_precision),
         )  # fmt: skip
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
@@ -92,15 +108,17 @@ class Pretraining(Trainer):
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
         self.enter_stage()
 
-    def _build_model(self, init: str) -> Manifest:
-        """Build and initialise the model; set ``validation`` and return the training pairs, with titles it knows."""
+    def _build_model(self, init: str) -> tuple[Manifest, list[list[str]]]:
+        """Build and initialise the model; set ``validation``, return the training pairs and their known captions."""
         text, manifest = self.recipe.text, self.manifest
         train = _titled_pairs(manifest, "train", text.column)
         validation = _titled_pairs(manifest, "val", text.column)
-        model = build_model(self.recipe, train.column(text.column))
+        captions = _list_captions(train, text.column)
+        model = build_model(self.recipe, [caption for each in captions for caption in each])
         self.origin = {"init": load_pretrained_towers(model, init)}
-        train = _drop_unknown_titles(train, model, text.column, text.empty_titles)
-        self.validation = _drop_unknown_titles(validation, model, text.column, "drop")
+        train, captions = _drop_unknown_titles(train, captions, model, text.empty_titles)
+        titles = [[title] for title in validation.column(text.column)]
+        self.validation, _ = _drop_unknown_titles(validation, titles, model, "drop")
         for split, used in (("train", train), ("val", self.validation)):
             total = len(manifest.split(split))
             self.counts |= {split: len(used), f"{split}_left_out": total - len(used)}
@@ -108,7 +126,7 @@ class Pretraining(Trainer):
         self.model = prepare_model(model, self.world)
         if self.recipe.training.compile:
             compile_model(self.model.video_encoder, self.world.device)
-        return train
+        return train, captions
 
     def _check_splits(self, pairs: int) -> None:
         """Raise ManifestError if there are fewer pairs than in a batch, or no validation for the curriculum."""
@@ -143,9 +161,9 @@ class Pretraining(Trainer):
         embeddings = []
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
-            titles = [self.titles[row] for row in rows.tolist()]
+            titles = draw_captions(self.captions, rows.tolist(), recipe.training.seed, batch.epoch)
             with record_section("forward"), autocast(device, recipe.training.precision):
-                video, text = self.network(pixels, titles)  # (b, D) each
+                video, text = self.network(pixels, self.text_inputs(titles))  # (b, D) each
             embeddings.append((video.detach(), text.detach()))
             with record_section("objective"):
                 result: LossAndMetrics = self.objective(video, text, to_device(rows, device), self.bank)
@@ -162,28 +180,77 @@ class Pretraining(Trainer):
             self.bank.update(batch.rows, video, text)
         return {**metrics, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
 
+    def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
+        """Return the batches of an order; with a frozen video encoder, with features that are stored first."""
+        if not self.stores_features:
+            return super().load_batches(order)
+        self.min_checkpoint_steps = MIN_CHECKPOINT_STEPS
+        self.towers = FrozenTowers(self.model, self.recipe, self.world)
+        if self.curriculum.stage == 1:
+            captions = chain.from_iterable(self.captions)
+            self.towers.load_titles([*captions, *self.validation.column(self.recipe.text.column)])
+        if len(self.validation):
+            self.validation_videos = self.towers.load_videos(self.validation)
+        return stored_batches(order, self.towers.load_views(self.train_pairs, self.views))
+
+    def text_inputs(self, titles: Sequence[str]) -> Sequence[str] | torch.Tensor:
+        """Return titles; or, if the text encoder is frozen and they are stored, their features (b, E) on the device."""
+        if self.towers and self.curriculum.stage == 1:
+            return to_device(self.towers.text_features(titles), self.world.device)
+        return titles
+
     def validate(self) -> dict[str, float]:
-        """Compute retrieval in both directions on split val, with one centre clip per video."""
-        training = self.recipe.training
-        with force_eager(training):
-            features = extract_features(
-                self.model, self.validation,
-                clips=1, batch_size=training.batch_size // training.accumulate,
-                workers=training.workers, world=self.world, precision=training.precision,
-            )  # fmt: skip
-        titles = self.validation.column(self.recipe.text.column)
-        text = embed_texts(self.model, [titles[row] for row in features.rows.tolist()])
-        scores: dict[str, float] = {"stage": self.curriculum.stage, "pairs": len(features.rows)}
-        results = {
-            "text_to_video": retrieval(text, features.embedding),
-            "video_to_text": retrieval(features.embedding, text),
-        }
+        """Compute retrieval in both directions on split val, with one centre clip per video.
+
+        For heads that started as the identity, also ``mrr_0`` of the original model, and ``mrr_0.5`` of the model with
+        a head halfway between the original and the trained one.
+        """
+        with eval_mode(self.model), torch.no_grad():
+            visual, text = self._validation_features()
+            scores = {"stage": self.curriculum.stage, "pairs": len(visual), **self._retrieval_scores(visual, text)}
+            if self.recipe.head.projection == "identity":
+                for weight in (0, 0.5):
+                    with self.model.interpolated(weight):
+                        scores[f"mrr_{weight}"] = self._retrieval_scores(visual, text)["mrr"]
+        return scores
+
+    def _validation_features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features (V, F) of the readable videos of split val, and (V, E) of their titles, on the device."""
+        training, device = self.recipe.training, self.world.device
+        if self.towers:
+            rows, visual = self.validation_videos
+        else:
+            with force_eager(training):
+                features = extract_features(
+                    self.model, self.validation,
+                    clips=1, batch_size=training.batch_size // training.accumulate,
+                    workers=training.workers, world=self.world, precision=training.precision,
+                )  # fmt: skip
+            rows, visual = features.rows.tolist(), features.visual
+        column = self.validation.column(self.recipe.text.column)
+        titles = [column[row] for row in rows]
+        parts = [self.text_inputs(titles[i : i + TEXTS]) for i in range(0, len(titles), TEXTS)]
+        encoder = self.model.text_encoder
+        text = [part if isinstance(part, torch.Tensor) else encoder(part) for part in parts]
+        return visual.to(device), torch.cat(text)
+
+    def _retrieval_scores(self, visual: torch.Tensor, text: torch.Tensor) -> dict[str, float]:
+        """Compute retrieval metrics from the features of pairs by both encoders."""
+        video, titles = self.model.project_video(visual).cpu(), self.model.project_text(text).cpu()
+        results = {"text_to_video": retrieval(titles, video), "video_to_text": retrieval(video, titles)}
+        scores: dict[str, float] = {}
         for direction, result in results.items():
             for k, recall in result.recall.items():
                 scores[f"{direction}_R@{k}"] = recall
             scores[f"{direction}_median_rank"] = result.median_rank
         scores["mrr"] = sum(result.mrr for result in results.values()) / 2
         return scores
+
+    def export(self) -> None:
+        """Write the model, with heads that are interpolated as the recipe says."""
+        weight = self.recipe.head.interpolation
+        with self.model.interpolated(weight) if weight != 1 else nullcontext():
+            super().export()
 
     def observe(self, scores: dict[str, float]) -> bool:
         """Record the mean reciprocal rank; return whether it is the highest so far."""
@@ -219,16 +286,45 @@ def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:
     return kept
 
 
-def _drop_unknown_titles(split: Manifest, model: CPD, column: str, policy: str) -> Manifest:
-    """Drop pairs without a word known to the text encoder; with policy "error" raise instead."""
-    ids, titles = split.column("pair_id"), split.column(column)
-    unknown = [row for row, title in enumerate(titles) if model.text_encoder.is_empty(title)]
+def draw_captions(captions: Sequence[Sequence[str]], rows: Iterable[int], seed: int, epoch: int) -> list[str]:
+    """Draw a caption for some training pairs in an epoch, the same for a pair whichever batch it is in.
+
+    Args:
+        captions: of all pairs.
+        rows: indices of pairs.
+        seed, epoch: of the draws.
+    """
+    draws = _caption_draws(seed, epoch, len(captions))
+    return [captions[row][int(draws[row] * len(captions[row]))] for row in rows]
+
+
+@lru_cache(maxsize=1)
+def _caption_draws(seed: int, epoch: int, pairs: int) -> NDArray[np.float64]:
+    """Draw a number in [0, 1) for each pair (pairs,); a generator per pair would take longer than a cached step."""
+    return np.random.default_rng((seed, CAPTION, epoch)).random(pairs)
+
+
+def _list_captions(split: Manifest, column: str) -> list[list[str]]:
+    """Return the captions of each pair: ``titles``, where they are set and ``column`` is title, or its one title."""
+    several = split.column("titles") if column == "title" else [None] * len(split)
+    return [captions or [title] for captions, title in zip(several, split.column(column), strict=True)]
+
+
+def _drop_unknown_titles(
+    split: Manifest, captions: Sequence[list[str]], model: CPD, policy: str
+) -> tuple[Manifest, list[list[str]]]:
+    """Drop captions without a word known to the text encoder, and pairs without a known caption.
+
+    With policy "error", a pair without a known caption raises a TextError.
+    """
+    known = [[caption for caption in each if not model.text_encoder.is_empty(caption)] for each in captions]
+    ids, unknown = split.column("pair_id"), [row for row, each in enumerate(known) if not each]
     if unknown and policy == "error":
         first = unknown[0]
         raise TextError(
             f"{split.path}: {len(unknown)} titles contain no known word, the first is "
-            f"{titles[first]!r} (pair {ids[first]!r}); fix them or set text.empty_titles=drop"
+            f"{captions[first][0]!r} (pair {ids[first]!r}); fix them or set text.empty_titles=drop"
         )
     for row in unknown:
-        logger.warning("skipped %s: no known word in %r", ids[row], titles[row])
-    return split.take(sorted(set(range(len(split))) - set(unknown)))
+        logger.warning("skipped %s: no known word in %r", ids[row], captions[row][0])
+    return split.take([row for row, each in enumerate(known) if each]), [each for each in known if each]

@@ -26,7 +26,7 @@ from crosspair.workers import exit_with_parent
 logger = logging.getLogger(__name__)
 
 LOADER_TIMEOUT = 600  # s without a batch: a decoder hangs
-PERMUTATION, VIEW = 0, 1  # uses of a generator, so that no two uses share their draws
+PERMUTATION, VIEW, CAPTION = 0, 1, 2  # uses of a generator, so that no two uses share their draws
 PREFETCH = 4  # batches per worker
 SHARED_MEMORY = Path("/dev/shm")  # where workers put batches; Linux only
 
@@ -37,7 +37,7 @@ class Batch:
 
     epoch: int  # from 0
     rows: torch.Tensor  # (B,) int64, indices of the clips in the list that they were read from
-    clips: torch.Tensor  # (B, 3, T, H, W) uint8, RGB, in channels_last_3d order
+    clips: torch.Tensor  # (B, 3, T, H, W) uint8, RGB, in channels_last_3d order; or stored features (B, F) float32
     colors: torch.Tensor  # (B, 3) float32, factors for `crosspair.video.pixels.jitter_colors`
     failures: list[tuple[int, str]]  # row and message of each clip that could not be read
 
@@ -48,16 +48,24 @@ class Batch:
 
 
 def training_loader(
-    clips: Sequence[Clip], order: TrainingOrder, config: ClipConfig, *, seed: int, workers: int
+    clips: Sequence[Clip], order: TrainingOrder, config: ClipConfig, *, seed: int, workers: int, views: int = 0
 ) -> DataLoader[Any]:
     """Load a `Batch` of random views for each item of an order, without a pause between epochs.
+
+    Args:
+        clips: videos or segments of them.
+        order: rows and epochs of each batch.
+        config: clip format.
+        seed: seed of the views.
+        workers: number of decoding processes.
+        views: number of different views of each clip, which epochs use in turn; 0: a new view in every epoch.
 
     Raises:
         RunError: shared memory is too small for the batches.
     """
     size = order.batch_size // order.world_size * 3 * config.frames * config.size**2  # bytes
     return DataLoader(
-        _TrainingViews(clips, config, seed),
+        _TrainingViews(clips, config, seed, views),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_collate,
@@ -165,13 +173,14 @@ class _LoadedView:
 
 
 class _TrainingViews(Dataset[_LoadedView]):
-    def __init__(self, clips: Sequence[Clip], config: ClipConfig, seed: int) -> None:
-        self.clips, self.config, self.seed = clips, config, seed
+    def __init__(self, clips: Sequence[Clip], config: ClipConfig, seed: int, views: int) -> None:
+        self.clips, self.config, self.seed, self.views = clips, config, seed, views
 
     def __getitem__(self, job: tuple[int, int]) -> _LoadedView:
         """Load the random view of a (row, epoch); a VideoError is returned as `failure`."""
         row, epoch = job
-        view = training_view(np.random.default_rng((self.seed, VIEW, epoch, row)), self.config)
+        number = epoch % self.views if self.views else epoch
+        view = training_view(np.random.default_rng((self.seed, VIEW, number, row)), self.config)
         try:
             return _LoadedView(row, epoch, view, load_view(self.clips[row], view, self.config))
         except VideoError as error:

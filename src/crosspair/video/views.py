@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,9 @@ from crosspair.errors import VideoError
 from crosspair.video.decode import REFERENCE_FPS, array_frames, clip_times, read_frames, uniform_positions
 
 THUMBNAIL_SIDE = 160  # pixels, of the longer side
+PREVIEW_FRAMES, PREVIEW_STRIDE = 16, 4  # frames of a preview, and their distance in 1/30 s, as in training
+PREVIEW_SIDE = 112  # pixels, of the shorter side
+_SEAM, _GREY = 2, (128, 132, 138)  # pixels between joined frames; colour of blank frames
 
 
 @dataclass(frozen=True)
@@ -157,3 +161,33 @@ def _encode_thumbnail(frame: np.ndarray) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)
     return file.getvalue()
+
+
+def read_preview(clip: Clip, frames: Sequence[int] = range(PREVIEW_FRAMES)) -> np.ndarray:
+    """Decode small pictures of the middle of a clip: some of 16 frames, 4/30 s apart, (T, H, W, 3) uint8, RGB.
+
+    The shorter side has 112 pixels; the longer side of very wide videos is reduced to 224.
+
+    Raises:
+        VideoError: see `crosspair.video.decode.read_frames`.
+    """
+
+    def times(length: float) -> np.ndarray:
+        return clip_times(0.5, length, PREVIEW_FRAMES, PREVIEW_STRIDE)[list(frames)]
+
+    def shape(width: float, height: float) -> tuple[int, int]:
+        scaled = resize_short_side(width, height, PREVIEW_SIDE)
+        return min(2 * PREVIEW_SIDE, scaled[0]), min(2 * PREVIEW_SIDE, scaled[1])
+
+    return read_frames(clip, times, shape)
+
+
+def blank_preview(frames: int) -> np.ndarray:
+    """Return grey frames (T, H, W, 3) uint8 to be shown for a video that cannot be read."""
+    return np.full((frames, PREVIEW_SIDE, PREVIEW_SIDE * 4 // 3, 3), _GREY, dtype=np.uint8)
+
+
+def join_frames(frames: np.ndarray) -> Image.Image:
+    """Return an image of frames (T, H, W, 3) uint8 side by side, with white seams."""
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, _SEAM), (0, 0)), constant_values=255)
+    return Image.fromarray(np.concatenate(list(padded), axis=1)[:, :-_SEAM])

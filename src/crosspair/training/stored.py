@@ -1,0 +1,136 @@
+"""Training of projection heads from stored features of frozen encoders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+
+import torch
+
+from crosspair.config import Recipe
+from crosspair.corpora.manifest import Manifest, fingerprint
+from crosspair.device import autocast, to_device
+from crosspair.distributed import World
+from crosspair.errors import VideoError
+from crosspair.evaluation.encode import InferenceEngine, eval_mode
+from crosspair.evaluation.stored import Encoded, StoredFeatures, encoder_key, store_features, store_videos
+from crosspair.models.cpd import CPD
+from crosspair.models.hub import weights_hash
+from crosspair.training.loop import preprocess_clips
+from crosspair.video.loader import Batch, TrainingOrder, training_loader
+
+
+class FrozenTowers:
+    """Stored features of what the frozen encoders of a training read: views, validation videos and titles.
+
+    Args:
+        model: model in training; its video encoder is frozen, and its text encoder in stage I.
+        recipe: all settings.
+        world: the processes.
+    """
+
+    def __init__(self, model: CPD, recipe: Recipe, world: World) -> None:
+        self.model, self.recipe, self.world = model, recipe, world
+        self._titles: dict[str, int] = {}  # item of each title
+        self._texts: StoredFeatures | None = None
+        training = recipe.training
+        batch_size = training.batch_size // (training.accumulate * world.size)
+        self._engine = InferenceEngine(model, world.device, training.precision, batch_size, training.workers)
+
+    def load_views(self, pairs: Manifest, views: int) -> list[StoredFeatures]:
+        """Return the features of each of the training views; an item is a row of ``pairs``."""
+        training, clips = self.recipe.training, pairs.clips()
+        key = {"videos": fingerprint(pairs), "seed": training.seed, **encoder_key(self._engine)}
+
+        def encode(chunks: Sequence[range], view: int) -> Iterator[Encoded]:
+            order = ChunkOrder(chunks, view, self._engine.batch_size)
+            batches = iter(
+                training_loader(clips, order, self.recipe.clip, seed=training.seed, workers=training.workers)
+            )
+            for chunk in chunks:
+                features = torch.full((len(chunk), self.model.video_encoder.features), torch.nan)
+                failures: dict[int, str] = {}
+                for _ in range(0, len(chunk), self._engine.batch_size):
+                    batch: Batch = next(batches)
+                    failures |= batch.failures
+                    if len(batch.rows):
+                        features[batch.rows - chunk.start] = self._encode_clips(batch)
+                yield features, failures
+
+        return [
+            store_features(
+                {"view": view, **key}, len(clips), partial(encode, view=view), self.world,
+                f"encoding view {view + 1} of {views}",
+            )
+            for view in range(views)
+        ]  # fmt: skip
+
+    @torch.no_grad()
+    def _encode_clips(self, batch: Batch) -> torch.Tensor:
+        """Return the visual features (B, F) of a batch as a training step would compute them."""
+        device = self.world.device
+        pixels = preprocess_clips(to_device(batch.clips, device), to_device(batch.colors, device), self.recipe.clip)
+        with eval_mode(self.model.video_encoder), autocast(device, self.recipe.training.precision):
+            return self.model.visual_features(pixels).float().cpu()
+
+    def load_videos(self, videos: Manifest) -> tuple[list[int], torch.Tensor]:
+        """Return the rows of the readable videos of a manifest, and the features (V, F) of their centre clips."""
+        stored = store_videos(self._engine, videos, 1, self.world)
+        rows = [row for row in range(len(videos)) if row not in stored.failures]
+        if not rows:
+            raise VideoError(f"{videos.path}: no video of split val can be read: {stored.failures[0]}")
+        return rows, stored[rows]
+
+    def load_titles(self, titles: Iterable[str]) -> None:
+        """Compute the features of all titles by the text encoder, for `text_features`."""
+        encoder = self.model.text_encoder
+        unique = sorted(set(titles))
+
+        @torch.no_grad()
+        def encode(chunks: Sequence[range]) -> Iterator[Encoded]:
+            for chunk in chunks:
+                with eval_mode(encoder), autocast(self.world.device, self.recipe.training.precision):
+                    yield encoder(unique[chunk.start : chunk.stop]), {}
+
+        digest = hashlib.sha256("\0".join(unique).encode(errors="surrogatepass")).hexdigest()
+        key = {
+            "titles": digest, "encoder": f"{type(encoder).__name__} {weights_hash(encoder.state_dict())}",
+            "text": asdict(self.recipe.text),
+            "precision": self.recipe.training.precision, "device": self.world.device.type,
+        }  # fmt: skip
+        self._texts = store_features(key, len(unique), encode, self.world, "encoding titles")
+        self._titles = {title: item for item, title in enumerate(unique)}
+
+    def text_features(self, titles: Sequence[str]) -> torch.Tensor:
+        """Return the features (B, E) of B of the titles that were given to `load_titles`, on the CPU."""
+        assert self._texts
+        return self._texts[[self._titles[title] for title in titles]]
+
+
+class ChunkOrder(TrainingOrder):
+    """One view of chunks of rows, in batches."""
+
+    def __init__(self, chunks: Sequence[range], view: int, batch_size: int) -> None:
+        super().__init__(sum(map(len, chunks)), batch_size, 1, 0)
+        self.chunks, self.view = chunks, view
+
+    def __len__(self) -> int:
+        return sum(-(-len(chunk) // self.batch_size) for chunk in self.chunks)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for chunk in self.chunks:
+            for first in range(0, len(chunk), self.batch_size):
+                yield [(row, self.view) for row in chunk[first : first + self.batch_size]]
+
+
+def stored_batches(order: TrainingOrder, views: Sequence[StoredFeatures]) -> Iterator[Batch]:
+    """Yield the batches of an order with the stored features of views, which epochs use in turn, instead of clips."""
+    for jobs in order:
+        epoch = jobs[0][1]
+        view = views[epoch % len(views)]
+        failures = [(row, view.failures[row]) for row, _ in jobs if row in view.failures]
+        rows = [row for row, _ in jobs if row not in view.failures]
+        features = view[rows] if rows else torch.empty(0)
+        yield Batch(epoch, torch.tensor(rows, dtype=torch.long), features, torch.ones(len(rows), 3), failures)
