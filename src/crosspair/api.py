@@ -5,23 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import resolve_device
 from crosspair.distributed import World, init_distributed
 from crosspair.errors import CrosspairError, RunError
+from crosspair.evaluation.attentive import extract_tokens
 from crosspair.evaluation.encode import CLIPS, check_counts
-from crosspair.evaluation.evaluate import FROZEN_PROTOCOLS, EvaluationConfig, check_protocols, evaluate_model
+from crosspair.evaluation.evaluate import (
+    FROZEN_PROTOCOLS,
+    PAPER_PROTOCOLS,
+    EvaluationConfig,
+    check_protocols,
+    evaluate_model,
+)
 from crosspair.evaluation.features import Features, cached_features, encode_on_ray, feature_spec
 from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.results import (
+    SUBJECTS,
     Result,
     Subject,
     check_manifest_name,
@@ -40,8 +48,11 @@ from crosspair.provenance import Provenance, provenance
 from crosspair.recipes import make_recipe, read_recipe, run_recipe_hash, suggest
 from crosspair.training.finetune import finetune_and_test
 from crosspair.training.pretrain import pretrain as train_pairs
-from crosspair.training.run import RECIPE, check_run_folder
+from crosspair.training.run import MODEL, RECIPE, check_run_folder
 from crosspair.workers import cpu_count
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +189,7 @@ def evaluate(
     features: FilePath | None = None,
     feature: str | None = None,
     random_baseline: bool | None = None,
+    compare_with: Sequence[str] = (),
     details: FilePath | None = None,
     clips: int = CLIPS,
     seed: int = 0,
@@ -192,11 +204,13 @@ def evaluate(
     Args:
         model: model folder, Hub name, or "imagenet:FILE" of a 2D ResNet.
         manifest: videos with labels or titles.
-        protocols: some of `FROZEN_PROTOCOLS`, or ["multiview"] for a classifier; None: all that the model and the
-            manifest support.
+        protocols: some of `FROZEN_PROTOCOLS`, or ["multiview"] for a classifier; None: all of the paper that the model
+            and the manifest support.
         out: results file to write.
         features: folder of the features; None: next to ``out``, named after model and manifest.
         random_baseline: whether to evaluate random weights, too; None: if ``protocols`` is None.
+        compare_with: other models, as for ``model``, whose results are added under their names: that of the Hub, the
+            folder (of the run, for its folder "model"), or the file.
         overrides: settings of `EvaluationConfig` such as "knn.k=5".
 
     Returns:
@@ -222,31 +236,40 @@ def evaluate(
         file = Path(out or f"{temporary}/results.json")
         # All splits are checked before the videos of the first one are encoded.
         numbers: list[int | None] = [*splits] or [None]
+        names, load = _name_models(compare_with, numbers[0]), cache(_load_any)
         inputs = {
             number: _load_inputs(
-                fill_split(os.fspath(model), number), fill_split(os.fspath(manifest), number), protocols, config
+                fill_split(os.fspath(model), number), fill_split(os.fspath(manifest), number), protocols, config,
+                {name: load(fill_split(source, number)) for name, source in names.items()},
             )
             for number in numbers
-        }
+        }  # fmt: skip
         workers = cpu_count() if workers is None else workers
         common: dict[str, Any] = {"precision": precision, "workers": workers, "world": world}
         baseline = protocols is None if random_baseline is None else random_baseline
         found: dict[int | None, tuple[list[Result], Provenance]] = {}
-        for number, (network, videos, chosen, recipe) in inputs.items():
-            network.to(world.device)
+        for number, (network, videos, chosen, recipe, others) in inputs.items():
+            for each in (network, *others.values()):
+                each.to(world.device)
             if isinstance(network, Classifier):
                 views = replace(config.multiview, clips=clips)
                 results = multiview_results(network, videos, views, split=split, **common)
+                for name, other in others.items():
+                    of_other = multiview_results(other, videos, views, split=split, **common)
+                    results += [replace(each, of=name, details={}) for each in of_other if each.of == "trained"]
             else:
                 folder = Path(fill_split(os.fspath(features), number)).resolve() if features else None
                 options = {"clips": clips, "batch_size": batch_size, **common}
                 extract = partial(_extract_features, manifest=videos, folder=folder, parent=file.parent, **options)
+                tokens = partial(_extract_tokens, batch_size=batch_size, workers=workers, precision=precision)
                 results, _ = evaluate_model(
-                    network, videos, extract, chosen, config, random_baseline=baseline, is_main=world.is_main
-                )
+                    network, videos, extract, chosen, config,
+                    random_baseline=baseline, others=others, tokens=tokens, is_main=world.is_main,
+                )  # fmt: skip
             origin = provenance(
-                recipe=recipe, model=network.hash, manifest=videos.hash, seed=seed, manifest_file=videos.path.name
-            )
+                recipe=recipe, model=network.hash, manifest=videos.hash, seed=seed, manifest_file=videos.path.name,
+                compared={name: other.hash for name, other in others.items()},
+            )  # fmt: skip
             found[number] = results, origin
         if not world.is_main:
             return []
@@ -276,25 +299,56 @@ def _read_settings(overrides: Sequence[str], **common: Any) -> EvaluationConfig:
     return replace(config, **common)
 
 
+def _name_models(sources: Sequence[str], split: int | None) -> dict[str, str]:
+    """Return the sources of models by their short names; RunError if a name is not unique."""
+    named: dict[str, str] = {}
+    for source in sources:
+        path, name = Path(source.removeprefix(IMAGENET)).absolute(), source
+        if source.startswith(IMAGENET) or Path(fill_split(source, split)).is_dir():
+            name = path.parent.name if path.name == MODEL else path.name
+        if name in (*named, *SUBJECTS):
+            raise RunError(f"--compare-with {source}: the name {name!r} is used twice; rename the folder")
+        named[name] = source
+    return named
+
+
+def _load_any(source: str) -> CPD | Classifier:
+    return load_frozen_model(source) if source.startswith(IMAGENET) else load_model(source)
+
+
 def _load_inputs(
-    source: str, manifest: str, protocols: Sequence[str] | None, config: EvaluationConfig
-) -> tuple[CPD | Classifier, Manifest, Sequence[Any], str]:
-    """Load a model and a manifest, and check the protocols; return them with the protocols and the recipe's hash."""
+    source: str,
+    manifest: str,
+    protocols: Sequence[str] | None,
+    config: EvaluationConfig,
+    others: Mapping[str, CPD | Classifier],
+) -> tuple[CPD | Classifier, Manifest, Sequence[Any], str, Mapping[str, Any]]:
+    """Load a model and a manifest, and check the protocols.
+
+    Returns:
+        The model, the manifest, the protocols, the recipe's hash, and ``others``: the models to compare with.
+    """
     known = [*FROZEN_PROTOCOLS, MULTIVIEW]
     for name in protocols or ():
         if name not in known:
             raise CrosspairError(f"protocol {name!r} is unknown; {suggest(name, known)}")
-    model = load_frozen_model(source) if source.startswith(IMAGENET) else load_model(source)
-    videos = Manifest.read(manifest)
+    model, videos = _load_any(source), Manifest.read(manifest)
+    kinds = {True: "a classifier", False: "not a classifier"}
+    for name, other in others.items():
+        if isinstance(model, Classifier) != isinstance(other, Classifier):
+            kind, own = (kinds[isinstance(each, Classifier)] for each in (other, model))
+            raise CrosspairError(f"{name} is {kind}, and {source} is {own}: they cannot be compared")
     if isinstance(model, Classifier):
         if protocols is not None and [*protocols] != [MULTIVIEW]:
             raise CrosspairError(f"{source} is a classifier, which only the protocol multiview can test")
-        return model, videos, [], run_recipe_hash(FinetuneRecipe, source)
+        return model, videos, [], run_recipe_hash(FinetuneRecipe, source), others
     if MULTIVIEW in (protocols or ()):
         raise CrosspairError(f"{source} is not a classifier, which the protocol multiview tests")
-    chosen: Sequence[Any] = protocols or FROZEN_PROTOCOLS
-    check_protocols(model, videos, chosen, config)
-    return model, videos, chosen, run_recipe_hash(Recipe, source)
+    chosen: Sequence[Any] = protocols or PAPER_PROTOCOLS
+    check_protocols(
+        model, videos, chosen, config, {name: each for name, each in others.items() if isinstance(each, CPD)}
+    )
+    return model, videos, chosen, run_recipe_hash(Recipe, source), others
 
 
 def write_features(
@@ -336,8 +390,14 @@ def _extract_features(
         protocol = {name: options[name] for name in ("clips", "precision")}
         folder = parent / feature_spec(model, manifest, device=world.device, **protocol).folder
     elif subject != "trained":
-        folder = folder.with_name(f"{folder.name}-random")
+        folder = folder.with_name(f"{folder.name}-{'random' if subject in SUBJECTS else model.hash}")
     if model.video.trained_blocks == 0 and model.video.cache:  # a frozen encoder, whose heads differ from run to run
         options.setdefault("encode", partial(encode_stored_rows, world=world))
     with delayed_progress("encoding", "clips", shown=world.is_main) as progress:
         return cached_features(model, manifest, folder, world=world, progress=progress, **options)
+
+
+def _extract_tokens(*arguments: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Extract tokens for the attentive probe, with a progress bar."""
+    with delayed_progress("encoding tokens", "videos") as progress:
+        return extract_tokens(*arguments, **options, progress=progress)

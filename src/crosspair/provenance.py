@@ -7,8 +7,9 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crosspair.workers import cpu_count
@@ -40,6 +41,7 @@ class Provenance:
     machine: Machine
     created: str  # time in ISO 8601, UTC, in seconds
     manifest_file: str = ""  # file name of the manifest; empty in files of earlier versions
+    compared: Mapping[str, str] = field(default_factory=dict)  # hashes of other models' weights, by name
 
     @property
     def data(self) -> str:
@@ -47,7 +49,15 @@ class Provenance:
         return f"{self.manifest_file} {self.manifest}".strip()
 
 
-def provenance(*, recipe: str, model: str, manifest: str, seed: int, manifest_file: str = "") -> Provenance:
+def provenance(
+    *,
+    recipe: str,
+    model: str,
+    manifest: str,
+    seed: int,
+    manifest_file: str = "",
+    compared: Mapping[str, str] | None = None,
+) -> Provenance:
     """Build a `Provenance` with this machine, the commit and the current time.
 
     >>> provenance(recipe="", model="0123456789ab", manifest="ba9876543210", seed=0).seed
@@ -55,7 +65,7 @@ def provenance(*, recipe: str, model: str, manifest: str, seed: int, manifest_fi
     """
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     commit, machine = git_describe(Path(__file__)), current_machine()
-    return Provenance(recipe, model, manifest, commit, seed, machine, created, manifest_file)
+    return Provenance(recipe, model, manifest, commit, seed, machine, created, manifest_file, compared or {})
 
 
 def current_machine() -> Machine:

@@ -26,6 +26,7 @@ from crosspair.evaluation import load_features, read_results
 from crosspair.models import CPD, Classifier
 from crosspair.recipes import read_recipe, recipe_of
 from tests.e2e.conftest import command, crosspair, refused, run
+from tests.models.conftest import write_pretrained
 from tests.models.test_inflate import Code, resnet2d, saved
 
 CLASSES = ["falling", "rising", "turning"]
@@ -177,6 +178,52 @@ def test_a_classifier_is_tested_with_several_views(corpus, folder, tmp_path) -> 
     assert origin.model == Classifier.from_pretrained(folder / "classifier").hash
 
 
+def test_other_models_are_compared(corpus, folder, tmp_path, capsys) -> None:
+    """Each with its own clip format; the models have the names of their files and run folders."""
+    clip = write_pretrained(tmp_path / "clip", "clip")
+    run_folder = shutil.copytree(folder / "cpd18", tmp_path / "older" / "model")
+    frames = f"imagenet:{folder / 'resnet10.safetensors'}"
+    out, features = tmp_path / "results.json", tmp_path / "features"
+    more = ("--protocols", "knn,zeroshot,fewshot,attentive", "knn.k=3", "--features", features)
+    more += ("fewshot.draws=2", "attentive.clips=1", "attentive.epochs=1")
+    others = ("--compare-with", clip, "--compare-with", run_folder, frames)
+    run(*arguments(folder / "cpd10", corpus, out, *more, *others))
+    results, origin = read_results(out)
+    found = {name: {r.protocol for r in results if r.of == name} for name in dict.fromkeys(r.of for r in results)}
+    every = {"kNN", "zero-shot", "few-shot, 8 labels", "attentive"}
+    assert found == {
+        "trained": every, "chance": every, "clip": every, "older": every,
+        "resnet10.safetensors": every - {"zero-shot"},
+    }  # fmt: skip
+    assert origin.compared["older"] == CPD.from_pretrained(run_folder).hash
+    assert (tmp_path / f"features-{origin.compared['clip']}" / "index.parquet").is_file()
+    head = capsys.readouterr().out.splitlines()[1]
+    assert "clip" in head
+    assert "older" in head
+    run("report", out, "--out", tmp_path / "report")
+    assert "resnet10.safetensors" in (tmp_path / "report" / "report.md").read_text()
+    alone = tmp_path / "alone" / "results.json"
+    run(*arguments(clip, corpus, alone, "--protocols", "knn", "knn.k=3"))
+    (value,) = (r.value for r in read_results(alone)[0] if r.of == "trained")
+    assert value == next(r.value for r in results if (r.of, r.protocol) == ("clip", "kNN"))
+
+
+def test_classifiers_are_compared(corpus, folder, tmp_path) -> None:
+    other = shutil.copytree(folder / "classifier", tmp_path / "older" / "model")
+    out = tmp_path / "results.json"
+    run(*arguments(folder / "classifier", corpus, out, "multiview.crops=1", "--compare-with", other))
+    values = {result.of: result.value for result in read_results(out)[0]}
+    assert set(values) == {"trained", "older", "chance"}
+    assert values["older"] == values["trained"]
+
+
+def test_models_that_cannot_be_compared(corpus, folder, tmp_path) -> None:
+    for model, others in (("cpd10", ["classifier"]), ("cpd10", ["cpd18", "cpd18"]), ("classifier", ["cpd18"])):
+        more = (word for other in others for word in ("--compare-with", folder / other))
+        assert others[0] in refused(*arguments(folder / model, corpus, tmp_path / "r.json", *more))
+    assert not any(tmp_path.iterdir())
+
+
 def test_splits_are_tested_in_turn_and_averaged(model, corpus, tmp_path) -> None:
     for split in (1, 2):  # the same videos, tested on one part of them and on another
         rows = corpus.table.to_pylist()
@@ -186,8 +233,11 @@ def test_splits_are_tested_in_turn_and_averaged(model, corpus, tmp_path) -> None
         manifest_from_rows(rows, tmp_path / "m").write(tmp_path / f"split{split}.parquet")
     out = tmp_path / "results.json"
     more = ("--protocols", "knn", "knn.k=3", "--splits", "1,2", "--details", tmp_path / "details")
-    run(*arguments(model, tmp_path / "split{}.parquet", out, *more))
+    run(*arguments(model, tmp_path / "split{}.parquet", out, *more, "--compare-with", model.with_name("cpd18")))
     results, origin = read_results(out)
+    other = next(each for each in results if each.of == "cpd18")
+    assert other.settings["mean of splits"] == [1, 2]
+    assert set(origin.compared) == {"cpd18"}
     mean, first, second = (each for each in results if each.of == "trained" and each.feature == "visual")
     assert mean.value == pytest.approx((first.value + second.value) / 2)
     assert mean.settings["mean of splits"] == [1, 2]

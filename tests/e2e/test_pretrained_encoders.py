@@ -136,9 +136,11 @@ def test_pretrain(folder: Path, rendered: Manifest, tmp_path: Path, kind: str, t
     assert CPD.from_pretrained(tmp_path / "run" / "model").hash == model.hash
 
 
-@pytest.mark.parametrize("train", ["none", "head", "last:1", "all"])
-def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, train: str) -> None:
-    settings = [*video_settings(folder / "resnet", train), "training.epochs=1", "training.batch_size=4"]
+@pytest.mark.parametrize(
+    ("kind", "train"), [("clip", "head"), *(("resnet", train) for train in ("none", "head", "last:1", "all"))]
+)
+def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, kind: str, train: str) -> None:
+    settings = [*video_settings(folder / kind, train), "training.epochs=1", "training.batch_size=4"]
     arguments = [
         "--recipe",
         "laptop-finetune",
@@ -151,11 +153,12 @@ def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, train: str) ->
     ]
     run("finetune", *arguments, *settings, "plateau.drops=0", "training.workers=1")
     model = load_model(tmp_path / "run" / "model")
-    before = CPD.from_pretrained(folder / "resnet").video_encoder.state_dict()
+    before = CPD.from_pretrained(folder / kind).video_encoder.state_dict()
     after = model.video_encoder.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert bool(changed) == (train not in ("none", "head"))
     assert train != "last:1" or all("stages.3" in name for name in changed)
+    assert "video.source" in refused("finetune", *arguments[:-1], folder / kind)
     assert read_results(tmp_path / "run" / "results.json")[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from crosspair.errors import CrosspairError, ModelError, RecipeError
 from crosspair.evaluation import (
     EvaluationConfig,
     Features,
+    FewshotConfig,
     KnnConfig,
     LinearConfig,
     LowshotConfig,
@@ -23,13 +25,18 @@ from crosspair.evaluation import (
     Result,
     ZeroshotConfig,
     check_protocols,
+    embed_texts,
     evaluate,
     evaluate_model,
+    few_labels,
     knn_predict,
+    logistic_predict,
     randomize_weights,
+    retrieval,
 )
-from crosspair.evaluation.evaluate import FROZEN_PROTOCOLS, class_task
-from crosspair.models import CPD, FrameAverageModel, load_imagenet_model
+from crosspair.evaluation.evaluate import PAPER_PROTOCOLS
+from crosspair.evaluation.task import class_task
+from crosspair.models import CPD, FrameAverageModel, WordAverage, load_imagenet_model
 from tests.models.test_inflate import resnet2d, saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,7 +91,7 @@ def frozen_results(
     model: CPD,
     manifest: Manifest,
     features: Features,
-    protocols: Any = FROZEN_PROTOCOLS,
+    protocols: Any = PAPER_PROTOCOLS,
     config: EvaluationConfig = CONFIG,
 ) -> list[Result]:
     return evaluate_model(model, manifest, lambda *_: features, protocols, config, random_baseline=False)[0]
@@ -133,6 +140,94 @@ def test_random_weights_are_evaluated_and_chance_is_listed_once(model: CPD, feat
     alone, _ = evaluate_model(model, manifest_with(), extract, ("knn",), CONFIG, random_baseline=False)
     assert {result.of for result in alone} == {"trained", "chance"}
     assert evaluate_model(model, manifest_with(), extract, ("knn",), CONFIG, is_main=False)[0] == []
+
+
+def test_another_model_is_evaluated_with_the_same_protocols(
+    model: CPD, features: Features, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """One that knows fewer words: both retrieve the titles that both know; and one without a text tower."""
+    torch.manual_seed(1)
+    dogs = CPD(WordAverage(["dog"], torch.randn(1, 6)), model.clip, model.video, model.text, model.head).eval()
+    frames = load_imagenet_model(saved(resnet2d(10), tmp_path / "w.pth"))
+    others, used = {"dogs": dogs, "frames": frames}, list[str]()
+
+    def extract(network: CPD, subject: str) -> Features:
+        assert others.get(subject, network) is network
+        used.append(subject)
+        return features if subject == "trained" else replace(features, visual=torch.flip(features.visual, (0,)))
+
+    check_protocols(model, manifest_with(), PAPER_PROTOCOLS, CONFIG, others)
+    results, _ = evaluate_model(model, manifest_with(), extract, PAPER_PROTOCOLS, CONFIG, others=others)
+    assert used == ["trained", "dogs", "frames", "random weights"]
+    alone = frozen_results(dogs, manifest_with(), extract(dogs, "dogs"))
+    found = {(r.protocol, r.metric, r.feature): r.value for r in results if r.of == "dogs"}
+    assert found == {(r.protocol, r.metric, r.feature): r.value for r in alone if r.of == "trained"}
+    assert {r.count for r in results if r.protocol.startswith("retrieval")} == {8}  # 4 of "dog", 4 of "cat dog"
+    assert not [r for r in results if r.of not in ("trained", "chance") and "per_class" in r.details]
+    by_frames = {r.protocol.split()[0] for r in results if r.of == "frames"}
+    assert by_frames == {"kNN", "linear", "low-shot"}
+    keys = [(r.protocol, r.metric, r.feature) for r in results if r.of == "chance"]
+    assert len(keys) == len(set(keys))
+    skipped = [message for message in caplog.messages if "skipping" in message]
+    assert len(skipped) == 2
+    assert all("frames" in message for message in skipped)
+    with pytest.raises(CrosspairError, match="frames"):
+        check_protocols(model, manifest_with(), ("zeroshot",), CONFIG, others)
+
+
+def test_few_shot_is_the_mean_of_logistic_regressions(model: CPD, features: Features) -> None:
+    config = replace(CONFIG, fewshot=FewshotConfig(labels=2, draws=3), seed=5)
+    found, chance, *_ = frozen_results(model, manifest_with(), features, ("fewshot",), config)
+    task = class_task(manifest_with(), features, "test")
+    accuracies = []
+    for draw in range(3):
+        drawn = few_labels([CLASSES[row % 3] for row in features.rows[task.train].tolist()], 2, 5, draw)
+        assert len(drawn) == 6
+        train = task.train[drawn]
+        predicted = logistic_predict(features.visual[train], task.train_labels[drawn], features.visual[task.test])
+        accuracies.append(float((predicted == task.test_labels).double().mean()))
+    assert found.protocol == "few-shot, 2 labels"
+    assert found.details["draws"] == accuracies
+    assert found.value == pytest.approx(statistics.fmean(accuracies))
+    assert found.details["spread"] == pytest.approx(statistics.stdev(accuracies))
+    low, high = found.interval
+    assert low <= found.value <= high
+    assert (chance.of, chance.value) == ("chance", 1 / 3)
+
+
+def test_retrieval_with_several_captions(model: CPD, features: Features) -> None:
+    """Of the test videos, one has three captions, of which one has no known word."""
+    manifest = manifest_with(changed("titles", ["a cat dog", "no word", "dog dog"], 8))
+    results = frozen_results(model, manifest, features, ("retrieval",))
+    tested = [i for i, row in enumerate(features.rows.tolist()) if row % 10 in (8, 9)]
+    texts, owners = [], []
+    for place, i in enumerate(tested):
+        row = int(features.rows[i])
+        for text in ["a cat dog", "dog dog"] if row == 8 else [f"a {CLASSES[row % 3]}"]:
+            texts.append(text)
+            owners.append(place)
+    videos, items = features.embedding[tested], torch.tensor(owners)
+    encoded = embed_texts(model, texts)
+    expected = {
+        "retrieval text→video": retrieval(encoded, videos, query_items=items),
+        "retrieval video→text": retrieval(videos, encoded, target_items=items),
+    }
+    for name, by_hand in expected.items():
+        found = {r.metric: r for r in results if (r.protocol, r.of) == (name, "trained")}
+        assert {f"R@{k}": found[f"R@{k}"].value for k in (1, 5, 10)} == {f"R@{k}": v for k, v in by_hand.recall.items()}
+        assert found["median rank"].value == by_hand.median_rank
+    counts = [{r.count for r in results if r.protocol == name} for name in expected]
+    assert counts == [{13}, {12}]
+    chance = {(r.protocol, r.metric): r.value for r in results if r.of == "chance"}
+    assert chance["retrieval text→video", "R@1"] == 1 / 12
+    assert chance["retrieval video→text", "R@1"] == pytest.approx((11 / 13 + 2 / 13) / 12)
+
+
+def test_cleaned_titles_are_not_replaced_by_captions(model: CPD, features: Features) -> None:
+    changes = (changed("title_clean", "dog"), changed("titles", ["a cat dog", "dog dog"], 8))
+    manifest = manifest_with(lambda rows: [change(rows) for change in changes])
+    model.text = replace(model.text, column="title_clean")
+    assert {r.count for r in frozen_results(model, manifest, features, ("retrieval",))} == {12}
 
 
 # --- what is trained on -------------------------------------------------------------------------
@@ -262,7 +357,7 @@ def test_supported_protocols_pass_the_check(
 ) -> None:
     manifest = manifest_with(change)
     config = replace(CONFIG, zeroshot=ZeroshotConfig((2, 3), draws=2), knn=KnnConfig(48))
-    check_protocols(model, manifest, FROZEN_PROTOCOLS, config)
+    check_protocols(model, manifest, PAPER_PROTOCOLS, config)
     assert not caplog.records  # the evaluation logs the skipped protocols
     assert frozen_results(model, manifest, all_readable, config=config)
 
@@ -292,6 +387,7 @@ def test_features_that_are_not_finite(model: CPD, features: Features, feature: s
         (LinearConfig, "lr", float("nan")), (LowshotConfig, "fractions", (0.1, 1.5)),
         (ZeroshotConfig, "class_counts", (1,)), (ZeroshotConfig, "draws", 0), (ZeroshotConfig, "templates", ()),
         (ZeroshotConfig, "templates", ("a clip",)), (MultiviewConfig, "clips", 0),
+        (FewshotConfig, "labels", 0), (FewshotConfig, "draws", 0),
     ],
 )  # fmt: skip
 def test_invalid_settings(section: Any, key: str, invalid: object) -> None:

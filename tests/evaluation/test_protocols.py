@@ -19,19 +19,25 @@ from sklearn.preprocessing import StandardScaler
 
 from crosspair.errors import CrosspairError
 from crosspair.evaluation import (
+    FewshotConfig,
     KnnConfig,
     LinearConfig,
     LowshotConfig,
+    ZeroshotConfig,
     class_embeddings,
     draw_classes,
+    few_labels,
     knn_predict,
     label_subset,
     linear_predict,
+    logistic_predict,
     retrieval,
     target_ranks,
     train_linear,
     zero_shot_predict,
 )
+from crosspair.evaluation.fewshot import fit_logistic
+from crosspair.evaluation.retrieval import chance_rank, chance_recall
 from crosspair.evaluation.zeroshot import read_templates
 from crosspair.models import CPD
 
@@ -269,6 +275,53 @@ def test_other_classes_change_nothing() -> None:
     assert label_subset(["a"] * 30 + ["b"] * 9, 0.2, 5)[: len(alone)] == alone
 
 
+# --- few-shot -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_logistic_regression_is_that_of_scikit_learn(classes: int) -> None:
+    features, labels = clusters(8 * classes, 12, classes, seed=3)
+    queries, _ = clusters(500, 12, classes, seed=4)
+    features, queries = (3 * F.normalize(each, dim=1) for each in (features, queries))
+    judge = LogisticRegression(tol=1e-6, max_iter=1000).fit(features.double().numpy(), labels.numpy())
+    weight, bias = fit_logistic(features, labels)
+    if classes == 2:  # scikit-learn has one weight vector
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    found, expected = weight, torch.from_numpy(judge.coef_)
+    assert expected.abs().max() > 0.3
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0.01)
+    logits = F.linear(queries.double(), weight, bias)
+    expected = torch.from_numpy(judge.decision_function(queries.double().numpy())).view(500, -1)
+    if classes > 2:  # a constant may be added to all biases
+        logits, expected = (each - each.mean(dim=1, keepdim=True) for each in (logits, expected))
+    torch.testing.assert_close(logits, expected, atol=0.02, rtol=0.01)
+    predicted = logistic_predict(features, 2 * labels, queries)  # classes 1, 3, ... have no video
+    best = torch.from_numpy(judge.predict_proba(queries.double().numpy())).sort(dim=1).values
+    clear = best[:, -1] - best[:, -2] > 0.02
+    assert clear.double().mean() > 0.8
+    assert torch.equal(predicted[clear], 2 * torch.from_numpy(judge.predict(queries.double().numpy()))[clear])
+
+
+@given(labels=label_lists, count=st.integers(1, 9), seed=seeds)
+def test_few_labels_are_as_many_of_each_class(labels: list[str], count: int, seed: int) -> None:
+    drawn = few_labels(labels, count, seed)
+    assert drawn == sorted(set(drawn))
+    assert Counter(labels[i] for i in drawn) == {label: min(count, n) for label, n in Counter(labels).items()}
+
+
+def test_draws_of_few_labels_differ_and_repeat() -> None:
+    labels = ["a"] * 40 + ["b"] * 40
+    draws = [tuple(few_labels(labels, 8, seed=0, draw=draw)) for draw in range(10)]
+    assert len(set(draws)) == 10
+    assert draws[3] == tuple(few_labels(labels, 8, seed=0, draw=3))
+    assert draws[3] != tuple(few_labels(labels, 8, seed=1, draw=3))
+
+
+def test_defaults_are_those_of_mteb_and_of_bare_class_names() -> None:
+    assert FewshotConfig() == FewshotConfig(labels=8, draws=10)
+    assert ZeroshotConfig().templates == ("{}",)
+
+
 # --- retrieval and zero-shot --------------------------------------------------------------------
 
 
@@ -285,7 +338,7 @@ def ranks_by_loop(queries: torch.Tensor, targets: torch.Tensor) -> list[int]:
 @given(count=st.integers(1, 40), seed=seeds, chunk=st.integers(1, 50))
 def test_ranks_equal_a_plain_loops_for_any_chunk(count: int, seed: int, chunk: int) -> None:
     queries, targets = vectors(count, 6, seed), vectors(count, 6, seed + 1)
-    assert target_ranks(queries, targets, chunk).tolist() == ranks_by_loop(queries, targets)
+    assert target_ranks(queries, targets, chunk=chunk).tolist() == ranks_by_loop(queries, targets)
 
 
 @given(count=st.integers(2, 30), seed=seeds)
@@ -314,6 +367,53 @@ def test_the_measures_are_those_of_the_ranks(count: int, seed: int) -> None:
     assert found.median_rank == statistics.median(ranks)
     assert found.mrr == pytest.approx(sum(1 / r for r in ranks) / count)
     assert found.count == count
+
+
+def best_ranks_by_loop(
+    queries: torch.Tensor, targets: torch.Tensor, query_items: list[int], target_items: list[int]
+) -> list[int]:
+    ranks = []
+    for query, item in zip((queries @ targets.T).tolist(), query_items, strict=True):
+        best = max(score for score, other in zip(query, target_items, strict=True) if other == item)
+        ahead = [score >= best for score, other in zip(query, target_items, strict=True) if other != item]
+        ranks.append(1 + sum(ahead))
+    return ranks
+
+
+@given(own=st.lists(st.integers(1, 4), min_size=1, max_size=12), seed=seeds, chunk=st.integers(1, 20))
+def test_ranks_of_several_captions_equal_a_plain_loops(own: list[int], seed: int, chunk: int) -> None:
+    captions = [video for video, count in enumerate(own) for _ in range(count)]
+    of_videos, texts = vectors(len(own), 5, seed), vectors(len(captions), 5, seed + 1)
+    items, every = torch.tensor(captions), list(range(len(own)))
+    by_text = target_ranks(texts, of_videos, query_items=items, chunk=chunk)
+    assert by_text.tolist() == best_ranks_by_loop(texts, of_videos, captions, every)
+    by_video = target_ranks(of_videos, texts, target_items=items, chunk=chunk)
+    assert by_video.tolist() == best_ranks_by_loop(of_videos, texts, every, captions)
+
+
+def test_several_captions_by_hand() -> None:
+    """Video 0 has the captions 0 and 1, video 1 the caption 2."""
+    of_videos = torch.eye(2)
+    texts = F.normalize(torch.tensor([[3.0, 4.0], [1.0, 0.1], [0.9, 1.0]]), dim=1)
+    items = torch.tensor([0, 0, 1])
+    assert target_ranks(texts, of_videos, query_items=items).tolist() == [2, 1, 1]
+    assert target_ranks(of_videos, texts, target_items=items).tolist() == [1, 2]
+    found = retrieval(texts, of_videos, query_items=items)
+    assert (found.recall[1], found.median_rank, found.count) == (pytest.approx(2 / 3), 1.0, 3)
+
+
+@given(own=st.lists(st.integers(1, 3), min_size=1, max_size=3), k=st.sampled_from([1, 2, 5]))
+def test_chance_is_the_mean_over_all_rankings(own: list[int], k: int) -> None:
+    targets = [item for item, count in enumerate(own) for _ in range(count)]
+    hits, ranks = [], []
+    for order in itertools.permutations(targets[:7]):
+        for item in set(order):
+            first = order.index(item)
+            hits.append(first < k)
+            ranks.append(1 + first)
+    own = [targets[:7].count(item) for item in dict.fromkeys(targets[:7])]
+    assert chance_recall(k, own, sum(own)) == pytest.approx(statistics.fmean(hits))
+    assert chance_rank(own, sum(own)) == pytest.approx(statistics.fmean(ranks))
 
 
 @given(videos=st.integers(1, 20), classes=st.integers(1, 8), seed=seeds)

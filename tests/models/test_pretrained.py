@@ -16,17 +16,20 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, VideoMAEForVideoClassification
 
-from crosspair.config import ClipConfig, HeadConfig, TextConfig
+from crosspair.config import ClassifierConfig, ClipConfig, HeadConfig, TextConfig, VideoConfig
 from crosspair.errors import CrosspairError, ModelError, RecipeError, TextError
 from crosspair.evaluation.encode import check_text_tower
 from crosspair.evaluation.evaluate import randomize_weights
-from crosspair.models import CPD, load_model
+from crosspair.models import CPD, Classifier, WordAverage, load_model
 from crosspair.models.pretrained import FAMILIES
+from crosspair.models.video import load_pretrained_encoder
 from crosspair.video.pixels import normalize
 from tests.models.conftest import MEAN, PRETRAINED, STD, TWO_TOWERS, write_pretrained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# Of a clip of the default format: T / 2 · 2 · 2 patches, and a class token in some.
+TOKENS = {"videoprism_vision_model": 4 * 2 * 2, "videomae": 8, "vivit": 9, "timesformer": 17, "vjepa2": 8}
 TEXTS = ["a dog is playing", "the cat", "a person with the ball is playing"]
 
 
@@ -107,6 +110,13 @@ def test_features_are_those_of_transformers(folder: Callable[[str], Path], tmp_p
         with pytest.raises(ModelError, match="text"):
             check_text_tower(model, TEXTS)
 
+    tokens = model.visual_tokens(inputs)
+    assert (len(tokens), tokens.shape[2]) == features.shape
+    assert tokens.shape[1] == TOKENS.get(kind, 1 if kind in ("xclip", "videoprism") else model.clip.frames)
+    pooled = tokens[:, 0] if kind == "timesformer" else tokens.mean(dim=1)
+    if kind != "vivit":  # its pooled feature is a layer on the first token
+        torch.testing.assert_close(pooled, features, rtol=1e-5, atol=1e-5)
+
     model.save_pretrained(tmp_path / "model")
     again = load_model(tmp_path / "model")
     assert isinstance(again, CPD)
@@ -115,6 +125,25 @@ def test_features_are_those_of_transformers(folder: Callable[[str], Path], tmp_p
     torch.testing.assert_close(again.encode_video(inputs)[0], features)
     if kind in TWO_TOWERS:
         assert torch.equal(again.encode_text(TEXTS), model.encode_text(TEXTS))
+
+
+@pytest.mark.parametrize("kind", PRETRAINED)
+@torch.no_grad()
+def test_without_the_text_tower(folder: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    """A classifier, and a model with another text encoder, are saved without the tokenizer."""
+    video = VideoConfig(encoder="pretrained", source=str(folder(kind)))
+    encoder, tower = load_pretrained_encoder(video)
+    assert tower is None
+    classifier = Classifier(["a", "b", "c"], encoder.clip, video, ClassifierConfig(), encoder).eval()
+    words = WordAverage(["dog"], torch.ones(1, 4))
+    head = HeadConfig(embedding=8, hidden=8)
+    model = CPD(words, encoder.clip, video, TextConfig(), head, encoder).eval()
+    for each in (classifier, model):
+        each.save_pretrained(tmp_path / "model")
+        again = load_model(tmp_path / "model")
+        assert type(again) is type(each)
+        torch.testing.assert_close(again.visual_features(clips(model)), each.visual_features(clips(model)))
+    assert classifier(clips(model)).shape == (2, 3)
 
 
 @torch.no_grad()

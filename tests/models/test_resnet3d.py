@@ -74,6 +74,18 @@ def test_time_is_never_downsampled(frames: int) -> None:
 
 
 @torch.no_grad()
+def test_tokens_are_the_positions_of_the_feature_map() -> None:
+    model = network()
+    tokens = model.tokens(clips(4, size=64))
+    assert tokens.shape == (2, 4 * 2 * 2, model.features)
+    torch.testing.assert_close(tokens.mean(dim=1), model(clips(4, size=64)))
+    maps: list[torch.Tensor] = []
+    model.res5.register_forward_hook(lambda _, __, out: maps.append(out))
+    model(clips(4, size=64))
+    assert torch.equal(tokens[1, 2 * 4 + 1 * 2 + 0], maps[0][1, :, 2, 1, 0])
+
+
+@torch.no_grad()
 def test_frames_interact_from_res4_on() -> None:
     model = network()
     one, other = clips(8), clips(8)

@@ -57,7 +57,7 @@ def test_failed_write_keeps_the_old_file(
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("results.1.of", "magic"), ("results.2.value", None), ("results.0.value", "much"),
+        ("results.1.of", 3), ("results.1.of", ""), ("results.2.value", None), ("results.0.value", "much"),
         ("results.2.interval", [0.1]), ("results.2.settings", ["k", 25]), ("results.2.details", 0.5),
         ("results.2.colour", "red"), ("provenance", None), ("", [1]), ("", None),
     ],

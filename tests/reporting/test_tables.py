@@ -33,6 +33,24 @@ def test_chance_without_a_feature_applies_to_all_features(results: list[Result])
     assert second.over_random is None
 
 
+def test_other_models_are_columns_before_the_trained_one(results: list[Result]) -> None:
+    other = replace(results[2], of="clip", value=0.5)
+    only = Result("zero-shot", "top-1", 0.4, "clip", feature="embedding")
+    frame = compare_with_baselines([*results, other, only])
+    assert frame.others.tolist() == [{"clip": 0.5}, {}, {"clip": 0.4}]
+    head, _, knn, *_, zeroshot = markdown_table([*results, other, only]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in (head, knn, zeroshot)]
+    place = cells[0].index("clip")
+    assert cells[0][place - 1 : place + 2] == ["random weights", "clip", "trained"]
+    assert cells[1][place - 1 : place + 2] == ["25.0 %", "50.0 %", "75.0 %"]
+    assert cells[2][place - 1 : place + 2] == ["–", "40.0 %", "–"]
+
+
+def test_the_mean_of_draws_has_its_standard_deviation(results: list[Result]) -> None:
+    draws = replace(results[2], details={"draws": [0.7, 0.8], "spread": 0.0707})
+    assert "| 75.0 % ± 7.1 |" in markdown_table([draws])
+
+
 def test_no_ratio_to_zero(results: list[Result]) -> None:
     frame = compare_with_baselines([replace(results[1], value=0.0), results[2]])
     assert frame.over_random.tolist() == [None]
@@ -96,6 +114,13 @@ def test_every_value_has_one_cell(frozen: list[Result], origin: Provenance) -> N
     assert found["mine", "random weights"] == [0.24, None]
     assert found["mine", "chance"] == [0.1, 0.1]
     assert grid(frame[frame.table == ""]) == {("mine", "trained"): [63.0]}
+
+
+def test_other_models_have_rows_after_the_trained_one(frozen: list[Result], origin: Provenance) -> None:
+    frame = summary_frame([Run("mine", Path("r.json"), [*frozen, replace(frozen[0], of="clip", value=0.7)], origin)])
+    (table, *_) = summary_tables(frame)
+    details = [row[0].detail for row in table.rows if row[0].text == "mine"]
+    assert details == ["trained", "clip", "random weights", "chance"]
 
 
 def test_means_and_single_splits_have_separate_rows(origin: Provenance) -> None:

@@ -22,6 +22,7 @@ class EvaluationOptions(TypedDict, total=False):
         features: folder of the features (default: next to FILE)
         feature: before or after the projection head (default: both)
         random_baseline: also test random weights (default: for all protocols)
+        compare_with: other models to compare with, as for --model
         details: folder for accuracies by class and confusion matrices
     """
 
@@ -29,6 +30,7 @@ class EvaluationOptions(TypedDict, total=False):
     features: Path
     feature: Literal["visual", "embedding"]
     random_baseline: bool | None
+    compare_with: list[str]
     details: Path
     clips: PositiveInt
     seed: NonNegativeInt
@@ -48,21 +50,20 @@ def run_evaluate(
     splits: str = "",
     **options: Unpack[EvaluationOptions],
 ) -> None:
-    """Evaluate a model: retrieval, kNN, linear, low-shot, zero-shot, multi-view.
+    """Evaluate a model: retrieval, kNN, linear, low-shot, zero-shot, few-shot, multi-view.
 
     Runs under torchrun with identical results.
 
     Args:
-        overrides: settings: knn.k, knn.weighting, knn.temperature, linear.epochs, linear.lr,
-            linear.batch_size, lowshot.fractions, zeroshot.class_counts, zeroshot.draws,
-            zeroshot.templates=FILE, multiview.crops
+        overrides: settings of protocols, such as knn.k=5, lowshot.fractions=[0.1],
+            zeroshot.templates=FILE or fewshot.labels=4; docs/evaluate.md lists all
         model: model folder, Hub name, or imagenet:FILE (2D ResNet)
         manifest: videos with labels or titles
         out: results file (JSON) to write
-        protocols: retrieval,knn,linear,lowshot,zeroshot or some of them; for a classifier multiview
-            (default: all that model and manifest allow)
+        protocols: some of retrieval,knn,linear,lowshot,zeroshot,fewshot,attentive; for a classifier
+            multiview (default: the first five, as far as model and manifest allow)
         splits: official splits to average over, such as 1,2,3; they replace {} in --model,
-            --manifest and --features
+            --compare-with, --manifest and --features
     """
     from crosspair import api
     from crosspair.cli.parser import parse_splits

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OVERRIDES = "overrides"  # parameter for words key=value, which may be anywhere after the verb
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
-_METAVARS = {int: "N", float: "X", Path: "PATH"}
+_METAVARS = {int: "N", float: "X", Path: "PATH", "compare_with": "MODEL"}
 
 SHARED_HELP = {
     "address": "address of the Ray cluster, for example auto (default: start Ray here)",
@@ -159,7 +159,7 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
             if get_origin(value) is Literal:
                 settings["metavar"] = f"{{{','.join(get_args(value))}}}"
             elif is_option:
-                kinds = (_METAVARS.get(kind) for kind in inspect.getmro(value))
+                kinds = (_METAVARS.get(kind) for kind in (name, *inspect.getmro(value)))
                 settings["metavar"] = next(filter(None, kinds), name.rpartition("_")[2].upper())
         return super().add_argument(f"--{name.replace('_', '-')}" if is_option else name, **settings)
 

@@ -2,8 +2,16 @@
 
 from crosspair.evaluation.evaluate import EvaluationConfig, check_protocols, evaluate_model, randomize_weights
 from crosspair.evaluation.features import Features, cached_features, embed_texts, extract_features, load_features
+from crosspair.evaluation.fewshot import FewshotConfig, logistic_predict
 from crosspair.evaluation.knn import KnnConfig, knn_predict
-from crosspair.evaluation.linear import LinearConfig, LowshotConfig, label_subset, linear_predict, train_linear
+from crosspair.evaluation.linear import (
+    LinearConfig,
+    LowshotConfig,
+    few_labels,
+    label_subset,
+    linear_predict,
+    train_linear,
+)
 from crosspair.evaluation.multiview import MultiviewConfig, multiview_results
 from crosspair.evaluation.results import Result, bootstrap_interval, class_details, read_results, write_results
 from crosspair.evaluation.retrieval import retrieval, target_ranks
@@ -11,10 +19,12 @@ from crosspair.evaluation.zeroshot import ZeroshotConfig, class_embeddings, draw
 from crosspair.provenance import Machine, Provenance, provenance
 
 __all__ = [
-    "EvaluationConfig", "Features", "KnnConfig", "LinearConfig", "LowshotConfig", "Machine", "MultiviewConfig",
-    "Provenance", "Result", "ZeroshotConfig", "bootstrap_interval", "cached_features", "check_protocols",
+    "EvaluationConfig", "Features", "FewshotConfig", "KnnConfig", "LinearConfig", "LowshotConfig", "Machine",
+    "MultiviewConfig", "Provenance", "Result", "ZeroshotConfig", "bootstrap_interval", "cached_features",
+    "check_protocols",
     "class_details", "class_embeddings", "draw_classes", "embed_texts", "evaluate_model", "extract_features",
-    "knn_predict", "label_subset", "linear_predict", "load_features", "multiview_results", "provenance",
+    "few_labels", "knn_predict", "label_subset", "linear_predict", "load_features", "logistic_predict",
+    "multiview_results", "provenance",
     "randomize_weights", "read_results", "retrieval", "target_ranks", "train_linear", "write_results",
     "zero_shot_predict",
 ]  # fmt: skip

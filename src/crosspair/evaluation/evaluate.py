@@ -4,45 +4,55 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-import pandas as pd
 import torch
 
 from crosspair.corpora.manifest import Manifest
-from crosspair.errors import CrosspairError, ManifestError, ModelError
+from crosspair.errors import CrosspairError, ModelError
+from crosspair.evaluation.attentive import AttentiveConfig, extract_tokens, train_attentive
 from crosspair.evaluation.encode import usable_rows
 from crosspair.evaluation.features import Features, embed_texts
+from crosspair.evaluation.fewshot import FewshotConfig, logistic_predict
 from crosspair.evaluation.knn import KnnConfig, knn_predict
 from crosspair.evaluation.linear import (
     LinearConfig,
     LowshotConfig,
     check_training_videos,
-    label_subset,
+    few_labels,
     linear_predict,
     train_linear,
 )
-from crosspair.evaluation.multiview import MultiviewConfig, check_labels
-from crosspair.evaluation.results import MEDIAN_RANK, Result, Subject, bootstrap_interval, chance_result, class_details
-from crosspair.evaluation.retrieval import retrieval
+from crosspair.evaluation.multiview import MultiviewConfig
+from crosspair.evaluation.results import (
+    MEDIAN_RANK,
+    SUBJECTS,
+    Result,
+    Subject,
+    bootstrap_interval,
+    chance_result,
+    class_details,
+)
+from crosspair.evaluation.retrieval import chance_rank, chance_recall, retrieval
+from crosspair.evaluation.task import ClassTask, Split, class_task, split_positions
 from crosspair.evaluation.zeroshot import ZeroshotConfig, class_embeddings, draw_classes, zero_shot_predict
 from crosspair.models.cpd import CPD
 from crosspair.models.init import FrameAverageModel
+from crosspair.models.text import TextEncoder
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["test", "val", "train"]
 Feature = Literal["visual", "embedding"]
-FrozenProtocol = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot"]
+FrozenProtocol = Literal["retrieval", "knn", "linear", "lowshot", "zeroshot", "fewshot", "attentive"]
 Protocols = Sequence[FrozenProtocol]
+Tokens = Callable[[CPD, Sequence[int], Manifest, AttentiveConfig], tuple[torch.Tensor, torch.Tensor]]
 FROZEN_PROTOCOLS: Protocols = get_args(FrozenProtocol)
 """Protocols of a pre-trained model; that of a classifier is `crosspair.evaluation.multiview.multiview_results`."""
-
-# Splits that a classifier is trained on, by test split: never the test split or a later one.
-TRAIN_SPLITS: dict[Split, tuple[str, ...]] = {"test": ("train", "val"), "val": ("train",), "train": ()}
+PAPER_PROTOCOLS: Protocols = FROZEN_PROTOCOLS[:5]
+"""Those of the paper."""
 
 
 @dataclass(frozen=True)
@@ -65,45 +75,61 @@ class EvaluationConfig:
     """Zero-shot classification."""
     multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
     """Test of a classifier."""
+    fewshot: FewshotConfig = field(default_factory=FewshotConfig)
+    """Few-shot classification."""
+    attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
+    """Attentive probe."""
 
 
 def evaluate_model(
     model: CPD,
     manifest: Manifest,
     extract: Callable[[CPD, Subject], Features],
-    protocols: Protocols = FROZEN_PROTOCOLS,
+    protocols: Protocols = PAPER_PROTOCOLS,
     config: EvaluationConfig | None = None,
     *,
     random_baseline: bool = True,
+    others: Mapping[str, CPD] | None = None,
+    tokens: Tokens = extract_tokens,
     is_main: bool = True,
 ) -> tuple[list[Result], Features]:
-    """Evaluate a model, and the same network with random weights for comparison.
+    """Evaluate a model and, for comparison, the same network with random weights, and other models.
 
-    Protocols that need labels, readable titles or a text tower are skipped with a warning if there are none.
+    Protocols that need labels, readable titles or a text tower are skipped with a warning if there are none. All models
+    retrieve the same titles: those in which each model with a text tower knows a word.
 
     Args:
-        extract: computes the features of the manifest's videos by the model ("trained") or by its copy with
-            "random weights". All processes of a distributed evaluation call it.
+        extract: computes the features of the manifest's videos by the model ("trained"), by its copy with
+            "random weights", or by another model. All processes of a distributed evaluation call it.
+        others: other models by name, each with its own clip format.
+        tokens: extracts tokens for the attentive probe: `extract_tokens`, or a function of its first four arguments.
+            Only the main process calls it.
         is_main: whether this process computes the results; the others only extract features.
 
     Returns:
-        The results of both and of chance without duplicates, accuracies with an interval, those of the model with
-        details by class; and the features of the model.
+        The results of all models and of chance without duplicates, accuracies with an interval, those of the model
+        with details by class; and the features of the model.
 
     Raises:
         CrosspairError: the test split is empty, its labels or titles are unsuitable, features are
             not finite, or no protocol is supported.
     """
     config = config or EvaluationConfig()
-    networks: dict[Subject, CPD] = {"trained": model}
+    networks: dict[Subject, CPD] = {"trained": model, **(others or {})}
+    readers = _text_encoders(networks.values())
     if random_baseline:
         networks["random weights"] = randomize_weights(model, config.seed)
     features = {subject: extract(network, subject) for subject, network in networks.items()}
-    results: list[Result] = []
+    results: dict[tuple[str, ...], Result] = {}
     for subject, network in networks.items() if is_main else ():
-        evaluation = _Evaluation(network, manifest, features[subject], config, subject)
-        results += [result for result in evaluation.run(protocols) if result not in results]
-    return results, features["trained"]
+        evaluation = _Evaluation(network, manifest, features[subject], config, subject, readers, tokens)
+        for result in evaluation.run(protocols):
+            results.setdefault((result.protocol, result.metric, result.feature, result.of), result)
+    return list(results.values()), features["trained"]
+
+
+def _text_encoders(models: Iterable[CPD]) -> list[TextEncoder]:
+    return [model.text_encoder for model in models if "text_encoder" not in model.untrained]
 
 
 def randomize_weights(model: CPD, seed: int) -> CPD:
@@ -120,7 +146,13 @@ def randomize_weights(model: CPD, seed: int) -> CPD:
     return baseline.to(next(model.parameters()).device).eval()
 
 
-def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config: EvaluationConfig) -> None:
+def check_protocols(
+    model: CPD,
+    manifest: Manifest,
+    protocols: Protocols,
+    config: EvaluationConfig,
+    others: Mapping[str, CPD] | None = None,
+) -> None:
     """Check labels, titles and settings before any video is decoded.
 
     Raises:
@@ -130,88 +162,30 @@ def check_protocols(model: CPD, manifest: Manifest, protocols: Protocols, config
     if not usable:
         return  # extracting the features raises an error for this
     empty = torch.empty(len(usable), 0)
-    evaluation = _Evaluation(model, manifest, Features(torch.tensor(usable), empty, empty, 0, []), config, "trained")
-    for protocol in evaluation.supported(protocols, warn=False):
-        if protocol == "zeroshot":
-            classes = evaluation.zeroshot_task.test_classes
-            for count in config.zeroshot.class_counts:
-                draw_classes(classes, count, config.zeroshot.draws, config.seed)
-        elif protocol == "knn":
-            config.knn.check_videos(len(evaluation.task.train))
-        elif protocol in ("linear", "lowshot"):
-            for fraction in (1.0,) if protocol == "linear" else config.lowshot.fractions:
-                check_training_videos(len(evaluation.task.subset(fraction, config.seed).train))
-
-
-@dataclass(frozen=True)
-class ClassTask:
-    """Training and test videos, as positions in `Features`, and their indices in the sorted names of all labels."""
-
-    classes: list[str]  # C
-    train: torch.Tensor  # (N,) int64
-    train_labels: torch.Tensor  # (N,) int64
-    test: torch.Tensor  # (V,) int64
-    test_labels: torch.Tensor  # (V,) int64
-
-    @property
-    def test_classes(self) -> list[int]:
-        """Indices of the classes that occur in the test videos, sorted."""
-        return sorted(set(self.test_labels.tolist()))
-
-    def subset(self, fraction: float, seed: int) -> ClassTask:
-        """Draw a fraction of the training videos of each class, at least one; see `label_subset`."""
-        drawn = torch.tensor(label_subset([self.classes[i] for i in self.train_labels.tolist()], fraction, seed))
-        return replace(self, train=self.train[drawn], train_labels=self.train_labels[drawn])
-
-
-def class_task(manifest: Manifest, features: Features, split: Split, *, trained: bool = True) -> ClassTask:
-    """Build the classification task of a manifest's labels for a test split.
-
-    Raises:
-        ManifestError: the split has no readable video, a test video has no label, all labels are equal, or, for a
-            ``trained`` classifier, the test split is train or a test class has no training video.
-    """
-    test = _split_positions(manifest, features, split)
-    check_labels(manifest.take(features.rows[test].tolist()), split)
-    classes = sorted({label for label in manifest.column("label") if label})
-    if len(classes) < 2:
-        raise ManifestError(f"{manifest.path}: all labels are {classes[0]!r}; classification needs two classes")
-    videos = manifest.take(features.rows.tolist())
-    labels = torch.tensor(pd.Categorical(videos.column("label"), classes).codes).long()  # -1 for none
-    in_train = torch.tensor([(name or "train") in TRAIN_SPLITS[split] for name in videos.column("split")])
-    train = ((labels >= 0) & in_train).nonzero().squeeze(1)
-    task = ClassTask(classes, train, labels[train], test, labels[test])
-    if trained and not TRAIN_SPLITS[split]:
-        raise ManifestError(f"{manifest.path}: split {split} cannot test a classifier trained on it. Use val or test")
-    missing = sorted(set(task.test_classes) - set(task.train_labels.tolist()))
-    if trained and missing:
-        names = ", ".join(repr(classes[i]) for i in missing[:3])
-        raise ManifestError(
-            f"{manifest.path}: {len(missing)} classes of split {split} have no readable training video in "
-            f"split {' and '.join(TRAIN_SPLITS[split])}: {names}"
-        )
-    return task
-
-
-def _split_positions(manifest: Manifest, features: Features, split: Split) -> torch.Tensor:
-    """Return the positions in ``features`` of the videos of a split, (V,) int64; rows without a split are in train."""
-    splits = manifest.column("split")
-    positions = [i for i, row in enumerate(features.rows.tolist()) if (splits[row] or "train") == split]
-    if not positions:
-        present = ", ".join(sorted({name or "train" for name in splits}))
-        raise ManifestError(f"{manifest.path}: split {split} has no readable video to test on (splits: {present})")
-    return torch.tensor(positions)
+    features = Features(torch.tensor(usable), empty, empty, 0, [])
+    networks = {"trained": model, **(others or {})}
+    for subject, network in networks.items():
+        evaluation = _Evaluation(network, manifest, features, config, subject, _text_encoders(networks.values()))
+        for protocol in evaluation.supported(protocols, warn=False):
+            evaluation.check(protocol)
 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Inputs of all protocols, for one network."""
+    """Inputs of all protocols, for one network; `readers` are the text encoders of all networks."""
 
     model: CPD
     manifest: Manifest
     features: Features
     config: EvaluationConfig
     subject: Subject
+    readers: Sequence[TextEncoder]
+    tokens: Tokens = extract_tokens
+
+    @property
+    def name(self) -> str:
+        """Name of the network in messages."""
+        return "this model" if self.subject in SUBJECTS else self.subject
 
     def run(self, protocols: Protocols) -> list[Result]:
         supported = self.supported(protocols)
@@ -224,9 +198,9 @@ class _Evaluation:
             )
         results = [result for protocol in supported for result in _PROTOCOLS[protocol](self)]
         common: dict[str, Any] = {"clips": self.features.clips}
-        if isinstance(self.model, FrameAverageModel):
+        if isinstance(self.model, FrameAverageModel) and self.subject in SUBJECTS:
             common["network"] = f"ImageNet ResNet-{self.model.video.depth}"
-        return [replace(result, settings={**result.settings, **common}) for result in results]
+        return [replace(result, settings={**common, **result.settings}) for result in results]
 
     @property
     def classified(self) -> list[tuple[Feature, torch.Tensor]]:
@@ -248,44 +222,77 @@ class _Evaluation:
     def zeroshot_task(self) -> ClassTask:
         return class_task(self.manifest, self.features, self.config.split, trained=False)
 
-    def test_column(self, name: str) -> tuple[torch.Tensor, list[str]]:
+    def test_column(self, name: str) -> tuple[torch.Tensor, list[Any]]:
         """Return the positions of the test videos, and their values in a column of the manifest ("" for none)."""
-        positions = _split_positions(self.manifest, self.features, self.config.split)
+        positions = split_positions(self.manifest, self.features, self.config.split)
         column = self.manifest.column(name)
         return positions, [column[row] or "" for row in self.features.rows[positions].tolist()]
 
-    def titled(self) -> tuple[torch.Tensor, list[str]]:
-        """Return the positions of the test videos whose title has a word in the vocabulary, and these titles."""
+    def captions(self) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+        """Return the test videos with captions that have a word in all vocabularies.
+
+        Captions are those of the column ``titles``, if a video has any, instead of ``title``.
+
+        Returns:
+            The positions of the videos, (n,); the captions, (q,); and the video of each caption, from 0 to n, (q,).
+        """
         positions, titles = self.test_column(self.model.text.column)
-        kept = [i for i, title in enumerate(titles) if not self.model.text_encoder.is_empty(title)]
-        return positions[kept], [titles[i] for i in kept]
+        texts = [[title] for title in titles]
+        if self.model.text.column == "title":
+            texts = [several or single for several, single in zip(self.test_column("titles")[1], texts, strict=True)]
+        known = [[text for text in each if not any(r.is_empty(text) for r in self.readers)] for each in texts]
+        kept = [i for i, each in enumerate(known) if each]
+        videos = torch.tensor([video for video, i in enumerate(kept) for _ in known[i]]).long()
+        return positions[kept], [text for i in kept for text in known[i]], videos
 
     def supported(self, protocols: Protocols, *, warn: bool = True) -> Protocols:
         """Select the protocols that the model and the test split support; raise CrosspairError if there are none."""
         if not self.classified:
-            raise ModelError("this model has no trained embedding; evaluate the feature visual")
+            raise ModelError(f"{self.name} has no trained embedding; evaluate the feature visual")
         reasons = {name: self._unsupported_reason(name) for name in protocols}
         if all(reasons.values()):
             raise CrosspairError("; ".join(dict.fromkeys(reasons.values())))
         for name, reason in reasons.items():
-            if reason and warn:
+            if reason and warn and (self.subject == "trained" or reason.startswith(self.subject)):
                 logger.warning("skipping %s: %s", name, reason)
         return [name for name in protocols if not reasons[name]]
+
+    def check(self, protocol: FrozenProtocol) -> None:
+        """Raise CrosspairError if labels or settings are invalid for a protocol."""
+        config = self.config
+        if protocol == "zeroshot":
+            classes = self.zeroshot_task.test_classes
+            for count in config.zeroshot.class_counts:
+                draw_classes(classes, count, config.zeroshot.draws, config.seed)
+        elif protocol == "knn":
+            config.knn.check_videos(len(self.task.train))
+        elif protocol in ("linear", "lowshot"):
+            for fraction in (1.0,) if protocol == "linear" else config.lowshot.fractions:
+                check_training_videos(len(self.task.subset(fraction, config.seed).train))
 
     def _unsupported_reason(self, protocol: FrozenProtocol) -> str:
         """Return why a protocol is not supported, or an empty text."""
         if protocol in ("retrieval", "zeroshot") and "text_encoder" in self.model.untrained:
-            return "this model has no text tower. Use knn, linear or lowshot"
+            return f"{self.name} has no text tower. Use knn, linear or lowshot"
+        if protocol == "attentive" and self.config.feature == "embedding":
+            return "the attentive probe has no projection head. Evaluate the feature visual"
         if protocol == "retrieval":
-            name, available = "readable titles", bool(self.titled()[1])
+            name, available = "readable titles", bool(self.captions()[1])
         else:
             name, available = "labels", any(self.test_column("label")[1])
         return "" if available else f"{self.manifest.path}: split {self.config.split} has no {name}"
 
     def accuracy(
-        self, protocol: str, feature: Feature, task: ClassTask, predicted: torch.Tensor, settings: dict[str, Any]
+        self,
+        protocol: str,
+        feature: Feature,
+        task: ClassTask,
+        predicted: torch.Tensor,
+        settings: dict[str, Any],
+        details: dict[str, Any] | None = None,
     ) -> list[Result]:
         """Return two results: the top-1 accuracy of predictions (V,), and that of chance, 1 / number of classes."""
+        by_class = class_details(task.classes, task.test_labels, predicted) if self.subject == "trained" else {}
         correct = predicted == task.test_labels
         result = self.result(
             protocol,
@@ -295,27 +302,68 @@ class _Evaluation:
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
             interval=bootstrap_interval(correct, seed=self.config.seed),
-            details=class_details(task.classes, task.test_labels, predicted) if self.subject == "trained" else {},
+            details={**by_class, **(details or {})},
         )
         return [result, chance_result(result, 1 / len(task.classes))]
+
+    def mean_accuracy(
+        self,
+        protocol: str,
+        feature: Feature,
+        correct: torch.Tensor,
+        counted: torch.Tensor | None,
+        settings: dict[str, Any],
+        chance: float,
+    ) -> list[Result]:
+        """Return the mean top-1 accuracy over draws, and that of chance; the details have the standard deviation.
+
+        Args:
+            correct: (D, V) bool, whether a video is classified correctly in a draw.
+            counted: (D, V) bool, videos that belong to each draw; None for all.
+        """
+        mask = torch.ones_like(correct) if counted is None else counted
+        accuracies = (correct & mask).sum(dim=1).double() / mask.sum(dim=1)
+        result = self.result(
+            protocol,
+            "top-1",
+            float(accuracies.mean()),
+            feature=feature,
+            count=int(mask.any(dim=0).sum()),
+            settings=settings,
+            interval=bootstrap_interval(correct, counted, seed=self.config.seed),
+            details={
+                "draws": accuracies.tolist(),
+                "spread": float(accuracies.std(correction=1)) if len(accuracies) > 1 else 0.0,
+            },
+        )
+        return [result, chance_result(result, chance)]
 
     def result(self, protocol: str, metric: str, value: float, **fields: Any) -> Result:
         return Result(protocol, metric, value, self.subject, split=self.config.split, **fields)
 
 
 def _retrieval_results(evaluation: _Evaluation) -> list[Result]:
-    """Evaluate retrieval between test videos and their titles (those with a known word), both ways (Section 4.2)."""
-    positions, titles = evaluation.titled()
-    texts, videos = embed_texts(evaluation.model, titles), evaluation.features.embedding[positions]
-    n, results = len(titles), []
-    for protocol, found in (
-        ("retrieval text→video", retrieval(texts, videos)),
-        ("retrieval video→text", retrieval(videos, texts)),
-    ):
-        values = {f"R@{k}": (recall, min(k / n, 1.0)) for k, recall in found.recall.items()}
-        values[MEDIAN_RANK] = (found.median_rank, (n + 1) / 2)
+    """Evaluate retrieval between test videos and their titles (those with a known word), both ways (Section 4.2).
+
+    Of several captions of a video, each is a query for the video, and the best one is ranked if the video is the query.
+    """
+    positions, captions, video_of = evaluation.captions()
+    texts, videos = embed_texts(evaluation.model, captions), evaluation.features.embedding[positions]
+    settings = {"captions": len(captions)} if len(captions) > len(videos) else {}
+    ways = {
+        "retrieval text→video": (retrieval(texts, videos, query_items=video_of), [1] * len(texts), len(videos)),
+        "retrieval video→text": (
+            retrieval(videos, texts, target_items=video_of), torch.bincount(video_of).tolist(), len(texts)
+        ),
+    }  # fmt: skip
+    results = []
+    for protocol, (found, own, targets) in ways.items():
+        values = {f"R@{k}": (recall, chance_recall(k, own, targets)) for k, recall in found.recall.items()}
+        values[MEDIAN_RANK] = (found.median_rank, chance_rank(own, targets))
         for metric, (value, chance) in values.items():
-            result = evaluation.result(protocol, metric, value, feature="embedding", count=n)
+            result = evaluation.result(
+                protocol, metric, value, feature="embedding", count=found.count, settings=settings
+            )
             results += [result, chance_result(result, chance)]
     return results
 
@@ -372,20 +420,42 @@ def _zeroshot_results(evaluation: _Evaluation) -> list[Result]:
         correct = torch.stack(
             [torch.tensor(draw)[zero_shot_predict(videos, names[draw])] == task.test_labels for draw in draws]
         )
-        accuracies = (correct & counted).sum(dim=1).double() / counted.sum(dim=1)
-        spread = float(accuracies.std(correction=1)) if len(draws) > 1 else 0.0
-        result = evaluation.result(
-            f"zero-shot, {count} random classes",
-            "top-1",
-            float(accuracies.mean()),
-            feature="embedding",
-            count=int(counted.any(dim=0).sum()),
-            settings={**settings, "classes": count, "draws": len(draws), "seed": seed},
-            interval=bootstrap_interval(correct, counted, seed=seed),
-            details={"draws": accuracies.tolist(), "spread": spread},
-        )
-        results += [result, chance_result(result, 1 / count)]
+        drawn = {**settings, "classes": count, "draws": len(draws), "seed": seed}
+        protocol = f"zero-shot, {count} random classes"
+        results += evaluation.mean_accuracy(protocol, "embedding", correct, counted, drawn, 1 / count)
     return results
+
+
+def _fewshot_results(evaluation: _Evaluation) -> list[Result]:
+    """Measure the mean top-1 accuracy of logistic regressions on random draws of few labels per class."""
+    task, config, seed = evaluation.task, evaluation.config.fewshot, evaluation.config.seed
+    draws = [torch.tensor(few_labels(task.train_names, config.labels, seed, draw)) for draw in range(config.draws)]
+    settings = {"draws": config.draws, "seed": seed, "classes": len(task.classes)}
+    results = []
+    for feature, values in evaluation.classified:
+        labels, features = task.train_labels.to(evaluation.device), values.to(evaluation.device)
+        predicted = [
+            logistic_predict(features[task.train[drawn]], labels[drawn], features[task.test]).cpu() for drawn in draws
+        ]
+        correct = torch.stack(predicted) == task.test_labels
+        protocol = f"few-shot, {config.labels} labels"
+        results += evaluation.mean_accuracy(protocol, feature, correct, None, settings, 1 / len(task.classes))
+    return results
+
+
+def _attentive_results(evaluation: _Evaluation) -> list[Result]:
+    """Measure the top-1 accuracy of an attentive probe on the tokens of the video encoder."""
+    task, config, seed = evaluation.task, evaluation.config.attentive, evaluation.config.seed
+    rows = evaluation.features.rows[torch.cat([task.train, task.test])].tolist()
+    readable, tokens = evaluation.tokens(evaluation.model, rows, evaluation.manifest, config)
+    of_train, of_test = readable[: len(task.train)], readable[len(task.train) :]
+    labels, tested = task.train_labels[of_train], replace(task, test_labels=task.test_labels[of_test])
+    probe = train_attentive(
+        tokens[: len(labels)], labels, len(task.classes), config, seed=seed, device=evaluation.device
+    )
+    predicted = linear_predict(probe, tokens[len(labels) :], config.batch_size)
+    settings = {**asdict(config), "seed": seed, "videos": len(labels)}
+    return evaluation.accuracy("attentive", "visual", tested, predicted, settings, {"tokens": tokens.shape[1]})
 
 
 _PROTOCOLS: dict[FrozenProtocol, Callable[[_Evaluation], list[Result]]] = {
@@ -394,4 +464,6 @@ _PROTOCOLS: dict[FrozenProtocol, Callable[[_Evaluation], list[Result]]] = {
     "linear": _linear_results,
     "lowshot": _lowshot_results,
     "zeroshot": _zeroshot_results,
+    "fewshot": _fewshot_results,
+    "attentive": _attentive_results,
 }

@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -142,11 +143,25 @@ def label_subset(labels: Sequence[str], fraction: float, seed: int) -> list[int]
     >>> len(label_subset(["dog"] * 100 + ["cat"] * 20, 0.1, seed=0))
     12
     """
+    shuffled = _shuffle_by_class(labels, str(seed))
+    drawn = [members[: max(1, math.floor(round(fraction * len(members), 9) + 0.5))] for members in shuffled]
+    return sorted(chain.from_iterable(drawn))
+
+
+def few_labels(labels: Sequence[str], count: int, seed: int, draw: int = 0) -> list[int]:
+    """Draw ``count`` items of each class, or all of a smaller class; draws with other numbers are independent.
+
+    Returns:
+        Positions of the drawn items in ``labels``, ascending.
+    """
+    return sorted(chain.from_iterable(members[:count] for members in _shuffle_by_class(labels, f"{seed}, draw {draw}")))
+
+
+def _shuffle_by_class(labels: Sequence[str], seed: str) -> list[list[int]]:
+    """Return the positions of the items of each class in random order."""
     positions: dict[str, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):
         positions[label].append(position)
-    drawn: list[int] = []
     for label, members in positions.items():
         random.Random(f"{seed} {label}").shuffle(members)
-        drawn += members[: max(1, math.floor(round(fraction * len(members), 9) + 0.5))]
-    return sorted(drawn)
+    return list(positions.values())

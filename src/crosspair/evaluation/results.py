@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, TypeAlias
 
 import torch
 
@@ -17,7 +17,9 @@ from crosspair.errors import RunError
 from crosspair.files import write_atomically
 from crosspair.provenance import Machine, Provenance
 
-Subject = Literal["trained", "random weights", "chance"]
+SUBJECTS = ("trained", "random weights", "chance")
+Subject: TypeAlias = str
+"""One of `SUBJECTS`, or the name of another model that is compared with the trained one."""
 MEDIAN_RANK = "median rank"
 PLACE = "{}"  # placeholder of the split's number in names of manifests, models and folders
 ROUNDS = 1000  # bootstrap resamples
@@ -32,14 +34,14 @@ class Result:
         protocol: Such as "kNN", "zero-shot", "retrieval text→video".
         metric: Such as "top-1", "R@1", "R@5", "R@10", "median rank".
         value: A fraction, 0 to 1; for "median rank" a rank, from 1.
-        of: Measured model; "chance" is the expected value of random guesses.
+        of: Measured model, see `Subject`; "chance" is the expected value of random guesses.
         split: Test split of the manifest.
         feature: "visual" (before the projection head), "embedding" (after it), or empty.
         count: Number of test items.
         settings: Other settings of the protocol, such as ``{"k": 25, "clips": 10}``.
         interval: 95 % bootstrap interval over the test videos, or None.
         details: ``per_class`` and ``confusion`` of a top-1 accuracy, see `class_details`; the single ``draws`` and
-            their ``spread`` of a mean.
+            their standard deviation, ``spread``, of a mean; the number of ``tokens`` of a video.
     """
 
     protocol: str
@@ -108,8 +110,8 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Result], Provenance
 def _result_from_json(values: dict[str, Any]) -> Result:
     """Build a result from its JSON object; raise ValueError or TypeError if it is invalid."""
     result = Result(**values)
-    if result.of not in get_args(Subject):
-        raise ValueError(f"'of' must be one of {', '.join(get_args(Subject))}, not {result.of!r}")
+    if not isinstance(result.of, str) or not result.of:
+        raise ValueError(f"'of' must be the name of a model, not {result.of!r}")
     for name in ("settings", "details"):
         if not isinstance(mapping := getattr(result, name), dict):
             raise TypeError(f"'{name}' must be a JSON object, not {mapping!r}")
@@ -206,7 +208,9 @@ def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Pr
         "+".join(dict.fromkeys(getattr(origin, name) for origin in origins))
         for name in ("model", "manifest", "manifest_file")
     )
-    write_results(path, means + measured, replace(origins[-1], model=model, manifest=manifest, manifest_file=file))
+    compared = {name: "+".join(dict.fromkeys(each.compared[name] for each in origins)) for name in origins[0].compared}
+    origin = replace(origins[-1], model=model, manifest=manifest, manifest_file=file, compared=compared)
+    write_results(path, means + measured, origin)
     return means
 
 

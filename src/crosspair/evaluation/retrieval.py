@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
@@ -26,17 +31,25 @@ class Retrieval:
     count: int
 
 
-def retrieval(queries: torch.Tensor, targets: torch.Tensor) -> Retrieval:
+def retrieval(
+    queries: torch.Tensor,
+    targets: torch.Tensor,
+    query_items: torch.Tensor | None = None,
+    target_items: torch.Tensor | None = None,
+) -> Retrieval:
     """Compute recall at 1, 5 and 10, the median rank and the mean reciprocal rank.
 
     Args:
         queries: (N, D) unit vectors.
-        targets: (M, D) unit vectors, M ≥ N; row i is the target of query i.
+        targets: (M, D) unit vectors.
+        query_items: (N,) int64, the item that each query belongs to, such as the video of a caption; None: row i
+            belongs to item i.
+        target_items: (M,) int64, likewise; each item of a query has at least one target.
 
     >>> retrieval(torch.eye(4), torch.eye(4)).recall
     {1: 1.0, 5: 1.0, 10: 1.0}
     """
-    ranks = target_ranks(queries, targets).double()
+    ranks = target_ranks(queries, targets, query_items, target_items).double()
     return Retrieval(
         recall={k: float((ranks <= k).double().mean()) for k in LEVELS},
         median_rank=float(ranks.quantile(0.5)),
@@ -45,18 +58,50 @@ def retrieval(queries: torch.Tensor, targets: torch.Tensor) -> Retrieval:
     )
 
 
-def target_ranks(queries: torch.Tensor, targets: torch.Tensor, chunk: int = 256) -> torch.Tensor:
+def target_ranks(
+    queries: torch.Tensor,
+    targets: torch.Tensor,
+    query_items: torch.Tensor | None = None,
+    target_items: torch.Tensor | None = None,
+    chunk: int = 256,
+) -> torch.Tensor:
     """Rank each query's target among all targets by cosine similarity; see `retrieval`.
 
-    A target that ties with n others is ranked after them.
+    Of several targets of a query's item, the best one is ranked among those of other items. A target that ties with n
+    others is ranked after them.
 
     Returns:
         (N,) int64; 1 is best.
     """
+    query_items = torch.arange(len(queries)) if query_items is None else query_items
+    target_items = torch.arange(len(targets)) if target_items is None else target_items
     ranks = []
     for begin in range(0, len(queries), chunk):  # limits the memory
         scores = queries[begin : begin + chunk] @ targets.T
-        positive = scores.diagonal(begin).unsqueeze(1)
-        # Counts the target itself and ties; NaN scores count as ties.
-        ranks.append((~(scores < positive)).sum(dim=1))
+        own = query_items[begin : begin + chunk, None].to(scores.device) == target_items.to(scores.device)
+        best = scores.masked_fill(~own, -math.inf).amax(dim=1, keepdim=True)
+        # NaN scores count as ties.
+        ranks.append(1 + (~(scores < best) & ~own).sum(dim=1))
     return torch.cat(ranks)
+
+
+def chance_recall(k: int, own: Sequence[int], targets: int) -> float:
+    """Compute the expected recall at K of random rankings of ``targets``, of which each query's item has ``own``.
+
+    >>> chance_recall(5, [1, 1], targets=20), chance_recall(1, [2, 1], targets=3)
+    (0.25, 0.5)
+    """
+    k = min(k, targets)
+    missed = sum(
+        times * Fraction(math.comb(targets - count, k), math.comb(targets, k)) for count, times in Counter(own).items()
+    )
+    return float(1 - missed / len(own))
+
+
+def chance_rank(own: Sequence[int], targets: int) -> float:
+    """Compute the mean rank for random rankings; see `chance_recall`.
+
+    >>> chance_rank([1, 1], targets=20), chance_rank([2, 1], targets=3)
+    (10.5, 1.6666666666666667)
+    """
+    return statistics.fmean((targets + 1) / (count + 1) for count in own)

@@ -54,6 +54,15 @@ class VideoEncoder(nn.Module):
     def blocks(self) -> list[nn.Module]:
         raise NotImplementedError
 
+    def tokens(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return features by time or place, (B, N, F): by default of each frame for image encoders, else only one."""
+        if not self.image:
+            features: torch.Tensor = self(clips)
+            return features.unsqueeze(1)
+        frames = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B·T, 3, 1, H, W)
+        features = self(frames)
+        return features.view(len(clips), -1, self.features)
+
     def with_random_weights(self) -> Self:
         """Return an encoder of the same architecture with random weights."""
         raise NotImplementedError

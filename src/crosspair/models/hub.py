@@ -370,7 +370,7 @@ def write_card(
         **{**config, "preprocessing": preprocessing(clip), "name": name},
         origin={key: value for key, value in origin.items() if value != ""},
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
-        results=table,
+        results={row: values for row, values in table.items() if "trained" in values},
         subjects=[of for of in ("trained", "random weights", "chance") if any(of in row for row in table.values())],
     )
     write_atomically(folder / CARD_FILE, str(card) + "\n")

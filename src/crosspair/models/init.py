@@ -127,7 +127,10 @@ def load_init_weights(source: str) -> InitWeights:
         video, encoder = inflate(source.removeprefix(IMAGENET))
         return InitWeights(f"ImageNet {weights_hash(encoder)}", video, encoder)
     folder = resolve_model_folder(source)
-    config = read_config(folder, *MODEL_TYPES)
+    config = read_config(folder, *MODEL_TYPES, *FAMILIES)
+    if config["model_type"] in FAMILIES:
+        settings = f"video.encoder=pretrained video.source={source}"
+        raise ModelError(f"{source} is a model of another project. Use --init random {settings}.")
     weights = read_weights(folder)
     encoder, layer = (
         {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}

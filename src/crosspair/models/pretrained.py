@@ -54,13 +54,21 @@ def _first_token(model: Any, clips: torch.Tensor) -> torch.Tensor:
     return model(clips).last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
 
+def _tokens(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model(clips).last_hidden_state  # type: ignore[no-any-return]
+
+
 def _token_mean(model: Any, clips: torch.Tensor) -> torch.Tensor:
-    mean: torch.Tensor = model(clips).last_hidden_state.float().mean(dim=1)
+    mean = _tokens(model, clips).float().mean(dim=1)
     return model.fc_norm(mean) if hasattr(model, "fc_norm") else mean  # of a fine-tuned VideoMAE
 
 
+def _vjepa_tokens(model: Any, clips: torch.Tensor) -> torch.Tensor:
+    return model(clips, skip_predictor=True).last_hidden_state  # type: ignore[no-any-return]
+
+
 def _vjepa(model: Any, clips: torch.Tensor) -> torch.Tensor:
-    return model(clips, skip_predictor=True).last_hidden_state.float().mean(dim=1)  # type: ignore[no-any-return]
+    return _vjepa_tokens(model, clips).float().mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,14 @@ class Family:
         free: which of the frames and the size of a clip may differ from the model's configuration.
         stride: default distance between frames in 1/30 s; None: an image encoder, which runs on each frame.
         text: how texts are tokenized, see `TextTower`; None: no text tower.
+        tokens: like ``encode``, to tokens (B, N, F); None: pooled features only.
     """
 
     encode: Encode
     free: frozenset[str] = frozenset()
     stride: int | None = None
     text: Mapping[str, bool] | None = None
+    tokens: Encode | None = None
 
 
 _FRAMES, _BOTH = frozenset({"frames"}), frozenset({"frames", "size"})
@@ -93,11 +103,11 @@ FAMILIES: Mapping[str, Family] = {
     "resnet": Family(_pooled, _BOTH),
     "xclip": Family(_video_tower, stride=32, text=_MASKED),
     "videoprism": Family(_video_tower, stride=8, text={"padded": True, "masked": True}),
-    "videoprism_vision_model": Family(_token_mean, stride=8),
-    "videomae": Family(_token_mean, stride=4),
-    "vivit": Family(_pooled, stride=2),
-    "timesformer": Family(_first_token, _FRAMES, stride=32),
-    "vjepa2": Family(_vjepa, _BOTH, stride=4),
+    "videoprism_vision_model": Family(_token_mean, stride=8, tokens=_tokens),
+    "videomae": Family(_token_mean, stride=4, tokens=_tokens),
+    "vivit": Family(_pooled, stride=2, tokens=_tokens),
+    "timesformer": Family(_first_token, _FRAMES, stride=32, tokens=_tokens),
+    "vjepa2": Family(_vjepa, _BOTH, stride=4, tokens=_vjepa_tokens),
 }
 """By the ``model_type`` of the configuration."""
 
@@ -163,6 +173,10 @@ class PretrainedEncoder(VideoEncoder):
         lists = [name for name, module in self.named_modules() if isinstance(module, nn.ModuleList)]
         outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
         return [block for name in outer for block in self.get_submodule(name).children()]
+
+    def tokens(self, clips: torch.Tensor) -> torch.Tensor:
+        encode = FAMILIES[self.model.config.model_type].tokens
+        return encode(self.model, clips.transpose(1, 2)).float() if encode else super().tokens(clips)
 
     def with_random_weights(self) -> Self:
         """Return an encoder of the same architecture with random weights."""

@@ -70,8 +70,15 @@ class ResNet3d(VideoEncoder):
         folded = None if self.training else self.folded
         if folded and torch.is_autocast_enabled(clips.device.type):
             return folded(clips)
-        x: torch.Tensor = self.stem(clips)
-        return average(self.res5(self.res4(self.res3(self.res2(x)))))
+        return average(self._feature_map(clips))
+
+    def tokens(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, T·H'·W', F) before the average, by time and place."""
+        return self._feature_map(clips).flatten(2).transpose(1, 2)
+
+    def _feature_map(self, clips: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = self.res5(self.res4(self.res3(self.res2(self.stem(clips)))))
+        return x
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -50,6 +50,16 @@ class VideoModel(HubModel):
         features: torch.Tensor = encoder(pixels)
         return features
 
+    def visual_tokens(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return visual features by time or place (B, N, F) of clips as for `visual_features`.
+
+        Tokens are the positions of the feature map of the 3D ResNet, the frames of an image encoder, or the tokens of a
+        video transformer; the pooled feature is the only one of other encoders.
+        """
+        encoder = self.video_encoder
+        pixels = normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d)
+        return encoder.tokens(pixels)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode. Layers of the video encoder that are not trained stay in eval mode."""
         super().train(mode)

@@ -35,7 +35,14 @@ from crosspair.reporting.figures import (
     replace_missing_glyphs,
     svg_figure,
 )
-from crosspair.reporting.tables import ReportTable, TableCell, compare_with_baselines, format_comparison, render_page
+from crosspair.reporting.tables import (
+    ReportTable,
+    TableCell,
+    compare_with_baselines,
+    format_comparison,
+    other_models,
+    render_page,
+)
 from crosspair.training.finetune import RESULTS_FILE
 from crosspair.training.run import METRICS, MODEL, ORIGIN, RECIPE
 
@@ -244,20 +251,21 @@ def _validation_results(run: TrainedRun) -> list[Result]:
 
 
 def _results_table(results: Sequence[Result]) -> ReportTable:
-    """Build the table of results compared with chance and, if measured, random weights."""
-    frame = compare_with_baselines(results)
-    shown = [0, 2, 3] if frame.random.isna().all() else [0, 1, 2, 3, 4]
+    """Build the table of results compared with chance and, if measured, random weights and other models."""
+    frame, others = compare_with_baselines(results), other_models(results)
     titles = [
-        TableCell("chance"), TableCell("random", "weights"), TableCell("trained"),
+        TableCell("chance"), TableCell("random", "weights"), *map(TableCell, others), TableCell("trained"),
         TableCell("×", "chance"), TableCell("×", "random"),
     ]  # fmt: skip
+    without_random = [i for i in range(len(titles)) if i not in (1, len(titles) - 1)]
+    shown = without_random if frame.random.isna().all() else range(len(titles))
     rows = []
     for row in frame.itertuples():
-        chance, random, trained, interval, *ratios = format_comparison(row)
+        *values, trained, interval, over_chance, over_random = format_comparison(row, others)
         split = row.split if row.count is None else f"{row.count:,} of {row.split}"
         detail = "; ".join(filter(None, (row.feature, split, row.settings, row.over)))
-        cells = [TableCell(chance), TableCell(random), TableCell(trained, interval, style="main")]
-        cells += map(TableCell, ratios)
+        cells = [*map(TableCell, values), TableCell(trained, interval, style="main")]
+        cells += map(TableCell, (over_chance, over_random))
         rows.append([TableCell(row.column.title, detail), *(cells[i] for i in shown)])
     remarks = {
         "Below a value is its 95 % bootstrap interval over the videos.": frame.low.notna().any(),
@@ -342,7 +350,7 @@ def overview_figure(results: Sequence[Result], history: History, sheets: Sequenc
         A PNG, 1600 pixels wide, on white.
     """
     frame = compare_with_baselines(results)
-    frame = frame[[not column.is_rank for column in frame.column]][:_BARS]
+    frame = frame[frame.trained.notna() & [not column.is_rank for column in frame.column]][:_BARS]
     lines, levels = retrieval_series(history, "text_to_video")
     with figure_style():
         size = (_WIDTH, _CHARTS + _QUERY * len(sheets))

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import get_args
 from urllib.parse import quote
 
 import pandas as pd
 
 from crosspair.errors import RunError
-from crosspair.evaluation.results import Result, Subject, read_results
+from crosspair.evaluation.results import SUBJECTS, Result, read_results
 from crosspair.files import write_atomically
 from crosspair.provenance import Provenance
 from crosspair.reporting.tables import (
@@ -143,9 +142,10 @@ def summary_frame(runs: Sequence[Run], folder: Path = Path()) -> pd.DataFrame:
             raise RunError(f"{run.path}: {error}") from None
     frame = pd.concat(frames, ignore_index=True)
     frame["detail"] = (frame.of + "; " + frame.over).str.removesuffix("; ")
+    others = [of for of in frame.of.unique() if of not in SUBJECTS]
     orders = {
         "table": list(TABLE_TITLES), "run": [run.name for run in runs],
-        "of": list(get_args(Subject)), "over": list(frame.over.unique()),
+        "of": [SUBJECTS[0], *others, *SUBJECTS[1:]], "over": list(frame.over.unique()),
     }  # fmt: skip
     frame = frame.sort_values(list(orders), key=lambda each: each.map(orders[each.name].index))
     tables = [table for _, table in frame.groupby("table", sort=False)]

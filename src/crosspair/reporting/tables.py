@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crosspair.errors import RunError, escape_controls
-from crosspair.evaluation.results import MEDIAN_RANK, Result
+from crosspair.evaluation.results import MEDIAN_RANK, SUBJECTS, Result
 from crosspair.markdown import escape_markdown, markdown_rows
 from crosspair.progress import Terminal
 
@@ -27,16 +27,6 @@ TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
     "": "Retrieval and other protocols",
 }
 COLUMN_FIELDS = ("protocol", "metric", "feature", "split", "classes", "labels")  # of `Column`, in order
-_COMPARISON_HEAD = [
-    "protocol",
-    "metric",
-    "feature",
-    "chance",
-    "random weights",
-    "trained",
-    "over chance",
-    "over random",
-]
 _SPLIT_SETTINGS = ("mean of splits", "official split")  # keys of `Result.settings`
 _PIPE_WIDTH = 120  # characters, if the output is not a terminal
 
@@ -98,7 +88,7 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
     Returns:
         The constants; ``column``, a `Column`, with its fields and ``table``; ``of``, the subject;
         ``over``, the official splits; ``settings``, the others as text; ``note``, with the number
-        of test items and single values; ``value``, ``low``, ``high`` and ``count``.
+        of test items and single values; ``value``, ``spread``, ``low``, ``high`` and ``count``.
     """
     measured = dict.fromkeys(Column.from_result(each) for each in results if each.of != "chance")
     rows = []
@@ -113,12 +103,30 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
         if "draws" in result.details:
             draws = (format_value(value, own.is_rank) for value in result.details["draws"])
             notes.append(f"single values {', '.join(draws)}")
-        values = ("; ".join(texts.values()), "; ".join(notes), result.value, *(result.interval or (None, None)))
+        if "tokens" in result.details:
+            notes.append(f"{result.details['tokens']:,} tokens per video")
+        if "spread" in result.details:
+            notes.append(f"standard deviation {100 * result.details['spread']:.1f} %")
+        spread, interval = result.details.get("spread"), result.interval or (None, None)
+        values = ("; ".join(texts.values()), "; ".join(notes), result.value, spread, *interval)
         same = [each for each in measured if result.of == "chance" and replace(each, feature="") == own]
         for column in same or [own]:
             fields = (column, *astuple(column), column.table, result.of, over, *values, result.count or None)
             rows.append((*constants.values(), *fields))
-    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "settings", "note", "value", "low", "high", "count"]
+    names = [
+        "column",
+        *COLUMN_FIELDS,
+        "table",
+        "of",
+        "over",
+        "settings",
+        "note",
+        "value",
+        "spread",
+        "low",
+        "high",
+        "count",
+    ]
     return pd.DataFrame(rows, columns=[*constants, *names], dtype=object)
 
 
@@ -150,7 +158,8 @@ def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
 
     Returns:
         `results_frame` of the measured values with a row per column and settings; ``chance``,
-        ``random`` and ``trained``, the latter with its interval ``low`` and ``high``; and the
+        ``random`` and ``trained``, the latter with its interval ``low`` and ``high``; ``others``,
+        the values of other models by name (see `other_models`); and the
         ratios ``over_chance`` and ``over_random``, inverted for ranks, so that larger is better.
         Values that were not measured are None.
 
@@ -175,36 +184,50 @@ def compare_with_baselines(results: Sequence[Result]) -> pd.DataFrame:
         found = group.set_index("of").to_dict("index")
         trained, random = found.get("trained", {}), found.get("random weights", {})
         row = {**next(iter(found.values())), "low": trained.get("low"), "high": trained.get("high")}
+        row["spread"] = trained.get("spread")
+        row["others"] = {name: values["value"] for name, values in found.items() if name not in SUBJECTS}
         row |= {"trained": trained.get("value"), "random": random.get("value"), "chance": by_column.get(column)}
         for key in ("chance", "random"):
             pair = (row[key], row["trained"]) if column.is_rank else (row["trained"], row[key])
             row[f"over_{key}"] = pair[0] / pair[1] if None not in pair and pair[1] else None
         rows.append(row)
-    names = ["trained", "random", "chance", "over_chance", "over_random"]
+    names = ["trained", "random", "chance", "others", "over_chance", "over_random"]
     return pd.DataFrame(rows, columns=[*frame.columns.drop(["of", "value"]), *names], dtype=object)
+
+
+def other_models(results: Sequence[Result]) -> list[str]:
+    """Return the names of models that the trained one is compared with, besides random weights and chance."""
+    return [name for name in dict.fromkeys(each.of for each in results) if name not in SUBJECTS]
 
 
 def print_table(results: Sequence[Result]) -> None:
     """Print the table of `compare_with_baselines` to standard output."""
-    print_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
+    print_rows(*_comparison_table(results), names=3)
 
 
 def markdown_table(results: Sequence[Result]) -> str:
     """Format the table of `compare_with_baselines` in Markdown."""
-    return markdown_rows(_COMPARISON_HEAD, _comparison_rows(results), names=3)
+    return markdown_rows(*_comparison_table(results), names=3)
 
 
-def _comparison_rows(results: Sequence[Result]) -> Iterator[list[str]]:
+def _comparison_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of the table."""
+    others, rows = other_models(results), []
     for row in compare_with_baselines(results).itertuples():
-        chance, random, trained, interval, *ratios = format_comparison(row)
+        chance, random, *values, trained, interval, over_chance, over_random = format_comparison(row, others)
         trained += f" ({interval})" if interval else ""
-        yield [row.protocol, row.metric, row.feature, chance, random, trained, *ratios]
+        names = [row.protocol, row.metric, row.feature]
+        rows.append([*names, chance, random, *values, trained, over_chance, over_random])
+    head = ["protocol", "metric", "feature", "chance", "random weights", *others, "trained"]
+    return [*head, "over chance", "over random"], rows
 
 
-def format_comparison(row: Any) -> list[str]:
-    """Format chance, random weights, trained, its interval and the ratios of a row."""
-    texts = (format_value(value, row.column.is_rank) for value in (row.chance, row.random, row.trained))
+def format_comparison(row: Any, others: Sequence[str] = ()) -> list[str]:
+    """Format chance, random weights, other models, trained, its interval and the ratios of a row."""
+    values = (row.chance, row.random, *(row.others.get(name) for name in others), row.trained)
     interval = "" if row.low is None else format_interval((row.low, row.high))
+    texts = [format_value(value, row.column.is_rank) for value in values]
+    texts[-1] += "" if row.spread is None else f" ± {100 * row.spread:.1f}"
     return [*texts, interval, format_ratio(row.over_chance), format_ratio(row.over_random)]
 
 
@@ -215,7 +238,7 @@ def print_rows(head: Sequence[str], rows: Iterable[Sequence[str]], *, names: int
         column.justify = "right"
     for row in rows:
         table.add_row(*(Text(escape_controls(cell)) for cell in row))
-    console = Terminal() if sys.stdout.isatty() else Terminal(width=_PIPE_WIDTH)
+    console = Terminal() if sys.stdout.isatty() else Terminal(width=max(_PIPE_WIDTH, 15 * len(head)))
     console.print(table)
 
 
