@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import crosspair
+from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import read_results
 from crosspair.models import CPD, load_model
+from crosspair.recipes import read_recipe
 from tests.e2e.conftest import FAST, pretrain_arguments, refused, run
 from tests.models.conftest import write_pretrained
 
@@ -138,19 +140,14 @@ def test_pretrain(folder: Path, rendered: Manifest, tmp_path: Path, kind: str, t
 
 @pytest.mark.parametrize("train", ["none", "head", "last:1", "all"])
 def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, train: str) -> None:
-    settings = [*video_settings(folder / "resnet", train), "training.epochs=1", "training.batch_size=4"]
-    arguments = [
-        "--recipe",
-        "laptop-finetune",
-        "--manifest",
-        corpus.path,
-        "--run",
-        tmp_path / "run",
-        "--init",
-        "random",
-    ]
-    run("finetune", *arguments, *settings, "plateau.drops=0", "training.workers=1")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {epochs: 1, batch_size: 4, workers: 1, precision: fp32}\nplateau: {drops: 0}\n")
+    arguments = ["--recipe", recipe, "--manifest", corpus.path, "--run", tmp_path / "run", "--init", "random"]
+    run("finetune", *arguments, *video_settings(folder / "resnet", train)[:3])
     model = load_model(tmp_path / "run" / "model")
+    assert (model.clip.size, model.clip.frames, model.clip.stride) == (32, 2, 30)  # of the model
+    saved = read_recipe(FinetuneRecipe, str(tmp_path / "run" / "recipe.yaml"))
+    assert saved.clip == model.clip
     before = CPD.from_pretrained(folder / "resnet").video_encoder.state_dict()
     after = model.video_encoder.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
