@@ -29,6 +29,8 @@ ADDED = (
     ("video", "source"),
     ("video", "train"),
     ("head", "projection"),
+    ("optimizer", "encoder_factor"),
+    ("optimizer", "layer_decay"),
 )  # later; hashed only if not the default
 
 
