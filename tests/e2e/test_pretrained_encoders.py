@@ -58,7 +58,11 @@ def test_two_towers(
     assert "3 unchanged" in capsys.readouterr().out
     embeddings = torch.tensor([row["embedding"] for row in pq.read_table(out).to_pylist()])
     torch.testing.assert_close(embeddings, model.embed_videos(videos, clips=2).embedding)
-    assert len(model.classify(videos, CLASSES, clips=2).scores) == 3
+    classified = model.classify(videos, CLASSES, clips=2)
+    scores = (classified.cosines / model.engine.model.temperature).softmax(dim=1)
+    torch.testing.assert_close(classified.scores, scores)
+    assert len(scores) == 3
+    assert model.engine.model.temperature != 0.07
 
 
 def test_evaluate(folder: Path, corpus: Manifest, tmp_path: Path) -> None:
