@@ -43,9 +43,10 @@ from crosspair.files import check_output, check_output_folder, read_yaml
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.models.init import IMAGENET, load_frozen_model, load_model
+from crosspair.models.video import read_resolved_recipe
 from crosspair.progress import delayed_progress
 from crosspair.provenance import Provenance, provenance
-from crosspair.recipes import make_recipe, read_recipe, run_recipe_hash, suggest
+from crosspair.recipes import make_recipe, run_recipe_hash, suggest
 from crosspair.training.finetune import finetune_and_test
 from crosspair.training.pretrain import pretrain as train_pairs
 from crosspair.training.run import MODEL, RECIPE, check_run_folder
@@ -93,7 +94,7 @@ def pretrain(
         CrosspairError: recipe, pairs, weights or folder are invalid.
     """
     check_run_folder(Path(run))
-    settings = recipe if isinstance(recipe, Recipe) else read_recipe(Recipe, recipe, overrides)
+    settings = recipe if isinstance(recipe, Recipe) else read_resolved_recipe(Recipe, recipe, overrides)
     pairs = manifest if isinstance(manifest, Manifest) else Manifest.read(manifest)
     with distributed_context() as world:
         model = train_pairs(settings, pairs, run, init=init or "random", resume=resume, profile=profile, world=world)
@@ -136,7 +137,7 @@ def finetune(
             check_run_folder(folder / part)
     else:
         check_run_folder(folder)
-    settings = recipe if isinstance(recipe, FinetuneRecipe) else read_recipe(FinetuneRecipe, recipe, overrides)
+    settings = recipe if isinstance(recipe, FinetuneRecipe) else read_resolved_recipe(FinetuneRecipe, recipe, overrides)
     if splits and not test:
         raise CrosspairError("official splits (--splits) average test results and require a test, not --no-test")
     with distributed_context() as world:

@@ -35,6 +35,7 @@ Rule: TypeAlias = tuple[str, Callable[[float], bool]]  # what is required, and w
 
 POSITIVE: Rule = ("above 0", lambda value: value > 0)
 NON_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
+POSITIVE_FRACTION: Rule = ("in (0, 1]", lambda value: 0 < value <= 1)
 FRACTION: Rule = ("in [0, 1)", lambda value: 0 <= value < 1)
 # If res5 sees one pixel, oneDNN's bfloat16 gradient of a strided 3×3×3 convolution hangs.
 NETWORK_INPUT: Rule = ("at least 32", lambda size: size >= 32)
@@ -257,10 +258,18 @@ class OptimizerConfig:
     """Epochs of linear warm-up from zero."""
     clip_norm: float | None = None
     """Maximum norm of the gradient; no clipping in the paper."""
+    encoder_factor: float = 1.0
+    """Learning rate of the video encoder relative to ``lr``."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each block of the video encoder to the block before it; 0.65
+    to 0.9 is usual for pretrained transformers."""
 
     def __post_init__(self) -> None:
         check_fields("optimizer", self, POSITIVE, "lr")
-        check_fields("optimizer", self, NON_NEGATIVE, "momentum", "weight_decay", "warmup_epochs", "clip_norm")
+        check_fields("optimizer", self, POSITIVE_FRACTION, "layer_decay")
+        check_fields(
+            "optimizer", self, NON_NEGATIVE, "momentum", "weight_decay", "warmup_epochs", "clip_norm", "encoder_factor"
+        )
 
 
 @dataclass(frozen=True)
@@ -392,7 +401,7 @@ class LabelsConfig:
     split is tested on."""
 
     def __post_init__(self) -> None:
-        check_fields("labels", self, ("in (0, 1]", lambda value: 0 < value <= 1), "share")
+        check_fields("labels", self, POSITIVE_FRACTION, "share")
         check_fields("labels", self, FRACTION, "hold_out")
 
 

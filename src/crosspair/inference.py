@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from crosspair.config import ObjectiveConfig
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.inputs import collect_videos, probe_missing
 from crosspair.corpora.manifest import Manifest
@@ -41,7 +42,6 @@ from crosspair.video.decode import REFERENCE_FPS, check_frame_array
 Video = str | os.PathLike[str] | np.ndarray
 Videos = Video | Manifest | Sequence[Video]
 
-TEMPERATURE = 0.07  # τ of Equation 3
 ROW_GROUP = 4096  # rows per row group of an embeddings file
 
 
@@ -142,7 +142,8 @@ class Model:
         names = class_embeddings(self.engine.model, classes, templates)
         embedded = self.embed_videos(videos, clips=clips, windows=windows)
         cosines = embedded.embedding @ names.T
-        return Classified(embedded.ids, embedded.spans, list(classes), cosines, embedded.failures)
+        temperature = self.engine.model.temperature
+        return Classified(embedded.ids, embedded.spans, list(classes), cosines, embedded.failures, temperature)
 
     def encode(
         self, videos: Videos, *, clips: int = CLIPS, windows: Windows | None = None
@@ -223,6 +224,7 @@ class Classified:
         ids, spans, failures: see `Embedded`.
         classes: C class names.
         cosines: (n, C) float32, cosine of video and class name, -1 to 1.
+        temperature: see `CPD`.
     """
 
     ids: list[str]
@@ -230,11 +232,12 @@ class Classified:
     classes: list[str]
     cosines: torch.Tensor
     failures: list[tuple[str, str]]
+    temperature: float = ObjectiveConfig.temperature
 
     @property
     def scores(self) -> torch.Tensor:
-        """(n, C) float32, softmax over these classes of the cosines / 0.07 (Equation 3)."""
-        return torch.softmax(self.cosines / TEMPERATURE, dim=1)
+        """(n, C) float32, softmax over these classes of the cosines / temperature (Equation 3)."""
+        return torch.softmax(self.cosines / self.temperature, dim=1)
 
     def videos(self) -> Iterator[tuple[str, list[tuple[str, float]], list[TimelineSegment]]]:
         """Yield each video's id, its classes with scores in descending order, and its timeline.
@@ -245,7 +248,7 @@ class Classified:
         scores = self.scores
         for name, members in groupby(range(len(self.ids)), key=self.ids.__getitem__):
             rows = list(members)
-            mean = torch.softmax(self.cosines[rows].mean(dim=0) / TEMPERATURE, dim=0)
+            mean = torch.softmax(self.cosines[rows].mean(dim=0) / self.temperature, dim=0)
             ranked = [(self.classes[i], float(mean[i])) for i in mean.argsort(descending=True, stable=True).tolist()]
             spans = [(start, end) for start, end in map(self.spans.__getitem__, rows)
                      if start is not None and end is not None]  # fmt: skip

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import crosspair
+from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import read_results
 from crosspair.models import CPD, load_model
+from crosspair.recipes import read_recipe
 from tests.e2e.conftest import FAST, pretrain_arguments, refused, run
 from tests.models.conftest import write_pretrained
 
@@ -56,7 +58,11 @@ def test_two_towers(
     assert "3 unchanged" in capsys.readouterr().out
     embeddings = torch.tensor([row["embedding"] for row in pq.read_table(out).to_pylist()])
     torch.testing.assert_close(embeddings, model.embed_videos(videos, clips=2).embedding)
-    assert len(model.classify(videos, CLASSES, clips=2).scores) == 3
+    classified = model.classify(videos, CLASSES, clips=2)
+    scores = (classified.cosines / model.engine.model.temperature).softmax(dim=1)
+    torch.testing.assert_close(classified.scores, scores)
+    assert len(scores) == 3
+    assert model.engine.model.temperature != 0.07
 
 
 def test_evaluate(folder: Path, corpus: Manifest, tmp_path: Path) -> None:
@@ -140,19 +146,14 @@ def test_pretrain(folder: Path, rendered: Manifest, tmp_path: Path, kind: str, t
     ("kind", "train"), [("clip", "head"), *(("resnet", train) for train in ("none", "head", "last:1", "all"))]
 )
 def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, kind: str, train: str) -> None:
-    settings = [*video_settings(folder / kind, train), "training.epochs=1", "training.batch_size=4"]
-    arguments = [
-        "--recipe",
-        "laptop-finetune",
-        "--manifest",
-        corpus.path,
-        "--run",
-        tmp_path / "run",
-        "--init",
-        "random",
-    ]
-    run("finetune", *arguments, *settings, "plateau.drops=0", "training.workers=1")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {epochs: 1, batch_size: 4, workers: 1, precision: fp32}\nplateau: {drops: 0}\n")
+    arguments = ["--recipe", recipe, "--manifest", corpus.path, "--run", tmp_path / "run", "--init", "random"]
+    run("finetune", *arguments, *video_settings(folder / kind, train)[:3])
     model = load_model(tmp_path / "run" / "model")
+    assert (model.clip.size, model.clip.frames, model.clip.stride) == (32, 2, 30)  # of the model
+    saved = read_recipe(FinetuneRecipe, str(tmp_path / "run" / "recipe.yaml"))
+    assert saved.clip == model.clip
     before = CPD.from_pretrained(folder / kind).video_encoder.state_dict()
     after = model.video_encoder.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -54,10 +54,10 @@ def write_tokenizer(folder: Path) -> int:
 
 
 PRETRAINED = (
-    "clip", "metaclip_2", "siglip", "dinov2", "vit", "convnext", "resnet", "xclip", "videoprism",
+    "clip", "metaclip_2", "siglip", "siglip2", "dinov2", "vit", "convnext", "resnet", "xclip", "videoprism",
     "videoprism_vision_model", "videomae", "vivit", "timesformer", "vjepa2",
 )  # fmt: skip
-TWO_TOWERS = ("clip", "metaclip_2", "siglip", "xclip", "videoprism")
+TWO_TOWERS = ("clip", "metaclip_2", "siglip", "siglip2", "xclip", "videoprism")
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
 
@@ -82,6 +82,8 @@ def write_pretrained(folder: Path, kind: str) -> Path:
     elif kind == "vjepa2":
         image |= {"crop_size": size, "frames_per_clip": 4}
         image |= {"pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}
+    elif kind == "siglip2":
+        image["num_patches"] = 4
     elif kind == "xclip":
         image |= {f"mit_{name}": value for name, value in layers.items()}
     settings = image
@@ -89,7 +91,7 @@ def write_pretrained(folder: Path, kind: str) -> Path:
         vocabulary = {"vocab_size": write_tokenizer(folder), "max_position_embeddings": 16}
         special = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
         settings = {"text_config": {**layers, **vocabulary, **special}, "vision_config": image}
-        if kind not in ("siglip", "videoprism"):
+        if kind not in ("siglip", "siglip2", "videoprism"):
             settings["projection_dim"] = 32 if kind == "xclip" else 24
     torch.manual_seed(0)
     model = AutoModel.from_config(AutoConfig.for_model(kind, **settings))
@@ -99,5 +101,7 @@ def write_pretrained(folder: Path, kind: str) -> Path:
                 value.normal_(std=0.1)
     model.save_pretrained(folder)
     preprocessor = {"image_mean": MEAN, "image_std": STD, "size": {"shortest_edge": size + 4}, "crop_size": size}
+    if kind == "siglip2":
+        preprocessor = {"image_mean": MEAN, "image_std": STD, "max_num_patches": 4, "patch_size": 16}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return folder

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from crosspair.config import ClassifierConfig, ClipConfig, HeadConfig, TextConfig, VideoConfig
+from crosspair.config import ClassifierConfig, ClipConfig, FinetuneRecipe, HeadConfig, Recipe, TextConfig, VideoConfig
 from crosspair.errors import ModelError, RecipeError
 from crosspair.evaluation.evaluate import randomize_weights
 from crosspair.models import CPD, Classifier, ResNet3d, WordAverage, build_model, load_model
 from crosspair.models.encoder import ENCODERS_VARIABLE, VideoEncoder
 from crosspair.models.pretrained import load_towers
-from crosspair.models.video import load_pretrained_encoder
-from crosspair.recipes import recipe_of
+from crosspair.models.video import load_pretrained_encoder, read_resolved_recipe
+from crosspair.recipes import read_recipe, recipe_of
 from crosspair.video.pixels import normalize
 from tests.models.conftest import write_pretrained
 
@@ -159,6 +159,24 @@ def test_invalid_modules(here: Path, code: str | None, message: str, monkeypatch
         load_pretrained_encoder(pretrained("faulty:build"))
     assert "faulty:build" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --- clip format --------------------------------------------------------------------------------
+
+
+def test_the_encoder_determines_the_clip_format_that_a_recipe_omits(here: Path) -> None:
+    file = here / "my.yaml"
+    file.write_text("clip: {stride: 7, flip: false}\nvideo: {encoder: pretrained, source: 'video_net:build'}\n")
+    recipe = read_resolved_recipe(Recipe, str(file))
+    assert recipe.clip == ClipConfig(size=32, frames=3, stride=7, flip=False)
+    assert recipe == read_recipe(Recipe, str(file), ["clip.size=32", "clip.frames=3"])
+    source = write_pretrained(here / "resnet", "resnet")
+    recipe = read_resolved_recipe(Recipe, str(file), [f"video.source={source}", "clip.frames=5"])
+    assert recipe.clip == ClipConfig(size=32, frames=5, stride=7, test_scale=36 / 32, flip=False)
+    for override in ("clip.size=64", "clip.frames=4"):
+        with pytest.raises(RecipeError, match=override.split("=")[0]):
+            read_resolved_recipe(Recipe, str(file), [override])
+    assert read_resolved_recipe(FinetuneRecipe, "laptop-finetune") == read_recipe(FinetuneRecipe, "laptop-finetune")
 
 
 # --- trained layers -----------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_contents_of_a_model_folder(folder: Path) -> None:
     assert names(folder) == [*FILES, "words.json"]
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     config = json.loads((folder / "config.json").read_text())
-    assert list(config) == ["model_type", "clip", "video", "text", "head", "untrained", "preprocessing"]
+    assert list(config) == ["model_type", "clip", "video", "text", "head", "untrained", "temperature", "preprocessing"]
     assert config["preprocessing"] == {
         "frames": 5, "seconds_between_frames": 0.2, "short_side": 128, "size": 112,
         "channels": "RGB", "mean": 0.45, "std": 0.225,

@@ -20,9 +20,19 @@ from crosspair.config import ClassifierConfig, ClipConfig, HeadConfig, TextConfi
 from crosspair.errors import CrosspairError, ModelError, RecipeError, TextError
 from crosspair.evaluation.encode import check_text_tower
 from crosspair.evaluation.evaluate import randomize_weights
-from crosspair.models import CPD, Classifier, WordAverage, load_model
+from crosspair.models import (
+    CPD,
+    Classifier,
+    WordAverage,
+    build_model,
+    load_init_weights,
+    load_model,
+    load_pretrained_towers,
+)
+from crosspair.models.hub import weights_hash
 from crosspair.models.pretrained import FAMILIES
 from crosspair.models.video import load_pretrained_encoder
+from crosspair.recipes import recipe_of
 from crosspair.video.pixels import normalize
 from tests.models.conftest import MEAN, PRETRAINED, STD, TWO_TOWERS, write_pretrained
 
@@ -66,17 +76,27 @@ def features_by_hand(kind: str, model: Any, clips: torch.Tensor) -> torch.Tensor
     if kind in ("videomae", "timesformer"):
         tokens = model(pixel_values=frames).last_hidden_state
         return tokens.mean(1) if kind == "videomae" else tokens[:, 0]
-    if kind in TWO_TOWERS:
+    if kind == "siglip2":
+        each = [F.normalize(model.get_image_features(*naflex_inputs(x)).pooler_output, dim=1) for x in frames.unbind(1)]
+    elif kind in TWO_TOWERS:
         each = [F.normalize(model.get_image_features(pixel_values=x).pooler_output, dim=1) for x in frames.unbind(1)]
     else:
         each = [model(pixel_values=x).pooler_output.reshape(2, -1) for x in frames.unbind(1)]
     return torch.stack(each).mean(0)
 
 
+def naflex_inputs(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Patches, mask and shapes of images (N, 3, 32, 32), as of transformers' processor."""
+    from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
+
+    patches = torch.stack([torch.from_numpy(convert_image_to_patches(image.numpy(), 16)) for image in images])
+    return patches, torch.ones(len(images), 4).long(), torch.tensor([[2, 2]] * len(images))
+
+
 def texts_by_hand(kind: str, model: Any, folder: Path) -> torch.Tensor:
-    padding = "max_length" if kind in ("siglip", "videoprism") else "longest"
+    padding = "max_length" if kind in ("siglip", "siglip2", "videoprism") else "longest"
     tokens = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=padding, max_length=16, return_tensors="pt")
-    mask = {} if kind == "siglip" else {"attention_mask": tokens.attention_mask}
+    mask = {} if kind in ("siglip", "siglip2") else {"attention_mask": tokens.attention_mask}
     return model.get_text_features(input_ids=tokens.input_ids, **mask).pooler_output
 
 
@@ -122,6 +142,8 @@ def test_features_are_those_of_transformers(folder: Callable[[str], Path], tmp_p
     assert isinstance(again, CPD)
     assert (again.clip, again.video, again.text, again.head) == (model.clip, model.video, model.text, model.head)
     assert (again.untrained, again.hash) == (model.untrained, model.hash)
+    scale = getattr(source, "logit_scale", None)  # of the model's own probabilities
+    assert model.temperature == again.temperature == (0.07 if scale is None else pytest.approx(1 / scale.exp().item()))
     torch.testing.assert_close(again.encode_video(inputs)[0], features)
     if kind in TWO_TOWERS:
         assert torch.equal(again.encode_text(TEXTS), model.encode_text(TEXTS))
@@ -248,6 +270,58 @@ def test_missing_and_unexpected_weights_are_named(tmp_path: Path) -> None:
 
 def test_unsupported_architecture(language_model: Path) -> None:
     refused(language_model, "distilbert")
+    with pytest.raises(ModelError, match="distilbert"):
+        load_pretrained_encoder(VideoConfig(encoder="pretrained", source=str(language_model)))
+
+
+def test_weights_of_another_class(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    for weights, config in (("vit", "dinov2"), ("dinov2", "vit"), ("resnet", "clip")):
+        mixed = shutil.copytree(folder(config), tmp_path / (weights + config))
+        shutil.copy(folder(weights) / "model.safetensors", mixed)
+        refused(mixed, "weights are")
+    shutil.copytree(folder("vit"), tmp_path / "other")
+    change(tmp_path / "other" / "config.json", intermediate_size=48)
+    refused(tmp_path / "other", r"another shape.*layers\.0\.mlp")
+
+
+def test_text_tower_of_a_model_without_one(folder: Callable[[str], Path]) -> None:
+    settings = {"video.encoder": "pretrained", "video.source": str(folder("vit")), "text.encoder": "same"}
+    with pytest.raises(ModelError, match=r"text\.encoder=same"):
+        build_model(recipe_of({**settings, "clip.size": 32}), [])
+
+
+@pytest.mark.parametrize("value", [0, "1", None])
+def test_invalid_temperature(folder: Callable[[str], Path], tmp_path: Path, value: object) -> None:
+    CPD.from_pretrained(folder("clip")).save_pretrained(tmp_path / "model")
+    change(tmp_path / "model" / "config.json", temperature=value)
+    refused(tmp_path / "model", "temperature")
+
+
+# --- initial weights ----------------------------------------------------------------------------
+
+
+def test_initial_weights(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    video = VideoConfig(10, encoder="pretrained", source=str(folder("vit")))
+    encoder, _ = load_pretrained_encoder(video)
+    assert encoder
+    model = Classifier(["a", "b"], ClipConfig(size=32), video, ClassifierConfig(), encoder.with_random_weights())
+    init = load_init_weights(str(folder("vit")))
+    init.load_into(model)
+    assert all(torch.equal(value, encoder.state_dict()[name]) for name, value in init.encoder.items())
+    assert weights_hash(model.video_encoder.state_dict()) == weights_hash(encoder.state_dict())
+    with pytest.raises(ModelError, match=r"video\.source"):
+        load_init_weights(str(folder("dinov2"))).load_into(model)
+    plain = Classifier(["a", "b"], ClipConfig(size=32), VideoConfig(10, 4), ClassifierConfig())
+    with pytest.raises(ModelError, match=r"video\.encoder=pretrained"):
+        init.load_into(plain)
+    plain.save_pretrained(tmp_path / "plain")
+    with pytest.raises(ModelError, match=r"video\.encoder=resnet3d"):
+        load_init_weights(str(tmp_path / "plain")).load_into(model)
+    cpd = CPD.from_pretrained(folder("vit"))
+    with torch.no_grad():
+        cpd.video_encoder.get_parameter("model.layernorm.bias").fill_(2)
+    assert load_pretrained_towers(cpd, str(folder("vit"))) == init.name
+    assert weights_hash(cpd.video_encoder.state_dict()) == weights_hash(encoder.state_dict())
 
 
 def test_missing_files(tmp_path: Path) -> None:

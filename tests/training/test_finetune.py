@@ -105,6 +105,18 @@ def test_gradient_norm_is_clipped() -> None:
     assert float(torch.stack(steps).norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_learning_rates_of_the_blocks() -> None:
+    made = task(**{
+        "optimizer.lr": 1.0, "optimizer.encoder_factor": 0.5, "optimizer.layer_decay": 0.25, "video.train": "last:2",
+    })  # fmt: skip
+    before = {name: value.detach().clone() for name, value in made.model.named_parameters()}
+    assert float(made.train_step(batch(), 0.0, 1.0)["lr"]) == 1.0
+    rates = {id(p): group["lr"] for group in made.optimizer.param_groups for p in group["params"]}
+    moved = {name: p for name, p in made.model.named_parameters() if not torch.equal(p, before[name])}
+    found = {(name.split(".")[1] if "encoder" in name else "fc", rates[id(p)]) for name, p in moved.items()}
+    assert found == {("res4", 0.125), ("res5", 0.5), ("fc", 1.0)}
+
+
 def test_frozen_batch_normalisation_does_not_change() -> None:
     made = task(start=pretrained(), **{"classifier.frozen_norm": True})
     before = {name: values.clone() for name, values in made.model.state_dict().items()}

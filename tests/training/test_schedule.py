@@ -91,6 +91,41 @@ def test_text_head_factor_zero_keeps_its_initial_weights() -> None:
     assert moved == {name for name in before if not name.startswith(("text_head", "text_encoder"))}
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_learning_rates_of_the_video_encoder(name: str) -> None:
+    model = tiny_model()
+    config = TowersOptimizerConfig(name=name, lr=2.0, encoder_factor=0.5, layer_decay=0.1, text_head_factor=3.0)
+    saved = build_optimizer(model, torch.nn.Identity(), config).state_dict()
+    optimizer = build_optimizer(model, torch.nn.Identity(), config)
+    optimizer.load_state_dict(saved)
+    rate = set_learning_rates(optimizer, 1, 5, 10, config, CurriculumConfig())
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    by_part: dict[str, set[float]] = {}
+    for key, value in model.named_parameters():
+        by_part.setdefault(".".join(key.split(".")[: 2 if key.startswith("video_encoder") else 1]), set()).add(
+            round(rates[id(value)], 9)
+        )
+    assert by_part == {
+        "video_encoder.stem": {1e-4}, "video_encoder.res2": {1e-3}, "video_encoder.res3": {1e-2},
+        "video_encoder.res4": {0.1}, "video_encoder.res5": {1.0},
+        "video_head": {2.0}, "text_head": {6.0}, "text_encoder": {0.0},
+    }  # fmt: skip
+    assert rate == 2.0
+
+
+def test_groups_of_old_checkpoints() -> None:
+    model, config = tiny_model(), TowersOptimizerConfig(name="adamw")
+    optimizer = build_optimizer(model, torch.nn.Identity(), config)
+    roles = [(group["role"], group["weight_decay"] > 0) for group in optimizer.param_groups]
+    assert roles == [("rest", True), ("rest", False), ("text_head", True), ("text_head", False), ("text", True)]
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["factor"]
+    optimizer.load_state_dict(state)
+    assert set_learning_rates(optimizer, 1, 5, 10, config, CurriculumConfig()) == 0.2
+    assert optimizer.param_groups[0]["lr"] == 0.2
+
+
 def test_schedules_by_hand() -> None:
     step = OptimizerConfig(schedule="step", step_epochs=(4, 8))
     assert [compute_lr_factor(e, 10, step) for e in (3.9, 4, 9)] == pytest.approx([1, 0.1, 0.01])

@@ -34,8 +34,9 @@ from crosspair.corpora.rendered.render import render_corpus
 from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
 from crosspair.files import read_jsonl, write_atomically
+from crosspair.models.video import resolve_recipe
 from crosspair.progress import delayed_progress
-from crosspair.recipes import hashed_settings, load_recipe, make_recipe, read_recipe, recipe_settings, suggest
+from crosspair.recipes import hashed_settings, read_settings, suggest
 
 VERSION = 1  # part of every hash: increase it when a change of the code changes results of cells
 CLIP_TOLERANCE = 0.02  # largest relative difference in clips seen between two rows
@@ -266,8 +267,8 @@ def _create_cell(
     changes = {key: values.pop(key) for key in list(values) if key.startswith("corpus.")}
     changes = {key.removeprefix("corpus."): value for key, value in changes.items()}
     corpus = build_settings(CorpusPlan, asdict(plan.corpus) | changes, where, "corpus.")
-    settings = recipe_settings(load_recipe(plan.recipe)) | plan.overrides | values
-    recipe = make_recipe(Recipe, settings | {"training.seed": seed}, where)
+    settings = read_settings(Recipe, plan.recipe) | plan.overrides | values
+    recipe = resolve_recipe(Recipe, settings | {"training.seed": seed}, where)
     manifest = source.preview(corpus, seed)
     pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column)
     if pairs < recipe.training.batch_size:
@@ -276,10 +277,10 @@ def _create_cell(
         )
     finetuning = None
     if plan.finetuning:
-        settings = recipe_settings(read_recipe(FinetuneRecipe, plan.finetuning.recipe))
+        settings = read_settings(FinetuneRecipe, plan.finetuning.recipe)
         settings |= plan.finetuning.overrides | {"training.seed": seed}
         settings |= {f"video.{key}": value for key, value in asdict(recipe.video).items()}
-        tuning = make_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")
+        tuning = resolve_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")
         finetuning = {
             "recipe": hashed_settings(tuning),
             "videos": hashes[plan.finetuning.manifest],

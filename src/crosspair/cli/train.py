@@ -170,9 +170,11 @@ def run_benchmark(
     from crosspair.benchmark import benchmark
     from crosspair.cli.parser import print_json
     from crosspair.corpora.manifest import Manifest
-    from crosspair.recipes import read_any_recipe
+    from crosspair.models.video import read_resolved_recipe
+    from crosspair.recipes import recipe_kind
 
-    result = benchmark(read_any_recipe(recipe, overrides), Manifest.read(manifest), init, seconds)
+    settings = read_resolved_recipe(recipe_kind(recipe), recipe, overrides)
+    result = benchmark(settings, Manifest.read(manifest), init, seconds)
     if json:
         print_json(asdict(result))
     else:

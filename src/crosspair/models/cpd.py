@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crosspair.config import ClipConfig, HeadConfig, Recipe, TextConfig, VideoConfig
+from crosspair.config import ClipConfig, HeadConfig, ObjectiveConfig, Recipe, TextConfig, VideoConfig
 from crosspair.device import full_precision
 from crosspair.errors import ModelError, RecipeError
 from crosspair.models.encoder import VideoEncoder, is_import_path
-from crosspair.models.hub import CPD_TYPE, WEIGHTS_FILE, read_config, read_sections, resolve_model_folder
+from crosspair.models.hub import CONFIG_FILE, CPD_TYPE, WEIGHTS_FILE, read_config, read_sections, resolve_model_folder
 from crosspair.models.pretrained import FAMILIES
 from crosspair.models.text import TextEncoder, TextTower, TransformerAverage, WordAverage, build_text_encoder
 from crosspair.models.video import VideoModel, load_pretrained_encoder
@@ -39,6 +39,8 @@ class CPD(VideoModel):
 
     Attributes:
         untrained: members of `PARTS` with random weights, e.g. in models imported without text.
+        temperature: divisor of the cosines in the probabilities of classes: τ of Equation 3 (0.07), or that of the
+            pretrained model whose embeddings are used.
 
     Raises:
         RecipeError: the encoder does not take clips of this format, or has other features than the embedding without
@@ -60,6 +62,7 @@ class CPD(VideoModel):
         super().__init__(clip, video, video_encoder)
         self.text, self.head = text, head
         self.untrained: tuple[str, ...] = ()
+        self.temperature = ObjectiveConfig.temperature
         self.text_encoder = text_encoder
         if head.projection == "learned":
             features, embedding = self.video_encoder.features, head.embedding
@@ -74,6 +77,8 @@ class CPD(VideoModel):
                 f"{text_encoder.features}; set head.projection=learned, or text.encoder=same"
             )
         self.head = replace(head, embedding=features)
+        if isinstance(text_encoder, TextTower) and text_encoder.scale:
+            self.temperature = 1 / text_encoder.scale
         identity = head.projection == "identity"
         self.video_head = _identity_head(features) if identity else nn.Identity()
         self.video_head.requires_grad_(video.train != "none")
@@ -181,11 +186,16 @@ class CPD(VideoModel):
             encoder = _check_tower(tower, recipe.video)
         model = cls(encoder, recipe.clip, recipe.video, recipe.text, recipe.head, video_encoder)
         model.untrained = tuple(part for part in PARTS if part in config.get("untrained", ()))
+        model.temperature = config.get("temperature", model.temperature)
+        if not isinstance(model.temperature, int | float) or not model.temperature > 0:
+            raise ModelError(
+                f"{folder / CONFIG_FILE}: temperature is {model.temperature}; it must be a number above 0."
+            )
         return model
 
     def _extra_config(self) -> dict[str, Any]:
-        """Return the names of the untrained parts, which ``config.json`` stores."""
-        return {"untrained": list(self.untrained)}
+        """Return the names of the untrained parts and the temperature, which ``config.json`` stores."""
+        return {"untrained": list(self.untrained), "temperature": self.temperature}
 
     def _save_extra_files(self, folder: Path) -> None:
         super()._save_extra_files(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,7 @@ from crosspair.models.hub import (
     weights_hash,
 )
 from crosspair.models.import_weights import IMAGENET_MEAN, IMAGENET_STD, inflate
-from crosspair.models.pretrained import FAMILIES
+from crosspair.models.pretrained import FAMILIES, load_towers
 from crosspair.models.text import TransformerAverage, WordAverage
 
 logger = logging.getLogger(__name__)
@@ -102,11 +102,14 @@ class InitWeights:
         """
         if self.video is None:
             return
-        if self.video != replace(model.video, source=self.video.source, train=self.video.train):
-            names = ("encoder", "source") if self.video.source else ("depth", "width", "shortcut")
+        names = ("encoder",) if self.video.source else ("encoder", "depth", "width", "shortcut")
+        if any(getattr(self.video, name) != getattr(model.video, name) for name in names):
+            names = (*names, "source") if self.video.source else names
             settings = " ".join(f"video.{name}={getattr(self.video, name)}" for name in names)
             raise ModelError(f"the weights of {self.name} have another architecture than the recipe. Set {settings}.")
         message = f"the weights of {self.name} do not match their configuration"
+        if self.video.source:
+            message = f"the weights of {self.name} are not of the architecture of video.source={model.video.source}"
         load_weights(model.video_encoder, self.encoder, message)
         if isinstance(model, Classifier) and self.classes == model.classes:
             load_weights(model.fc, self.layer, message)
@@ -116,7 +119,8 @@ def load_init_weights(source: str) -> InitWeights:
     """Read initial weights.
 
     Args:
-        source: "random"; a model folder or a name on the Hugging Face Hub; or "imagenet:FILE", see `inflate`.
+        source: "random"; a model folder or a name on the Hugging Face Hub, also of another project, see `load_towers`;
+            or "imagenet:FILE", see `inflate`.
 
     Raises:
         ModelError: the weights do not exist or are invalid.
@@ -129,8 +133,9 @@ def load_init_weights(source: str) -> InitWeights:
     folder = resolve_model_folder(source)
     config = read_config(folder, *MODEL_TYPES, *FAMILIES)
     if config["model_type"] in FAMILIES:
-        settings = f"video.encoder=pretrained video.source={source}"
-        raise ModelError(f"{source} is a model of another project. Use --init random {settings}.")
+        encoder = load_towers(folder)[0].state_dict()
+        video = VideoConfig(encoder="pretrained", source=source)
+        return InitWeights(f"{config['model_type']} {weights_hash(encoder)}", video, encoder)
     weights = read_weights(folder)
     encoder, layer = (
         {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from crosspair.config import ClipConfig
 from crosspair.errors import CrosspairError, ModelError, format_error
 from crosspair.files import read_json
 from crosspair.models.encoder import FRAME_STRIDE, FRAMES, VideoEncoder, average_frames
+from crosspair.models.hub import read_config
 from crosspair.models.text import (
     PRETRAINED_FOLDER,
     TextTower,
@@ -40,6 +42,15 @@ Encode = Callable[[Any, torch.Tensor], torch.Tensor]
 
 def _image_tower(model: Any, frames: torch.Tensor) -> torch.Tensor:
     return F.normalize(model.get_image_features(frames).pooler_output.float(), dim=1)
+
+
+def _naflex_tower(model: Any, frames: torch.Tensor) -> torch.Tensor:
+    side = model.config.vision_config.patch_size
+    patches = frames.unfold(2, side, side).unfold(3, side, side)  # (N, 3, H / side, W / side, side, side)
+    shapes = torch.tensor(patches.shape[2:4], device=frames.device).expand(len(frames), 2)
+    patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (N, patches, side · side · 3)
+    mask = torch.ones(patches.shape[:2], dtype=torch.long, device=frames.device)
+    return F.normalize(model.get_image_features(patches, mask, shapes).pooler_output.float(), dim=1)
 
 
 def _video_tower(model: Any, clips: torch.Tensor) -> torch.Tensor:
@@ -96,7 +107,8 @@ _MASKED: Mapping[str, bool] = {"padded": False, "masked": True}
 FAMILIES: Mapping[str, Family] = {
     "clip": Family(_image_tower, _FRAMES, text=_MASKED),
     "metaclip_2": Family(_image_tower, _FRAMES, text=_MASKED),
-    "siglip": Family(_image_tower, _FRAMES, text={"padded": True, "masked": False}),  # and SigLIP 2 but for NaFlex
+    "siglip": Family(_image_tower, _FRAMES, text={"padded": True, "masked": False}),  # and SigLIP 2 of fixed resolution
+    "siglip2": Family(_naflex_tower, _FRAMES, text={"padded": True, "masked": False}),  # NaFlex
     "dinov2": Family(_pooled, _BOTH),
     "vit": Family(_pooled, _FRAMES),
     "convnext": Family(_pooled, _BOTH),
@@ -145,14 +157,18 @@ class PretrainedEncoder(VideoEncoder):
             )
             self.mean = tuple((value + offset) / scale for value in mean)
             self.std = tuple(value / scale for value in std)
-            short_side, size = _sides(preprocessor)
+            if config.model_type == "siglip2":  # any shape of at most this number of patches; here, squares
+                short_side = size = image_size = math.isqrt(vision.num_patches) * vision.patch_size
+            else:
+                short_side, size = _sides(preprocessor)
+                image_size = getattr(vision, "image_size", size)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelError(f"{PREPROCESSOR_FILES[1]}: invalid values ({format_error(error)}).") from error
         frames = FRAMES
         if family.stride:
             frames = config.frames_per_clip if config.model_type == "vjepa2" else vision.num_frames
         self.frames = None if "frames" in family.free else frames
-        self.size = None if "size" in family.free else _side(vision.image_size)
+        self.size = None if "size" in family.free else _side(image_size)
         self.clip = ClipConfig(
             size=self.size or size,
             frames=frames,
@@ -203,13 +219,12 @@ def load_towers(folder: Path, *, weights: bool = True, text: bool = True) -> tup
         TextError: the tokenizer is unusable.
     """
     transformers = import_extra("transformers")
+    read_config(folder, *FAMILIES)
     try:
         config = load_transformers_config(str(folder))
-        if config.model_type not in FAMILIES:
-            raise ValueError(f"architecture {config.model_type} is not supported; use one of {', '.join(FAMILIES)}")
         preprocessor = _read_preprocessor(folder)
         with nullcontext() if weights else import_extra("transformers.initialization").no_init_weights():
-            model, missing, unexpected = _build_network(config, folder if weights else None)
+            model, info = _build_network(config, folder if weights else None)
         family = FAMILIES[config.model_type]
         settings = family.text if text else None
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if settings else None
@@ -219,37 +234,47 @@ def load_towers(folder: Path, *, weights: bool = True, text: bool = True) -> tup
         raise ModelError(f"{folder}: loading the model failed ({format_error(error)}).") from error
     own = {name for name, _ in model.named_children()}
     buffers = {name for name, _ in model.named_buffers()}  # which old versions saved
+    unexpected = sorted(info["unexpected_keys"])
     foreign = [name for name in unexpected if name.removeprefix(f"{model.base_model_prefix}.").split(".")[0] not in own]
-    faults = {"missing": missing, "unexpected": [n for n in unexpected if n not in buffers and n not in foreign]}
+    faults = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": [name for name in unexpected if name not in buffers and name not in foreign],
+        "of another shape": sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]),
+    }
     for fault, names in faults.items():
         if names:
-            raise ModelError(f"{folder}: {len(names)} weights are {fault}: {', '.join(names[:3])}.")
+            raise ModelError(
+                f"{folder}: {len(names)} weights are {fault}, as of another model than that of config.json: "
+                f"{', '.join(names[:3])}."
+            )
     if foreign:
         logger.info("%s: ignored weights of other parts: %s", folder, ", ".join(foreign))
     encoder = PretrainedEncoder(model, preprocessor)
     if settings is None:
         return encoder, None
     tower = _select(model, lambda name: name.startswith("text"))
-    return encoder, TextTower(tower, tokenizer, encoder.features, **settings)
+    scale = float(model.logit_scale.detach().exp()) if weights and hasattr(model, "logit_scale") else None
+    return encoder, TextTower(tower, tokenizer, encoder.features, scale=scale, **settings)
 
 
-def _build_network(config: Any, folder: Path | None = None) -> tuple[Any, list[str], list[str]]:
-    """Load a network, or build one with random weights; return it with its missing and its unexpected weights."""
+def _build_network(config: Any, folder: Path | None = None) -> tuple[Any, dict[str, Any]]:
+    """Load a network, or build one with random weights; return it with the names of weights that do not match."""
     transformers = import_extra("transformers")
     settings: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
-    info: dict[str, Any] = {"missing_keys": (), "unexpected_keys": ()}
+    info: dict[str, Any] = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
     # The normalisation of a fine-tuned VideoMAE belongs to its classifier.
     fine_tuned = config.architectures == ["VideoMAEForVideoClassification"] and config.use_mean_pooling
     kind = transformers.AutoModelForVideoClassification if fine_tuned else transformers.AutoModel
     with silence_transformers():
         if folder:
-            model, info = kind.from_pretrained(folder, config=config, output_loading_info=True, **settings)
+            settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, info = kind.from_pretrained(folder, config=config, **settings)
         else:
             model = kind.from_config(config, **settings)
     if fine_tuned:
         model.videomae.fc_norm = model.fc_norm
         model = model.videomae
-    return model, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    return model, info
 
 
 def _select(model: Any, keep: Callable[[str], bool]) -> Any:

@@ -211,13 +211,17 @@ class TextTower(nn.Module):
         features: D.
         padded: whether texts are padded to ``max_tokens`` rather than to the longest of them.
         masked: whether padding is hidden from the model.
+        scale: factor of the cosines in the model's softmax or sigmoid; None: unknown.
 
     Raises:
         TextError: the tokenizer maps ordinary words to the unknown token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, features: int, *, padded: bool, masked: bool) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, features: int, *, padded: bool, masked: bool, scale: float | None = None
+    ) -> None:
         super().__init__()
+        self.scale = scale
         self.model, self.tokenizer, self.features, self.masked = model, tokenizer, features, masked
         self.max_tokens: int = model.config.text_config.max_position_embeddings
         self.padding: bool | str = "max_length" if padded else True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -14,7 +16,10 @@ from crosspair.models.hub import HubModel, resolve_model_folder
 from crosspair.models.pretrained import load_towers
 from crosspair.models.resnet3d import ResNet3d
 from crosspair.models.text import PRETRAINED_FOLDER, TextTower
+from crosspair.recipes import AnyRecipe, make_recipe, read_settings
 from crosspair.video.pixels import normalize
+
+_CLIP_FORMAT = ("size", "frames", "stride", "test_scale")  # what a pretrained encoder determines
 
 
 class VideoModel(HubModel):
@@ -73,8 +78,31 @@ class VideoModel(HubModel):
         self.video_encoder.save(folder)
 
 
+def read_resolved_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Read a recipe with `read_recipe`, and resolve its clip format with `resolve_recipe`."""
+    return resolve_recipe(kind, read_settings(kind, name, overrides), name)
+
+
+def resolve_recipe(kind: type[AnyRecipe], settings: Mapping[str, Any], name: str = "recipe") -> AnyRecipe:
+    """Build a recipe, see `make_recipe`. A pretrained encoder determines the clip format that ``settings`` omit.
+
+    Raises:
+        RecipeError: a value is invalid, or the encoder does not take clips of this format.
+        ModelError, TextError: see `load_pretrained_encoder`.
+    """
+    recipe = make_recipe(kind, settings, name)
+    if recipe.video.encoder == "pretrained":
+        encoder, _ = load_pretrained_encoder(recipe.video, weights=False)
+        assert encoder
+        omitted = [field for field in _CLIP_FORMAT if f"clip.{field}" not in settings]
+        clip = replace(recipe.clip, **{field: getattr(encoder.clip, field) for field in omitted})
+        encoder.check_clip(clip)
+        recipe = replace(recipe, clip=clip)
+    return recipe
+
+
 def load_pretrained_encoder(
-    video: VideoConfig, model_folder: Path | None = None, *, text: bool = False
+    video: VideoConfig, model_folder: Path | None = None, *, weights: bool = True, text: bool = False
 ) -> tuple[VideoEncoder | None, TextTower | None]:
     """Load the pretrained encoder of a configuration, and its text tower if it has one; None for `ResNet3d`.
 
@@ -83,6 +111,7 @@ def load_pretrained_encoder(
         model_folder: build the architecture that is saved there, without its weights; None: load ``video.source``,
             which the user has chosen.
         text: load the text tower.
+        weights: load the weights of ``video.source``; otherwise, those of a Hugging Face model are arbitrary.
 
     Raises:
         ModelError, TextError: see `load_towers` and `ModuleEncoder`; or the folder names code that is not allowed.
@@ -92,7 +121,7 @@ def load_pretrained_encoder(
     if not is_import_path(video.source) or (model_folder and (model_folder / PRETRAINED_FOLDER).is_dir()):
         if model_folder:
             return load_towers(model_folder / PRETRAINED_FOLDER, weights=False, text=text)
-        return load_towers(resolve_model_folder(video.source), text=text)
+        return load_towers(resolve_model_folder(video.source), weights=weights, text=text)
     if model_folder:
         check_import(video.source, model_folder)
     else:

@@ -34,6 +34,8 @@ ADDED = (
     ("head", "video_hidden"),
     ("head", "dropout"),
     ("head", "interpolation"),
+    ("optimizer", "encoder_factor"),
+    ("optimizer", "layer_decay"),
 )  # later; hashed only if not the default
 
 
@@ -62,6 +64,11 @@ def read_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ())
     >>> read_recipe(FinetuneRecipe, "ucf101", ["training.epochs=3"]).training.epochs
     3
     """
+    return make_recipe(kind, read_settings(kind, name, overrides), name)
+
+
+def read_settings(kind: type, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return only the values that a recipe and its overrides set, by ``section.key``; arguments as of `read_recipe`."""
     nested = read_yaml(_find_recipe(kind, name), name)
     if not isinstance(nested, dict):
         raise RecipeError(f"{name}: a recipe must be a YAML mapping of sections, not {nested!r}")
@@ -71,16 +78,21 @@ def read_recipe(kind: type[AnyRecipe], name: str, overrides: Sequence[str] = ())
         if not equals:
             raise RecipeError(f"{override!r} must have the form key=value, as training.epochs=10")
         settings[key.strip().removeprefix("--")] = read_yaml(value, override)
-    return make_recipe(kind, settings, name)
+    return settings
+
+
+def recipe_kind(name: str) -> type[Recipe | FinetuneRecipe]:
+    """Return the kind of a recipe, by name or file; a file is for fine-tuning if it has a section of that only."""
+    if name in recipe_names(FinetuneRecipe):
+        return FinetuneRecipe
+    own, other = ({field.name for field in dataclasses.fields(kind)} for kind in (FinetuneRecipe, Recipe))
+    sections = {f"{key}".partition(".")[0] for key in read_yaml(_find_recipe(Recipe, name), name) or ()}
+    return FinetuneRecipe if sections & (own - other) else Recipe
 
 
 def read_any_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe | FinetuneRecipe:
-    """Read a recipe of either kind, see `read_recipe`; a file is for fine-tuning if it has a section of that only."""
-    if name in recipe_names(FinetuneRecipe):
-        return read_recipe(FinetuneRecipe, name, overrides)
-    own, other = ({field.name for field in dataclasses.fields(kind)} for kind in (FinetuneRecipe, Recipe))
-    sections = {f"{key}".partition(".")[0] for key in read_yaml(_find_recipe(Recipe, name), name) or ()}
-    return read_recipe(FinetuneRecipe if sections & (own - other) else Recipe, name, overrides)
+    """Read a recipe of either kind, see `recipe_kind` and `read_recipe`."""
+    return read_recipe(recipe_kind(name), name, overrides)
 
 
 def recipe_of(settings: Mapping[str, Any], name: str = "recipe") -> Recipe:

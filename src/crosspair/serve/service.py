@@ -228,7 +228,7 @@ class LibraryService:
         model = self.searcher.engine.model
         check_text_tower(model, map(class_phrase, names))
         cosines = torch.from_numpy(upload.embedding) @ class_embeddings(model, names).T
-        classified = Classified([""] * len(upload.spans), upload.spans, names, cosines, [])
+        classified = Classified([""] * len(upload.spans), upload.spans, names, cosines, [], model.temperature)
         ((_, ranked, timeline),) = classified.videos()
         thumbnail = base64.b64encode(upload.thumbnail).decode()
         segments = [ClassSegment(**asdict(segment)) for segment in timeline]

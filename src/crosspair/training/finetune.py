@@ -225,7 +225,7 @@ class Finetuning(Trainer):
             compile_model(self.model.video_encoder, world.device)
         self.network = wrap_ddp(self.model, world)
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = build_grouped_optimizer({"all": trainable}, recipe.optimizer)
+        self.optimizer = build_grouped_optimizer({"all": trainable}, recipe.optimizer, self.model.video_encoder)
         self.plateau = Plateau(recipe.plateau)
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
 
@@ -235,7 +235,7 @@ class Finetuning(Trainer):
         lr = recipe.optimizer.lr * compute_lr_factor(epoch, recipe.training.epochs, recipe.optimizer)
         lr *= self.plateau.factor
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("factor", 1.0)  # old checkpoints have none
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
             with record_section("forward"), autocast(device, recipe.training.precision):

@@ -11,6 +11,7 @@ from torch import nn
 
 from crosspair.config import CurriculumConfig, OptimizerConfig, PlateauConfig, TowersOptimizerConfig
 from crosspair.models.cpd import CPD
+from crosspair.models.encoder import VideoEncoder
 
 
 def build_optimizer(model: CPD, objective: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -22,25 +23,32 @@ def build_optimizer(model: CPD, objective: nn.Module, config: OptimizerConfig) -
     separate = {id(parameter) for parameter in (*text, *text_head)}
     parameters = (*model.parameters(), *objective.parameters())
     rest = [parameter for parameter in parameters if id(parameter) not in separate]
-    return build_grouped_optimizer({"rest": rest, "text_head": text_head, "text": text}, config)
+    return build_grouped_optimizer({"rest": rest, "text_head": text_head, "text": text}, config, model.video_encoder)
 
 
 def build_grouped_optimizer(
-    roles: Mapping[str, Iterable[nn.Parameter]], config: OptimizerConfig
+    roles: Mapping[str, Iterable[nn.Parameter]], config: OptimizerConfig, encoder: VideoEncoder | None = None
 ) -> torch.optim.Optimizer:
     """Build AdamW or SGD with parameter groups for each role.
 
-    With AdamW, parameters of one dimension (biases, normalisation) have no weight decay.
+    With AdamW, parameters of one dimension (biases, normalisation) have no weight decay. The key "factor" of a group is
+    the learning rate relative to that of its role: 1 except for ``encoder``.
     """
+    factors = {
+        id(parameter): config.encoder_factor * config.layer_decay**after
+        for module, after in (encoder.iter_depths() if encoder else ())
+        for parameter in module.parameters(recurse=False)
+    }
     groups: list[dict[str, Any]] = []
     for role, parameters in roles.items():
-        by_decay: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        members: dict[tuple[bool, float], list[nn.Parameter]] = {}
         for parameter in parameters:
-            by_decay[parameter.dim() > 1 or config.name == "sgd"].append(parameter)
-        for decay, members in by_decay.items():
-            if members:
-                weight_decay = config.weight_decay if decay else 0.0
-                groups.append({"params": members, "weight_decay": weight_decay, "role": role})
+            key = parameter.dim() > 1 or config.name == "sgd", factors.get(id(parameter), 1.0)
+            members.setdefault(key, []).append(parameter)
+        for decay, factor in sorted(members, reverse=True):
+            weight_decay = config.weight_decay if decay else 0.0
+            group = {"params": members[decay, factor], "weight_decay": weight_decay, "role": role, "factor": factor}
+            groups.append(group)
     devices = {each.device.type for group in groups for each in group["params"]}
     fused = devices <= {"cpu", "cuda"} or None  # other devices may lack the fused kernels
     if config.name == "adamw":
@@ -65,14 +73,14 @@ def set_learning_rates(
         curriculum: learning rates of stage II.
 
     Returns:
-        The learning rate of all parameters except the text encoder and its head.
+        The learning rate of all parameters except the text encoder, its head, and a video encoder with another factor.
     """
     rest = curriculum.stage2_lr if stage == 2 and curriculum.strategy == "curriculum" else config.lr
     text = curriculum.text_lr if stage == 2 else 0.0
     base = {"rest": rest, "text_head": rest * config.text_head_factor, "text": text}
     factor = compute_lr_factor(epoch, epochs, config)
     for group in optimizer.param_groups:
-        group["lr"] = base[group["role"]] * factor
+        group["lr"] = base[group["role"]] * group.get("factor", 1.0) * factor  # old checkpoints have none
     return rest * factor
 
 
