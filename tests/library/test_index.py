@@ -120,7 +120,7 @@ def test_progress_is_saved_before_all_videos_are_probed(
 def test_a_partly_readable_video_is_indexed_and_listed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(clip, instants, shape):
+    def damaged(clip, instants, shape, _):
         wanted = instants(4.0)
         if clip.path.endswith("4.mp4") and wanted[-1] > 2.2:
             raise VideoError(f"{clip.path}: damaged")

@@ -118,6 +118,7 @@ class PretrainedEncoder(nn.Module):
         frames, size: required number and size of the frames of a clip; None: any.
         mean, std: normalisation of the colours from 0 to 1.
         clip: default clip format.
+        image: whether it encodes single frames, whose features are averaged.
 
     Raises:
         ModelError: the preprocessor's values are invalid.
@@ -147,6 +148,7 @@ class PretrainedEncoder(nn.Module):
             short_side, size = _sides(preprocessor)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelError(f"{PREPROCESSOR_FILES[1]}: invalid values ({format_error(error)}).") from error
+        self.image = family.stride is None
         frames = FRAMES
         if family.stride:
             frames = config.frames_per_clip if config.model_type == "vjepa2" else vision.num_frames
