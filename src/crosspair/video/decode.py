@@ -232,7 +232,8 @@ def _key_packets(
     """Yield the packet of the key frame of each time, see `key_frames_on_screen`."""
     if video.container.format.name == "avi" and video.stream.codec_context.has_b_frames:
         raise _no_key_frame(video)  # its time stamps are guessed
-    earliest = max(segment[0], times[0] - max_age)
+    first = max(segment[0], video.lead)
+    earliest = max(first, times[0] - max_age)
     if earliest >= SEEK_FROM and earliest > video.lead and not video.is_sequential:
         video.seek(earliest)
     waiting, shown, end, longest = deque(times), -math.inf, 0.0, 0
@@ -243,7 +244,7 @@ def _key_packets(
         begin = video.seconds(packet.pts)
         # All packets before a key frame begin before it: later key frames begin after this packet.
         while waiting and waiting[0] + TICK < begin and (key or waiting[0] + max_age < begin):
-            early = shown > waiting[0] + TICK and earliest > segment[0]  # where earlier key frames were not searched
+            early = shown > waiting[0] + TICK and earliest > first  # where earlier key frames were not searched
             if key is None or early or abs(waiting.popleft() - shown) > max_age + TICK:
                 raise _no_key_frame(video)
             yield key
