@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +122,7 @@ def test_progress_is_saved_before_all_videos_are_probed(
 def test_a_partly_readable_video_is_indexed_and_listed(
     tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(clip, instants, shape):
+    def damaged(clip, instants, shape, _):
         wanted = instants(4.0)
         if clip.path.endswith("4.mp4") and wanted[-1] > 2.2:
             raise VideoError(f"{clip.path}: damaged")
@@ -229,6 +231,36 @@ def test_mismatched_and_invalid_libraries(tiny: InferenceEngine, folder: Path, t
         Library(library)
     with pytest.raises(LibraryError, match=str(tmp_path)):
         Library(tmp_path)
+
+
+def test_a_library_keeps_its_sampling(
+    tiny: InferenceEngine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, old, used = tmp_path / "library", tmp_path / "old", list[str]()
+    with pytest.raises(LibraryError, match="image encoder"):
+        index_videos(library, tiny, [folder], windows=WINDOWS, sampling="keyframes")
+    assert not library.exists()
+    index_videos(old, tiny, [folder / "1.mp4"], windows=WINDOWS, sampling="clips")
+    monkeypatch.setattr(tiny.model.video_encoder, "image", True, raising=False)
+    index_videos(library, tiny, [folder / "1.mp4"], windows=WINDOWS)
+    assert Library(library).info.sampling == "auto"
+    with pytest.raises(LibraryError, match="auto, not keyframes"):
+        index_videos(library, tiny, [folder], sampling="keyframes")
+    info = old / "library.json"
+    info.write_text(json.dumps({k: v for k, v in json.loads(info.read_text()).items() if k != "sampling"}))
+
+    def encode_windows(*args: Any, sampling: str, **options: Any) -> Any:
+        used.append(sampling)
+        return encode.encode_windows(*args, sampling=sampling, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(indexing, "encode_windows", encode_windows)
+    for each in (library, old):
+        index_videos(each, tiny, [folder])
+        assert windows_in(each) == COUNTS
+    assert used == ["auto", "clips"]
+    info.write_text(info.read_text().replace("{", '{"sampling": "all",'))
+    with pytest.raises(LibraryError, match="all"):
+        Library(old)
 
 
 def test_only_one_process_writes(tiny: InferenceEngine, folder: Path, tmp_path: Path) -> None:

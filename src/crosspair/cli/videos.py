@@ -159,6 +159,7 @@ def run_index(
     titles: Path | None = None,
     window: float | None = None,
     stride: float | None = None,
+    sampling: Literal["auto", "clips", "keyframes"] | None = None,
     forget: bool = False,
     **options: Unpack[InferenceOptions],
 ) -> None:
@@ -172,6 +173,8 @@ def run_index(
         videos: folders, files, URLs or manifests (.parquet)
         titles: csv or tsv: video_id or path, title
         window: length of a window in s (default: 4)
+        sampling: what to decode, with image encoders only: clips, the key frames, or auto, the key
+            frames where they are dense (default: auto)
         forget: remove these videos from the library instead, even if the files do not exist
     """
     from crosspair.evaluation.encode import load_engine
@@ -190,7 +193,9 @@ def run_index(
         raise CrosspairError(f"{library} is not a library yet; add --model M to create it")
     engine = load_engine(model or library / MODEL_FOLDER, **options)
     with delayed_progress("indexing", "videos") as progress:
-        summary = index_videos(library, engine, videos, windows=windows, titles=titles, progress=progress)
+        summary = index_videos(
+            library, engine, videos, windows=windows, sampling=sampling, titles=titles, progress=progress
+        )
     print_line(
         f"{library}: {summary.added} videos added, {summary.changed} changed, {summary.removed} "
         f"removed, {summary.unchanged} unchanged; {summary.windows} windows written"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from crosspair.config import Clip, ClipConfig
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, dtype_for, resolve_device, to_device
 from crosspair.errors import CrosspairError, ModelError, TextError, VideoError
-from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Span, Windows, whole_video_plan
+from crosspair.evaluation.windows import CLIPS_PER_JOB, ClipPlan, Sampling, Span, Windows, whole_video_plan
 from crosspair.models.cpd import CPD
 from crosspair.models.resnet3d import inference
 from crosspair.video.views import DecodedClips, DecodeJob, decode_job
@@ -144,10 +145,15 @@ def _run_network(network: Network, batch: Sequence[Decoded]) -> list[_Part]:
         pixels = np.concatenate([clips for _, clips in good], axis=1)
         # (B, T, S, S, C) in memory, seen as (B, C, T, S, S): channels_last_3d without a copy.
         per_crop = [network(torch.from_numpy(crop).permute(0, 4, 1, 2, 3)) for crop in pixels]
-        sizes = [len(job) for job, _ in good]
+        sizes = [clips.shape[1] for _, clips in good]
         stacked = [torch.split(torch.stack(output), sizes, dim=1) for output in zip(*per_crop, strict=True)]
         outputs = zip(*stacked, strict=True)
-    return [_Part(job, clips, () if clips.failure else next(outputs)) for job, clips in batch]
+    return [_Part(job, clips, () if clips.failure else _repeat(next(outputs), clips.repeats)) for job, clips in batch]
+
+
+def _repeat(outputs: tuple[torch.Tensor, ...], repeats: np.ndarray | None) -> tuple[torch.Tensor, ...]:
+    """Expand outputs (crops, u, ...) of distinct clips to those of all clips, (crops, k, ...)."""
+    return outputs if repeats is None else tuple(output[:, torch.from_numpy(repeats)] for output in outputs)
 
 
 def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
@@ -163,7 +169,7 @@ def _sum_groups(plan: ClipPlan, parts: Sequence[_Part]) -> EncodedPlan:
     outputs = [torch.cat(values, dim=1) for values in zip(*(part.outputs for part in good), strict=True)]
     sums = tuple(torch.stack([output[:, rows].sum(dim=1).sum(dim=0) for rows in members]) for output in outputs)
     pictures = [picture for part in good for picture in part.decoded.thumbnails]
-    thumbnails = [pictures[rows[len(rows) // 2]] for rows in members] if pictures else []
+    thumbnails = [pictures[rows[len(rows) // 2]] for rows in members] if any(pictures) else []
     return EncodedPlan(plan, groups, sums, thumbnails, failure)
 
 
@@ -321,18 +327,23 @@ def encode_windows(
     manifest: Manifest,
     windows: Windows,
     *,
+    sampling: Sampling = "clips",
     thumbnails: bool = False,
     progress: ProgressCallback | None = None,
     check_cancelled: Callable[[], None] | None = None,
 ) -> Iterator[WindowFeatures]:
     """Encode the windows of videos. A window that cannot be read is skipped, the others are kept.
 
-    The manifest is probed (see `crosspair.corpora.inputs.probe_missing`).
+    The manifest is probed (see `crosspair.corpora.inputs.probe_missing`). Videos without suitable key frames are
+    encoded from clips, and all videos if the model does not encode single frames.
 
     Yields:
-        Features per row: first, empty, rows with an error, an invalid segment or over a week; then the others in order.
+        Features per row: first, empty, rows with an error, an invalid segment or over a week; then rows encoded from
+        key frames, then the others, each in order.
     """
-    plans: list[ClipPlan] = []
+    use_key_frames = sampling != "clips" and is_image_model(engine.model)
+    plans: dict[int, ClipPlan] = {}
+    key_frame_plans: list[ClipPlan] = []
     rows = zip(manifest.table.to_pylist(), manifest.clips(), strict=True)
     for row, (columns, clip) in enumerate(rows):
         failure = columns["error"]
@@ -351,8 +362,15 @@ def encode_windows(
             continue
         pixels = max(1, columns["width"] * columns["height"])
         together = max(1, min(CLIPS_PER_JOB, CLIPS_PER_JOB * FULL_HD // pixels))
-        plans.append(windows.plan(row, clip, duration, engine.model.clip, together))
-    yield from encode_features(engine, plans, thumbnails=thumbnails, progress=progress, check_cancelled=check_cancelled)
+        plans[row] = windows.plan(row, clip, duration, engine.model.clip, together)
+        if use_key_frames:
+            key_frame_plans.append(windows.key_frame_plan(row, clip, duration, engine.model.clip, sampling))
+    options: Any = {"thumbnails": thumbnails, "progress": progress, "check_cancelled": check_cancelled}
+    for features in encode_features(engine, key_frame_plans, **options) if key_frame_plans else ():
+        if not features.failure:
+            del plans[features.row]
+            yield features
+    yield from encode_features(engine, list(plans.values()), **options)
 
 
 @contextmanager
@@ -408,6 +426,11 @@ def check_counts(*, workers: object = None, **counts: object) -> None:
             or value % 1
         ):
             raise CrosspairError(f"{name} must be a whole number from {lowest}, not {value!r}")
+
+
+def is_image_model(model: CPD) -> bool:
+    """Return whether the video encoder encodes single frames and averages their features."""
+    return bool(getattr(model.video_encoder, "image", False))
 
 
 def has_text_tower(model: CPD) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,15 @@ from crosspair.video.views import DecodeJob
 CLIPS_PER_JOB = 8  # of windows: more gain little, and leave a long video to a single worker
 MIN_STRIDE = 0.01  # s
 SPACING = 2.0  # s between the clips that represent a window, at most
+KEY_FRAME_SPACING = 1.0  # s between the instants whose key frames represent a window, at most
+KEY_FRAMES_PER_JOB = 32
+KEY_FRAME_AGES: Mapping[str, float] = {"auto": 0.6, "keyframes": 1.2}
+"""By `Sampling`: from an instant to its key frame, in lengths of a window, at most; slightly more than 1/2 and 1, as
+key frames that are meant to be 2 s apart may be 2.002 s apart."""
+
+Sampling = Literal["auto", "clips", "keyframes"]
+"""What represents a window: clips of the model's format, or key frames, which take much less time to decode. "auto":
+key frames if the model encodes single frames and each half of a window has a key frame."""
 
 Span = tuple[float | None, float | None]
 
@@ -33,6 +43,7 @@ class ClipPlan:
         clips_per_job: Clips that are decoded together.
         times: (n, T) instants of the frames of each clip, in s from the start of the source. Or
         positions: (n,) positions of the clips in the source, 0 to 1.
+        key_frame_age: Maximum age in s of a key frame, which replaces each frame; None: the frames themselves.
     """
 
     row: int
@@ -42,6 +53,7 @@ class ClipPlan:
     clips_per_job: int
     times: np.ndarray | None = None
     positions: tuple[float, ...] = ()
+    key_frame_age: float | None = None
 
     def __len__(self) -> int:
         """Number of clips, n."""
@@ -49,10 +61,13 @@ class ClipPlan:
 
     def jobs(self, config: ClipConfig, crops: int, thumbnails: bool) -> Iterator[DecodeJob]:
         """Split the clips into jobs of at most `clips_per_job` clips for worker processes."""
+        middles = {group[len(group) // 2] for group in self.groups} if thumbnails else set()
         for first in range(0, len(self), self.clips_per_job):
             chosen = slice(first, first + self.clips_per_job)
+            pictures = tuple(clip - first for clip in range(len(self))[chosen] if clip in middles)
             times = None if self.times is None else self.times[chosen]
-            yield DecodeJob(self.row, first, self.source, config, times, self.positions[chosen], crops, thumbnails)
+            positions = self.positions[chosen]
+            yield DecodeJob(self.row, first, self.source, config, times, positions, crops, pictures, self.key_frame_age)
 
 
 def whole_video_plan(
@@ -109,7 +124,29 @@ class Windows:
         clips_per_job: int = CLIPS_PER_JOB,
     ) -> ClipPlan:
         """Plan evenly spaced clips of a segment, at most 2 s apart, each averaged in all windows that contain it."""
-        per_stride = max(1, math.ceil(self.stride / SPACING - 1e-9))  # clips
+        return self._plan(row, source, duration, config, clips_per_job, SPACING)
+
+    def key_frame_plan(
+        self, row: int, source: Clip, duration: float, config: ClipConfig, sampling: Sampling
+    ) -> ClipPlan:
+        """Plan evenly spaced instants of a segment, at most 1 s apart, each a clip of one key frame.
+
+        Decoding fails where key frames are older than `KEY_FRAME_AGES` allow.
+        """
+        single = replace(config, frames=1)
+        plan = self._plan(row, source, duration, single, KEY_FRAMES_PER_JOB, KEY_FRAME_SPACING)
+        return replace(plan, key_frame_age=self.length * KEY_FRAME_AGES[sampling])
+
+    def _plan(
+        self,
+        row: int,
+        source: Clip | np.ndarray,
+        duration: float,
+        config: ClipConfig,
+        clips_per_job: int,
+        spacing: float,
+    ) -> ClipPlan:
+        per_stride = max(1, math.ceil(self.stride / spacing - 1e-9))  # clips
         start = (source.start or 0.0) if isinstance(source, Clip) else 0.0
         edges, strides = self._edges(duration)
         centers = [

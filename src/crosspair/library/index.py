@@ -19,8 +19,14 @@ from typing import Any
 from crosspair.corpora.inputs import VideoSource, collect_videos, probe_missing
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.video_files import absolute_path
-from crosspair.evaluation.encode import InferenceEngine, ProgressCallback, encode_windows, has_text_tower
-from crosspair.evaluation.windows import Windows
+from crosspair.evaluation.encode import (
+    InferenceEngine,
+    ProgressCallback,
+    encode_windows,
+    has_text_tower,
+    is_image_model,
+)
+from crosspair.evaluation.windows import Sampling, Windows
 from crosspair.library import store
 from crosspair.library.store import FileState, IndexedVideo, Library, LibraryError
 from crosspair.models.cpd import CPD
@@ -54,6 +60,7 @@ def index_videos(
     sources: Sequence[VideoSource],
     *,
     windows: Windows | None = None,
+    sampling: Sampling | None = None,
     titles: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> IndexSummary:
@@ -66,21 +73,24 @@ def index_videos(
         engine: model to encode with; a library accepts only embeddings of its own model.
         sources: see `crosspair.corpora.inputs.collect_videos`.
         windows: length and stride of the windows; None: those of the library.
+        sampling: what represents a window; None: as in the library, "auto" for a new one.
         titles: a title file.
         progress: called with the number of encoded videos and their total.
 
     Raises:
-        LibraryError: the library has another model or other windows, another process writes to
-            it, or the folder contains something else.
+        LibraryError: the library has another model, other windows or another sampling, another process writes to
+            it, the folder contains something else, or the model cannot encode key frames.
         ManifestError: a source is invalid.
     """
     folder = Path(folder)
+    if sampling == "keyframes" and not is_image_model(engine.model):
+        raise LibraryError("--sampling keyframes requires an image encoder; this model encodes clips of several frames")
     store.check_library_path(folder)
     paths = [absolute_path(source) for source in sources]
     manifest = collect_videos(paths, titles)
     videos = _source_videos(manifest)
     with store.library_lock(folder):
-        library = _open_or_create(folder, engine.model, windows)
+        library = _open_or_create(folder, engine.model, windows, sampling)
         known = library.videos()
         for name, video in videos.items():
             if name in known and not video.title:  # a video keeps its title if no new one is given
@@ -104,7 +114,7 @@ def index_videos(
         if new_titles:
             library.set_titles(new_titles)
         written = 0
-        for rows, failed in _encode_batches(engine, library.windows, manifest, todo, progress):
+        for rows, failed in _encode_batches(engine, library, manifest, todo, progress):
             library.add(rows, failed)
             written += len(rows)
         library.optimize()
@@ -176,12 +186,12 @@ def _is_inside(name: str, folders: Sequence[str]) -> bool:
     return any(name.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
-def _open_or_create(folder: Path, model: CPD, windows: Windows | None) -> Library:
-    """Open a library or create a missing one; raise LibraryError if its model or (given) windows differ."""
+def _open_or_create(folder: Path, model: CPD, windows: Windows | None, sampling: Sampling | None) -> Library:
+    """Open a library or create a missing one; raise LibraryError if its model, given windows or sampling differ."""
     if not store.is_library(folder):
         if not has_text_tower(model):
             logger.warning("the model has no trained text tower; search is by video only")
-        return Library.create(folder, model, windows or Windows())
+        return Library.create(folder, model, windows or Windows(), sampling or "auto")
     library = Library(folder)
     if library.info.model != model.hash:
         raise LibraryError(
@@ -193,12 +203,17 @@ def _open_or_create(folder: Path, model: CPD, windows: Windows | None) -> Librar
             f"library {folder} has {library.windows}, not {windows}; omit --window and --stride, "
             "or create another library"
         )
+    if sampling not in (None, library.info.sampling):
+        raise LibraryError(
+            f"library {folder} has sampling {library.info.sampling}, not {sampling}; omit --sampling, "
+            "or create another library"
+        )
     return library
 
 
 def _encode_batches(
     engine: InferenceEngine,
-    windows: Windows,
+    library: Library,
     manifest: Manifest,
     videos: Sequence[_SourceVideo],
     progress: ProgressCallback | None,
@@ -212,7 +227,7 @@ def _encode_batches(
     for first in range(0, len(videos), PROBE_BATCH):
         batch = videos[first : first + PROBE_BATCH]
         probed = probe_missing(manifest.take([video.row for video in batch]), shown=not first)
-        encoded = encode_windows(engine, probed, windows, thumbnails=True)
+        encoded = encode_windows(engine, probed, library.windows, sampling=library.info.sampling, thumbnails=True)
         for done, features in enumerate(encoded, start=first + 1):
             video = batch[features.row]
             if progress:

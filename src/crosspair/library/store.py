@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pyarrow as pa
 
 from crosspair.corpora.tables import csv_text
 from crosspair.errors import TRY_LATER, CrosspairError, format_error
-from crosspair.evaluation.windows import Windows
+from crosspair.evaluation.windows import Sampling, Windows
 from crosspair.files import check_output_folder, file_lock, read_json, write_atomically
 from crosspair.models.cpd import CPD
 
@@ -53,11 +53,14 @@ class LibraryInfo:
     window: float  # length of a window in s
     stride: float  # distance between the starts of two windows in s
     format: int = FORMAT
+    sampling: Sampling = "clips"  # the only one of older libraries
 
     def __post_init__(self) -> None:
         numbers = (self.embedding, self.window, self.stride)
         if not (isinstance(self.model, str) and all(isinstance(number, int | float) for number in numbers)):
             raise TypeError("a value has another type")
+        if self.sampling not in get_args(Sampling):
+            raise ValueError(f"sampling is {self.sampling!r}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Library:
                 raise ValueError(f"its table has not the columns {', '.join(expected.names)} or not their types")
 
     @classmethod
-    def create(cls, folder: Path, model: CPD, windows: Windows) -> Self:
+    def create(cls, folder: Path, model: CPD, windows: Windows, sampling: Sampling = "clips") -> Self:
         """Create an empty library, replacing an incomplete one that an interruption left; open a complete one as it is.
 
         The folder must satisfy `check_library_path`.
@@ -100,7 +103,8 @@ class Library:
             database = _connect(folder)
             model.save_pretrained(folder / MODEL_FOLDER)
             database.create_table(TABLE, schema=schema(model.head.embedding), mode="overwrite")
-            info = LibraryInfo(model.hash, model.head.embedding, windows.length, windows.stride)
+            sizes = (model.head.embedding, windows.length, windows.stride)
+            info = LibraryInfo(model.hash, *sizes, sampling=sampling)
             write_atomically(folder / INFO_FILE, json.dumps(asdict(info), indent=2) + "\n")
         return cls(folder)
 

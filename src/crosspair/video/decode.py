@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -66,19 +67,20 @@ def uniform_positions(clips: int) -> list[float]:
     return [0.5] if clips == 1 else [i / (clips - 1) for i in range(clips)]
 
 
-def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
+def read_frames(clip: Clip, times: FrameTimes, size: FrameSize, key_frame_age: float | None = None) -> np.ndarray:
     """Decode the frames shown at given times of a clip.
 
     Args:
         clip: the file and the segment to read.
         times: maps the length of the segment in s to ascending times from its beginning, in s.
         size: maps the displayed (width, height) in pixels to the output (width, height).
+        key_frame_age: read key frames instead, at most so many s away, see `key_frames_on_screen`.
 
     Returns:
         (T, H, W, 3) uint8, RGB, rotated upright.
 
     Raises:
-        VideoError: the file is missing, empty, cut, damaged, or has no video stream.
+        VideoError: the file is missing, empty, cut, damaged, has no video stream, or lacks the key frames.
     """
     with open_video(clip.path) as video:
         begin, length = resolve_segment(clip, video.info)
@@ -87,10 +89,16 @@ def read_frames(clip: Clip, times: FrameTimes, size: FrameSize) -> np.ndarray:
         wanted = [max(begin, min(begin + float(t), last)) for t in times(length)]
         try:
             converter, pixels = FrameConverter(clip.path), list[np.ndarray]()
-            for frame in frames_on_screen(video, wanted):
+            if key_frame_age is None:
+                frames = frames_on_screen(video, wanted)
+            else:
+                frames = key_frames_on_screen(video, wanted, (begin, begin + length), key_frame_age)
+            previous = None
+            for frame in frames:
                 if not pixels:  # the first frame sets the size of all, as the stored size may change
                     width, height = map(round, size(*displayed_size(frame, video)))
-                pixels.append(converter.to_rgb(frame, width, height))
+                pixels.append(pixels[-1] if frame is previous else converter.to_rgb(frame, width, height))
+                previous = frame
         except av.FFmpegError as error:
             if error.errno in (*SYSTEM_ERRORS, errno.EIO):  # of the disk or a network file system
                 reason = f"cannot be read ({format_error(error)}){TRY_LATER}"
@@ -185,6 +193,75 @@ def frames_on_screen(video: OpenVideo, times: Sequence[float]) -> Iterator[Video
             reason = f"damaged: the frame at {current[0]:.2f} s is corrupt"
             raise InvalidVideoError(video.path, VideoStatus.CORRUPT_FRAMES, reason)
         yield current[1]
+
+
+def key_frames_on_screen(
+    video: OpenVideo, times: Sequence[float], segment: tuple[float, float], max_age: float
+) -> Iterator[VideoFrame]:
+    """Yield, for each of the ascending times in s, the last key frame that begins at or before it.
+
+    Only these key frames are decoded, each alone. Key frames outside of the segment are not used; until the first one
+    inside begins, it is used in advance.
+
+    Args:
+        video: at its beginning.
+        times: in s, within the segment.
+        segment: beginning and end in s.
+        max_age: maximum distance in s between a time and its key frame.
+
+    Raises:
+        InvalidVideoError: a time has no such key frame, or a key frame depends on other frames, as with periodic intra
+            refresh. Decode all frames instead.
+    """
+    decoded = frame = None
+    for packet in _key_packets(video, times, segment, max_age):
+        if packet is not decoded:
+            context = video.stream.codec_context
+            frames = [*packet.decode(), *context.decode(None)]
+            context.flush_buffers()
+            frame = next((each for each in frames if each.key_frame and each.pict_type == PictureType.I), None)
+            decoded = packet
+        if frame is None or frame.is_corrupt:
+            raise _no_key_frame(video)
+        yield frame
+
+
+def _key_packets(
+    video: OpenVideo, times: Sequence[float], segment: tuple[float, float], max_age: float
+) -> Iterator[Packet[Any]]:
+    """Yield the packet of the key frame of each time, see `key_frames_on_screen`."""
+    if video.container.format.name == "avi" and video.stream.codec_context.has_b_frames:
+        raise _no_key_frame(video)  # its time stamps are guessed
+    first = max(segment[0], video.lead)
+    earliest = max(first, times[0] - max_age)
+    if earliest >= SEEK_FROM and earliest > video.lead and not video.is_sequential:
+        video.seek(earliest)
+    waiting, shown, end, longest = deque(times), -math.inf, 0.0, 0
+    key: Packet[Any] | None = None  # the last one, shown from ``shown`` on
+    for packet in video.packets():
+        if packet.pts is None or packet.size == 0:
+            continue
+        begin = video.seconds(packet.pts)
+        # All packets before a key frame begin before it: later key frames begin after this packet.
+        while waiting and waiting[0] + TICK < begin and (key or waiting[0] + max_age < begin):
+            early = shown > waiting[0] + TICK and earliest > first  # where earlier key frames were not searched
+            if key is None or early or abs(waiting.popleft() - shown) > max_age + TICK:
+                raise _no_key_frame(video)
+            yield key
+        if not waiting:
+            return
+        if packet.is_keyframe and not packet.is_discard and segment[0] - TICK <= begin < segment[1]:
+            key, shown = packet, begin
+        end, longest = max(end, begin), max(longest, packet.duration or 0)
+    end += longest * float(video.stream.time_base or 0) + TAIL_TOLERANCE
+    for time in waiting:
+        if key is None or abs(time - shown) > max_age + TICK or time > end:
+            raise _no_key_frame(video)
+        yield key
+
+
+def _no_key_frame(video: OpenVideo) -> InvalidVideoError:
+    return InvalidVideoError(video.path, VideoStatus.UNDECODABLE, "its key frames are too sparse, or not usable alone")
 
 
 def frame_end(seconds: float, frame: VideoFrame) -> float:

@@ -91,7 +91,8 @@ class DecodeJob:
     times: np.ndarray | None = None  # (k, T) of the clips' frames, in s from the start of the source
     positions: tuple[float, ...] = ()  # (k,) of the clips in the source, 0 (start) to 1 (as late as it fits)
     crops: int = 1  # square crops of each clip: 1 (center), or 3 (both ends of the longer side too)
-    thumbnails: bool = False  # whether to make a picture of each clip
+    thumbnails: tuple[int, ...] = ()  # the clips to make a picture of
+    key_frame_age: float | None = None  # replace frames by key frames, see `crosspair.video.decode.read_frames`
 
     def __len__(self) -> int:
         """Number of clips, k."""
@@ -102,9 +103,10 @@ class DecodeJob:
 class DecodedClips:
     """The outcome of a `DecodeJob`."""
 
-    clips: np.ndarray  # (crops, k, T, S, S, 3) uint8, RGB; empty if the job failed
-    thumbnails: list[bytes] = field(default_factory=list)  # the middle frame of each clip as JPEG
+    clips: np.ndarray  # (crops, u, T, S, S, 3) uint8, RGB, u = k unless clips repeat; empty if the job failed
+    thumbnails: list[bytes] = field(default_factory=list)  # the middle frame of each clip as JPEG, or empty
     failure: str = ""  # what is wrong with the video
+    repeats: np.ndarray | None = None  # (k,) index among the u distinct clips of each clip; None: u = k
 
 
 def decode_job(job: DecodeJob) -> DecodedClips:
@@ -128,15 +130,22 @@ def decode_job(job: DecodeJob) -> DecodedClips:
 
     try:
         if isinstance(job.source, Clip):
-            frames = read_frames(job.source, instants, shape)
+            frames = read_frames(job.source, instants, shape, job.key_frame_age)
         else:
             frames = array_frames(job.source, instants(len(job.source) / REFERENCE_FPS), shape)
     except VideoError as error:
         return DecodedClips(np.empty(0, np.uint8), failure=str(error))
-    middle = config.frames // 2
-    thumbnails = [_encode_thumbnail(frames[clip[middle]]) for clip in places] if job.thumbnails else []
+    middle = places.shape[1] // 2
+    thumbnails = [
+        _encode_thumbnail(frames[places[clip, middle]]) if clip in job.thumbnails else b"" for clip in range(len(job))
+    ]
+    repeats = None
+    if job.key_frame_age is not None:  # one may stand for several instants
+        changes = np.append(True, (frames[1:] != frames[:-1]).any(axis=(1, 2, 3)))
+        first = np.flatnonzero(changes)[np.cumsum(changes) - 1]  # index of the first of equal frames
+        places, repeats = np.unique(first[places], axis=0, return_inverse=True)
     crops = [crop[places] for crop in square_crops(frames, job.crops, config.size)]
-    return DecodedClips(np.stack(crops), thumbnails)
+    return DecodedClips(np.stack(crops), thumbnails, repeats=repeats)
 
 
 def square_crops(frames: np.ndarray, crops: int, size: int) -> list[np.ndarray]:
