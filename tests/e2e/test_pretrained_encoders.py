@@ -108,9 +108,10 @@ def test_one_tower(folder: Path, corpus: Manifest, tmp_path: Path, capsys: pytes
         assert "text tower" in refused(*arguments)
 
 
-def test_export(folder: Path, tmp_path: Path) -> None:
-    assert "clip" in refused("export", "--model", folder / "clip", "--out", tmp_path / "model.onnx")
-    assert list(tmp_path.iterdir()) == []
+def test_export(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("export", "--model", folder / "clip", "--out", tmp_path / "model.onnx")
+    assert {each.name for each in tmp_path.iterdir()} == {"model.onnx", "model.text.onnx"}
+    assert "clips uint8 (B, 3, T, 32, 32)" in capsys.readouterr().out
 
 
 # --- training -----------------------------------------------------------------------------------
