@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,9 +16,11 @@ from crosspair.config import FinetuneRecipe
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.evaluation import read_results
 from crosspair.models import CPD, load_model
+from crosspair.models.encoder import ENCODERS_VARIABLE
 from crosspair.recipes import read_recipe
 from tests.e2e.conftest import FAST, pretrain_arguments, refused, run
 from tests.models.conftest import write_pretrained
+from tests.models.test_encoders import CODE
 
 CLASSES = ["dog", "cat"]
 PROTOCOLS = "zeroshot,retrieval,knn,linear"
@@ -112,9 +115,10 @@ def test_one_tower(folder: Path, corpus: Manifest, tmp_path: Path, capsys: pytes
         assert "text tower" in refused(*arguments)
 
 
-def test_export(folder: Path, tmp_path: Path) -> None:
-    assert "clip" in refused("export", "--model", folder / "clip", "--out", tmp_path / "model.onnx")
-    assert list(tmp_path.iterdir()) == []
+def test_export(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("export", "--model", folder / "clip", "--out", tmp_path / "model.onnx")
+    assert {each.name for each in tmp_path.iterdir()} == {"model.onnx", "model.text.onnx"}
+    assert "clips uint8 (B, 3, T, 32, 32)" in capsys.readouterr().out
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -165,6 +169,32 @@ def test_finetune(folder: Path, corpus: Manifest, tmp_path: Path, kind: str, tra
     assert train != "last:1" or all("stages.3" in name for name in changed)
     assert "video.source" in refused("finetune", *arguments[:-1], folder / kind)
     assert read_results(tmp_path / "run" / "results.json")[0]
+
+
+def test_encoder_of_the_user(corpus: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_net.py").write_text(CODE.format(image=True, frames=None))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv(ENCODERS_VARIABLE, "")
+    recipe, video = Path("recipe.yaml"), corpus.clips()[0].path
+    recipe.write_text(
+        "video: {encoder: pretrained, source: 'users_net:build', train: 'last:1'}\n"
+        "optimizer: {layer_decay: 0.5, encoder_factor: 0.5}\n"
+        "training: {epochs: 1, batch_size: 4, workers: 1, precision: fp32}\n"
+    )
+    start = [
+        "--manifest", corpus.path, "text.dimensions=8", "head.hidden=8", "head.embedding=8",
+        "objective.noise_samples=4", "curriculum.strategy=frozen",
+    ]  # fmt: skip
+    run("pretrain", "--recipe", recipe, "--run", "run", *start)
+    run("pretrain", "--recipe", recipe, "--run", "run", *start, "--resume", "training.workers=0")
+    run("finetune", "--recipe", recipe, "--run", "tuned", "--init", "run/model", *start[:2], "plateau.drops=0")
+    monkeypatch.setenv(ENCODERS_VARIABLE, "")
+    assert ENCODERS_VARIABLE in refused("embed", video, "--model", "run/model", "--out", "f.parquet", *FAST)
+    monkeypatch.setenv(ENCODERS_VARIABLE, "users_net:build")
+    run("embed", video, "--model", "run/model", "--out", "f.parquet", *FAST)
+    run("index", video, "--model", "users_net:build", "--library", "library", *FAST)
+    run("search", "--video", video, "--library", "library", *FAST)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from crosspair.errors import ModelError
 from crosspair.models import CPD, Classifier, WordAverage, build_model, load_model
 from crosspair.models import export as module
 from crosspair.models.export import TOLERANCE, export
+from crosspair.models.text import TextTower
 from crosspair.recipes import make_recipe, recipe_of
+from tests.models.conftest import write_pretrained
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -78,6 +80,31 @@ def test_text_tower_of_word_vectors(exported) -> None:
     mask = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]])
     found = outputs(folder / "model.text.onnx", ids, mask)
     near(found["text_embedding"], model.encode_text(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("clip", ["clips uint8 (B, 3, T, 32, 32)", "ids int64 (B, L)", "mask int64 (B, L)"]),
+        ("siglip", ["clips uint8 (B, 3, T, 32, 32)", "ids int64 (B, 16)"]),
+        ("dinov2", ["clips uint8 (B, 3, T, 32, 32)"]),
+        ("videomae", ["clips uint8 (B, 3, 4, 32, 32)"]),
+    ],
+)
+@torch.no_grad()
+def test_pretrained_encoders(tmp_path: Path, kind: str, inputs: list[str]) -> None:
+    model = CPD.from_pretrained(write_pretrained(tmp_path / kind, kind))
+    files = export(model, tmp_path / "model.onnx")
+    assert [name for file in files for name in file.inputs] == inputs
+    given = clips(3, 3, 4 if kind == "videomae" else 5, 32, 32)
+    found = outputs(tmp_path / "model.onnx", given)
+    for name, expected in zip(("visual_feature", "video_embedding"), model.encode_video(given), strict=True):
+        near(found[name], expected)
+    if not model.untrained:
+        assert isinstance(model.text_encoder, TextTower)
+        texts = ["a cat is playing with the ball", "a dog", "the person"]
+        found = outputs(tmp_path / "model.text.onnx", *model.text_encoder.tokenize(texts))
+        near(found["text_embedding"], model.encode_text(texts))
 
 
 def test_description_of_exported_files(exported) -> None:

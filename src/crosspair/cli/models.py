@@ -224,7 +224,8 @@ def _export_file(source: str, out: Path, format: Literal["onnx", "torch"]) -> No
         if model.text.encoder == "words":
             print_line(f"token ids: indices of lower-case words in words.json of {source}")
         else:
-            print_line(f"token ids and mask: from the tokenizer in language_model/ of {source}")
+            where = "in language_model/ of" if model.text.encoder == "transformer" else "of"
+            print_line(f"token ids and mask: from the tokenizer {where} {source}")
 
 
 def _write_card(model: Path, results: Path | None, license: str, data: str) -> None:

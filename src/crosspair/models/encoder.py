@@ -130,7 +130,7 @@ class ModuleEncoder(VideoEncoder):
         if not self.image:
             features: torch.Tensor = self.model(clips)
             return features.float()
-        return average_frames(self.model(clips.transpose(1, 2).flatten(0, 1)), len(clips))
+        return average_frames(self.model(clips.transpose(1, 2).flatten(0, 1)), clips.shape[2])
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -174,9 +174,9 @@ class ModuleEncoder(VideoEncoder):
         raise ModelError(f"video.source {self.source}: encoding a clip of shape {tuple(clip.shape)} {found}.")
 
 
-def average_frames(features: torch.Tensor, clips: int) -> torch.Tensor:
-    """Average the features (B·T, F) of the frames of B clips to (B, F)."""
-    return features.float().view(clips, -1, features.shape[-1]).mean(dim=1)
+def average_frames(features: torch.Tensor, frames: int) -> torch.Tensor:
+    """Average the features (B·T, F) of B clips of T frames to (B, F)."""
+    return features.float().view(-1, frames, features.shape[-1]).mean(dim=1)
 
 
 def is_import_path(source: str | os.PathLike[str]) -> bool:

@@ -54,8 +54,9 @@ class ExportedFile:
 def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> list[ExportedFile]:
     """Export the video tower or the classifier to ``out``, and a trained text tower with ".text" before the suffix.
 
-    Videos are uint8 (B, 3, T, H, W) RGB of variable B, T, H and W and are normalised inside. Texts are token ids and
-    their mask, see `WordAverage.tokenize`.
+    Videos are uint8 (B, 3, T, H, W) RGB of variable B, T, H and W and are normalised inside. Those of a pretrained
+    encoder have the size of the model's clips and, unless it is an image encoder, their number of frames. Texts are
+    token ids and their mask, see the text encoder's ``tokenize``.
 
     Args:
         model: model in float32; moved to the CPU.
@@ -63,12 +64,10 @@ def export(model: CPD | Classifier, out: str | Path, form: Format = "onnx") -> l
         form: "onnx", or "torch" for ``torch.export``.
 
     Raises:
-        ModelError: the video encoder is a pretrained one, a package is missing, or the exported tower differs.
+        ModelError: the video tower cannot be exported, a package is missing, or the exported tower differs.
         RunError: a file cannot be written.
     """
     path = Path(out)
-    if model.video.encoder == "pretrained":
-        raise ModelError(f"exporting {model.video.source} is not supported. Export it with the tools of its project.")
     model = model.to("cpu").eval()
     about: dict[str, Any] = {"model": model.hash, "preprocessing": preprocessing(model.clip)}
     towers: dict[Path, _Tower] = {path: _VideoTower(model)}
@@ -113,21 +112,27 @@ class _VideoTower(_Tower):
     def __init__(self, model: CPD | Classifier) -> None:
         super().__init__()
         self.model = model
-        self.inputs = ["clips uint8 (B, 3, T, H, W)"]
         if isinstance(model, Classifier):
             self.outputs = [f"logits float32 (B, {len(model.classes)})"]
         else:
             self.outputs = [f"visual_feature float32 (B, {model.video_encoder.features})"]
             if "video_head" not in model.untrained:
                 self.outputs.append(f"video_embedding float32 (B, {model.head.embedding})")
-        sides = {3: Dim("height", min=MIN_SIZE), 4: Dim("width", min=MIN_SIZE)}
-        self.axes = {"clips": {0: Dim("batch"), 2: Dim("frames"), **sides}}
-        generator = torch.Generator().manual_seed(0)
+        axes = {0: Dim("batch"), 2: Dim("frames"), 3: Dim("height", min=MIN_SIZE), 4: Dim("width", min=MIN_SIZE)}
         size = max(model.clip.size, MIN_SIZE)
-        self.examples = [
-            (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),)
+        fixed: dict[int, int] = {}
+        if model.video.encoder == "pretrained":
+            fixed = {3: model.clip.size, 4: model.clip.size}
+            if not model.video_encoder.image:
+                fixed[2] = model.clip.frames
+        shapes = [
+            [fixed.get(axis, side) for axis, side in enumerate(shape)]
             for shape in (_TEST_SHAPE, (1, 3, model.clip.frames, size, size))
         ]
+        self.inputs = [f"clips uint8 ({', '.join(str(fixed.get(axis, name)) for axis, name in enumerate('B3THW'))})"]
+        self.axes = {"clips": {axis: dim for axis, dim in axes.items() if axis not in fixed}}
+        generator = torch.Generator().manual_seed(0)
+        self.examples = [(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),) for shape in shapes]
 
     def forward(self, clips: torch.Tensor) -> Tensors:
         if isinstance(self.model, Classifier):
@@ -142,10 +147,17 @@ class _TextTower(_Tower):
     def __init__(self, model: CPD) -> None:
         super().__init__()
         encoder = model.text_encoder
-        assert not isinstance(encoder, TextTower)
         self.encoder, self.head = encoder, model.text_head
         self.inputs = ["ids int64 (B, L)", "mask int64 (B, L)"]
         self.outputs = [f"text_embedding float32 (B, {model.head.embedding})"]
+        if isinstance(encoder, TextTower):
+            self.examples = [encoder.tokenize([_TEST_TEXT, "a ball"]), encoder.tokenize(["a ball"])]
+            axes: dict[int, Any] = {0: Dim("batch")}
+            if encoder.padding is True:  # to the longest text
+                axes[1] = Dim("tokens", max=encoder.max_tokens)
+            self.axes = dict.fromkeys(("ids", "mask")[: len(self.examples[0])], axes)
+            self.inputs = [f"{name} int64 (B, {'L' if 1 in axes else encoder.max_tokens})" for name in self.axes]
+            return
         if isinstance(encoder, WordAverage):
             longest, vocabulary = None, len(encoder.words)
         else:
@@ -156,8 +168,12 @@ class _TextTower(_Tower):
         mask = (torch.arange(5) < torch.tensor([[5], [2], [1]])).long()
         self.examples = [(ids, mask), encoder.tokenize([_TEST_TEXT])]
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> Tensors:
-        features = self.encoder.average(ids, mask)
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> Tensors:
+        if isinstance(self.encoder, TextTower):
+            features = self.encoder.embed(ids, mask)
+        else:
+            assert mask is not None
+            features = self.encoder.average(ids, mask)
         with full_precision(features.device):
             return (F.normalize(self.head(features), dim=1),)
 

@@ -46,10 +46,11 @@ def _image_tower(model: Any, frames: torch.Tensor) -> torch.Tensor:
 
 def _naflex_tower(model: Any, frames: torch.Tensor) -> torch.Tensor:
     side = model.config.vision_config.patch_size
-    patches = frames.unfold(2, side, side).unfold(3, side, side)  # (N, 3, H / side, W / side, side, side)
-    shapes = torch.tensor(patches.shape[2:4], device=frames.device).expand(len(frames), 2)
-    patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (N, patches, side · side · 3)
+    rows, columns = frames.shape[2] // side, frames.shape[3] // side
+    patches = frames.reshape(-1, 3, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1)
+    patches = patches.reshape(-1, rows * columns, side * side * 3)
     mask = torch.ones(patches.shape[:2], dtype=torch.long, device=frames.device)
+    shapes = torch.tensor([[rows, columns]], device=frames.device).expand(frames.shape[0], 2)
     return F.normalize(model.get_image_features(patches, mask, shapes).pooler_output.float(), dim=1)
 
 
@@ -180,7 +181,7 @@ class PretrainedEncoder(VideoEncoder):
         family = FAMILIES[self.model.config.model_type]
         frames = clips.transpose(1, 2)  # (B, T, 3, H, W)
         if self.image:
-            return average_frames(family.encode(self.model, frames.flatten(0, 1)), len(clips))
+            return average_frames(family.encode(self.model, frames.flatten(0, 1)), clips.shape[2])
         return family.encode(self.model, frames).float()
 
     @property

@@ -229,11 +229,17 @@ class TextTower(nn.Module):
             raise TextError(f"text tower: {_UNKNOWN_WORDS}.")
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
+        return self.embed(*(to_device(each, self.model.device) for each in self.tokenize(texts)))
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        """Return the token ids (B, L) int64 of B texts and, if ``masked``, a mask (B, L) int64, 0 at padding."""
         settings = {"padding": self.padding, "truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
         tokens = self.tokenizer(list(texts), **settings)
-        names = ("input_ids", "attention_mask") if self.masked else ("input_ids",)
-        inputs = {name: to_device(tokens[name], self.model.device) for name in names}
-        features: torch.Tensor = self.model.get_text_features(**inputs).pooler_output
+        return (tokens["input_ids"], tokens["attention_mask"]) if self.masked else (tokens["input_ids"],)
+
+    def embed(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the embeddings (B, D) of the output of `tokenize`."""
+        features: torch.Tensor = self.model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
         return features.float()
 
     def is_empty(self, text: str) -> bool:

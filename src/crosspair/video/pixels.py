@@ -21,11 +21,12 @@ def normalize(clips: torch.Tensor, mean: Color = MEAN, std: Color = STD) -> torc
     Returns:
         (B, 3, T, H, W) float.
     """
-    if clips.dtype == torch.uint8:
-        clips = clips.float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
+    is_uint8 = clips.dtype == torch.uint8
     if (mean, std) == (MEAN, STD):
-        return clips
+        return clips.float().mul_(1 / (255 * STD)).sub_(MEAN / STD) if is_uint8 else clips
     means, stds = (torch.tensor(color, device=clips.device).view(-1, 1, 1, 1) for color in (mean, std))
+    if is_uint8:
+        return clips.float().mul_(1 / (255 * stds)).sub_(means / stds)
     return (clips * STD + MEAN - means) / stds
 
 
