@@ -93,6 +93,11 @@ def test_features_are_those_of_the_module(here: Path, source: str) -> None:
         expected = module(pixels)
         assert model.clip == ClipConfig(size=32, frames=3)
     torch.testing.assert_close(model.encode_video(inputs)[0], expected)
+    tokens = model.visual_tokens(inputs)
+    assert tokens.shape == (2, 3 if encoder.image else 1, 6)
+    torch.testing.assert_close(tokens.mean(dim=1), expected)
+    if encoder.image:
+        torch.testing.assert_close(tokens[:, 2], module(pixels[:, :, 2]))
     assert (encoder.features, encoder.frames, encoder.size) == (6, module.frames, 32)
     assert model.untrained == ("text_encoder", "text_head")
     random = randomize_weights(model, 7)

@@ -101,7 +101,7 @@ def chance_recall(k: int, own: Sequence[int], targets: int) -> float:
 def chance_rank(own: Sequence[int], targets: int) -> float:
     """Compute the mean rank for random rankings; see `chance_recall`.
 
-    >>> chance_rank([1, 1], targets=20), chance_rank([2, 1], targets=3)
-    (10.5, 1.6666666666666667)
+    >>> chance_rank([1, 1], targets=20), chance_rank([2, 5], targets=5)
+    (10.5, 1.5)
     """
     return statistics.fmean((targets + 1) / (count + 1) for count in own)
