@@ -53,6 +53,7 @@ bench: $(VENV)/.developing ## Run the benchmarks
 	$(BIN)/python -m benchmarks.network
 	$(BIN)/python -m benchmarks.objectives
 	$(BIN)/python -m benchmarks.training $(MANIFEST)
+	$(BIN)/python -m benchmarks.heads
 	$(BIN)/python -m benchmarks.curves
 	$(BIN)/python -m benchmarks.traffic
 	$(BIN)/python -m benchmarks.export

@@ -113,6 +113,13 @@ def _nce(file: Path) -> str:
     return markdown_rows(("noise samples m", *(f"{m:,}" for m in data["m"])), rows)
 
 
+def _heads(file: Path) -> str:
+    """Rate of training heads from stored features."""
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    rows = [(run["run"], str(run["batch"]), f"{run['pairs_per_second']:,}") for run in runs]
+    return markdown_table(("training", "batch", "pairs/s"), rows)
+
+
 def _growth(file: Path) -> str:
     """Resources of a training process over steps, from benchmarks.training."""
     seen = json.loads(file.read_text(encoding="utf-8"))["growth"]["seen"]
@@ -332,7 +339,7 @@ def _curves(results: dict[str, Any]) -> str:
 
 REPORTS = {
     "results": _results, "conclusion": _findings, "dial": _axis, "transfer": _transfer,
-    "hardest": _hardest, "nce": _nce, "growth": _growth,
+    "hardest": _hardest, "nce": _nce, "growth": _growth, "heads": _heads,
 }  # fmt: skip
 BENCHMARKS = {
     "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
