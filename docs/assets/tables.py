@@ -113,11 +113,10 @@ def _nce(file: Path) -> str:
     return markdown_rows(("noise samples m", *(f"{m:,}" for m in data["m"])), rows)
 
 
-def _heads(file: Path) -> str:
-    """Rate of training heads from stored features."""
-    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    rows = [(run["run"], str(run["batch"]), f"{run['pairs_per_second']:,}") for run in runs]
-    return markdown_table(("training", "batch", "pairs/s"), rows)
+def _heads(results: dict[str, Any]) -> str:
+    """Rate of training heads from stored features, from benchmarks.heads."""
+    rows = [(run["run"], str(run["batch"]), f"{run['pairs_per_second']:,}") for run in results["runs"]]
+    return markdown_rows(("training", "batch", "pairs/s"), rows)
 
 
 def _growth(file: Path) -> str:
@@ -339,12 +338,12 @@ def _curves(results: dict[str, Any]) -> str:
 
 REPORTS = {
     "results": _results, "conclusion": _findings, "dial": _axis, "transfer": _transfer,
-    "hardest": _hardest, "nce": _nce, "growth": _growth, "heads": _heads,
+    "hardest": _hardest, "nce": _nce, "growth": _growth,
 }  # fmt: skip
 BENCHMARKS = {
     "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
     "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
     "counted": _counted, "network": _network, "objective": _objective, "every": _every,
     "epoch": _epoch, "curves": _curves, "loading": _loading, "parts": _loading_parts,
-    "frozen": _frozen,
+    "frozen": _frozen, "heads": _heads,
 }  # fmt: skip
