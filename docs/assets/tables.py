@@ -158,6 +158,24 @@ def _indexing(results: dict[str, Any]) -> str:
     return markdown_rows(head, [[f"{results['index'][key]:,.0f}" for key in keys]], names=0)
 
 
+def _sampling(results: dict[str, Any]) -> str:
+    """Cost of indexing from clips and from key frames, from benchmarks.indexing."""
+    rows = [
+        (
+            f"{size}, {data['Mbit_a_s']:.1f} Mbit/s", sampling, f"{each['ffmpeg_s']:.0f}",
+            f"{each['decoding_s']:.0f}", f"{each['times_ffmpeg']:.2f}", f"{each['decoding_fraction']:.0%}",
+            f"{each['hours_a_core_hour']:.0f}",
+        )
+        for size, data in results.items()
+        for sampling, each in data["sampling"].items()
+    ]  # fmt: skip
+    head = (
+        "video", "sampling", "ffmpeg, s", "decoding, s", "decoding / ffmpeg", "decoding / indexing",
+        "hours of video per core hour",
+    )  # fmt: skip
+    return markdown_rows(head, rows, names=2)
+
+
 def _making(results: dict[str, Any]) -> str:
     """Time, disk space and memory of a large library, from benchmarks.search."""
     made = results["making"]
@@ -342,7 +360,7 @@ REPORTS = {
 }  # fmt: skip
 BENCHMARKS = {
     "classes": _classes, "moments": _moments, "indexing": _indexing, "making": _making,
-    "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
+    "sampling": _sampling, "search": _search, "export": _export, "memory": _memory, "traffic": _traffic,
     "counted": _counted, "network": _network, "objective": _objective, "every": _every,
     "epoch": _epoch, "curves": _curves, "loading": _loading, "parts": _loading_parts,
     "frozen": _frozen, "heads": _heads,

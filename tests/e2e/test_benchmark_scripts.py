@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks import (
     cuda_networks,
     curves,
     evaluation,
+    indexing,
     library,
     loading,
     network,
@@ -209,6 +211,16 @@ def test_library_loses_nothing(tmp_path: Path, make_video, monkeypatch: pytest.M
     assert (changes["added"]["removed"], changes["added"]["added"]) == (0, 2)
     assert changes["windows as before"]
     assert (kills["faults"], kills["opened"] + kills["no library yet"]) == (0, 3)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_indexing_by_sampling(tmp_path: Path, make_video: VideoMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = make_video(tmp_path / "a.mp4", frames=60, gop=15)
+    results = run_script(indexing, tmp_path, monkeypatch, video, "--rounds", 1, "--layers", 1)["results"]
+    (found,) = results.values()
+    assert found["seconds"] == pytest.approx(2)
+    assert set(found["sampling"]) == {"clips", "keyframes"}
+    assert all(value > 0 for each in found["sampling"].values() for value in each.values())
 
 
 def test_joined_video_and_poor_copy(tmp_path: Path, make_video: VideoMaker) -> None:
