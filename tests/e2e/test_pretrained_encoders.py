@@ -19,7 +19,7 @@ from crosspair.models import CPD, load_model
 from crosspair.models.encoder import ENCODERS_VARIABLE
 from crosspair.recipes import read_recipe
 from tests.e2e.conftest import FAST, pretrain_arguments, refused, run
-from tests.models.conftest import write_pretrained
+from tests.models.conftest import PRETRAINED, TWO_TOWERS, write_pretrained
 from tests.models.test_encoders import CODE
 
 CLASSES = ["dog", "cat"]
@@ -72,6 +72,21 @@ def test_two_towers(
     assert model.engine.model.temperature != 0.07
 
 
+@pytest.mark.parametrize("kind", PRETRAINED)
+def test_every_family(corpus: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    model, library, file = write_pretrained(tmp_path / kind, kind), tmp_path / "library", tmp_path / "r.json"
+    video, other = (corpus.clips()[row].path for row in range(2))
+    run("index", video, other, "--library", library, "--model", model, *FAST)
+    run("search", *(["a dog"] if kind in TWO_TOWERS else ["--video", video]), "--library", library, *FAST)
+    assert Path(other).name in capsys.readouterr().out
+    protocols = "zeroshot,knn" if kind in TWO_TOWERS else "knn"
+    arguments = ("--manifest", corpus.path, "--protocols", protocols, "--out", file, "--clips", 1, "--workers", 0)
+    run("evaluate", "--model", model, *arguments, "zeroshot.class_counts=[2]", "knn.k=3")
+    found = {result.protocol for result in read_results(file)[0]}
+    assert "kNN" in found
+    assert ("zero-shot" in found) == (kind in TWO_TOWERS)
+
+
 def test_evaluate(folder: Path, corpus: Manifest, tmp_path: Path) -> None:
     for kind, protocols in (("clip", PROTOCOLS), ("resnet", "knn,linear")):
         file = tmp_path / kind / "results.json"
@@ -91,12 +106,10 @@ def test_evaluate(folder: Path, corpus: Manifest, tmp_path: Path) -> None:
         assert ("zero-shot", "embedding") in found or kind == "resnet"
 
 
-def test_one_tower(folder: Path, corpus: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_need_a_text_tower(folder: Path, corpus: Manifest, tmp_path: Path) -> None:
     video, other = (corpus.clips()[row].path for row in range(2))
     library, model = tmp_path / "library", folder / "resnet"
     run("index", video, other, "--library", library, "--model", model, *FAST)
-    run("search", "--video", video, "--library", library, *FAST)
-    assert Path(other).name in capsys.readouterr().out
     for arguments in (
         ("search", "a dog", "--library", library, *FAST),
         ("classify", video, "--classes", "dog,cat", "--model", model, *FAST),
