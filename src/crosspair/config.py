@@ -194,6 +194,7 @@ OBJECTIVES_WITH = {  # objectives that use a field; the others require its defau
     "estimate": ("cross_pair", "self_instance"),
     "instances": ("self_instance",),
     "margin": ("ranking",),
+    "soft_targets": ("in_batch",),
 }
 
 
@@ -225,10 +226,13 @@ class ObjectiveConfig:
     have an error below 0.002, mostly below 0.0001."""
     margin: float = 0.2
     """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
+    soft_targets: float = 0.0
+    """For in_batch, temperature of targets by the similarity of titles; 0: each pair is its only target."""
 
     def __post_init__(self) -> None:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
         check_fields("objective", self, FRACTION, "bank_momentum")
+        check_fields("objective", self, NON_NEGATIVE, "soft_targets")
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:

@@ -59,6 +59,31 @@ def test_half_the_loss_is_clip_symmetric_cross_entropy() -> None:
     torch.testing.assert_close(ours, *torch.autograd.grad(clip, video))
 
 
+def test_soft_targets() -> None:
+    temperature, t, n = 0.3, 0.2, 5
+    video, text = unit(n, 4), unit(n, 4, seed=1).requires_grad_()
+    loss, _ = InBatch(temperature, World(), t)(video, text, torch.arange(n), bank_of(n, 4))
+    expected = 0.0
+    for i in range(n):
+        similar = [math.exp(float(text[i].detach() @ text[j].detach()) / t) for j in range(n)]
+        for query, candidates in ((video, text), (text, video)):
+            scores = [float(query[i].detach() @ candidates[j].detach()) / temperature for j in range(n)]
+            log_z = math.log(sum(map(math.exp, scores)))
+            expected += sum(q / sum(similar) * (log_z - s) for q, s in zip(similar, scores, strict=True)) / n
+    assert float(loss) == pytest.approx(expected, rel=1e-9)
+    targets = (text @ text.T / t).softmax(dim=1).detach()  # constants: no gradient through the targets
+    logits = video @ text.T / temperature
+    reference = sum(F.cross_entropy(scores, targets) for scores in (logits, logits.T))
+    torch.testing.assert_close(*(torch.autograd.grad(each, text, retain_graph=True) for each in (loss, reference)))
+
+
+def test_identical_titles_share_their_targets() -> None:
+    # Two pairs with one title: each is half the target, so both videos have the same loss, log 2 for equal scores.
+    video, text = unit(2, 4), unit(1, 4, seed=1).expand(2, 4)
+    _, metrics = InBatch(1.0, World(), 0.5)(video, text, torch.arange(2), bank_of(2, 4))
+    assert float(metrics["loss_video_to_text"]) == pytest.approx(math.log(2), rel=1e-9)
+
+
 # --- ranking ------------------------------------------------------------------------------------
 
 

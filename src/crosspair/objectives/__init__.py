@@ -35,7 +35,7 @@ def build_objective(config: ObjectiveConfig, pairs: int, dimensions: int, seed: 
     if config.name == "ranking":
         return Ranking(config.margin, world)
     if config.name == "in_batch":
-        return InBatch(config.temperature, world)
+        return InBatch(config.temperature, world, config.soft_targets)
     discrimination: Discrimination
     if config.name == "cross_pair":
         discrimination = CrossPair(config.temperature, world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from crosspair.distributed import World
@@ -17,11 +18,17 @@ class InBatch(nn.Module):
     """InfoNCE: −log p(i_t|v) − log p(i_v|t) of Equation 3 over the pairs of the batch of all processes.
 
     The two directions are summed, as in the other objectives. CLIP averages them and learns τ.
+
+    Args:
+        temperature: τ.
+        world: processes that train together.
+        soft_targets: temperature t of the targets q_j = softmax_j(f_t·f_{t,j}/t) of both directions, constants in the
+            gradient: pairs with similar titles share their targets. 0: the pair itself is the only target.
     """
 
-    def __init__(self, temperature: float, world: World) -> None:
+    def __init__(self, temperature: float, world: World, soft_targets: float = 0.0) -> None:
         super().__init__()
-        self.temperature, self.world = temperature, world
+        self.temperature, self.world, self.soft_targets = temperature, world, soft_targets
 
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
@@ -30,7 +37,11 @@ class InBatch(nn.Module):
         del index, bank
         videos, texts, target = gather_batch(video, text, self.world)
         logits = [video @ texts.T / self.temperature, text @ videos.T / self.temperature]  # (B, n)
-        positives = [scores.gather(1, target.unsqueeze(1)).squeeze(1) for scores in logits]
+        if self.soft_targets:
+            weights = (text @ texts.T / self.soft_targets).detach().softmax(dim=1)  # (B, n)
+        else:
+            weights = F.one_hot(target, len(texts)).to(text.dtype)
+        positives = [(scores * weights).sum(dim=1) for scores in logits]
         log_zs = [scores.logsumexp(dim=1) for scores in logits]
         return nll_loss(positives, log_zs, len(texts), DIRECTIONS)
 

@@ -34,6 +34,7 @@ ADDED = (
     ("head", "video_hidden"),
     ("head", "dropout"),
     ("head", "interpolation"),
+    ("objective", "soft_targets"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),
 )  # later; hashed only if not the default
