@@ -392,7 +392,8 @@ def _extract_features(
         folder = parent / feature_spec(model, manifest, device=world.device, **protocol).folder
     elif subject != "trained":
         folder = folder.with_name(f"{folder.name}-{'random' if subject in SUBJECTS else model.hash}")
-    if model.video.trained_blocks == 0 and model.video.cache:  # a frozen encoder, whose heads differ from run to run
+    frozen = model.video.trained_blocks == 0 or model.head.projection == "none"
+    if frozen and model.video.cache:  # heads differ from run to run, and their encoder is the same
         options.setdefault("encode", partial(encode_stored_rows, world=world))
     with delayed_progress("encoding", "clips", shown=world.is_main) as progress:
         return cached_features(model, manifest, folder, world=world, progress=progress, **options)

@@ -110,10 +110,10 @@ class VideoConfig:
     """all; last:N, the last N blocks of the encoder and what follows them; head, only what follows
     the encoder; none, not the video head either. The rest keeps its weights and stays in eval mode."""
     views: int = 8
-    """Training views of each video if the encoder is not trained; epochs use them in turn. 0: a new
-    view in every epoch. Trained encoders always get new views."""
+    """In pre-training, views of each video if the encoder is not trained; epochs use them in turn.
+    0: a new view in every epoch. Trained encoders, and fine-tuning, always get new views."""
     cache: bool = True
-    """Encode these views once, before the training, and train from the stored features."""
+    """Encode these views once, before the pre-training, and train from the stored features."""
 
     def __post_init__(self) -> None:
         check_fields("video", self, up_to(512), "width")
@@ -171,7 +171,7 @@ class HeadConfig:
     video_hidden: int = 0
     """Width of the video head's hidden layer; 0: none, the head is linear as in the paper."""
     dropout: float = 0.0
-    """Dropout rate of the visual feature in front of the video head; none in the paper."""
+    """Dropout rate of the visual feature in front of the learned video head; none in the paper."""
     interpolation: float = 1.0
     """With projection identity, weight of the trained heads in the exported model: 0 is the original
     model, 1 the trained one."""
@@ -183,11 +183,13 @@ class HeadConfig:
         )
         check_fields("head", self, FRACTION, "dropout")
         check_fields("head", self, ("in [0, 1]", lambda weight: 0 <= weight <= 1), "interpolation")
-        if self.interpolation != 1 and self.projection != "identity":
-            raise RecipeError(
-                f"head.interpolation is {self.interpolation}, which head.projection={self.projection} does not use; "
-                "remove it, or set head.projection=identity"
-            )
+        for name, projection in (("interpolation", "identity"), ("dropout", "learned"), ("video_hidden", "learned")):
+            value = getattr(self, name)
+            if value != getattr(HeadConfig, name) and self.projection != projection:
+                raise RecipeError(
+                    f"head.{name} is {value}, which head.projection={self.projection} does not use; remove it, or set "
+                    f"head.projection={projection}"
+                )
 
 
 OBJECTIVES_WITH = {  # objectives that use a field; the others require its default

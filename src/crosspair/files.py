@@ -82,6 +82,7 @@ def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
     return partial, partial.open("xb")
 
 
+NFS_CACHE_TIMEOUT_S = 90  # longest time until a network file system shows a new file
 _ENDS = 2**16  # bytes at the beginning and at the end of a file
 _PARQUET_KINDS = {
     "a manifest": {"pair_id", "path"},
@@ -197,6 +198,15 @@ def read_json(path: Path, max_bytes: int = MAX_JSON) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError(f"{path.name} is nested too deeply") from error
+
+
+def wait_for_file(path: Path) -> bool:
+    """Wait until a file that another machine has written is visible; return False if it does not appear."""
+    for _ in range(NFS_CACHE_TIMEOUT_S):
+        if path.exists():
+            return True
+        time.sleep(1)
+    return False
 
 
 class JsonlWriter:

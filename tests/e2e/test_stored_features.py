@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from crosspair import files
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
-from crosspair.errors import TRY_LATER, RunError, VideoError
+from crosspair.errors import TRY_LATER, ModelError, RunError
 from crosspair.evaluation.encode import encode_rows, load_engine
-from crosspair.evaluation.stored import Encoded, StoredFeatures, encode_stored_rows, store_features
+from crosspair.evaluation.stored import ChunkFeatures, StoredFeatures, encode_stored_rows, store_features
 from crosspair.models import CPD
 from tests.e2e.conftest import command, pretrain_arguments, run
 from tests.models.conftest import write_pretrained
@@ -76,7 +77,8 @@ def test_stored_features_give_the_same_heads(
     arguments: Callable[..., list[object]], cache: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
     run(*arguments(tmp_path / "stored", *settings))
-    assert sorted(path.suffix for path in cache.glob("*/*")) == [".json"] * 4 + [".npy"] * 4  # 2 views, val, titles
+    assert {path.name for path in cache.glob("*/*")} == {"features.npy", "failures.json", "key.json"}
+    assert len(list(cache.iterdir())) == 4  # 2 views, validation, titles
     run(*arguments(tmp_path / "plain", "video.cache=false", *settings))
     assert_equal_runs(tmp_path / "stored", tmp_path / "plain", rtol=1e-3, atol=1e-5)
 
@@ -109,7 +111,7 @@ def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> No
 def test_killed_run_resumes_identically(arguments: Callable[..., list[object]], cache: Path, tmp_path: Path) -> None:
     folder, settings = tmp_path / "run", ("training.checkpoint_steps=2", "training.log_every=1", "head.dropout=0.5")
     run(*arguments(tmp_path / "whole", *settings))
-    files = {path: path.stat().st_mtime_ns for path in cache.glob("*/*.npy")}
+    files = {path: path.stat().st_mtime_ns for path in cache.glob("*/features.npy")}
     for path in list(files)[:2]:
         path.unlink()
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -147,32 +149,65 @@ def test_unreadable_videos_are_skipped_and_listed(
     assert readable - 1 <= metrics(tmp_path / "run", "validation")[0]["pairs"] <= readable  # one title may be unknown
 
 
+class AloneOfTwo(World):
+    """One of two processes, without a connection to the other."""
+
+    def barrier(self) -> None:
+        pass
+
+
 def test_processes_share_the_work(cache: Path) -> None:
     count, shares = 700, []
 
-    def encode(chunks: Sequence[range]) -> Iterator[Encoded]:
+    def encode(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
         shares.append(sum(map(len, chunks)))
         for chunk in chunks:
             yield torch.tensor([[item, -item] for item in chunk]).float(), {}
 
     def open_features(rank: int) -> StoredFeatures:
-        return store_features({"a": 1}, count, encode, World(rank=rank, size=2), "test")
+        return store_features({"a": 1}, count, encode, AloneOfTwo(rank, 2), "test")
 
     with ThreadPoolExecutor(2) as pool:
         stored = list(pool.map(open_features, range(2)))
-    assert sorted(shares) == [256, 444]
+    assert sorted(shares) == [320, 380]
     for features in stored:
         assert features[[699, 0, 256]].tolist() == [[699, -699], [0, 0], [256, -256]]
     (folder,) = cache.iterdir()
-    (folder / "0000000256.npy").write_bytes(b"damaged")
+    assert not (folder / "parts").exists()
+    (folder / "features.npy").write_bytes(b"damaged")
     with pytest.raises(RunError, match=folder.name):
-        open_features(0)
+        open_features(1)
 
 
-def test_temporary_failures_are_not_stored(cache: Path) -> None:
-    def encode(chunks: Sequence[range]) -> Iterator[Encoded]:
-        yield torch.zeros(len(chunks[0]), 2), {3: f"http://x/3.mp4: no answer{TRY_LATER}"}
+def test_temporary_failures_are_tried_again(cache: Path) -> None:
+    asked: list[range] = []
 
-    with pytest.raises(VideoError, match=r"3\.mp4"):
+    def store(failures: dict[int, str]) -> StoredFeatures:
+        def encode(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
+            asked.extend(chunks)
+            for chunk in chunks:
+                yield torch.ones(len(chunk), 2), {i: text for i, text in failures.items() if i in chunk}
+
+        return store_features({"a": 1}, 150, encode, World(), "test")
+
+    temporary = f"http://x/70.mp4: no answer{TRY_LATER}"
+    assert store({3: "broken", 70: temporary}).failures == {3: "broken", 70: temporary}
+    assert asked == [range(64), range(64, 128), range(128, 150)]
+    for _ in range(2):  # once again, then never
+        assert store({}).failures == {3: "broken"}
+        assert asked[3:] == [range(64, 128)]
+
+
+def test_features_that_are_not_finite_are_not_stored(cache: Path) -> None:
+    def encode(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
+        yield torch.full((5, 2), torch.nan), {0: "broken"}
+
+    with pytest.raises(ModelError):
         store_features({"a": 1}, 5, encode, World(), "test")
-    assert not list(cache.glob("*/*.npy"))
+    assert not list(cache.glob("**/*.npy"))
+
+
+def test_separate_folders_of_processes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.time, "sleep", lambda _: None)
+    with pytest.raises(RunError, match="CROSSPAIR_CACHE"):
+        store_features({"a": 1}, 5, lambda _: (), AloneOfTwo(1, 2), "test")

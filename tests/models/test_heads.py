@@ -29,11 +29,7 @@ def model(head: HeadConfig, dimensions: int = 32) -> CPD:
     [
         (HeadConfig(8, 0), [nn.Linear], [nn.Linear]),
         (HeadConfig(8, 6), [nn.Linear], [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]),
-        (
-            HeadConfig(8, 0, video_hidden=6, dropout=0.5),
-            [nn.Dropout, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear],
-            [nn.Linear],
-        ),
+        (HeadConfig(8, 0, video_hidden=6, dropout=0.5), [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear], [nn.Linear]),
     ],
 )
 def test_layers(head: HeadConfig, video: list[type], text: list[type]) -> None:
@@ -49,9 +45,9 @@ def test_dropout_is_for_training_only() -> None:
     torch.manual_seed(1)
     kept = F.dropout(features, 0.5)
     torch.manual_seed(1)
-    torch.testing.assert_close(network.project_video(features), F.normalize(network.video_head[1](kept), dim=1))
+    torch.testing.assert_close(network.project_video(features), F.normalize(network.video_head(kept), dim=1))
     network.eval()
-    torch.testing.assert_close(network.project_video(features), F.normalize(network.video_head[1](features), dim=1))
+    torch.testing.assert_close(network.project_video(features), F.normalize(network.video_head(features), dim=1))
 
 
 def test_identity_heads_start_as_the_original_space(tmp_path: Path) -> None:
@@ -82,11 +78,15 @@ def test_interpolation() -> None:
 def test_invalid_heads() -> None:
     with pytest.raises(RecipeError, match=r"head\.projection"):
         model(HeadConfig(projection="identity"), dimensions=31)
-    with pytest.raises(RecipeError, match=r"head\.interpolation"):
-        HeadConfig(interpolation=0.5)
-    for field, value in (("dropout", 1.0), ("video_hidden", -1), ("hidden", 2**17)):
+    for field, value in (("interpolation", 0.5), ("dropout", 1.0), ("video_hidden", -1), ("hidden", 2**17)):
         with pytest.raises(RecipeError, match=f"head.{field}"):
             HeadConfig(**{field: value})
+
+
+def test_settings_without_effect() -> None:
+    for field, value in (("dropout", 0.5), ("video_hidden", 8)):
+        with pytest.raises(RecipeError, match=f"head.{field}"):
+            HeadConfig(projection="identity", **{field: value})
 
 
 def test_new_settings_change_no_hash_by_default() -> None:

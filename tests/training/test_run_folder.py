@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from crosspair import files
 from crosspair.config import Recipe
 from crosspair.distributed import World
 from crosspair.errors import RunError
@@ -181,11 +182,11 @@ def test_checkpoint_in_separate_folders_raises(tmp_path) -> None:
 
 def test_rank_0_determines_the_last_checkpoint(tmp_path, monkeypatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(run.time, "sleep", waited.append)
+    monkeypatch.setattr(files.time, "sleep", waited.append)
     with pytest.raises(RunError, match=str(tmp_path / "run")):
         open_folder(tmp_path / "run", world=Second(1, 2))
-    assert sum(waited) == run.NFS_CACHE_TIMEOUT_S
-    monkeypatch.setattr(run.time, "sleep", lambda _: open_folder(tmp_path / "run"))  # appears late
+    assert sum(waited) == files.NFS_CACHE_TIMEOUT_S
+    monkeypatch.setattr(files.time, "sleep", lambda _: open_folder(tmp_path / "run"))  # appears late
     assert open_folder(tmp_path / "run", world=Second(1, 2)).last_step == 7
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -121,9 +121,7 @@ def extract_tokens(
         return (fitting.bfloat16().cpu(),)
 
     sources = manifest.clips()
-    singles = [range(clip, clip + 1) for clip in range(config.clips)]
-    plans = [whole_video_plan(row, sources[row], config.clips) for row in rows]
-    plans = [replace(plan, spans=[*plan.spans] * config.clips, groups=singles) for plan in plans]
+    plans = [whole_video_plan(row, sources[row], config.clips, average=False) for row in rows]
     readable, tokens = torch.zeros(len(rows), dtype=torch.bool), torch.empty(0)
     with eval_mode(model):
         videos = encode_plans(plans, network, model.clip, batch_size=batch_size, workers=workers)

@@ -341,7 +341,7 @@ def encode_windows(
         Features per row: first, empty, rows with an error, an invalid segment or over a week; then rows encoded from
         key frames, then the others, each in order.
     """
-    use_key_frames = sampling != "clips" and is_image_model(engine.model)
+    use_key_frames = sampling != "clips" and engine.model.video_encoder.image
     plans: dict[int, ClipPlan] = {}
     key_frame_plans: list[ClipPlan] = []
     rows = zip(manifest.table.to_pylist(), manifest.clips(), strict=True)
@@ -426,11 +426,6 @@ def check_counts(*, workers: object = None, **counts: object) -> None:
             or value % 1
         ):
             raise CrosspairError(f"{name} must be a whole number from {lowest}, not {value!r}")
-
-
-def is_image_model(model: CPD) -> bool:
-    """Return whether the video encoder encodes single frames and averages their features."""
-    return bool(getattr(model.video_encoder, "image", False))
 
 
 def has_text_tower(model: CPD) -> bool:

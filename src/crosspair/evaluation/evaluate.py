@@ -52,7 +52,7 @@ Tokens = Callable[[CPD, Sequence[int], Manifest, AttentiveConfig], tuple[torch.T
 FROZEN_PROTOCOLS: Protocols = get_args(FrozenProtocol)
 """Protocols of a pre-trained model; that of a classifier is `crosspair.evaluation.multiview.multiview_results`."""
 PAPER_PROTOCOLS: Protocols = FROZEN_PROTOCOLS[:5]
-"""Those of the paper."""
+"""Protocols of the paper."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ def evaluate_model(
     """
     config = config or EvaluationConfig()
     networks: dict[Subject, CPD] = {"trained": model, **(others or {})}
-    readers = _text_encoders(networks.values())
+    text_encoders = _text_encoders(networks.values())
     if random_baseline:
         networks["random weights"] = randomize_weights(model, config.seed)
     features = {subject: extract(network, subject) for subject, network in networks.items()}
     results: dict[tuple[str, ...], Result] = {}
     for subject, network in networks.items() if is_main else ():
-        evaluation = _Evaluation(network, manifest, features[subject], config, subject, readers, tokens)
+        evaluation = _Evaluation(network, manifest, features[subject], config, subject, text_encoders, tokens)
         for result in evaluation.run(protocols):
             results.setdefault((result.protocol, result.metric, result.feature, result.of), result)
     return list(results.values()), features["trained"]
@@ -172,14 +172,14 @@ def check_protocols(
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Inputs of all protocols, for one network; `readers` are the text encoders of all networks."""
+    """Inputs of all protocols, for one network; `text_encoders` are the text encoders of all networks."""
 
     model: CPD
     manifest: Manifest
     features: Features
     config: EvaluationConfig
     subject: Subject
-    readers: Sequence[TextEncoder]
+    text_encoders: Sequence[TextEncoder]
     tokens: Tokens = extract_tokens
 
     @property
@@ -240,7 +240,7 @@ class _Evaluation:
         texts = [[title] for title in titles]
         if self.model.text.column == "title":
             texts = [several or single for several, single in zip(self.test_column("titles")[1], texts, strict=True)]
-        known = [[text for text in each if not any(r.is_empty(text) for r in self.readers)] for each in texts]
+        known = [[text for text in each if not any(r.is_empty(text) for r in self.text_encoders)] for each in texts]
         kept = [i for i, each in enumerate(known) if each]
         videos = torch.tensor([video for video, i in enumerate(kept) for _ in known[i]]).long()
         return positions[kept], [text for i in kept for text in known[i]], videos
@@ -250,7 +250,7 @@ class _Evaluation:
         if not self.classified:
             raise ModelError(f"{self.name} has no trained embedding; evaluate the feature visual")
         reasons = {name: self._unsupported_reason(name) for name in protocols}
-        if all(reasons.values()):
+        if all(reasons.values()) and self.subject == "trained":
             raise CrosspairError("; ".join(dict.fromkeys(reasons.values())))
         for name, reason in reasons.items():
             if reason and warn and (self.subject == "trained" or reason.startswith(self.subject)):
@@ -269,6 +269,8 @@ class _Evaluation:
         elif protocol in ("linear", "lowshot"):
             for fraction in (1.0,) if protocol == "linear" else config.lowshot.fractions:
                 check_training_videos(len(self.task.subset(fraction, config.seed).train))
+        elif protocol in ("fewshot", "attentive"):
+            check_training_videos(len(self.task.train))
 
     def _unsupported_reason(self, protocol: FrozenProtocol) -> str:
         """Return why a protocol is not supported, or an empty text."""

@@ -1,7 +1,8 @@
 """Features of frozen encoders, computed once and stored on disk.
 
-The features of one encoder and one list of items lie in a folder below `cache_folder`, in files of one chunk of items
-each. A file is complete once it exists, so that an interrupted computation resumes, and processes share the work.
+The features of one encoder and one list of items lie in a folder below `cache_folder`: an array ``features.npy``, and
+``failures.json``. While they are computed, each process writes chunks of items below ``parts/``, so that an interrupted
+computation resumes; the first process merges them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 from crosspair.corpora.manifest import Manifest, fingerprint
 from crosspair.device import dtype_for
 from crosspair.distributed import World
-from crosspair.errors import TRY_LATER, RunError, VideoError, format_error
+from crosspair.errors import TRY_LATER, ModelError, RunError, format_error
 from crosspair.evaluation.encode import (
     InferenceEngine,
     ProgressCallback,
@@ -33,17 +35,18 @@ from crosspair.evaluation.encode import (
     usable_rows,
 )
 from crosspair.evaluation.windows import whole_video_plan
-from crosspair.files import atomic_write, read_json, write_atomically
+from crosspair.files import atomic_write, read_json, wait_for_file, write_atomically
 from crosspair.models.hub import weights_hash
 from crosspair.progress import delayed_progress
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 256  # minimum number of items in a file
-MAX_FILES = 32  # of one store; each is an open memory map
+FEATURES, FAILURES = "features.npy", "failures.json"
+VERSION = 1  # of the features: to be raised when decoding or an encoder changes what it computes
+CHUNK = 64  # items that are written together
 POLL_INTERVAL = 0.2  # s between checks for the files of other processes
 
-Encoded = tuple[torch.Tensor, dict[int, str]]  # features (n, F) of a chunk, and messages of unreadable items
+ChunkFeatures = tuple[torch.Tensor, dict[int, str]]  # features (n, F) of a chunk, and messages of unreadable items
 
 
 def cache_folder() -> Path:
@@ -53,88 +56,132 @@ def cache_folder() -> Path:
 
 
 class StoredFeatures:
-    """Features of numbered items, in memory-mapped files.
+    """Features of numbered items, in a memory-mapped file.
+
+    Args:
+        folder: contains ``features.npy`` and ``failures.json``.
+        count: number of items.
 
     Attributes:
         failures: message of each item that could not be read; its features are NaN.
     """
 
-    def __init__(self, folder: Path, chunks: Sequence[range]) -> None:
-        self.folder, self.failures = folder, dict[int, str]()
-        self._size = len(chunks[0])
-        self._files = [self._open(chunk) for chunk in chunks]
-
-    def _open(self, chunk: range) -> np.ndarray:
-        file = _chunk_file(self.folder, chunk)
+    def __init__(self, folder: Path, count: int) -> None:
         try:
-            values = np.asarray(np.load(file, mmap_mode="r"))
-            if values.ndim != 2 or len(values) != len(chunk):
-                raise ValueError(f"shape {values.shape}")
-            failures = file.with_suffix(".json")
-            if failures.is_file():
-                self.failures |= {int(item): text for item, text in read_json(failures).items()}
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(f"{file} is damaged ({format_error(error)}); remove {self.folder}") from error
-        return values
+            self._values = np.load(folder / FEATURES, mmap_mode="r")
+            self.failures = {int(item): str(text) for item, text in read_json(folder / FAILURES).items()}
+            if self._values.ndim != 2 or len(self._values) != count:
+                raise ValueError(f"shape {self._values.shape}")
+        except (OSError, ValueError, EOFError, AttributeError) as error:
+            raise RunError(f"{folder / FEATURES} is damaged ({format_error(error)}); remove {folder}") from error
 
     def __getitem__(self, items: Sequence[int]) -> torch.Tensor:
         """Return the features (n, F) float32 of n items."""
-        return torch.from_numpy(np.stack([self._files[item // self._size][item % self._size] for item in items]))
+        return torch.from_numpy(self._values[items])
 
 
 def store_features(
     key: Mapping[str, object],
     count: int,
-    encode: Callable[[Sequence[range]], Iterable[Encoded]],
+    encode: Callable[[Sequence[range]], Iterable[ChunkFeatures]],
     world: World,
     name: str,
 ) -> StoredFeatures:
     """Compute the features of items that are not stored yet, on all processes, and open all of them.
 
+    Items that failed for a reason that may be temporary are computed again by the next call.
+
     Args:
         key: everything that the features depend on: encoder, items and settings; determines the folder.
         count: number of items, at least 1.
         encode: computes the features of chunks of items, in order.
-        world: the processes, each of which calls this function; they need a common `cache_folder`.
+        world: the processes, each of which calls this function.
         name: description for the progress bar.
 
     Raises:
-        RunError: the files cannot be written or read.
-        VideoError: a server or the system failed to provide an item, which may be temporary.
+        RunError: the files cannot be written or read, or the processes have separate folders.
+        ModelError: features are not finite.
     """
+    key = {"version": VERSION, **key}
     folder = cache_folder() / "features" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    size = max(CHUNK, -(-count // MAX_FILES))
-    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    own = [chunk for chunk in chunks[world.rank :: world.size] if not _chunk_file(folder, chunk).exists()]
-    if own:
+    chunks = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    if world.is_main:
+        _forget_temporary_failures(folder)
         write_atomically(folder / "key.json", json.dumps(key, indent=2))
-    with delayed_progress(name, "items", world.is_main) as advance:
-        done, total = 0, sum(map(len, own))
-        for chunk, (features, failures) in zip(own, encode(own), strict=True):
-            if temporary := next((text for text in failures.values() if TRY_LATER in text), ""):
-                raise VideoError(temporary)
-            if failures:
-                write_atomically(_chunk_file(folder, chunk).with_suffix(".json"), json.dumps(failures))
-            with atomic_write(_chunk_file(folder, chunk)) as partial, partial.open("wb") as file:
+    world.barrier()
+    if not wait_for_file(folder / "key.json"):
+        raise RunError(f"{folder} is not that of the first process; set CROSSPAIR_CACHE to a folder that all share")
+    if not (folder / FEATURES).is_file():
+        own = [chunk for chunk in chunks[world.rank :: world.size] if not _part(folder, chunk).is_file()]
+        if own:
+            _write_parts(folder, own, encode(own), name, shown=world.is_main)
+        while not (folder / FEATURES).is_file():  # a barrier would time out
+            if world.is_main and all(_part(folder, chunk).is_file() for chunk in chunks):
+                _merge_parts(folder, chunks)
+            elif world.size > 1:
+                time.sleep(POLL_INTERVAL)
+            else:
+                raise RunError(f"{folder}: files were removed while features were computed; run the command again")
+    stored = StoredFeatures(folder, count)
+    if stored.failures and world.is_main:
+        logger.warning("%s: %d of %d items cannot be read (%s)", name, len(stored.failures), count, folder / FAILURES)
+    return stored
+
+
+def _write_parts(
+    folder: Path, chunks: Sequence[range], encoded: Iterable[ChunkFeatures], name: str, *, shown: bool
+) -> None:
+    done, total = 0, sum(map(len, chunks))
+    with delayed_progress(name, "items", shown) as advance:
+        for chunk, (features, failures) in zip(chunks, encoded, strict=True):
+            good = [i for i, item in enumerate(chunk) if item not in failures]
+            if not features[good].isfinite().all():
+                raise ModelError("the features of this model are not finite: its weights are damaged or too large.")
+            write_atomically(_part(folder, chunk).with_suffix(".json"), json.dumps(failures))
+            with atomic_write(_part(folder, chunk)) as partial, partial.open("wb") as file:
                 np.save(file, features.float().cpu().numpy())
-            if not done:
-                logger.info("%s: %.0f MB in %s", name, count * features.shape[1] * 4 / 1e6, folder)
             done += len(chunk)
             advance(done, total)
-    while not all(_chunk_file(folder, chunk).exists() for chunk in chunks):  # a barrier would time out
-        time.sleep(POLL_INTERVAL)
-    return StoredFeatures(folder, chunks)
 
 
-def _chunk_file(folder: Path, chunk: range) -> Path:
-    return folder / f"{chunk.start:010d}.npy"
+def _merge_parts(folder: Path, chunks: Sequence[range]) -> None:
+    """Write `FEATURES` and `FAILURES` from all parts, and remove these, unless some failures may be temporary."""
+    failures: dict[str, str] = {}
+    try:
+        with atomic_write(folder / FEATURES) as partial:
+            shape = chunks[-1].stop, np.load(_part(folder, chunks[0])).shape[1]
+            merged = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+            for chunk in chunks:
+                merged[chunk.start : chunk.stop] = np.load(_part(folder, chunk))
+                failures |= read_json(_part(folder, chunk).with_suffix(".json"))
+            merged.flush()
+            write_atomically(folder / FAILURES, json.dumps(failures, indent=2))
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        if not (folder / FEATURES).is_file():  # another run has not merged them meanwhile
+            raise RunError(f"{folder / 'parts'} is damaged ({format_error(error)}); remove {folder}") from error
+    logger.info("stored %.0f MB in %s", (folder / FEATURES).stat().st_size / 1e6, folder)
+    if not any(TRY_LATER in text for text in failures.values()):
+        shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
+def _forget_temporary_failures(folder: Path) -> None:
+    """Remove the parts, and the result, that have failures which may be temporary."""
+    for file in (folder / "parts").glob("*.json"):
+        if TRY_LATER in file.read_text(encoding="utf-8"):
+            (folder / FEATURES).unlink(missing_ok=True)
+            file.with_suffix(".npy").unlink(missing_ok=True)
+
+
+def _part(folder: Path, chunk: range) -> Path:
+    return folder / "parts" / f"{chunk.start:010d}.npy"
 
 
 def encoder_key(engine: InferenceEngine) -> dict[str, object]:
     """Return what the visual features of a clip depend on other than its pixels."""
     encoder = engine.model.video_encoder
     return {
-        "encoder": f"{type(encoder).__name__} {encoder.mean} {encoder.std} {weights_hash(encoder.state_dict())}",
+        "encoder": hashlib.sha256(encoder.description.encode()).hexdigest()[:16],
+        "weights": weights_hash(encoder.state_dict()),
         "clip": asdict(engine.model.clip),
         "precision": str(dtype_for(engine.device, engine.precision)),
         "device": engine.device.type,
@@ -143,10 +190,10 @@ def encoder_key(engine: InferenceEngine) -> dict[str, object]:
 
 def store_videos(engine: InferenceEngine, manifest: Manifest, clips: int, world: World) -> StoredFeatures:
     """Store the visual features (clips · F) of evenly spaced clips of each video; an item is a row of the manifest."""
-    usable, errors = usable_rows(manifest)
+    _, errors = usable_rows(manifest)
     sources, features = manifest.clips(), engine.model.video_encoder.features
 
-    def encode(chunks: Sequence[range]) -> Iterator[Encoded]:
+    def encode(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
         for chunk in chunks:
             values = torch.full((len(chunk), clips * features), torch.nan)
             failures = {row: errors[row] for row in chunk if row in errors}
@@ -158,7 +205,7 @@ def store_videos(engine: InferenceEngine, manifest: Manifest, clips: int, world:
                     failures[video.row] = video.failure
             yield values, failures
 
-    key = {"videos": fingerprint(manifest), "usable": len(usable), "clips": clips, **encoder_key(engine)}
+    key = {"videos": fingerprint(manifest), "errors": sorted(errors), "clips": clips, **encoder_key(engine)}
     return store_features(key, len(manifest), encode, world, "encoding videos")
 
 

@@ -19,13 +19,7 @@ from typing import Any
 from crosspair.corpora.inputs import VideoSource, collect_videos, probe_missing
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.video_files import absolute_path
-from crosspair.evaluation.encode import (
-    InferenceEngine,
-    ProgressCallback,
-    encode_windows,
-    has_text_tower,
-    is_image_model,
-)
+from crosspair.evaluation.encode import InferenceEngine, ProgressCallback, encode_windows, has_text_tower
 from crosspair.evaluation.windows import Sampling, Windows
 from crosspair.library import store
 from crosspair.library.store import FileState, IndexedVideo, Library, LibraryError
@@ -83,7 +77,7 @@ def index_videos(
         ManifestError: a source is invalid.
     """
     folder = Path(folder)
-    if sampling == "keyframes" and not is_image_model(engine.model):
+    if sampling == "keyframes" and not engine.model.video_encoder.image:
         raise LibraryError("--sampling keyframes requires an image encoder; this model encodes clips of several frames")
     store.check_library_path(folder)
     paths = [absolute_path(source) for source in sources]

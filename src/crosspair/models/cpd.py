@@ -66,7 +66,7 @@ class CPD(VideoModel):
         self.text_encoder = text_encoder
         if head.projection == "learned":
             features, embedding = self.video_encoder.features, head.embedding
-            self.video_head = _build_head(features, head.video_hidden, embedding, head.dropout)
+            self.video_head = _build_head(features, head.video_hidden, embedding)
             self.video_head.requires_grad_(video.train != "none")
             self.text_head = _build_head(text_encoder.features, head.hidden, embedding)
             return
@@ -103,6 +103,7 @@ class CPD(VideoModel):
     def project_video(self, features: torch.Tensor) -> torch.Tensor:
         """Map visual features (B, F) to embeddings f_v (B, D) of unit norm."""
         with full_precision(features.device):
+            features = F.dropout(features, self.head.dropout, self.video_head.training)
             return F.normalize(self.video_head(features), dim=1)
 
     def project_text(self, features: torch.Tensor) -> torch.Tensor:
@@ -125,8 +126,12 @@ class CPD(VideoModel):
         """Replace the heads, for the duration of a block, by a mixture with those of the original model.
 
         Args:
-            weight: of the trained heads, from 0 (``head.projection=identity`` before training) to 1.
+            weight: of the trained heads, from 0 (``head.projection=identity`` before training) to 1, which changes
+                nothing.
         """
+        if weight == 1:
+            yield
+            return
         heads = (self.video_head, self.text_head)
         trained = [copy.deepcopy(head.state_dict()) for head in heads]
         original = _identity_head(self.head.embedding).to(trained[0]["weight"].device).state_dict()
@@ -202,13 +207,13 @@ class CPD(VideoModel):
         self.text_encoder.save(folder)
 
 
-def _build_head(features: int, hidden: int, embedding: int, dropout: float = 0.0) -> nn.Module:
+def _build_head(features: int, hidden: int, embedding: int) -> nn.Module:
     """Build a projection head: linear, or with one hidden layer."""
-    layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
-    if hidden:
-        layers += [nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
-    layers.append(nn.Linear(hidden or features, embedding))
-    return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+    if not hidden:
+        return nn.Linear(features, embedding)
+    return nn.Sequential(
+        nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, embedding)
+    )
 
 
 def _identity_head(features: int) -> nn.Linear:

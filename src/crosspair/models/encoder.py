@@ -6,6 +6,7 @@ The other video encoders are `crosspair.models.resnet3d.ResNet3d` and `crosspair
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import re
 import sys
@@ -62,6 +63,11 @@ class VideoEncoder(nn.Module):
         frames = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B·T, 3, 1, H, W)
         features = self(frames)
         return features.view(len(clips), -1, self.features)
+
+    @property
+    def description(self) -> str:
+        """What the features depend on other than the weights, to recognise features that were stored before."""
+        return f"{self.mean} {self.std}\n{self}"
 
     def with_random_weights(self) -> Self:
         """Return an encoder of the same architecture with random weights."""
@@ -140,6 +146,11 @@ class ModuleEncoder(VideoEncoder):
         members = ([block for block in blocks if any(True for _ in block.parameters())] for blocks in lists)
         return max(members, key=len, default=[])
 
+    @property
+    def description(self) -> str:
+        code = Path(inspect.getsourcefile(type(self.model)) or "").read_text(encoding="utf-8", errors="replace")
+        return f"{super().description}\n{self.source} {self.image}\n{code}"
+
     def with_random_weights(self) -> Self:
         """Return a copy in which all layers that define ``reset_parameters`` have random weights."""
         random = copy.deepcopy(self)
@@ -205,7 +216,7 @@ def _call(source: str) -> nn.Module:
     """Import a function, also from the current folder, and return its module."""
     folder = str(Path.cwd())
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     module, _, name = source.partition(":")
     encoder = getattr(import_module(module), name)()
     if not isinstance(encoder, nn.Module):

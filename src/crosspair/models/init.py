@@ -133,7 +133,7 @@ def load_init_weights(source: str) -> InitWeights:
     folder = resolve_model_folder(source)
     config = read_config(folder, *MODEL_TYPES, *FAMILIES)
     if config["model_type"] in FAMILIES:
-        encoder = load_towers(folder)[0].state_dict()
+        encoder = load_towers(folder, text=False)[0].state_dict()
         video = VideoConfig(encoder="pretrained", source=source)
         return InitWeights(f"{config['model_type']} {weights_hash(encoder)}", video, encoder)
     weights = read_weights(folder)

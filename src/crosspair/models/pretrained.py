@@ -195,6 +195,10 @@ class PretrainedEncoder(VideoEncoder):
         encode = FAMILIES[self.model.config.model_type].tokens
         return encode(self.model, clips.transpose(1, 2)).float() if encode else super().tokens(clips)
 
+    @property
+    def description(self) -> str:
+        return f"{super().description}\n{self.model.config.to_json_string()}\n{self.preprocessor}"
+
     def with_random_weights(self) -> Self:
         """Return an encoder of the same architecture with random weights."""
         return type(self)(_build_network(self.model.config)[0], self.preprocessor)

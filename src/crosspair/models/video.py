@@ -50,9 +50,7 @@ class VideoModel(HubModel):
 
     def visual_features(self, clips: torch.Tensor) -> torch.Tensor:
         """Return the visual features (B, F) of clips (B, 3, T, H, W), uint8 or normalised float RGB."""
-        encoder = self.video_encoder
-        pixels = normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d)
-        features: torch.Tensor = encoder(pixels)
+        features: torch.Tensor = self.video_encoder(self._normalize(clips))
         return features
 
     def visual_tokens(self, clips: torch.Tensor) -> torch.Tensor:
@@ -61,9 +59,11 @@ class VideoModel(HubModel):
         Tokens are the positions of the feature map of the 3D ResNet, the frames of an image encoder, or the tokens of a
         video transformer; the pooled feature is the only one of other encoders.
         """
+        return self.video_encoder.tokens(self._normalize(clips))
+
+    def _normalize(self, clips: torch.Tensor) -> torch.Tensor:
         encoder = self.video_encoder
-        pixels = normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d)
-        return encoder.tokens(pixels)
+        return normalize(clips, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode. Layers of the video encoder that are not trained stay in eval mode."""

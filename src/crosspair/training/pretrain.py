@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -31,7 +30,7 @@ from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, forc
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
-from crosspair.training.stored import FrozenTowers, stored_batches
+from crosspair.training.stored import StoredTowers, stored_batches
 from crosspair.video.loader import CAPTION, Batch, TrainingOrder
 
 logger = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def pretrain(
     training, folder = Pretraining(recipe, manifest, world or World(), init), Path(run_folder)
     if not training.train(folder, resume=resume, profile=profile):
         return None
-    if recipe.training.export == "best":
+    if recipe.training.export == "best" or recipe.head.interpolation != 1:
         return CPD.from_pretrained(folder / MODEL).to(training.world.device)
     return training.model.eval()
 
@@ -83,7 +82,7 @@ class Pretraining(Trainer):
     recipe: Recipe
     model: CPD
     stores_features: bool  # whether the views are encoded before the training, by a frozen encoder
-    towers: FrozenTowers | None  # stored features
+    towers: StoredTowers | None  # stored features
     validation_videos: tuple[list[int], torch.Tensor]  # rows and stored features (V, F) of split val
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
@@ -92,7 +91,7 @@ class Pretraining(Trainer):
         torch.manual_seed(seed)
         train, self.captions = self._build_model(init)
         self.train_pairs, self.towers = train, None
-        if recipe.video.train in ("none", "head"):
+        if recipe.video.trained_blocks == 0:
             self.views = min(recipe.video.views, recipe.training.epochs)
         self.stores_features = recipe.video.cache and self.views > 0
         self.clips, self.ids, pairs = train.clips(), train.column("pair_id"), len(train)
@@ -185,7 +184,7 @@ class Pretraining(Trainer):
         if not self.stores_features:
             return super().load_batches(order)
         self.min_checkpoint_steps = MIN_CHECKPOINT_STEPS
-        self.towers = FrozenTowers(self.model, self.recipe, self.world)
+        self.towers = StoredTowers(self.model, self.recipe, self.world)
         if self.curriculum.stage == 1:
             captions = chain.from_iterable(self.captions)
             self.towers.load_titles([*captions, *self.validation.column(self.recipe.text.column)])
@@ -202,16 +201,16 @@ class Pretraining(Trainer):
     def validate(self) -> dict[str, float]:
         """Compute retrieval in both directions on split val, with one centre clip per video.
 
-        For heads that started as the identity, also ``mrr_0`` of the original model, and ``mrr_0.5`` of the model with
-        a head halfway between the original and the trained one.
+        The scores are those of the model as it is exported. For heads that started as the identity, ``mrr_0`` is that
+        of the original model, ``mrr_1`` that of the trained heads, and ``mrr_0.5`` that of heads halfway between them.
         """
+        weight = self.recipe.head.interpolation
         with eval_mode(self.model), torch.no_grad():
             visual, text = self._validation_features()
-            scores = {"stage": self.curriculum.stage, "pairs": len(visual), **self._retrieval_scores(visual, text)}
+            scores: dict[str, float] = {"stage": self.curriculum.stage, "pairs": len(visual)}
+            scores |= self._retrieval_scores(visual, text, weight)
             if self.recipe.head.projection == "identity":
-                for weight in (0, 0.5):
-                    with self.model.interpolated(weight):
-                        scores[f"mrr_{weight}"] = self._retrieval_scores(visual, text)["mrr"]
+                scores |= {f"mrr_{w}": self._retrieval_scores(visual, text, w)["mrr"] for w in (0, 0.5, 1)}
         return scores
 
     def _validation_features(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -234,9 +233,10 @@ class Pretraining(Trainer):
         text = [part if isinstance(part, torch.Tensor) else encoder(part) for part in parts]
         return visual.to(device), torch.cat(text)
 
-    def _retrieval_scores(self, visual: torch.Tensor, text: torch.Tensor) -> dict[str, float]:
-        """Compute retrieval metrics from the features of pairs by both encoders."""
-        video, titles = self.model.project_video(visual).cpu(), self.model.project_text(text).cpu()
+    def _retrieval_scores(self, visual: torch.Tensor, text: torch.Tensor, weight: float) -> dict[str, float]:
+        """Compute retrieval metrics from the features of pairs, by heads that are interpolated with ``weight``."""
+        with self.model.interpolated(weight):
+            video, titles = self.model.project_video(visual).cpu(), self.model.project_text(text).cpu()
         results = {"text_to_video": retrieval(titles, video), "video_to_text": retrieval(video, titles)}
         scores: dict[str, float] = {}
         for direction, result in results.items():
@@ -248,8 +248,7 @@ class Pretraining(Trainer):
 
     def export(self) -> None:
         """Write the model, with heads that are interpolated as the recipe says."""
-        weight = self.recipe.head.interpolation
-        with self.model.interpolated(weight) if weight != 1 else nullcontext():
+        with self.model.interpolated(self.recipe.head.interpolation):
             super().export()
 
     def observe(self, scores: dict[str, float]) -> bool:

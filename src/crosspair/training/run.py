@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import shutil
-import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -19,7 +18,15 @@ import torch
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, format_error
-from crosspair.files import JsonlWriter, check_output, check_output_folder, file_lock, read_jsonl, write_atomically
+from crosspair.files import (
+    JsonlWriter,
+    check_output,
+    check_output_folder,
+    file_lock,
+    read_jsonl,
+    wait_for_file,
+    write_atomically,
+)
 from crosspair.recipes import dump_recipe, read_recipe, recipe_settings
 
 logger = logging.getLogger(__name__)
@@ -29,7 +36,6 @@ ORIGIN, LOCK = "manifest.json", ".run.lock"
 # Keys that do not change results and may differ when a run is resumed.
 MUTABLE_KEYS = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
 _PREFIX = "step-"  # of a checkpoint's folder
-NFS_CACHE_TIMEOUT_S = 90  # longest time until a network file system shows a new file
 
 
 def check_run_folder(path: Path) -> None:
@@ -159,14 +165,11 @@ def _check_origin(path: Path, origin: Mapping[str, str]) -> None:
 
 def _wait_for_origin(path: Path) -> None:
     """Wait until the files of rank 0 are visible on this machine; RunError if it has another folder."""
-    for _ in range(NFS_CACHE_TIMEOUT_S):
-        if (path / ORIGIN).exists():
-            return
-        time.sleep(1)
-    raise RunError(
-        f"{path} on this machine is not the folder of the first process; all machines need the same run folder on "
-        "a shared file system"
-    )
+    if not wait_for_file(path / ORIGIN):
+        raise RunError(
+            f"{path} on this machine is not the folder of the first process; all machines need the same run folder on "
+            "a shared file system"
+        )
 
 
 def save_checkpoint(

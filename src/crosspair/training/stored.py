@@ -11,18 +11,18 @@ import torch
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest, fingerprint
-from crosspair.device import autocast, to_device
+from crosspair.device import autocast, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import VideoError
 from crosspair.evaluation.encode import InferenceEngine, eval_mode
-from crosspair.evaluation.stored import Encoded, StoredFeatures, encoder_key, store_features, store_videos
+from crosspair.evaluation.stored import ChunkFeatures, StoredFeatures, encoder_key, store_features, store_videos
 from crosspair.models.cpd import CPD
 from crosspair.models.hub import weights_hash
 from crosspair.training.loop import preprocess_clips
 from crosspair.video.loader import Batch, TrainingOrder, training_loader
 
 
-class FrozenTowers:
+class StoredTowers:
     """Stored features of what the frozen encoders of a training read: views, validation videos and titles.
 
     Args:
@@ -44,7 +44,7 @@ class FrozenTowers:
         training, clips = self.recipe.training, pairs.clips()
         key = {"videos": fingerprint(pairs), "seed": training.seed, **encoder_key(self._engine)}
 
-        def encode(chunks: Sequence[range], view: int) -> Iterator[Encoded]:
+        def encode(chunks: Sequence[range], view: int) -> Iterator[ChunkFeatures]:
             order = ChunkOrder(chunks, view, self._engine.batch_size)
             batches = iter(
                 training_loader(clips, order, self.recipe.clip, seed=training.seed, workers=training.workers)
@@ -89,16 +89,17 @@ class FrozenTowers:
         unique = sorted(set(titles))
 
         @torch.no_grad()
-        def encode(chunks: Sequence[range]) -> Iterator[Encoded]:
+        def encode(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
             for chunk in chunks:
-                with eval_mode(encoder), autocast(self.world.device, self.recipe.training.precision):
-                    yield encoder(unique[chunk.start : chunk.stop]), {}
+                with eval_mode(encoder), autocast(self._engine.device, self._engine.precision):
+                    yield encoder(unique[chunk.start : chunk.stop]).float(), {}
 
         digest = hashlib.sha256("\0".join(unique).encode(errors="surrogatepass")).hexdigest()
         key = {
             "titles": digest, "encoder": f"{type(encoder).__name__} {weights_hash(encoder.state_dict())}",
             "text": asdict(self.recipe.text),
-            "precision": self.recipe.training.precision, "device": self.world.device.type,
+            "precision": str(dtype_for(self._engine.device, self._engine.precision)),
+            "device": self._engine.device.type,
         }  # fmt: skip
         self._texts = store_features(key, len(unique), encode, self.world, "encoding titles")
         self._titles = {title: item for item, title in enumerate(unique)}
