@@ -72,9 +72,8 @@ def main() -> None:
 def _clip(layers: int) -> CPD:
     """Return CLIP with random weights and no text tower, which indexing does not use."""
     torch.manual_seed(0)
-    config = CLIPConfig(
-        vision_config={"num_hidden_layers": layers}, text_config={"num_hidden_layers": 1, "vocab_size": 8}
-    )
+    text = {"num_hidden_layers": 1, "vocab_size": 8, "bos_token_id": 0, "eos_token_id": 1}
+    config = CLIPConfig(vision_config={"num_hidden_layers": layers}, text_config=text)
     encoder = PretrainedEncoder(CLIPModel(config), PREPROCESSOR)
     head = HeadConfig(embedding=encoder.features, projection="none")
     words = WordAverage(["video"], torch.zeros(1, encoder.features))
