@@ -350,7 +350,7 @@ def overview_figure(results: Sequence[Result], history: History, sheets: Sequenc
         A PNG, 1600 pixels wide, on white.
     """
     frame = compare_with_baselines(results)
-    frame = frame[frame.trained.notna() & [not column.is_rank for column in frame.column]][:_BARS]
+    frame = frame[frame.trained.notna() & ~frame.column.map(lambda column: column.is_rank).astype(bool)][:_BARS]
     lines, levels = retrieval_series(history, "text_to_video")
     with figure_style():
         size = (_WIDTH, _CHARTS + _QUERY * len(sheets))
