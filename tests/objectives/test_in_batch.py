@@ -70,7 +70,7 @@ def test_soft_targets() -> None:
             scores = [float(query[i].detach() @ candidates[j].detach()) / temperature for j in range(n)]
             log_z = math.log(sum(map(math.exp, scores)))
             expected += sum(q / sum(similar) * (log_z - s) for q, s in zip(similar, scores, strict=True)) / n
-    assert float(loss) == pytest.approx(expected, rel=1e-9)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
     targets = (text @ text.T / t).softmax(dim=1).detach()  # constants: no gradient through the targets
     logits = video @ text.T / temperature
     reference = sum(F.cross_entropy(scores, targets) for scores in (logits, logits.T))
