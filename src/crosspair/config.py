@@ -372,6 +372,11 @@ class Recipe:
                 f"video.train={self.video.train} with head.projection=none trains nothing; "
                 "set curriculum.strategy=joint"
             )
+        if self.head.interpolation != 1 and (self.video.trained_blocks != 0 or self.curriculum.strategy != "frozen"):
+            raise RecipeError(
+                f"head.interpolation is {self.head.interpolation}, but encoders are trained; set video.train=head and "
+                "curriculum.strategy=frozen, or head.interpolation=1"
+            )
         name, accumulate = self.objective.name, self.training.accumulate
         if name in {"ranking", "in_batch"} and accumulate > 1:
             raise RecipeError(

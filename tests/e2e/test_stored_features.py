@@ -165,7 +165,7 @@ def test_processes_share_the_work(cache: Path) -> None:
             yield torch.tensor([[item, -item] for item in chunk]).float(), {}
 
     def open_features(rank: int) -> StoredFeatures:
-        return store_features({"a": 1}, count, encode, AloneOfTwo(rank, 2), "test")
+        return store_features({"a": 1}, (count, 2), encode, AloneOfTwo(rank, 2), "test")
 
     with ThreadPoolExecutor(2) as pool:
         stored = list(pool.map(open_features, range(2)))
@@ -188,7 +188,7 @@ def test_temporary_failures_are_tried_again(cache: Path) -> None:
             for chunk in chunks:
                 yield torch.ones(len(chunk), 2), {i: text for i, text in failures.items() if i in chunk}
 
-        return store_features({"a": 1}, 150, encode, World(), "test")
+        return store_features({"a": 1}, (150, 2), encode, World(), "test")
 
     temporary = f"http://x/70.mp4: no answer{TRY_LATER}"
     assert store({3: "broken", 70: temporary}).failures == {3: "broken", 70: temporary}
@@ -203,11 +203,11 @@ def test_features_that_are_not_finite_are_not_stored(cache: Path) -> None:
         yield torch.full((5, 2), torch.nan), {0: "broken"}
 
     with pytest.raises(ModelError):
-        store_features({"a": 1}, 5, encode, World(), "test")
+        store_features({"a": 1}, (5, 2), encode, World(), "test")
     assert not list(cache.glob("**/*.npy"))
 
 
 def test_separate_folders_of_processes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.time, "sleep", lambda _: None)
     with pytest.raises(RunError, match="CROSSPAIR_CACHE"):
-        store_features({"a": 1}, 5, lambda _: (), AloneOfTwo(1, 2), "test")
+        store_features({"a": 1}, (5, 2), lambda _: (), AloneOfTwo(1, 2), "test")

@@ -433,6 +433,9 @@ def _fewshot_results(evaluation: _Evaluation) -> list[Result]:
     task, config, seed = evaluation.task, evaluation.config.fewshot, evaluation.config.seed
     draws = [torch.tensor(few_labels(task.train_names, config.labels, seed, draw)) for draw in range(config.draws)]
     settings = {"draws": config.draws, "seed": seed, "classes": len(task.classes)}
+    fewest = int(torch.bincount(task.train_labels).min())
+    if fewest < config.labels and evaluation.subject == "trained":
+        logger.warning("few-shot: a class has %d labels, fewer than fewshot.labels=%d", fewest, config.labels)
     results = []
     for feature, values in evaluation.classified:
         labels, features = task.train_labels.to(evaluation.device), values.to(evaluation.device)

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 FEATURES, FAILURES = "features.npy", "failures.json"
 VERSION = 1  # of the features: to be raised when decoding or an encoder changes what it computes
+LARGE = 10_000_000  # bytes of a file that is reported
 CHUNK = 64  # items that are written together
 POLL_INTERVAL = 0.2  # s between checks for the files of other processes
 
@@ -60,17 +62,17 @@ class StoredFeatures:
 
     Args:
         folder: contains ``features.npy`` and ``failures.json``.
-        count: number of items.
+        shape: number of items, and dimensions of a feature.
 
     Attributes:
         failures: message of each item that could not be read; its features are NaN.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, shape: tuple[int, int]) -> None:
         try:
             self._values = np.load(folder / FEATURES, mmap_mode="r")
             self.failures = {int(item): str(text) for item, text in read_json(folder / FAILURES).items()}
-            if self._values.ndim != 2 or len(self._values) != count:
+            if self._values.shape != shape:
                 raise ValueError(f"shape {self._values.shape}")
         except (OSError, ValueError, EOFError, AttributeError) as error:
             raise RunError(f"{folder / FEATURES} is damaged ({format_error(error)}); remove {folder}") from error
@@ -82,7 +84,7 @@ class StoredFeatures:
 
 def store_features(
     key: Mapping[str, object],
-    count: int,
+    shape: tuple[int, int],
     encode: Callable[[Sequence[range]], Iterable[ChunkFeatures]],
     world: World,
     name: str,
@@ -93,7 +95,7 @@ def store_features(
 
     Args:
         key: everything that the features depend on: encoder, items and settings; determines the folder.
-        count: number of items, at least 1.
+        shape: number of items, at least 1, and dimensions of a feature.
         encode: computes the features of chunks of items, in order.
         world: the processes, each of which calls this function.
         name: description for the progress bar.
@@ -104,39 +106,56 @@ def store_features(
     """
     key = {"version": VERSION, **key}
     folder = cache_folder() / "features" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    chunks = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    chunks = [range(first, min(first + CHUNK, shape[0])) for first in range(0, shape[0], CHUNK)]
     if world.is_main:
+        try:
+            write_atomically(folder / "key.json", json.dumps(key, indent=2))
+        except RunError as error:
+            raise RunError(f"{error}; set CROSSPAIR_CACHE to a folder for stored features") from error
         _forget_temporary_failures(folder)
-        write_atomically(folder / "key.json", json.dumps(key, indent=2))
+        _remove_parts(folder)
     world.barrier()
     if not wait_for_file(folder / "key.json"):
         raise RunError(f"{folder} is not that of the first process; set CROSSPAIR_CACHE to a folder that all share")
-    if not (folder / FEATURES).is_file():
-        own = [chunk for chunk in chunks[world.rank :: world.size] if not _part(folder, chunk).is_file()]
-        if own:
-            _write_parts(folder, own, encode(own), name, shown=world.is_main)
+    try:
+        _write_parts(folder, chunks[world.rank :: world.size], encode, name, shown=world.is_main)
         while not (folder / FEATURES).is_file():  # a barrier would time out
             if world.is_main and all(_part(folder, chunk).is_file() for chunk in chunks):
-                _merge_parts(folder, chunks)
+                _merge_parts(folder, chunks, shape)
             elif world.size > 1:
                 time.sleep(POLL_INTERVAL)
             else:
                 raise RunError(f"{folder}: files were removed while features were computed; run the command again")
-    stored = StoredFeatures(folder, count)
+    except RunError:
+        if not (folder / FEATURES).is_file():  # otherwise another run has computed the same features meanwhile
+            raise
+    stored = StoredFeatures(folder, shape)
     if stored.failures and world.is_main:
-        logger.warning("%s: %d of %d items cannot be read (%s)", name, len(stored.failures), count, folder / FAILURES)
+        failed = f"{len(stored.failures)} of {shape[0]} items cannot be read ({folder / FAILURES})"
+        logger.warning("%s: %s. To try them again, remove %s", name, failed, folder)
     return stored
 
 
 def _write_parts(
-    folder: Path, chunks: Sequence[range], encoded: Iterable[ChunkFeatures], name: str, *, shown: bool
+    folder: Path,
+    chunks: Sequence[range],
+    encode: Callable[[Sequence[range]], Iterable[ChunkFeatures]],
+    name: str,
+    *,
+    shown: bool,
 ) -> None:
+    """Compute the chunks that have no part yet, until all features are stored."""
+    chunks = [chunk for chunk in chunks if not _part(folder, chunk).is_file()]
+    if not chunks or (folder / FEATURES).is_file():
+        return
     done, total = 0, sum(map(len, chunks))
     with delayed_progress(name, "items", shown) as advance:
-        for chunk, (features, failures) in zip(chunks, encoded, strict=True):
+        for chunk, (features, failures) in zip(chunks, encode(chunks), strict=True):
             good = [i for i, item in enumerate(chunk) if item not in failures]
             if not features[good].isfinite().all():
                 raise ModelError("the features of this model are not finite: its weights are damaged or too large.")
+            if (folder / FEATURES).is_file():
+                return
             write_atomically(_part(folder, chunk).with_suffix(".json"), json.dumps(failures))
             with atomic_write(_part(folder, chunk)) as partial, partial.open("wb") as file:
                 np.save(file, features.float().cpu().numpy())
@@ -144,32 +163,43 @@ def _write_parts(
             advance(done, total)
 
 
-def _merge_parts(folder: Path, chunks: Sequence[range]) -> None:
-    """Write `FEATURES` and `FAILURES` from all parts, and remove these, unless some failures may be temporary."""
+def _merge_parts(folder: Path, chunks: Sequence[range], shape: tuple[int, int]) -> None:
+    """Write `FEATURES` and `FAILURES` from all parts."""
     failures: dict[str, str] = {}
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     try:
         with atomic_write(folder / FEATURES) as partial:
-            shape = chunks[-1].stop, np.load(_part(folder, chunks[0])).shape[1]
-            merged = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-            for chunk in chunks:
-                merged[chunk.start : chunk.stop] = np.load(_part(folder, chunk))
-                failures |= read_json(_part(folder, chunk).with_suffix(".json"))
-            merged.flush()
+            with partial.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for chunk in chunks:
+                    file.write(np.load(_part(folder, chunk)).astype("<f4").tobytes())
+                    failures |= read_json(_part(folder, chunk).with_suffix(".json"))
             write_atomically(folder / FAILURES, json.dumps(failures, indent=2))
-    except (FileNotFoundError, ValueError, EOFError) as error:
-        if not (folder / FEATURES).is_file():  # another run has not merged them meanwhile
-            raise RunError(f"{folder / 'parts'} is damaged ({format_error(error)}); remove {folder}") from error
-    logger.info("stored %.0f MB in %s", (folder / FEATURES).stat().st_size / 1e6, folder)
-    if not any(TRY_LATER in text for text in failures.values()):
-        shutil.rmtree(folder / "parts", ignore_errors=True)
+    except (ValueError, EOFError) as error:
+        raise RunError(f"{folder / 'parts'} is damaged ({format_error(error)}); remove {folder}") from error
+    size = (folder / FEATURES).stat().st_size
+    logger.log(logging.INFO if size > LARGE else logging.DEBUG, "stored %.0f MB in %s", size / 1e6, folder)
+    _remove_parts(folder)
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove parts that are merged, unless some of their failures may be temporary."""
+    parts = folder / "parts"
+    for file in parts.glob("*.json"):
+        with suppress(FileNotFoundError):  # removed by another run
+            if TRY_LATER in file.read_text(encoding="utf-8"):
+                return
+    if (folder / FEATURES).is_file():
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def _forget_temporary_failures(folder: Path) -> None:
     """Remove the parts, and the result, that have failures which may be temporary."""
     for file in (folder / "parts").glob("*.json"):
-        if TRY_LATER in file.read_text(encoding="utf-8"):
-            (folder / FEATURES).unlink(missing_ok=True)
-            file.with_suffix(".npy").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # removed by another run
+            if TRY_LATER in file.read_text(encoding="utf-8"):
+                (folder / FEATURES).unlink(missing_ok=True)
+                file.with_suffix(".npy").unlink(missing_ok=True)
 
 
 def _part(folder: Path, chunk: range) -> Path:
@@ -186,6 +216,15 @@ def encoder_key(engine: InferenceEngine) -> dict[str, object]:
         "precision": str(dtype_for(engine.device, engine.precision)),
         "device": engine.device.type,
     }
+
+
+def videos_key(videos: Manifest) -> str:
+    """Return a hash of paths, segments, sizes and modification times of videos."""
+    digest = hashlib.sha256(fingerprint(videos).encode())
+    for clip in videos.clips():
+        with suppress(OSError, ValueError):  # missing, or a URL
+            digest.update(f"{Path(clip.path).stat().st_mtime_ns} ".encode())
+    return digest.hexdigest()[:16]
 
 
 def store_videos(engine: InferenceEngine, manifest: Manifest, clips: int, world: World) -> StoredFeatures:
@@ -205,8 +244,8 @@ def store_videos(engine: InferenceEngine, manifest: Manifest, clips: int, world:
                     failures[video.row] = video.failure
             yield values, failures
 
-    key = {"videos": fingerprint(manifest), "errors": sorted(errors), "clips": clips, **encoder_key(engine)}
-    return store_features(key, len(manifest), encode, world, "encoding videos")
+    key = {"videos": videos_key(manifest), "errors": sorted(errors), "clips": clips, **encoder_key(engine)}
+    return store_features(key, (len(manifest), clips * features), encode, world, "encoding videos")
 
 
 def encode_stored_rows(

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -119,7 +120,7 @@ class ModuleEncoder(VideoEncoder):
         try:
             with allow_any_size():
                 self.model = _call(source).to("cpu")
-        except Exception as error:  # of the user's code
+        except (Exception, SystemExit) as error:  # of the user's code
             raise ModelError(f"video.source {source}: importing it failed ({format_error(error)}).") from error
         self.features = self._read("features", int)
         self.frames, self.size = (self._read(name, int, type(None)) for name in ("frames", "size"))
@@ -163,7 +164,10 @@ class ModuleEncoder(VideoEncoder):
     def _read(self, name: str, *types: type) -> Any:
         value = getattr(self.model, name, "missing")
         value = tuple(value) if isinstance(value, list) else value
-        if not isinstance(value, types) or (isinstance(value, tuple) and len(value) != 3):
+        numbers = value if isinstance(value, tuple) else (value,)
+        valid = all(number is None or (isinstance(number, int | float) and abs(number) < inf) for number in numbers)
+        positive = name == "mean" or all(number is None or number > 0 for number in numbers if valid)
+        if not isinstance(value, types) or not valid or not positive or len(numbers) not in (1, 3):
             names = {int: "int", float: "float", tuple: "3 of them", type(None): "None"}
             expected = " or ".join(names[kind] for kind in types)
             raise ModelError(f"video.source {self.source}: attribute {name} is {value}; it must be {expected}.")
@@ -171,17 +175,17 @@ class ModuleEncoder(VideoEncoder):
 
     @torch.no_grad()
     def _check_output(self) -> None:
-        """Encode a clip, of a single frame if the module takes any number; raise ModelError if its feature is not F."""
-        clip = torch.zeros(1, 3, self.frames or 1, self.clip.size, self.clip.size)
+        """Encode two clips, of one frame if the module takes any number; raise ModelError unless it has F features."""
+        clip = torch.zeros(2, 3, self.frames or 1, self.clip.size, self.clip.size)
         self.eval()
         try:
             shape = tuple(self(clip).shape)
         except Exception as error:  # of the user's code
             found = f"fails ({format_error(error)})"
         else:
-            if shape == (1, self.features):
+            if shape == (2, self.features):
                 return
-            found = f"returns {shape}, not (1, {self.features})"
+            found = f"returns {shape}, not (2, {self.features})"
         raise ModelError(f"video.source {self.source}: encoding a clip of shape {tuple(clip.shape)} {found}.")
 
 

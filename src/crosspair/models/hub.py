@@ -237,7 +237,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], message
         module.load_state_dict(weights)
     except RuntimeError as error:
         fault = str(error).splitlines()[1].strip()  # the first line only names the class
-        raise ModelError(f"{message}: {fault}") from error
+        raise ModelError(f"{message}: {fault[:200]}") from error
 
 
 def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:

@@ -106,7 +106,10 @@ class InitWeights:
         if any(getattr(self.video, name) != getattr(model.video, name) for name in names):
             names = (*names, "source") if self.video.source else names
             settings = " ".join(f"video.{name}={getattr(self.video, name)}" for name in names)
-            raise ModelError(f"the weights of {self.name} have another architecture than the recipe. Set {settings}.")
+            trust = ", if you trust this code" if is_import_path(self.video.source) else ""
+            raise ModelError(
+                f"the weights of {self.name} have another architecture than the recipe. Set {settings}{trust}."
+            )
         message = f"the weights of {self.name} do not match their configuration"
         if self.video.source:
             message = f"the weights of {self.name} are not of the architecture of video.source={model.video.source}"

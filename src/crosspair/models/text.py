@@ -72,6 +72,11 @@ class WordAverage(nn.Module):
         """Return the mean vectors (B, dimensions) for the output of `tokenize`; used by export."""
         return _masked_mean(nn.functional.embedding(ids, self.vectors.weight), mask)
 
+    @property
+    def description(self) -> str:
+        """What the features depend on other than the weights, to recognise features that were stored before."""
+        return f"WordAverage {self.words}"
+
     def is_empty(self, text: str) -> bool:
         """Return whether the text contains no known word."""
         return not self._word_ids(text)
@@ -183,6 +188,11 @@ class TransformerAverage(nn.Module):
         """Whether texts are padded to ``max_tokens`` and the padding is attended to, as by the authors."""
         return bool(getattr(self.model.config, "attends_to_padding", False))
 
+    @property
+    def description(self) -> str:
+        """See `WordAverage.description`."""
+        return f"TransformerAverage {self.max_tokens} {_describe(self.model, self.tokenizer)}"
+
     def attend_to_padding(self) -> None:
         """Enable `attends_to_padding`. `save` stores the setting."""
         self.model.config.attends_to_padding = True
@@ -241,6 +251,11 @@ class TextTower(nn.Module):
         """Return the embeddings (B, D) of the output of `tokenize`."""
         features: torch.Tensor = self.model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
         return features.float()
+
+    @property
+    def description(self) -> str:
+        """See `WordAverage.description`."""
+        return f"TextTower {self.max_tokens} {self.padding} {self.masked} {_describe(self.model, self.tokenizer)}"
 
     def is_empty(self, text: str) -> bool:
         """Return whether the text has no token, or unknown tokens only."""
@@ -361,6 +376,13 @@ def silence_transformers() -> Iterator[None]:
 def _is_empty(tokenizer: Any, text: str) -> bool:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return all(token == tokenizer.unk_token_id for token in ids)
+
+
+def _describe(model: Any, tokenizer: Any) -> str:
+    """Return the configuration of a model and all of its tokenizer."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
+    return f"{model.config.to_json_string()} {tokenizer} {vocabulary}"
 
 
 def _check_language_model(folder: Path) -> None:

@@ -201,15 +201,17 @@ class Pretraining(Trainer):
     def validate(self) -> dict[str, float]:
         """Compute retrieval in both directions on split val, with one centre clip per video.
 
-        The scores are those of the model as it is exported. For heads that started as the identity, ``mrr_0`` is that
-        of the original model, ``mrr_1`` that of the trained heads, and ``mrr_0.5`` that of heads halfway between them.
+        The scores are those of the model as it is exported. For heads that started as the identity, on encoders that
+        keep their weights, ``mrr_0`` is that of the original model, ``mrr_1`` that of the trained heads, and
+        ``mrr_0.5`` that of heads halfway between them.
         """
         weight = self.recipe.head.interpolation
         with eval_mode(self.model), torch.no_grad():
             visual, text = self._validation_features()
             scores: dict[str, float] = {"stage": self.curriculum.stage, "pairs": len(visual)}
             scores |= self._retrieval_scores(visual, text, weight)
-            if self.recipe.head.projection == "identity":
+            frozen = self.recipe.video.trained_blocks == 0 and self.recipe.curriculum.strategy == "frozen"
+            if frozen and self.recipe.head.projection == "identity":
                 scores |= {f"mrr_{w}": self._retrieval_scores(visual, text, w)["mrr"] for w in (0, 0.5, 1)}
         return scores
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 
 import torch
 
 from crosspair.config import Recipe
-from crosspair.corpora.manifest import Manifest, fingerprint
+from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import VideoError
 from crosspair.evaluation.encode import InferenceEngine, eval_mode
-from crosspair.evaluation.stored import ChunkFeatures, StoredFeatures, encoder_key, store_features, store_videos
+from crosspair.evaluation.stored import (
+    ChunkFeatures,
+    StoredFeatures,
+    encoder_key,
+    store_features,
+    store_videos,
+    videos_key,
+)
 from crosspair.models.cpd import CPD
 from crosspair.models.hub import weights_hash
 from crosspair.training.loop import preprocess_clips
@@ -42,7 +48,7 @@ class StoredTowers:
     def load_views(self, pairs: Manifest, views: int) -> list[StoredFeatures]:
         """Return the features of each of the training views; an item is a row of ``pairs``."""
         training, clips = self.recipe.training, pairs.clips()
-        key = {"videos": fingerprint(pairs), "seed": training.seed, **encoder_key(self._engine)}
+        key = {"videos": videos_key(pairs), "seed": training.seed, **encoder_key(self._engine)}
 
         def encode(chunks: Sequence[range], view: int) -> Iterator[ChunkFeatures]:
             order = ChunkOrder(chunks, view, self._engine.batch_size)
@@ -61,7 +67,8 @@ class StoredTowers:
 
         return [
             store_features(
-                {"view": view, **key}, len(clips), partial(encode, view=view), self.world,
+                {"view": view, **key}, (len(clips), self.model.video_encoder.features),
+                partial(encode, view=view), self.world,
                 f"encoding view {view + 1} of {views}",
             )
             for view in range(views)
@@ -96,12 +103,12 @@ class StoredTowers:
 
         digest = hashlib.sha256("\0".join(unique).encode(errors="surrogatepass")).hexdigest()
         key = {
-            "titles": digest, "encoder": f"{type(encoder).__name__} {weights_hash(encoder.state_dict())}",
-            "text": asdict(self.recipe.text),
+            "titles": digest, "weights": weights_hash(encoder.state_dict()),
+            "encoder": hashlib.sha256(encoder.description.encode(errors="surrogatepass")).hexdigest()[:16],
             "precision": str(dtype_for(self._engine.device, self._engine.precision)),
             "device": self._engine.device.type,
         }  # fmt: skip
-        self._texts = store_features(key, len(unique), encode, self.world, "encoding titles")
+        self._texts = store_features(key, (len(unique), encoder.features), encode, self.world, "encoding titles")
         self._titles = {title: item for item, title in enumerate(unique)}
 
     def text_features(self, titles: Sequence[str]) -> torch.Tensor:
