@@ -29,7 +29,8 @@ from crosspair.corpora.rendered import render_corpus
 RESULTS = Path(__file__).parent / "results" / "heads.json"
 COMMON = (
     "clip.size=64", "clip.frames=2", "clip.stride=30", "video.source=benchmarks.heads:colors", "training.workers=2",
-    "text.encoder=words", "text.source=titles", "training.validate_every=1000", "training.log_every=5", "objective.soft_targets=0",
+    "text.encoder=words", "text.source=titles", "training.validate_every=1000", "training.log_every=5",
+    "objective.soft_targets=0",
 )  # fmt: skip
 RUNS = {
     "in_batch": (),

@@ -19,7 +19,7 @@ from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import TRY_LATER, ModelError, RunError
 from crosspair.evaluation.encode import encode_rows, load_engine
-from crosspair.evaluation.stored import ChunkFeatures, StoredFeatures, encode_stored_rows, store_features
+from crosspair.evaluation.stored import ChunkFeatures, StoredFeatures, encode_stored_rows, store_features, videos_key
 from crosspair.models import CPD
 from tests.e2e.conftest import command, pretrain_arguments, run
 from tests.models.conftest import write_pretrained
@@ -205,6 +205,40 @@ def test_features_that_are_not_finite_are_not_stored(cache: Path) -> None:
     with pytest.raises(ModelError):
         store_features({"a": 1}, (5, 2), encode, World(), "test")
     assert not list(cache.glob("**/*.npy"))
+
+
+def test_another_run_finishes_first(cache: Path) -> None:
+    def encode(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
+        for chunk in chunks:
+            yield torch.ones(len(chunk), 2), {}
+
+    def encode_slowly(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
+        for number, features in enumerate(encode(chunks)):
+            if number == 1:  # the first chunk is written; the other run merges it and removes it
+                store_features({"a": 1}, (150, 2), encode, World(), "other")
+            yield features
+
+    assert store_features({"a": 1}, (150, 2), encode_slowly, World(), "test")[[149]].tolist() == [[1, 1]]
+    (folder,) = cache.iterdir()
+    assert not (folder / "parts").exists()
+    with pytest.raises(RunError, match=folder.name):  # of another width
+        store_features({"a": 1}, (150, 3), encode, World(), "test")
+
+
+def test_features_depend_on_files_and_tokenizers(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"00")
+    videos = manifest_from_rows([{"pair_id": "a", "path": str(video), "title": "a"}], tmp_path / "m.parquet")
+    before = videos_key(videos)
+    assert videos_key(videos) == before
+    video.write_bytes(b"11")
+    os.utime(video, ns=(0, 1))
+    assert videos_key(videos) != before
+    folders = [write_pretrained(tmp_path / name, "clip") for name in "ab"]
+    tokenizer = folders[1] / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"dog"', '"wolf"'))
+    one, other = (CPD.from_pretrained(folder).text_encoder.description for folder in folders)
+    assert one != other
 
 
 def test_separate_folders_of_processes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_an_existing_folder_takes_precedence(here: Path) -> None:
         ("{CODE}\ndel Net.std", "std is missing"),
         ("{CODE}\nNet.features = 6.0", "features"),
         ("{CODE}\nNet.mean = [0.5, 0.5]", "mean"),
-        ("{CODE}\nNet.features = 5", r"\(1, 6\)"),
+        ("{CODE}\nNet.features = 5", r"\(2, 6\)"),
         ("{CODE}\nNet.forward = None", "fails"),
     ],
 )
