@@ -227,25 +227,38 @@ def videos_key(videos: Manifest) -> str:
     return digest.hexdigest()[:16]
 
 
-def store_videos(engine: InferenceEngine, manifest: Manifest, clips: int, world: World) -> StoredFeatures:
-    """Store the visual features (clips · F) of evenly spaced clips of each video; an item is a row of the manifest."""
+def store_videos(
+    engine: InferenceEngine, manifest: Manifest, clips: int, world: World
+) -> tuple[StoredFeatures, dict[int, int]]:
+    """Store the visual features (clips · F) of evenly spaced clips of each video.
+
+    Returns:
+        The features, and the item of each row. Items are sorted by path, so that official splits share them.
+    """
     _, errors = usable_rows(manifest)
     sources, features = manifest.clips(), engine.model.video_encoder.features
+    rows = sorted(range(len(sources)), key=lambda row: (sources[row].path, sources[row].start or 0.0))
 
     def encode(chunks: Sequence[range]) -> Iterator[ChunkFeatures]:
         for chunk in chunks:
             values = torch.full((len(chunk), clips * features), torch.nan)
-            failures = {row: errors[row] for row in chunk if row in errors}
-            plans = [whole_video_plan(row, sources[row], clips, average=False) for row in chunk if row not in errors]
+            item_of = {rows[item]: item for item in chunk}
+            failures = {item: errors[row] for row, item in item_of.items() if row in errors}
+            plans = [whole_video_plan(row, sources[row], clips, average=False) for row in item_of if row not in errors]
             for video in encode_features(engine, plans):
+                item = item_of[video.row]
                 if len(video.spans) == clips:
-                    values[video.row - chunk.start] = video.visual.flatten()
+                    values[item - chunk.start] = video.visual.flatten()
                 else:
-                    failures[video.row] = video.failure
+                    failures[item] = video.failure
             yield values, failures
 
-    key = {"videos": videos_key(manifest), "errors": sorted(errors), "clips": clips, **encoder_key(engine)}
-    return store_features(key, (len(manifest), clips * features), encode, world, "encoding videos")
+    key = {
+        "videos": videos_key(manifest.take(rows)), "errors": [item for item, row in enumerate(rows) if row in errors],
+        "clips": clips, **encoder_key(engine),
+    }  # fmt: skip
+    stored = store_features(key, (len(rows), clips * features), encode, world, "encoding videos")
+    return stored, {row: item for item, row in enumerate(rows)}
 
 
 def encode_stored_rows(
@@ -262,12 +275,12 @@ def encode_stored_rows(
     All processes call this function; features that are not stored yet are computed first.
     """
     model, sources = engine.model, manifest.clips()
-    stored = store_videos(engine, manifest, clips, world)
+    stored, items = store_videos(engine, manifest, clips, world)
     for done, row in enumerate(rows, start=1):
-        if row in stored.failures:
-            yield no_features(model, row, stored.failures[row])
+        if items[row] in stored.failures:
+            yield no_features(model, row, stored.failures[items[row]])
             continue
-        features = stored[[row]].view(clips, -1)
+        features = stored[[items[row]]].view(clips, -1)
         with eval_mode(model), torch.no_grad():
             embedding = model.project_video(features.to(engine.device)).float().cpu().sum(dim=0, keepdim=True)
         span = sources[row].start, sources[row].end

@@ -84,11 +84,11 @@ class StoredTowers:
 
     def load_videos(self, videos: Manifest) -> tuple[list[int], torch.Tensor]:
         """Return the rows of the readable videos of a manifest, and the features (V, F) of their centre clips."""
-        stored = store_videos(self._engine, videos, 1, self.world)
-        rows = [row for row in range(len(videos)) if row not in stored.failures]
+        stored, items = store_videos(self._engine, videos, 1, self.world)
+        rows = [row for row in range(len(videos)) if items[row] not in stored.failures]
         if not rows:
             raise VideoError(f"{videos.path}: no video of split val can be read: {stored.failures[0]}")
-        return rows, stored[rows]
+        return rows, stored[[items[row] for row in rows]]
 
     def load_titles(self, titles: Iterable[str]) -> None:
         """Compute the features of all titles by the text encoder, for `text_features`."""
