@@ -88,7 +88,7 @@ def main() -> None:
                 table.add_row(run, str(batch), f"{rate:,.0f}")
     Console().print(table)
     sizes_of = {"pairs": arguments.pairs, "views": arguments.views, "features": Colors.features, "embedding": 256}
-    write_results(arguments.out, {**sizes_of, "runs": rows}, seed=0, packages=("torch", "numpy"))
+    write_results(arguments.out, {"results": {**sizes_of, "runs": rows}}, seed=0, packages=("torch", "numpy"))
 
 
 if __name__ == "__main__":
