@@ -137,7 +137,8 @@ def _pretraining(
     encoder = WordAverage(words, torch.randn(len(words), recipe.text.dimensions))
     task.model = prepare_model(CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head), world)
     pairs = 10_000
-    task.titles = [f"{words[i % 1000]} {words[i % 777]}" for i in range(pairs)]
+    task.towers = None
+    task.captions = [[f"{words[i % 1000]} {words[i % 777]}"] for i in range(pairs)]
     task.objective = objectives.build_objective(recipe.objective, pairs, DIMENSIONS, 1, world)
     task.bank = MemoryBank(pairs, DIMENSIONS, recipe.objective.bank_momentum, 0, world)
     task.optimizer = build_optimizer(task.model, task.objective, recipe.optimizer)

@@ -29,6 +29,7 @@ ONLY_PARSED = {
     r"^import-weights ": "weights are not available",
     r"--init (slow-r50|cpd)": "weights are not available",
     r"(openai|google|facebook)/|--library clip\b": "weights are not available",
+    r"--recipe (clip-adapt|laptop-pretrained) |runs/(adapted|heads1)/": "weights are not available",
     r"--hub ": "uploads",
     r"--splits ": "three times the work of the command without --splits",
     r"--engine ray": "needs a cluster",

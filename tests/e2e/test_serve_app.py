@@ -38,7 +38,8 @@ UPLOAD = Upload(4.0, b"", [(0.0, 4.0)], np.ones((1, 8), np.float32))
 def service(tmp_path: Path) -> LibraryService:
     """The service of a library that contains every video."""
     library = SimpleNamespace(videos=dict, count=lambda _: 1)
-    model = SimpleNamespace(untrained=(), text_encoder=SimpleNamespace(is_empty=lambda _: False))
+    encoder = SimpleNamespace(is_empty=lambda _: False)
+    model = SimpleNamespace(untrained=(), text_encoder=encoder, temperature=0.07)
     searcher: Any = SimpleNamespace(library=library, engine=SimpleNamespace(model=model))
     return LibraryService(searcher, tmp_path / "scratch", 10**6)
 
