@@ -165,18 +165,26 @@ def precision_by_class(material: Material, searcher: Searcher) -> dict[str, Any]
     results: dict[str, Any] = {}
     for among in ("all", "test"):
         paths = [path for path, (_, test) in material.clips.items() if test or among == "all"]
-        where = f"path IN ({', '.join(map(sql_quote, paths))})"
         counts = Counter[str]()
         for path in paths:
             counts[material.clips[path][0]] += len(windows.get(path, ()))
         for label in sorted(counts):
-            hits = searcher.text(label, limit=TOP, where=where)
+            hits = search_paths(searcher, label, paths)
             right = sum(material.clips[moment.path][0] == label for moment in hits)
             class_results = results.setdefault(label, {})
             class_results[among] = {
                 f"P@{TOP}": right / TOP, "chance": counts[label] / counts.total(),
             }  # fmt: skip
     return results
+
+
+def search_paths(searcher: Searcher, text: str, paths: Sequence[str]) -> list[SearchHit]:
+    """Return the best results among some videos, in parts because the length of a condition is limited."""
+    hits: list[SearchHit] = []
+    for first in range(0, len(paths), 100):
+        listed = ", ".join(map(sql_quote, paths[first : first + 100]))
+        hits += searcher.text(text, limit=TOP, where=f"path IN ({listed})")
+    return sorted(hits, key=lambda hit: hit.score, reverse=True)[:TOP]
 
 
 def search_long_videos(material: Material, searcher: Searcher, draw: random.Random) -> dict[str, Any]:
