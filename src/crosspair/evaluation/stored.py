@@ -276,14 +276,15 @@ def encode_stored_rows(
     """
     model, sources = engine.model, manifest.clips()
     stored, items = store_videos(engine, manifest, clips, world)
-    for done, row in enumerate(rows, start=1):
-        if items[row] in stored.failures:
-            yield no_features(model, row, stored.failures[items[row]])
-            continue
-        features = stored[[items[row]]].view(clips, -1)
-        with eval_mode(model), torch.no_grad():
-            embedding = model.project_video(features.to(engine.device)).float().cpu().sum(dim=0, keepdim=True)
-        span = sources[row].start, sources[row].end
-        yield WindowFeatures(row, [span], features.mean(dim=0, keepdim=True), F.normalize(embedding, dim=1))
-        if progress:
-            progress(done * clips, len(rows) * clips)
+    with eval_mode(model):
+        for done, row in enumerate(rows, start=1):
+            if items[row] in stored.failures:
+                yield no_features(model, row, stored.failures[items[row]])
+                continue
+            features = stored[[items[row]]].view(clips, -1)
+            with torch.no_grad():
+                embedding = model.project_video(features.to(engine.device)).float().cpu().sum(dim=0, keepdim=True)
+            span = sources[row].start, sources[row].end
+            yield WindowFeatures(row, [span], features.mean(dim=0, keepdim=True), F.normalize(embedding, dim=1))
+            if progress:
+                progress(done * clips, len(rows) * clips)
