@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -146,3 +147,23 @@ def test_json_is_valid_in_every_encoding(monkeypatch: pytest.MonkeyPatch, encodi
     assert json.loads(shown) == value
     assert shown.isascii() == (encoding == "ascii")
     assert "\x9b" not in shown
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns freed memory at once")
+def test_freed_memory_is_reused() -> None:
+    program = """if True:
+        import resource, sys
+        import numpy as np
+        from crosspair.cli import _keep_freed_memory
+        if sys.argv[1] == "keep":
+            _keep_freed_memory()
+        np.ones(2**23)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(2**23)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", program, way], stdout=subprocess.PIPE, check=True).stdout)
+        for way in ("keep", "return")
+    )
+    assert kept < 10 < returned
