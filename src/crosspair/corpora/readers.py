@@ -1,6 +1,8 @@
 """Read a folder with a title file, Kinetics, Instagram-300k, MSR-VTT, MSVD, or VATEX into a manifest.
 
-Invalid input raises a `ManifestError` before anything is written.
+Each reader takes the folder of the videos, which may be in subfolders, the corpus's own lists, ``out``, which is the
+manifest file or a folder for ``manifest.parquet``, and options, see `crosspair.corpora.build.CorpusOptions`. Invalid
+input raises a `ManifestError` before anything is written.
 """
 
 from __future__ import annotations
@@ -52,12 +54,10 @@ def folder_corpus(
         folder: searched for videos, including subfolders.
         titles: a title file, see `crosspair.corpora.tables.read_titles`. ``video_id`` is a file
             name without suffix, ``path`` a path relative to ``folder``; ``start`` and ``end`` in s.
-        out: the manifest file, or a folder for ``manifest.parquet``.
         label_by_folder: use the name of a video's folder as its label.
         split_lists: from split to a text file with one video per line, as UCF101's lists.
         skip_broken: mark unreadable videos in the manifest instead of raising.
         captions: what to do with several titles of one video, see `crosspair.corpora.tables.merge_captions`.
-        **options: see `crosspair.corpora.build.CorpusOptions`.
 
     Raises:
         ManifestError: an input is invalid, no title belongs to a video, or a video is unreadable
@@ -174,9 +174,7 @@ def kinetics_corpus(folder: Path, lists: Sequence[Path], out: Path, **options: U
     than its segment; otherwise the manifest's ``start`` and ``end`` select the segment.
 
     Args:
-        folder: the videos.
         lists: official csv files, for example of training and validation.
-        out: the manifest file, or a folder for ``manifest.parquet``.
         **options: see `crosspair.corpora.build.TitledCorpusOptions`; with ``titles``, pairs without
             a title are skipped.
     """
@@ -216,11 +214,8 @@ def instagram_corpus(
     """Write the manifest of Instagram-300k; pairs without a caption are skipped.
 
     Args:
-        folder: the videos.
         captions: a JSON file, ``{id: {"subset": …, "caption": …}}``.
-        out: the manifest file, or a folder for ``manifest.parquet``.
         template: file name, or path relative to ``folder``, of the video with id ``{id}``.
-        **options: see `crosspair.corpora.build.CorpusOptions`.
     """
     if "{id}" not in template:
         raise ManifestError(f"template {template!r} must contain {{id}}, for example {INSTAGRAM_TEMPLATE!r}")
@@ -265,7 +260,7 @@ class CaptionedVideo(NamedTuple):
     split: str | None
     captions: list[Any]  # blank ones are dropped
     label: str | None = None
-    source: str | None = None  # of the recording, if several videos may be cut from one
+    source: str | None = None  # recording that several videos may be cut from; they are held out together
 
 
 def msrvtt_corpus(
@@ -282,12 +277,10 @@ def msrvtt_corpus(
     Args:
         folder: the videos, ``video0.mp4`` etc., in any subfolders.
         files: ``train_val_videodatainfo.json`` and ``test_videodatainfo.json``.
-        out: the manifest file, or a folder for ``manifest.parquet``.
         split: ``full``: the official 6,513 / 497 / 2,990 videos. ``1k-A``: the 1,000 videos of ``test_pairs``, with
             the one caption listed there, are split test, all others (9,000) train; ``1k-A-7k``: only those of the
             official train and validation splits (7,010) are train.
         test_pairs: ``MSRVTT_JSFUSION_test.csv``, for ``1k-A`` and ``1k-A-7k``.
-        **options: see `crosspair.corpora.build.CorpusOptions`. Clips of one web video are held out together.
     """
     if (test_pairs is None) != (split == "full"):
         raise ManifestError(
@@ -325,9 +318,7 @@ def msvd_corpus(folder: Path, captions: Path, out: Path, *, lists: Path, **optio
     Args:
         folder: the videos, such as ``mv89psg6zh4_33_46.avi``, in any subfolders.
         captions: ``AllVideoDescriptions.txt``: a video and a caption per line, below a heading.
-        out: the manifest file, or a folder for ``manifest.parquet``.
         lists: the folder of ``train_list.txt``, ``val_list.txt`` and ``test_list.txt``.
-        **options: see `crosspair.corpora.build.CorpusOptions`. Clips of one web video are held out together.
     """
     captions_of: dict[str, list[Any]] = defaultdict(list)
     invalid = []
@@ -363,9 +354,7 @@ def vatex_corpus(
         folder: the videos, such as ``Ptf_2VRj-V0_000122_000132.mp4``, in any subfolders.
         files: ``vatex_training_v1.0.json`` (25,991 videos), ``vatex_validation_v1.0.json`` (3,000) and
             ``vatex_public_test_english_v1.1.json`` (6,000), or some of them; their names determine the split.
-        out: the manifest file, or a folder for ``manifest.parquet``.
         language: of the captions, English or Chinese.
-        **options: see `crosspair.corpora.build.CorpusOptions`.
     """
     key, videos = f"{language}Cap", []
     for file in files:
