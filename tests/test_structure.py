@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "crosspair"
 LAYERS = [
     {"errors"},
     {"config", "device", "distributed", "files", "workers"},
-    {"progress", "provenance", "markdown", "cluster", "recipes"},
+    {"progress", "provenance", "markdown", "recipes"},
     {"video"},
     {"objectives"},
     {"corpora"},

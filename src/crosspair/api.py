@@ -39,14 +39,14 @@ from crosspair.evaluation.results import (
 )
 from crosspair.evaluation.stored import encode_stored_rows
 from crosspair.evaluation.zeroshot import read_templates
-from crosspair.files import check_output, check_output_folder, read_yaml
+from crosspair.files import check_output, check_output_folder
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.models.init import IMAGENET, load_frozen_model, load_model
 from crosspair.models.video import read_resolved_recipe
 from crosspair.progress import delayed_progress
 from crosspair.provenance import Provenance, provenance
-from crosspair.recipes import make_recipe, run_recipe_hash, suggest
+from crosspair.recipes import make_recipe, parse_overrides, run_recipe_hash, suggest
 from crosspair.training.finetune import finetune_and_test
 from crosspair.training.pretrain import pretrain as train_pairs
 from crosspair.training.run import MODEL, RECIPE, check_run_folder
@@ -288,14 +288,9 @@ def evaluate(
 
 def _read_settings(overrides: Sequence[str], **common: Any) -> EvaluationConfig:
     """Read settings ``section.key=value`` with the value in YAML; `zeroshot.templates` may be a file."""
-    settings: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or "." not in key:
-            raise CrosspairError(f"{override!r} must have the form section.key=value, as knn.k=5")
-        settings[key] = read_yaml(value, override)
-        if key == "zeroshot.templates" and isinstance(settings[key], str):
-            settings[key] = list(read_templates(Path(settings[key])))
+    settings, key = parse_overrides(overrides), "zeroshot.templates"
+    if isinstance(settings.get(key), str):
+        settings[key] = list(read_templates(Path(settings[key])))
     config = make_recipe(EvaluationConfig, settings, "evaluate")  # type: ignore[type-var]
     return replace(config, **common)
 

@@ -44,7 +44,7 @@ EXTRAS = (
     ("onnxruntime", "export", "crosspair export"),
 )
 _INSTALL_EXTRA = 'pip install "crosspair[{}]"'
-_INSTALL_PYAV = 'pip install --force-reinstall --no-deps --only-binary av "av>=15.1,<19"'
+_INSTALL_PYAV = 'pip install --force-reinstall --no-deps --only-binary av "av>=17.1,<19"'
 _INSTALL_CUDA_TORCH = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128"
 
 

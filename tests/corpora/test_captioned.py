@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crosspair.corpora import Manifest
-from crosspair.corpora.captioned import msrvtt_corpus, msvd_corpus, vatex_corpus
+from crosspair.corpora.readers import msrvtt_corpus, msvd_corpus, vatex_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, read, skipped_pairs
 

@@ -136,21 +136,6 @@ def test_files_that_are_not_manifests(tmp_path: Path) -> None:
     pq.write_table(table().append_column("title", pa.array(["C", "D"])), path)
     with pytest.raises(ManifestError, match=r"^manifest .*'title'"):
         Manifest.read(path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "m.parquet"
-    old = manifest_from_rows(ROWS[:1], path).write(path)
-
-    def full(table: pa.Table, where: Path) -> None:
-        Path(where).write_bytes(b"PAR1 half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(ManifestError, match=r"No space left on device$"):
-        manifest_from_rows(ROWS, path).write(path)
-    assert Manifest.read(path).hash == old.hash
-    assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ManifestError, match=r"m\.parquet"):
         manifest_from_rows(ROWS, "m").write(path / "below" / "m.parquet")
 

@@ -160,31 +160,6 @@ def test_odd_sizes_become_even(tmp_path: Path) -> None:
     assert (info.width, info.height) == (100, 74)
 
 
-@pytest.mark.parametrize("turn", [0, 90, 180, 270])
-def test_rotated_videos_are_stored_upright(tmp_path: Path, turn: int) -> None:
-    if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
-        pytest.skip("this PyAV cannot write a rotation")
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.set_display_rotation(-turn)
-        pixels = np.zeros((64, 96, 3), np.uint8)
-        pixels[:32, :32], pixels[32:, 32:] = (250, 40, 30), (20, 60, 240)
-        for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    source, small = (
-        read_frames(clip, lambda _: [0.0, 0.1], lambda w, h: (w, h)).astype(int)
-        for clip in (Clip(str(path)), prepared(Clip(str(path))))
-    )
-    high, wide = (48, 32) if turn % 180 else (32, 48)
-    assert small.shape == (2, high, wide, 3)
-    assert np.abs(source[:, ::2, ::2] - small).mean() < 10
-    with av.open(str(tmp_path / "prepared.mp4")) as container:
-        assert next(container.decode(video=0)).rotation == 0
-
-
 @pytest.mark.parametrize(
     ("codec", "pix_fmt", "space", "scale"),
     [

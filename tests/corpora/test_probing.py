@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,9 +61,10 @@ def test_missing_files(tmp_path: Path, video: Path) -> None:
     loop.symlink_to(loop)
     os.mkfifo(pipe)
     folder.mkdir()
-    long, missing = tmp_path / ("a" * 300 + ".mp4"), tmp_path / "none.mp4"
-    assert kinds(loop, pipe, folder, long, missing) == [VideoStatus.UNREADABLE] * 4 + [VideoStatus.MISSING]
-    assert error(missing) == "no such file"
+    long, null, below, missing = ("a" * 300 + ".mp4", "a\0.mp4", "pipe.mp4/a.mp4", "none.mp4")
+    unreadable = [loop, pipe, folder, *(tmp_path / name for name in (long, null, below))]
+    assert kinds(*unreadable, tmp_path / missing) == [VideoStatus.UNREADABLE] * 6 + [VideoStatus.MISSING]
+    assert error(tmp_path / missing) == "no such file"
     assert probe_videos([]) == []
 
 
@@ -161,14 +161,6 @@ def test_an_absurd_size(video: Path, monkeypatch: pytest.MonkeyPatch, limit: str
     assert "128×64" in verdict.reason
 
 
-def test_segments_have_separate_results(video: Path) -> None:
-    parts = [(0.0, 1.5), (0.5, 1.0), (2.5, 4.0), (1.0, 9.0), (None, None)]
-    (_, found), *_ = check_videos([(str(video), parts)], decode=True)
-    assert [verdict.kind for verdict in found.results] == [
-        VideoStatus.FINE, VideoStatus.SHORT, VideoStatus.OUTSIDE, VideoStatus.FINE, VideoStatus.FINE
-    ]  # fmt: skip
-
-
 def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = [WorkerFailure("its process crashed (signal 11)"), WorkerFailure("not done after 20 s", timed_out=True)]
 
@@ -184,18 +176,6 @@ def test_worker_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [[verdict.kind for verdict in of] for of in found] == [[VideoStatus.CRASH] * 2, [VideoStatus.HANG]]
     _, (_, decoded) = check_videos([("a", [WHOLE]), ("b", [WHOLE])], decode=True)
     assert decoded.results[0].kind is VideoStatus.HANG
-
-
-def test_a_file_within_an_archive(tmp_path: Path, video: Path) -> None:
-    archive = tmp_path / "videos.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.write(video, "deep/a.mp4")
-    url = f"zip://deep/a.mp4::{archive}"
-    assert probe_videos([url]) == probe_videos([str(video)])
-    assert probe(url).frames == 60
-    assert kinds(url, f"zip://none.mp4::{archive}", f"zip://a.mp4::{tmp_path}/none.zip") == [
-        VideoStatus.FINE, VideoStatus.MISSING, VideoStatus.MISSING
-    ]  # fmt: skip
 
 
 def test_untouched_videos_are_fine(shared_data: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -235,24 +234,6 @@ def test_invalid_arguments(tmp_path: Path, name: str, value: float) -> None:
     with pytest.raises(ManifestError, match=f"{name} is {value}"):
         render_corpus(tmp_path / "out", **{name: value})
     assert not (tmp_path / "out").exists()
-
-
-def test_a_full_disk_and_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, written = Path.write_bytes, []
-
-    def filling(path: Path, data: bytes) -> int:
-        if len(written) == 2:
-            write(path, data[:100])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(path)
-        return write(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", filling)
-        with pytest.raises(ManifestError, match="No space left on device"):
-            render_corpus(tmp_path, 16, workers=1)
-    assert len(list((tmp_path / "videos").iterdir())) == 2
-    assert len(render_corpus(tmp_path, 16, workers=1)) == 16
 
 
 def test_failures_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

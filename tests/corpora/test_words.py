@@ -87,15 +87,6 @@ def test_sums_agree_with_a_loop_over_titles(pairs: list[tuple[str, str]]) -> Non
         assert getattr(found, name) == sum(getattr(single, name) for single in singles)
 
 
-@given(st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["aB", "play ball", "7"]))))
-def test_fractions_are_ordered_and_in_range(pairs: list[tuple[str, str]]) -> None:
-    pairs = [*pairs, ("ball", "play ball")]
-    found = total(*pairs)
-    assert 0 <= found.all <= found.at_least_one <= 1
-    assert 0 <= found.rel <= 1
-    assert found.partial <= found.relevant
-
-
 def test_labels_and_titles_are_needed() -> None:
     with pytest.raises(ManifestError, match=r"m.parquet: .*label"):
         word_overlap(manifest(("A dog", None)))

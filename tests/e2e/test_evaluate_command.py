@@ -415,11 +415,3 @@ def test_invalid_feature_folder(
     assert str(features) in line
     assert value in line
     assert not (tmp_path / "results.json").exists()
-
-
-def test_finetune_refuses_a_file_with_code(corpus: Manifest, folder: Path, tmp_path: Path) -> None:
-    init = f"imagenet:{folder / 'code.pth'}"
-    inputs = ("--recipe=laptop-finetune", "--manifest", corpus.path, "--run", tmp_path / "run", "--init", init)
-    assert "posix.system" in refused("finetune", *inputs)
-    assert not any(tmp_path.iterdir())
-    assert not (folder / "made").exists()

@@ -206,20 +206,6 @@ def test_forget(made, tmp_path, capsys) -> None:
     assert "2.mp4" in refused("index", made / "videos" / "2.mp4", *options, "--forget")
 
 
-def test_a_model_without_a_text_tower_rejects_texts(made, tmp_path, capsys) -> None:
-    model = tiny_model()
-    model.untrained = ("text_encoder", "text_head")
-    model.save_pretrained(tmp_path / "model")
-    run("index", made / "videos" / "2.mp4", "--library", tmp_path / "library",
-        "--model", tmp_path / "model", *FAST)  # fmt: skip
-    capsys.readouterr()
-    for call in (
-        ("search", "a dog", "--library", tmp_path / "library"),
-        ("classify", made / "videos" / "2.mp4", "--classes", "a, b", "--model", tmp_path / "model"),
-    ):
-        assert "text tower" in refused(*call, *FAST)
-
-
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,10 @@ from crosspair.models import CPD
 from crosspair.video.views import load_view
 from tests.evaluation import failing_decoders
 from tests.evaluation.conftest import centre_view, tiny_model
+from tests.library import conftest as library_conftest
 
 WINDOWS = Windows(2, 1)
+folder = library_conftest.folder
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +40,6 @@ def engine(model: CPD) -> InferenceEngine:
 @pytest.fixture
 def with_workers(model: CPD) -> InferenceEngine:
     return InferenceEngine(model, torch.device("cpu"), "fp32", batch_size=8, workers=2)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
-    """Videos of 1, 2, 3 and 4 s, and a file that is no video."""
-    for seconds in (1, 2, 3, 4):
-        make_video(tmp_path / "videos" / f"{seconds}.mp4", frames=10 * seconds, fps=10)
-    (tmp_path / "videos" / "broken.mp4").write_text("no video")
-    return tmp_path / "videos"
 
 
 def encode_clip(model: CPD, clip: Clip, position: float = 0.5) -> tuple[torch.Tensor, ...]:

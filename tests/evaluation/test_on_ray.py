@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from crosspair.cluster import map_on_ray
 from crosspair.corpora import Manifest
 from crosspair.errors import RunError, VideoError
 from crosspair.evaluation import cached_features, features
 from crosspair.evaluation.encode import InferenceEngine
 from crosspair.evaluation.features import encode_on_ray
 from crosspair.models import CPD
-from crosspair.workers import WorkerFailure
+from crosspair.workers import WorkerFailure, map_on_ray
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = {"clips": 3, "batch_size": 6, "workers": 0, "precision": "fp32"}

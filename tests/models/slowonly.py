@@ -141,16 +141,11 @@ def renamed(weights: Weights, *rules: tuple[str, str]) -> Weights:
 
 def pyslowfast(weights: Weights) -> Weights:
     """Rename to PySlowFast's names."""
-    for layer in range(1, 5):
-        weights = renamed(weights, (rf"^layer{layer}\.(\d+)", rf"s{layer + 1}.pathway0_res\1"))
-    for index, letter in enumerate("abc", start=1):
-        weights = renamed(
-            weights,
-            (rf"(res\d+)\.conv{index}\.", rf"\1.branch2.{letter}."),
-            (rf"(res\d+)\.bn{index}\.", rf"\1.branch2.{letter}_bn."),
-        )
     return renamed(
         weights,
+        *((rf"^layer{layer}\.(\d+)", rf"s{layer + 1}.pathway0_res\1") for layer in range(1, 5)),
+        *((rf"(res\d+)\.conv{i}\.", rf"\1.branch2.{letter}.") for i, letter in enumerate("abc", start=1)),
+        *((rf"(res\d+)\.bn{i}\.", rf"\1.branch2.{letter}_bn.") for i, letter in enumerate("abc", start=1)),
         (r"downsample\.0", "branch1"), (r"downsample\.1", "branch1_bn"),
         (r"^conv1", "s1.pathway0_stem.conv"), (r"^bn1", "s1.pathway0_stem.bn"),
     )  # fmt: skip
@@ -158,15 +153,11 @@ def pyslowfast(weights: Weights) -> Weights:
 
 def pytorchvideo(weights: Weights) -> Weights:
     """Rename to pytorchvideo's names."""
-    weights = renamed(weights, (r"^layer(\d)\.(\d+)", r"blocks.\1.res_blocks.\2"))
-    for index, letter in enumerate("abc", start=1):
-        weights = renamed(
-            weights,
-            (rf"(blocks\.\d+)\.conv{index}\.", rf"\1.branch2.conv_{letter}."),
-            (rf"(blocks\.\d+)\.bn{index}\.", rf"\1.branch2.norm_{letter}."),
-        )
     return renamed(
         weights,
+        (r"^layer(\d)\.(\d+)", r"blocks.\1.res_blocks.\2"),
+        *((rf"(blocks\.\d+)\.conv{i}\.", rf"\1.branch2.conv_{letter}.") for i, letter in enumerate("abc", start=1)),
+        *((rf"(blocks\.\d+)\.bn{i}\.", rf"\1.branch2.norm_{letter}.") for i, letter in enumerate("abc", start=1)),
         (r"downsample\.0", "branch1_conv"), (r"downsample\.1", "branch1_norm"),
         (r"^conv1", "blocks.0.conv"), (r"^bn1", "blocks.0.norm"),
     )  # fmt: skip

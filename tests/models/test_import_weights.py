@@ -13,7 +13,6 @@ from crosspair.config import ClipConfig, VideoConfig
 from crosspair.errors import ModelError, RecipeError, TextError
 from crosspair.models import CPD, import_weights, inflate
 from tests.models.slowonly import (
-    Code,
     Weights,
     authors,
     bordered,
@@ -272,9 +271,3 @@ def test_other_files(tmp_path: Path) -> None:
     refused(other("PySlowFast"), tmp_path, "PySlowFast .*--tokenizer", tokenizer="somewhere")
     with pytest.raises(ModelError, match=f"{tmp_path}/none"):
         import_weights(tmp_path / "none")
-
-
-def test_file_with_code_is_refused(language_model: Path, tmp_path: Path) -> None:
-    content = {**authors(18, 4, language_model), "log": Code(tmp_path / "made")}
-    refused(content, tmp_path, r"w\.pth .*\w+\.system")
-    assert not (tmp_path / "made").exists()

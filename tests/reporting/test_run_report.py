@@ -189,19 +189,6 @@ def test_page_is_complete_self_contained_escaped_and_accessible(report: Path) ->
     assert len(ids) == len(set(ids))
 
 
-def test_failed_write_keeps_the_old_report(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = report.read_bytes()
-
-    def forbidden(self: Path, target: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "replace", forbidden)
-    with pytest.raises(RunError, match=r"report\.html"):
-        write_run_report(report.parent)
-    assert report.read_bytes() == before
-    assert not list(report.parent.glob(".*.partial"))
-
-
 def test_incomplete_and_repeated_lines(metrics: Path) -> None:
     history = read_history(metrics)
     assert (len(history.train), len(history.validation), history.stage2_epoch) == (30, 3, 2)

@@ -6,7 +6,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from crosspair.config import Clip
 from crosspair.errors import InvalidVideoError, VideoStatus
 from crosspair.video import decode
-from crosspair.video.decode import clip_span, clip_times, probe, read_frames, uniform_positions
+from crosspair.video.decode import clip_span, clip_times, read_frames, uniform_positions
 
 NTSC = Fraction(30000, 1001)
 
@@ -210,68 +209,3 @@ def test_colours_are_red_green_blue(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "a.mp4", frames=3, content=lambda _, w, h: np.broadcast_to(colour, (h, w, 3)).copy())
     frames = read_frames(Clip(str(path)), lambda _: [0.0], lambda w, h: (w, h))
     np.testing.assert_allclose(frames.mean(axis=(0, 1, 2)), colour, atol=6)
-
-
-def sideways(path: Path, turn: int) -> Path:
-    """Write a 96×64 video, white in the stored top left corner, with a clockwise rotation."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.set_display_rotation(-turn)
-        pixels = np.zeros((64, 96, 3), np.uint8)
-        pixels[:32, :32] = 255
-        for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-@pytest.mark.parametrize(
-    ("turn", "shape", "corner"),
-    [(0, (64, 96), (0, 0)), (90, (96, 64), (0, -1)), (180, (64, 96), (-1, -1)), (270, (96, 64), (-1, 0))],
-)
-def test_rotated_videos_are_turned_upright(
-    tmp_path: Path, turn: int, shape: tuple[int, int], corner: tuple[int, int]
-) -> None:
-    if not hasattr(av.video.stream.VideoStream, "set_display_rotation"):
-        pytest.skip("this PyAV cannot write a rotation")
-    path = sideways(tmp_path / "a.mp4", turn)
-    seen: list[tuple[int, int]] = []
-    frame = read_frames(Clip(str(path)), lambda _: [0.0], lambda w, h: seen.append((w, h)) or (w, h))[0]
-    assert frame.shape == (*shape, 3)
-    assert seen == [(shape[1], shape[0])]
-    corners = {(y, x): frame[y, x].mean() for y in (0, -1) for x in (0, -1)}
-    assert corners.pop(corner) > 200
-    assert max(corners.values()) < 50
-
-
-# --- probing ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "h264"), (".avi", "mpeg4"), (".webm", "vp9"), (".mkv", "h264")])
-def test_probing_reads_the_header(tmp_path: Path, make_video, suffix: str, codec: str) -> None:
-    info = probe(str(make_video(tmp_path / f"a{suffix}", fps=25, frames=50, size=(128, 64))))
-    assert (info.width, info.height, info.codec) == (128, 64, codec)
-    assert info.fps == pytest.approx(25, rel=0.01)
-    assert info.frames == 50
-    assert info.duration == pytest.approx(2.0, abs=0.05)
-
-
-# --- URLs ---------------------------------------------------------------------------------------
-
-
-def test_a_video_is_read_from_any_fsspec_url(tmp_path: Path, make_video) -> None:
-    local = make_video(tmp_path / "a.mp4", frames=90)
-    with fsspec.open("memory://videos/a.mp4", "wb") as remote:
-        remote.write(local.read_bytes())
-    instants = [0.0, 1.5, 2.5]
-    assert numbers(make_video, Clip("memory://videos/a.mp4"), instants) == [0, 45, 75]
-
-
-@pytest.mark.parametrize(
-    ("url", "kind"), [("memory://videos/none.mp4", VideoStatus.MISSING), ("nowhere://a.mp4", VideoStatus.UNREADABLE)]
-)
-def test_a_wrong_url_is_an_error(url: str, kind: VideoStatus) -> None:
-    with pytest.raises(InvalidVideoError, match=f"^{url}: ") as caught:
-        probe(url)
-    assert caught.value.kind is kind

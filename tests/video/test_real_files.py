@@ -216,7 +216,9 @@ def corner_picture() -> np.ndarray:
 MATRICES = {
     "mirrored": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
     "upside down": ((1, 0, 0, -1), lambda p: p[::-1]),
+    "half": ((-1, 0, 0, -1), lambda p: p[::-1, ::-1]),
     "quarter": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
+    "three quarters": ((0, -1, 1, 0), lambda p: np.rot90(p)),
     "mirrored quarter": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
 }
 
@@ -232,6 +234,8 @@ def test_display_matrices(tmp_path: Path, name: str) -> None:
     prepared = tmp_path / "b.mp4"
     prepared.write_bytes(transcode(Clip(str(path)), TranscodeSettings()))
     assert np.abs(read(prepared, [1.5])[0].astype(int) - upright).mean() < 8
+    with av.open(str(prepared)) as file:
+        assert next(file.decode(video=0)).side_data.get("DISPLAYMATRIX") is None
 
 
 def test_pixels_that_are_not_square(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def run_corpus_msrvtt(
             train
         test_pairs: MSRVTT_JSFUSION_test.csv, for 1k-A and 1k-A-7k
     """
-    from crosspair.corpora.captioned import msrvtt_corpus
+    from crosspair.corpora.readers import msrvtt_corpus
 
     _read_corpus(partial(msrvtt_corpus, split=split, test_pairs=test_pairs), dir, json, out, {"val": val})
 
@@ -159,7 +159,7 @@ def run_corpus_msvd(dir: Path, *, captions: Path, lists: Path, out: Path) -> Non
         lists: folder with train_list.txt, val_list.txt and test_list.txt
         out: the manifest, or its folder
     """
-    from crosspair.corpora.captioned import msvd_corpus
+    from crosspair.corpora.readers import msvd_corpus
 
     _read_corpus(partial(msvd_corpus, lists=lists), dir, captions, out, {})
 
@@ -172,7 +172,7 @@ def run_corpus_vatex(dir: Path, *, json: list[Path], out: Path, language: Litera
         out: the manifest, or its folder
         language: of the captions: en (English) or ch (Chinese)
     """
-    from crosspair.corpora.captioned import vatex_corpus
+    from crosspair.corpora.readers import vatex_corpus
 
     _read_corpus(partial(vatex_corpus, language=language), dir, json, out, {})
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from crosspair.corpora.manifest import Manifest
 from crosspair.corpora.tables import csv_text
-from crosspair.corpora.video_files import absolute_path
+from crosspair.corpora.video_files import absolute_path, file_state
 from crosspair.errors import CheckResult, ManifestError, VideoStatus
 from crosspair.files import JsonlWriter, check_output, read_jsonl, write_atomically
 from crosspair.video.integrity import inspect_job
@@ -185,7 +185,9 @@ def _check_resumable(
     progress: Callable[[int], None],
 ) -> dict[str, ProbeResult]:
     """Check each video; with a journal, decode it, and reuse and extend the journal of an interrupted check."""
-    keys = {path: _journal_key(path, parts) for path, parts in videos.items()} if journal else {}
+    keys = {}
+    if journal:
+        keys = {path: json.dumps([absolute_path(path), file_state(path), parts]) for path, parts in videos.items()}
     known = _read_journal(journal) if journal else {}
     found = {path: known[key] for path, key in keys.items() if key in known}
     if found:
@@ -205,19 +207,10 @@ def _check_resumable(
 
 
 def _read_journal(journal: Path) -> dict[str, ProbeResult]:
-    """Read the results of an interrupted check by `_journal_key`, without entries of another format."""
+    """Read the results of an interrupted check by the key of the video, without entries of another format."""
     known = {}
     for entry in read_jsonl(journal):
         with suppress(ValueError, KeyError, TypeError):  # written by another version
             key, columns, results = entry
             known[key] = ProbeResult(columns, [CheckResult(VideoStatus[name], reason) for name, reason in results])
     return known
-
-
-def _journal_key(path: str, segments: list[Segment]) -> str:
-    """Return a key of path, size, modification time and segments; of remote files, only path and segments."""
-    state: Any = None
-    with suppress(OSError, ValueError):
-        status = Path(path).stat()
-        state = status.st_size, status.st_mtime_ns
-    return json.dumps([absolute_path(path), state, segments])

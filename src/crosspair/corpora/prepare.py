@@ -24,7 +24,6 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from crosspair.cluster import map_on_ray
 from crosspair.config import Clip
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.transcode import TranscodeSettings, transcode
@@ -32,7 +31,7 @@ from crosspair.corpora.video_files import absolute_path, file_size
 from crosspair.errors import ManifestError, RunError, VideoError, format_error
 from crosspair.files import JsonlWriter, check_output, file_lock, read_jsonl, write_atomically
 from crosspair.video.decode import probe
-from crosspair.workers import WorkerFailure, map_isolated, run_with_timeout
+from crosspair.workers import WorkerFailure, map_isolated, map_on_ray, run_with_timeout
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +219,7 @@ def transcode_on_ray(
 
     Sources and targets must have the same paths or URLs on all nodes, and this package must be
     installed on each. Without an ``address``, a local cluster of ``workers`` cores is started; see
-    `crosspair.cluster.map_on_ray`.
+    `crosspair.workers.map_on_ray`.
     """
     yield from _file_errors(requests, map_on_ray(_run_with_timeout, requests, workers=workers, address=address))
 

@@ -20,6 +20,9 @@ SUFFIXES = frozenset({
     ".m2v", ".m4v", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".rm",
     ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv",
 })  # fmt: skip
+FileState = tuple[int, int]
+"""Size of a file in bytes, and its modification time in ns since 1970; (0, 0) for a URL."""
+MISSING_FILE: FileState = (-1, -1)
 _MAX_NAMES = 5  # names that a message lists before it only counts
 
 
@@ -154,6 +157,17 @@ def absolute_path(name: str | os.PathLike[str]) -> str:
 def is_utf8(name: str) -> bool:
     """Return whether a name is valid text, which manifests and libraries can store."""
     return name.encode(errors="ignore") == name.encode(errors="surrogatepass")
+
+
+def file_state(path: str) -> FileState:
+    """Return the state of a file, `MISSING_FILE` if it does not exist, (0, 0) for any URL."""
+    if "://" in path:
+        return 0, 0
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return MISSING_FILE
+    return status.st_size, status.st_mtime_ns
 
 
 def file_size(path: str | os.PathLike[str]) -> int | None:

@@ -23,7 +23,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from crosspair.cluster import map_on_ray
 from crosspair.corpora.manifest import Manifest, fingerprint
 from crosspair.device import dtype_for
 from crosspair.distributed import World
@@ -40,7 +39,7 @@ from crosspair.evaluation.encode import (
 )
 from crosspair.files import atomic_write, write_atomically
 from crosspair.models.cpd import CPD
-from crosspair.workers import WorkerFailure
+from crosspair.workers import WorkerFailure, map_on_ray
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from crosspair.corpora.inputs import VideoSource, collect_videos, probe_missing
 from crosspair.corpora.manifest import Manifest
-from crosspair.corpora.video_files import absolute_path
+from crosspair.corpora.video_files import FileState, absolute_path, file_state
 from crosspair.evaluation.encode import InferenceEngine, ProgressCallback, encode_windows, has_text_tower
 from crosspair.evaluation.windows import Sampling, Windows
 from crosspair.library import store
-from crosspair.library.store import FileState, IndexedVideo, Library, LibraryError
+from crosspair.library.store import IndexedVideo, Library, LibraryError
 from crosspair.models.cpd import CPD
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _source_videos(manifest: Manifest) -> dict[str, _SourceVideo]:
         if clip.start is not None or clip.end is not None:
             end = "" if clip.end is None else f",{clip.end:g}"
             name = f"{clip.path}{SEGMENT}{clip.start or 0:g}{end}"
-        videos.setdefault(name, _SourceVideo(name, row, clip.path, store.file_state(clip.path), title))
+        videos.setdefault(name, _SourceVideo(name, row, clip.path, file_state(clip.path), title))
     return videos
 
 

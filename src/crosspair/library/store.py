@@ -22,6 +22,7 @@ from typing import Any, Self, get_args
 import pyarrow as pa
 
 from crosspair.corpora.tables import csv_text
+from crosspair.corpora.video_files import FileState
 from crosspair.errors import TRY_LATER, CrosspairError, format_error
 from crosspair.evaluation.windows import Sampling, Windows
 from crosspair.files import check_output_folder, file_lock, read_json, write_atomically
@@ -34,9 +35,6 @@ EXACT_UP_TO = 100_000  # windows; an exhaustive search of as many takes millisec
 VERSION_LIFETIME = datetime.timedelta(minutes=10)  # old versions are kept for concurrent readers
 DELETE_BATCH = 10_000  # names per SQL expression
 
-FileState = tuple[int, int]
-"""Size of a file in bytes, and its modification time in ns since 1970; (0, 0) for a URL."""
-MISSING_FILE: FileState = (-1, -1)
 UNWRITTEN: FileState = (-2, -2)  # of a video to encode again: differs from the state of any file
 
 
@@ -229,17 +227,6 @@ def schema(dimensions: int) -> pa.Schema:
 def sql_quote(text: str) -> str:
     """Return a text as an SQL string literal, in single quotes, with those inside doubled."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def file_state(path: str) -> FileState:
-    """Return (bytes, modification time in ns) of a file, (-1, -1) if it does not exist, (0, 0) for any URL."""
-    if "://" in path:
-        return 0, 0
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
-        return MISSING_FILE
-    return status.st_size, status.st_mtime_ns
 
 
 def is_library(folder: Path) -> bool:

@@ -73,7 +73,12 @@ def read_settings(kind: type, name: str, overrides: Sequence[str] = ()) -> dict[
     nested = read_yaml(_find_recipe(kind, name), name)
     if not isinstance(nested, dict):
         raise RecipeError(f"{name}: a recipe must be a YAML mapping of sections, not {nested!r}")
-    settings = _flatten(nested)
+    return _flatten(nested) | parse_overrides(overrides)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of ``section.key=value``, in YAML, by ``section.key``; the last one of a key is used."""
+    settings: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:

@@ -113,20 +113,8 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
         for column in same or [own]:
             fields = (column, *astuple(column), column.table, result.of, over, *values, result.count or None)
             rows.append((*constants.values(), *fields))
-    names = [
-        "column",
-        *COLUMN_FIELDS,
-        "table",
-        "of",
-        "over",
-        "settings",
-        "note",
-        "value",
-        "spread",
-        "low",
-        "high",
-        "count",
-    ]
+    names = ["column", *COLUMN_FIELDS, "table", "of", "over", "settings", "note"]
+    names += ["value", "spread", "low", "high", "count"]
     return pd.DataFrame(rows, columns=[*constants, *names], dtype=object)
 
 

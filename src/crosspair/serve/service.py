@@ -24,14 +24,14 @@ from crosspair.corpora.inputs import probe_missing
 from crosspair.corpora.manifest import Manifest, manifest_from_rows
 from crosspair.corpora.prepare import TranscodeRequest, transcode_locally
 from crosspair.corpora.transcode import TranscodeSettings
-from crosspair.corpora.video_files import absolute_path
+from crosspair.corpora.video_files import MISSING_FILE, absolute_path, file_state
 from crosspair.errors import CrosspairError, TextError, VideoError
 from crosspair.evaluation.encode import check_text_tower, encode_windows
 from crosspair.evaluation.windows import Span, Windows
 from crosspair.evaluation.zeroshot import class_embeddings
 from crosspair.inference import Classified
 from crosspair.library.search import Searcher, SearchHit, format_time
-from crosspair.library.store import MISSING_FILE, file_state, sql_quote
+from crosspair.library.store import sql_quote
 from crosspair.video.container import open_video
 
 MIN_TIMELINE, MAX_LENGTH = 30.0, 600.0  # s; longer uploads get a timeline, or are rejected

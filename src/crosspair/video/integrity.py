@@ -140,10 +140,9 @@ class _Scan:
     """Frames and errors found while decoding a span; times in s from the video's beginning."""
 
     begin: float
+    log: DecodeLog = field(default_factory=DecodeLog)
     frames: list[float] = field(default_factory=list)
     corrupt: list[float] = field(default_factory=list)
-    failed: list[tuple[float, str]] = field(default_factory=list)
-    packets: int = 0
     end: float = 0.0
     restart: float | None = None  # where the clock restarts, if that was not seen before decoding
 
@@ -151,8 +150,7 @@ class _Scan:
 def _scan(video: OpenVideo, begin: float, end: float) -> _Scan:
     """Decode all frames from `begin` to `end` s; record their times, which are corrupt, and packets that fail."""
     scan = _Scan(begin)
-    log = DecodeLog()
-    for seconds, frame in decode_from(video, begin, log):
+    for seconds, frame in decode_from(video, begin, scan.log):
         scan.end = max(scan.end, frame_end(seconds, frame))
         if seconds >= end:
             break
@@ -162,22 +160,21 @@ def _scan(video: OpenVideo, begin: float, end: float) -> _Scan:
         if frame.is_corrupt:
             scan.corrupt.append(seconds)
     scan.frames.sort()
-    scan.failed, scan.packets = log.failed, log.packets
     return scan
 
 
 def _check_frames(scan: _Scan, span: Span, info: VideoInfo, result: CheckResult) -> CheckResult:
     """Return ``result``, of the header, or what is wrong with the decoded frames of a segment."""
     begin, end = span
-    if not scan.frames and scan.failed:
-        return CheckResult(VideoStatus.UNDECODABLE, f"no frame can be decoded ({scan.failed[0][1]})")
+    if not scan.frames and scan.log.failed:
+        return CheckResult(VideoStatus.UNDECODABLE, f"no frame can be decoded ({scan.log.failed[0][1]})")
     if not scan.frames or scan.end < end - TAIL_TOLERANCE:
         found = f"the frames end at {scan.end:.2f} s" if scan.frames else "it has no frames"
         return CheckResult(VideoStatus.CUT, f"cut: the header gives {info.duration:.2f} s, but {found}")
     # The frame that is shown when the segment begins may start earlier.
     first = max(0, bisect_right(scan.frames, begin + TICK) - 1)
     last = bisect_left(scan.frames, end)
-    bad = [*scan.corrupt, *(seconds for seconds, _ in scan.failed)]
+    bad = [*scan.corrupt, *(seconds for seconds, _ in scan.log.failed)]
     bad = [seconds for seconds in bad if scan.frames[first] <= seconds < end]
     if bad:
         return CheckResult(
@@ -204,9 +201,10 @@ def _check_length(
     if scan.restart is not None:
         reason = f"the clock restarts after {scan.restart:.2f} s; the frames before or after are not used"
         return info, _merge_notes([CheckResult(VideoStatus.WRONG_LENGTH, reason), result])
-    lost = scan.packets - found
-    if lost > EMPTY_PACKETS * scan.packets:
-        return info, CheckResult(VideoStatus.CORRUPT_FRAMES, f"damaged: {lost} of {scan.packets} packets give no frame")
+    packets = scan.log.packets
+    if packets - found > EMPTY_PACKETS * packets:
+        reason = f"damaged: {packets - found} of {packets} packets give no frame"
+        return info, CheckResult(VideoStatus.CORRUPT_FRAMES, reason)
     if scan.end <= info.duration + TAIL_TOLERANCE:
         # An edit list hides frames, and an AVI may count dropped ones.
         return replace(info, frames=found) if abs(missing) > tolerance else info, result
