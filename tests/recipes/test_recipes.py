@@ -88,6 +88,7 @@ def test_fine_tuning_values_of_the_paper(name: str) -> None:
     assert (recipe.clip.frames, recipe.clip.stride, recipe.clip.size) == (16, 4, 224)
     assert (recipe.video.depth, recipe.video.width) == (50, 64)
     assert round(recipe.clip.test_scale * recipe.clip.size) == 256
+    assert recipe.multiview.test_clip(recipe.clip).size == 256
     optimizer = recipe.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("sgd", 1e-2, 5e-4)
     assert (optimizer.momentum, optimizer.schedule, recipe.plateau.drops) == (0.9, "constant", 2)
@@ -248,7 +249,7 @@ def test_objectives_with_negatives_of_the_batch(name: str) -> None:
     [
         "labels.share=0", "labels.share=1.5", "labels.hold_out=1", "classifier.dropout=1",
         "classifier.label_smoothing=-0.1", "classifier.frozen_norm=1", "plateau.drops=-1", "plateau.patience=0",
-        "text.column=title", "optimizer.text_head_factor=0",
+        "text.column=title", "optimizer.text_head_factor=0", "multiview.crop_scale=1.2",
     ],
 )  # fmt: skip
 def test_an_invalid_fine_tuning_value(override: str) -> None:
