@@ -259,11 +259,11 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine", "step"] = "constant"
     """Over the whole training: constant (the paper: stages only), cosine to zero, or ÷10 steps."""
     step_epochs: tuple[int, ...] = ()
-    """Epochs at which schedule "step" divides the learning rates by 10."""
+    """Epochs at which schedule "step" divides the learning rates by 10: 100, 201 and 250 in the authors' code."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero."""
     clip_norm: float | None = None
-    """Maximum norm of the gradient; no clipping in the paper."""
+    """Maximum norm of the gradient; no clipping in the paper, 20 in the authors' code."""
     encoder_factor: float = 1.0
     """Learning rate of the video encoder relative to ``lr``."""
     layer_decay: float = 1.0
