@@ -444,7 +444,8 @@ class MultiviewConfig:
     and the authors' code. 1: as in training, for networks with small feature maps (2×2 would become 3×3)."""
 
     def __post_init__(self) -> None:
-        check_fields("multiview", self, POSITIVE, "clips", "crop_scale")
+        check_fields("multiview", self, POSITIVE, "clips")
+        check_fields("multiview", self, ("at least 1", lambda scale: scale >= 1), "crop_scale")
 
     def test_clip(self, clip: ClipConfig) -> ClipConfig:
         """Return the clip format of the test: with the test's crop size and the same short side.

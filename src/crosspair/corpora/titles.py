@@ -256,7 +256,7 @@ def _is_verb_or_noun(token: Any, dictionary: _Dictionary) -> bool:
     """Return whether a spaCy token is a verb, a noun or a name, by its tag and the dictionary.
 
     In short titles, tags of nouns are often wrong: "hula" is an adposition in "hula hooping". Names and loan words are
-    tagged as adjectives, and are not in the dictionary.
+    often tagged as adjectives; they are not in the dictionary.
     """
     if token.pos_ in _KEPT_TAGS and token.dep_ not in _AUXILIARIES:
         return True
@@ -454,7 +454,7 @@ def find_foreign_words(words: Sequence[str]) -> list[int]:
         same = [n for n, other in enumerate(lower) if other == word]
         closeness[:, same[0]] = closeness[:, same].max(axis=1)
         closeness[:, same[1:]] = 0
-    outside = (_DECAY**places + _DECAY ** places[::-1]) * _DECAY / (1 - _DECAY)  # sum over all words there
+    outside = (_DECAY**places + _DECAY ** places[::-1]) * _DECAY / (1 - _DECAY)  # summed closeness of words there
     evidence = closeness @ np.maximum(gains, -_MAX_LOSS) - _MAX_LOSS * outside[:, None]
     own_gains = gains[places, evidence.argmax(axis=1)]
     margins = [-_SHORT_MARGIN if len(word) <= _SHORT else 0.0 for word in words]

@@ -465,10 +465,8 @@ def _attentive_results(evaluation: _Evaluation) -> list[Result]:
     rows = evaluation.features.rows[torch.cat([task.train, task.test])].tolist()
     readable, tokens = evaluation.tokens(evaluation.model, rows, evaluation.manifest, config)
     of_train, of_test = readable[: len(task.train)], readable[len(task.train) :]
-    labels, tested = (
-        task.train_labels[of_train],
-        replace(task, test=task.test[of_test], test_labels=task.test_labels[of_test]),
-    )
+    labels = task.train_labels[of_train]
+    tested = replace(task, test=task.test[of_test], test_labels=task.test_labels[of_test])
     probe = train_attentive(
         tokens[: len(labels)], labels, len(task.classes), config, seed=seed, device=evaluation.device
     )
