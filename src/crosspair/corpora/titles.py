@@ -238,22 +238,22 @@ def prepare_batch(job: _Job) -> list[PreparedTitle]:
 def extract_trees(titles: Iterable[str], *, lemmas: bool = False) -> Iterator[TitleTree]:
     """Parse clean titles and keep verbs, nouns and names (Kinetics-title-tree); ``lemmas``: as base forms."""
     texts = ((_lower_if_shouted(title), title) for title in titles)
-    dictionary = _load_dictionary(lemmas)
+    verbs_and_nouns, others = _load_dictionary(lemmas)
     for doc, title in load_english_model(lemmas).pipe(texts, as_tuples=True, batch_size=BATCH):
         kept, words = [], []
         for token in doc:
             word = title[token.idx : token.idx + len(token)]
             if not word[0].isalnum():
                 continue  # punctuation, or a possessive "'s"
-            keep = _is_verb_or_noun(token, dictionary)
+            keep = _is_verb_or_noun(token, verbs_and_nouns, others)
             words.append((word, keep))
             if keep:
                 kept.append(token.lemma_ if lemmas else word)
         yield TitleTree(" ".join(kept), words)
 
 
-def _is_verb_or_noun(token: Any, dictionary: _Dictionary) -> bool:
-    """Return whether a spaCy token is a verb, a noun or a name, by its tag and the dictionary.
+def _is_verb_or_noun(token: Any, verbs_and_nouns: frozenset[str], others: frozenset[str]) -> bool:
+    """Return whether a spaCy token is a verb, a noun or a name, by its tag and the words of `_load_dictionary`.
 
     In short titles, tags of nouns are often wrong: "hula" is an adposition in "hula hooping". Names and loan words are
     often tagged as adjectives; they are not in the dictionary.
@@ -261,25 +261,17 @@ def _is_verb_or_noun(token: Any, dictionary: _Dictionary) -> bool:
     if token.pos_ in _KEPT_TAGS and token.dep_ not in _AUXILIARIES:
         return True
     word = token.lower_
-    if word in dictionary.others or len(word) < 3:
+    if word in others or len(word) < 3:
         return False
-    return token.tag_ in _OPEN_TAGS or (token.pos_ in _CLOSED_TAGS and word in dictionary.verbs_and_nouns)
-
-
-class _Dictionary(NamedTuple):
-    """Lower-case English words by part of speech; a word may be in both sets."""
-
-    verbs_and_nouns: frozenset[str]  # base forms
-    others: frozenset[str]  # adjectives, adverbs and function words
+    return token.tag_ in _OPEN_TAGS or (token.pos_ in _CLOSED_TAGS and word in verbs_and_nouns)
 
 
 @cache
-def _load_dictionary(lemmas: bool) -> _Dictionary:
-    """Load the words of WordNet from the lemmatizer of `load_english_model`, and spaCy's function words."""
+def _load_dictionary(lemmas: bool) -> tuple[frozenset[str], frozenset[str]]:
+    """Return verbs and nouns of WordNet, from the lemmatizer; and its adjectives and adverbs, and stop words."""
     model = load_english_model(lemmas)
     words = model.get_pipe("lemmatizer").lookups.get_table("lemma_index")
-    others = frozenset(words["adj"]) | frozenset(words["adv"]) | frozenset(model.Defaults.stop_words)
-    return _Dictionary(frozenset(words["verb"]) | frozenset(words["noun"]), others)
+    return frozenset(words["verb"] + words["noun"]), frozenset(words["adj"] + words["adv"]) | model.Defaults.stop_words
 
 
 @cache
