@@ -108,12 +108,12 @@ def grid(frame: pd.DataFrame) -> dict[tuple[str, str], list[float | None]]:
 
 def test_every_value_has_one_cell(frozen: list[Result], origin: Provenance) -> None:
     frame = summary_frame([Run("mine", Path("r.json"), frozen, origin)])
-    assert [table.name for table in summary_tables(frame)] == ["table2", "table5", "table-other"]
+    assert [table.name for table in summary_tables(frame)] == ["table-2", "table-5", "table-other"]
     found = grid(frame[frame.table == "2"])
     assert found["mine", "trained"] == [0.4444, 0.45]
     assert found["mine", "random weights"] == [0.24, None]
     assert found["mine", "chance"] == [0.1, 0.1]
-    assert grid(frame[frame.table == ""]) == {("mine", "trained"): [63.0]}
+    assert grid(frame[frame.table == "other"]) == {("mine", "trained"): [63.0]}
 
 
 def test_other_models_have_rows_after_the_trained_one(frozen: list[Result], origin: Provenance) -> None:
@@ -162,9 +162,12 @@ def test_low_shot_published_values_are_for_fine_tuning_only(frozen: list[Result]
     assert [values for (_, of), values in grid(whole).items() if of == "published"] == [
         [0.187], [0.259],
     ]  # fmt: skip
-    probe = frame_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "4")
+    assert "Table 4" in summary_tables(whole)[0].title
+    probe = frame_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "low-shot")
     assert set(probe.of) == {"trained"}
-    assert summary_tables(probe)[0].remark
+    (table,) = summary_tables(probe)
+    assert "Table" not in table.title
+    assert table.remark
 
 
 def test_published_numbers_are_percentages_and_name_their_source() -> None:
