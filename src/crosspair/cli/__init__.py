@@ -11,6 +11,7 @@ import inspect
 import io
 import logging
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next tensor: returning it to the system doubles the time of some networks."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "gnu_get_libc_version"):  # not musl
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
