@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from crosspair.errors import RecipeError
@@ -259,11 +259,11 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine", "step"] = "constant"
     """Over the whole training: constant (the paper: stages only), cosine to zero, or ÷10 steps."""
     step_epochs: tuple[int, ...] = ()
-    """Epochs at which schedule "step" divides the learning rates by 10."""
+    """Epochs at which schedule "step" divides the learning rates by 10: 100, 201 and 250 in the authors' code."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero."""
     clip_norm: float | None = None
-    """Maximum norm of the gradient; no clipping in the paper."""
+    """Maximum norm of the gradient; no clipping in the paper, 20 in the authors' code."""
     encoder_factor: float = 1.0
     """Learning rate of the video encoder relative to ``lr``."""
     layer_decay: float = 1.0
@@ -403,7 +403,7 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """Subset of labels and validation split (Section 4.2, Table 4)."""
+    """Subset of labels (Appendix B, Table 4) and validation split (Section 4.2)."""
 
     share: float = 1.0
     """Fraction of each class's labels to use; 0.01, 0.1 and 0.2 in the paper's low-shot."""
@@ -432,6 +432,37 @@ class PlateauConfig:
 
 
 @dataclass(frozen=True)
+class MultiviewConfig:
+    """Views of each video in the test of a classifier."""
+
+    clips: int = 10
+    """Number of evenly spaced clips (Section 4.2)."""
+    crops: Literal[1, 3] = 3
+    """Crops per clip: left, center and right (Section 4.2), or only the center."""
+    crop_scale: float = 1.0
+    """Side of the crops, in units of ``clip.size``. 8/7: 256 pixels for 224, the whole short side, as in SlowFast
+    and the authors' code. 1: as in training, for networks with small feature maps (2×2 would become 3×3)."""
+
+    def __post_init__(self) -> None:
+        check_fields("multiview", self, POSITIVE, "clips")
+        check_fields("multiview", self, ("at least 1", lambda scale: scale >= 1), "crop_scale")
+
+    def test_clip(self, clip: ClipConfig) -> ClipConfig:
+        """Return the clip format of the test: with the test's crop size and the same short side.
+
+        Raises:
+            RecipeError: the crops are larger than the frames.
+        """
+        size, side = round(self.crop_scale * clip.size), round(clip.test_scale * clip.size)
+        if size > side:
+            raise RecipeError(
+                f"multiview.crop_scale={self.crop_scale:g} gives crops of {size} pixels from frames with a short side "
+                f"of {side}; it must be at most clip.test_scale={clip.test_scale:g}"
+            )
+        return clip if size == clip.size else replace(clip, size=size, test_scale=side / size)
+
+
+@dataclass(frozen=True)
 class FinetuneRecipe:
     """All settings of a fine-tuning but the data and the initial weights."""
 
@@ -442,6 +473,13 @@ class FinetuneRecipe:
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-2, weight_decay=5e-4)
     plateau: PlateauConfig = PlateauConfig()
     training: TrainingConfig = TrainingConfig(epochs=100, batch_size=32, export="best")
+    multiview: MultiviewConfig = MultiviewConfig()
 
     def __post_init__(self) -> None:
         check_fields("clip", self.clip, NETWORK_INPUT, "size")
+        self.multiview.test_clip(self.clip)
+        if self.video.encoder == "pretrained" and self.multiview.crop_scale != 1:
+            raise RecipeError(
+                f"multiview.crop_scale is {self.multiview.crop_scale:g}, but pretrained encoders take crops of their "
+                "own size; set multiview.crop_scale=1"
+            )

@@ -60,12 +60,42 @@ def test_clean_titles_agree_with_those_made_by_hand() -> None:
     by_hand = [line.split("\t") for line in text.split("\n")[1:] if line]
     pairs = [(clean_title(title).text, wanted) for title, wanted in by_hand]
     assert len(pairs) == 100
-    # Three titles are partly Spanish or Portuguese.
-    assert sum(found == wanted for found, wanted in pairs) >= 97
+    # Four titles are partly Spanish or Portuguese.
+    assert sum(found == wanted for found, wanted in pairs) >= 96
     counts = [(words(found), words(wanted)) for found, wanted in pairs]
     same = sum((found & wanted).total() for found, wanted in counts)
     either = sum((found | wanted).total() for found, wanted in counts)
     assert same / either > 0.98
+
+
+CLASS_TITLES = ["{}", "my first {} lesson", "{} 2015", "how to {}", "{} | part 2", "Carlos {}", "{} in Brasil"]
+# The words of class names that are function words, or adjectives or adverbs to the parser.
+NOT_IN_TREES = (
+    "a american an and back clean dry front high in indoor into long mechanical military not on or out parallel "
+    "present remote sliding something squat still sweeping the through triple uneven up with"
+)
+
+
+def class_names() -> list[str]:
+    """The classes of Kinetics-400, UCF101 and HMDB51 as phrases."""
+    lines = (Path(__file__).parent / "class_names.txt").read_text(encoding="utf-8").splitlines()
+    return sorted({line for line in lines if not line.startswith("#")})
+
+
+@pytest.mark.parametrize("title", CLASS_TITLES)
+def test_class_names_are_kept(title: str) -> None:
+    names = class_names()
+    assert len(names) == 530
+    for change_case in (str.capitalize, str.title, str.upper, str):
+        cleans = [clean_title(title.format(change_case(name))).text for name in names]
+        for name, clean in zip(names, cleans, strict=True):
+            assert name_words(name) <= words(clean), clean
+    for name, tree in zip(names, extract_trees(cleans), strict=True):
+        assert set(name_words(name.replace("'s", "")) - words(tree.text)) <= set(NOT_IN_TREES.split()), name
+
+
+def name_words(name: str) -> Counter[str]:
+    return Counter(re.findall(r"[\w']+", name.lower()))
 
 
 @given(TITLES)
@@ -140,7 +170,7 @@ def test_removed_pieces_have_reasons(title: str, removed: list[tuple[str, Reason
 ENGLISH = [
     "Die Hard", "Robert de Niro in El Paso", "café, salsa and taekwondo", "Jalapeño, no way",
     "U.S. and E.T. at 5:30, 24/7", "$20.50 or 99%, 2,000 times", "Mr. Smith vs. dogs",
-    "x-ray, don't, rock'n'roll", "R&B, AT&T, Q&A", "Pokémon", "a 4k 60fps 1st",
+    "x-ray, don't, rock'n'roll", "R&B, AT&T, Q&A", "Pokémon", "a 4k 60fps 1st", "Capoeira roda", "yo yo, yo yo",
 ]  # fmt: skip
 
 
@@ -157,7 +187,7 @@ def test_english_is_kept() -> None:
         ("«dog», “cat”", "dog, cat"),
         ("dog & cat &amp; bird", "dog and cat and bird"),
         ("& dog & 犬", "dog"),
-        ("dog: ¡perro bonito! kitten", "dog: kitten"),
+        ("dog: ¡perro muy bonito! kitten", "dog: kitten"),
         ("dog_cat", "dog cat"),
         ("dog、cat。bird", "dog, cat. bird"),
         ("2010–2014 dogs", "2010-2014 dogs"),
@@ -316,6 +346,9 @@ def test_a_killed_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Roger Federer wins a match", "Roger Federer wins match"),
         ("don't stop", "stop"),
         ("Lily's dog, a high-speed train", "Lily dog speed train"),
+        ("hula hooping", "hula hooping"),
+        ("tossing salad 2015", "tossing salad"),
+        ("throwing axe 2015, playing daf", "throwing axe playing daf"),
         ("", ""),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from crosspair.corpora import Manifest
 from crosspair.corpora.build import skipped_list_path
-from crosspair.corpora.ucf_hmdb import hmdb51_corpus, ucf101_corpus
+from crosspair.corpora.ucf_hmdb import hmdb51_corpus, recording_ids, ucf101_corpus
 from crosspair.errors import ManifestError
 from tests.corpora.conftest import Disk, Probed, read, skipped_pairs
 
@@ -125,10 +125,10 @@ def test_the_complete_lists_of_hmdb51(disk: Disk, shared_data: Path, probed: Pro
         assert len(manifest) + missing == 3570 + 1530
         assert len(parts["val"]) == round(0.1 * (len(manifest) - len(parts["test"])))
         assert len(set(manifest.column("label"))) == 51
-        train, val = (
-            {pair.rpartition("_np")[0][:-5] for pair in parts[name].column("pair_id")} for name in ("train", "val")
-        )
+        train, val = (set(recording_ids(parts[name])) for name in ("train", "val"))
         assert not train & val
+        assert not {name for name in train | val if name.endswith((".mp4", "_shake_hands", "_run"))}
+        assert "TheBoondockSaints" in train | val  # a film with clips of 18 classes
 
 
 def test_the_complete_lists_and_few_videos(disk: Disk, shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
+from crosspair.config import MultiviewConfig
 from crosspair.corpora import Manifest
 from crosspair.distributed import init_distributed
-from crosspair.evaluation.multiview import MultiviewConfig, multiview_scores
+from crosspair.evaluation.multiview import multiview_scores
 from crosspair.models import Classifier
 
 

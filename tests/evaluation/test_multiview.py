@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from crosspair.config import ClassifierConfig, Clip, ClipConfig, VideoConfig
+from crosspair.config import ClassifierConfig, Clip, ClipConfig, MultiviewConfig, VideoConfig
 from crosspair.corpora import Manifest, manifest_from_rows
-from crosspair.errors import ManifestError, ModelError, VideoError
-from crosspair.evaluation.multiview import MultiviewConfig, multiview_results, multiview_scores
+from crosspair.errors import ManifestError, ModelError, RecipeError, VideoError
+from crosspair.evaluation.multiview import multiview_results, multiview_scores
 from crosspair.models import Classifier
 from crosspair.video import views
 from crosspair.video.views import View, load_view
@@ -62,7 +63,9 @@ def scored(model: Classifier, manifest: Manifest, clips: int = 10, crops: int = 
 
 
 @torch.no_grad()
-def by_hand(model: Classifier, clip: Clip, clips: int, crops: int, upright: bool) -> list[float]:
+def by_hand(
+    model: Classifier, clip: Clip, clips: int, crops: int, upright: bool, form: ClipConfig = CLIP
+) -> list[float]:
     """One view at a time, each decoded and cropped separately."""
     sums = [0.0] * len(model.classes)
     for index in range(clips):
@@ -70,7 +73,7 @@ def by_hand(model: Classifier, clip: Clip, clips: int, crops: int, upright: bool
         for place in [0.0, 0.5, 1.0] if crops == 3 else [0.5]:
             across, down = (0.5, place) if upright else (place, 0.5)
             view = View(position, SIDE, across, down)
-            pixels = torch.from_numpy(load_view(clip, view, CLIP)).permute(3, 0, 1, 2)[None]
+            pixels = torch.from_numpy(load_view(clip, view, form)).permute(3, 0, 1, 2)[None]
             exponents = [float(value) for value in model(pixels)[0].double().exp()]
             for k, value in enumerate(exponents):
                 sums[k] += value / sum(exponents)
@@ -88,6 +91,19 @@ def test_scores_are_the_mean_softmax_of_all_views(
         expected = torch.tensor(by_hand(model, manifest.clips()[row], clips, crops, row in UPRIGHT))
         torch.testing.assert_close(probabilities, expected.double(), atol=1e-5, rtol=1e-4)
     assert found.std(dim=0).min() > 1e-3
+
+
+def test_crops_of_the_whole_short_side(model: Classifier, manifest: Manifest) -> None:
+    config = MultiviewConfig(clips=2, crop_scale=1.25)
+    rows, found = multiview_scores(model, manifest, config, workers=0, precision="fp32")
+    for row, probabilities in zip(rows.tolist(), found, strict=True):
+        whole = replace(CLIP, size=SIDE, test_scale=1.0)
+        expected = torch.tensor(by_hand(model, manifest.clips()[row], 2, 3, row in UPRIGHT, whole))
+        torch.testing.assert_close(probabilities, expected.double(), atol=1e-5, rtol=1e-4)
+    results = multiview_results(model, manifest.take([0, 1]), config, workers=0)
+    assert results[0].settings["crop size"] == SIDE
+    with pytest.raises(RecipeError, match=r"multiview\.crop_scale"):
+        multiview_scores(model, manifest, MultiviewConfig(crop_scale=1.3), workers=0)
 
 
 def test_a_video_is_opened_once_for_its_clips_and_crops(

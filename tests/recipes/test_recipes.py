@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from crosspair.recipes import (
     recipe_of,
     recipe_settings,
 )
+from crosspair.training.schedule import compute_lr_factor
 
 PAPERS = ["instagram300k-resnet50", "kinetics210k-resnet34", "kinetics210k-resnet50"]
 FINETUNE_PAPERS = ["hmdb51", "kinetics400", "ucf101"]
@@ -71,7 +74,8 @@ def test_values_of_the_paper(name: str) -> None:
     assert round(recipe.clip.test_scale * recipe.clip.size) == (256 if large else 128)
     assert (recipe.head.embedding, recipe.head.hidden) == (256, 512)
     text, objective, optimizer = recipe.text, recipe.objective, recipe.optimizer
-    assert (text.encoder, text.source, text.column) == ("transformer", "distilbert-base-uncased", "title_clean")
+    column = "title" if "instagram" in name else "title_clean"
+    assert (text.encoder, text.source, text.column) == ("transformer", "distilbert-base-uncased", column)
     assert (objective.name, objective.estimate) == ("cross_pair", "nce")
     assert (objective.temperature, objective.noise_samples, objective.bank_momentum) == (0.07, 4096, 0.5)
     assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.2, 0.9, 1e-4)
@@ -82,12 +86,27 @@ def test_values_of_the_paper(name: str) -> None:
     assert (recipe.training.epochs, recipe.training.batch_size) == (300, 256)
 
 
+@pytest.mark.parametrize("name", PAPERS)
+def test_schedule_of_the_authors_code(name: str) -> None:
+    """The comment of each recipe gives it as overrides."""
+    text = (resources.files("crosspair.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    comment = "".join(line[1:] for line in text.splitlines() if line.startswith("#"))
+    recipe = load_recipe(name, re.findall(r"\b(?:optimizer|curriculum)\.\w+=[^\s]*[^\s.]", comment))
+    assert recipe.optimizer.clip_norm == 20
+    assert recipe.curriculum.stage2_epoch == 150
+    rates = [
+        recipe.optimizer.lr * compute_lr_factor(epoch, 300, recipe.optimizer) for epoch in (0, 99.9, 100, 201, 250)
+    ]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.0001])
+
+
 @pytest.mark.parametrize("name", FINETUNE_PAPERS)
 def test_fine_tuning_values_of_the_paper(name: str) -> None:
     recipe, default = read_recipe(FinetuneRecipe, name), FinetuneRecipe()
     assert (recipe.clip.frames, recipe.clip.stride, recipe.clip.size) == (16, 4, 224)
     assert (recipe.video.depth, recipe.video.width) == (50, 64)
     assert round(recipe.clip.test_scale * recipe.clip.size) == 256
+    assert recipe.multiview.test_clip(recipe.clip).size == 256
     optimizer = recipe.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("sgd", 1e-2, 5e-4)
     assert (optimizer.momentum, optimizer.schedule, recipe.plateau.drops) == (0.9, "constant", 2)
@@ -248,7 +267,7 @@ def test_objectives_with_negatives_of_the_batch(name: str) -> None:
     [
         "labels.share=0", "labels.share=1.5", "labels.hold_out=1", "classifier.dropout=1",
         "classifier.label_smoothing=-0.1", "classifier.frozen_norm=1", "plateau.drops=-1", "plateau.patience=0",
-        "text.column=title", "optimizer.text_head_factor=0",
+        "text.column=title", "optimizer.text_head_factor=0", "multiview.crop_scale=1.2",
     ],
 )  # fmt: skip
 def test_an_invalid_fine_tuning_value(override: str) -> None:

@@ -162,9 +162,12 @@ def test_low_shot_published_values_are_for_fine_tuning_only(frozen: list[Result]
     assert [values for (_, of), values in grid(whole).items() if of == "published"] == [
         [0.187], [0.259],
     ]  # fmt: skip
-    probe = frame_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "4")
+    assert "Table 4" in summary_tables(whole)[0].title
+    probe = frame_of([replace(frozen[0], protocol="low-shot 1 %")], origin, "low-shot")
     assert set(probe.of) == {"trained"}
-    assert summary_tables(probe)[0].remark
+    (table,) = summary_tables(probe)
+    assert "Table" not in table.title
+    assert table.remark
 
 
 def test_published_numbers_are_percentages_and_name_their_source() -> None:

@@ -37,7 +37,7 @@ def recipe(**settings: object) -> FinetuneRecipe:
 
 
 def task(videos: int = 40, start: InitWeights = RANDOM, **settings: object) -> Finetuning:
-    rows = [{"pair_id": str(i), "path": "x", "title": "", "label": "abcd"[i % 4]} for i in range(videos)]
+    rows = [{"pair_id": str(i), "path": f"{i}.mp4", "title": "", "label": "abcd"[i % 4]} for i in range(videos)]
     return Finetuning(recipe(**settings), manifest_from_rows(rows, "m.parquet"), start, World())
 
 
@@ -167,7 +167,7 @@ def test_two_frames_in_bfloat16_raise() -> None:
 
 
 def test_batch_size_must_fit_the_processes() -> None:
-    rows = [{"pair_id": c, "path": "x", "title": "", "label": c} for c in "abcd"]
+    rows = [{"pair_id": c, "path": f"{c}.mp4", "title": "", "label": c} for c in "abcd"]
     for processes in (3, 8):
         with pytest.raises(RecipeError, match=rf"training\.batch_size 8 .*{processes}"):
             Finetuning(recipe(), manifest_from_rows(rows, "m"), RANDOM, World(0, processes))
@@ -203,7 +203,7 @@ def test_another_run_is_not_resumed(tmp_path: Path, change: dict, message: str) 
 
 
 def labelled(name: str, label: str | None, split: str | None = "train", **more: object) -> dict:
-    return {"pair_id": name, "path": "x", "title": "", "label": label, "split": split, **more}
+    return {"pair_id": name, "path": f"{name}.mp4", "title": "", "label": label, "split": split, **more}
 
 
 def ucf(groups: int = 10, clips: int = 4, classes: tuple[str, ...] = ("a", "b")) -> list[dict]:
@@ -230,6 +230,21 @@ def test_whole_recordings_are_held_out() -> None:
     assert len(found.validation) == 16
     recordings = [{name[:-4] for name in ids(each)} for each in (found.train, found.validation)]
     assert not recordings[0] & recordings[1]
+
+
+def test_sources_of_hmdb51_are_held_out_in_all_classes() -> None:
+    rows = [
+        labelled(f"film_{number}_{label}_h_cm_np1_fr_med_{clip}", label.replace("_", " "))
+        for number in range(9)
+        for label in ("shake_hands", "run", *["laugh"] * (number == 4))
+        for clip in range(2)
+    ]
+    for seed in range(30):
+        found = select(rows, hold_out=0.5, seed=seed)
+        sources = [{"_".join(name.split("_")[:2]) for name in ids(each)} for each in (found.train, found.validation)]
+        assert sources[1]
+        assert not sources[0] & sources[1]
+        assert "laugh" in found.train.column("label")  # so that film 4 is never held out
 
 
 def test_held_out_videos_depend_on_the_seed_only() -> None:

@@ -30,7 +30,7 @@ from crosspair.distributed import World
 from crosspair.errors import CrosspairError
 from crosspair.evaluation.evaluate import EvaluationConfig, evaluate_model
 from crosspair.evaluation.features import Features, cached_features
-from crosspair.evaluation.multiview import MultiviewConfig, multiview_results
+from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.results import Result, Subject, write_results
 from crosspair.files import file_lock
 from crosspair.models.cpd import CPD
@@ -150,7 +150,7 @@ def _finetune_and_evaluate(job: dict[str, Any], folder: Path, world: World) -> l
             return None
         views = multiview_results(
             model, videos,
-            MultiviewConfig(clips, crops),
+            replace(recipe.multiview, clips=clips, crops=crops),
             workers=recipe.training.workers, world=world, precision=recipe.training.precision,
             settings={"labels": recipe.labels.share, "epochs": recipe.training.epochs},
         )  # fmt: skip

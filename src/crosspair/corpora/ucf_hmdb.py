@@ -22,7 +22,7 @@ SPLITS = (1, 2, 3)
 
 _UCF101_CLASS = r"\d+\s+(?P<label>\S+)"
 _UCF101_VIDEO = r"(?P<label>[^/]+)/(?P<file>.+?)(?:\s+\d+)?"
-_UCF101_GROUP = re.compile(r"(.+)_c\d+")
+_UCF101_GROUP = re.compile(r"(.+_g\d+)_c\d+")
 _HMDB51_VIDEO = r"(?P<file>.+?)\s+(?P<split>[012])"
 _HMDB51_SPLITS = {"0": None, "1": "train", "2": "test"}
 # Source and class are followed by five properties of the shot and a running number.
@@ -58,7 +58,7 @@ def ucf101_corpus(
             raise ManifestError(f"{unknown.index[0]}: class {unknown.iloc[0]!r} is not in classInd.txt")
         return videos
 
-    return _build_splits(folder, out, splits, listed_videos, _UCF101_GROUP, options)
+    return _build_splits(folder, out, splits, listed_videos, options)
 
 
 def hmdb51_corpus(
@@ -66,9 +66,9 @@ def hmdb51_corpus(
 ) -> list[Manifest]:
     """Write the manifest of each split of HMDB51: 6,766 videos in 51 classes.
 
-    Videos that a split does not use (0 in its lists) are not in its manifest. Videos of one class
-    and source (``April_09_brush_hair`` of ``April_09_brush_hair_u_nm_np1_ba_goo_0``) are held out
-    for validation together.
+    Videos that a split does not use (0 in its lists) are not in its manifest. Videos of one source
+    (``April_09`` of ``April_09_brush_hair_u_nm_np1_ba_goo_0``), such as a film, are held out for
+    validation together, though the official splits separate sources by class only.
 
     Args:
         lists: the folder of ``CLASS_test_splitN.txt``.
@@ -85,7 +85,30 @@ def hmdb51_corpus(
         videos = pd.concat(parts)
         return videos.assign(split=videos["split"].map(_HMDB51_SPLITS))
 
-    return _build_splits(folder, out, splits, listed_videos, _HMDB51_SOURCE, options)
+    return _build_splits(folder, out, splits, listed_videos, options)
+
+
+def recording_ids(manifest: Manifest) -> list[str]:
+    """Return the recording that each clip of a manifest is cut from, as far as its names tell.
+
+    That is the group of a clip of UCF101 and the source of a clip of HMDB51, which are known from ``pair_id`` and
+    ``label``, and the file of any other clip.
+    """
+    columns = (manifest.column(name) for name in ("pair_id", "label", "path"))
+    return [_recording_id(pair_id, label) or path for pair_id, label, path in zip(*columns, strict=True)]
+
+
+def _recording_id(pair_id: str, label: str | None) -> str | None:
+    """Return the group or source of a clip, or None if its name has none; ``label`` as in the lists or as a phrase.
+
+    >>> _recording_id("v_YoYo_g01_c02", "yo yo"), _recording_id("April_09_brush_hair_u_nm_np1_ba_goo_0", "brush hair")
+    ('v_YoYo_g01', 'April_09')
+    """
+    if group := _UCF101_GROUP.fullmatch(pair_id):
+        return group[1]
+    if source := _HMDB51_SOURCE.fullmatch(pair_id):
+        return source[1].removesuffix("_" + (label or "").replace(" ", "_"))
+    return None
 
 
 def _read_list(file: Path, pattern: str, form: str) -> pd.DataFrame:
@@ -103,10 +126,9 @@ def _build_splits(
     out: Path,
     splits: Sequence[int],
     listed_videos: Callable[[int], pd.DataFrame],
-    group_pattern: re.Pattern[str],
     options: TitledCorpusOptions,
 ) -> list[Manifest]:
-    """Write a manifest per split; ids with equal group 1 of ``group_pattern`` are held out together."""
+    """Write a manifest per split; clips of one recording are held out together."""
     if out.suffix == ".parquet" and len(splits) > 1:
         raise ManifestError(f"output {out} is one file for {len(splits)} splits. Pass a folder instead.")
 
@@ -122,8 +144,7 @@ def _build_splits(
         ]
 
     def group(row: Row) -> str:
-        match = group_pattern.fullmatch(row["pair_id"])
-        return match[1] if match else str(row["pair_id"])
+        return _recording_id(row["pair_id"], row["label"]) or str(row["pair_id"])
 
     lists = [(ManifestOutput(out, f"split{split}.parquet"), used_pairs(split)) for split in splits]
     return build_manifests(folder, lists, options, what="listed videos", format_label=class_phrase, group=group)

@@ -1,5 +1,6 @@
 """Evaluate video features with the paper's protocols, and store results with their provenance."""
 
+from crosspair.config import MultiviewConfig
 from crosspair.evaluation.evaluate import EvaluationConfig, check_protocols, evaluate_model, randomize_weights
 from crosspair.evaluation.features import Features, cached_features, embed_texts, extract_features, load_features
 from crosspair.evaluation.fewshot import FewshotConfig, logistic_predict
@@ -12,7 +13,7 @@ from crosspair.evaluation.linear import (
     linear_predict,
     train_linear,
 )
-from crosspair.evaluation.multiview import MultiviewConfig, multiview_results
+from crosspair.evaluation.multiview import multiview_results
 from crosspair.evaluation.results import Result, bootstrap_interval, class_details, read_results, write_results
 from crosspair.evaluation.retrieval import retrieval, target_ranks
 from crosspair.evaluation.zeroshot import ZeroshotConfig, class_embeddings, draw_classes, zero_shot_predict

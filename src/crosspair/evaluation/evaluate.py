@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from crosspair.config import MultiviewConfig
 from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.ucf_hmdb import recording_ids
 from crosspair.errors import CrosspairError, ModelError
 from crosspair.evaluation.attentive import AttentiveConfig, extract_tokens, train_attentive
 from crosspair.evaluation.encode import usable_rows
@@ -26,10 +28,10 @@ from crosspair.evaluation.linear import (
     linear_predict,
     train_linear,
 )
-from crosspair.evaluation.multiview import MultiviewConfig
 from crosspair.evaluation.results import (
     MEDIAN_RANK,
     SUBJECTS,
+    RecordingCounts,
     Result,
     Subject,
     bootstrap_interval,
@@ -222,6 +224,10 @@ class _Evaluation:
     def zeroshot_task(self) -> ClassTask:
         return class_task(self.manifest, self.features, self.config.split, trained=False)
 
+    def recordings(self, task: ClassTask) -> list[str]:
+        """Return the recordings of the test videos, V."""
+        return recording_ids(self.manifest.take(self.features.rows[task.test].tolist()))
+
     def test_column(self, name: str) -> tuple[torch.Tensor, list[Any]]:
         """Return the positions of the test videos, and their values in a column of the manifest ("" for none)."""
         positions = split_positions(self.manifest, self.features, self.config.split)
@@ -296,6 +302,7 @@ class _Evaluation:
         """Return two results: the top-1 accuracy of predictions (V,), and that of chance, 1 / number of classes."""
         by_class = class_details(task.classes, task.test_labels, predicted) if self.subject == "trained" else {}
         correct = predicted == task.test_labels
+        counts = RecordingCounts.count(correct, self.recordings(task))
         result = self.result(
             protocol,
             "top-1",
@@ -303,8 +310,9 @@ class _Evaluation:
             feature=feature,
             count=len(correct),
             settings={**settings, "classes": len(task.classes)},
-            interval=bootstrap_interval(correct, seed=self.config.seed),
+            interval=bootstrap_interval(counts, seed=self.config.seed),
             details={**by_class, **(details or {})},
+            by_recording=counts,
         )
         return [result, chance_result(result, 1 / len(task.classes))]
 
@@ -312,6 +320,7 @@ class _Evaluation:
         self,
         protocol: str,
         feature: Feature,
+        task: ClassTask,
         correct: torch.Tensor,
         counted: torch.Tensor | None,
         settings: dict[str, Any],
@@ -325,6 +334,7 @@ class _Evaluation:
         """
         mask = torch.ones_like(correct) if counted is None else counted
         accuracies = (correct & mask).sum(dim=1).double() / mask.sum(dim=1)
+        counts = RecordingCounts.count(correct, self.recordings(task), counted)
         result = self.result(
             protocol,
             "top-1",
@@ -332,11 +342,12 @@ class _Evaluation:
             feature=feature,
             count=int(mask.any(dim=0).sum()),
             settings=settings,
-            interval=bootstrap_interval(correct, counted, seed=self.config.seed),
+            interval=bootstrap_interval(counts, seed=self.config.seed),
             details={
                 "draws": accuracies.tolist(),
                 "spread": float(accuracies.std(correction=1)) if len(accuracies) > 1 else 0.0,
             },
+            by_recording=counts,
         )
         return [result, chance_result(result, chance)]
 
@@ -389,7 +400,7 @@ def _linear_results(evaluation: _Evaluation) -> list[Result]:
 
 
 def _lowshot_results(evaluation: _Evaluation) -> list[Result]:
-    """Measure the top-1 accuracy of linear probes that are trained on fractions of the labels (Table 4)."""
+    """Measure the top-1 accuracy of linear probes that are trained on fractions of the labels; not in the paper."""
     task, results = evaluation.task, []
     for fraction in evaluation.config.lowshot.fractions:
         subset = task.subset(fraction, evaluation.config.seed)
@@ -424,7 +435,7 @@ def _zeroshot_results(evaluation: _Evaluation) -> list[Result]:
         )
         drawn = {**settings, "classes": count, "draws": len(draws), "seed": seed}
         protocol = f"zero-shot, {count} random classes"
-        results += evaluation.mean_accuracy(protocol, "embedding", correct, counted, drawn, 1 / count)
+        results += evaluation.mean_accuracy(protocol, "embedding", task, correct, counted, drawn, 1 / count)
     return results
 
 
@@ -444,7 +455,7 @@ def _fewshot_results(evaluation: _Evaluation) -> list[Result]:
         ]
         correct = torch.stack(predicted) == task.test_labels
         protocol = f"few-shot, {config.labels} labels"
-        results += evaluation.mean_accuracy(protocol, feature, correct, None, settings, 1 / len(task.classes))
+        results += evaluation.mean_accuracy(protocol, feature, task, correct, None, settings, 1 / len(task.classes))
     return results
 
 
@@ -454,7 +465,8 @@ def _attentive_results(evaluation: _Evaluation) -> list[Result]:
     rows = evaluation.features.rows[torch.cat([task.train, task.test])].tolist()
     readable, tokens = evaluation.tokens(evaluation.model, rows, evaluation.manifest, config)
     of_train, of_test = readable[: len(task.train)], readable[len(task.train) :]
-    labels, tested = task.train_labels[of_train], replace(task, test_labels=task.test_labels[of_test])
+    labels = task.train_labels[of_train]
+    tested = replace(task, test=task.test[of_test], test_labels=task.test_labels[of_test])
     probe = train_attentive(
         tokens[: len(labels)], labels, len(task.classes), config, seed=seed, device=evaluation.device
     )

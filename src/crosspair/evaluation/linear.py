@@ -38,7 +38,7 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class LowshotConfig:
-    """Training of linear probes with few labels; the paper fine-tunes (Section 4.2, Table 4)."""
+    """Training of linear probes with few labels; the paper fine-tunes instead (Appendix B, Table 4)."""
 
     fractions: tuple[float, ...] = (0.01, 0.1, 0.2)
     """Fractions of each class's labels, in (0, 1]."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from crosspair.config import POSITIVE, check_fields
+from crosspair.config import MultiviewConfig
 from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.ucf_hmdb import recording_ids
 from crosspair.device import autocast, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, ModelError
-from crosspair.evaluation.encode import CLIPS, encode_plans, eval_mode, usable_rows
+from crosspair.evaluation.encode import encode_plans, eval_mode, usable_rows
 from crosspair.evaluation.features import gather_failures
-from crosspair.evaluation.results import Result, bootstrap_interval, chance_result, class_details
+from crosspair.evaluation.results import RecordingCounts, Result, bootstrap_interval, chance_result, class_details
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.classifier import Classifier
 from crosspair.models.resnet3d import inference
@@ -25,19 +25,6 @@ from crosspair.progress import progress
 logger = logging.getLogger(__name__)
 
 BATCH_CLIPS = 10  # clips in a call of the network
-
-
-@dataclass(frozen=True)
-class MultiviewConfig:
-    """Views of each video in the test of a classifier."""
-
-    clips: int = CLIPS
-    """Number of evenly spaced clips (Section 4.2)."""
-    crops: Literal[1, 3] = 3
-    """Crops per clip: left, center and right (Section 4.2), or only the center."""
-
-    def __post_init__(self) -> None:
-        check_fields("multiview", self, POSITIVE, "clips")
 
 
 def multiview_results(
@@ -86,11 +73,15 @@ def multiview_results(
     known = truth >= 0
     best = probabilities.topk(min(5, len(model.classes)), dim=1).indices
     all_settings = {"clips": config.clips, "crops": config.crops, "classes": len(model.classes), **(settings or {})}
+    if config.crop_scale != 1:
+        all_settings["crop size"] = config.test_clip(model.clip).size
     if len(rows) < len(tested):
         all_settings["left out"] = len(tested) - len(rows)
+    recordings = recording_ids(tested.take(rows.tolist()))
     results = []
     for k in (1, 5) if len(model.classes) > 5 else (1,):
         correct = (best[:, :k] == truth[:, None]).any(dim=1)
+        counts = RecordingCounts.count(correct, recordings)
         result = Result(
             f"{config.clips * config.crops} views",
             f"top-{k}",
@@ -99,8 +90,9 @@ def multiview_results(
             split=split,
             count=len(truth),
             settings=all_settings,
-            interval=bootstrap_interval(correct, seed=0),
+            interval=bootstrap_interval(counts, seed=0),
             details=class_details(model.classes, truth[known], best[known, 0]) if k == 1 else {},
+            by_recording=counts,
         )
         results += [result, chance_result(result, k / len(model.classes))]
     return results
@@ -132,10 +124,11 @@ def multiview_scores(
 
     Raises:
         ModelError: The network's outputs are not finite.
+        RecipeError: The crops are larger than the frames.
         VideoError: None of the videos can be read.
     """
     world = world or World()
-    device = world.device
+    device, clip = world.device, config.test_clip(model.clip)
 
     def network(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with autocast(device, precision):
@@ -149,7 +142,7 @@ def multiview_scores(
     encoded = torch.zeros(len(manifest), dtype=torch.long)
     shown = progress("testing", len(usable), "videos", shown=world.is_main)
     with shown as bar, eval_mode(model), inference(model.video_encoder, device, precision):
-        videos = encode_plans(plans, network, model.clip, batch_size=None, workers=workers, crops=config.crops)
+        videos = encode_plans(plans, network, clip, batch_size=None, workers=workers, crops=config.crops)
         for done, video in enumerate(videos, start=1):
             row = video.plan.row
             if video.groups:

@@ -27,6 +27,50 @@ LEVEL = 0.95  # of intervals
 
 
 @dataclass(frozen=True)
+class RecordingCounts:
+    """Numbers of correctly classified and of all videos of R recordings in D tests, whose accuracies are averaged.
+
+    Clips that are cut from one recording (see `crosspair.corpora.ucf_hmdb.recording_ids`) are alike, so that fewer
+    than their number are independent.
+    """
+
+    recordings: list[str]  # R names
+    correct: list[list[int]]  # (D, R)
+    tested: list[list[int]]  # (D, R)
+
+    @classmethod
+    def count(
+        cls, correct: torch.Tensor, recordings: Sequence[str], counted: torch.Tensor | None = None
+    ) -> RecordingCounts:
+        """Count the videos of each recording.
+
+        Args:
+            correct: (V,) or (D, V) bool, whether a video is classified correctly.
+            recordings: recording of each video, V.
+            counted: (D, V) bool, videos that belong to each test; None for all.
+        """
+        rows = correct.view(-1, correct.shape[-1])
+        mask = torch.ones_like(rows) if counted is None else counted
+        places = {name: place for place, name in enumerate(dict.fromkeys(recordings))}
+        columns = torch.tensor([places[name] for name in recordings])
+        zeros = torch.zeros(len(rows), len(places), dtype=torch.long)
+        hits, tested = (zeros.index_add(1, columns, each.long()).tolist() for each in (rows & mask, mask))
+        return cls(list(places), hits, tested)
+
+    @classmethod
+    def join(cls, parts: Sequence[RecordingCounts]) -> RecordingCounts:
+        """Join the tests of several splits; a recording of several splits becomes one."""
+        names = list(dict.fromkeys(name for part in parts for name in part.recordings))
+        rows: list[list[list[int]]] = [[], []]
+        for part in parts:
+            for joined, own in zip(rows, (part.correct, part.tested), strict=True):
+                for row in own:
+                    values = dict(zip(part.recordings, row, strict=True))
+                    joined.append([values.get(name, 0) for name in names])
+        return cls(names, *rows)
+
+
+@dataclass(frozen=True)
 class Result:
     """A measured value and the protocol that it was measured by.
 
@@ -39,9 +83,10 @@ class Result:
         feature: "visual" (before the projection head), "embedding" (after it), or empty.
         count: Number of test items.
         settings: Other settings of the protocol, such as ``{"k": 25, "clips": 10}``.
-        interval: 95 % bootstrap interval over the test videos, or None.
+        interval: 95 % bootstrap interval over the recordings of the test videos, or None.
         details: ``per_class`` and ``confusion`` of a top-1 accuracy, see `class_details`; the single ``draws`` and
             their standard deviation, ``spread``, of a mean; the number of ``tokens`` of a video.
+        by_recording: What the interval is estimated from, for means over official splits.
     """
 
     protocol: str
@@ -54,6 +99,7 @@ class Result:
     settings: Mapping[str, Any] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    by_recording: RecordingCounts | None = None
 
     @property
     def smaller_is_better(self) -> bool:
@@ -63,22 +109,29 @@ class Result:
 
 def chance_result(result: Result, value: float) -> Result:
     """Return a copy of a result for random guesses: the given value, no interval and details."""
-    return replace(result, of="chance", value=value, interval=None, details={})
+    return replace(result, of="chance", value=value, interval=None, details={}, by_recording=None)
 
 
-def write_results(path: str | os.PathLike[str], results: Sequence[Result], provenance: Provenance) -> None:
+def write_results(
+    path: str | os.PathLike[str], results: Sequence[Result], provenance: Provenance, *, by_recording: bool = False
+) -> None:
     """Write results as JSON, atomically; an existing file is replaced.
+
+    Args:
+        by_recording: also write `Result.by_recording`, which takes a few bytes per video.
 
     Raises:
         RunError: a value is not finite, or the file cannot be written.
     """
     entries = []
+    optional = ("interval", "details", "by_recording")
     for result in results:
         if not math.isfinite(result.value):
             raise RunError(
                 f"{path}: {result.protocol} {result.metric} of {result.of} is {result.value}; results must be finite"
             )
-        entry = {name: value for name, value in asdict(result).items() if value or name not in ("interval", "details")}
+        result = result if by_recording else replace(result, by_recording=None)
+        entry = {name: value for name, value in asdict(result).items() if value or name not in optional}
         # One line per result: with indentation, details of many classes would fill pages.
         entries.append(f"    {json.dumps(entry, ensure_ascii=False)}")
     origin = json.dumps(asdict(provenance), indent=2, ensure_ascii=False).replace("\n", "\n  ")
@@ -117,34 +170,31 @@ def _result_from_json(values: dict[str, Any]) -> Result:
             raise TypeError(f"'{name}' must be a JSON object, not {mapping!r}")
     if not math.isfinite(result.value):
         raise ValueError(f"'value' is {result.value}")
+    if counts := values.get("by_recording"):
+        result = replace(result, by_recording=RecordingCounts(**counts))
     if result.interval is None:
         return result
     low, high = map(float, result.interval)
     return replace(result, interval=(low, high))
 
 
-def bootstrap_interval(
-    correct: torch.Tensor, counted: torch.Tensor | None = None, *, seed: int, rounds: int = ROUNDS
-) -> tuple[float, float]:
-    """Estimate the 95 % interval of an accuracy by resampling the test videos with replacement.
+def bootstrap_interval(counts: RecordingCounts, *, seed: int, rounds: int = ROUNDS) -> tuple[float, float]:
+    """Estimate the 95 % interval of the mean accuracy by resampling the recordings with replacement.
 
-    Args:
-        correct: (V,) or (D, V) bool, whether a video is classified correctly; the accuracies of D tests are averaged.
-        counted: (D, V) bool, videos that belong to each test; None for all.
+    All tests have the same resamples, since a recording may be in several.
 
     Returns:
         The 2.5th and the 97.5th percentile of the accuracy, 0 to 1.
     """
-    hits = correct.view(-1, correct.shape[-1]).double()
-    mask = torch.ones_like(hits) if counted is None else counted.double()
+    hits, tested = (torch.tensor(rows).double() for rows in (counts.correct, counts.tested))  # (D, R)
     generator = torch.Generator().manual_seed(seed)
-    videos = hits.shape[1]
+    recordings = hits.shape[1]
     accuracies = []
     for _ in range(rounds):
-        drawn = torch.randint(videos, (videos,), generator=generator)
-        times = torch.bincount(drawn, minlength=videos).double()
+        drawn = torch.randint(recordings, (recordings,), generator=generator)
+        times = torch.bincount(drawn, minlength=recordings).double()
         # A test without a drawn video has accuracy NaN and is excluded from the mean.
-        accuracies.append(((hits * mask) @ times / (mask @ times)).nanmean())
+        accuracies.append((hits @ times / (tested @ times)).nanmean())
     tail = (1 - LEVEL) / 2
     low, high = torch.stack(accuracies).nanquantile(torch.tensor([tail, 1 - tail]).double()).tolist()
     return low, high
@@ -217,8 +267,8 @@ def write_split_means(path: Path, found: Mapping[int, tuple[Sequence[Result], Pr
 def mean_results(results: Sequence[Result]) -> list[Result]:
     """Average results over official splits, by protocol, metric, feature and subject (`of`); their counts are summed.
 
-    The single values are in ``details["draws"]``. The interval treats those of the splits as symmetric and
-    independent, as their test videos differ.
+    The single values are in ``details["draws"]``. The interval resamples each recording jointly in all splits, as the
+    test splits of HMDB51 overlap. It is None for results without `Result.by_recording`.
     """
     groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:
@@ -232,17 +282,17 @@ def mean_results(results: Sequence[Result]) -> list[Result]:
             if all(member.settings.get(name) == value for member in members)
         }
         splits = [member.settings["official split"] for member in members]
-        mean = sum(values) / len(values)
-        intervals = [member.interval for member in members if member.interval]
-        half = math.hypot(*(high - low for low, high in intervals)) / 2 / len(members)
+        counts = [member.by_recording for member in members if member.by_recording]
+        known = len(counts) == len(members)
         means.append(
             replace(
                 first,
-                value=mean,
+                value=sum(values) / len(values),
                 count=sum(member.count for member in members),
                 settings={**common, "mean of splits": splits},
-                interval=(max(0.0, mean - half), min(1.0, mean + half)) if len(intervals) == len(members) else None,
+                interval=bootstrap_interval(RecordingCounts.join(counts), seed=0) if known else None,
                 details={"draws": values},
+                by_recording=None,
             )
         )
     return means

@@ -189,7 +189,7 @@ def import_weights(
 
 
 def inflate(file: str | Path, *, fold_normalization: bool = True) -> tuple[VideoConfig, Weights]:
-    """Read a 2D ResNet and inflate it to the video encoder (baseline of Section 4.4 and Table 4).
+    """Read a 2D ResNet and inflate it to the video encoder (baseline of Appendix B, Table 4).
 
     Args:
         file: ``.safetensors`` or a PyTorch state dict, with the names of torchvision and timm (``conv1.weight``,

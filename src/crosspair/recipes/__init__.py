@@ -37,6 +37,9 @@ ADDED = (
     ("objective", "soft_targets"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),
+    ("multiview", "clips"),
+    ("multiview", "crops"),
+    ("multiview", "crop_scale"),
 )  # later; hashed only if not the default
 
 
@@ -196,7 +199,7 @@ def _hashed_values(recipe: Recipe | FinetuneRecipe) -> dict[str, dict[str, Any]]
     for section, field in ADDED:
         if section in plain and plain[section][field] == defaults[section][field]:
             del plain[section][field]
-    return plain
+    return {section: fields for section, fields in plain.items() if fields}
 
 
 def _to_yaml(plain: Mapping[str, Any]) -> str:

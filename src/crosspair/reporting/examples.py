@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crosspair.config import Clip, FinetuneRecipe, Recipe
+from crosspair.config import Clip, FinetuneRecipe, MultiviewConfig, Recipe
 from crosspair.corpora.build import class_phrase
 from crosspair.corpora.manifest import Manifest
 from crosspair.distributed import World
 from crosspair.errors import RunError, VideoError
 from crosspair.evaluation.encode import usable_rows
 from crosspair.evaluation.features import embed_texts, extract_features
-from crosspair.evaluation.multiview import MultiviewConfig, multiview_scores
+from crosspair.evaluation.multiview import multiview_scores
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.reporting.tables import format_value

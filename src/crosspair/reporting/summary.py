@@ -34,8 +34,8 @@ RESULTS = "results.json"
 PUBLISHED = pd.read_csv(str(resources.files(__package__) / "published.csv"))
 _CSV_FIELDS = ["table", "run", "of", "over", *COLUMN_FIELDS, "value", "low", "high", "count", "note", "results"]
 _EXPLANATION = [
-    "Ranges below a value are 95 % bootstrap intervals over the test videos. The superscript refers to the note "
-    "with the settings of the protocol.",
+    "Ranges below a value are 95 % bootstrap intervals over the test videos; clips of one recording are resampled "
+    "together. The superscript refers to the note with the settings of the protocol.",
     "Rows marked as published were not measured here. Their values are from the given source and data set.",
 ]
 _MANIFESTS_DIFFER = (
@@ -43,8 +43,8 @@ _MANIFESTS_DIFFER = (
     "manifest."
 )
 _LOW_SHOT_REMARK = (
-    "The paper fine-tunes the whole network on a fraction of the labels. Its numbers are listed for fine-tuned runs "
-    "only, since linear probes on frozen features are not comparable."
+    "The paper has no such probe: it fine-tunes the whole network on a fraction of the labels (Appendix B, Table 4), "
+    "which is not comparable."
 )
 
 
@@ -188,9 +188,9 @@ def summary_tables(frame: pd.DataFrame) -> list[ReportTable]:
             for name, of, detail in dict.fromkeys(key[:3] for key in cells)
         ]  # fmt: skip
         head = [TableCell("run"), *(TableCell(column.title, column.detail) for column in columns)]
-        title = TABLE_TITLES[number] + (f" (the paper's Table {number})" if number else "")
-        remark = _LOW_SHOT_REMARK if number == "4" else ""
-        tables.append(ReportTable(f"table{number or '-other'}", title, head, rows, notes, remark))
+        title = TABLE_TITLES[number] + (f" (the paper's Table {number})" if number.isdigit() else "")
+        remark = _LOW_SHOT_REMARK if number == "low-shot" else ""
+        tables.append(ReportTable(f"table-{number}", title, head, rows, notes, remark))
     return tables
 
 

@@ -19,12 +19,13 @@ from crosspair.evaluation.results import MEDIAN_RANK, SUBJECTS, Result
 from crosspair.markdown import escape_markdown, markdown_rows
 from crosspair.progress import Terminal
 
-TABLE_TITLES = {  # by number of the paper's table; "" if the paper has none
+TABLE_TITLES = {  # by number of the paper's table, or by protocol if the paper has none
     "2": "Frozen features: kNN and linear probe",
     "3": "Fine-tuned",
-    "4": "Low-shot: a fraction of the labels",
+    "4": "Fine-tuned on a fraction of the labels",
+    "low-shot": "Frozen features: linear probe on a fraction of the labels",
     "5": "Zero-shot",
-    "": "Retrieval and other protocols",
+    "other": "Retrieval and other protocols",
 }
 COLUMN_FIELDS = ("protocol", "metric", "feature", "split", "classes", "labels")  # of `Column`, in order
 _SPLIT_SETTINGS = ("mean of splits", "official split")  # keys of `Result.settings`
@@ -69,11 +70,11 @@ class Column:
 
     @property
     def table(self) -> str:
-        """Number of the paper's table, a key of `TABLE_TITLES`."""
+        """The paper's table, a key of `TABLE_TITLES`."""
         if self.protocol.endswith("views"):
             return "3" if self.labels == 1 else "4"
-        starts = {"kNN": "2", "linear": "2", "low-shot": "4", "zero-shot": "5"}
-        return next((starts[name] for name in starts if self.protocol.startswith(name)), "")
+        starts = {"kNN": "2", "linear": "2", "low-shot": "low-shot", "zero-shot": "5"}
+        return next((starts[name] for name in starts if self.protocol.startswith(name)), "other")
 
 
 def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataFrame:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from crosspair.config import FinetuneRecipe, LabelsConfig
 from crosspair.corpora.build import split_validation
 from crosspair.corpora.manifest import Manifest
+from crosspair.corpora.ucf_hmdb import recording_ids
 from crosspair.device import autocast, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, RecipeError, RunError
@@ -103,7 +103,7 @@ def finetune_and_test(
         if model is None:
             return None
         if test:
-            results, origin = _test(model, recipe, videos, weights.name, folder, test_split, world)
+            results, origin = _test(model, recipe, videos, weights.name, folder, test_split, number, world)
             if number:
                 by_split[number] = results, origin
     if not splits:
@@ -126,7 +126,14 @@ def _load_inputs(manifest: str, init: str, test_split: str | None) -> tuple[Mani
 
 
 def _test(
-    model: Classifier, recipe: FinetuneRecipe, videos: Manifest, init: str, folder: Path, split: str, world: World
+    model: Classifier,
+    recipe: FinetuneRecipe,
+    videos: Manifest,
+    init: str,
+    folder: Path,
+    split: str,
+    number: int | None,
+    world: World,
 ) -> tuple[list[Result], Provenance]:
     """Test a classifier and write ``results.json``; existing results of the same weights are returned."""
     origin = provenance(
@@ -138,13 +145,13 @@ def _test(
         if (saved.recipe, saved.model, saved.manifest) == (origin.recipe, origin.model, origin.manifest):
             return results, saved
     results = multiview_results(
-        model, videos,
+        model, videos, recipe.multiview,
         split=split, workers=recipe.training.workers, world=world,
         precision=recipe.training.precision,
         settings={"init": init, "labels": recipe.labels.share},
     )  # fmt: skip
     if world.is_main:
-        write_results(folder / RESULTS_FILE, results, origin)
+        write_results(folder / RESULTS_FILE, results, origin, by_recording=number is not None)
     world.barrier()
     return results, origin
 
@@ -358,17 +365,13 @@ def select_labelled_videos(
 
 
 def _hold_out_validation(train: Manifest, fraction: float, seed: int) -> tuple[Manifest, Manifest]:
-    """Return train and validation, split by recording; a class that would be absent from train stays there."""
+    """Return train and validation, split by recording; recordings of a class that would be absent from train stay."""
     rows: list[dict[str, Any]] = [
-        {"pair_id": pair_id, "label": label, "split": "train"}
-        for pair_id, label in zip(train.column("pair_id"), train.column("label"), strict=True)
+        {"recording": recording, "label": label, "split": "train"}
+        for recording, label in zip(recording_ids(train), train.column("label"), strict=True)
     ]
-    split_validation(rows, fraction, seed, _recording_id)
+    split_validation(rows, fraction, seed, lambda row: str(row["recording"]))
     remaining = {row["label"] for row in rows if row["split"] == "train"}
-    held = [i for i, row in enumerate(rows) if row["split"] == "val" and row["label"] in remaining]
+    needed = {row["recording"] for row in rows if row["label"] not in remaining}
+    held = [i for i, row in enumerate(rows) if row["split"] == "val" and row["recording"] not in needed]
     return train.take(sorted(set(range(len(rows))) - set(held))), train.take(held)
-
-
-def _recording_id(row: Mapping[str, Any]) -> str:
-    """Return the id without the clip number of UCF101 (v_YoYo_g01_c02), or unchanged if it has none."""
-    return re.sub(r"(?<=.)_c\d+$", "", row["pair_id"])

@@ -151,8 +151,7 @@ def decode_job(job: DecodeJob) -> DecodedClips:
 def square_crops(frames: np.ndarray, crops: int, size: int) -> list[np.ndarray]:
     """Return views (T, size, size, 3) of frames (T, H, W, 3), evenly spaced along the longer side: one is the center.
 
-    Three are the left, center and right of Section 4.2. The size is that of training: the last feature maps of a small
-    network, 2×2, would become 3×3.
+    Three are the left, center and right of Section 4.2.
     """
     height, width = frames.shape[1:3]
     squares = []
