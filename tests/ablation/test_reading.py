@@ -35,15 +35,15 @@ def required_variables(name: str) -> list[str]:
 def test_packaged_plans_are_valid(name) -> None:
     plan = packaged(name)
     assert plan.baseline in expand_rows(plan)
-    assert plan.corpus.manifest == name.endswith(("-ucf", "-paper"))
+    assert plan.corpus.manifest == name.endswith(("-ucf", "-ucf10", "-paper"))
     assert plan.claims
     for claim in plan.claims:
-        assert claim.source.startswith("paper")
+        assert claim.source.startswith("this package" if name.startswith("terms") else "paper")
 
 
 def test_each_table_of_the_paper_has_three_plans() -> None:
     sizes = [f"table-1{table}{size}" for table in "abc" for size in ("", "-ucf", "-paper")]
-    assert sorted([*sizes, "noise", "batch"]) == plan_names()
+    assert sorted([*sizes, "noise", "batch", "terms-ucf10"]) == plan_names()
     for name in sizes:
         assert packaged(name).table == name[6:8]
         assert len(expand_rows(packaged(name))) == 6
