@@ -9,8 +9,9 @@ from typing import Any
 
 from crosspair.evaluation import read_results
 from crosspair.markdown import escape_markdown, markdown_rows
-from crosspair.reporting.ablation_tables import describe_findings, read_ablation
-from crosspair.reporting.tables import format_interval, format_value, markdown_table, pluralize
+from crosspair.reporting.ablation_results import judge_claims, read_ablation
+from crosspair.reporting.ablation_tables import RULE, describe_findings, format_difference
+from crosspair.reporting.tables import format_interval, format_signed, format_value, markdown_table, pluralize
 
 PLACEHOLDER = re.compile(r"^<!-- ([a-z]+): (\S+) -->$", re.MULTILINE)
 
@@ -57,6 +58,19 @@ def _findings(folder: Path) -> str:
     return "\n".join(f"- {escape_markdown(finding)}" for finding in findings)
 
 
+def _claims(folder: Path) -> str:
+    """Verdicts on the claims of all ablations in a folder."""
+    rows = []
+    for ablation in map(read_ablation, sorted(folder.iterdir())):
+        for claim, verdict, decisive, differences in judge_claims(ablation):
+            measured = format_difference(differences[decisive], decisive) if decisive else ""
+            published = "" if claim["difference"] is None else format_signed(100 * claim["difference"])
+            texts = (claim["claim"], f"{ablation.plan['title']}, {pluralize(ablation.seeds, 'seed')}")
+            rows.append((*map(escape_markdown, texts), published, claim["protocol"], measured, verdict))
+    head = ("claim", "data", "published difference", "measure", "difference", "verdict")
+    return f"{markdown_rows(head, rows, names=2)}\n\n{RULE}"
+
+
 def _axis(folder: Path) -> str:
     """Accuracies of an ablation by objective and value of a numeric axis."""
     means = read_ablation(folder).means
@@ -79,7 +93,9 @@ def _axis(folder: Path) -> str:
 def _transfer(folder: Path) -> str:
     """Fine-tuned networks: accuracies of single splits, and their mean."""
     rows = []
-    for name in ("cpd", "scratch", "cpd-10", "scratch-10"):
+    for name in ("cpd", "scratch", "scratch-longer", "cpd-10", "scratch-10"):
+        if not (folder / name).exists():
+            continue
         results, _ = read_results(folder / name / "results.json")
         mean = next(each for each in results if (each.metric, each.of) == ("top-1", "trained"))
         weights = "CPD" if name.startswith("cpd") else "random"
@@ -355,7 +371,7 @@ def _curves(results: dict[str, Any]) -> str:
 
 
 REPORTS = {
-    "results": _results, "conclusion": _findings, "dial": _axis, "transfer": _transfer,
+    "results": _results, "claims": _claims, "conclusion": _findings, "dial": _axis, "transfer": _transfer,
     "hardest": _hardest, "nce": _nce, "growth": _growth,
 }  # fmt: skip
 BENCHMARKS = {

@@ -5,10 +5,16 @@ import re
 import pytest
 
 from crosspair.ablation import plan_cells, read_plan
-from crosspair.ablation.cells import select
+from crosspair.ablation.cells import select, status, update_state, write_jobs
 from crosspair.ablation.plan import row_name
 from crosspair.errors import CrosspairError, ManifestError, RecipeError
+from crosspair.evaluation import Provenance, Result, write_results
 from tests.ablation.conftest import TINY
+from tests.reporting.ablations import MACHINE
+
+
+def without(overrides: dict, *keys: str) -> dict:
+    return {key: value for key, value in overrides.items() if key not in keys}
 
 
 def cells(plan_file, tmp_path, *overrides, manifest=None, **changes):
@@ -24,10 +30,6 @@ TWO_AXES = {
 }
 
 
-def without(overrides: dict, *keys: str) -> dict:
-    return {key: value for key, value in overrides.items() if key not in keys}
-
-
 def test_one_cell_per_row_and_seed(plan_file, tmp_path) -> None:
     found = cells(plan_file, tmp_path, seeds=[3, 1], overrides=without(TINY, "clip.size"), **TWO_AXES)
     names = [cell.name for cell in found]
@@ -37,11 +39,72 @@ def test_one_cell_per_row_and_seed(plan_file, tmp_path) -> None:
     assert [cell.settings["random"] for cell in found] == [True, False, False, False] * 2
     assert {cell.recipe.training.seed for cell in found} == {1, 3}
     assert not (tmp_path / "out").exists()
-    large = select(found, ["large"])
+    plan = read_plan(plan_file(overrides=without(TINY, "clip.size"), **TWO_AXES))
+    large = select(plan, found, ["large"])
     assert {row_name(cell.row) for cell in large} == {"cold / large", "warm / large"}
-    assert {row_name(c.row) for c in select(found, ["warm/small", "cold / large"])} == {"warm / small", "cold / large"}
+    both = select(plan, found, ["warm/small", "cold / large"])
+    assert {row_name(cell.row) for cell in both} == {"warm / small", "cold / large"}
     with pytest.raises(RecipeError, match=r"'lage'.*'large'"):
-        select(found, ["lage"])
+        select(plan, found, ["lage"])
+
+
+GRID = {
+    "axes": {
+        "temperature": {
+            "cold": {"objective.temperature": 0.07},
+            "warm": {
+                "objective.temperature": {"grid": [0.5, 1.0]},
+                "optimizer.lr, curriculum.stage2_lr": {"grid": [0.001, 0.002]},
+            },
+        },
+        "size": {"small": {"clip.size": 32}, "large": {"clip.size": 48}},
+    },
+    "first": {"temperature": "cold", "size": "small"},
+    "overrides": without(TINY, "clip.size"),
+}
+
+
+def finish(out, cell, accuracy: float | None) -> None:
+    """Write the results of a cell; None: it failed."""
+    if accuracy is None:
+        update_state(out / cell.folder, error="the loss is not finite")
+    else:
+        write_results(
+            out / cell.folder / "results.json",
+            [Result("kNN", "top-1", 1.0, "chance"), Result("kNN", "top-1", accuracy, "trained", feature="visual")],
+            Provenance("", "", "", "", 0, MACHINE, ""),
+        )
+
+
+def test_values_are_chosen_by_tuning(plan_file, tmp_path) -> None:
+    plan, out = read_plan(plan_file(**GRID), ["tuning.axes=[temperature]", "tuning.training.epochs=2"]), tmp_path / "o"
+    found = plan_cells(plan, out)
+    tried = [cell for cell in found if cell.tuning]
+    assert [cell.name for cell in tried] == [
+        f"warm / small, tuning, objective.temperature={t}, optimizer.lr, curriculum.stage2_lr={lr}"
+        for t in (0.5, 1.0) for lr in (0.001, 0.002)
+    ]  # fmt: skip
+    settings = [cell.settings for cell in tried]
+    assert [(each["protocols"], each["split"], each["random"]) for each in settings] == [(["knn"], "val", False)] * 4
+    assert {(cell.seed, cell.recipe.training.seed, cell.recipe.training.epochs) for cell in tried} == {(100, 100, 2)}
+    assert [status(out, cell) for cell in found[4:]] == ["missing", "missing", "waiting", "waiting"]
+    assert {cell.tuning for cell in select(plan, found, ["cold"])} == {False}
+    assert sum(cell.tuning for cell in select(plan, found, ["warm / large"])) == 4
+    assert [cell.tuning for cell in write_jobs(out, plan, found)] == [True] * 4 + [False] * 2
+
+    for cell, accuracy in zip(tried[:3], (0.25, 0.5, None), strict=True):
+        finish(out, cell, accuracy)
+    assert plan_cells(plan, out)[-1].waiting
+    finish(out, tried[3], 0.5)  # equal to the second: the first one counts
+    *_, small, large = plan_cells(plan, out)
+    for cell in (small, large):
+        assert not cell.waiting
+        assert cell.grid == {"objective.temperature": 0.5, "optimizer.lr, curriculum.stage2_lr": 0.002}
+        recipe = cell.recipe
+        assert recipe.objective.temperature == 0.5
+        assert recipe.optimizer.lr == recipe.curriculum.stage2_lr == 0.002
+        assert "split" not in cell.settings
+        assert recipe.training.epochs == 1
 
 
 def test_hash_covers_all_settings(plan_file, tmp_path) -> None:

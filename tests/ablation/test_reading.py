@@ -9,7 +9,10 @@ import yaml
 from crosspair.ablation import AblationPlan, plan_names, read_plan
 from crosspair.ablation.plan import expand_rows, plan_settings
 from crosspair.errors import RecipeError
+from crosspair.reporting.ablation_results import read_ablation
+from tests.ablation.conftest import PLAN
 
+AXES = PLAN["axes"]
 TUNED = {"finetuning": {"recipe": "laptop-finetune"}}
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "ablations"
 NEEDS = {"words": "titles", "transformer": "a/folder", "ucf101": "split1.parquet"}
@@ -32,15 +35,15 @@ def required_variables(name: str) -> list[str]:
 def test_packaged_plans_are_valid(name) -> None:
     plan = packaged(name)
     assert plan.baseline in expand_rows(plan)
-    assert plan.corpus.manifest == name.endswith(("-ucf", "-paper"))
-    for published in plan.published:
-        assert published.source.startswith("paper")
-        assert published.note or published.value or published.difference
+    assert plan.corpus.manifest == name.endswith(("-ucf", "-ucf10", "-paper"))
+    assert plan.claims
+    for claim in plan.claims:
+        assert claim.source.startswith("this package" if name.startswith("terms") else "paper")
 
 
 def test_each_table_of_the_paper_has_three_plans() -> None:
     sizes = [f"table-1{table}{size}" for table in "abc" for size in ("", "-ucf", "-paper")]
-    assert sorted([*sizes, "noise", "batch"]) == plan_names()
+    assert sorted([*sizes, "noise", "batch", "terms-ucf10"]) == plan_names()
     for name in sizes:
         assert packaged(name).table == name[6:8]
         assert len(expand_rows(packaged(name))) == 6
@@ -105,6 +108,15 @@ def test_variables_are_substituted(plan_file) -> None:
              "first": {"a": "x", "b": "y"}, "overrides": {}},
             [], "clip.size",
         ),
+        ({"overrides": {"optimizer.lr": {"values": [1]}}}, [], "optimizer.lr"),
+        ({"overrides": {"optimizer.lr": {"grid": []}}}, [], "optimizer.lr"),
+        ({"overrides": {"optimizer.lr, curriculum.stage2_lr": {"grid": [1]}}}, ["optimizer.lr=1"], "optimizer.lr"),
+        ({"axes": {**AXES, "a": {"x": {"optimizer.lr": {"grid": [1]}}}}, "first": {"temperature": "cold", "a": "x"}},
+         ["tuning.axes=[temperature]"], "optimizer.lr"),
+        ({}, ["tuning.axes=[a]"], "tuning.axes"),
+        ({}, ["tuning.seed=0"], "tuning.seed"),
+        ({"claims": [{"claim": "c", "source": "s", "rows": {"cold": 1, "hot": -1}}]}, [], "'hot'"),
+        ({"claims": [{"claim": "c", "source": "s", "rows": {"cold": 1}}]}, [], "claims"),
     ],
 )  # fmt: skip
 def test_invalid_plans(plan_file, changes, overrides, key) -> None:
@@ -121,10 +133,11 @@ def test_settings_of_a_plan_are_a_plan_file(plan_file, tmp_path) -> None:
     assert read_plan(str(tmp_path / "copy.yaml")) == plan
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/plan.yaml")), ids=lambda p: p.parent.name)
-def test_plans_of_published_results_are_valid(path) -> None:
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert plan_settings(read_plan(str(path)))["axes"].keys() == settings["axes"].keys()
+@pytest.mark.parametrize("folder", sorted(RESULTS.iterdir()), ids=lambda path: path.name)
+def test_plans_of_published_results_are_valid(folder, tmp_path) -> None:
+    settings = dict(read_ablation(folder).plan)
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert plan_settings(read_plan(str(tmp_path / "plan.yaml"))) == settings
 
 
 def test_duplicate_key(tmp_path) -> None:

@@ -62,7 +62,7 @@ def test_summary_contains_the_state_of_cells(plan_file, tmp_path) -> None:
     assert (summary["cells"][0]["clips"], summary["cells"][0]["pairs"]) == (16, 17)
     assert summary["cells"][3]["clips"] == cells[3].count_clips()
     assert read_plan(str(tmp_path / "plan.yaml")) == plan
-    assert status(tmp_path / cells[1].folder) == "failed"
+    assert status(tmp_path, cells[1]) == "failed"
 
 
 def write_metrics(folder: Path, pairs: int) -> None:

@@ -20,9 +20,9 @@ WORDS = ("a", "an", "the", "this", "my", "red", "blue", "up", "down", "left", "r
 
 
 def cells(out: Path) -> dict[str, dict]:
-    """The cells in ``ablation.json`` by the name of their row's value."""
+    """The cells in ``ablation.json`` by the name of their row's value, without those for tuning."""
     cells = json.loads((out / "ablation.json").read_text())["cells"]
-    return {next(iter(cell["row"].values())): cell for cell in cells}
+    return {next(iter(cell["row"].values())): cell for cell in cells if not cell["tuning"]}
 
 
 def wait_for(happened, process: subprocess.Popen) -> None:
@@ -35,11 +35,17 @@ def wait_for(happened, process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> tuple[Path, list[object]]:
-    """An ablation that was killed in the middle of its second cell."""
+    """An ablation that was killed in the middle of the cell of its second row, whose temperature is tuned."""
     folder = tmp_path_factory.mktemp("ablate")
     settings = {**PLAN, "overrides": {**PLAN["overrides"], **LONG}}
     plan = write_plan(folder / "tiny.yaml", {
         **settings,
+        "axes": {"temperature": {
+            "cold": {"objective.temperature": 0.07},
+            "warm": {"objective.temperature": {"grid": [0.5, 1.0]}},
+        }},
+        "corpus": {"pairs": 48},
+        "tuning": {"overrides": {"training.epochs": 1}},
         "finetuning": {
             "recipe": "laptop-finetune", "clips": 1, "crops": 1,
             "overrides": {
@@ -52,7 +58,7 @@ def killed(tmp_path_factory) -> tuple[Path, list[object]]:
     arguments = ["ablate", plan, "--out", out]
     process = subprocess.Popen(command(*arguments), stderr=subprocess.DEVNULL)
 
-    wait_for(lambda: (out / "ablation.json").exists(), process)
+    wait_for(lambda: (out / "ablation.json").exists() and cells(out)["warm"]["status"] != "waiting", process)
     second = out / cells(out)["warm"]["folder"] / "metrics.jsonl"
     wait_for(lambda: second.exists() and second.read_text().count("\n") >= 2, process)
     process.send_signal(signal.SIGKILL)
@@ -109,6 +115,25 @@ def test_every_cell_has_times_and_results(whole) -> None:
         assert origin.seed == 0
 
 
+def test_tuning_chooses_the_best_value_on_the_validation_split(whole) -> None:
+    out, _, _ = whole
+    tried = [cell for cell in json.loads((out / "ablation.json").read_text())["cells"] if cell["tuning"]]
+    assert [cell["grid"] for cell in tried] == [{"objective.temperature": 0.5}, {"objective.temperature": 1.0}]
+    scores = []
+    for cell in tried:
+        assert (cell["status"], cell["seed"], set(cell["seconds"])) == ("done", 100, {"pretrain", "evaluate"})
+        results, _ = read_results(out / cell["folder"] / "results.json")
+        assert {(result.protocol, result.split) for result in results} == {("kNN", "val")}
+        scores.append(next(result.value for result in results if result.of == "trained"))
+    assert cells(out)["warm"]["grid"] == tried[scores.index(max(scores))]["grid"]
+    assert cells(out)["cold"]["grid"] == {}
+    table = pd.read_parquet(out / "results.parquet")
+    assert json.loads(table[table.row == "warm"].job.iloc[-1])["recipe"]["objective.temperature"] in (0.5, 1.0)
+    knn = table[(table.protocol == "kNN") & (table["of"] == "trained") & ~table.tuning]
+    for each in knn.itertuples():
+        assert sum(json.loads(each.correct)) / sum(json.loads(each.tested)) == pytest.approx(each.value)
+
+
 def test_report_only(whole) -> None:
     out, done, _ = whole
     (out / "report.html").unlink()
@@ -163,8 +188,8 @@ def test_dry_run_and_errors_write_nothing(tmp_path) -> None:
     done = crosspair("ablate", "table-1a", "seeds=0,1", "--out", out, "--dry-run", "--only", "ranking")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "2 cells" in lines[0]
-    assert [line.split("  ")[-1] for line in lines[1:]] == ["ranking, seed 0", "ranking, seed 1"]
+    assert "11 cells" in lines[0]  # nine for tuning
+    assert [line.split("  ")[-1] for line in lines[10:]] == ["ranking, seed 0", "ranking, seed 1"]
     done = crosspair("--quiet", "ablate", "table-1a", "training.epoch=3", "--out", out)
     assert done.returncode == 2
     assert "'training.epochs'" in done.stderr

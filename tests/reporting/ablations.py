@@ -23,7 +23,7 @@ def write_ablation(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     lost: Mapping[tuple[str, int], str] | None = None,
-    published: Sequence[dict[str, Any]] = (),
+    claims: Sequence[dict[str, Any]] = (),
     shift: float = 0.02,
     **plan: Any,
 ) -> Path:
@@ -37,7 +37,7 @@ def write_ablation(
         axes: values by axis; the first values are the baseline.
         seeds: of every row.
         lost: "failed" or "missing" by row name and seed.
-        published: as in the plan.
+        claims: as in the plan.
         shift: difference between rows.
         plan: other keys of the plan.
     """
@@ -51,13 +51,13 @@ def write_ablation(
         error = "RunError: the loss is not finite" if status == "failed" else None
         cells.append({
             "row": row, "seed": seed, "hash": f"{number:02}{seed}", "folder": place,
-            "status": status, "error": error, "clips": 16000, "pairs": 1472,
+            "status": status, "error": error, "clips": 16000, "pairs": 1472, "tuning": False, "grid": {},
             "seconds": {"pretrain": 80.0, "evaluate": 15.0} if status == "done" else {},
         })  # fmt: skip
     settings = {
         "title": "Objectives", "table": "1a", "first": rows[0], "seeds": list(seeds),
         "axes": {axis: {value: {} for value in values} for axis, values in axes.items()},
-        "published": list(published), **plan,
+        "claims": list(claims), **plan,
     }  # fmt: skip
     content = json.dumps({"plan": settings, "cells": cells})
     (folder / "ablation.json").write_text(content, encoding="utf-8")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 
 from crosspair.errors import RunError
-from crosspair.evaluation import read_results
+from crosspair.evaluation import read_results, write_results
+from crosspair.evaluation.results import RecordingCounts
 from crosspair.reporting.ablation import (
     ablation_markdown,
     axis_charts,
@@ -22,7 +26,8 @@ from crosspair.reporting.ablation import (
     validation_panels,
     write_ablation_report,
 )
-from crosspair.reporting.ablation_tables import ablation_tables, describe_findings, describe_uncertainty, read_ablation
+from crosspair.reporting.ablation_results import judge_claims, read_ablation
+from crosspair.reporting.ablation_tables import ablation_tables, describe_findings, describe_uncertainty, tuning_tables
 from crosspair.reporting.tables import ReportTable, TableCell
 from tests.reporting.ablations import OBJECTIVES, write_ablation
 
@@ -85,6 +90,7 @@ def test_incomplete_cells_are_listed_and_not_averaged(tmp_path: Path) -> None:
         assert report.count("RunError: the loss is not finite") == 2
         assert "cells/011/log.txt" in report
     results = pd.read_parquet(tmp_path / "results.parquet")
+    results = results[results.clips_seen.isna()]
     states = list(results[results.value.isna()][["row", "seed", "status"]].itertuples(index=False, name=None))
     assert sorted(states) == sorted((*key, status) for key, status in lost.items())
 
@@ -92,6 +98,7 @@ def test_incomplete_cells_are_listed_and_not_averaged(tmp_path: Path) -> None:
 def test_table_of_results_has_every_result_and_its_provenance(tmp_path: Path) -> None:
     write_ablation_report(write_ablation(tmp_path, DIAL, seeds=(0, 1)))
     table = pd.read_parquet(tmp_path / "results.parquet")
+    table = table[table.clips_seen.isna()]
     for (row, seed), lines in table.groupby(["row", "seed"]):
         results, origin = read_results(tmp_path / lines.cell.iloc[0] / "results.json")
         assert row == " / ".join((lines["axis.objective"].iloc[0], lines["axis.wrong titles"].iloc[0]))
@@ -101,12 +108,13 @@ def test_table_of_results_has_every_result_and_its_provenance(tmp_path: Path) ->
 
 
 def test_report_without_cells_is_that_with_cells(tmp_path: Path) -> None:
-    write_ablation_report(write_ablation(tmp_path, AXES, lost=LOST))
+    page = write_ablation_report(write_ablation(tmp_path, AXES, lost=LOST)).read_text("utf-8")
     tables = [table.markdown() for table in tables_of(tmp_path)]
     before = (tmp_path / "report.csv").read_bytes(), (tmp_path / "results.parquet").read_bytes()
     shutil.rmtree(tmp_path / "cells")
     (tmp_path / "ablation.json").unlink()
-    write_ablation_report(tmp_path)
+    again = write_ablation_report(tmp_path).read_text("utf-8")
+    assert again.count("<svg") == page.count("<svg") > 0  # learning curves too
     assert [table.markdown() for table in tables_of(tmp_path)] == tables
     assert ((tmp_path / "report.csv").read_bytes(), (tmp_path / "results.parquet").read_bytes()) == before
 
@@ -119,7 +127,7 @@ def test_published_reports_are_generated_from_their_results(folder: Path) -> Non
 def test_csv_means_are_those_of_the_seeds(tmp_path: Path) -> None:
     write_ablation_report(write_ablation(tmp_path, AXES))
     keys = ["row", "of", "protocol", "metric", "feature"]
-    results = pd.read_parquet(tmp_path / "results.parquet")
+    results = read_ablation(tmp_path).results
     seeds = {key: list(values) for key, values in results[results.of == "trained"].groupby(keys).value}
     with (tmp_path / "report.csv").open(encoding="utf-8", newline="") as file:
         means = {tuple(line[key] for key in keys): line for line in csv.DictReader(file) if line["of"] == "trained"}
@@ -130,71 +138,117 @@ def test_csv_means_are_those_of_the_seeds(tmp_path: Path) -> None:
         assert int(line["seeds"]) == 3
 
 
-def test_published_values_are_listed_with_their_source(tmp_path: Path) -> None:
-    published = [
-        {"row": {"objective": "ranking"}, "source": "paper, Table 9", "value": 0.842,
-         "protocol": "30 views", "metric": "top-1"},
-        {"row": {"objective": "in-batch"}, "source": "paper", "difference": -0.02,
-         "against": {"objective": "ranking"}, "note": "one seed"},
-    ]  # fmt: skip
-    write_ablation(tmp_path, AXES, published=published)
-    tables = tables_of(tmp_path)
-    assert [table.head[-1].text == "published" for table in tables] == [True, True, False]
-    assert [row[-1].text for row in tables[1].rows][:3] == [
-        "", "84.2 % (paper, Table 9; 30 views, top-1)", "",
-    ]  # fmt: skip
-    # A value without a measured protocol is listed in the first table.
-    assert tables[0].rows[2][-1].text == "−2.0 points vs. ranking, one seed (paper)"
-    page = write_ablation_report(tmp_path).read_text("utf-8")
-    assert "not measured here" in page
-    assert "84.2 % (paper, Table 9; 30 views, top-1)" in page
+def claim(protocol: str = "kNN", difference: float | None = None, **rows: float) -> dict[str, Any]:
+    rows = {name.replace("_", " "): weight for name, weight in rows.items()}
+    return {"claim": "x", "source": "paper", "rows": rows, "difference": difference, "protocol": protocol}
 
 
-def test_findings_match_the_values(tmp_path: Path) -> None:
+def test_verdicts_on_claims(tmp_path: Path) -> None:
+    """The differences to "b" are those of `write_ablation`: +4 (+3 to +5) points for "d"."""
+    claims = [
+        claim(d=1, b=-1),
+        claim(b=1, d=-1),
+        claim(difference=0.06, d=1, b=-1),
+        claim(d=1, c=-2, b=1),
+        claim("linear", d=1, c=-1),  # -0.8 to +6.7 points
+        claim("linear", d=1, c=-1, difference=0.1),
+        claim("30 views", d=1, b=-1),
+    ]
+    ablation = read_ablation(write_ablation(tmp_path, {"axis": ("b", "c", "d")}, claims=claims))
+    judged = judge_claims(ablation)
+    assert [each.verdict for each in judged] == [
+        "supported", "not supported", "supported", "not testable at this size",  # 0 in every seed: no interval
+        "not testable at this size", "not supported", "not measured",
+    ]  # fmt: skip
+    decisive = judged[0].decisive
+    assert decisive
+    found = judged[0].differences[decisive]
+    assert [round(100 * found[key], 1) for key in ("difference", "low", "high")] == [4.0, 3.0, 5.0]
+    text = ablation_markdown(ablation, tmp_path)
+    assert text.index("## Claims") < text.index("| supported<br>kNN | +4.0 ± 0.2 (+3.0 to +5.0) |")
+
+
+def test_claims_need_two_seeds_and_a_row_above_random_weights(tmp_path: Path) -> None:
+    for name, seeds, shift in (("one", (0,), 0.02), ("low", (0, 1, 2), -0.2)):
+        (tmp_path / name).mkdir()
+        folder = write_ablation(tmp_path / name, {"axis": ("b", "c", "d")}, seeds=seeds, shift=shift,
+                                claims=[claim(c=1, d=-1)])  # fmt: skip
+        (judged,) = judge_claims(read_ablation(folder))
+        assert judged.verdict == "not testable at this size"
+
+
+def test_single_videos_widen_the_interval(tmp_path: Path) -> None:
+    folder = write_ablation(tmp_path, {"axis": ("b", "c")}, claims=[claim(c=1, b=-1)])
+    (before,) = judge_claims(read_ablation(folder))
+    for number, correct in (("00", [2, 0, 0]), ("01", [1, 1, 1])):
+        for seed in range(3):
+            path = folder / f"cells/{number}{seed}/results.json"
+            results, origin = read_results(path)
+            counts = RecordingCounts(["a", "b", "c"], [correct], [[2, 1, 1]])
+            results[0] = replace(results[0], by_recording=counts)
+            write_results(path, results, origin, by_recording=True)
+    (after,) = judge_claims(read_ablation(folder))
+    one, other = (each.differences[each.decisive] for each in (before, after) if each.decisive)
+    # Differences of the recordings: -1 of 2 videos, 1 of 1, 1 of 1; minus a mean of 1/4 per video: -6/4, 3/4, 3/4.
+    error = math.sqrt((1.5**2 + 2 * 0.75**2) / 16 * 3 / 2)
+    assert other["error"] == pytest.approx(math.hypot(one["error"], error))
+    half = math.hypot((one["high"] - one["low"]) / 2, 1.959964 * error)
+    assert other["high"] - other["low"] == pytest.approx(2 * half)
+
+
+def test_values_tried_by_tuning_are_listed_and_not_averaged(tmp_path: Path) -> None:
+    folder = write_ablation(tmp_path, AXES, tuning={"seed": 100, "metric": "knn", "overrides": {}})
+    before = read_ablation(folder).means.to_dict()
+    path = folder / "ablation.json"
+    content = json.loads(path.read_text())
+    for rate in (1, 2):
+        shutil.copytree(folder / f"cells/01{rate}", folder / f"cells/tuning{rate}")
+        tried = {"tuning": True, "seed": 100, "grid": {"optimizer.lr": rate}, "folder": f"cells/tuning{rate}"}
+        content["cells"].append({**content["cells"][1], **tried})
+    for cell in content["cells"][1::3]:
+        cell["grid"] = {"optimizer.lr": 2}
+    path.write_text(json.dumps(content))
+    ablation = read_ablation(folder)
+    assert ablation.means.to_dict() == before
+    (table,) = tuning_tables(ablation)
+    assert [[(cell.text, cell.detail) for cell in row] for row in table.rows] == [
+        [("ranking", ""), ("optimizer.lr 1", ""), ("43.0 %", "")],
+        [("ranking", ""), ("optimizer.lr 2", ""), ("44.2 %", "chosen")],
+    ]
+    assert "optimizer.lr 2" in write_ablation_report(folder).read_text("utf-8")
+
+
+def test_findings_list_the_best_rows_the_baseline_and_random_weights(tmp_path: Path) -> None:
+    rows = ("base", "b", "c", "d", "e")
     for folder, shift in (("up", 0.02), ("down", -0.02)):
         (tmp_path / folder).mkdir()
-        write_ablation(tmp_path / folder, AXES, shift=shift)
-    extent, knn, *_ = findings_of(tmp_path / "up")
-    assert "3 rows" in extent
-    assert "“cross-pair NCE”" in extent
+        write_ablation(tmp_path / folder, {"row": rows}, shift=shift)
+    extent, knn, *others = findings_of(tmp_path / "up")
+    assert "5 rows" in extent
+    assert "“base”" in extent
     assert knn == (
-        "kNN: best is “in-batch” with 45.0 ± 1.4 %, +4.0 points vs. the baseline (95 % interval "
-        "+3.0 to +5.0, significant). Random weights: 22.0 ± 2.0 %."
+        "kNN: “e” 49.0 ± 1.8 %, +8.0 ± 0.5 (+6.0 to +10.0); “d” 47.0 ± 1.6 %, +6.0 ± 0.3 (+4.5 to +7.5); "
+        "“c” 45.0 ± 1.4 %, +4.0 ± 0.2 (+3.0 to +5.0); “base” (baseline) 41.0 ± 1.0 %; random weights 22.0 ± 2.0 %."
     )
-    assert findings_of(tmp_path / "down")[1].startswith(
-        "kNN: best is “cross-pair NCE” with 41.0 ± 1.0 %; second is “ranking” with 39.0 ± 0.8 %, "
-        "−2.0 points vs. the baseline (95 % interval −2.5 to −1.5, significant)"
-    )
+    assert findings_of(tmp_path / "down")[1].startswith("kNN: “base” (baseline) 41.0 ± 1.0 %; “b” 39.0 ± 0.8 %, −2.0 ±")
     assert "4.3 standard errors" in describe_uncertainty(read_ablation(tmp_path / "up"))
+    (tuned,) = (text for text in others if "views" in text)
+    assert tuned.startswith("Fine-tuned, 3 views: ")
+    assert "; trained from scratch 5" in tuned
 
 
-def test_best_row_has_all_seeds(tmp_path: Path) -> None:
+def test_best_rows_have_all_seeds(tmp_path: Path) -> None:
     lost = {("in-batch", 0): "failed", ("in-batch", 1): "missing"}  # in-batch's seed is the best
     (tmp_path / "one").mkdir()
-    assert findings_of(write_ablation(tmp_path / "one", AXES, lost=lost))[1].startswith(
-        "kNN (2 rows with all seeds): best is “ranking” with 43.0 ± 1.2 %, +2.0"
-    )
+    assert findings_of(write_ablation(tmp_path / "one", AXES, lost=lost))[1].startswith("kNN: “ranking” 43.0 ± 1.2 %")
     lost = {(name, seed): "missing" for seed, name in enumerate(OBJECTIVES)}
     (tmp_path / "none").mkdir()
-    assert findings_of(write_ablation(tmp_path / "none", AXES, lost=lost))[1].startswith("kNN: no row")
+    assert "in-batch" not in findings_of(write_ablation(tmp_path / "none", AXES, lost=lost))[1]
 
 
-def test_random_weights_of_fine_tuning_are_trained_from_scratch(tmp_path: Path) -> None:
-    findings = findings_of(write_ablation(tmp_path, AXES))
-    finding = next(text for text in findings if "views" in text)
-    assert "Trained from scratch: " in finding
-    assert "Random weights" not in finding
-
-
-def test_significance_one_seed_and_ties(tmp_path: Path) -> None:
-    for folder, seeds, shift in (("three", (0, 1, 2), 1e-4), ("one", (0,), 1e-4), ("level", (0, 1), 0)):
-        (tmp_path / folder).mkdir()
-        write_ablation(tmp_path / folder, AXES, shift=shift, seeds=seeds)
-    assert "not significant" in findings_of(tmp_path / "three")[2]  # linear
-    assert "one seed" in findings_of(tmp_path / "one")[1]
-    assert findings_of(tmp_path / "level")[1].startswith(
-        "kNN: “cross-pair NCE”, “ranking”, “in-batch” are tied at 40.5 ± 0.7 %."
-    )
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    finding = findings_of(write_ablation(tmp_path, AXES, seeds=(0,)))[1]
+    assert finding.startswith("kNN: “in-batch” 43.6 %, +3.6; ")
 
 
 def test_numeric_axes_are_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> None:
@@ -218,7 +272,7 @@ def test_numeric_axes_are_drawn_as_lines_and_others_as_dots(tmp_path: Path) -> N
 
 def test_started_rows_have_curves(tmp_path: Path) -> None:
     lost = {**LOST, ("in-batch", 1): "missing"}
-    panels = validation_panels(read_ablation(write_ablation(tmp_path, AXES, lost=lost)), tmp_path)
+    panels = validation_panels(read_ablation(write_ablation(tmp_path, AXES, lost=lost)))
     assert [(panel.title, panel.caption) for panel in panels] == [
         ("cross-pair NCE", "3 seeds"), ("ranking", "3 seeds, 1 of them not done (dotted)"),
     ]  # fmt: skip

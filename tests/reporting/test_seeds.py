@@ -1,22 +1,23 @@
-"""Means over seeds and paired differences, compared with hand-computed values and scipy."""
+"""Differences over seeds and test videos, compared with hand-computed values, loops, and scipy."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-import pandas as pd
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from crosspair.reporting.ablation_tables import is_significant, paired_difference
+from crosspair.reporting.ablation_results import estimate_difference, is_significant
 
 VALUES = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=8)
 
 
 def test_three_seeds_by_hand() -> None:
-    found = paired_difference(pd.Series([0.5, 0.7, 0.6]), pd.Series([0.4, 0.5, 0.3]))
+    found = estimate_difference(np.array([0.1, 0.2, 0.3]))
     assert found["difference"] == pytest.approx(0.2)
     assert found["error"] == pytest.approx(0.1 / math.sqrt(3))
     reach = 4.302652729749464 * 0.1 / math.sqrt(3)  # 97.5th percentile for two degrees of freedom
@@ -30,7 +31,7 @@ def test_three_seeds_by_hand() -> None:
 def test_difference_matches_paired_t_test(one: list[float], other: list[float]) -> None:
     count = min(len(one), len(other))
     differences = [a - b for a, b in zip(one, other, strict=False)]
-    found = paired_difference(pd.Series(one), pd.Series(other))
+    found = estimate_difference(np.array(differences))
     assert found["difference"] == pytest.approx(sum(differences) / count, abs=1e-12)
     if found["error"] > 1e-9:
         expected = stats.ttest_rel(one[:count], other[:count]).confidence_interval(0.95)
@@ -38,12 +39,24 @@ def test_difference_matches_paired_t_test(one: list[float], other: list[float]) 
         assert interval == pytest.approx((expected.low, expected.high), abs=1e-7)
 
 
-def test_only_common_seeds_are_compared() -> None:
-    one = pd.Series({0: 0.5, 1: 9.0})
-    assert paired_difference(one, pd.Series({0: 0.25, 2: 7.0})) == {"difference": 0.25}
-    assert paired_difference(one, pd.Series({3: 1.0})) == {}
+@pytest.mark.parametrize("recordings", [range(10), [0, 0, 1, 1, 1, 2, 3, 3, 4, 4]])
+def test_variance_over_test_videos_is_added(recordings: Sequence[int]) -> None:
+    seeds, videos = [0.0, 0.2, 0.1], [1.0, 0.5, 0.0, 0.0, -0.5, 1.0, 0.0, -1.0, 0.0, 0.0]
+    mean, count = sum(videos) / 10, max(recordings) + 1
+    correct, tested, deviations = [0.0] * count, [0] * count, [0.0] * count
+    for recording, value in zip(recordings, videos, strict=True):
+        correct[recording] += value
+        tested[recording] += 1
+        deviations[recording] += (value - mean) / 10
+    over_videos = sum(each**2 for each in deviations) * count / (count - 1)
+    over_seeds = 0.1**2 / 3
+    found = estimate_difference(np.array(seeds), np.array(correct), np.array(tested))
+    assert found["error"] == pytest.approx(math.sqrt(over_seeds + over_videos))
+    reach = math.sqrt(4.302652729749464**2 * over_seeds + 1.959963984540054**2 * over_videos)
+    assert (found["low"], found["high"]) == pytest.approx((0.1 - reach, 0.1 + reach))
 
 
-def test_equal_differences_have_no_interval() -> None:
-    found = paired_difference(pd.Series([0.3, 0.4]), pd.Series([0.1, 0.2]))
-    assert found == {"difference": pytest.approx(0.2), "error": 0.0}
+def test_too_few_seeds_have_no_interval() -> None:
+    assert estimate_difference(np.array([0.25])) == {"difference": 0.25}
+    assert estimate_difference(np.array([])) == {}
+    assert estimate_difference(np.array([0.2, 0.2])) == {"difference": pytest.approx(0.2), "error": 0.0}

@@ -1,4 +1,4 @@
-"""Cells of an ablation: one training with its evaluation, for one row and one seed.
+"""Cells of an ablation: one training with its evaluation, for one row and one seed, or for tuning the row.
 
 A cell is a run folder named after the hash of all settings that determine its results. In addition
 to the files of a run, it contains ``job.json`` (its settings), ``cell.json`` (durations and the
@@ -11,8 +11,8 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from itertools import combinations
+from functools import lru_cache, partial
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from crosspair.ablation.plan import (
     AblationRow,
     CorpusPlan,
     build_settings,
+    expand_grid,
     expand_rows,
     plan_settings,
     row_name,
+    row_settings,
+    tuning_row,
 )
 from crosspair.config import FinetuneRecipe, Recipe
 from crosspair.corpora.manifest import Manifest, add_title_noise, fingerprint, manifest_from_rows
@@ -33,6 +36,7 @@ from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
+from crosspair.evaluation.results import Result, read_results
 from crosspair.files import read_jsonl, write_atomically
 from crosspair.models.video import resolve_recipe
 from crosspair.progress import delayed_progress
@@ -40,7 +44,7 @@ from crosspair.recipes import hashed_settings, read_settings, suggest
 
 VERSION = 1  # part of every hash: increase it when a change of the code changes results of cells
 CLIP_TOLERANCE = 0.02  # largest relative difference in clips seen between two rows
-DONE, FAILED, MISSING = "done", "failed", "missing"
+DONE, FAILED, MISSING, WAITING = "done", "failed", "missing", "waiting"
 JOB, STATE, RESULTS = "job.json", "cell.json", "results.json"
 
 
@@ -55,11 +59,15 @@ class Cell:
     source: PairSource
     pairs: int  # planned number of training pairs
     settings: dict[str, Any]  # all that determine the results, as stored in ``job.json``
+    grid: dict[str, Any]  # values of the keys with a grid
+    tuning: bool = False  # whether it only measures how good these values are
+    waiting: bool = False  # whether the values are not chosen yet; ``grid`` has the first ones
 
     @property
     def name(self) -> str:
         """Name in messages, for example "words / joint, seed 0"."""
-        return f"{row_name(self.row)}, seed {self.seed}"
+        values = "".join(f", {key}={value}" for key, value in self.grid.items() if not self.waiting)
+        return f"{row_name(self.row)}, {'tuning' if self.tuning else f'seed {self.seed}'}{values}"
 
     @property
     def hash(self) -> str:
@@ -80,8 +88,9 @@ class Cell:
 def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> list[Cell]:
     """Create the cells of a plan without writing anything.
 
-    All rows with the first seed come first, then all rows with the next seed, so that the results
-    of an interrupted ablation are comparable.
+    The cells for tuning come first, then all rows with the first seed, then all rows with the next
+    seed, so that the results of an interrupted ablation are comparable. Rows are waiting until all
+    cells for their tuning are done or failed.
 
     Args:
         plan: plan, see `crosspair.ablation.read_plan`.
@@ -101,14 +110,24 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
     for path in {plan.evaluation.manifest, plan.finetuning.manifest if plan.finetuning else ""} - {""}:
         videos = Manifest.read(path)
         hashes[path] = videos.hash + fingerprint(videos)
-    rows = expand_rows(plan)
-    cells = [_create_cell(plan, source, hashes, row, seed) for seed in plan.seeds for row in rows]
-    for one, other in combinations(cells[: len(rows)], 2):
-        if (one.recipe, one.corpus) == (other.recipe, other.corpus):
+    rows, cells, chosen = expand_rows(plan), list[Cell](), dict[str, dict[str, Any] | None]()
+    create = partial(_create_cell, plan, source, hashes)
+    for row in (tuning_row(plan, each) for each in rows):
+        if row_name(row) not in chosen:
+            tried = [create(row, plan.tuning.seed, grid, tuning=True) for grid in expand_grid(plan, row)]
+            chosen[row_name(row)] = choose_grid(out, tried) if len(tried) > 1 else tried[0].grid
+            cells += tried if len(tried) > 1 else []
+    for seed, row in product(plan.seeds, rows):
+        grid = chosen[row_name(tuning_row(plan, row))]
+        cells.append(create(row, seed, expand_grid(plan, row)[0] if grid is None else grid, waiting=grid is None))
+    compared = cells[-len(rows) :]
+    for one, other in combinations(compared, 2):
+        settings = [(cell.recipe, cell.corpus, expand_grid(plan, cell.row)) for cell in (one, other)]
+        if settings[0] == settings[1]:
             raise RecipeError(
                 f"plan {plan.title!r}: rows {row_name(one.row)!r} and {row_name(other.row)!r} have the same settings"
             )
-    fewest, most = min(cells, key=Cell.count_clips), max(cells, key=Cell.count_clips)
+    fewest, most = min(compared, key=Cell.count_clips), max(compared, key=Cell.count_clips)
     if most.count_clips() - fewest.count_clips() > CLIP_TOLERANCE * most.count_clips():
         raise RecipeError(
             f"plan {plan.title!r}: all rows must see the same number of clips, but {row_name(fewest.row)!r} sees "
@@ -118,40 +137,62 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
     return cells
 
 
-def select(cells: Sequence[Cell], only: Collection[str]) -> list[Cell]:
-    """Select the cells of some rows.
+def choose_grid(out: Path, cells: Sequence[Cell]) -> dict[str, Any] | None:
+    """Choose the values of the first cell for tuning with the highest accuracy; failed cells are skipped.
+
+    Returns:
+        None if a cell is missing, or all have failed.
+    """
+    states = [status(out, cell) for cell in cells]
+    if MISSING in states or DONE not in states:
+        return None
+    done = [cell for cell, state in zip(cells, states, strict=True) if state == DONE]
+    return max(done, key=lambda cell: tuning_score(read_results(out / cell.folder / RESULTS)[0])).grid
+
+
+def tuning_score(results: Sequence[Result]) -> float:
+    """Return the compared value of a cell for tuning: top-1 accuracy, or text→video R@10."""
+    return next(each.value for each in results if each.of == "trained" and each.metric in ("top-1", "R@10"))
+
+
+def select(plan: AblationPlan, cells: Sequence[Cell], only: Collection[str]) -> list[Cell]:
+    """Select the cells of some rows, and those for their tuning.
 
     Args:
-        cells: cells of a plan.
+        plan: plan.
+        cells: its cells.
         only: names of rows ("words / joint"), or names of values that select all rows with them;
             empty: all rows.
 
     Raises:
         RecipeError: A name matches no row.
     """
-    known = {value for cell in cells for value in cell.row.values()}
-    rows = [{value.strip() for value in name.split("/")} for name in only] or [set()]
-    for values in rows:
-        if not any(values <= set(cell.row.values()) for cell in cells):
+    rows = expand_rows(plan)
+    known = {value for row in rows for value in row.values()}
+    wanted = [{value.strip() for value in name.split("/")} for name in only] or [set()]
+    for values in wanted:
+        if not any(values <= {*row.values()} for row in rows):
             unknown = min(values - known, default=" / ".join(values))
             raise RecipeError(f"--only: no row {unknown!r}; {suggest(unknown, sorted(known))}")
-    return [cell for cell in cells if any(values <= set(cell.row.values()) for values in rows)]
+    rows = [row for row in rows if any(values <= {*row.values()} for values in wanted)]
+    tuned = [tuning_row(plan, row) for row in rows]
+    return [cell for cell in cells if cell.row in (tuned if cell.tuning else rows)]
 
 
 def write_jobs(out: Path, plan: AblationPlan, cells: Sequence[Cell]) -> list[Cell]:
-    """Write ``job.json`` and the training pairs (and render their videos) of cells not done; return these."""
-    todo = [cell for cell in cells if status(out / cell.folder) != DONE]
-    for cell in todo:
+    """Write ``job.json`` and training pairs (and render their videos) of cells that can run; return these."""
+    todo = {cell.hash: cell for cell in cells if status(out, cell) in {MISSING, FAILED}}
+    for cell in todo.values():
         pairs = cell.source.write(cell.corpus, cell.seed)
         paths = {"training": pairs}
-        if plan.evaluation.protocols:
+        if cell.settings["protocols"]:
             paths["evaluation"] = Path(plan.evaluation.manifest or pairs)
-        if plan.finetuning:
+        if plan.finetuning and not cell.tuning:
             paths["finetuning"] = Path(plan.finetuning.manifest or pairs)
         absolute = {name: str(path.absolute()) for name, path in paths.items()}
         text = json.dumps({**cell.settings, "paths": absolute}, indent=2) + "\n"
         write_atomically(out / cell.folder / JOB, text)
-    return todo
+    return [*todo.values()]
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -166,8 +207,11 @@ def update_state(folder: Path, **changes: Any) -> None:
     write_atomically(folder / STATE, text + "\n")
 
 
-def status(folder: Path) -> str:
-    """Return "done" (``results.json`` exists), "failed" (the last attempt left an error) or "missing"."""
+def status(out: Path, cell: Cell) -> str:
+    """Return "done" (``results.json`` exists), "failed" (the last attempt left an error), "missing", or "waiting"."""
+    folder = out / cell.folder
+    if cell.waiting:
+        return WAITING
     if (folder / RESULTS).is_file():
         return DONE
     return FAILED if read_state(folder).get("error") else MISSING
@@ -176,13 +220,15 @@ def status(folder: Path) -> str:
 def describe_cell(out: Path, cell: Cell) -> dict[str, Any]:
     """Return the current state of a cell, as listed in ``ablation.json``."""
     folder = out / cell.folder
-    state, current = read_state(folder), status(folder)
+    state, current = read_state(folder), status(out, cell)
     # Those of the training, which skips titles without a known word; before it, those planned.
     metrics = read_jsonl(folder / "metrics.jsonl")
     pairs = next((int(line["train"]) for line in metrics if line["kind"] == "pairs"), cell.pairs)
     return {
         "row": cell.row,
         "seed": cell.seed,
+        "tuning": cell.tuning,
+        "grid": cell.grid,
         "hash": cell.hash,
         "folder": cell.folder,
         "status": current,
@@ -259,15 +305,23 @@ def _plan_rendered(path: Path, pairs: int, seed: int, noise: float) -> Manifest:
 
 
 def _create_cell(
-    plan: AblationPlan, source: PairSource, hashes: Mapping[str, str], row: AblationRow, seed: int
+    plan: AblationPlan,
+    source: PairSource,
+    hashes: Mapping[str, str],
+    row: AblationRow,
+    seed: int,
+    grid: dict[str, Any],
+    *,
+    tuning: bool = False,
+    waiting: bool = False,
 ) -> Cell:
     """Merge the settings of plan, row and seed to a `Cell`; reject fewer usable pairs than a batch. Write nothing."""
     where = f"plan {plan.title!r}, row {row_name(row)!r}"
-    values = {key: value for axis in row for key, value in plan.axes[axis][row[axis]].items()}
+    values = row_settings(plan, row, grid) | (plan.tuning.overrides if tuning else {})
     changes = {key: values.pop(key) for key in list(values) if key.startswith("corpus.")}
     changes = {key.removeprefix("corpus."): value for key, value in changes.items()}
     corpus = build_settings(CorpusPlan, asdict(plan.corpus) | changes, where, "corpus.")
-    settings = read_settings(Recipe, plan.recipe) | plan.overrides | values
+    settings = read_settings(Recipe, plan.recipe) | values
     recipe = resolve_recipe(Recipe, settings | {"training.seed": seed}, where)
     manifest = source.preview(corpus, seed)
     pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column)
@@ -276,13 +330,12 @@ def _create_cell(
             f"{where}: {pairs} usable training pairs are fewer than training.batch_size ({recipe.training.batch_size})"
         )
     finetuning = None
-    if plan.finetuning:
+    if plan.finetuning and not tuning:
         settings = read_settings(FinetuneRecipe, plan.finetuning.recipe)
         settings |= plan.finetuning.overrides | {"training.seed": seed}
         settings |= {f"video.{key}": value for key, value in asdict(recipe.video).items()}
-        tuning = resolve_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")
         finetuning = {
-            "recipe": hashed_settings(tuning),
+            "recipe": hashed_settings(resolve_recipe(FinetuneRecipe, settings, f"{where}, fine-tuning")),
             "videos": hashes[plan.finetuning.manifest],
             "views": [plan.finetuning.clips, plan.finetuning.crops],
         }
@@ -291,13 +344,14 @@ def _create_cell(
         "recipe": hashed_settings(recipe),
         # Rendered files are determined by the seed, which the manifest's hash covers.
         "pairs": manifest.hash + (fingerprint(manifest) if corpus.manifest else ""),
-        "protocols": list(plan.evaluation.protocols),
+        "protocols": [plan.tuning.metric] if tuning else list(plan.evaluation.protocols),
         "clips": plan.evaluation.clips,
         "videos": hashes[plan.evaluation.manifest],
         "finetuning": finetuning,
-        "random": row == plan.baseline,
+        "random": row == plan.baseline and not tuning,
+        **({"split": "val"} if tuning else {}),
     }
-    return Cell(row, seed, recipe, corpus, source, pairs, hashed)
+    return Cell(row, seed, recipe, corpus, source, pairs, hashed, grid, tuning, waiting)
 
 
 @lru_cache(maxsize=16)  # with 250,000 pairs it takes a second, and each cell needs it

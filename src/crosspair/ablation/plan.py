@@ -1,7 +1,8 @@
 """Ablation plans: the rows to compare, their seeds, the data and the evaluation.
 
 A plan is a YAML file with the fields of `AblationPlan`. Its rows are all combinations of the values
-of its axes.
+of its axes. A key of the recipe, or several keys with the same value, can have a grid, of which each
+row uses the best value: ``optimizer.lr, curriculum.stage2_lr: {grid: [1.0e-3, 2.0e-3]}``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import product
@@ -72,22 +73,37 @@ class FinetuningPlan:
 
 
 @dataclass(frozen=True)
-class PublishedRow:
-    """Result of a row in the paper: an accuracy, a difference to another row, or a remark."""
+class TuningPlan:
+    """Choice of the values with a grid: all their combinations are trained once, with one seed, and compared on split
+    val of the evaluated videos. The first one with the highest accuracy is used for all seeds."""
 
-    row: AblationRow
+    metric: Literal["retrieval", "knn", "linear", "zeroshot"] = "knn"
+    """Protocol that is compared, by its top-1 accuracy (of the visual feature, if it has one) or text→video R@10."""
+    seed: int = 100
+    """Seed of these trainings, none of those of the report."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Recipe keys that are set only in these trainings, for example fewer epochs."""
+    axes: tuple[str, ...] = ()
+    """Axes whose values are tuned separately, with the baseline's values of the other axes; empty: all axes."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Claim that the plan tests: a difference of rows is positive."""
+
+    claim: str
     source: str
     """Reference, for example "paper, Table 1c"."""
-    value: float | None = None
-    """Accuracy, 0 to 1."""
+    rows: dict[str, float]
+    """Name of a row -> its weight in the difference, for example {ranking: -1, cross-pair: 1}; the sum is 0."""
     difference: float | None = None
-    """Difference to the accuracy of ``against``, if only the difference is published."""
-    against: AblationRow = field(default_factory=dict)
-    note: str = ""
-    """Remark of the paper in words."""
-    metric: str = "top-1"
-    protocol: str = "30 views"
-    """Protocol name as in `crosspair.evaluation.Result`."""
+    """Published difference of accuracies."""
+    protocol: str = "kNN"
+    """Protocol whose top-1 accuracy (of the visual feature, if it has one) decides."""
+
+    def __post_init__(self) -> None:
+        if not self.rows or abs(sum(self.rows.values())) > 1e-9:
+            raise RecipeError(f"claims: the weights of rows must have the sum 0, not {self.rows}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +112,8 @@ class AblationPlan:
 
     title: str
     axes: dict[str, dict[str, dict[str, Any]]]
-    """Axis -> name of a value -> keys of the recipe or of the corpus (``corpus.wrong_titles``)."""
+    """Axis -> name of a value -> keys of the recipe or of the corpus (``corpus.wrong_titles``), with a value or
+    with ``{grid: [VALUE, ...]}``, see `TuningPlan`."""
     baseline: AblationRow
     """Row that the others are compared with (``first`` in plan files). Random weights are evaluated
     for this row."""
@@ -106,11 +123,12 @@ class AblationPlan:
     table: str = ""
     """Corresponding table of the paper, for example "1a"."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Recipe keys that are set in all cells."""
+    """Recipe keys that are set in all cells, with a value or a grid."""
+    tuning: TuningPlan = field(default_factory=TuningPlan)
     corpus: CorpusPlan = field(default_factory=CorpusPlan)
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     finetuning: FinetuningPlan | None = None
-    published: tuple[PublishedRow, ...] = ()
+    claims: tuple[Claim, ...] = ()
     minutes: float = 60.0
     """Expected duration of all cells on two idle cores, or on the machine named in ``title``."""
 
@@ -127,18 +145,38 @@ class AblationPlan:
                 raise RecipeError(f"{section}.clips must be positive, not {clips}")
         if "training.seed" in self.overrides:
             raise RecipeError("training.seed is set for each cell by seeds=0,1,2")
-        setters = {"training.seed": "seeds", **dict.fromkeys(self.overrides, "overrides")}
+        keys = _split_keys(self.overrides)
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise RecipeError(f"{repeated[0]} is set twice, by overrides {list(self.overrides)}")
+        setters = {"training.seed": "seeds", **dict.fromkeys(keys, "overrides")}
         for axis, values in self.axes.items():
-            for key in (key for keys in values.values() for key in keys):
+            for key in (key for each in values.values() for key in _split_keys(each)):
                 if setters.setdefault(key, f"axis {axis!r}") != f"axis {axis!r}":
                     raise RecipeError(f"{key} is set by {setters[key]} and by axis {axis!r}")
         rows = expand_rows(self)
-        for key, row in (("first", self.baseline), *(("published", p.row) for p in self.published)):
-            if row not in rows:
-                raise RecipeError(f"{key} must be a row such as {rows[0]}, not {row}")
+        if self.baseline not in rows:
+            raise RecipeError(f"first must be a row such as {rows[0]}, not {self.baseline}")
+        names = [row_name(row) for row in rows]
+        for name in (name for claim in self.claims for name in claim.rows if name not in names):
+            raise RecipeError(f"claims: no row {name!r}; {suggest(name, names)}")
+        self._check_tuning()
+
+    def _check_tuning(self) -> None:
+        tuning = self.tuning
+        if unknown := set(tuning.axes) - self.axes.keys():
+            raise RecipeError(f"tuning.axes: there is no axis {min(unknown)!r}")
+        if tuning.seed in self.seeds:
+            raise RecipeError(f"tuning.seed must differ from seeds, not {tuning.seed}")
+        settings = [("", self.overrides), *((axis, keys) for axis in self.axes for keys in self.axes[axis].values())]
+        for axis, key, value in ((axis, *item) for axis, keys in settings for item in keys.items()):
+            if isinstance(value, dict):
+                if axis and tuning.axes and axis not in tuning.axes:
+                    raise RecipeError(f"{key} has a grid, but its axis {axis!r} is not in tuning.axes")
+                if value.keys() != {"grid"} or not isinstance(value["grid"], list) or not value["grid"]:
+                    raise RecipeError(f"{key} must be a value or {{grid: [VALUE, ...]}}, not {value}")
 
 
-SECTIONS = {"corpus": CorpusPlan, "evaluation": EvaluationPlan, "finetuning": FinetuningPlan}
+SECTIONS = {"corpus": CorpusPlan, "evaluation": EvaluationPlan, "finetuning": FinetuningPlan, "tuning": TuningPlan}
 
 
 def plan_names() -> list[str]:
@@ -156,7 +194,7 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
     Args:
         name: packaged plan, or a file.
         overrides: ``key=value`` strings. The key is a variable of the plan, ``seeds``, a key of the
-            sections corpus, evaluation or finetuning, a key of the fine-tuning recipe
+            sections corpus, evaluation, finetuning or tuning, a recipe key of the last two
             (``finetuning.training.epochs``), or a recipe key for all cells.
 
     Raises:
@@ -187,7 +225,7 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
         else:
             prefix, _, rest = key.partition(".")
             section = sections[prefix if prefix in SECTIONS and rest else "overrides"]
-            if prefix == "finetuning" and "." in rest:
+            if prefix in {"finetuning", "tuning"} and "." in rest:
                 section = section.setdefault("overrides", {})
             section[rest if prefix in SECTIONS and rest else key] = read_yaml(value, override)
     missing = [f"{key}=… ({what})" for key, what in variables.items() if not values.get(key)]
@@ -220,6 +258,33 @@ def row_name(row: AblationRow) -> str:
     'words / joint'
     """
     return " / ".join(row.values())
+
+
+def expand_grid(plan: AblationPlan, row: AblationRow) -> list[dict[str, Any]]:
+    """List all combinations of the values of a row's grids by key; one empty combination without a grid."""
+    settings = _merge_settings(plan, row)
+    grids = {key: value["grid"] for key, value in settings.items() if isinstance(value, dict)}
+    return [dict(zip(grids, values, strict=True)) for values in product(*grids.values())]
+
+
+def row_settings(plan: AblationPlan, row: AblationRow, grid: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the overrides of the plan and the keys of a row, with the values of ``grid`` for those with a grid."""
+    settings = _merge_settings(plan, row) | dict(grid)
+    return {key: value for keys, value in settings.items() for key in _split_keys([keys])}
+
+
+def _merge_settings(plan: AblationPlan, row: AblationRow) -> dict[str, Any]:
+    return plan.overrides | {key: value for axis in row for key, value in plan.axes[axis][row[axis]].items()}
+
+
+def _split_keys(keys: Iterable[str]) -> list[str]:
+    """Split "a, b", keys with the same value."""
+    return [key.strip() for each in keys for key in each.split(",")]
+
+
+def tuning_row(plan: AblationPlan, row: AblationRow) -> AblationRow:
+    """Return the row whose tuning determines the values of a row's grids."""
+    return {axis: row[axis] if axis in (plan.tuning.axes or row) else plan.baseline[axis] for axis in row}
 
 
 def build_settings(kind: type[Settings], settings: Mapping[str, Any], where: str, prefix: str = "") -> Settings:

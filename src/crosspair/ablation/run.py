@@ -79,21 +79,24 @@ def ablate(
             counted in the outcome.
     """
     check_output(out / "report.html", "a report")
-    cells = plan_cells(plan, out, manifest)
-    wanted = [] if report_only else select(cells, only)
-    if report_only and not any(status(out / cell.folder) == DONE for cell in cells):
+    cells, stopped = plan_cells(plan, out, manifest), False
+    select(plan, cells, only)  # reject unknown rows
+    if report_only and not any(status(out, cell) == DONE for cell in cells):
         raise RunError(
             f"{out} has no completed cell of this plan. Use the manifest and the overrides of the "
             "original run, listed in its plan.yaml."
         )
     with file_lock(out / "cells" / ".lock", f"another ablation is running in {out}"):
-        todo = write_jobs(out, plan, wanted)
+        for tuning in (True, False):
+            cells = plan_cells(plan, out, manifest)  # with the values chosen by tuning
+            wanted = [] if report_only or stopped else select(plan, cells, only)
+            todo = write_jobs(out, plan, [cell for cell in wanted if cell.tuning == tuning])
+            write_summary(out, plan, cells)
+            _run_cells(plan, out, cells, todo, jobs)
+            stopped |= any(status(out, cell) == MISSING for cell in todo)
         write_summary(out, plan, cells)
-        _run_cells(plan, out, cells, todo, jobs)
-        write_summary(out, plan, cells)
-        _warn_unequal_clips(out, cells)
-        states = [status(out / cell.folder) for cell in cells]
-        stopped = any(status(out / cell.folder) == MISSING for cell in wanted)
+        _warn_unequal_clips(out, [cell for cell in cells if not cell.tuning])
+        states = [status(out, cell) for cell in cells]
         report = None
         if DONE in states:
             from crosspair.reporting.ablation import write_ablation_report

@@ -66,8 +66,10 @@ def main(folder: str, slot: str, *options: str) -> int:
     path = Path(folder)
     try:
         with file_lock(path / ".lock", f"{path} is running", timeout=_LOCK_TIMEOUT):
+            update_state(path, error=None)
             return 0 if (path / RESULTS).is_file() or run_cell(path, world) else EXIT_STOPPED
     except CrosspairError as error:
+        update_state(path, error=f"error: {error}")
         sys.stderr.write(f"error: {error}\n")
         return 2
 
@@ -105,7 +107,7 @@ def run_cell(folder: Path, world: World) -> bool:
         manifest_file="+".join(manifest.path.name for manifest in manifests),
     )  # fmt: skip
     unique = [result for i, result in enumerate(results) if result not in results[:i]]
-    write_results(folder / RESULTS, unique, origin)
+    write_results(folder / RESULTS, unique, origin, by_recording=True)
     for run in (folder, folder / "finetuning", folder / "finetuning-random"):
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # only needed to resume
     _write_page(folder)
@@ -130,7 +132,7 @@ def _evaluate_frozen(job: dict[str, Any], recipe: Recipe, model: CPD, folder: Pa
                 precision=recipe.training.precision, progress=advance,
             )  # fmt: skip
 
-    config = EvaluationConfig(seed=recipe.training.seed)
+    config = EvaluationConfig(split=job.get("split", "test"), seed=recipe.training.seed)
     model.to(world.device)
     return evaluate_model(model, videos, extract, job["protocols"], config, random_baseline=job["random"])[0]
 

@@ -90,7 +90,7 @@ def run_report(runs: list[str], *, out: Path | None = None) -> None:
     """
     from crosspair.files import check_output
     from crosspair.reporting.ablation import write_ablation_report
-    from crosspair.reporting.ablation_tables import is_ablation
+    from crosspair.reporting.ablation_results import is_ablation
     from crosspair.reporting.summary import read_runs, write_summary
     from crosspair.reporting.tables import pluralize
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from crosspair.evaluation.windows import Windows
     from crosspair.inference import Model
     from crosspair.library.search import SearchHit
+
+logger = logging.getLogger(__name__)
 
 LONG_VIDEO = 30.0  # s; longer videos are classified window by window
 
@@ -96,15 +99,18 @@ def print_cells(
     from crosspair.ablation.run import LOG, cell_command
 
     every = plan_cells(plan, out, manifest)
-    cells = select(every, only)
+    cells = select(plan, every, only)
+    waiting = sum(cell.waiting for cell in cells)
     if commands:
         for i, cell in enumerate(write_jobs(out, plan, cells)):
             folder = out.absolute() / cell.folder
             print_line(f"{shlex.join(cell_command(folder, i % jobs))} >> {shlex.quote(str(folder / LOG))} 2>&1")
+        if waiting:
+            logger.warning("run these commands, then --print again: %d cells wait for the tuning", waiting)
         return
     print_line(f"{plan.title}: {len(cells)} cells; all {len(every)} take about {plan.minutes:g} minutes")
     for cell in cells:
-        state = status(out / cell.folder)
+        state = status(out, cell)
         print_line(f"{cell.hash}  {state:7}  {cell.count_clips():,} clips of {cell.pairs:,} pairs  {cell.name}")
 
 

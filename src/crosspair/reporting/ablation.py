@@ -11,18 +11,23 @@ from matplotlib.axes import Axes
 
 from crosspair.files import atomic_write, write_atomically
 from crosspair.markdown import escape_markdown
-from crosspair.reporting.ablation_tables import (
+from crosspair.reporting.ablation_results import (
     DONE,
     MEAN_FIELDS,
     RESULTS_TABLE,
     STEPS,
     Ablation,
     Line,
-    ablation_tables,
-    describe_findings,
-    describe_uncertainty,
     headline_columns,
     read_ablation,
+    write_results_table,
+)
+from crosspair.reporting.ablation_tables import (
+    ablation_tables,
+    claims_tables,
+    describe_findings,
+    describe_uncertainty,
+    tuning_tables,
 )
 from crosspair.reporting.figures import (
     CHART,
@@ -35,7 +40,6 @@ from crosspair.reporting.figures import (
     svg_figure,
     truncate,
 )
-from crosspair.reporting.run_report import read_history, smooth_series
 from crosspair.reporting.tables import ReportTable, TableCell, format_csv, pluralize, render_page
 
 _PANEL = (3.3, 2.1)  # in
@@ -49,9 +53,9 @@ SeedLines = list[tuple[pd.Series, bool]]  # by thousands of clips seen, and whet
 def write_ablation_report(folder: Path) -> Path:
     """Write ``report.html`` and ``report.md``, ``results.parquet`` and ``report.csv``.
 
-    ``results.parquet`` has all results of all cells, see `crosspair.reporting.ablation_tables.collect_results`: it and
-    ``plan.yaml`` are enough to write the report again. ``report.csv`` has the means over seeds and the differences to
-    the baseline, unrounded.
+    ``results.parquet`` has the plan and all results of all cells, see
+    `crosspair.reporting.ablation_results.collect_results`, enough to write the report again. ``report.csv`` has the
+    means over seeds and the differences to the baseline, unrounded.
 
     Args:
         folder: of ``crosspair ablate``; its cells may be done, failed or missing.
@@ -65,12 +69,12 @@ def write_ablation_report(folder: Path) -> Path:
     ablation = read_ablation(folder)
     page = render_page(
         "ablation.html", title=ablation.plan["title"], number=ablation.plan.get("table", ""),
-        tables=ablation_tables(ablation), cells=_cells_table(ablation, folder),
+        tables=_result_tables(ablation), cells=[*tuning_tables(ablation), _cells_table(ablation, folder)],
         findings=describe_findings(ablation), uncertainty=describe_uncertainty(ablation),
-        charts=axis_charts(ablation) or dot_charts(ablation), validation=validation_panels(ablation, folder),
+        charts=axis_charts(ablation) or dot_charts(ablation), validation=validation_panels(ablation),
     )  # fmt: skip
     with atomic_write(folder / RESULTS_TABLE) as partial_file:
-        ablation.results.to_parquet(partial_file, compression="zstd", index=False)
+        write_results_table(ablation, partial_file)
     write_atomically(folder / "report.md", ablation_markdown(ablation, folder))
     write_atomically(folder / "report.csv", format_csv(ablation.means[MEAN_FIELDS]))
     write_atomically(folder / "report.html", page)
@@ -80,12 +84,16 @@ def write_ablation_report(folder: Path) -> Path:
 def ablation_markdown(ablation: Ablation, folder: Path) -> str:
     """Format findings, tables and cells in Markdown; links to files of cells are relative to ``folder``."""
     extent, *findings = map(escape_markdown, describe_findings(ablation))
-    tables = [*ablation_tables(ablation), _cells_table(ablation, folder)]
+    tables = [*_result_tables(ablation), *tuning_tables(ablation), _cells_table(ablation, folder)]
     blocks = [
         f"# {escape_markdown(ablation.plan['title'])}", extent, "\n".join(f"- {finding}" for finding in findings),
         escape_markdown(describe_uncertainty(ablation)), *(table.markdown() for table in tables),
     ]  # fmt: skip
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _result_tables(ablation: Ablation) -> list[ReportTable]:
+    return [*claims_tables(ablation), *ablation_tables(ablation)]
 
 
 def _cells_table(ablation: Ablation, folder: Path) -> ReportTable:
@@ -111,24 +119,21 @@ def _cells_table(ablation: Ablation, folder: Path) -> ReportTable:
     return ReportTable("cells", "Cells", list(map(TableCell, head)), rows)
 
 
-def validation_panels(ablation: Ablation, folder: Path) -> list[Curve]:
+def validation_panels(ablation: Ablation) -> list[Curve]:
     """Draw text-to-video R@10 on the validation pairs over the clips seen, a panel per row of the plan."""
-    rows: dict[str, SeedLines] = {}
-    for cell in ablation.cells.itertuples():
-        if (folder / cell.cell / "metrics.jsonl").is_file():
-            history = read_history(folder / cell.cell)
-            line = 100 * smooth_series("", history.validation, "text_to_video_R@10")
-            last = (history.train or [{}])[-1]
-            if len(line) and last.get("pairs") and last["epoch"]:
-                line.index *= last["pairs"] / last["epoch"] / 1000
-                rows.setdefault(cell.row, []).append((line, cell.status == DONE))
-    means = {name: _mean_line(lines) for name, lines in rows.items()}
+    curves = ablation.curves
+    curves = curves[(curves.protocol == "validation") & (curves.metric == "text_to_video_R@10")]
+    rows: dict[str, SeedLines] = {name: [] for name in ablation.rows if name in set(curves.row)}
+    for (name, _), points in curves.groupby(["row", "seed"], sort=False):
+        line = pd.Series(100 * points.value.to_numpy(float), points.clips_seen.to_numpy(float) / 1000)
+        rows[name].append((line, points.status.iloc[0] == DONE))
+    means = [_mean_line(lines) for lines in rows.values()]
     top = 1.05 * max((line.max() for lines in rows.values() for line, _ in lines), default=0.0) or 1.0
     panels = []
-    for name in (name for name in ablation.rows if name in rows):
-        draw = partial(_draw_panel, lines=rows[name], mean=means[name], others=[*means.values()], top=top)
-        incomplete = sum(not done for _, done in rows[name])
-        caption = pluralize(len(rows[name]), "seed")
+    for (name, lines), mean in zip(rows.items(), means, strict=True):
+        draw = partial(_draw_panel, lines=lines, mean=mean, others=means, top=top)
+        incomplete = sum(not done for _, done in lines)
+        caption = pluralize(len(lines), "seed")
         caption += f", {incomplete} of them not done (dotted)" if incomplete else ""
         panels.append(Curve(name, svg_figure(f"Validation of {name}", draw, _PANEL), caption))
     return panels

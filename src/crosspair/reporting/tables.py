@@ -89,7 +89,8 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
     Returns:
         The constants; ``column``, a `Column`, with its fields and ``table``; ``of``, the subject;
         ``over``, the official splits; ``settings``, the others as text; ``note``, with the number
-        of test items and single values; ``value``, ``spread``, ``low``, ``high`` and ``count``.
+        of test items and single values; ``correct`` and ``tested`` of the details; ``value``,
+        ``spread``, ``low``, ``high`` and ``count``.
     """
     measured = dict.fromkeys(Column.from_result(each) for each in results if each.of != "chance")
     rows = []
@@ -109,13 +110,14 @@ def results_frame(results: Sequence[Result], /, **constants: object) -> pd.DataF
         if "spread" in result.details:
             notes.append(f"standard deviation {100 * result.details['spread']:.1f} %")
         spread, interval = result.details.get("spread"), result.interval or (None, None)
-        values = ("; ".join(texts.values()), "; ".join(notes), result.value, spread, *interval)
+        videos = (result.details.get("correct"), result.details.get("tested"))
+        values = ("; ".join(texts.values()), "; ".join(notes), *videos, result.value, spread, *interval)
         same = [each for each in measured if result.of == "chance" and replace(each, feature="") == own]
         for column in same or [own]:
             fields = (column, *astuple(column), column.table, result.of, over, *values, result.count or None)
             rows.append((*constants.values(), *fields))
     names = ["column", *COLUMN_FIELDS, "table", "of", "over", "settings", "note"]
-    names += ["value", "spread", "low", "high", "count"]
+    names += ["correct", "tested", "value", "spread", "low", "high", "count"]
     return pd.DataFrame(rows, columns=[*constants, *names], dtype=object)
 
 
