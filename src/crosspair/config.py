@@ -337,10 +337,14 @@ class TrainingConfig:
     """Steps between checkpoints, in addition to those at the ends of epochs; 0: none."""
     export: Literal["last", "best"] = "last"
     """Weights to export to the run's ``model/``: the last, or the best on validation."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that validation and the exported model use, per step;
+    .99 to .9999 is usual. 0: the weights themselves, as in the paper."""
 
     def __post_init__(self) -> None:
         check_fields("training", self, POSITIVE, "epochs", "batch_size", "accumulate", "validate_every", "log_every")
         check_fields("training", self, NON_NEGATIVE, "workers", "checkpoint_steps")
+        check_fields("training", self, FRACTION, "ema")
         check_fields("training", self, ("in [0, 2**32)", lambda seed: 0 <= seed < 2**32), "seed")
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise RecipeError(

@@ -216,6 +216,7 @@ def test_an_unknown_key_suggests_the_nearest_one(given_key: str, nearest: str) -
         ("optimizer.text_head_factor=-1", ""),
         ("training.seed=4294967296", ""),
         ("training.workers=-1", ""),
+        ("training.ema=1", ""),
         ("optimizer.clip_norm=-1", ""),
         ("objective.bank_momentum=1", ""),
         ("clip.size=31", ""),

@@ -16,6 +16,7 @@ from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models import CPD
+from crosspair.models.hub import weights_hash
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
 from crosspair.training.finetune import Finetuning
@@ -212,6 +213,48 @@ def test_class_weights_have_the_learning_rate_of_the_towers() -> None:
     weights = run.objective.discrimination.weights
     groups = [g for g in run.optimizer.param_groups if any(p is weights for p in g["params"])]
     assert [group["role"] for group in groups] == ["rest"]
+
+
+# --- average of the weights -----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_average_of_the_weights_matches_a_loop() -> None:
+    run, steps = task("training.ema=0.3"), 6
+    history: dict[str, list[torch.Tensor]] = {}
+    for number in range(steps):
+        if number == 2:
+            run.curriculum.stage = 2
+            run.enter_stage()
+        step(run, number)
+        for name, value in run.model.state_dict().items():
+            if not name.startswith("text_encoder") or number >= 2:
+                history.setdefault(name, []).append(value.clone())
+    expected: dict[str, torch.Tensor] = {}
+    for name, values in history.items():
+        if not name.endswith("num_batches_tracked"):
+            expected[name] = values[0]
+            for number, value in enumerate(values[1:], steps - len(values) + 1):
+                decay = min(0.3, (1 + number) / (10 + number))
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    assert any("running_var" in name for name in expected)
+    torch.testing.assert_close(run.average.values, expected)
+    assert not torch.equal(expected["video_head.weight"], history["video_head.weight"][-1])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("export", ["last", "best"])
+def test_validation_and_exported_model_use_the_average(tmp_path, make_video, monkeypatch, export: str) -> None:
+    recipe, manifest = small_run(tmp_path, make_video, "training.ema=0.9", f"training.export={export}")
+    validated: list[str] = []
+    monkeypatch.setattr(Pretraining, "validate", lambda run: validated.append(run.model.hash) or {"mrr": 0.5})
+    model = pretrain(recipe, manifest, tmp_path / "run")
+    assert model is not None
+    assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash == validated[-1 if export == "last" else 0]
+    shared, _ = load_checkpoint(tmp_path / "run/checkpoints", 6)
+    weights, averages = shared["task"]["model"], shared["task"]["average"]["values"]
+    assert weights_hash(weights) not in validated  # they are back after the validation
+    assert weights_hash({**weights, **averages}) == validated[-1]
 
 
 # --- validation -----------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ ADDED = (
     ("objective", "soft_targets"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),
+    ("training", "ema"),
 )  # later; hashed only if not the default
 
 

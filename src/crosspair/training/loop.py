@@ -30,6 +30,7 @@ from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.progress import graceful_shutdown, progress
+from crosspair.training.average import WeightAverage
 from crosspair.training.profile import profile_steps, record_section
 from crosspair.training.run import RunFolder, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch, TrainingOrder, explain_dead_workers, training_loader
@@ -66,6 +67,7 @@ class Trainer(ABC):
         check_batch_size(recipe.training, world)
         self.recipe, self.manifest, self.world = recipe, manifest, world
         self.counts: dict[str, int] = {}  # pairs used and skipped in each split, to be logged
+        self.average = WeightAverage(recipe.training.ema)
         self.skipped: dict[str, str] = {}  # pair id and error message of unreadable training clips
         self.step = self._saved_step = 0  # training steps done; of the last checkpoint
         self._losses: dict[int, torch.Tensor] = {}  # by step, since the last `_check_finite`
@@ -127,7 +129,8 @@ class Trainer(ABC):
                 finished = self._run(batches)
             if finished:
                 if world.is_main and (config.export == "last" or not run_folder.model.exists()):
-                    self.export()
+                    with self.average.applied(self.model):
+                        self.export()
                 world.barrier()
             return finished
 
@@ -213,13 +216,14 @@ class Trainer(ABC):
     def _end_epoch(self, epochs_done: int) -> None:
         """Validate if due, export the best weights, and change the stage or the learning rate."""
         config = self.recipe.training
-        average_running_stats(self.model, self.world)
+        self._average_running_stats()
         due = epochs_done % config.validate_every == 0 or epochs_done == config.epochs
         if due and len(self.validation):
-            scores = self.validate()
-            self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
-            if self.observe(scores) and config.export == "best" and self.world.is_main:
-                self.export()
+            with self.average.applied(self.model):
+                scores = self.validate()
+                self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
+                if self.observe(scores) and config.export == "best" and self.world.is_main:
+                    self.export()
         event = self.advance(epochs_done)
         if event:
             logger.info("epoch %d: %s", epochs_done, event)
@@ -257,7 +261,8 @@ class Trainer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that is the same on all processes; called by each of them."""
-        return {name: getattr(self, name).state_dict() for name in self.saved}
+        state = {name: getattr(self, name).state_dict() for name in self.saved}
+        return {**state, "average": self.average.state_dict()}
 
     def rank_state_dict(self) -> dict[str, Any]:
         """Return the state that belongs to this process only."""
@@ -268,11 +273,13 @@ class Trainer(ABC):
         del ranks
         for name in self.saved:
             getattr(self, name).load_state_dict(state[name])
+        if self.average.decay:  # old checkpoints have none
+            self.average.load_state_dict(state["average"], self.world.device)
 
     def _save(self) -> None:
         """Merge skipped pairs, average the running statistics and write a checkpoint of the current step."""
         self._sync_skipped()
-        average_running_stats(self.model, self.world)
+        self._average_running_stats()
         rank_state = {"task": self.rank_state_dict(), "rng": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             rank_state["cuda_rng"] = torch.cuda.get_rng_state()
@@ -339,7 +346,7 @@ class Trainer(ABC):
         return means
 
     def step_optimizer(self) -> dict[str, torch.Tensor]:
-        """Clip the gradient norm, step the optimizer and zero the gradients.
+        """Clip the gradient norm, step the optimizer, zero the gradients and update the average of the weights.
 
         Returns:
             ``{"gradient_norm": …}``, the norm before clipping; empty without ``optimizer.clip_norm``.
@@ -350,7 +357,11 @@ class Trainer(ABC):
             metrics["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.average.update(self.model)
         return metrics
+
+    def _average_running_stats(self) -> None:
+        average_running_stats((*self.model.buffers(), *self.average.statistics), self.world)
 
 
 class _Throughput:
@@ -443,11 +454,11 @@ def wrap_ddp(model: nn.Module, world: World) -> nn.Module:
 
 
 @torch.no_grad()
-def average_running_stats(model: nn.Module, world: World) -> None:
+def average_running_stats(buffers: Iterable[torch.Tensor], world: World) -> None:
     """Replace the running statistics of every process by their mean over all processes."""
     if world.size == 1:
         return
-    for buffer in model.buffers():
+    for buffer in buffers:
         if buffer.is_floating_point():
             buffer.copy_(world.sum(buffer) / world.size)
 

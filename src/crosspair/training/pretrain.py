@@ -69,7 +69,7 @@ def pretrain(
     training, folder = Pretraining(recipe, manifest, world or World(), init), Path(run_folder)
     if not training.train(folder, resume=resume, profile=profile):
         return None
-    if recipe.training.export == "best" or recipe.head.interpolation != 1:
+    if recipe.training.export == "best" or recipe.head.interpolation != 1 or recipe.training.ema:
         return CPD.from_pretrained(folder / MODEL).to(training.world.device)
     return training.model.eval()
 
