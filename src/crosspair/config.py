@@ -78,17 +78,33 @@ class ClipConfig:
     """Mirror half of the training views; disable it if left and right differ in meaning."""
     color_jitter: float = 0.0
     """Maximum relative change of brightness, contrast and saturation; 0 in the paper."""
+    hue: float = 0.0
+    """Maximum rotation of the hue, as a fraction of the colour circle, up to 0.5; 0 in the paper."""
+    grayscale: float = 0.0
+    """Fraction of the training views without colour; 0 in the paper."""
+    area: tuple[float, float] | None = None
+    """Range of the fraction of the frame that a training view shows, stretched to a square (random-resized crop);
+    [0.2, 1] is usual. None, as in the paper: square crops of frames of ``scale``."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """With ``area``, range of width / height of the region that is shown."""
 
     def __post_init__(self) -> None:
         check_fields("clip", self, up_to(1024), "size", "frames", "stride", "test_scale")
         check_fields("clip", self, NON_NEGATIVE, "color_jitter")
+        check_fields("clip", self, ("in [0, 0.5]", lambda turn: 0 <= turn <= 0.5), "hue")
+        check_fields("clip", self, ("in [0, 1]", lambda fraction: 0 <= fraction <= 1), "grayscale")
         low, high = self.scale
         if not 1 <= low <= high < math.inf:
             raise RecipeError(f"clip.scale is {self.scale}; it must be ascending, from 1 or above")
-        if (pixels := self.frames * (self.size * max(high, self.test_scale)) ** 2) > MAX_CLIP:
+        if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
+            raise RecipeError(f"clip.area is {self.area}; it must be ascending, above 0 and at most 1")
+        if not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
+            raise RecipeError(f"clip.aspect is {self.aspect}; it must be ascending, above 0")
+        high = max(high, self.test_scale, self.area[0] ** -0.5 if self.area else 1)
+        if (pixels := self.frames * (self.size * high) ** 2) > MAX_CLIP:
             raise RecipeError(
-                f"clip.frames={self.frames} of clip.size={self.size} and clip.scale={high:g} are {pixels:.2g} pixels "
-                f"per clip; the maximum is {MAX_CLIP:.2g}"
+                f"clip.frames={self.frames} of clip.size={self.size}, enlarged {high:g} times by clip.scale, "
+                f"clip.test_scale or clip.area, are {pixels:.2g} pixels per clip; the maximum is {MAX_CLIP:.2g}"
             )
 
 

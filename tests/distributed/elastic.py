@@ -68,7 +68,7 @@ def batches(order: TrainingOrder, killed: int, world: World) -> Iterator[Batch]:
             epoch=jobs[0][1],
             rows=torch.tensor([row for row, _ in good]),
             clips=torch.stack(clips).to(torch.uint8),
-            colors=torch.ones(len(good), 3),
+            colors=torch.ones(len(good), 4),
             failures=[(BROKEN, "it is broken")] if len(good) < len(jobs) else [],
         )
 

@@ -44,7 +44,7 @@ def arguments(source: Path, rendered: Manifest) -> Callable[..., list[object]]:
         return pretrain_arguments(
             manifest.path, folder, "video.encoder=pretrained", f"video.source={source}", "video.train=head",
             "video.views=2", "clip.size=32", "clip.frames=2", "clip.stride=30", "clip.color_jitter=0.4",
-            "training.precision=fp32", f"training.epochs={EPOCHS}", *settings,
+            "clip.hue=0.2", "clip.area=[0.3,1]", "training.precision=fp32", f"training.epochs={EPOCHS}", *settings,
         )  # fmt: skip
 
     return make

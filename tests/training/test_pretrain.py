@@ -24,7 +24,7 @@ from crosspair.training.loop import check_batch_size, compile_model, microbatche
 from crosspair.training.pretrain import Pretraining, draw_captions
 from crosspair.training.run import find_checkpoint, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
-from crosspair.video.pixels import jitter_colors, normalize
+from crosspair.video.pixels import jitter_colors, normalize, rotate_hues
 from tests.training import test_finetune
 
 PAIRS, CLIPS = 24, 7
@@ -37,7 +37,7 @@ def batch(seed: int = 0) -> Batch:
         epoch=0,
         rows=torch.randperm(PAIRS, generator=generator)[:CLIPS],
         clips=torch.randint(0, 256, (CLIPS, 3, 2, 32, 32), generator=generator).to(torch.uint8),
-        colors=torch.rand(CLIPS, 3, generator=generator) + 0.5,
+        colors=torch.rand(CLIPS, 4, generator=generator) + 0.5,
         failures=[(3, "broken")],
     )
 
@@ -68,15 +68,18 @@ def test_two_clips_per_microbatch_suffice(processes: int, parts: int) -> None:
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
+@pytest.mark.parametrize("hue", [0.0, 0.1])
 @pytest.mark.parametrize("parts", [1, 2, 3])
-def test_microbatches_concatenate_to_the_batch(jitter: float, parts: int) -> None:
-    whole, config = batch(), ClipConfig(color_jitter=jitter)
+def test_microbatches_concatenate_to_the_batch(jitter: float, hue: float, parts: int) -> None:
+    whole, config = batch(), ClipConfig(color_jitter=jitter, hue=hue)
     found = microbatches_to_device(whole, parts, CPU)
     assert [len(rows) for rows, _, _ in found] == {1: [7], 2: [4, 3], 3: [3, 2, 2]}[parts]
     assert torch.equal(torch.cat([rows for rows, _, _ in found]), whole.rows)
     expected = normalize(whole.clips)
+    if hue:
+        expected = rotate_hues(expected, whole.colors[:, 3])
     if jitter:
-        expected = jitter_colors(expected, whole.colors)
+        expected = jitter_colors(expected, whole.colors[:, :3])
     pixels = [preprocess_clips(clips, colors, config) for _, clips, colors in found]
     torch.testing.assert_close(torch.cat(pixels), expected)
 
@@ -146,7 +149,7 @@ def seen_captions(run: Pretraining, rows: list[int], epoch: int) -> dict[int, st
     """Train on a batch of some rows, and return the caption of each."""
     seen: list[Sequence[str]] = []
     hook = run.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
-    clips, colors = torch.zeros(len(rows), 3, 2, 32, 32, dtype=torch.uint8), torch.ones(len(rows), 3)
+    clips, colors = torch.zeros(len(rows), 3, 2, 32, 32, dtype=torch.uint8), torch.ones(len(rows), 4)
     run.train_step(Batch(epoch, torch.tensor(rows), clips, colors, []), 0.0, 1.0)
     hook.remove()
     return dict(zip(rows, seen[0], strict=True))

@@ -25,6 +25,10 @@ from crosspair.files import read_yaml
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | FinetuneRecipe)
 FOLDERS: dict[type, str] = {Recipe: "", FinetuneRecipe: "finetune"}  # of the packaged files
 ADDED = (
+    ("clip", "hue"),
+    ("clip", "grayscale"),
+    ("clip", "area"),
+    ("clip", "aspect"),
     ("video", "encoder"),
     ("video", "source"),
     ("video", "train"),

@@ -34,7 +34,7 @@ from crosspair.training.average import WeightAverage
 from crosspair.training.profile import profile_steps, record_section
 from crosspair.training.run import RunFolder, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch, TrainingOrder, explain_dead_workers, training_loader
-from crosspair.video.pixels import jitter_colors, normalize
+from crosspair.video.pixels import jitter_colors, normalize, rotate_hues
 
 logger = logging.getLogger(__name__)
 
@@ -472,7 +472,7 @@ def microbatches_to_device(
     """Copy a batch to the device and split it into microbatches of nearly equal size.
 
     Returns:
-        Rows (b,) on the CPU, clips (b, 3, T, H, W) uint8 and colour factors (b, 3) on the device.
+        Rows (b,) on the CPU, clips (b, 3, T, H, W) uint8 and colour changes (b, 4) on the device.
     """
     tensors = [batch.clips, batch.colors]
     if device.type == "cuda":  # in a stream of its own, the copy overlaps with the previous step
@@ -492,9 +492,11 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """Normalise uint8 clips to float (B, 3, T, H, W); jitter by ``colors`` (B, 3) if the recipe does."""
+    """Normalise uint8 clips to float (B, 3, T, H, W); change them by ``colors`` (B, 4) if the recipe does."""
     pixels = normalize(clips)
-    return jitter_colors(pixels, colors) if clip.color_jitter else pixels
+    if clip.hue:
+        pixels = rotate_hues(pixels, colors[:, 3])
+    return jitter_colors(pixels, colors[:, :3]) if clip.color_jitter or clip.grayscale else pixels
 
 
 def maybe_no_sync(network: nn.Module, last: bool) -> Any:

@@ -141,4 +141,4 @@ def stored_batches(order: TrainingOrder, views: Sequence[StoredFeatures]) -> Ite
         failures = [(row, view.failures[row]) for row, _ in jobs if row in view.failures]
         rows = [row for row, _ in jobs if row not in view.failures]
         features = view[rows] if rows else torch.empty(0)
-        yield Batch(epoch, torch.tensor(rows, dtype=torch.long), features, torch.ones(len(rows), 3), failures)
+        yield Batch(epoch, torch.tensor(rows, dtype=torch.long), features, torch.ones(len(rows), 4), failures)

@@ -38,7 +38,7 @@ class Batch:
     epoch: int  # from 0
     rows: torch.Tensor  # (B,) int64, indices of the clips in the list that they were read from
     clips: torch.Tensor  # (B, 3, T, H, W) uint8, RGB, in channels_last_3d order; or stored features (B, F) float32
-    colors: torch.Tensor  # (B, 3) float32, factors for `crosspair.video.pixels.jitter_colors`
+    colors: torch.Tensor  # (B, 4) float32: `View.colors`
     failures: list[tuple[int, str]]  # row and message of each clip that could not be read
 
     def pin_memory(self) -> Batch:
@@ -197,7 +197,7 @@ def _collate(items: list[_LoadedView]) -> Batch:
         epoch=items[0].epoch,
         rows=torch.tensor([item.row for item in good], dtype=torch.long),
         clips=clips,
-        colors=torch.tensor([item.view.colors for item in good], dtype=torch.float32).view(-1, 3),
+        colors=torch.tensor([item.view.colors for item in good], dtype=torch.float32).view(-1, 4),
         failures=[(item.row, item.failure) for item in items if item.pixels is None],
     )
 

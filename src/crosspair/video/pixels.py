@@ -1,6 +1,8 @@
-"""Normalize and color-jitter batches of clips as tensors."""
+"""Normalize batches of clips as tensors and change their colors."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -49,3 +51,19 @@ def jitter_colors(clips: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     middle = (grey.mean(dim=(2, 3, 4), keepdim=True) + shift) * brightness - shift
     offset = (brightness - 1) * shift * contrast + middle * (1 - contrast)
     return torch.addcmul(grey * (gain * (1 - saturation)) + offset, clips, gain * saturation)
+
+
+def rotate_hues(clips: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Rotate the colours of whole clips about the axis of greys.
+
+    Args:
+        clips: (B, 3, T, H, W) float, normalized.
+        angles: (B,) in rad; a third of a turn makes red green, green blue, and blue red.
+
+    Returns:
+        (B, 3, T, H, W) float, not clamped to valid colours.
+    """
+    angles = angles[:, None, None, None, None]
+    grey = clips.mean(dim=1, keepdim=True)  # (B, 1, T, H, W)
+    across = (clips.roll(1, dims=1) - clips.roll(-1, dims=1)) / math.sqrt(3)
+    return grey + angles.cos() * (clips - grey) + angles.sin() * across
