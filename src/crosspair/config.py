@@ -246,11 +246,14 @@ class ObjectiveConfig:
     """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
     soft_targets: float = 0.0
     """For in_batch, temperature of targets by the similarity of titles; 0: each pair is its only target."""
+    video_weight: float = 0.0
+    """Weight of InfoNCE between the embeddings of two views of each video, with ``temperature`` and the other videos
+    of the batch as negatives (as in SLIP); the objective reads the first view. 0, as in the paper: one view."""
 
     def __post_init__(self) -> None:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
         check_fields("objective", self, FRACTION, "bank_momentum")
-        check_fields("objective", self, NON_NEGATIVE, "soft_targets")
+        check_fields("objective", self, NON_NEGATIVE, "soft_targets", "video_weight")
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:
@@ -397,12 +400,16 @@ class Recipe:
                 f"head.interpolation is {self.head.interpolation}, but encoders are trained; set video.train=head and "
                 "curriculum.strategy=frozen, or head.interpolation=1"
             )
-        name, accumulate = self.objective.name, self.training.accumulate
-        if name in {"ranking", "in_batch"} and accumulate > 1:
+        objective, accumulate = self.objective, self.training.accumulate
+        batch_negatives = objective.name in {"ranking", "in_batch"}
+        if (batch_negatives or objective.video_weight) and accumulate > 1:
+            setting = f"name={objective.name}" if batch_negatives else f"video_weight={objective.video_weight}"
             raise RecipeError(
-                f"training.accumulate is {accumulate}; objective.name={name} takes its negatives from the whole batch "
+                f"training.accumulate is {accumulate}; objective.{setting} takes its negatives from the whole batch "
                 "and requires 1. To save memory, lower training.batch_size"
             )
+        if objective.video_weight and self.video.trained_blocks == 0 and self.video.views == 1:
+            raise RecipeError("video.views is 1; objective.video_weight compares two views of each video")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def assert_equal_runs(one: Path, other: Path, **tolerance: float) -> None:
     "settings",
     [
         ("curriculum.strategy=frozen", "objective.name=in_batch", "head.dropout=0.5", "head.video_hidden=8"),
-        ("curriculum.stage2_epoch=2",),
+        ("curriculum.stage2_epoch=2", "objective.video_weight=0.5"),
         ("text.encoder=same", "curriculum.strategy=frozen", "head.projection=identity"),
     ],
 )

@@ -249,6 +249,12 @@ def test_objectives_with_negatives_of_the_batch(name: str) -> None:
     load_recipe("laptop", ["objective.name=self_instance", "training.accumulate=2"])
 
 
+def test_two_views_of_the_whole_batch() -> None:
+    refused("^laptop: training.accumulate .*video_weight", "objective.video_weight=1", "training.accumulate=2")
+    refused("^laptop: video.views", "objective.video_weight=1", "video.train=head", "video.views=1")
+    refused("^laptop: objective.video_weight", "objective.video_weight=-1")
+
+
 @pytest.mark.parametrize(
     "override",
     [

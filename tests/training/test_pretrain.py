@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from crosspair.config import ClipConfig, Recipe, TrainingConfig
 from crosspair.corpora import Manifest, manifest_from_rows
@@ -17,14 +19,15 @@ from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models import CPD
 from crosspair.models.hub import weights_hash
+from crosspair.objectives import Ranking
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
 from crosspair.training.finetune import Finetuning
-from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device, preprocess_clips
+from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device
 from crosspair.training.pretrain import Pretraining, draw_captions
 from crosspair.training.run import find_checkpoint, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
-from crosspair.video.pixels import jitter_colors, normalize, rotate_hues
+from crosspair.video.pixels import jitter_colors, normalize, preprocess_clips, rotate_hues
 from tests.training import test_finetune
 
 PAIRS, CLIPS = 24, 7
@@ -258,6 +261,36 @@ def test_validation_and_exported_model_use_the_average(tmp_path, make_video, mon
     weights, averages = shared["task"]["model"], shared["task"]["average"]["values"]
     assert weights_hash(weights) not in validated  # they are back after the validation
     assert weights_hash({**weights, **averages}) == validated[-1]
+
+
+# --- two views of a video -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_video_term_matches_a_loop() -> None:
+    temperature, weight = 0.2, 0.7
+    settings = ("objective.name=ranking", "objective.margin=0.3", f"objective.temperature={temperature}")
+    run = task(*settings, f"objective.video_weight={weight}")
+    before = run.bank.video.clone()
+    outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    run.model.register_forward_hook(lambda *arguments: outputs.append(arguments[-1]))
+    one = batch()
+    two = replace(one, clips=torch.cat([one.clips, one.clips.roll(1, 0)], dim=2), colors=one.colors.repeat(1, 2))
+    scalars = run.train_step(two, 0.0, 1.0)
+    ((views, text),) = outputs
+    assert (len(views), len(text)) == (2 * CLIPS, CLIPS)
+    first, second = views.detach()[::2], views.detach()[1::2]
+    expected = 0.0
+    for queries, candidates in ((first, second), (second, first)):
+        for i in range(CLIPS):
+            scores = [float(queries[i] @ candidate) / temperature for candidate in candidates]
+            expected += (math.log(sum(map(math.exp, scores))) - scores[i]) / CLIPS
+    ranking, _ = Ranking(0.3, World())(first, text.detach(), one.rows, run.bank)
+    assert float(scalars["loss_views"]) == pytest.approx(expected, rel=1e-5)
+    assert float(scalars["loss"]) == pytest.approx(float(ranking) + weight * expected, rel=1e-5)
+    momentum = run.recipe.objective.bank_momentum
+    entries = F.normalize(momentum * before[one.rows] + (1 - momentum) * first, dim=1)
+    torch.testing.assert_close(run.bank.video[one.rows], entries)  # the bank has the first view
 
 
 # --- validation -----------------------------------------------------------------------------------

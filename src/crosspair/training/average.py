@@ -1,14 +1,16 @@
-"""Exponential moving average of weights, for validation and the exported model."""
+"""Averages: of the weights over steps, for validation and the exported model; of statistics over processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from crosspair.distributed import World
 
 
 class WeightAverage:
@@ -79,3 +81,13 @@ class WeightAverage:
 
 def _is_statistic(name: str) -> bool:
     return name.endswith(("running_mean", "running_var"))
+
+
+@torch.no_grad()
+def average_running_stats(buffers: Iterable[torch.Tensor], world: World) -> None:
+    """Replace the running statistics of every process by their mean over all processes."""
+    if world.size == 1:
+        return
+    for buffer in buffers:
+        if buffer.is_floating_point():
+            buffer.copy_(world.sum(buffer) / world.size)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crosspair.config import Clip, ClipConfig, FinetuneRecipe, Recipe, TrainingConfig
+from crosspair.config import Clip, FinetuneRecipe, Recipe, TrainingConfig
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import check_frames, to_device
 from crosspair.distributed import World
@@ -30,11 +30,11 @@ from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.progress import graceful_shutdown, progress
-from crosspair.training.average import WeightAverage
+from crosspair.training.average import WeightAverage, average_running_stats
 from crosspair.training.profile import profile_steps, record_section
 from crosspair.training.run import RunFolder, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch, TrainingOrder, explain_dead_workers, training_loader
-from crosspair.video.pixels import jitter_colors, normalize, rotate_hues
+from crosspair.video.pixels import preprocess_clips, separate_views
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Trainer(ABC):
     steps_per_epoch: int
     validation: Manifest  # may be empty
     views = 0  # different views of each clip, which epochs use in turn; 0: a new one in every epoch
+    views_per_step = 1  # views of each clip that a step reads, V
     min_checkpoint_steps = 0  # between checkpoints at the ends of epochs
 
     def __init__(self, recipe: Recipe | FinetuneRecipe, manifest: Manifest, world: World) -> None:
@@ -136,8 +137,11 @@ class Trainer(ABC):
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
         """Return an iterable over the batches of an order."""
-        seed, workers = self.recipe.training.seed, self.recipe.training.workers
-        return training_loader(self.clips, order, self.recipe.clip, seed=seed, workers=workers, views=self.views)
+        training = self.recipe.training
+        return training_loader(
+            self.clips, order, self.recipe.clip, seed=training.seed, workers=training.workers,
+            views=self.views, views_per_step=self.views_per_step,
+        )  # fmt: skip
 
     def export(self) -> None:
         """Write the model to the run folder."""
@@ -204,7 +208,7 @@ class Trainer(ABC):
             return bool(stops)
         scalars = self.train_step(batch, epoch, clips * self.world.size / total)
         self._losses[self.step] = scalars["loss"]
-        self._throughput.clips += total
+        self._throughput.clips += total * self.views_per_step
         if self.step % config.log_every == 0:
             with record_section("logging"):
                 self._check_finite()
@@ -321,7 +325,8 @@ class Trainer(ABC):
         Args:
             batch: at least two clips.
             compute_loss: runs `network` on a microbatch: its rows (b,) on the CPU and its pixels
-                (b, 3, T, H, W), or stored features (b, F), on the device; returns the mean loss and scalars to log.
+                (b·V, 3, T, H, W), or stored features (b·V, F), on the device, with the V views of a row one after the
+                other; returns the mean loss and scalars to log.
             loss_scale: see `train_step`.
 
         Returns:
@@ -335,7 +340,10 @@ class Trainer(ABC):
             microbatches = microbatches_to_device(batch, count, self.world.device)
         for i, (rows, clips, colors) in enumerate(microbatches):
             with record_section("copy"):
-                pixels = preprocess_clips(clips, colors, self.recipe.clip) if clips.dim() == 5 else clips
+                if clips.dim() == 2:  # stored features
+                    pixels = separate_views(clips, self.views_per_step)
+                else:
+                    pixels = preprocess_clips(clips, colors, self.recipe.clip, self.views_per_step)
             with maybe_no_sync(self.network, last=i == count - 1):
                 loss, scalars = compute_loss(rows, pixels)
                 weight = len(rows) / len(batch.rows)
@@ -453,16 +461,6 @@ def wrap_ddp(model: nn.Module, world: World) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-@torch.no_grad()
-def average_running_stats(buffers: Iterable[torch.Tensor], world: World) -> None:
-    """Replace the running statistics of every process by their mean over all processes."""
-    if world.size == 1:
-        return
-    for buffer in buffers:
-        if buffer.is_floating_point():
-            buffer.copy_(world.sum(buffer) / world.size)
-
-
 # --- microbatches -------------------------------------------------------------------------------
 
 
@@ -472,7 +470,7 @@ def microbatches_to_device(
     """Copy a batch to the device and split it into microbatches of nearly equal size.
 
     Returns:
-        Rows (b,) on the CPU, clips (b, 3, T, H, W) uint8 and colour changes (b, 4) on the device.
+        Rows (b,) on the CPU, and the columns ``clips`` and ``colors`` of `Batch` on the device.
     """
     tensors = [batch.clips, batch.colors]
     if device.type == "cuda":  # in a stream of its own, the copy overlaps with the previous step
@@ -489,14 +487,6 @@ def microbatches_to_device(
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """Normalise uint8 clips to float (B, 3, T, H, W); change them by ``colors`` (B, 4) if the recipe does."""
-    pixels = normalize(clips)
-    if clip.hue:
-        pixels = rotate_hues(pixels, colors[:, 3])
-    return jitter_colors(pixels, colors[:, :3]) if clip.color_jitter or clip.grayscale else pixels
 
 
 def maybe_no_sync(network: nn.Module, last: bool) -> Any:

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from crosspair.config import ClipConfig
+
 MEAN, STD = 0.45, 0.225  # of every channel, as in SlowFast, so that its weights can be imported
 
 
@@ -30,6 +32,30 @@ def normalize(clips: torch.Tensor, mean: Color = MEAN, std: Color = STD) -> torc
     if is_uint8:
         return clips.float().mul_(1 / (255 * stds)).sub_(means / stds)
     return (clips * STD + MEAN - means) / stds
+
+
+def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, config: ClipConfig, views: int = 1) -> torch.Tensor:
+    """Normalise training clips, and change their colours if the recipe does.
+
+    Args:
+        clips: (B, 3, V·T, H, W) uint8, V views one after the other.
+        colors: (B, V·4) changes of the views, see `crosspair.video.views.View`.
+        config: which changes to make.
+        views: V.
+
+    Returns:
+        (B·V, 3, T, H, W) float, normalized.
+    """
+    colors = separate_views(colors, views)
+    pixels = normalize(separate_views(clips.transpose(1, 2), views).transpose(1, 2))
+    if config.hue:
+        pixels = rotate_hues(pixels, colors[:, 3])
+    return jitter_colors(pixels, colors[:, :3]) if config.color_jitter or config.grayscale else pixels
+
+
+def separate_views(values: torch.Tensor, views: int) -> torch.Tensor:
+    """Turn V views that lie one after the other, (B, V·n, …), into rows (B·V, n, …), without a copy if possible."""
+    return values.reshape(len(values) * views, values.shape[1] // views, *values.shape[2:])
 
 
 def jitter_colors(clips: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
