@@ -213,6 +213,7 @@ OBJECTIVES_WITH = {  # objectives that use a field; the others require its defau
     "instances": ("self_instance",),
     "margin": ("ranking",),
     "soft_targets": ("in_batch",),
+    "merge_titles": ("cross_pair", "ranking", "in_batch"),
 }
 
 
@@ -246,6 +247,8 @@ class ObjectiveConfig:
     """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
     soft_targets: float = 0.0
     """For in_batch, temperature of targets by the similarity of titles; 0: each pair is its only target."""
+    merge_titles: bool = False
+    """Pairs with the same title are not negatives of each other."""
     video_weight: float = 0.0
     """Weight of InfoNCE between the embeddings of two views of each video, with ``temperature`` and the other videos
     of the batch as negatives (as in SLIP); the objective reads the first view. 0, as in the paper: one view."""
@@ -254,6 +257,8 @@ class ObjectiveConfig:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
         check_fields("objective", self, FRACTION, "bank_momentum")
         check_fields("objective", self, NON_NEGATIVE, "soft_targets", "video_weight")
+        if self.merge_titles and self.soft_targets:
+            raise RecipeError("objective.merge_titles is true, but soft_targets already merges titles; set one of them")
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:

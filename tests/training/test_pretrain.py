@@ -263,6 +263,17 @@ def test_validation_and_exported_model_use_the_average(tmp_path, make_video, mon
     assert weights_hash({**weights, **averages}) == validated[-1]
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_pairs_with_the_same_captions_share_a_number() -> None:
+    run = task("objective.merge_titles=true", "objective.estimate=softmax")
+    assert run.bank.titles.tolist() == [row % 3 for row in range(PAIRS)]
+    plain = task("objective.estimate=softmax")
+    assert plain.bank.titles is None
+    losses = [float(each.train_step(batch(), 0.0, 1.0)["loss"]) for each in (run, plain)]
+    # Two thirds of the classes of each query are left, all with similar scores.
+    assert losses[1] - losses[0] == pytest.approx(-2 * math.log((1 + 2 * PAIRS / 3) / PAIRS), rel=0.5)
+
+
 # --- two views of a video -------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ ADDED = (
     ("head", "dropout"),
     ("head", "interpolation"),
     ("objective", "soft_targets"),
+    ("objective", "merge_titles"),
     ("objective", "video_weight"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),

@@ -105,6 +105,10 @@ class Pretraining(Trainer):
             pairs, self.model.head.embedding, recipe.objective.bank_momentum, seed, world,
             dtype_for(world.device, recipe.objective.bank_precision),
         )  # fmt: skip
+        if recipe.objective.merge_titles:
+            numbers: dict[tuple[str, ...], int] = {}
+            of_pairs = [numbers.setdefault(tuple(each), len(numbers)) for each in self.captions]
+            self.bank.titles = torch.tensor(of_pairs, device=world.device)
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
         self.curriculum = Curriculum(recipe.curriculum)
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
