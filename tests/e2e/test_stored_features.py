@@ -112,7 +112,11 @@ def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> No
 
 
 def test_killed_run_resumes_identically(arguments: Callable[..., list[object]], cache: Path, tmp_path: Path) -> None:
-    folder, settings = tmp_path / "run", ("training.checkpoint_steps=2", "training.log_every=1", "head.dropout=0.5")
+    folder = tmp_path / "run"
+    settings = (
+        "training.checkpoint_steps=2", "training.log_every=1", "head.dropout=0.5", "training.ema=0.8",
+        "objective.video_weight=0.5",
+    )  # fmt: skip
     run(*arguments(tmp_path / "whole", *settings))
     files = {path: path.stat().st_mtime_ns for path in cache.glob("*/features.npy")}
     for path in list(files)[:2]:

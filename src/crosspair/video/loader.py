@@ -218,15 +218,14 @@ def _collate(items: list[_LoadedViews]) -> Batch:
     """Combine loaded views to a batch; those that failed are only in its `failures`."""
     good = [item for item in items if item.pixels is not None]
     pixels = [item.pixels for item in good if item.pixels is not None]
+    colors = [[view.colors for view in item.views] for item in good]
     # (B, T, H, W, C) in memory, seen as (B, C, T, H, W): channels_last_3d without a copy.
     clips = torch.from_numpy(np.stack(pixels)).permute(0, 4, 1, 2, 3) if good else torch.empty(0)
     return Batch(
         epoch=items[0].epoch,
         rows=torch.tensor([item.row for item in good], dtype=torch.long),
         clips=clips,
-        colors=torch.tensor([[view.colors for view in item.views] for item in good])
-        .float()
-        .view(len(good), 4 * len(items[0].views)),
+        colors=torch.tensor(colors, dtype=torch.float32).view(len(good), 4 * len(items[0].views)),
         failures=[(item.row, item.failure) for item in items if item.pixels is None],
     )
 
