@@ -145,7 +145,7 @@ def _pretraining(
     task.curriculum = Curriculum(recipe.curriculum)
     task.enter_stage()
     clips = torch.randint(0, 256, (batch, 8, size, size, 3), dtype=torch.uint8)
-    host_batch = Batch(0, torch.randperm(pairs)[:batch], clips.permute(0, 4, 1, 2, 3), torch.ones(batch, 3), [])
+    host_batch = Batch(0, torch.randperm(pairs)[:batch], clips.permute(0, 4, 1, 2, 3), torch.ones(batch, 4), [])
     return task, host_batch.pin_memory() if device.type == "cuda" else host_batch
 
 

@@ -195,7 +195,12 @@ def _run_loader(
     """
     clips, config, device = task.clips, task.recipe.training, task.world.device
     order = TrainingOrder(len(clips), min(size, len(clips)), 10**6, config.seed)
-    loader = iter(training_loader(clips, order, task.recipe.clip, seed=config.seed, workers=config.workers))
+    loader = iter(
+        training_loader(
+            clips, order, task.recipe.clip, seed=config.seed, workers=config.workers,
+            views_per_step=task.views_per_step,
+        )
+    )  # fmt: skip
 
     def step() -> Batch:
         with record_section("data wait"):

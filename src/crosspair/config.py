@@ -78,17 +78,33 @@ class ClipConfig:
     """Mirror half of the training views; disable it if left and right differ in meaning."""
     color_jitter: float = 0.0
     """Maximum relative change of brightness, contrast and saturation; 0 in the paper."""
+    hue: float = 0.0
+    """Maximum rotation of the hue, as a fraction of the colour circle, up to 0.5; 0 in the paper."""
+    grayscale: float = 0.0
+    """Fraction of the training views without colour; 0 in the paper."""
+    area: tuple[float, float] | None = None
+    """Range of the fraction of the frame that a training view shows, stretched to a square (random-resized crop);
+    [0.2, 1] is usual. None, as in the paper: square crops of frames of ``scale``."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """With ``area``, range of width / height of the region that is shown."""
 
     def __post_init__(self) -> None:
         check_fields("clip", self, up_to(1024), "size", "frames", "stride", "test_scale")
         check_fields("clip", self, NON_NEGATIVE, "color_jitter")
+        check_fields("clip", self, ("in [0, 0.5]", lambda turn: 0 <= turn <= 0.5), "hue")
+        check_fields("clip", self, ("in [0, 1]", lambda fraction: 0 <= fraction <= 1), "grayscale")
         low, high = self.scale
         if not 1 <= low <= high < math.inf:
             raise RecipeError(f"clip.scale is {self.scale}; it must be ascending, from 1 or above")
-        if (pixels := self.frames * (self.size * max(high, self.test_scale)) ** 2) > MAX_CLIP:
+        if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
+            raise RecipeError(f"clip.area is {self.area}; it must be ascending, above 0 and at most 1")
+        if not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
+            raise RecipeError(f"clip.aspect is {self.aspect}; it must be ascending, above 0")
+        high = max(high, self.test_scale, self.area[0] ** -0.5 if self.area else 1)
+        if (pixels := self.frames * (self.size * high) ** 2) > MAX_CLIP:
             raise RecipeError(
-                f"clip.frames={self.frames} of clip.size={self.size} and clip.scale={high:g} are {pixels:.2g} pixels "
-                f"per clip; the maximum is {MAX_CLIP:.2g}"
+                f"clip.frames={self.frames} of clip.size={self.size}, enlarged {high:g} times by clip.scale, "
+                f"clip.test_scale or clip.area, are {pixels:.2g} pixels per clip; the maximum is {MAX_CLIP:.2g}"
             )
 
 
@@ -197,6 +213,7 @@ OBJECTIVES_WITH = {  # objectives that use a field; the others require its defau
     "instances": ("self_instance",),
     "margin": ("ranking",),
     "soft_targets": ("in_batch",),
+    "merge_titles": ("cross_pair", "ranking", "in_batch"),
 }
 
 
@@ -230,11 +247,18 @@ class ObjectiveConfig:
     """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
     soft_targets: float = 0.0
     """For in_batch, temperature of targets by the similarity of titles; 0: each pair is its only target."""
+    merge_titles: bool = False
+    """Pairs with the same title are not negatives of each other."""
+    video_weight: float = 0.0
+    """Weight of InfoNCE between the embeddings of two views of each video, with ``temperature`` and the other videos
+    of the batch as negatives (as in SLIP); the objective reads the first view. 0, as in the paper: one view."""
 
     def __post_init__(self) -> None:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
         check_fields("objective", self, FRACTION, "bank_momentum")
-        check_fields("objective", self, NON_NEGATIVE, "soft_targets")
+        check_fields("objective", self, NON_NEGATIVE, "soft_targets", "video_weight")
+        if self.merge_titles and self.soft_targets:
+            raise RecipeError("objective.merge_titles is true, but soft_targets already merges titles; set one of them")
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:
@@ -337,10 +361,14 @@ class TrainingConfig:
     """Steps between checkpoints, in addition to those at the ends of epochs; 0: none."""
     export: Literal["last", "best"] = "last"
     """Weights to export to the run's ``model/``: the last, or the best on validation."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that validation and the exported model use, per step;
+    .99 to .9999 is usual. 0: the weights themselves, as in the paper."""
 
     def __post_init__(self) -> None:
         check_fields("training", self, POSITIVE, "epochs", "batch_size", "accumulate", "validate_every", "log_every")
         check_fields("training", self, NON_NEGATIVE, "workers", "checkpoint_steps")
+        check_fields("training", self, FRACTION, "ema")
         check_fields("training", self, ("in [0, 2**32)", lambda seed: 0 <= seed < 2**32), "seed")
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise RecipeError(
@@ -377,12 +405,16 @@ class Recipe:
                 f"head.interpolation is {self.head.interpolation}, but encoders are trained; set video.train=head and "
                 "curriculum.strategy=frozen, or head.interpolation=1"
             )
-        name, accumulate = self.objective.name, self.training.accumulate
-        if name in {"ranking", "in_batch"} and accumulate > 1:
+        objective, accumulate = self.objective, self.training.accumulate
+        batch_negatives = objective.name in {"ranking", "in_batch"}
+        if (batch_negatives or objective.video_weight) and accumulate > 1:
+            setting = f"name={objective.name}" if batch_negatives else f"video_weight={objective.video_weight}"
             raise RecipeError(
-                f"training.accumulate is {accumulate}; objective.name={name} takes its negatives from the whole batch "
+                f"training.accumulate is {accumulate}; objective.{setting} takes its negatives from the whole batch "
                 "and requires 1. To save memory, lower training.batch_size"
             )
+        if objective.video_weight and self.video.trained_blocks == 0 and self.video.views == 1:
+            raise RecipeError("video.views is 1; objective.video_weight compares two views of each video")
 
 
 @dataclass(frozen=True)

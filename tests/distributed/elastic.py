@@ -21,7 +21,7 @@ from crosspair.video.loader import Batch, TrainingOrder
 from tests.distributed.train_steps import SETTINGS, some_pairs
 
 BROKEN = 3  # the row of a pair whose video fails
-CONFIG = ("training.epochs=2", "training.checkpoint_steps=2")  # epochs of five steps
+CONFIG = ("training.epochs=2", "training.checkpoint_steps=2", "training.ema=0.8")  # epochs of five steps
 
 
 class FixedStatistics(Pretraining):
@@ -49,6 +49,7 @@ def main(folder: Path, killed: int, fixed: int) -> None:
             "log_z": task.objective.state_dict()["log_z"],
             "weights": [each.detach() for each in task.model.parameters()],
             "statistics": [each for each in task.model.buffers() if each.is_floating_point()],
+            "average": task.average.values,
             "velocities": [each["momentum_buffer"] for each in task.optimizer.state.values()],
         }
         if world.is_main:
@@ -67,7 +68,7 @@ def batches(order: TrainingOrder, killed: int, world: World) -> Iterator[Batch]:
             epoch=jobs[0][1],
             rows=torch.tensor([row for row, _ in good]),
             clips=torch.stack(clips).to(torch.uint8),
-            colors=torch.ones(len(good), 3),
+            colors=torch.ones(len(good), 4),
             failures=[(BROKEN, "it is broken")] if len(good) < len(jobs) else [],
         )
 

@@ -26,6 +26,11 @@ OBJECTIVES = {
     "weights, softmax": {"name": "self_instance", "instances": "weights", "estimate": "softmax"},
     "ranking": {"name": "ranking", "margin": 0.5},
     "in_batch": {"name": "in_batch"},
+    "nce, merged titles": {"merge_titles": True},
+    "nce of each pair, merged titles": {"noise": "pair", "merge_titles": True},
+    "softmax, merged titles": {"estimate": "softmax", "merge_titles": True},
+    "ranking, merged titles": {"name": "ranking", "margin": 0.5, "merge_titles": True},
+    "in_batch, merged titles": {"name": "in_batch", "merge_titles": True},
 }  # fmt: skip
 PAIRS, DIMENSIONS, STEPS = 23, 5, 2
 BATCH_SIZES = {1: (6,), 2: (2, 4)}  # per process; they differ if clips fail to decode
@@ -53,6 +58,8 @@ def main(out: Path) -> None:
 def trained(config: ObjectiveConfig, world: World) -> dict[str, list[torch.Tensor]]:
     """Return losses over all processes, gradients of towers and class weights, and the bank."""
     towers, bank = Towers(), MemoryBank(PAIRS, DIMENSIONS, 0.5, 0, world)
+    if config.merge_titles:
+        bank.titles = torch.arange(PAIRS) % 7
     objective = build_objective(config, PAIRS, DIMENSIONS, 1, world)
     network = DistributedDataParallel(towers) if world.size > 1 else towers
     parameters = [*towers.parameters(), *objective.parameters()]

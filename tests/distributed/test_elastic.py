@@ -40,6 +40,7 @@ def test_resume_on_another_number_of_processes_gives_the_same_weights(
     train(run, after)
     found = torch.load(run / "found.pt", weights_only=True)
     assert len(found["weights"]) == len(found["velocities"]) > 10
+    assert len(found["average"]) >= len(found["weights"])
     assert found.pop("seeds").tolist() == list(range(after))
     torch.testing.assert_close(found, {name: uninterrupted[name] for name in found}, rtol=1e-4, atol=1e-5)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -53,5 +54,5 @@ def test_resumed_batch_statistics_are_identical(tmp_path) -> None:
         train(tmp_path / run, 2, killed, fixed=0)
     whole, cut = (torch.load(tmp_path / run / "found.pt", weights_only=True) for run in ("whole", "cut"))
     assert len(cut["statistics"]) > 10
-    for name in ("statistics", "weights"):
+    for name in ("statistics", "weights", "average"):
         torch.testing.assert_close(cut[name], whole[name], rtol=0, atol=0, msg=name)

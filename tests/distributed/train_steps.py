@@ -63,9 +63,12 @@ def train(task: Trainer, unreadable: int) -> dict[str, object]:
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
         rows = torch.randperm(len(task.clips), generator=generator)[:clips_read]
-        clips = torch.randint(0, 256, (clips_read, 3, 2, 32, 32), generator=generator)
+        frames = 2 * task.views_per_step
+        clips = torch.randint(0, 256, (clips_read, 3, frames, 32, 32), generator=generator)
         mine = slice(world.rank * BATCH // world.size, (world.rank + 1) * BATCH // world.size)
-        batch = Batch(0, rows[mine], clips[mine].to(torch.uint8), torch.ones(clips_read, 3)[mine], [])
+        batch = Batch(
+            0, rows[mine], clips[mine].to(torch.uint8), torch.ones(clips_read, 4 * task.views_per_step)[mine], []
+        )
         loss_scale = len(batch.rows) * world.size / clips_read
         scalars = task.train_step(batch, 0.0, loss_scale)
         losses.append(world.sum(scalars["loss"] * loss_scale) / world.size)

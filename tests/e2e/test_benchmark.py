@@ -112,7 +112,7 @@ def task() -> Pretraining:
 def batch(clips: int, failures: int = 0) -> Batch:
     pixels = torch.arange(clips, dtype=torch.uint8).view(-1, 1, 1, 1, 1)
     failed = [(99, "it is broken")] * failures
-    return Batch(0, torch.arange(clips), pixels.expand(-1, 3, 4, 32, 32), torch.ones(clips, 3), failed)
+    return Batch(0, torch.arange(clips), pixels.expand(-1, 3, 4, 32, 32), torch.ones(clips, 4), failed)
 
 
 def test_clips_are_repeated() -> None:
@@ -120,7 +120,7 @@ def test_clips_are_repeated() -> None:
     assert joined.rows.tolist() == [0, 1, 0, 0, 1, 0, 0]
     assert joined.clips[:, 0, 0, 0, 0].tolist() == joined.rows.tolist()
     assert joined.clips.is_contiguous(memory_format=torch.channels_last_3d)
-    assert joined.colors.shape == (7, 3)
+    assert joined.colors.shape == (7, 4)
     with pytest.raises(VideoError, match="it is broken"):
         _make_batch([batch(1, 7)], 8)
 

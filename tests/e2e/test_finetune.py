@@ -21,7 +21,7 @@ from tests.e2e.test_pretrain import lines, without_rates
 
 TINY = (
     "clip.size=32", "clip.frames=4", "video.width=4", "training.batch_size=8", "training.epochs=3",
-    "training.log_every=1", "training.workers=1", "classifier.dropout=0.3", "labels.hold_out=0.2",
+    "training.log_every=1", "training.workers=1", "classifier.dropout=0.3", "labels.hold_out=0.2", "training.ema=0.5",
 )  # fmt: skip
 
 

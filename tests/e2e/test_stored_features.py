@@ -44,7 +44,7 @@ def arguments(source: Path, rendered: Manifest) -> Callable[..., list[object]]:
         return pretrain_arguments(
             manifest.path, folder, "video.encoder=pretrained", f"video.source={source}", "video.train=head",
             "video.views=2", "clip.size=32", "clip.frames=2", "clip.stride=30", "clip.color_jitter=0.4",
-            "training.precision=fp32", f"training.epochs={EPOCHS}", *settings,
+            "clip.hue=0.2", "clip.area=[0.3,1]", "training.precision=fp32", f"training.epochs={EPOCHS}", *settings,
         )  # fmt: skip
 
     return make
@@ -69,7 +69,7 @@ def assert_equal_runs(one: Path, other: Path, **tolerance: float) -> None:
     "settings",
     [
         ("curriculum.strategy=frozen", "objective.name=in_batch", "head.dropout=0.5", "head.video_hidden=8"),
-        ("curriculum.stage2_epoch=2",),
+        ("curriculum.stage2_epoch=2", "objective.video_weight=0.5"),
         ("text.encoder=same", "curriculum.strategy=frozen", "head.projection=identity"),
     ],
 )
@@ -112,7 +112,11 @@ def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> No
 
 
 def test_killed_run_resumes_identically(arguments: Callable[..., list[object]], cache: Path, tmp_path: Path) -> None:
-    folder, settings = tmp_path / "run", ("training.checkpoint_steps=2", "training.log_every=1", "head.dropout=0.5")
+    folder = tmp_path / "run"
+    settings = (
+        "training.checkpoint_steps=2", "training.log_every=1", "head.dropout=0.5", "training.ema=0.8",
+        "objective.video_weight=0.5",
+    )  # fmt: skip
     run(*arguments(tmp_path / "whole", *settings))
     files = {path: path.stat().st_mtime_ns for path in cache.glob("*/features.npy")}
     for path in list(files)[:2]:

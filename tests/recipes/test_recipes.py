@@ -235,11 +235,17 @@ def test_an_unknown_key_suggests_the_nearest_one(given_key: str, nearest: str) -
         ("optimizer.text_head_factor=-1", ""),
         ("training.seed=4294967296", ""),
         ("training.workers=-1", ""),
+        ("training.ema=1", ""),
         ("optimizer.clip_norm=-1", ""),
         ("objective.bank_momentum=1", ""),
         ("clip.size=31", ""),
         ("clip.scale=[0.9, 1]", ""),
         ("clip.scale=[1.5, 1.2]", ""),
+        ("clip.area=[0, 1]", ""),
+        ("clip.area=[0.5, 1.1]", ""),
+        ("clip.aspect=[2, 1]", ""),
+        ("clip.hue=0.6", ""),
+        ("clip.grayscale=1.1", ""),
         ("clip.test_scale=0.5", ""),
         ("objective.name=rank", "'cross_pair', 'self_instance', "),
         ("objective.instances=weights", "cross_pair.*self_instance"),
@@ -260,6 +266,12 @@ def test_objectives_with_negatives_of_the_batch(name: str) -> None:
     refused("^laptop: objective.estimate", f"objective.name={name}", "objective.estimate=softmax")
     refused("^laptop: training.accumulate", f"objective.name={name}", "training.accumulate=2")
     load_recipe("laptop", ["objective.name=self_instance", "training.accumulate=2"])
+
+
+def test_two_views_of_the_whole_batch() -> None:
+    refused("^laptop: training.accumulate .*video_weight", "objective.video_weight=1", "training.accumulate=2")
+    refused("^laptop: video.views", "objective.video_weight=1", "video.train=head", "video.views=1")
+    refused("^laptop: objective.video_weight", "objective.video_weight=-1")
 
 
 @pytest.mark.parametrize(

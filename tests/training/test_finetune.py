@@ -49,7 +49,7 @@ def pretrained() -> InitWeights:
 def batch(rows: int = 8, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     clips = torch.randint(0, 256, (rows, 3, 2, 32, 32), generator=generator, dtype=torch.uint8)
-    return Batch(0, torch.arange(rows), clips, torch.ones(rows, 3), [])
+    return Batch(0, torch.arange(rows), clips, torch.ones(rows, 4), [])
 
 
 def test_loss_is_cross_entropy_with_the_videos_classes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,23 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from crosspair.config import ClipConfig, Recipe, TrainingConfig
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models import CPD
+from crosspair.models.hub import weights_hash
+from crosspair.objectives import Ranking
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
 from crosspair.training.finetune import Finetuning
-from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device, preprocess_clips
+from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device
 from crosspair.training.pretrain import Pretraining, draw_captions
 from crosspair.training.run import find_checkpoint, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
-from crosspair.video.pixels import jitter_colors, normalize
+from crosspair.video.pixels import jitter_colors, normalize, preprocess_clips, rotate_hues
 from tests.training import test_finetune
 
 PAIRS, CLIPS = 24, 7
@@ -36,7 +40,7 @@ def batch(seed: int = 0) -> Batch:
         epoch=0,
         rows=torch.randperm(PAIRS, generator=generator)[:CLIPS],
         clips=torch.randint(0, 256, (CLIPS, 3, 2, 32, 32), generator=generator).to(torch.uint8),
-        colors=torch.rand(CLIPS, 3, generator=generator) + 0.5,
+        colors=torch.rand(CLIPS, 4, generator=generator) + 0.5,
         failures=[(3, "broken")],
     )
 
@@ -67,15 +71,18 @@ def test_two_clips_per_microbatch_suffice(processes: int, parts: int) -> None:
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
+@pytest.mark.parametrize("hue", [0.0, 0.1])
 @pytest.mark.parametrize("parts", [1, 2, 3])
-def test_microbatches_concatenate_to_the_batch(jitter: float, parts: int) -> None:
-    whole, config = batch(), ClipConfig(color_jitter=jitter)
+def test_microbatches_concatenate_to_the_batch(jitter: float, hue: float, parts: int) -> None:
+    whole, config = batch(), ClipConfig(color_jitter=jitter, hue=hue)
     found = microbatches_to_device(whole, parts, CPU)
     assert [len(rows) for rows, _, _ in found] == {1: [7], 2: [4, 3], 3: [3, 2, 2]}[parts]
     assert torch.equal(torch.cat([rows for rows, _, _ in found]), whole.rows)
     expected = normalize(whole.clips)
+    if hue:
+        expected = rotate_hues(expected, whole.colors[:, 3])
     if jitter:
-        expected = jitter_colors(expected, whole.colors)
+        expected = jitter_colors(expected, whole.colors[:, :3])
     pixels = [preprocess_clips(clips, colors, config) for _, clips, colors in found]
     torch.testing.assert_close(torch.cat(pixels), expected)
 
@@ -145,7 +152,7 @@ def seen_captions(run: Pretraining, rows: list[int], epoch: int) -> dict[int, st
     """Train on a batch of some rows, and return the caption of each."""
     seen: list[Sequence[str]] = []
     hook = run.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
-    clips, colors = torch.zeros(len(rows), 3, 2, 32, 32, dtype=torch.uint8), torch.ones(len(rows), 3)
+    clips, colors = torch.zeros(len(rows), 3, 2, 32, 32, dtype=torch.uint8), torch.ones(len(rows), 4)
     run.train_step(Batch(epoch, torch.tensor(rows), clips, colors, []), 0.0, 1.0)
     hook.remove()
     return dict(zip(rows, seen[0], strict=True))
@@ -212,6 +219,89 @@ def test_class_weights_have_the_learning_rate_of_the_towers() -> None:
     weights = run.objective.discrimination.weights
     groups = [g for g in run.optimizer.param_groups if any(p is weights for p in g["params"])]
     assert [group["role"] for group in groups] == ["rest"]
+
+
+# --- average of the weights -----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_average_of_the_weights_matches_a_loop() -> None:
+    run, steps = task("training.ema=0.3"), 6
+    history: dict[str, list[torch.Tensor]] = {}
+    for number in range(steps):
+        if number == 2:
+            run.curriculum.stage = 2
+            run.enter_stage()
+        step(run, number)
+        for name, value in run.model.state_dict().items():
+            if not name.startswith("text_encoder") or number >= 2:
+                history.setdefault(name, []).append(value.clone())
+    expected: dict[str, torch.Tensor] = {}
+    for name, values in history.items():
+        if not name.endswith("num_batches_tracked"):
+            expected[name] = values[0]
+            for number, value in enumerate(values[1:], steps - len(values) + 1):
+                decay = min(0.3, (1 + number) / (10 + number))
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    assert any("running_var" in name for name in expected)
+    torch.testing.assert_close(run.average.values, expected)
+    assert not torch.equal(expected["video_head.weight"], history["video_head.weight"][-1])
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("export", ["last", "best"])
+def test_validation_and_exported_model_use_the_average(tmp_path, make_video, monkeypatch, export: str) -> None:
+    recipe, manifest = small_run(tmp_path, make_video, "training.ema=0.9", f"training.export={export}")
+    validated: list[str] = []
+    monkeypatch.setattr(Pretraining, "validate", lambda run: validated.append(run.model.hash) or {"mrr": 0.5})
+    model = pretrain(recipe, manifest, tmp_path / "run")
+    assert model is not None
+    assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash == validated[-1 if export == "last" else 0]
+    shared, _ = load_checkpoint(tmp_path / "run/checkpoints", 6)
+    weights, averages = shared["task"]["model"], shared["task"]["average"]["values"]
+    assert weights_hash(weights) not in validated  # they are back after the validation
+    assert weights_hash({**weights, **averages}) == validated[-1]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_pairs_with_the_same_captions_share_a_number() -> None:
+    run = task("objective.merge_titles=true", "objective.estimate=softmax")
+    assert run.bank.titles.tolist() == [row % 3 for row in range(PAIRS)]
+    plain = task("objective.estimate=softmax")
+    assert plain.bank.titles is None
+    losses = [float(each.train_step(batch(), 0.0, 1.0)["loss"]) for each in (run, plain)]
+    # Two thirds of the classes of each query are left, all with similar scores.
+    assert losses[1] - losses[0] == pytest.approx(-2 * math.log((1 + 2 * PAIRS / 3) / PAIRS), rel=0.5)
+
+
+# --- two views of a video -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_video_term_matches_a_loop() -> None:
+    temperature, weight = 0.2, 0.7
+    settings = ("objective.name=ranking", "objective.margin=0.3", f"objective.temperature={temperature}")
+    run = task(*settings, f"objective.video_weight={weight}")
+    before = run.bank.video.clone()
+    outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    run.model.register_forward_hook(lambda *arguments: outputs.append(arguments[-1]))
+    one = batch()
+    two = replace(one, clips=torch.cat([one.clips, one.clips.roll(1, 0)], dim=2), colors=one.colors.repeat(1, 2))
+    scalars = run.train_step(two, 0.0, 1.0)
+    ((views, text),) = outputs
+    assert (len(views), len(text)) == (2 * CLIPS, CLIPS)
+    first, second = views.detach()[::2], views.detach()[1::2]
+    expected = 0.0
+    for queries, candidates in ((first, second), (second, first)):
+        for i in range(CLIPS):
+            scores = [float(queries[i] @ candidate) / temperature for candidate in candidates]
+            expected += (math.log(sum(map(math.exp, scores))) - scores[i]) / CLIPS
+    ranking, _ = Ranking(0.3, World())(first, text.detach(), one.rows, run.bank)
+    assert float(scalars["loss_views"]) == pytest.approx(expected, rel=1e-5)
+    assert float(scalars["loss"]) == pytest.approx(float(ranking) + weight * expected, rel=1e-5)
+    momentum = run.recipe.objective.bank_momentum
+    entries = F.normalize(momentum * before[one.rows] + (1 - momentum) * first, dim=1)
+    torch.testing.assert_close(run.bank.video[one.rows], entries)  # the bank has the first view
 
 
 # --- validation -----------------------------------------------------------------------------------

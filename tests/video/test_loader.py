@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from crosspair.config import Clip, ClipConfig
 from crosspair.errors import RunError, VideoError
 from crosspair.video import loader
-from crosspair.video.loader import VIEW, Batch, TrainingOrder, explain_dead_workers, training_loader
+from crosspair.video.loader import VIEW, Batch, TrainingOrder, explain_dead_workers, training_loader, view_numbers
+from crosspair.video.pixels import separate_views
 from crosspair.video.views import load_view, training_view
 from tests.test_workers import is_running, wait_for
 
@@ -195,3 +197,31 @@ def test_a_view_depends_on_seed_epoch_and_row_alone(clips: list[Clip]) -> None:
             expected = load_view(clips[row], view, CONFIG)
             np.testing.assert_array_equal(pixels.permute(1, 2, 3, 0).numpy(), expected)
             assert colors.tolist() == pytest.approx(view.colors)
+
+
+def test_two_views_of_a_clip_lie_one_after_the_other(clips: list[Clip]) -> None:
+    order = TrainingOrder(len(clips), 4, 4, seed=7)
+    for batch in training_loader(clips, order, CONFIG, seed=7, workers=0, views=3, views_per_step=2):
+        assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
+        colors = separate_views(batch.colors, 2)
+        pixels = separate_views(batch.clips.transpose(1, 2), 2)  # (2B, T, 3, H, W)
+        assert pixels.data_ptr() == batch.clips.data_ptr()  # not copied
+        numbers = view_numbers(batch.epoch, 3, 2)
+        expected = [(row, number) for row in batch.rows.tolist() for number in numbers]
+        for (row, number), found, factors in zip(expected, pixels, colors, strict=True):
+            view = training_view(np.random.default_rng((7, VIEW, number, row)), CONFIG)
+            np.testing.assert_array_equal(found.permute(0, 2, 3, 1), load_view(clips[row], view, CONFIG))
+            assert factors.tolist() == pytest.approx(view.colors)
+
+
+@given(st.integers(0, 50), st.integers(1, 6))
+def test_epochs_use_views_in_turn(epoch: int, views: int) -> None:
+    assert view_numbers(epoch, views, 1) == [epoch % views]
+    assert view_numbers(epoch, 0, 1) == [epoch]
+    assert view_numbers(epoch, 0, 2) == [2 * epoch, 2 * epoch + 1]
+
+
+@given(st.integers(2, 6))
+def test_all_combinations_of_two_views_occur(views: int) -> None:
+    steps = [tuple(view_numbers(epoch, views, 2)) for epoch in range(views * (views - 1))]
+    assert set(steps) == set(itertools.permutations(range(views), 2))

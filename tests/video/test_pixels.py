@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from crosspair.video.pixels import MEAN, STD, jitter_colors, normalize
+from crosspair.video.pixels import MEAN, STD, jitter_colors, normalize, rotate_hues
 
 
 def clips(seed: int = 0) -> torch.Tensor:
@@ -46,3 +48,18 @@ def test_all_frames_of_a_clip_are_changed_alike() -> None:
     still = normalize(clips()[:, :, :1].expand(2, 3, 6, 4, 5))
     changed = jitter_colors(still, torch.tensor([[1.3, 0.7, 1.2], [0.8, 1.1, 0.6]]))
     torch.testing.assert_close(changed, changed[:, :, :1].expand_as(changed))
+
+
+def test_a_third_of_a_turn_exchanges_the_channels() -> None:
+    pixels = normalize(clips())
+    turned = rotate_hues(pixels, torch.tensor([2 * math.pi / 3, 0.0]))
+    torch.testing.assert_close(turned[0], pixels[0, [2, 0, 1]])
+    torch.testing.assert_close(turned[1], pixels[1])
+
+
+def test_rotated_hues_keep_brightness_and_chroma() -> None:
+    pixels = normalize(clips())
+    turned = rotate_hues(pixels, torch.tensor([0.3, -1.0]))
+    torch.testing.assert_close(turned.mean(dim=1), pixels.mean(dim=1))
+    torch.testing.assert_close(turned.norm(dim=1), pixels.norm(dim=1))
+    torch.testing.assert_close(rotate_hues(turned, torch.tensor([-0.3, 1.0])), pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,17 @@ def drawn(config: ClipConfig, count: int = 400) -> list[View]:
 
 @given(st.integers(0, 2**32 - 1))
 def test_every_view_lies_within_its_ranges(seed: int) -> None:
-    view = training_view(np.random.default_rng(seed), replace(PAPER, color_jitter=0.4))
+    config = replace(PAPER, color_jitter=0.4, hue=0.1, area=(0.2, 0.8), aspect=(0.5, 3))
+    view = training_view(np.random.default_rng(seed), config)
     assert 128 <= view.short_side <= 170
     for position in (view.position, view.across, view.down):
         assert 0 <= position < 1
-    assert all(0.6 <= factor <= 1.4 for factor in view.colors)
+    assert all(0.6 <= factor <= 1.4 for factor in view.colors[:3])
+    assert abs(view.colors[3]) <= 0.1 * 2 * math.pi
+    assert 0.2 <= view.area <= 0.8
+    assert 0.5 <= view.aspect <= 3
+    before = training_view(np.random.default_rng(seed), PAPER)  # the paper's draws do not depend on the options
+    assert replace(view, colors=before.colors, area=None, aspect=before.aspect) == before
 
 
 def test_half_of_the_views_are_mirrored_unless_flip_is_off() -> None:
@@ -37,6 +44,11 @@ def test_half_of_the_views_are_mirrored_unless_flip_is_off() -> None:
     mirrored = np.mean([view.flip for view in drawn(PAPER)])
     assert 0.4 < mirrored < 0.6
     assert not any(view.flip for view in drawn(replace(PAPER, flip=False)))
+
+
+def test_a_fraction_of_the_views_is_grey() -> None:
+    views = drawn(replace(PAPER, color_jitter=0.4, grayscale=0.2))
+    assert 0.1 < np.mean([view.colors[2] == 0 for view in views]) < 0.3
 
 
 def gradient(index: int, width: int, height: int) -> np.ndarray:
@@ -65,8 +77,33 @@ def test_the_crop_lies_where_the_view_says(scene: Clip, across: float, down: flo
     assert pixels[..., 1].mean() == pytest.approx(row, abs=6)
 
 
-def test_all_frames_are_cropped_alike_and_follow_each_other(scene: Clip) -> None:
-    view = training_view(np.random.default_rng(5), CONFIG)
+@pytest.mark.parametrize(
+    ("area", "aspect", "wide", "high"),
+    [  # of frames of 160×120
+        (0.25, 4 / 3, 80, 60),
+        (0.25, 1.0, 69.3, 69.3),
+        (0.48, 1 / 3, 40, 120),  # 55 × 166 does not fit
+        (1.0, 4 / 3, 160, 120),
+        (1.0, 1.0, 120, 120),
+    ],
+)
+@pytest.mark.parametrize("along", [0.0, 0.5, 1.0])
+def test_a_random_resized_crop_shows_its_region(
+    scene: Clip, area: float, aspect: float, wide: float, high: float, along: float
+) -> None:
+    view = View(0.0, short_side=1, across=along, down=along, area=area, aspect=aspect)
+    pixels = load_view(scene, view, CONFIG).astype(float)
+    assert pixels.shape == (4, 32, 32, 3)
+    for channel, axis, size, whole in ((0, 2, wide, 160), (1, 1, high, 120)):
+        first = along * (whole - size)
+        for position, at in ((0, first + size / 64), (-1, first + size - size / 64)):
+            found = pixels[..., channel].take(position, axis=axis).mean()
+            assert found == pytest.approx(255 * at / whole, abs=7)
+
+
+@pytest.mark.parametrize("area", [None, (0.5, 0.5)])
+def test_all_frames_are_cropped_alike_and_follow_each_other(scene: Clip, area: tuple[float, float] | None) -> None:
+    view = training_view(np.random.default_rng(5), replace(CONFIG, area=area))
     pixels = load_view(scene, view, CONFIG).astype(int)
     assert np.abs(pixels[..., :2] - pixels[:1, ..., :2]).mean() < 3
     steps = np.diff(pixels[..., 2].mean(axis=(1, 2)))

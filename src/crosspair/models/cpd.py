@@ -112,7 +112,7 @@ class CPD(VideoModel):
             return F.normalize(self.text_head(features), dim=1)
 
     def forward(self, clips: torch.Tensor, texts: Sequence[str] | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the embeddings f_v and f_t (B, D) of B pairs.
+        """Return the embeddings f_v and f_t (B, D) of clips and texts; their numbers may differ.
 
         Args:
             clips: as for `encode_video`, or the visual features (B, F) that a frozen encoder computed before.

@@ -35,6 +35,7 @@ class MemoryBank:
         self, pairs: int, dimensions: int, momentum: float, seed: int, world: World, dtype: torch.dtype = torch.float32
     ) -> None:
         self.pairs, self.momentum, self.world = pairs, momentum, world
+        self.titles: torch.Tensor | None = None  # (N,) int64 of each pair, if pairs of one title are no negatives
         rows = len(range(world.rank, pairs, world.size))
         self.video, self.text = torch.empty(2, rows, dimensions, dtype=dtype, device=world.device)
         self._init_entries(seed)
@@ -61,6 +62,21 @@ class MemoryBank:
             entries = entries[:, start : start + index.numel()]
         video, text = _to_float32(entries).view(2, *index.shape, -1)
         return video, text
+
+    def duplicates(self, index: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:
+        """Return which pairs are no negatives of others, since they share their title.
+
+        Args:
+            index: (B,) int64, pairs.
+            others: (n,) or (B, n) int64, pairs to compare each of them with.
+
+        Returns:
+            (B, n) bool, False for a pair and itself; None if no titles are set.
+        """
+        if self.titles is None:
+            return None
+        index = index.unsqueeze(1)
+        return (self.titles[index] == self.titles[others]) & (index != others)
 
     @torch.no_grad()
     def update(self, index: torch.Tensor, video: torch.Tensor, text: torch.Tensor) -> None:

@@ -34,20 +34,24 @@ class InBatch(nn.Module):
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the mean loss of this process's pairs; see `NoiseContrastive.forward`."""
-        del index, bank
         videos, texts, target = gather_batch(video, text, self.world)
+        duplicates = find_duplicates(index, bank, self.world)
         logits = [video @ texts.T / self.temperature, text @ videos.T / self.temperature]  # (B, n)
         if self.soft_targets:
             weights = (text @ texts.T / self.soft_targets).detach().softmax(dim=1)  # (B, n)
         else:
             weights = F.one_hot(target, len(texts)).to(text.dtype)
         positives = [(scores * weights).sum(dim=1) for scores in logits]
-        log_zs = [scores.logsumexp(dim=1) for scores in logits]
+        log_zs = [exclude(scores, duplicates).logsumexp(dim=1) for scores in logits]
         return nll_loss(positives, log_zs, len(texts), DIRECTIONS)
 
 
 def ranking_loss(
-    query: torch.Tensor, candidates: torch.Tensor, target: torch.Tensor, margin: float
+    query: torch.Tensor,
+    candidates: torch.Tensor,
+    target: torch.Tensor,
+    margin: float,
+    duplicates: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute Equation 4 in one direction, averaged over the queries.
 
@@ -59,16 +63,18 @@ def ranking_loss(
         candidates: (n, D) unit vectors of the other modality, n ≥ 2.
         target: (B,) int64, the row of ``candidates`` that is the positive of each query.
         margin: δ.
+        duplicates: (B, n) bool, candidates that are no negatives; None: all but the positive are.
 
     Returns:
         The loss, and the fraction of negatives within the margin, i.e. with a non-zero gradient.
     """
     similarities = query @ candidates.T  # (B, n)
     positive = similarities.gather(1, target.unsqueeze(1))  # (B, 1)
-    excess = (margin + similarities - positive).scatter(1, target.unsqueeze(1), 0.0)
-    negatives = candidates.shape[0] - 1
+    excess = (margin + exclude(similarities, duplicates) - positive).scatter(1, target.unsqueeze(1), 0.0)
+    others = candidates.shape[0] - 1
+    negatives = others if duplicates is None else (others - duplicates.sum(dim=1)).clamp(min=1).to(query.dtype)
     within = (excess.detach() > 0).sum(dim=1) / negatives
-    return excess.relu().sum(dim=1).mean() / negatives, within.mean()
+    return (excess.relu().sum(dim=1) * (others / negatives)).mean() / others, within.mean()
 
 
 class Ranking(nn.Module):
@@ -86,10 +92,10 @@ class Ranking(nn.Module):
         Instead of posteriors, the metrics contain the fraction of negatives within the margin and
         the mean similarity of positive pairs and of all pairings in the batch.
         """
-        del index, bank
         videos, texts, target = gather_batch(video, text, self.world)
+        duplicates = find_duplicates(index, bank, self.world)
         to_text, to_video = (
-            ranking_loss(query, candidates, target, self.margin)
+            ranking_loss(query, candidates, target, self.margin, duplicates)
             for query, candidates in ((video, texts), (text, videos))
         )
         losses = (to_text[0], to_video[0])
@@ -113,6 +119,16 @@ def gather_batch(
     start = world.offset(len(video))
     rows = torch.arange(start, start + len(video), device=video.device)
     return both[:, 0], both[:, 1], rows
+
+
+def find_duplicates(index: torch.Tensor, bank: MemoryBank, world: World) -> torch.Tensor | None:
+    """Return `MemoryBank.duplicates` of this process's pairs (B,) among the pairs of all processes, (B, n)."""
+    return None if bank.titles is None else bank.duplicates(index, world.gather_rows(index))
+
+
+def exclude(scores: torch.Tensor, duplicates: torch.Tensor | None) -> torch.Tensor:
+    """Set the scores (B, n) of duplicates to −∞."""
+    return scores if duplicates is None else scores.masked_fill(duplicates, -torch.inf)
 
 
 def all_gather_with_grad(rows: torch.Tensor, world: World) -> torch.Tensor:

@@ -22,7 +22,7 @@ from crosspair.device import to_device
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
 from crosspair.objectives.discrimination import Discrimination, step_metrics
-from crosspair.objectives.in_batch import all_gather_with_grad, reduce_scatter_rows
+from crosspair.objectives.in_batch import all_gather_with_grad, exclude, reduce_scatter_rows
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class NoiseContrastive(nn.Module):
         similarities = [
             ((query * positive).sum(dim=1) / task.temperature, noise / task.temperature)
             for query, positive, noise in zip(
-                queries, task.lookup(index, bank), self._noise_similarities(queries, bank), strict=True
+                queries, task.lookup(index, bank), self._noise_similarities(queries, index, bank), strict=True
             )
         ]
         self._update_log_z([noise for _, noise in similarities], bank.pairs)
@@ -123,20 +123,25 @@ class NoiseContrastive(nn.Module):
         """Restore the state of the noise generator."""
         self.generator.set_state(state)
 
-    def _noise_similarities(self, queries: Sequence[torch.Tensor], bank: MemoryBank) -> list[torch.Tensor]:
-        """Draw noise and return its dot products (B, m) with the queries of each distribution."""
+    def _noise_similarities(
+        self, queries: Sequence[torch.Tensor], index: torch.Tensor, bank: MemoryBank
+    ) -> list[torch.Tensor]:
+        """Draw noise and return its dot products (B, m) with the queries of each distribution, −∞ of duplicates."""
         task, m, batch = self.discrimination, self.config.noise_samples, len(queries[0])
         if self.config.noise == "batch":
-            samples = torch.randint(bank.pairs, (m,), generator=self.generator)
-            noise = task.lookup(to_device(samples, self.world.device), bank, shared=True)
-            return [_dot_products(*operands) for operands in zip(queries, noise, strict=True)]
+            samples = to_device(torch.randint(bank.pairs, (m,), generator=self.generator), self.world.device)
+            noise = task.lookup(samples, bank, shared=True)
+            dots = [_dot_products(*operands) for operands in zip(queries, noise, strict=True)]
+            duplicates = bank.duplicates(index, samples)
+            return [exclude(scores, duplicates) for scores in dots]
         counts = self.world.gather_counts(batch)
         samples = torch.randint(bank.pairs, (int(counts.sum()), m), generator=self.generator)
         start = int(counts[: self.world.rank].sum())
-        rows = to_device(samples[start : start + batch], self.world.device)
-        rows = task.world.gather_rows(rows)  # a no-op if the classes are not sharded
+        own_rows = to_device(samples[start : start + batch], self.world.device)
+        rows = task.world.gather_rows(own_rows)  # a no-op if the classes are not sharded
+        duplicates = bank.duplicates(index, own_rows)
         return [
-            sharded_gather_dot(query, columns, rows, task.world)
+            exclude(sharded_gather_dot(query, columns, rows, task.world), duplicates)
             for query, columns in zip(queries, task.classes(bank), strict=True)
         ]
 

@@ -6,7 +6,8 @@ mean class Σ_j p_j c_j, from which the gradient follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from crosspair.objectives.bank import MemoryBank
 from crosspair.objectives.discrimination import Discrimination, step_metrics
 
 CHUNK = 1 << 14  # classes per chunk
+EXCLUDED = -1e9  # logit of a class that is no negative; finite, since a chunk may have no other class
+
+Duplicates = Callable[[torch.Tensor], torch.Tensor | None]  # see `MemoryBank.duplicates`; from classes (n,) to (B, n)
 
 
 class ExactSoftmax(nn.Module):
@@ -40,8 +44,9 @@ class ExactSoftmax(nn.Module):
             (query * positive).sum(dim=1) / task.temperature
             for query, positive in zip(queries, task.lookup(index, bank), strict=True)
         ]
+        all_pairs = index if bank.titles is None else task.world.gather_rows(index)
         log_zs = [
-            log_normalizer(query, classes, task.temperature, task.world)
+            log_normalizer(query, classes, task.temperature, task.world, partial(bank.duplicates, all_pairs))
             for query, classes in zip(queries, task.classes(bank), strict=True)
         ]
         return nll_loss(positives, log_zs, bank.pairs, task.names)
@@ -67,7 +72,11 @@ def nll_loss(
 
 
 def log_normalizer(
-    query: torch.Tensor, classes: Sequence[torch.Tensor], temperature: float, world: World
+    query: torch.Tensor,
+    classes: Sequence[torch.Tensor],
+    temperature: float,
+    world: World,
+    duplicates: Duplicates = lambda _: None,
 ) -> torch.Tensor:
     """Compute log Σ_j exp(q·c_j/τ) over the classes of all processes, differentiably.
 
@@ -77,11 +86,14 @@ def log_normalizer(
             or one block (n, d) of learned weights, complete on every process.
         temperature: τ.
         world: processes that the classes are sharded over; a single process for learned weights.
+        duplicates: which of some classes (n,) to leave out of the sum for the queries of all processes; None: all
+            classes are in it, as those of learned weights must be.
 
     Returns:
         (B,).
     """
-    log_z: torch.Tensor = _LogNormalizer.apply(query, temperature, world, *classes)  # type: ignore[no-untyped-call]
+    log_z: torch.Tensor
+    log_z = _LogNormalizer.apply(query, temperature, world, duplicates, *classes)  # type: ignore[no-untyped-call]
     return log_z
 
 
@@ -93,15 +105,15 @@ class _LogNormalizer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, temperature: float, world: World, *classes: torch.Tensor
+        ctx: Any, query: torch.Tensor, temperature: float, world: World, duplicates: Duplicates, *classes: torch.Tensor
     ) -> torch.Tensor:
-        local_log_z, local_mean = _reduce_chunks(world.gather_rows(query), classes, temperature)
+        local_log_z, local_mean = _reduce_chunks(world.gather_rows(query), classes, temperature, world, duplicates)
         log_z = world.gather_rows(local_log_z.unsqueeze(0)).logsumexp(dim=0)  # (n,)
         mean = world.sum(local_mean * (local_log_z - log_z).exp().unsqueeze(1))
         start = world.offset(len(query))
         log_z, mean = (values[start : start + len(query)] for values in (log_z, mean))
         ctx.temperature = temperature
-        if any(ctx.needs_input_grad[3:]):
+        if any(ctx.needs_input_grad[4:]):
             (weights,) = classes
             assert world.size == 1, "learned classes are not sharded"
             ctx.save_for_backward(query, log_z, mean, weights)
@@ -113,24 +125,29 @@ class _LogNormalizer(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, log_z, mean, *learned = ctx.saved_tensors
         scaled = gradient.unsqueeze(1) / ctx.temperature  # (B, 1)
-        class_gradients: list[torch.Tensor | None] = [None] * (len(ctx.needs_input_grad) - 3)
+        class_gradients: list[torch.Tensor | None] = [None] * (len(ctx.needs_input_grad) - 4)
         for weights in learned:
             rows = []
             for chunk in _iter_chunks([weights], query.dtype):
                 p = (query @ chunk.T / ctx.temperature - log_z.unsqueeze(1)).exp()  # (B, chunk)
                 rows.append(p.T @ (query * scaled))
             class_gradients = [torch.cat(rows)]
-        return mean * scaled, None, None, *class_gradients
+        return mean * scaled, None, None, None, *class_gradients
 
 
 def _reduce_chunks(
-    query: torch.Tensor, classes: Sequence[torch.Tensor], temperature: float
+    query: torch.Tensor, classes: Sequence[torch.Tensor], temperature: float, world: World, duplicates: Duplicates
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute log Z (B,) and the mean class Σ_j p_j c_j (B, d) over the given classes, chunk by chunk."""
     log_z = query.new_full((len(query),), -torch.inf)
     mean = torch.zeros_like(query)
+    row = 0
     for chunk in _iter_chunks(classes, query.dtype):
         logits = query @ chunk.T / temperature  # (B, chunk)
+        rows = torch.arange(row, row + len(chunk), device=query.device)
+        row += len(chunk)
+        if (excluded := duplicates(rows * world.size + world.rank)) is not None:
+            logits = logits.masked_fill(excluded, EXCLUDED)
         new_log_z = torch.logaddexp(log_z, logits.logsumexp(dim=1))
         mean *= (log_z - new_log_z).exp().unsqueeze(1)
         mean += (logits - new_log_z.unsqueeze(1)).exp() @ chunk

@@ -25,6 +25,10 @@ from crosspair.files import read_yaml
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | FinetuneRecipe)
 FOLDERS: dict[type, str] = {Recipe: "", FinetuneRecipe: "finetune"}  # of the packaged files
 ADDED = (
+    ("clip", "hue"),
+    ("clip", "grayscale"),
+    ("clip", "area"),
+    ("clip", "aspect"),
     ("video", "encoder"),
     ("video", "source"),
     ("video", "train"),
@@ -35,11 +39,14 @@ ADDED = (
     ("head", "dropout"),
     ("head", "interpolation"),
     ("objective", "soft_targets"),
+    ("objective", "merge_titles"),
+    ("objective", "video_weight"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),
     ("multiview", "clips"),
     ("multiview", "crops"),
     ("multiview", "crop_scale"),
+    ("training", "ema"),
 )  # later; hashed only if not the default
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crosspair.config import Clip, ClipConfig, FinetuneRecipe, Recipe, TrainingConfig
+from crosspair.config import Clip, FinetuneRecipe, Recipe, TrainingConfig
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import check_frames, to_device
 from crosspair.distributed import World
@@ -30,10 +30,11 @@ from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models.classifier import Classifier
 from crosspair.models.cpd import CPD
 from crosspair.progress import graceful_shutdown, progress
+from crosspair.training.average import WeightAverage, average_running_stats
 from crosspair.training.profile import profile_steps, record_section
 from crosspair.training.run import RunFolder, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch, TrainingOrder, explain_dead_workers, training_loader
-from crosspair.video.pixels import jitter_colors, normalize
+from crosspair.video.pixels import preprocess_clips, separate_views
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Trainer(ABC):
     steps_per_epoch: int
     validation: Manifest  # may be empty
     views = 0  # different views of each clip, which epochs use in turn; 0: a new one in every epoch
+    views_per_step = 1  # views of each clip that a step reads, V
     min_checkpoint_steps = 0  # between checkpoints at the ends of epochs
 
     def __init__(self, recipe: Recipe | FinetuneRecipe, manifest: Manifest, world: World) -> None:
@@ -66,6 +68,7 @@ class Trainer(ABC):
         check_batch_size(recipe.training, world)
         self.recipe, self.manifest, self.world = recipe, manifest, world
         self.counts: dict[str, int] = {}  # pairs used and skipped in each split, to be logged
+        self.average = WeightAverage(recipe.training.ema)
         self.skipped: dict[str, str] = {}  # pair id and error message of unreadable training clips
         self.step = self._saved_step = 0  # training steps done; of the last checkpoint
         self._losses: dict[int, torch.Tensor] = {}  # by step, since the last `_check_finite`
@@ -127,14 +130,18 @@ class Trainer(ABC):
                 finished = self._run(batches)
             if finished:
                 if world.is_main and (config.export == "last" or not run_folder.model.exists()):
-                    self.export()
+                    with self.average.applied(self.model):
+                        self.export()
                 world.barrier()
             return finished
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
         """Return an iterable over the batches of an order."""
-        seed, workers = self.recipe.training.seed, self.recipe.training.workers
-        return training_loader(self.clips, order, self.recipe.clip, seed=seed, workers=workers, views=self.views)
+        training = self.recipe.training
+        return training_loader(
+            self.clips, order, self.recipe.clip, seed=training.seed, workers=training.workers,
+            views=self.views, views_per_step=self.views_per_step,
+        )  # fmt: skip
 
     def export(self) -> None:
         """Write the model to the run folder."""
@@ -201,7 +208,7 @@ class Trainer(ABC):
             return bool(stops)
         scalars = self.train_step(batch, epoch, clips * self.world.size / total)
         self._losses[self.step] = scalars["loss"]
-        self._throughput.clips += total
+        self._throughput.clips += total * self.views_per_step
         if self.step % config.log_every == 0:
             with record_section("logging"):
                 self._check_finite()
@@ -213,13 +220,14 @@ class Trainer(ABC):
     def _end_epoch(self, epochs_done: int) -> None:
         """Validate if due, export the best weights, and change the stage or the learning rate."""
         config = self.recipe.training
-        average_running_stats(self.model, self.world)
+        self._average_running_stats()
         due = epochs_done % config.validate_every == 0 or epochs_done == config.epochs
         if due and len(self.validation):
-            scores = self.validate()
-            self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
-            if self.observe(scores) and config.export == "best" and self.world.is_main:
-                self.export()
+            with self.average.applied(self.model):
+                scores = self.validate()
+                self.run_folder.record("validation", self.step, {"epoch": epochs_done, **scores})
+                if self.observe(scores) and config.export == "best" and self.world.is_main:
+                    self.export()
         event = self.advance(epochs_done)
         if event:
             logger.info("epoch %d: %s", epochs_done, event)
@@ -257,7 +265,8 @@ class Trainer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that is the same on all processes; called by each of them."""
-        return {name: getattr(self, name).state_dict() for name in self.saved}
+        state = {name: getattr(self, name).state_dict() for name in self.saved}
+        return {**state, "average": self.average.state_dict()}
 
     def rank_state_dict(self) -> dict[str, Any]:
         """Return the state that belongs to this process only."""
@@ -268,11 +277,13 @@ class Trainer(ABC):
         del ranks
         for name in self.saved:
             getattr(self, name).load_state_dict(state[name])
+        if self.average.decay:  # old checkpoints have none
+            self.average.load_state_dict(state["average"], self.world.device)
 
     def _save(self) -> None:
         """Merge skipped pairs, average the running statistics and write a checkpoint of the current step."""
         self._sync_skipped()
-        average_running_stats(self.model, self.world)
+        self._average_running_stats()
         rank_state = {"task": self.rank_state_dict(), "rng": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             rank_state["cuda_rng"] = torch.cuda.get_rng_state()
@@ -314,7 +325,8 @@ class Trainer(ABC):
         Args:
             batch: at least two clips.
             compute_loss: runs `network` on a microbatch: its rows (b,) on the CPU and its pixels
-                (b, 3, T, H, W), or stored features (b, F), on the device; returns the mean loss and scalars to log.
+                (b·V, 3, T, H, W), or stored features (b·V, F), on the device, with the V views of a row one after the
+                other; returns the mean loss and scalars to log.
             loss_scale: see `train_step`.
 
         Returns:
@@ -328,7 +340,10 @@ class Trainer(ABC):
             microbatches = microbatches_to_device(batch, count, self.world.device)
         for i, (rows, clips, colors) in enumerate(microbatches):
             with record_section("copy"):
-                pixels = preprocess_clips(clips, colors, self.recipe.clip) if clips.dim() == 5 else clips
+                if clips.dim() == 2:  # stored features
+                    pixels = separate_views(clips, self.views_per_step)
+                else:
+                    pixels = preprocess_clips(clips, colors, self.recipe.clip, self.views_per_step)
             with maybe_no_sync(self.network, last=i == count - 1):
                 loss, scalars = compute_loss(rows, pixels)
                 weight = len(rows) / len(batch.rows)
@@ -339,7 +354,7 @@ class Trainer(ABC):
         return means
 
     def step_optimizer(self) -> dict[str, torch.Tensor]:
-        """Clip the gradient norm, step the optimizer and zero the gradients.
+        """Clip the gradient norm, step the optimizer, zero the gradients and update the average of the weights.
 
         Returns:
             ``{"gradient_norm": …}``, the norm before clipping; empty without ``optimizer.clip_norm``.
@@ -350,7 +365,11 @@ class Trainer(ABC):
             metrics["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.average.update(self.model)
         return metrics
+
+    def _average_running_stats(self) -> None:
+        average_running_stats((*self.model.buffers(), *self.average.statistics), self.world)
 
 
 class _Throughput:
@@ -442,16 +461,6 @@ def wrap_ddp(model: nn.Module, world: World) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-@torch.no_grad()
-def average_running_stats(model: nn.Module, world: World) -> None:
-    """Replace the running statistics of every process by their mean over all processes."""
-    if world.size == 1:
-        return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(world.sum(buffer) / world.size)
-
-
 # --- microbatches -------------------------------------------------------------------------------
 
 
@@ -461,7 +470,7 @@ def microbatches_to_device(
     """Copy a batch to the device and split it into microbatches of nearly equal size.
 
     Returns:
-        Rows (b,) on the CPU, clips (b, 3, T, H, W) uint8 and colour factors (b, 3) on the device.
+        Rows (b,) on the CPU, and the columns ``clips`` and ``colors`` of `Batch` on the device.
     """
     tensors = [batch.clips, batch.colors]
     if device.type == "cuda":  # in a stream of its own, the copy overlaps with the previous step
@@ -478,12 +487,6 @@ def microbatches_to_device(
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def preprocess_clips(clips: torch.Tensor, colors: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """Normalise uint8 clips to float (B, 3, T, H, W); jitter by ``colors`` (B, 3) if the recipe does."""
-    pixels = normalize(clips)
-    return jitter_colors(pixels, colors) if clip.color_jitter else pixels
 
 
 def maybe_no_sync(network: nn.Module, last: bool) -> Any:

@@ -26,6 +26,7 @@ from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
 from crosspair.objectives import build_objective
 from crosspair.objectives.bank import MemoryBank
+from crosspair.objectives.in_batch import InBatch
 from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
@@ -69,7 +70,7 @@ def pretrain(
     training, folder = Pretraining(recipe, manifest, world or World(), init), Path(run_folder)
     if not training.train(folder, resume=resume, profile=profile):
         return None
-    if recipe.training.export == "best" or recipe.head.interpolation != 1:
+    if recipe.training.export == "best" or recipe.head.interpolation != 1 or recipe.training.ema:
         return CPD.from_pretrained(folder / MODEL).to(training.world.device)
     return training.model.eval()
 
@@ -90,18 +91,24 @@ class Pretraining(Trainer):
         seed = recipe.training.seed
         torch.manual_seed(seed)
         train, self.captions = self._build_model(init)
+        self.views_per_step = 2 if recipe.objective.video_weight else 1
         self.train_pairs, self.towers = train, None
         if recipe.video.trained_blocks == 0:
-            self.views = min(recipe.video.views, recipe.training.epochs)
+            self.views = min(recipe.video.views, max(recipe.training.epochs, self.views_per_step))
         self.stores_features = recipe.video.cache and self.views > 0
         self.clips, self.ids, pairs = train.clips(), train.column("pair_id"), len(train)
         self.steps_per_epoch = pairs // recipe.training.batch_size
         self._check_splits(pairs)
         self.objective = build_objective(recipe.objective, pairs, self.model.head.embedding, seed + 1, world)
+        self.between_views = InBatch(recipe.objective.temperature, world)
         self.bank = MemoryBank(
             pairs, self.model.head.embedding, recipe.objective.bank_momentum, seed, world,
             dtype_for(world.device, recipe.objective.bank_precision),
         )  # fmt: skip
+        if recipe.objective.merge_titles:
+            numbers: dict[tuple[str, ...], int] = {}
+            of_pairs = [numbers.setdefault(tuple(each), len(numbers)) for each in self.captions]
+            self.bank.titles = torch.tensor(of_pairs, device=world.device)
         self.optimizer = build_optimizer(self.model, self.objective, recipe.optimizer)
         self.curriculum = Curriculum(recipe.curriculum)
         torch.manual_seed(seed + world.rank)  # dropout differs between processes
@@ -151,7 +158,10 @@ class Pretraining(Trainer):
         self.network = wrap_ddp(self.model, self.world)
 
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
-        """Train on one batch with the recipe's objective, by default Equation 5, and update the bank."""
+        """Train on one batch with the recipe's objective, by default Equation 5, and update the bank.
+
+        The objective reads the first view of each video; ``objective.video_weight`` compares it with a second one.
+        """
         recipe, device = self.recipe, self.world.device
         lr = set_learning_rates(
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
@@ -162,11 +172,17 @@ class Pretraining(Trainer):
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
             titles = draw_captions(self.captions, rows.tolist(), recipe.training.seed, batch.epoch)
             with record_section("forward"), autocast(device, recipe.training.precision):
-                video, text = self.network(pixels, self.text_inputs(titles))  # (b, D) each
+                views, text = self.network(pixels, self.text_inputs(titles))  # (b·V, D), (b, D)
+            video, *others = views.view(len(text), self.views_per_step, -1).unbind(1)  # (b, D) each
             embeddings.append((video.detach(), text.detach()))
             with record_section("objective"):
-                result: LossAndMetrics = self.objective(video, text, to_device(rows, device), self.bank)
-            return result
+                batch_and_bank = to_device(rows, device), self.bank
+                loss, metrics = self.objective(video, text, *batch_and_bank)
+                for other in others:
+                    between_views, _ = self.between_views(video, other, *batch_and_bank)
+                    loss = loss + recipe.objective.video_weight * between_views
+                    metrics["loss_views"] = between_views.detach()
+            return loss, metrics
 
         metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
         with record_section("optimiser"):
@@ -190,7 +206,7 @@ class Pretraining(Trainer):
             self.towers.load_titles([*captions, *self.validation.column(self.recipe.text.column)])
         if len(self.validation):
             self.validation_videos = self.towers.load_videos(self.validation)
-        return stored_batches(order, self.towers.load_views(self.train_pairs, self.views))
+        return stored_batches(order, self.towers.load_views(self.train_pairs, self.views), self.views_per_step)
 
     def text_inputs(self, titles: Sequence[str]) -> Sequence[str] | torch.Tensor:
         """Return titles; or, if the text encoder is frozen and they are stored, their features (b, E) on the device."""

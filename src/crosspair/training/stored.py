@@ -24,8 +24,8 @@ from crosspair.evaluation.stored import (
 )
 from crosspair.models.cpd import CPD
 from crosspair.models.hub import weights_hash
-from crosspair.training.loop import preprocess_clips
-from crosspair.video.loader import Batch, TrainingOrder, training_loader
+from crosspair.video.loader import Batch, TrainingOrder, training_loader, view_numbers
+from crosspair.video.pixels import preprocess_clips
 
 
 class StoredTowers:
@@ -133,12 +133,14 @@ class ChunkOrder(TrainingOrder):
                 yield [(row, self.view) for row in chunk[first : first + self.batch_size]]
 
 
-def stored_batches(order: TrainingOrder, views: Sequence[StoredFeatures]) -> Iterator[Batch]:
+def stored_batches(order: TrainingOrder, views: Sequence[StoredFeatures], views_per_step: int) -> Iterator[Batch]:
     """Yield the batches of an order with the stored features of views, which epochs use in turn, instead of clips."""
     for jobs in order:
         epoch = jobs[0][1]
-        view = views[epoch % len(views)]
-        failures = [(row, view.failures[row]) for row, _ in jobs if row in view.failures]
-        rows = [row for row, _ in jobs if row not in view.failures]
-        features = view[rows] if rows else torch.empty(0)
-        yield Batch(epoch, torch.tensor(rows, dtype=torch.long), features, torch.ones(len(rows), 3), failures)
+        used = [views[number] for number in view_numbers(epoch, len(views), views_per_step)]
+        unreadable = {row: message for view in used for row, message in view.failures.items()}
+        failures = [(row, unreadable[row]) for row, _ in jobs if row in unreadable]
+        rows = [row for row, _ in jobs if row not in unreadable]
+        features = torch.cat([view[rows] for view in used], dim=1) if rows else torch.empty(0)
+        colors = torch.ones(len(rows), 4 * views_per_step)
+        yield Batch(epoch, torch.tensor(rows, dtype=torch.long), features, colors, failures)

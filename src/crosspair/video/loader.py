@@ -37,8 +37,10 @@ class Batch:
 
     epoch: int  # from 0
     rows: torch.Tensor  # (B,) int64, indices of the clips in the list that they were read from
-    clips: torch.Tensor  # (B, 3, T, H, W) uint8, RGB, in channels_last_3d order; or stored features (B, F) float32
-    colors: torch.Tensor  # (B, 3) float32, factors for `crosspair.video.pixels.jitter_colors`
+    # V views of each clip, one after the other: (B, 3, V·T, H, W) uint8, RGB, in channels_last_3d order; or stored
+    # features (B, V·F) float32.
+    clips: torch.Tensor
+    colors: torch.Tensor  # (B, V·4) float32: `View.colors`
     failures: list[tuple[int, str]]  # row and message of each clip that could not be read
 
     def pin_memory(self) -> Batch:
@@ -48,7 +50,14 @@ class Batch:
 
 
 def training_loader(
-    clips: Sequence[Clip], order: TrainingOrder, config: ClipConfig, *, seed: int, workers: int, views: int = 0
+    clips: Sequence[Clip],
+    order: TrainingOrder,
+    config: ClipConfig,
+    *,
+    seed: int,
+    workers: int,
+    views: int = 0,
+    views_per_step: int = 1,
 ) -> DataLoader[Any]:
     """Load a `Batch` of random views for each item of an order, without a pause between epochs.
 
@@ -59,13 +68,14 @@ def training_loader(
         seed: seed of the views.
         workers: number of decoding processes.
         views: number of different views of each clip, which epochs use in turn; 0: a new view in every epoch.
+        views_per_step: number of views of each clip in a batch, V.
 
     Raises:
         RunError: shared memory is too small for the batches.
     """
-    size = order.batch_size // order.world_size * 3 * config.frames * config.size**2  # bytes
+    size = order.batch_size // order.world_size * views_per_step * 3 * config.frames * config.size**2  # bytes
     return DataLoader(
-        _TrainingViews(clips, config, seed, views),
+        _TrainingViews(clips, config, seed, views, views_per_step),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_collate,
@@ -163,41 +173,59 @@ class TrainingOrder:
                 yield [(int(row), epoch) for row in part]
 
 
+def view_numbers(epoch: int, views: int, per_step: int) -> list[int]:
+    """Return the numbers of the views that each clip of an epoch is seen in.
+
+    Args:
+        epoch: from 0.
+        views: number of different views, which epochs use in turn, at least ``per_step``; 0: no limit.
+        per_step: number of views per clip, 1 or 2. All combinations of two occur over time.
+    """
+    if not views:
+        return [epoch * per_step + i for i in range(per_step)]
+    distance = 1 + epoch // views % max(views - 1, 1)
+    return [(epoch + i * distance) % views for i in range(per_step)]
+
+
 @dataclass(frozen=True)
-class _LoadedView:
+class _LoadedViews:
     row: int
     epoch: int
-    view: View
-    pixels: np.ndarray | None = None
+    views: list[View]
+    pixels: np.ndarray | None = None  # (V·T, H, W, 3)
     failure: str = ""
 
 
-class _TrainingViews(Dataset[_LoadedView]):
-    def __init__(self, clips: Sequence[Clip], config: ClipConfig, seed: int, views: int) -> None:
-        self.clips, self.config, self.seed, self.views = clips, config, seed, views
+class _TrainingViews(Dataset[_LoadedViews]):
+    def __init__(self, clips: Sequence[Clip], config: ClipConfig, seed: int, views: int, per_step: int) -> None:
+        self.clips, self.config, self.seed, self.views, self.per_step = clips, config, seed, views, per_step
 
-    def __getitem__(self, job: tuple[int, int]) -> _LoadedView:
-        """Load the random view of a (row, epoch); a VideoError is returned as `failure`."""
+    def __getitem__(self, job: tuple[int, int]) -> _LoadedViews:
+        """Load the random views of a (row, epoch); a VideoError is returned as `failure`."""
         row, epoch = job
-        number = epoch % self.views if self.views else epoch
-        view = training_view(np.random.default_rng((self.seed, VIEW, number, row)), self.config)
+        views = [
+            training_view(np.random.default_rng((self.seed, VIEW, number, row)), self.config)
+            for number in view_numbers(epoch, self.views, self.per_step)
+        ]
         try:
-            return _LoadedView(row, epoch, view, load_view(self.clips[row], view, self.config))
+            pixels = [load_view(self.clips[row], view, self.config) for view in views]
         except VideoError as error:
-            return _LoadedView(row, epoch, view, failure=str(error))
+            return _LoadedViews(row, epoch, views, failure=str(error))
+        return _LoadedViews(row, epoch, views, np.concatenate(pixels))
 
 
-def _collate(items: list[_LoadedView]) -> Batch:
+def _collate(items: list[_LoadedViews]) -> Batch:
     """Combine loaded views to a batch; those that failed are only in its `failures`."""
     good = [item for item in items if item.pixels is not None]
     pixels = [item.pixels for item in good if item.pixels is not None]
+    colors = [[view.colors for view in item.views] for item in good]
     # (B, T, H, W, C) in memory, seen as (B, C, T, H, W): channels_last_3d without a copy.
     clips = torch.from_numpy(np.stack(pixels)).permute(0, 4, 1, 2, 3) if good else torch.empty(0)
     return Batch(
         epoch=items[0].epoch,
         rows=torch.tensor([item.row for item in good], dtype=torch.long),
         clips=clips,
-        colors=torch.tensor([item.view.colors for item in good], dtype=torch.float32).view(-1, 3),
+        colors=torch.tensor(colors, dtype=torch.float32).view(len(good), 4 * len(items[0].views)),
         failures=[(item.row, item.failure) for item in items if item.pixels is None],
     )
 

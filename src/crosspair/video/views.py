@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,25 +25,35 @@ class View:
     """A region of a video in time and space, independent of the video's length and size."""
 
     position: float  # of the clip in time, 0 to 1
-    short_side: int  # of the resized frames, in pixels
+    short_side: int  # of the resized frames, in pixels, unless an area is given
     across: float = 0.5  # horizontal position of the crop, 0 (left) to 1 (right)
     down: float = 0.5  # vertical position of the crop, 0 (top) to 1 (bottom)
     flip: bool = False  # whether to mirror left and right
-    colors: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of brightness, contrast and saturation
+    colors: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0)  # factors of brightness, contrast, saturation; hue rotation in rad
+    area: float | None = None  # fraction of the frame that the crop covers; None: given by `short_side`
+    aspect: float = 1.0  # with an area, width / height of the crop before it is stretched to a square
 
 
 def training_view(generator: np.random.Generator, config: ClipConfig) -> View:
-    """Draw a random view for training (Section 4.2); for size 112, the paper's short sides are 128 to 170."""
+    """Draw a random view for training (Section 4.2); for size 112, the paper's short sides are 128 to 170.
+
+    With ``config.area``, the area is uniform and the aspect log-uniform, as in the random-resized crop of Inception.
+    """
     position, side, across, down, mirror = generator.random(5)
     low, high = round(config.scale[0] * config.size), round(config.scale[1] * config.size)
     brightness, contrast, saturation = 1 + config.color_jitter * generator.uniform(-1, 1, 3)
+    hue, grey, area, aspect = generator.random(4)
+    if grey < config.grayscale:
+        saturation = 0.0
     return View(
         position=position,
         short_side=low + int(side * (high - low + 1)),
         across=across,
         down=down,
         flip=config.flip and mirror < 0.5,
-        colors=(brightness, contrast, saturation),
+        colors=(brightness, contrast, saturation, 2 * math.pi * config.hue * (2 * hue - 1)),
+        area=None if config.area is None else config.area[0] + area * (config.area[1] - config.area[0]),
+        aspect=config.aspect[0] * (config.aspect[1] / config.aspect[0]) ** aspect,
     )
 
 
@@ -62,12 +73,24 @@ def load_view(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
 
 
 def load_frames(clip: Clip, view: View, config: ClipConfig) -> np.ndarray:
-    """Decode the frames (T, H, W, 3) of one view; the shorter of H and W is ``view.short_side``."""
+    """Decode the frames (T, H, W, 3) of one view, resized such that its crop is a square of ``config.size``."""
     return read_frames(
         clip,
         lambda length: clip_times(view.position, length, config.frames, config.stride),
-        lambda width, height: resize_short_side(width, height, view.short_side),
+        lambda width, height: _frame_size(view, width, height, config.size),
     )
+
+
+def _frame_size(view: View, width: float, height: float, size: int) -> tuple[int, int]:
+    """Return the (width, height) that frames are resized to.
+
+    A crop of the view's area that is wider or higher than the frame is reduced to fit, with the same aspect.
+    """
+    if view.area is None:
+        return resize_short_side(width, height, view.short_side)
+    wide, high = (math.sqrt(view.area * width * height * ratio) for ratio in (view.aspect, 1 / view.aspect))
+    enlarged = size * max(1, wide / width, high / height)
+    return max(size, round(enlarged * width / wide)), max(size, round(enlarged * height / high))
 
 
 def resize_short_side(width: float, height: float, short_side: int) -> tuple[int, int]:
