@@ -221,6 +221,10 @@ class ObjectiveConfig:
     text); the expected loss is the same, at batch-size times the cost."""
     normalizer: Literal["ema", "first"] = "ema"
     """For nce, estimate of Equation 3's denominator: a moving average, or the first batch's value."""
+    bank_init: Literal["random", "text", "towers"] = "random"
+    """Entries of the memory bank before the first step. random: unit vectors. text: text entries from
+    the titles, by the initial text tower. towers: video entries, too, one clip per video. With text
+    and towers, the first visit of a pair replaces its entries."""
     bank_momentum: float = 0.5
     """Weight of the old entry in an update of the memory bank."""
     bank_precision: Literal["fp32", "bf16"] = "fp32"
@@ -230,6 +234,11 @@ class ObjectiveConfig:
     """δ of ranking: minimum difference between the similarity of a pair and of its negatives."""
     soft_targets: float = 0.0
     """For in_batch, temperature of targets by the similarity of titles; 0: each pair is its only target."""
+
+    @property
+    def uses_bank(self) -> bool:
+        """Whether the loss reads the memory bank."""
+        return self.name in {"cross_pair", "self_instance"} and self.instances == "bank"
 
     def __post_init__(self) -> None:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")

@@ -35,6 +35,7 @@ ADDED = (
     ("head", "dropout"),
     ("head", "interpolation"),
     ("objective", "soft_targets"),
+    ("objective", "bank_init"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),
 )  # later; hashed only if not the default

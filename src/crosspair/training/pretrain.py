@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, TextError
-from crosspair.evaluation.encode import eval_mode
+from crosspair.evaluation.encode import encode_plans, eval_mode
 from crosspair.evaluation.features import extract_features
 from crosspair.evaluation.retrieval import retrieval
+from crosspair.evaluation.stored import StoredFeatures
+from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
 from crosspair.objectives import build_objective
 from crosspair.objectives.bank import MemoryBank
+from crosspair.progress import progress
 from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
@@ -35,6 +40,7 @@ from crosspair.video.loader import CAPTION, Batch, TrainingOrder
 
 logger = logging.getLogger(__name__)
 
+BANK = 3  # use of a generator; the others are in `crosspair.video.loader`
 TEXTS = 256  # texts of a call of the text encoder in validation
 MIN_CHECKPOINT_STEPS = 1000  # with stored features, between checkpoints: epochs may last less than a second
 
@@ -83,6 +89,7 @@ class Pretraining(Trainer):
     model: CPD
     stores_features: bool  # whether the views are encoded before the training, by a frozen encoder
     towers: StoredTowers | None  # stored features
+    stored_views: list[StoredFeatures]  # of the training pairs, if features are stored
     validation_videos: tuple[list[int], torch.Tensor]  # rows and stored features (V, F) of split val
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
@@ -190,13 +197,79 @@ class Pretraining(Trainer):
             self.towers.load_titles([*captions, *self.validation.column(self.recipe.text.column)])
         if len(self.validation):
             self.validation_videos = self.towers.load_videos(self.validation)
-        return stored_batches(order, self.towers.load_views(self.train_pairs, self.views))
+        self.stored_views = self.towers.load_views(self.train_pairs, self.views)
+        return stored_batches(order, self.stored_views)
+
+    def _run(self, batches: Iterable[Batch]) -> bool:
+        """Fill the memory bank before the first step, and train."""
+        if not self.step:
+            self.fill_bank()
+        return super()._run(batches)
+
+    def fill_bank(self) -> None:
+        """Fill the memory bank from the initial towers, unless its entries are to be random.
+
+        A pair is encoded by the first of its known captions, and by one clip in the middle of its video or its first
+        stored view. Batches have the size of a micro-batch, are each encoded by one process, and are normalised by
+        their own statistics, so entries do not depend on the number of processes. The video entries of unreadable
+        videos stay random.
+        """
+        config, training, world = self.recipe.objective, self.recipe.training, self.world
+        if config.bank_init == "random" or not config.uses_bank:
+            return
+        pairs, size = len(self.captions), training.batch_size // training.accumulate
+        count = -(-pairs // size)  # batches; the last is completed by pairs of the first, for its statistics
+        order = np.random.default_rng((training.seed, BANK)).permutation(pairs)
+        batches = np.resize(order, (count, size)).tolist()
+        with (
+            batch_statistics(self.model), torch.no_grad(), force_eager(training),
+            autocast(world.device, training.precision),
+            progress("filling the memory bank", pairs, "pairs", shown=world.is_main) as bar,
+        ):  # fmt: skip
+            videos = self._iter_visual_features(batches[world.rank :: world.size])
+            for number in range(world.rank, -(-count // world.size) * world.size, world.size):
+                rows = batches[number] if number < count else []
+                new = rows[: max(0, pairs - number * size)]  # without the pairs that complete the batch
+                text = video = self.bank.text.new_empty(0, self.bank.text.shape[1])
+                if rows:
+                    text = self.model.project_text(self._text_features([self.captions[row][0] for row in rows]))
+                self.bank.fill(torch.tensor(new, dtype=torch.long), "text", text[: len(new)])
+                if config.bank_init == "towers":
+                    features = next(videos) if rows else []
+                    readable = [i for i, each in enumerate(features) if each is not None]
+                    if len(readable) > 1:
+                        visual = torch.cat([each for each in features if each is not None])
+                        video = self.model.project_video(to_device(visual, world.device))
+                    filled = [rows[i] for i in readable[: len(video)] if i < len(new)]
+                    self.bank.fill(torch.tensor(filled, dtype=torch.long), "video", video[: len(filled)])
+                bar.advance(min(pairs, (number + world.size) * size))
+
+    def _iter_visual_features(self, batches: Sequence[Sequence[int]]) -> Iterator[list[torch.Tensor | None]]:
+        """Yield for batches of training pairs the feature (1, F) of each video on the CPU, None if it is unreadable."""
+        if self.towers:
+            view = self.stored_views[0]
+            yield from ([None if row in view.failures else view[[row]] for row in rows] for rows in batches)
+            return
+
+        def network(clips: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.model.visual_features(to_device(clips, self.world.device)).float().cpu(),)
+
+        plans = [whole_video_plan(row, self.clips[row], clips=1) for rows in batches for row in rows]
+        workers, size = self.recipe.training.workers, len(batches[0]) if batches else 1
+        encoded = encode_plans(plans, network, self.recipe.clip, batch_size=size, workers=workers)
+        for rows in batches:
+            yield [video.sums[0] if video.groups else None for video in islice(encoded, len(rows))]
 
     def text_inputs(self, titles: Sequence[str]) -> Sequence[str] | torch.Tensor:
         """Return titles; or, if the text encoder is frozen and they are stored, their features (b, E) on the device."""
         if self.towers and self.curriculum.stage == 1:
             return to_device(self.towers.text_features(titles), self.world.device)
         return titles
+
+    def _text_features(self, titles: Sequence[str]) -> torch.Tensor:
+        """Return the features (b, E) of titles by the text encoder, on the device."""
+        inputs = self.text_inputs(titles)
+        return inputs if isinstance(inputs, torch.Tensor) else self.model.text_encoder(inputs)
 
     def validate(self) -> dict[str, float]:
         """Compute retrieval in both directions on split val, with one centre clip per video.
@@ -230,9 +303,7 @@ class Pretraining(Trainer):
             rows, visual = features.rows.tolist(), features.visual
         column = self.validation.column(self.recipe.text.column)
         titles = [column[row] for row in rows]
-        parts = [self.text_inputs(titles[i : i + TEXTS]) for i in range(0, len(titles), TEXTS)]
-        encoder = self.model.text_encoder
-        text = [part if isinstance(part, torch.Tensor) else encoder(part) for part in parts]
+        text = [self._text_features(titles[i : i + TEXTS]) for i in range(0, len(titles), TEXTS)]
         return visual.to(device), torch.cat(text)
 
     def _retrieval_scores(self, visual: torch.Tensor, text: torch.Tensor, weight: float) -> dict[str, float]:
@@ -273,6 +344,24 @@ class Pretraining(Trainer):
         super().load_state_dict(state, ranks)
         self.bank.load_state_dict([each["bank"] for each in ranks])
         self.enter_stage()
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, but let batch normalisation that is trained use the statistics of each batch.
+
+    Running statistics do not change, and processes do not communicate.
+    """
+    norms = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training]
+    running = [(norm.running_mean, norm.running_var) for norm in norms]
+    with eval_mode(model):
+        for norm in norms:
+            norm.running_mean = norm.running_var = None
+        try:
+            yield
+        finally:
+            for norm, (mean, variance) in zip(norms, running, strict=True):
+                norm.running_mean, norm.running_var = mean, variance
 
 
 def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:
