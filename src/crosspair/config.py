@@ -221,6 +221,8 @@ class ObjectiveConfig:
     text); the expected loss is the same, at batch-size times the cost."""
     normalizer: Literal["ema", "first"] = "ema"
     """For nce, estimate of Equation 3's denominator: a moving average, or the first batch's value."""
+    normalizer_decay: float = 0.99
+    """Weight of the old estimates in the moving average after many steps; early ones are averaged evenly."""
     bank_init: Literal["random", "text", "towers"] = "random"
     """Entries of the memory bank before the first step. random: unit vectors. text: text entries from
     the titles, by the initial text tower. towers: video entries, too, one clip per video. With text
@@ -242,7 +244,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
-        check_fields("objective", self, FRACTION, "bank_momentum")
+        check_fields("objective", self, FRACTION, "bank_momentum", "normalizer_decay")
         check_fields("objective", self, NON_NEGATIVE, "soft_targets")
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)

@@ -69,7 +69,7 @@ def assert_equal_runs(one: Path, other: Path, **tolerance: float) -> None:
     "settings",
     [
         ("curriculum.strategy=frozen", "objective.name=in_batch", "head.dropout=0.5", "head.video_hidden=8"),
-        ("curriculum.stage2_epoch=2",),
+        ("curriculum.stage2_epoch=2", "objective.bank_init=text"),
         ("text.encoder=same", "curriculum.strategy=frozen", "head.projection=identity"),
     ],
 )
@@ -113,6 +113,7 @@ def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> No
 
 def test_killed_run_resumes_identically(arguments: Callable[..., list[object]], cache: Path, tmp_path: Path) -> None:
     folder, settings = tmp_path / "run", ("training.checkpoint_steps=2", "training.log_every=1", "head.dropout=0.5")
+    settings = (*settings, "objective.bank_init=towers")
     run(*arguments(tmp_path / "whole", *settings))
     files = {path: path.stat().st_mtime_ns for path in cache.glob("*/features.npy")}
     for path in list(files)[:2]:

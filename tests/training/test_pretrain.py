@@ -143,6 +143,20 @@ def test_missing_compiler_raises_one_line(monkeypatch) -> None:
 # --- learned class weights (Equation 1) ---------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_z_changes_once_per_step() -> None:
+    whole, split = task(), task("training.batch_size=6", "training.accumulate=3")
+    seen: list[torch.Tensor] = []
+    split.objective.register_forward_hook(lambda module, *_: seen.append(module.log_z.clone()))
+    for number in range(2):
+        for each in (whole, split):
+            each.train_step(batch(number), 0.0, 1.0)
+    assert len(seen) == 6
+    assert all(torch.equal(seen[i], seen[i - i % 3]) for i in range(6))
+    assert not torch.equal(seen[2], seen[3])
+    assert torch.equal(split.objective.weight, whole.objective.weight)
+
+
 # --- several captions per video -------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ ADDED = (
     ("head", "interpolation"),
     ("objective", "soft_targets"),
     ("objective", "bank_init"),
+    ("objective", "normalizer_decay"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),
 )  # later; hashed only if not the default

@@ -28,7 +28,7 @@ from crosspair.evaluation.stored import StoredFeatures
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
-from crosspair.objectives import build_objective
+from crosspair.objectives import NoiseContrastive, build_objective
 from crosspair.objectives.bank import MemoryBank
 from crosspair.progress import progress
 from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
@@ -164,15 +164,17 @@ class Pretraining(Trainer):
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
             recipe.optimizer, recipe.curriculum,
         )  # fmt: skip
-        embeddings = []
+        embeddings: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
             titles = draw_captions(self.captions, rows.tolist(), recipe.training.seed, batch.epoch)
             with record_section("forward"), autocast(device, recipe.training.precision):
                 video, text = self.network(pixels, self.text_inputs(titles))  # (b, D) each
-            embeddings.append((video.detach(), text.detach()))
+            if isinstance(self.objective, NoiseContrastive):
+                self.objective.first_microbatch = not embeddings
             with record_section("objective"):
                 result: LossAndMetrics = self.objective(video, text, to_device(rows, device), self.bank)
+            embeddings.append((video.detach(), text.detach()))
             return result
 
         metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
