@@ -204,16 +204,20 @@ OBJECTIVES_WITH = {  # objectives that use a field; the others require its defau
 class ObjectiveConfig:
     """The loss (Sections 3.1 and 3.2; docs/objectives.md compares the objectives)."""
 
-    name: Literal["cross_pair", "self_instance", "ranking", "in_batch"] = "cross_pair"
+    name: Literal["cross_pair", "self_instance", "ranking", "in_batch", "siglip"] = "cross_pair"
     """cross_pair: the paper's, Equation 3. self_instance: Equations 1 and 2. ranking: Equation 4.
-    in_batch: Equation 3 over the batch instead of all pairs, as in CLIP."""
+    in_batch: Equation 3 over the batch instead of all pairs, as in CLIP. siglip: a sigmoid for each
+    combination of a video and a text of the batch, with a learned temperature and bias."""
     estimate: Literal["nce", "softmax"] = "nce"
     """For cross_pair and self_instance. nce: from noise samples, Equation 5. softmax: exact, over all pairs."""
     instances: Literal["bank", "weights"] = "bank"
     """Class vectors of self_instance. bank: memory-bank entries, Equation 2. weights: two learned
     vectors per pair, Equation 1."""
     temperature: float = 0.07
-    """τ of Equations 2 and 3, and of in_batch; Equations 1 and 4 have none."""
+    """τ of Equations 2 and 3, and of in_batch; Equations 1 and 4 have none. siglip starts at 0.1."""
+    learnable_temperature: bool = False
+    """Learn τ, as log(1/τ) without weight decay and with 1/τ up to 100; only for in_batch and
+    estimate=softmax. NCE takes Z as a constant, and so has no valid gradient of τ."""
     noise_samples: int = 4096
     """m of Equation 5: bank entries that serve as negatives of each pair."""
     noise: Literal["batch", "pair"] = "batch"
@@ -246,6 +250,14 @@ class ObjectiveConfig:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
         check_fields("objective", self, FRACTION, "bank_momentum", "normalizer_decay")
         check_fields("objective", self, NON_NEGATIVE, "soft_targets")
+        if self.learnable_temperature and not (
+            self.name == "in_batch" or (self.uses_bank and self.estimate == "softmax")
+        ):
+            raise RecipeError(
+                f"objective.learnable_temperature is true, which objective.name={self.name} with "
+                f"objective.estimate={self.estimate} and objective.instances={self.instances} does not support; use "
+                "objective.name=in_batch or siglip, or objective.estimate=softmax with objective.instances=bank"
+            )
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:

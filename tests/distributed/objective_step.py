@@ -26,6 +26,9 @@ OBJECTIVES = {
     "weights, softmax": {"name": "self_instance", "instances": "weights", "estimate": "softmax"},
     "ranking": {"name": "ranking", "margin": 0.5},
     "in_batch": {"name": "in_batch"},
+    "in_batch, learned": {"name": "in_batch", "learnable_temperature": True},
+    "cross_pair, learned": {"estimate": "softmax", "learnable_temperature": True},
+    "siglip": {"name": "siglip"},
 }  # fmt: skip
 PAIRS, DIMENSIONS, STEPS = 23, 5, 2
 BATCH_SIZES = {1: (6,), 2: (2, 4)}  # per process; they differ if clips fail to decode

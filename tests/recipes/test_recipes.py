@@ -23,6 +23,7 @@ from crosspair.objectives import (
     NoiseContrastive,
     Ranking,
     SelfInstance,
+    SigLIP,
     build_objective,
 )
 from crosspair.recipes import (
@@ -127,6 +128,7 @@ def test_hashes_are_stable() -> None:
         (["name=self_instance", "instances=weights", "estimate=softmax"], ExactSoftmax, LearnedInstance),
         (["name=ranking", "margin=0.3"], Ranking, None),
         (["name=in_batch", "estimate=nce"], InBatch, None),
+        (["name=siglip"], SigLIP, None),
     ],
 )
 def test_build_objective(overrides, estimate, discrimination) -> None:
@@ -137,7 +139,7 @@ def test_build_objective(overrides, estimate, discrimination) -> None:
         assert type(objective.discrimination) is discrimination
         expected = 1.0 if discrimination is LearnedInstance else 0.5  # laptop's
         assert objective.discrimination.temperature == expected
-    else:
+    elif estimate is not SigLIP:
         assert (objective.margin if estimate is Ranking else objective.temperature) in (0.3, 0.5)
 
 
@@ -225,6 +227,8 @@ def test_an_unknown_key_suggests_the_nearest_one(given_key: str, nearest: str) -
         ("objective.name=rank", "'cross_pair', 'self_instance', "),
         ("objective.instances=weights", "cross_pair.*self_instance"),
         ("objective.margin=0.4", "cross_pair.*ranking"),
+        ("objective.learnable_temperature=true", "cross_pair.*nce"),
+        ("objective.normalizer_decay=1", ""),
     ],
 )
 def test_an_invalid_value(override: str, expected: str) -> None:

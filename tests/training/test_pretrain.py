@@ -298,6 +298,27 @@ def test_best_model_is_written_and_returned(tmp_path, make_video, monkeypatch) -
     assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["siglip", "in_batch"])
+def test_learned_temperature_is_trained_and_saved(tmp_path, make_video, name: str) -> None:
+    settings = [f"objective.name={name}", "optimizer.name=sgd", "optimizer.lr=0.1"]
+    if name == "in_batch":
+        settings += ["objective.learnable_temperature=true", "objective.temperature=0.2"]
+    recipe, manifest = small_run(tmp_path, make_video, *settings)
+    run = Pretraining(recipe, manifest, World())
+    scalars = {id(each) for each in run.objective.parameters()}
+    groups = [g for g in run.optimizer.param_groups if any(id(p) in scalars for p in g["params"])]
+    assert [(group["role"], group["weight_decay"]) for group in groups] == [("rest", 0.0)]
+    initial = float(run.objective.temperature())
+    run.train(tmp_path / "run", resume=False)
+    trained = float(run.objective.temperature())
+    assert trained != pytest.approx(initial, rel=1e-4)
+    assert CPD.from_pretrained(tmp_path / "run/model").temperature == trained
+    again = Pretraining(recipe, manifest, World())
+    again.train(tmp_path / "run", resume=True)
+    assert float(again.objective.temperature()) == trained
+
+
 # --- initial entries of the memory bank -----------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ ADDED = (
     ("objective", "soft_targets"),
     ("objective", "bank_init"),
     ("objective", "normalizer_decay"),
+    ("objective", "learnable_temperature"),
     ("optimizer", "encoder_factor"),
     ("optimizer", "layer_decay"),
 )  # later; hashed only if not the default

@@ -28,7 +28,7 @@ from crosspair.evaluation.stored import StoredFeatures
 from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
-from crosspair.objectives import NoiseContrastive, build_objective
+from crosspair.objectives import LearnedTemperature, NoiseContrastive, build_objective
 from crosspair.objectives.bank import MemoryBank
 from crosspair.progress import progress
 from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
@@ -322,7 +322,10 @@ class Pretraining(Trainer):
         return scores
 
     def export(self) -> None:
-        """Write the model, with heads that are interpolated as the recipe says."""
+        """Write the model with its temperature, if that is learned, and heads interpolated as the recipe says."""
+        temperature = getattr(self.objective, "temperature", None)
+        if isinstance(temperature, LearnedTemperature):
+            self.model.temperature = float(temperature())
         with self.model.interpolated(self.recipe.head.interpolation):
             super().export()
 
