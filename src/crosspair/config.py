@@ -242,6 +242,11 @@ class ObjectiveConfig:
     """For in_batch, temperature of targets by the similarity of titles; 0: each pair is its only target."""
 
     @property
+    def compares_batch(self) -> bool:
+        """Whether the negatives of a pair are the other pairs of the batch."""
+        return self.name in {"ranking", "in_batch", "siglip"}
+
+    @property
     def uses_bank(self) -> bool:
         """Whether the loss reads the memory bank."""
         return self.name in {"cross_pair", "self_instance"} and self.instances == "bank"
@@ -342,7 +347,8 @@ class TrainingConfig:
     batch_size: int = 256
     """Clips per step, over all processes."""
     accumulate: int = 1
-    """Number of micro-batches per step (gradient accumulation), to save memory."""
+    """Number of micro-batches per step (gradient accumulation), to save memory. ranking, in_batch and
+    siglip encode each micro-batch twice, since they compare all pairs of the batch (gradient caching)."""
     seed: int = 0
     """Seed of all random numbers."""
     workers: int = 2
@@ -399,12 +405,6 @@ class Recipe:
             raise RecipeError(
                 f"head.interpolation is {self.head.interpolation}, but encoders are trained; set video.train=head and "
                 "curriculum.strategy=frozen, or head.interpolation=1"
-            )
-        name, accumulate = self.objective.name, self.training.accumulate
-        if name in {"ranking", "in_batch"} and accumulate > 1:
-            raise RecipeError(
-                f"training.accumulate is {accumulate}; objective.name={name} takes its negatives from the whole batch "
-                "and requires 1. To save memory, lower training.batch_size"
             )
 
 

@@ -240,11 +240,9 @@ def test_micro_batches_of_equal_size_above_1(override: str) -> None:
     refused("^laptop: training.batch_size", override)
 
 
-@pytest.mark.parametrize("name", ["ranking", "in_batch"])
+@pytest.mark.parametrize("name", ["ranking", "in_batch", "siglip"])
 def test_objectives_with_negatives_of_the_batch(name: str) -> None:
     refused("^laptop: objective.estimate", f"objective.name={name}", "objective.estimate=softmax")
-    refused("^laptop: training.accumulate", f"objective.name={name}", "training.accumulate=2")
-    load_recipe("laptop", ["objective.name=self_instance", "training.accumulate=2"])
 
 
 @pytest.mark.parametrize(

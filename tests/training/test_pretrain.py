@@ -157,6 +157,58 @@ def test_z_changes_once_per_step() -> None:
     assert torch.equal(split.objective.weight, whole.objective.weight)
 
 
+# --- gradient caching ---------------------------------------------------------------------------
+
+BATCH_OBJECTIVES = (
+    ("objective.name=ranking", "objective.margin=0.5"),
+    ("objective.name=in_batch", "objective.soft_targets=0.2", "objective.learnable_temperature=true"),
+    ("objective.name=siglip",),
+)
+
+
+def gradients(*settings: str, fixed: bool = True) -> tuple[dict[str, torch.Tensor], Pretraining]:
+    """Return metrics and the gradients of all parameters in a step of seven clips, and the task after it."""
+    run, found = task("curriculum.strategy=joint", "optimizer.clip_norm=1", *settings), {}
+    for module in run.model.modules() if fixed else ():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    names = {**dict(run.model.named_parameters()), **dict(run.objective.named_parameters())}
+    run.optimizer.register_step_pre_hook(lambda *_: found.update({n: p.grad.clone() for n, p in names.items()}))
+    metrics = run.train_step(batch(), 0.0, 1.0)
+    return {**found, **metrics}, run
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("settings", BATCH_OBJECTIVES)
+def test_cached_gradients_are_those_of_the_whole_batch(settings: tuple[str, ...]) -> None:
+    whole, at_once = gradients(*settings)
+    cached, split = gradients("training.batch_size=9", "training.accumulate=3", *settings)
+    assert len(whole) > 30
+    torch.testing.assert_close(cached, whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(split.bank.video, at_once.bank.video)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_both_passes_of_gradient_caching_are_equal() -> None:
+    settings = ("training.batch_size=9", "training.accumulate=3", "head.dropout=0.5", BATCH_OBJECTIVES[2][0])
+    seen: list[torch.Tensor] = []
+    statistics = {}
+    for accumulated in (True, False):
+        run = task(*settings)
+        run.model.register_forward_hook(lambda _, __, output: seen.append(torch.cat(output).detach()))
+        if not accumulated:  # the forward passes of plain accumulation
+            run.objective = task("training.batch_size=9", "training.accumulate=3").objective
+            run.recipe = replace(run.recipe, objective=replace(run.recipe.objective, name="cross_pair"))
+        torch.manual_seed(3)
+        run.train_step(batch(), 0.0, 1.0)
+        statistics[accumulated] = [*run.model.buffers(), torch.get_rng_state()]
+    assert len(seen) == 9
+    for i in range(3):
+        assert torch.equal(seen[i], seen[i + 3])
+        assert torch.equal(seen[i], seen[i + 6])
+    assert all(map(torch.equal, *statistics.values()))
+
+
 # --- several captions per video -------------------------------------------------------------------
 
 
@@ -309,14 +361,14 @@ def test_learned_temperature_is_trained_and_saved(tmp_path, make_video, name: st
     scalars = {id(each) for each in run.objective.parameters()}
     groups = [g for g in run.optimizer.param_groups if any(id(p) in scalars for p in g["params"])]
     assert [(group["role"], group["weight_decay"]) for group in groups] == [("rest", 0.0)]
-    initial = float(run.objective.temperature())
+    initial = run.objective.temperature().item()
     run.train(tmp_path / "run", resume=False)
-    trained = float(run.objective.temperature())
+    trained = run.objective.temperature().item()
     assert trained != pytest.approx(initial, rel=1e-4)
     assert CPD.from_pretrained(tmp_path / "run/model").temperature == trained
     again = Pretraining(recipe, manifest, World())
     again.train(tmp_path / "run", resume=True)
-    assert float(again.objective.temperature()) == trained
+    assert again.objective.temperature().item() == trained
 
 
 # --- initial entries of the memory bank -----------------------------------------------------------

@@ -79,9 +79,10 @@ class SigLIP(nn.Module):
         positive = F.one_hot(target, len(texts)).bool()
         loss = F.softplus(torch.where(positive, -logits, logits)).sum(dim=1).mean()
         posterior = logits.detach().sigmoid()
+        own = (posterior * positive).sum()
         return loss, {
-            "posterior_positive": posterior[positive].mean(),
-            "posterior_noise": posterior.masked_fill(positive, 0).sum() / max(posterior.numel() - len(posterior), 1),
+            "posterior_positive": own / len(video),
+            "posterior_noise": (posterior.sum() - own) / max(posterior.numel() - len(video), 1),
             "temperature": tau.detach(),
             "bias": self.bias.detach().clone(),
         }

@@ -31,7 +31,17 @@ from crosspair.models.init import load_pretrained_towers
 from crosspair.objectives import LearnedTemperature, NoiseContrastive, build_objective
 from crosspair.objectives.bank import MemoryBank
 from crosspair.progress import progress
-from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
+from crosspair.training.loop import (
+    LossAndMetrics,
+    Trainer,
+    compile_model,
+    force_eager,
+    get_rng_state,
+    maybe_no_sync,
+    prepare_model,
+    set_rng_state,
+    wrap_ddp,
+)
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
@@ -159,7 +169,7 @@ class Pretraining(Trainer):
 
     def train_step(self, batch: Batch, epoch: float, loss_scale: float) -> dict[str, torch.Tensor]:
         """Train on one batch with the recipe's objective, by default Equation 5, and update the bank."""
-        recipe, device = self.recipe, self.world.device
+        recipe = self.recipe
         lr = set_learning_rates(
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
             recipe.optimizer, recipe.curriculum,
@@ -167,17 +177,17 @@ class Pretraining(Trainer):
         embeddings: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
-            titles = draw_captions(self.captions, rows.tolist(), recipe.training.seed, batch.epoch)
-            with record_section("forward"), autocast(device, recipe.training.precision):
-                video, text = self.network(pixels, self.text_inputs(titles))  # (b, D) each
+            video, text = self._encode(self.network, rows, pixels, batch.epoch)
             if isinstance(self.objective, NoiseContrastive):
                 self.objective.first_microbatch = not embeddings
-            with record_section("objective"):
-                result: LossAndMetrics = self.objective(video, text, to_device(rows, device), self.bank)
+            result = self._compute_objective(video, text, rows)
             embeddings.append((video.detach(), text.detach()))
             return result
 
-        metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
+        if recipe.objective.compares_batch and recipe.training.accumulate > 1:
+            metrics, *embeddings = self._cache_gradients(batch, loss_scale)
+        else:
+            metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
         with record_section("optimiser"):
             for weights in self.objective.parameters():  # learned classes, outside DDP
                 assert weights.grad is not None
@@ -187,6 +197,61 @@ class Pretraining(Trainer):
             video, text = (torch.cat(column) for column in zip(*embeddings, strict=True))
             self.bank.update(batch.rows, video, text)
         return {**metrics, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
+
+    def _encode(
+        self, network: nn.Module, rows: torch.Tensor, pixels: torch.Tensor, epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the embeddings f_v and f_t (b, D) of a micro-batch, see `accumulate_gradients`."""
+        training = self.recipe.training
+        titles = draw_captions(self.captions, rows.tolist(), training.seed, epoch)
+        with record_section("forward"), autocast(self.world.device, training.precision):
+            video, text = network(pixels, self.text_inputs(titles))
+        return video, text
+
+    def _compute_objective(self, video: torch.Tensor, text: torch.Tensor, rows: torch.Tensor) -> LossAndMetrics:
+        with record_section("objective"):
+            result: LossAndMetrics = self.objective(video, text, to_device(rows, self.world.device), self.bank)
+        return result
+
+    def _cache_gradients(
+        self, batch: Batch, loss_scale: float
+    ) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """Compute the gradients of a loss that compares all pairs of the batch, in the memory of a micro-batch.
+
+        This is gradient caching (GradCache, arXiv:2101.06983). Micro-batches are encoded twice with the same random
+        numbers: without a graph, to compute the gradients of the loss with respect to the embeddings; and with a graph,
+        to propagate these. Except for batch normalisation, which uses the statistics of each micro-batch, gradients are
+        those of the whole batch. Arguments as of `train_step`.
+
+        Returns:
+            The loss and the metrics of the objective, and the embeddings f_v and f_t (B, D).
+        """
+        microbatches, device = self.split_batch(batch), self.world.device
+        states, parts = [], []
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        with torch.no_grad():
+            for rows, clips, colors in microbatches:
+                states.append(get_rng_state(device))
+                parts.append(self._encode(self.model, rows, self.preprocess(clips, colors), batch.epoch))
+            for buffer, saved in zip(self.model.buffers(), buffers, strict=True):  # running statistics move once
+                buffer.copy_(saved)
+        video, text = (torch.cat(column).requires_grad_() for column in zip(*parts, strict=True))
+        loss, metrics = self._compute_objective(video, text, batch.rows)
+        with record_section("backward"):
+            torch.autograd.backward(loss * loss_scale)
+        assert video.grad is not None
+        assert text.grad is not None
+        sizes = [len(rows) for rows, _, _ in microbatches]
+        gradients = zip(torch.split(video.grad, sizes), torch.split(text.grad, sizes), strict=True)
+        for i, ((rows, clips, colors), of_both) in enumerate(zip(microbatches, gradients, strict=True)):
+            set_rng_state(device, states[i])
+            pixels = self.preprocess(clips, colors)
+            with maybe_no_sync(self.network, last=i == len(microbatches) - 1):
+                outputs = self._encode(self.network, rows, pixels, batch.epoch)
+                trained = [tower for tower in (0, 1) if outputs[tower].requires_grad]
+                with record_section("backward"):
+                    torch.autograd.backward([outputs[i] for i in trained], [of_both[i] for i in trained])
+        return {"loss": loss.detach(), **metrics}, (video.detach(), text.detach())
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
         """Return the batches of an order; with a frozen video encoder, with features that are stored first."""
@@ -325,7 +390,7 @@ class Pretraining(Trainer):
         """Write the model with its temperature, if that is learned, and heads interpolated as the recipe says."""
         temperature = getattr(self.objective, "temperature", None)
         if isinstance(temperature, LearnedTemperature):
-            self.model.temperature = float(temperature())
+            self.model.temperature = temperature().item()
         with self.model.interpolated(self.recipe.head.interpolation):
             super().export()
 
