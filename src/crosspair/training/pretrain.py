@@ -248,9 +248,9 @@ class Pretraining(Trainer):
             pixels = self.preprocess(clips, colors)
             with maybe_no_sync(self.network, last=i == len(microbatches) - 1):
                 outputs = self._encode(self.network, rows, pixels, batch.epoch)
-                trained = [tower for tower in (0, 1) if outputs[tower].requires_grad]
+                trained = [t for t in (0, 1) if outputs[t].requires_grad]  # towers
                 with record_section("backward"):
-                    torch.autograd.backward([outputs[i] for i in trained], [of_both[i] for i in trained])
+                    torch.autograd.backward([outputs[t] for t in trained], [of_both[t] for t in trained])
         return {"loss": loss.detach(), **metrics}, (video.detach(), text.detach())
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
