@@ -158,6 +158,7 @@ def _bank(pairs: int, world: World, config: ObjectiveConfig) -> MemoryBank:
     bank.video, bank.text = (
         torch.randn(shape, dtype=dtype, device=world.device).mul_(DIMENSIONS**-0.5) for _ in range(2)
     )
+    bank.unvisited = torch.zeros(pairs, dtype=torch.bool, device=world.device)
     return bank
 
 

@@ -221,16 +221,20 @@ OBJECTIVES_WITH = {  # objectives that use a field; the others require its defau
 class ObjectiveConfig:
     """The loss (Sections 3.1 and 3.2; docs/objectives.md compares the objectives)."""
 
-    name: Literal["cross_pair", "self_instance", "ranking", "in_batch"] = "cross_pair"
+    name: Literal["cross_pair", "self_instance", "ranking", "in_batch", "siglip"] = "cross_pair"
     """cross_pair: the paper's, Equation 3. self_instance: Equations 1 and 2. ranking: Equation 4.
-    in_batch: Equation 3 over the batch instead of all pairs, as in CLIP."""
+    in_batch: Equation 3 over the batch instead of all pairs, as in CLIP. siglip: a sigmoid for each
+    combination of a video and a text of the batch, with a learned temperature and bias."""
     estimate: Literal["nce", "softmax"] = "nce"
     """For cross_pair and self_instance. nce: from noise samples, Equation 5. softmax: exact, over all pairs."""
     instances: Literal["bank", "weights"] = "bank"
     """Class vectors of self_instance. bank: memory-bank entries, Equation 2. weights: two learned
     vectors per pair, Equation 1."""
     temperature: float = 0.07
-    """τ of Equations 2 and 3, and of in_batch; Equations 1 and 4 have none."""
+    """τ of Equations 2 and 3, and of in_batch; Equations 1 and 4 have none. siglip starts at 0.1."""
+    learnable_temperature: bool = False
+    """Learn τ, as log(1/τ) without weight decay and with 1/τ up to 100; only for in_batch and
+    estimate=softmax. NCE takes Z as a constant, and so has no valid gradient of τ."""
     noise_samples: int = 4096
     """m of Equation 5: bank entries that serve as negatives of each pair."""
     noise: Literal["batch", "pair"] = "batch"
@@ -238,6 +242,12 @@ class ObjectiveConfig:
     text); the expected loss is the same, at batch-size times the cost."""
     normalizer: Literal["ema", "first"] = "ema"
     """For nce, estimate of Equation 3's denominator: a moving average, or the first batch's value."""
+    normalizer_decay: float = 0.99
+    """Weight of the old estimates in the moving average after many steps; early ones are averaged evenly."""
+    bank_init: Literal["random", "text", "towers"] = "random"
+    """Entries of the memory bank before the first step. random: unit vectors. text: text entries from
+    the titles, by the initial text tower. towers: video entries, too, one clip per video. With text
+    and towers, the first visit of a pair replaces its entries."""
     bank_momentum: float = 0.5
     """Weight of the old entry in an update of the memory bank."""
     bank_precision: Literal["fp32", "bf16"] = "fp32"
@@ -253,12 +263,30 @@ class ObjectiveConfig:
     """Weight of InfoNCE between the embeddings of two views of each video, with ``temperature`` and the other videos
     of the batch as negatives (as in SLIP); the objective reads the first view. 0, as in the paper: one view."""
 
+    @property
+    def compares_batch(self) -> bool:
+        """Whether the negatives of a pair are the other pairs of the batch."""
+        return self.name in {"ranking", "in_batch", "siglip"}
+
+    @property
+    def uses_bank(self) -> bool:
+        """Whether the loss reads the memory bank."""
+        return self.name in {"cross_pair", "self_instance"} and self.instances == "bank"
+
     def __post_init__(self) -> None:
         check_fields("objective", self, POSITIVE, "temperature", "noise_samples", "margin")
-        check_fields("objective", self, FRACTION, "bank_momentum")
+        check_fields("objective", self, FRACTION, "bank_momentum", "normalizer_decay")
         check_fields("objective", self, NON_NEGATIVE, "soft_targets", "video_weight")
         if self.merge_titles and self.soft_targets:
             raise RecipeError("objective.merge_titles is true, but soft_targets already merges titles; set one of them")
+        if self.learnable_temperature and not (
+            self.name == "in_batch" or (self.uses_bank and self.estimate == "softmax")
+        ):
+            raise RecipeError(
+                f"objective.learnable_temperature is true, which objective.name={self.name} with "
+                f"objective.estimate={self.estimate} and objective.instances={self.instances} does not support; use "
+                "objective.name=in_batch or siglip, or objective.estimate=softmax with objective.instances=bank"
+            )
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
             if value != getattr(ObjectiveConfig, name) and self.name not in objectives:
@@ -343,7 +371,8 @@ class TrainingConfig:
     batch_size: int = 256
     """Clips per step, over all processes."""
     accumulate: int = 1
-    """Number of micro-batches per step (gradient accumulation), to save memory."""
+    """Number of micro-batches per step (gradient accumulation), to save memory. ranking, in_batch and
+    siglip encode each micro-batch twice, since they compare all pairs of the batch (gradient caching)."""
     seed: int = 0
     """Seed of all random numbers."""
     workers: int = 2
@@ -405,15 +434,7 @@ class Recipe:
                 f"head.interpolation is {self.head.interpolation}, but encoders are trained; set video.train=head and "
                 "curriculum.strategy=frozen, or head.interpolation=1"
             )
-        objective, accumulate = self.objective, self.training.accumulate
-        batch_negatives = objective.name in {"ranking", "in_batch"}
-        if (batch_negatives or objective.video_weight) and accumulate > 1:
-            setting = f"name={objective.name}" if batch_negatives else f"video_weight={objective.video_weight}"
-            raise RecipeError(
-                f"training.accumulate is {accumulate}; objective.{setting} takes its negatives from the whole batch "
-                "and requires 1. To save memory, lower training.batch_size"
-            )
-        if objective.video_weight and self.video.trained_blocks == 0 and self.video.views == 1:
+        if self.objective.video_weight and self.video.trained_blocks == 0 and self.video.views == 1:
             raise RecipeError("video.views is 1; objective.video_weight compares two views of each video")
 
 

@@ -31,6 +31,9 @@ OBJECTIVES = {
     "softmax, merged titles": {"estimate": "softmax", "merge_titles": True},
     "ranking, merged titles": {"name": "ranking", "margin": 0.5, "merge_titles": True},
     "in_batch, merged titles": {"name": "in_batch", "merge_titles": True},
+    "in_batch, learned": {"name": "in_batch", "learnable_temperature": True},
+    "cross_pair, learned": {"estimate": "softmax", "learnable_temperature": True},
+    "siglip": {"name": "siglip"},
 }  # fmt: skip
 PAIRS, DIMENSIONS, STEPS = 23, 5, 2
 BATCH_SIZES = {1: (6,), 2: (2, 4)}  # per process; they differ if clips fail to decode

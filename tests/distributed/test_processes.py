@@ -36,6 +36,7 @@ def run(script: Path, processes: int, *arguments: str) -> None:
         (0, ["objective.noise=pair"], []),
         (0, ["objective.name=self_instance", "objective.instances=weights"], []),
         (1, ["objective.video_weight=2"], []),
+        (0, ["objective.name=in_batch", "objective.learnable_temperature=true"], ["training.accumulate=2"]),
         # Three clips are too few for two microbatches, so the other process has one, too.
         (1, [], ["training.accumulate=2"]),
     ],

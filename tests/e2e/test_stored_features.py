@@ -69,7 +69,7 @@ def assert_equal_runs(one: Path, other: Path, **tolerance: float) -> None:
     "settings",
     [
         ("curriculum.strategy=frozen", "objective.name=in_batch", "head.dropout=0.5", "head.video_hidden=8"),
-        ("curriculum.stage2_epoch=2", "objective.video_weight=0.5"),
+        ("curriculum.stage2_epoch=2", "objective.video_weight=0.5", "objective.bank_init=text"),
         ("text.encoder=same", "curriculum.strategy=frozen", "head.projection=identity"),
     ],
 )
@@ -115,7 +115,7 @@ def test_killed_run_resumes_identically(arguments: Callable[..., list[object]], 
     folder = tmp_path / "run"
     settings = (
         "training.checkpoint_steps=2", "training.log_every=1", "head.dropout=0.5", "training.ema=0.8",
-        "objective.video_weight=0.5",
+        "objective.video_weight=0.5", "objective.bank_init=towers",
     )  # fmt: skip
     run(*arguments(tmp_path / "whole", *settings))
     files = {path: path.stat().st_mtime_ns for path in cache.glob("*/features.npy")}

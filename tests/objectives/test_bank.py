@@ -46,6 +46,27 @@ def test_update_matches_reference() -> None:
     torch.testing.assert_close(bank.text, expected_text)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_update_replaces_filled_entries(dtype: torch.dtype) -> None:
+    bank = MemoryBank(6, 4, 0.5, 0, World(), dtype)
+    random = bank.video.clone()
+    titles, (video, text) = F.normalize(torch.randn(2, 4), dim=1), F.normalize(torch.randn(2, 3, 4), dim=2)
+    bank.fill(torch.tensor([4, 1]), "text", titles)
+    assert torch.equal(bank.text[[4, 1]], titles.to(dtype))
+    assert torch.equal(bank.video, random)
+    assert bank.unvisited.nonzero().flatten().tolist() == [1, 4]
+    index = torch.tensor([1, 2, 5])
+    bank.update(index, video, text)
+    torch.testing.assert_close(bank.video[1], video[0].to(dtype))
+    torch.testing.assert_close(bank.text[1], text[0].to(dtype))
+    averaged = F.normalize(random[[2, 5]].float() + video[1:], dim=1).to(dtype)
+    torch.testing.assert_close(bank.video[[2, 5]], averaged)
+    before = bank.text[1].float().clone()
+    bank.update(torch.tensor([1]), video[1:2], text[1:2])
+    torch.testing.assert_close(bank.text[1], F.normalize(before + text[1], dim=0).to(dtype))
+    assert bank.unvisited.nonzero().flatten().tolist() == [4]
+
+
 def split_state(bank: MemoryBank, processes: int) -> list[dict[str, torch.Tensor]]:
     """Split the state of an unsharded bank as the given number of processes would save it."""
     return [
@@ -56,9 +77,11 @@ def split_state(bank: MemoryBank, processes: int) -> list[dict[str, torch.Tensor
 @given(pairs=st.integers(1, 60), old_size=st.integers(1, 7), size=st.integers(1, 7))
 def test_resume_with_another_world_size(pairs: int, old_size: int, size: int) -> None:
     whole = MemoryBank(pairs, 3, 0.5, 1, World())
+    whole.unvisited = torch.rand(pairs) < 0.5
     for rank in range(size):
         shard = MemoryBank(pairs, 3, 0.5, 0, World(rank, size))
         shard.load_state_dict(split_state(whole, old_size))
+        assert torch.equal(shard.unvisited, whole.unvisited[rank::size])
         assert torch.equal(shard.video, whole.video[rank::size])
         assert torch.equal(shard.text, whole.text[rank::size])
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosspair.distributed import World
-from crosspair.objectives import InBatch, Ranking, ranking_loss
+from crosspair.objectives import InBatch, LearnedTemperature, Ranking, SigLIP, ranking_loss
 from tests.objectives.pairs import bank_of, unit
 
 
@@ -82,6 +82,59 @@ def test_identical_titles_share_their_targets() -> None:
     video, text = unit(2, 4), unit(1, 4, seed=1).expand(2, 4)
     _, metrics = InBatch(1.0, World(), 0.5)(video, text, torch.arange(2), bank_of(2, 4))
     assert float(metrics["loss_video_to_text"]) == pytest.approx(math.log(2), rel=1e-9)
+
+
+# --- learned temperature and SigLIP -------------------------------------------------------------
+
+
+def test_learned_temperature() -> None:
+    video, text, tau = unit(5, 4), unit(5, 4, seed=1), 0.3
+    learned = InBatch(tau, World(), learnable=True).double()
+    loss, metrics = learned(video, text, torch.arange(5), bank_of(5, 4))
+    fixed, _ = InBatch(tau, World())(video, text, torch.arange(5), bank_of(5, 4))
+    torch.testing.assert_close(loss, fixed, rtol=1e-6, atol=0)
+    assert float(metrics["temperature"]) == pytest.approx(tau, rel=1e-6)
+    loss.backward()
+    step = 1e-4
+    beside = [InBatch(tau / math.exp(d), World())(video, text, torch.arange(5), bank_of(5, 4))[0]
+              for d in (step, -step)]  # fmt: skip
+    slope = float(beside[0] - beside[1]) / (2 * step)
+    assert float(learned.temperature.log_scale.grad) == pytest.approx(slope, rel=1e-4)
+
+
+def test_inverse_temperature_is_at_most_100() -> None:
+    temperature = LearnedTemperature(0.001, torch.device("cpu"))
+    assert temperature().item() == pytest.approx(0.01)
+    temperature().backward()
+    assert float(temperature.log_scale.grad) == pytest.approx(-0.01)  # it can leave the bound
+
+
+@settings(max_examples=30)
+@given(n=st.integers(1, 7), seed=st.integers(0, 1000), tau=st.floats(0.05, 1), bias=st.floats(-12, 3))
+def test_siglip_matches_reference(n, seed, tau, bias) -> None:
+    video, text = unit(n, 5, seed=seed), unit(n, 5, seed=seed + 1)
+    objective = SigLIP(World()).double()
+    with torch.no_grad():
+        objective.temperature.log_scale.fill_(-math.log(tau))
+        objective.bias.fill_(bias)
+    loss, metrics = objective(video, text, torch.arange(n), bank_of(n, 5))
+    total, posteriors = 0.0, {True: [], False: []}
+    for i in range(n):
+        for j in range(n):
+            logit = float(video[i] @ text[j]) / tau + bias
+            total += math.log(1 + math.exp(-logit if i == j else logit)) / n
+            posteriors[i == j].append(1 / (1 + math.exp(-logit)))
+    assert float(loss) == pytest.approx(total, rel=1e-9, abs=1e-12)
+    for name, pairs in (("positive", True), ("noise", False)):
+        expected = sum(posteriors[pairs]) / max(len(posteriors[pairs]), 1)
+        assert float(metrics[f"posterior_{name}"]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_hand_computed_initial_value_of_siglip() -> None:
+    # Two orthogonal pairs: logits 1/0.1 − 10 = 0 of pairs, −10 of the others: log 2 + log(1 + e⁻¹⁰) for each video.
+    both = torch.eye(2)
+    loss, _ = SigLIP(World())(both, both, torch.arange(2), bank_of(2, 2))
+    assert float(loss) == pytest.approx(math.log(2) + math.log(1 + math.exp(-10)), rel=1e-6)
 
 
 # --- ranking ------------------------------------------------------------------------------------

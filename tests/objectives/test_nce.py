@@ -133,16 +133,22 @@ def test_log_z_changes_only_with_the_moving_average(normalizer, moves) -> None:
     assert bool((objective.log_z != first).all()) == moves
 
 
-def test_the_moving_average_keeps_99_percent() -> None:
-    objective, bank = objective_on(noise_samples=16)
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.99])
+def test_moving_average_is_bias_corrected(decay: float) -> None:
+    """After t estimates, their weights are decay^(t−1), …, decay, 1, over the sum of these."""
+    objective, bank = objective_on(noise_samples=16, normalizer_decay=decay)
     video, text = unit(4, 8, seed=1).float(), unit(4, 8, seed=2).float()
-    objective(video, text, torch.arange(4), bank)
-    before, state = objective.log_z.clone(), objective.generator.get_state()
-    objective(video, text, torch.arange(4), bank)
-    fresh, _ = objective_on(noise_samples=16)
-    fresh.generator.set_state(state)
-    fresh(video, text, torch.arange(4), bank)
-    torch.testing.assert_close(objective.log_z, 0.99 * before + 0.01 * fresh.log_z)
+    estimates: list[torch.Tensor] = []
+    for _ in range(5):
+        single, _ = objective_on(noise_samples=16)
+        single.generator.set_state(objective.generator.get_state())
+        single(video, text, torch.arange(4), bank)
+        estimates.append(single.log_z)
+        objective(video, text, torch.arange(4), bank)
+        weights = [decay**age for age in range(len(estimates) - 1, -1, -1)]
+        average = sum(w * each for w, each in zip(weights, estimates, strict=True)) / sum(weights)
+        torch.testing.assert_close(objective.log_z, average)
+    assert not torch.equal(estimates[0], estimates[1])
 
 
 def test_each_direction_uses_the_other_modality() -> None:

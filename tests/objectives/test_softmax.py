@@ -114,3 +114,19 @@ def test_memory_does_not_grow_with_the_pairs(kind, monkeypatch) -> None:
         saved.append(kept[0])
     assert largest[0] == largest[1] == (16 * 8 if kind is SelfInstance else 16 * 6)
     assert saved[0] == saved[1] > 0
+
+
+@pytest.mark.parametrize("kind", [CrossPair, SelfInstance])
+def test_gradient_of_a_learned_temperature(kind) -> None:
+    bank, video, text = bank_of(9, 4), unit(3, 4, seed=1), unit(3, 4, seed=2)
+    learned = ExactSoftmax(kind(0.3, World()), learnable=True).double()
+    loss, metrics = learned(video, text, torch.arange(3), bank)
+    loss.backward()
+    assert float(metrics["temperature"]) == pytest.approx(0.3, rel=1e-6)
+    step = 1e-4
+    above, at, below = (
+        float(ExactSoftmax(kind(0.3 / math.exp(d), World()))(video, text, torch.arange(3), bank)[0])
+        for d in (step, 0, -step)
+    )
+    assert float(loss) == pytest.approx(at, rel=1e-6)
+    assert float(learned.temperature.log_scale.grad) == pytest.approx((above - below) / (2 * step), rel=1e-4)

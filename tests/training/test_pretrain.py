@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,17 +19,19 @@ from crosspair.config import ClipConfig, Recipe, TrainingConfig
 from crosspair.corpora import Manifest, manifest_from_rows
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, VideoError
+from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models import CPD
 from crosspair.models.hub import weights_hash
-from crosspair.objectives import Ranking
+from crosspair.objectives import MemoryBank, Ranking
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
 from crosspair.training.finetune import Finetuning
 from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device
-from crosspair.training.pretrain import Pretraining, draw_captions
+from crosspair.training.pretrain import BANK, Pretraining, draw_captions
 from crosspair.training.run import find_checkpoint, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
 from crosspair.video.pixels import jitter_colors, normalize, preprocess_clips, rotate_hues
+from crosspair.video.views import decode_job
 from tests.training import test_finetune
 
 PAIRS, CLIPS = 24, 7
@@ -143,6 +147,72 @@ def test_missing_compiler_raises_one_line(monkeypatch) -> None:
 
 
 # --- learned class weights (Equation 1) ---------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_z_changes_once_per_step() -> None:
+    whole, split = task(), task("training.batch_size=6", "training.accumulate=3")
+    seen: list[torch.Tensor] = []
+    split.objective.register_forward_hook(lambda module, *_: seen.append(module.log_z.clone()))
+    for number in range(2):
+        for each in (whole, split):
+            each.train_step(batch(number), 0.0, 1.0)
+    assert len(seen) == 6
+    assert all(torch.equal(seen[i], seen[i - i % 3]) for i in range(6))
+    assert not torch.equal(seen[2], seen[3])
+    assert torch.equal(split.objective.weight, whole.objective.weight)
+
+
+# --- gradient caching ---------------------------------------------------------------------------
+
+BATCH_OBJECTIVES = (
+    ("objective.name=ranking", "objective.margin=0.5"),
+    ("objective.name=in_batch", "objective.soft_targets=0.2", "objective.learnable_temperature=true"),
+    ("objective.name=siglip",),
+)
+
+
+def gradients(*settings: str, fixed: bool = True) -> tuple[dict[str, torch.Tensor], Pretraining]:
+    """Return metrics and the gradients of all parameters in a step of seven clips, and the task after it."""
+    run, found = task("curriculum.strategy=joint", "optimizer.clip_norm=1", *settings), {}
+    for module in run.model.modules() if fixed else ():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    names = {**dict(run.model.named_parameters()), **dict(run.objective.named_parameters())}
+    run.optimizer.register_step_pre_hook(lambda *_: found.update({n: p.grad.clone() for n, p in names.items()}))
+    metrics = run.train_step(batch(), 0.0, 1.0)
+    return {**found, **metrics}, run
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("settings", BATCH_OBJECTIVES)
+def test_cached_gradients_are_those_of_the_whole_batch(settings: tuple[str, ...]) -> None:
+    whole, at_once = gradients(*settings)
+    cached, split = gradients("training.batch_size=9", "training.accumulate=3", *settings)
+    assert len(whole) > 30
+    torch.testing.assert_close(cached, whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(split.bank.video, at_once.bank.video)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_both_passes_of_gradient_caching_are_equal() -> None:
+    settings = ("training.batch_size=9", "training.accumulate=3", "head.dropout=0.5", BATCH_OBJECTIVES[2][0])
+    seen: list[torch.Tensor] = []
+    statistics = {}
+    for accumulated in (True, False):
+        run = task(*settings)
+        run.model.register_forward_hook(lambda _, __, output: seen.append(torch.cat(output).detach()))
+        if not accumulated:  # the forward passes of plain accumulation
+            run.objective = task("training.batch_size=9", "training.accumulate=3").objective
+            run.recipe = replace(run.recipe, objective=replace(run.recipe.objective, name="cross_pair"))
+        torch.manual_seed(3)
+        run.train_step(batch(), 0.0, 1.0)
+        statistics[accumulated] = [*run.model.buffers(), torch.get_rng_state()]
+    assert len(seen) == 9
+    for i in range(3):
+        assert torch.equal(seen[i], seen[i + 3])
+        assert torch.equal(seen[i], seen[i + 6])
+    assert all(map(torch.equal, *statistics.values()))
 
 
 # --- several captions per video -------------------------------------------------------------------
@@ -367,6 +437,98 @@ def test_best_model_is_written_and_returned(tmp_path, make_video, monkeypatch) -
     assert model is not None
     assert not model.training
     assert model.hash == CPD.from_pretrained(tmp_path / "run/model").hash
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["siglip", "in_batch"])
+def test_learned_temperature_is_trained_and_saved(tmp_path, make_video, name: str) -> None:
+    settings = [f"objective.name={name}", "optimizer.name=sgd", "optimizer.lr=0.1"]
+    if name == "in_batch":
+        settings += ["objective.learnable_temperature=true", "objective.temperature=0.2"]
+    recipe, manifest = small_run(tmp_path, make_video, *settings)
+    run = Pretraining(recipe, manifest, World())
+    scalars = {id(each) for each in run.objective.parameters()}
+    groups = [g for g in run.optimizer.param_groups if any(id(p) in scalars for p in g["params"])]
+    assert [(group["role"], group["weight_decay"]) for group in groups] == [("rest", 0.0)]
+    initial = run.objective.temperature().item()
+    run.train(tmp_path / "run", resume=False)
+    trained = run.objective.temperature().item()
+    assert trained != pytest.approx(initial, rel=1e-4)
+    assert CPD.from_pretrained(tmp_path / "run/model").temperature == trained
+    again = Pretraining(recipe, manifest, World())
+    again.train(tmp_path / "run", resume=True)
+    assert again.objective.temperature().item() == trained
+
+
+# --- initial entries of the memory bank -----------------------------------------------------------
+
+
+def filled(tmp_path: Path, make_video: Callable[..., Path], *settings: str) -> Pretraining:
+    """Return a task whose video 1 is unreadable, with the initial bank; batches are of four of the six pairs."""
+    recipe, manifest = small_run(tmp_path, make_video, "training.batch_size=4", "training.precision=fp32", *settings)
+    (tmp_path / "1.mp4").write_bytes(b"no video")
+    run = Pretraining(recipe, manifest, World())
+    run.fill_bank()
+    return run
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", ["text", "towers"])
+@pytest.mark.parametrize("objective", ["cross_pair", "self_instance"])
+def test_bank_of_the_initial_towers(tmp_path, make_video, kind: str, objective: str) -> None:
+    settings = (f"objective.name={objective}", "head.video_hidden=4", "head.dropout=0.5")
+    run = filled(tmp_path, make_video, f"objective.bank_init={kind}", *settings)
+    random = filled(tmp_path, make_video, *settings)
+    assert all(map(torch.equal, run.model.state_dict().values(), random.model.state_dict().values()))
+    assert run.model.text_head.training
+    assert torch.equal(torch.get_rng_state(), (filled(tmp_path, make_video, *settings), torch.get_rng_state())[1])
+    assert run.bank.unvisited.all()
+    assert not random.bank.unvisited.any()
+
+    # The slow twin encodes batches in training mode.
+    order = np.random.default_rng((0, BANK)).permutation(6).tolist()
+    model = copy.deepcopy(random.model).train()
+    model.head = replace(model.head, dropout=0.0)
+    video, text = random.bank.video.clone(), random.bank.text.clone()
+    for rows, new in ((order[:4], order[:4]), (order[4:] + order[:2], order[4:])):
+        titles = model.encode_text([run.captions[row][0] for row in rows]).detach()
+        readable = [row for row in rows if row != 1]
+        clips = [decode_job(next(whole_video_plan(0, run.clips[row], 1).jobs(run.recipe.clip, 1, False))).clips[0, 0]
+                 for row in readable]  # fmt: skip
+        pixels = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
+        videos = model.encode_video(pixels)[1].detach()
+        for row in new:
+            text[row] = titles[rows.index(row)]
+            if row in readable and kind == "towers":
+                video[row] = videos[readable.index(row)]
+    torch.testing.assert_close(run.bank.text, text)
+    torch.testing.assert_close(run.bank.video, video)
+
+
+class KilledError(Exception):
+    """Raised where a run is killed."""
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("where", [(MemoryBank, "fill", 3), (Pretraining, "train_step", 3)])
+def test_run_killed_while_or_after_its_bank_is_filled(tmp_path, make_video, monkeypatch, where) -> None:
+    settings = ("objective.bank_init=towers", "training.checkpoint_steps=1")
+    recipe, manifest = small_run(tmp_path, make_video, *settings)
+    whole = pretrain(recipe, manifest, tmp_path / "whole")
+    assert whole.hash != pretrain(*small_run(tmp_path, make_video), tmp_path / "random").hash
+    cls, name, count = where
+    original, calls = getattr(cls, name), iter(range(1, 100))
+
+    def kill(self: Any, *arguments: Any) -> Any:
+        if next(calls) == count:
+            raise KilledError
+        return original(self, *arguments)
+
+    monkeypatch.setattr(cls, name, kill)
+    with pytest.raises(KilledError):
+        pretrain(recipe, manifest, tmp_path / "cut")
+    resumed = pretrain(recipe, manifest, tmp_path / "cut", resume=True)
+    assert resumed.hash == whole.hash
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -10,14 +10,20 @@ from torch import nn
 from crosspair.config import ObjectiveConfig
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import CrossPair, Discrimination, LearnedInstance, SelfInstance
-from crosspair.objectives.in_batch import InBatch, Ranking, ranking_loss
+from crosspair.objectives.discrimination import (
+    CrossPair,
+    Discrimination,
+    LearnedInstance,
+    LearnedTemperature,
+    SelfInstance,
+)
+from crosspair.objectives.in_batch import InBatch, Ranking, SigLIP, ranking_loss
 from crosspair.objectives.nce import NoiseContrastive, nce_loss
 from crosspair.objectives.softmax import ExactSoftmax, log_normalizer
 
 __all__ = [
-    "CrossPair", "Discrimination", "ExactSoftmax", "InBatch", "LearnedInstance", "MemoryBank",
-    "NoiseContrastive", "Ranking", "SelfInstance", "build_objective", "log_normalizer", "nce_loss",
+    "CrossPair", "Discrimination", "ExactSoftmax", "InBatch", "LearnedInstance", "LearnedTemperature", "MemoryBank",
+    "NoiseContrastive", "Ranking", "SelfInstance", "SigLIP", "build_objective", "log_normalizer", "nce_loss",
     "ranking_loss",
 ]  # fmt: skip
 
@@ -35,7 +41,9 @@ def build_objective(config: ObjectiveConfig, pairs: int, dimensions: int, seed: 
     if config.name == "ranking":
         return Ranking(config.margin, world)
     if config.name == "in_batch":
-        return InBatch(config.temperature, world, config.soft_targets)
+        return InBatch(config.temperature, world, config.soft_targets, learnable=config.learnable_temperature)
+    if config.name == "siglip":
+        return SigLIP(world)
     discrimination: Discrimination
     if config.name == "cross_pair":
         discrimination = CrossPair(config.temperature, world)
@@ -44,5 +52,5 @@ def build_objective(config: ObjectiveConfig, pairs: int, dimensions: int, seed: 
     else:
         discrimination = LearnedInstance(pairs, dimensions, seed, world.device)
     if config.estimate == "softmax":
-        return ExactSoftmax(discrimination)
+        return ExactSoftmax(discrimination, config.learnable_temperature)
     return NoiseContrastive(discrimination, config, seed, world)

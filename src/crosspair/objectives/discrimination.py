@@ -7,6 +7,7 @@ by `crosspair.objectives.ExactSoftmax`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -44,6 +45,25 @@ class Discrimination(Protocol):
 
         They are given as blocks of columns, (n, d_i) each: concatenating them would copy the bank.
         """
+
+
+class LearnedTemperature(nn.Module):
+    """A learned τ: its parameter is log(1/τ), and 1/τ is at most 100, as in CLIP.
+
+    Args:
+        temperature: initial τ.
+        device: device of the parameter.
+    """
+
+    def __init__(self, temperature: float, device: torch.device) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature), device=device))
+
+    def forward(self) -> torch.Tensor:
+        """Return τ, a differentiable scalar."""
+        with torch.no_grad():
+            self.log_scale.clamp_(max=math.log(100))
+        return (-self.log_scale).exp()
 
 
 class CrossPair:

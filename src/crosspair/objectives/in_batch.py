@@ -1,4 +1,4 @@
-"""Objectives with the other pairs of the batch as negatives: InfoNCE and ranking (Equation 4)."""
+"""Objectives with the other pairs of the batch as negatives: InfoNCE, SigLIP and ranking (Equation 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import DIRECTIONS
+from crosspair.objectives.discrimination import DIRECTIONS, LearnedTemperature
 from crosspair.objectives.softmax import nll_loss
 
 
@@ -20,15 +20,17 @@ class InBatch(nn.Module):
     The two directions are summed, as in the other objectives. CLIP averages them and learns τ.
 
     Args:
-        temperature: τ.
+        temperature: τ; its initial value if it is learned.
         world: processes that train together.
         soft_targets: temperature t of the targets q_j = softmax_j(f_t·f_{t,j}/t) of both directions, constants in the
             gradient: pairs with similar titles share their targets. 0: the pair itself is the only target.
+        learnable: whether τ is learned.
     """
 
-    def __init__(self, temperature: float, world: World, soft_targets: float = 0.0) -> None:
+    def __init__(self, temperature: float, world: World, soft_targets: float = 0.0, *, learnable: bool = False) -> None:
         super().__init__()
-        self.temperature, self.world, self.soft_targets = temperature, world, soft_targets
+        self.temperature = LearnedTemperature(temperature, world.device) if learnable else temperature
+        self.world, self.soft_targets = world, soft_targets
 
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
@@ -36,14 +38,54 @@ class InBatch(nn.Module):
         """Compute the mean loss of this process's pairs; see `NoiseContrastive.forward`."""
         videos, texts, target = gather_batch(video, text, self.world)
         duplicates = find_duplicates(index, bank, self.world)
-        logits = [video @ texts.T / self.temperature, text @ videos.T / self.temperature]  # (B, n)
+        tau, learned = self.temperature, {}
+        if isinstance(tau, LearnedTemperature):
+            tau = tau()
+            learned = {"temperature": tau.detach()}
+        logits = [video @ texts.T / tau, text @ videos.T / tau]  # (B, n)
         if self.soft_targets:
             weights = (text @ texts.T / self.soft_targets).detach().softmax(dim=1)  # (B, n)
         else:
             weights = F.one_hot(target, len(texts)).to(text.dtype)
         positives = [(scores * weights).sum(dim=1) for scores in logits]
         log_zs = [exclude(scores, duplicates).logsumexp(dim=1) for scores in logits]
-        return nll_loss(positives, log_zs, len(texts), DIRECTIONS)
+        loss, metrics = nll_loss(positives, log_zs, len(texts), DIRECTIONS)
+        return loss, {**metrics, **learned}
+
+
+class SigLIP(nn.Module):
+    """Pairwise sigmoid loss of SigLIP (arXiv:2303.15343) over the batch of all processes.
+
+    It is −(1/n) Σ_i Σ_j log σ(z_ij (f_v,i·f_t,j/τ + b)), with z = 1 for pairs and −1 for other combinations. τ and
+    b are learned, starting at 1/10 and −10.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world, self.temperature = world, LearnedTemperature(0.1, world.device)
+        self.bias = nn.Parameter(torch.tensor(-10.0, device=world.device))
+
+    def forward(
+        self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute the mean loss of this process's videos; see `NoiseContrastive.forward`.
+
+        The posteriors in the metrics are σ of the logits of pairs and of other combinations.
+        """
+        del index, bank
+        _, texts, target = gather_batch(video, text, self.world)
+        tau = self.temperature()
+        logits = video @ texts.T / tau + self.bias  # (B, n)
+        positive = F.one_hot(target, len(texts)).bool()
+        loss = F.softplus(torch.where(positive, -logits, logits)).sum(dim=1).mean()
+        posterior = logits.detach().sigmoid()
+        own = (posterior * positive).sum()
+        return loss, {
+            "posterior_positive": own / len(video),
+            "posterior_noise": (posterior.sum() - own) / max(posterior.numel() - len(video), 1),
+            "temperature": tau.detach(),
+            "bias": self.bias.detach().clone(),
+        }
 
 
 def ranking_loss(

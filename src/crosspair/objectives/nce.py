@@ -26,7 +26,6 @@ from crosspair.objectives.in_batch import all_gather_with_grad, exclude, reduce_
 
 logger = logging.getLogger(__name__)
 
-EMA = 0.99  # weight of the old estimate of log Z in the moving average
 Dots = Callable[[torch.Tensor, Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
 
 
@@ -72,17 +71,23 @@ class NoiseContrastive(nn.Module):
         config: number and kind of noise samples, and kind of normaliser.
         seed: seed of the noise samples, which are the same on all processes.
         world: processes that the batch is distributed over.
+
+    Attributes:
+        log_z: (K,) log Z of each distribution, once there was a batch.
+        first_microbatch: whether the next batch begins a step. Z does not change with the other micro-batches.
     """
 
     log_z: torch.Tensor
+    weight: torch.Tensor
 
     def __init__(self, discrimination: Discrimination, config: ObjectiveConfig, seed: int, world: World) -> None:
         super().__init__()
         self.discrimination, self.config, self.world = discrimination, config, world
         self.generator = torch.Generator().manual_seed(seed)
-        # One value per distribution; NaN until the first batch.
-        unknown = torch.full((len(discrimination.names),), math.nan, device=world.device)
-        self.register_buffer("log_z", unknown)
+        self.first_microbatch = True
+        self.register_buffer("log_z", torch.zeros(len(discrimination.names), device=world.device))
+        # Sum of the weights of all estimates in the moving average: 1 − decayᵗ after t of them.
+        self.register_buffer("weight", torch.zeros((), device=world.device))
 
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
@@ -106,7 +111,8 @@ class NoiseContrastive(nn.Module):
                 queries, task.lookup(index, bank), self._noise_similarities(queries, index, bank), strict=True
             )
         ]
-        self._update_log_z([noise for _, noise in similarities], bank.pairs)
+        if self.first_microbatch:
+            self._update_log_z([noise for _, noise in similarities], bank.pairs)
         logits = [
             _posterior_logits(*scores, log_z, bank.pairs)
             for scores, log_z in zip(similarities, self.log_z, strict=True)
@@ -147,14 +153,21 @@ class NoiseContrastive(nn.Module):
 
     @torch.no_grad()
     def _update_log_z(self, noises: Sequence[torch.Tensor], pairs: int) -> None:
-        """Set (at first) or average ``log_z``: log N + log mean exp(s/τ) over all processes' noise s/τ (B, m)."""
+        """Set ``log_z`` at first, then keep it or average it, with bias correction.
+
+        An estimate is log N + log mean exp(s/τ) over all processes' noise s/τ (B, m).
+        """
         sums = torch.stack([noise.flatten().logsumexp(0) for noise in noises])
         sums = self.world.gather_rows(sums.unsqueeze(0)).logsumexp(0)  # (K,)
         samples = self.world.gather_counts(noises[0].numel()).sum()
         estimate = sums - samples.log() + math.log(pairs)
-        keep = 1.0 if self.config.normalizer == "first" else EMA
-        average = keep * self.log_z + (1 - keep) * estimate
-        self.log_z.copy_(torch.where(self.log_z.isnan(), estimate, average))
+        decay = self.config.normalizer_decay
+        weight = decay * self.weight + (1 - decay)
+        fraction = (1 - decay) / weight  # of the new estimate: 1, then about 1/2, 1/3, …
+        if self.config.normalizer == "first":
+            fraction = (self.weight == 0).to(fraction.dtype)
+        self.log_z += fraction * (estimate - self.log_z)
+        self.weight.copy_(weight)
 
 
 def _dot_products(query: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

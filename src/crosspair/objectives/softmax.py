@@ -15,7 +15,7 @@ from torch import nn
 
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
-from crosspair.objectives.discrimination import Discrimination, step_metrics
+from crosspair.objectives.discrimination import Discrimination, LearnedTemperature, step_metrics
 
 CHUNK = 1 << 14  # classes per chunk
 EXCLUDED = -1e9  # logit of a class that is no negative; finite, since a chunk may have no other class
@@ -24,11 +24,18 @@ Duplicates = Callable[[torch.Tensor], torch.Tensor | None]  # see `MemoryBank.du
 
 
 class ExactSoftmax(nn.Module):
-    """Exact −log p(positive), summed over the distributions of a discrimination."""
+    """Exact −log p(positive), summed over the distributions of a discrimination.
 
-    def __init__(self, discrimination: Discrimination) -> None:
+    Args:
+        discrimination: queries and classes.
+        learnable: whether τ is learned, starting at that of the discrimination.
+    """
+
+    def __init__(self, discrimination: Discrimination, learnable: bool = False) -> None:
         super().__init__()
-        self.discrimination = discrimination
+        self.discrimination, self.temperature = discrimination, None
+        if learnable:
+            self.temperature = LearnedTemperature(discrimination.temperature, discrimination.world.device)
 
     def forward(
         self, video: torch.Tensor, text: torch.Tensor, index: torch.Tensor, bank: MemoryBank
@@ -39,17 +46,21 @@ class ExactSoftmax(nn.Module):
         wrong class, and log Z the batch mean.
         """
         task = self.discrimination
-        queries = task.queries(video, text)
+        queries, temperature, learned = task.queries(video, text), task.temperature, {}
+        if self.temperature is not None:  # its gradient flows through the queries
+            tau, temperature = self.temperature(), 1.0
+            queries, learned = [query / tau for query in queries], {"temperature": tau.detach()}
         positives = [
-            (query * positive).sum(dim=1) / task.temperature
+            (query * positive).sum(dim=1) / temperature
             for query, positive in zip(queries, task.lookup(index, bank), strict=True)
         ]
         all_pairs = index if bank.titles is None else task.world.gather_rows(index)
         log_zs = [
-            log_normalizer(query, classes, task.temperature, task.world, partial(bank.duplicates, all_pairs))
+            log_normalizer(query, classes, temperature, task.world, partial(bank.duplicates, all_pairs))
             for query, classes in zip(queries, task.classes(bank), strict=True)
         ]
-        return nll_loss(positives, log_zs, bank.pairs, task.names)
+        loss, metrics = nll_loss(positives, log_zs, bank.pairs, task.names)
+        return loss, {**metrics, **learned}
 
 
 def nll_loss(

@@ -13,7 +13,7 @@ import logging
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -284,9 +284,7 @@ class Trainer(ABC):
         """Merge skipped pairs, average the running statistics and write a checkpoint of the current step."""
         self._sync_skipped()
         self._average_running_stats()
-        rank_state = {"task": self.rank_state_dict(), "rng": torch.get_rng_state()}
-        if self.world.device.type == "cuda":
-            rank_state["cuda_rng"] = torch.cuda.get_rng_state()
+        rank_state = {"task": self.rank_state_dict(), **get_rng_state(self.world.device)}
         shared = {"task": self.state_dict(), "left_out": self.skipped}
         save_checkpoint(self.run_folder.checkpoints, self.step, shared, rank_state, self.world)
         self._saved_step = self.step
@@ -301,10 +299,7 @@ class Trainer(ABC):
         try:
             self.load_state_dict(shared["task"], [each["task"] for each in ranks])
             if self.world.rank < len(ranks):  # an additional process keeps its freshly seeded generators
-                mine = ranks[self.world.rank]
-                torch.set_rng_state(mine["rng"])
-                if self.world.device.type == "cuda" and "cuda_rng" in mine:
-                    torch.cuda.set_rng_state(mine["cuda_rng"])
+                set_rng_state(self.world.device, ranks[self.world.rank])
             self.step, self.skipped = shared["step"], shared["left_out"]
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -332,19 +327,11 @@ class Trainer(ABC):
         Returns:
             Means over this process's clips of the loss and the scalars.
         """
-        # The same number on every process, since each microbatch runs collectives.
-        fewest = int(self.world.gather_counts(len(batch.rows)).min())
-        count = min(self.recipe.training.accumulate, fewest // 2)
         means: dict[str, torch.Tensor] = {}
-        with record_section("copy"):
-            microbatches = microbatches_to_device(batch, count, self.world.device)
-        for i, (rows, clips, colors) in enumerate(microbatches):
-            with record_section("copy"):
-                if clips.dim() == 2:  # stored features
-                    pixels = separate_views(clips, self.views_per_step)
-                else:
-                    pixels = preprocess_clips(clips, colors, self.recipe.clip, self.views_per_step)
-            with maybe_no_sync(self.network, last=i == count - 1):
+        microbatches = self.split_batch(batch)
+        for i, (rows, clips, colors) in enumerate(microbatches, start=1):
+            pixels = self.preprocess(clips, colors)
+            with maybe_no_sync(self.network, last=i == len(microbatches)):
                 loss, scalars = compute_loss(rows, pixels)
                 weight = len(rows) / len(batch.rows)
                 with record_section("backward"):
@@ -352,6 +339,21 @@ class Trainer(ABC):
             for name, value in {"loss": loss.detach(), **scalars}.items():
                 means[name] = means.get(name, 0) + weight * value
         return means
+
+    def split_batch(self, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Return at most ``training.accumulate`` microbatches, see `microbatches_to_device`."""
+        # The same number on every process, since each microbatch runs collectives.
+        fewest = int(self.world.gather_counts(len(batch.rows)).min())
+        count = min(self.recipe.training.accumulate, fewest // 2)
+        with record_section("copy"):
+            return microbatches_to_device(batch, count, self.world.device)
+
+    def preprocess(self, clips: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
+        """Return the pixels of the V views of clips, see `preprocess_clips`, or stored features (b·V, F)."""
+        with record_section("copy"):
+            if clips.dim() == 2:  # stored features
+                return separate_views(clips, self.views_per_step)
+            return preprocess_clips(clips, colors, self.recipe.clip, self.views_per_step)
 
     def step_optimizer(self) -> dict[str, torch.Tensor]:
         """Clip the gradient norm, step the optimizer, zero the gradients and update the average of the weights.
@@ -487,6 +489,21 @@ def microbatches_to_device(
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def get_rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the state of torch's default generators of the CPU and of a device."""
+    state = {"rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(device: torch.device, state: Mapping[str, Any]) -> None:
+    """Restore `get_rng_state`; the state may be that of another kind of device."""
+    torch.set_rng_state(state["rng"])
+    if device.type == "cuda" and "cuda_rng" in state:
+        torch.cuda.set_rng_state(state["cuda_rng"])
 
 
 def maybe_no_sync(network: nn.Module, last: bool) -> Any:

@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest
 from crosspair.device import autocast, dtype_for, to_device
 from crosspair.distributed import World
 from crosspair.errors import ManifestError, TextError
-from crosspair.evaluation.encode import eval_mode
+from crosspair.evaluation.encode import encode_plans, eval_mode
 from crosspair.evaluation.features import extract_features
 from crosspair.evaluation.retrieval import retrieval
+from crosspair.evaluation.stored import StoredFeatures
+from crosspair.evaluation.windows import whole_video_plan
 from crosspair.models.cpd import CPD, build_model
 from crosspair.models.init import load_pretrained_towers
-from crosspair.objectives import build_objective
+from crosspair.objectives import LearnedTemperature, NoiseContrastive, build_objective
 from crosspair.objectives.bank import MemoryBank
 from crosspair.objectives.in_batch import InBatch
-from crosspair.training.loop import LossAndMetrics, Trainer, compile_model, force_eager, prepare_model, wrap_ddp
+from crosspair.progress import progress
+from crosspair.training.loop import (
+    LossAndMetrics,
+    Trainer,
+    compile_model,
+    force_eager,
+    get_rng_state,
+    maybe_no_sync,
+    prepare_model,
+    set_rng_state,
+    wrap_ddp,
+)
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
@@ -36,6 +51,7 @@ from crosspair.video.loader import CAPTION, Batch, TrainingOrder
 
 logger = logging.getLogger(__name__)
 
+BANK = 3  # use of a generator; the others are in `crosspair.video.loader`
 TEXTS = 256  # texts of a call of the text encoder in validation
 MIN_CHECKPOINT_STEPS = 1000  # with stored features, between checkpoints: epochs may last less than a second
 
@@ -84,6 +100,7 @@ class Pretraining(Trainer):
     model: CPD
     stores_features: bool  # whether the views are encoded before the training, by a frozen encoder
     towers: StoredTowers | None  # stored features
+    stored_views: list[StoredFeatures]  # of the training pairs, if features are stored
     validation_videos: tuple[list[int], torch.Tensor]  # rows and stored features (V, F) of split val
 
     def __init__(self, recipe: Recipe, manifest: Manifest, world: World, init: str = "random") -> None:
@@ -162,29 +179,25 @@ class Pretraining(Trainer):
 
         The objective reads the first view of each video; ``objective.video_weight`` compares it with a second one.
         """
-        recipe, device = self.recipe, self.world.device
+        recipe = self.recipe
         lr = set_learning_rates(
             self.optimizer, self.curriculum.stage, epoch, recipe.training.epochs,
             recipe.optimizer, recipe.curriculum,
         )  # fmt: skip
-        embeddings = []
+        embeddings: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def compute_loss(rows: torch.Tensor, pixels: torch.Tensor) -> LossAndMetrics:
-            titles = draw_captions(self.captions, rows.tolist(), recipe.training.seed, batch.epoch)
-            with record_section("forward"), autocast(device, recipe.training.precision):
-                views, text = self.network(pixels, self.text_inputs(titles))  # (b·V, D), (b, D)
-            video, *others = views.view(len(text), self.views_per_step, -1).unbind(1)  # (b, D) each
-            embeddings.append((video.detach(), text.detach()))
-            with record_section("objective"):
-                batch_and_bank = to_device(rows, device), self.bank
-                loss, metrics = self.objective(video, text, *batch_and_bank)
-                for other in others:
-                    between_views, _ = self.between_views(video, other, *batch_and_bank)
-                    loss = loss + recipe.objective.video_weight * between_views
-                    metrics["loss_views"] = between_views.detach()
-            return loss, metrics
+            views, text = self._encode(self.network, rows, pixels, batch.epoch)
+            if isinstance(self.objective, NoiseContrastive):
+                self.objective.first_microbatch = not embeddings
+            embeddings.append((views[:, 0].detach(), text.detach()))
+            return self._compute_objective(views, text, rows)
 
-        metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
+        compares_batch = recipe.objective.compares_batch or recipe.objective.video_weight > 0
+        if compares_batch and recipe.training.accumulate > 1:
+            metrics, *embeddings = self._cache_gradients(batch, loss_scale)
+        else:
+            metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
         with record_section("optimiser"):
             for weights in self.objective.parameters():  # learned classes, outside DDP
                 assert weights.grad is not None
@@ -194,6 +207,68 @@ class Pretraining(Trainer):
             video, text = (torch.cat(column) for column in zip(*embeddings, strict=True))
             self.bank.update(batch.rows, video, text)
         return {**metrics, "lr": torch.tensor(lr), "stage": torch.tensor(self.curriculum.stage)}
+
+    def _encode(
+        self, network: nn.Module, rows: torch.Tensor, pixels: torch.Tensor, epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return f_v of V views (b, V, D) and f_t (b, D) of a micro-batch, see `accumulate_gradients`."""
+        training = self.recipe.training
+        titles = draw_captions(self.captions, rows.tolist(), training.seed, epoch)
+        with record_section("forward"), autocast(self.world.device, training.precision):
+            views, text = network(pixels, self.text_inputs(titles))  # (b·V, D), (b, D)
+        return views.view(len(text), self.views_per_step, -1), text
+
+    def _compute_objective(self, views: torch.Tensor, text: torch.Tensor, rows: torch.Tensor) -> LossAndMetrics:
+        """Return the loss of f_v (b, V, D) and f_t (b, D) of pairs, and metrics."""
+        with record_section("objective"):
+            batch_and_bank = to_device(rows, self.world.device), self.bank
+            video, *others = views.unbind(1)
+            loss, metrics = self.objective(video, text, *batch_and_bank)
+            for other in others:
+                between_views, _ = self.between_views(video, other, *batch_and_bank)
+                loss = loss + self.recipe.objective.video_weight * between_views
+                metrics["loss_views"] = between_views.detach()
+        return loss, metrics
+
+    def _cache_gradients(
+        self, batch: Batch, loss_scale: float
+    ) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """Compute the gradients of a loss that compares all pairs of the batch, in the memory of a micro-batch.
+
+        This is gradient caching (GradCache, arXiv:2101.06983). Micro-batches are encoded twice with the same random
+        numbers: without a graph, to compute the gradients of the loss with respect to the embeddings; and with a graph,
+        to propagate these. Except for batch normalisation, which uses the statistics of each micro-batch, gradients are
+        those of the whole batch. Arguments as of `train_step`.
+
+        Returns:
+            The loss and the metrics of the objective, and the embeddings f_v and f_t (B, D).
+        """
+        microbatches, device = self.split_batch(batch), self.world.device
+        states, parts = [], []
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        with torch.no_grad():
+            for rows, clips, colors in microbatches:
+                states.append(get_rng_state(device))
+                parts.append(self._encode(self.model, rows, self.preprocess(clips, colors), batch.epoch))
+            for buffer, saved in zip(self.model.buffers(), buffers, strict=True):  # running statistics move once
+                buffer.copy_(saved)
+        views, text = (torch.cat(column).requires_grad_() for column in zip(*parts, strict=True))
+        loss, metrics = self._compute_objective(views, text, batch.rows)
+        with record_section("backward"):
+            torch.autograd.backward(loss * loss_scale)
+        assert views.grad is not None
+        assert text.grad is not None
+        sizes = [len(rows) for rows, _, _ in microbatches]
+        gradients = zip(torch.split(views.grad, sizes), torch.split(text.grad, sizes), strict=True)
+        for i, ((rows, clips, colors), of_both) in enumerate(zip(microbatches, gradients, strict=True)):
+            set_rng_state(device, states[i])
+            pixels = self.preprocess(clips, colors)
+            with maybe_no_sync(self.network, last=i == len(microbatches) - 1):
+                outputs = self._encode(self.network, rows, pixels, batch.epoch)
+                trained = [t for t in (0, 1) if outputs[t].requires_grad]  # towers
+                with record_section("backward"):
+                    torch.autograd.backward([outputs[t] for t in trained], [of_both[t] for t in trained])
+        return {"loss": loss.detach(), **metrics}, (views[:, 0].detach(), text.detach())
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
         """Return the batches of an order; with a frozen video encoder, with features that are stored first."""
@@ -206,13 +281,79 @@ class Pretraining(Trainer):
             self.towers.load_titles([*captions, *self.validation.column(self.recipe.text.column)])
         if len(self.validation):
             self.validation_videos = self.towers.load_videos(self.validation)
-        return stored_batches(order, self.towers.load_views(self.train_pairs, self.views), self.views_per_step)
+        self.stored_views = self.towers.load_views(self.train_pairs, self.views)
+        return stored_batches(order, self.stored_views, self.views_per_step)
+
+    def _run(self, batches: Iterable[Batch]) -> bool:
+        """Fill the memory bank before the first step, and train."""
+        if not self.step:
+            self.fill_bank()
+        return super()._run(batches)
+
+    def fill_bank(self) -> None:
+        """Fill the memory bank from the initial towers, unless its entries are to be random.
+
+        A pair is encoded by the first of its known captions, and by one clip in the middle of its video or its first
+        stored view. Batches have the size of a micro-batch, are each encoded by one process, and are normalised by
+        their own statistics, so entries do not depend on the number of processes. The video entries of unreadable
+        videos stay random.
+        """
+        config, training, world = self.recipe.objective, self.recipe.training, self.world
+        if config.bank_init == "random" or not config.uses_bank:
+            return
+        pairs, size = len(self.captions), training.batch_size // training.accumulate
+        count = -(-pairs // size)  # batches; the last is completed by pairs of the first, for its statistics
+        order = np.random.default_rng((training.seed, BANK)).permutation(pairs)
+        batches = np.resize(order, (count, size)).tolist()
+        with (
+            batch_statistics(self.model), torch.no_grad(), force_eager(training),
+            autocast(world.device, training.precision),
+            progress("filling the memory bank", pairs, "pairs", shown=world.is_main) as bar,
+        ):  # fmt: skip
+            videos = self._iter_visual_features(batches[world.rank :: world.size])
+            for number in range(world.rank, -(-count // world.size) * world.size, world.size):
+                rows = batches[number] if number < count else []
+                new = rows[: max(0, pairs - number * size)]  # without the pairs that complete the batch
+                text = video = self.bank.text.new_empty(0, self.bank.text.shape[1])
+                if rows:
+                    text = self.model.project_text(self._text_features([self.captions[row][0] for row in rows]))
+                self.bank.fill(torch.tensor(new, dtype=torch.long), "text", text[: len(new)])
+                if config.bank_init == "towers":
+                    features = next(videos) if rows else []
+                    readable = [i for i, each in enumerate(features) if each is not None]
+                    if len(readable) > 1:
+                        visual = torch.cat([each for each in features if each is not None])
+                        video = self.model.project_video(to_device(visual, world.device))
+                    filled = [rows[i] for i in readable[: len(video)] if i < len(new)]
+                    self.bank.fill(torch.tensor(filled, dtype=torch.long), "video", video[: len(filled)])
+                bar.advance(min(pairs, (number + world.size) * size))
+
+    def _iter_visual_features(self, batches: Sequence[Sequence[int]]) -> Iterator[list[torch.Tensor | None]]:
+        """Yield for batches of training pairs the feature (1, F) of each video on the CPU, None if it is unreadable."""
+        if self.towers:
+            view = self.stored_views[0]
+            yield from ([None if row in view.failures else view[[row]] for row in rows] for rows in batches)
+            return
+
+        def network(clips: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.model.visual_features(to_device(clips, self.world.device)).float().cpu(),)
+
+        plans = [whole_video_plan(row, self.clips[row], clips=1) for rows in batches for row in rows]
+        workers, size = self.recipe.training.workers, len(batches[0]) if batches else 1
+        encoded = encode_plans(plans, network, self.recipe.clip, batch_size=size, workers=workers)
+        for rows in batches:
+            yield [video.sums[0] if video.groups else None for video in islice(encoded, len(rows))]
 
     def text_inputs(self, titles: Sequence[str]) -> Sequence[str] | torch.Tensor:
         """Return titles; or, if the text encoder is frozen and they are stored, their features (b, E) on the device."""
         if self.towers and self.curriculum.stage == 1:
             return to_device(self.towers.text_features(titles), self.world.device)
         return titles
+
+    def _text_features(self, titles: Sequence[str]) -> torch.Tensor:
+        """Return the features (b, E) of titles by the text encoder, on the device."""
+        inputs = self.text_inputs(titles)
+        return inputs if isinstance(inputs, torch.Tensor) else self.model.text_encoder(inputs)
 
     def validate(self) -> dict[str, float]:
         """Compute retrieval in both directions on split val, with one centre clip per video.
@@ -246,9 +387,7 @@ class Pretraining(Trainer):
             rows, visual = features.rows.tolist(), features.visual
         column = self.validation.column(self.recipe.text.column)
         titles = [column[row] for row in rows]
-        parts = [self.text_inputs(titles[i : i + TEXTS]) for i in range(0, len(titles), TEXTS)]
-        encoder = self.model.text_encoder
-        text = [part if isinstance(part, torch.Tensor) else encoder(part) for part in parts]
+        text = [self._text_features(titles[i : i + TEXTS]) for i in range(0, len(titles), TEXTS)]
         return visual.to(device), torch.cat(text)
 
     def _retrieval_scores(self, visual: torch.Tensor, text: torch.Tensor, weight: float) -> dict[str, float]:
@@ -265,7 +404,10 @@ class Pretraining(Trainer):
         return scores
 
     def export(self) -> None:
-        """Write the model, with heads that are interpolated as the recipe says."""
+        """Write the model with its temperature, if that is learned, and heads interpolated as the recipe says."""
+        temperature = getattr(self.objective, "temperature", None)
+        if isinstance(temperature, LearnedTemperature):
+            self.model.temperature = temperature().item()
         with self.model.interpolated(self.recipe.head.interpolation):
             super().export()
 
@@ -289,6 +431,24 @@ class Pretraining(Trainer):
         super().load_state_dict(state, ranks)
         self.bank.load_state_dict([each["bank"] for each in ranks])
         self.enter_stage()
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, but let batch normalisation that is trained use the statistics of each batch.
+
+    Running statistics do not change, and processes do not communicate.
+    """
+    norms = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training]
+    running = [(norm.running_mean, norm.running_var) for norm in norms]
+    with eval_mode(model):
+        for norm in norms:
+            norm.running_mean = norm.running_var = None
+        try:
+            yield
+        finally:
+            for norm, (mean, variance) in zip(norms, running, strict=True):
+                norm.running_mean, norm.running_var = mean, variance
 
 
 def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:

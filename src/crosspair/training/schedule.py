@@ -31,8 +31,8 @@ def build_grouped_optimizer(
 ) -> torch.optim.Optimizer:
     """Build AdamW or SGD with parameter groups for each role.
 
-    With AdamW, parameters of one dimension (biases, normalisation) have no weight decay. The key "factor" of a group is
-    the learning rate relative to that of its role: 1 except for ``encoder``.
+    Scalars, and with AdamW also parameters of one dimension (biases, normalisation), have no weight decay. The key
+    "factor" of a group is the learning rate relative to that of its role: 1 except for ``encoder``.
     """
     factors = {
         id(parameter): config.encoder_factor * config.layer_decay**after
@@ -43,7 +43,8 @@ def build_grouped_optimizer(
     for role, parameters in roles.items():
         members: dict[tuple[bool, float], list[nn.Parameter]] = {}
         for parameter in parameters:
-            key = parameter.dim() > 1 or config.name == "sgd", factors.get(id(parameter), 1.0)
+            decay = parameter.dim() > (0 if config.name == "sgd" else 1)
+            key = decay, factors.get(id(parameter), 1.0)
             members.setdefault(key, []).append(parameter)
         for decay, factor in sorted(members, reverse=True):
             weight_decay = config.weight_decay if decay else 0.0
