@@ -270,8 +270,7 @@ def test_objectives_with_negatives_of_the_batch(name: str) -> None:
     refused("^laptop: objective.estimate", f"objective.name={name}", "objective.estimate=softmax")
 
 
-def test_two_views_of_the_whole_batch() -> None:
-    refused("^laptop: training.accumulate .*video_weight", "objective.video_weight=1", "training.accumulate=2")
+def test_video_term_requires_two_views() -> None:
     refused("^laptop: video.views", "objective.video_weight=1", "video.train=head", "video.views=1")
     refused("^laptop: objective.video_weight", "objective.video_weight=-1")
 

@@ -38,13 +38,13 @@ PAIRS, CLIPS = 24, 7
 CPU = torch.device("cpu")
 
 
-def batch(seed: int = 0) -> Batch:
+def batch(seed: int = 0, views: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     return Batch(
         epoch=0,
         rows=torch.randperm(PAIRS, generator=generator)[:CLIPS],
-        clips=torch.randint(0, 256, (CLIPS, 3, 2, 32, 32), generator=generator).to(torch.uint8),
-        colors=torch.rand(CLIPS, 4, generator=generator) + 0.5,
+        clips=torch.randint(0, 256, (CLIPS, 3, 2 * views, 32, 32), generator=generator).to(torch.uint8),
+        colors=torch.rand(CLIPS, 4 * views, generator=generator) + 0.5,
         failures=[(3, "broken")],
     )
 
@@ -169,6 +169,7 @@ BATCH_OBJECTIVES = (
     ("objective.name=ranking", "objective.margin=0.5"),
     ("objective.name=in_batch", "objective.soft_targets=0.2", "objective.learnable_temperature=true"),
     ("objective.name=siglip",),
+    ("objective.video_weight=0.5", "objective.temperature=0.5"),
 )
 
 
@@ -180,7 +181,7 @@ def gradients(*settings: str, fixed: bool = True) -> tuple[dict[str, torch.Tenso
             module.eval()
     names = {**dict(run.model.named_parameters()), **dict(run.objective.named_parameters())}
     run.optimizer.register_step_pre_hook(lambda *_: found.update({n: p.grad.clone() for n, p in names.items()}))
-    metrics = run.train_step(batch(), 0.0, 1.0)
+    metrics = run.train_step(batch(views=run.views_per_step), 0.0, 1.0)
     return {**found, **metrics}, run
 
 
@@ -355,9 +356,8 @@ def test_video_term_matches_a_loop() -> None:
     before = run.bank.video.clone()
     outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
     run.model.register_forward_hook(lambda *arguments: outputs.append(arguments[-1]))
-    one = batch()
-    two = replace(one, clips=torch.cat([one.clips, one.clips.roll(1, 0)], dim=2), colors=one.colors.repeat(1, 2))
-    scalars = run.train_step(two, 0.0, 1.0)
+    pairs = batch(views=2)
+    scalars = run.train_step(pairs, 0.0, 1.0)
     ((views, text),) = outputs
     assert (len(views), len(text)) == (2 * CLIPS, CLIPS)
     first, second = views.detach()[::2], views.detach()[1::2]
@@ -366,12 +366,12 @@ def test_video_term_matches_a_loop() -> None:
         for i in range(CLIPS):
             scores = [float(queries[i] @ candidate) / temperature for candidate in candidates]
             expected += (math.log(sum(map(math.exp, scores))) - scores[i]) / CLIPS
-    ranking, _ = Ranking(0.3, World())(first, text.detach(), one.rows, run.bank)
+    ranking, _ = Ranking(0.3, World())(first, text.detach(), pairs.rows, run.bank)
     assert float(scalars["loss_views"]) == pytest.approx(expected, rel=1e-5)
     assert float(scalars["loss"]) == pytest.approx(float(ranking) + weight * expected, rel=1e-5)
     momentum = run.recipe.objective.bank_momentum
-    entries = F.normalize(momentum * before[one.rows] + (1 - momentum) * first, dim=1)
-    torch.testing.assert_close(run.bank.video[one.rows], entries)  # the bank has the first view
+    entries = F.normalize(momentum * before[pairs.rows] + (1 - momentum) * first, dim=1)
+    torch.testing.assert_close(run.bank.video[pairs.rows], entries)  # the bank has the first view
 
 
 # --- validation -----------------------------------------------------------------------------------
