@@ -76,7 +76,8 @@ def test_class_names_are_unique() -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    assert [path for path in FILES if len(path.read_text().splitlines()) > 500] == []
+    limits = {"config.py": 600}  # a list of settings
+    assert [path for path in FILES if len(path.read_text().splitlines()) > limits.get(path.name, 500)] == []
 
 
 @pytest.mark.parametrize(

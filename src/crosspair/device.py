@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from crosspair.errors import ModelError, RecipeError, format_error
@@ -79,3 +82,18 @@ def _supports_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     available: bool = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return available
+
+
+def get_rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the state of torch's default generators of the CPU and of a device."""
+    state = {"rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(device: torch.device, state: Mapping[str, Any]) -> None:
+    """Restore `get_rng_state`; the state may be that of another kind of device."""
+    torch.set_rng_state(state["rng"])
+    if device.type == "cuda" and "cuda_rng" in state:
+        torch.cuda.set_rng_state(state["cuda_rng"])

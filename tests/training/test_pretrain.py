@@ -25,9 +25,10 @@ from crosspair.models.hub import weights_hash
 from crosspair.objectives import MemoryBank, Ranking
 from crosspair.recipes import load_recipe
 from crosspair.training import pretrain
+from crosspair.training.captions import draw_captions
 from crosspair.training.finetune import Finetuning
 from crosspair.training.loop import check_batch_size, compile_model, microbatches_to_device
-from crosspair.training.pretrain import BANK, Pretraining, draw_captions
+from crosspair.training.pretrain import BANK, Pretraining
 from crosspair.training.run import find_checkpoint, load_checkpoint, save_checkpoint
 from crosspair.video.loader import Batch
 from crosspair.video.pixels import jitter_colors, normalize, preprocess_clips, rotate_hues

@@ -13,7 +13,7 @@ import logging
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from crosspair.config import Clip, FinetuneRecipe, Recipe, TrainingConfig
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import check_frames, to_device
+from crosspair.device import check_frames, get_rng_state, set_rng_state, to_device
 from crosspair.distributed import World
 from crosspair.errors import RecipeError, RunError, VideoError
 from crosspair.models.classifier import Classifier
@@ -489,21 +489,6 @@ def microbatches_to_device(
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def get_rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the state of torch's default generators of the CPU and of a device."""
-    state = {"rng": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda_rng"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(device: torch.device, state: Mapping[str, Any]) -> None:
-    """Restore `get_rng_state`; the state may be that of another kind of device."""
-    torch.set_rng_state(state["rng"])
-    if device.type == "cuda" and "cuda_rng" in state:
-        torch.cuda.set_rng_state(state["cuda_rng"])
 
 
 def maybe_no_sync(network: nn.Module, last: bool) -> Any:

@@ -6,21 +6,19 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from crosspair.config import Recipe
 from crosspair.corpora.manifest import Manifest
-from crosspair.device import autocast, dtype_for, to_device
+from crosspair.device import autocast, dtype_for, get_rng_state, set_rng_state, to_device
 from crosspair.distributed import World
-from crosspair.errors import ManifestError, TextError
+from crosspair.errors import ManifestError
 from crosspair.evaluation.encode import encode_plans, eval_mode
 from crosspair.evaluation.features import extract_features
 from crosspair.evaluation.retrieval import retrieval
@@ -32,22 +30,21 @@ from crosspair.objectives import LearnedTemperature, NoiseContrastive, build_obj
 from crosspair.objectives.bank import MemoryBank
 from crosspair.objectives.in_batch import InBatch
 from crosspair.progress import progress
+from crosspair.training.captions import draw_captions, drop_unknown_captions, list_captions, titled_pairs
 from crosspair.training.loop import (
     LossAndMetrics,
     Trainer,
     compile_model,
     force_eager,
-    get_rng_state,
     maybe_no_sync,
     prepare_model,
-    set_rng_state,
     wrap_ddp,
 )
 from crosspair.training.profile import record_section
 from crosspair.training.run import MODEL
 from crosspair.training.schedule import Curriculum, build_optimizer, set_learning_rates
 from crosspair.training.stored import StoredTowers, stored_batches
-from crosspair.video.loader import CAPTION, Batch, TrainingOrder
+from crosspair.video.loader import Batch, TrainingOrder
 
 logger = logging.getLogger(__name__)
 
@@ -134,14 +131,14 @@ class Pretraining(Trainer):
     def _build_model(self, init: str) -> tuple[Manifest, list[list[str]]]:
         """Build and initialise the model; set ``validation``, return the training pairs and their known captions."""
         text, manifest = self.recipe.text, self.manifest
-        train = _titled_pairs(manifest, "train", text.column)
-        validation = _titled_pairs(manifest, "val", text.column)
-        captions = _list_captions(train, text.column)
+        train = titled_pairs(manifest, "train", text.column)
+        validation = titled_pairs(manifest, "val", text.column)
+        captions = list_captions(train, text.column)
         model = build_model(self.recipe, [caption for each in captions for caption in each])
         self.origin = {"init": load_pretrained_towers(model, init)}
-        train, captions = _drop_unknown_titles(train, captions, model, text.empty_titles)
+        train, captions = drop_unknown_captions(train, captions, model, text.empty_titles)
         titles = [[title] for title in validation.column(text.column)]
-        self.validation, _ = _drop_unknown_titles(validation, titles, model, "drop")
+        self.validation, _ = drop_unknown_captions(validation, titles, model, "drop")
         for split, used in (("train", train), ("val", self.validation)):
             total = len(manifest.split(split))
             self.counts |= {split: len(used), f"{split}_left_out": total - len(used)}
@@ -449,59 +446,3 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
         finally:
             for norm, (mean, variance) in zip(norms, running, strict=True):
                 norm.running_mean, norm.running_var = mean, variance
-
-
-def _titled_pairs(manifest: Manifest, name: str, column: str) -> Manifest:
-    """Return the pairs of a split that have a title and no error; ManifestError if it has no such pair."""
-    split = manifest.split(name)
-    kept = split.drop_unusable(column)
-    if len(split) and not len(kept):
-        raise ManifestError(
-            f"{split.path}: all {len(split)} pairs of split {name} lack a {column} or a readable "
-            f'video. Run "crosspair check {split.path}" to list unreadable videos.'
-        )
-    return kept
-
-
-def draw_captions(captions: Sequence[Sequence[str]], rows: Iterable[int], seed: int, epoch: int) -> list[str]:
-    """Draw a caption for some training pairs in an epoch, the same for a pair whichever batch it is in.
-
-    Args:
-        captions: of all pairs.
-        rows: indices of pairs.
-        seed, epoch: of the draws.
-    """
-    draws = _caption_draws(seed, epoch, len(captions))
-    return [captions[row][int(draws[row] * len(captions[row]))] for row in rows]
-
-
-@lru_cache(maxsize=1)
-def _caption_draws(seed: int, epoch: int, pairs: int) -> NDArray[np.float64]:
-    """Draw a number in [0, 1) for each pair (pairs,); a generator per pair would take longer than a cached step."""
-    return np.random.default_rng((seed, CAPTION, epoch)).random(pairs)
-
-
-def _list_captions(split: Manifest, column: str) -> list[list[str]]:
-    """Return the captions of each pair: ``titles``, where they are set and ``column`` is title, or its one title."""
-    several = split.column("titles") if column == "title" else [None] * len(split)
-    return [captions or [title] for captions, title in zip(several, split.column(column), strict=True)]
-
-
-def _drop_unknown_titles(
-    split: Manifest, captions: Sequence[list[str]], model: CPD, policy: str
-) -> tuple[Manifest, list[list[str]]]:
-    """Drop captions without a word known to the text encoder, and pairs without a known caption.
-
-    With policy "error", a pair without a known caption raises a TextError.
-    """
-    known = [[caption for caption in each if not model.text_encoder.is_empty(caption)] for each in captions]
-    ids, unknown = split.column("pair_id"), [row for row, each in enumerate(known) if not each]
-    if unknown and policy == "error":
-        first = unknown[0]
-        raise TextError(
-            f"{split.path}: {len(unknown)} titles contain no known word, the first is "
-            f"{captions[first][0]!r} (pair {ids[first]!r}); fix them or set text.empty_titles=drop"
-        )
-    for row in unknown:
-        logger.warning("skipped %s: no known word in %r", ids[row], captions[row][0])
-    return split.take([row for row, each in enumerate(known) if each]), [each for each in known if each]
