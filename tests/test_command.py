@@ -154,9 +154,9 @@ def test_freed_memory_is_reused() -> None:
     program = """if True:
         import resource, sys
         import numpy as np
-        from crosspair.cli import _keep_freed_memory
+        from crosspair.workers import keep_freed_memory
         if sys.argv[1] == "keep":
-            _keep_freed_memory()
+            keep_freed_memory()
         np.ones(2**23)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         np.ones(2**23)

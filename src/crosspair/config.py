@@ -42,6 +42,7 @@ NETWORK_INPUT: Rule = ("at least 32", lambda size: size >= 32)
 
 
 MAX_SIZE = 2**16  # of a dimension of a network
+MIN_TEMPERATURE = 0.01  # if it is learned, as in CLIP
 MAX_CLIP = 2**25  # pixels of the resized frames of a clip: 32 times the paper's largest
 
 
@@ -100,6 +101,8 @@ class ClipConfig:
             raise RecipeError(f"clip.area is {self.area}; it must be ascending, above 0 and at most 1")
         if not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
             raise RecipeError(f"clip.aspect is {self.aspect}; it must be ascending, above 0")
+        if self.area is None and self.aspect != ClipConfig.aspect:
+            raise RecipeError(f"clip.aspect is {self.aspect}, which has no effect without clip.area")
         high = max(high, self.test_scale, self.area[0] ** -0.5 if self.area else 1)
         if (pixels := self.frames * (self.size * high) ** 2) > MAX_CLIP:
             raise RecipeError(
@@ -265,8 +268,8 @@ class ObjectiveConfig:
 
     @property
     def compares_batch(self) -> bool:
-        """Whether the negatives of a pair are the other pairs of the batch."""
-        return self.name in {"ranking", "in_batch", "siglip"}
+        """Whether the loss compares a pair with the other pairs of the batch."""
+        return self.name in {"ranking", "in_batch", "siglip"} or self.video_weight > 0
 
     @property
     def uses_bank(self) -> bool:
@@ -286,6 +289,11 @@ class ObjectiveConfig:
                 f"objective.learnable_temperature is true, which objective.name={self.name} with "
                 f"objective.estimate={self.estimate} and objective.instances={self.instances} does not support; use "
                 "objective.name=in_batch or siglip, or objective.estimate=softmax with objective.instances=bank"
+            )
+        if self.learnable_temperature and self.temperature < MIN_TEMPERATURE:
+            raise RecipeError(
+                f"objective.temperature is {self.temperature}; with objective.learnable_temperature it must be at "
+                f"least {MIN_TEMPERATURE}"
             )
         for name, objectives in OBJECTIVES_WITH.items():
             value = getattr(self, name)
@@ -392,7 +400,7 @@ class TrainingConfig:
     """Weights to export to the run's ``model/``: the last, or the best on validation."""
     ema: float = 0.0
     """Decay of the moving average of the weights that validation and the exported model use, per step;
-    .99 to .9999 is usual. 0: the weights themselves, as in the paper."""
+    .99 to .9999 is usual; a learned temperature is not averaged. 0: the weights themselves, as in the paper."""
 
     def __post_init__(self) -> None:
         check_fields("training", self, POSITIVE, "epochs", "batch_size", "accumulate", "validate_every", "log_every")

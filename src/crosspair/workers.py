@@ -7,9 +7,11 @@ since an executor fails as a whole when one of its processes dies.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
+import platform
 import signal
 import socket
 import sys
@@ -31,6 +33,7 @@ from crosspair.errors import CrosspairError, RunError, format_error
 
 MEMORY_LIMIT = 4 * 2**30  # bytes: a header may ask for more pixels than any machine has
 ATTEMPTS = 2  # a job that crashes its process is tried once more: memory may have run out elsewhere
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 QUEUED = 2  # jobs submitted to each process, so that it does not wait for the next one
 
 Job = TypeVar("Job")
@@ -233,6 +236,14 @@ def _start_worker(function: Callable[[Any], Any], memory_limit: int, ready: Even
     exit_with_parent()
     _limit_memory(memory_limit)
     ready.set()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next tensor: returning it to the system doubles the time of some networks."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def exit_with_parent() -> None:

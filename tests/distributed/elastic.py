@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from crosspair.distributed import World, init_distributed
+from crosspair.objectives import MemoryBank
 from crosspair.recipes import load_recipe
 from crosspair.training import loop
 from crosspair.training.pretrain import Pretraining
@@ -51,11 +52,13 @@ def main(folder: Path, killed: int, fixed: int) -> None:
         loop.training_loader = lambda _, order, *__, **___: batches(order, killed, world)
         task._iter_visual_features = initial_features
         task.train(folder, resume=True)
-        whole = torch.zeros(2, len(task.clips), 8)
-        whole[:, world.rank :: world.size] = torch.stack([task.bank.video, task.bank.text])
+        other = Pretraining(load_recipe("laptop", [*SETTINGS, *CONFIG, "head.video_hidden=8"]), some_pairs(), world)
+        other._iter_visual_features = initial_features
+        other.fill_bank()  # with the statistics of each batch
         result = {
             "seeds": world.gather_rows(torch.tensor([torch.initial_seed()])),
-            "bank": world.sum(whole),
+            "bank": gather_bank(task.bank, world),
+            "initial bank": gather_bank(other.bank, world),
             "log_z": task.objective.state_dict()["log_z"],
             "weights": [each.detach() for each in task.model.parameters()],
             "statistics": [each for each in task.model.buffers() if each.is_floating_point()],
@@ -64,6 +67,13 @@ def main(folder: Path, killed: int, fixed: int) -> None:
         }
         if world.is_main:
             torch.save(result, folder / "found.pt")
+
+
+def gather_bank(bank: MemoryBank, world: World) -> torch.Tensor:
+    """Return all entries (2, N, D)."""
+    entries = torch.zeros(2, bank.pairs, bank.video.shape[1])
+    entries[:, world.rank :: world.size] = torch.stack([bank.video, bank.text])
+    return world.sum(entries)
 
 
 def batches(order: TrainingOrder, killed: int, world: World) -> Iterator[Batch]:

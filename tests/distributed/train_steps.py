@@ -29,7 +29,9 @@ def some_pairs() -> Manifest:
     """Return pairs without videos."""
     words = ["ball", "dog", "runs", "cat", "playing"]
     titles = [f"{words[i % 5]} {words[i % 3]}" for i in range(PAIRS)]
-    rows = [{"pair_id": str(i), "path": "x", "title": title, "label": "abc"[i % 3]} for i, title in enumerate(titles)]
+    rows = [
+        {"pair_id": str(i), "path": f"{i}.mp4", "title": title, "label": "abc"[i % 3]} for i, title in enumerate(titles)
+    ]
     return manifest_from_rows(rows, "m.parquet")
 
 

@@ -96,9 +96,9 @@ def test_learned_temperature() -> None:
     assert float(metrics["temperature"]) == pytest.approx(tau, rel=1e-6)
     loss.backward()
     step = 1e-4
-    beside = [InBatch(tau / math.exp(d), World())(video, text, torch.arange(5), bank_of(5, 4))[0]
+    at_both_sides = [InBatch(tau / math.exp(d), World())(video, text, torch.arange(5), bank_of(5, 4))[0]
               for d in (step, -step)]  # fmt: skip
-    slope = float(beside[0] - beside[1]) / (2 * step)
+    slope = float(at_both_sides[0] - at_both_sides[1]) / (2 * step)
     assert float(learned.temperature.log_scale.grad) == pytest.approx(slope, rel=1e-4)
 
 

@@ -244,6 +244,7 @@ def test_an_unknown_key_suggests_the_nearest_one(given_key: str, nearest: str) -
         ("clip.scale=[0.9, 1]", ""),
         ("clip.scale=[1.5, 1.2]", ""),
         ("clip.area=[0, 1]", ""),
+        ("clip.aspect=[1, 1]", "clip.area"),
         ("clip.area=[0.5, 1.1]", ""),
         ("clip.aspect=[2, 1]", ""),
         ("clip.hue=0.6", ""),

@@ -40,6 +40,7 @@ from crosspair.provenance import provenance
 from crosspair.recipes import make_recipe, recipe_hash
 from crosspair.training.finetune import finetune
 from crosspair.training.pretrain import pretrain
+from crosspair.workers import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def main(folder: str, slot: str, *options: str) -> int:
     if options:
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%X")
+    keep_freed_memory()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     world = World()
     if torch.cuda.is_available():

@@ -6,12 +6,10 @@ only when the verb runs. jsonargparse executes the `TYPE_CHECKING` block of the 
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import io
 import logging
 import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crosspair.errors import CrosspairError, escape_controls, format_error
+from crosspair.workers import keep_freed_memory
 
 if TYPE_CHECKING:
     from crosspair.cli.parser import VerbParser
@@ -56,7 +55,6 @@ VERBS = {  # the module of each verb
     "doctor": "train",
 }
 HELP = {"-h", "--help"}
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Idle OpenMP threads that spin take CPU time from the decoding workers: a quarter of the speed
     # on two cores. The variable has an effect only if it is set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _keep_freed_memory()
+    keep_freed_memory()
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: PTH123, SIM115
@@ -97,14 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as interrupt:
         sys.unraisablehook = lambda _: None  # destructors of half-built objects may raise
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next tensor: returning it to the system doubles the time of some networks."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

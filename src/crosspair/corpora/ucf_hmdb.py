@@ -89,9 +89,9 @@ def hmdb51_corpus(
 
 
 def recording_ids(manifest: Manifest) -> list[str]:
-    """Return the recording that each clip of a manifest is cut from, as far as its names tell.
+    """Return the recording that each clip of a manifest is cut from, if it is known.
 
-    That is the group of a clip of UCF101 and the source of a clip of HMDB51, which are known from ``pair_id`` and
+    It is the group of a clip of UCF101 and the source of a clip of HMDB51, which are known from ``pair_id`` and
     ``label``, and the file of any other clip.
     """
     columns = (manifest.column(name) for name in ("pair_id", "label", "path"))

@@ -178,14 +178,16 @@ def _result_from_json(values: dict[str, Any]) -> Result:
     return replace(result, interval=(low, high))
 
 
-def bootstrap_interval(counts: RecordingCounts, *, seed: int, rounds: int = ROUNDS) -> tuple[float, float]:
+def bootstrap_interval(counts: RecordingCounts, *, seed: int, rounds: int = ROUNDS) -> tuple[float, float] | None:
     """Estimate the 95 % interval of the mean accuracy by resampling the recordings with replacement.
 
     All tests have the same resamples, since a recording may be in several.
 
     Returns:
-        The 2.5th and the 97.5th percentile of the accuracy, 0 to 1.
+        The 2.5th and the 97.5th percentile of the accuracy, 0 to 1; None if there is only one recording.
     """
+    if len(counts.recordings) < 2:
+        return None
     hits, tested = (torch.tensor(rows).double() for rows in (counts.correct, counts.tested))  # (D, R)
     generator = torch.Generator().manual_seed(seed)
     recordings = hits.shape[1]

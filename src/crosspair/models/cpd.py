@@ -39,8 +39,8 @@ class CPD(VideoModel):
 
     Attributes:
         untrained: members of `PARTS` with random weights, e.g. in models imported without text.
-        temperature: divisor of the cosines in the probabilities of classes: τ of Equation 3 (0.07), or that of the
-            pretrained model whose embeddings are used.
+        temperature: divisor of the cosines in the probabilities of classes: τ of Equation 3 (0.07), that of the
+            pretrained model whose embeddings are used, or the learned one.
 
     Raises:
         RecipeError: the encoder does not take clips of this format, or has other features than the embedding without

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from crosspair.config import MIN_TEMPERATURE
 from crosspair.distributed import World
 from crosspair.objectives.bank import MemoryBank
 
@@ -48,7 +49,7 @@ class Discrimination(Protocol):
 
 
 class LearnedTemperature(nn.Module):
-    """A learned τ: its parameter is log(1/τ), and 1/τ is at most 100, as in CLIP.
+    """A learned τ: its parameter is log(1/τ), and τ is at least `MIN_TEMPERATURE`, as in CLIP.
 
     Args:
         temperature: initial τ.
@@ -62,7 +63,7 @@ class LearnedTemperature(nn.Module):
     def forward(self) -> torch.Tensor:
         """Return τ, a differentiable scalar."""
         with torch.no_grad():
-            self.log_scale.clamp_(max=math.log(100))
+            self.log_scale.clamp_(max=-math.log(MIN_TEMPERATURE))
         return (-self.log_scale).exp()
 
 

@@ -79,10 +79,10 @@ class SigLIP(nn.Module):
         positive = F.one_hot(target, len(texts)).bool()
         loss = F.softplus(torch.where(positive, -logits, logits)).sum(dim=1).mean()
         posterior = logits.detach().sigmoid()
-        own = (posterior * positive).sum()
+        of_pairs = (posterior * positive).sum()
         return loss, {
-            "posterior_positive": own / len(video),
-            "posterior_noise": (posterior.sum() - own) / max(posterior.numel() - len(video), 1),
+            "posterior_positive": of_pairs / len(video),
+            "posterior_noise": (posterior.sum() - of_pairs) / max(posterior.numel() - len(video), 1),
             "temperature": tau.detach(),
             "bias": self.bias.detach().clone(),
         }

@@ -220,7 +220,7 @@ class Finetuning(Trainer):
             if recipe.plateau.drops:
                 raise ManifestError(
                     f"{manifest.path}: no validation videos, but validation determines when the learning rate drops; "
-                    "raise labels.hold_out or set plateau.drops=0"
+                    "raise labels.hold_out, which holds out whole recordings, add a split val, or set plateau.drops=0"
                 )
             logger.warning("%s: no validation videos", manifest.path)
         torch.manual_seed(seed)

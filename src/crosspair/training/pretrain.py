@@ -85,6 +85,7 @@ def pretrain(
         return None
     if recipe.training.export == "best" or recipe.head.interpolation != 1 or recipe.training.ema:
         return CPD.from_pretrained(folder / MODEL).to(training.world.device)
+    training.keep_learned_temperature()
     return training.model.eval()
 
 
@@ -190,8 +191,7 @@ class Pretraining(Trainer):
             embeddings.append((views[:, 0].detach(), text.detach()))
             return self._compute_objective(views, text, rows)
 
-        compares_batch = recipe.objective.compares_batch or recipe.objective.video_weight > 0
-        if compares_batch and recipe.training.accumulate > 1:
+        if recipe.objective.compares_batch and recipe.training.accumulate > 1:
             metrics, *embeddings = self._cache_gradients(batch, loss_scale)
         else:
             metrics = self.accumulate_gradients(batch, compute_loss, loss_scale)
@@ -257,14 +257,14 @@ class Pretraining(Trainer):
         assert text.grad is not None
         sizes = [len(rows) for rows, _, _ in microbatches]
         gradients = zip(torch.split(views.grad, sizes), torch.split(text.grad, sizes), strict=True)
-        for i, ((rows, clips, colors), of_both) in enumerate(zip(microbatches, gradients, strict=True)):
+        for i, ((rows, clips, colors), gradient) in enumerate(zip(microbatches, gradients, strict=True)):
             set_rng_state(device, states[i])
             pixels = self.preprocess(clips, colors)
             with maybe_no_sync(self.network, last=i == len(microbatches) - 1):
                 outputs = self._encode(self.network, rows, pixels, batch.epoch)
                 trained = [t for t in (0, 1) if outputs[t].requires_grad]  # towers
                 with record_section("backward"):
-                    torch.autograd.backward([outputs[t] for t in trained], [of_both[t] for t in trained])
+                    torch.autograd.backward([outputs[t] for t in trained], [gradient[t] for t in trained])
         return {"loss": loss.detach(), **metrics}, (views[:, 0].detach(), text.detach())
 
     def load_batches(self, order: TrainingOrder) -> Iterable[Batch]:
@@ -292,8 +292,8 @@ class Pretraining(Trainer):
 
         A pair is encoded by the first of its known captions, and by one clip in the middle of its video or its first
         stored view. Batches have the size of a micro-batch, are each encoded by one process, and are normalised by
-        their own statistics, so entries do not depend on the number of processes. The video entries of unreadable
-        videos stay random.
+        their own statistics, so entries do not depend on the number of processes; each process needs the memory of
+        such a forward pass. The video entries of unreadable videos stay random.
         """
         config, training, world = self.recipe.objective, self.recipe.training, self.world
         if config.bank_init == "random" or not config.uses_bank:
@@ -402,11 +402,15 @@ class Pretraining(Trainer):
 
     def export(self) -> None:
         """Write the model with its temperature, if that is learned, and heads interpolated as the recipe says."""
+        self.keep_learned_temperature()
+        with self.model.interpolated(self.recipe.head.interpolation):
+            super().export()
+
+    def keep_learned_temperature(self) -> None:
+        """Set the temperature of the model to that of the objective, if it is learned."""
         temperature = getattr(self.objective, "temperature", None)
         if isinstance(temperature, LearnedTemperature):
             self.model.temperature = temperature().item()
-        with self.model.interpolated(self.recipe.head.interpolation):
-            super().export()
 
     def observe(self, scores: dict[str, float]) -> bool:
         """Record the mean reciprocal rank; return whether it is the highest so far."""

@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 
 METRICS, RECIPE, CHECKPOINTS, MODEL = "metrics.jsonl", "recipe.yaml", "checkpoints", "model"
 ORIGIN, LOCK = "manifest.json", ".run.lock"
-# Keys that do not change results and may differ when a run is resumed.
-MUTABLE_KEYS = frozenset({"training.workers", "training.log_every", "training.checkpoint_steps"})
+# Keys that do not change the training and may differ when a run is resumed.
+MUTABLE_KEYS = frozenset({
+    "training.workers", "training.log_every", "training.checkpoint_steps",
+    "multiview.clips", "multiview.crops", "multiview.crop_scale",
+})  # fmt: skip
 _PREFIX = "step-"  # of a checkpoint's folder
 
 
