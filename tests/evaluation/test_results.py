@@ -33,7 +33,7 @@ def test_an_interval_is_about_two_standard_errors_each_way(accuracy: float) -> N
     assert high == pytest.approx(accuracy + 1.96 * error, abs=0.35 * error)
 
 
-@given(correct=st.lists(st.booleans(), min_size=1, max_size=40), seed=st.integers(0, 2**31))
+@given(correct=st.lists(st.booleans(), min_size=2, max_size=40), seed=st.integers(0, 2**31))
 @settings(max_examples=30)
 def test_an_interval_holds_the_accuracy_and_draws_from_nothing_else(correct: list[bool], seed: int) -> None:
     state = torch.get_rng_state()
@@ -42,6 +42,10 @@ def test_an_interval_holds_the_accuracy_and_draws_from_nothing_else(correct: lis
     assert 0 <= low <= accuracy + 1e-9
     assert accuracy - 1e-9 <= high <= 1
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_one_recording_has_no_interval() -> None:
+    assert bootstrap_interval(RecordingCounts.count(torch.tensor([True, False]), ["a", "a"]), seed=0) is None
 
 
 def test_a_resample_without_a_counted_video_is_excluded() -> None:
