@@ -42,7 +42,7 @@ from crosspair.models.video import resolve_recipe
 from crosspair.progress import delayed_progress
 from crosspair.recipes import hashed_settings, read_settings, suggest
 
-VERSION = 1  # part of every hash: increase it when a change of the code changes results of cells
+VERSION = 2  # part of every hash: increase it when a change of the code changes results of cells
 CLIP_TOLERANCE = 0.02  # largest relative difference in clips seen between two rows
 DONE, FAILED, MISSING, WAITING = "done", "failed", "missing", "waiting"
 JOB, STATE, RESULTS = "job.json", "cell.json", "results.json"
