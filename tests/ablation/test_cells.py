@@ -7,6 +7,7 @@ import pytest
 from crosspair.ablation import plan_cells, read_plan
 from crosspair.ablation.cells import select, status, update_state, write_jobs
 from crosspair.ablation.plan import row_name
+from crosspair.corpora import manifest_from_rows
 from crosspair.errors import CrosspairError, ManifestError, RecipeError
 from crosspair.evaluation import Provenance, Result, write_results
 from tests.ablation.conftest import TINY
@@ -61,6 +62,7 @@ GRID = {
     },
     "first": {"temperature": "cold", "size": "small"},
     "overrides": without(TINY, "clip.size"),
+    "corpus": {"pairs": 48},
 }
 
 
@@ -107,6 +109,22 @@ def test_values_are_chosen_by_tuning(plan_file, tmp_path) -> None:
         assert recipe.training.epochs == 1
 
 
+@pytest.mark.parametrize(("metric", "lacks"), [("knn", "label"), ("zeroshot", "label"), ("retrieval", "title")])
+def test_tuning_needs_the_validation_split(plan_file, tmp_path, metric, lacks) -> None:
+    def plan_with(val: dict | None):
+        rows = [{"pair_id": f"{i}", "path": f"{i}.mp4", "title": "a b", "label": f"{i % 2}", "split": "train"}
+                for i in range(10)] + ([val] if val else [])  # fmt: skip
+        path = manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet").path
+        changes = {**GRID, "corpus": {"manifest": True}}
+        return cells(plan_file, tmp_path, f"tuning.metric={metric}", manifest=str(path), **changes)
+
+    video = {"pair_id": "v", "path": "v.mp4", "title": "a b", "label": "1", "split": "val"}
+    assert plan_with(video)[0].tuning
+    for val in (None, {**video, lacks: ""}, {**video, "split": "test"}):
+        with pytest.raises(ManifestError, match=rf"m\.parquet.*tuning\.metric={metric}"):
+            plan_with(val)
+
+
 def test_hash_covers_all_settings(plan_file, tmp_path) -> None:
     usual = cells(plan_file, tmp_path)[1].hash
     assert cells(plan_file, tmp_path)[1].hash == usual
@@ -149,8 +167,6 @@ def test_user_manifest(plan_file, tmp_path, shared_manifest) -> None:
 
 @pytest.fixture
 def shared_manifest(tmp_path):
-    from crosspair.corpora import manifest_from_rows
-
     rows = [
         {"pair_id": f"{i}", "path": f"{i}.mp4", "title": f"a b {i}" if i < 20 else "",
          "error": "broken" if i > 22 else None}

@@ -16,6 +16,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from crosspair.ablation.plan import (
@@ -36,7 +37,10 @@ from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
+from crosspair.evaluation.encode import usable_rows
+from crosspair.evaluation.features import Features
 from crosspair.evaluation.results import Result, read_results
+from crosspair.evaluation.task import class_task
 from crosspair.files import read_jsonl, write_atomically
 from crosspair.models.video import resolve_recipe
 from crosspair.progress import delayed_progress
@@ -100,7 +104,7 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
     Raises:
         RecipeError: The recipe rejects the settings of a row, two rows have the same settings, or
             rows see different numbers of clips.
-        ManifestError: The manifest has too few usable pairs.
+        ManifestError: The manifest has too few usable pairs, or its split val does not suffice for tuning.
     """
     keys = [plan.overrides, *(keys for values in plan.axes.values() for keys in values.values())]
     titles = any("text.column" in each for each in keys)
@@ -117,6 +121,8 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
             tried = [create(row, plan.tuning.seed, grid, tuning=True) for grid in expand_grid(plan, row)]
             chosen[row_name(row)] = choose_grid(out, tried) if len(tried) > 1 else tried[0].grid
             cells += tried if len(tried) > 1 else []
+    if cells:
+        _check_tuning_videos(plan, cells[0])
     for seed, row in product(plan.seeds, rows):
         grid = chosen[row_name(tuning_row(plan, row))]
         cells.append(create(row, seed, expand_grid(plan, row)[0] if grid is None else grid, waiting=grid is None))
@@ -135,6 +141,26 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
             f"{fewest.pairs:,} and {most.pairs:,} pairs)"
         )
     return cells
+
+
+def _check_tuning_videos(plan: AblationPlan, cell: Cell) -> None:
+    """Raise ManifestError if the videos that a cell for tuning evaluates lack the labels or titles of its metric."""
+    path, metric = plan.evaluation.manifest, plan.tuning.metric
+    videos = Manifest.read(path) if path else cell.source.preview(cell.corpus, cell.seed)
+    try:
+        if metric == "retrieval":
+            column = "title" if cell.source.titles else cell.recipe.text.column
+            if not _count_usable(videos, column, "val"):
+                raise ManifestError(f"{videos.path}: split val has no readable video with a title")
+        else:
+            rows, _ = usable_rows(videos)
+            empty = torch.empty(len(rows), 0)
+            class_task(videos, Features(torch.tensor(rows), empty, empty, 0, []), "val", trained=metric != "zeroshot")
+    except ManifestError as error:
+        raise ManifestError(
+            f"{error}. Plan {plan.title!r} compares values of {', '.join(cell.grid)} on split val by "
+            f"tuning.metric={metric}: add such videos, or set these keys to a value"
+        ) from error
 
 
 def choose_grid(out: Path, cells: Sequence[Cell]) -> dict[str, Any] | None:
@@ -324,7 +350,7 @@ def _create_cell(
     settings = read_settings(Recipe, plan.recipe) | values
     recipe = resolve_recipe(Recipe, settings | {"training.seed": seed}, where)
     manifest = source.preview(corpus, seed)
-    pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column)
+    pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column, "train")
     if pairs < recipe.training.batch_size:
         raise ManifestError(
             f"{where}: {pairs} usable training pairs are fewer than training.batch_size ({recipe.training.batch_size})"
@@ -355,11 +381,11 @@ def _create_cell(
 
 
 @lru_cache(maxsize=16)  # with 250,000 pairs it takes a second, and each cell needs it
-def _count_usable(pairs: Manifest, column: str) -> int:
-    """Count the train pairs with a title and without an error; ManifestError if all titles are empty."""
-    train = pairs.split("train")
-    titles = train.column(column)
-    if len(train) and not any(titles):
+def _count_usable(pairs: Manifest, column: str, split: str) -> int:
+    """Count the pairs of a split with a title and without an error; ManifestError if all titles are empty."""
+    rows = pairs.split(split)
+    titles = rows.column(column)
+    if len(rows) and not any(titles):
         raise ManifestError(f'{pairs.path}: column {column} is empty. Run "crosspair titles clean" to fill it.')
-    errors = train.column("error")
+    errors = rows.column("error")
     return sum(bool(title) and not error for title, error in zip(titles, errors, strict=True))
