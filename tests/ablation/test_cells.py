@@ -79,7 +79,8 @@ def finish(out, cell, accuracy: float | None) -> None:
 
 
 def test_values_are_chosen_by_tuning(plan_file, tmp_path) -> None:
-    plan, out = read_plan(plan_file(**GRID), ["tuning.axes=[temperature]", "tuning.training.epochs=2"]), tmp_path / "o"
+    overrides = ["tuning.axes=[temperature]", "tuning.training.epochs,clip.stride=2"]
+    plan, out = read_plan(plan_file(**GRID), overrides), tmp_path / "o"
     found = plan_cells(plan, out)
     tried = [cell for cell in found if cell.tuning]
     assert [cell.name for cell in tried] == [
@@ -89,6 +90,7 @@ def test_values_are_chosen_by_tuning(plan_file, tmp_path) -> None:
     settings = [cell.settings for cell in tried]
     assert [(each["protocols"], each["split"], each["random"]) for each in settings] == [(["knn"], "val", False)] * 4
     assert {(cell.seed, cell.recipe.training.seed, cell.recipe.training.epochs) for cell in tried} == {(100, 100, 2)}
+    assert {cell.recipe.clip.stride for cell in tried} == {2}
     assert [status(out, cell) for cell in found[4:]] == ["missing", "missing", "waiting", "waiting"]
     assert {cell.tuning for cell in select(plan, found, ["cold"])} == {False}
     assert sum(cell.tuning for cell in select(plan, found, ["warm / large"])) == 4

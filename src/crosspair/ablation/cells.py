@@ -29,6 +29,7 @@ from crosspair.ablation.plan import (
     plan_settings,
     row_name,
     row_settings,
+    split_settings,
     tuning_row,
 )
 from crosspair.config import FinetuneRecipe, Recipe
@@ -343,7 +344,7 @@ def _create_cell(
 ) -> Cell:
     """Merge the settings of plan, row and seed to a `Cell`; reject fewer usable pairs than a batch. Write nothing."""
     where = f"plan {plan.title!r}, row {row_name(row)!r}"
-    values = row_settings(plan, row, grid) | (plan.tuning.overrides if tuning else {})
+    values = row_settings(plan, row, grid) | (split_settings(plan.tuning.overrides) if tuning else {})
     changes = {key: values.pop(key) for key in list(values) if key.startswith("corpus.")}
     changes = {key.removeprefix("corpus."): value for key, value in changes.items()}
     corpus = build_settings(CorpusPlan, asdict(plan.corpus) | changes, where, "corpus.")
