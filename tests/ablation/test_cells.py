@@ -198,13 +198,20 @@ def test_invalid_rows(plan_file, tmp_path, changes, key) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_with_different_numbers_of_clips(plan_file, tmp_path) -> None:
+def test_rows_with_different_numbers_of_pairs(plan_file, tmp_path) -> None:
     axes = {"length": {"short": {"training.epochs": 1}, "long": {"training.epochs": 2}}}
     with pytest.raises(RecipeError, match=r"'short'\D*24\D.*'long'\D*48\D"):
         cells(
             plan_file, tmp_path, axes=axes, first={"length": "long"},
             overrides=without(TINY, "training.epochs"),
         )  # fmt: skip
+
+
+def test_a_row_with_two_views_sees_twice_the_clips(plan_file, tmp_path) -> None:
+    axes = {"views": {"one": {}, "two": {"objective.video_weight": 1.0}}}
+    one, two = cells(plan_file, tmp_path, axes=axes, first={"views": "one"})
+    assert (one.count_clips(), two.count_clips()) == (24, 48)
+    assert one.count_pairs_seen() == two.count_pairs_seen() == 24
 
 
 def test_unusable_pairs(plan_file, tmp_path, shared_manifest) -> None:

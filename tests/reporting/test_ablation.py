@@ -279,6 +279,16 @@ def test_started_rows_have_curves(tmp_path: Path) -> None:
     assert ">16<" in panels[0].svg  # thousand clips
 
 
+def test_learning_curves_count_the_clips_of_all_views(tmp_path: Path) -> None:
+    path = write_ablation(tmp_path, {"axis": ("b", "c")}, seeds=(0,)) / "ablation.json"
+    content = json.loads(path.read_text())
+    content["cells"][1]["views"] = 2
+    path.write_text(json.dumps(content))
+    clips = read_ablation(tmp_path).curves.groupby("row").clips_seen.max()
+    assert clips["b"] == 16000
+    assert clips["c"] == 32000
+
+
 def test_page_is_well_formed_and_its_links_exist(tmp_path: Path) -> None:
     write_ablation(tmp_path, {"a <b>": ("x & y", "<z>")}, lost={("<z>", 0): "failed"})
     text = write_ablation_report(tmp_path).read_text("utf-8")

@@ -48,7 +48,7 @@ from crosspair.progress import delayed_progress
 from crosspair.recipes import hashed_settings, read_settings, suggest
 
 VERSION = 2  # part of every hash: increase it when a change of the code changes results of cells
-CLIP_TOLERANCE = 0.02  # largest relative difference in clips seen between two rows
+PAIR_TOLERANCE = 0.02  # largest relative difference in pairs seen between two rows
 DONE, FAILED, MISSING, WAITING = "done", "failed", "missing", "waiting"
 JOB, STATE, RESULTS = "job.json", "cell.json", "results.json"
 
@@ -84,10 +84,19 @@ class Cell:
         """Folder of the cell, relative to the folder of the ablation."""
         return f"cells/{self.hash}"
 
+    @property
+    def views(self) -> int:
+        """Clips per pair and step, see `crosspair.config.ObjectiveConfig.video_weight`."""
+        return 2 if self.recipe.objective.video_weight else 1
+
     def count_clips(self, pairs: int | None = None) -> int:
         """Count the clips of all epochs of a pre-training on ``pairs`` pairs; incomplete batches are dropped."""
         training, pairs = self.recipe.training, self.pairs if pairs is None else pairs
-        return training.epochs * (pairs // training.batch_size) * training.batch_size
+        return self.views * training.epochs * (pairs // training.batch_size) * training.batch_size
+
+    def count_pairs_seen(self) -> int:
+        """Count the pairs of all epochs, see `count_clips`."""
+        return self.count_clips() // self.views
 
 
 def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> list[Cell]:
@@ -104,7 +113,7 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
 
     Raises:
         RecipeError: The recipe rejects the settings of a row, two rows have the same settings, or
-            rows see different numbers of clips.
+            rows see different numbers of pairs.
         ManifestError: The manifest has too few usable pairs, or its split val does not suffice for tuning.
     """
     keys = [plan.overrides, *(keys for values in plan.axes.values() for keys in values.values())]
@@ -134,12 +143,13 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
             raise RecipeError(
                 f"plan {plan.title!r}: rows {row_name(one.row)!r} and {row_name(other.row)!r} have the same settings"
             )
-    fewest, most = min(compared, key=Cell.count_clips), max(compared, key=Cell.count_clips)
-    if most.count_clips() - fewest.count_clips() > CLIP_TOLERANCE * most.count_clips():
+    fewest, most = min(compared, key=Cell.count_pairs_seen), max(compared, key=Cell.count_pairs_seen)
+    few, many = fewest.count_pairs_seen(), most.count_pairs_seen()
+    if many - few > PAIR_TOLERANCE * many:
         raise RecipeError(
-            f"plan {plan.title!r}: all rows must see the same number of clips, but {row_name(fewest.row)!r} sees "
-            f"{fewest.count_clips():,} and {row_name(most.row)!r} {most.count_clips():,} (epochs × whole batches of "
-            f"{fewest.pairs:,} and {most.pairs:,} pairs)"
+            f"plan {plan.title!r}: all rows must see the same number of pairs, but {row_name(fewest.row)!r} sees "
+            f"{few:,} and {row_name(most.row)!r} {many:,} (epochs × whole batches of {fewest.pairs:,} and "
+            f"{most.pairs:,} pairs)"
         )
     return cells
 
@@ -262,6 +272,7 @@ def describe_cell(out: Path, cell: Cell) -> dict[str, Any]:
         "error": state.get("error") if current == FAILED else None,
         "seconds": state.get("seconds", {}),
         "clips": cell.count_clips(pairs),
+        "views": cell.views,
         "pairs": pairs,
     }
 
