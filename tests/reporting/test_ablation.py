@@ -169,12 +169,12 @@ def test_verdicts_on_claims(tmp_path: Path) -> None:
 
 
 def test_claims_need_two_seeds_and_a_row_above_random_weights(tmp_path: Path) -> None:
-    for name, seeds, shift in (("one", (0,), 0.02), ("low", (0, 1, 2), -0.2)):
+    for name, seeds, shift, reason in (("one", (0,), 0.02, "with one seed"), ("low", (0, 1, 2), -0.2, "at this size")):
         (tmp_path / name).mkdir()
         folder = write_ablation(tmp_path / name, {"axis": ("b", "c", "d")}, seeds=seeds, shift=shift,
                                 claims=[claim(c=1, d=-1)])  # fmt: skip
         (judged,) = judge_claims(read_ablation(folder))
-        assert judged.verdict == "not testable at this size"
+        assert judged.verdict == f"not testable {reason}"
 
 
 def test_single_videos_widen_the_interval(tmp_path: Path) -> None:

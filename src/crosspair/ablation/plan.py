@@ -97,7 +97,7 @@ class Claim:
     rows: dict[str, float]
     """Name of a row -> its weight in the difference, for example {ranking: -1, cross-pair: 1}; the sum is 0."""
     difference: float | None = None
-    """Published difference of accuracies."""
+    """Published difference of accuracies in this protocol."""
     protocol: str = "kNN"
     """Protocol whose top-1 accuracy (of the visual feature, if it has one) decides."""
 

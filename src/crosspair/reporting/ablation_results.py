@@ -334,7 +334,9 @@ def judge_claims(ablation: Ablation) -> list[ClaimVerdict]:
             effect = EFFECT if claim["difference"] is None else claim["difference"]
             low, high = (differences[decisive].get(end) for end in ("low", "high"))
             verdict = "not testable at this size"
-            if learned and low is not None and high is not None:
+            if "error" not in differences[decisive]:
+                verdict = "not testable with one seed"
+            elif learned and low is not None and high is not None:
                 verdict = "supported" if low > 0 else "not supported" if high < effect else verdict
         judged.append(ClaimVerdict(claim, verdict, decisive, differences))
     return judged
