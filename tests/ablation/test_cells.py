@@ -198,6 +198,11 @@ def test_invalid_rows(plan_file, tmp_path, changes, key) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_that_the_command_line_makes_equal(plan_file, tmp_path) -> None:
+    with pytest.raises(RecipeError, match=r"'cold'.*'warm'"):
+        cells(plan_file, tmp_path, "objective.temperature=1")
+
+
 def test_rows_with_different_numbers_of_pairs(plan_file, tmp_path) -> None:
     axes = {"length": {"short": {"training.epochs": 1}, "long": {"training.epochs": 2}}}
     with pytest.raises(RecipeError, match=r"'short'\D*24\D.*'long'\D*48\D"):
