@@ -7,6 +7,7 @@ import pytest
 from crosspair.ablation import plan_cells, read_plan
 from crosspair.ablation.cells import select, status, update_state, write_jobs
 from crosspair.ablation.plan import row_name
+from crosspair.corpora import manifest_from_rows
 from crosspair.errors import CrosspairError, ManifestError, RecipeError
 from crosspair.evaluation import Provenance, Result, write_results
 from tests.ablation.conftest import TINY
@@ -61,6 +62,7 @@ GRID = {
     },
     "first": {"temperature": "cold", "size": "small"},
     "overrides": without(TINY, "clip.size"),
+    "corpus": {"pairs": 48},
 }
 
 
@@ -77,7 +79,8 @@ def finish(out, cell, accuracy: float | None) -> None:
 
 
 def test_values_are_chosen_by_tuning(plan_file, tmp_path) -> None:
-    plan, out = read_plan(plan_file(**GRID), ["tuning.axes=[temperature]", "tuning.training.epochs=2"]), tmp_path / "o"
+    overrides = ["tuning.axes=[temperature]", "tuning.training.epochs,clip.stride=2"]
+    plan, out = read_plan(plan_file(**GRID), overrides), tmp_path / "o"
     found = plan_cells(plan, out)
     tried = [cell for cell in found if cell.tuning]
     assert [cell.name for cell in tried] == [
@@ -87,6 +90,7 @@ def test_values_are_chosen_by_tuning(plan_file, tmp_path) -> None:
     settings = [cell.settings for cell in tried]
     assert [(each["protocols"], each["split"], each["random"]) for each in settings] == [(["knn"], "val", False)] * 4
     assert {(cell.seed, cell.recipe.training.seed, cell.recipe.training.epochs) for cell in tried} == {(100, 100, 2)}
+    assert {cell.recipe.clip.stride for cell in tried} == {2}
     assert [status(out, cell) for cell in found[4:]] == ["missing", "missing", "waiting", "waiting"]
     assert {cell.tuning for cell in select(plan, found, ["cold"])} == {False}
     assert sum(cell.tuning for cell in select(plan, found, ["warm / large"])) == 4
@@ -105,6 +109,22 @@ def test_values_are_chosen_by_tuning(plan_file, tmp_path) -> None:
         assert recipe.optimizer.lr == recipe.curriculum.stage2_lr == 0.002
         assert "split" not in cell.settings
         assert recipe.training.epochs == 1
+
+
+@pytest.mark.parametrize(("metric", "lacks"), [("knn", "label"), ("zeroshot", "label"), ("retrieval", "title")])
+def test_tuning_needs_the_validation_split(plan_file, tmp_path, metric, lacks) -> None:
+    def plan_with(val: dict | None):
+        rows = [{"pair_id": f"{i}", "path": f"{i}.mp4", "title": "a b", "label": f"{i % 2}", "split": "train"}
+                for i in range(10)] + ([val] if val else [])  # fmt: skip
+        path = manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet").path
+        changes = {**GRID, "corpus": {"manifest": True}}
+        return cells(plan_file, tmp_path, f"tuning.metric={metric}", manifest=str(path), **changes)
+
+    video = {"pair_id": "v", "path": "v.mp4", "title": "a b", "label": "1", "split": "val"}
+    assert plan_with(video)[0].tuning
+    for val in (None, {**video, lacks: ""}, {**video, "split": "test"}):
+        with pytest.raises(ManifestError, match=rf"m\.parquet.*tuning\.metric={metric}"):
+            plan_with(val)
 
 
 def test_hash_covers_all_settings(plan_file, tmp_path) -> None:
@@ -149,8 +169,6 @@ def test_user_manifest(plan_file, tmp_path, shared_manifest) -> None:
 
 @pytest.fixture
 def shared_manifest(tmp_path):
-    from crosspair.corpora import manifest_from_rows
-
     rows = [
         {"pair_id": f"{i}", "path": f"{i}.mp4", "title": f"a b {i}" if i < 20 else "",
          "error": "broken" if i > 22 else None}
@@ -180,13 +198,25 @@ def test_invalid_rows(plan_file, tmp_path, changes, key) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_with_different_numbers_of_clips(plan_file, tmp_path) -> None:
+def test_rows_that_the_command_line_makes_equal(plan_file, tmp_path) -> None:
+    with pytest.raises(RecipeError, match=r"'cold'.*'warm'"):
+        cells(plan_file, tmp_path, "objective.temperature=1")
+
+
+def test_rows_with_different_numbers_of_pairs(plan_file, tmp_path) -> None:
     axes = {"length": {"short": {"training.epochs": 1}, "long": {"training.epochs": 2}}}
     with pytest.raises(RecipeError, match=r"'short'\D*24\D.*'long'\D*48\D"):
         cells(
             plan_file, tmp_path, axes=axes, first={"length": "long"},
             overrides=without(TINY, "training.epochs"),
         )  # fmt: skip
+
+
+def test_a_row_with_two_views_sees_twice_the_clips(plan_file, tmp_path) -> None:
+    axes = {"views": {"one": {}, "two": {"objective.video_weight": 1.0}}}
+    one, two = cells(plan_file, tmp_path, axes=axes, first={"views": "one"})
+    assert (one.count_clips(), two.count_clips()) == (24, 48)
+    assert one.count_pairs_seen() == two.count_pairs_seen() == 24
 
 
 def test_unusable_pairs(plan_file, tmp_path, shared_manifest) -> None:

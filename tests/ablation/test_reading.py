@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from crosspair.ablation import AblationPlan, plan_names, read_plan
-from crosspair.ablation.plan import expand_rows, plan_settings
+from crosspair.ablation.plan import expand_rows, plan_settings, row_settings
 from crosspair.errors import RecipeError
 from crosspair.reporting.ablation_results import read_ablation
 from tests.ablation.conftest import PLAN
@@ -39,6 +39,7 @@ def test_packaged_plans_are_valid(name) -> None:
     assert plan.claims
     for claim in plan.claims:
         assert claim.source.startswith("this package" if name.startswith("terms") else "paper")
+        assert claim.difference is None or claim.protocol == "30 views"  # the paper's differences are after fine-tuning
 
 
 def test_each_table_of_the_paper_has_three_plans() -> None:
@@ -70,6 +71,25 @@ def test_overrides(plan_file) -> None:
     assert read_plan(plan_file(), ["seeds=7"]).seeds == (7,)
 
 
+def test_recipe_keys_replace_those_of_overrides_and_axes(plan_file) -> None:
+    rates = {"optimizer.lr, curriculum.stage2_lr": {"grid": [1, 2]}, "training.epochs": 4}
+    path = plan_file(
+        overrides=rates,
+        axes={"a": {"x": {"objective.temperature": {"grid": [1, 2]}, "corpus.noise": 0.1}, "y": {"clip.size": 32}}},
+        first={"a": "x"}, tuning={"overrides": {"clip.frames, clip.stride": 2, "training.epochs": 1}},
+    )  # fmt: skip
+    plan = read_plan(path, ["optimizer.lr=3", "training.epochs=5", "objective.temperature=0.5", "corpus.noise=0.2",
+                            "tuning.clip.stride=4"])  # fmt: skip
+    assert plan.overrides == {
+        "curriculum.stage2_lr": {"grid": [1, 2]}, "optimizer.lr": 3, "training.epochs": 5, "objective.temperature": 0.5,
+    }  # fmt: skip
+    assert plan.axes == {"a": {"x": {}, "y": {"clip.size": 32}}}
+    assert plan.tuning.overrides == {"clip.frames": 2, "training.epochs": 1, "clip.stride": 4}
+    assert row_settings(read_plan(path, ["optimizer.lr,curriculum.stage2_lr=3"]), {"a": "y"}, {}) == {
+        "optimizer.lr": 3, "curriculum.stage2_lr": 3, "training.epochs": 4, "clip.size": 32,
+    }  # fmt: skip
+
+
 def test_variables_are_substituted(plan_file) -> None:
     path = plan_file(
         needs={"words": "a file"},
@@ -93,7 +113,7 @@ def test_variables_are_substituted(plan_file) -> None:
         ({"seeds": [1, 1]}, [], "seeds"),
         ({"axes": {"a": {}}}, [], "axes"),
         ({"first": {"temperature": "hot"}}, [], "first"),
-        ({}, ["objective.temperature=1"], "objective.temperature"),
+        ({"overrides": {"objective.temperature": 1}}, [], "objective.temperature"),
         ({}, ["training.epochs"], "'training.epochs'"),
         ({"overrides": {"text.source": "{words}"}}, [], "{words}"),
         ({"evaluation": {"protocols": ["kn"]}}, [], "evaluation.protocols"),
@@ -110,7 +130,11 @@ def test_variables_are_substituted(plan_file) -> None:
         ),
         ({"overrides": {"optimizer.lr": {"values": [1]}}}, [], "optimizer.lr"),
         ({"overrides": {"optimizer.lr": {"grid": []}}}, [], "optimizer.lr"),
-        ({"overrides": {"optimizer.lr, curriculum.stage2_lr": {"grid": [1]}}}, ["optimizer.lr=1"], "optimizer.lr"),
+        ({"overrides": {"optimizer.lr, curriculum.stage2_lr": 1, "optimizer.lr": 1}}, [], "optimizer.lr"),
+        ({"tuning": {"overrides": {"optimizer.lr, training.epochs": 1, "optimizer.lr": 1}}}, [], "optimizer.lr"),
+        ({"tuning": {"overrides": {"optimizer.lr": {"grid": [1]}}}}, [], "optimizer.lr"),
+        ({"overrides": {"optimizer.lr, curriculum.stage2_lr": {"grid": [1]}}}, ["tuning.optimizer.lr=1"],
+         "optimizer.lr"),
         ({"axes": {**AXES, "a": {"x": {"optimizer.lr": {"grid": [1]}}}}, "first": {"temperature": "cold", "a": "x"}},
          ["tuning.axes=[temperature]"], "optimizer.lr"),
         ({}, ["tuning.axes=[a]"], "tuning.axes"),

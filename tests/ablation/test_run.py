@@ -99,12 +99,12 @@ def test_jobs_of_cells_that_are_not_done(plan_file, tmp_path) -> None:
     assert all(Path(path).is_file() for path in paths.values())
 
 
-def test_unequal_clips_are_logged(plan_file, tmp_path, caplog) -> None:
+def test_unequal_pairs_are_logged(plan_file, tmp_path, caplog) -> None:
     plan = read_plan(plan_file())
     cells = plan_cells(plan, tmp_path)
     for cell, pairs in zip(cells, (24, 16), strict=True):
         write_metrics(tmp_path / cell.folder, pairs)
         (tmp_path / cell.folder / "results.json").write_text("{}")
-    run._warn_unequal_clips(tmp_path, cells)
+    run._warn_unequal_pairs(tmp_path, cells)
     for words in ("cold, seed 0", "24", "warm, seed 0", "16"):
         assert words in caplog.text

@@ -169,12 +169,12 @@ def test_verdicts_on_claims(tmp_path: Path) -> None:
 
 
 def test_claims_need_two_seeds_and_a_row_above_random_weights(tmp_path: Path) -> None:
-    for name, seeds, shift in (("one", (0,), 0.02), ("low", (0, 1, 2), -0.2)):
+    for name, seeds, shift, reason in (("one", (0,), 0.02, "with one seed"), ("low", (0, 1, 2), -0.2, "at this size")):
         (tmp_path / name).mkdir()
         folder = write_ablation(tmp_path / name, {"axis": ("b", "c", "d")}, seeds=seeds, shift=shift,
                                 claims=[claim(c=1, d=-1)])  # fmt: skip
         (judged,) = judge_claims(read_ablation(folder))
-        assert judged.verdict == "not testable at this size"
+        assert judged.verdict == f"not testable {reason}"
 
 
 def test_single_videos_widen_the_interval(tmp_path: Path) -> None:
@@ -277,6 +277,16 @@ def test_started_rows_have_curves(tmp_path: Path) -> None:
         ("cross-pair NCE", "3 seeds"), ("ranking", "3 seeds, 1 of them not done (dotted)"),
     ]  # fmt: skip
     assert ">16<" in panels[0].svg  # thousand clips
+
+
+def test_learning_curves_count_the_clips_of_all_views(tmp_path: Path) -> None:
+    path = write_ablation(tmp_path, {"axis": ("b", "c")}, seeds=(0,)) / "ablation.json"
+    content = json.loads(path.read_text())
+    content["cells"][1]["views"] = 2
+    path.write_text(json.dumps(content))
+    clips = read_ablation(tmp_path).curves.groupby("row").clips_seen.max()
+    assert clips["b"] == 16000
+    assert clips["c"] == 32000
 
 
 def test_page_is_well_formed_and_its_links_exist(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from crosspair.ablation.plan import (
@@ -28,6 +29,7 @@ from crosspair.ablation.plan import (
     plan_settings,
     row_name,
     row_settings,
+    split_settings,
     tuning_row,
 )
 from crosspair.config import FinetuneRecipe, Recipe
@@ -36,14 +38,17 @@ from crosspair.corpora.rendered.render import plan as plan_rendered_pairs
 from crosspair.corpora.rendered.render import render_corpus
 from crosspair.corpora.titles import prepare_titles
 from crosspair.errors import ManifestError, RecipeError
+from crosspair.evaluation.encode import usable_rows
+from crosspair.evaluation.features import Features
 from crosspair.evaluation.results import Result, read_results
+from crosspair.evaluation.task import class_task
 from crosspair.files import read_jsonl, write_atomically
 from crosspair.models.video import resolve_recipe
 from crosspair.progress import delayed_progress
 from crosspair.recipes import hashed_settings, read_settings, suggest
 
-VERSION = 1  # part of every hash: increase it when a change of the code changes results of cells
-CLIP_TOLERANCE = 0.02  # largest relative difference in clips seen between two rows
+VERSION = 2  # part of every hash: increase it when a change of the code changes results of cells
+PAIR_TOLERANCE = 0.02  # largest relative difference in pairs seen between two rows
 DONE, FAILED, MISSING, WAITING = "done", "failed", "missing", "waiting"
 JOB, STATE, RESULTS = "job.json", "cell.json", "results.json"
 
@@ -79,10 +84,19 @@ class Cell:
         """Folder of the cell, relative to the folder of the ablation."""
         return f"cells/{self.hash}"
 
+    @property
+    def views(self) -> int:
+        """Clips per pair and step, see `crosspair.config.ObjectiveConfig.video_weight`."""
+        return 2 if self.recipe.objective.video_weight else 1
+
     def count_clips(self, pairs: int | None = None) -> int:
         """Count the clips of all epochs of a pre-training on ``pairs`` pairs; incomplete batches are dropped."""
         training, pairs = self.recipe.training, self.pairs if pairs is None else pairs
-        return training.epochs * (pairs // training.batch_size) * training.batch_size
+        return self.views * training.epochs * (pairs // training.batch_size) * training.batch_size
+
+    def count_pairs_seen(self) -> int:
+        """Count the pairs of all epochs, see `count_clips`."""
+        return self.count_clips() // self.views
 
 
 def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> list[Cell]:
@@ -99,8 +113,8 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
 
     Raises:
         RecipeError: The recipe rejects the settings of a row, two rows have the same settings, or
-            rows see different numbers of clips.
-        ManifestError: The manifest has too few usable pairs.
+            rows see different numbers of pairs.
+        ManifestError: The manifest has too few usable pairs, or its split val does not suffice for tuning.
     """
     keys = [plan.overrides, *(keys for values in plan.axes.values() for keys in values.values())]
     titles = any("text.column" in each for each in keys)
@@ -117,6 +131,8 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
             tried = [create(row, plan.tuning.seed, grid, tuning=True) for grid in expand_grid(plan, row)]
             chosen[row_name(row)] = choose_grid(out, tried) if len(tried) > 1 else tried[0].grid
             cells += tried if len(tried) > 1 else []
+    if cells:
+        _check_tuning_videos(plan, cells[0])
     for seed, row in product(plan.seeds, rows):
         grid = chosen[row_name(tuning_row(plan, row))]
         cells.append(create(row, seed, expand_grid(plan, row)[0] if grid is None else grid, waiting=grid is None))
@@ -127,14 +143,35 @@ def plan_cells(plan: AblationPlan, out: Path, manifest: str | None = None) -> li
             raise RecipeError(
                 f"plan {plan.title!r}: rows {row_name(one.row)!r} and {row_name(other.row)!r} have the same settings"
             )
-    fewest, most = min(compared, key=Cell.count_clips), max(compared, key=Cell.count_clips)
-    if most.count_clips() - fewest.count_clips() > CLIP_TOLERANCE * most.count_clips():
+    fewest, most = min(compared, key=Cell.count_pairs_seen), max(compared, key=Cell.count_pairs_seen)
+    few, many = fewest.count_pairs_seen(), most.count_pairs_seen()
+    if many - few > PAIR_TOLERANCE * many:
         raise RecipeError(
-            f"plan {plan.title!r}: all rows must see the same number of clips, but {row_name(fewest.row)!r} sees "
-            f"{fewest.count_clips():,} and {row_name(most.row)!r} {most.count_clips():,} (epochs × whole batches of "
-            f"{fewest.pairs:,} and {most.pairs:,} pairs)"
+            f"plan {plan.title!r}: all rows must see the same number of pairs, but {row_name(fewest.row)!r} sees "
+            f"{few:,} and {row_name(most.row)!r} {many:,} (epochs × whole batches of {fewest.pairs:,} and "
+            f"{most.pairs:,} pairs)"
         )
     return cells
+
+
+def _check_tuning_videos(plan: AblationPlan, cell: Cell) -> None:
+    """Raise ManifestError if the videos that a cell for tuning evaluates lack the labels or titles of its metric."""
+    path, metric = plan.evaluation.manifest, plan.tuning.metric
+    videos = Manifest.read(path) if path else cell.source.preview(cell.corpus, cell.seed)
+    try:
+        if metric == "retrieval":
+            column = "title" if cell.source.titles else cell.recipe.text.column
+            if not _count_usable(videos, column, "val"):
+                raise ManifestError(f"{videos.path}: split val has no readable video with a title")
+        else:
+            rows, _ = usable_rows(videos)
+            empty = torch.empty(len(rows), 0)
+            class_task(videos, Features(torch.tensor(rows), empty, empty, 0, []), "val", trained=metric != "zeroshot")
+    except ManifestError as error:
+        raise ManifestError(
+            f"{error}. Plan {plan.title!r} compares values of {', '.join(cell.grid)} on split val by "
+            f"tuning.metric={metric}: add such videos, or set these keys to a value"
+        ) from error
 
 
 def choose_grid(out: Path, cells: Sequence[Cell]) -> dict[str, Any] | None:
@@ -235,6 +272,7 @@ def describe_cell(out: Path, cell: Cell) -> dict[str, Any]:
         "error": state.get("error") if current == FAILED else None,
         "seconds": state.get("seconds", {}),
         "clips": cell.count_clips(pairs),
+        "views": cell.views,
         "pairs": pairs,
     }
 
@@ -317,14 +355,14 @@ def _create_cell(
 ) -> Cell:
     """Merge the settings of plan, row and seed to a `Cell`; reject fewer usable pairs than a batch. Write nothing."""
     where = f"plan {plan.title!r}, row {row_name(row)!r}"
-    values = row_settings(plan, row, grid) | (plan.tuning.overrides if tuning else {})
+    values = row_settings(plan, row, grid) | (split_settings(plan.tuning.overrides) if tuning else {})
     changes = {key: values.pop(key) for key in list(values) if key.startswith("corpus.")}
     changes = {key.removeprefix("corpus."): value for key, value in changes.items()}
     corpus = build_settings(CorpusPlan, asdict(plan.corpus) | changes, where, "corpus.")
     settings = read_settings(Recipe, plan.recipe) | values
     recipe = resolve_recipe(Recipe, settings | {"training.seed": seed}, where)
     manifest = source.preview(corpus, seed)
-    pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column)
+    pairs = _count_usable(manifest, "title" if source.titles else recipe.text.column, "train")
     if pairs < recipe.training.batch_size:
         raise ManifestError(
             f"{where}: {pairs} usable training pairs are fewer than training.batch_size ({recipe.training.batch_size})"
@@ -355,11 +393,11 @@ def _create_cell(
 
 
 @lru_cache(maxsize=16)  # with 250,000 pairs it takes a second, and each cell needs it
-def _count_usable(pairs: Manifest, column: str) -> int:
-    """Count the train pairs with a title and without an error; ManifestError if all titles are empty."""
-    train = pairs.split("train")
-    titles = train.column(column)
-    if len(train) and not any(titles):
+def _count_usable(pairs: Manifest, column: str, split: str) -> int:
+    """Count the pairs of a split with a title and without an error; ManifestError if all titles are empty."""
+    rows = pairs.split(split)
+    titles = rows.column(column)
+    if len(rows) and not any(titles):
         raise ManifestError(f'{pairs.path}: column {column} is empty. Run "crosspair titles clean" to fill it.')
-    errors = train.column("error")
+    errors = rows.column("error")
     return sum(bool(title) and not error for title, error in zip(titles, errors, strict=True))

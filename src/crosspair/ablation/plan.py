@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import product
@@ -97,7 +97,7 @@ class Claim:
     rows: dict[str, float]
     """Name of a row -> its weight in the difference, for example {ranking: -1, cross-pair: 1}; the sum is 0."""
     difference: float | None = None
-    """Published difference of accuracies."""
+    """Published difference of accuracies in this protocol."""
     protocol: str = "kNN"
     """Protocol whose top-1 accuracy (of the visual feature, if it has one) decides."""
 
@@ -145,9 +145,11 @@ class AblationPlan:
                 raise RecipeError(f"{section}.clips must be positive, not {clips}")
         if "training.seed" in self.overrides:
             raise RecipeError("training.seed is set for each cell by seeds=0,1,2")
+        for overrides in (self.overrides, self.tuning.overrides):
+            keys = _split_keys(overrides)
+            if repeated := [key for key in keys if keys.count(key) > 1]:
+                raise RecipeError(f"{repeated[0]} is set twice, by overrides {list(overrides)}")
         keys = _split_keys(self.overrides)
-        if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise RecipeError(f"{repeated[0]} is set twice, by overrides {list(self.overrides)}")
         setters = {"training.seed": "seeds", **dict.fromkeys(keys, "overrides")}
         for axis, values in self.axes.items():
             for key in (key for each in values.values() for key in _split_keys(each)):
@@ -167,11 +169,15 @@ class AblationPlan:
             raise RecipeError(f"tuning.axes: there is no axis {min(unknown)!r}")
         if tuning.seed in self.seeds:
             raise RecipeError(f"tuning.seed must differ from seeds, not {tuning.seed}")
+        if grids := [key for key, value in tuning.overrides.items() if isinstance(value, dict)]:
+            raise RecipeError(f"tuning.overrides: {grids[0]} must be a value, not {tuning.overrides[grids[0]]}")
         settings = [("", self.overrides), *((axis, keys) for axis in self.axes for keys in self.axes[axis].values())]
         for axis, key, value in ((axis, *item) for axis, keys in settings for item in keys.items()):
             if isinstance(value, dict):
                 if axis and tuning.axes and axis not in tuning.axes:
                     raise RecipeError(f"{key} has a grid, but its axis {axis!r} is not in tuning.axes")
+                if fixed := set(_split_keys([key])) & set(_split_keys(tuning.overrides)):
+                    raise RecipeError(f"{min(fixed)} has a grid, but is set by tuning.overrides")
                 if value.keys() != {"grid"} or not isinstance(value["grid"], list) or not value["grid"]:
                     raise RecipeError(f"{key} must be a value or {{grid: [VALUE, ...]}}, not {value}")
 
@@ -195,7 +201,9 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
         name: packaged plan, or a file.
         overrides: ``key=value`` strings. The key is a variable of the plan, ``seeds``, a key of the
             sections corpus, evaluation, finetuning or tuning, a recipe key of the last two
-            (``finetuning.training.epochs``), or a recipe key for all cells.
+            (``finetuning.training.epochs``), or a recipe key for all cells, also several with the
+            same value (``optimizer.lr,curriculum.stage2_lr``). It replaces the value or the grid of
+            ``overrides`` and of all axes; ``tuning.overrides`` have priority in cells for tuning.
 
     Raises:
         RecipeError: The plan does not exist, a key is unknown or duplicated, a value is invalid, or
@@ -227,7 +235,11 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
             section = sections[prefix if prefix in SECTIONS and rest else "overrides"]
             if prefix in {"finetuning", "tuning"} and "." in rest:
                 section = section.setdefault("overrides", {})
-            section[rest if prefix in SECTIONS and rest else key] = read_yaml(value, override)
+            name = rest if prefix in SECTIONS and rest else key
+            _remove_keys(section, name)
+            section[name] = read_yaml(value, override)
+            for axis_settings in _axis_settings(settings):
+                _remove_keys(axis_settings, key)
     missing = [f"{key}=… ({what})" for key, what in variables.items() if not values.get(key)]
     if missing:
         raise RecipeError(f"{where} requires {' and '.join(missing)} on the command line")
@@ -238,6 +250,21 @@ def read_plan(name: str, overrides: Sequence[str] = ()) -> AblationPlan:
         if name in settings:
             build_settings(kind, settings[name], where, f"{name}.")
     return build_settings(AblationPlan, settings, where)
+
+
+def _axis_settings(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the keys of all values of the axes of a plan file, without those of an invalid type."""
+    axes = settings.get("axes")
+    for values in axes.values() if isinstance(axes, dict) else ():
+        yield from (keys for keys in values.values() if isinstance(keys, dict)) if isinstance(values, dict) else ()
+
+
+def _remove_keys(settings: dict[str, Any], removed: str) -> None:
+    """Remove a key or several ("a, b") from a mapping and from its lists of keys: "b, c" becomes "c"."""
+    for key, value in [*settings.items()]:
+        del settings[key]
+        if kept := [each for each in _split_keys([str(key)]) if each not in _split_keys([removed])]:
+            settings[", ".join(kept)] = value
 
 
 def plan_settings(plan: AblationPlan) -> dict[str, Any]:
@@ -269,7 +296,11 @@ def expand_grid(plan: AblationPlan, row: AblationRow) -> list[dict[str, Any]]:
 
 def row_settings(plan: AblationPlan, row: AblationRow, grid: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the overrides of the plan and the keys of a row, with the values of ``grid`` for those with a grid."""
-    settings = _merge_settings(plan, row) | dict(grid)
+    return split_settings(_merge_settings(plan, row) | dict(grid))
+
+
+def split_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give each of several keys with the same value ("a, b") the value."""
     return {key: value for keys, value in settings.items() for key in _split_keys([keys])}
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crosspair.ablation.cells import (
-    CLIP_TOLERANCE,
     DONE,
     FAILED,
     MISSING,
+    PAIR_TOLERANCE,
     Cell,
     describe_cell,
     plan_cells,
@@ -95,7 +95,7 @@ def ablate(
             _run_cells(plan, out, cells, todo, jobs)
             stopped |= any(status(out, cell) == MISSING for cell in todo)
         write_summary(out, plan, cells)
-        _warn_unequal_clips(out, [cell for cell in cells if not cell.tuning])
+        _warn_unequal_pairs(out, [cell for cell in cells if not cell.tuning])
         states = [status(out, cell) for cell in cells]
         report = None
         if DONE in states:
@@ -166,14 +166,14 @@ def _record_end(cell: Cell, folder: Path, code: int) -> None:
         logger.error("%s failed: %s (%s)", cell.name, error, folder / LOG)
 
 
-def _warn_unequal_clips(out: Path, cells: Sequence[Cell]) -> None:
-    """Warn if completed cells differ by over 2 % in clips seen (titles without a known word are skipped)."""
+def _warn_unequal_pairs(out: Path, cells: Sequence[Cell]) -> None:
+    """Warn if completed cells differ by over 2 % in pairs seen (titles without a known word are skipped)."""
     states = {cell.name: describe_cell(out, cell) for cell in cells}
-    clips = {state["clips"]: name for name, state in states.items() if state["status"] == DONE}
-    most, fewest = max(clips, default=0), min(clips, default=0)
-    if most - fewest > CLIP_TOLERANCE * most:
+    pairs = {state["clips"] // state["views"]: name for name, state in states.items() if state["status"] == DONE}
+    most, fewest = max(pairs, default=0), min(pairs, default=0)
+    if most - fewest > PAIR_TOLERANCE * most:
         logger.warning(
-            "%s has seen %d clips, but %s only %d, because titles without a word in the vocabulary "
+            "%s has seen %d pairs, but %s only %d, because titles without a word in the vocabulary "
             "were skipped. These rows are not directly comparable.",
-            clips[most], most, clips[fewest], fewest,
+            pairs[most], most, pairs[fewest], fewest,
         )  # fmt: skip

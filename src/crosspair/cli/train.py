@@ -109,7 +109,7 @@ def run_ablate(
     """Run an ablation: every row of a plan with every seed, and a report.
 
     Pre-train, test and optionally fine-tune one cell for each row and seed of a plan, all with the
-    same number of clips. The same command resumes after an interruption, skips finished cells and
+    same number of pairs. The same command resumes after an interruption, skips finished cells and
     retries failed ones. Exit status 1: some cells failed; see the report and their logs.
 
     Args:

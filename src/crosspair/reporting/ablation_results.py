@@ -230,7 +230,7 @@ def collect_results(folder: Path) -> pd.DataFrame:
             except RunError as error:
                 names |= {"status": "failed", "error": str(error)}
         lines += [names | fields for fields in found]
-        lines += [names | fields for fields in _curve_points(run) if cell["status"] != "waiting"]
+        lines += [names | fields for fields in _curve_points(run, cell.get("views", 1)) if cell["status"] != "waiting"]
     table = _replace_nan(pd.DataFrame(lines, columns=[*names, *RESULT_FIELDS, "clips_seen"], dtype=object))
     table.attrs["plan"] = summary["plan"]
     return table
@@ -253,7 +253,7 @@ def _flatten(result: Result) -> dict[str, Any]:
     return {**vars(result), **counts, "settings": settings, "low": low, "high": high}
 
 
-def _curve_points(run: Path) -> Iterator[dict[str, Any]]:
+def _curve_points(run: Path, views: int) -> Iterator[dict[str, Any]]:
     """Yield the points of a cell's learning curves: retrieval on the validation pairs, and the training loss."""
     history = read_history(run)
     last = (history.train or [{}])[-1]
@@ -262,7 +262,7 @@ def _curve_points(run: Path) -> Iterator[dict[str, Any]]:
             for metric in _CURVES:
                 curve = smooth_series(metric, lines, metric)
                 for epoch, value in curve[:: max(1, len(curve) // _POINTS)].items():
-                    clips = round(epoch * last["pairs"] / last["epoch"])
+                    clips = round(views * epoch * last["pairs"] / last["epoch"])
                     yield {"of": "trained", "protocol": protocol, "metric": metric, "value": value, "clips_seen": clips}
 
 
@@ -334,7 +334,9 @@ def judge_claims(ablation: Ablation) -> list[ClaimVerdict]:
             effect = EFFECT if claim["difference"] is None else claim["difference"]
             low, high = (differences[decisive].get(end) for end in ("low", "high"))
             verdict = "not testable at this size"
-            if learned and low is not None and high is not None:
+            if "error" not in differences[decisive]:
+                verdict = "not testable with one seed"
+            elif learned and low is not None and high is not None:
                 verdict = "supported" if low > 0 else "not supported" if high < effect else verdict
         judged.append(ClaimVerdict(claim, verdict, decisive, differences))
     return judged

@@ -29,8 +29,8 @@ from crosspair.reporting.tables import (
 RULE = (
     "A claim is tested by the difference of its rows in one protocol. It is supported if the 95 % interval of the "
     "difference is above 0. Otherwise, it is not supported if the interval is below the published difference (+2.0 "
-    "points if there is none), and not testable at this size if it is not. Claims with one seed, and claims of which "
-    "no row is better than random weights, are not testable."
+    "points if there is none), and not testable at this size if it is not, or if no row of the claim is better than "
+    "random weights. With one seed, no claim is testable."
 )
 _BEST = 3  # rows in a finding
 _FEW_SEEDS = 5
