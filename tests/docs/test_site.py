@@ -42,7 +42,7 @@ def test_nothing_is_loaded_from_other_hosts(site: Path) -> None:
 
 def test_tables_come_from_results(site: Path) -> None:
     page = (site / "results.html").read_text(encoding="utf-8")
-    placeholders = re.findall(r"<!-- (results|dial|transfer): ", (ROOT / "docs/results.md").read_text())
+    placeholders = re.findall(r"<!-- (results|dial|transfer|claims): ", (ROOT / "docs/results.md").read_text())
     assert page.count("<table") == len(placeholders) + placeholders.count("dial")  # kNN, and zero-shot
     assert "zero-shot" in page
 
