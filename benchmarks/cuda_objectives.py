@@ -28,6 +28,7 @@ from crosspair.distributed import World
 from crosspair.models import CPD, WordAverage
 from crosspair.objectives import MemoryBank
 from crosspair.objectives import nce as gathered
+from crosspair.training.average import WeightAverage
 from crosspair.training.loop import prepare_model
 from crosspair.training.pretrain import Pretraining
 from crosspair.training.schedule import Curriculum, build_optimizer
@@ -137,7 +138,7 @@ def _pretraining(
     encoder = WordAverage(words, torch.randn(len(words), recipe.text.dimensions))
     task.model = prepare_model(CPD(encoder, recipe.clip, recipe.video, recipe.text, recipe.head), world)
     pairs = 10_000
-    task.towers = None
+    task.towers, task.average = None, WeightAverage(0.0)
     task.captions = [[f"{words[i % 1000]} {words[i % 777]}"] for i in range(pairs)]
     task.objective = objectives.build_objective(recipe.objective, pairs, DIMENSIONS, 1, world)
     task.bank = MemoryBank(pairs, DIMENSIONS, recipe.objective.bank_momentum, 0, world)
