@@ -101,7 +101,7 @@ class ClipConfig:
             raise RecipeError(f"clip.area is {self.area}; it must be ascending, above 0 and at most 1")
         if not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
             raise RecipeError(f"clip.aspect is {self.aspect}; it must be ascending, above 0")
-        if self.area is None and self.aspect != ClipConfig.aspect:
+        if self.area is None and tuple(self.aspect) != ClipConfig.aspect:
             raise RecipeError(f"clip.aspect is {self.aspect}, which has no effect without clip.area")
         high = max(high, self.test_scale, self.area[0] ** -0.5 if self.area else 1)
         if (pixels := self.frames * (self.size * high) ** 2) > MAX_CLIP:
