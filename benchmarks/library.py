@@ -42,7 +42,7 @@ from crosspair.progress import delayed_progress, progress
 RESULTS = Path(__file__).parent / "results" / "library.json"
 LONG_VIDEOS, CLIPS_PER_VIDEO = 10, 20
 TOP = 10  # results per query
-COPIES, CHANGED_FILES, KILLS = 100, 5, 10
+COPIES, CHANGED_FILES = 100, 5
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest", type=Path, required=True, help="manifest of labelled clips")
     parser.add_argument("--model", type=Path, required=True, help="model trained on the training split")
+    parser.add_argument("--kills", type=int, default=10, help="kills of another indexing process (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed of random choices (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
@@ -106,7 +107,7 @@ def main() -> None:
             "classes": precision_by_class(material, searcher),
             "long videos": search_long_videos(material, searcher, draw),
             "changes": measure_updates(material, library, encoder, draw),
-            "kills": measure_kills(material, library, options.model, draw, indexed["s"]),
+            "kills": measure_kills(material, library, options, draw, indexed["s"]),
         }
     show(results)
     settings = {
@@ -236,14 +237,14 @@ def measure_updates(material: Material, library: Path, encoder: InferenceEngine,
 
 
 def measure_kills(
-    material: Material, library: Path, model: Path, draw: random.Random, seconds: float
+    material: Material, library: Path, options: argparse.Namespace, draw: random.Random, seconds: float
 ) -> dict[str, int]:
     """Kill an indexing process at random moments, and check the library each time.
 
     Args:
         material: videos to index.
         library: complete library for comparison.
-        model: model folder.
+        options: of the command: the model and the number of kills.
         draw: random generator of the moments.
         seconds: duration of a complete indexing.
     """
@@ -252,9 +253,9 @@ def measure_kills(
     before = 0
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.library"])
-    for _ in range(KILLS):
+    for _ in range(options.kills):
         receiver, sender = context.Pipe()
-        process = context.Process(target=index_to_be_killed, args=(another, material.folders, model, sender))
+        process = context.Process(target=index_to_be_killed, args=(another, material.folders, options.model, sender))
         process.start()
         sender.close()
         receiver.recv()
@@ -271,7 +272,7 @@ def measure_kills(
             before = count
         else:
             counts["no library yet"] += 1
-    index_videos(another, load_engine(model), material.folders)
+    index_videos(another, load_engine(options.model), material.folders)
     counts["faults"] += windows_of(another) != whole
     return dict(counts)
 

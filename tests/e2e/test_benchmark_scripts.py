@@ -190,7 +190,7 @@ def test_both_implementations_update_the_bank_equally() -> None:
 
 def test_library_loses_nothing(tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lancedb")
-    few = {"LONG_VIDEOS": 2, "CLIPS_PER_VIDEO": 3, "COPIES": 2, "CHANGED_FILES": 2, "KILLS": 3}
+    few = {"LONG_VIDEOS": 2, "CLIPS_PER_VIDEO": 3, "COPIES": 2, "CHANGED_FILES": 2}
     for name, value in few.items():
         monkeypatch.setattr(library, name, value)
     rows = []
@@ -200,7 +200,7 @@ def test_library_loses_nothing(tmp_path: Path, make_video, monkeypatch: pytest.M
         rows.append({"pair_id": f"p{row}", "path": f"videos/{row}.mp4", "label": label, "split": split})
     manifest_from_rows(rows, tmp_path / "m.parquet").write(tmp_path / "m.parquet")
     tiny_model().save_pretrained(tmp_path / "model")
-    inputs = ["--manifest", tmp_path / "m.parquet", "--model", tmp_path / "model"]
+    inputs = ["--manifest", tmp_path / "m.parquet", "--model", tmp_path / "model", "--kills", 3]
     results = run_script(library, tmp_path, monkeypatch, *inputs)["results"]
     assert (results["index"]["videos"], results["index"]["broken"]) == (11, 0)
     of_dog = results["classes"]["dog"]
