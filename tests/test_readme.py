@@ -60,6 +60,7 @@ def test_the_table_is_that_of_the_results() -> None:
         *frozen("rendered", RESULTS / "quickstart.json"),
         *frozen("real", RESULTS / "ucf10/frozen/results.json"),
         *frozen("real, heads on pretrained encoders", RESULTS / "ucf10/pretrained/results.json", HEADS),
+        *frozen("real, with the encoder's last four blocks", RESULTS / "ucf10/pretrained/last4.json", HEADS),
         *(fine_tuned(suffix, labels) for suffix, labels in FINE_TUNED.items()),
     ]
     table = markdown_rows(("videos: test", "chance", "random weights", "trained"), rows)
