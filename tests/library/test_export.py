@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -212,6 +213,14 @@ def test_csv(tmp_path: Path) -> None:
         "end_time": "1:02:34.500", "score": "0.5", "title": 'a "dog", barking',
     }  # fmt: skip
     assert (second["rank"], second["path"], second["title"]) == ("2", "https://a.org/é.mp4", "")
+
+
+def test_the_extra_is_named_if_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "opentimelineio", None)
+    for name in ("edl", "fcpxml"):
+        with pytest.raises(CrosspairError, match=r"crosspair\[edit\]"):
+            HitOutputs(**{name: tmp_path / f"a.{name}"})
+    HitOutputs(csv=tmp_path / "a.csv", clips=tmp_path / "clips", precise=True)
 
 
 def test_outputs_replace_only_their_own_kind(sources, tmp_path: Path) -> None:
