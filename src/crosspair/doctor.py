@@ -38,6 +38,7 @@ EXTRAS = (
     ("emoji", "text", "crosspair titles clean: detection of emoji"),
     ("wordninja", "text", "crosspair titles clean: splitting of hashtags"),
     ("lancedb", "search", "crosspair index, search"),
+    ("opentimelineio", "edit", "crosspair search --edl, --fcpxml"),
     ("fastapi", "demo", "crosspair serve"),
     ("aiohttp", "remote", "videos at https:// addresses"),
     ("ray", "scale", "crosspair prepare --engine ray"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -195,6 +196,24 @@ def test_a_sheet_replaces_a_sheet_and_results_are_limited_to_all(made, tmp_path,
     for _ in range(2):
         run(*search, "--limit", 1_000_000_000)
     assert len(capsys.readouterr().out.splitlines()) == 2 * 3
+
+
+def test_search_exports_results(made, tmp_path, capsys) -> None:
+    search = ("search", "a dog", "--library", made / "library", *FAST)
+    files = {name: tmp_path / f"found.{name}" for name in ("csv", "edl", "fcpxml")}
+    options = [each for name, file in files.items() for each in (f"--{name}", file)]
+    run(*search, "--json", "--export-clips", tmp_path / "clips", *options)
+    hits = json.loads(capsys.readouterr().out)
+    rows = pd.read_csv(files["csv"])
+    assert list(rows["start"]) == [hit["start"] for hit in hits]
+    assert files["edl"].read_text().count("FROM CLIP NAME") == files["fcpxml"].read_text().count("<asset-clip ")
+    names = sorted(path.name for path in (tmp_path / "clips").iterdir())
+    assert [name[:5] for name in names] == [f"{rank:02d} {Path(hit['path']).stem} " for rank, hit in enumerate(hits, 1)]
+    assert "clips" in refused(*search, "--export-clips", tmp_path / "clips", "--precise")
+    run(*search, "--export-clips", tmp_path / "precise", "--precise", "--limit", 1)
+    assert f"{tmp_path / 'precise'}: 1 clips\n" in capsys.readouterr().out
+    (tmp_path / "mine.edl").write_text("TITLE: mine\n")
+    assert "mine.edl" in refused(*search, "--edl", tmp_path / "mine.edl")
 
 
 def test_forget(made, tmp_path, capsys) -> None:

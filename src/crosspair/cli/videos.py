@@ -215,6 +215,11 @@ def run_search(
     exact: bool = False,
     json: bool = False,
     sheet: Path | None = None,
+    export_clips: Path | None = None,
+    precise: bool = False,
+    edl: Path | None = None,
+    fcpxml: Path | None = None,
+    csv: Path | None = None,
     **options: Unpack[InferenceOptions],
 ) -> None:
     """Search moments in a library by text or by video.
@@ -230,10 +235,16 @@ def run_search(
         exact: compare with every window, without the vector index
         json: print results as JSON
         sheet: also draw an image (.png) with frames of each result
+        export_clips: also write each result as a video file to this new or empty folder
+        precise: re-encode these files, exact to a frame, instead of copying from the key frame before
+        edl: also write an edit decision list (CMX 3600)
+        fcpxml: also write a project for Final Cut Pro or DaVinci Resolve
+        csv: also write rank, path, times, score and title
     """
     from crosspair.cli.parser import print_json
     from crosspair.evaluation.encode import load_engine
     from crosspair.files import check_output, write_atomically
+    from crosspair.library.export import HitOutputs
     from crosspair.library.search import Searcher, contact_sheet
     from crosspair.library.store import Library
 
@@ -243,12 +254,14 @@ def run_search(
         if sheet.suffix.lower() != ".png":
             raise CrosspairError(f"--sheet {sheet} must be a .png file")
         check_output(sheet, "a contact sheet")
+    outputs = HitOutputs(export_clips, precise, edl, fcpxml, csv)
     opened = Library(library)
     searcher = Searcher(opened, load_engine(opened.model_folder, **options))
     settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
     hits = searcher.video(video, **settings) if video else searcher.text(" ".join(text), **settings)
     if sheet:
         write_atomically(sheet, contact_sheet(hits))
+    exported = outputs.write(hits)
     if json:
         print_json([
             {
@@ -261,6 +274,8 @@ def run_search(
     print_hits(hits)
     if sheet:
         print_line(f"{sheet}: frames of each result")
+    for line in exported:
+        print_line(line)
 
 
 def run_serve(

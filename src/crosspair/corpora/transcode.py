@@ -171,11 +171,7 @@ def _encode(segment: VideoSegment, settings: TranscodeSettings) -> bytes:
                 "x264-params": f"keyint={settings.gop}:min-keyint={settings.gop}:scenecut=0" + _instructions(CPU),
             },
         )
-        packets = list(_encode_packets(segment, settings, stream))
-        # The last frame lasts until the end, so that the file is as long as the segment.
-        last = packets[-1]
-        last.duration = max(1, round(segment.length / TIME_BASE) - (last.pts or 0))
-        container.mux(packets)
+        container.mux(encode_segment(segment, settings.short_side, stream, settings.fps))
     return file.getvalue()
 
 
@@ -193,18 +189,37 @@ def _instructions(cpu: Path) -> str:
     return f":asm={AVX2}" if has_avx512 else ""
 
 
-def _encode_packets(
-    segment: VideoSegment, settings: TranscodeSettings, stream: VideoStream
+def encode_segment(
+    segment: VideoSegment, short_side: int, stream: VideoStream, fps: float | None = None
+) -> list[Packet[VideoStream]]:
+    """Encode the frames of a segment; the first frame sets the size, and the last one lasts until the end.
+
+    Args:
+        segment: read once.
+        short_side: short side of the frames in pixels, even; smaller videos keep their size.
+        stream: a new output stream, configured here.
+        fps: constant frame rate; None keeps the time stamps.
+
+    Raises:
+        VideoError: see `VideoSegment.frames`.
+    """
+    packets = list(_encode_frames(segment, short_side, stream, fps))
+    last = packets[-1]
+    last.duration = max(1, round(segment.length / TIME_BASE) - (last.pts or 0))
+    return packets
+
+
+def _encode_frames(
+    segment: VideoSegment, short_side: int, stream: VideoStream, fps: float | None
 ) -> Iterator[Packet[VideoStream]]:
-    """Resize the frames of a segment, encode them, and yield the packets; the first frame sets the size."""
     converter = FrameConverter(segment.path)
-    frames = segment.frames() if settings.fps is None else segment.frames_at(settings.fps)
+    frames = segment.frames() if fps is None else segment.frames_at(fps)
     previous: VideoFrame | None = None
     scaled: VideoFrame | None = None
     size: tuple[int, int] | None = None
     for seconds, frame in frames:
         if scaled is None or frame is not previous:
-            resized = _resize_upright(frame, settings.short_side, converter, size)
+            resized = _resize_upright(frame, short_side, converter, size)
             if scaled is None:
                 _configure(stream, resized, _pixel_aspect(segment, frame))
                 size = resized.width, resized.height

@@ -56,7 +56,7 @@ class SearchHit:
     """A time range of a video that matches a query."""
 
     path: str  # file or URL
-    start: float  # s of the file
+    start: float  # s on a player's clock: 0 is the beginning of the file's first stream
     end: float
     score: float  # cosine of query and window, -1 to 1
     title: str | None
