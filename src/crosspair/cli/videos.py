@@ -208,7 +208,10 @@ def run_search(
     text: tuple[str, ...],
     *,
     library: Path,
-    video: str = "",
+    and_: tuple[str, ...] = (),
+    image: tuple[str, ...] = (),
+    video: tuple[str, ...] = (),
+    not_: tuple[str, ...] = (),
     limit: PositiveInt = 10,
     where: str = "",
     folder: str | None = None,
@@ -217,13 +220,18 @@ def run_search(
     sheet: Path | None = None,
     **options: Unpack[InferenceOptions],
 ) -> None:
-    """Search moments in a library by text or by video.
+    """Search moments in a library by texts, images and videos.
 
-    Windows that overlap a better window of the same video are suppressed.
+    The text and the options --and, --image, --video and --not are combined. Each may have a weight: "2:a dog" counts
+    twice as much as the others. A number and a colon are a weight unless a digit follows, as in "2:30 pm". Windows that
+    overlap a better window of the same video are suppressed.
 
     Args:
         text: what to search for
-        video: search for similar videos instead of a text: a video file
+        and_: a further text; can be repeated
+        image: search for moments that look like this image; can be repeated
+        video: search for moments that look like this video, in all others; can be repeated
+        not_: a text that results should not match; can be repeated
         limit: number of results
         where: SQL condition on path, title, start, end or size: title LIKE '%guitar%'
         folder: search only videos in this folder
@@ -234,11 +242,18 @@ def run_search(
     from crosspair.cli.parser import print_json
     from crosspair.evaluation.encode import load_engine
     from crosspair.files import check_output, write_atomically
+    from crosspair.library.query import QueryPart
     from crosspair.library.search import Searcher, contact_sheet
     from crosspair.library.store import Library
 
-    if bool(text) == bool(video):
-        raise CrosspairError("either a text or --video FILE is required")
+    parts = [
+        *(QueryPart.parse(word) for word in [*filter(None, [" ".join(text)]), *and_]),
+        *(QueryPart.parse(word, "image") for word in image),
+        *(QueryPart.parse(word, "video") for word in video),
+        *(QueryPart.parse(word, sign=-1) for word in not_),
+    ]
+    if not parts:
+        raise CrosspairError("a text, --image FILE or --video FILE is required")
     if sheet:
         if sheet.suffix.lower() != ".png":
             raise CrosspairError(f"--sheet {sheet} must be a .png file")
@@ -246,7 +261,7 @@ def run_search(
     opened = Library(library)
     searcher = Searcher(opened, load_engine(opened.model_folder, **options))
     settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
-    hits = searcher.video(video, **settings) if video else searcher.text(" ".join(text), **settings)
+    hits = searcher.combined(parts, **settings)
     if sheet:
         write_atomically(sheet, contact_sheet(hits))
     if json:

@@ -1,4 +1,4 @@
-"""Search the windows of a library by text or by video.
+"""Search the windows of a library by texts, images and videos.
 
 Overlapping or adjacent windows of a video are suppressed in favour of the highest-scoring one.
 """
@@ -20,17 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from crosspair.config import Clip
-from crosspair.corpora.inputs import collect_videos
 from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import VideoError
-from crosspair.evaluation.encode import (
-    InferenceEngine,
-    check_counts,
-    check_text_tower,
-    encode_whole_videos,
-    load_engine,
-)
-from crosspair.evaluation.features import embed_texts
+from crosspair.evaluation.encode import InferenceEngine, check_counts, load_engine
+from crosspair.library.query import QueryPart, embed_query
 from crosspair.library.store import Library, LibraryError, lance_errors, sql_quote
 from crosspair.video.views import blank_preview, join_frames, read_preview
 
@@ -94,30 +87,29 @@ class Searcher:
         return engine
 
     def text(self, query: str, **options: Any) -> list[SearchHit]:
-        """Search with a text; options as for `nearest`.
-
-        Raises:
-            ModelError: the model's text tower is untrained.
-            TextError: the model knows no word of the text.
-            LibraryError: ``where`` is not a valid condition.
-        """
-        if not isinstance(query, str):
-            raise LibraryError(f"the query must be a text, not {query!r}")
-        check_text_tower(self.engine.model, [query])
-        return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **options)
+        """Search with a text; options as for `nearest`, errors as for `combined`."""
+        return self.combined([QueryPart(query)], **options)
 
     def video(self, path: str | Path, **options: Any) -> list[SearchHit]:
-        """Search for windows similar to a whole video, except its own; options as for `nearest`.
+        """Search for windows similar to a whole video, except its own; as `text`."""
+        return self.combined([QueryPart(path, "video")], **options)
+
+    def combined(self, parts: Sequence[QueryPart], **options: Any) -> list[SearchHit]:
+        """Search with texts, images and videos, weighted; windows of these videos are excluded.
+
+        Args:
+            parts: at least one has a positive weight.
+            options: as for `nearest`.
 
         Raises:
-            VideoError: it cannot be read, or is not a single video.
-            LibraryError: ``where`` is not a valid condition.
+            LibraryError: no part has a positive weight, the parts cancel out, an image cannot be read, or an option is
+                invalid.
+            ModelError: a part is a text and the model's text tower is untrained.
+            TextError: the model knows no word of a text.
+            VideoError: a video cannot be read, or is not a single video.
         """
-        manifest = collect_videos([path])
-        if len(manifest) != 1:
-            raise VideoError(f"{path} contains {len(manifest)} videos; a query must be one video")
-        (query,) = encode_whole_videos(self.engine, manifest)
-        return self.nearest(query.embedding[0].numpy(), without=absolute_path(path), **options)
+        videos = [absolute_path(part.value) for part in parts if part.kind == "video"]
+        return self.nearest(embed_query(self.engine, parts), without=videos, **options)
 
     def nearest(
         self,
@@ -126,7 +118,7 @@ class Searcher:
         limit: int = 10,
         where: str = "",
         folder: str | Path | None = None,
-        without: str = "",
+        without: Sequence[str] = (),
         exact: bool = False,
     ) -> list[SearchHit]:
         """Return the windows with the highest cosine similarity to a vector, best first.
@@ -138,7 +130,7 @@ class Searcher:
             limit: maximum number of results.
             where: SQL condition on `CONDITION_COLUMNS`, without functions, see `_check_condition`.
             folder: search only videos in this folder; may be a URL.
-            without: path of a video to exclude.
+            without: paths of videos to exclude.
             exact: compare with every window, even if there is a vector index.
 
         Raises:
@@ -150,7 +142,7 @@ class Searcher:
             prefix = absolute_path(folder).rstrip("/") + "/"
             conditions.append(f"starts_with(path, {sql_quote(prefix)})")
         if without:
-            conditions.append(f"path != {sql_quote(without)}")
+            conditions.append(f"path NOT IN ({', '.join(map(sql_quote, without))})")
         condition, total = " AND ".join(conditions), len(self.library)
         count = min(limit * OVERSAMPLING, total + 1)  # more than all: the last search
         while True:
