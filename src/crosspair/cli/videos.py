@@ -215,6 +215,8 @@ def run_search(
     limit: PositiveInt = 10,
     where: str = "",
     folder: str | None = None,
+    per_video: PositiveInt | None = None,
+    dedupe: float | None = None,
     exact: bool = False,
     json: bool = False,
     sheet: Path | None = None,
@@ -235,6 +237,9 @@ def run_search(
         limit: number of results
         where: SQL condition on path, title, start, end or size: title LIKE '%guitar%'
         folder: search only videos in this folder
+        per_video: maximum number of results per video (default: no limit)
+        dedupe: suppress results that look like a better one: minimum cosine of two embeddings, for
+            example 0.95 (default: off)
         exact: compare with every window, without the vector index
         json: print results as JSON
         sheet: also draw an image (.png) with frames of each result
@@ -260,7 +265,9 @@ def run_search(
         check_output(sheet, "a contact sheet")
     opened = Library(library)
     searcher = Searcher(opened, load_engine(opened.model_folder, **options))
-    settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
+    settings: Any = {
+        "limit": limit, "where": where, "folder": folder, "per_video": per_video, "dedupe": dedupe, "exact": exact,
+    }  # fmt: skip
     hits = searcher.combined(parts, **settings)
     if sheet:
         write_atomically(sheet, contact_sheet(hits))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,7 @@ COLUMNS = ["path", "start", "end", "title", "thumbnail"]
 OVERSAMPLING = 8  # windows fetched per result; multiplied again while too few are left
 # Partitions of the vector index to search, and factor of candidates re-ranked by exact cosine.
 NPROBES, REFINE = 64, 2
+TOLERANCE = 1e-6  # of the cosine of two float32 vectors
 
 CONDITION_COLUMNS = ("path", "start", "end", "title", "size", "video")
 MAX_CONDITION = 10_000  # characters; LanceDB parses recursively
@@ -120,6 +121,8 @@ class Searcher:
         folder: str | Path | None = None,
         without: Sequence[str] = (),
         exact: bool = False,
+        per_video: int | None = None,
+        dedupe: float | None = None,
     ) -> list[SearchHit]:
         """Return the windows with the highest cosine similarity to a vector, best first.
 
@@ -132,11 +135,15 @@ class Searcher:
             folder: search only videos in this folder; may be a URL.
             without: paths of videos to exclude.
             exact: compare with every window, even if there is a vector index.
+            per_video: maximum number of results of one file.
+            dedupe: suppress a window if the cosine with a better result is at least this, 0 to 1, such as 0.95.
 
         Raises:
-            LibraryError: ``where`` is not a valid condition.
+            LibraryError: ``where`` is not a valid condition, or ``dedupe`` is out of its range.
         """
-        check_counts(limit=limit)
+        check_counts(limit=limit, **({} if per_video is None else {"per_video": per_video}))
+        if dedupe is not None and not 0 < dedupe <= 1:
+            raise LibraryError(f"dedupe must be above 0 and at most 1, not {dedupe:g}")
         conditions = [f"({_check_condition(where)})"] if where else []
         if folder is not None:
             prefix = absolute_path(folder).rstrip("/") + "/"
@@ -146,13 +153,15 @@ class Searcher:
         condition, total = " AND ".join(conditions), len(self.library)
         count = min(limit * OVERSAMPLING, total + 1)  # more than all: the last search
         while True:
-            rows = self._nearest_windows(query, count, condition, exact)
-            kept = _non_maximum_suppression(rows)[:limit]
+            rows = self._nearest_windows(query, count, condition, exact, vectors=dedupe is not None)
+            kept = _diversify(_non_maximum_suppression(rows), limit, per_video, dedupe)
             if len(kept) == limit or len(rows) < count:
                 return [SearchHit(**{name: row[name] for name in COLUMNS}, score=1 - row["_distance"]) for row in kept]
             count *= OVERSAMPLING
 
-    def _nearest_windows(self, query: np.ndarray, count: int, condition: str, exact: bool) -> list[dict[str, Any]]:
+    def _nearest_windows(
+        self, query: np.ndarray, count: int, condition: str, exact: bool, *, vectors: bool
+    ) -> list[dict[str, Any]]:
         """Return up to ``count`` table rows nearest to a vector, best first, with ``_distance``, 1 - cosine."""
         folder, dimensions = self.library.folder, self.library.info.embedding
         if len(query) != dimensions:
@@ -161,7 +170,7 @@ class Searcher:
             )
         with lance_errors(f"library {folder}"):
             search = self.library.table.search(np.asarray(query, dtype=np.float32)).distance_type("cosine")
-            search = search.select([*COLUMNS, "_distance"]).limit(count)
+            search = search.select([*COLUMNS, "_distance", *["vector"] * vectors]).limit(count)
             if exact:
                 search = search.bypass_vector_index()
             else:
@@ -209,6 +218,25 @@ def _non_maximum_suppression(rows: Sequence[dict[str, Any]]) -> list[dict[str, A
             others.append(row)
             kept.append(row)
     return kept
+
+
+def _diversify(
+    rows: Sequence[dict[str, Any]], limit: int, per_video: int | None, dedupe: float | None
+) -> list[dict[str, Any]]:
+    """Return the first ``limit`` rows without more than ``per_video`` of a file, and without near-duplicates."""
+    vectors = None if dedupe is None else np.array([row["vector"] for row in rows])  # (n, D)
+    counts: Counter[str] = Counter()
+    kept: list[int] = []
+    for i, row in enumerate(rows):
+        if len(kept) == limit:
+            break
+        if counts[row["path"]] == per_video:
+            continue
+        if vectors is not None and dedupe and (vectors[kept] @ vectors[i] >= dedupe - TOLERANCE).any():
+            continue
+        counts[row["path"]] += 1
+        kept.append(i)
+    return [rows[i] for i in kept]
 
 
 def format_time(seconds: float) -> str:
