@@ -212,6 +212,7 @@ def run_search(
     image: tuple[str, ...] = (),
     video: tuple[str, ...] = (),
     not_: tuple[str, ...] = (),
+    by: Literal["picture", "title", "both"] | None = None,
     limit: PositiveInt = 10,
     where: str = "",
     folder: str | None = None,
@@ -234,6 +235,8 @@ def run_search(
         image: search for moments that look like this image; can be repeated
         video: search for moments that look like this video, in all others; can be repeated
         not_: a text that results should not match; can be repeated
+        by: rank by the picture, by the words of the title, or by both (default: both if there are
+            titles and the query has texts only)
         limit: number of results
         where: SQL condition on path, title, start, end or size: title LIKE '%guitar%'
         folder: search only videos in this folder
@@ -266,7 +269,8 @@ def run_search(
     opened = Library(library)
     searcher = Searcher(opened, load_engine(opened.model_folder, **options))
     settings: Any = {
-        "limit": limit, "where": where, "folder": folder, "per_video": per_video, "dedupe": dedupe, "exact": exact,
+        "by": by, "limit": limit, "where": where, "folder": folder,
+        "per_video": per_video, "dedupe": dedupe, "exact": exact,
     }  # fmt: skip
     hits = searcher.combined(parts, **settings)
     if sheet:
