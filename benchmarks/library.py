@@ -184,7 +184,7 @@ def search_paths(searcher: Searcher, text: str, paths: Sequence[str]) -> list[Se
     hits: list[SearchHit] = []
     for first in range(0, len(paths), 100):
         listed = ", ".join(map(sql_quote, paths[first : first + 100]))
-        hits += searcher.text(text, limit=TOP, where=f"path IN ({listed})")
+        hits += searcher.text(text, limit=TOP, where=f"path IN ({listed})", by="picture")
     return sorted(hits, key=lambda hit: hit.score, reverse=True)[:TOP]
 
 
@@ -196,7 +196,7 @@ def search_long_videos(material: Material, searcher: Searcher, draw: random.Rand
         in_video = [each for each in material.occurrences if each.path == path]
         for label in sorted({each.label for each in in_video}):
             correct = [each for each in in_video if each.label == label]
-            (best,) = searcher.text(label, limit=1, where=f"path = {sql_quote(path)}")
+            (best,) = searcher.text(label, limit=1, where=f"path = {sql_quote(path)}", by="picture")
             text_correct.append(overlaps_any(best, correct))
             inside = [any(each.overlaps(path, *span) for each in correct) for span in windows[path]]
             text_chance.append(sum(inside) / len(inside))

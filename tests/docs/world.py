@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from crosspair.cli import main
 
@@ -27,6 +28,7 @@ def make_world(root: Path, make_video: Callable[..., Path]) -> None:
     sources = [make_video(root / f"{name}.mp4", frames=24) for name in ("holiday", "match")]
     for name in ("a", "more", "example"):
         shutil.copy(sources[0], root / f"{name}.mp4")
+    Image.new("RGB", (64, 48), "green").save("court.jpg")
     _own(root, sources)
     _web(root, sources)
     _ucf101(root, sources, "UCF-101", "ucfTrainTestlist")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from crosspair.corpora.manifest import manifest_from_rows
 from tests.e2e.conftest import FAST, crosspair, refused, run
@@ -168,6 +169,15 @@ def test_search_prints_results(made, tmp_path, capsys) -> None:
     run(*search, "--video", made / "videos" / "2.mp4", "--json", "--limit", 1)
     (hit,) = json.loads(capsys.readouterr().out)
     assert Path(hit["path"]).name == "6.mp4"
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "red.png")
+    combined = ("2:dog", "--image", f"0.5:{tmp_path / 'red.png'}", "--and", "cat", "--not", "3:dog", "--json")
+    run(*search, *combined)
+    assert {Path(each["path"]).name for each in json.loads(capsys.readouterr().out)} == {"2.mp4", "6.mp4"}
+    run(*search, "a dog with 'BRACKETS", "--by", "title", "--json")
+    (hit,) = json.loads(capsys.readouterr().out)
+    assert Path(hit["path"]).name == "2.mp4"
+    run(*search, "a dog", "--dedupe", 0.95, "--per-video", 1, "--json")
+    assert len(json.loads(capsys.readouterr().out)) <= 2
     run(*search, "a dog", "--folder", made / "elsewhere")
     assert capsys.readouterr().out == "nothing found\n"
 
@@ -231,6 +241,12 @@ def test_forget(made, tmp_path, capsys) -> None:
         (("search", "a dog", "--library", "{}/videos"), "{}/videos"),
         (("search", "a dog", "--library", "{}/library", "--where", "x ="), "'x ='"),
         (("search", "zzz", "--library", "{}/library"), "'zzz'"),
+        (("search", "--library", "{}/library"), "--image"),
+        (("search", "--not", "dog", "--library", "{}/library"), "positive weight"),
+        (("search", "dog", "--image", "{}/titles.csv", "--library", "{}/library"), "titles.csv"),
+        (("search", "dog", "--dedupe", "2", "--library", "{}/library"), "dedupe"),
+        (("search", "--video", "{}/videos/2.mp4", "--by", "title", "--library", "{}/library"), "title"),
+        (("search", "0:dog", "--library", "{}/library"), "'dog'"),
         (("search", "--video", "", "--library", "{}/library"), "--video"),
         (("index", "{}/videos", "--library", "{}/new"), "--model"),
         (("search", "a dog", "--library", "{}/library", "--sheet", "{}/new"), "--sheet"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosspair.errors import ModelError, TextError, VideoError
+from crosspair.errors import CrosspairError, ModelError, TextError, VideoError
 from crosspair.library import InferenceEngine, Library, LibraryError, Searcher, Windows, index_videos
 from crosspair.library import search as search_module
 from crosspair.library import store as store_module
@@ -80,6 +80,47 @@ def test_more_windows_are_fetched_if_neighbours_fill_the_first_batch(tmp_path: P
     assert [path for path, _, _ in found(library, limit=2)] == ["/x.mp4", "/y.mp4"]
 
 
+def test_at_most_n_results_per_video(library: Library, tmp_path: Path, model: CPD) -> None:
+    assert found(library, per_video=1) == [
+        ("/a/x.mp4", 2, 0.9), ("/a_b/it's.mp4", 0, 0.85), ("/ab/y.mp4", 0, -0.5), ("https://a.org/b//z.mp4", 0, -0.6),
+    ]  # fmt: skip
+    assert found(library, per_video=2) == found(library)
+    rows: list[Row] = [("/x.mp4", 10 * i, 10 * i + 4, None, near(0.9 + i / 1e4)) for i in range(200)]
+    crowded = filled(tmp_path / "crowded", model, [*rows, ("/y.mp4", 0, 4, None, near(0.1))])
+    assert [path for path, _, _ in found(crowded, limit=2, per_video=1)] == ["/x.mp4", "/y.mp4"]
+    assert len(found(crowded, limit=50, per_video=3)) == 4
+    with pytest.raises(CrosspairError, match="per_video"):
+        found(library, per_video=0)
+
+
+def test_near_duplicates_are_suppressed(tmp_path: Path, model: CPD) -> None:
+    draw = np.random.default_rng(0)
+    centres = unit(draw.standard_normal((6, D)))
+    copies = unit(np.repeat(centres, 60, axis=0) + 0.03 * draw.standard_normal((360, D)))
+    rows: list[Row] = [(f"/{i}.mp4", 0, 4, None, vector) for i, vector in enumerate(copies)]
+    library = filled(tmp_path / "library", model, rows)
+    order = sorted(range(len(rows)), key=lambda i: -copies[i][0])
+    for dedupe in (0.5, 0.95, 0.995):
+        expected: list[int] = []
+        for i in order:
+            if all(copies[i] @ copies[j] < dedupe for j in expected):
+                expected.append(i)
+        for limit in (2, 5, 1000):
+            hits = found(library, limit=limit, dedupe=dedupe)
+            assert [path for path, _, _ in hits] == [f"/{i}.mp4" for i in expected[:limit]]
+    assert len(found(library, limit=1000)) == 360
+
+
+@pytest.mark.parametrize("dedupe", [0.0, -1.0, 1.1, float("nan")])
+def test_copies_are_duplicates_at_1(library: Library, dedupe: float) -> None:
+    same = near(0.3)
+    add(library, [(f"/copies/{i}.mp4", 0, 4, None, same) for i in range(9)])
+    assert len(found(library, folder="/copies", dedupe=1.0)) == 1
+    assert len(found(library, folder="/copies")) == 9
+    with pytest.raises(LibraryError, match="dedupe"):
+        found(library, dedupe=dedupe)
+
+
 def test_conditions(library: Library) -> None:
     for choices, paths in (
         ({"where": "title LIKE '%dog%'"}, {"/a/x.mp4"}),
@@ -92,7 +133,7 @@ def test_conditions(library: Library) -> None:
         ({"folder": "https://a.org/"}, {"https://a.org/b//z.mp4"}),
         ({"folder": "https://a.or"}, set()),
         ({"folder": "/a", "where": "start < 0 OR start > 100"}, set()),
-        ({"without": "/a_b/it's.mp4", "where": "path LIKE '/%'"}, {"/a/x.mp4", "/ab/y.mp4"}),
+        ({"without": ["/a_b/it's.mp4"], "where": "path LIKE '/%'"}, {"/a/x.mp4", "/ab/y.mp4"}),
         ({"exact": True, "limit": 1}, {"/a/x.mp4"}),
     ):
         assert {path for path, _, _ in found(library, **choices)} == paths, choices

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 OVERRIDES = "overrides"  # parameter for words key=value, which may be anywhere after the verb
 _OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
-_METAVARS = {int: "N", float: "X", Path: "PATH", "compare_with": "MODEL"}
+_METAVARS = {
+    int: "N", float: "X", Path: "PATH", "compare_with": "MODEL",
+    "and": "TEXT", "not": "TEXT", "image": "FILE", "video": "FILE",
+}  # fmt: skip
 
 SHARED_HELP = {
     "address": "address of the Ray cluster, for example auto (default: start Ray here)",
@@ -104,8 +107,9 @@ class VerbHelp(jsonargparse.DefaultHelpFormatter):  # type: ignore[misc]
 class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
     """The options of a verb: types and defaults from a function's signature, help from its docstring.
 
-    Parameters before ``*`` are positional. A list takes one or more words, a tuple any number. A bool is a flag, and
-    ``bool | None`` has also a flag ``--no-…``. Parameters that the docstring omits have the `SHARED_HELP`.
+    Parameters before ``*`` are positional. A list takes one or more words, a tuple any number; an option with a tuple
+    takes one word and can be repeated. A bool is a flag, and ``bool | None`` has also a flag ``--no-…``. The option of
+    ``not_`` is ``--not``. Parameters that the docstring omits have the `SHARED_HELP`.
     """
 
     @classmethod
@@ -145,7 +149,8 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
         container, value = get_origin(hint), hint
         if container in {Union, UnionType, list, tuple}:
             value = next(each for each in get_args(hint) if each is not type(None))
-        is_option, name = names[0].startswith("-"), names[0].lstrip("-")
+        is_option, dest = names[0].startswith("-"), names[0].lstrip("-")
+        name = dest.rstrip("_")
         settings["help"] = settings["help"] or SHARED_HELP[name]
         if value is bool:
             flag = "store_true" if hint is bool else argparse.BooleanOptionalAction
@@ -155,13 +160,17 @@ class VerbParser(jsonargparse.ArgumentParser):  # type: ignore[misc]
                 del settings["action"]
                 settings |= {"type": value, "nargs": "+" if container is list else "*"}
                 settings |= {"action": "extend"} if is_option else {}
+                if is_option and container is tuple:
+                    settings |= {"action": "append", "nargs": None, "default": []}
             settings["metavar"] = "key=value" if name == OVERRIDES else name.upper()
             if get_origin(value) is Literal:
                 settings["metavar"] = f"{{{','.join(get_args(value))}}}"
             elif is_option:
                 kinds = (_METAVARS.get(kind) for kind in (name, *inspect.getmro(value)))
                 settings["metavar"] = next(filter(None, kinds), name.rpartition("_")[2].upper())
-        return super().add_argument(f"--{name.replace('_', '-')}" if is_option else name, **settings)
+        if is_option:
+            return super().add_argument(f"--{name.replace('_', '-')}", dest=dest, **settings)
+        return super().add_argument(name, **settings)
 
     def parse_words(self, words: Sequence[str]) -> dict[str, Any]:
         """Parse the words after the verb.

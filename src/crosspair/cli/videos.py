@@ -208,10 +208,16 @@ def run_search(
     text: tuple[str, ...],
     *,
     library: Path,
-    video: str = "",
+    and_: tuple[str, ...] = (),
+    image: tuple[str, ...] = (),
+    video: tuple[str, ...] = (),
+    not_: tuple[str, ...] = (),
+    by: Literal["picture", "title", "both"] | None = None,
     limit: PositiveInt = 10,
     where: str = "",
     folder: str | None = None,
+    per_video: PositiveInt | None = None,
+    dedupe: float | None = None,
     exact: bool = False,
     json: bool = False,
     sheet: Path | None = None,
@@ -222,34 +228,48 @@ def run_search(
     csv: Path | None = None,
     **options: Unpack[InferenceOptions],
 ) -> None:
-    """Search moments in a library by text or by video.
+    """Search moments in a library by texts, images and videos.
 
-    Windows that overlap a better window of the same video are suppressed.
+    TEXT, --and, --image, --video and --not are combined and can have weights: "2:a dog" counts twice. All but TEXT can
+    be repeated.
 
     Args:
         text: what to search for
-        video: search for similar videos instead of a text: a video file
+        and_: a further text
+        image: search for moments that look like this image
+        video: search for moments that look like this video
+        not_: a text that results should not match
+        by: what to rank by (default: both for texts, if there are titles)
         limit: number of results
-        where: SQL condition on path, title, start, end or size: title LIKE '%guitar%'
+        where: SQL on path, title, start, end, size: title LIKE '%guitar%'
         folder: search only videos in this folder
+        per_video: maximum number of results per video
+        dedupe: suppress results with this cosine, such as 0.95, to another
         exact: compare with every window, without the vector index
         json: print results as JSON
         sheet: also draw an image (.png) with frames of each result
-        export_clips: also write each result as a video file to this new or empty folder
-        precise: re-encode these files, exact to a frame, instead of copying from the key frame before
+        export_clips: also copy each result to a video file in this folder
+        precise: re-encode these files, exact to a frame
         edl: also write an edit decision list (CMX 3600)
-        fcpxml: also write a project for Final Cut Pro or DaVinci Resolve
+        fcpxml: also write a project for Final Cut Pro or Resolve
         csv: also write rank, path, times, score and title
     """
     from crosspair.cli.parser import print_json
     from crosspair.evaluation.encode import load_engine
     from crosspair.files import check_output, write_atomically
     from crosspair.library.export import HitOutputs
+    from crosspair.library.query import QueryPart
     from crosspair.library.search import Searcher, contact_sheet
     from crosspair.library.store import Library
 
-    if bool(text) == bool(video):
-        raise CrosspairError("either a text or --video FILE is required")
+    parts = [
+        *(QueryPart.parse(word) for word in [*filter(None, [" ".join(text)]), *and_]),
+        *(QueryPart.parse(word, "image") for word in image),
+        *(QueryPart.parse(word, "video") for word in video),
+        *(QueryPart.parse(word, sign=-1) for word in not_),
+    ]
+    if not parts:
+        raise CrosspairError("a text, --image FILE or --video FILE is required")
     if sheet:
         if sheet.suffix.lower() != ".png":
             raise CrosspairError(f"--sheet {sheet} must be a .png file")
@@ -257,8 +277,11 @@ def run_search(
     outputs = HitOutputs(export_clips, precise, edl, fcpxml, csv)
     opened = Library(library)
     searcher = Searcher(opened, load_engine(opened.model_folder, **options))
-    settings: Any = {"limit": limit, "where": where, "folder": folder, "exact": exact}
-    hits = searcher.video(video, **settings) if video else searcher.text(" ".join(text), **settings)
+    settings: Any = {
+        "by": by, "limit": limit, "where": where, "folder": folder,
+        "per_video": per_video, "dedupe": dedupe, "exact": exact,
+    }  # fmt: skip
+    hits = searcher.combined(parts, **settings)
     if sheet:
         write_atomically(sheet, contact_sheet(hits))
     exported = outputs.write(hits)

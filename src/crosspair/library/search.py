@@ -1,4 +1,4 @@
-"""Search the windows of a library by text or by video.
+"""Search the windows of a library by texts, images and videos, by their pictures or by the titles of their videos.
 
 Overlapping or adjacent windows of a video are suppressed in favour of the highest-scoring one.
 """
@@ -8,29 +8,22 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from crosspair.config import Clip
-from crosspair.corpora.inputs import collect_videos
 from crosspair.corpora.video_files import absolute_path
 from crosspair.errors import VideoError
-from crosspair.evaluation.encode import (
-    InferenceEngine,
-    check_counts,
-    check_text_tower,
-    encode_whole_videos,
-    load_engine,
-)
-from crosspair.evaluation.features import embed_texts
+from crosspair.evaluation.encode import InferenceEngine, check_counts, load_engine
+from crosspair.library.query import QueryPart, embed_query
 from crosspair.library.store import Library, LibraryError, lance_errors, sql_quote
 from crosspair.video.views import blank_preview, join_frames, read_preview
 
@@ -38,6 +31,12 @@ COLUMNS = ["path", "start", "end", "title", "thumbnail"]
 OVERSAMPLING = 8  # windows fetched per result; multiplied again while too few are left
 # Partitions of the vector index to search, and factor of candidates re-ranked by exact cosine.
 NPROBES, REFINE = 64, 2
+TOLERANCE = 1e-6  # of the cosine of two float32 vectors
+
+RankBy = Literal["picture", "title", "both"]
+RRF_K = 60  # constant of the reciprocal rank fusion (Cormack et al., 2009)
+MIN_FUSED = 64  # results and titles that are fused at least, so that the first results depend little on their number
+PATHS = 1000  # per SQL expression
 
 CONDITION_COLUMNS = ("path", "start", "end", "title", "size", "video")
 MAX_CONDITION = 10_000  # characters; LanceDB parses recursively
@@ -94,40 +93,49 @@ class Searcher:
         return engine
 
     def text(self, query: str, **options: Any) -> list[SearchHit]:
-        """Search with a text; options as for `nearest`.
-
-        Raises:
-            ModelError: the model's text tower is untrained.
-            TextError: the model knows no word of the text.
-            LibraryError: ``where`` is not a valid condition.
-        """
-        if not isinstance(query, str):
-            raise LibraryError(f"the query must be a text, not {query!r}")
-        check_text_tower(self.engine.model, [query])
-        return self.nearest(embed_texts(self.engine.model, [query])[0].numpy(), **options)
+        """Search with a text; arguments and errors as for `combined`."""
+        return self.combined([QueryPart(query)], **options)
 
     def video(self, path: str | Path, **options: Any) -> list[SearchHit]:
-        """Search for windows similar to a whole video, except its own; options as for `nearest`.
+        """Search for windows similar to a whole video, except its own; arguments and errors as for `combined`."""
+        return self.combined([QueryPart(path, "video")], **options)
+
+    def combined(self, parts: Sequence[QueryPart], *, by: RankBy | None = None, **options: Any) -> list[SearchHit]:
+        """Search with texts, images and videos, weighted; windows of these videos are excluded.
+
+        Args:
+            parts: at least one has a positive weight.
+            by: what is ranked, see `nearest`; None: "both" if all parts are texts and a video has a title, else
+                "picture". Titles are searched for the words of the texts with a positive weight.
+            options: as for `nearest`.
 
         Raises:
-            VideoError: it cannot be read, or is not a single video.
-            LibraryError: ``where`` is not a valid condition.
+            LibraryError: no part has a positive weight, the parts cancel out, an image cannot be read, there is no text
+                to search titles for, or an option is invalid.
+            ModelError: a part is a text and the model's text tower is untrained.
+            TextError: the model knows no word of a text.
+            VideoError: a video cannot be read, or is not a single video.
         """
-        manifest = collect_videos([path])
-        if len(manifest) != 1:
-            raise VideoError(f"{path} contains {len(manifest)} videos; a query must be one video")
-        (query,) = encode_whole_videos(self.engine, manifest)
-        return self.nearest(query.embedding[0].numpy(), without=absolute_path(path), **options)
+        if by is None:
+            only_texts = all(part.kind == "text" for part in parts)
+            by = "both" if only_texts and "title" in self.library.indexed_columns() else "picture"
+        words = " ".join(str(part.value) for part in parts if part.kind == "text" and part.weight > 0)
+        videos = [absolute_path(part.value) for part in parts if part.kind == "video"]
+        return self.nearest(embed_query(self.engine, parts), by=by, words=words, without=videos, **options)
 
     def nearest(
         self,
         query: np.ndarray,
         *,
+        by: RankBy = "picture",
+        words: str = "",
         limit: int = 10,
         where: str = "",
         folder: str | Path | None = None,
-        without: str = "",
+        without: Sequence[str] = (),
         exact: bool = False,
+        per_video: int | None = None,
+        dedupe: float | None = None,
     ) -> list[SearchHit]:
         """Return the windows with the highest cosine similarity to a vector, best first.
 
@@ -135,32 +143,100 @@ class Searcher:
 
         Args:
             query: (D,) f_v or f_t, unit norm.
+            by: "picture": cosine; "title": for each video whose title has some of the words, the window with the
+                highest cosine, in the order of the titles' BM25 scores; "both": both rankings, fused.
+            words: what titles are searched for.
             limit: maximum number of results.
             where: SQL condition on `CONDITION_COLUMNS`, without functions, see `_check_condition`.
             folder: search only videos in this folder; may be a URL.
-            without: path of a video to exclude.
+            without: paths of videos to exclude.
             exact: compare with every window, even if there is a vector index.
+            per_video: maximum number of results of one file.
+            dedupe: suppress a window if the cosine with a better result is at least this, 0 to 1, such as 0.95.
 
         Raises:
-            LibraryError: ``where`` is not a valid condition.
+            LibraryError: ``where`` is not a valid condition, ``by`` or ``dedupe`` is invalid, or titles cannot be
+                searched: ``words`` are missing, or there is no index of titles.
         """
-        check_counts(limit=limit)
+        if by not in get_args(RankBy):
+            raise LibraryError(f"by must be one of {', '.join(get_args(RankBy))}, not {by!r}")
+        if by != "picture" and not words.strip():
+            raise LibraryError(f"ranking by {by} requires a text to search titles for")
+        check_counts(limit=limit, **({} if per_video is None else {"per_video": per_video}))
+        if dedupe is not None and not 0 < dedupe <= 1:
+            raise LibraryError(f"dedupe must be above 0 and at most 1, not {dedupe:g}")
         conditions = [f"({_check_condition(where)})"] if where else []
         if folder is not None:
             prefix = absolute_path(folder).rstrip("/") + "/"
             conditions.append(f"starts_with(path, {sql_quote(prefix)})")
         if without:
-            conditions.append(f"path != {sql_quote(without)}")
+            conditions.append(f"path NOT IN ({', '.join(map(sql_quote, without))})")
         condition, total = " AND ".join(conditions), len(self.library)
-        count = min(limit * OVERSAMPLING, total + 1)  # more than all: the last search
+        search = partial(self._nearest_windows, query, vectors=dedupe is not None)
+        matches = {} if by == "picture" else self._match_titles(words, condition, total)
+        depth = limit if by == "picture" else max(limit, MIN_FUSED)
         while True:
-            rows = self._nearest_windows(query, count, condition, exact)
-            kept = _non_maximum_suppression(rows)[:limit]
-            if len(kept) == limit or len(rows) < count:
+            count = min(depth * OVERSAMPLING, total + 1)  # more than all: the last search
+            rows = search(count, condition, exact)
+            moments = _non_maximum_suppression(rows)
+            titled = self._titled_moments(matches, moments, depth, condition, search) if matches else []
+            ranked = {"picture": [moments], "title": [titled], "both": [moments, titled]}[by]
+            kept = _diversify(_fuse(ranked), limit, per_video, dedupe)
+            exhausted = depth >= len(matches) and (by == "title" or len(rows) < count)
+            if len(kept) == limit or exhausted:
                 return [SearchHit(**{name: row[name] for name in COLUMNS}, score=1 - row["_distance"]) for row in kept]
-            count *= OVERSAMPLING
+            depth *= OVERSAMPLING
 
-    def _nearest_windows(self, query: np.ndarray, count: int, condition: str, exact: bool) -> list[dict[str, Any]]:
+    def _match_titles(self, words: str, condition: str, total: int) -> dict[str, float]:
+        """Return the BM25 scores of the files whose titles have some of the words, and a window with the condition."""
+        from lancedb.query import MatchQuery  # searches words; a text as the query could contain operators
+
+        # Without an index, LanceDB would compare titles word by word, with another case and ending as another word.
+        if "title" not in self.library.indexed_columns():
+            raise LibraryError(
+                f"library {self.library.folder} has no index of titles; "
+                'run "crosspair index" again, with --titles if the videos have no titles'
+            )
+        with lance_errors(f"library {self.library.folder}"):
+            query = MatchQuery(words, "title")  # type: ignore[call-arg]
+            search = self.library.table.search(query, query_type="fts")
+            search = search.select(["path", "_score"]).limit(total + 1)
+            found = (search.where(condition, prefilter=True) if condition else search).to_arrow()
+        best = found.group_by("path").aggregate([("_score", "max")])
+        return dict(zip(best["path"].to_pylist(), best["_score_max"].to_pylist(), strict=True))
+
+    def _titled_moments(
+        self,
+        matches: Mapping[str, float],
+        moments: Sequence[dict[str, Any]],
+        depth: int,
+        condition: str,
+        search: Callable[[int, str, bool], list[dict[str, Any]]],
+    ) -> list[dict[str, Any]]:
+        """Return the nearest window of each of the ``depth`` files with the best scores, in their order.
+
+        Files with equal scores are in the order of the cosine, as far as ``moments``, which are the nearest windows of
+        the library, contain them.
+        """
+        nearest: dict[str, dict[str, Any]] = {}
+        for row in moments:
+            nearest.setdefault(row["path"], row)
+        places = {path: place for place, path in enumerate(nearest)}
+        files = sorted(matches, key=lambda path: (-matches[path], places.get(path, len(places))))[:depth]
+        for first in range(0, len(files), PATHS):
+            while missing := [path for path in files[first : first + PATHS] if path not in nearest]:
+                listed = f"path IN ({', '.join(map(sql_quote, missing))})"
+                rows = search(len(missing) * OVERSAMPLING, f"{condition} AND {listed}" if condition else listed, True)
+                if not rows:  # removed by another process
+                    break
+                for row in rows:
+                    nearest.setdefault(row["path"], row)
+        found = [nearest[path] for path in files if path in nearest]
+        return sorted(found, key=lambda row: (-matches[row["path"]], row["_distance"]))
+
+    def _nearest_windows(
+        self, query: np.ndarray, count: int, condition: str, exact: bool, *, vectors: bool = False
+    ) -> list[dict[str, Any]]:
         """Return up to ``count`` table rows nearest to a vector, best first, with ``_distance``, 1 - cosine."""
         folder, dimensions = self.library.folder, self.library.info.embedding
         if len(query) != dimensions:
@@ -169,7 +245,7 @@ class Searcher:
             )
         with lance_errors(f"library {folder}"):
             search = self.library.table.search(np.asarray(query, dtype=np.float32)).distance_type("cosine")
-            search = search.select([*COLUMNS, "_distance"]).limit(count)
+            search = search.select([*COLUMNS, "_distance", *["vector"] * vectors]).limit(count)
             if exact:
                 search = search.bypass_vector_index()
             else:
@@ -217,6 +293,37 @@ def _non_maximum_suppression(rows: Sequence[dict[str, Any]]) -> list[dict[str, A
             others.append(row)
             kept.append(row)
     return kept
+
+
+def _fuse(rankings: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows of rankings by reciprocal rank fusion: the sum of 1 / (k + rank), ranks from 1."""
+    scores: dict[tuple[Any, ...], float] = defaultdict(float)
+    rows = {}
+    for ranking in rankings:
+        for rank, row in enumerate(ranking, start=1):
+            key = row["path"], row["start"], row["end"]
+            scores[key] += 1 / (RRF_K + rank)
+            rows[key] = row
+    return [rows[key] for key in sorted(rows, key=lambda key: (-scores[key], rows[key]["_distance"]))]
+
+
+def _diversify(
+    rows: Sequence[dict[str, Any]], limit: int, per_video: int | None, dedupe: float | None
+) -> list[dict[str, Any]]:
+    """Return the first ``limit`` rows without more than ``per_video`` of a file, and without near-duplicates."""
+    vectors = None if dedupe is None else np.array([row["vector"] for row in rows])  # (n, D)
+    counts: Counter[str] = Counter()
+    kept: list[int] = []
+    for i, row in enumerate(rows):
+        if len(kept) == limit:
+            break
+        if counts[row["path"]] == per_video:
+            continue
+        if vectors is not None and dedupe and (vectors[kept] @ vectors[i] >= dedupe - TOLERANCE).any():
+            continue
+        counts[row["path"]] += 1
+        kept.append(i)
+    return [rows[i] for i in kept]
 
 
 def format_time(seconds: float) -> str:
